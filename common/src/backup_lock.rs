@@ -1,0 +1,225 @@
+//! [`BackupLock`]: the file in the lightning-dir that says where the backup of this node is.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{BackupUrl, BackupUrlError};
+
+/// What to do when `lightningd` has committed versions that were not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// Take a snapshot of the database and go on.
+    #[default]
+    Heal,
+    /// Refuse the write, so that the node stops.
+    Stop,
+}
+
+/// `backup.lock`: JSON, with the key `backend_url` of the Python plugin `backup` and keys of our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupLock {
+    /// Where the backup is.
+    pub backend_url: BackupUrl,
+    /// Which backup it is; a file made by hand may leave it out.
+    pub backup_uuid: Option<Uuid>,
+    /// The database, when it is not `lightningd.sqlite3` beside this file.
+    pub database: Option<PathBuf>,
+    /// What to do about a gap.
+    pub on_gap: OnGap,
+}
+
+/// Why there is no usable `backup.lock`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupLockError {
+    /// There is none.
+    #[error("there is no {path}, so nobody knows where to record: run `backupfs init --lightning-dir {dir} URL`",
+        path = .path.display(), dir = .path.parent().unwrap_or(Path::new(".")).display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("cannot read {path}; check its permissions", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// It is not the JSON object expected.
+    #[error("{path} is not usable ({reason}); correct it, or move it away and run `backupfs init` again", path = .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its URL is none.
+    #[error("{path}: backend_url: {source}", path = .path.display())]
+    Url {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: BackupUrlError,
+    },
+    /// There is one already.
+    #[error("{path} exists already: this node has a backup; move the file away to begin another one", path = .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// The file as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    backend_url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backup_uuid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    database: Option<PathBuf>,
+    #[serde(default)]
+    on_gap: OnGap,
+}
+
+impl BackupLock {
+    /// Its name in the lightning-dir.
+    pub const FILE_NAME: &str = "backup.lock";
+
+    /// The database that `lightningd` uses unless told otherwise.
+    const DATABASE: &str = "lightningd.sqlite3";
+
+    /// A sane file is a few hundred bytes.
+    const LEN_MAX: u64 = 64 << 10;
+
+    /// Reads the file in `lightning_dir`.
+    ///
+    /// # Errors
+    /// When it is absent, unreadable, not JSON, has keys that are unknown or of the wrong type, or its URL is none.
+    pub fn read(lightning_dir: &Path) -> Result<Self, BackupLockError> {
+        let path = lightning_dir.join(Self::FILE_NAME);
+        let bytes = match read_small_file(&path, Self::LEN_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BackupLockError::Missing { path }),
+            Err(source) => return Err(BackupLockError::Read { path, source }),
+        };
+        let bad = |reason: String| BackupLockError::Json { path: path.clone(), reason };
+        let json: Json = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        let backend_url =
+            json.backend_url.parse().map_err(|source| BackupLockError::Url { path: path.clone(), source })?;
+        let backup_uuid = json
+            .backup_uuid
+            .map(|uuid| uuid.parse().map_err(|_| bad(format!("backup_uuid `{uuid}` is not a UUID"))))
+            .transpose()?;
+        Ok(Self { backend_url, backup_uuid, database: json.database, on_gap: json.on_gap })
+    }
+
+    /// Writes the file, durably, where there is none.
+    ///
+    /// # Errors
+    /// [`BackupLockError::Exists`] when there is one: it is left as it is.
+    pub fn create(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
+        let path = lightning_dir.join(Self::FILE_NAME);
+        let json = Json {
+            backend_url: self.backend_url.to_string(),
+            backup_uuid: self.backup_uuid.map(|uuid| uuid.to_string()),
+            database: self.database.clone(),
+            on_gap: self.on_gap,
+        };
+        let write = || -> io::Result<()> {
+            let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
+            serde_json::to_writer_pretty(&mut temporary, &json)?;
+            temporary.write_all(b"\n")?;
+            temporary.as_file().sync_all()?;
+            temporary.persist_noclobber(&path).map_err(|error| error.error)?;
+            fs::File::open(lightning_dir)?.sync_all()
+        };
+        write().map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => BackupLockError::Exists { path: path.clone() },
+            _ => BackupLockError::Write { path: path.clone(), source },
+        })
+    }
+
+    /// The database that this file is about; a relative path is relative to the lightning-dir.
+    pub fn database_path(&self, lightning_dir: &Path) -> PathBuf {
+        lightning_dir.join(self.database.as_deref().unwrap_or(Path::new(Self::DATABASE)))
+    }
+}
+
+/// Reads a regular file that ought to be small, without waiting on a FIFO.
+fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > len_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a small regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(len_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<BackupLock, BackupLockError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(BackupLock::FILE_NAME), json).unwrap();
+        BackupLock::read(dir.path())
+    }
+
+    #[test]
+    fn reads_back_what_it_creates_and_creates_only_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = BackupLock {
+            backend_url: "file:///a/node.bkp".parse().unwrap(),
+            backup_uuid: Some(Uuid::from_u128(7)),
+            database: Some("/elsewhere/db.sqlite3".into()),
+            on_gap: OnGap::Stop,
+        };
+        lock.create(dir.path()).unwrap();
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        assert!(matches!(lock.create(dir.path()), Err(BackupLockError::Exists { .. })));
+        assert_eq!(lock.database_path(Path::new("/l")), Path::new("/elsewhere/db.sqlite3"));
+    }
+
+    #[test]
+    fn the_python_plugins_file_is_enough() {
+        let lock = read(r#"{"backend_url": "file:///mnt/node.bkp"}"#).unwrap();
+        assert_eq!((lock.backup_uuid, lock.on_gap), (None, OnGap::Heal));
+        assert_eq!(lock.database_path(Path::new("/l")), Path::new("/l/lightningd.sqlite3"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |json: &str| read(json).unwrap_err().to_string();
+        assert!(message("").contains("backup.lock is not usable"));
+        assert!(message("[]").contains("not usable"));
+        assert!(message("{}").contains("backend_url"));
+        assert!(message(r#"{"backend_url": 7}"#).contains("string"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_gpa": "stop"}"#).contains("on_gpa"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_gap": "maybe"}"#).contains("maybe"));
+        assert!(message(r#"{"backend_url": "file:///a", "backup_uuid": "x"}"#).contains("UUID"));
+        assert!(message(r#"{"backend_url": "ssh://a"}"#).contains("`ssh:` is not supported"));
+        let dir = tempfile::tempdir().unwrap();
+        let missing = BackupLock::read(dir.path()).unwrap_err().to_string();
+        assert!(missing.contains("backupfs init --lightning-dir"), "{missing}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Making a new backup.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::format::manifest::Manifest;
+use crate::format::names;
+use crate::format::record::SnapshotReason;
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::log::{AppendError, create_first_log};
+use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
+use crate::storage::{Directory, RealDirectory, StorageError, replace_file};
+use crate::{BackupUrl, DataVersion, PageSize, Timestamp};
+
+/// Why no backup was made. Nothing was created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// There is something already.
+    #[error("{url} exists already and is not an empty directory; choose another place, or move it away")]
+    Exists {
+        /// Where the backup was to be.
+        url: BackupUrl,
+    },
+    /// The directory it was to be in is not there.
+    #[error("there is no directory {path}; mount the disk it is on, or make it with `mkdir`", path = .path.display())]
+    NoParent {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory or file cannot be made.
+    #[error("cannot create {path}", path = .path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The database cannot be read.
+    #[error(transparent)]
+    Database(#[from] LiveDatabaseError),
+    /// Its pages cannot be copied.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The log cannot be begun.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// A backup that was just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its identity, for `backup.lock`.
+    pub uuid: Uuid,
+    /// The snapshot it begins with; `None` for a node that does not exist yet.
+    pub snapshot: Option<CreatedSnapshot>,
+}
+
+/// The snapshot a backup begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreatedSnapshot {
+    /// Version of the database.
+    pub data_version: DataVersion,
+    /// Pages of the database.
+    pub page_count: u32,
+    /// Bytes in a page.
+    pub page_size: PageSize,
+}
+
+/// Makes a backup at `url`: with a snapshot of `database`, or empty for a node that does not exist yet.
+///
+/// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
+/// `progress` is called for every page.
+///
+/// # Errors
+/// When there is something at `url`, or the database cannot be read. Nothing has been created then.
+pub fn create_backup(
+    url: &BackupUrl,
+    database: Option<&Path>,
+    progress: &mut dyn FnMut(PagesDone),
+) -> Result<Created, CreateError> {
+    let target = url.path();
+    let parent = target
+        .parent()
+        .filter(|parent| parent.is_dir())
+        .ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
+    if !is_absent_or_empty(target).map_err(|source| io_error(target, source))? {
+        return Err(CreateError::Exists { url: url.clone() });
+    }
+    let live = database.filter(|path| !is_new(path)).map(LiveDatabase::open).transpose()?;
+    // Removed with all its contents when anything fails before the rename.
+    let building = tempfile::Builder::new()
+        .prefix(".backupfs-init.")
+        .tempdir_in(parent)
+        .map_err(|source| io_error(parent, source))?;
+    let inside = building.path().join("node.bkp");
+    DirBuilder::new().mode(0o700).create(&inside).map_err(|source| io_error(&inside, source))?;
+    let created = fill(&inside, live.as_ref(), progress)?;
+    drop(live);
+    // Replaces an empty directory, fails on anything that came into being since the check above.
+    fs::rename(&inside, target).map_err(|source| match source.kind() {
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => CreateError::Exists { url: url.clone() },
+        _ => io_error(target, source),
+    })?;
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
+    Ok(created)
+}
+
+fn fill(path: &Path, live: Option<&LiveDatabase>, progress: &mut dyn FnMut(PagesDone)) -> Result<Created, CreateError> {
+    let uuid = Uuid::new_v4();
+    let now = Timestamp::now();
+    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(path));
+    let lock = path.join(names::LOCK);
+    let lock = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&lock)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| io_error(&lock, source));
+    lock?;
+    let manifest = Manifest {
+        uuid,
+        created: now,
+        page_size: live.map_or(PageSize::DEFAULT, LiveDatabase::page_size),
+        node_id: live.map(LiveDatabase::node_id).transpose()?.flatten(),
+    };
+    replace_file(&*directory, names::MANIFEST, &manifest.encode())?;
+    let mut writer = create_first_log(&directory, uuid)?;
+    let Some(live) = live else {
+        return Ok(Created { uuid, snapshot: None });
+    };
+    let data_version = live.data_version()?;
+    let new = NewSnapshot { uuid, seq: writer.next_seq(), data_version, reason: SnapshotReason::Init, time: now };
+    let snapshot = take_snapshot(&*directory, live, &new, None, progress)?;
+    writer.push_snapshot(data_version, now, &snapshot);
+    writer.commit()?;
+    let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
+    Ok(Created { uuid, snapshot: Some(CreatedSnapshot { data_version, page_count, page_size }) })
+}
+
+/// Whether a database is none yet: SQLite makes an empty file first.
+fn is_new(database: &Path) -> bool {
+    fs::metadata(database).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
+}
+
+fn is_absent_or_empty(path: &Path) -> io::Result<bool> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> CreateError {
+    CreateError::Io { path: path.to_path_buf(), source }
+}

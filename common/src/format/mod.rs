@@ -1,0 +1,105 @@
+#![doc = include_str!("../../FORMAT.md")]
+
+pub mod fields;
+pub mod log_header;
+pub mod manifest;
+pub mod names;
+pub mod record;
+pub mod snapshot;
+
+use crate::Seq;
+
+/// The version of the format that this program writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Why bytes are not what they should be. Offsets are within the bytes that were looked at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The structure is longer than the bytes.
+    #[error("it ends after {have} bytes where {want} are needed")]
+    Short {
+        /// Bytes at hand.
+        have: usize,
+        /// Bytes needed.
+        want: usize,
+    },
+    /// It does not begin or end with the magic of its kind.
+    #[error("it is not a {expected} (wrong magic)")]
+    Magic {
+        /// What it was taken for.
+        expected: &'static str,
+    },
+    /// It was written by a newer program.
+    #[error("format {found} is newer than the newest this program reads ({FORMAT_VERSION}); use a newer backupfs")]
+    TooNew {
+        /// Version found.
+        found: u16,
+    },
+    /// The checksum does not match.
+    #[error("checksum {found:08x} instead of {computed:08x}")]
+    Checksum {
+        /// The checksum stored.
+        found: u32,
+        /// The checksum of the bytes.
+        computed: u32,
+    },
+    /// A field has a value that the format does not allow.
+    #[error("field `{field}` has the impossible value {value}")]
+    Field {
+        /// Name of the field in the format document.
+        field: &'static str,
+        /// Value found.
+        value: u64,
+    },
+    /// It belongs to another backup.
+    #[error("it belongs to another backup")]
+    Foreign,
+    /// A record that should be here is not.
+    #[error("record {expected} is missing")]
+    Missing {
+        /// The record expected.
+        expected: Seq,
+    },
+    /// The bytes cannot be decompressed.
+    #[error("it cannot be decompressed")]
+    Compression,
+    /// The record is intact but what it names contradicts what is there.
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+impl Damage {
+    /// Whether the bytes are well-formed but of a version of the format that this program does not know.
+    pub fn is_too_new(&self) -> bool {
+        matches!(self, Self::TooNew { .. })
+    }
+}
+
+/// The checksum of everything: CRC-32C (Castagnoli), as RFC 3720 has it.
+pub(crate) fn checksum(parts: &[&[u8]]) -> u32 {
+    parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+}
+
+/// Checks magic, checksum and version at the edges of a structure: magic in the first 8 bytes, version in the next 2,
+/// checksum of all before it in the last 4.
+fn check_envelope(bytes: &[u8], magic: [u8; 8], expected: &'static str) -> Result<(), Damage> {
+    let mut fields = fields::Reader::new(bytes);
+    if fields.array::<8>()? != magic {
+        return Err(Damage::Magic { expected });
+    }
+    // The version comes before the checksum: a newer format may keep its checksum elsewhere.
+    let version = fields.u16()?;
+    if version > FORMAT_VERSION {
+        return Err(Damage::TooNew { found: version });
+    }
+    let (covered, sum) = bytes.split_last_chunk::<4>().ok_or(Damage::Short { have: bytes.len(), want: 4 })?;
+    let (found, computed) = (u32::from_le_bytes(*sum), checksum(&[covered]));
+    if found != computed {
+        return Err(Damage::Checksum { found, computed });
+    }
+    if version != FORMAT_VERSION {
+        return Err(Damage::Field { field: "version", value: version.into() });
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! Records: the entries of a log.
+
+use std::borrow::Cow;
+
+use uuid::Uuid;
+
+use super::{Damage, checksum, fields::Reader};
+use crate::{DataVersion, PageSize, Seq, Timestamp};
+
+/// First bytes of every record. Not zero: the unused end of a log is zeros.
+pub const RECORD_TAG: [u8; 4] = *b"BREC";
+
+/// Bytes of a record before its payload.
+pub const RECORD_HEADER_LEN: usize = 40;
+
+/// Most bytes that a payload may have.
+pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
+
+const KIND_CHANGE: u8 = 1;
+const KIND_REWIND: u8 = 2;
+const KIND_SNAPSHOT: u8 = 3;
+
+const FLAG_FIRST_OF_RUN: u8 = 1;
+
+/// Whether a change is the first one that a run of `lightningd` sent.
+///
+/// A new run has a new database connection, so whatever PRAGMA riders of the run before had set is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunStart {
+    /// First change of a run.
+    First,
+    /// Any other.
+    Later,
+}
+
+/// Why a snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotReason {
+    /// By `init`, of the database as it was.
+    Init,
+    /// `lightningd` had committed versions that were not recorded.
+    Heal,
+}
+
+/// What a log says of a snapshot whose pages are in a file of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotRef {
+    /// Why it was taken.
+    pub reason: SnapshotReason,
+    /// Page size of the database.
+    pub page_size: PageSize,
+    /// Pages of the database, stored or not.
+    pub page_count: u32,
+    /// For a delta, the snapshot whose pages it builds on; `None` for a full one.
+    pub base: Option<Seq>,
+    /// Checksum of the file's footer, which covers the whole file.
+    pub footer_checksum: u32,
+}
+
+/// What a record says, with its statements borrowed from where they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// One `db_write`: its statements, in order, as received.
+    Change {
+        /// Whether a run begins here.
+        run_start: RunStart,
+        /// The statements.
+        statements: Vec<Cow<'a, str>>,
+    },
+    /// The change `rewound` was never committed by `lightningd`.
+    Rewind {
+        /// Seq of the change.
+        rewound: Seq,
+    },
+    /// The pages of the database at this version are in the file [`snapshot`](super::names::snapshot) of this seq.
+    Snapshot(SnapshotRef),
+}
+
+/// The fields that every record has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Its number.
+    pub seq: Seq,
+    /// The version after it.
+    pub data_version: DataVersion,
+    /// When it was received.
+    pub time: Timestamp,
+    /// Checksum of the record before it; for the first record of a backup, of nothing: see [`first_link`].
+    pub previous_checksum: u32,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Fields that every record has.
+    pub header: RecordHeader,
+    /// What it says.
+    pub body: Body<'a>,
+}
+
+/// What the first record of a backup carries in place of the checksum of the record before it.
+pub fn first_link(uuid: Uuid) -> u32 {
+    checksum(&[uuid.as_bytes()])
+}
+
+/// A write that does not fit into a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes of statements are more than the {PAYLOAD_LEN_MAX} that a record can hold")]
+pub struct PayloadTooLong {
+    /// Bytes that the payload would have.
+    pub bytes: usize,
+}
+
+/// Appends the bytes of a change to `out` and returns its checksum.
+///
+/// # Errors
+/// When the statements are too long together; `out` is as it was.
+pub fn encode_change<S: AsRef<str>>(
+    uuid: Uuid,
+    header: &RecordHeader,
+    run_start: RunStart,
+    statements: &[S],
+    out: &mut Vec<u8>,
+) -> Result<u32, PayloadTooLong> {
+    let bytes = 4 + statements.iter().map(|statement| 4 + statement.as_ref().len()).sum::<usize>();
+    if bytes > PAYLOAD_LEN_MAX {
+        return Err(PayloadTooLong { bytes });
+    }
+    let flags = match run_start {
+        RunStart::First => FLAG_FIRST_OF_RUN,
+        RunStart::Later => 0,
+    };
+    Ok(encode(uuid, header, KIND_CHANGE, flags, bytes, out, |out| {
+        out.extend_from_slice(&len_u32(statements.len()).to_le_bytes());
+        for statement in statements {
+            let text = statement.as_ref().as_bytes();
+            out.extend_from_slice(&len_u32(text.len()).to_le_bytes());
+            out.extend_from_slice(text);
+        }
+    }))
+}
+
+/// Appends the bytes of a rewind to `out` and returns its checksum.
+pub fn encode_rewind(uuid: Uuid, header: &RecordHeader, rewound: Seq, out: &mut Vec<u8>) -> u32 {
+    encode(uuid, header, KIND_REWIND, 0, 8, out, |out| out.extend_from_slice(&rewound.get().to_le_bytes()))
+}
+
+/// Appends the bytes of a snapshot's record to `out` and returns its checksum.
+pub fn encode_snapshot(uuid: Uuid, header: &RecordHeader, snapshot: &SnapshotRef, out: &mut Vec<u8>) -> u32 {
+    encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| {
+        out.extend_from_slice(&snapshot.page_size.get().to_le_bytes());
+        out.extend_from_slice(&snapshot.page_count.to_le_bytes());
+        out.extend_from_slice(&snapshot.base.map_or(0, Seq::get).to_le_bytes());
+        out.extend_from_slice(&snapshot.footer_checksum.to_le_bytes());
+        let reason = match snapshot.reason {
+            SnapshotReason::Init => 1,
+            SnapshotReason::Heal => 2,
+        };
+        out.extend_from_slice(&[reason, 0, 0, 0]);
+    })
+}
+
+const SNAPSHOT_PAYLOAD_LEN: usize = 24;
+
+/// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
+fn len_u32(len: usize) -> u32 {
+    u32::try_from(len).expect("BUG: a payload is at most PAYLOAD_LEN_MAX bytes")
+}
+
+fn encode(
+    uuid: Uuid,
+    header: &RecordHeader,
+    kind: u8,
+    flags: u8,
+    payload_len: usize,
+    out: &mut Vec<u8>,
+    payload: impl FnOnce(&mut Vec<u8>),
+) -> u32 {
+    let start = out.len();
+    out.reserve(RECORD_HEADER_LEN + payload_len);
+    out.extend_from_slice(&RECORD_TAG);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&len_u32(payload_len).to_le_bytes());
+    out.extend_from_slice(&header.previous_checksum.to_le_bytes());
+    out.extend_from_slice(&header.seq.get().to_le_bytes());
+    out.extend_from_slice(&header.data_version.get().to_le_bytes());
+    out.extend_from_slice(&[kind, flags, 0, 0]);
+    out.extend_from_slice(&header.time.as_micros().to_le_bytes());
+    payload(out);
+    debug_assert_eq!(out.len(), start + RECORD_HEADER_LEN + payload_len);
+    let sum = checksum(&[uuid.as_bytes(), &out[start + 8..]]);
+    out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+    sum
+}
+
+/// What the bytes at a record boundary turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// An intact record.
+    Record {
+        /// The record.
+        record: Record<'a>,
+        /// Its checksum, which the next record must carry.
+        checksum: u32,
+        /// Its bytes; the next record starts that much further on.
+        len: usize,
+    },
+    /// The bytes may be the beginning of a record, which needs at least `wanted` bytes in all.
+    Short {
+        /// Bytes needed to go on.
+        wanted: usize,
+    },
+    /// Nothing was written here: the tag is four zeros.
+    Unused,
+}
+
+/// Reads the record that `bytes` begin with.
+///
+/// Only what the bytes say by themselves is checked: whether seq and previous checksum continue what came before is
+/// the caller's to ask. Allocates no more than a small multiple of `bytes`.
+///
+/// # Errors
+/// When the bytes are enough, but no record of this backup.
+pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
+    let mut fields = Reader::new(bytes);
+    let Ok(tag) = fields.array::<4>() else {
+        return Ok(Parsed::Short { wanted: RECORD_HEADER_LEN });
+    };
+    if tag == [0; 4] {
+        return Ok(Parsed::Unused);
+    }
+    if tag != RECORD_TAG {
+        return Err(Damage::Magic { expected: "record" });
+    }
+    if bytes.len() < RECORD_HEADER_LEN {
+        return Ok(Parsed::Short { wanted: RECORD_HEADER_LEN });
+    }
+    let found = fields.u32()?;
+    let payload_len = fields.u32()?;
+    let len = RECORD_HEADER_LEN
+        + usize::try_from(payload_len)
+            .ok()
+            .filter(|&len| len <= PAYLOAD_LEN_MAX)
+            .ok_or(Damage::Field { field: "payload_len", value: payload_len.into() })?;
+    let Some(whole) = bytes.get(..len) else {
+        return Ok(Parsed::Short { wanted: len });
+    };
+    let computed = checksum(&[uuid.as_bytes(), &whole[8..]]);
+    if found != computed {
+        return Err(Damage::Checksum { found, computed });
+    }
+    let mut fields = Reader::new(&whole[12..]);
+    let previous_checksum = fields.u32()?;
+    let seq = Seq::new(fields.u64()?).ok_or(Damage::Field { field: "seq", value: 0 })?;
+    let data_version = DataVersion::new(fields.u32()?);
+    let (kind, flags) = (fields.u8()?, fields.u8()?);
+    fields.zeros(2, "reserved")?;
+    let time = fields.i64()?;
+    let time = Timestamp::from_micros(time).ok_or(Damage::Field { field: "time", value: time.cast_unsigned() })?;
+    let body = decode_body(kind, flags, fields.rest())?;
+    let header = RecordHeader { seq, data_version, time, previous_checksum };
+    Ok(Parsed::Record { record: Record { header, body }, checksum: computed, len })
+}
+
+fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> {
+    let allowed = if kind == KIND_CHANGE { FLAG_FIRST_OF_RUN } else { 0 };
+    if flags & !allowed != 0 {
+        return Err(Damage::Field { field: "flags", value: flags.into() });
+    }
+    let mut fields = Reader::new(payload);
+    let body = match kind {
+        KIND_CHANGE => {
+            let run_start = if flags & FLAG_FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First };
+            let count = fields.u32()?;
+            // Every statement takes at least its length field, so a count cannot make us allocate more than that.
+            let most = fields.rest().len() / 4;
+            let count = usize::try_from(count)
+                .ok()
+                .filter(|&count| count <= most)
+                .ok_or(Damage::Field { field: "statement_count", value: count.into() })?;
+            let mut statements = Vec::with_capacity(count);
+            for _ in 0..count {
+                let len = fields.u32()?;
+                let text = fields.bytes(usize::try_from(len).unwrap_or(usize::MAX))?;
+                let text = std::str::from_utf8(text)
+                    .map_err(|_| Damage::Field { field: "statement (not UTF-8)", value: len.into() })?;
+                statements.push(Cow::Borrowed(text));
+            }
+            Body::Change { run_start, statements }
+        }
+        KIND_REWIND => {
+            Body::Rewind { rewound: Seq::new(fields.u64()?).ok_or(Damage::Field { field: "rewound", value: 0 })? }
+        }
+        KIND_SNAPSHOT => {
+            let page_size = fields.u32()?;
+            let page_size =
+                PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
+            let page_count = fields.u32()?;
+            let base = Seq::new(fields.u64()?);
+            let footer_checksum = fields.u32()?;
+            let reason = match fields.u8()? {
+                1 => SnapshotReason::Init,
+                2 => SnapshotReason::Heal,
+                other => return Err(Damage::Field { field: "reason", value: other.into() }),
+            };
+            fields.zeros(3, "reserved")?;
+            Body::Snapshot(SnapshotRef { reason, page_size, page_count, base, footer_checksum })
+        }
+        other => return Err(Damage::Field { field: "kind", value: other.into() }),
+    };
+    if fields.rest().is_empty() {
+        Ok(body)
+    } else {
+        Err(Damage::Field { field: "payload_len", value: payload.len() as u64 })
+    }
+}

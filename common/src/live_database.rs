@@ -1,0 +1,186 @@
+//! The database of a running or stopped `lightningd`, read through SQLite without disturbing it.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::format::manifest::NodeId;
+use crate::replay::reason;
+use crate::storage::StorageError;
+use crate::{DataVersion, PageNo, PageSize};
+
+/// The live database cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LiveDatabaseError {
+    /// `lightningd` holds a lock that shuts out readers: its cache spilled in the middle of a large transaction.
+    #[error("{path} is locked by lightningd in the middle of a large transaction; start lightningd again", path = .path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A crash left a journal that `lightningd` has not rolled back yet.
+    #[error("{path} was left in the middle of a transaction by a crash; start lightningd once, so that it rolls it back, \
+        stop it, and try again", path = .path.display())]
+    HotJournal {
+        /// The database.
+        path: PathBuf,
+    },
+    /// There is none.
+    #[error("there is no database at {path}; name it with `--database`, or as `database` in backup.lock", path = .path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// SQLite cannot read it.
+    #[error("cannot read {path} as a SQLite database: {reason}", path = .path.display())]
+    Unreadable {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// Copying its pages failed on the other side.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A read transaction on the live database.
+///
+/// It holds a SHARED lock, which stands beside the RESERVED lock of a writer but delays its COMMIT: dropped before the
+/// hook is answered.
+#[derive(Debug)]
+pub(crate) struct LiveDatabase {
+    connection: Connection,
+    path: PathBuf,
+    page_size: PageSize,
+    page_count: u32,
+}
+
+impl LiveDatabase {
+    /// Opens the database read-only and begins a transaction.
+    pub(crate) fn open(path: &Path) -> Result<Self, LiveDatabaseError> {
+        if !path.exists() {
+            return Err(LiveDatabaseError::Missing { path: path.to_path_buf() });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || -> rusqlite::Result<(Connection, i64, i64)> {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(std::time::Duration::ZERO)?;
+            connection.execute_batch("BEGIN")?;
+            // The first read takes the lock.
+            let page_count = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+            let page_size = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+            Ok((connection, page_size, page_count))
+        };
+        let (connection, page_size, page_count) = open().map_err(|error| Self::error(path, &error))?;
+        let unreadable =
+            |reason: &str| LiveDatabaseError::Unreadable { path: path.to_path_buf(), reason: reason.to_owned() };
+        let page_size = u32::try_from(page_size)
+            .ok()
+            .and_then(PageSize::new)
+            .ok_or_else(|| unreadable("it has an impossible page size"))?;
+        let page_count = u32::try_from(page_count).map_err(|_| unreadable("it has an impossible number of pages"))?;
+        Ok(Self { connection, path: path.to_path_buf(), page_size, page_count })
+    }
+
+    fn error(path: &Path, error: &rusqlite::Error) -> LiveDatabaseError {
+        let path = path.to_path_buf();
+        let extended = error.sqlite_error().map(|error| error.extended_code);
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LiveDatabaseError::Busy { path },
+            _ if extended == Some(rusqlite::ffi::SQLITE_READONLY_ROLLBACK) => LiveDatabaseError::HotJournal { path },
+            _ => LiveDatabaseError::Unreadable { path, reason: reason(error) },
+        }
+    }
+
+    pub(crate) fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    pub(crate) fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    /// `vars.data_version`; 0 where there is none, as in a database older than the counter or one just created.
+    pub(crate) fn data_version(&self) -> Result<DataVersion, LiveDatabaseError> {
+        let value = self.variable("intval", "data_version", |value| match value {
+            ValueRef::Integer(number) => Some(DataVersion::from_database(number)),
+            _ => None,
+        })?;
+        Ok(value.unwrap_or(DataVersion::new(0)))
+    }
+
+    /// `vars.node_id`; `None` in a database that does not have it yet.
+    pub(crate) fn node_id(&self) -> Result<Option<NodeId>, LiveDatabaseError> {
+        self.variable("blobval", "node_id", |value| match value {
+            ValueRef::Blob(bytes) => bytes.try_into().ok(),
+            _ => None,
+        })
+    }
+
+    /// A value of table `vars`; old databases lack the table or the column.
+    fn variable<T>(
+        &self,
+        column: &str,
+        name: &str,
+        take: impl Fn(ValueRef<'_>) -> Option<T>,
+    ) -> Result<Option<T>, LiveDatabaseError> {
+        let query = || -> rusqlite::Result<Option<T>> {
+            let has = "SELECT count(*) FROM pragma_table_info('vars') WHERE name = ?1";
+            if self.connection.query_row(has, [column], |row| row.get::<_, i64>(0))? == 0 {
+                return Ok(None);
+            }
+            let mut statement = self.connection.prepare(&format!("SELECT {column} FROM vars WHERE name = ?1"))?;
+            let mut rows = statement.query([name])?;
+            match rows.next()? {
+                Some(row) => Ok(take(row.get_ref(0)?)),
+                None => Ok(None),
+            }
+        };
+        query().map_err(|error| Self::error(&self.path, &error))
+    }
+
+    /// Hands every page to `take`, in order, as SQLite sees it in this transaction.
+    ///
+    /// The header says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database is in WAL
+    /// mode: its pages go into a file that has no WAL, and must open on a read-only file system.
+    pub(crate) fn read_pages(
+        &self,
+        take: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), StorageError>,
+    ) -> Result<(), LiveDatabaseError> {
+        let fail = |error: rusqlite::Error| Self::error(&self.path, &error);
+        let mut statement = self.connection.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").map_err(fail)?;
+        let mut rows = statement.query([]).map_err(fail)?;
+        let mut first = Vec::new();
+        let mut read = 0;
+        while let Some(row) = rows.next().map_err(fail)? {
+            read += 1;
+            let page = PageNo::new(read).unwrap_or(PageNo::FIRST);
+            let bytes = row.get_ref(0).and_then(|value| value.as_blob().map_err(Into::into)).map_err(fail)?;
+            if bytes.len() != self.page_size.bytes() {
+                return Err(self.unreadable("SQLite returned a page of the wrong size"));
+            }
+            if page == PageNo::FIRST {
+                first.extend_from_slice(bytes);
+                if let Some(versions) = first.get_mut(18..20) {
+                    versions.fill(1);
+                }
+                take(page, &first)?;
+            } else {
+                take(page, bytes)?;
+            }
+        }
+        if read == self.page_count {
+            Ok(())
+        } else {
+            Err(self.unreadable("SQLite returned fewer pages than the database has"))
+        }
+    }
+
+    fn unreadable(&self, reason: &str) -> LiveDatabaseError {
+        LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
+    }
+}

@@ -1,0 +1,209 @@
+//! Reading a log, which somebody may be writing, from a place on.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::RecordPlace;
+use super::tail::intact_record_after;
+use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
+use crate::format::record::{Parsed, Record, first_link, parse};
+use crate::format::{Damage, names};
+use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::{ReadError, Seq};
+
+/// Bytes read at once: a handful of changes when following, a few hundred reads for a log of 4 MiB.
+const CHUNK: usize = 64 << 10;
+
+/// How often, and after what pause, damage is looked at again before it is believed.
+///
+/// A reader beside a writer may see the end of a write before its beginning. A write is done in microseconds.
+const SECOND_LOOKS: u32 = 5;
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(20);
+
+/// A place in the log, and what must come next there.
+#[derive(Debug)]
+pub(crate) struct LogCursor {
+    directory: Arc<dyn Directory>,
+    uuid: Uuid,
+    next_seq: Seq,
+    previous_checksum: u32,
+    log: Option<OpenLog>,
+    checked_to_the_end: bool,
+}
+
+/// The log that the cursor is in.
+#[derive(Debug)]
+struct OpenLog {
+    file: Box<dyn StoredFile>,
+    first_seq: Seq,
+    offset: u64,
+}
+
+/// What ended the records of a log.
+enum End {
+    /// Nothing was written here yet.
+    Unused,
+    /// Something that is no record: a write that is not finished, or damage.
+    NoRecord(Damage),
+}
+
+/// Whether whoever takes the records wants to go on.
+pub(crate) type Taken = Result<(), Damage>;
+
+impl LogCursor {
+    /// A cursor before the first record of a backup.
+    pub(crate) fn new(directory: Arc<dyn Directory>, uuid: Uuid) -> Self {
+        Self {
+            directory,
+            uuid,
+            next_seq: Seq::FIRST,
+            previous_checksum: first_link(uuid),
+            log: None,
+            checked_to_the_end: false,
+        }
+    }
+
+    /// Seq of the record that comes next.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// Checksum that the next record must carry.
+    pub(crate) fn previous_checksum(&self) -> u32 {
+        self.previous_checksum
+    }
+
+    /// The log that the cursor is in, as its first seq and the byte at which its next record begins.
+    pub(crate) fn place(&self) -> Option<(Seq, u64)> {
+        self.log.as_ref().map(|log| (log.first_seq, log.offset))
+    }
+
+    /// Hands every record that is there by now to `take`, in order, and stops behind the last.
+    ///
+    /// What is no record at the end of the last log is "not yet", unless an intact record follows it.
+    ///
+    /// # Errors
+    /// Damage, and what `take` calls damage. The cursor stays before it: what was handed out is good.
+    pub(crate) fn read_new(
+        &mut self,
+        take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
+    ) -> Result<(), ReadError> {
+        let mut looks = 0;
+        loop {
+            let progress = self.next_seq;
+            match self.read_once(take) {
+                Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
+                    looks = if self.next_seq == progress { looks + 1 } else { 1 };
+                    thread::sleep(SECOND_LOOK_AFTER);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn read_once(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken) -> Result<(), ReadError> {
+        loop {
+            if self.log.is_none() && !self.enter_next_log()? {
+                let path = self.directory.path().join(names::log(self.next_seq));
+                return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
+            }
+            let end = self.read_log(take)?;
+            if self.enter_next_log()? {
+                continue;
+            }
+            self.check_end(end)?;
+            return Ok(());
+        }
+    }
+
+    /// Opens the log that begins with the next record; `false` when there is none, or it is the one already open.
+    fn enter_next_log(&mut self) -> Result<bool, ReadError> {
+        if self.log.as_ref().is_some_and(|log| log.first_seq == self.next_seq) {
+            return Ok(false);
+        }
+        let file = match self.directory.open(&names::log(self.next_seq), Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
+        let mut bytes = [0; LOG_HEADER_LEN];
+        if !read_exact_at(&*file, &mut bytes, 0)? {
+            return Err(damaged(Damage::Short { have: 0, want: LOG_HEADER_LEN }));
+        }
+        let header = LogHeader::decode(&bytes).map_err(damaged)?;
+        if header.uuid != self.uuid {
+            return Err(damaged(Damage::Foreign));
+        }
+        if header.first_seq != self.next_seq || header.previous_checksum != self.previous_checksum {
+            return Err(damaged(Damage::Contradiction("it does not continue the log before it")));
+        }
+        self.log = Some(OpenLog { file, first_seq: header.first_seq, offset: LOG_HEADER_LEN as u64 });
+        Ok(true)
+    }
+
+    /// Reads the open log from where the cursor is.
+    fn read_log(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken) -> Result<End, ReadError> {
+        let log = self.log.as_mut().expect("BUG: a log is open");
+        let mut buffer = Vec::new();
+        // `buffer[start..]` are the bytes of the file from `log.offset` on.
+        let mut start = 0;
+        let mut wanted = CHUNK;
+        loop {
+            buffer.drain(..start);
+            start = 0;
+            let have = buffer.len();
+            buffer.resize(wanted.max(CHUNK), 0);
+            let read = log.file.read_at(&mut buffer[have..], log.offset + have as u64)?;
+            buffer.truncate(have + read);
+            let at_end = buffer.len() < wanted;
+            wanted = loop {
+                match parse(self.uuid, &buffer[start..]) {
+                    Ok(Parsed::Record { record, checksum, len }) => {
+                        let damaged = |damage| ReadError::damaged(log.file.path(), log.offset, damage);
+                        let header = &record.header;
+                        if header.seq != self.next_seq || header.previous_checksum != self.previous_checksum {
+                            return Err(damaged(Damage::Missing { expected: self.next_seq }));
+                        }
+                        let place = RecordPlace { log: log.first_seq, offset: log.offset, len };
+                        take(&record, place).map_err(damaged)?;
+                        self.next_seq = self.next_seq.next();
+                        self.previous_checksum = checksum;
+                        log.offset += len as u64;
+                        start += len;
+                    }
+                    Ok(Parsed::Unused) => return Ok(End::Unused),
+                    Ok(Parsed::Short { wanted: _ }) if at_end && start == buffer.len() => return Ok(End::Unused),
+                    Ok(Parsed::Short { wanted }) if at_end => {
+                        return Ok(End::NoRecord(Damage::Short { have: buffer.len() - start, want: wanted }));
+                    }
+                    Ok(Parsed::Short { wanted }) => break wanted,
+                    Err(damage) => return Ok(End::NoRecord(damage)),
+                }
+            };
+        }
+    }
+
+    /// Tells "not yet" from damage: no intact record may follow, in this log or a later one.
+    fn check_end(&mut self, end: End) -> Result<(), ReadError> {
+        let log = self.log.as_ref().expect("BUG: a log is open");
+        let damage = match end {
+            // Looked at once; from then on nobody but the writer, who leaves no holes, adds to the log.
+            End::Unused if self.checked_to_the_end => return Ok(()),
+            End::Unused => Damage::Missing { expected: self.next_seq },
+            End::NoRecord(damage) => damage,
+        };
+        // This program cannot tell whether a record of a newer format is intact.
+        if damage.is_too_new()
+            || intact_record_after(&*log.file, self.uuid, log.offset, self.next_seq)?.is_some()
+            || self.directory.list()?.iter().any(|name| names::parse_log(name).is_some_and(|seq| seq > self.next_seq))
+        {
+            return Err(ReadError::damaged(log.file.path(), log.offset, damage));
+        }
+        self.checked_to_the_end = true;
+        Ok(())
+    }
+}

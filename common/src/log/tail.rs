@@ -1,0 +1,64 @@
+//! What follows the last record of a log.
+
+use uuid::Uuid;
+
+use crate::format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
+use crate::storage::StoredFile;
+use crate::{ReadError, Seq};
+
+/// Bytes of the log that are searched or zeroed at once.
+const CHUNK: usize = 1 << 20;
+
+/// Reads everything from `offset` on. Logs are rolled at a few MiB, and one record is at most 64 MiB longer.
+fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    loop {
+        let have = bytes.len();
+        bytes.resize(have + CHUNK, 0);
+        let read = file.read_at(&mut bytes[have..], offset + have as u64)?;
+        bytes.truncate(have + read);
+        if read < CHUNK {
+            return Ok(bytes);
+        }
+    }
+}
+
+/// Finds an intact record, of `next_seq` or later, that begins after `offset`, where none begins.
+///
+/// If there is one, what is at `offset` was acknowledged once and is damaged: the writer had gone on.
+pub(super) fn intact_record_after(
+    file: &dyn StoredFile,
+    uuid: Uuid,
+    offset: u64,
+    next_seq: Seq,
+) -> Result<Option<u64>, ReadError> {
+    let bytes = read_rest(file, offset)?;
+    // A hostile file could name a long record at every fourth byte; an honest one is summed once.
+    let mut work_left = bytes.len().saturating_mul(8);
+    let mut at = 1;
+    while let Some(found) =
+        bytes.get(at..).and_then(|rest| rest.windows(RECORD_TAG.len()).position(|w| w == RECORD_TAG))
+    {
+        at += found;
+        if let Ok(Parsed::Record { record, .. }) = parse(uuid, &bytes[at..])
+            && record.header.seq >= next_seq
+        {
+            return Ok(Some(offset + at as u64));
+        }
+        let claimed = bytes[at..].get(8..12).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let summed = RECORD_HEADER_LEN.saturating_add(claimed as usize).min(bytes.len() - at);
+        match work_left.checked_sub(summed) {
+            Some(left) => work_left = left,
+            // Not worth the time to find out: what looks like so many records is not a torn write.
+            None => return Ok(Some(offset + at as u64)),
+        }
+        at += 1;
+    }
+    Ok(None)
+}
+
+/// Length, from `offset` on, of what is not zero: the remains of a torn write. 0 when there are none.
+pub(super) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<usize, ReadError> {
+    let bytes = read_rest(file, offset)?;
+    Ok(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1))
+}

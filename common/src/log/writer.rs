@@ -1,0 +1,199 @@
+//! Appending to the log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
+use crate::format::names;
+use crate::format::record::{
+    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_rewind, encode_snapshot, first_link,
+};
+use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use crate::{DataVersion, Seq, Timestamp};
+
+/// Bytes of a log, zero-filled when it is made: about 900 changes of a busy node. A write within them changes no
+/// metadata, so its fdatasync is one write to the disk.
+const LOG_BYTES: u64 = 4 << 20;
+
+/// Why nothing was recorded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// A write or sync failed. What is on disk is unknown until the log is opened anew.
+    #[error("{0}; nothing more is recorded until the recorder is restarted")]
+    Storage(#[from] StorageError),
+    /// A write or sync failed before.
+    #[error("an earlier write to {path} failed, so its end cannot be trusted; restart the recorder", path = .path.display())]
+    Poisoned {
+        /// The log.
+        path: PathBuf,
+    },
+    /// It does not fit.
+    #[error(transparent)]
+    TooLong(#[from] PayloadTooLong),
+}
+
+/// The end of the log.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    directory: Arc<dyn Directory>,
+    uuid: Uuid,
+    file: Box<dyn StoredFile>,
+    offset: u64,
+    next_seq: Seq,
+    previous_checksum: u32,
+    health: Health,
+    batch: Batch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Sound,
+    Poisoned,
+}
+
+/// Records encoded but not written.
+#[derive(Debug)]
+struct Batch {
+    bytes: Vec<u8>,
+    next_seq: Seq,
+    previous_checksum: u32,
+}
+
+/// Makes the first log of a backup, empty.
+pub(crate) fn create_first_log(directory: &Arc<dyn Directory>, uuid: Uuid) -> Result<LogWriter, StorageError> {
+    let (next_seq, previous_checksum) = (Seq::FIRST, first_link(uuid));
+    let file = create_log(&**directory, uuid, next_seq, previous_checksum)?;
+    Ok(LogWriter::new(Arc::clone(directory), uuid, file, LOG_HEADER_LEN as u64, next_seq, previous_checksum))
+}
+
+/// Makes a log that has its name only once it is whole and durable.
+fn create_log(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    first_seq: Seq,
+    previous_checksum: u32,
+) -> Result<Box<dyn StoredFile>, StorageError> {
+    let name = names::log(first_seq);
+    let temporary = format!("{name}{TEMPORARY_ENDING}");
+    remove_if_present(directory, &temporary)?;
+    let file = directory.create(&temporary)?;
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    for offset in (0..LOG_BYTES).step_by(ZEROS.len()) {
+        file.write_at(&ZEROS, offset)?;
+    }
+    let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
+    file.write_at(&header.encode(), 0)?;
+    file.sync()?;
+    directory.rename(&temporary, &name)?;
+    directory.sync()?;
+    Ok(file)
+}
+
+impl LogWriter {
+    /// A writer that goes on at `offset` of an open log, behind whose last record there are only zeros.
+    pub(super) fn new(
+        directory: Arc<dyn Directory>,
+        uuid: Uuid,
+        file: Box<dyn StoredFile>,
+        offset: u64,
+        next_seq: Seq,
+        previous_checksum: u32,
+    ) -> Self {
+        let batch = Batch { bytes: Vec::new(), next_seq, previous_checksum };
+        Self { directory, uuid, file, offset, next_seq, previous_checksum, health: Health::Sound, batch }
+    }
+
+    /// Seq of the next record of the batch.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.batch.next_seq
+    }
+
+    /// Adds a change to the batch.
+    pub(crate) fn push_change<S: AsRef<str>>(
+        &mut self,
+        data_version: DataVersion,
+        time: Timestamp,
+        run_start: RunStart,
+        statements: &[S],
+    ) -> Result<Seq, AppendError> {
+        let header = self.batch.header(data_version, time);
+        let sum = encode_change(self.uuid, &header, run_start, statements, &mut self.batch.bytes)?;
+        Ok(self.batch.advance(sum))
+    }
+
+    /// Adds a rewind to the batch; `data_version` is the newest version once the change `rewound` is gone.
+    pub(crate) fn push_rewind(&mut self, data_version: DataVersion, time: Timestamp, rewound: Seq) -> Seq {
+        let header = self.batch.header(data_version, time);
+        let sum = encode_rewind(self.uuid, &header, rewound, &mut self.batch.bytes);
+        self.batch.advance(sum)
+    }
+
+    /// Adds a snapshot, whose file is durable already, to the batch.
+    pub(crate) fn push_snapshot(&mut self, data_version: DataVersion, time: Timestamp, snapshot: &SnapshotRef) -> Seq {
+        let header = self.batch.header(data_version, time);
+        let sum = encode_snapshot(self.uuid, &header, snapshot, &mut self.batch.bytes);
+        self.batch.advance(sum)
+    }
+
+    /// Forgets the batch.
+    pub(crate) fn discard(&mut self) {
+        self.batch.bytes.clear();
+        self.batch.next_seq = self.next_seq;
+        self.batch.previous_checksum = self.previous_checksum;
+    }
+
+    /// Writes the batch and makes it durable: one write, one fdatasync. The batch is empty afterwards either way.
+    ///
+    /// A power cut before this returns leaves a prefix of the batch's records, each of them whole, and maybe remains
+    /// of the next one that recovery cuts off: nothing of the batch was acknowledged.
+    ///
+    /// # Errors
+    /// After a failed write or sync the writer is poisoned: every later call fails too.
+    pub(crate) fn commit(&mut self) -> Result<(), AppendError> {
+        let result = match self.health {
+            Health::Sound => self.write_batch().inspect_err(|_| self.health = Health::Poisoned).map_err(Into::into),
+            Health::Poisoned => Err(AppendError::Poisoned { path: self.file.path().to_path_buf() }),
+        };
+        if result.is_ok() {
+            self.next_seq = self.batch.next_seq;
+            self.previous_checksum = self.batch.previous_checksum;
+        }
+        self.discard();
+        result
+    }
+
+    fn write_batch(&mut self) -> Result<(), StorageError> {
+        let used = self.offset > LOG_HEADER_LEN as u64;
+        if used && self.offset + self.batch.bytes.len() as u64 > LOG_BYTES {
+            self.roll()?;
+        }
+        self.file.write_at(&self.batch.bytes, self.offset)?;
+        self.file.sync()?;
+        self.offset += self.batch.bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Goes on in a new log. The old one is whole and durable; a crash before the new one has its name changes nothing.
+    fn roll(&mut self) -> Result<(), StorageError> {
+        self.file = create_log(&*self.directory, self.uuid, self.next_seq, self.previous_checksum)?;
+        self.offset = LOG_HEADER_LEN as u64;
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn header(&self, data_version: DataVersion, time: Timestamp) -> RecordHeader {
+        RecordHeader { seq: self.next_seq, data_version, time, previous_checksum: self.previous_checksum }
+    }
+
+    /// Goes on behind a record with this checksum; returns the seq it got.
+    fn advance(&mut self, checksum: u32) -> Seq {
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        self.previous_checksum = checksum;
+        seq
+    }
+}

@@ -1,0 +1,232 @@
+//! The overlay: pages that replay has written, on top of pages that stay as they were.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::PageSource;
+use crate::{PageNo, PageSize, ReadError};
+
+/// A database as it is after some changes. Cloning copies no page: clones share them until one writes.
+#[derive(Clone)]
+pub(crate) struct OverlayPages {
+    base: Arc<dyn PageSource>,
+    page_count: u32,
+    dirty: HashMap<PageNo, Arc<[u8]>>,
+}
+
+impl fmt::Debug for OverlayPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OverlayPages {{ page_count: {}, dirty: {} }}", self.page_count, self.dirty.len())
+    }
+}
+
+impl OverlayPages {
+    /// A database as it is in `base`.
+    pub(crate) fn new(base: Arc<dyn PageSource>) -> Self {
+        Self { page_count: base.page_count(), base, dirty: HashMap::new() }
+    }
+
+    /// Bytes of memory that the pages written take.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty.len() as u64 * u64::from(self.page_size().get())
+    }
+}
+
+impl PageSource for OverlayPages {
+    fn page_size(&self) -> PageSize {
+        self.base.page_size()
+    }
+
+    fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        match self.dirty.get(&page) {
+            Some(bytes) => out.copy_from_slice(bytes),
+            None if page.get() > self.page_count => out.fill(0),
+            None => self.base.read_page(page, out)?,
+        }
+        Ok(())
+    }
+}
+
+/// An overlay as SQLite's file: read and written at any offset.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    pages: OverlayPages,
+    /// The first page that could not be read; SQLite itself reports only "disk I/O error".
+    problem: Option<ReadError>,
+    scratch: Vec<u8>,
+}
+
+/// Where in which page a byte of the file is.
+struct Place {
+    page: PageNo,
+    start: usize,
+    len: usize,
+}
+
+impl Overlay {
+    pub(crate) fn new(pages: OverlayPages) -> Self {
+        Self { pages, problem: None, scratch: Vec::new() }
+    }
+
+    pub(crate) fn pages(&self) -> &OverlayPages {
+        &self.pages
+    }
+
+    pub(crate) fn take_problem(&mut self) -> Option<ReadError> {
+        self.problem.take()
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        u64::from(self.pages.page_count) * u64::from(self.pages.page_size().get())
+    }
+
+    pub(crate) fn page_size(&self) -> PageSize {
+        self.pages.page_size()
+    }
+
+    /// The part of a request at `offset` that lies within one page; `None` past the largest database there can be.
+    fn place(&self, offset: u64, wanted: usize) -> Option<Place> {
+        let page_size = self.page_size();
+        let page = PageNo::at_offset(offset, page_size)?;
+        let start = usize::try_from(offset % u64::from(page_size.get())).ok()?;
+        Some(Place { page, start, len: wanted.min(page_size.bytes() - start) })
+    }
+
+    /// Fills `out`; what is past the end of the database is zeros. Returns how many bytes were not.
+    ///
+    /// # Errors
+    /// When a page cannot be read: the reason is kept in the overlay.
+    pub(crate) fn read(&mut self, out: &mut [u8], offset: u64) -> Result<usize, PageUnreadable> {
+        let known = usize::try_from(self.size_bytes().saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        let (mut rest, beyond) = out.split_at_mut(known);
+        beyond.fill(0);
+        let mut offset = offset;
+        while !rest.is_empty() {
+            let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
+            let (now, later) = rest.split_at_mut(place.len);
+            if place.len == self.page_size().bytes() {
+                self.pages.read_page(place.page, now).map_err(|error| keep(&mut self.problem, error))?;
+            } else if let Some(bytes) = self.pages.dirty.get(&place.page) {
+                now.copy_from_slice(&bytes[place.start..place.start + place.len]);
+            } else {
+                self.scratch.resize(self.pages.page_size().bytes(), 0);
+                let (pages, scratch) = (&self.pages, &mut self.scratch);
+                pages.read_page(place.page, scratch).map_err(|error| keep(&mut self.problem, error))?;
+                now.copy_from_slice(&scratch[place.start..place.start + place.len]);
+            }
+            offset += place.len as u64;
+            rest = later;
+        }
+        Ok(known)
+    }
+
+    /// Writes `bytes`, growing the database as a file grows.
+    ///
+    /// # Errors
+    /// When the rest of a page that is written in part cannot be read.
+    pub(crate) fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), PageUnreadable> {
+        let (mut rest, mut offset) = (bytes, offset);
+        while !rest.is_empty() {
+            let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
+            let (now, later) = rest.split_at(place.len);
+            let whole: Arc<[u8]> = if place.len == self.page_size().bytes() {
+                now.into()
+            } else {
+                let mut page = vec![0; self.page_size().bytes()];
+                self.pages.read_page(place.page, &mut page).map_err(|error| keep(&mut self.problem, error))?;
+                page[place.start..place.start + place.len].copy_from_slice(now);
+                page.into()
+            };
+            self.pages.dirty.insert(place.page, whole);
+            if place.page.get() > self.pages.page_count {
+                self.grow(place.page.get());
+            }
+            offset += place.len as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Pages between the old end and the new one are zeros, whatever the base has there.
+    fn grow(&mut self, page_count: u32) {
+        let below = self.pages.base.page_count().min(page_count);
+        let zeros: Arc<[u8]> = vec![0; self.page_size().bytes()].into();
+        for page in (self.pages.page_count + 1..=below).filter_map(PageNo::new) {
+            self.pages.dirty.entry(page).or_insert_with(|| Arc::clone(&zeros));
+        }
+        self.pages.page_count = page_count;
+    }
+
+    /// Cuts the database to a size, or grows it.
+    pub(crate) fn truncate(&mut self, size_bytes: u64) {
+        let page_count = size_bytes.div_ceil(u64::from(self.page_size().get()));
+        let page_count = u32::try_from(page_count).unwrap_or(u32::MAX);
+        if page_count > self.pages.page_count {
+            self.grow(page_count);
+        } else {
+            self.pages.page_count = page_count;
+            self.pages.dirty.retain(|page, _| page.get() <= page_count);
+        }
+    }
+}
+
+/// A page could not be read; the overlay knows why.
+#[derive(Debug)]
+pub(crate) struct PageUnreadable;
+
+/// Keeps the first problem: the later ones are its consequences.
+fn keep(problem: &mut Option<ReadError>, error: ReadError) -> PageUnreadable {
+    problem.get_or_insert(error);
+    PageUnreadable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NoPages;
+    use super::*;
+
+    fn empty() -> Overlay {
+        Overlay::new(OverlayPages::new(Arc::new(NoPages(PageSize::new(512).unwrap()))))
+    }
+
+    #[test]
+    fn reads_back_what_was_written_across_pages_and_zeros_past_the_end() {
+        let mut overlay = empty();
+        overlay.write(&[7; 1000], 100).unwrap();
+        assert_eq!(overlay.size_bytes(), 1536);
+        let mut out = [1; 1600];
+        assert_eq!(overlay.read(&mut out, 0).unwrap(), 1536);
+        assert!(out[..100].iter().all(|&b| b == 0));
+        assert!(out[100..1100].iter().all(|&b| b == 7));
+        assert!(out[1100..].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn what_was_cut_off_does_not_come_back_when_the_file_grows_again() {
+        let mut below = empty();
+        below.write(&[7; 1536], 0).unwrap();
+        let base = Arc::new(below.pages.clone());
+        let mut overlay = Overlay::new(OverlayPages::new(base));
+        overlay.truncate(512);
+        overlay.write(&[9; 512], 1024).unwrap();
+        let mut out = [1; 1536];
+        assert_eq!(overlay.read(&mut out, 0).unwrap(), 1536);
+        assert_eq!((out[0], out[511], out[512], out[1023], out[1024]), (7, 7, 0, 0, 9));
+    }
+
+    #[test]
+    fn a_clone_does_not_see_later_writes() {
+        let mut overlay = empty();
+        overlay.write(&[1; 512], 0).unwrap();
+        let before = overlay.pages.clone();
+        overlay.write(&[2; 512], 0).unwrap();
+        let mut out = [0; 512];
+        before.read_page(PageNo::FIRST, &mut out).unwrap();
+        assert_eq!(out[0], 1);
+    }
+}

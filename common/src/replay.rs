@@ -1,0 +1,194 @@
+//! Replay: executing recorded statements on an overlay, as `lightningd` executed them on its database.
+
+use rusqlite::config::DbConfig;
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::{Batch, Connection};
+
+use crate::format::record::RunStart;
+use crate::pages::{MountedOverlay, OverlayPages, PageSource, with_replay_clock};
+use crate::version_rules::is_bump_of;
+use crate::{DataVersion, ReadError, Seq, Timestamp};
+
+/// What a rider may have set on the connection and later changes depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ForeignKeys {
+    /// Enforced, as `lightningd` sets it when it opens its database.
+    On,
+    /// Switched off, as in the middle of a migration.
+    Off,
+}
+
+/// A change could not be replayed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// SQLite refused a statement.
+    #[error("statement {statement} of version {data_version} (record {seq}) fails: {reason}")]
+    Statement {
+        /// The version.
+        data_version: DataVersion,
+        /// The record.
+        seq: Seq,
+        /// Which one, from 1.
+        statement: usize,
+        /// What SQLite says; never the text of the statement, which may hold secrets.
+        reason: String,
+    },
+    /// The bump found another version than the one recorded before it.
+    #[error(
+        "version {data_version} (record {seq}) does not follow the version in the database: its bump changes {rows} rows"
+    )]
+    BumpMissed {
+        /// The version.
+        data_version: DataVersion,
+        /// The record.
+        seq: Seq,
+        /// Rows that it changed instead of 1.
+        rows: u64,
+    },
+    /// SQLite could not be set up.
+    #[error("cannot prepare SQLite for replay: {reason}")]
+    SetUp {
+        /// What SQLite says.
+        reason: String,
+    },
+    /// A page that a statement needs cannot be read.
+    #[error(transparent)]
+    Pages(#[from] ReadError),
+}
+
+/// A change to replay.
+#[derive(Debug)]
+pub(crate) struct Change<'a, S> {
+    pub(crate) data_version: DataVersion,
+    pub(crate) seq: Seq,
+    pub(crate) time: Timestamp,
+    pub(crate) run_start: RunStart,
+    pub(crate) statements: &'a [S],
+}
+
+/// A database being replayed onto.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    // Dropped before what it is connected to.
+    connection: Connection,
+    mounted: MountedOverlay,
+}
+
+impl Replay {
+    /// Begins on `pages`.
+    pub(crate) fn start(pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Self, ReplayError> {
+        let (page_size, page_count) = (pages.page_size(), pages.page_count());
+        let mounted = MountedOverlay::new(pages);
+        let set_up = || -> rusqlite::Result<Connection> {
+            let connection = mounted.connect()?;
+            // `lightningd` links a stock SQLite, which takes a double-quoted word that names nothing for a string.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
+            if page_count == 0 {
+                connection.execute_batch(&format!("PRAGMA page_size = {}", page_size.get()))?;
+            }
+            // Nothing outside of the overlay: no rollback journal, no temporary files. A change that fails half-way
+            // spoils the overlay, which is then thrown away.
+            connection.execute_batch(
+                "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; \
+                 PRAGMA cache_size = -8192;",
+            )?;
+            foreign_keys.set_on(&connection)?;
+            Ok(connection)
+        };
+        match set_up() {
+            Ok(connection) => Ok(Self { connection, mounted }),
+            Err(error) => {
+                let reason = reason(&error);
+                Err(mounted.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages))
+            }
+        }
+    }
+
+    /// Executes the statements of a change: in a transaction of its own, or outside of any for a PRAGMA rider.
+    ///
+    /// # Errors
+    /// When a statement fails or the bump does not change exactly one row. The overlay is spoilt then.
+    pub(crate) fn apply<S: AsRef<str>>(&mut self, change: &Change<'_, S>) -> Result<(), ReplayError> {
+        with_replay_clock(change.time, || self.execute(change)).map_err(|error| {
+            // SQLite says only that a read failed; the overlay knows of which page and why.
+            self.mounted.take_problem().map_or(error, ReplayError::Pages)
+        })
+    }
+
+    fn execute<S: AsRef<str>>(&self, change: &Change<'_, S>) -> Result<(), ReplayError> {
+        let fail = |statement: usize| {
+            move |error: rusqlite::Error| ReplayError::Statement {
+                data_version: change.data_version,
+                seq: change.seq,
+                statement,
+                reason: reason(&error),
+            }
+        };
+        if change.run_start == RunStart::First {
+            ForeignKeys::On.set_on(&self.connection).map_err(fail(0))?;
+        }
+        let in_transaction = !change.statements.iter().all(|statement| is_pragma(statement.as_ref()));
+        if in_transaction {
+            self.run("BEGIN").map_err(fail(0))?;
+        }
+        for (index, statement) in change.statements.iter().enumerate() {
+            let statement = statement.as_ref();
+            self.run(statement).map_err(fail(index + 1))?;
+            if is_bump_of(statement, change.data_version) {
+                let rows = self.connection.changes();
+                if rows != 1 {
+                    return Err(ReplayError::BumpMissed { data_version: change.data_version, seq: change.seq, rows });
+                }
+            }
+        }
+        if in_transaction {
+            self.run("COMMIT").map_err(fail(change.statements.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Executes the first statement of a text, as `lightningd` does, and drops the rows it may return.
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        if let Some(mut statement) = Batch::new(&self.connection, sql).next()? {
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// The database as it is now.
+    pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
+        let foreign_keys = self
+            .connection
+            .query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))
+            .map(|on| if on { ForeignKeys::On } else { ForeignKeys::Off })
+            .map_err(|error| ReplayError::SetUp { reason: reason(&error) })?;
+        Ok((self.mounted.pages(), foreign_keys))
+    }
+}
+
+impl ForeignKeys {
+    fn set_on(self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch(match self {
+            Self::On => "PRAGMA foreign_keys = ON",
+            Self::Off => "PRAGMA foreign_keys = OFF",
+        })
+    }
+}
+
+/// A rider is executed outside of any transaction: inside, `PRAGMA foreign_keys` would do nothing (SQLite, "PRAGMA").
+fn is_pragma(statement: &str) -> bool {
+    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
+}
+
+/// What SQLite says, without the text of the statement.
+pub(crate) fn reason(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(code, None) => code.to_string(),
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Taking a snapshot: copying the pages of the live database into a file of the backup.
+
+use uuid::Uuid;
+
+use crate::format::record::{SnapshotReason, SnapshotRef};
+use crate::format::snapshot::SnapshotHeader;
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::pages::{PageSource, SnapshotChain, SnapshotWriter};
+use crate::storage::Directory;
+use crate::{DataVersion, PageSize, ReadError, Seq, Timestamp};
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PagesDone {
+    /// Pages read so far.
+    pub done: u32,
+    /// Pages of the database.
+    pub total: u32,
+    /// Bytes in a page.
+    pub page_size: PageSize,
+}
+
+/// What a new snapshot is, apart from its pages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewSnapshot {
+    pub(crate) uuid: Uuid,
+    pub(crate) seq: Seq,
+    pub(crate) data_version: DataVersion,
+    pub(crate) reason: SnapshotReason,
+    pub(crate) time: Timestamp,
+}
+
+/// What a delta builds on.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) seq: Seq,
+    pub(crate) pages: SnapshotChain,
+}
+
+/// Why a snapshot was not taken. Nothing has its name then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The live database cannot be read.
+    #[error(transparent)]
+    Database(#[from] LiveDatabaseError),
+    /// The snapshot that it builds on cannot be read.
+    #[error(transparent)]
+    Base(#[from] ReadError),
+}
+
+/// Writes the snapshot's file and makes it durable; what it returns goes into the log.
+///
+/// Reads the database once, in order, and holds a few pages in memory. With a base, only pages that differ from it are
+/// stored.
+///
+/// # Errors
+/// When database or base cannot be read, or the file not be written.
+pub(crate) fn take_snapshot(
+    directory: &dyn Directory,
+    database: &LiveDatabase,
+    new: &NewSnapshot,
+    base: Option<&Base>,
+    progress: &mut dyn FnMut(PagesDone),
+) -> Result<SnapshotRef, SnapshotError> {
+    let (page_size, page_count) = (database.page_size(), database.page_count());
+    // Pages of different sizes have nothing to do with each other.
+    let base = base.filter(|base| base.pages.page_size() == page_size);
+    let header = SnapshotHeader {
+        uuid: new.uuid,
+        seq: new.seq,
+        base: base.map(|base| base.seq),
+        data_version: new.data_version,
+        page_size,
+        page_count,
+        created: new.time,
+    };
+    let mut writer = SnapshotWriter::create(directory, header).map_err(LiveDatabaseError::from)?;
+    let mut before = vec![0; page_size.bytes()];
+    let mut base_problem = None;
+    let read = database.read_pages(&mut |page, bytes| {
+        if base_problem.is_some() {
+            return Ok(());
+        }
+        progress(PagesDone { done: page.get(), total: page_count, page_size });
+        if let Some(base) = base {
+            match base.pages.read_page(page, &mut before) {
+                Ok(()) if before == bytes => return Ok(()),
+                Ok(()) => {}
+                Err(error) => {
+                    base_problem = Some(error);
+                    return Ok(());
+                }
+            }
+        }
+        writer.push(page, bytes)
+    });
+    if let Some(error) = base_problem {
+        return Err(error.into());
+    }
+    read?;
+    let footer_checksum = writer.finish().map_err(LiveDatabaseError::from)?;
+    Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.seq), footer_checksum })
+}

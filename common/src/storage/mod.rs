@@ -1,0 +1,198 @@
+//! The storage seam: the only place that makes file system calls for a backup directory.
+//!
+//! Everything above it works on [`Directory`] and [`StoredFile`], so that tests can put a directory underneath that
+//! fails, tears writes or loses what was not synced. A backup directory is flat: names, never paths, go through here.
+
+mod real;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use real::RealDirectory;
+
+/// A file system call that failed: which one, on what, where.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {op} {path}{}", AtByte(*.offset), path = .path.display())]
+pub struct StorageError {
+    /// The call.
+    pub op: StorageOp,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Byte of the file at which the call began, for reads and writes.
+    pub offset: Option<u64>,
+    /// What the operating system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl StorageError {
+    /// Whether the file or directory was not there.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Says " at byte N", or nothing.
+struct AtByte(Option<u64>);
+
+impl fmt::Display for AtByte {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |offset| write!(f, " at byte {offset}"))
+    }
+}
+
+/// The calls of the seam, as words for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the call of its name")]
+pub enum StorageOp {
+    Open,
+    Create,
+    Read,
+    Write,
+    Resize,
+    Measure,
+    Sync,
+    Rename,
+    Remove,
+    List,
+    Lock,
+}
+
+impl fmt::Display for StorageOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Resize => "set the length of",
+            Self::Measure => "get the length of",
+            Self::Sync => "sync",
+            Self::Rename => "rename",
+            Self::Remove => "remove",
+            Self::List => "list",
+            Self::Lock => "lock",
+        })
+    }
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// A backup directory.
+pub trait Directory: fmt::Debug + Send + Sync {
+    /// Where it is.
+    fn path(&self) -> &Path;
+
+    /// Opens an existing regular file. Links are not followed and a FIFO does not block: both are errors.
+    ///
+    /// # Errors
+    /// When it is absent, not a regular file, or not accessible.
+    fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError>;
+
+    /// Creates a new file with mode 0600, for reading and writing.
+    ///
+    /// # Errors
+    /// When the name exists already.
+    fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError>;
+
+    /// Renames `from` to `to`, replacing `to`. Durable only after [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError>;
+
+    /// Removes a file. Durable only after [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn remove(&self, name: &str) -> Result<(), StorageError>;
+
+    /// The names in the directory, in no order; names that are not UTF-8 are none of ours and left out.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn list(&self) -> Result<Vec<String>, StorageError>;
+
+    /// Makes creations, renames and removals durable.
+    ///
+    /// # Errors
+    /// When the operating system refuses; what is durable is then unknown.
+    fn sync(&self) -> Result<(), StorageError>;
+
+    /// Takes the exclusive lock on a file, without waiting; it is held until the returned value is dropped.
+    ///
+    /// # Errors
+    /// Kind [`WouldBlock`](io::ErrorKind::WouldBlock) when somebody else holds it.
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError>;
+}
+
+/// A file of a backup directory.
+pub trait StoredFile: fmt::Debug + Send + Sync {
+    /// Where it is.
+    fn path(&self) -> &Path;
+
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn read_len(&self) -> Result<u64, StorageError>;
+
+    /// Fills `buf` from `offset` on and returns how many bytes there were: fewer than asked only at the end of the file.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError>;
+
+    /// Writes all of `bytes` at `offset`. Durable only after a sync.
+    ///
+    /// # Errors
+    /// When the operating system refuses; any part may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError>;
+
+    /// Sets the length; a longer file ends in zeros.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn set_len(&self, len: u64) -> Result<(), StorageError>;
+
+    /// Makes contents and length durable (fdatasync).
+    ///
+    /// # Errors
+    /// When the operating system refuses; what is durable is then unknown, and a second call proves nothing.
+    fn sync(&self) -> Result<(), StorageError>;
+}
+
+/// Reads exactly `buf.len()` bytes; `Ok(false)` when the file ends first.
+pub(crate) fn read_exact_at(file: &dyn StoredFile, buf: &mut [u8], offset: u64) -> Result<bool, StorageError> {
+    Ok(file.read_at(buf, offset)? == buf.len())
+}
+
+/// Ending of the names of files that are not finished; whoever holds the lock removes them.
+pub(crate) const TEMPORARY_ENDING: &str = ".tmp";
+
+/// Writes a whole small file so that after any crash the name holds the old bytes or the new ones.
+pub(crate) fn replace_file(directory: &dyn Directory, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+    let temporary = format!("{name}{TEMPORARY_ENDING}");
+    remove_if_present(directory, &temporary)?;
+    let file = directory.create(&temporary)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    directory.rename(&temporary, name)?;
+    directory.sync()
+}
+
+/// Removes a file; one that is not there is as good as removed.
+pub(crate) fn remove_if_present(directory: &dyn Directory, name: &str) -> Result<(), StorageError> {
+    match directory.remove(name) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}

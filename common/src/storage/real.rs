@@ -1,0 +1,146 @@
+//! A backup directory on a real file system.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Access, Directory, StorageError, StorageOp, StoredFile};
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct RealDirectory {
+    path: PathBuf,
+}
+
+impl RealDirectory {
+    /// The directory at this path; nothing is touched until it is used.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    fn file_path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn open_with(&self, options: &mut OpenOptions, op: StorageOp, name: &str) -> Result<RealFile, StorageError> {
+        let path = self.file_path(name);
+        let fail = |source| StorageError { op, path: path.clone(), offset: None, source };
+        // NOFOLLOW: a link must not lead out of the directory. NONBLOCK: opening a FIFO must not wait for a writer.
+        let file = options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).map_err(fail)?;
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
+        Ok(RealFile { file, path })
+    }
+
+    fn error(&self, op: StorageOp, name: &str, source: io::Error) -> StorageError {
+        StorageError { op, path: self.file_path(name), offset: None, source }
+    }
+}
+
+impl Directory for RealDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::ReadWrite);
+        Ok(Box::new(self.open_with(&mut options, StorageOp::Open, name)?))
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        Ok(Box::new(self.open_with(&mut options, StorageOp::Create, name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        fs::rename(self.file_path(from), self.file_path(to)).map_err(|e| self.error(StorageOp::Rename, from, e))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        fs::remove_file(self.file_path(name)).map_err(|e| self.error(StorageOp::Remove, name, e))
+    }
+
+    fn list(&self) -> Result<Vec<String>, StorageError> {
+        let fail = |source| StorageError { op: StorageOp::List, path: self.path.clone(), offset: None, source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(fail)? {
+            if let Ok(name) = entry.map_err(fail)?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(|source| StorageError {
+            op: StorageOp::Sync,
+            path: self.path.clone(),
+            offset: None,
+            source,
+        })
+    }
+
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = self.open_with(&mut options, StorageOp::Lock, name)?.file;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(TryLockError::WouldBlock) => Err(self.error(StorageOp::Lock, name, io::ErrorKind::WouldBlock.into())),
+            Err(TryLockError::Error(source)) => Err(self.error(StorageOp::Lock, name, source)),
+        }
+    }
+}
+
+/// A file of the operating system.
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl RealFile {
+    fn error(&self, op: StorageOp, offset: Option<u64>, source: io::Error) -> StorageError {
+        StorageError { op, path: self.path.clone(), offset, source }
+    }
+}
+
+impl StoredFile for RealFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_len(&self) -> Result<u64, StorageError> {
+        self.file.metadata().map(|metadata| metadata.len()).map_err(|e| self.error(StorageOp::Measure, None, e))
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        let mut filled = 0;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.error(StorageOp::Read, Some(offset), e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        self.file.write_all_at(bytes, offset).map_err(|e| self.error(StorageOp::Write, Some(offset), e))
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), StorageError> {
+        self.file.set_len(len).map_err(|e| self.error(StorageOp::Resize, None, e))
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(|e| self.error(StorageOp::Sync, None, e))
+    }
+}
