@@ -36,6 +36,8 @@ mod replay;
 mod seq;
 mod snapshot;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 mod timestamp;
 pub mod version_rules;
 mod view;

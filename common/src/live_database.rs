@@ -46,6 +46,9 @@ pub enum LiveDatabaseError {
     Storage(#[from] StorageError),
 }
 
+/// Receives pages one by one.
+pub(crate) type TakePage<'a> = &'a mut dyn FnMut(PageNo, &[u8]) -> Result<(), StorageError>;
+
 /// A read transaction on the live database.
 ///
 /// It holds a SHARED lock, which stands beside the RESERVED lock of a writer but delays its COMMIT: dropped before the
@@ -147,10 +150,7 @@ impl LiveDatabase {
     ///
     /// The header says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database is in WAL
     /// mode: its pages go into a file that has no WAL, and must open on a read-only file system.
-    pub(crate) fn read_pages(
-        &self,
-        take: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), StorageError>,
-    ) -> Result<(), LiveDatabaseError> {
+    pub(crate) fn read_pages(&self, take: TakePage<'_>) -> Result<(), LiveDatabaseError> {
         let fail = |error: rusqlite::Error| Self::error(&self.path, &error);
         let mut statement = self.connection.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").map_err(fail)?;
         let mut rows = statement.query([]).map_err(fail)?;

@@ -80,7 +80,7 @@ fn create_log(
     let temporary = format!("{name}{TEMPORARY_ENDING}");
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     for offset in (0..LOG_BYTES).step_by(ZEROS.len()) {
         file.write_at(&ZEROS, offset)?;
     }
@@ -138,6 +138,17 @@ impl LogWriter {
         self.batch.advance(sum)
     }
 
+    /// Whether the writer still records.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`] after a write or sync has failed.
+    pub(crate) fn check_sound(&self) -> Result<(), AppendError> {
+        match self.health {
+            Health::Sound => Ok(()),
+            Health::Poisoned => Err(AppendError::Poisoned { path: self.file.path().to_path_buf() }),
+        }
+    }
+
     /// Forgets the batch.
     pub(crate) fn discard(&mut self) {
         self.batch.bytes.clear();
@@ -153,10 +164,9 @@ impl LogWriter {
     /// # Errors
     /// After a failed write or sync the writer is poisoned: every later call fails too.
     pub(crate) fn commit(&mut self) -> Result<(), AppendError> {
-        let result = match self.health {
-            Health::Sound => self.write_batch().inspect_err(|_| self.health = Health::Poisoned).map_err(Into::into),
-            Health::Poisoned => Err(AppendError::Poisoned { path: self.file.path().to_path_buf() }),
-        };
+        let result = self.check_sound().and_then(|()| {
+            self.write_batch().inspect_err(|_| self.health = Health::Poisoned).map_err(AppendError::from)
+        });
         if result.is_ok() {
             self.next_seq = self.batch.next_seq;
             self.previous_checksum = self.batch.previous_checksum;

@@ -102,7 +102,7 @@ fn register() -> rusqlite::Result<()> {
     let registered = REGISTERED.get_or_init(|| {
         let vfs = Box::into_raw(Box::new(ffi::sqlite3_vfs {
             iVersion: 2,
-            szOsFile: size_of::<OverlayFile>() as c_int,
+            szOsFile: OVERLAY_FILE_LEN,
             mxPathname: 64,
             pNext: ptr::null_mut(),
             zName: VFS_NAME.as_ptr(),
@@ -142,6 +142,9 @@ struct OverlayFile {
     /// From `Arc::into_raw`; given back in `close`.
     overlay: *const Mutex<Overlay>,
 }
+
+#[expect(clippy::cast_possible_truncation, reason = "two pointers")]
+const OVERLAY_FILE_LEN: c_int = size_of::<OverlayFile>() as c_int;
 
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     iVersion: 1,

@@ -3,6 +3,8 @@
 //! Everything above it works on [`Directory`] and [`StoredFile`], so that tests can put a directory underneath that
 //! fails, tears writes or loses what was not synced. A backup directory is flat: names, never paths, go through here.
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod real;
 
 use std::fmt;

@@ -1,0 +1,127 @@
+//! A directory whose calls fail on demand, for tests.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile};
+
+/// A real directory of which the calls that change something are counted, and one of them fails.
+#[derive(Debug)]
+pub(crate) struct FaultyDirectory {
+    real: RealDirectory,
+    calls: Arc<Calls>,
+}
+
+#[derive(Debug)]
+struct Calls {
+    made: AtomicU64,
+    fail_at: AtomicU64,
+}
+
+impl FaultyDirectory {
+    pub(crate) fn new(path: &Path) -> Self {
+        let calls = Calls { made: AtomicU64::new(0), fail_at: AtomicU64::new(u64::MAX) };
+        Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
+    }
+
+    /// Lets the n-th changing call from now on fail, from 0; it has no effect, except that a write leaves its first half.
+    pub(crate) fn fail_nth(&self, n: u64) {
+        self.calls.fail_at.store(self.calls.made.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// Changing calls made so far.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.made.load(Ordering::Relaxed)
+    }
+}
+
+impl Calls {
+    fn check(&self, op: StorageOp, path: &Path) -> Result<(), StorageError> {
+        if self.made.fetch_add(1, Ordering::Relaxed) == self.fail_at.load(Ordering::Relaxed) {
+            let source = io::Error::from_raw_os_error(libc::EIO);
+            return Err(StorageError { op, path: path.to_path_buf(), offset: None, source });
+        }
+        Ok(())
+    }
+}
+
+impl Directory for FaultyDirectory {
+    fn path(&self) -> &Path {
+        self.real.path()
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError> {
+        let file = self.real.open(name, access)?;
+        Ok(Box::new(FaultyFile { file, calls: Arc::clone(&self.calls) }))
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
+        self.calls.check(StorageOp::Create, self.path())?;
+        let file = self.real.create(name)?;
+        Ok(Box::new(FaultyFile { file, calls: Arc::clone(&self.calls) }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Rename, self.path())?;
+        self.real.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Remove, self.path())?;
+        self.real.remove(name)
+    }
+
+    fn list(&self) -> Result<Vec<String>, StorageError> {
+        self.real.list()
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Sync, self.path())?;
+        self.real.sync()
+    }
+
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError> {
+        self.real.lock(name)
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Box<dyn StoredFile>,
+    calls: Arc<Calls>,
+}
+
+impl StoredFile for FaultyFile {
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    fn read_len(&self) -> Result<u64, StorageError> {
+        self.file.read_len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        if let Err(error) = self.calls.check(StorageOp::Write, self.path()) {
+            self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(error);
+        }
+        self.file.write_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Resize, self.path())?;
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Sync, self.path())?;
+        self.file.sync()
+    }
+}

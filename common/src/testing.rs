@@ -1,0 +1,145 @@
+//! A little node for the tests of this crate: a real database, and a backup beside it.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::storage::{Directory, RealDirectory};
+use crate::{
+    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, OnGap, RecordError, Recorded, Recording, Timestamp, Views,
+    create_backup,
+};
+
+/// What surrounds the COMMIT of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Recorded, then committed.
+    Committed,
+    /// Recorded, but the node dies before COMMIT.
+    Lost,
+    /// Committed without the recorder.
+    Unseen,
+}
+
+/// A node and its backup, in a directory of their own.
+pub(crate) struct Node {
+    pub(crate) dir: TempDir,
+    pub(crate) connection: Connection,
+    pub(crate) backup_lock: BackupLock,
+    pub(crate) version: u32,
+}
+
+impl Node {
+    /// A node with a table and a few rows, whose database was made with these PRAGMAs; its backup holds that much.
+    pub(crate) fn new(pragmas: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("lightningd.sqlite3");
+        let connection = Connection::open(&database).unwrap();
+        connection.execute_batch(pragmas).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE vars (name TEXT PRIMARY KEY, val TEXT, intval INTEGER, blobval BLOB);
+                 INSERT INTO vars (name, intval) VALUES ('data_version', 10);
+                 INSERT INTO vars (name, blobval) VALUES ('node_id', zeroblob(33));
+                 CREATE TABLE payments (id INTEGER PRIMARY KEY, note TEXT, amount INTEGER, preimage BLOB);",
+            )
+            .unwrap();
+        let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        let created = create_backup(&url, Some(&database), &mut |_| ()).unwrap();
+        let backup_lock =
+            BackupLock { backend_url: url, backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
+        Self { dir, connection, backup_lock, version: 10 }
+    }
+
+    pub(crate) fn backup_path(&self) -> &Path {
+        self.backup_lock.backend_url.path()
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.path().join("lightningd.sqlite3")
+    }
+
+    pub(crate) fn backup(&self) -> Arc<Backup> {
+        Arc::new(Backup::open(&self.backup_lock.backend_url).unwrap())
+    }
+
+    pub(crate) fn record(&self) -> Recording {
+        self.record_in(Arc::new(RealDirectory::new(self.backup_path())))
+    }
+
+    pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> Recording {
+        Recording::open_in(directory, &self.backup_lock, &self.database()).unwrap()
+    }
+
+    /// The statements of the next transaction.
+    pub(crate) fn statements(&self, note: &str) -> Vec<Cow<'static, str>> {
+        let old = self.version;
+        vec![
+            format!("INSERT INTO payments (note, amount, preimage) VALUES ('{note}', {old}, x'00ff')").into(),
+            format!("UPDATE payments SET amount = amount + 1 WHERE id % 3 = {}", old % 3).into(),
+            format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {old}").into(),
+        ]
+    }
+
+    /// Runs the next transaction as `lightningd` would, with the recorder in the hook.
+    pub(crate) fn write(
+        &mut self,
+        recording: &mut Recording,
+        note: &str,
+        fate: Fate,
+    ) -> Result<Option<Recorded>, RecordError> {
+        let statements = self.statements(note);
+        let transaction = self.connection.transaction().unwrap();
+        for statement in &statements {
+            transaction.execute(statement, []).unwrap();
+        }
+        let data_version = DataVersion::new(self.version + 1);
+        let write = DbWrite { data_version, statements: &statements, received_at: Timestamp::now() };
+        let recorded = if fate == Fate::Unseen { None } else { Some(recording.record(&write)?) };
+        if fate == Fate::Lost {
+            transaction.rollback().unwrap();
+        } else {
+            transaction.commit().unwrap();
+            self.version += 1;
+        }
+        Ok(recorded)
+    }
+
+    /// What the newest version of the backup holds, opened as a user would open it.
+    pub(crate) fn newest_contents(&self) -> (u32, Vec<String>) {
+        let (history, read) = self.backup().read_history();
+        read.unwrap();
+        let newest = history.newest().unwrap();
+        (newest.data_version.get(), self.contents_of(&history, newest.data_version.get()))
+    }
+
+    /// What a version of the backup holds.
+    pub(crate) fn contents_of(&self, history: &crate::History, version: u32) -> Vec<String> {
+        let version = history.version(DataVersion::new(version)).unwrap();
+        let view = Views::new(self.backup(), 1 << 20).open(&history.plan(version)).unwrap();
+        let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
+        assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
+        let copy = self.dir.path().join("copy.sqlite3");
+        std::fs::write(&copy, bytes).unwrap();
+        contents(&Connection::open(&copy).unwrap())
+    }
+}
+
+/// Every row of a database, and that it is sound.
+pub(crate) fn contents(connection: &Connection) -> Vec<String> {
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    let mut rows = Vec::new();
+    for sql in [
+        "SELECT quote(name) || quote(intval) || quote(blobval) FROM vars ORDER BY name",
+        "SELECT id || quote(note) || quote(amount) || quote(preimage) FROM payments ORDER BY id",
+        "SELECT quote(sql) FROM sqlite_schema ORDER BY name",
+    ] {
+        let mut statement = connection.prepare(sql).unwrap();
+        rows.extend(statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
+    }
+    rows
+}
