@@ -102,7 +102,7 @@ pub enum RecordError {
         url: BackupUrl,
     },
     /// A gap cannot be healed.
-    #[error("versions up to {committed} were committed without being recorded, and no snapshot can be taken: {source}")]
+    #[error("versions up to {committed} were committed without being recorded, and no snapshot can be taken")]
     Heal {
         /// The version on `lightningd`'s disk.
         committed: DataVersion,
@@ -411,7 +411,7 @@ impl Recording {
         match LiveDatabase::open(&self.database) {
             Ok(database) => self.compare_node_id(&database),
             // It is a check on top of the version rules, which decide alone when the file cannot be read now.
-            Err(LiveDatabaseError::Busy { .. }) => Ok(()),
+            Err(LiveDatabaseError::Busy { .. } | LiveDatabaseError::Missing { .. }) => Ok(()),
             Err(error) => {
                 log::warn!("cannot check whose database this is: {error}");
                 Ok(())

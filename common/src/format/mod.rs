@@ -1,6 +1,8 @@
 #![doc = include_str!("../../FORMAT.md")]
 
 pub mod fields;
+#[cfg(test)]
+mod golden;
 pub mod log_header;
 pub mod manifest;
 pub mod names;
