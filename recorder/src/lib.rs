@@ -1,1 +1,5 @@
-//! x
+#![doc = "x"]
+pub mod hook;
+pub mod message;
+pub mod reply;
+pub mod splitter;
