@@ -1,5 +1,35 @@
-#![doc = "x"]
+//! The Core Lightning plugin that records every database change, thin over `common`, which knows what a backup is.
+//!
+//! `lightningd` calls the hook `db_write` inside each of its transactions and commits when the answer is "continue". It
+//! does so before it has initialised its plugins, while it stops, and it waits for each answer; so one thread reads all
+//! of `lightningd`'s messages and answers each `db_write` on the spot:
+//!
+//! ```text
+//! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ recording (append + fdatasync) ─▶ reply ─▶ stdout
+//!                               └─ all else ─▶ plugin (cln-plugin in a thread of its own) ─────▶ stdout
+//!                                  recording ─▶ replay_check (a background thread) ─▶ status, log
+//! ```
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`splitter`] | bytes into messages (pure) |
+//! | [`message`] | what a message is (pure) |
+//! | [`hook`] | the parameters of a `db_write` (pure) |
+//! | [`reply`] | replies, byte for byte (pure) |
+//! | [`transport`] | reading, the order of things, when it is over |
+//! | [`answer`] | what is done about each message |
+//! | [`outgoing`] | whole messages to standard output |
+//! | [`plugin`] | what `cln-plugin` does |
+//! | [`lightningd_log`] | log records to `lightningd` |
+//! | [`status`] | `backup-status` |
+
+pub mod answer;
 pub mod hook;
+pub mod lightningd_log;
 pub mod message;
+pub mod outgoing;
+pub mod plugin;
 pub mod reply;
 pub mod splitter;
+pub mod status;
+pub mod transport;

@@ -71,7 +71,9 @@ pub enum Unreadable {
     #[error("the message is not JSON ({0})")]
     NotJson(String),
     /// Valid JSON, wrong shape.
-    #[error("the message is JSON but not a JSON-RPC request: an object with one \"id\" and one \"method\" that is text")]
+    #[error(
+        "the message is JSON but not a JSON-RPC request: an object with one \"id\" and one \"method\" that is text"
+    )]
     NotARequest,
     /// A hook call without id.
     #[error("a db_write without an id cannot be answered")]
@@ -107,9 +109,7 @@ impl<'a> Incoming<'a> {
         match (envelope.method, id) {
             (None, _) => Self::Unreadable { id, reason: Unreadable::NotARequest },
             (Some(Text(method)), Some(id)) if method == DB_WRITE => Self::DbWrite { id, params: envelope.params },
-            (Some(Text(method)), None) if method == DB_WRITE => {
-                Self::Unreadable { id: None, reason: Unreadable::NoId }
-            }
+            (Some(Text(method)), None) if method == DB_WRITE => Self::Unreadable { id: None, reason: Unreadable::NoId },
             (Some(Text(method)), Some(id)) => Self::Request { id, method, params },
             (Some(Text(method)), None) => Self::Notification { method, params },
         }
@@ -196,13 +196,16 @@ mod tests {
     #[test]
     fn everything_else_goes_its_own_way() {
         let request = Incoming::parse(br#"{"id":"i","method":"init","params":{}}"#);
-        assert!(
-            matches!(&request, Incoming::Request { id: "\"i\"", method: Cow::Borrowed("init"), params: Params::Present })
-        );
+        assert!(matches!(
+            &request,
+            Incoming::Request { id: "\"i\"", method: Cow::Borrowed("init"), params: Params::Present }
+        ));
         let bare = Incoming::parse(br#"{"id":"i","method":"init"}"#);
         assert!(matches!(bare, Incoming::Request { params: Params::Absent, .. }));
         let notification = Incoming::parse(br#"{"method":"shutdown","params":{}}"#);
-        assert!(matches!(&notification, Incoming::Notification { method, params: Params::Present } if method == "shutdown"));
+        assert!(
+            matches!(&notification, Incoming::Notification { method, params: Params::Present } if method == "shutdown")
+        );
     }
 
     #[test]

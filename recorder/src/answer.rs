@@ -1,0 +1,168 @@
+//! What is done about each message of `lightningd`.
+
+use std::io;
+use std::sync::Arc;
+
+use common::Timestamp;
+use serde_json::value::RawValue;
+
+use crate::hook::IncomingWrite;
+use crate::message::{DB_WRITE, Head, Incoming, Params, Unreadable};
+use crate::outgoing::Outgoing;
+use crate::plugin::{PluginInbox, REQUESTS, SHUTDOWN};
+use crate::reply::{self, Code};
+use crate::splitter::{MESSAGE_BYTES_MAX, Message};
+use crate::status::Status;
+
+/// Where writes go: the backup, or a stand-in for it.
+pub trait Record {
+    /// Gets ready to record. Nothing happens when it is ready already.
+    ///
+    /// # Errors
+    /// When the backup cannot be used.
+    fn open(&mut self) -> Result<(), Refusal>;
+
+    /// Records a write, getting ready first if need be; `Ok` means that it is durable.
+    ///
+    /// # Errors
+    /// When it is not, and `lightningd` must not commit it.
+    fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
+}
+
+/// Why something was not recorded and what to do about it, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// What a message means for the conversation as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing special.
+    Something,
+    /// `lightningd` is stopping.
+    Shutdown,
+}
+
+/// Answers messages, in the order in which they came.
+pub struct Answering<R> {
+    recording: R,
+    outgoing: Arc<Outgoing>,
+    plugin: PluginInbox,
+    status: Arc<Status>,
+    /// The reply in the making; kept for its memory.
+    reply: Vec<u8>,
+}
+
+impl<R: Record> Answering<R> {
+    /// Answers to `outgoing`, records to `recording`, leaves the rest to `plugin`.
+    pub fn new(recording: R, outgoing: Arc<Outgoing>, plugin: PluginInbox, status: Arc<Status>) -> Self {
+        Self { recording, outgoing, plugin, status, reply: Vec::new() }
+    }
+
+    /// Does what the message asks for. A `db_write` is answered when this returns.
+    ///
+    /// # Errors
+    /// Only when the answer cannot be sent.
+    pub fn answer(&mut self, message: &Message<'_>) -> io::Result<Heard> {
+        match message {
+            Message::Whole(bytes) => self.answer_whole(bytes),
+            Message::Oversized { head, bytes } => {
+                self.refuse_oversized(&Head::of(head), *bytes)?;
+                Ok(Heard::Something)
+            }
+        }
+    }
+
+    fn answer_whole(&mut self, message: &[u8]) -> io::Result<Heard> {
+        match Incoming::parse(message) {
+            Incoming::DbWrite { id, params } => self.db_write(id, params)?,
+            Incoming::Request { id, method, params } => self.request(message, id, &method, params)?,
+            Incoming::Notification { method, params } => {
+                if method == SHUTDOWN {
+                    if params == Params::Present {
+                        // When cln-plugin has ended it has nothing to tidy up either.
+                        let _ended = self.plugin.forward(message);
+                    }
+                    return Ok(Heard::Shutdown);
+                }
+                log::debug!("ignored a notification that was not asked for: {method}");
+            }
+            Incoming::Unreadable { id, reason } => {
+                let code = match reason {
+                    Unreadable::NotJson(_) => Code::ParseError,
+                    Unreadable::NotARequest | Unreadable::NoId => Code::InvalidRequest,
+                };
+                self.refuse(id, code, format!("backup-recorder cannot understand what lightningd sent: {reason}"))?;
+            }
+        }
+        Ok(Heard::Something)
+    }
+
+    fn db_write(&mut self, id: &str, params: Option<&RawValue>) -> io::Result<()> {
+        let received_at = Timestamp::now();
+        match IncomingWrite::parse(params) {
+            Ok(write) => match self.recording.record(&write, received_at) {
+                Ok(()) => {
+                    reply::write_continue(&mut self.reply, id);
+                    self.outgoing.send(&self.reply)
+                }
+                Err(refusal) => self.refuse_write(id, Code::NotRecorded, &refusal.0),
+            },
+            Err(bad) => self.refuse_write(id, Code::InvalidParams, &bad.to_string()),
+        }
+    }
+
+    fn request(&mut self, message: &[u8], id: &str, method: &str, params: Params) -> io::Result<()> {
+        if !REQUESTS.contains(&method) {
+            return self.error(Some(id), Code::MethodNotFound, "backup-recorder has no such method");
+        }
+        if params == Params::Absent {
+            return self.error(Some(id), Code::InvalidParams, "the request has no params");
+        }
+        if method == "init"
+            && let Err(refusal) = self.recording.open()
+        {
+            let text = format!("backup-recorder will refuse database writes: {refusal}");
+            log::error!("{text}");
+            self.status.problem(text);
+        }
+        match self.plugin.forward(message) {
+            Ok(()) => Ok(()),
+            Err(ended) => self.error(Some(id), Code::Internal, &ended.to_string()),
+        }
+    }
+
+    fn refuse_oversized(&mut self, head: &Head<'_>, bytes: u64) -> io::Result<()> {
+        let reason = format!(
+            "the message is {bytes} bytes long, and more than {MESSAGE_BYTES_MAX} are not taken; \
+             if this is a write of a real node, please report it with its size"
+        );
+        match head {
+            Head { id: Some(id), method: Some(method) } if method == DB_WRITE => {
+                self.refuse_write(id, Code::InvalidRequest, &reason)
+            }
+            _ => self.refuse(head.id, Code::InvalidRequest, format!("backup-recorder refuses a message: {reason}")),
+        }
+    }
+
+    fn refuse_write(&mut self, id: &str, code: Code, reason: &str) -> io::Result<()> {
+        self.refuse(
+            Some(id),
+            code,
+            format!("backup-recorder did not record this write, so lightningd must not commit it: {reason}"),
+        )
+    }
+
+    /// Logs before it answers: after the answer `lightningd` is gone.
+    fn refuse(&mut self, id: Option<&str>, code: Code, text: String) -> io::Result<()> {
+        log::error!("{text}");
+        self.error(id, code, &text)?;
+        self.status.problem(text);
+        Ok(())
+    }
+
+    fn error(&mut self, id: Option<&str>, code: Code, text: &str) -> io::Result<()> {
+        reply::write_error(&mut self.reply, id, code, &text);
+        self.outgoing.send(&self.reply)
+    }
+}

@@ -1,0 +1,169 @@
+//! The part of the plugin that `cln-plugin` does: manifest, handshake, `backup-status`, notifications.
+//!
+//! It runs in a thread of its own and is fed through memory; the thread that answers `db_write` never waits for it, and
+//! goes on answering when it has ended.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+use std::{future, io};
+
+use cln_plugin::{Builder, Plugin};
+use memchr::memmem;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::message::DB_WRITE;
+use crate::outgoing::Outgoing;
+use crate::status::Status;
+
+/// The method that tells how the backup is doing.
+pub const BACKUP_STATUS: &str = "backup-status";
+
+/// Requests that `cln-plugin` answers here. It ends over any other, so it is not shown any.
+pub const REQUESTS: [&str; 3] = ["getmanifest", "init", BACKUP_STATUS];
+
+/// The notification that `lightningd` is about to stop.
+pub const SHUTDOWN: &str = "shutdown";
+
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Where messages for `cln-plugin` go.
+///
+/// The queue has no limit, so that the sender never waits. It stays short: `lightningd` waits for the handshake's
+/// answers, and beyond that only an operator's `backup-status` and one `shutdown` come this way.
+#[derive(Debug)]
+pub struct PluginInbox(UnboundedSender<Vec<u8>>);
+
+/// `cln-plugin` is gone: it cannot answer any more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the part of backup-recorder that answers requests has ended; recording goes on, the log says why it ended, \
+     and a restart of lightningd brings it back"
+)]
+pub struct PluginEnded;
+
+impl PluginInbox {
+    /// An inbox and the end that is read.
+    pub fn new() -> (Self, UnboundedReceiver<Vec<u8>>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Hands a message, without its separator, to `cln-plugin`. Never waits.
+    ///
+    /// # Errors
+    /// When nobody reads it any more.
+    pub fn forward(&self, message: &[u8]) -> Result<(), PluginEnded> {
+        self.0.send([message, b"\n\n"].concat()).map_err(|_| PluginEnded)
+    }
+}
+
+/// The thread that `cln-plugin` runs in.
+#[derive(Debug)]
+pub struct PluginThread {
+    running: Receiver<()>,
+}
+
+impl PluginThread {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn(outgoing: Arc<Outgoing>, status: Arc<Status>) -> io::Result<(PluginInbox, Self)> {
+        let (inbox, messages) = PluginInbox::new();
+        let (alive, running) = channel();
+        thread::Builder::new().name("cln-plugin".to_owned()).spawn(move || run(messages, outgoing, status, alive))?;
+        Ok((inbox, Self { running }))
+    }
+
+    /// Waits until it has answered all it was given, but not longer than `patience`. Drop the inbox first.
+    pub fn wait(&self, patience: Duration) {
+        match self.running.recv_timeout(patience) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout) => log::debug!("cln-plugin has not ended in time"),
+        }
+    }
+}
+
+/// `_alive` is dropped when this returns or panics.
+fn run(messages: UnboundedReceiver<Vec<u8>>, outgoing: Arc<Outgoing>, status: Arc<Status>, _alive: Sender<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::error!("cannot start the part that answers requests ({error}); database writes are recorded");
+            return;
+        }
+    };
+    if let Err(error) = runtime.block_on(serve(messages, outgoing, status)) {
+        log::error!("the part that answers requests has ended: {error:#}; database writes are still recorded");
+    }
+}
+
+async fn serve(
+    messages: UnboundedReceiver<Vec<u8>>,
+    outgoing: Arc<Outgoing>,
+    status: Arc<Status>,
+) -> Result<(), cln_plugin::Error> {
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    tokio::spawn(pump(messages, near));
+    let plugin = Builder::new(far, WholeMessages { outgoing, held: Vec::new() })
+        .with_logging(false)
+        // The manifest has to name the hook; its calls are answered before they could get here.
+        .hook(DB_WRITE, |_plugin, _request| {
+            future::ready(Err(cln_plugin::anyhow!("BUG: a db_write came to the part that does not answer it")))
+        })
+        .subscribe(SHUTDOWN, |_plugin, _notification| future::ready(Ok(())))
+        .rpcmethod(
+            BACKUP_STATUS,
+            "Newest version in the backup, when it was recorded, size and place of the backup, last problem",
+            |plugin: Plugin<Arc<Status>>, _request| future::ready(Ok(plugin.state().to_json())),
+        )
+        .start(status)
+        .await?;
+    match plugin {
+        Some(plugin) => plugin.join().await,
+        // The input ended after the manifest: `lightningd --help`.
+        None => Ok(()),
+    }
+}
+
+async fn pump(mut messages: UnboundedReceiver<Vec<u8>>, mut input: tokio::io::DuplexStream) {
+    while let Some(message) = messages.recv().await {
+        if input.write_all(&message).await.is_err() {
+            // cln-plugin reads no more; dropping the receiver tells the sender.
+            return;
+        }
+    }
+}
+
+/// Passes on what `cln-plugin` writes, whole messages at a time.
+struct WholeMessages {
+    outgoing: Arc<Outgoing>,
+    /// The beginning of a message that is not complete.
+    held: Vec<u8>,
+}
+
+impl AsyncWrite for WholeMessages {
+    fn poll_write(mut self: Pin<&mut Self>, _context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let writer = &mut *self;
+        writer.held.extend_from_slice(bytes);
+        if let Some(last) = memmem::rfind(&writer.held, b"\n\n") {
+            // This may wait for lightningd to read. It holds up cln-plugin alone, and lightningd always reads.
+            writer.outgoing.send(&writer.held[..last + 2])?;
+            writer.held.drain(..last + 2);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,187 @@
+//! What the recorder knows of itself, and the answer of `backup-status`.
+//!
+//! The thread that answers `db_write` leaves a few numbers here behind a lock that is never held across I/O; whatever
+//! costs more is found out by the one who asks.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use common::{DataVersion, Seq, Timestamp};
+use serde_json::{Value, json};
+
+/// Shared by the threads of the recorder.
+#[derive(Debug, Default)]
+pub struct Status {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Known {
+    destination: Option<Destination>,
+    newest: Option<Newest>,
+    last_problem: Option<Problem>,
+    replayed_through: Option<DataVersion>,
+    replay_problem: Option<String>,
+}
+
+/// Where the backup is.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// The URL of the backup.
+    pub url: String,
+    /// The directory behind it.
+    pub path: PathBuf,
+    /// The version of the backup's format.
+    pub format: u32,
+}
+
+/// The newest version that is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newest {
+    /// Its number in the node's database.
+    pub data_version: DataVersion,
+    /// Its place in the backup.
+    pub seq: Seq,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+struct Problem {
+    text: String,
+    at: Timestamp,
+}
+
+impl Status {
+    /// The backup is open.
+    pub fn opened(&self, destination: Destination, newest: Option<Newest>) {
+        let mut known = self.known();
+        known.destination = Some(destination);
+        known.newest = newest;
+    }
+
+    /// A write is durable.
+    pub fn recorded(&self, newest: Option<Newest>) {
+        self.known().newest = newest;
+    }
+
+    /// Something went wrong; it stays until something else does.
+    pub fn problem(&self, text: String) {
+        self.known().last_problem = Some(Problem { text, at: Timestamp::now() });
+    }
+
+    /// All changes up to this version replay.
+    pub fn replays_through(&self, data_version: DataVersion) {
+        let mut known = self.known();
+        known.replayed_through = Some(data_version);
+        known.replay_problem = None;
+    }
+
+    /// Recorded changes do not replay, or it cannot be found out.
+    pub fn replay_problem(&self, text: String) {
+        let mut known = self.known();
+        known.replay_problem = Some(text.clone());
+        known.last_problem = Some(Problem { text, at: Timestamp::now() });
+    }
+
+    /// The answer of `backup-status`. Fields are only ever added.
+    pub fn to_json(&self) -> Value {
+        let known = self.known().clone();
+        let (bytes, bytes_problem) = match known.destination.as_ref().map(|place| measure_bytes(&place.path)) {
+            Some(Ok(bytes)) => (Some(bytes), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
+        let mut answer = json!({
+            "data_version": known.newest.map(|newest| newest.data_version.get()),
+            "seq": known.newest.map(|newest| newest.seq.get()),
+            "recorded_at": known.newest.map(|newest| newest.recorded_at.to_string()),
+            "destination": known.destination.as_ref().map(|place| &place.url),
+            "bytes": bytes,
+            "last_problem": known.last_problem.map(|problem| json!({
+                "text": problem.text,
+                "at": problem.at.to_string(),
+            })),
+            "replay": {
+                "through": known.replayed_through.map(DataVersion::get),
+                "problem": known.replay_problem,
+            },
+            "recorder_version": env!("CARGO_PKG_VERSION"),
+            "format": known.destination.map(|place| place.format),
+        });
+        if let Some(problem) = bytes_problem {
+            answer["bytes_problem"] = problem.into();
+        }
+        answer
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change is a plain assignment, so what a panicking thread left behind is whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the files of a backup take, by their lengths.
+fn measure_bytes(backup: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(backup)? {
+        match entry?.metadata() {
+            Ok(metadata) => bytes += metadata.len(),
+            // Files come and go while the recorder writes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorder_that_has_not_opened_its_backup_answers_all_the_same() {
+        let status = Status::default();
+        status.problem("no backup.lock".to_owned());
+        let answer = status.to_json();
+        for key in ["data_version", "seq", "recorded_at", "destination", "bytes", "format"] {
+            assert_eq!(answer.get(key), Some(&Value::Null), "{key}");
+        }
+        assert_eq!(answer["last_problem"]["text"], "no backup.lock");
+        assert!(answer["last_problem"]["at"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(answer["replay"], json!({"through": null, "problem": null}));
+        assert_eq!(answer["recorder_version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn it_tells_what_is_recorded_and_measures_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("manifest"), [0; 300]).unwrap();
+        fs::write(directory.path().join("log"), [0; 45]).unwrap();
+        let status = Status::default();
+        let newest = |number: u32| Newest {
+            data_version: DataVersion::new(number),
+            seq: Seq::new(u64::from(number) + 1).unwrap(),
+            recorded_at: Timestamp::from_micros(1_795_326_225_000_001).unwrap(),
+        };
+        let url = "file:///backup".to_owned();
+        let destination = Destination { url, path: directory.path().to_owned(), format: 1 };
+        status.opened(destination, Some(newest(6)));
+        status.recorded(Some(newest(7)));
+        status.replay_problem("version 7 does not replay".to_owned());
+        let answer = status.to_json();
+        assert_eq!(answer["data_version"], 7);
+        assert_eq!(answer["seq"], 8);
+        assert_eq!(answer["recorded_at"], newest(7).recorded_at.to_string());
+        assert_eq!(answer["destination"], "file:///backup");
+        assert_eq!(answer["bytes"], 345);
+        assert_eq!(answer["format"], 1);
+        assert_eq!(answer["last_problem"]["text"], "version 7 does not replay");
+        assert_eq!(answer["replay"]["problem"], "version 7 does not replay");
+        status.replays_through(DataVersion::new(7));
+        let answer = status.to_json();
+        assert_eq!(answer["replay"], json!({"through": 7, "problem": null}));
+        assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
+    }
+}
