@@ -21,6 +21,8 @@
 //! | [`outgoing`] | whole messages to standard output |
 //! | [`plugin`] | what `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd` |
+//! | [`recording`] | the backup that writes go to, opened when first needed |
+//! | [`replay_check`] | proof that recorded changes replay |
 //! | [`status`] | `backup-status` |
 
 pub mod answer;
@@ -29,6 +31,8 @@ pub mod lightningd_log;
 pub mod message;
 pub mod outgoing;
 pub mod plugin;
+pub mod recording;
+pub mod replay_check;
 pub mod reply;
 pub mod splitter;
 pub mod status;

@@ -1,0 +1,89 @@
+//! `getmanifest`, `init` and writes in every order in which they come.
+
+use serde_json::json;
+
+use crate::node::{Node, write};
+use crate::recorder_process::{RecorderProcess, init_params};
+
+#[test]
+fn the_manifest_names_the_hook_the_method_and_the_subscription() {
+    let node = Node::without_backup();
+    let manifest = RecorderProcess::start(node.path()).get_manifest();
+    assert_eq!(manifest["hooks"][0]["name"], "db_write");
+    assert_eq!(manifest["rpcmethods"][0]["name"], "backup-status");
+    assert_eq!(manifest["subscriptions"], json!(["shutdown"]));
+    assert_eq!(manifest["dynamic"], false);
+    assert_eq!(manifest["options"], json!([]));
+}
+
+#[test]
+fn writes_are_answered_before_between_and_after_the_handshake() {
+    let node = Node::with_backup();
+    let mut recorder = RecorderProcess::start(node.path());
+    recorder.record(&write(1));
+    recorder.get_manifest();
+    for version in 2..=9 {
+        recorder.record(&write(version));
+    }
+    recorder.init();
+    recorder.record(&write(10));
+    assert_eq!(recorder.status()["data_version"], 10);
+}
+
+#[test]
+fn a_burst_is_answered_completely_and_the_writes_in_order() {
+    let node = Node::with_backup();
+    let mut recorder = RecorderProcess::start(node.path());
+    let mut expected = vec![recorder.ask("getmanifest", &json!({}))];
+    let mut writes = Vec::new();
+    for version in 1..=20 {
+        if version == 5 {
+            expected.push(recorder.ask("init", &init_params()));
+        }
+        if version > 5 {
+            expected.push(recorder.ask("backup-status", &json!({})));
+        }
+        writes.push(recorder.ask("db_write", &write(version)));
+    }
+    expected.extend(writes.iter().cloned());
+    let answers: Vec<_> = expected.iter().map(|_| recorder.hear()).collect();
+    assert!(answers.iter().all(|answer| answer.get("result").is_some()), "{answers:?}");
+    let ids = || answers.iter().map(|answer| answer["id"].as_str().unwrap());
+    let answered_writes: Vec<_> = ids().filter(|id| id.starts_with("cln:db_write")).collect();
+    assert_eq!(answered_writes, writes);
+    let mut answered: Vec<_> = ids().map(str::to_owned).collect();
+    answered.sort();
+    expected.sort();
+    assert_eq!(answered, expected);
+}
+
+#[test]
+fn messages_may_arrive_in_any_pieces() {
+    let node = Node::with_backup();
+    let mut recorder = RecorderProcess::start(node.path());
+    let message = json!({"jsonrpc": "2.0", "id": 7, "method": "db_write", "params": write(1)}).to_string();
+    for byte in message.as_bytes() {
+        recorder.say(&[*byte]);
+    }
+    recorder.say(b"\n");
+    recorder.say(b"\n \n\n");
+    assert_eq!(recorder.hear(), json!({"jsonrpc": "2.0", "id": 7, "result": {"result": "continue"}}));
+}
+
+#[test]
+fn a_failed_handshake_does_not_touch_the_writes() {
+    let node = Node::with_backup();
+    let mut recorder = RecorderProcess::start(node.path());
+    // init before getmanifest: cln-plugin gives up.
+    recorder.ask("init", &json!({"options": 1}));
+    recorder.record(&write(1));
+    // The queue may still take one more request while cln-plugin is ending; after that there is an answer.
+    while recorder.logs.iter().all(|log| !log["params"]["message"].as_str().unwrap().contains("has ended")) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        recorder.tell(&json!({"id": "x", "method": "nothing", "params": {}}));
+        recorder.hear();
+    }
+    let status = recorder.call("backup-status", &json!({}));
+    assert!(status["error"]["message"].as_str().unwrap().contains("recording goes on"), "{status}");
+    recorder.record(&write(2));
+}
