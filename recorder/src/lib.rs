@@ -26,6 +26,7 @@
 //! | [`status`] | `backup-status` |
 
 pub mod answer;
+mod causes;
 pub mod hook;
 pub mod lightningd_log;
 pub mod message;

@@ -1,12 +1,12 @@
 //! The backup that writes go to, opened when it is first needed.
 
-use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{DbWrite, Recording, Timestamp};
+use common::{Backup, DbWrite, Recorded, Recording, Timestamp};
 
 use crate::answer::{Record, Refusal};
+use crate::causes::with_causes;
 use crate::hook::IncomingWrite;
 use crate::replay_check::ReplayCheck;
 use crate::status::{Destination, Newest, Status};
@@ -43,20 +43,23 @@ impl BackupRecording {
     }
 }
 
-fn open_backup(lightning_dir: &std::path::Path, status: &Arc<Status>) -> Result<Open, Refusal> {
+fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refusal> {
     let recording = Recording::open(lightning_dir).map_err(|error| Refusal(with_causes(&error)))?;
+    let backup = Backup::open(recording.url()).map_err(|error| Refusal(with_causes(&error)))?;
+    let backup = Arc::new(backup);
     let newest = newest(&recording);
     let url = recording.url().to_string();
     match newest {
         Some(newest) => log::info!("recording to {url}; its newest version is {}", newest.data_version),
         None => log::info!("recording to {url}, which has no version yet"),
     }
-    let backup = recording.backup();
-    status.opened(Destination { url, path: backup.path().to_owned(), format: common::FORMAT_VERSION }, newest);
+    status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
     let replay_check = match ReplayCheck::spawn(backup, Arc::clone(status)) {
         Ok(check) => Some(check),
         Err(error) => {
-            status.replay_problem(format!("recorded changes are not being replayed: cannot start a thread ({error})"));
+            let problem = format!("recorded changes are not being replayed: cannot start a thread ({error})");
+            log::error!("{problem}");
+            status.replay_problem(problem);
             None
         }
     };
@@ -71,13 +74,28 @@ impl Record for BackupRecording {
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal> {
         let Open { recording, replay_check } = self.ready()?;
         let write = DbWrite { data_version: write.data_version, statements: &write.statements, received_at };
-        recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?;
+        let recorded = recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?;
         let newest = newest(recording);
         if let Some(check) = replay_check {
             check.wake();
         }
         self.status.recorded(newest);
+        tell(recorded);
         Ok(())
+    }
+}
+
+/// What happens at some starts and is worth a line then.
+fn tell(recorded: Recorded) {
+    match recorded {
+        Recorded::Appended => {}
+        Recorded::Rewound { data_version } => {
+            log::info!("lightningd never committed version {data_version} as recorded; that record is void");
+        }
+        Recorded::Healed { from: Some(from), to } => {
+            log::warn!("versions after {from} and before {to} were committed unseen; version {to} is a snapshot");
+        }
+        Recorded::Healed { from: None, to } => log::info!("the backup begins with a snapshot of version {to}"),
     }
 }
 
@@ -87,16 +105,4 @@ fn newest(recording: &Recording) -> Option<Newest> {
         seq: newest.seq,
         recorded_at: newest.recorded_at,
     })
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

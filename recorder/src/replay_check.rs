@@ -7,16 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use std::{io, panic, thread};
 
-use common::{Backup, Follower, History, Views};
+use common::{Backup, Follower, History, Reread, Views};
 
-use crate::recording::with_causes;
+use crate::causes::with_causes;
 use crate::status::Status;
 
 /// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Memory for views beyond the one that is being checked.
-const VIEWS_BYTES_MAX: u64 = 64 << 20;
+/// Only the newest view is needed, to go on from, and that one is always kept.
+const OLDER_VIEWS_BYTES_MAX: u64 = 0;
 
 /// Added to the thread's nice value: it gets what the node leaves over.
 const NICENESS: i32 = 10;
@@ -73,9 +73,9 @@ struct Checker {
 
 impl Checker {
     fn new(backup: Arc<Backup>, status: Arc<Status>) -> Self {
-        let follower = backup.follow();
-        let views = Views::new(Arc::clone(&backup), VIEWS_BYTES_MAX);
-        Self { backup, follower, history: RwLock::default(), views, status, shouted: None }
+        let (history, follower) = backup.follow();
+        let views = Views::new(Arc::clone(&backup), OLDER_VIEWS_BYTES_MAX);
+        Self { backup, follower, history, views, status, shouted: None }
     }
 
     fn run(&mut self, bell: &Bell) {
@@ -95,9 +95,16 @@ impl Checker {
     /// Replays what is new. The view of the version before is still there, so this costs only the new changes.
     fn replay(&mut self) -> Result<(), String> {
         let backup = self.backup.path().display();
-        self.follower
-            .poll(&self.history)
-            .map_err(|error| format!("what was recorded in {backup} cannot be read back: {}", with_causes(&error)))?;
+        let polled = self.follower.poll(&self.history).map_err(|error| {
+            format!(
+                "what is recorded in {backup} cannot be read back: {}; recording goes on, but check the disk, keep a copy of \
+                 the backup, and make a new one with `backupfs init`",
+                with_causes(&error)
+            )
+        })?;
+        if polled.reread == Reread::Yes {
+            self.views.forget();
+        }
         let (plan, version) = {
             let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
             let Some(newest) = history.newest() else {
@@ -105,17 +112,16 @@ impl Checker {
             };
             (history.plan(newest), newest.data_version)
         };
-        match self.views.open(&plan) {
-            Ok(_view) => {
-                self.status.replays_through(version);
-                Ok(())
-            }
-            Err(error) => Err(format!(
-                "version {version} in {backup} cannot be restored: {}; recording goes on, but this backup needs attention: \
-                 keep it, make a new one with `backupfs init`, and report this",
-                with_causes(&error)
-            )),
-        }
+        // The error's own text names the newest version, which moves; the reason names the change, which does not.
+        self.views.open(&plan).map_err(|error| {
+            format!(
+                "a change recorded in {backup} does not replay: {}; versions from there on cannot be restored. Recording \
+                 goes on, but keep this backup, make a new one with `backupfs init`, and report this",
+                with_causes(&*error.reason)
+            )
+        })?;
+        self.status.replays_through(version);
+        Ok(())
     }
 }
 

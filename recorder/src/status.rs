@@ -3,12 +3,12 @@
 //! The thread that answers `db_write` leaves a few numbers here behind a lock that is never held across I/O; whatever
 //! costs more is found out by the one who asks.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fs, io};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::{DataVersion, Seq, Timestamp};
+use common::{Backup, DataVersion, Seq, Timestamp};
 use serde_json::{Value, json};
+
+use crate::causes::with_causes;
 
 /// Shared by the threads of the recorder.
 #[derive(Debug, Default)]
@@ -30,10 +30,8 @@ struct Known {
 pub struct Destination {
     /// The URL of the backup.
     pub url: String,
-    /// The directory behind it.
-    pub path: PathBuf,
-    /// The version of the backup's format.
-    pub format: u32,
+    /// The backup itself.
+    pub backup: Arc<Backup>,
 }
 
 /// The newest version that is recorded.
@@ -88,9 +86,9 @@ impl Status {
     /// The answer of `backup-status`. Fields are only ever added.
     pub fn to_json(&self) -> Value {
         let known = self.known().clone();
-        let (bytes, bytes_problem) = match known.destination.as_ref().map(|place| measure_bytes(&place.path)) {
+        let (bytes, bytes_problem) = match known.destination.as_ref().map(|place| place.backup.read_bytes()) {
             Some(Ok(bytes)) => (Some(bytes), None),
-            Some(Err(error)) => (None, Some(error.to_string())),
+            Some(Err(error)) => (None, Some(with_causes(&error))),
             None => (None, None),
         };
         let mut answer = json!({
@@ -108,7 +106,7 @@ impl Status {
                 "problem": known.replay_problem,
             },
             "recorder_version": env!("CARGO_PKG_VERSION"),
-            "format": known.destination.map(|place| place.format),
+            "format": common::format::FORMAT_VERSION,
         });
         if let Some(problem) = bytes_problem {
             answer["bytes_problem"] = problem.into();
@@ -122,20 +120,6 @@ impl Status {
     }
 }
 
-/// What the files of a backup take, by their lengths.
-fn measure_bytes(backup: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(backup)? {
-        match entry?.metadata() {
-            Ok(metadata) => bytes += metadata.len(),
-            // Files come and go while the recorder writes.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +129,7 @@ mod tests {
         let status = Status::default();
         status.problem("no backup.lock".to_owned());
         let answer = status.to_json();
-        for key in ["data_version", "seq", "recorded_at", "destination", "bytes", "format"] {
+        for key in ["data_version", "seq", "recorded_at", "destination", "bytes"] {
             assert_eq!(answer.get(key), Some(&Value::Null), "{key}");
         }
         assert_eq!(answer["last_problem"]["text"], "no backup.lock");
@@ -155,28 +139,19 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_is_recorded_and_measures_the_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("manifest"), [0; 300]).unwrap();
-        fs::write(directory.path().join("log"), [0; 45]).unwrap();
+    fn it_tells_what_is_recorded_and_forgets_no_problem() {
         let status = Status::default();
         let newest = |number: u32| Newest {
             data_version: DataVersion::new(number),
             seq: Seq::new(u64::from(number) + 1).unwrap(),
             recorded_at: Timestamp::from_micros(1_795_326_225_000_001).unwrap(),
         };
-        let url = "file:///backup".to_owned();
-        let destination = Destination { url, path: directory.path().to_owned(), format: 1 };
-        status.opened(destination, Some(newest(6)));
         status.recorded(Some(newest(7)));
         status.replay_problem("version 7 does not replay".to_owned());
         let answer = status.to_json();
         assert_eq!(answer["data_version"], 7);
         assert_eq!(answer["seq"], 8);
         assert_eq!(answer["recorded_at"], newest(7).recorded_at.to_string());
-        assert_eq!(answer["destination"], "file:///backup");
-        assert_eq!(answer["bytes"], 345);
-        assert_eq!(answer["format"], 1);
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay");
         assert_eq!(answer["replay"]["problem"], "version 7 does not replay");
         status.replays_through(DataVersion::new(7));
