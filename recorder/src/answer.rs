@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::hook::IncomingWrite;
 use crate::message::{DB_WRITE, Head, Incoming, Params, Unreadable};
 use crate::outgoing::Outgoing;
-use crate::plugin::{PluginInbox, REQUESTS, SHUTDOWN};
+use crate::plugin::{BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
 use crate::reply::{self, Code};
 use crate::splitter::{MESSAGE_BYTES_MAX, Message};
 use crate::status::Status;
@@ -43,11 +43,20 @@ pub enum Heard {
     Shutdown,
 }
 
+/// How far `cln-plugin` is. It ends over a message that it does not expect, so it is shown none.
+#[derive(Debug, Clone, Copy)]
+enum Handshake {
+    Waiting,
+    ManifestAsked,
+    Complete,
+}
+
 /// Answers messages, in the order in which they came.
 pub struct Answering<R> {
     recording: R,
     outgoing: Arc<Outgoing>,
     plugin: PluginInbox,
+    handshake: Handshake,
     status: Arc<Status>,
     /// The reply in the making; kept for its memory.
     reply: Vec<u8>,
@@ -56,7 +65,7 @@ pub struct Answering<R> {
 impl<R: Record> Answering<R> {
     /// Answers to `outgoing`, records to `recording`, leaves the rest to `plugin`.
     pub fn new(recording: R, outgoing: Arc<Outgoing>, plugin: PluginInbox, status: Arc<Status>) -> Self {
-        Self { recording, outgoing, plugin, status, reply: Vec::new() }
+        Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, reply: Vec::new() }
     }
 
     /// Does what the message asks for. A `db_write` is answered when this returns.
@@ -79,7 +88,7 @@ impl<R: Record> Answering<R> {
             Incoming::Request { id, method, params } => self.request(message, id, &method, params)?,
             Incoming::Notification { method, params } => {
                 if method == SHUTDOWN {
-                    if params == Params::Present {
+                    if let (Handshake::Complete, Params::Present) = (self.handshake, params) {
                         // When cln-plugin has ended it has nothing to tidy up either.
                         let _ended = self.plugin.forward(message);
                     }
@@ -113,13 +122,19 @@ impl<R: Record> Answering<R> {
     }
 
     fn request(&mut self, message: &[u8], id: &str, method: &str, params: Params) -> io::Result<()> {
-        if !REQUESTS.contains(&method) {
-            return self.error(Some(id), Code::MethodNotFound, "backup-recorder has no such method");
-        }
         if params == Params::Absent {
             return self.error(Some(id), Code::InvalidParams, "the request has no params");
         }
-        if method == "init"
+        self.handshake = match (self.handshake, method) {
+            (Handshake::Waiting, GETMANIFEST) => Handshake::ManifestAsked,
+            (Handshake::ManifestAsked, INIT) | (Handshake::Complete, BACKUP_STATUS) => Handshake::Complete,
+            (_, GETMANIFEST | INIT | BACKUP_STATUS) => {
+                let text = format!("{method} out of turn: getmanifest and init come first, once each, in this order");
+                return self.error(Some(id), Code::InvalidRequest, &text);
+            }
+            _ => return self.error(Some(id), Code::MethodNotFound, "backup-recorder has no such method"),
+        };
+        if method == INIT
             && let Err(refusal) = self.recording.open()
         {
             let text = format!("backup-recorder will refuse database writes: {refusal}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{env, fmt};
 
 use anyhow::Context as _;
+use log::LevelFilter;
 use recorder::answer::Answering;
 use recorder::lightningd_log::LightningdLog;
 use recorder::outgoing::Outgoing;
@@ -46,6 +47,8 @@ fn run() -> anyhow::Result<()> {
     let recording = BackupRecording::new(lightning_dir, Arc::clone(&status));
     let end = converse(io::stdin(), Answering::new(recording, outgoing, inbox, status)).context("cannot read")?;
     if end == End::EndOfInput {
+        // cln-plugin calls the end of its input an error; it is the ordinary end here.
+        log::set_max_level(LevelFilter::Off);
         plugin.wait(LAST_ANSWERS);
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
@@ -23,8 +23,11 @@ use crate::status::Status;
 /// The method that tells how the backup is doing.
 pub const BACKUP_STATUS: &str = "backup-status";
 
-/// Requests that `cln-plugin` answers here. It ends over any other, so it is not shown any.
-pub const REQUESTS: [&str; 3] = ["getmanifest", "init", BACKUP_STATUS];
+/// The request that begins the handshake.
+pub const GETMANIFEST: &str = "getmanifest";
+
+/// The request that completes it.
+pub const INIT: &str = "init";
 
 /// The notification that `lightningd` is about to stop.
 pub const SHUTDOWN: &str = "shutdown";
@@ -82,10 +85,8 @@ impl PluginThread {
 
     /// Waits until it has answered all it was given, but not longer than `patience`. Drop the inbox first.
     pub fn wait(&self, patience: Duration) {
-        match self.running.recv_timeout(patience) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
-            Err(RecvTimeoutError::Timeout) => log::debug!("cln-plugin has not ended in time"),
-        }
+        // Nothing is ever sent: the other end goes away when the thread has ended.
+        let _ended_or_too_late = self.running.recv_timeout(patience);
     }
 }
 
@@ -98,7 +99,10 @@ fn run(messages: UnboundedReceiver<Vec<u8>>, outgoing: Arc<Outgoing>, status: Ar
             return;
         }
     };
-    if let Err(error) = runtime.block_on(serve(messages, outgoing, status)) {
+    let served = runtime.block_on(serve(messages, outgoing, status));
+    // With the runtime goes the receiver: once the log tells, every further request is answered with an error.
+    drop(runtime);
+    if let Err(error) = served {
         log::error!("the part that answers requests has ended: {error:#}; database writes are still recorded");
     }
 }

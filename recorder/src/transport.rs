@@ -197,6 +197,8 @@ mod tests {
             (r#"{"id":"x5"}"#, "\"x5\"", -32600),
             (r#"{"id":"x6","method":"no-such-method","params":{}}"#, "\"x6\"", -32601),
             (r#"{"id":"x7","method":"init"}"#, "\"x7\"", -32602),
+            (r#"{"id":"x9","method":"init","params":{}}"#, "\"x9\"", -32600),
+            (r#"{"id":"x9","method":"backup-status","params":{}}"#, "\"x9\"", -32600),
             (r#"{"id":"x8","method":"db_write","params":{"data_version":13,"writes":["A"]}}"#, "\"x8\"", -32000),
         ];
         for (message, id, code) in bad {
@@ -222,19 +224,21 @@ mod tests {
     }
 
     #[test]
-    fn notifications_are_never_answered() {
+    fn notifications_are_never_answered_and_reach_cln_plugin_after_the_handshake() {
         let shutdown = r#"{"jsonrpc":"2.0","method":"shutdown","params":{}}"#;
-        let all = format!("{shutdown}\n\n{}\n\n{}", r#"{"method":"shutdown"}"#, r#"{"method":"x","params":{}}"#);
+        let handshake = [r#"{"id":1,"method":"getmanifest","params":{}}"#, r#"{"id":2,"method":"init","params":{}}"#];
+        let others = [r#"{"method":"shutdown"}"#, r#"{"method":"x","params":{}}"#];
+        let all = [shutdown, handshake[0], shutdown, handshake[1], shutdown, others[0], others[1]].join("\n\n");
         let (replies, _, forwarded) = talk().finish(&all);
         assert_eq!(replies, [""; 0]);
-        assert_eq!(forwarded, [format!("{shutdown}\n\n")]);
+        assert_eq!(forwarded, [handshake[0], handshake[1], shutdown].map(|message| format!("{message}\n\n")));
     }
 
     #[test]
     fn requests_are_answered_with_an_error_when_cln_plugin_has_ended() {
         let mut talk = talk();
         talk.forwarded.close();
-        let all = format!("{}\n\n{}", r#"{"id":1,"method":"backup-status","params":{}}"#, db_write(2, 9));
+        let all = format!("{}\n\n{}", r#"{"id":1,"method":"getmanifest","params":{}}"#, db_write(2, 9));
         let (replies, seen, _) = talk.finish(&all);
         assert!(replies[0].starts_with(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603"#), "{}", replies[0]);
         assert_eq!(replies[1..], [go_on(2)]);

@@ -71,17 +71,21 @@ fn messages_may_arrive_in_any_pieces() {
 }
 
 #[test]
-fn a_failed_handshake_does_not_touch_the_writes() {
+fn a_failed_handshake_is_told_and_does_not_touch_the_writes() {
     let node = Node::with_backup();
     let mut recorder = RecorderProcess::start(node.path());
-    // init before getmanifest: cln-plugin gives up.
+    // cln-plugin would give up over requests out of turn, so it is not shown any; this init it is shown.
+    for (method, params) in [("init", json!({})), ("backup-status", json!({}))] {
+        let answer = recorder.call(method, &params);
+        assert!(answer["error"]["message"].as_str().unwrap().contains("out of turn"), "{answer}");
+    }
+    recorder.get_manifest();
     recorder.ask("init", &json!({"options": 1}));
     recorder.record(&write(1));
-    // The queue may still take one more request while cln-plugin is ending; after that there is an answer.
+    // Only when cln-plugin has ended is there an answer to what it would have to answer.
     while recorder.logs.iter().all(|log| !log["params"]["message"].as_str().unwrap().contains("has ended")) {
         std::thread::sleep(std::time::Duration::from_millis(5));
-        recorder.tell(&json!({"id": "x", "method": "nothing", "params": {}}));
-        recorder.hear();
+        recorder.call("nothing", &json!({}));
     }
     let status = recorder.call("backup-status", &json!({}));
     assert!(status["error"]["message"].as_str().unwrap().contains("recording goes on"), "{status}");
