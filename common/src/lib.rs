@@ -15,7 +15,7 @@
 //! | [`history`] | which versions there are and what each is made of |
 //! | `view`, `views` | a version opened for reading; those open or used lately |
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
-//! | [`recording`], [`create`], [`backup`] | a backup being written, made, read |
+//! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
 
 #![cfg_attr(not(test), deny(unsafe_code))]
 
@@ -31,6 +31,7 @@ mod log;
 mod page_no;
 mod pages;
 mod read_error;
+mod record_error;
 pub mod recording;
 mod replay;
 mod seq;
@@ -54,7 +55,8 @@ pub use log::{AppendError, RecordPlace, RecoverError};
 pub use page_no::{PageNo, PageSize};
 pub use pages::PageSource;
 pub use read_error::ReadError;
-pub use recording::{DbWrite, NewestVersion, OpenRecordingError, RecordError, Recorded, Recording};
+pub use record_error::{OpenRecordingError, RecordError};
+pub use recording::{DbWrite, NewestVersion, Recorded, Recording};
 pub use replay::ReplayError;
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};

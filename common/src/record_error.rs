@@ -1,0 +1,152 @@
+//! Why nothing is recorded: what `lightningd`'s operator reads when the hook refuses.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::backup::OpenError;
+use crate::format::manifest::NodeId;
+use crate::log::{AppendError, RecoverError};
+use crate::snapshot::SnapshotError;
+use crate::storage::StorageError;
+use crate::{BackupLockError, BackupUrl, DataVersion};
+
+/// Why recording cannot begin. Nothing was created or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenRecordingError {
+    /// No usable `backup.lock`.
+    #[error(transparent)]
+    BackupLock(#[from] BackupLockError),
+    /// No usable backup.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Another one than `backup.lock` names.
+    #[error(
+        "{url} holds backup {found}, but backup.lock of this node names {expected}: it is the backup of another node, or \
+         of an earlier `init`; correct backend_url in backup.lock, or move the file away and run `backupfs init`"
+    )]
+    Foreign {
+        /// Where it is.
+        url: BackupUrl,
+        /// What is there.
+        found: uuid::Uuid,
+        /// What should be.
+        expected: uuid::Uuid,
+    },
+    /// Somebody else records.
+    #[error(
+        "{url} is locked: another recorder is writing to it; stop the other lightningd, or give this node a backup of its own"
+    )]
+    Locked {
+        /// Where it is.
+        url: BackupUrl,
+    },
+    /// It cannot be written to.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Why a write was not recorded: the hook must not answer "continue".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// PostgreSQL nodes send writes without statements.
+    #[error(
+        "the write of version {data_version} has no statements: lightningd sends them for SQLite only; for a PostgreSQL \
+         node use PostgreSQL's own replication, and remove this plugin"
+    )]
+    NoStatements {
+        /// The version.
+        data_version: DataVersion,
+    },
+    /// The node runs on an old database.
+    #[error(
+        "the database is at version {committed}, but the backup {url} already holds version {newest}: this node was put \
+         on an old state, and running it can lose all funds in its channels. Restore the newest version with \
+         `backupfs restore {url} DEST` and start lightningd on that"
+    )]
+    OldState {
+        /// The version on `lightningd`'s disk.
+        committed: DataVersion,
+        /// The newest version of the backup.
+        newest: DataVersion,
+        /// The backup.
+        url: BackupUrl,
+    },
+    /// There is a gap, and `backup.lock` says to stop.
+    #[error(
+        "lightningd committed up to version {committed} but the backup {url} ends at {newest}, and backup.lock says \
+         \"on_gap\": \"stop\"; set it to \"heal\" to take a snapshot of the database and go on", newest = Shown(.newest)
+    )]
+    Gap {
+        /// The version on `lightningd`'s disk.
+        committed: DataVersion,
+        /// The newest version of the backup.
+        newest: Option<DataVersion>,
+        /// The backup.
+        url: BackupUrl,
+    },
+    /// A gap cannot be healed.
+    #[error("versions up to {committed} were committed without being recorded, and no snapshot can be taken")]
+    Heal {
+        /// The version on `lightningd`'s disk.
+        committed: DataVersion,
+        /// Why.
+        source: SnapshotError,
+    },
+    /// The database file is not the one that the write is about.
+    #[error(
+        "{path} is at version {found}, not {committed}: it is not the database that lightningd is writing; name the right \
+         one as `database` in backup.lock", path = .path.display()
+    )]
+    WrongDatabase {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: DataVersion,
+        /// The version on `lightningd`'s disk according to the write.
+        committed: DataVersion,
+    },
+    /// The database is another node's.
+    #[error(
+        "{path} belongs to node {found}, but the backup {url} is of node {expected}; give this node a backup of its own \
+         with `backupfs init`", path = .path.display(), found = Hex(.found), expected = Hex(.expected)
+    )]
+    OtherNode {
+        /// The database.
+        path: PathBuf,
+        /// The node that it belongs to.
+        found: NodeId,
+        /// The node that the backup belongs to.
+        expected: NodeId,
+        /// The backup.
+        url: BackupUrl,
+    },
+    /// It cannot be made durable.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// The newest version, or "nothing".
+pub(crate) struct Shown<'a>(pub(crate) &'a Option<DataVersion>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(version) => write!(f, "version {version}"),
+            None => f.write_str("nothing"),
+        }
+    }
+}
+
+/// Bytes in hexadecimal.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

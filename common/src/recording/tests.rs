@@ -1,0 +1,195 @@
+//! Recording on a real directory and a real database.
+
+use super::*;
+use crate::log::AppendError;
+use crate::storage::faulty::FaultyDirectory;
+use crate::testing::{Fate, Node, contents};
+use crate::{Origin, TimelineEntry};
+
+fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
+    let (history, read) = node.backup().read_history();
+    read.unwrap();
+    let status = |entry| match entry {
+        TimelineEntry::Recorded(version) => (
+            version.data_version.get(),
+            match version.origin {
+                Origin::Change => "change",
+                Origin::Snapshot(_) => "snapshot",
+            },
+        ),
+        TimelineEntry::Rewound { data_version, .. } => (data_version.get(), "rewound"),
+        TimelineEntry::Missing { first, .. } => (first.get(), "missing"),
+    };
+    history.timeline().map(status).collect()
+}
+
+#[test]
+fn every_version_is_what_the_node_had() {
+    for pragmas in [
+        "",
+        "PRAGMA page_size = 512",
+        "PRAGMA page_size = 65536",
+        "PRAGMA auto_vacuum = FULL",
+        "PRAGMA auto_vacuum = INCREMENTAL",
+        "PRAGMA journal_mode = WAL",
+    ] {
+        let mut node = Node::new(pragmas);
+        let mut expected = vec![(10, contents(&node.connection))];
+        let mut recording = node.record();
+        for round in 0..40 {
+            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+            expected.push((node.version, contents(&node.connection)));
+        }
+        let (history, read) = node.backup().read_history();
+        read.unwrap();
+        for (version, contents) in expected {
+            assert_eq!(node.contents_of(&history, version), contents, "version {version}, {pragmas}");
+        }
+    }
+}
+
+#[test]
+fn a_change_that_was_not_committed_is_rewound_and_its_number_used_again() {
+    let mut node = Node::new("");
+    node.write(&mut node.record(), "one", Fate::Committed).unwrap();
+    node.write(&mut node.record(), "never", Fate::Lost).unwrap();
+    let recorded = node.write(&mut node.record(), "two", Fate::Committed).unwrap();
+    assert_eq!(recorded, Some(Recorded::Rewound { data_version: DataVersion::new(12) }));
+    assert_eq!(statuses(&node), [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "change")]);
+    assert_eq!(node.newest_contents(), (12, contents(&node.connection)));
+}
+
+#[test]
+fn a_gap_is_healed_by_storing_the_pages_that_differ() {
+    let mut node = Node::new("PRAGMA page_size = 512");
+    let mut recording = node.record();
+    for round in 0..200 {
+        node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+    }
+    drop(recording);
+    for _ in 0..SNAPSHOT_CHAIN_MAX + 2 {
+        let mut recording = node.record();
+        for _ in 0..3 {
+            node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
+        }
+        let to = DataVersion::new(node.version);
+        let recorded = node.write(&mut recording, "seen", Fate::Committed).unwrap();
+        assert!(matches!(recorded, Some(Recorded::Healed { to: healed, .. }) if healed == to), "{recorded:?}");
+        assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    }
+    assert_eq!(&statuses(&node)[200..204], [(210, "change"), (211, "missing"), (213, "snapshot"), (214, "change")]);
+    let (history, _) = node.backup().read_history();
+    let chain = history.newest_snapshots().len();
+    assert!(chain <= SNAPSHOT_CHAIN_MAX, "{chain}");
+    assert!(chain < history.timeline().filter(|e| matches!(e, TimelineEntry::Missing { .. })).count());
+}
+
+#[test]
+fn on_gap_stop_refuses_and_records_nothing() {
+    let mut node = Node::new("");
+    node.backup_lock.on_gap = OnGap::Stop;
+    let mut recording = node.record();
+    node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
+    let error = node.write(&mut recording, "refused", Fate::Committed).unwrap_err();
+    assert!(matches!(error, RecordError::Gap { .. }), "{error}");
+    drop(recording);
+    assert_eq!(statuses(&node), [(10, "snapshot")]);
+}
+
+#[test]
+fn an_old_state_put_back_is_refused() {
+    let mut node = Node::new("");
+    std::fs::copy(node.database(), node.dir.path().join("old")).unwrap();
+    let mut recording = node.record();
+    for _ in 0..3 {
+        node.write(&mut recording, "lost", Fate::Committed).unwrap();
+    }
+    drop(recording);
+    std::fs::copy(node.dir.path().join("old"), node.database()).unwrap();
+    node.connection = rusqlite::Connection::open(node.database()).unwrap();
+    node.version = 10;
+    let error = node.write(&mut node.record(), "old", Fate::Committed).unwrap_err();
+    assert!(error.to_string().contains("backupfs restore"), "{error}");
+    assert_eq!(statuses(&node).len(), 4);
+}
+
+#[test]
+fn the_database_of_another_node_is_refused() {
+    let mut node = Node::new("");
+    node.connection
+        .execute("UPDATE vars SET blobval = x'aa' || substr(zeroblob(33), 2) WHERE name = 'node_id'", [])
+        .unwrap();
+    node.connection.execute("UPDATE vars SET blobval = CAST(blobval AS BLOB) WHERE name = 'node_id'", []).unwrap();
+    let error = node.write(&mut node.record(), "other", Fate::Committed).unwrap_err();
+    assert!(matches!(error, RecordError::OtherNode { .. }), "{error}");
+    assert_eq!(statuses(&node), [(10, "snapshot")]);
+}
+
+#[test]
+fn a_second_recorder_is_refused_while_the_first_lives() {
+    let node = Node::new("");
+    let first = node.record();
+    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(node.backup_path()));
+    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, &node.database());
+    assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
+    drop(first);
+    Recording::open_in(directory, &node.backup_lock, &node.database()).unwrap();
+}
+
+#[test]
+fn a_write_that_does_not_fit_is_refused_and_the_next_one_recorded() {
+    let mut node = Node::new("");
+    let mut recording = node.record();
+    let huge = "x".repeat(crate::format::record::PAYLOAD_LEN_MAX);
+    let write =
+        DbWrite { data_version: DataVersion::new(11), statements: &[huge.into()], received_at: Timestamp::now() };
+    // Without a bump it would be a rider on 11, a gap; with one it is too long. Either way it is refused.
+    assert!(recording.record(&write).is_err());
+    let mut statements = node.statements("x");
+    statements.push("y".repeat(crate::format::record::PAYLOAD_LEN_MAX).into());
+    let write = DbWrite { statements: &statements, ..write };
+    assert!(matches!(recording.record(&write), Err(RecordError::Append(AppendError::TooLong(_)))));
+    node.write(&mut recording, "fits", Fate::Committed).unwrap();
+    assert_eq!(node.newest_contents(), (11, contents(&node.connection)));
+}
+
+/// What was acknowledged is there and nothing else, whichever call fails, and recording goes on after a restart.
+#[test]
+fn every_failing_call_is_a_refusal_and_loses_nothing() {
+    let script = |node: &mut Node, recording: &mut Recording| -> Result<(), RecordError> {
+        // A log roll, a heal and ordinary writes.
+        for round in 0..3 {
+            node.write(recording, &"long ".repeat(300_000), Fate::Committed)?;
+            node.write(recording, &format!("round {round}"), Fate::Committed)?;
+        }
+        node.write(recording, "unseen", Fate::Unseen)?;
+        node.write(recording, "unseen", Fate::Unseen)?;
+        node.write(recording, "seen", Fate::Committed)?;
+        Ok(())
+    };
+    let calls = {
+        let mut node = Node::new("");
+        let directory = Arc::new(FaultyDirectory::new(node.backup_path()));
+        let mut recording = node.record_in(Arc::clone(&directory) as _);
+        let before = directory.calls();
+        script(&mut node, &mut recording).unwrap();
+        directory.calls() - before
+    };
+    assert!(calls > 150, "{calls} calls: the script no longer rolls the log or heals");
+    let zero_fill = 20..130; // all alike: sampled
+    for nth in (0..calls).filter(|nth| !zero_fill.contains(nth) || nth % 10 == 0) {
+        let mut node = Node::new("");
+        let directory = Arc::new(FaultyDirectory::new(node.backup_path()));
+        let mut recording = node.record_in(Arc::clone(&directory) as _);
+        directory.fail_nth(nth);
+        let result = script(&mut node, &mut recording);
+        // A snapshot that failed has not touched the log; a write or sync of the log that failed poisons it.
+        if matches!(result, Err(RecordError::Append(_))) {
+            let again = node.write(&mut recording, "again", Fate::Committed);
+            assert!(again.is_err(), "call {nth}: a writer that failed goes on");
+        }
+        drop(recording);
+        node.write(&mut node.record(), "after", Fate::Committed).unwrap();
+        assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)), "call {nth}");
+    }
+}
