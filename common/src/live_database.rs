@@ -184,3 +184,79 @@ impl LiveDatabase {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn database(path: &Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE vars (name TEXT, intval INTEGER); INSERT INTO vars VALUES ('data_version', 7);",
+            )
+            .unwrap();
+        connection
+    }
+
+    #[test]
+    fn is_read_beside_a_writer_that_has_not_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let writer = database(&path);
+        writer.execute_batch("BEGIN; UPDATE vars SET intval = 8").unwrap();
+        let live = LiveDatabase::open(&path).unwrap();
+        assert_eq!(live.data_version().unwrap(), DataVersion::new(7));
+        assert_eq!(live.node_id().unwrap(), None, "this database is older than the column");
+        let mut pages = Vec::new();
+        live.read_pages(&mut |_, bytes| {
+            pages.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        drop(live);
+        assert_eq!(pages, fs::read(&path).unwrap());
+        writer.execute_batch("COMMIT").unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_shuts_out_readers_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let writer = database(&path);
+        writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert!(matches!(LiveDatabase::open(&path), Err(LiveDatabaseError::Busy { .. })));
+    }
+
+    #[test]
+    fn a_journal_left_by_a_crash_is_told_apart_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let writer = database(&path);
+        // More pages than the cache holds: they reach the file before COMMIT, and the journal with them.
+        writer.execute_batch("PRAGMA cache_size = 1; CREATE TABLE big (x)").unwrap();
+        writer.execute_batch("BEGIN").unwrap();
+        for _ in 0..50 {
+            writer.execute("INSERT INTO big VALUES (zeroblob(3000))", []).unwrap();
+        }
+        let crashed = dir.path().join("crashed");
+        fs::copy(&path, &crashed).unwrap();
+        fs::copy(dir.path().join("db-journal"), dir.path().join("crashed-journal")).unwrap();
+        drop(writer);
+        let before = fs::read(&crashed).unwrap();
+        let result = LiveDatabase::open(&crashed);
+        assert!(matches!(result, Err(LiveDatabaseError::HotJournal { .. })), "{result:?}");
+        assert_eq!(fs::read(&crashed).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_no_database_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        assert!(matches!(LiveDatabase::open(&path), Err(LiveDatabaseError::Missing { .. })));
+        fs::write(&path, "x".repeat(5000)).unwrap();
+        assert!(matches!(LiveDatabase::open(&path), Err(LiveDatabaseError::Unreadable { .. })));
+    }
+}

@@ -70,3 +70,107 @@ impl PageSource for SnapshotChain {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::format::names;
+    use crate::format::snapshot::SnapshotHeader;
+    use crate::pages::SnapshotWriter;
+    use crate::storage::RealDirectory;
+    use crate::{DataVersion, Seq, Timestamp};
+
+    const SIZE: PageSize = PageSize::new(512).unwrap();
+    const UUID: Uuid = Uuid::from_u128(7);
+
+    fn seq(number: u64) -> Seq {
+        Seq::new(number).unwrap()
+    }
+
+    /// Writes a snapshot whose pages are filled with the byte given for their number.
+    fn write(path: &Path, number: u64, base: Option<u64>, page_count: u32, pages: &[(u32, u8)]) -> ExpectedSnapshot {
+        let directory = RealDirectory::new(path);
+        let header = SnapshotHeader {
+            uuid: UUID,
+            seq: seq(number),
+            base: base.map(seq),
+            data_version: DataVersion::new(1),
+            page_size: SIZE,
+            page_count,
+            created: Timestamp::from_micros(1).unwrap(),
+        };
+        let mut writer = SnapshotWriter::create(&directory, header).unwrap();
+        for &(page, fill) in pages {
+            writer.push(PageNo::new(page).unwrap(), &[fill; 512]).unwrap();
+        }
+        let footer_checksum = writer.finish().unwrap();
+        ExpectedSnapshot { uuid: UUID, seq: seq(number), footer_checksum }
+    }
+
+    fn read(chain: &SnapshotChain) -> Result<Vec<u8>, ReadError> {
+        let mut page = [0; 512];
+        (1..=chain.page_count())
+            .map(|number| {
+                chain.read_page(PageNo::new(number).unwrap(), &mut page)?;
+                assert!(page.iter().all(|&byte| byte == page[0]));
+                Ok(page[0])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_page_is_that_of_the_newest_snapshot_that_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = write(dir.path(), 1, None, 4, &[(1, 11), (2, 12), (3, 13), (4, 14)]);
+        let shrunk = write(dir.path(), 5, Some(1), 2, &[(2, 22)]);
+        let grown = write(dir.path(), 9, Some(5), 5, &[(1, 31), (5, 35)]);
+        let directory = RealDirectory::new(dir.path());
+        let chain = |expected: &[ExpectedSnapshot]| SnapshotChain::open(&directory, expected);
+        assert_eq!(read(&chain(&[full]).unwrap()).unwrap(), [11, 12, 13, 14]);
+        assert_eq!(read(&chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
+        // What the shrunk database had cut off does not come back.
+        assert_eq!(read(&chain(&[grown, shrunk, full]).unwrap()).unwrap(), [31, 22, 0, 0, 35]);
+        for broken in [&[grown, full][..], &[grown, shrunk], &[shrunk, grown, full], &[]] {
+            assert!(chain(broken).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = write(dir.path(), 1, None, 3, &[(1, 11), (2, 12), (3, 13)]);
+        let delta = write(dir.path(), 5, Some(1), 70, &[(2, 22), (70, 72)]);
+        let directory = RealDirectory::new(dir.path());
+        let all = |()| read(&SnapshotChain::open(&directory, &[delta, full])?);
+        let expected = all(()).unwrap();
+        for name in [names::snapshot(seq(1)), names::snapshot(seq(5))] {
+            let path = dir.path().join(&name);
+            let bytes = fs::read(&path).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, flipped).unwrap();
+                match all(()) {
+                    Err(ReadError::Damaged { path: named, .. }) => assert_eq!(named, path, "bit {bit}"),
+                    other => panic!("{name}, bit {bit}: {other:?}"),
+                }
+            }
+            for cut in 0..bytes.len() {
+                fs::write(&path, &bytes[..cut]).unwrap();
+                assert!(all(()).is_err(), "{name} cut at {cut}");
+            }
+            fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
+            assert!(all(()).is_err(), "{name} with a byte behind its end");
+            fs::write(&path, bytes).unwrap();
+        }
+        assert_eq!(all(()).unwrap(), expected);
+        // An older copy of the same snapshot is not the one that the log names.
+        write(dir.path(), 5, Some(1), 70, &[(2, 21), (70, 72)]);
+        assert!(all(()).is_err());
+    }
+}
