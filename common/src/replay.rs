@@ -192,3 +192,94 @@ pub(crate) fn reason(error: &rusqlite::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::PageSize;
+    use crate::pages::NoPages;
+
+    fn start() -> Replay {
+        Replay::start(OverlayPages::new(Arc::new(NoPages(PageSize::DEFAULT))), ForeignKeys::On).unwrap()
+    }
+
+    fn change<'a>(data_version: u32, run_start: RunStart, statements: &'a [&'a str]) -> Change<'a, &'a str> {
+        Change {
+            data_version: DataVersion::new(data_version),
+            seq: Seq::FIRST,
+            time: Timestamp::from_micros(1_795_356_307_123_456).unwrap(),
+            run_start,
+            statements,
+        }
+    }
+
+    fn query(replay: &Replay, sql: &str) -> String {
+        replay.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn the_clock_of_sql_stands_at_the_time_of_the_record() {
+        let mut replay = start();
+        let statements = ["CREATE TABLE t (x)", "INSERT INTO t VALUES (strftime('%s', 'now') || CURRENT_TIMESTAMP)"];
+        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+        assert_eq!(query(&replay, "SELECT x FROM t"), "17953563072026-11-22 14:05:07");
+    }
+
+    #[test]
+    fn riders_act_until_the_next_run_and_are_remembered() {
+        let mut replay = start();
+        let schema = ["CREATE TABLE a (id PRIMARY KEY)", "CREATE TABLE b (a REFERENCES a(id))"];
+        replay.apply(&change(1, RunStart::First, &schema)).unwrap();
+        let orphan = ["INSERT INTO b VALUES (7)"];
+        replay.apply(&change(1, RunStart::Later, &["PRAGMA foreign_keys = OFF;"])).unwrap();
+        replay.apply(&change(2, RunStart::Later, &orphan)).unwrap();
+        let (pages, foreign_keys) = replay.finish().unwrap();
+        assert_eq!(foreign_keys, ForeignKeys::Off);
+        let mut replay = Replay::start(pages, foreign_keys).unwrap();
+        replay.apply(&change(3, RunStart::Later, &orphan)).unwrap();
+        let error = replay.apply(&change(4, RunStart::First, &orphan)).unwrap_err().to_string();
+        assert!(error.contains("FOREIGN KEY constraint failed"), "{error}");
+    }
+
+    #[test]
+    fn a_bump_that_changes_no_row_is_a_failure() {
+        let mut replay = start();
+        let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 6";
+        let schema = ["CREATE TABLE vars (name, intval)", "INSERT INTO vars VALUES ('data_version', 5)"];
+        replay.apply(&change(1, RunStart::First, &schema)).unwrap();
+        let error = replay.apply(&change(7, RunStart::Later, &[bump])).unwrap_err();
+        assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn statements_run_as_a_stock_sqlite_runs_them() {
+        let mut replay = start();
+        let statements = [
+            "CREATE TABLE t (x)",
+            "INSERT INTO t VALUES (\"a string in double quotes\")",
+            "INSERT INTO t VALUES ('first') RETURNING x",
+            "INSERT INTO t VALUES ('second'); INSERT INTO t VALUES ('ignored, as sqlite3_prepare does');",
+            "  -- nothing but a comment",
+            "",
+        ];
+        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+        assert_eq!(query(&replay, "SELECT group_concat(x, ',') FROM t"), "a string in double quotes,first,second");
+    }
+
+    #[test]
+    fn large_sorts_and_statements_that_touch_many_rows_need_no_files() {
+        let mut replay = start();
+        let statements = [
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, x)",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) \
+             INSERT INTO t SELECT i, hex(i * 7919 % 50000) || zeroblob(100) FROM n ORDER BY i * 7919 % 50000",
+            "CREATE INDEX t_x ON t (x)",
+            "UPDATE t SET id = -id",
+        ];
+        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+        assert_eq!(query(&replay, "PRAGMA integrity_check"), "ok");
+        assert_eq!(query(&replay, "SELECT count(*) || ' ' || min(id) FROM t"), "50000 -50000");
+    }
+}

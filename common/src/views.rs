@@ -157,3 +157,93 @@ impl Kept {
 fn is_on_the_way(plan: &ReplayPlan, seq: Seq) -> bool {
     plan.changes.binary_search_by_key(&seq, |change| change.seq).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::testing::{Fate, Node, contents};
+    use crate::{DbWrite, Timestamp};
+
+    fn bytes(view: &View) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
+        assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
+        bytes
+    }
+
+    #[test]
+    fn the_same_version_has_the_same_bytes_whichever_way_it_was_built() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        for round in 0..60 {
+            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+        }
+        let (history, read) = node.backup().read_history();
+        read.unwrap();
+        // One keeps everything and goes on from neighbours, the other keeps nothing and begins from the snapshot.
+        let (roomy, tight) = (Views::new(node.backup(), 1 << 30), Views::new(node.backup(), 0));
+        for version in [12, 40, 41, 70, 13, 69, 10, 12] {
+            let plan = history.plan(history.version(DataVersion::new(version)).unwrap());
+            let view = roomy.open(&plan).unwrap();
+            assert!(bytes(&view) == bytes(&tight.open(&plan).unwrap()), "version {version}");
+            assert!(Arc::ptr_eq(&view, &roomy.open(&plan).unwrap()), "version {version} was built twice");
+        }
+        assert!(tight.kept().slots.len() <= 1);
+        assert!(
+            bytes(&roomy.open(&history.plan(history.newest().unwrap())).unwrap())
+                == std::fs::read(node.database()).unwrap()
+        );
+    }
+
+    #[test]
+    fn whoever_opens_a_version_at_the_same_time_gets_the_same_view() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        for round in 0..100 {
+            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+        }
+        let (history, _) = node.backup().read_history();
+        let plan = history.plan(history.newest().unwrap());
+        let views = Views::new(node.backup(), 1 << 30);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| views.open(&plan).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(opened.iter().all(|view| Arc::ptr_eq(view, &opened[0])));
+    }
+
+    /// A statement that cannot be replayed is recorded all the same: it is what `lightningd` did. Versions before it and
+    /// from the next snapshot on open, those between say why they do not.
+    #[test]
+    fn a_statement_that_cannot_be_replayed_spoils_the_versions_up_to_the_next_snapshot() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        node.write(&mut recording, "good", Fate::Committed).unwrap();
+        let good = contents(&node.connection);
+        let mut statements = node.statements("bad");
+        statements.insert(1, Cow::Borrowed("INSERT INTO nowhere VALUES ('secret')"));
+        let write = DbWrite {
+            data_version: DataVersion::new(node.version + 1),
+            statements: &statements,
+            received_at: Timestamp::now(),
+        };
+        recording.record(&write).unwrap();
+        for fate in [Fate::Unseen, Fate::Unseen, Fate::Committed] {
+            node.write(&mut recording, "after", fate).unwrap();
+        }
+        let (history, read) = node.backup().read_history();
+        read.unwrap();
+        let views = Views::new(node.backup(), 1 << 30);
+        let open = |version| views.open(&history.plan(history.version(DataVersion::new(version)).unwrap()));
+        assert!(views.first_failure().is_none());
+        let reason = open(12).unwrap_err().reason.to_string();
+        assert!(reason.contains("statement 2 of version 12"), "{reason}");
+        assert!(reason.contains("nowhere") && !reason.contains("secret"), "{reason}");
+        assert_eq!(views.first_failure().map(|(_, version)| version.get()), Some(12));
+        assert_eq!(node.contents_of(&history, 11), good);
+        open(13).unwrap();
+        open(14).unwrap();
+        assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    }
+}
