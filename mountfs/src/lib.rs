@@ -1,1 +1,27 @@
-//! x
+//! The mountable backup and its command line, thin over `common`.
+//!
+//! The mount, from the names down to the kernel:
+//! * [`tree`] – what there is, what it is called, which inode it has; [`calendar`] – the same for `by-time`
+//! * [`fs`] – lookup, attributes, open and read over a backup; [`listing`] – directories; [`by_time`] – order of the
+//!   clock; [`content`] – the small files; [`open_files`] – what is open
+//! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
+//! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date
+//!
+//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all.
+
+pub mod by_time;
+pub mod calendar;
+pub mod cli;
+pub mod content;
+pub mod demo;
+pub mod errno;
+pub mod follow;
+pub mod fs;
+pub mod fuse;
+pub mod listing;
+pub mod mount;
+pub mod mountpoint;
+pub mod open_files;
+pub mod readme_text;
+pub mod restore;
+pub mod tree;

@@ -1,0 +1,129 @@
+//! `backupfs init`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use common::{BackupLock, BackupUrl, OnGap, create_backup};
+
+use super::progress::Bar;
+use super::{Failure, InitArgs};
+
+/// Name of the plugin, which is built and installed beside this program.
+pub const RECORDER_NAME: &str = "backup-recorder";
+
+/// Networks that have a directory of their own in `~/.lightning`.
+const NETWORKS: [&str; 6] = ["bitcoin", "testnet", "testnet4", "signet", "regtest", "liquid"];
+
+/// Creates a backup and connects a node to it.
+///
+/// # Errors
+/// Exit code 2; nothing was created then.
+pub fn run(args: &InitArgs) -> Result<(), Failure> {
+    let lightning_dir = check_lightning_dir(&args.lightning_dir, args.database.as_deref())?;
+    let database = args.database.as_deref().map(find_database).transpose()?;
+    let usual = lightning_dir.join("lightningd.sqlite3");
+    let source = database.clone().or_else(|| usual.exists().then_some(usual));
+
+    let mut bar = Bar::new("snapshot");
+    let created = create_backup(&args.url, source.as_deref(), &mut |pages| {
+        let page_size = u64::from(pages.page_size.get());
+        bar.set(u64::from(pages.done) * page_size, u64::from(pages.total) * page_size);
+    });
+    bar.finish();
+    let created = created?;
+    let lock = BackupLock {
+        backend_url: args.url.clone(),
+        backup_uuid: Some(created.uuid),
+        database,
+        on_gap: OnGap::default(),
+    };
+    if let Err(error) = lock.create(&lightning_dir) {
+        // A backup that no node knows of would only be in the way of the next attempt.
+        let removed = fs::remove_dir_all(args.url.path());
+        let left = if removed.is_err() {
+            format!("; {} has to be removed by hand", args.url.path().display())
+        } else {
+            String::new()
+        };
+        return Err(anyhow::Error::new(error)
+            .context(format!("the node cannot be connected to the backup{left}"))
+            .into());
+    }
+    report(args, &lightning_dir, source.as_deref());
+    Ok(())
+}
+
+fn check_lightning_dir(given: &Path, database: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let lightning_dir = given.canonicalize().with_context(|| {
+        format!(
+            "{} is not a lightning-dir; name the node's directory, for example ~/.lightning/bitcoin",
+            given.display()
+        )
+    })?;
+    if !lightning_dir.is_dir() {
+        bail!("{} is not a directory; name the node's directory, for example ~/.lightning/bitcoin", given.display());
+    }
+    let lock = lightning_dir.join(BackupLock::FILE_NAME);
+    if lock.symlink_metadata().is_ok() {
+        bail!("{} exists: the node has a backup already; remove it to give the node a new one", lock.display());
+    }
+    if database.is_none() && !lightning_dir.join("lightningd.sqlite3").exists() {
+        // The plugin runs in the directory of the network and would not find a `backup.lock` above it.
+        let network = NETWORKS.iter().map(|name| lightning_dir.join(name)).find(|path| path.is_dir());
+        if let Some(network) = network {
+            bail!("{} has a directory for each network; name that: {}", given.display(), network.display());
+        }
+    }
+    Ok(lightning_dir)
+}
+
+fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().with_context(|| {
+        format!(
+            "there is no database {}; leave --database out if the node has never run, or start it once without the \
+             plugin",
+            path.display()
+        )
+    })
+}
+
+fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
+    let lock = lightning_dir.join(BackupLock::FILE_NAME);
+    match source {
+        Some(database) => println!("created {} with a snapshot of {}", args.url, database.display()),
+        None => println!("created {}, empty: it begins with the first write of the node", args.url),
+    }
+    println!("wrote {}", lock.display());
+    let recorder = beside_this_program(RECORDER_NAME);
+    println!(
+        "\nPut this into the node's config ({}/config) and restart it:\n\n    important-plugin={}\n",
+        lightning_dir.display(),
+        recorder.display()
+    );
+    if !recorder.exists() {
+        eprintln!("warning: there is no {} yet; build it with `cargo build --release`", recorder.display());
+    }
+    println!(
+        "Copy {} to a safe place by hand, once. It is never in the backup, and without it the backup cannot bring the \
+         funds back.",
+        lightning_dir.join("hsm_secret").display()
+    );
+    on_same_file_system(&args.url, lightning_dir);
+}
+
+/// A backup on the disk that it is to replace is not much of a backup.
+fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+    if let (Ok(backup), Ok(node)) = (fs::metadata(url.path()), fs::metadata(lightning_dir))
+        && backup.dev() == node.dev()
+    {
+        eprintln!("warning: backup and node are on the same file system; if it fails, both are lost");
+    }
+}
+
+/// The path of another program that is installed where this one is.
+pub fn beside_this_program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
+    here.unwrap_or_default().join(name)
+}

@@ -1,0 +1,214 @@
+//! The command line: what can be asked for, and how an outcome becomes an exit code.
+
+pub mod demo;
+pub mod init;
+pub mod mount;
+mod progress;
+pub mod restore;
+pub mod versions;
+mod when;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use common::{BackupUrl, DataVersion};
+
+use self::when::Bound;
+use crate::fs::chain;
+
+/// Environment variable with the filter for log messages.
+const LOG_VARIABLE: &str = "BACKUPFS_LOG";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  the answer is no: version not found, backup damaged
+  2  wrong usage, or it could not be done
+
+URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr.
+BACKUPFS_LOG sets what is logged (error, warn, info, debug); NO_COLOR turns colours off.
+
+Examples:
+  backupfs init --lightning-dir ~/.lightning/bitcoin /var/backup/node.bkp
+  backupfs mount /var/backup/node.bkp /mnt/restore
+  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin";
+
+/// Continuous backup of a Core Lightning node: every version of its database, as files.
+#[derive(Debug, Parser)]
+#[command(name = "backupfs", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a backup of a node and connect the node to it
+    Init(InitArgs),
+    /// Mount a backup: every version is a directory
+    Mount(MountArgs),
+    /// Write the newest version of the database to a file
+    Restore(RestoreArgs),
+    /// List the versions in a backup
+    Versions(VersionsArgs),
+    /// Show it all on a pretended node, in half a minute
+    Demo(DemoArgs),
+}
+
+/// Create a backup of a node and connect the node to it.
+///
+/// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
+/// plugin `backup-recorder` finds it. The node may be running.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs init --lightning-dir ~/.lightning/bitcoin file:///var/backup/node.bkp")]
+pub struct InitArgs {
+    /// The node's directory, that of the network: ~/.lightning/bitcoin
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+    /// The database, if it is not lightningd.sqlite3 in the lightning-dir
+    #[arg(long, value_name = "PATH")]
+    pub database: Option<PathBuf>,
+    /// Where the backup shall be: a directory that does not exist yet or is empty
+    pub url: BackupUrl,
+}
+
+/// Mount a backup: every version is a directory.
+///
+/// Stays in the foreground and follows a recorder that is writing. Ends on SIGTERM, SIGINT or `umount`. Nothing in the
+/// backup is changed or locked. The mount explains itself in its README.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \
+                        ls /mnt/restore/versions\n  sqlite3 -readonly /mnt/restore/latest/lightningd.sqlite3")]
+pub struct MountArgs {
+    /// Let other users in, root for example (not being root, this needs `user_allow_other` in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// The backup
+    pub url: BackupUrl,
+    /// An empty directory
+    pub mountpoint: PathBuf,
+}
+
+/// Write the newest version of the database to a file.
+///
+/// The file appears under its name when it is complete and has passed SQLite's quick_check; nothing is overwritten.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin\n\n\
+                        The old node must not run any more, and hsm_secret has to be copied by hand.")]
+pub struct RestoreArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// The new file; a directory means lightningd.sqlite3 in it
+    pub dest: PathBuf,
+    /// Another version than the newest; only to look at it, never to run a node on it
+    #[arg(long, value_name = "N")]
+    pub version: Option<DataVersion>,
+    /// Confirms that a node started on an old version can lose all its funds
+    #[arg(long)]
+    pub accept_stale_state: bool,
+}
+
+/// List the versions in a backup.
+///
+/// Rewound versions (`lightningd` died before it committed them) and versions that were never recorded are listed, too,
+/// and marked.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+X is a data_version (digits only) or a time in UTC: 2026-11-22, '2026-11-22 14:05', 2026-11-22T14:05:07Z.
+Both ends are included.
+
+--json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound, missing),
+origin (change, snapshot), statements, bytes. What is not known is null. Fields are only ever added.
+
+Example:
+  backupfs versions --since 2026-11-22 /var/backup/node.bkp")]
+pub struct VersionsArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// From this version or time on
+    #[arg(long, value_name = "X", value_parser = Bound::since)]
+    pub since: Option<Bound>,
+    /// Up to this version or time
+    #[arg(long, value_name = "X", value_parser = Bound::until)]
+    pub until: Option<Bound>,
+}
+
+/// Show it all on a pretended node, in half a minute.
+///
+/// Plays 1,500 database writes of a real node to the real `backup-recorder`, mounts the backup, restores the newest
+/// version, checks it, and leaves the mount up until Ctrl-C. Everything happens in a temporary directory.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cargo build --release && ./target/release/backupfs demo")]
+pub struct DemoArgs {
+    /// End by itself instead of waiting for Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub enum Failure {
+    /// The answer is no: exit code 1.
+    No(anyhow::Error),
+    /// Wrong usage, or it could not be done: exit code 2.
+    Failed(anyhow::Error),
+}
+
+impl Failure {
+    /// The answer is no, for this reason.
+    pub fn no(error: impl Into<anyhow::Error>) -> Self {
+        Self::No(error.into())
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::No(_) => 1,
+            Self::Failed(_) => 2,
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    /// The error with all its causes, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::No(error) | Self::Failed(error)) = self;
+        f.write_str(&chain(error.as_ref()))
+    }
+}
+
+/// Sends log messages to stderr: what a service wants to know from `mount`, problems only from the rest.
+pub fn start_logging(command: &Command) {
+    let default = match command {
+        Command::Mount(_) => "info,fuser=warn",
+        Command::Init(_) | Command::Restore(_) | Command::Versions(_) | Command::Demo(_) => "warn",
+    };
+    let environment = env_logger::Env::new().filter_or(LOG_VARIABLE, default);
+    env_logger::Builder::from_env(environment).format_target(false).init();
+}
+
+/// Does what was asked for.
+///
+/// # Errors
+/// [`Failure`], with what to tell the operator and the exit code.
+pub fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => init::run(args),
+        Command::Mount(args) => mount::run(args),
+        Command::Restore(args) => restore::run(args),
+        Command::Versions(args) => versions::run(args),
+        Command::Demo(args) => demo::run(args),
+    }
+}

@@ -1,0 +1,61 @@
+//! `backupfs mount`.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{Failure, MountArgs};
+use crate::mount::{Access, Mount, Unmounted};
+
+/// Mounts and serves until a signal comes or somebody else unmounts.
+///
+/// # Errors
+/// Exit code 2 when it cannot be mounted or unmounted.
+pub fn run(args: &MountArgs) -> Result<(), Failure> {
+    let access = if args.allow_other { Access::Others } else { Access::Owner };
+    // Before the mount is there: a signal in between must not leave a dead one behind.
+    let signals = Signals::new([SIGTERM, SIGINT]).context("cannot wait for signals")?;
+    let mount = Mount::start(&args.url, &args.mountpoint, access)?;
+    announce(&mount, args);
+    serve(mount, signals)
+}
+
+/// Serves until a signal comes or somebody else unmounts, then unmounts.
+///
+/// # Errors
+/// Exit code 2 when it cannot be unmounted.
+pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
+    let waker = mount.waker();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signals.forever().next().is_some() {
+            // Fails only when the mount is gone already.
+            let _: Result<(), _> = waker.send(());
+        }
+    })?;
+    mount.wait();
+    let mountpoint = mount.path().to_owned();
+    let unmounted = mount
+        .unmount()
+        .with_context(|| format!("cannot unmount {}; do it with `umount -l {0}`", mountpoint.display()))?;
+    match unmounted {
+        Unmounted::Clean => log::info!("unmounted {}", mountpoint.display()),
+        Unmounted::WhileInUse => log::warn!("unmounted {} while files in it were open", mountpoint.display()),
+    }
+    Ok(())
+}
+
+fn announce(mount: &Mount, args: &MountArgs) {
+    let state = {
+        let history = mount.fs().history();
+        let count = history.versions().len();
+        match history.newest() {
+            Some(newest) => format!("{count} versions, newest {} of {}", newest.data_version, newest.recorded_at),
+            None => "no version recorded yet".to_owned(),
+        }
+    };
+    let line = format!("mounted {} on {} ({state})", args.url, mount.path().display());
+    // Whoever started this need not read its output: a closed pipe is no reason to unmount.
+    let _: std::io::Result<()> = writeln!(std::io::stdout(), "{line}");
+}

@@ -1,0 +1,45 @@
+//! [`Bar`]: a progress bar for what takes longer than a second.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// What is done sooner needs no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A progress bar in bytes on stderr. It shows up after a second, and only on a terminal.
+pub struct Bar {
+    label: &'static str,
+    started: Instant,
+    shown: Option<ProgressBar>,
+}
+
+impl Bar {
+    /// A bar that is not shown yet.
+    pub fn new(label: &'static str) -> Self {
+        Self { label, started: Instant::now(), shown: None }
+    }
+
+    /// Takes note that `done` of `total` bytes are done.
+    pub fn set(&mut self, done_bytes: u64, total_bytes: u64) {
+        if self.shown.is_none() && self.started.elapsed() > PATIENCE && std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes}, {eta} left");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(self.label);
+            self.shown = Some(bar);
+        }
+        if let Some(bar) = &self.shown {
+            bar.set_length(total_bytes);
+            bar.set_position(done_bytes);
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.shown.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

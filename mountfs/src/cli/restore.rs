@@ -1,0 +1,129 @@
+//! `backupfs restore`.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, anyhow};
+use common::{Backup, DataVersion, History, TimelineEntry, Version};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::progress::Bar;
+use super::{Failure, RestoreArgs};
+use crate::fs::chain;
+use crate::restore::{Destination, Progress, RestoreError, restore};
+
+/// Restores the newest version, or another one if that was confirmed.
+///
+/// # Errors
+/// Exit code 1 when the version is not there or the backup is damaged, 2 for everything else.
+pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
+    let backup = Arc::new(Backup::open(&args.url)?);
+    let destination = Destination::check(&args.dest, backup.path())?;
+    let (history, problem) = backup.read_history();
+    if let Err(problem) = problem {
+        // The newest version that can be read may not be the newest that was recorded: that is for a human to decide.
+        let newest = history.newest().map_or("none".to_owned(), |newest| newest.data_version.to_string());
+        let error = anyhow!(
+            "the backup is damaged, and what comes after version {newest} cannot be read; restore from another copy of \
+             the backup if there is one: {}",
+            chain(&problem)
+        );
+        if args.version.is_none() || !args.accept_stale_state {
+            return Err(Failure::No(error));
+        }
+        eprintln!("warning: {error}");
+    }
+    let version = choose(&history, args)?;
+    let temporary = Arc::new(Mutex::new(None));
+    remove_on_signal(Arc::clone(&temporary))?;
+    let mut bar = Bar::new("restoring");
+    let mut total = 0;
+    let restored = restore(&backup, &history, version, &destination, &mut |progress| match progress {
+        Progress::Started { temporary: path, total_bytes } => {
+            *temporary.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
+            total = total_bytes;
+        }
+        Progress::Copied(done) => bar.set(done, total),
+        Progress::Checking => bar.finish(),
+    });
+    bar.finish();
+    let restored = restored.map_err(failure)?;
+    println!("restored version {} to {} ({} bytes)", restored.data_version, restored.path.display(), restored.bytes);
+    eprintln!(
+        "Before you start lightningd:\n\
+         - make sure that the old node cannot run any more, on any machine\n\
+         - copy hsm_secret to the same directory: it is not in the backup, and without it the funds are lost"
+    );
+    Ok(())
+}
+
+fn failure(error: RestoreError) -> Failure {
+    if error.is_damage() { Failure::no(error) } else { error.into() }
+}
+
+fn choose<'a>(history: &'a History, args: &RestoreArgs) -> Result<&'a Version, Failure> {
+    let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
+    let Some(wanted) = args.version else { return Ok(newest) };
+    let version = history.version(wanted).ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?;
+    if version.seq == newest.seq {
+        return Ok(version);
+    }
+    let cost = format!(
+        "version {wanted} is not the newest, which is {}: a node that is started on it can broadcast a revoked state, \
+         and the peer then takes ALL funds of that channel",
+        newest.data_version
+    );
+    if !args.accept_stale_state {
+        return Err(Failure::Failed(anyhow!(
+            "{cost}; leave --version out to restore the newest, or add --accept-stale-state to restore it only to look \
+             at it"
+        )));
+    }
+    eprintln!("warning: {cost}. Look at it, but never start lightningd on it.");
+    Ok(version)
+}
+
+/// Says of a version that is not there what became of it and which ones are near.
+fn why_not_there(history: &History, wanted: DataVersion) -> String {
+    let mut fate = "is not in the backup";
+    for entry in history.timeline() {
+        match entry {
+            TimelineEntry::Rewound { data_version, .. } if data_version == wanted => {
+                fate = "was rewound: lightningd never committed it";
+            }
+            TimelineEntry::Missing { first, last, .. }
+                if wanted.distance_from(first) >= 0 && last.distance_from(wanted) >= 0 =>
+            {
+                fate = "was never recorded: lightningd ran without the backup then";
+            }
+            TimelineEntry::Recorded(_) | TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } => {}
+        }
+    }
+    let distance = |version: &&Version| version.data_version.distance_from(wanted);
+    let before = history.versions().iter().filter(|version| distance(version) < 0).max_by_key(distance);
+    let after = history.versions().iter().filter(|version| distance(version) > 0).min_by_key(distance);
+    let nearest = match (before, after) {
+        (Some(before), Some(after)) => format!("{} and {}", before.data_version, after.data_version),
+        (Some(one), None) | (None, Some(one)) => one.data_version.to_string(),
+        (None, None) => "none".to_owned(),
+    };
+    format!("version {wanted} {fate}; nearest available: {nearest}")
+}
+
+/// Leaves no temporary file behind when the operator loses patience.
+fn remove_on_signal(temporary: Arc<Mutex<Option<PathBuf>>>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signals.forever().next().is_none() {
+            return;
+        }
+        if let Some(path) = temporary.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It has its final name already if the signal came at the very end.
+            let _: std::io::Result<()> = std::fs::remove_file(path);
+        }
+        eprintln!("backupfs: interrupted; no partial file was left behind");
+        std::process::exit(2);
+    })?;
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! `backupfs versions`.
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Context as _;
+use common::{Backup, DataVersion, History, Seq, TimelineEntry, Timestamp};
+use serde::Serialize;
+
+use super::when::Bound;
+use super::{Failure, VersionsArgs};
+use crate::content::origin_name;
+
+/// Lists what is in a backup.
+///
+/// # Errors
+/// Exit code 1 when the backup is damaged (what is intact is listed all the same), 2 when it cannot be read at all.
+pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
+    let backup = Backup::open(&args.url)?;
+    let (history, problem) = backup.read_history();
+    let mut out = BufWriter::new(io::stdout().lock());
+    match list(&history, args, &mut out).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // `backupfs versions … | head`: whoever listened has heard enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        Err(error) => return Err(error).context("cannot write the list").map_err(Failure::Failed),
+    }
+    problem.map_err(Failure::no)
+}
+
+/// One line of the list.
+enum Line {
+    Version(Row),
+    /// Never recorded: all versions from the first to the last.
+    Missing(DataVersion, DataVersion),
+}
+
+/// One version. The field names are those of `--json`.
+#[derive(Serialize)]
+struct Row {
+    data_version: u32,
+    seq: Option<u64>,
+    recorded_at: Option<String>,
+    status: Status,
+    origin: Option<&'static str>,
+    statements: Option<u64>,
+    bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Recorded,
+    Rewound,
+    Missing,
+}
+
+impl Status {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Recorded => "recorded",
+            Self::Rewound => "rewound",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Result<()> {
+    let range = Range::new(history, args.since, args.until);
+    if !args.json {
+        writeln!(
+            out,
+            "{:>23} {:>12}  {:27}  {:8} {:>10} {:>10}",
+            "DATA_VERSION", "SEQ", "RECORDED AT", "STATUS", "STATEMENTS", "BYTES"
+        )?;
+    }
+    for entry in history.timeline() {
+        let Some(line) = range.line(&entry) else { continue };
+        match line {
+            Line::Version(row) if args.json => write_json(&row, out)?,
+            Line::Version(row) => write_row(&row, out)?,
+            Line::Missing(first, last) if args.json => {
+                let mut version = first;
+                loop {
+                    write_json(&missing(version), out)?;
+                    if version == last {
+                        break;
+                    }
+                    version = version.next();
+                }
+            }
+            Line::Missing(first, last) => {
+                let versions = if first == last { first.to_string() } else { format!("{first}-{last}") };
+                writeln!(out, "{versions:>23} {:>12}  {:27}  {}", "-", "-", Status::Missing.name())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_json(row: &Row, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, row)?;
+    out.write_all(b"\n")
+}
+
+fn write_row(row: &Row, out: &mut impl Write) -> io::Result<()> {
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    writeln!(
+        out,
+        "{:>23} {:>12}  {:27}  {:8} {:>10} {:>10}",
+        row.data_version,
+        number(row.seq),
+        row.recorded_at.as_deref().unwrap_or("-"),
+        row.status.name(),
+        number(row.statements),
+        number(row.bytes),
+    )
+}
+
+fn missing(version: DataVersion) -> Row {
+    Row {
+        data_version: version.get(),
+        seq: None,
+        recorded_at: None,
+        status: Status::Missing,
+        origin: None,
+        statements: None,
+        bytes: None,
+    }
+}
+
+/// What was asked for.
+struct Range {
+    /// First version of the backup, if its numbers have wrapped since.
+    wrapped_at: Option<DataVersion>,
+    since: Option<Bound>,
+    until: Option<Bound>,
+}
+
+impl Range {
+    fn new(history: &History, since: Option<Bound>, until: Option<Bound>) -> Self {
+        let oldest = history.versions().first().map(|version| version.data_version);
+        let newest = history.newest().map(|version| version.data_version);
+        let wrapped_at = oldest.filter(|oldest| newest.is_some_and(|newest| newest < *oldest));
+        Self { wrapped_at, since, until }
+    }
+
+    /// Where a version stands: after a wrap the newer ones have the smaller numbers.
+    fn place(&self, version: DataVersion) -> u64 {
+        let wrapped = self.wrapped_at.is_some_and(|first| version < first);
+        u64::from(version.get()) + if wrapped { 1 << 32 } else { 0 }
+    }
+
+    fn has(&self, version: DataVersion, at: Timestamp) -> bool {
+        let since = match self.since {
+            None => true,
+            Some(Bound::Version(since)) => self.place(version) >= self.place(since),
+            Some(Bound::Micros(since)) => at.as_micros() >= since,
+        };
+        let until = match self.until {
+            None => true,
+            Some(Bound::Version(until)) => self.place(version) <= self.place(until),
+            Some(Bound::Micros(until)) => at.as_micros() <= until,
+        };
+        since && until
+    }
+
+    /// The line for an entry, if it was asked for.
+    fn line(&self, entry: &TimelineEntry) -> Option<Line> {
+        match entry {
+            TimelineEntry::Recorded(version) => self.has(version.data_version, version.recorded_at).then(|| {
+                Line::Version(Row {
+                    data_version: version.data_version.get(),
+                    seq: Some(version.seq.get()),
+                    recorded_at: Some(version.recorded_at.to_string()),
+                    status: Status::Recorded,
+                    origin: Some(origin_name(&version.origin)),
+                    statements: Some(version.statements),
+                    bytes: Some(version.statement_bytes),
+                })
+            }),
+            TimelineEntry::Rewound { data_version, seq, recorded_at } => {
+                self.has(*data_version, *recorded_at).then(|| Line::Version(rewound(*data_version, *seq, *recorded_at)))
+            }
+            // A gap has the time at which it was noticed.
+            TimelineEntry::Missing { first, last, noticed_at, .. } => {
+                let mut from = *first;
+                let mut to = *last;
+                if let Some(Bound::Version(since)) = self.since
+                    && self.place(since) > self.place(from)
+                {
+                    from = since;
+                }
+                if let Some(Bound::Version(until)) = self.until
+                    && self.place(until) < self.place(to)
+                {
+                    to = until;
+                }
+                let some = self.place(from) <= self.place(to);
+                (some && self.has(from, *noticed_at)).then_some(Line::Missing(from, to))
+            }
+        }
+    }
+}
+
+fn rewound(data_version: DataVersion, seq: Seq, recorded_at: Timestamp) -> Row {
+    Row {
+        data_version: data_version.get(),
+        seq: Some(seq.get()),
+        recorded_at: Some(recorded_at.to_string()),
+        status: Status::Rewound,
+        origin: Some("change"),
+        statements: None,
+        bytes: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(wrapped_at: Option<u32>, since: Option<Bound>, until: Option<Bound>) -> Range {
+        Range { wrapped_at: wrapped_at.map(DataVersion::new), since, until }
+    }
+
+    fn version(number: u32) -> Option<Bound> {
+        Some(Bound::Version(DataVersion::new(number)))
+    }
+
+    fn gap(first: u32, last: u32) -> TimelineEntry {
+        TimelineEntry::Missing {
+            first: DataVersion::new(first),
+            last: DataVersion::new(last),
+            noticed_at: Timestamp::from_micros(1_000).unwrap(),
+            before: Seq::FIRST,
+        }
+    }
+
+    fn missing_in(range: &Range, entry: &TimelineEntry) -> Option<(u32, u32)> {
+        match range.line(entry)? {
+            Line::Missing(first, last) => Some((first.get(), last.get())),
+            Line::Version(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_gap_is_cut_to_what_was_asked_for() {
+        let entry = gap(10, 20);
+        assert_eq!(missing_in(&range(None, None, None), &entry), Some((10, 20)));
+        assert_eq!(missing_in(&range(None, version(15), version(16)), &entry), Some((15, 16)));
+        assert_eq!(missing_in(&range(None, version(20), None), &entry), Some((20, 20)));
+        assert_eq!(missing_in(&range(None, version(21), None), &entry), None);
+        assert_eq!(missing_in(&range(None, None, version(9)), &entry), None);
+        assert_eq!(missing_in(&range(None, Some(Bound::Micros(1_001)), None), &entry), None);
+        assert_eq!(missing_in(&range(None, Some(Bound::Micros(1_000)), None), &entry), Some((10, 20)));
+    }
+
+    #[test]
+    fn both_ends_are_included_and_order_holds_across_the_wrap() {
+        let at = Timestamp::from_micros(0).unwrap();
+        let has = |range: &Range, number: u32| range.has(DataVersion::new(number), at);
+        let plain = range(None, version(5), version(4_000_000_000));
+        assert!(!has(&plain, 4) && has(&plain, 5) && has(&plain, 4_000_000_000) && !has(&plain, 4_000_000_001));
+        let wrapped = range(Some(u32::MAX - 5), version(u32::MAX), version(1));
+        assert!(!has(&wrapped, u32::MAX - 1) && has(&wrapped, u32::MAX) && has(&wrapped, 0) && has(&wrapped, 1));
+        assert!(!has(&wrapped, 2));
+    }
+}

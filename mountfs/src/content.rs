@@ -1,0 +1,89 @@
+//! What is in `changes.sql` and `info.json`.
+
+use common::{Origin, Version};
+use serde::Serialize;
+
+/// The statements of a version as a script: each as it was received, ended by `;` unless it is, and a newline.
+pub fn changes_sql(statements: &[String]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(statements.iter().map(|statement| statement.len() + 2).sum());
+    for statement in statements {
+        text.extend_from_slice(statement.as_bytes());
+        if !statement.ends_with(';') {
+            text.push(b';');
+        }
+        text.push(b'\n');
+    }
+    text
+}
+
+/// How many pages a version has, and how big they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Pages of the database.
+    pub pages: u32,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Bytes of the database.
+    pub size_bytes: u64,
+}
+
+/// The fields of `info.json`, in order. Fields are only ever added.
+#[derive(Serialize)]
+struct Info<'a> {
+    data_version: u32,
+    seq: u64,
+    recorded_at: String,
+    origin: &'static str,
+    /// The file of the backup that the version is recorded in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segment: Option<&'a str>,
+    /// This and the next two are `null` when the version cannot be read; `problem` says why.
+    pages: Option<u32>,
+    page_size: Option<u32>,
+    size_bytes: Option<u64>,
+    statements: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
+}
+
+/// `info.json` of a version. `shape` is the reason instead when the version cannot be read.
+pub fn info_json(version: &Version, segment: Option<&str>, shape: Result<Shape, &str>) -> Vec<u8> {
+    let known = shape.ok();
+    let info = Info {
+        data_version: version.data_version.get(),
+        seq: version.seq.get(),
+        recorded_at: version.recorded_at.to_string(),
+        origin: origin_name(&version.origin),
+        segment,
+        pages: known.map(|shape| shape.pages),
+        page_size: known.map(|shape| shape.page_size),
+        size_bytes: known.map(|shape| shape.size_bytes),
+        statements: version.statements,
+        bytes: version.statement_bytes,
+        problem: shape.err(),
+    };
+    let mut text = serde_json::to_vec_pretty(&info).expect("BUG: numbers and strings are JSON");
+    text.push(b'\n');
+    text
+}
+
+/// The word for the origin of a version, here and in `backupfs versions`.
+pub fn origin_name(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::Change => "change",
+        Origin::Snapshot(_) => "snapshot",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_ends_with_one_semicolon_and_a_newline() {
+        let statements = ["PRAGMA foreign_keys = OFF;".to_owned(), "INSERT INTO t VALUES ('a\n;b')".to_owned()];
+        assert_eq!(changes_sql(&statements), b"PRAGMA foreign_keys = OFF;\nINSERT INTO t VALUES ('a\n;b');\n");
+        assert_eq!(changes_sql(&[]), b"");
+    }
+}

@@ -1,0 +1,19 @@
+//! Which errno the kernel gets for which error.
+
+use fuser::Errno;
+
+use crate::fs::FsError;
+
+/// The one place where an error of the file system becomes a number.
+pub fn errno(error: &FsError) -> Errno {
+    match error {
+        FsError::NoEntry => Errno::ENOENT,
+        FsError::NotADirectory => Errno::ENOTDIR,
+        FsError::IsADirectory => Errno::EISDIR,
+        // What readlink(2) says about a file that is not a link.
+        FsError::NotALink => Errno::EINVAL,
+        FsError::ReadOnly => Errno::EROFS,
+        FsError::NotOpen => Errno::EBADF,
+        FsError::View { .. } | FsError::Statements { .. } | FsError::Page { .. } => Errno::EIO,
+    }
+}

@@ -1,0 +1,82 @@
+//! [`Following`]: the thread that keeps the history up to date with a recorder that is writing.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::{Follower, Reread};
+
+use crate::fs::{Fs, chain};
+
+/// Polling works on every file system, NFS included, where nobody is told about changes made elsewhere.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A tree whose history is kept up to date until this is dropped.
+pub struct Following {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Following {
+    /// Reads what is there, then goes on in the background. Damage is logged, once for as long as it stays the same;
+    /// what is intact is in the history all the same.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(follower: Follower, fs: Arc<Fs>) -> std::io::Result<Self> {
+        let mut poller = Poller { follower, fs, problem: None };
+        poller.poll();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
+            while stopped.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                poller.poll();
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // Hanging up is the signal.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread that follows the backup has panicked");
+        }
+    }
+}
+
+struct Poller {
+    follower: Follower,
+    fs: Arc<Fs>,
+    /// What the last poll complained about.
+    problem: Option<String>,
+}
+
+impl Poller {
+    fn poll(&mut self) {
+        match self.follower.poll(self.fs.history_lock()) {
+            Ok(polled) => {
+                if polled.new_records > 0 {
+                    log::debug!("{} new records", polled.new_records);
+                }
+                if polled.reread == Reread::Yes {
+                    self.fs.forget_history();
+                }
+                if self.problem.take().is_some() {
+                    log::info!("the backup can be read again");
+                }
+            }
+            Err(error) => {
+                let problem = chain(&error);
+                if self.problem.as_ref() != Some(&problem) {
+                    log::error!("{problem}; what is intact is still served");
+                    self.problem = Some(problem);
+                }
+            }
+        }
+    }
+}

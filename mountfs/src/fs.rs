@@ -1,0 +1,495 @@
+//! [`Fs`]: the mounted tree over a backup, without FUSE: names and inodes in, attributes and bytes out.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use common::{Backup, DataVersion, History, ReadError, ReplayError, Seq, Timestamp, Version, View, Views};
+
+use crate::by_time::ByTime;
+use crate::calendar::{self, Period};
+use crate::content::{self, Shape};
+use crate::open_files::{Content, OpenFile, OpenFiles};
+use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
+
+/// Bytes of dirty pages that the cached views may hold together.
+const VIEWS_BYTES_MAX: u64 = 256 << 20;
+
+/// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
+/// before it too once that has happened.
+const UNSETTLED_VERSIONS: usize = 2;
+
+/// What `stat` tells, apart from the owner, which is the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode.
+    pub inode: u64,
+    /// Directory, file or link.
+    pub kind: Kind,
+    /// Bytes of a file or of the target of a link; 0 for a directory.
+    pub size_bytes: u64,
+    /// Names of this inode; for a directory two plus its subdirectories.
+    pub links: u32,
+    /// Permission bits.
+    pub permissions: u16,
+    /// When it was recorded.
+    pub time: Timestamp,
+    /// Whether these attributes can become others.
+    pub lasts: Lasts,
+}
+
+/// How long the kernel may go on believing something without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// It never changes.
+    Forever,
+    /// It may be different the next time.
+    Moment,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What the name stands for.
+    pub attr: Attr,
+    /// Whether the name can come to stand for something else.
+    pub name_lasts: Lasts,
+    /// Another number than before: the inode is another file than before.
+    pub generation: u64,
+}
+
+/// Whether an answer may have to wait for a view to be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Answered from memory, or after reading a record.
+    Small,
+    /// A view may have to be built: milliseconds to seconds.
+    View,
+}
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// Nothing has this name or inode: it never did, was lost in a gap or rewound.
+    #[error("there is no such file")]
+    NoEntry,
+    /// A directory was needed.
+    #[error("this is not a directory")]
+    NotADirectory,
+    /// A file was needed.
+    #[error("this is a directory")]
+    IsADirectory,
+    /// A link was needed.
+    #[error("this is not a link")]
+    NotALink,
+    /// Everything that would change something.
+    #[error("the mount is read-only")]
+    ReadOnly,
+    /// The handle belongs to no open file.
+    #[error("this file is not open")]
+    NotOpen,
+    /// The version cannot be rebuilt.
+    #[error("version {version} (seq {seq}) cannot be read")]
+    View {
+        /// The version.
+        version: DataVersion,
+        /// Its last record.
+        seq: Seq,
+        /// Why.
+        #[source]
+        source: Arc<ReplayError>,
+    },
+    /// The statements of the version cannot be read.
+    #[error("the changes of version {version} (seq {seq}) cannot be read")]
+    Statements {
+        /// The version.
+        version: DataVersion,
+        /// Its last record.
+        seq: Seq,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// A page of an open database cannot be read.
+    #[error("inode {inode} cannot be read at byte {offset}")]
+    Page {
+        /// The open file.
+        inode: u64,
+        /// Where in it.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+}
+
+/// The tree over one backup.
+pub struct Fs {
+    backup: Arc<Backup>,
+    history: RwLock<History>,
+    generation: AtomicU64,
+    views: Views,
+    by_time: Mutex<ByTime>,
+    readme: Arc<[u8]>,
+    open_files: OpenFiles,
+    /// The shape of every version that was looked at, so that `ls` builds a view once and not again after the cache
+    /// has dropped it.
+    shapes: Mutex<HashMap<Seq, Shape>>,
+    /// What was logged last about a version that cannot be read, so that `ls` in a loop does not fill the disk.
+    logged: Mutex<HashMap<Seq, String>>,
+}
+
+impl Fs {
+    /// The tree over `backup`, showing `history`, which a [`Following`](crate::follow::Following) keeps up to date.
+    pub fn new(backup: Arc<Backup>, history: RwLock<History>, readme: String) -> Self {
+        Self {
+            views: Views::new(Arc::clone(&backup), VIEWS_BYTES_MAX),
+            backup,
+            history,
+            generation: AtomicU64::new(0),
+            by_time: Mutex::default(),
+            readme: Arc::from(readme.into_bytes()),
+            open_files: OpenFiles::default(),
+            shapes: Mutex::default(),
+            logged: Mutex::default(),
+        }
+    }
+
+    /// What `name` stands for in the directory `parent`.
+    ///
+    /// # Errors
+    /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
+        let node = self.child(parent, name)?;
+        let generation = self.generation.load(Ordering::Acquire);
+        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node), generation })
+    }
+
+    /// What a [`lookup`](Self::lookup) costs.
+    pub fn lookup_cost(&self, parent: u64, name: &OsStr) -> Cost {
+        self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
+    }
+
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// [`FsError::NoEntry`] when nothing has it (any more).
+    pub fn getattr(&self, inode: u64) -> Result<Attr, FsError> {
+        self.attr(Node::from_inode(inode).ok_or(FsError::NoEntry)?)
+    }
+
+    /// What a [`getattr`](Self::getattr) costs.
+    pub fn getattr_cost(&self, inode: u64) -> Cost {
+        Node::from_inode(inode).map_or(Cost::Small, |node| self.attr_cost(node))
+    }
+
+    /// Where a link points.
+    ///
+    /// # Errors
+    /// [`FsError::NotALink`], or [`FsError::NoEntry`] when the link is gone.
+    pub fn readlink(&self, inode: u64) -> Result<String, FsError> {
+        match Node::from_inode(inode).ok_or(FsError::NoEntry)? {
+            Node::Latest => self.latest_target(),
+            Node::OfVersion(seq, Part::TimeLink) => Ok(tree::time_link_target(self.version(seq)?.data_version)),
+            Node::Root | Node::Readme | Node::Versions | Node::ByTime(_) | Node::OfVersion(..) => {
+                Err(FsError::NotALink)
+            }
+        }
+    }
+
+    /// Opens a file for reading and returns its handle and how long its bytes last.
+    ///
+    /// # Errors
+    /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read: it is logged, too.
+    pub fn open(&self, inode: u64) -> Result<(u64, Lasts), FsError> {
+        let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
+        let mut lasts = Lasts::Forever;
+        let (content, time) = match node {
+            Node::Readme => (Content::Text(Arc::clone(&self.readme)), self.backup.manifest().created),
+            Node::OfVersion(seq, Part::Database) => {
+                let version = self.version(seq)?;
+                (Content::View(self.view(&version)?), version.recorded_at)
+            }
+            Node::OfVersion(seq, Part::Changes) => {
+                let version = self.version(seq)?;
+                (Content::Text(self.changes(&version)?.into()), version.recorded_at)
+            }
+            Node::OfVersion(seq, Part::Info) => {
+                let version = self.version(seq)?;
+                let (text, text_lasts) = self.info(&version);
+                lasts = text_lasts;
+                (Content::Text(text.into()), version.recorded_at)
+            }
+            Node::OfVersion(_, Part::TimeLink) | Node::Latest => return Err(FsError::NoEntry),
+            Node::Root | Node::Versions | Node::ByTime(_) | Node::OfVersion(_, Part::Directory) => {
+                return Err(FsError::IsADirectory);
+            }
+        };
+        let attr = file_attr(node, content.size_bytes(), time, lasts);
+        Ok((self.open_files.insert(OpenFile { attr, content }), lasts))
+    }
+
+    /// The attributes of an open file, which are those it was opened with.
+    ///
+    /// # Errors
+    /// [`FsError::NotOpen`].
+    pub fn getattr_open(&self, handle: u64) -> Result<Attr, FsError> {
+        self.open_files.get(handle).map(|file| file.attr).ok_or(FsError::NotOpen)
+    }
+
+    /// Up to `size` bytes of an open file; fewer only at its end.
+    ///
+    /// # Errors
+    /// [`FsError::NotOpen`], or [`FsError::Page`], which is logged, too.
+    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
+        let file = self.open_files.get(handle).ok_or(FsError::NotOpen)?;
+        let inode = file.attr.inode;
+        file.content.read(offset, size).map_err(|source| {
+            let error = FsError::Page { inode, offset, source };
+            log::error!("{}", chain(&error));
+            error
+        })
+    }
+
+    /// Closes an open file.
+    pub fn close(&self, handle: u64) {
+        self.open_files.close(handle);
+    }
+
+    /// Bytes that the backup takes on its disk; 0 when that cannot be found out.
+    pub fn stored_bytes(&self) -> u64 {
+        self.backup.read_bytes().unwrap_or(0)
+    }
+
+    /// About how many files there are in the mount, directories and links included.
+    pub fn file_count(&self) -> u64 {
+        let per_version = Part::FILES.len() as u64 + 2;
+        self.history().versions().len() as u64 * per_version + Node::IN_ROOT.len() as u64
+    }
+
+    /// The history, to be added to.
+    pub fn history_lock(&self) -> &RwLock<History> {
+        &self.history
+    }
+
+    /// Drops everything derived from a history that was replaced by another one: its seqs, and so the inodes, may stand
+    /// for other versions now.
+    pub fn forget_history(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.views.forget();
+        *self.by_time.lock().unwrap_or_else(PoisonError::into_inner) = ByTime::default();
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The history, for as long as the guard lives; nothing new appears meanwhile, so that must be short.
+    pub fn history(&self) -> RwLockReadGuard<'_, History> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The versions in order of the clock, up to date with `history`.
+    pub(crate) fn by_time(&self, history: &History) -> MutexGuard<'_, ByTime> {
+        let mut by_time = self.by_time.lock().unwrap_or_else(PoisonError::into_inner);
+        by_time.catch_up(history.versions(), |version| (version.recorded_at, version.seq));
+        by_time
+    }
+
+    fn child(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
+        let parent = Node::from_inode(parent).ok_or(FsError::NoEntry)?;
+        if parent.kind() != Kind::Directory {
+            return Err(FsError::NotADirectory);
+        }
+        name.to_str().and_then(|name| self.child_named(parent, name)).ok_or(FsError::NoEntry)
+    }
+
+    fn child_named(&self, parent: Node, name: &str) -> Option<Node> {
+        match parent {
+            Node::Root => {
+                let (_, node) = Node::IN_ROOT.into_iter().find(|(known, _)| *known == name)?;
+                (node != Node::Latest || self.history().newest().is_some()).then_some(node)
+            }
+            Node::Versions => {
+                let version = name.parse().ok()?;
+                let history = self.history();
+                let version = history.version(version).filter(|version| version.seq.get() <= SEQ_MAX)?;
+                Some(Node::OfVersion(version.seq, Part::Directory))
+            }
+            Node::ByTime(hour @ Period::Hour(..)) => {
+                let history = self.history();
+                let version = history.version(calendar::version_in_link_name(name)?)?;
+                let here = hour.span().contains(&version.recorded_at.as_micros());
+                let same_name = calendar::link_name(version.recorded_at, version.data_version) == name;
+                let believable = version.seq.get() <= SEQ_MAX;
+                (here && same_name && believable).then_some(Node::OfVersion(version.seq, Part::TimeLink))
+            }
+            Node::ByTime(period) => {
+                let child = period.child_named(name)?;
+                let history = self.history();
+                self.by_time(&history).newest_in(child)?;
+                Some(Node::ByTime(child))
+            }
+            Node::OfVersion(seq, Part::Directory) => {
+                self.version(seq).ok()?;
+                Part::from_file_name(name).map(|part| Node::OfVersion(seq, part))
+            }
+            Node::Readme | Node::Latest | Node::OfVersion(..) => None,
+        }
+    }
+
+    fn name_lasts(&self, node: Node) -> Lasts {
+        match node {
+            Node::Readme | Node::Versions | Node::ByTime(Period::Ever) => Lasts::Forever,
+            // The versions of an hour may all be rewound, and then the hour is gone.
+            Node::Root | Node::Latest | Node::ByTime(_) => Lasts::Moment,
+            Node::OfVersion(_, Part::Database | Part::Changes | Part::Info) => Lasts::Forever,
+            Node::OfVersion(seq, Part::Directory | Part::TimeLink) => {
+                let newer = self.history().versions_after(Some(seq)).len();
+                if newer >= UNSETTLED_VERSIONS { Lasts::Forever } else { Lasts::Moment }
+            }
+        }
+    }
+
+    fn attr_cost(&self, node: Node) -> Cost {
+        match node {
+            Node::OfVersion(seq, Part::Database | Part::Info) if self.known_shape(seq).is_none() => Cost::View,
+            _ => Cost::Small,
+        }
+    }
+
+    fn attr(&self, node: Node) -> Result<Attr, FsError> {
+        let created = self.backup.manifest().created;
+        match node {
+            Node::Root | Node::Versions => {
+                let history = self.history();
+                let time = history.newest().map_or(created, |version| version.recorded_at);
+                let inside = if node == Node::Root { 2 } else { history.versions().len() };
+                Ok(directory_attr(node, inside, time, Lasts::Moment))
+            }
+            Node::ByTime(period) => {
+                let history = self.history();
+                let by_time = self.by_time(&history);
+                let time = match by_time.newest_in(period) {
+                    Some(time) => time,
+                    None if period == Period::Ever => created,
+                    None => return Err(FsError::NoEntry),
+                };
+                let inside = by_time.children_from(period, 0).count();
+                Ok(directory_attr(node, inside, time, Lasts::Moment))
+            }
+            Node::Readme => Ok(file_attr(node, self.readme.len() as u64, created, Lasts::Forever)),
+            Node::Latest => {
+                let target = self.latest_target()?;
+                let time = self.history().newest().map_or(created, |version| version.recorded_at);
+                Ok(link_attr(node, &target, time, Lasts::Moment))
+            }
+            Node::OfVersion(seq, part) => self.attr_of_version(node, &self.version(seq)?, part),
+        }
+    }
+
+    fn attr_of_version(&self, node: Node, version: &Version, part: Part) -> Result<Attr, FsError> {
+        let time = version.recorded_at;
+        Ok(match part {
+            Part::Directory => directory_attr(node, 0, time, Lasts::Forever),
+            Part::TimeLink => link_attr(node, &tree::time_link_target(version.data_version), time, Lasts::Forever),
+            Part::Changes => match self.changes(version) {
+                Ok(text) => file_attr(node, text.len() as u64, time, Lasts::Forever),
+                Err(_) => file_attr(node, 0, time, Lasts::Moment),
+            },
+            Part::Info => {
+                let (text, lasts) = self.info(version);
+                file_attr(node, text.len() as u64, time, lasts)
+            }
+            // A version that cannot be read is still listed, or `ls -l` of its directory would fail as a whole and say
+            // nothing about the files that are intact. Its `open` says EIO.
+            Part::Database => match self.shape(version) {
+                Ok(shape) => file_attr(node, shape.size_bytes, time, Lasts::Forever),
+                Err(_) => file_attr(node, 0, time, Lasts::Moment),
+            },
+        })
+    }
+
+    fn version(&self, seq: Seq) -> Result<Version, FsError> {
+        self.history().version_by_seq(seq).cloned().ok_or(FsError::NoEntry)
+    }
+
+    fn latest_target(&self) -> Result<String, FsError> {
+        let newest = self.history().newest().map(|version| version.data_version);
+        newest.map(tree::latest_target).ok_or(FsError::NoEntry)
+    }
+
+    fn known_shape(&self, seq: Seq) -> Option<Shape> {
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).get(&seq).copied()
+    }
+
+    fn shape(&self, version: &Version) -> Result<Shape, FsError> {
+        if let Some(shape) = self.known_shape(version.seq) {
+            return Ok(shape);
+        }
+        let view = self.view(version)?;
+        let shape =
+            Shape { pages: view.page_count(), page_size: view.page_size().get(), size_bytes: view.size_bytes() };
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).insert(version.seq, shape);
+        Ok(shape)
+    }
+
+    fn view(&self, version: &Version) -> Result<Arc<View>, FsError> {
+        // The plan is detached from the history: building the view must not keep new versions from appearing.
+        let plan = self.history().plan(version);
+        self.views.open(&plan).map_err(|error| {
+            let error = FsError::View { version: version.data_version, seq: version.seq, source: error.reason };
+            self.log_once(version.seq, &error);
+            error
+        })
+    }
+
+    fn changes(&self, version: &Version) -> Result<Vec<u8>, FsError> {
+        let places = self.history().records_of(version);
+        match self.backup.statements(&places) {
+            Ok(statements) => Ok(content::changes_sql(&statements)),
+            Err(source) => {
+                let error = FsError::Statements { version: version.data_version, seq: version.seq, source };
+                self.log_once(version.seq, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn info(&self, version: &Version) -> (Vec<u8>, Lasts) {
+        let segment = self.history().file_name_of(version);
+        let segment = segment.as_deref();
+        match self.shape(version) {
+            Ok(shape) => (content::info_json(version, segment, Ok(shape)), Lasts::Forever),
+            Err(error) => (content::info_json(version, segment, Err(&chain(&error))), Lasts::Moment),
+        }
+    }
+
+    fn log_once(&self, seq: Seq, error: &FsError) {
+        let text = chain(error);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.get(&seq) != Some(&text) {
+            log::error!("{text}");
+            logged.insert(seq, text);
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn directory_attr(node: Node, subdirectories: usize, time: Timestamp, lasts: Lasts) -> Attr {
+    let links = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
+    Attr { inode: node.inode(), kind: Kind::Directory, size_bytes: 0, links, permissions: 0o500, time, lasts }
+}
+
+fn file_attr(node: Node, size_bytes: u64, time: Timestamp, lasts: Lasts) -> Attr {
+    Attr { inode: node.inode(), kind: Kind::File, size_bytes, links: 1, permissions: 0o400, time, lasts }
+}
+
+fn link_attr(node: Node, target: &str, time: Timestamp, lasts: Lasts) -> Attr {
+    let size_bytes = target.len() as u64;
+    Attr { inode: node.inode(), kind: Kind::Link, size_bytes, links: 1, permissions: 0o777, time, lasts }
+}

@@ -1,0 +1,390 @@
+//! [`FuseAdapter`]: the requests of the kernel, translated for [`Fs`] and back. No decision is made here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+
+use crate::errno::errno;
+use crate::fs::{Attr, Cost, Fs, FsError, Lasts};
+use crate::tree::Kind;
+
+/// How long the kernel keeps what never changes. Not longer, so that a backup that was replaced by another one under a
+/// mount is noticed within a day.
+const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
+const BLOCK_BYTES: u32 = 4096;
+
+/// Whom everything in the mount belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Serves an [`Fs`] to the kernel.
+pub struct FuseAdapter {
+    fs: Arc<Fs>,
+    owner: Owner,
+    ended: Sender<()>,
+}
+
+impl FuseAdapter {
+    /// An adapter that sends one message to `ended` when the mount is gone, whoever unmounted it.
+    pub fn new(fs: Arc<Fs>, owner: Owner, ended: Sender<()>) -> Self {
+        Self { fs, owner, ended }
+    }
+
+    /// Answers here, or on a thread of its own when the answer may have to wait for a view: the few threads that talk to
+    /// the kernel stay free for reads.
+    fn answer(&self, cost: Cost, answer: impl FnOnce(&Fs) + Send + 'static) {
+        match cost {
+            Cost::Small => answer(&self.fs),
+            Cost::View => {
+                let fs = Arc::clone(&self.fs);
+                let spawned = std::thread::Builder::new().name("view".to_owned()).spawn(move || answer(&fs));
+                if let Err(error) = spawned {
+                    // The reply went with the closure; dropped, it answers EIO.
+                    log::error!("cannot start a thread to build a view: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+        Kind::Link => FileType::Symlink,
+    }
+}
+
+fn ttl(lasts: Lasts) -> Duration {
+    match lasts {
+        Lasts::Forever => FOREVER,
+        Lasts::Moment => Duration::ZERO,
+    }
+}
+
+fn open_flags(lasts: Lasts) -> FopenFlags {
+    match lasts {
+        Lasts::Forever => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        Lasts::Moment => FopenFlags::FOPEN_NOFLUSH,
+    }
+}
+
+fn file_attr(attr: &Attr, owner: Owner) -> FileAttr {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_micros(attr.time.as_micros().unsigned_abs());
+    FileAttr {
+        ino: INodeNo(attr.inode),
+        size: attr.size_bytes,
+        blocks: attr.size_bytes.div_ceil(512),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(attr.kind),
+        perm: attr.permissions,
+        nlink: attr.links,
+        uid: owner.uid,
+        gid: owner.gid,
+        rdev: 0,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+impl Filesystem for FuseAdapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // An old kernel that cannot do this looks names up one after another: slower, not wrong.
+        let _: Result<(), InitFlags> = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        // Nobody may be listening any more.
+        let _: Result<(), _> = self.ended.send(());
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (owner, name) = (self.owner, name.to_owned());
+        let cost = self.fs.lookup_cost(parent.0, &name);
+        self.answer(cost, move |fs| match fs.lookup(parent.0, &name) {
+            Ok(entry) => {
+                let attr = file_attr(&entry.attr, owner);
+                reply.entry_with_ttls(
+                    &ttl(entry.attr.lasts),
+                    &ttl(entry.name_lasts),
+                    &attr,
+                    Generation(entry.generation),
+                );
+            }
+            // Answered as an error and not as an empty entry: the version may be there the next moment.
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let owner = self.owner;
+        let cost = if fh.is_some() { Cost::Small } else { self.fs.getattr_cost(ino.0) };
+        self.answer(cost, move |fs| {
+            let attr = match fh {
+                Some(handle) => fs.getattr_open(handle.0).or_else(|_| fs.getattr(ino.0)),
+                None => fs.getattr(ino.0),
+            };
+            match attr {
+                Ok(attr) => reply.attr(&ttl(attr.lasts), &file_attr(&attr, owner)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(ino.0) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
+            reply.error(errno(&FsError::ReadOnly));
+            return;
+        }
+        // Even a version whose size is known may have to be built again to be read.
+        self.answer(Cost::View, move |fs| match fs.open(ino.0) {
+            Ok((handle, lasts)) => reply.opened(FileHandle(handle), open_flags(lasts)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(fh.0, offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.close(fh.0);
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = self.fs.list(ino.0, offset, &mut |entry| {
+            let full = reply.add(INodeNo(entry.inode), entry.cookie, file_type(entry.kind), entry.name);
+            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // Full, and as big as the backup on its disk.
+        let bytes = self.fs.stored_bytes();
+        let files = self.fs.file_count();
+        reply.statfs(bytes.div_ceil(u64::from(BLOCK_BYTES)), 0, 0, files, 0, BLOCK_BYTES, 255, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENODATA);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        // The kernel then looks for holes itself and finds none, and does not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // From here on: everything that would change something. The mount option `ro` makes the kernel refuse most of it
+    // itself; what still comes through gets the same answer.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn mkdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn symlink(&self, _req: &Request, _parent: INodeNo, _link_name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(&FsError::ReadOnly));
+    }
+}

@@ -1,0 +1,171 @@
+//! [`Mount`]: a backup that is mounted.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use common::{Backup, BackupUrl, OpenError};
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+
+use crate::follow::Following;
+use crate::fs::Fs;
+use crate::fuse::{FuseAdapter, Owner};
+use crate::mountpoint::{self, Mountpoint, MountpointError};
+use crate::readme_text::readme_text;
+
+/// Threads that talk to the kernel. They answer from memory or read pages; views are built elsewhere.
+const THREADS: usize = 4;
+
+/// How long an unmount may take before it counts as being in use.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Who may enter the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only the user who mounts: a node's database holds its secrets.
+    Owner,
+    /// Everybody whom the permissions of the files let in, root for example.
+    Others,
+}
+
+/// Why a backup is not mounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The backup cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The mount point cannot be used.
+    #[error(transparent)]
+    Mountpoint(#[from] MountpointError),
+    /// The system does not let it start a thread.
+    #[error("cannot start a thread to follow the backup")]
+    Thread(#[source] io::Error),
+    /// The mount is there but does not work.
+    #[error("the mount does not answer")]
+    NoAnswer(#[source] io::Error),
+}
+
+/// How a mount came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmounted {
+    /// Nobody was using it.
+    Clean,
+    /// Files in it were open; they end with this process.
+    WhileInUse,
+}
+
+/// A mounted backup; dropping it unmounts.
+pub struct Mount {
+    session: Option<BackgroundSession>,
+    mountpoint: Mountpoint,
+    ended: Receiver<()>,
+    ended_sender: Sender<()>,
+    fs: Arc<Fs>,
+    // After the session, so that the tree stays up to date for as long as it is there.
+    _following: Following,
+}
+
+impl Mount {
+    /// Mounts the backup. When this returns, the mount answers and shows what was recorded so far.
+    ///
+    /// # Errors
+    /// [`MountError`]; nothing is mounted then.
+    pub fn start(url: &BackupUrl, mountpoint: &Path, access: Access) -> Result<Self, MountError> {
+        let backup = Arc::new(Backup::open(url)?);
+        let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;
+        let (history, follower) = backup.follow();
+        let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path())));
+        let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
+        let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+        let (ended_sender, ended) = mpsc::channel();
+        let adapter = FuseAdapter::new(Arc::clone(&fs), owner, ended_sender.clone());
+        let session = Session::new(adapter, mountpoint.path(), &config(url, access))
+            .and_then(Session::spawn)
+            .map_err(|error| mountpoint.explain(error))?;
+        let mount = Self { session: Some(session), mountpoint, ended, ended_sender, fs, _following: following };
+        std::fs::read(mount.mountpoint.path().join("README")).map_err(MountError::NoAnswer)?;
+        Ok(mount)
+    }
+
+    /// Where it is mounted, absolute and without links.
+    pub fn path(&self) -> &Path {
+        self.mountpoint.path()
+    }
+
+    /// What is shown.
+    pub fn fs(&self) -> &Fs {
+        &self.fs
+    }
+
+    /// Whoever holds this can end [`wait`](Self::wait).
+    pub fn waker(&self) -> Sender<()> {
+        self.ended_sender.clone()
+    }
+
+    /// Waits until the mount is gone because somebody unmounted it, or until a [`waker`](Self::waker) sends.
+    pub fn wait(&self) {
+        // Cannot fail: this end holds a sender, too.
+        let _: Result<(), _> = self.ended.recv();
+    }
+
+    /// Unmounts. A mount that is already gone is fine.
+    ///
+    /// # Errors
+    /// When it cannot even be detached.
+    pub fn unmount(mut self) -> io::Result<Unmounted> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<Unmounted> {
+        let Some(session) = self.session.take() else { return Ok(Unmounted::Clean) };
+        let (done, unmounted) = mpsc::channel();
+        // On a thread of its own: without root the helper detaches a mount that is in use, and then this would wait
+        // until the last file in it is closed.
+        std::thread::Builder::new().name("unmount".to_owned()).spawn(move || {
+            // Nobody listens any more when it took too long.
+            let _: Result<(), _> = done.send(session.umount_and_join());
+        })?;
+        match unmounted.recv_timeout(UNMOUNT_PATIENCE) {
+            Ok(Ok(())) => Ok(Unmounted::Clean),
+            // Somebody has a file open or stands in a directory. The session is spent after one attempt.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+                self.mountpoint.detach().map(|()| Unmounted::WhileInUse)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(Unmounted::WhileInUse),
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("cannot unmount {}: {error}", self.mountpoint.path().display());
+        }
+    }
+}
+
+fn config(url: &BackupUrl, access: Access) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoExec,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+        // A comma would end the name where options are passed on as one text.
+        MountOption::FSName(url.to_string().replace(',', "%2C")),
+        MountOption::Subtype("backupfs".to_owned()),
+    ];
+    config.acl = match access {
+        Access::Owner => SessionACL::Owner,
+        Access::Others => SessionACL::All,
+    };
+    config.n_threads = Some(THREADS);
+    config.clone_fd = mountpoint::can_clone_fd();
+    config
+}

@@ -1,0 +1,84 @@
+//! The text of `README` in the root of the mount.
+
+use std::path::Path;
+
+use common::BackupUrl;
+
+/// What somebody needs to know who finds this mount at the worst moment of the year.
+pub fn readme_text(url: &BackupUrl, mountpoint: &Path) -> String {
+    let mountpoint = shell_word(&mountpoint.display().to_string());
+    format!(
+        "\
+This is a backup of the database of a Core Lightning node, mounted read-only.
+Backup: {url}
+
+  latest                             the newest recorded version; moves while the node is running
+  versions/N/lightningd.sqlite3      the whole database as it was at data_version N
+  versions/N/changes.sql             the statements that led from the version before to this one
+  versions/N/info.json               when it was recorded, how big it is
+  by-time/YEAR/MONTH/DAY/HOURh/      the same versions by the time they were recorded (UTC)
+
+
+WHICH VERSION TO RESTORE
+
+The newest one. No other.
+
+A lightning node must never run on an old state. Every payment revokes the state of the channel before it. A node that
+was put back to such a state can publish a revoked commitment without knowing it, and the peer may then take ALL the
+funds of that channel, as a penalty. The older versions are here to look at: to see what happened and when.
+
+
+HOW TO RESTORE
+
+1. Make sure that the old node does not run and cannot start again, on any machine.
+
+2. Copy the newest version into the lightning directory of the new node (usually ~/.lightning/bitcoin). There must be
+   no lightningd.sqlite3, lightningd.sqlite3-journal or lightningd.sqlite3-wal in it yet:
+
+     cp {mountpoint}/latest/lightningd.sqlite3 ~/.lightning/bitcoin/lightningd.sqlite3
+
+   or, the same with all checks:
+
+     backupfs restore {url} ~/.lightning/bitcoin
+
+3. Copy your hsm_secret to the same directory. It is never in a backup made by this program: it does not change, and it
+   is the key to everything. Without it the database is worthless.
+
+4. Start lightningd, then look at `lightning-cli listpeerchannels`.
+
+
+TO LOOK AT A VERSION
+
+     sqlite3 -readonly {mountpoint}/latest/lightningd.sqlite3 'SELECT * FROM vars'
+
+Nothing here can be changed: every attempt to write is refused (read-only file system).
+"
+    )
+}
+
+/// A path as a shell takes it for one word: in quotes if it needs them.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_one_word_to_the_shell() {
+        assert_eq!(shell_word("/mnt/restore"), "/mnt/restore");
+        assert_eq!(shell_word("/mnt/my node's"), r"'/mnt/my node'\''s'");
+    }
+
+    #[test]
+    fn the_commands_name_this_mount_and_this_backup() {
+        let url: BackupUrl = "file:///var/backup/node.bkp".parse().unwrap();
+        let text = readme_text(&url, Path::new("/mnt/restore"));
+        assert!(text.contains("cp /mnt/restore/latest/lightningd.sqlite3 "));
+        assert!(text.contains("backupfs restore file:///var/backup/node.bkp "));
+        assert!(text.ends_with('\n'));
+        assert!(text.lines().all(|line| line.len() <= 120));
+    }
+}

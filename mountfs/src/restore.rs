@@ -1,0 +1,352 @@
+//! Writing a version to a file: all of it, checked, or nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use tempfile::NamedTempFile;
+
+/// Name of the database in a directory given as the destination.
+const DATABASE_NAME: &str = "lightningd.sqlite3";
+
+/// Files that SQLite would take for a part of the restored database.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How far a restore has come.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// The temporary file has been made; it has to go if the process is ended.
+    Started {
+        /// Its path.
+        temporary: &'a Path,
+        /// Bytes that will be copied.
+        total_bytes: u64,
+    },
+    /// So many bytes have been copied.
+    Copied(u64),
+    /// Everything has been copied; SQLite is checking it.
+    Checking,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The new file.
+    pub path: PathBuf,
+    /// The version it holds.
+    pub data_version: DataVersion,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Why nothing was restored. In every case no file was left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// There is something already.
+    #[error("{} exists and is not overwritten; move it away or name another destination", .0.display())]
+    Exists(PathBuf),
+    /// A journal of another database lies beside the destination.
+    #[error(
+        "{} lies beside the destination: SQLite would apply it to the restored database and destroy it; \
+         move it away first",
+        .0.display()
+    )]
+    Companion(PathBuf),
+    /// The directory of the destination is not there.
+    #[error("directory {path} does not exist; create it with `mkdir -p {path}`", path = .0.display())]
+    NoDirectory(PathBuf),
+    /// The destination is a place in the backup.
+    #[error("{} is inside the backup; name a destination outside of it", .0.display())]
+    InsideBackup(PathBuf),
+    /// The destination names no file.
+    #[error("{} names no file", .0.display())]
+    NoFileName(PathBuf),
+    /// A file cannot be made or written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The destination.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The version cannot be rebuilt.
+    #[error("version {version} cannot be rebuilt from the backup")]
+    View {
+        /// The version.
+        version: DataVersion,
+        /// Why.
+        #[source]
+        source: Arc<ReplayError>,
+    },
+    /// A page of the version cannot be read.
+    #[error("version {version} cannot be read from the backup")]
+    Page {
+        /// The version.
+        version: DataVersion,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// SQLite cannot read the copy.
+    #[error("SQLite cannot read what was restored of version {version}; do not use this backup before it is examined")]
+    Sqlite {
+        /// The version.
+        version: DataVersion,
+        /// What it said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// SQLite found damage.
+    #[error(
+        "version {version} did not pass SQLite's quick_check ({finding}); do not use this backup before it is examined"
+    )]
+    Damaged {
+        /// The version.
+        version: DataVersion,
+        /// The first line of what it said.
+        finding: String,
+    },
+    /// The copy holds another version.
+    #[error("the restored database says data_version {found} but should be {expected}; do not use it")]
+    OtherVersion {
+        /// The version that was asked for.
+        expected: DataVersion,
+        /// What the database says.
+        found: DataVersion,
+    },
+}
+
+impl RestoreError {
+    /// True if the backup is at fault, not the destination.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Exists(_)
+            | Self::Companion(_)
+            | Self::NoDirectory(_)
+            | Self::InsideBackup(_)
+            | Self::NoFileName(_)
+            | Self::Write { .. } => false,
+            Self::View { .. }
+            | Self::Page { .. }
+            | Self::Sqlite { .. }
+            | Self::Damaged { .. }
+            | Self::OtherVersion { .. } => true,
+        }
+    }
+}
+
+/// A place where nothing is yet: checked before anything is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl Destination {
+    /// Checks `path`; a directory means a file of the usual name in it.
+    ///
+    /// # Errors
+    /// [`RestoreError`] says why nothing may be written there.
+    pub fn check(path: &Path, backup: &Path) -> Result<Self, RestoreError> {
+        let path = if path.is_dir() { path.join(DATABASE_NAME) } else { path.to_owned() };
+        let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(RestoreError::NoDirectory(parent.to_owned()));
+        }
+        let resolve = |directory: &Path| {
+            directory.canonicalize().map_err(|source| RestoreError::Write { path: path.clone(), source })
+        };
+        let directory = resolve(parent)?;
+        if directory.starts_with(resolve(backup)?) {
+            return Err(RestoreError::InsideBackup(path));
+        }
+        // Not `exists()`: a link that leads nowhere is something, too.
+        if path.symlink_metadata().is_ok() {
+            return Err(RestoreError::Exists(path));
+        }
+        for suffix in COMPANIONS {
+            let mut companion = name.to_owned();
+            companion.push(suffix);
+            let companion = parent.join(companion);
+            if companion.symlink_metadata().is_ok() {
+                return Err(RestoreError::Companion(companion));
+            }
+        }
+        Ok(Self { path, directory })
+    }
+}
+
+/// Writes `version` to `destination`.
+///
+/// When this returns `Ok`, the file is complete, has passed SQLite's `quick_check`, says the right data_version, and
+/// survives a power cut under its name.
+///
+/// # Errors
+/// [`RestoreError`]; no file is left behind then.
+pub fn restore(
+    backup: &Arc<Backup>,
+    history: &History,
+    version: &Version,
+    destination: &Destination,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Restored, RestoreError> {
+    let data_version = version.data_version;
+    let write_error = |source| RestoreError::Write { path: destination.path.clone(), source };
+    // One view is all that is needed: a cache would only keep it.
+    let view = Views::new(Arc::clone(backup), 0)
+        .open(&history.plan(version))
+        .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
+
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".restoring-")
+        .suffix(".tmp")
+        .tempfile_in(&destination.directory)
+        .map_err(write_error)?;
+    progress(Progress::Started { temporary: temporary.path(), total_bytes: view.size_bytes() });
+    copy(&view, data_version, destination, &mut temporary, progress)?;
+    progress(Progress::Checking);
+    check(temporary.path(), data_version)?;
+    temporary.as_file().sync_all().map_err(write_error)?;
+    temporary.persist_noclobber(&destination.path).map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => RestoreError::Exists(destination.path.clone()),
+        _ => write_error(error.error),
+    })?;
+    let synced = File::open(&destination.directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| {
+        // The name may not survive a power cut; better none than one that is trusted. The error that counts is `source`.
+        let _: io::Result<()> = fs::remove_file(&destination.path);
+        write_error(source)
+    })?;
+    Ok(Restored { path: destination.path.clone(), data_version, bytes: view.size_bytes() })
+}
+
+fn copy(
+    view: &View,
+    version: DataVersion,
+    destination: &Destination,
+    temporary: &mut NamedTempFile,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), RestoreError> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut offset = 0;
+    while offset < view.size_bytes() {
+        let read = view.read_at(offset, &mut chunk).map_err(|source| RestoreError::Page { version, source })?;
+        if read == 0 {
+            let finding = format!("it ends at byte {offset} of {}", view.size_bytes());
+            return Err(RestoreError::Damaged { version, finding });
+        }
+        temporary
+            .write_all(&chunk[..read])
+            .map_err(|source| RestoreError::Write { path: destination.path.clone(), source })?;
+        offset += read as u64;
+        progress(Progress::Copied(offset));
+    }
+    Ok(())
+}
+
+/// SQLite's own check of a database file, and that it holds this version.
+///
+/// # Errors
+/// [`RestoreError::Sqlite`], [`RestoreError::Damaged`] or [`RestoreError::OtherVersion`].
+pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> {
+    let sqlite = |source| RestoreError::Sqlite { version, source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags).map_err(sqlite)?;
+    let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+    if finding != "ok" {
+        return Err(RestoreError::Damaged { version, finding });
+    }
+    let found = read_data_version(&connection).map_err(sqlite)?;
+    if found != version {
+        return Err(RestoreError::OtherVersion { expected: version, found });
+    }
+    Ok(())
+}
+
+/// The data_version in a database. CLN did not always have it: without the row or the column it is 0.
+fn read_data_version(connection: &Connection) -> rusqlite::Result<DataVersion> {
+    let has_column = "SELECT count(*) FROM pragma_table_info('vars') WHERE name = 'intval'";
+    if connection.query_row(has_column, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(DataVersion::new(0));
+    }
+    let intval = "SELECT intval FROM vars WHERE name = 'data_version'";
+    let found: Option<Option<i64>> = connection.query_row(intval, [], |row| row.get(0)).optional()?;
+    Ok(found.flatten().map_or(DataVersion::new(0), DataVersion::from_database))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn refusal(path: &Path, backup: &Path) -> RestoreError {
+        Destination::check(path, backup).unwrap_err()
+    }
+
+    #[test]
+    fn only_a_free_name_in_an_existing_directory_is_a_destination() {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("node.bkp");
+        fs::create_dir(&backup).unwrap();
+        let free = dir.path().join("free.sqlite3");
+        assert_eq!(Destination::check(&free, &backup).unwrap().path, free);
+        let node = dir.path().join("node");
+        fs::create_dir(&node).unwrap();
+        assert_eq!(Destination::check(&node, &backup).unwrap().path, node.join(DATABASE_NAME));
+
+        let taken = dir.path().join("taken");
+        fs::write(&taken, "").unwrap();
+        assert!(matches!(refusal(&taken, &backup), RestoreError::Exists(_)));
+        let dangling = dir.path().join("dangling");
+        symlink("/nowhere/at/all", &dangling).unwrap();
+        assert!(matches!(refusal(&dangling, &backup), RestoreError::Exists(_)));
+        fs::write(node.join(DATABASE_NAME), "").unwrap();
+        assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));
+        assert!(matches!(refusal(&dir.path().join("no/where"), &backup), RestoreError::NoDirectory(_)));
+        assert!(matches!(refusal(&backup.join("x"), &backup), RestoreError::InsideBackup(_)));
+        for suffix in COMPANIONS {
+            let name = dir.path().join(format!("with{suffix}"));
+            fs::write(&name, "").unwrap();
+            assert!(matches!(refusal(&dir.path().join("with"), &backup), RestoreError::Companion(_)), "{suffix}");
+            fs::remove_file(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_must_hold_the_version_it_is_said_to_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE vars (name TEXT, val TEXT)").unwrap();
+        assert!(check(&path, DataVersion::new(0)).is_ok());
+        connection.execute_batch("ALTER TABLE vars ADD COLUMN intval INTEGER").unwrap();
+        assert!(check(&path, DataVersion::new(0)).is_ok());
+        connection.execute_batch("INSERT INTO vars (name, intval) VALUES ('data_version', 7)").unwrap();
+        assert!(check(&path, DataVersion::new(7)).is_ok());
+        assert!(matches!(check(&path, DataVersion::new(8)), Err(RestoreError::OtherVersion { .. })));
+    }
+
+    #[test]
+    fn a_damaged_copy_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE vars (name TEXT, intval INTEGER)").unwrap();
+        drop(connection);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[4096..].fill(0x5a);
+        fs::write(&path, bytes).unwrap();
+        let error = check(&path, DataVersion::new(0)).unwrap_err();
+        assert!(matches!(error, RestoreError::Damaged { .. } | RestoreError::Sqlite { .. }), "{error}");
+    }
+}
