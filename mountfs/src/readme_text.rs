@@ -36,8 +36,9 @@ HOW TO RESTORE
    no lightningd.sqlite3, lightningd.sqlite3-journal or lightningd.sqlite3-wal in it yet:
 
      cp {mountpoint}/latest/lightningd.sqlite3 ~/.lightning/bitcoin/lightningd.sqlite3
+     chmod 600 ~/.lightning/bitcoin/lightningd.sqlite3
 
-   or, the same with all checks:
+   (the files in here cannot be written to, and cp copies that, too) or, the same with all checks:
 
      backupfs restore {url} ~/.lightning/bitcoin
 

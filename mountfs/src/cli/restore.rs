@@ -50,6 +50,9 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     bar.finish();
     let restored = restored.map_err(failure)?;
     println!("restored version {} to {} ({} bytes)", restored.data_version, restored.path.display(), restored.bytes);
+    if Some(restored.data_version) != history.newest().map(|newest| newest.data_version) {
+        return Ok(());
+    }
     eprintln!(
         "Before you start lightningd:\n\
          - make sure that the old node cannot run any more, on any machine\n\

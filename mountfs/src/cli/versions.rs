@@ -69,7 +69,7 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
     if !args.json {
         writeln!(
             out,
-            "{:>23} {:>12}  {:27}  {:8} {:>10} {:>10}",
+            "{:>12} {:>12}  {:27}  {:8} {:>10} {:>10}",
             "DATA_VERSION", "SEQ", "RECORDED AT", "STATUS", "STATEMENTS", "BYTES"
         )?;
     }
@@ -90,7 +90,7 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
             }
             Line::Missing(first, last) => {
                 let versions = if first == last { first.to_string() } else { format!("{first}-{last}") };
-                writeln!(out, "{versions:>23} {:>12}  {:27}  {}", "-", "-", Status::Missing.name())?;
+                writeln!(out, "{versions:>12} {:>12}  {:27}  {}", "-", "-", Status::Missing.name())?;
             }
         }
     }
@@ -106,7 +106,7 @@ fn write_row(row: &Row, out: &mut impl Write) -> io::Result<()> {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     writeln!(
         out,
-        "{:>23} {:>12}  {:27}  {:8} {:>10} {:>10}",
+        "{:>12} {:>12}  {:27}  {:8} {:>10} {:>10}",
         row.data_version,
         number(row.seq),
         row.recorded_at.as_deref().unwrap_or("-"),

@@ -229,7 +229,7 @@ fn look_at(mount: &Mount, newest: DataVersion, timings: &mut Timings) -> Result<
     let database = fs::read(root.join("latest/lightningd.sqlite3")).context("cannot read the newest version")?;
     timings.others.push(("first read of the newest version, all of it", started.elapsed()));
     print_tree(root, newest)?;
-    println!("\n   {} of database, never written to this disk as such", HumanBytes(database.len() as u64));
+    println!("\n   {} of database, rebuilt from the recorded statements", HumanBytes(database.len() as u64));
     Ok(())
 }
 
