@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
@@ -39,13 +40,22 @@ pub struct Owner {
 pub struct FuseAdapter {
     fs: Arc<Fs>,
     owner: Owner,
-    ended: Sender<()>,
+    end: End,
+}
+
+/// Where the end of a mount is made known, whoever unmounted it.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// True from then on.
+    pub gone: Arc<AtomicBool>,
+    /// Gets one message then.
+    pub wake: Sender<()>,
 }
 
 impl FuseAdapter {
-    /// An adapter that sends one message to `ended` when the mount is gone, whoever unmounted it.
-    pub fn new(fs: Arc<Fs>, owner: Owner, ended: Sender<()>) -> Self {
-        Self { fs, owner, ended }
+    /// An adapter that makes `end` known.
+    pub fn new(fs: Arc<Fs>, owner: Owner, end: End) -> Self {
+        Self { fs, owner, end }
     }
 
     /// Answers here, or on a thread of its own when the answer may have to wait for a view: the few threads that talk to
@@ -116,8 +126,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn destroy(&mut self) {
+        self.end.gone.store(true, Ordering::Release);
         // Nobody may be listening any more.
-        let _: Result<(), _> = self.ended.send(());
+        let _: Result<(), _> = self.end.wake.send(());
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

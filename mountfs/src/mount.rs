@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use crate::follow::Following;
 use crate::fs::Fs;
-use crate::fuse::{FuseAdapter, Owner};
+use crate::fuse::{End, FuseAdapter, Owner};
 use crate::mountpoint::{self, Mountpoint, MountpointError};
 use crate::readme_text::readme_text;
 
@@ -62,7 +63,7 @@ pub struct Mount {
     session: Option<BackgroundSession>,
     mountpoint: Mountpoint,
     ended: Receiver<()>,
-    ended_sender: Sender<()>,
+    end: End,
     fs: Arc<Fs>,
     // After the session, so that the tree stays up to date for as long as it is there.
     _following: Following,
@@ -80,12 +81,13 @@ impl Mount {
         let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path())));
         let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
-        let (ended_sender, ended) = mpsc::channel();
-        let adapter = FuseAdapter::new(Arc::clone(&fs), owner, ended_sender.clone());
+        let (wake, ended) = mpsc::channel();
+        let end = End { gone: Arc::default(), wake };
+        let adapter = FuseAdapter::new(Arc::clone(&fs), owner, end.clone());
         let session = Session::new(adapter, mountpoint.path(), &config(url, access))
             .and_then(Session::spawn)
             .map_err(|error| mountpoint.explain(error))?;
-        let mount = Self { session: Some(session), mountpoint, ended, ended_sender, fs, _following: following };
+        let mount = Self { session: Some(session), mountpoint, ended, end, fs, _following: following };
         std::fs::read(mount.mountpoint.path().join("README")).map_err(MountError::NoAnswer)?;
         Ok(mount)
     }
@@ -102,7 +104,7 @@ impl Mount {
 
     /// Whoever holds this can end [`wait`](Self::wait).
     pub fn waker(&self) -> Sender<()> {
-        self.ended_sender.clone()
+        self.end.wake.clone()
     }
 
     /// Waits until the mount is gone because somebody unmounted it, or until a [`waker`](Self::waker) sends.
@@ -121,6 +123,12 @@ impl Mount {
 
     fn end(&mut self) -> io::Result<Unmounted> {
         let Some(session) = self.session.take() else { return Ok(Unmounted::Clean) };
+        if self.end.gone.load(Ordering::Acquire) {
+            // Somebody else unmounted. The session does not see that (fuser 0.18 takes a dead connection for a mount) and
+            // would unmount whatever is mounted there now; so it does not get to unmount, at the price of a descriptor.
+            std::mem::forget(session);
+            return Ok(Unmounted::Clean);
+        }
         let (done, unmounted) = mpsc::channel();
         // On a thread of its own: without root the helper detaches a mount that is in use, and then this would wait
         // until the last file in it is closed.
@@ -134,6 +142,8 @@ impl Mount {
             Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
                 self.mountpoint.detach().map(|()| Unmounted::WhileInUse)
             }
+            // Not a mount point any more: somebody else was faster.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => Ok(Unmounted::Clean),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(Unmounted::WhileInUse),
         }
