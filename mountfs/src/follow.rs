@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::{Follower, Reread};
 
-use crate::fs::{Fs, chain};
+use crate::fs::Fs;
+use crate::fs_error::chain;
 
 /// Polling works on every file system, NFS included, where nobody is told about changes made elsewhere.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

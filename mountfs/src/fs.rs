@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use common::{Backup, DataVersion, History, ReadError, ReplayError, Seq, Timestamp, Version, View, Views};
 
+use crate::attr::{Attr, Entry, Lasts, directory_attr, file_attr, link_attr};
 use crate::by_time::ByTime;
 use crate::calendar::{self, Period};
 use crate::content::{self, Shape};
+use crate::fs_error::{FsError, chain};
 use crate::open_files::{Content, OpenFile, OpenFiles};
 use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
 
@@ -20,45 +22,6 @@ const VIEWS_BYTES_MAX: u64 = 256 << 20;
 /// before it too once that has happened.
 const UNSETTLED_VERSIONS: usize = 2;
 
-/// What `stat` tells, apart from the owner, which is the same everywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attr {
-    /// The inode.
-    pub inode: u64,
-    /// Directory, file or link.
-    pub kind: Kind,
-    /// Bytes of a file or of the target of a link; 0 for a directory.
-    pub size_bytes: u64,
-    /// Names of this inode; for a directory two plus its subdirectories.
-    pub links: u32,
-    /// Permission bits.
-    pub permissions: u16,
-    /// When it was recorded.
-    pub time: Timestamp,
-    /// Whether these attributes can become others.
-    pub lasts: Lasts,
-}
-
-/// How long the kernel may go on believing something without asking again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lasts {
-    /// It never changes.
-    Forever,
-    /// It may be different the next time.
-    Moment,
-}
-
-/// The answer to a lookup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// What the name stands for.
-    pub attr: Attr,
-    /// Whether the name can come to stand for something else.
-    pub name_lasts: Lasts,
-    /// Another number than before: the inode is another file than before.
-    pub generation: u64,
-}
-
 /// Whether an answer may have to wait for a view to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
@@ -66,62 +29,6 @@ pub enum Cost {
     Small,
     /// A view may have to be built: milliseconds to seconds.
     View,
-}
-
-/// Why a request is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum FsError {
-    /// Nothing has this name or inode: it never did, was lost in a gap or rewound.
-    #[error("there is no such file")]
-    NoEntry,
-    /// A directory was needed.
-    #[error("this is not a directory")]
-    NotADirectory,
-    /// A file was needed.
-    #[error("this is a directory")]
-    IsADirectory,
-    /// A link was needed.
-    #[error("this is not a link")]
-    NotALink,
-    /// Everything that would change something.
-    #[error("the mount is read-only")]
-    ReadOnly,
-    /// The handle belongs to no open file.
-    #[error("this file is not open")]
-    NotOpen,
-    /// The version cannot be rebuilt.
-    #[error("version {version} (seq {seq}) cannot be read")]
-    View {
-        /// The version.
-        version: DataVersion,
-        /// Its last record.
-        seq: Seq,
-        /// Why.
-        #[source]
-        source: Arc<ReplayError>,
-    },
-    /// The statements of the version cannot be read.
-    #[error("the changes of version {version} (seq {seq}) cannot be read")]
-    Statements {
-        /// The version.
-        version: DataVersion,
-        /// Its last record.
-        seq: Seq,
-        /// Why.
-        #[source]
-        source: ReadError,
-    },
-    /// A page of an open database cannot be read.
-    #[error("inode {inode} cannot be read at byte {offset}")]
-    Page {
-        /// The open file.
-        inode: u64,
-        /// Where in it.
-        offset: u64,
-        /// Why.
-        #[source]
-        source: ReadError,
-    },
 }
 
 /// The tree over one backup.
@@ -472,24 +379,4 @@ impl Fs {
             logged.insert(seq, text);
         }
     }
-}
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-fn directory_attr(node: Node, subdirectories: usize, time: Timestamp, lasts: Lasts) -> Attr {
-    let links = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
-    Attr { inode: node.inode(), kind: Kind::Directory, size_bytes: 0, links, permissions: 0o500, time, lasts }
-}
-
-fn file_attr(node: Node, size_bytes: u64, time: Timestamp, lasts: Lasts) -> Attr {
-    Attr { inode: node.inode(), kind: Kind::File, size_bytes, links: 1, permissions: 0o400, time, lasts }
-}
-
-fn link_attr(node: Node, target: &str, time: Timestamp, lasts: Lasts) -> Attr {
-    let size_bytes = target.len() as u64;
-    Attr { inode: node.inode(), kind: Kind::Link, size_bytes, links: 1, permissions: 0o777, time, lasts }
 }

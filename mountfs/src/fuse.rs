@@ -16,8 +16,10 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
+use crate::attr::{Attr, Lasts};
 use crate::errno::errno;
-use crate::fs::{Attr, Cost, Fs, FsError, Lasts};
+use crate::fs::{Cost, Fs};
+use crate::fs_error::FsError;
 use crate::tree::Kind;
 
 /// How long the kernel keeps what never changes. Not longer, so that a backup that was replaced by another one under a

@@ -2,13 +2,15 @@
 //!
 //! The mount, from the names down to the kernel:
 //! * [`tree`] – what there is, what it is called, which inode it has; [`calendar`] – the same for `by-time`
-//! * [`fs`] – lookup, attributes, open and read over a backup; [`listing`] – directories; [`by_time`] – order of the
-//!   clock; [`content`] – the small files; [`open_files`] – what is open
+//! * [`fs`] – lookup, attributes, open and read over a backup; [`attr`] – what `stat` tells; [`listing`] – directories;
+//!   [`by_time`] – order of the clock; [`content`] – the small files; [`open_files`] – what is open;
+//!   [`fs_error`] – why not
 //! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date
 //!
 //! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all.
 
+pub mod attr;
 pub mod by_time;
 pub mod calendar;
 pub mod cli;
@@ -17,6 +19,7 @@ pub mod demo;
 pub mod errno;
 pub mod follow;
 pub mod fs;
+pub mod fs_error;
 pub mod fuse;
 pub mod listing;
 pub mod mount;

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use common::Seq;
 
 use crate::calendar;
-use crate::fs::{Fs, FsError};
+use crate::fs::Fs;
+use crate::fs_error::FsError;
 use crate::tree::{Kind, Node, Part, SEQ_MAX};
 
 /// Cookies behind `.` and `..`; those of the other entries are higher.

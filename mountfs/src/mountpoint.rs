@@ -70,7 +70,10 @@ pub enum MountpointError {
     )]
     NoFuse,
     /// Not root, and no setuid helper.
-    #[error("no right to mount: install the package `fuse3` (it brings `fusermount3`), or run this as root")]
+    #[error(
+        "no right to mount: run this as root, or install the package `fuse3` (it brings `fusermount3`) and let this user \
+         open {DEV_FUSE}"
+    )]
     NoRight {
         /// What the system said.
         #[source]

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use common::{ReadError, View};
 
-use crate::fs::Attr;
+use crate::attr::Attr;
 
 /// An open file: its bytes stay the same for as long as it is open, even when its version is rewound meanwhile.
 pub struct OpenFile {

@@ -7,8 +7,10 @@ use std::ops::ControlFlow;
 
 use common::DataVersion;
 use fixture::Node;
+use mountfs::attr::{Attr, Entry, Lasts};
 use mountfs::errno::errno;
-use mountfs::fs::{Attr, Entry, Fs, FsError, Lasts};
+use mountfs::fs::Fs;
+use mountfs::fs_error::{FsError, chain};
 use mountfs::tree::Kind;
 use rusqlite::Connection;
 
@@ -217,7 +219,7 @@ fn a_version_that_cannot_be_replayed_is_listed_and_answers_eio() {
     assert_eq!((broken.size_bytes, broken.lasts), (0, Lasts::Moment));
     let error = fs.open(broken.inode).unwrap_err();
     assert_eq!(errno(&error).code(), libc::EIO);
-    let text = mountfs::fs::chain(&error);
+    let text = chain(&error);
     assert!(text.contains("version 4") && text.contains("no_such_table"), "{text}");
     let info: serde_json::Value = serde_json::from_slice(&read(&fs, "versions/4/info.json")).unwrap();
     assert_eq!(info["pages"], serde_json::Value::Null);

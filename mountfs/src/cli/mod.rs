@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use common::{BackupUrl, DataVersion};
 
 use self::when::Bound;
-use crate::fs::chain;
+use crate::fs_error::chain;
 
 /// Environment variable with the filter for log messages.
 const LOG_VARIABLE: &str = "BACKUPFS_LOG";

@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 
 use super::progress::Bar;
 use super::{Failure, RestoreArgs};
-use crate::fs::chain;
+use crate::fs_error::chain;
 use crate::restore::{Destination, Progress, RestoreError, restore};
 
 /// Restores the newest version, or another one if that was confirmed.

@@ -1,0 +1,61 @@
+//! [`Attr`]: what `stat` tells, and for how long it is true.
+
+use common::Timestamp;
+
+use crate::tree::{Kind, Node};
+
+/// What `stat` tells, apart from the owner, which is the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode.
+    pub inode: u64,
+    /// Directory, file or link.
+    pub kind: Kind,
+    /// Bytes of a file or of the target of a link; 0 for a directory.
+    pub size_bytes: u64,
+    /// Names of this inode; for a directory two plus its subdirectories.
+    pub links: u32,
+    /// Permission bits.
+    pub permissions: u16,
+    /// When it was recorded.
+    pub time: Timestamp,
+    /// Whether these attributes can become others.
+    pub lasts: Lasts,
+}
+
+/// How long the kernel may go on believing something without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// It never changes.
+    Forever,
+    /// It may be different the next time.
+    Moment,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What the name stands for.
+    pub attr: Attr,
+    /// Whether the name can come to stand for something else.
+    pub name_lasts: Lasts,
+    /// Another number than before: the inode is another file than before.
+    pub generation: u64,
+}
+
+/// Attributes of a directory with so many directories in it.
+pub fn directory_attr(node: Node, subdirectories: usize, time: Timestamp, lasts: Lasts) -> Attr {
+    let links = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
+    Attr { inode: node.inode(), kind: Kind::Directory, size_bytes: 0, links, permissions: 0o500, time, lasts }
+}
+
+/// Attributes of a file.
+pub fn file_attr(node: Node, size_bytes: u64, time: Timestamp, lasts: Lasts) -> Attr {
+    Attr { inode: node.inode(), kind: Kind::File, size_bytes, links: 1, permissions: 0o400, time, lasts }
+}
+
+/// Attributes of a link to `target`.
+pub fn link_attr(node: Node, target: &str, time: Timestamp, lasts: Lasts) -> Attr {
+    let size_bytes = target.len() as u64;
+    Attr { inode: node.inode(), kind: Kind::Link, size_bytes, links: 1, permissions: 0o777, time, lasts }
+}

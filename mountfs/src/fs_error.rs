@@ -1,0 +1,67 @@
+//! [`FsError`]: why a request to the tree is refused.
+
+use std::sync::Arc;
+
+use common::{DataVersion, ReadError, ReplayError, Seq};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// Nothing has this name or inode: it never did, was lost in a gap or rewound.
+    #[error("there is no such file")]
+    NoEntry,
+    /// A directory was needed.
+    #[error("this is not a directory")]
+    NotADirectory,
+    /// A file was needed.
+    #[error("this is a directory")]
+    IsADirectory,
+    /// A link was needed.
+    #[error("this is not a link")]
+    NotALink,
+    /// Everything that would change something.
+    #[error("the mount is read-only")]
+    ReadOnly,
+    /// The handle belongs to no open file.
+    #[error("this file is not open")]
+    NotOpen,
+    /// The version cannot be rebuilt.
+    #[error("version {version} (seq {seq}) cannot be read")]
+    View {
+        /// The version.
+        version: DataVersion,
+        /// Its last record.
+        seq: Seq,
+        /// Why.
+        #[source]
+        source: Arc<ReplayError>,
+    },
+    /// The statements of the version cannot be read.
+    #[error("the changes of version {version} (seq {seq}) cannot be read")]
+    Statements {
+        /// The version.
+        version: DataVersion,
+        /// Its last record.
+        seq: Seq,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// A page of an open database cannot be read.
+    #[error("inode {inode} cannot be read at byte {offset}")]
+    Page {
+        /// The open file.
+        inode: u64,
+        /// Where in it.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
