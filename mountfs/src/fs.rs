@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use common::{Backup, DataVersion, History, ReadError, ReplayError, Seq, Timestamp, Version, View, Views};
+use common::{Backup, History, Seq, Version, View, Views};
 
 use crate::attr::{Attr, Entry, Lasts, directory_attr, file_attr, link_attr};
 use crate::by_time::ByTime;

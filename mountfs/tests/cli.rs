@@ -1,5 +1,7 @@
 //! The real `backupfs`: what it prints, what it leaves behind, how it ends.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
+
 mod fixture;
 
 use std::fs;

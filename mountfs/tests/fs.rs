@@ -1,5 +1,7 @@
 //! The tree without FUSE: the same calls that the kernel makes, against real backups.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
+
 mod fixture;
 
 use std::ffi::OsStr;
