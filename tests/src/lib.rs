@@ -1,1 +1,24 @@
-//! x
+//! What the end-to-end tests share: the real programs, recorded traces, an independent replay to compare with, and a
+//! small node of our own.
+//!
+//! * [`binaries`]: the `backup-recorder` and `backupfs` under test.
+//! * [`cli`] and [`mounted`]: running `backupfs` once, and keeping a mount.
+//! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
+//! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
+//! * [`play`]: a trace played to a real recorder as it happened.
+//! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
+//! * [`compare`]: whether two databases have the same contents.
+//! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
+
+pub mod binaries;
+pub mod cli;
+pub mod compare;
+pub mod home;
+pub mod listing;
+pub mod mounted;
+pub mod play;
+pub mod reference;
+pub mod schedule;
+pub mod seeded;
+pub mod small_node;
+pub mod traces;

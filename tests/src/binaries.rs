@@ -1,0 +1,46 @@
+//! The programs under test: those built from these sources, never ones left over from an earlier build.
+//!
+//! Cargo hands a test the binaries of its own package only (`CARGO_BIN_EXE_…`), and ours are in two other packages.
+//! Under `cargo test -p tests` nothing would rebuild them, and a test of an old program proves nothing. So the first use
+//! in each process has cargo build them, in the profile and target directory of the test itself; that takes a fraction
+//! of a second when they are up to date.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(build);
+
+/// The CLN plugin.
+pub fn backup_recorder() -> PathBuf {
+    DIRECTORY.join("backup-recorder")
+}
+
+/// The operator's program.
+pub fn backupfs() -> PathBuf {
+    DIRECTORY.join("backupfs")
+}
+
+/// Where the workspace is.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("BUG: the package is in a workspace")
+}
+
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    // target/<profile directory>/deps/<test>
+    let directory = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").to_owned();
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let target = directory.parent().expect("a profile directory lies in the target directory");
+    let built = Command::new(env!("CARGO"))
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
+        .arg(target)
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "building the programs under test: {}", String::from_utf8_lossy(&built.stderr));
+    directory
+}

@@ -1,0 +1,108 @@
+//! A temporary place for one node and its backup.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mountfs::demo::pretend_lightningd::{PretendLightningd, PretendSettings, RecorderStderr};
+use tempfile::TempDir;
+
+use crate::{binaries, cli};
+
+/// A lightning-dir, a backup beside it, and room for more. Removed when dropped.
+pub struct Home(TempDir);
+
+impl Home {
+    /// Empty, but for the lightning-dir.
+    pub fn new() -> Self {
+        let home = Self(tempfile::Builder::new().prefix("backupfs-test-").tempdir().expect("a temporary directory"));
+        fs::create_dir(home.lightning_dir()).expect("the lightning-dir");
+        home
+    }
+
+    /// A path in here.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The node's directory.
+    pub fn lightning_dir(&self) -> PathBuf {
+        self.join("regtest")
+    }
+
+    /// The node's database.
+    pub fn database(&self) -> PathBuf {
+        self.lightning_dir().join("lightningd.sqlite3")
+    }
+
+    /// The backup.
+    pub fn backup(&self) -> PathBuf {
+        self.join("node.bkp")
+    }
+
+    /// `backup.lock` of the node.
+    pub fn backup_lock(&self) -> PathBuf {
+        self.lightning_dir().join("backup.lock")
+    }
+
+    /// `backupfs init`, which must succeed.
+    pub fn init(&self) -> cli::Ran {
+        let [lightning_dir, backup] = [self.lightning_dir(), self.backup()];
+        cli::backupfs(&["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()])
+            .expect_done("backupfs init")
+    }
+
+    /// A node here with the real recorder, whose standard error goes to [`recorder_stderr`](Self::recorder_stderr).
+    pub fn lightningd(&self) -> PretendLightningd {
+        let mut settings = PretendSettings::new(binaries::backup_recorder(), self.lightning_dir());
+        settings.stderr = RecorderStderr::AppendedTo(self.join("recorder.stderr"));
+        PretendLightningd::new(settings)
+    }
+
+    /// What recorders wrote to standard error so far.
+    pub fn recorder_stderr(&self) -> String {
+        fs::read_to_string(self.join("recorder.stderr")).unwrap_or_default()
+    }
+
+    /// Writes `backup.lock` over.
+    pub fn write_backup_lock(&self, text: &str) {
+        fs::write(self.backup_lock(), text).expect("writing backup.lock");
+    }
+
+    /// Adds a key to `backup.lock`.
+    pub fn set_in_backup_lock(&self, key: &str, value: serde_json::Value) {
+        let text = fs::read(self.backup_lock()).expect("reading backup.lock");
+        let mut lock: serde_json::Value = serde_json::from_slice(&text).expect("backup.lock is JSON");
+        lock[key] = value;
+        self.write_backup_lock(&lock.to_string());
+    }
+
+    /// Every file and directory in here with its bytes, to see later that nothing was touched.
+    pub fn everything(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        everything(self.0.path())
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Every file (with its bytes), directory and symbolic link below `directory`.
+pub fn everything(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let meta = path.symlink_metadata().expect("what an entry is");
+        if meta.is_dir() {
+            found.append(&mut everything(&path));
+            found.insert(path, None);
+        } else if meta.is_symlink() {
+            found.insert(path.clone(), fs::read_link(&path).ok().map(|to| to.into_os_string().into_encoded_bytes()));
+        } else {
+            found.insert(path.clone(), Some(fs::read(&path).expect("reading a file")));
+        }
+    }
+    found
+}

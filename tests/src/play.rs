@@ -1,0 +1,173 @@
+//! A recorded trace, played to a real recorder as it happened: its runs, crashes, stops and gaps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::DataVersion;
+use mountfs::demo::pretend_lightningd::{Answer, Commit, PretendLightningd};
+use mountfs::demo::trace::{TraceEvent, TraceWrite};
+
+use crate::home::Home;
+use crate::reference::Reference;
+use crate::schedule::{Fate, Outcome, Schedule};
+use crate::traces::TraceFolder;
+
+/// What is known after a trace was played.
+pub struct Played {
+    /// What became of each write.
+    pub schedule: Schedule,
+    /// For each version looked at: a copy of the reference, and the statements that led to it.
+    pub samples: BTreeMap<DataVersion, Sample>,
+    /// How long the recorder took to answer each write.
+    pub answers: Vec<Duration>,
+    /// The version of the database before the first write, if it had one.
+    pub first: Option<DataVersion>,
+}
+
+/// What a version must be.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The database, by an independent replay.
+    pub database: PathBuf,
+    /// The statements of the transaction and its riders; `None` for a version known from a snapshot.
+    pub statements: Option<Vec<String>>,
+}
+
+/// Plays the trace in `folder` in an empty `home`. `at_half` is called once, between two writes in the middle, with the
+/// samples so far.
+pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<DataVersion, Sample>)) -> Played {
+    folder.start_database(&home.database());
+    folder.start_database(&home.join("reference.sqlite3"));
+    home.init();
+    let schedule = Schedule::of(folder.events());
+    let sampled = schedule.sampled();
+    let of_sampled_versions = sampled.iter().map(|&at| schedule.fates()[at].data_version).collect();
+    let mut player = Player {
+        lightningd: home.lightningd(),
+        reference: Reference::open(&home.join("reference.sqlite3")),
+        home,
+        sampled,
+        of_sampled_versions,
+        samples: BTreeMap::new(),
+        answers: Vec::new(),
+        announced_stop: false,
+        killed: false,
+        up: false,
+    };
+    let first = player.lightningd.data_version().expect("the version of the start database");
+    if let Some(first) = first {
+        player.sample(first, None);
+    }
+    let half = schedule.fates().len() / 2;
+    let mut at_half = Some(at_half);
+    let mut position = 0;
+    for event in folder.events() {
+        match event.expect("an intact trace") {
+            TraceEvent::Write(write) => {
+                player.write(position, schedule.fates()[position], &write);
+                position += 1;
+                if position > half
+                    && player.up
+                    && let Some(at_half) = at_half.take()
+                {
+                    at_half(&player.samples);
+                }
+            }
+            event => player.around(&event),
+        }
+    }
+    player.around(&TraceEvent::End);
+    let Player { samples, answers, .. } = player;
+    Played { schedule, samples, answers, first }
+}
+
+struct Player<'a> {
+    home: &'a Home,
+    lightningd: PretendLightningd,
+    reference: Reference,
+    sampled: BTreeSet<usize>,
+    of_sampled_versions: BTreeSet<DataVersion>,
+    samples: BTreeMap<DataVersion, Sample>,
+    answers: Vec<Duration>,
+    announced_stop: bool,
+    killed: bool,
+    /// A crash takes the node down before the trace says that the run is over.
+    up: bool,
+}
+
+impl Player<'_> {
+    fn around(&mut self, event: &TraceEvent) {
+        match event {
+            TraceEvent::Start => {
+                self.lightningd.start().expect("the recorder starts");
+                self.up = true;
+                self.killed = false;
+            }
+            TraceEvent::Init => drop(self.lightningd.init().expect("the recorder takes init")),
+            TraceEvent::Shutdown => {
+                self.lightningd.announce_shutdown().expect("the recorder lives");
+                self.announced_stop = true;
+            }
+            // The blow takes effect at the end of the run: one more write may get through.
+            TraceEvent::Kill { .. } => self.killed = true,
+            TraceEvent::End if self.up && self.killed => {
+                self.lightningd.crash().expect("a crash");
+                self.up = false;
+            }
+            TraceEvent::QuietExit | TraceEvent::End if self.up => {
+                let status = if std::mem::take(&mut self.announced_stop) {
+                    self.lightningd.stop()
+                } else {
+                    self.lightningd.end_input()
+                };
+                let status = status.expect("the recorder ends by itself");
+                assert!(status.success(), "the recorder ended with {status}: {}", self.home.recorder_stderr());
+                self.up = false;
+            }
+            TraceEvent::QuietExit | TraceEvent::End | TraceEvent::Write(_) => {}
+        }
+    }
+
+    fn write(&mut self, position: usize, fate: Fate, write: &TraceWrite) {
+        if fate.missed_before > 0 {
+            let before = write.data_version.previous();
+            self.lightningd.set_data_version(before).expect("a gap");
+            self.reference.set_data_version(before);
+            self.sample(before, None);
+        }
+        let commit = match fate.outcome {
+            Outcome::Committed => Commit::Normal,
+            Outcome::Lost => Commit::CrashBeforeCommit,
+        };
+        let answer = self.lightningd.write(write.data_version, &write.statements, commit);
+        match answer.unwrap_or_else(|error| panic!("write {position} of the trace: {error}")) {
+            Answer::Continue { elapsed } => self.answers.push(elapsed),
+            refused => panic!(
+                "write {position} of the trace, version {}: {refused:?}; {}",
+                write.data_version,
+                self.home.recorder_stderr()
+            ),
+        }
+        match fate.outcome {
+            Outcome::Committed => self.reference.apply(&write.statements),
+            Outcome::Lost => {
+                self.up = false;
+                return;
+            }
+        }
+        // A version is a transaction and its riders: each of its writes adds to what is known of it.
+        if self.sampled.contains(&position) || self.of_sampled_versions.contains(&write.data_version) {
+            let known = self.samples.get(&write.data_version).and_then(|sample| sample.statements.clone());
+            let mut statements = known.unwrap_or_default();
+            statements.extend(write.statements.iter().cloned());
+            self.sample(write.data_version, Some(statements));
+        }
+    }
+
+    fn sample(&mut self, data_version: DataVersion, statements: Option<Vec<String>>) {
+        let database = self.home.join(format!("reference-{data_version}.sqlite3"));
+        self.reference.copy_to(&database);
+        self.samples.insert(data_version, Sample { database, statements });
+    }
+}
