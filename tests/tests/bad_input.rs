@@ -60,7 +60,7 @@ fn a_bad_backup_lock_is_refused_by_the_recorder() {
         ("not json".to_owned(), "backup.lock"),
         (String::new(), "backup.lock"),
         ("{}".to_owned(), "backend_url"),
-        (json!({"backend_url": 7}).to_string(), "backend_url"),
+        (json!({"backend_url": 7}).to_string(), "string"),
         (json!({"backend_url": url, "on_gap": "pray"}).to_string(), "pray"),
         (json!({"backend_url": url, "on_gpa": "stop"}).to_string(), "on_gpa"),
         (json!({"backend_url": url, "backup_uuid": "x"}).to_string(), "backup_uuid"),
@@ -87,7 +87,7 @@ fn a_bad_destination_is_refused_by_the_recorder() {
     fs::write(node.home.backup().join("manifest"), "something else").unwrap();
     refused_untouched(&mut node, &["manifest"]);
     fs::write(node.home.backup().join("manifest"), newer_manifest(&aside)).unwrap();
-    refused_untouched(&mut node, &["manifest", "newer"]);
+    refused_untouched(&mut node, &["node.bkp", "newer"]);
     fs::remove_dir_all(node.home.backup()).unwrap();
     fs::write(node.home.backup(), "a file").unwrap();
     refused_untouched(&mut node, &["node.bkp"]);
@@ -311,7 +311,7 @@ fn a_directory_inside_the_backup_is_no_mount_point() {
     let inside = node.home.backup().join("mnt");
     fs::create_dir(&inside).unwrap();
     cli::backupfs(&["mount".as_ref(), node.home.backup().as_os_str(), inside.as_os_str()])
-        .expect_refused(2, &["inside", "backup"]);
+        .expect_refused(2, &["within", "outside"]);
 }
 
 #[test]
