@@ -17,6 +17,19 @@ use crate::binaries;
 /// Longest wait for a mount to answer, or to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How soon a mount must show what was recorded.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Waits until `condition` holds; panics when it does not within a second.
+#[track_caller]
+pub fn soon(what: &str, condition: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < SOON, "not within {SOON:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A mounted backup. Dropping it ends the daemon with SIGTERM and detaches what is still mounted.
 pub struct Mounted {
     daemon: Child,
@@ -83,9 +96,11 @@ impl Mounted {
         self.path().join(format!("versions/{data_version}/lightningd.sqlite3"))
     }
 
-    /// The daemon's process id.
-    pub fn pid(&self) -> u32 {
-        self.daemon.id()
+    /// Panics unless `latest` leads to this version within a second.
+    #[track_caller]
+    pub fn expect_newest_soon(&self, data_version: impl std::fmt::Display) {
+        let target = PathBuf::from(format!("versions/{data_version}"));
+        soon("latest leads to the newest version", || fs::read_link(self.join("latest")).is_ok_and(|to| to == target));
     }
 
     /// Asks the daemon to end, with SIGTERM, and waits for it.

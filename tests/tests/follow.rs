@@ -4,35 +4,16 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::Commit;
 use tests::compare;
-use tests::mounted::{Mounted, fuse_is_here};
+use tests::mounted::{Mounted, fuse_is_here, soon};
 use tests::small_node::{NODE_ID, SmallNode, creation};
-
-/// How soon a mount must show what was recorded.
-const SOON: Duration = Duration::from_secs(1);
-
-/// Waits until `condition` holds; panics when it does not within a second.
-#[track_caller]
-fn soon(what: &str, condition: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !condition() {
-        assert!(since.elapsed() < SOON, "not within {SOON:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect()
-}
-
-fn leads_to(mounted: &Mounted, version: DataVersion) -> bool {
-    fs::read_link(mounted.join("latest")).is_ok_and(|to| to == Path::new(&format!("versions/{version}")))
 }
 
 #[test]
@@ -52,7 +33,7 @@ fn a_mount_of_an_empty_backup_shows_every_version_within_a_second() {
     for _ in 0..20 {
         let version = node.data_version();
         soon("the version is in ls", || names(&mounted.join("versions")).contains(&version.to_string()));
-        soon("latest leads to it", || leads_to(&mounted, version));
+        mounted.expect_newest_soon(version);
         compare::same_contents(&node.home.database(), &mounted.join("latest/lightningd.sqlite3"), &[]).unwrap();
         assert!(!mounted.database(version.next()).exists());
         node.commit();
@@ -83,7 +64,7 @@ fn a_rewound_version_that_is_recorded_again_is_a_new_file() {
     node.start();
     assert_eq!(node.commit(), repeated);
     soon("the version has a new inode", || path.metadata().is_ok_and(|now| now.ino() != inode_before));
-    soon("latest leads to it", || leads_to(&mounted, repeated));
+    mounted.expect_newest_soon(repeated);
     compare::same_contents(&node.home.database(), &path, &[]).unwrap();
     assert_ne!(fs::read(&path).unwrap(), content_before);
 
