@@ -1,0 +1,116 @@
+//! Gaps that are harder to close than by reading a quiet database.
+
+use common::DataVersion;
+use mountfs::demo::pretend_lightningd::{Answer, Commit};
+use std::time::Duration;
+use tests::listing::{self, Status};
+use tests::seeded::Seeded;
+use tests::small_node::{SmallNode, bump};
+
+/// The node runs without its plugin for some transactions, and is down afterwards.
+fn run_without_plugin(node: &mut SmallNode, transactions: u64) {
+    node.lightningd.kill();
+    node.lightningd.start_without_recorder().expect("the node starts");
+    for _ in 0..transactions {
+        node.write(Commit::WithoutPlugin);
+    }
+    node.lightningd.kill();
+}
+
+#[test]
+fn a_vacuum_that_nobody_reports_changes_no_contents() {
+    let mut node = SmallNode::created();
+    for _ in 0..12 {
+        node.commit();
+    }
+    let vacuum = |node: &SmallNode| node.lightningd.database().expect("it runs").execute_batch("VACUUM");
+    vacuum(&node).unwrap();
+    node.commit();
+    node.expect_restorable();
+    // The image that heals a gap has other pages now than the backup would think.
+    run_without_plugin(&mut node, 2);
+    node.start();
+    vacuum(&node).unwrap();
+    node.commit();
+    node.expect_restorable();
+    for _ in 0..5 {
+        node.commit();
+    }
+    node.expect_restorable();
+}
+
+#[test]
+fn a_database_that_shrank_in_the_gap_is_healed() {
+    let mut node = SmallNode::created();
+    let grow = "INSERT INTO htlcs (id, preimage) VALUES (-1, zeroblob(3000000))";
+    node.commit_also(&[grow]);
+    run_without_plugin(&mut node, 1);
+    node.lightningd.start_without_recorder().unwrap();
+    let database = node.lightningd.database().expect("it runs");
+    database.execute_batch("DELETE FROM htlcs WHERE id = -1; VACUUM").unwrap();
+    node.lightningd.kill();
+    node.start();
+    node.commit();
+    node.expect_restorable();
+    node.commit_also(&[grow]);
+    node.expect_restorable();
+}
+
+#[test]
+fn a_transaction_too_big_for_the_cache_hides_the_database_and_is_refused() {
+    let mut node = SmallNode::created();
+    node.commit();
+    run_without_plugin(&mut node, 2);
+    node.start();
+    // More than the page cache holds: SQLite writes to the file before the commit and lets nobody read it any more.
+    let next = node.data_version().next();
+    let spill = "INSERT INTO htlcs (id, preimage) VALUES (-1, zeroblob(30000000))".to_owned();
+    match node.lightningd.write(next, &[spill, bump(next)], Commit::Normal).unwrap() {
+        Answer::Refused { message } => {
+            assert!(message.contains("lightningd") && message.contains("again"), "{message}");
+        }
+        other => panic!("an image cannot be read, and yet: {other:?}"),
+    }
+    assert_eq!(node.data_version().next(), next, "refused before the commit");
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn a_recorder_killed_while_it_heals_heals_at_the_next_start() {
+    let mut random = Seeded::new(4711);
+    let mut node = SmallNode::created();
+    let mut missing = Vec::new();
+    for round in 0..15 {
+        let transactions = 1 + random.below(3);
+        run_without_plugin(&mut node, transactions);
+        let committed = node.data_version().get();
+        missing.extend(committed - u32::try_from(transactions).unwrap() + 1..committed);
+        node.start();
+        let after = Duration::from_micros(random.below(3000));
+        let answer = node.write(Commit::KillRecorder { after });
+        assert!(!matches!(answer, Answer::Refused { .. }), "round {round}: {answer:?}");
+        node.start();
+        node.commit();
+        node.expect_restorable();
+    }
+    let listed = listing::versions(&node.home.backup(), &[]);
+    assert_eq!(listing::with_status(&listed, Status::Missing), missing);
+    let all = 1..=node.data_version().get();
+    let recorded: Vec<u32> = all.filter(|version| !missing.contains(version)).collect();
+    assert_eq!(listing::with_status(&listed, Status::Recorded), recorded);
+}
+
+#[test]
+fn a_gap_found_by_a_rider_is_healed() {
+    let mut node = SmallNode::created();
+    run_without_plugin(&mut node, 2);
+    node.start();
+    let rider = ["PRAGMA foreign_keys = OFF;"];
+    let answer = node.lightningd.write(DataVersion::new(3), &rider, Commit::Normal).unwrap();
+    assert!(answer.is_continue(), "{answer:?}");
+    node.expect_restorable();
+    node.commit();
+    node.expect_restorable();
+}
