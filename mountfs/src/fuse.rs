@@ -29,13 +29,34 @@ const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
 const BLOCK_BYTES: u32 = 4096;
 
-/// Whom everything in the mount belongs to.
+/// Who may enter the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only the user who mounts: a node's database holds its secrets.
+    Owner,
+    /// Everybody.
+    Others,
+}
+
+/// Whom everything in the mount belongs to, and who else may read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Who else.
+    pub access: Access,
+}
+
+impl Owner {
+    /// The permission bits of a file that has these for its owner.
+    fn permissions(self, own: u16) -> u16 {
+        match self.access {
+            Access::Owner => own,
+            Access::Others => own | own >> 3 | own >> 6,
+        }
+    }
 }
 
 /// Serves an [`Fs`] to the kernel.
@@ -110,7 +131,7 @@ fn file_attr(attr: &Attr, owner: Owner) -> FileAttr {
         ctime: time,
         crtime: time,
         kind: file_type(attr.kind),
-        perm: attr.permissions,
+        perm: owner.permissions(attr.permissions),
         nlink: attr.links,
         uid: owner.uid,
         gid: owner.gid,
@@ -399,5 +420,19 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         reply.error(errno(&FsError::ReadOnly));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_may_read_only_where_they_were_let_in() {
+        let owner = |access| Owner { uid: 0, gid: 0, access };
+        assert_eq!(owner(Access::Owner).permissions(0o400), 0o400);
+        assert_eq!(owner(Access::Others).permissions(0o400), 0o444);
+        assert_eq!(owner(Access::Others).permissions(0o500), 0o555);
+        assert_eq!(owner(Access::Others).permissions(0o777), 0o777);
     }
 }

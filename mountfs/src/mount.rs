@@ -12,7 +12,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use crate::follow::Following;
 use crate::fs::Fs;
-use crate::fuse::{End, FuseAdapter, Owner};
+use crate::fuse::{Access, End, FuseAdapter, Owner};
 use crate::mountpoint::{self, Mountpoint, MountpointError};
 use crate::readme_text::readme_text;
 
@@ -21,15 +21,6 @@ const THREADS: usize = 4;
 
 /// How long an unmount may take before it counts as being in use.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Who may enter the mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Only the user who mounts: a node's database holds its secrets.
-    Owner,
-    /// Everybody whom the permissions of the files let in, root for example.
-    Others,
-}
 
 /// Why a backup is not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +71,7 @@ impl Mount {
         let (history, follower) = backup.follow();
         let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path())));
         let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
-        let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+        let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };
         let (wake, ended) = mpsc::channel();
         let end = End { gone: Arc::default(), wake };
         let adapter = FuseAdapter::new(Arc::clone(&fs), owner, end.clone());

@@ -83,7 +83,7 @@ pub struct InitArgs {
 #[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \
                         ls /mnt/restore/versions\n  sqlite3 -readonly /mnt/restore/latest/lightningd.sqlite3")]
 pub struct MountArgs {
-    /// Let other users in, root for example (not being root, this needs `user_allow_other` in /etc/fuse.conf)
+    /// Let all users of this machine read it (not being root, this needs `user_allow_other` in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
     /// The backup

@@ -7,7 +7,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Failure, MountArgs};
-use crate::mount::{Access, Mount, Unmounted};
+use crate::fuse::Access;
+use crate::mount::{Mount, Unmounted};
 
 /// Mounts and serves until a signal comes or somebody else unmounts.
 ///

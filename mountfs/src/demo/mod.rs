@@ -21,7 +21,8 @@ use self::report::{Timing, print_tree, same_bytes, step};
 use self::trace::{Trace, TraceEvent};
 use crate::cli::Failure;
 use crate::cli::mount::serve;
-use crate::mount::{Access, Mount, MountError};
+use crate::fuse::Access;
+use crate::mount::{Mount, MountError};
 use crate::restore::{Destination, restore};
 
 /// 1,500 writes of a real node, from its first one on.
