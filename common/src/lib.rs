@@ -6,7 +6,7 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | [`format`] | the bytes: pure encoding and decoding, and the format document |
+//! | [`mod@format`] | the bytes: pure encoding and decoding, and the format document |
 //! | [`version_rules`] | what an incoming write says about what `lightningd` has committed: pure |
 //! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
 //! | `log` | records appended to files, read back in order, put right after a crash |
