@@ -5,8 +5,51 @@
 use std::fmt;
 use std::path::Path;
 
-use rusqlite::types::Value;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row, Rows};
+
+/// One value in a row, exactly as it is stored: a text need not be UTF-8.
+#[derive(Clone, PartialEq)]
+pub enum Cell {
+    /// Nothing.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// Another number.
+    Real(f64),
+    /// A text in UTF-8, or what was stored as one.
+    Text(Vec<u8>),
+    /// Bytes.
+    Blob(Vec<u8>),
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => write!(f, "NULL"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Real(number) => write!(f, "{number:?}"),
+            Self::Text(bytes) => write!(f, "'{}'", bytes.escape_ascii()),
+            Self::Blob(bytes) => {
+                write!(f, "x'")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                write!(f, "'")
+            }
+        }
+    }
+}
+
+impl From<ValueRef<'_>> for Cell {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(number) => Self::Integer(number),
+            ValueRef::Real(number) => Self::Real(number),
+            ValueRef::Text(bytes) => Self::Text(bytes.to_vec()),
+            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
+        }
+    }
+}
 
 /// The first thing that differs.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,9 +57,9 @@ pub struct Difference {
     /// The table; `sqlite_master` for the schema.
     pub table: String,
     /// Rowid and columns in the database that is right; `None` when it has no such row.
-    pub expected: Option<Vec<Value>>,
+    pub expected: Option<Vec<Cell>>,
     /// Rowid and columns in the database that is tested.
-    pub actual: Option<Vec<Value>>,
+    pub actual: Option<Vec<Cell>>,
 }
 
 impl fmt::Display for Difference {
@@ -103,12 +146,12 @@ fn same_rows(table: &str, select: &str, expected: &Connection, actual: &Connecti
     }
 }
 
-fn next(rows: &mut Rows<'_>, columns: usize) -> Result<Option<Vec<Value>>, rusqlite::Error> {
+fn next(rows: &mut Rows<'_>, columns: usize) -> Result<Option<Vec<Cell>>, rusqlite::Error> {
     rows.next()?.map(|row| values(row, columns)).transpose()
 }
 
-fn values(row: &Row<'_>, columns: usize) -> Result<Vec<Value>, rusqlite::Error> {
-    (0..columns).map(|column| row.get(column)).collect()
+fn values(row: &Row<'_>, columns: usize) -> Result<Vec<Cell>, rusqlite::Error> {
+    (0..columns).map(|column| row.get_ref(column).map(Cell::from)).collect()
 }
 
 #[cfg(test)]
@@ -142,6 +185,7 @@ mod tests {
         let changes = [
             ("UPDATE a SET y = x'01' WHERE x = '1'", "table a"),
             ("UPDATE a SET x = 1 WHERE x = '1'; UPDATE a SET y = '' WHERE y = x'00'", "table a"),
+            ("UPDATE a SET x = CAST(x'fe' AS TEXT) WHERE x = '1'", "table a"),
             ("DELETE FROM a WHERE x = '1'", "table a"),
             ("INSERT INTO a VALUES ('3', NULL)", "table a"),
             ("UPDATE a SET rowid = 9 WHERE x = '2'", "table a"),
