@@ -21,9 +21,15 @@ pub fn backupfs() -> PathBuf {
     DIRECTORY.join("backupfs")
 }
 
+static WORKSPACE: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Cargo says it again when it runs the tests: the sources may have been moved since they were compiled.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().expect("BUG: the package is in a workspace").to_owned()
+});
+
 /// Where the workspace is.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("BUG: the package is in a workspace")
+    &WORKSPACE
 }
 
 fn build() -> PathBuf {
