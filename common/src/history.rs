@@ -31,6 +31,9 @@ pub struct Version {
     pub recorded_at: Timestamp,
     /// What its first record is.
     pub origin: Origin,
+    /// Whether `lightningd` is known to have committed it. Unknown for the newest change, which may have died before
+    /// COMMIT, and for one behind which `lightningd` ran without the recorder.
+    pub commit: Commit,
     /// Statements recorded for it, riders included.
     pub statements: u64,
     /// Bytes of those statements.
@@ -103,7 +106,6 @@ pub struct History {
     records: Vec<LiveRecord>,
     versions: Vec<Version>,
     by_number: BTreeMap<DataVersion, usize>,
-    commit: Commit,
     asides: Vec<TimelineEntry>,
 }
 
@@ -115,7 +117,6 @@ impl History {
             records: Vec::new(),
             versions: Vec::new(),
             by_number: BTreeMap::new(),
-            commit: Commit::Certain,
             asides: Vec::new(),
         }
     }
@@ -152,6 +153,10 @@ impl History {
         if self.newest().map_or(DataVersion::new(0), |newest| newest.data_version) != committed {
             return Err(Damage::Contradiction("a change does not follow the version before it"));
         }
+        // That `lightningd` went on from the newest version proves that it had committed it.
+        if let Some(newest) = self.versions.last_mut() {
+            newest.commit = Commit::Certain;
+        }
         match self.versions.last_mut().filter(|_| bump == Bump::Absent) {
             Some(newest) => {
                 newest.seq = live.seq;
@@ -159,13 +164,9 @@ impl History {
                 newest.statements += statements;
                 newest.statement_bytes += bytes;
             }
-            None => self.push_version(&live, time, Origin::Change, statements, bytes),
+            None => self.push_version(&live, time, Origin::Change, Commit::after(bump), statements, bytes),
         }
         self.records.push(live);
-        self.commit = match bump {
-            Bump::Present => Commit::Unknown,
-            Bump::Absent => Commit::Certain,
-        };
         Ok(())
     }
 
@@ -173,7 +174,7 @@ impl History {
         let (Some(record), Some(version)) = (self.records.last(), self.versions.last()) else {
             return Err(Damage::Contradiction("a rewind comes before any change"));
         };
-        if record.seq != rewound || self.commit == Commit::Certain || version.data_version.previous() != now_newest {
+        if record.seq != rewound || version.commit == Commit::Certain || version.data_version.previous() != now_newest {
             return Err(Damage::Contradiction("a rewind is not of the change before it"));
         }
         self.records.pop();
@@ -185,7 +186,6 @@ impl History {
                 recorded_at: version.recorded_at,
             });
         }
-        self.commit = Commit::Certain;
         Ok(())
     }
 
@@ -202,19 +202,27 @@ impl History {
                 self.asides.push(TimelineEntry::Missing { first, last, noticed_at: time, before: live.seq });
             }
         }
-        self.push_version(&live, time, Origin::Snapshot(snapshot.reason), 0, 0);
+        self.push_version(&live, time, Origin::Snapshot(snapshot.reason), Commit::Certain, 0, 0);
         self.records.push(live);
-        self.commit = Commit::Certain;
         Ok(())
     }
 
-    fn push_version(&mut self, live: &LiveRecord, recorded_at: Timestamp, origin: Origin, statements: u64, bytes: u64) {
+    fn push_version(
+        &mut self,
+        live: &LiveRecord,
+        recorded_at: Timestamp,
+        origin: Origin,
+        commit: Commit,
+        statements: u64,
+        bytes: u64,
+    ) {
         self.by_number.insert(live.data_version, self.versions.len());
         self.versions.push(Version {
             data_version: live.data_version,
             seq: live.seq,
             recorded_at,
             origin,
+            commit,
             statements,
             statement_bytes: bytes,
             first_record: self.records.len(),
@@ -232,7 +240,7 @@ impl History {
 
     /// The newest version as the version rules see it.
     pub fn newest_for_rules(&self) -> Option<Newest> {
-        self.newest().map(|newest| Newest { data_version: newest.data_version, commit: self.commit })
+        self.newest().map(|newest| Newest { data_version: newest.data_version, commit: newest.commit })
     }
 
     /// The version with this number; `None` when it is unknown, was lost in a gap, or was rewound.

@@ -146,15 +146,22 @@ impl LiveDatabase {
         query().map_err(|error| Self::error(&self.path, &error))
     }
 
+    /// A page, as SQLite sees it in this transaction; all zeros past the end.
+    pub(crate) fn read_page(&self, page: PageNo) -> Result<Vec<u8>, LiveDatabaseError> {
+        let query = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
+        match self.connection.query_row(query, [page.get()], |row| row.get::<_, Vec<u8>>(0)) {
+            Ok(bytes) if page == PageNo::FIRST => Ok(in_rollback_mode(&bytes)),
+            Ok(bytes) => Ok(bytes),
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(vec![0; self.page_size.bytes()]),
+            Err(error) => Err(Self::error(&self.path, &error)),
+        }
+    }
+
     /// Hands every page to `take`, in order, as SQLite sees it in this transaction.
-    ///
-    /// The header says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database is in WAL
-    /// mode: its pages go into a file that has no WAL, and must open on a read-only file system.
     pub(crate) fn read_pages(&self, take: TakePage<'_>) -> Result<(), LiveDatabaseError> {
         let fail = |error: rusqlite::Error| Self::error(&self.path, &error);
         let mut statement = self.connection.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").map_err(fail)?;
         let mut rows = statement.query([]).map_err(fail)?;
-        let mut first = Vec::new();
         let mut read = 0;
         while let Some(row) = rows.next().map_err(fail)? {
             read += 1;
@@ -163,14 +170,9 @@ impl LiveDatabase {
             if bytes.len() != self.page_size.bytes() {
                 return Err(self.unreadable("SQLite returned a page of the wrong size"));
             }
-            if page == PageNo::FIRST {
-                first.extend_from_slice(bytes);
-                if let Some(versions) = first.get_mut(18..20) {
-                    versions.fill(1);
-                }
-                take(page, &first)?;
-            } else {
-                take(page, bytes)?;
+            match page {
+                PageNo::FIRST => take(page, &in_rollback_mode(bytes))?,
+                _ => take(page, bytes)?,
             }
         }
         if read == self.page_count {
@@ -183,6 +185,16 @@ impl LiveDatabase {
     fn unreadable(&self, reason: &str) -> LiveDatabaseError {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
     }
+}
+
+/// Page 1 with a header that says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database
+/// is in WAL mode: its pages go into a file that has no WAL, and must open on a read-only file system.
+fn in_rollback_mode(page: &[u8]) -> Vec<u8> {
+    let mut page = page.to_vec();
+    if let Some(versions) = page.get_mut(18..20) {
+        versions.fill(1);
+    }
+    page
 }
 
 #[cfg(test)]

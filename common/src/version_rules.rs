@@ -62,6 +62,16 @@ pub enum Commit {
     Certain,
 }
 
+impl Commit {
+    /// What is known of a change when it is recorded. A rider acts on a version that was on disk before it.
+    pub const fn after(bump: Bump) -> Self {
+        match bump {
+            Bump::Present => Self::Unknown,
+            Bump::Absent => Self::Certain,
+        }
+    }
+}
+
 /// The newest version of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newest {

@@ -76,6 +76,11 @@ impl View {
         Ok(wanted)
     }
 
+    /// Its pages.
+    pub(crate) fn pages(&self) -> &OverlayPages {
+        &self.pages
+    }
+
     /// Seq of the newest record that is part of it.
     pub(crate) fn seq(&self) -> Seq {
         self.seq

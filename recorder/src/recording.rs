@@ -92,6 +92,11 @@ fn tell(recorded: Recorded) {
         Recorded::Rewound { data_version } => {
             log::info!("lightningd never committed version {data_version} as recorded; that record is void");
         }
+        Recorded::Replaced { data_version } => {
+            log::warn!(
+                "version {data_version} is not what was recorded; that record is void, a snapshot takes its place"
+            );
+        }
         Recorded::Healed { from: Some(from), to } => {
             log::warn!("versions after {from} and before {to} were committed unseen; version {to} is a snapshot");
         }

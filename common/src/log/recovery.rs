@@ -13,8 +13,8 @@ use crate::format::names;
 use crate::format::record::Record;
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, read_exact_at};
 
-/// Most records that are written at once: a rewind or a snapshot, and a change.
-const BATCH_RECORDS_MAX: usize = 2;
+/// Most records that are written at once: a rewind, a snapshot and a change.
+const BATCH_RECORDS_MAX: usize = 3;
 
 /// Why nothing can be appended to a log.
 #[derive(Debug, thiserror::Error)]

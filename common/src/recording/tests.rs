@@ -1,5 +1,10 @@
 //! Recording on a real directory and a real database.
 
+use std::fs;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use super::heal::SNAPSHOT_CHAIN_MAX;
 use super::*;
 use crate::log::AppendError;
 use crate::storage::faulty::FaultyDirectory;
@@ -191,5 +196,67 @@ fn every_failing_call_is_a_refusal_and_loses_nothing() {
         drop(recording);
         node.write(&mut node.record(), "after", Fate::Committed).unwrap();
         assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)), "call {nth}");
+    }
+}
+
+/// What was lost: `lightningd` dies before the COMMIT of version 12, runs without the recorder until another transaction
+/// is version 12, and goes on with it. The backup said that its version 12 was good.
+#[test]
+fn a_version_that_was_committed_with_other_contents_is_replaced() {
+    for pause in [Duration::ZERO, Duration::from_millis(1100)] {
+        let mut node = Node::new("");
+        node.write(&mut node.record(), "one", Fate::Committed).unwrap();
+        node.write(&mut node.record(), "never committed", Fate::Lost).unwrap();
+        thread::sleep(pause);
+        let mut recording = node.record();
+        node.write(&mut recording, "another", Fate::Unseen).unwrap();
+        let recorded = node.write(&mut recording, "seen", Fate::Committed).unwrap();
+        assert_eq!(recorded, Some(Recorded::Replaced { data_version: DataVersion::new(12) }));
+        assert_eq!(
+            statuses(&node),
+            [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "snapshot"), (13, "change")]
+        );
+        assert_eq!(node.newest_contents(), (13, contents(&node.connection)));
+    }
+}
+
+/// The change that died wrote fewer pages than the one that took its number: none of its own pages tells.
+#[test]
+fn pages_that_only_the_other_transaction_wrote_are_noticed_when_it_came_later() {
+    let mut node = Node::new("");
+    let mut recording = node.record();
+    for round in 0..50 {
+        node.write(&mut recording, &"long ".repeat(500 + round), Fate::Committed).unwrap();
+    }
+    drop(recording);
+    let bump = node.statements("").pop().unwrap();
+    let write = DbWrite {
+        data_version: DataVersion::new(node.version + 1),
+        statements: std::slice::from_ref(&bump),
+        received_at: Timestamp::now(),
+    };
+    node.record().record(&write).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    node.connection.execute(&bump, []).unwrap();
+    // A page of its own, in the transaction that the bump belongs to as far as the pages can tell.
+    node.connection.execute("UPDATE payments SET amount = -1 WHERE id = 1", []).unwrap();
+    node.version += 1;
+    let recorded = node.write(&mut node.record(), "seen", Fate::Committed).unwrap();
+    assert!(matches!(recorded, Some(Recorded::Replaced { .. })), "{recorded:?}");
+    assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+}
+
+#[test]
+fn an_ordinary_restart_takes_no_snapshot() {
+    for pragmas in ["", "PRAGMA page_size = 512", "PRAGMA journal_mode = WAL", "PRAGMA auto_vacuum = FULL"] {
+        let mut node = Node::new(pragmas);
+        for round in 0..5 {
+            let recorded = node.write(&mut node.record(), &format!("round {round}"), Fate::Committed).unwrap();
+            assert_eq!(recorded, Some(Recorded::Appended), "{pragmas}");
+        }
+        // A copy is the same database, whenever it was made.
+        fs::File::open(node.database()).unwrap().set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+        let recorded = node.write(&mut node.record(), "after", Fate::Committed).unwrap();
+        assert_eq!(recorded, Some(Recorded::Appended), "{pragmas}");
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use anyhow::Context as _;
+use common::version_rules::Commit;
 use common::{Backup, DataVersion, History, Seq, TimelineEntry, Timestamp};
 use serde::Serialize;
 
@@ -41,6 +42,9 @@ struct Row {
     seq: Option<u64>,
     recorded_at: Option<String>,
     status: Status,
+    /// `certain` once `lightningd` is known to have committed it; `unknown` for the newest change, and for one behind
+    /// which `lightningd` ran without the recorder.
+    commit: Option<&'static str>,
     origin: Option<&'static str>,
     statements: Option<u64>,
     bytes: Option<u64>,
@@ -122,6 +126,7 @@ fn missing(version: DataVersion) -> Row {
         seq: None,
         recorded_at: None,
         status: Status::Missing,
+        commit: None,
         origin: None,
         statements: None,
         bytes: None,
@@ -173,6 +178,10 @@ impl Range {
                     seq: Some(version.seq.get()),
                     recorded_at: Some(version.recorded_at.to_string()),
                     status: Status::Recorded,
+                    commit: Some(match version.commit {
+                        Commit::Certain => "certain",
+                        Commit::Unknown => "unknown",
+                    }),
                     origin: Some(origin_name(&version.origin)),
                     statements: Some(version.statements),
                     bytes: Some(version.statement_bytes),
@@ -208,6 +217,7 @@ fn rewound(data_version: DataVersion, seq: Seq, recorded_at: Timestamp) -> Row {
         seq: Some(seq.get()),
         recorded_at: Some(recorded_at.to_string()),
         status: Status::Rewound,
+        commit: None,
         origin: Some("change"),
         statements: None,
         bytes: None,

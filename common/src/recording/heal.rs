@@ -1,0 +1,132 @@
+//! Healing: what is recorded when the backup and the database of `lightningd` have gone different ways.
+
+use std::sync::Arc;
+
+use super::Recording;
+use crate::backup::Backup;
+use crate::commit_check::{Verdict, compare_newest};
+use crate::format::record::SnapshotReason;
+use crate::live_database::LiveDatabase;
+use crate::pages::ExpectedSnapshot;
+use crate::record_error::Shown;
+use crate::snapshot::{Base, NewSnapshot, SnapshotError, take_snapshot};
+use crate::version_rules::Commit;
+use crate::{DataVersion, OnGap, RecordError, Timestamp};
+
+/// A chain of delta snapshots longer than this is cut by a full one: finding a page looks into every one.
+pub(super) const SNAPSHOT_CHAIN_MAX: usize = 16;
+
+impl Recording {
+    /// Whether `lightningd` has committed something else than the newest change under its number: asked when a run
+    /// begins and that change may have died before its COMMIT.
+    ///
+    /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
+    /// else, have found nothing wrong with it.
+    pub(super) fn newest_is_another(&self) -> Result<bool, RecordError> {
+        let (Some(history), Some(newest)) = (&self.history_before_run, self.newest) else {
+            return Ok(false);
+        };
+        if self.commit == Commit::Certain {
+            return Ok(false);
+        }
+        let compared = LiveDatabase::open(&self.database).and_then(|database| {
+            if database.data_version()? != newest.data_version {
+                return Ok(Verdict::Same);
+            }
+            let Ok(backup) = Backup::open_in(Arc::clone(&self.directory), &self.url) else {
+                return Ok(Verdict::Same);
+            };
+            compare_newest(&Arc::new(backup), history, &self.database, &database)
+        });
+        match compared {
+            Ok(Verdict::Same) => Ok(false),
+            Ok(Verdict::Differs) => {
+                log::warn!(
+                    "{} holds another version {} than the one recorded: lightningd ran without the recorder, or laid \
+                     its pages out anew; taking a snapshot",
+                    self.database.display(),
+                    newest.data_version
+                );
+                Ok(true)
+            }
+            Err(error) => {
+                log::warn!("cannot check that version {} was committed as recorded: {error}", newest.data_version);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Adds a snapshot that closes a gap to the batch, unless `backup.lock` says to stop.
+    pub(super) fn push_heal(
+        &mut self,
+        committed: DataVersion,
+        now: Timestamp,
+    ) -> Result<Vec<ExpectedSnapshot>, RecordError> {
+        let newest = self.newest.map(|newest| newest.data_version);
+        if self.on_gap == OnGap::Stop {
+            return Err(RecordError::Gap { committed, newest, url: self.url.clone() });
+        }
+        log::warn!(
+            "lightningd committed up to version {committed}, the backup ends at {}: taking a snapshot of {}",
+            Shown(&newest),
+            self.database.display()
+        );
+        self.push_snapshot(committed, now)
+    }
+
+    /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch. Returns the chain of
+    /// snapshots that is the newest once the batch is durable.
+    pub(super) fn push_snapshot(
+        &mut self,
+        committed: DataVersion,
+        now: Timestamp,
+    ) -> Result<Vec<ExpectedSnapshot>, RecordError> {
+        let heal = |source| RecordError::Heal { committed, source };
+        let database = LiveDatabase::open(&self.database).map_err(|error| heal(error.into()))?;
+        let found = database.data_version().map_err(|error| heal(error.into()))?;
+        if found != committed {
+            return Err(RecordError::WrongDatabase { path: self.database.clone(), found, committed });
+        }
+        self.compare_node_id(&database)?;
+        let new = NewSnapshot {
+            uuid: self.manifest.uuid,
+            seq: self.log.next_seq(),
+            data_version: committed,
+            reason: SnapshotReason::Heal,
+            time: now,
+        };
+        let base = self.delta_base();
+        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut |_| ());
+        let snapshot = match taken {
+            Err(SnapshotError::Base(error)) => {
+                log::error!("{error}; taking a full snapshot instead of a delta");
+                take_snapshot(&*self.directory, &database, &new, None, &mut |_| ())
+            }
+            other => other,
+        }
+        .map_err(heal)?;
+        let seq = self.log.push_snapshot(committed, now, &snapshot);
+        let mut chain =
+            vec![ExpectedSnapshot { uuid: self.manifest.uuid, seq, footer_checksum: snapshot.footer_checksum }];
+        if snapshot.base.is_some() {
+            chain.extend_from_slice(&self.snapshots);
+        }
+        Ok(chain)
+    }
+
+    /// The snapshots that a delta can build on; `None` when a full one is due.
+    fn delta_base(&self) -> Option<Base> {
+        let newest = self.snapshots.first()?;
+        if self.snapshots.len() >= SNAPSHOT_CHAIN_MAX {
+            return None;
+        }
+        let backup = Backup::open_in(Arc::clone(&self.directory), &self.url).ok()?;
+        match backup.open_snapshots(&self.snapshots) {
+            Ok(pages) => Some(Base { seq: newest.seq, pages }),
+            Err(error) => {
+                log::error!("{error}; taking a full snapshot instead of a delta");
+                None
+            }
+        }
+    }
+}

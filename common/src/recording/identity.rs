@@ -1,0 +1,80 @@
+//! Whose database it is: a backup belongs to one node.
+
+use super::Recording;
+use crate::RecordError;
+use crate::format::manifest::Manifest;
+use crate::format::names;
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::record_error::Hex;
+use crate::storage::replace_file;
+
+/// When the database is looked at next to learn or check whose it is.
+///
+/// A new node knows its id some transactions after its first; looking costs a millisecond, so it is done at the 1st,
+/// 2nd, 4th, 8th, … write until it has been seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Identity {
+    Unchecked { writes: u32, next_look: u32 },
+    Checked,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self::Unchecked { writes: 0, next_look: 1 }
+    }
+}
+
+impl Recording {
+    /// Looks, now and then, whether the database is that of the node that the backup belongs to.
+    pub(super) fn check_identity(&mut self) -> Result<(), RecordError> {
+        let Identity::Unchecked { writes, next_look } = &mut self.identity else {
+            return Ok(());
+        };
+        *writes = writes.saturating_add(1);
+        if writes < next_look {
+            return Ok(());
+        }
+        *next_look = next_look.saturating_mul(2);
+        match LiveDatabase::open(&self.database) {
+            Ok(database) => self.compare_node_id(&database),
+            // It is a check on top of the version rules, which decide alone when the file cannot be read now.
+            Err(LiveDatabaseError::Busy { .. } | LiveDatabaseError::Missing { .. }) => Ok(()),
+            Err(error) => {
+                log::warn!("cannot check whose database this is: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn compare_node_id(&mut self, database: &LiveDatabase) -> Result<(), RecordError> {
+        let found = match database.node_id() {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                log::warn!("cannot check whose database this is: {error}");
+                return Ok(());
+            }
+        };
+        match self.manifest.node_id {
+            Some(expected) if expected != found => {
+                Err(RecordError::OtherNode { path: self.database.clone(), found, expected, url: self.url.clone() })
+            }
+            Some(_) => {
+                self.identity = Identity::Checked;
+                Ok(())
+            }
+            None => {
+                let learned = Manifest { node_id: Some(found), ..self.manifest.clone() };
+                match replace_file(&*self.directory, names::MANIFEST, &learned.encode()) {
+                    Ok(()) => {
+                        log::info!("{} is the backup of node {}", self.url, Hex(&found));
+                        self.manifest = learned;
+                        self.identity = Identity::Checked;
+                    }
+                    Err(error) => log::warn!("cannot note whose backup this is: {error}"),
+                }
+                Ok(())
+            }
+        }
+    }
+}
