@@ -14,6 +14,8 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::NotALink => Errno::EINVAL,
         FsError::ReadOnly => Errno::EROFS,
         FsError::NotOpen => Errno::EBADF,
+        // ENOENT would read as "no version yet", and the newest intact version is an old state.
+        FsError::NewestUnknown { .. } => Errno::EIO,
         FsError::View { .. } | FsError::Statements { .. } | FsError::Page { .. } => Errno::EIO,
     }
 }

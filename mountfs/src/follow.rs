@@ -69,12 +69,14 @@ impl Poller {
                 }
                 if self.problem.take().is_some() {
                     log::info!("the backup can be read again");
+                    self.fs.set_end_unknown(None);
                 }
             }
             Err(error) => {
                 let problem = chain(&error);
                 if self.problem.as_ref() != Some(&problem) {
-                    log::error!("{problem}; what is intact is still served");
+                    log::error!("{problem}; what is intact is still served, but `latest` cannot be known");
+                    self.fs.set_end_unknown(Some(problem.clone()));
                     self.problem = Some(problem);
                 }
             }

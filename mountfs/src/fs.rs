@@ -45,6 +45,8 @@ pub struct Fs {
     shapes: Mutex<HashMap<Seq, Shape>>,
     /// What was logged last about a version that cannot be read, so that `ls` in a loop does not fill the disk.
     logged: Mutex<HashMap<Seq, String>>,
+    /// Why the history may end before the newest version, if it may.
+    end_unknown: Mutex<Option<String>>,
 }
 
 impl Fs {
@@ -60,6 +62,7 @@ impl Fs {
             open_files: OpenFiles::default(),
             shapes: Mutex::default(),
             logged: Mutex::default(),
+            end_unknown: Mutex::default(),
         }
     }
 
@@ -180,6 +183,12 @@ impl Fs {
         &self.history
     }
 
+    /// Says whether the end of the backup can be read. While it cannot, `latest` leads nowhere: the newest version that is
+    /// intact is an old state, which nobody must restore by mistake.
+    pub fn set_end_unknown(&self, problem: Option<String>) {
+        *self.end_unknown.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
     /// Drops everything derived from a history that was replaced by another one: its seqs, and so the inodes, may stand
     /// for other versions now.
     pub fn forget_history(&self) {
@@ -286,7 +295,11 @@ impl Fs {
             }
             Node::Readme => Ok(file_attr(node, self.readme.len() as u64, created, Lasts::Forever)),
             Node::Latest => {
-                let target = self.latest_target()?;
+                let target = match self.latest_target() {
+                    // It is there, and reading it tells.
+                    Err(FsError::NewestUnknown { .. }) => String::new(),
+                    target => target?,
+                };
                 let time = self.history().newest().map_or(created, |version| version.recorded_at);
                 Ok(link_attr(node, &target, time, Lasts::Moment))
             }
@@ -321,6 +334,9 @@ impl Fs {
     }
 
     fn latest_target(&self) -> Result<String, FsError> {
+        if let Some(problem) = &*self.end_unknown.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(FsError::NewestUnknown { problem: problem.clone() });
+        }
         let newest = self.history().newest().map(|version| version.data_version);
         newest.map(tree::latest_target).ok_or(FsError::NoEntry)
     }

@@ -25,6 +25,12 @@ pub enum FsError {
     /// The handle belongs to no open file.
     #[error("this file is not open")]
     NotOpen,
+    /// Which version is the newest cannot be known.
+    #[error("the end of the backup cannot be read, so its newest version is not known: {problem}")]
+    NewestUnknown {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The version cannot be rebuilt.
     #[error("version {version} (seq {seq}) cannot be read")]
     View {
