@@ -22,10 +22,10 @@ fn node() -> (SmallNode, PathBuf) {
 
 /// Flips a bit in the middle of the records.
 fn damage(log: &PathBuf) {
-    let mut bytes = fs::read(log).unwrap();
-    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    let mut bytes = fs::read(log).expect("reading the log");
+    let end = bytes.iter().rposition(|&byte| byte != 0).expect("a log with records");
     bytes[end / 2] ^= 1;
-    fs::write(log, bytes).unwrap();
+    fs::write(log, bytes).expect("writing the log");
 }
 
 #[test]
