@@ -12,7 +12,7 @@ pub fn readme_text(url: &BackupUrl, mountpoint: &Path) -> String {
 This is a backup of the database of a Core Lightning node, mounted read-only.
 Backup: {url}
 
-  latest                             the newest recorded version; moves while the node is running. It cannot be read when
+  latest                             the newest recorded version; moves while the node runs. It cannot be read when
                                      the end of the backup is damaged: what is left then is an OLD state
   versions/N/lightningd.sqlite3      the whole database as it was at data_version N
   versions/N/changes.sql             the statements that led from the version before to this one
