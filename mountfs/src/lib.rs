@@ -8,7 +8,7 @@
 //! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date
 //!
-//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all.
+//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints.
 
 pub mod attr;
 pub mod by_time;
@@ -27,4 +27,5 @@ pub mod mountpoint;
 pub mod open_files;
 pub mod readme_text;
 pub mod restore;
+pub mod speak;
 pub mod tree;

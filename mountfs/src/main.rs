@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use mountfs::cli::{self, Cli};
+use mountfs::note;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
     match cli::run(&cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("backupfs: {failure}");
+            note!("backupfs: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }

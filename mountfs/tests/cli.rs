@@ -315,6 +315,27 @@ fn a_closed_pipe_is_not_an_error() {
 }
 
 #[test]
+fn work_that_is_done_is_a_success_even_when_nobody_can_be_told() {
+    let node = Node::with_versions(3);
+    let deaf = |args: &[&str]| {
+        // Every write to it fails.
+        let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+        Command::new(env!("CARGO_BIN_EXE_backupfs")).args(args).stdout(full()).stderr(full()).status().unwrap().code()
+    };
+    let restored = node.path().join("restored");
+    assert_eq!(deaf(&["restore", text(&node.backup_path()), text(&restored)]), Some(0));
+    assert!(restored.exists());
+    let lightning_dir = node.path().join("another");
+    fs::create_dir(&lightning_dir).unwrap();
+    let other = node.path().join("other.bkp");
+    assert_eq!(deaf(&["init", "--lightning-dir", text(&lightning_dir), text(&other)]), Some(0));
+    assert!(lightning_dir.join("backup.lock").exists());
+    assert_eq!(deaf(&["restore", text(&node.backup_path()), text(&restored)]), Some(2), "a refusal stays one");
+    // A list is nothing but its output.
+    assert_eq!(deaf(&["versions", text(&node.backup_path())]), Some(2));
+}
+
+#[test]
 fn a_mount_serves_until_it_is_told_to_end() {
     let mut node = Node::with_versions(3);
     let Some(mut mounted) = Mounted::start(&node) else { return };
@@ -342,6 +363,15 @@ fn a_mount_serves_until_it_is_told_to_end() {
     assert_eq!(mounted.wait().code(), Some(0));
     assert!(!mounted.is_mounted());
     drop(open);
+}
+
+#[test]
+fn a_terminal_that_is_closed_leaves_no_dead_mount() {
+    let node = Node::with_versions(3);
+    let Some(mut mounted) = Mounted::start(&node) else { return };
+    mounted.signal(Signal::HUP);
+    assert_eq!(mounted.wait().code(), Some(0));
+    assert!(!mounted.is_mounted());
 }
 
 #[test]

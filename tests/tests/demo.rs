@@ -19,3 +19,14 @@ fn the_demo_shows_everything_and_leaves_nothing() {
     }
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "what was left in the temporary directory");
 }
+
+#[test]
+fn a_demo_that_nobody_listens_to_any_more_leaves_nothing_either() {
+    let place = tempfile::tempdir().unwrap();
+    let script = format!("set -o pipefail; '{}' demo --once | true", binaries::backupfs().display());
+    let ran = cli::run(Command::new("bash").args(["-c", &script]).env("TMPDIR", place.path()));
+    // Without FUSE it ends with 2, having shown everything else.
+    assert!(ran.code == if fuse_is_here() { 0 } else { 2 }, "{ran:?}");
+    assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "what was left in the temporary directory");
+}

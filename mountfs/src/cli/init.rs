@@ -8,6 +8,7 @@ use common::{BackupLock, BackupUrl, OnGap, create_backup};
 
 use super::progress::Bar;
 use super::{Failure, InitArgs};
+use crate::{note, say};
 
 /// Name of the plugin, which is built and installed beside this program.
 pub const RECORDER_NAME: &str = "backup-recorder";
@@ -91,20 +92,20 @@ fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
 fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
     let lock = lightning_dir.join(BackupLock::FILE_NAME);
     match source {
-        Some(database) => println!("created {} with a snapshot of {}", args.url, database.display()),
-        None => println!("created {}, empty: it begins with the first write of the node", args.url),
+        Some(database) => say!("created {} with a snapshot of {}", args.url, database.display()),
+        None => say!("created {}, empty: it begins with the first write of the node", args.url),
     }
-    println!("wrote {}", lock.display());
+    say!("wrote {}", lock.display());
     let recorder = beside_this_program(RECORDER_NAME);
-    println!(
+    say!(
         "\nPut this into the node's config ({}/config) and restart it:\n\n    important-plugin={}\n",
         lightning_dir.display(),
         recorder.display()
     );
     if !recorder.exists() {
-        eprintln!("warning: there is no {} yet; build it with `cargo build --release`", recorder.display());
+        note!("warning: there is no {} yet; build it with `cargo build --release`", recorder.display());
     }
-    println!(
+    say!(
         "Copy {} to a safe place by hand, once. It is never in the backup, and without it the backup cannot bring the \
          funds back.",
         lightning_dir.join("hsm_secret").display()
@@ -118,7 +119,7 @@ fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
     if let (Ok(backup), Ok(node)) = (fs::metadata(url.path()), fs::metadata(lightning_dir))
         && backup.dev() == node.dev()
     {
-        eprintln!("warning: backup and node are on the same file system; if it fails, both are lost");
+        note!("warning: backup and node are on the same file system; if it fails, both are lost");
     }
 }
 

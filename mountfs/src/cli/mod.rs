@@ -5,6 +5,7 @@ pub mod init;
 pub mod mount;
 mod progress;
 pub mod restore;
+pub mod signals;
 pub mod versions;
 mod when;
 
@@ -77,7 +78,7 @@ pub struct InitArgs {
 
 /// Mount a backup: every version is a directory.
 ///
-/// Stays in the foreground and follows a recorder that is writing. Ends on SIGTERM, SIGINT or `umount`. Nothing in the
+/// Stays in the foreground and follows a recorder that is writing. Ends on SIGTERM, SIGINT (Ctrl-C), SIGHUP or `umount`. Nothing in the
 /// backup is changed or locked. The mount explains itself in its README.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \

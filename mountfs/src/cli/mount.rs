@@ -1,14 +1,13 @@
 //! `backupfs mount`.
 
-use std::io::Write as _;
-
 use anyhow::Context as _;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::signals::signals_to_end;
 use super::{Failure, MountArgs};
 use crate::fuse::Access;
 use crate::mount::{Mount, Unmounted};
+use crate::say;
 
 /// Mounts and serves until a signal comes or somebody else unmounts.
 ///
@@ -17,7 +16,7 @@ use crate::mount::{Mount, Unmounted};
 pub fn run(args: &MountArgs) -> Result<(), Failure> {
     let access = if args.allow_other { Access::Others } else { Access::Owner };
     // Before the mount is there: a signal in between must not leave a dead one behind.
-    let signals = Signals::new([SIGTERM, SIGINT]).context("cannot wait for signals")?;
+    let signals = signals_to_end()?;
     let mount = Mount::start(&args.url, &args.mountpoint, access)?;
     announce(&mount, args);
     serve(mount, signals)
@@ -56,7 +55,5 @@ fn announce(mount: &Mount, args: &MountArgs) {
             None => "no version recorded yet".to_owned(),
         }
     };
-    let line = format!("mounted {} on {} ({state})", args.url, mount.path().display());
-    // Whoever started this need not read its output: a closed pipe is no reason to unmount.
-    let _: std::io::Result<()> = writeln!(std::io::stdout(), "{line}");
+    say!("mounted {} on {} ({state})", args.url, mount.path().display());
 }

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use common::{Backup, DataVersion, History, TimelineEntry, Version};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::progress::Bar;
+use super::signals::signals_to_end;
 use super::{Failure, RestoreArgs};
 use crate::fs_error::chain;
 use crate::restore::{Destination, Progress, RestoreError, restore};
+use crate::{note, say};
 
 /// Restores the newest version, or another one if that was confirmed.
 ///
@@ -23,16 +23,18 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let (history, problem) = backup.read_history();
     if let Err(problem) = problem {
         // The newest version that can be read may not be the newest that was recorded: that is for a human to decide.
-        let newest = history.newest().map_or("none".to_owned(), |newest| newest.data_version.to_string());
+        let readable = match history.newest() {
+            Some(newest) => format!("what comes after version {} cannot be read", newest.data_version),
+            None => "no version can be read".to_owned(),
+        };
         let error = anyhow!(
-            "the backup is damaged, and what comes after version {newest} cannot be read; restore from another copy of \
-             the backup if there is one: {}",
+            "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
             chain(&problem)
         );
         if args.version.is_none() || !args.accept_stale_state {
             return Err(Failure::No(error));
         }
-        eprintln!("warning: {error}");
+        note!("warning: {error}");
     }
     let version = choose(&history, args)?;
     let temporary = Arc::new(Mutex::new(None));
@@ -49,11 +51,11 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     });
     bar.finish();
     let restored = restored.map_err(failure)?;
-    println!("restored version {} to {} ({} bytes)", restored.data_version, restored.path.display(), restored.bytes);
+    say!("restored version {} to {} ({} bytes)", restored.data_version, restored.path.display(), restored.bytes);
     if Some(restored.data_version) != history.newest().map(|newest| newest.data_version) {
         return Ok(());
     }
-    eprintln!(
+    note!(
         "Before you start lightningd:\n\
          - make sure that the old node cannot run any more, on any machine\n\
          - copy hsm_secret to the same directory: it is not in the backup, and without it the funds are lost"
@@ -83,7 +85,7 @@ fn choose<'a>(history: &'a History, args: &RestoreArgs) -> Result<&'a Version, F
              at it"
         )));
     }
-    eprintln!("warning: {cost}. Look at it, but never start lightningd on it.");
+    note!("warning: {cost}. Look at it, but never start lightningd on it.");
     Ok(version)
 }
 
@@ -116,7 +118,7 @@ fn why_not_there(history: &History, wanted: DataVersion) -> String {
 
 /// Leaves no temporary file behind when the operator loses patience.
 fn remove_on_signal(temporary: Arc<Mutex<Option<PathBuf>>>) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let mut signals = signals_to_end()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if signals.forever().next().is_none() {
             return;
@@ -125,7 +127,7 @@ fn remove_on_signal(temporary: Arc<Mutex<Option<PathBuf>>>) -> anyhow::Result<()
             // It has its final name already if the signal came at the very end.
             let _: std::io::Result<()> = std::fs::remove_file(path);
         }
-        eprintln!("backupfs: interrupted; no partial file was left behind");
+        note!("backupfs: interrupted; no partial file was left behind");
         std::process::exit(2);
     })?;
     Ok(())

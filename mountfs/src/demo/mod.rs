@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 use common::{Backup, BackupLock, BackupUrl, DataVersion, OnGap, create_backup};
 use indicatif::{HumanBytes, HumanCount};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
@@ -21,9 +20,11 @@ use self::report::{Timing, print_tree, same_bytes, step};
 use self::trace::{Trace, TraceEvent};
 use crate::cli::Failure;
 use crate::cli::mount::serve;
+use crate::cli::signals::signals_to_end;
 use crate::fuse::Access;
 use crate::mount::{Mount, MountError};
 use crate::restore::{Destination, restore};
+use crate::say;
 
 /// 1,500 writes of a real node, from its first one on.
 static TRACE: &[u8] = include_bytes!("../../demo/db_write.jsonl.zst");
@@ -90,18 +91,18 @@ pub fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
         return Err(Failure::Failed(error));
     }
     // From here on a signal ends the demo between two steps, so that nothing is left behind.
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let mut signals = signals_to_end()?;
     let place = Place::create()?;
     let url = place.url()?;
-    println!("Everything happens in {} and is removed at the end.", place.dir.path().display());
+    say!("Everything happens in {} and is removed at the end.", place.dir.path().display());
 
     step("A new node and an empty backup for it");
     let created = create_backup(&url, None, &mut |_| {})?;
     let lock =
         BackupLock { backend_url: url.clone(), backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
     lock.create(&place.node())?;
-    println!("   node    {}", place.node().display());
-    println!("   backup  {url}");
+    say!("   node    {}", place.node().display());
+    say!("   backup  {url}");
 
     let mut timings = Timings::default();
     let mut events = read_trace()?;
@@ -112,7 +113,7 @@ pub fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     let mut node = PretendLightningd::new(settings);
     node.start().with_context(|| recorder_words(&place))?;
     play(&mut node, &events, &mut timings.writes, &mut signals, &place)?;
-    println!("   {} writes recorded", HumanCount(timings.writes.count()));
+    say!("   {} writes recorded", HumanCount(timings.writes.count()));
 
     step("The backup is mounted while the node goes on");
     let mount = match Mount::start(&url, &place.mountpoint(), Access::Owner) {
@@ -124,7 +125,7 @@ pub fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     let newest = node.data_version()?.context("the node has made no version")?;
     match &mount {
         Ok(mount) => look_at(mount, newest, &mut timings)?,
-        Err(error) => println!("   not possible here: {error}\n   The rest is shown without it."),
+        Err(error) => say!("   not possible here: {error}\n   The rest is shown without it."),
     }
 
     step("The node is lost. Its newest version is restored");
@@ -144,13 +145,13 @@ fn finish(mount: Mount, end: End, signals: Signals) -> Result<(), Failure> {
     match end {
         End::ByItself => {
             mount.unmount().context("cannot unmount")?;
-            println!("\nDone; everything has been removed.");
+            say!("\nDone; everything has been removed.");
             Ok(())
         }
         End::OnSignal => {
-            println!("\nThe backup stays mounted on {}. Look around; Ctrl-C ends it.", mount.path().display());
-            println!("   ls {}/versions", mount.path().display());
-            println!("   cat {}/latest/info.json", mount.path().display());
+            say!("\nThe backup stays mounted on {}. Look around; Ctrl-C ends it.", mount.path().display());
+            say!("   ls {}/versions", mount.path().display());
+            say!("   cat {}/latest/info.json", mount.path().display());
             serve(mount, signals)
         }
     }
@@ -166,7 +167,7 @@ impl Timings {
     fn print(&self) {
         self.writes.print("a db_write, answered");
         for (label, elapsed) in &self.others {
-            println!("   {label:<44} {:8.2} ms", elapsed.as_secs_f64() * 1e3);
+            say!("   {label:<44} {:8.2} ms", elapsed.as_secs_f64() * 1e3);
         }
     }
 }
@@ -230,7 +231,7 @@ fn look_at(mount: &Mount, newest: DataVersion, timings: &mut Timings) -> Result<
     let database = fs::read(root.join("latest/lightningd.sqlite3")).context("cannot read the newest version")?;
     timings.others.push(("first read of the newest version, all of it", started.elapsed()));
     print_tree(root, newest)?;
-    println!("\n   {} of database, rebuilt from the recorded statements", HumanBytes(database.len() as u64));
+    say!("\n   {} of database, rebuilt from the recorded statements", HumanBytes(database.len() as u64));
     Ok(())
 }
 
@@ -249,19 +250,19 @@ fn restore_newest(
     let destination = Destination::check(&place.new_node(), backup.path())?;
     let restored = restore(&backup, &history, version, &destination, &mut |_| {}).map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
-    println!("   backupfs restore {url} {}", place.new_node().display());
-    println!("   quick_check: ok");
-    println!("   data_version: {} = that of the node", restored.data_version);
+    say!("   backupfs restore {url} {}", place.new_node().display());
+    say!("   quick_check: ok");
+    say!("   data_version: {} = that of the node", restored.data_version);
     if let Some(mount) = mount {
         let mounted = mount.path().join("latest/lightningd.sqlite3");
         if !same_bytes(&mounted, &restored.path)? {
             return Err(Failure::no(anyhow!("the restored file differs from {}", mounted.display())));
         }
-        println!("   the same {} as in the mount", HumanBytes(restored.bytes));
+        say!("   the same {} as in the mount", HumanBytes(restored.bytes));
     }
     let lost = place.node().join("lightningd.sqlite3");
     if same_bytes(&lost, &restored.path)? {
-        println!("   the same bytes as the database that was lost");
+        say!("   the same bytes as the database that was lost");
     }
     Ok(())
 }

@@ -11,10 +11,12 @@ use anyhow::Context as _;
 use common::DataVersion;
 use indicatif::{HumanBytes, HumanCount};
 
+use crate::say;
+
 /// Prints the heading of the next step.
 pub fn step(title: &str) {
     static STEP: AtomicU32 = AtomicU32::new(1);
-    println!("\n{}. {title}", STEP.fetch_add(1, Ordering::Relaxed));
+    say!("\n{}. {title}", STEP.fetch_add(1, Ordering::Relaxed));
 }
 
 /// How long something took each time.
@@ -46,7 +48,7 @@ impl Timing {
         for (percent, name) in [(50, "p50"), (99, "p99")] {
             if let Some(elapsed) = self.percentile(percent) {
                 let label = format!("{label} ({name} of {})", HumanCount(self.count()));
-                println!("   {label:<44} {:8.2} ms", elapsed.as_secs_f64() * 1e3);
+                say!("   {label:<44} {:8.2} ms", elapsed.as_secs_f64() * 1e3);
             }
         }
     }
@@ -59,19 +61,19 @@ pub fn print_tree(root: &Path, newest: DataVersion) -> anyhow::Result<()> {
         versions.push(entry?.file_name().to_string_lossy().into_owned());
     }
     let target = fs::read_link(root.join("latest")).context("cannot read the link latest")?;
-    println!("   {}", root.display());
-    println!("   ├── README");
-    println!("   ├── latest -> {}", target.display());
+    say!("   {}", root.display());
+    say!("   ├── README");
+    say!("   ├── latest -> {}", target.display());
     let first = versions.first().map_or("", String::as_str);
-    println!("   ├── versions/   {} of them, from {first} to {newest}", HumanCount(versions.len() as u64));
-    println!("   │   └── {newest}/");
+    say!("   ├── versions/   {} of them, from {first} to {newest}", HumanCount(versions.len() as u64));
+    say!("   │   └── {newest}/");
     let files = ["lightningd.sqlite3", "changes.sql", "info.json"];
     for (index, name) in files.into_iter().enumerate() {
         let branch = if index + 1 == files.len() { "└──" } else { "├──" };
         let size = root.join("versions").join(newest.to_string()).join(name).metadata()?.size();
-        println!("   │       {branch} {name:<20} {:>10}", HumanBytes(size).to_string());
+        say!("   │       {branch} {name:<20} {:>10}", HumanBytes(size).to_string());
     }
-    println!("   └── by-time/");
+    say!("   └── by-time/");
     let mut directory = root.join("by-time");
     // Down into the last year, month, day and hour, to the last link.
     for depth in 1.. {
@@ -81,10 +83,10 @@ pub fn print_tree(root: &Path, newest: DataVersion) -> anyhow::Result<()> {
         let indent = "    ".repeat(depth);
         match fs::read_link(&directory) {
             Ok(target) => {
-                println!("   {indent}└── {} -> {}", name.to_string_lossy(), target.display());
+                say!("   {indent}└── {} -> {}", name.to_string_lossy(), target.display());
                 break;
             }
-            Err(_) => println!("   {indent}└── {}/", name.to_string_lossy()),
+            Err(_) => say!("   {indent}└── {}/", name.to_string_lossy()),
         }
     }
     Ok(())

@@ -1,0 +1,36 @@
+//! The signals that ask a command to end.
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// From here on these signals do not kill the process: whoever asked for them tidies up and ends.
+///
+/// A terminal that is closed is among them: it would leave a dead mount behind. `nohup` asks to survive just that.
+///
+/// # Errors
+/// When the system does not let signals be caught.
+pub fn signals_to_end() -> anyhow::Result<Signals> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let hangup = (!ignores_hangup(&status)).then_some(SIGHUP);
+    Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup)).context("cannot wait for signals")
+}
+
+/// Whether SIGHUP is ignored by the process with this `/proc/…/status`.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nohup_is_recognised() {
+        assert!(ignores_hangup("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n"));
+        assert!(!ignores_hangup(""));
+    }
+}
