@@ -141,6 +141,16 @@ impl SmallNode {
         }
     }
 
+    /// The node runs without its plugin for some transactions, and is down afterwards.
+    pub fn run_without_plugin(&mut self, transactions: u64) {
+        self.lightningd.kill();
+        self.lightningd.start_without_recorder().expect("the node starts");
+        for _ in 0..transactions {
+            self.write(Commit::WithoutPlugin);
+        }
+        self.lightningd.kill();
+    }
+
     /// Stops the node as `lightningd` does, and waits for the recorder.
     pub fn stop(&mut self) {
         self.lightningd.announce_shutdown().expect("the recorder lives");

@@ -101,11 +101,7 @@ fn a_node_that_ran_without_the_plugin_is_healed() {
     let mut node = SmallNode::created();
     node.commit();
     node.stop();
-    node.lightningd.start_without_recorder().expect("the node starts");
-    for _ in 0..3 {
-        node.write(Commit::WithoutPlugin);
-    }
-    node.lightningd.kill();
+    node.run_without_plugin(3);
     node.start();
     node.commit();
     node.expect_restorable();
@@ -125,9 +121,7 @@ fn on_gap_stop_refuses_instead_of_healing() {
     node.start();
     node.commit();
     node.stop();
-    node.lightningd.start_without_recorder().expect("the node starts");
-    node.write(Commit::WithoutPlugin);
-    node.lightningd.kill();
+    node.run_without_plugin(1);
     let before = recorded(&node);
     let message = node.start_refused();
     assert!(message.contains("on_gap") && message.contains('4'), "{message}");

@@ -7,16 +7,6 @@ use tests::listing::{self, Status};
 use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
 
-/// The node runs without its plugin for some transactions, and is down afterwards.
-fn run_without_plugin(node: &mut SmallNode, transactions: u64) {
-    node.lightningd.kill();
-    node.lightningd.start_without_recorder().expect("the node starts");
-    for _ in 0..transactions {
-        node.write(Commit::WithoutPlugin);
-    }
-    node.lightningd.kill();
-}
-
 #[test]
 fn a_vacuum_that_nobody_reports_changes_no_contents() {
     let mut node = SmallNode::created();
@@ -28,7 +18,7 @@ fn a_vacuum_that_nobody_reports_changes_no_contents() {
     node.commit();
     node.expect_restorable();
     // The image that heals a gap has other pages now than the backup would think.
-    run_without_plugin(&mut node, 2);
+    node.run_without_plugin(2);
     node.start();
     vacuum(&node).unwrap();
     node.commit();
@@ -44,7 +34,7 @@ fn a_database_that_shrank_in_the_gap_is_healed() {
     let mut node = SmallNode::created();
     let grow = "INSERT INTO htlcs (id, preimage) VALUES (-1, zeroblob(3000000))";
     node.commit_also(&[grow]);
-    run_without_plugin(&mut node, 1);
+    node.run_without_plugin(1);
     node.lightningd.start_without_recorder().unwrap();
     let database = node.lightningd.database().expect("it runs");
     database.execute_batch("DELETE FROM htlcs WHERE id = -1; VACUUM").unwrap();
@@ -60,7 +50,7 @@ fn a_database_that_shrank_in_the_gap_is_healed() {
 fn a_transaction_too_big_for_the_cache_hides_the_database_and_is_refused() {
     let mut node = SmallNode::created();
     node.commit();
-    run_without_plugin(&mut node, 2);
+    node.run_without_plugin(2);
     node.start();
     // More than the page cache holds: SQLite writes to the file before the commit and lets nobody read it any more.
     let next = node.data_version().next();
@@ -84,7 +74,7 @@ fn a_recorder_killed_while_it_heals_heals_at_the_next_start() {
     let mut missing = Vec::new();
     for round in 0..15 {
         let transactions = 1 + random.below(3);
-        run_without_plugin(&mut node, transactions);
+        node.run_without_plugin(transactions);
         let committed = node.data_version().get();
         missing.extend(committed - u32::try_from(transactions).unwrap() + 1..committed);
         node.start();
@@ -105,7 +95,7 @@ fn a_recorder_killed_while_it_heals_heals_at_the_next_start() {
 #[test]
 fn a_gap_found_by_a_rider_is_healed() {
     let mut node = SmallNode::created();
-    run_without_plugin(&mut node, 2);
+    node.run_without_plugin(2);
     node.start();
     let rider = ["PRAGMA foreign_keys = OFF;"];
     let answer = node.lightningd.write(DataVersion::new(3), &rider, Commit::Normal).unwrap();

@@ -174,11 +174,7 @@ impl Model {
             self.node.stop();
             self.running = false;
         }
-        self.node.lightningd.start_without_recorder().expect("the node starts");
-        for _ in 0..transactions {
-            self.node.write(Commit::WithoutPlugin);
-        }
-        self.node.lightningd.kill();
+        self.node.run_without_plugin(transactions.into());
     }
 
     fn put_old_state_back(&mut self) {

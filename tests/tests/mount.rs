@@ -7,7 +7,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mountfs::demo::pretend_lightningd::Commit;
 use tests::mounted::{Mounted, fuse_is_here, is_mounted};
 use tests::small_node::SmallNode;
 use tests::{cli, compare};
@@ -20,11 +19,7 @@ fn mounted() -> Option<(SmallNode, Mounted)> {
     let mut node = SmallNode::created();
     node.commit();
     node.stop();
-    node.lightningd.start_without_recorder().expect("the node starts");
-    for _ in 0..3 {
-        node.write(Commit::WithoutPlugin);
-    }
-    node.lightningd.kill();
+    node.run_without_plugin(3);
     node.start();
     for _ in 0..7 {
         node.commit();

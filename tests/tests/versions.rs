@@ -15,11 +15,7 @@ fn node() -> SmallNode {
     node.start();
     node.commit();
     node.stop();
-    node.lightningd.start_without_recorder().expect("the node starts");
-    for _ in 0..3 {
-        node.write(Commit::WithoutPlugin);
-    }
-    node.lightningd.kill();
+    node.run_without_plugin(3);
     node.start();
     node.commit();
     node.stop();
