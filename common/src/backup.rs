@@ -30,6 +30,22 @@ pub enum OpenError {
         /// What is wrong.
         reason: Damage,
     },
+    /// It was written by a later release.
+    #[error("{url} cannot be read: {reason}")]
+    NewerFormat {
+        /// Where it is.
+        url: BackupUrl,
+        /// Which format it has.
+        reason: Damage,
+    },
+    /// It belongs to somebody else.
+    #[error("{url} is closed to this user; use the account that lightningd runs as, which owns the backup")]
+    NoPermission {
+        /// Where it is.
+        url: BackupUrl,
+        /// The call that failed.
+        source: StorageError,
+    },
     /// There is something that is not a directory.
     #[error("{url} is not a directory, so it is not a backup; check the path")]
     NotADirectory {
@@ -157,13 +173,19 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
         Err(error) if error.source.kind() == std::io::ErrorKind::NotADirectory => {
             return Err(OpenError::NotADirectory { url: url.clone() });
         }
+        Err(source) if source.source.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(OpenError::NoPermission { url: url.clone(), source });
+        }
         Err(error) => return Err(error.into()),
     };
     // One byte more than a manifest has, to notice a file that is longer.
     let mut bytes = vec![0; MANIFEST_LEN + 1];
     let len = file.read_at(&mut bytes, 0)?;
     bytes.truncate(len);
-    Manifest::decode(&bytes).map_err(|reason| OpenError::NotABackup { url: url.clone(), reason })
+    Manifest::decode(&bytes).map_err(|reason| match reason {
+        Damage::TooNew { .. } => OpenError::NewerFormat { url: url.clone(), reason },
+        _ => OpenError::NotABackup { url: url.clone(), reason },
+    })
 }
 
 /// What a look at the log found.

@@ -101,7 +101,7 @@ pub fn create_backup(
     let building = tempfile::Builder::new()
         .prefix(".backupfs-init.")
         .tempdir_in(parent)
-        .map_err(|source| io_error(parent, source))?;
+        .map_err(|source| io_error(target, source))?;
     let inside = building.path().join("node.bkp");
     DirBuilder::new().mode(0o700).create(&inside).map_err(|source| io_error(&inside, source))?;
     let created = fill(&inside, live.as_ref(), progress)?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::{Answer, Commit, RecorderProcess};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::home::{Home, everything};
 use tests::mounted::{Mounted, fuse_is_here};
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
@@ -27,7 +28,7 @@ fn stopped_node() -> SmallNode {
 /// The first write is refused with a message that holds each of `needles`; neither the lightning-dir nor the backup is
 /// changed by it.
 #[track_caller]
-fn refused_untouched(node: &mut SmallNode, needles: &[&str]) {
+fn refused_untouched(node: &mut SmallNode, needles: &[&str]) -> String {
     let before = untouchable(node);
     let message = node.start_refused();
     for needle in needles {
@@ -39,6 +40,7 @@ fn refused_untouched(node: &mut SmallNode, needles: &[&str]) {
     let changed: Vec<_> = before.iter().filter(|(path, bytes)| after.get(*path) != Some(*bytes)).collect();
     assert!(changed.is_empty(), "changed: {:?}", changed.iter().map(|(path, _)| path).collect::<Vec<_>>());
     assert_eq!(before.len(), after.len(), "created: {:?}", after.keys().filter(|path| !before.contains_key(*path)));
+    message
 }
 
 /// Everything but the node's own database and what recorders said.
@@ -87,7 +89,8 @@ fn a_bad_destination_is_refused_by_the_recorder() {
     fs::write(node.home.backup().join("manifest"), "something else").unwrap();
     refused_untouched(&mut node, &["manifest"]);
     fs::write(node.home.backup().join("manifest"), newer_manifest(&aside)).unwrap();
-    refused_untouched(&mut node, &["node.bkp", "newer"]);
+    let message = refused_untouched(&mut node, &["node.bkp", "newer"]);
+    assert!(!message.contains("not a backup"), "it is one: {message}");
     fs::remove_dir_all(node.home.backup()).unwrap();
     fs::write(node.home.backup(), "a file").unwrap();
     refused_untouched(&mut node, &["node.bkp"]);
@@ -314,15 +317,47 @@ fn a_directory_inside_the_backup_is_no_mount_point() {
         .expect_refused(2, &["within", "outside"]);
 }
 
-#[test]
-fn a_user_without_the_right_to_mount_is_told() {
+/// A directory that everybody may enter, with the program in it (the way to the usual place may be closed), where a test
+/// may act as another user.
+fn place_for_nobody() -> Option<TempDir> {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::copy(binaries::backupfs(), place.path().join("backupfs")).expect("copying the program");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("opening the directory");
+    let probe = backupfs_as_nobody(&place).arg("--version").output();
+    if probe.is_ok_and(|probe| probe.status.success()) {
+        return Some(place);
+    }
+    eprintln!("SKIPPED: no other user can be used here, what a user without rights is told is not tested");
+    None
+}
+
+fn backupfs_as_nobody(place: &TempDir) -> Command {
     use std::os::unix::process::CommandExt;
     const NOBODY: u32 = 65534;
+    let mut command = Command::new(place.path().join("backupfs"));
+    command.uid(NOBODY).gid(NOBODY);
+    command
+}
+
+#[test]
+fn a_user_who_may_not_read_the_backup_is_told_who_may() {
+    let Some(place) = place_for_nobody() else { return };
     let node = stopped_node();
-    let place = tempfile::tempdir().unwrap();
-    let [program, backup, mountpoint] = ["backupfs", "node.bkp", "mnt"].map(|name| place.path().join(name));
-    // All that is needed, at a place that everybody may enter: the way to the usual places may be closed.
-    fs::copy(binaries::backupfs(), &program).unwrap();
+    cli::run(backupfs_as_nobody(&place).arg("versions").arg(node.home.backup()))
+        .expect_refused(2, &["node.bkp", "account that lightningd runs as", "permission denied"]);
+    // Nor may it make a backup in a directory of somebody else.
+    let lightning_dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(lightning_dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let new = place.path().join("new.bkp");
+    let init = [OsStr::new("init"), OsStr::new("--lightning-dir"), lightning_dir.path().as_os_str(), new.as_os_str()];
+    cli::run(backupfs_as_nobody(&place).args(init)).expect_refused(2, &["cannot create", "new.bkp", "permission"]);
+}
+
+#[test]
+fn a_user_without_the_right_to_mount_is_told() {
+    let Some(place) = place_for_nobody() else { return };
+    let node = stopped_node();
+    let [backup, mountpoint] = ["node.bkp", "mnt"].map(|name| place.path().join(name));
     fs::create_dir(&backup).unwrap();
     fs::create_dir(&mountpoint).unwrap();
     for entry in fs::read_dir(node.home.backup()).unwrap() {
@@ -330,18 +365,11 @@ fn a_user_without_the_right_to_mount_is_told() {
         fs::copy(entry.path(), backup.join(entry.file_name())).unwrap();
         fs::set_permissions(backup.join(entry.file_name()), fs::Permissions::from_mode(0o644)).unwrap();
     }
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let probe = Command::new(&program).arg("--version").uid(NOBODY).gid(NOBODY).output();
-    if !probe.is_ok_and(|probe| probe.status.success()) {
-        eprintln!("SKIPPED: no other user can be used here, mounting without the right to is not tested");
-        return;
-    }
     if fs::File::open("/dev/fuse").is_ok() && fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 == 0o006 {
         eprintln!("SKIPPED: everybody may use /dev/fuse here, mounting without the right to is not tested");
         return;
     }
-    let ran = cli::run(Command::new(&program).arg("mount").args([&backup, &mountpoint]).uid(NOBODY).gid(NOBODY));
-    ran.expect_refused(2, &["fuse"]);
+    cli::run(backupfs_as_nobody(&place).arg("mount").args([&backup, &mountpoint])).expect_refused(2, &["fuse"]);
 }
 
 #[test]
@@ -351,10 +379,7 @@ fn the_first_write_of_a_node_with_history_needs_its_snapshot() {
     node.lightningd.start_without_recorder().unwrap();
     let created = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::WithoutPlugin).unwrap();
     assert_eq!(created, Answer::Continue { elapsed: Duration::ZERO });
-    for _ in 0..3 {
-        node.write(Commit::WithoutPlugin);
-    }
-    node.lightningd.kill();
+    node.run_without_plugin(3);
     node.start();
     node.commit();
     node.expect_restorable();
