@@ -7,6 +7,7 @@ use common::BackupUrl;
 /// What somebody needs to know who finds this mount at the worst moment of the year.
 pub fn readme_text(url: &BackupUrl, mountpoint: &Path) -> String {
     let mountpoint = shell_word(&mountpoint.display().to_string());
+    let backup = shell_word(&url.to_string());
     format!(
         "\
 This is a backup of the database of a Core Lightning node, mounted read-only.
@@ -41,7 +42,7 @@ HOW TO RESTORE
 
    (the files in here cannot be written to, and cp copies that, too) or, the same with all checks:
 
-     backupfs restore {url} ~/.lightning/bitcoin
+     backupfs restore {backup} ~/.lightning/bitcoin
 
 3. Copy your hsm_secret to the same directory. It is never in a backup made by this program: it does not change, and it
    is the key to everything. Without it the database is worthless.
@@ -80,6 +81,9 @@ mod tests {
         let text = readme_text(&url, Path::new("/mnt/restore"));
         assert!(text.contains("cp /mnt/restore/latest/lightningd.sqlite3 "));
         assert!(text.contains("backupfs restore file:///var/backup/node.bkp "));
+        let spaced = readme_text(&"file:///my disk/node.bkp".parse().unwrap(), Path::new("/mnt/my restore"));
+        assert!(spaced.contains("cp '/mnt/my restore'/latest/lightningd.sqlite3 "));
+        assert!(spaced.contains("backupfs restore 'file:///my disk/node.bkp' "));
         assert!(text.ends_with('\n'));
         assert!(text.lines().all(|line| line.len() <= 120));
     }
