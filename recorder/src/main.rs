@@ -16,7 +16,7 @@ use recorder::plugin::PluginThread;
 use recorder::recording::BackupRecording;
 use recorder::status::Status;
 use recorder::transport::{End, converse};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How long the last answers of `cln-plugin` may take when the input has ended.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
@@ -54,10 +54,11 @@ fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ctrl-C and systemd's stop signal every process of the node at once. `lightningd` then still commits, and waits for
-/// this plugin; the end of input and the `shutdown` notification say when it is time to go.
+/// Ctrl-C and systemd's stop signal every process of the node at once, and so does a terminal that is closed; for
+/// `lightningd` that last one only means to open its log anew. It then still commits, and waits for this plugin; the end
+/// of input and the `shutdown` notification say when it is time to go.
 fn outlive_termination_signals() -> anyhow::Result<()> {
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).context("cannot catch signals")?;
     }
     Ok(())

@@ -89,7 +89,7 @@ fn stop_signals_to_the_whole_node_do_not_take_the_recorder_away_from_lightningd(
     let mut recorder = RecorderProcess::start(node.path());
     recorder.record(&write(1));
     let id = Pid::from_raw(recorder.id().try_into().unwrap()).unwrap();
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         kill_process(id, signal).unwrap();
     }
     recorder.record(&write(2));
