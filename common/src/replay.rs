@@ -2,6 +2,7 @@
 
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::limits::Limit;
 use rusqlite::{Batch, Connection};
 
 use crate::format::record::RunStart;
@@ -85,6 +86,9 @@ impl Replay {
             // `lightningd` links a stock SQLite, which takes a double-quoted word that names nothing for a string.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
+            // No ATTACH, and no VACUUM, which attaches: through them a statement could write any file of whoever opens
+            // the backup.
+            connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
             if page_count == 0 {
                 connection.execute_batch(&format!("PRAGMA page_size = {}", page_size.get()))?;
             }
@@ -281,5 +285,22 @@ mod tests {
         replay.apply(&change(1, RunStart::First, &statements)).unwrap();
         assert_eq!(query(&replay, "PRAGMA integrity_check"), "ok");
         assert_eq!(query(&replay, "SELECT count(*) || ' ' || min(id) FROM t"), "50000 -50000");
+    }
+
+    /// A backup may lie on rented space: its statements are not to be trusted with the files of whoever opens it.
+    #[test]
+    fn statements_reach_no_file_outside_of_the_overlay() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let attach = format!("ATTACH 'file:{}?vfs=unix&mode=rwc' AS outside", file.display());
+        let mut replay = start();
+        let statements = [&attach, "CREATE TABLE outside.t (x)", "INSERT INTO outside.t VALUES ('written')"];
+        let result = replay.apply(&change(1, RunStart::First, &statements));
+        assert!(!file.exists(), "a statement wrote to {}", file.display());
+        assert!(result.unwrap_err().to_string().contains("attached databases"));
+        let mut replay = start();
+        let into = format!("VACUUM INTO 'file:{}?vfs=unix'", file.display());
+        assert!(replay.apply(&change(1, RunStart::First, &[&into])).is_err());
+        assert!(!file.exists());
     }
 }
