@@ -62,7 +62,7 @@ pub enum Command {
 /// Create a backup of a node and connect the node to it.
 ///
 /// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
-/// plugin `backup-recorder` finds it. The node may be running.
+/// plugin `backup-recorder` finds it. Stop the node first: while the snapshot is taken it could not commit.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs init --lightning-dir ~/.lightning/bitcoin file:///var/backup/node.bkp")]
 pub struct InitArgs {
