@@ -8,7 +8,7 @@ use crate::format::record::{Body, Parsed, Record, parse};
 use crate::format::{Damage, names};
 use crate::history::History;
 use crate::log::{LogCursor, RecordPlace};
-use crate::pages::{ExpectedSnapshot, SnapshotChain};
+use crate::pages::{ExpectedSnapshot, SharedSnapshots, SnapshotChain};
 use crate::storage::{Access, Directory, RealDirectory, StorageError, read_exact_at};
 use crate::{BackupUrl, ReadError};
 
@@ -68,6 +68,7 @@ pub enum OpenError {
 pub struct Backup {
     directory: Arc<dyn Directory>,
     manifest: Manifest,
+    snapshots: SharedSnapshots,
 }
 
 impl Backup {
@@ -82,7 +83,7 @@ impl Backup {
 
     pub(crate) fn open_in(directory: Arc<dyn Directory>, url: &BackupUrl) -> Result<Self, OpenError> {
         let manifest = read_manifest(&*directory, url)?;
-        Ok(Self { directory, manifest })
+        Ok(Self { directory, manifest, snapshots: SharedSnapshots::default() })
     }
 
     /// What it is.
@@ -130,7 +131,11 @@ impl Backup {
     }
 
     fn same(&self) -> Self {
-        Self { directory: Arc::clone(&self.directory), manifest: self.manifest.clone() }
+        Self {
+            directory: Arc::clone(&self.directory),
+            manifest: self.manifest.clone(),
+            snapshots: SharedSnapshots::default(),
+        }
     }
 
     fn empty_history(&self) -> History {
@@ -155,7 +160,7 @@ impl Backup {
     }
 
     pub(crate) fn open_snapshots(&self, expected: &[ExpectedSnapshot]) -> Result<SnapshotChain, ReadError> {
-        SnapshotChain::open(&*self.directory, expected)
+        SnapshotChain::open(&*self.directory, &self.snapshots, expected)
     }
 }
 

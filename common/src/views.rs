@@ -70,13 +70,16 @@ impl Views {
                 let view = Arc::new(view);
                 *building = Some(Arc::clone(&view));
                 drop(building);
-                self.kept().keep(&view, self.budget_bytes);
+                self.kept().keep(&slot, &view, self.budget_bytes);
                 Ok(view)
             }
             Err(BuildError { at, reason }) => {
                 drop(building);
                 let reason = Arc::new(reason);
                 let mut kept = self.kept();
+                if !kept.has(plan.seq, &slot) {
+                    return Err(fail(reason));
+                }
                 kept.slots.remove(&plan.seq);
                 // A read that failed may succeed next time; a statement that failed will fail again.
                 if let Some(at) = at.filter(|_| !matches!(*reason, ReplayError::Pages(_))) {
@@ -137,8 +140,15 @@ impl Kept {
             .map(Arc::clone)
     }
 
-    fn keep(&mut self, view: &Arc<View>, budget_bytes: u64) {
-        if let Some(slot) = self.slots.get_mut(&view.seq()) {
+    /// Whether `slot` is still that of `seq`. After [`Views::forget`] the seq may stand for something else.
+    fn has(&self, seq: Seq, slot: &Slot) -> bool {
+        self.slots.get(&seq).is_some_and(|kept| Arc::ptr_eq(&kept.view, &slot.view))
+    }
+
+    fn keep(&mut self, begun: &Slot, view: &Arc<View>, budget_bytes: u64) {
+        if self.has(view.seq(), begun)
+            && let Some(slot) = self.slots.get_mut(&view.seq())
+        {
             slot.built = Some(Arc::clone(view));
         }
         let cost = |slot: &Slot| slot.built.as_ref().map_or(0, |view| view.memory_bytes() + VIEW_OVERHEAD_BYTES);
@@ -245,5 +255,47 @@ mod tests {
         open(13).unwrap();
         open(14).unwrap();
         assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    }
+
+    /// The seqs stand for other records after [`Views::forget`]: what was begun before must not be found after it.
+    #[test]
+    fn a_view_that_was_being_built_when_all_were_forgotten_is_not_kept() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        for round in 0..3 {
+            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+        }
+        let (history, _) = node.backup().read_history();
+        let plan = history.plan(history.newest().unwrap());
+        let views = Views::new(node.backup(), 1 << 30);
+        let begun = views.kept().touch(plan.seq);
+        let stale = Arc::new(View::build(&views.backup, &plan, None).unwrap());
+        views.forget();
+        views.kept().touch(plan.seq);
+        views.kept().keep(&begun, &stale, views.budget_bytes);
+        assert!(views.kept().slots[&plan.seq].built.is_none());
+    }
+
+    /// A node that is healed at every second start for a year has hundreds of snapshots.
+    #[test]
+    fn views_of_many_snapshots_do_not_use_up_the_file_descriptors() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        const HEALS: usize = 150;
+        for _ in 0..HEALS {
+            node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
+            node.write(&mut recording, "seen", Fate::Committed).unwrap();
+        }
+        let (history, _) = node.backup().read_history();
+        let views = Views::new(node.backup(), 1 << 30);
+        for version in history.versions() {
+            views.open(&history.plan(version)).unwrap();
+        }
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
+            let target = std::fs::read_link(entry.as_ref().unwrap().path());
+            target.is_ok_and(|target| target.starts_with(node.backup_path()))
+        });
+        let open = open.count();
+        assert!(open <= 2 * HEALS, "{open} files open for {HEALS} heals");
     }
 }

@@ -9,7 +9,7 @@ mod vfs;
 use crate::{PageNo, PageSize, ReadError};
 
 pub(crate) use overlay::{Overlay, OverlayPages};
-pub(crate) use snapshot_chain::{ExpectedSnapshot, SnapshotChain};
+pub(crate) use snapshot_chain::{ExpectedSnapshot, SharedSnapshots, SnapshotChain};
 pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};
 pub(crate) use vfs::{MountedOverlay, with_replay_clock};
 

@@ -1,14 +1,35 @@
 //! Snapshots on top of one another: the pages of a version of which a snapshot was taken.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::snapshot_file::Stored;
 use super::{PageSource, SnapshotFile};
 use crate::format::Damage;
 use crate::storage::Directory;
-use crate::{PageNo, PageSize, ReadError};
+use crate::{PageNo, PageSize, ReadError, Seq};
 
 pub(crate) use super::snapshot_file::ExpectedSnapshot;
+
+/// The snapshots that are open, so that chains which have one in common open it once: a node that is healed often has
+/// hundreds, each the base of the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct SharedSnapshots(Mutex<BTreeMap<Seq, Weak<SnapshotFile>>>);
+
+impl SharedSnapshots {
+    fn open(&self, directory: &dyn Directory, expected: ExpectedSnapshot) -> Result<Arc<SnapshotFile>, ReadError> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock().get(&expected.seq).and_then(Weak::upgrade);
+        if let Some(file) = open.filter(|file| file.is(expected)) {
+            return Ok(file);
+        }
+        let file = Arc::new(SnapshotFile::open(directory, expected)?);
+        let mut shared = lock();
+        shared.retain(|_, file| file.strong_count() > 0);
+        shared.insert(expected.seq, Arc::downgrade(&file));
+        Ok(file)
+    }
+}
 
 /// The newest snapshot first, then the one it builds on, down to a full one.
 #[derive(Debug)]
@@ -20,16 +41,20 @@ pub(crate) struct SnapshotChain {
 
 impl SnapshotChain {
     /// Opens the snapshots that the log names, newest first, ending with a full one.
-    pub(crate) fn open(directory: &dyn Directory, expected: &[ExpectedSnapshot]) -> Result<Self, ReadError> {
+    pub(crate) fn open(
+        directory: &dyn Directory,
+        shared: &SharedSnapshots,
+        expected: &[ExpectedSnapshot],
+    ) -> Result<Self, ReadError> {
         let mut files: Vec<Arc<SnapshotFile>> = Vec::with_capacity(expected.len());
         for &snapshot in expected {
-            let file = SnapshotFile::open(directory, snapshot)?;
+            let file = shared.open(directory, snapshot)?;
             if let Some(above) = files.last()
                 && (above.header().base != Some(snapshot.seq) || above.header().page_size != file.header().page_size)
             {
                 return Err(Self::broken(directory, "a snapshot does not build on the one below it"));
             }
-            files.push(Arc::new(file));
+            files.push(file);
         }
         match (files.first(), files.last()) {
             (Some(newest), Some(oldest)) if oldest.header().base.is_none() => {
@@ -83,7 +108,7 @@ mod tests {
     use crate::format::snapshot::SnapshotHeader;
     use crate::pages::SnapshotWriter;
     use crate::storage::RealDirectory;
-    use crate::{DataVersion, Seq, Timestamp};
+    use crate::{DataVersion, Timestamp};
 
     const SIZE: PageSize = PageSize::new(512).unwrap();
     const UUID: Uuid = Uuid::from_u128(7);
@@ -130,7 +155,8 @@ mod tests {
         let shrunk = write(dir.path(), 5, Some(1), 2, &[(2, 22)]);
         let grown = write(dir.path(), 9, Some(5), 5, &[(1, 31), (5, 35)]);
         let directory = RealDirectory::new(dir.path());
-        let chain = |expected: &[ExpectedSnapshot]| SnapshotChain::open(&directory, expected);
+        let chain =
+            |expected: &[ExpectedSnapshot]| SnapshotChain::open(&directory, &SharedSnapshots::default(), expected);
         assert_eq!(read(&chain(&[full]).unwrap()).unwrap(), [11, 12, 13, 14]);
         assert_eq!(read(&chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
         // What the shrunk database had cut off does not come back.
@@ -146,7 +172,7 @@ mod tests {
         let full = write(dir.path(), 1, None, 3, &[(1, 11), (2, 12), (3, 13)]);
         let delta = write(dir.path(), 5, Some(1), 70, &[(2, 22), (70, 72)]);
         let directory = RealDirectory::new(dir.path());
-        let all = |()| read(&SnapshotChain::open(&directory, &[delta, full])?);
+        let all = |()| read(&SnapshotChain::open(&directory, &SharedSnapshots::default(), &[delta, full])?);
         let expected = all(()).unwrap();
         for name in [names::snapshot(seq(1)), names::snapshot(seq(5))] {
             let path = dir.path().join(&name);

@@ -110,6 +110,7 @@ fn last_four(bytes: &[u8]) -> u32 {
 #[derive(Debug)]
 pub(crate) struct SnapshotFile {
     file: Box<dyn StoredFile>,
+    footer_checksum: u32,
     header: SnapshotHeader,
     index: SnapshotIndex,
     stored_pages: usize,
@@ -169,7 +170,13 @@ impl SnapshotFile {
         let index =
             SnapshotIndex::decode(&index, &header, &footer).map_err(|damage| damaged(footer.index_offset, damage))?;
         let stored_pages = footer.stored_pages as usize;
-        Ok(Self { file, header, index, stored_pages, decoded: Mutex::default() })
+        Ok(Self { file, footer_checksum, header, index, stored_pages, decoded: Mutex::default() })
+    }
+
+    /// Whether it is the one that the log names.
+    pub(crate) fn is(&self, expected: ExpectedSnapshot) -> bool {
+        (self.header.uuid, self.header.seq, self.footer_checksum)
+            == (expected.uuid, expected.seq, expected.footer_checksum)
     }
 
     /// What it is of.
