@@ -3,6 +3,8 @@
 mod cursor;
 mod recovery;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use crate::Seq;

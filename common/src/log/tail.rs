@@ -2,14 +2,19 @@
 
 use uuid::Uuid;
 
-use crate::format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
+use crate::format::Damage;
+use crate::format::record::{PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
 use crate::storage::StoredFile;
 use crate::{ReadError, Seq};
 
 /// Bytes of the log that are searched or zeroed at once.
 const CHUNK: usize = 1 << 20;
 
-/// Reads everything from `offset` on. Logs are rolled at a few MiB, and one record is at most 64 MiB longer.
+/// Most bytes that are read behind the last record: a log is a few MiB long or one batch, and the batch is at most a
+/// record of 64 MiB and a short one.
+const REST_MAX: usize = PAYLOAD_LEN_MAX + (8 << 20);
+
+/// Reads everything from `offset` on.
 fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     loop {
@@ -19,6 +24,11 @@ fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
         bytes.truncate(have + read);
         if read < CHUNK {
             return Ok(bytes);
+        }
+        // A sparse file may be longer than any memory.
+        if bytes.len() > REST_MAX {
+            let value = offset + bytes.len() as u64;
+            return Err(ReadError::damaged(file.path(), offset, Damage::Field { field: "log length", value }));
         }
     }
 }
@@ -45,9 +55,7 @@ pub(super) fn intact_record_after(
         {
             return Ok(Some(offset + at as u64));
         }
-        let claimed = bytes[at..].get(8..12).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
-        let summed = RECORD_HEADER_LEN.saturating_add(claimed as usize).min(bytes.len() - at);
-        match work_left.checked_sub(summed) {
+        match work_left.checked_sub(summed_by_parse(&bytes[at..])) {
             Some(left) => work_left = left,
             // Not worth the time to find out: what looks like so many records is not a torn write.
             None => return Ok(Some(offset + at as u64)),
@@ -55,6 +63,16 @@ pub(super) fn intact_record_after(
         at += 1;
     }
     Ok(None)
+}
+
+/// Bytes of which [`parse`] computes the checksum. None when the length is impossible, as it is behind a tag that is
+/// part of a text: a torn record that holds the tag many times is a torn record.
+fn summed_by_parse(bytes: &[u8]) -> usize {
+    let claimed = bytes.get(8..12).and_then(|len| len.try_into().ok()).map(u32::from_le_bytes);
+    claimed
+        .and_then(|len| usize::try_from(len).ok())
+        .filter(|&len| len <= PAYLOAD_LEN_MAX && RECORD_HEADER_LEN + len <= bytes.len())
+        .map_or(0, |len| RECORD_HEADER_LEN + len)
 }
 
 /// Length, from `offset` on, of what is not zero: the remains of a torn write. 0 when there are none.

@@ -1,0 +1,72 @@
+//! What a crash, a hostile file or a meddling operator can leave of a log.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{LogCursor, LogWriter, create_first_log, recover};
+use crate::format::names;
+use crate::format::record::{Body, RunStart};
+use crate::storage::{Directory, RealDirectory};
+use crate::{DataVersion, Seq, Timestamp};
+
+const UUID: Uuid = Uuid::from_u128(7);
+
+fn directory(path: &Path) -> Arc<dyn Directory> {
+    Arc::new(RealDirectory::new(path))
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_micros(1).unwrap()
+}
+
+fn push(writer: &mut LogWriter, text: &str) {
+    writer.push_change(DataVersion::new(1), now(), RunStart::Later, &[text]).unwrap();
+}
+
+/// The records there are, as the first statement of a change, or "rewind".
+fn records(path: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cursor = LogCursor::new(directory(path), UUID);
+    cursor
+        .read_new(&mut |record, _| {
+            found.push(match &record.body {
+                Body::Change { statements, .. } => statements[0].to_string(),
+                _ => "rewind".to_owned(),
+            });
+            Ok(())
+        })
+        .unwrap();
+    found
+}
+
+/// Whoever can make a node store a text can make it store the tag of a record, many times.
+#[test]
+fn a_torn_record_that_holds_the_tag_many_times_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = create_first_log(&directory(dir.path()), UUID).unwrap();
+    push(&mut writer, "good");
+    writer.commit().unwrap();
+    push(&mut writer, &format!("INSERT INTO t VALUES ('{}')", "BREC".repeat(2000)));
+    writer.commit().unwrap();
+    drop(writer);
+    let file = dir.path().join(names::log(Seq::FIRST));
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[4096..8192].fill(0);
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(records(dir.path()), ["good"]);
+    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+}
+
+#[test]
+fn a_log_of_a_terabyte_is_an_error_and_not_read_into_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    create_first_log(&directory(dir.path()), UUID).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(dir.path().join(names::log(Seq::FIRST))).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let mut cursor = LogCursor::new(directory(dir.path()), UUID);
+    let error = cursor.read_new(&mut |_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("log length"), "{error}");
+}
