@@ -75,7 +75,10 @@ pub(crate) fn recover(
         let orphan = names::parse_snapshot(&name).is_some_and(|seq| seq >= cursor.next_seq());
         if orphan || name.ends_with(TEMPORARY_ENDING) {
             log::info!("{}: removing {name}, which was not finished", directory.path().display());
-            directory.remove(&name)?;
+            // It is in nobody's way: a new file of that name replaces it.
+            if let Err(error) = directory.remove(&name) {
+                log::warn!("{error}: {}; remove it by hand", error.source);
+            }
         }
     }
     Ok(LogWriter::new(Arc::clone(directory), uuid, file, offset, cursor.next_seq(), cursor.previous_checksum()))

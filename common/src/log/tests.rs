@@ -70,3 +70,11 @@ fn a_log_of_a_terabyte_is_an_error_and_not_read_into_memory() {
     let error = cursor.read_new(&mut |_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("log length"), "{error}");
 }
+
+#[test]
+fn a_directory_that_looks_temporary_does_not_stop_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(create_first_log(&directory(dir.path()), UUID).unwrap());
+    fs::create_dir(dir.path().join("old.tmp")).unwrap();
+    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+}
