@@ -9,10 +9,13 @@ use uuid::Uuid;
 use super::{LogCursor, LogWriter, create_first_log, recover};
 use crate::format::names;
 use crate::format::record::{Body, RunStart};
+use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory};
 use crate::{DataVersion, Seq, Timestamp};
 
 const UUID: Uuid = Uuid::from_u128(7);
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
 
 fn directory(path: &Path) -> Arc<dyn Directory> {
     Arc::new(RealDirectory::new(path))
@@ -40,6 +43,33 @@ fn records(path: &Path) -> Vec<String> {
         })
         .unwrap();
     found
+}
+
+/// Power fails while a rewind and a change are being written; the disk has written the later sectors and not the first.
+#[test]
+fn a_batch_of_which_only_the_end_reached_the_disk_is_torn_and_not_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+    let mut writer = create_first_log(&(Arc::clone(&faulty) as Arc<dyn Directory>), UUID).unwrap();
+    push(&mut writer, "");
+    writer.commit().unwrap();
+    // The next record begins 20 bytes before the end of a sector.
+    let mut cursor = LogCursor::new(directory(dir.path()), UUID);
+    cursor.read_new(&mut |_, _| Ok(())).unwrap();
+    let offset = cursor.place().unwrap().1;
+    push(&mut writer, &"x".repeat(usize::try_from(2 * SECTOR - 20 - offset - 48).unwrap()));
+    writer.commit().unwrap();
+    let before = records(dir.path());
+    faulty.tear_next_write_to_its_later_sectors();
+    writer.push_rewind(DataVersion::new(0), now(), Seq::new(2).unwrap());
+    push(&mut writer, "after the rewind");
+    writer.commit().unwrap_err();
+    drop(writer);
+    let mut writer = recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+    assert_eq!(records(dir.path()), before);
+    push(&mut writer, "goes on");
+    writer.commit().unwrap();
+    assert_eq!(records(dir.path()).last().unwrap(), "goes on");
 }
 
 /// Whoever can make a node store a text can make it store the tag of a record, many times.
@@ -77,4 +107,26 @@ fn a_directory_that_looks_temporary_does_not_stop_the_node() {
     drop(create_first_log(&directory(dir.path()), UUID).unwrap());
     fs::create_dir(dir.path().join("old.tmp")).unwrap();
     recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+}
+
+/// `mv` to another disk, `rm -r`, `umount -l`: the file that is open is written to and nobody will ever find it.
+#[test]
+fn a_log_that_was_deleted_or_replaced_takes_no_more_records() {
+    for replaced in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("node.bkp");
+        fs::create_dir(&backup).unwrap();
+        let mut writer = create_first_log(&directory(&backup), UUID).unwrap();
+        push(&mut writer, "good");
+        writer.commit().unwrap();
+        fs::rename(&backup, dir.path().join("moved")).unwrap();
+        if replaced {
+            fs::create_dir(&backup).unwrap();
+            create_first_log(&directory(&backup), Uuid::from_u128(8)).unwrap();
+        }
+        push(&mut writer, "where to?");
+        let error = writer.commit().expect_err("recorded where nobody looks");
+        let error = format!("{error} {error:?}");
+        assert!(error.contains("moved or deleted") && !error.contains("0.tmp") && !error.contains("1.tmp"), "{error}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::format::names;
 use crate::format::record::{
     PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_rewind, encode_snapshot, first_link,
 };
-use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use crate::{DataVersion, Seq, Timestamp};
 
 /// Bytes of a log, zero-filled when it is made: about 900 changes of a busy node. A write within them changes no
@@ -58,6 +58,8 @@ enum Health {
 #[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
+    /// Where each of its records ends in `bytes`.
+    ends: Vec<usize>,
     next_seq: Seq,
     previous_checksum: u32,
 }
@@ -89,7 +91,8 @@ fn create_log(
     file.sync()?;
     directory.rename(&temporary, &name)?;
     directory.sync()?;
-    Ok(file)
+    // The same file, known by the name that it has now.
+    directory.open(&name, Access::ReadWrite)
 }
 
 impl LogWriter {
@@ -102,7 +105,7 @@ impl LogWriter {
         next_seq: Seq,
         previous_checksum: u32,
     ) -> Self {
-        let batch = Batch { bytes: Vec::new(), next_seq, previous_checksum };
+        let batch = Batch { bytes: Vec::new(), ends: Vec::new(), next_seq, previous_checksum };
         Self { directory, uuid, file, offset, next_seq, previous_checksum, health: Health::Sound, batch }
     }
 
@@ -152,14 +155,18 @@ impl LogWriter {
     /// Forgets the batch.
     pub(crate) fn discard(&mut self) {
         self.batch.bytes.clear();
+        self.batch.ends.clear();
         self.batch.next_seq = self.next_seq;
         self.batch.previous_checksum = self.previous_checksum;
     }
 
-    /// Writes the batch and makes it durable: one write, one fdatasync. The batch is empty afterwards either way.
+    /// Writes the batch and makes it durable: one write and one fdatasync for each record. The batch is empty afterwards
+    /// either way.
     ///
     /// A power cut before this returns leaves a prefix of the batch's records, each of them whole, and maybe remains
-    /// of the next one that recovery cuts off: nothing of the batch was acknowledged.
+    /// of the next one that recovery cuts off: nothing of the batch was acknowledged. That is why no record is written
+    /// before the one in front of it is durable: a disk writes sectors in any order, and a whole record behind the
+    /// remains of another is damage.
     ///
     /// # Errors
     /// After a failed write or sync the writer is poisoned: every later call fails too.
@@ -180,9 +187,14 @@ impl LogWriter {
         if used && self.offset + self.batch.bytes.len() as u64 > LOG_BYTES {
             self.roll()?;
         }
-        self.file.write_at(&self.batch.bytes, self.offset)?;
-        self.file.sync()?;
-        self.offset += self.batch.bytes.len() as u64;
+        self.file.check_in_place()?;
+        let mut start = 0;
+        for &end in &self.batch.ends {
+            self.file.write_at(&self.batch.bytes[start..end], self.offset)?;
+            self.file.sync()?;
+            self.offset += (end - start) as u64;
+            start = end;
+        }
         Ok(())
     }
 
@@ -202,6 +214,7 @@ impl Batch {
     /// Goes on behind a record with this checksum; returns the seq it got.
     fn advance(&mut self, checksum: u32) -> Seq {
         let seq = self.next_seq;
+        self.ends.push(self.bytes.len());
         self.next_seq = seq.next();
         self.previous_checksum = checksum;
         seq

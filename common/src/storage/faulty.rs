@@ -19,17 +19,32 @@ pub(crate) struct FaultyDirectory {
 struct Calls {
     made: AtomicU64,
     fail_at: AtomicU64,
+    keep: AtomicU64,
 }
+
+/// What a failing write leaves.
+const FIRST_HALF: u64 = 0;
+const LATER_SECTORS: u64 = 1;
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
 
 impl FaultyDirectory {
     pub(crate) fn new(path: &Path) -> Self {
-        let calls = Calls { made: AtomicU64::new(0), fail_at: AtomicU64::new(u64::MAX) };
+        let calls =
+            Calls { made: AtomicU64::new(0), fail_at: AtomicU64::new(u64::MAX), keep: AtomicU64::new(FIRST_HALF) };
         Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
     }
 
     /// Lets the n-th changing call from now on fail, from 0; it has no effect, except that a write leaves its first half.
     pub(crate) fn fail_nth(&self, n: u64) {
         self.calls.fail_at.store(self.calls.made.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// Lets the next changing call fail; when it is a write, all but its first sector is written, as disks may do.
+    pub(crate) fn tear_next_write_to_its_later_sectors(&self) {
+        self.calls.keep.store(LATER_SECTORS, Ordering::Relaxed);
+        self.fail_nth(0);
     }
 
     /// Changing calls made so far.
@@ -103,13 +118,24 @@ impl StoredFile for FaultyFile {
         self.file.read_len()
     }
 
+    fn check_in_place(&self) -> Result<(), StorageError> {
+        self.file.check_in_place()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
         self.file.read_at(buf, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         if let Err(error) = self.calls.check(StorageOp::Write, self.path()) {
-            self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
+            if self.calls.keep.load(Ordering::Relaxed) == FIRST_HALF {
+                self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
+            } else {
+                let skipped = SECTOR - usize::try_from(offset).unwrap() % SECTOR;
+                if let Some(later) = bytes.get(skipped..) {
+                    self.file.write_at(later, offset + skipped as u64)?;
+                }
+            }
             return Err(error);
         }
         self.file.write_at(bytes, offset)

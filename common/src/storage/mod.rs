@@ -147,6 +147,12 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// When the operating system refuses.
     fn read_len(&self) -> Result<u64, StorageError>;
 
+    /// Whether its name still stands for it. Once it was moved or deleted, what is written to it is found by nobody.
+    ///
+    /// # Errors
+    /// When it does not, or that cannot be found out.
+    fn check_in_place(&self) -> Result<(), StorageError>;
+
     /// Fills `buf` from `offset` on and returns how many bytes there were: fewer than asked only at the end of the file.
     ///
     /// # Errors

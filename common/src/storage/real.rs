@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Access, Directory, StorageError, StorageOp, StoredFile};
@@ -117,6 +117,16 @@ impl StoredFile for RealFile {
 
     fn read_len(&self) -> Result<u64, StorageError> {
         self.file.metadata().map(|metadata| metadata.len()).map_err(|e| self.error(StorageOp::Measure, None, e))
+    }
+
+    fn check_in_place(&self) -> Result<(), StorageError> {
+        let fail = |source| self.error(StorageOp::Open, None, source);
+        let open = self.file.metadata().map_err(fail)?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
+            _ => Err(fail(io::Error::new(io::ErrorKind::NotFound, "it was moved or deleted while it was recorded to"))),
+        }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
