@@ -312,7 +312,7 @@ impl<'a> RecordReader<'a> {
             Ok(Parsed::Record { record, .. }) => Ok(take(&record)),
             Ok(Parsed::Short { wanted }) => Err(damaged(Damage::Short { have: place.len, want: wanted })),
             Ok(Parsed::Unused) => Err(damaged(Damage::Magic { expected: "record" })),
-            Err(damage) => Err(damaged(damage)),
+            Ok(Parsed::NotUnderstood(damage)) | Err(damage) => Err(damaged(damage)),
         }
     }
 }

@@ -210,6 +210,9 @@ pub enum Parsed<'a> {
         /// Bytes needed to go on.
         wanted: usize,
     },
+    /// A record of this backup, intact by its checksum, that this program cannot read: no torn write, and nothing to be
+    /// overwritten. A newer program wrote it.
+    NotUnderstood(Damage),
     /// Nothing was written here: the tag is four zeros.
     Unused,
 }
@@ -249,6 +252,14 @@ pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     if found != computed {
         return Err(Damage::Checksum { found, computed });
     }
+    Ok(match understand(whole) {
+        Ok(record) => Parsed::Record { record, checksum: computed, len },
+        Err(damage) => Parsed::NotUnderstood(damage),
+    })
+}
+
+/// Reads a record whose checksum is right.
+fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
     let mut fields = Reader::new(&whole[12..]);
     let previous_checksum = fields.u32()?;
     let seq = Seq::new(fields.u64()?).ok_or(Damage::Field { field: "seq", value: 0 })?;
@@ -259,7 +270,7 @@ pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     let time = Timestamp::from_micros(time).ok_or(Damage::Field { field: "time", value: time.cast_unsigned() })?;
     let body = decode_body(kind, flags, fields.rest())?;
     let header = RecordHeader { seq, data_version, time, previous_checksum };
-    Ok(Parsed::Record { record: Record { header, body }, checksum: computed, len })
+    Ok(Record { header, body })
 }
 
 fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> {

@@ -176,6 +176,9 @@ impl LogCursor {
                         start += len;
                     }
                     Ok(Parsed::Unused) => return Ok(End::Unused),
+                    Ok(Parsed::NotUnderstood(damage)) => {
+                        return Err(ReadError::damaged(log.file.path(), log.offset, damage));
+                    }
                     Ok(Parsed::Short { wanted: _ }) if at_end && start == buffer.len() => return Ok(End::Unused),
                     Ok(Parsed::Short { wanted }) if at_end => {
                         return Ok(End::NoRecord(Damage::Short { have: buffer.len() - start, want: wanted }));

@@ -50,10 +50,10 @@ pub(super) fn intact_record_after(
         bytes.get(at..).and_then(|rest| rest.windows(RECORD_TAG.len()).position(|w| w == RECORD_TAG))
     {
         at += found;
-        if let Ok(Parsed::Record { record, .. }) = parse(uuid, &bytes[at..])
-            && record.header.seq >= next_seq
-        {
-            return Ok(Some(offset + at as u64));
+        match parse(uuid, &bytes[at..]) {
+            Ok(Parsed::Record { record, .. }) if record.header.seq < next_seq => {}
+            Ok(Parsed::Record { .. } | Parsed::NotUnderstood(_)) => return Ok(Some(offset + at as u64)),
+            Ok(Parsed::Short { .. } | Parsed::Unused) | Err(_) => {}
         }
         match work_left.checked_sub(summed_by_parse(&bytes[at..])) {
             Some(left) => work_left = left,

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{LogCursor, LogWriter, create_first_log, recover};
-use crate::format::names;
-use crate::format::record::{Body, RunStart};
+use crate::format::log_header::LOG_HEADER_LEN;
+use crate::format::record::{Body, RECORD_HEADER_LEN, RunStart};
+use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory};
 use crate::{DataVersion, Seq, Timestamp};
@@ -129,4 +130,30 @@ fn a_log_that_was_deleted_or_replaced_takes_no_more_records() {
         let error = format!("{error} {error:?}");
         assert!(error.contains("moved or deleted") && !error.contains("0.tmp") && !error.contains("1.tmp"), "{error}");
     }
+}
+
+/// A newer program may have recorded it, and acknowledged it.
+#[test]
+fn a_whole_record_of_an_unknown_kind_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = create_first_log(&directory(dir.path()), UUID).unwrap();
+    push(&mut writer, "good");
+    writer.commit().unwrap();
+    let file = dir.path().join(names::log(Seq::FIRST));
+    let mut bytes = fs::read(&file).unwrap();
+    let start = LOG_HEADER_LEN;
+    let end = start + RECORD_HEADER_LEN + 4 + 4 + "good".len();
+    for (at, value) in [(28, 9), (29, 128)] {
+        let mut bytes = bytes.clone();
+        bytes[start + at] = value;
+        let sum = checksum(&[UUID.as_bytes(), &bytes[start + 8..end]]);
+        bytes[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+        fs::write(&file, &bytes).unwrap();
+        recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).expect_err("a record was taken for a torn write");
+        assert!(fs::read(&file).unwrap() == bytes, "a record that was not understood is gone");
+    }
+    // The same, but not whole, is a torn write.
+    bytes[start + 28] = 9;
+    fs::write(&file, &bytes).unwrap();
+    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
 }
