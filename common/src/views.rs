@@ -64,7 +64,17 @@ impl Views {
         if let Some(view) = &*building {
             return Ok(Arc::clone(view));
         }
-        let earlier = self.kept().nearest_on_the_way(plan);
+        let earlier = {
+            let mut kept = self.kept();
+            // Whoever built it first may have failed meanwhile.
+            if let Some(reason) = kept.failure_on_the_way(plan) {
+                if kept.has(plan.seq, &slot) {
+                    kept.slots.remove(&plan.seq);
+                }
+                return Err(fail(reason));
+            }
+            kept.nearest_on_the_way(plan)
+        };
         match View::build(&self.backup, plan, earlier.as_deref()) {
             Ok(view) => {
                 let view = Arc::new(view);
@@ -297,5 +307,27 @@ mod tests {
         });
         let open = open.count();
         assert!(open <= 2 * HEALS, "{open} files open for {HEALS} heals");
+    }
+
+    /// Several programs look into a directory at once; each that waited would replay a long log anew, only to fail.
+    #[test]
+    fn whoever_waited_for_a_build_that_failed_does_not_build_again() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        node.write(&mut recording, "good", Fate::Committed).unwrap();
+        let (history, _) = node.backup().read_history();
+        let plan = history.plan(history.newest().unwrap());
+        let views = Views::new(node.backup(), 1 << 30);
+        let slot = views.kept().touch(plan.seq);
+        let building = slot.view.lock().unwrap();
+        let reason = Arc::new(ReplayError::SetUp { reason: "as the first one found".to_owned() });
+        let result = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| views.open(&plan));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            views.kept().failed.insert(plan.seq, Arc::clone(&reason));
+            drop(building);
+            waiting.join().unwrap()
+        });
+        assert!(Arc::ptr_eq(&result.unwrap_err().reason, &reason));
     }
 }
