@@ -33,9 +33,10 @@ pub fn workspace() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    // target/<profile directory>/deps/<test>
-    let directory = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").to_owned();
+    let program = std::env::current_exe().expect("the path of this program");
+    // A test is target/<profile directory>/deps/<test>, a benchmark target/<profile directory>/<program>.
+    let mut ancestors = program.ancestors().skip(1).skip_while(|directory| directory.ends_with("deps"));
+    let directory = ancestors.next().expect("a program lies in target/<profile>").to_owned();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
