@@ -1,0 +1,68 @@
+//! Benchmarks of the real programs on recorded traces. Every figure is of raw samples, taken in this run; nothing here
+//! asserts how fast anything is.
+//!
+//! * [`record`]: what a `db_write` costs, beside a bare write and fdatasync; [`db_write`]: the messages for it.
+//! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
+//! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
+//! * [`stats`]: percentiles; [`table`]: columns.
+
+mod db_write;
+mod node;
+mod opening;
+mod record;
+mod sequence;
+mod stats;
+mod table;
+mod traces;
+
+use std::io::{self, Write as _};
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures the recorder and the mount on recorded traces")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Time the answers of a real backup-recorder, interleaved with a bare write + fdatasync of the same sizes
+    Record(record::Args),
+    /// Record every trace; print bytes per version, replay speed, and how long versions take to open
+    Traces(traces::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Record(args) => record::run(&args),
+        Command::Traces(args) => traces::run(&args),
+    }
+}
+
+/// What a subcommand writes to standard output.
+#[derive(Clone, Copy)]
+enum Output {
+    /// Tables, to be read.
+    Tables,
+    /// One JSON object.
+    Json,
+}
+
+impl Output {
+    fn print<R: Serialize>(self, report: &R, tables: impl Fn(&R) -> String) -> anyhow::Result<()> {
+        let text = match self {
+            Self::Tables => tables(report),
+            Self::Json => serde_json::to_string(report)? + "\n",
+        };
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+}
+
+impl From<bool> for Output {
+    fn from(json: bool) -> Self {
+        if json { Self::Json } else { Self::Tables }
+    }
+}
