@@ -11,7 +11,7 @@
 //! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
 //! | `log` | records appended to files, read back in order, put right after a crash |
 //! | `pages` | pages of a database: snapshots, the overlay that replay writes to, the SQLite VFS over it |
-//! | `replay` | statements executed as `lightningd` executed them |
+//! | [`replay`] | statements executed as `lightningd` executed them |
 //! | [`history`] | which versions there are and what each is made of |
 //! | `view`, `views` | a version opened for reading; those open or used lately |
 //! | `live_database`, `snapshot`, `commit_check` | the running node's database; copying its pages into the backup, and comparing them with it |
@@ -34,7 +34,7 @@ mod pages;
 mod read_error;
 mod record_error;
 pub mod recording;
-mod replay;
+pub mod replay;
 mod seq;
 mod snapshot;
 pub mod storage;

@@ -1,9 +1,14 @@
 //! Replay: executing recorded statements on an overlay, as `lightningd` executed them on its database.
 
+#[cfg(test)]
+mod equivalence;
+mod lexer;
+mod parameters;
+pub mod statement;
+
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::limits::Limit;
-use rusqlite::{Batch, Connection};
 
 use crate::format::record::RunStart;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, with_replay_clock};
@@ -99,6 +104,7 @@ impl Replay {
                  PRAGMA cache_size = -8192;",
             )?;
             foreign_keys.set_on(&connection)?;
+            statement::set_up(&connection)?;
             Ok(connection)
         };
         match set_up() {
@@ -135,12 +141,12 @@ impl Replay {
         }
         let in_transaction = !change.statements.iter().all(|statement| is_pragma(statement.as_ref()));
         if in_transaction {
-            self.run("BEGIN").map_err(fail(0))?;
+            self.control("BEGIN").map_err(fail(0))?;
         }
         for (index, statement) in change.statements.iter().enumerate() {
-            let statement = statement.as_ref();
-            self.run(statement).map_err(fail(index + 1))?;
-            if is_bump_of(statement, change.data_version) {
+            let sql = statement.as_ref();
+            statement::execute(&self.connection, sql).map_err(fail(index + 1))?;
+            if is_bump_of(sql, change.data_version) {
                 let rows = self.connection.changes();
                 if rows != 1 {
                     return Err(ReplayError::BumpMissed { data_version: change.data_version, seq: change.seq, rows });
@@ -148,18 +154,14 @@ impl Replay {
             }
         }
         if in_transaction {
-            self.run("COMMIT").map_err(fail(change.statements.len()))?;
+            self.control("COMMIT").map_err(fail(change.statements.len()))?;
         }
         Ok(())
     }
 
-    /// Executes the first statement of a text, as `lightningd` does, and drops the rows it may return.
-    fn run(&self, sql: &str) -> rusqlite::Result<()> {
-        if let Some(mut statement) = Batch::new(&self.connection, sql).next()? {
-            let mut rows = statement.raw_query();
-            while rows.next()?.is_some() {}
-        }
-        Ok(())
+    /// Begins or ends a transaction.
+    fn control(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.raw_execute().map(drop)
     }
 
     /// The database as it is now.

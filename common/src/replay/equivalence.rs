@@ -1,0 +1,262 @@
+//! Generated statements, executed from templates on one database and as they are on another.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::statement::{self, Executed};
+
+const SCHEMA: &str = "
+    CREATE TABLE a (id INTEGER PRIMARY KEY, t TEXT, i INTEGER, r REAL, n NUMERIC, b BLOB, x);
+    CREATE INDEX a_i ON a (i); CREATE INDEX a_t ON a (t, i); CREATE INDEX a_x ON a (x); CREATE INDEX a_n ON a (n, r);
+    CREATE TABLE s (id INTEGER PRIMARY KEY, t TEXT, i INTEGER, r REAL, n ANY, b BLOB, x ANY) STRICT;
+    CREATE UNIQUE INDEX s_i ON s (i); CREATE INDEX s_x ON s (x, t);
+    CREATE TABLE c (id INT PRIMARY KEY, t TEXT COLLATE NOCASE CHECK (t <> 'no' AND length(t) < 20),
+        i INT CHECK (typeof(i) <> 'blob') DEFAULT 5, r REAL AS (i * 1.5) STORED, n NUM, b BLOB, x, UNIQUE (t, x))
+        WITHOUT ROWID;
+    CREATE TABLE log (what, old, new, kind);
+    CREATE TRIGGER a_update AFTER UPDATE ON a BEGIN
+        INSERT INTO log VALUES ('update', old.x, new.x, typeof(new.x) || typeof(new.n) || (new.x = 5));
+    END;
+    CREATE TRIGGER a_insert BEFORE INSERT ON a BEGIN
+        INSERT INTO log VALUES ('insert', new.id, new.x, typeof(new.t) || typeof(new.n) || typeof(new.r));
+    END;
+    CREATE VIEW v AS SELECT id, t, i, r, n, b, x FROM a WHERE i > 2 UNION ALL SELECT id, t, i, r, n, b, 'v' FROM s;
+    CREATE TRIGGER v_insert INSTEAD OF INSERT ON v BEGIN
+        INSERT INTO log VALUES ('v', new.t, new.i, typeof(new.t) || typeof(new.i) || typeof(new.r) || (new.i = '5'));
+    END;
+    CREATE TRIGGER v_update INSTEAD OF UPDATE ON v BEGIN
+        INSERT INTO log VALUES ('w', old.id, new.i, typeof(new.t) || typeof(new.i) || (new.i = '5') || (new.t = 5));
+        UPDATE a SET x = new.x WHERE id = new.id;
+    END;";
+
+/// Statements that make sure that what follows meets rows.
+const FILLING: &str = "
+    WITH RECURSIVE k(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM k WHERE k < 12)
+    INSERT INTO a SELECT k, k % 4, k % 3, k / 2.0, k % 5, zeroblob(k % 3),
+        CASE k % 4 WHEN 0 THEN NULL WHEN 1 THEN k WHEN 2 THEN 'x' ELSE x'0a' END FROM k;
+    INSERT INTO s SELECT id, t, id, r, n, b, x FROM a; INSERT INTO c (id, t, i, n, b, x) SELECT id, t, i, n, b, id FROM a;";
+
+const COLUMNS: [&str; 7] = ["id", "t", "i", "r", "n", "b", "x"];
+const TABLES: [&str; 4] = ["a", "s", "c", "v"];
+
+fn literal() -> impl Strategy<Value = String> {
+    let text =
+        select(vec!["", "x", "5", "-5", "5.0", "no", "NO", "it''s", "''", "?", "--", ";", "\n", "☃ é", " 5", "1e2"]);
+    prop_oneof![
+        8 => (-3i64..14).prop_map(|number| number.to_string()),
+        2 => any::<i64>().prop_map(|number| number.to_string()),
+        3 => select(vec![
+            "9223372036854775807", "9223372036854775808", "-9223372036854775808", "-9223372036854775809", "- 5", "-0",
+            "007", "00", "4294967296", "9007199254740993", "-9007199254740993", "99999999999999999999", "- -5", "+5",
+            "1_000", "0x10", "0XfF", "-0x10", "5x", "5WHERE",
+        ]).prop_map(str::to_owned),
+        3 => select(vec!["1.5", ".5", "5.", "1e3", "-2.5E-3", "1e400", "5.0", "0.1"]).prop_map(str::to_owned),
+        6 => text.prop_map(|text| format!("'{text}'")),
+        1 => "[a-z' ☃]{0,6}".prop_map(|text| format!("'{}'", text.replace('\'', "''"))),
+        3 => select(vec!["x''", "X'0a'", "x'0A'", "x'00ff10'", "x'35'", "x'3'"]).prop_map(str::to_owned),
+        3 => select(vec!["NULL", "TRUE", "FALSE", "\"x\"", "\"t\"", "CURRENT_DATE"]).prop_map(str::to_owned),
+    ]
+}
+
+fn column() -> impl Strategy<Value = String> {
+    select(COLUMNS.to_vec()).prop_map(str::to_owned)
+}
+
+fn operator() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        " = ", "=", " == ", " <> ", "!=", " < ", ">", " <= ", ">= ", " IS ", " IS NOT ", " + ", "-", "+", " - ", " * ",
+        " / ", " || ", " & ", " << ", " AND ", " OR ", " LIKE ", " GLOB ", " % ", "->>", " -- \n", "/* */=",
+    ])
+}
+
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![3 => literal(), 2 => column()];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        let list = prop::collection::vec(inner.clone(), 0..4).prop_map(|list| list.join(", "));
+        prop_oneof![
+            8 => (inner.clone(), operator(), inner.clone()).prop_map(|(left, op, right)| format!("{left}{op}{right}")),
+            1 => (column(), operator(), literal()).prop_map(|(left, op, right)| format!("{left}{op}{right}")),
+            2 => inner.clone().prop_map(|inner| format!("({inner})")),
+            1 => inner.clone().prop_map(|inner| format!("NOT {inner}")),
+            1 => inner.clone().prop_map(|inner| format!("-{inner}")),
+            1 => inner.clone().prop_map(|inner| format!("{inner} COLLATE NOCASE")),
+            2 => (inner.clone(), list).prop_map(|(inner, list)| format!("{inner} IN ({list})")),
+            1 => (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(x, low, high)| format!("{x} BETWEEN {low} AND {high}")),
+            1 => (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(x, y, z)| format!("CASE {x} WHEN {y} THEN {z} ELSE 5 END")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("coalesce({x}, {y})")),
+            1 => inner.clone().prop_map(|x| format!("substr({x}, 1, 2)")),
+            1 => inner.clone().prop_map(|x| format!("typeof({x})")),
+            1 => inner.clone().prop_map(|x| format!("CAST({x} AS TEXT)")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("(5, {x}) = ({y}, 'x')")),
+            1 => (inner.clone(), select(vec!["1", "2 DESC", "1, 2 LIMIT 3", "id LIMIT 2 OFFSET 1"]))
+                .prop_map(|(x, order)| format!("id IN (SELECT id FROM a WHERE {x} ORDER BY {order})")),
+            1 => inner.prop_map(|x| format!("x IN (VALUES ({x}), (5))")),
+        ]
+    })
+}
+
+fn condition() -> impl Strategy<Value = String> {
+    let comparison =
+        (column(), operator(), literal()).prop_map(|(column, op, literal)| format!("{column}{op}{literal}"));
+    prop_oneof![
+        2 => Just(String::new()),
+        4 => prop::collection::vec(comparison, 1..4).prop_map(|all| format!(" WHERE {}", all.join(" AND "))),
+        4 => expression().prop_map(|expression| format!(" WHERE {expression}")),
+        1 => expression().prop_map(|expression| format!(" WHERE {expression} ORDER BY 1 LIMIT 5")),
+    ]
+}
+
+fn tail() -> impl Strategy<Value = &'static str> {
+    select(vec!["", "", "", ";", " ;\n", "; -- x", "; DELETE FROM a", " RETURNING id, 5", " RETURNING *, x = 5;"])
+}
+
+fn assignments() -> impl Strategy<Value = String> {
+    let value = prop_oneof![2 => literal(), 1 => expression()];
+    let one = prop_oneof![
+        6 => (column(), value).prop_map(|(column, value)| format!("{column}={value}")),
+        2 => (column(), column(), literal()).prop_map(|(to, from, number)| format!("{to} = {from} + {number}")),
+        1 => (literal(), literal()).prop_map(|(x, y)| format!("(x, i) = ({x}, {y})")),
+    ];
+    prop::collection::vec(one, 1..4).prop_map(|all| all.join(", "))
+}
+
+fn statement() -> impl Strategy<Value = String> {
+    let table = || select(TABLES.to_vec());
+    let or = || select(vec!["", "", "", " OR IGNORE", " OR REPLACE", " OR FAIL", " OR ROLLBACK"]);
+    let row = |len| {
+        let value = prop_oneof![5 => literal(), 1 => expression()];
+        prop::collection::vec(value, len).prop_map(|row| format!("({})", row.join(", ")))
+    };
+    let upsert = prop_oneof![
+        4 => Just(String::new()),
+        1 => Just(" ON CONFLICT DO NOTHING".to_owned()),
+        1 => (assignments(), condition()).prop_map(|(set, when)| format!(" ON CONFLICT (id) DO UPDATE SET {set}{when}")),
+    ];
+    let rows = prop_oneof![
+        6 => row(5).prop_map(|row| format!("VALUES {row}")),
+        1 => (row(5), row(5)).prop_map(|(one, two)| format!("VALUES{one}, {two}")),
+        1 => (row(5), row(5)).prop_map(|(one, two)| format!("VALUES {one} UNION ALL VALUES {two}")),
+        1 => expression().prop_map(|x| format!("SELECT id + 20, t, i, n, {x} FROM a")),
+        1 => Just("DEFAULT VALUES".to_owned()),
+    ];
+    prop_oneof![
+        4 => (or(), table(), rows, upsert, tail())
+            .prop_map(|(or, table, rows, upsert, tail)| format!("INSERT{or} INTO {table} (id, t, i, n, x) {rows}{upsert}{tail}")),
+        1 => (table(), row(7), tail()).prop_map(|(table, row, tail)| format!("REPLACE INTO {table} VALUES{row}{tail}")),
+        5 => (or(), table(), assignments(), condition(), tail())
+            .prop_map(|(or, table, set, when, tail)| format!("UPDATE{or} {table} SET {set}{when}{tail}")),
+        2 => (table(), condition(), tail()).prop_map(|(table, when, tail)| format!("DELETE FROM {table}{when}{tail}")),
+        1 => select(vec![
+            "CREATE INDEX IF NOT EXISTS later ON a (x, i)", "DROP INDEX IF EXISTS later", "DROP INDEX IF EXISTS a_i",
+            "ALTER TABLE a ADD COLUMN z DEFAULT 5", "ALTER TABLE s RENAME COLUMN n TO nn", "PRAGMA user_version = 5",
+        ]).prop_map(str::to_owned),
+    ]
+}
+
+fn connection() -> Connection {
+    set_up(Connection::open_in_memory().unwrap())
+}
+
+fn set_up(connection: Connection) -> Connection {
+    connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF").unwrap();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true).unwrap();
+    connection.execute_batch(SCHEMA).unwrap();
+    connection.execute_batch(FILLING).unwrap();
+    connection
+}
+
+/// What a statement did, as far as it tells.
+fn outcome<T: Debug>(connection: &Connection, result: rusqlite::Result<T>) -> (Option<String>, u64, i64, bool) {
+    let error = result.err().map(|error| super::reason(&error));
+    (error, connection.changes(), connection.last_insert_rowid(), connection.is_autocommit())
+}
+
+/// Every table, every value with its type.
+fn contents(connection: &Connection) -> Vec<String> {
+    let mut all = Vec::new();
+    for (table, columns) in
+        [("a", &COLUMNS[..]), ("s", &["*"]), ("c", &COLUMNS), ("log", &["what", "old", "new", "kind"])]
+    {
+        let columns: Vec<_> = if columns == ["*"] {
+            let mut names = connection.prepare("SELECT name FROM pragma_table_info('s')").unwrap();
+            names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        } else {
+            columns.iter().map(|&column| column.to_owned()).collect()
+        };
+        let shown: Vec<_> = columns.iter().map(|column| format!("typeof({column}) || quote({column})")).collect();
+        let sql = format!("SELECT '{table} ' || {} FROM {table}", shown.join(" || ' ' || "));
+        let mut rows = connection.prepare(&sql).unwrap();
+        all.extend(rows.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn templates_do_what_the_texts_do(statements in prop::collection::vec(statement(), 1..30)) {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["parameters", "text"].map(|name| directory.path().join(name));
+        let [parameters, text] = [&paths[0], &paths[1]].map(|path| set_up(Connection::open(path).unwrap()));
+        statement::set_up(&parameters).unwrap();
+        // Twice, so that templates come from the cache, with what else happened in between.
+        for sql in statements.iter().chain(&statements) {
+            let fast = statement::execute(&parameters, sql);
+            let slow = statement::execute_text(&text, sql);
+            prop_assert_eq!(outcome(&parameters, fast), outcome(&text, slow), "{}", sql);
+            prop_assert_eq!(contents(&parameters), contents(&text), "{}", sql);
+        }
+        // Also in the order in which rows were written: the same plans, down to the bytes.
+        drop((parameters, text));
+        let [parameters, text] = paths.map(|path| std::fs::read(path).unwrap());
+        prop_assert!(parameters == text, "other bytes");
+    }
+}
+
+#[test]
+fn generated_statements_are_a_fair_test() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let connection = connection();
+    statement::set_up(&connection).unwrap();
+    let (mut parameterised, mut as_text, mut failed) = (0, 0, 0);
+    for _ in 0..2_000 {
+        let sql = statement().new_tree(&mut runner).unwrap().current();
+        match statement::execute(&connection, &sql) {
+            Ok(Executed::Parameterised) => parameterised += 1,
+            Ok(Executed::AsText) => as_text += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    let all = format!("{parameterised} parameterised, {as_text} as text, {failed} failed");
+    assert!(parameterised > 400 && as_text > 150 && failed > 150, "{all}");
+}
+
+#[test]
+fn the_clock_is_read_at_every_execution() {
+    let connection = connection();
+    statement::set_up(&connection).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let sql = "UPDATE a SET x = strftime('%f', 'now'), i = 5 WHERE id = 3";
+        assert_eq!(statement::execute(&connection, sql).unwrap(), Executed::Parameterised);
+        times.push(connection.query_row("SELECT x FROM a WHERE id = 3", [], |row| row.get::<_, String>(0)).unwrap());
+    }
+    assert_ne!(times[0], times[1]);
+}
+
+#[test]
+fn a_text_that_cannot_be_prepared_says_so_itself() {
+    let connection = connection();
+    statement::set_up(&connection).unwrap();
+    let error = statement::execute(&connection, "UPDATE a SET lost = 5").unwrap_err();
+    assert_eq!(super::reason(&error), "no such column: lost");
+}

@@ -1,0 +1,182 @@
+//! The words of a statement, cut exactly as SQLite's own tokenizer cuts them, or not at all.
+
+use std::borrow::Cow;
+
+/// A piece of a statement.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Token<'a> {
+    /// What it is.
+    pub(super) kind: Kind<'a>,
+    /// Where it begins.
+    pub(super) start: usize,
+    /// Where what follows it begins.
+    pub(super) end: usize,
+}
+
+/// What a piece of a statement is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind<'a> {
+    /// A keyword or a name.
+    Word(&'a str),
+    /// A name, or perhaps a string, in double quotes, backticks or brackets.
+    Quoted,
+    /// A whole number of at most 2^63, without its sign.
+    Integer(u64),
+    /// Another number: too large, hexadecimal, or not whole.
+    Number,
+    /// What is between single quotes, with doubled ones undone.
+    Text(Cow<'a, str>),
+    /// The digits of a blob, an even number of them.
+    Blob(&'a str),
+    /// `,`
+    Comma,
+    /// `(`
+    Open,
+    /// `)`
+    Close,
+    /// `;`
+    Semicolon,
+    /// `=`, which also assigns, and all that compares.
+    Compare,
+    /// `+`
+    Plus,
+    /// `-`
+    Minus,
+    /// Anything else that SQLite knows as an operator, and `.`
+    Other,
+}
+
+/// Something that is left to SQLite: comments, parameters, letters outside of ASCII, numbers that run into words, and
+/// all that SQLite refuses too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotUnderstood;
+
+/// Cuts a statement from left to right.
+#[derive(Debug, Clone)]
+pub(super) struct Lexer<'a> {
+    sql: &'a str,
+    at: usize,
+}
+
+impl<'a> Lexer<'a> {
+    pub(super) fn new(sql: &'a str) -> Self {
+        Self { sql, at: 0 }
+    }
+
+    /// The next piece; `None` at the end of the text.
+    pub(super) fn next(&mut self) -> Result<Option<Token<'a>>, NotUnderstood> {
+        let bytes = self.sql.as_bytes();
+        // The white space of SQLite: without the vertical tab, which it refuses.
+        while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\x0c' | b'\r')) {
+            self.at += 1;
+        }
+        let start = self.at;
+        if start == bytes.len() {
+            return Ok(None);
+        }
+        let (kind, len) = self.kind_and_len(start).ok_or(NotUnderstood)?;
+        self.at = start + len;
+        Ok(Some(Token { kind, start, end: self.at }))
+    }
+
+    fn kind_and_len(&self, start: usize) -> Option<(Kind<'a>, usize)> {
+        let bytes = self.sql.as_bytes();
+        let first = *bytes.get(start)?;
+        let second = bytes.get(start + 1).copied().unwrap_or_default();
+        Some(match (first, second) {
+            (b'x' | b'X', b'\'') => {
+                let digits = count(&bytes[start + 2..], u8::is_ascii_hexdigit);
+                let end = start + 2 + digits;
+                if bytes.get(end) != Some(&b'\'') || digits % 2 != 0 {
+                    return None;
+                }
+                (Kind::Blob(&self.sql[start + 2..end]), digits + 3)
+            }
+            (b'a'..=b'z' | b'A'..=b'Z' | b'_', _) => {
+                let len = count(&bytes[start..], is_word);
+                // A word goes on in letters that are not ASCII.
+                if bytes.get(start + len).is_some_and(|byte| !byte.is_ascii()) {
+                    return None;
+                }
+                (Kind::Word(&self.sql[start..start + len]), len)
+            }
+            (b'0'..=b'9', _) | (b'.', b'0'..=b'9') => number(&self.sql[start..])?,
+            (b'\'', _) => text(&self.sql[start..])?,
+            (b'"' | b'`', _) => (Kind::Quoted, quoted_len(&bytes[start..])?),
+            (b'[', _) => (Kind::Quoted, bytes[start..].iter().position(|&byte| byte == b']')? + 1),
+            // Comments, and the operators of JSON.
+            (b'-', b'-' | b'>') | (b'/', b'*') => return None,
+            (b'=' | b'!' | b'<' | b'>', b'=') | (b'<', b'>') => (Kind::Compare, 2),
+            (b'<', b'<') | (b'>', b'>') | (b'|', b'|') => (Kind::Other, 2),
+            (b'=' | b'<' | b'>', _) => (Kind::Compare, 1),
+            (b',', _) => (Kind::Comma, 1),
+            (b'(', _) => (Kind::Open, 1),
+            (b')', _) => (Kind::Close, 1),
+            (b';', _) => (Kind::Semicolon, 1),
+            (b'+', _) => (Kind::Plus, 1),
+            (b'-', _) => (Kind::Minus, 1),
+            (b'*' | b'/' | b'%' | b'&' | b'|' | b'~' | b'.', _) => (Kind::Other, 1),
+            _ => return None,
+        })
+    }
+}
+
+fn count(bytes: &[u8], belongs: impl Fn(&u8) -> bool) -> usize {
+    bytes.iter().take_while(|byte| belongs(byte)).count()
+}
+
+fn is_word(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$')
+}
+
+/// A number and its length.
+fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
+    let bytes = rest.as_bytes();
+    let digit = u8::is_ascii_digit;
+    let mut len = count(bytes, digit);
+    let mut is_whole = true;
+    if bytes.get(len) == Some(&b'.') {
+        is_whole = false;
+        len += 1 + count(&bytes[len + 1..], digit);
+    }
+    if matches!(bytes.get(len), Some(b'e' | b'E')) {
+        let sign = usize::from(matches!(bytes.get(len + 1), Some(b'+' | b'-')));
+        let digits = bytes.get(len + 1 + sign..).map_or(0, |exponent| count(exponent, digit));
+        if digits > 0 {
+            is_whole = false;
+            len += 1 + sign + digits;
+        }
+    }
+    if rest.starts_with("0x") || rest.starts_with("0X") {
+        let digits = count(&bytes[2..], u8::is_ascii_hexdigit);
+        (is_whole, len) = (false, if digits > 0 { digits + 2 } else { len });
+    }
+    // `1_000` may be a number; `1WHERE` never is. Neither is worth understanding.
+    if bytes.get(len).is_some_and(|byte| is_word(byte) || !byte.is_ascii()) {
+        return None;
+    }
+    // A larger whole number is a REAL to SQLite, and so is 2^63 without a sign.
+    let value = rest[..len].parse().ok().filter(|&value: &u64| is_whole && value <= 1 << 63);
+    Some((value.map_or(Kind::Number, Kind::Integer), len))
+}
+
+/// A string and its length.
+fn text(rest: &str) -> Option<(Kind<'_>, usize)> {
+    let len = quoted_len(rest.as_bytes())?;
+    let inside = &rest[1..len - 1];
+    let text = if inside.contains('\'') { Cow::Owned(inside.replace("''", "'")) } else { Cow::Borrowed(inside) };
+    Some((Kind::Text(text), len))
+}
+
+/// Length of what begins with a quote, to the one that ends it; a doubled one does not.
+fn quoted_len(bytes: &[u8]) -> Option<usize> {
+    let quote = *bytes.first()?;
+    let mut at = 1;
+    loop {
+        at += bytes.get(at..)?.iter().position(|&byte| byte == quote)? + 1;
+        if bytes.get(at) != Some(&quote) {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
