@@ -1,0 +1,169 @@
+//! Recorded statements do the same from templates with bound values, as replay executes them, and as the texts they are.
+//!
+//! Every recorded trace goes into two plain SQLite files, one each way: the same bytes in the end and every 500 versions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use common::replay::statement::{self, Executed};
+use mountfs::demo::trace::TraceEvent;
+use rusqlite::Connection;
+use tests::schedule::{Kind, Outcome, Schedule};
+use tests::traces::{self, TraceFolder};
+
+/// How often the bytes are compared, in writes.
+const COMPARED_EVERY: usize = 500;
+
+/// A database file that statements of a trace are executed on in one of the two ways.
+struct Database {
+    connection: Connection,
+    path: PathBuf,
+    /// What the transactions took.
+    took: Duration,
+}
+
+/// Statements of a trace, by how the first database executed them.
+#[derive(Debug, Default)]
+struct Share {
+    parameterised: u64,
+    as_text: u64,
+}
+
+impl Database {
+    fn open(path: PathBuf) -> Self {
+        let connection = Connection::open(&path).expect("a database");
+        connection
+            .execute_batch("PRAGMA foreign_keys = ON; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")
+            .expect("settings");
+        Self { connection, path, took: Duration::ZERO }
+    }
+
+    /// One transaction, or one rider outside of any; for each statement the answer of `execute` and the rows it changed.
+    fn write<T>(
+        &mut self,
+        kind: Kind,
+        statements: &[String],
+        execute: impl Fn(&Connection, &str) -> rusqlite::Result<T>,
+    ) -> Vec<(T, u64)> {
+        let started = Instant::now();
+        let around = |sql: &str| {
+            if kind == Kind::Transaction {
+                self.connection.execute_batch(sql).expect("a transaction begins and ends");
+            }
+        };
+        around("BEGIN");
+        let one = |sql: &String| {
+            let answer = execute(&self.connection, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            (answer, self.connection.changes())
+        };
+        let answers = statements.iter().map(one).collect();
+        around("COMMIT");
+        self.took += started.elapsed();
+        answers
+    }
+}
+
+/// Executes the committed writes of a trace both ways.
+fn compare(folder: &TraceFolder) -> Share {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [mut parameters, mut text] = ["parameters", "text"].map(|name| {
+        let path = directory.path().join(name);
+        folder.start_database(&path);
+        Database::open(path)
+    });
+    statement::set_up(&parameters.connection).expect("a connection made ready");
+    let schedule = Schedule::of(folder.events());
+    let mut share = Share::default();
+    let writes = folder.events().filter_map(|event| match event.expect("an intact trace") {
+        TraceEvent::Write(write) => Some(write),
+        _ => None,
+    });
+    for (position, (write, fate)) in writes.zip(schedule.fates()).enumerate() {
+        if fate.missed_before > 0 {
+            let version = write.data_version.previous();
+            let skip = format!("UPDATE vars SET intval = {version} WHERE name = 'data_version'");
+            for database in [&parameters, &text] {
+                database.connection.execute_batch(&skip).expect("a gap");
+            }
+        }
+        if fate.outcome == Outcome::Lost {
+            continue;
+        }
+        if write.statements.iter().any(|sql| sql.contains("strftime")) {
+            wait_for_a_young_second();
+        }
+        let fast = parameters.write(fate.kind, &write.statements, statement::execute);
+        let slow = text.write(fate.kind, &write.statements, statement::execute_text);
+        for (((executed, fast), ((), slow)), sql) in fast.iter().zip(&slow).zip(&write.statements) {
+            assert_eq!(fast, slow, "rows changed in version {} by {sql}", write.data_version);
+            match executed {
+                Executed::Parameterised => share.parameterised += 1,
+                Executed::AsText => share.as_text += 1,
+            }
+        }
+        if position % COMPARED_EVERY == 0 {
+            same_bytes(&parameters.path, &text.path, position);
+        }
+    }
+    same_bytes(&parameters.path, &text.path, schedule.fates().len());
+    let per_change = |database: &Database| database.took.as_secs_f64() * 1e6 / schedule.fates().len() as f64;
+    println!(
+        "{} of {} statements parameterised; {:.1} µs a change, as texts {:.1} µs",
+        share.parameterised,
+        share.parameterised + share.as_text,
+        per_change(&parameters),
+        per_change(&text),
+    );
+    share
+}
+
+/// A few migrations write down the time, in seconds: both databases must see the same.
+fn wait_for_a_young_second() {
+    while SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").subsec_millis() > 200 {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn same_bytes(parameters: &Path, text: &Path, position: usize) {
+    let [parameters, text] = [parameters, text].map(|path| fs::read(path).expect("a database file"));
+    assert!(parameters == text, "the files differ after {position} writes");
+}
+
+/// `percent`: how many statements must at least be parameterised, or replay is not fast. Migrations need not be.
+fn check(name: &str, percent: u64) {
+    if let Some(folder) = traces::folder(name) {
+        let share = compare(&folder);
+        let all = share.parameterised + share.as_text;
+        assert!(all > 0 && share.parameterised * 100 >= all * percent, "{name}: {share:?}");
+    }
+}
+
+macro_rules! traces {
+    ($($test:ident: $folder:literal, $percent:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            check($folder, $percent);
+        })*
+    };
+}
+
+traces! {
+    channels: "channels", 99;
+    crash: "crash", 95;
+    demo: "demo", 90;
+    fresh: "fresh", 0;
+    stops: "stops", 95;
+    python_backup_fresh: "python-backup/fresh", 0;
+    migration_dangling_peer: "migrations/dangling-peer", 0;
+    migration_invoices_pre_waitindex: "migrations/invoices_pre_waitindex", 0;
+    migration_l1_before_moves_in_db: "migrations/l1-before-moves-in-db", 0;
+    migration_last_tx_closed: "migrations/last_tx_closed", 0;
+    migration_no_local_basepoints: "migrations/no-local-basepoints", 0;
+    migration_oldstyle_scids: "migrations/oldstyle-scids", 0;
+    migration_pubkey_regen: "migrations/pubkey_regen", 0;
+    migration_runes_bad_id: "migrations/runes_bad_id", 0;
+    migration_upgrade_inflight: "migrations/upgrade_inflight", 0;
+    migration_v0_12_1_forward: "migrations/v0.12.1-forward", 0;
+}
