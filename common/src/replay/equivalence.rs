@@ -9,10 +9,11 @@ use rusqlite::config::DbConfig;
 
 use super::statement::{self, Executed};
 
+/// After the largest possible rowid SQLite takes random ones: the CHECKs keep them away.
 const SCHEMA: &str = "
-    CREATE TABLE a (id INTEGER PRIMARY KEY, t TEXT, i INTEGER, r REAL, n NUMERIC, b BLOB, x);
+    CREATE TABLE a (id INTEGER PRIMARY KEY CHECK (id < 9223372036854775807), t TEXT, i INTEGER, r REAL, n NUMERIC, b BLOB, x);
     CREATE INDEX a_i ON a (i); CREATE INDEX a_t ON a (t, i); CREATE INDEX a_x ON a (x); CREATE INDEX a_n ON a (n, r);
-    CREATE TABLE s (id INTEGER PRIMARY KEY, t TEXT, i INTEGER, r REAL, n ANY, b BLOB, x ANY) STRICT;
+    CREATE TABLE s (id INTEGER PRIMARY KEY CHECK (id < 9223372036854775807), t TEXT, i INTEGER, r REAL, n ANY, b BLOB, x ANY) STRICT;
     CREATE UNIQUE INDEX s_i ON s (i); CREATE INDEX s_x ON s (x, t);
     CREATE TABLE c (id INT PRIMARY KEY, t TEXT COLLATE NOCASE CHECK (t <> 'no' AND length(t) < 20),
         i INT CHECK (typeof(i) <> 'blob') DEFAULT 5, r REAL AS (i * 1.5) STORED, n NUM, b BLOB, x, UNIQUE (t, x))

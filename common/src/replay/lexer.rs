@@ -1,9 +1,7 @@
 //! The words of a statement, cut exactly as SQLite's own tokenizer cuts them, or not at all.
 
-use std::borrow::Cow;
-
 /// A piece of a statement.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     /// What it is.
     pub(super) kind: Kind<'a>,
@@ -14,18 +12,18 @@ pub(super) struct Token<'a> {
 }
 
 /// What a piece of a statement is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind<'a> {
     /// A keyword or a name.
-    Word(&'a str),
+    Word(Keyword),
     /// A name, or perhaps a string, in double quotes, backticks or brackets.
     Quoted,
     /// A whole number of at most 2^63, without its sign.
     Integer(u64),
     /// Another number: too large, hexadecimal, or not whole.
     Number,
-    /// What is between single quotes, with doubled ones undone.
-    Text(Cow<'a, str>),
+    /// What is between single quotes, where a doubled one stands for one.
+    Text(&'a str),
     /// The digits of a blob, an even number of them.
     Blob(&'a str),
     /// `,`
@@ -44,6 +42,31 @@ pub(super) enum Kind<'a> {
     Minus,
     /// Anything else that SQLite knows as an operator, and `.`
     Other,
+}
+
+/// The words that say what others mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keyword {
+    And,
+    Default,
+    Delete,
+    From,
+    In,
+    Indexed,
+    Insert,
+    Not,
+    On,
+    Or,
+    Replace,
+    Returning,
+    Select,
+    Set,
+    Update,
+    Values,
+    Where,
+    With,
+    /// A name, or a keyword that changes nothing here.
+    Another,
 }
 
 /// Something that is left to SQLite: comments, parameters, letters outside of ASCII, numbers that run into words, and
@@ -85,12 +108,14 @@ impl<'a> Lexer<'a> {
         let second = bytes.get(start + 1).copied().unwrap_or_default();
         Some(match (first, second) {
             (b'x' | b'X', b'\'') => {
-                let digits = count(&bytes[start + 2..], u8::is_ascii_hexdigit);
-                let end = start + 2 + digits;
-                if bytes.get(end) != Some(&b'\'') || digits % 2 != 0 {
+                let len = self.sql[start + 2..].find('\'')?;
+                let digits = &self.sql[start + 2..start + 2 + len];
+                // Without a way out half-way, which lets the compiler check many at once.
+                let is_hex = digits.bytes().fold(true, |is_hex, byte| is_hex & byte.is_ascii_hexdigit());
+                if !is_hex || len % 2 != 0 {
                     return None;
                 }
-                (Kind::Blob(&self.sql[start + 2..end]), digits + 3)
+                (Kind::Blob(digits), len + 3)
             }
             (b'a'..=b'z' | b'A'..=b'Z' | b'_', _) => {
                 let len = count(&bytes[start..], is_word);
@@ -98,7 +123,7 @@ impl<'a> Lexer<'a> {
                 if bytes.get(start + len).is_some_and(|byte| !byte.is_ascii()) {
                     return None;
                 }
-                (Kind::Word(&self.sql[start..start + len]), len)
+                (Kind::Word(Keyword::of(&bytes[start..start + len])), len)
             }
             (b'0'..=b'9', _) | (b'.', b'0'..=b'9') => number(&self.sql[start..])?,
             (b'\'', _) => text(&self.sql[start..])?,
@@ -121,18 +146,55 @@ impl<'a> Lexer<'a> {
     }
 }
 
-fn count(bytes: &[u8], belongs: impl Fn(&u8) -> bool) -> usize {
-    bytes.iter().take_while(|byte| belongs(byte)).count()
+impl Keyword {
+    fn of(word: &[u8]) -> Self {
+        // By length: this runs for every column of every statement of a history.
+        let of_this_len: &[(&str, Self)] = match word.len() {
+            2 => &[("IN", Self::In), ("ON", Self::On), ("OR", Self::Or)],
+            3 => &[("AND", Self::And), ("NOT", Self::Not), ("SET", Self::Set)],
+            4 => &[("FROM", Self::From), ("WITH", Self::With)],
+            5 => &[("WHERE", Self::Where)],
+            6 => &[
+                ("DELETE", Self::Delete),
+                ("INSERT", Self::Insert),
+                ("SELECT", Self::Select),
+                ("UPDATE", Self::Update),
+                ("VALUES", Self::Values),
+            ],
+            7 => &[("DEFAULT", Self::Default), ("INDEXED", Self::Indexed), ("REPLACE", Self::Replace)],
+            9 => &[("RETURNING", Self::Returning)],
+            _ => &[],
+        };
+        let known = of_this_len.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(word));
+        known.map_or(Self::Another, |(_, keyword)| *keyword)
+    }
 }
 
-fn is_word(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$')
+/// Which bytes a name, a keyword or what runs into a number is made of.
+static WORD_BYTES: [bool; 256] = {
+    let mut is_word = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 128")]
+        let ascii = byte as u8;
+        is_word[byte] = ascii.is_ascii_alphanumeric() || ascii == b'_' || ascii == b'$';
+        byte += 1;
+    }
+    is_word
+};
+
+fn is_word(byte: u8) -> bool {
+    WORD_BYTES[usize::from(byte)]
+}
+
+fn count(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !belongs(byte)).unwrap_or(bytes.len())
 }
 
 /// A number and its length.
 fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
     let bytes = rest.as_bytes();
-    let digit = u8::is_ascii_digit;
+    let digit = |byte: u8| byte.is_ascii_digit();
     let mut len = count(bytes, digit);
     let mut is_whole = true;
     if bytes.get(len) == Some(&b'.') {
@@ -148,11 +210,11 @@ fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
         }
     }
     if rest.starts_with("0x") || rest.starts_with("0X") {
-        let digits = count(&bytes[2..], u8::is_ascii_hexdigit);
+        let digits = count(&bytes[2..], |byte| byte.is_ascii_hexdigit());
         (is_whole, len) = (false, if digits > 0 { digits + 2 } else { len });
     }
     // `1_000` may be a number; `1WHERE` never is. Neither is worth understanding.
-    if bytes.get(len).is_some_and(|byte| is_word(byte) || !byte.is_ascii()) {
+    if bytes.get(len).is_some_and(|&byte| is_word(byte) || !byte.is_ascii()) {
         return None;
     }
     // A larger whole number is a REAL to SQLite, and so is 2^63 without a sign.
@@ -163,9 +225,7 @@ fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
 /// A string and its length.
 fn text(rest: &str) -> Option<(Kind<'_>, usize)> {
     let len = quoted_len(rest.as_bytes())?;
-    let inside = &rest[1..len - 1];
-    let text = if inside.contains('\'') { Cow::Owned(inside.replace("''", "'")) } else { Cow::Borrowed(inside) };
-    Some((Kind::Text(text), len))
+    Some((Kind::Text(&rest[1..len - 1]), len))
 }
 
 /// Length of what begins with a quote, to the one that ends it; a doubled one does not.

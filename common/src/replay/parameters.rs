@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 
-use super::lexer::{Kind, Lexer, Token};
+use super::lexer::{Keyword, Kind, Lexer, Token};
 
 /// More would make templates that are hardly seen twice.
 const VALUES_MAX: usize = 999;
@@ -101,56 +101,40 @@ struct Split<'a> {
 
 impl<'a> Split<'a> {
     fn begin(sql: &'a str, verb: Token<'a>) -> Option<Self> {
-        let is_understood = ["INSERT", "REPLACE", "UPDATE", "DELETE"].iter().any(|&known| verb.is(known));
-        is_understood.then(|| Self {
+        use Keyword::{Delete, Insert, Replace, Update};
+        matches!(verb.kind, Kind::Word(Insert | Replace | Update | Delete)).then(|| Self {
             sql,
             clause: Clause::Head,
             parentheses: Vec::new(),
             others: 0,
+            last: verb,
+            before_last: verb,
             template: String::with_capacity(sql.len().min(TEMPLATE_BYTES_MAX)),
             copied: verb.start,
-            values: Vec::new(),
-            before_last: verb.clone(),
-            last: verb,
+            values: Vec::with_capacity(16),
         })
     }
 
-    fn push(&mut self, mut token: Token<'a>, next: Option<&Token<'a>>) -> Option<()> {
-        match &mut token.kind {
-            Kind::Word(word) => self.word(word, next)?,
+    fn push(&mut self, token: Token<'a>, next: Option<&Token<'a>>) -> Option<()> {
+        match token.kind {
+            Kind::Word(keyword) => self.word(keyword, next)?,
             Kind::Open => {
                 let parenthesis = self.opened_after_last();
                 self.others += usize::from(parenthesis == Parenthesis::Other);
                 self.parentheses.push(parenthesis);
             }
-            Kind::Close => {
-                let parenthesis = self.parentheses.pop()?;
-                self.others -= usize::from(parenthesis == Parenthesis::Other);
-                if self.clause == Clause::Values && self.parentheses.is_empty() {
-                    self.clause = Clause::AfterValues;
-                    // Several rows, or a compound of which VALUES is the first part.
-                    let ends = next.is_none_or(|next| {
-                        next.kind == Kind::Semicolon || ["ON", "RETURNING"].iter().any(|word| next.is(word))
-                    });
-                    if !ends {
-                        return None;
-                    }
-                }
-            }
-            Kind::Integer(magnitude) if is_whole_operand(next) => {
-                let magnitude = *magnitude;
-                self.integer(magnitude, &token);
-            }
-            Kind::Text(text) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
-                let text = std::mem::take(text);
+            Kind::Close => self.close(next)?,
+            Kind::Integer(magnitude) if is_whole_operand(next) => self.integer(magnitude, &token),
+            Kind::Text(inside) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
+                let is_plain = !inside.as_bytes().contains(&b'\'');
+                let text = if is_plain { Cow::Borrowed(inside) } else { Cow::Owned(inside.replace("''", "'")) };
                 self.take_out(token.start, token.end, Value::Text(text));
             }
             // An empty blob stays: bound, it would be a zeroblob, which is the same only in the end.
             Kind::Blob(digits)
                 if !digits.is_empty() && is_whole_operand(next) && self.is_place_of_value(&self.last) =>
             {
-                let blob = bytes_of(digits);
-                self.take_out(token.start, token.end, Value::Blob(blob));
+                self.take_out(token.start, token.end, Value::Blob(bytes_of(digits)));
             }
             _ => (),
         }
@@ -159,41 +143,49 @@ impl<'a> Split<'a> {
     }
 
     /// Follows the words that say what the next ones are.
-    fn word(&mut self, word: &str, next: Option<&Token<'a>>) -> Option<()> {
-        let is = |known: &str| word.eq_ignore_ascii_case(known);
-        if ["SELECT", "WITH", "INDEXED"].into_iter().any(is) {
-            return None;
-        }
+    fn word(&mut self, keyword: Keyword, next: Option<&Token<'a>>) -> Option<()> {
         let at_top = self.parentheses.is_empty();
-        if is("VALUES") {
-            // `DEFAULT VALUES` has no parenthesis.
-            let is_list = next.is_some_and(|next| next.kind == Kind::Open);
-            if self.clause != Clause::Head || !at_top || (!is_list && !self.last.is("DEFAULT")) {
-                return None;
+        match keyword {
+            Keyword::Select | Keyword::With | Keyword::Indexed => return None,
+            Keyword::Values => {
+                // `DEFAULT VALUES` has no parenthesis.
+                let is_list = next.is_some_and(|next| next.kind == Kind::Open);
+                if self.clause != Clause::Head || !at_top || (!is_list && !self.last.is(Keyword::Default)) {
+                    return None;
+                }
+                self.clause = if is_list { Clause::Values } else { Clause::AfterValues };
             }
-            self.clause = if is_list { Clause::Values } else { Clause::AfterValues };
-        } else if is("FROM") {
             // UPDATE … FROM joins.
-            if self.clause != Clause::Head || !self.last.is("DELETE") {
-                return None;
+            Keyword::From if self.clause != Clause::Head || !self.last.is(Keyword::Delete) => return None,
+            Keyword::Set if self.clause == Clause::Head => self.clause = Clause::Set,
+            Keyword::Where if at_top && matches!(self.clause, Clause::Head | Clause::Set) => {
+                self.clause = Clause::Where;
             }
-        } else if is("SET") && self.clause == Clause::Head {
-            self.clause = Clause::Set;
-        } else if is("WHERE") && at_top && matches!(self.clause, Clause::Head | Clause::Set) {
-            self.clause = Clause::Where;
+            _ => (),
+        }
+        Some(())
+    }
+
+    fn close(&mut self, next: Option<&Token<'a>>) -> Option<()> {
+        let parenthesis = self.parentheses.pop()?;
+        self.others -= usize::from(parenthesis == Parenthesis::Other);
+        if self.clause == Clause::Values && self.parentheses.is_empty() {
+            self.clause = Clause::AfterValues;
+            // If not, there are several rows, or a compound of which VALUES is the first part.
+            let is_all = next
+                .is_none_or(|next| matches!(next.kind, Kind::Semicolon | Kind::Word(Keyword::On | Keyword::Returning)));
+            return is_all.then_some(());
         }
         Some(())
     }
 
     /// What a parenthesis after the last word is for.
     fn opened_after_last(&self) -> Parenthesis {
-        let is = |known: &[&str]| known.iter().any(|known| self.last.is(known));
-        match self.clause {
-            Clause::Values if self.last.is("VALUES") => Parenthesis::List,
-            Clause::Set | Clause::Where if is(&["IN"]) => Parenthesis::List,
-            Clause::Set | Clause::Where
-                if is(&["AND", "OR", "NOT", "WHERE"]) || matches!(self.last.kind, Kind::Compare | Kind::Open) =>
-            {
+        use Keyword::{And, In, Not, Or, Values, Where};
+        match (self.clause, self.last.kind) {
+            (Clause::Values, Kind::Word(Values)) => Parenthesis::List,
+            (Clause::Set | Clause::Where, Kind::Word(In)) => Parenthesis::List,
+            (Clause::Set | Clause::Where, Kind::Word(And | Or | Not | Where) | Kind::Compare | Kind::Open) => {
                 Parenthesis::Group
             }
             _ => Parenthesis::Other,
@@ -255,27 +247,24 @@ impl<'a> Split<'a> {
 }
 
 impl Token<'_> {
-    fn is(&self, known: &str) -> bool {
-        matches!(self.kind, Kind::Word(word) if word.eq_ignore_ascii_case(known))
+    fn is(&self, keyword: Keyword) -> bool {
+        self.kind == Kind::Word(keyword)
     }
 }
 
 /// Whether nothing after a literal binds to it.
 fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
-    next.is_none_or(|next| match next.kind {
-        Kind::Comma | Kind::Close | Kind::Semicolon => true,
-        Kind::Word(_) => ["WHERE", "AND", "OR", "RETURNING"].iter().any(|word| next.is(word)),
-        _ => false,
+    use Keyword::{And, Or, Returning, Where};
+    next.is_none_or(|next| {
+        matches!(next.kind, Kind::Comma | Kind::Close | Kind::Semicolon | Kind::Word(Where | And | Or | Returning))
     })
 }
 
 fn bytes_of(digits: &str) -> Vec<u8> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        _ => digit - b'A' + 10,
-    };
-    digits.as_bytes().chunks_exact(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect()
+    // Of a letter the lowest four bits count from 1, in both cases; and it has a bit that no decimal digit has.
+    let nibble = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
+    let (pairs, _) = digits.as_bytes().as_chunks::<2>();
+    pairs.iter().map(|&[high, low]| nibble(high) << 4 | nibble(low)).collect()
 }
 
 #[cfg(test)]
