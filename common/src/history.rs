@@ -134,6 +134,7 @@ impl History {
                 let bump = Bump::find(header.data_version, statements);
                 self.apply_change(live, header.time, bump, statements.len() as u64, bytes)
             }
+            Body::Commit => self.apply_commit(header.data_version),
             Body::Rewind { rewound } => self.apply_rewind(*rewound, header.data_version),
             Body::Snapshot(snapshot) => {
                 self.apply_snapshot(LiveRecord { snapshot: Some(*snapshot), ..live }, header.time, snapshot)
@@ -168,6 +169,16 @@ impl History {
         }
         self.records.push(live);
         Ok(())
+    }
+
+    fn apply_commit(&mut self, committed: DataVersion) -> Result<(), Damage> {
+        match self.versions.last_mut() {
+            Some(newest) if newest.data_version == committed && newest.commit == Commit::Unknown => {
+                newest.commit = Commit::Seen;
+                Ok(())
+            }
+            _ => Err(Damage::Contradiction("a commit is not of the change before it")),
+        }
     }
 
     fn apply_rewind(&mut self, rewound: Seq, now_newest: DataVersion) -> Result<(), Damage> {

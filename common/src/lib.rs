@@ -14,7 +14,8 @@
 //! | [`replay`] | statements executed as `lightningd` executed them |
 //! | [`history`] | which versions there are and what each is made of |
 //! | `view`, `views` | a version opened for reading; those open or used lately |
-//! | `live_database`, `snapshot`, `commit_check` | the running node's database; copying its pages into the backup, and comparing them with it |
+//! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
+//! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
 
 #![cfg_attr(not(test), deny(unsafe_code))]
@@ -23,6 +24,7 @@ pub mod backup;
 mod backup_lock;
 mod backup_url;
 mod commit_check;
+mod contents;
 pub mod create;
 mod data_version;
 pub mod format;

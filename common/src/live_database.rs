@@ -146,15 +146,9 @@ impl LiveDatabase {
         query().map_err(|error| Self::error(&self.path, &error))
     }
 
-    /// A page, as SQLite sees it in this transaction; all zeros past the end.
-    pub(crate) fn read_page(&self, page: PageNo) -> Result<Vec<u8>, LiveDatabaseError> {
-        let query = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
-        match self.connection.query_row(query, [page.get()], |row| row.get::<_, Vec<u8>>(0)) {
-            Ok(bytes) if page == PageNo::FIRST => Ok(in_rollback_mode(&bytes)),
-            Ok(bytes) => Ok(bytes),
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(vec![0; self.page_size.bytes()]),
-            Err(error) => Err(Self::error(&self.path, &error)),
-        }
+    /// The transaction, to be read by other queries.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Hands every page to `take`, in order, as SQLite sees it in this transaction.
@@ -182,7 +176,8 @@ impl LiveDatabase {
         }
     }
 
-    fn unreadable(&self, reason: &str) -> LiveDatabaseError {
+    /// The error for what SQLite says.
+    pub(crate) fn unreadable(&self, reason: &str) -> LiveDatabaseError {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
     }
 }

@@ -14,7 +14,8 @@ use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::format::record::RunStart;
 use crate::history::History;
-use crate::log::{LogWriter, recover};
+use crate::live_database::LiveDatabase;
+use crate::log::{AppendError, LogWriter, recover};
 use crate::pages::ExpectedSnapshot;
 use crate::storage::{Directory, RealDirectory};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
@@ -192,6 +193,29 @@ impl Recording {
         };
         let seq = self.log.push_change(data_version, now, self.run_start, write.statements)?;
         Ok(Pushed { recorded, seq, snapshots })
+    }
+
+    /// Notes that `lightningd` committed the newest change, when its database says so. To be called when a run has ended:
+    /// the next one then need not compare whole databases to be sure.
+    ///
+    /// # Errors
+    /// When the note cannot be made durable. Nothing is lost by that.
+    pub fn note_commit(&mut self) -> Result<(), AppendError> {
+        // Only of a change of this run: what the database holds of an earlier one was compared at its first write.
+        let Some(newest) = self.newest.filter(|_| self.run_start == RunStart::Later && self.commit == Commit::Unknown)
+        else {
+            return Ok(());
+        };
+        match LiveDatabase::open(&self.database).and_then(|database| database.data_version()) {
+            Ok(found) if found == newest.data_version => {
+                self.log.push_commit(newest.data_version, Timestamp::now());
+                self.log.commit()?;
+                self.commit = Commit::Seen;
+            }
+            Ok(_) => {}
+            Err(error) => log::debug!("whether version {} was committed is not known: {error}", newest.data_version),
+        }
+        Ok(())
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {

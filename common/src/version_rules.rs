@@ -58,6 +58,9 @@ pub fn is_bump_of(statement: &str, data_version: DataVersion) -> bool {
 pub enum Commit {
     /// The newest record is a change with a bump and nothing has followed it: it may have died before COMMIT.
     Unknown,
+    /// It was in the database when its run ended. A power cut soon after can still undo it: SQLite does not sync the
+    /// directory when it removes the journal (SQLite, "PRAGMA synchronous": EXTRA), so the journal may come back.
+    Seen,
     /// It was on disk when a rider, a snapshot or the repeat after a rewind was recorded.
     Certain,
 }
@@ -109,8 +112,8 @@ pub enum Decision {
 /// | nothing recorded yet, and committed is 0: a new node | append |
 /// | nothing recorded yet, and committed is not 0 | heal |
 /// | equal | append |
-/// | one behind, and the newest is a change that may have died before COMMIT | rewind |
-/// | one behind, and the newest is known to be committed | refuse |
+/// | one behind, and the newest is a change that may have died before COMMIT, or been undone | rewind |
+/// | one behind, and the newest is certain to be committed | refuse |
 /// | ahead | heal |
 /// | further behind | refuse |
 pub fn decide(newest: Option<Newest>, data_version: DataVersion, bump: Bump) -> Decision {
@@ -120,7 +123,7 @@ pub fn decide(newest: Option<Newest>, data_version: DataVersion, bump: Bump) -> 
     };
     match (committed.distance_from(newest.data_version), newest.commit) {
         (0, _) => Decision::Append,
-        (-1, Commit::Unknown) => Decision::Rewind,
+        (-1, Commit::Unknown | Commit::Seen) => Decision::Rewind,
         (distance, _) if distance > 0 => Decision::Heal { committed },
         _ => Decision::Refuse { committed, newest: newest.data_version },
     }
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn truth_table() {
         use Bump::{Absent as Rider, Present as Change};
-        use Commit::{Certain, Unknown};
+        use Commit::{Certain, Seen, Unknown};
         let heal = |n| Decision::Heal { committed: v(n) };
         let refuse = |committed, newest| Decision::Refuse { committed: v(committed), newest: v(newest) };
         const MAX: u32 = u32::MAX;
@@ -156,6 +159,10 @@ mod tests {
             (Some((7, Certain)),          (7, Rider),   Decision::Append),
             (Some((7, Unknown)),          (7, Change),  Decision::Rewind),
             (Some((7, Unknown)),          (6, Rider),   Decision::Rewind),
+            (Some((7, Seen)),             (8, Change),  Decision::Append),
+            (Some((7, Seen)),             (7, Change),  Decision::Rewind),
+            (Some((7, Seen)),             (9, Change),  heal(8)),
+            (Some((7, Seen)),             (6, Change),  refuse(5, 7)),
             (Some((7, Certain)),          (7, Change),  refuse(6, 7)),
             (Some((7, Certain)),          (6, Rider),   refuse(6, 7)),
             (Some((7, Unknown)),          (9, Change),  heal(8)),

@@ -143,6 +143,6 @@ fn apply(replay: &mut Replay, records: &mut RecordReader<'_>, change: &PlannedCh
             run_start: *run_start,
             statements,
         }),
-        Body::Rewind { .. } | Body::Snapshot(_) => Ok(()),
+        Body::Rewind { .. } | Body::Commit | Body::Snapshot(_) => Ok(()),
     })?
 }

@@ -27,6 +27,9 @@ pub trait Record {
     /// # Errors
     /// When it is not, and `lightningd` must not commit it.
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
+
+    /// The run has ended: no write will come any more.
+    fn end(&mut self);
 }
 
 /// Why something was not recorded and what to do about it, in words for the operator.
@@ -66,6 +69,11 @@ impl<R: Record> Answering<R> {
     /// Answers to `outgoing`, records to `recording`, leaves the rest to `plugin`.
     pub fn new(recording: R, outgoing: Arc<Outgoing>, plugin: PluginInbox, status: Arc<Status>) -> Self {
         Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, reply: Vec::new() }
+    }
+
+    /// The conversation is over.
+    pub fn end(&mut self) {
+        self.recording.end();
     }
 
     /// Does what the message asks for. A `db_write` is answered when this returns.

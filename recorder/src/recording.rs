@@ -83,6 +83,14 @@ impl Record for BackupRecording {
         tell(recorded);
         Ok(())
     }
+
+    fn end(&mut self) {
+        if let Some(open) = &mut self.open
+            && let Err(error) = open.recording.note_commit()
+        {
+            log::warn!("cannot note that the last change was committed: {}", with_causes(&error));
+        }
+    }
 }
 
 /// What happens at some starts and is worth a line then.

@@ -32,20 +32,26 @@ pub enum End {
 /// # Errors
 /// When `input` cannot be read.
 pub fn converse<R: Record>(input: impl AsFd, mut answering: Answering<R>) -> io::Result<End> {
+    let end = answer_until_the_end(&input, &mut answering);
+    answering.end();
+    end
+}
+
+fn answer_until_the_end<R: Record>(input: &impl AsFd, answering: &mut Answering<R>) -> io::Result<End> {
     let mut splitter = Splitter::default();
     let mut heard = Heard::Something;
     loop {
         // Every message starts the wait anew: it begins when all that came has been answered.
-        if heard == Heard::Shutdown && wait_readable(&input, Some(QUIET_AFTER_SHUTDOWN))? == Wait::TimedOut {
+        if heard == Heard::Shutdown && wait_readable(input, Some(QUIET_AFTER_SHUTDOWN))? == Wait::TimedOut {
             return Ok(End::Quiet);
         }
-        let count = match rustix::io::read(&input, splitter.space()) {
+        let count = match rustix::io::read(input, splitter.space()) {
             Ok(count) => count,
             Err(Errno::INTR) => continue,
             // The other end may have made a shared pipe non-blocking.
             Err(Errno::AGAIN) => {
                 if heard != Heard::Shutdown {
-                    wait_readable(&input, None)?;
+                    wait_readable(input, None)?;
                 }
                 continue;
             }
@@ -120,6 +126,8 @@ mod tests {
             self.seen.send(format!("{}: {}", write.data_version, write.statements.join("; "))).unwrap();
             Ok(())
         }
+
+        fn end(&mut self) {}
     }
 
     /// A conversation in another thread, held by its ends.

@@ -19,6 +19,7 @@ pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
 const KIND_CHANGE: u8 = 1;
 const KIND_REWIND: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
+const KIND_COMMIT: u8 = 4;
 
 const FLAG_FIRST_OF_RUN: u8 = 1;
 
@@ -72,6 +73,8 @@ pub enum Body<'a> {
         /// Seq of the change.
         rewound: Seq,
     },
+    /// `lightningd` committed the change before it: its database was seen at that version when the run ended.
+    Commit,
     /// The pages of the database at this version are in the file [`snapshot`](super::names::snapshot) of this seq.
     Snapshot(SnapshotRef),
 }
@@ -143,6 +146,11 @@ pub fn encode_change<S: AsRef<str>>(
 /// Appends the bytes of a rewind to `out` and returns its checksum.
 pub fn encode_rewind(uuid: Uuid, header: &RecordHeader, rewound: Seq, out: &mut Vec<u8>) -> u32 {
     encode(uuid, header, KIND_REWIND, 0, 8, out, |out| out.extend_from_slice(&rewound.get().to_le_bytes()))
+}
+
+/// Appends the bytes of a commit to `out` and returns its checksum.
+pub fn encode_commit(uuid: Uuid, header: &RecordHeader, out: &mut Vec<u8>) -> u32 {
+    encode(uuid, header, KIND_COMMIT, 0, 0, out, |_| ())
 }
 
 /// Appends the bytes of a snapshot's record to `out` and returns its checksum.
@@ -302,6 +310,7 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
         KIND_REWIND => {
             Body::Rewind { rewound: Seq::new(fields.u64()?).ok_or(Damage::Field { field: "rewound", value: 0 })? }
         }
+        KIND_COMMIT => Body::Commit,
         KIND_SNAPSHOT => {
             let page_size = fields.u32()?;
             let page_size =
@@ -358,6 +367,7 @@ mod tests {
                 run_start,
                 statements: statements.into_iter().map(Cow::Owned).collect(),
             }),
+            Just(Body::Commit),
             (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
             (reason, 9..=16_u32, any::<u32>(), any::<u64>(), any::<u32>()).prop_map(
                 |(reason, size, page_count, base, footer_checksum)| Body::Snapshot(SnapshotRef {
@@ -377,6 +387,7 @@ mod tests {
                 encode_change(UUID, &record.header, *run_start, statements, out).unwrap()
             }
             Body::Rewind { rewound } => encode_rewind(UUID, &record.header, *rewound, out),
+            Body::Commit => encode_commit(UUID, &record.header, out),
             Body::Snapshot(snapshot) => encode_snapshot(UUID, &record.header, snapshot, out),
         }
     }

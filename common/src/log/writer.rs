@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::format::record::{
-    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_rewind, encode_snapshot, first_link,
+    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_commit, encode_rewind, encode_snapshot,
+    first_link,
 };
 use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use crate::{DataVersion, Seq, Timestamp};
@@ -131,6 +132,13 @@ impl LogWriter {
     pub(crate) fn push_rewind(&mut self, data_version: DataVersion, time: Timestamp, rewound: Seq) -> Seq {
         let header = self.batch.header(data_version, time);
         let sum = encode_rewind(self.uuid, &header, rewound, &mut self.batch.bytes);
+        self.batch.advance(sum)
+    }
+
+    /// Adds to the batch that the newest change, which leads to `data_version`, was committed.
+    pub(crate) fn push_commit(&mut self, data_version: DataVersion, time: Timestamp) -> Seq {
+        let header = self.batch.header(data_version, time);
+        let sum = encode_commit(self.uuid, &header, &mut self.batch.bytes);
         self.batch.advance(sum)
     }
 

@@ -27,13 +27,6 @@ impl OverlayPages {
         Self { page_count: base.page_count(), base, dirty: HashMap::new() }
     }
 
-    /// The pages written since `earlier`, from which this overlay went on.
-    pub(crate) fn written_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = PageNo> + 'a {
-        let unchanged =
-            |page: &PageNo, bytes: &Arc<[u8]>| earlier.dirty.get(page).is_some_and(|before| Arc::ptr_eq(before, bytes));
-        self.dirty.iter().filter(move |(page, bytes)| !unchanged(page, bytes)).map(|(&page, _)| page)
-    }
-
     /// Bytes of memory that the pages written take.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty.len() as u64 * u64::from(self.page_size().get())

@@ -26,24 +26,24 @@ impl Recording {
         let (Some(history), Some(newest)) = (&self.history_before_run, self.newest) else {
             return Ok(false);
         };
-        if self.commit == Commit::Certain {
+        if self.commit != Commit::Unknown {
             return Ok(false);
         }
         let compared = LiveDatabase::open(&self.database).and_then(|database| {
             if database.data_version()? != newest.data_version {
                 return Ok(Verdict::Same);
             }
-            let Ok(backup) = Backup::open_in(Arc::clone(&self.directory), &self.url) else {
-                return Ok(Verdict::Same);
-            };
-            compare_newest(&Arc::new(backup), history, &self.database, &database)
+            match Backup::open_in(Arc::clone(&self.directory), &self.url) {
+                Ok(backup) => compare_newest(Arc::new(backup), history, &database),
+                Err(_) => Ok(Verdict::Same),
+            }
         });
         match compared {
             Ok(Verdict::Same) => Ok(false),
             Ok(Verdict::Differs) => {
                 log::warn!(
-                    "{} holds another version {} than the one recorded: lightningd ran without the recorder, or laid \
-                     its pages out anew; taking a snapshot",
+                    "{} holds another version {} than the one recorded: lightningd ran without the recorder; taking a \
+                     snapshot",
                     self.database.display(),
                     newest.data_version
                 );

@@ -57,6 +57,8 @@ impl Recording {
         };
         match self.manifest.node_id {
             Some(expected) if expected != found => {
+                // Until it is the right one again, every write is looked at.
+                self.identity = Identity::default();
                 Err(RecordError::OtherNode { path: self.database.clone(), found, expected, url: self.url.clone() })
             }
             Some(_) => {

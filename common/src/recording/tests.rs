@@ -1,9 +1,5 @@
 //! Recording on a real directory and a real database.
 
-use std::fs;
-use std::thread;
-use std::time::{Duration, SystemTime};
-
 use super::heal::SNAPSHOT_CHAIN_MAX;
 use super::*;
 use crate::log::AppendError;
@@ -203,60 +199,82 @@ fn every_failing_call_is_a_refusal_and_loses_nothing() {
 /// is version 12, and goes on with it. The backup said that its version 12 was good.
 #[test]
 fn a_version_that_was_committed_with_other_contents_is_replaced() {
-    for pause in [Duration::ZERO, Duration::from_millis(1100)] {
-        let mut node = Node::new("");
-        node.write(&mut node.record(), "one", Fate::Committed).unwrap();
-        node.write(&mut node.record(), "never committed", Fate::Lost).unwrap();
-        thread::sleep(pause);
-        let mut recording = node.record();
-        node.write(&mut recording, "another", Fate::Unseen).unwrap();
-        let recorded = node.write(&mut recording, "seen", Fate::Committed).unwrap();
-        assert_eq!(recorded, Some(Recorded::Replaced { data_version: DataVersion::new(12) }));
-        assert_eq!(
-            statuses(&node),
-            [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "snapshot"), (13, "change")]
-        );
-        assert_eq!(node.newest_contents(), (13, contents(&node.connection)));
-    }
-}
-
-/// The change that died wrote fewer pages than the one that took its number: none of its own pages tells.
-#[test]
-fn pages_that_only_the_other_transaction_wrote_are_noticed_when_it_came_later() {
     let mut node = Node::new("");
+    node.write(&mut node.record(), "one", Fate::Committed).unwrap();
+    node.write(&mut node.record(), "never committed", Fate::Lost).unwrap();
     let mut recording = node.record();
-    for round in 0..50 {
-        node.write(&mut recording, &"long ".repeat(500 + round), Fate::Committed).unwrap();
-    }
-    drop(recording);
-    let bump = node.statements("").pop().unwrap();
-    let write = DbWrite {
-        data_version: DataVersion::new(node.version + 1),
-        statements: std::slice::from_ref(&bump),
-        received_at: Timestamp::now(),
-    };
-    node.record().record(&write).unwrap();
-    thread::sleep(Duration::from_millis(1100));
-    node.connection.execute(&bump, []).unwrap();
-    // A page of its own, in the transaction that the bump belongs to as far as the pages can tell.
-    node.connection.execute("UPDATE payments SET amount = -1 WHERE id = 1", []).unwrap();
-    node.version += 1;
-    let recorded = node.write(&mut node.record(), "seen", Fate::Committed).unwrap();
-    assert!(matches!(recorded, Some(Recorded::Replaced { .. })), "{recorded:?}");
-    assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    node.write(&mut recording, "another", Fate::Unseen).unwrap();
+    let recorded = node.write(&mut recording, "seen", Fate::Committed).unwrap();
+    assert_eq!(recorded, Some(Recorded::Replaced { data_version: DataVersion::new(12) }));
+    assert_eq!(statuses(&node), [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "snapshot"), (13, "change")]);
+    assert_eq!(node.newest_contents(), (13, contents(&node.connection)));
 }
 
 #[test]
-fn an_ordinary_restart_takes_no_snapshot() {
+fn an_ordinary_restart_takes_no_snapshot_with_or_without_a_note() {
     for pragmas in ["", "PRAGMA page_size = 512", "PRAGMA journal_mode = WAL", "PRAGMA auto_vacuum = FULL"] {
         let mut node = Node::new(pragmas);
-        for round in 0..5 {
-            let recorded = node.write(&mut node.record(), &format!("round {round}"), Fate::Committed).unwrap();
-            assert_eq!(recorded, Some(Recorded::Appended), "{pragmas}");
+        for round in 0..6 {
+            let mut recording = node.record();
+            for _ in 0..2 {
+                let recorded = node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+                assert_eq!(recorded, Some(Recorded::Appended), "{pragmas}");
+            }
+            if round % 2 == 0 {
+                recording.note_commit().unwrap();
+                recording.note_commit().unwrap();
+            }
+            // Another layout of the same contents is the same version, with or without the note.
+            if round > 3 {
+                node.connection.execute_batch("VACUUM").unwrap();
+            }
         }
-        // A copy is the same database, whenever it was made.
-        fs::File::open(node.database()).unwrap().set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
-        let recorded = node.write(&mut node.record(), "after", Fate::Committed).unwrap();
-        assert_eq!(recorded, Some(Recorded::Appended), "{pragmas}");
+        assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    }
+}
+
+#[test]
+fn only_what_this_run_recorded_and_the_database_holds_is_noted() {
+    let mut node = Node::new("");
+    let seen = |node: &Node| {
+        let (history, read) = node.backup().read_history();
+        read.unwrap();
+        history.newest().unwrap().commit
+    };
+    let mut recording = node.record();
+    recording.note_commit().unwrap();
+    assert_eq!(seen(&node), Commit::Certain, "the snapshot of init");
+    node.write(&mut recording, "lost", Fate::Lost).unwrap();
+    recording.note_commit().unwrap();
+    assert_eq!(seen(&node), Commit::Unknown, "it was not committed");
+    drop(recording);
+    let mut recording = node.record();
+    recording.note_commit().unwrap();
+    assert_eq!(seen(&node), Commit::Unknown, "it is not of this run");
+    node.write(&mut recording, "committed", Fate::Committed).unwrap();
+    recording.note_commit().unwrap();
+    assert_eq!(seen(&node), Commit::Seen);
+    drop(recording);
+    // A power cut brings the journal back, and with it the version before.
+    node.connection
+        .execute_batch(
+            "UPDATE vars SET intval = 10 WHERE name = 'data_version';
+             DELETE FROM payments WHERE id = (SELECT max(id) FROM payments);",
+        )
+        .unwrap();
+    node.version = 10;
+    let recorded = node.write(&mut node.record(), "again", Fate::Committed).unwrap();
+    assert_eq!(recorded, Some(Recorded::Rewound { data_version: DataVersion::new(11) }));
+}
+
+/// What was lost: refused twice and then recorded, because the third write was not looked at.
+#[test]
+fn the_database_of_another_node_stays_refused() {
+    let mut node = Node::new("");
+    node.connection.execute("UPDATE vars SET blobval = ?1 WHERE name = 'node_id'", [[2; 33]]).unwrap();
+    let mut recording = node.record();
+    for _ in 0..10 {
+        let error = node.write(&mut recording, "other", Fate::Committed).unwrap_err();
+        assert!(matches!(error, RecordError::OtherNode { .. }), "{error}");
     }
 }

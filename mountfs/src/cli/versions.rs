@@ -42,8 +42,8 @@ struct Row {
     seq: Option<u64>,
     recorded_at: Option<String>,
     status: Status,
-    /// `certain` once `lightningd` is known to have committed it; `unknown` for the newest change, and for one behind
-    /// which `lightningd` ran without the recorder.
+    /// `certain` once `lightningd` went on from it, `seen` when it was in the database as its run ended; `unknown` for the
+    /// newest change of a run, and for one behind which `lightningd` ran without the recorder.
     commit: Option<&'static str>,
     origin: Option<&'static str>,
     statements: Option<u64>,
@@ -180,6 +180,7 @@ impl Range {
                     status: Status::Recorded,
                     commit: Some(match version.commit {
                         Commit::Certain => "certain",
+                        Commit::Seen => "seen",
                         Commit::Unknown => "unknown",
                     }),
                     origin: Some(origin_name(&version.origin)),
