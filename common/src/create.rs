@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,14 +80,14 @@ pub struct CreatedSnapshot {
 /// Makes a backup at `url`: with a snapshot of `database`, or empty for a node that does not exist yet.
 ///
 /// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
-/// `progress` is called for every page.
+/// `progress` is called for every page, and can end it.
 ///
 /// # Errors
 /// When there is something at `url`, or the database cannot be read. Nothing has been created then.
 pub fn create_backup(
     url: &BackupUrl,
     database: Option<&Path>,
-    progress: &mut dyn FnMut(PagesDone),
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
     let target = url.path();
     let parent = target
@@ -115,7 +116,11 @@ pub fn create_backup(
     Ok(created)
 }
 
-fn fill(path: &Path, live: Option<&LiveDatabase>, progress: &mut dyn FnMut(PagesDone)) -> Result<Created, CreateError> {
+fn fill(
+    path: &Path,
+    live: Option<&LiveDatabase>,
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
+) -> Result<Created, CreateError> {
     let uuid = Uuid::new_v4();
     let now = Timestamp::now();
     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(path));
@@ -164,4 +169,28 @@ fn is_absent_or_empty(path: &Path) -> io::Result<bool> {
 
 fn io_error(path: &Path, source: io::Error) -> CreateError {
     CreateError::Io { path: path.to_path_buf(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_interrupted_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("db");
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))").unwrap();
+        drop(connection);
+        let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        let mut seen = 0;
+        let result = create_backup(&url, Some(&database), &mut |pages| {
+            seen += 1;
+            if pages.done == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(CreateError::Snapshot(SnapshotError::Interrupted))), "{result:?}");
+        assert_eq!(seen, 7);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["db"]);
+    }
 }

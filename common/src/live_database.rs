@@ -7,7 +7,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::format::manifest::NodeId;
 use crate::replay::reason;
-use crate::storage::StorageError;
 use crate::{DataVersion, PageNo, PageSize};
 
 /// The live database cannot be read.
@@ -41,13 +40,7 @@ pub enum LiveDatabaseError {
         /// What SQLite says.
         reason: String,
     },
-    /// Copying its pages failed on the other side.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
 }
-
-/// Receives pages one by one.
-pub(crate) type TakePage<'a> = &'a mut dyn FnMut(PageNo, &[u8]) -> Result<(), StorageError>;
 
 /// A read transaction on the live database.
 ///
@@ -152,7 +145,13 @@ impl LiveDatabase {
     }
 
     /// Hands every page to `take`, in order, as SQLite sees it in this transaction.
-    pub(crate) fn read_pages(&self, take: TakePage<'_>) -> Result<(), LiveDatabaseError> {
+    ///
+    /// # Errors
+    /// When the database cannot be read, and the first error of `take`, which ends it.
+    pub(crate) fn read_pages<E: From<LiveDatabaseError>>(
+        &self,
+        mut take: impl FnMut(PageNo, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let fail = |error: rusqlite::Error| Self::error(&self.path, &error);
         let mut statement = self.connection.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno").map_err(fail)?;
         let mut rows = statement.query([]).map_err(fail)?;
@@ -162,7 +161,7 @@ impl LiveDatabase {
             let page = PageNo::new(read).unwrap_or(PageNo::FIRST);
             let bytes = row.get_ref(0).and_then(|value| value.as_blob().map_err(Into::into)).map_err(fail)?;
             if bytes.len() != self.page_size.bytes() {
-                return Err(self.unreadable("SQLite returned a page of the wrong size"));
+                return Err(self.unreadable("SQLite returned a page of the wrong size").into());
             }
             match page {
                 PageNo::FIRST => take(page, &in_rollback_mode(bytes))?,
@@ -172,7 +171,7 @@ impl LiveDatabase {
         if read == self.page_count {
             Ok(())
         } else {
-            Err(self.unreadable("SQLite returned fewer pages than the database has"))
+            Err(self.unreadable("SQLite returned fewer pages than the database has").into())
         }
     }
 
@@ -218,9 +217,9 @@ mod tests {
         assert_eq!(live.data_version().unwrap(), DataVersion::new(7));
         assert_eq!(live.node_id().unwrap(), None, "this database is older than the column");
         let mut pages = Vec::new();
-        live.read_pages(&mut |_, bytes| {
+        live.read_pages(|_, bytes| {
             pages.extend_from_slice(bytes);
-            Ok(())
+            Ok::<_, LiveDatabaseError>(())
         })
         .unwrap();
         drop(live);

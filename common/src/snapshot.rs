@@ -1,12 +1,14 @@
 //! Taking a snapshot: copying the pages of the live database into a file of the backup.
 
+use std::ops::ControlFlow;
+
 use uuid::Uuid;
 
 use crate::format::record::{SnapshotReason, SnapshotRef};
 use crate::format::snapshot::SnapshotHeader;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{PageSource, SnapshotChain, SnapshotWriter};
-use crate::storage::Directory;
+use crate::storage::{Directory, StorageError};
 use crate::{DataVersion, PageSize, ReadError, Seq, Timestamp};
 
 /// How far a snapshot is.
@@ -44,6 +46,12 @@ pub enum SnapshotError {
     /// The live database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
+    /// Its file cannot be written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Whoever was shown the progress asked to stop.
+    #[error("interrupted; nothing was created")]
+    Interrupted,
     /// The snapshot that it builds on cannot be read.
     #[error(transparent)]
     Base(#[from] ReadError),
@@ -55,13 +63,13 @@ pub enum SnapshotError {
 /// stored.
 ///
 /// # Errors
-/// When database or base cannot be read, or the file not be written.
+/// When database or base cannot be read, or the file not be written, or `progress` asks to stop.
 pub(crate) fn take_snapshot(
     directory: &dyn Directory,
     database: &LiveDatabase,
     new: &NewSnapshot,
     base: Option<&Base>,
-    progress: &mut dyn FnMut(PagesDone),
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<SnapshotRef, SnapshotError> {
     let (page_size, page_count) = (database.page_size(), database.page_count());
     // Pages of different sizes have nothing to do with each other.
@@ -75,30 +83,20 @@ pub(crate) fn take_snapshot(
         page_count,
         created: new.time,
     };
-    let mut writer = SnapshotWriter::create(directory, header).map_err(LiveDatabaseError::from)?;
+    let mut writer = SnapshotWriter::create(directory, header)?;
     let mut before = vec![0; page_size.bytes()];
-    let mut base_problem = None;
-    let read = database.read_pages(&mut |page, bytes| {
-        if base_problem.is_some() {
-            return Ok(());
+    database.read_pages(|page, bytes| {
+        if progress(PagesDone { done: page.get(), total: page_count, page_size }).is_break() {
+            return Err(SnapshotError::Interrupted);
         }
-        progress(PagesDone { done: page.get(), total: page_count, page_size });
         if let Some(base) = base {
-            match base.pages.read_page(page, &mut before) {
-                Ok(()) if before == bytes => return Ok(()),
-                Ok(()) => {}
-                Err(error) => {
-                    base_problem = Some(error);
-                    return Ok(());
-                }
+            base.pages.read_page(page, &mut before).map_err(SnapshotError::Base)?;
+            if before == bytes {
+                return Ok(());
             }
         }
-        writer.push(page, bytes)
-    });
-    if let Some(error) = base_problem {
-        return Err(error.into());
-    }
-    read?;
-    let footer_checksum = writer.finish().map_err(LiveDatabaseError::from)?;
+        Ok(writer.push(page, bytes)?)
+    })?;
+    let footer_checksum = writer.finish()?;
     Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.seq), footer_checksum })
 }

@@ -1,6 +1,7 @@
 //! A little node for the tests of this crate: a real database, and a backup beside it.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl Node {
             )
             .unwrap();
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
-        let created = create_backup(&url, Some(&database), &mut |_| ()).unwrap();
+        let created = create_backup(&url, Some(&database), &mut |_| ControlFlow::Continue(())).unwrap();
         let backup_lock =
             BackupLock { backend_url: url, backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
         Self { dir, connection, backup_lock, version: 10 }

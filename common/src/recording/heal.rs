@@ -1,5 +1,6 @@
 //! Healing: what is recorded when the backup and the database of `lightningd` have gone different ways.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Recording;
@@ -96,11 +97,11 @@ impl Recording {
             time: now,
         };
         let base = self.delta_base();
-        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut |_| ());
+        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut |_| ControlFlow::Continue(()));
         let snapshot = match taken {
             Err(SnapshotError::Base(error)) => {
                 log::error!("{error}; taking a full snapshot instead of a delta");
-                take_snapshot(&*self.directory, &database, &new, None, &mut |_| ())
+                take_snapshot(&*self.directory, &database, &new, None, &mut |_| ControlFlow::Continue(()))
             }
             other => other,
         }

@@ -1,12 +1,16 @@
 //! `backupfs init`.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail};
 use common::{BackupLock, BackupUrl, OnGap, create_backup};
 
 use super::progress::Bar;
+use super::signals::signals_to_end;
 use super::{Failure, InitArgs};
 use crate::{note, say};
 
@@ -26,10 +30,12 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     let usual = lightning_dir.join("lightningd.sqlite3");
     let source = database.clone().or_else(|| usual.exists().then_some(usual));
 
+    let interrupted = interrupted_by_signal()?;
     let mut bar = Bar::new("snapshot");
     let created = create_backup(&args.url, source.as_deref(), &mut |pages| {
         let page_size = u64::from(pages.page_size.get());
         bar.set(u64::from(pages.done) * page_size, u64::from(pages.total) * page_size);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish();
     let created = created?;
@@ -53,6 +59,19 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     }
     report(args, &lightning_dir, source.as_deref());
     Ok(())
+}
+
+/// Becomes true when a signal asks for an end: the snapshot then stops, and leaves nothing behind.
+fn interrupted_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let mut signals = signals_to_end()?;
+    let flag = Arc::clone(&interrupted);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signals.forever().next().is_some() {
+            flag.store(true, Ordering::Relaxed);
+        }
+    })?;
+    Ok(interrupted)
 }
 
 fn check_lightning_dir(given: &Path, database: Option<&Path>) -> anyhow::Result<PathBuf> {

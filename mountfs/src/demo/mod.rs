@@ -5,6 +5,7 @@ mod report;
 pub mod trace;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ pub fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     say!("Everything happens in {} and is removed at the end.", place.dir.path().display());
 
     step("A new node and an empty backup for it");
-    let created = create_backup(&url, None, &mut |_| {})?;
+    let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(()))?;
     let lock =
         BackupLock { backend_url: url.clone(), backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
     lock.create(&place.node())?;

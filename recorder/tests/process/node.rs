@@ -1,6 +1,7 @@
 //! A lightning-dir with a backup of a node that does not exist yet, and the writes of such a node.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ impl Node {
 
     pub fn create_backup(&self) {
         let url = format!("file://{}", self.backup().display());
-        common::create_backup(&url.parse().unwrap(), None, &mut |_| {}).unwrap();
+        common::create_backup(&url.parse().unwrap(), None, &mut |_| ControlFlow::Continue(())).unwrap();
         fs::write(self.path().join("backup.lock"), json!({ "backend_url": url }).to_string()).unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! A node's directory with a backup, as `backupfs init` leaves them, in a temporary place on a file system of choice.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -36,7 +37,7 @@ impl Node {
         // The recorder looks at the database when a run begins: at the right one, so that there is nothing to refuse.
         let database = node.lightning_dir().join("lightningd.sqlite3");
         let database = source.start_database(&database).then_some(database);
-        let created = create_backup(&node.url, database.as_deref(), &mut |_| {})?;
+        let created = create_backup(&node.url, database.as_deref(), &mut |_| ControlFlow::Continue(()))?;
         let lock = BackupLock {
             backend_url: node.url.clone(),
             backup_uuid: Some(created.uuid),
