@@ -21,7 +21,10 @@ const BATCH_RECORDS_MAX: usize = 3;
 #[non_exhaustive]
 pub enum RecoverError {
     /// It is damaged, or cannot be read.
-    #[error("{0}; nothing is appended to a damaged backup: put it aside and run `backupfs init` for a new one")]
+    #[error(
+        "nothing is appended to a backup that cannot be read to its end; if it is damaged, put it aside and run \
+         `backupfs init` for a new one"
+    )]
     Read(#[from] ReadError),
     /// What a crash left cannot be cleared away.
     #[error(transparent)]

@@ -23,7 +23,7 @@ const LOG_BYTES: u64 = 4 << 20;
 #[non_exhaustive]
 pub enum AppendError {
     /// A write or sync failed. What is on disk is unknown until the log is opened anew.
-    #[error("{0}; nothing more is recorded until the recorder is restarted")]
+    #[error("nothing more is recorded until the recorder is restarted, for what is on disk now is not known")]
     Storage(#[from] StorageError),
     /// A write or sync failed before.
     #[error("an earlier write to {path} failed, so its end cannot be trusted; restart the recorder", path = .path.display())]
