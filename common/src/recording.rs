@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::backup::read_manifest;
 use crate::format::manifest::Manifest;
@@ -68,6 +70,11 @@ pub enum Recorded {
     },
 }
 
+/// How long the recorder of the run before may take to end. A supervisor starts a node that died at once, and its recorder
+/// may still be waiting for the disk.
+const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(3);
+const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
+
 /// A batch that is not durable yet.
 struct Pushed {
     recorded: Recorded,
@@ -97,14 +104,21 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record.
+    /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record. Waits some
+    /// seconds for the recorder of the run before to end.
     ///
     /// # Errors
     /// When `backup.lock` or the backup is not usable, or somebody else records to it.
     pub fn open(lightning_dir: &Path) -> Result<Self, OpenRecordingError> {
         let lock = BackupLock::read(lightning_dir)?;
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(lock.backend_url.path()));
-        Self::open_in(directory, &lock, &lock.database_path(lightning_dir))
+        let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
+        loop {
+            match Self::open_in(Arc::clone(&directory), &lock, &lock.database_path(lightning_dir)) {
+                Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
+                result => return result,
+            }
+        }
     }
 
     pub(crate) fn open_in(

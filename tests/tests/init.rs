@@ -81,3 +81,15 @@ fn a_database_elsewhere_is_found_again_by_the_recorder() {
     cli::backupfs(&["restore".as_ref(), backup.as_os_str(), to.as_os_str()]).expect_done("restore");
     compare::same_contents(&elsewhere, &to, &[]).unwrap();
 }
+
+#[test]
+fn the_node_is_told_the_place_of_its_backup_without_detours() {
+    let home = Home::new();
+    let lightning_dir = home.lightning_dir();
+    let detour = lightning_dir.join("../detour.bkp");
+    let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), detour.as_os_str()];
+    cli::backupfs(&init).expect_done("init");
+    let lock: serde_json::Value = serde_json::from_slice(&fs::read(home.backup_lock()).unwrap()).unwrap();
+    let straight = fs::canonicalize(home.join("detour.bkp")).unwrap();
+    assert_eq!(lock["backend_url"], format!("file://{}", straight.display()));
+}

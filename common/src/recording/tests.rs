@@ -137,6 +137,21 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     Recording::open_in(directory, &node.backup_lock, &node.database()).unwrap();
 }
 
+/// A supervisor starts a node that died at once; its recorder may still be waiting for the disk.
+#[test]
+fn a_recorder_that_is_about_to_end_is_waited_for() {
+    let node = Node::new("");
+    node.backup_lock.create(node.dir.path()).unwrap();
+    let first = node.record();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(10 * LOCK_RETRY_AFTER);
+            drop(first);
+        });
+        Recording::open(node.dir.path()).unwrap();
+    });
+}
+
 #[test]
 fn a_write_that_does_not_fit_is_refused_and_the_next_one_recorded() {
     let mut node = Node::new("");

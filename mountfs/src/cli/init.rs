@@ -40,7 +40,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     bar.finish();
     let created = created?;
     let lock = BackupLock {
-        backend_url: args.url.clone(),
+        backend_url: without_detours(&args.url),
         backup_uuid: Some(created.uuid),
         database,
         on_gap: OnGap::default(),
@@ -72,6 +72,12 @@ fn interrupted_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
         }
     })?;
     Ok(interrupted)
+}
+
+/// The URL of a backup that is there, without `..` and links: it must still lead there from anywhere, years later.
+fn without_detours(url: &BackupUrl) -> BackupUrl {
+    let path = url.path().canonicalize().ok();
+    path.and_then(|path| path.to_str()?.parse().ok()).unwrap_or_else(|| url.clone())
 }
 
 fn check_lightning_dir(given: &Path, database: Option<&Path>) -> anyhow::Result<PathBuf> {
