@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::Seq;
 use crate::backup::Backup;
 use crate::history::ReplayPlan;
 use crate::replay::ReplayError;
 use crate::view::{BuildError, View, ViewError};
-use crate::{DataVersion, Seq};
 
 /// Memory that a view takes beside its pages, roughly.
 const VIEW_OVERHEAD_BYTES: u64 = 4096;
@@ -100,18 +100,6 @@ impl Views {
         }
     }
 
-    /// The first version of those opened so far at which replay fails, if any.
-    pub fn first_failure(&self) -> Option<(Seq, DataVersion)> {
-        let kept = self.kept();
-        let (&seq, reason) = kept.failed.first_key_value()?;
-        match **reason {
-            ReplayError::Statement { data_version, .. } | ReplayError::BumpMissed { data_version, .. } => {
-                Some((seq, data_version))
-            }
-            ReplayError::SetUp { .. } | ReplayError::Pages(_) => None,
-        }
-    }
-
     /// Forgets all views: what their seqs stand for has changed. Those in use live on.
     pub fn forget(&self) {
         *self.kept() = Kept::default();
@@ -184,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Fate, Node, contents};
-    use crate::{DbWrite, Timestamp};
+    use crate::{DataVersion, DbWrite, Timestamp};
 
     fn bytes(view: &View) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
@@ -256,11 +244,9 @@ mod tests {
         read.unwrap();
         let views = Views::new(node.backup(), 1 << 30);
         let open = |version| views.open(&history.plan(history.version(DataVersion::new(version)).unwrap()));
-        assert!(views.first_failure().is_none());
         let reason = open(12).unwrap_err().reason.to_string();
         assert!(reason.contains("statement 2 of version 12"), "{reason}");
         assert!(reason.contains("nowhere") && !reason.contains("secret"), "{reason}");
-        assert_eq!(views.first_failure().map(|(_, version)| version.get()), Some(12));
         assert_eq!(node.contents_of(&history, 11), good);
         open(13).unwrap();
         open(14).unwrap();

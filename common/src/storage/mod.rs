@@ -52,7 +52,6 @@ pub enum StorageOp {
     Create,
     Read,
     Write,
-    Resize,
     Measure,
     Sync,
     Rename,
@@ -68,7 +67,6 @@ impl fmt::Display for StorageOp {
             Self::Create => "create",
             Self::Read => "read",
             Self::Write => "write",
-            Self::Resize => "set the length of",
             Self::Measure => "get the length of",
             Self::Sync => "sync",
             Self::Rename => "rename",
@@ -164,12 +162,6 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the operating system refuses; any part may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError>;
-
-    /// Sets the length; a longer file ends in zeros.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
-    fn set_len(&self, len: u64) -> Result<(), StorageError>;
 
     /// Makes contents and length durable (fdatasync).
     ///
