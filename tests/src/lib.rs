@@ -8,6 +8,7 @@
 //! * [`play`]: a trace played to a real recorder as it happened.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
+//! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
 
 pub mod binaries;
@@ -20,5 +21,6 @@ pub mod play;
 pub mod reference;
 pub mod schedule;
 pub mod seeded;
+pub mod skip;
 pub mod small_node;
 pub mod traces;

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::skip::skipped;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ pub struct Mounted {
 pub fn fuse_is_here() -> bool {
     let here = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
     if !here {
-        eprintln!("SKIPPED: /dev/fuse cannot be opened here, nothing that needs a mount is tested");
+        skipped("/dev/fuse cannot be opened here, nothing that needs a mount is tested");
     }
     here
 }

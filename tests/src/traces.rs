@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use crate::skip::skipped;
 use common::DataVersion;
 use mountfs::demo::trace::Trace;
 use serde::Deserialize;
@@ -32,7 +33,7 @@ pub fn folder(name: &str) -> Option<TraceFolder> {
     let root = std::env::var_os(WHERE).map_or_else(|| workspace().join("../shared/traces"), PathBuf::from);
     let folder = root.join(name);
     if !folder.is_dir() {
-        eprintln!("SKIPPED: no trace {}; set {WHERE} to the folder with the traces", folder.display());
+        skipped(format_args!("no trace {}; set {WHERE} to the folder with the traces", folder.display()));
         return None;
     }
     Some(TraceFolder(folder))

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::home::{Home, everything};
 use tests::mounted::{Mounted, fuse_is_here};
+use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
 use tests::{binaries, cli};
 
@@ -327,7 +328,7 @@ fn place_for_nobody() -> Option<TempDir> {
     if probe.is_ok_and(|probe| probe.status.success()) {
         return Some(place);
     }
-    eprintln!("SKIPPED: no other user can be used here, what a user without rights is told is not tested");
+    skipped("no other user can be used here, what a user without rights is told is not tested");
     None
 }
 
@@ -366,7 +367,7 @@ fn a_user_without_the_right_to_mount_is_told() {
         fs::set_permissions(backup.join(entry.file_name()), fs::Permissions::from_mode(0o644)).unwrap();
     }
     if fs::File::open("/dev/fuse").is_ok() && fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 == 0o006 {
-        eprintln!("SKIPPED: everybody may use /dev/fuse here, mounting without the right to is not tested");
+        skipped("everybody may use /dev/fuse here, mounting without the right to is not tested");
         return;
     }
     cli::run(backupfs_as_nobody(&place).arg("mount").args([&backup, &mountpoint])).expect_refused(2, &["fuse"]);

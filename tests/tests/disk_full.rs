@@ -8,6 +8,7 @@ use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use tests::home::Home;
 use tests::listing::{self, Status};
+use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
 
 /// A tiny disk; gone when dropped.
@@ -26,7 +27,7 @@ fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let disk = home.join("disk");
     fs::create_dir(&disk).unwrap();
     if let Err(error) = mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=40m") {
-        eprintln!("SKIPPED: a small file system cannot be mounted here ({error}), a full disk is not tested");
+        skipped(format_args!("a small file system cannot be mounted here ({error}), a full disk is not tested"));
         return;
     }
     let _unmounted_at_the_end = TinyDisk(disk.clone());

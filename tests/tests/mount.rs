@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tests::mounted::{Mounted, fuse_is_here, is_mounted};
+use tests::skip::skipped;
 use tests::small_node::SmallNode;
 use tests::{cli, compare};
 
@@ -109,7 +110,7 @@ fn a_copy_is_the_file_and_the_same_twice() {
 fn the_sqlite3_command_line_reads_a_version() {
     let Some((node, mounted)) = mounted() else { return };
     if Command::new("sqlite3").arg("-version").output().is_err() {
-        eprintln!("SKIPPED: no sqlite3 command line here");
+        skipped("no sqlite3 command line here");
         return;
     }
     let select = "select intval from vars where name = 'data_version'; pragma integrity_check;";

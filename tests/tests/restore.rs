@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tests::home::everything;
+use tests::skip::skipped;
 use tests::small_node::SmallNode;
 use tests::{cli, compare};
 
@@ -117,7 +118,7 @@ fn a_disk_that_fills_up_half_way_keeps_no_part() {
     assert!(size > 16 << 10, "{size}");
     let options = c"size=16k";
     if let Err(error) = mount("tmpfs", to.path(), "tmpfs", MountFlags::empty(), options) {
-        eprintln!("SKIPPED: a tiny file system cannot be mounted here ({error}), a full disk is not tested");
+        skipped(format_args!("a tiny file system cannot be mounted here ({error}), a full disk is not tested"));
         return;
     }
     let ran = restore(&node, &to.path().join("db"), &[]);
