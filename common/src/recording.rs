@@ -190,7 +190,7 @@ impl Recording {
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
         let (recorded, snapshots) = match decide(self.newest_for_rules(), data_version, bump) {
-            Decision::Append if self.newest_is_another()? => {
+            Decision::Append if self.newest_is_another() => {
                 self.push_rewind(now);
                 let committed = bump.committed(data_version);
                 (Recorded::Replaced { data_version: committed }, Some(self.push_snapshot(committed, now)?))

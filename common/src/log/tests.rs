@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{LogCursor, LogWriter, create_first_log, recover};
+use super::{LogCursor, LogWriter, RecoverError, create_first_log, recover};
 use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{Body, RECORD_HEADER_LEN, RunStart};
 use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
-use crate::storage::{Directory, RealDirectory};
+use crate::storage::{Directory, RealDirectory, StorageError, StorageOp};
 use crate::{DataVersion, Seq, Timestamp};
 
 const UUID: Uuid = Uuid::from_u128(7);
@@ -156,4 +156,55 @@ fn a_whole_record_of_an_unknown_kind_is_refused_and_left_alone() {
     bytes[start + 28] = 9;
     fs::write(&file, &bytes).unwrap();
     recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+}
+
+/// The operation that fails when the n-th changing call does; `None` when there are fewer calls.
+fn failing(result: Result<(), impl std::error::Error + 'static>) -> Option<StorageOp> {
+    let error = result.err()?;
+    std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<StorageError>())
+        .map(|error| error.op)
+}
+
+#[test]
+fn a_record_is_one_write_and_then_one_sync() {
+    for (nth, expected) in [(0, Some(StorageOp::Write)), (1, Some(StorageOp::Sync)), (2, None)] {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+        let mut writer = create_first_log(&(Arc::clone(&faulty) as Arc<dyn Directory>), UUID).unwrap();
+        push(&mut writer, "acknowledged");
+        faulty.fail_nth(nth);
+        assert_eq!(failing(writer.commit()), expected, "call {nth}");
+    }
+}
+
+/// After a failed sync the last record may be in the page cache alone, clean: it must be written anew, and synced, before
+/// anything follows it.
+#[test]
+fn recovery_writes_the_last_records_again() {
+    for (nth, expected) in [(0, Some(StorageOp::Write)), (1, Some(StorageOp::Sync)), (2, None)] {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+        let any: Arc<dyn Directory> = Arc::clone(&faulty) as _;
+        let mut writer = create_first_log(&any, UUID).unwrap();
+        push(&mut writer, "good");
+        writer.commit().unwrap();
+        drop(writer);
+        faulty.fail_nth(nth);
+        let recovered = recover(&any, UUID, &mut |_, _| Ok(())).map(|_| ()).map_err(|error| match error {
+            RecoverError::Storage(error) => error,
+            RecoverError::Read(error) => panic!("{error}"),
+        });
+        assert_eq!(failing(recovered), expected, "call {nth}");
+        // Half of the same bytes are the same bytes.
+        assert_eq!(records(dir.path()), ["good"]);
+    }
+}
+
+#[test]
+fn a_log_is_durable_before_it_has_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+    create_first_log(&(Arc::clone(&faulty) as Arc<dyn Directory>), UUID).unwrap();
+    assert!(faulty.named_what_is_durable());
 }

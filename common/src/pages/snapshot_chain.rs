@@ -108,6 +108,7 @@ mod tests {
     use crate::format::snapshot::SnapshotHeader;
     use crate::pages::SnapshotWriter;
     use crate::storage::RealDirectory;
+    use crate::storage::faulty::FaultyDirectory;
     use crate::{DataVersion, Timestamp};
 
     const SIZE: PageSize = PageSize::new(512).unwrap();
@@ -119,7 +120,16 @@ mod tests {
 
     /// Writes a snapshot whose pages are filled with the byte given for their number.
     fn write(path: &Path, number: u64, base: Option<u64>, page_count: u32, pages: &[(u32, u8)]) -> ExpectedSnapshot {
-        let directory = RealDirectory::new(path);
+        write_to(&RealDirectory::new(path), number, base, page_count, pages)
+    }
+
+    fn write_to(
+        directory: &dyn Directory,
+        number: u64,
+        base: Option<u64>,
+        page_count: u32,
+        pages: &[(u32, u8)],
+    ) -> ExpectedSnapshot {
         let header = SnapshotHeader {
             uuid: UUID,
             seq: seq(number),
@@ -129,7 +139,7 @@ mod tests {
             page_count,
             created: Timestamp::from_micros(1).unwrap(),
         };
-        let mut writer = SnapshotWriter::create(&directory, header).unwrap();
+        let mut writer = SnapshotWriter::create(directory, header).unwrap();
         for &(page, fill) in pages {
             writer.push(PageNo::new(page).unwrap(), &[fill; 512]).unwrap();
         }
@@ -146,6 +156,14 @@ mod tests {
                 Ok(page[0])
             })
             .collect()
+    }
+
+    #[test]
+    fn a_snapshot_is_durable_before_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = FaultyDirectory::new(dir.path());
+        write_to(&faulty, 1, None, 1, &[(1, 11)]);
+        assert!(faulty.named_what_is_durable());
     }
 
     #[test]

@@ -341,7 +341,7 @@ unsafe extern "C" fn full_pathname(
     }
 }
 
-/// Leaves the buffer as it is: SQLite adds the clock and a counter, and nothing replayed may depend on chance.
+/// Zeros: nothing replayed may depend on chance.
 unsafe extern "C" fn randomness(_: *mut ffi::sqlite3_vfs, len: c_int, out: *mut c_char) -> c_int {
     // SAFETY: SQLite passes a buffer of `len` bytes.
     unsafe { ptr::write_bytes(out, 0, usize::try_from(len).unwrap_or(0)) };

@@ -23,15 +23,16 @@ impl Recording {
     ///
     /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
     /// else, have found nothing wrong with it.
-    pub(super) fn newest_is_another(&self) -> Result<bool, RecordError> {
-        let (Some(history), Some(newest)) = (&self.history_before_run, self.newest) else {
-            return Ok(false);
+    pub(super) fn newest_is_another(&self) -> bool {
+        let (Some(history), Some(newest), Commit::Unknown) = (&self.history_before_run, self.newest, self.commit)
+        else {
+            return false;
         };
-        if self.commit != Commit::Unknown {
-            return Ok(false);
-        }
         let compared = LiveDatabase::open(&self.database).and_then(|database| {
-            if database.data_version()? != newest.data_version {
+            let found = database.data_version()?;
+            if found != newest.data_version {
+                let (path, committed) = (self.database.clone(), newest.data_version);
+                log::warn!("{}", RecordError::WrongDatabase { path, found, committed });
                 return Ok(Verdict::Same);
             }
             match Backup::open_in(Arc::clone(&self.directory), &self.url) {
@@ -40,7 +41,7 @@ impl Recording {
             }
         });
         match compared {
-            Ok(Verdict::Same) => Ok(false),
+            Ok(Verdict::Same) => false,
             Ok(Verdict::Differs) => {
                 log::warn!(
                     "{} holds another version {} than the one recorded: lightningd ran without the recorder; taking a \
@@ -48,11 +49,11 @@ impl Recording {
                     self.database.display(),
                     newest.data_version
                 );
-                Ok(true)
+                true
             }
             Err(error) => {
                 log::warn!("cannot check that version {} was committed as recorded: {error}", newest.data_version);
-                Ok(false)
+                false
             }
         }
     }

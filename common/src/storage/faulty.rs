@@ -3,12 +3,12 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile};
 
-/// A real directory of which the calls that change something are counted, and one of them fails.
+/// A real directory of which the calls that change something are noted, and one of them fails.
 #[derive(Debug)]
 pub(crate) struct FaultyDirectory {
     real: RealDirectory,
@@ -17,7 +17,7 @@ pub(crate) struct FaultyDirectory {
 
 #[derive(Debug)]
 struct Calls {
-    made: AtomicU64,
+    made: Mutex<Vec<StorageOp>>,
     fail_at: AtomicU64,
     keep: AtomicU64,
 }
@@ -32,13 +32,13 @@ const SECTOR: usize = 512;
 impl FaultyDirectory {
     pub(crate) fn new(path: &Path) -> Self {
         let calls =
-            Calls { made: AtomicU64::new(0), fail_at: AtomicU64::new(u64::MAX), keep: AtomicU64::new(FIRST_HALF) };
+            Calls { made: Mutex::default(), fail_at: AtomicU64::new(u64::MAX), keep: AtomicU64::new(FIRST_HALF) };
         Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
     }
 
     /// Lets the n-th changing call from now on fail, from 0; it has no effect, except that a write leaves its first half.
     pub(crate) fn fail_nth(&self, n: u64) {
-        self.calls.fail_at.store(self.calls.made.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        self.calls.fail_at.store(self.calls() + n, Ordering::Relaxed);
     }
 
     /// Lets the next changing call fail; when it is a write, all but its first sector is written, as disks may do.
@@ -49,13 +49,22 @@ impl FaultyDirectory {
 
     /// Changing calls made so far.
     pub(crate) fn calls(&self) -> u64 {
-        self.calls.made.load(Ordering::Relaxed)
+        self.calls.made.lock().unwrap().len() as u64
+    }
+
+    /// Whether the one rename so far gave its name to a file that was durable, and was made durable itself at once.
+    pub(crate) fn named_what_is_durable(&self) -> bool {
+        let made = self.calls.made.lock().unwrap();
+        let renames = made.iter().filter(|&&op| op == StorageOp::Rename).count();
+        renames == 1 && made.windows(3).any(|ops| ops == [StorageOp::Sync, StorageOp::Rename, StorageOp::Sync])
     }
 }
 
 impl Calls {
     fn check(&self, op: StorageOp, path: &Path) -> Result<(), StorageError> {
-        if self.made.fetch_add(1, Ordering::Relaxed) == self.fail_at.load(Ordering::Relaxed) {
+        let mut made = self.made.lock().unwrap();
+        made.push(op);
+        if made.len() as u64 - 1 == self.fail_at.load(Ordering::Relaxed) {
             let source = io::Error::from_raw_os_error(libc::EIO);
             return Err(StorageError { op, path: path.to_path_buf(), offset: None, source });
         }

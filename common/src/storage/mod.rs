@@ -196,3 +196,17 @@ pub(crate) fn remove_if_present(directory: &dyn Directory, name: &str) -> Result
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::faulty::FaultyDirectory;
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_durable_before_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = FaultyDirectory::new(dir.path());
+        replace_file(&faulty, "manifest", b"new").unwrap();
+        assert!(faulty.named_what_is_durable());
+    }
+}

@@ -122,7 +122,7 @@ X is a data_version (digits only) or a time in UTC: 2026-11-22, '2026-11-22 14:0
 Both ends are included.
 
 --json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound, missing),
-origin (change, snapshot), statements, bytes. What is not known is null. Fields are only ever added.
+commit (certain, seen, unknown), origin (change, snapshot), statements, bytes. What is not known is null. Fields are only ever added.
 
 Example:
   backupfs versions --since 2026-11-22 /var/backup/node.bkp")]
