@@ -66,8 +66,81 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An unsigned number of 7 bits a byte, lowest first, bit 7 set in every byte but the last (LEB128).
+    ///
+    /// # Errors
+    /// Also when it is longer than 64 bits.
+    pub fn varint(&mut self) -> Result<u64, Damage> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Damage::Field { field: "varint", value })
+    }
+
+    /// A varint that must fit into 32 bits.
+    pub fn varint_u32(&mut self, field: &'static str) -> Result<u32, Damage> {
+        let value = self.varint()?;
+        u32::try_from(value).map_err(|_| Damage::Field { field, value })
+    }
+
+    /// A signed number as a varint: 0, -1, 1, -2, 2 … are stored as 0, 1, 2, 3, 4 …
+    pub fn signed(&mut self) -> Result<i64, Damage> {
+        let folded = self.varint()?;
+        Ok((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed())
+    }
+
     /// What has not been taken yet.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+}
+
+/// Appends what [`Reader::varint`] reads.
+pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+/// Appends what [`Reader::signed`] reads.
+pub fn put_signed(value: i64, out: &mut Vec<u8>) {
+    put_varint((value << 1 ^ value >> 63).cast_unsigned(), out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_length_are_read_back() {
+        let mut numbers: Vec<u64> = (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit]).collect();
+        numbers.push(u64::MAX);
+        for number in numbers {
+            let mut bytes = Vec::new();
+            put_varint(number, &mut bytes);
+            put_signed(number.cast_signed(), &mut bytes);
+            let mut fields = Reader::new(&bytes);
+            assert_eq!((fields.varint(), fields.signed()), (Ok(number), Ok(number.cast_signed())));
+            assert!(fields.rest().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_cut_or_too_long_is_an_error() {
+        assert!(Reader::new(&[0x80; 3]).varint().is_err());
+        assert!(Reader::new(&[0xff; 11]).varint().is_err());
+        assert!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).varint().is_err());
+        assert!(Reader::new(&[0x80, 0x80, 0x80, 0x80, 0x10]).varint_u32("x").is_err());
     }
 }

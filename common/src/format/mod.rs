@@ -6,7 +6,11 @@ mod golden;
 pub mod log_header;
 pub mod manifest;
 pub mod names;
+pub mod page_images;
+pub mod page_map;
 pub mod record;
+pub mod record_index;
+pub mod segment;
 pub mod snapshot;
 
 use crate::Seq;

@@ -10,6 +10,7 @@ pub const LOCK: &str = "LOCK";
 
 const LOG_PREFIX: &str = "log-";
 const SNAPSHOT_PREFIX: &str = "snapshot-";
+const SEGMENT_PREFIX: &str = "segment-";
 const DIGITS: usize = 20;
 
 /// The log whose first record has this seq.
@@ -22,6 +23,11 @@ pub fn snapshot(seq: Seq) -> String {
     format!("{SNAPSHOT_PREFIX}{seq:0DIGITS$}", seq = seq.get())
 }
 
+/// The segment that the log with this first record was sealed to.
+pub fn segment(first: Seq) -> String {
+    format!("{SEGMENT_PREFIX}{first:0DIGITS$}", first = first.get())
+}
+
 /// The first seq of a log, from its name; `None` for any other name.
 pub fn parse_log(name: &str) -> Option<Seq> {
     parse(name, LOG_PREFIX)
@@ -30,6 +36,11 @@ pub fn parse_log(name: &str) -> Option<Seq> {
 /// The seq of a snapshot, from its name; `None` for any other name.
 pub fn parse_snapshot(name: &str) -> Option<Seq> {
     parse(name, SNAPSHOT_PREFIX)
+}
+
+/// The first seq of a segment, from its name; `None` for any other name.
+pub fn parse_segment(name: &str) -> Option<Seq> {
+    parse(name, SEGMENT_PREFIX)
 }
 
 fn parse(name: &str, prefix: &str) -> Option<Seq> {
@@ -48,6 +59,7 @@ mod tests {
         assert_eq!(log(a), "log-00000000000000000009");
         assert_eq!(parse_log(&log(b)), Some(b));
         assert_eq!(parse_snapshot(&snapshot(b)), Some(b));
+        assert_eq!(parse_segment(&segment(a)), Some(a));
         assert!(log(a) < log(b));
     }
 

@@ -43,6 +43,43 @@ pub enum SnapshotReason {
     Heal,
 }
 
+/// The database that a delta snapshot is the difference to: pages that are stored as they were, never the outcome of a
+/// replay, which another SQLite may lay out in another way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaBase {
+    /// The full snapshot of this seq.
+    Snapshot(Seq),
+    /// The end of the segment that begins with this seq.
+    Segment(Seq),
+}
+
+impl DeltaBase {
+    /// The seq and the kind, 1 or 2, that stand for it; 0 and 0 stand for none.
+    pub(crate) fn encode(base: Option<Self>) -> (u64, u8) {
+        match base {
+            None => (0, 0),
+            Some(Self::Snapshot(seq)) => (seq.get(), 1),
+            Some(Self::Segment(seq)) => (seq.get(), 2),
+        }
+    }
+
+    pub(crate) fn decode(seq: u64, kind: u8) -> Result<Option<Self>, Damage> {
+        match (Seq::new(seq), kind) {
+            (None, 0) => Ok(None),
+            (Some(seq), 1) => Ok(Some(Self::Snapshot(seq))),
+            (Some(seq), 2) => Ok(Some(Self::Segment(seq))),
+            _ => Err(Damage::Field { field: "base kind", value: kind.into() }),
+        }
+    }
+
+    /// The seq of the snapshot, or the first one of the segment.
+    pub fn seq(self) -> Seq {
+        match self {
+            Self::Snapshot(seq) | Self::Segment(seq) => seq,
+        }
+    }
+}
+
 /// What a log says of a snapshot whose pages are in a file of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRef {
@@ -52,8 +89,8 @@ pub struct SnapshotRef {
     pub page_size: PageSize,
     /// Pages of the database, stored or not.
     pub page_count: u32,
-    /// For a delta, the snapshot whose pages it builds on; `None` for a full one.
-    pub base: Option<Seq>,
+    /// For a delta, what it builds on; `None` for a full one.
+    pub base: Option<DeltaBase>,
     /// Checksum of the file's footer, which covers the whole file.
     pub footer_checksum: u32,
 }
@@ -155,17 +192,41 @@ pub fn encode_commit(uuid: Uuid, header: &RecordHeader, out: &mut Vec<u8>) -> u3
 
 /// Appends the bytes of a snapshot's record to `out` and returns its checksum.
 pub fn encode_snapshot(uuid: Uuid, header: &RecordHeader, snapshot: &SnapshotRef, out: &mut Vec<u8>) -> u32 {
-    encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| {
-        out.extend_from_slice(&snapshot.page_size.get().to_le_bytes());
-        out.extend_from_slice(&snapshot.page_count.to_le_bytes());
-        out.extend_from_slice(&snapshot.base.map_or(0, Seq::get).to_le_bytes());
-        out.extend_from_slice(&snapshot.footer_checksum.to_le_bytes());
-        let reason = match snapshot.reason {
+    encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| snapshot.encode(out))
+}
+
+impl SnapshotRef {
+    /// Appends the payload of a snapshot's record.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.page_size.get().to_le_bytes());
+        out.extend_from_slice(&self.page_count.to_le_bytes());
+        let (base, base_kind) = DeltaBase::encode(self.base);
+        out.extend_from_slice(&base.to_le_bytes());
+        out.extend_from_slice(&self.footer_checksum.to_le_bytes());
+        let reason = match self.reason {
             SnapshotReason::Init => 1,
             SnapshotReason::Heal => 2,
         };
-        out.extend_from_slice(&[reason, 0, 0, 0]);
-    })
+        out.extend_from_slice(&[reason, base_kind, 0, 0]);
+    }
+
+    /// Reads the payload of a snapshot's record.
+    pub(crate) fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
+        let page_size = fields.u32()?;
+        let page_size =
+            PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
+        let page_count = fields.u32()?;
+        let base = fields.u64()?;
+        let footer_checksum = fields.u32()?;
+        let reason = match fields.u8()? {
+            1 => SnapshotReason::Init,
+            2 => SnapshotReason::Heal,
+            other => return Err(Damage::Field { field: "reason", value: other.into() }),
+        };
+        let base = DeltaBase::decode(base, fields.u8()?)?;
+        fields.zeros(2, "reserved")?;
+        Ok(Self { reason, page_size, page_count, base, footer_checksum })
+    }
 }
 
 const SNAPSHOT_PAYLOAD_LEN: usize = 24;
@@ -311,21 +372,7 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
             Body::Rewind { rewound: Seq::new(fields.u64()?).ok_or(Damage::Field { field: "rewound", value: 0 })? }
         }
         KIND_COMMIT => Body::Commit,
-        KIND_SNAPSHOT => {
-            let page_size = fields.u32()?;
-            let page_size =
-                PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
-            let page_count = fields.u32()?;
-            let base = Seq::new(fields.u64()?);
-            let footer_checksum = fields.u32()?;
-            let reason = match fields.u8()? {
-                1 => SnapshotReason::Init,
-                2 => SnapshotReason::Heal,
-                other => return Err(Damage::Field { field: "reason", value: other.into() }),
-            };
-            fields.zeros(3, "reserved")?;
-            Body::Snapshot(SnapshotRef { reason, page_size, page_count, base, footer_checksum })
-        }
+        KIND_SNAPSHOT => Body::Snapshot(SnapshotRef::decode(&mut fields)?),
         other => return Err(Damage::Field { field: "kind", value: other.into() }),
     };
     if fields.rest().is_empty() {
@@ -369,12 +416,12 @@ mod tests {
             }),
             Just(Body::Commit),
             (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
-            (reason, 9..=16_u32, any::<u32>(), any::<u64>(), any::<u32>()).prop_map(
-                |(reason, size, page_count, base, footer_checksum)| Body::Snapshot(SnapshotRef {
+            (reason, 9..=16_u32, any::<u32>(), (1..=u64::MAX, 0..3_u8), any::<u32>()).prop_map(
+                |(reason, size, page_count, (base, kind), footer_checksum)| Body::Snapshot(SnapshotRef {
                     reason,
                     page_size: PageSize::new(1 << size).unwrap(),
                     page_count,
-                    base: Seq::new(base),
+                    base: DeltaBase::decode(if kind == 0 { 0 } else { base }, kind).unwrap(),
                     footer_checksum,
                 })
             ),

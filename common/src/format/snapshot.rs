@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::record::DeltaBase;
 use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
 use crate::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
@@ -34,8 +35,8 @@ pub struct SnapshotHeader {
     pub uuid: Uuid,
     /// Seq of its record.
     pub seq: Seq,
-    /// For a delta, the snapshot whose pages it builds on; `None` for a full one.
-    pub base: Option<Seq>,
+    /// For a delta, what it builds on; `None` for a full one.
+    pub base: Option<DeltaBase>,
     /// Version of the database.
     pub data_version: DataVersion,
     /// Page size of the database.
@@ -56,11 +57,13 @@ impl SnapshotHeader {
         out.extend_from_slice(&self.page_size.get().to_le_bytes());
         out.extend_from_slice(self.uuid.as_bytes());
         out.extend_from_slice(&self.seq.get().to_le_bytes());
-        out.extend_from_slice(&self.base.map_or(0, Seq::get).to_le_bytes());
+        let (base, base_kind) = DeltaBase::encode(self.base);
+        out.extend_from_slice(&base.to_le_bytes());
         out.extend_from_slice(&self.data_version.get().to_le_bytes());
         out.extend_from_slice(&self.page_count.to_le_bytes());
         out.extend_from_slice(&self.created.as_micros().to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        out.push(base_kind);
+        out.extend_from_slice(&[0; 11]);
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
         out.try_into().expect("BUG: the fields of a snapshot header are SNAPSHOT_HEADER_LEN bytes")
     }
@@ -88,8 +91,9 @@ impl SnapshotHeader {
         let created = fields.i64()?;
         let created = Timestamp::from_micros(created)
             .ok_or(Damage::Field { field: "created", value: created.cast_unsigned() })?;
-        fields.zeros(12, "reserved")?;
-        Ok(Self { uuid, seq, base: Seq::new(base), data_version, page_size, page_count, created })
+        let base = DeltaBase::decode(base, fields.u8()?)?;
+        fields.zeros(11, "reserved")?;
+        Ok(Self { uuid, seq, base, data_version, page_size, page_count, created })
     }
 }
 

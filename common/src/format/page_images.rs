@@ -1,0 +1,191 @@
+//! The images of one page in a segment: the newest whole, each older one as its difference to the one after it.
+//!
+//! Whoever wants the newest, which is what nearly every version of later segments wants, decompresses one frame and
+//! nothing else. The difference is what zstd makes of the page when it may copy from the later image: rows that moved
+//! within the page cost nothing, where XOR pays for every byte.
+
+use super::fields::{Reader, put_varint};
+use super::Damage;
+use crate::PageNo;
+
+/// zstd's level for the newest image, which is most of what a segment stores beside the statements.
+const WHOLE_LEVEL: i32 = 6;
+
+/// zstd's level for differences: higher ones cost more time and save a hundredth.
+const DIFFERENCE_LEVEL: i32 = 1;
+
+/// Number of a keyframe within its segment. 0 is the database before the first change of the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Keyframe(pub u32);
+
+/// Compresses and decompresses images; keeps what zstd needs for it.
+pub struct ImageCodec {
+    whole: zstd::bulk::Compressor<'static>,
+    difference: zstd::bulk::Compressor<'static>,
+    reader: zstd::bulk::Decompressor<'static>,
+}
+
+impl std::fmt::Debug for ImageCodec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ImageCodec")
+    }
+}
+
+impl ImageCodec {
+    /// A codec.
+    ///
+    /// # Errors
+    /// When zstd gets no memory.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            whole: zstd::bulk::Compressor::new(WHOLE_LEVEL)?,
+            difference: zstd::bulk::Compressor::new(DIFFERENCE_LEVEL)?,
+            reader: zstd::bulk::Decompressor::new()?,
+        })
+    }
+
+    /// Encodes the images of a page: each with the keyframe it belongs to, in order, at least one.
+    ///
+    /// # Errors
+    /// When zstd gets no memory.
+    pub fn encode(&mut self, page: PageNo, images: &[(Keyframe, &[u8])]) -> std::io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        put_varint(page.get().into(), &mut out);
+        put_varint(images.len() as u64, &mut out);
+        let mut before = 0;
+        for (keyframe, _) in images {
+            put_varint(u64::from(keyframe.0 - before), &mut out);
+            before = keyframe.0;
+        }
+        let mut frames = Vec::new();
+        let mut later: Option<&[u8]> = None;
+        for &(_, image) in images.iter().rev() {
+            let frame = match later {
+                None => self.whole.compress(image)?,
+                Some(later) => {
+                    self.difference.set_dictionary(DIFFERENCE_LEVEL, later)?;
+                    self.difference.compress(image)?
+                }
+            };
+            put_varint(frame.len() as u64, &mut out);
+            frames.extend_from_slice(&frame);
+            later = Some(image);
+        }
+        out.extend_from_slice(&frames);
+        Ok(out)
+    }
+
+    /// Copies into `out` the newest image of `page` that belongs to `upto` or a keyframe before; `Ok(false)` when all
+    /// are of later ones.
+    ///
+    /// # Errors
+    /// When the bytes are not images of that page.
+    pub fn decode(&mut self, bytes: &[u8], page: PageNo, upto: Keyframe, out: &mut [u8]) -> Result<bool, Damage> {
+        let images = PageImages::decode(bytes, page)?;
+        let Some(wanted) = images.keyframes.iter().rposition(|&keyframe| keyframe <= upto) else {
+            return Ok(false);
+        };
+        let mut frames = images.frames.iter().take(images.keyframes.len() - wanted);
+        let whole = frames.next().ok_or(Damage::Contradiction("a page has no image"))?;
+        self.reader.set_dictionary(&[]).map_err(|_| Damage::Compression)?;
+        self.decompress(whole, out)?;
+        let mut later = Vec::new();
+        for frame in frames {
+            later.clear();
+            later.extend_from_slice(out);
+            self.reader.set_dictionary(&later).map_err(|_| Damage::Compression)?;
+            self.decompress(frame, out)?;
+        }
+        Ok(true)
+    }
+
+    fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), Damage> {
+        match self.reader.decompress_to_buffer(frame, out) {
+            Ok(len) if len == out.len() => Ok(()),
+            _ => Err(Damage::Compression),
+        }
+    }
+}
+
+/// The parts of encoded images.
+struct PageImages<'a> {
+    keyframes: Vec<Keyframe>,
+    /// The frame of the newest image, then those of the others back to the oldest.
+    frames: Vec<&'a [u8]>,
+}
+
+impl<'a> PageImages<'a> {
+    fn decode(bytes: &'a [u8], page: PageNo) -> Result<Self, Damage> {
+        let mut fields = Reader::new(bytes);
+        if fields.varint()? != u64::from(page.get()) {
+            return Err(Damage::Contradiction("the page map leads to another page"));
+        }
+        let count = fields.varint()?;
+        // Every image takes at least two bytes, so a count cannot make us allocate more than the bytes there are.
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|&count| count > 0 && count <= bytes.len() / 2)
+            .ok_or(Damage::Field { field: "image count", value: count })?;
+        let mut keyframes: Vec<Keyframe> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let step = fields.varint_u32("keyframe")?;
+            let before = keyframes.last().map_or(0, |keyframe| keyframe.0);
+            let keyframe = before.checked_add(step).filter(|_| step > 0 || keyframes.is_empty());
+            keyframes.push(Keyframe(keyframe.ok_or(Damage::Field { field: "keyframe", value: step.into() })?));
+        }
+        let lens = (0..count).map(|_| fields.varint_u32("image length")).collect::<Result<Vec<_>, _>>()?;
+        let frames = lens.into_iter().map(|len| fields.bytes(len as usize)).collect::<Result<Vec<_>, _>>()?;
+        if fields.rest().is_empty() {
+            Ok(Self { keyframes, frames })
+        } else {
+            Err(Damage::Contradiction("the images of a page have a rest"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGE: PageNo = PageNo::FIRST;
+
+    fn read(codec: &mut ImageCodec, bytes: &[u8], upto: u32) -> Result<Option<Vec<u8>>, Damage> {
+        let mut out = vec![0; 512];
+        Ok(codec.decode(bytes, PAGE, Keyframe(upto), &mut out)?.then_some(out))
+    }
+
+    proptest! {
+        #[test]
+        fn every_keyframe_has_the_newest_image_up_to_it(
+            steps in proptest::collection::vec((1..5_u32, 0..500_usize, any::<[u8; 12]>()), 1..12)
+        ) {
+            let mut codec = ImageCodec::new().unwrap();
+            let mut image = vec![0_u8; 512];
+            let mut keyframe = 0;
+            let mut images = Vec::new();
+            for (step, at, bytes) in steps {
+                keyframe += step;
+                image[at..at + 12].copy_from_slice(&bytes);
+                images.push((Keyframe(keyframe), image.clone()));
+            }
+            let borrowed: Vec<_> = images.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
+            let bytes = codec.encode(PAGE, &borrowed).unwrap();
+            for upto in 0..=keyframe + 1 {
+                let expected = images.iter().rev().find(|(keyframe, _)| keyframe.0 <= upto).map(|(_, image)| image.clone());
+                prop_assert_eq!(read(&mut codec, &bytes, upto).unwrap(), expected);
+            }
+            let mut out = vec![0; 512];
+            prop_assert!(codec.decode(&bytes, PageNo::new(2).unwrap(), Keyframe(9), &mut out).is_err());
+            for cut in 0..bytes.len() {
+                prop_assert!(read(&mut codec, &bytes[..cut], keyframe).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_images_or_an_error(bytes: Vec<u8>, upto: u32) {
+            let _ = read(&mut ImageCodec::new().unwrap(), &[&[1], &bytes[..]].concat(), upto);
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! [`History`]: which versions a backup holds, and what each is made of.
+//!
+//! Of what is sealed only the names of the segments are in memory; the rest is read, and kept for a while, when it is
+//! asked for. What is not sealed yet is in memory as a whole: a log or two.
+
+mod by_time;
+mod stretch;
+#[cfg(test)]
+mod tests;
+mod version;
+
+use std::ops::{ControlFlow, Deref};
+use std::sync::Arc;
+
+use crate::format::page_images::Keyframe;
+use crate::format::record::{DeltaBase, Record, SnapshotRef};
+use crate::format::segment::SegmentFooter;
+use crate::format::{Damage, names};
+use crate::log::RecordPlace;
+use crate::segment::{SealedState, Segments};
+use crate::version_rules::Newest;
+use crate::{DataVersion, PageSize, ReadError, Seq};
+
+pub(crate) use stretch::{Before, Stretch};
+pub(crate) use version::Place;
+pub use version::{Origin, TimelineEntry, Version};
+
+/// All that a view of a version needs from the history; goes its own way from there.
+#[derive(Debug, Clone)]
+pub struct ReplayPlan {
+    pub(crate) data_version: DataVersion,
+    pub(crate) seq: Seq,
+    /// What to begin with.
+    pub(crate) start: Start,
+    /// The changes to replay, in order.
+    pub(crate) changes: Vec<PlannedChange>,
+}
+
+/// The database that a replay begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// An empty one, with this page size.
+    Nothing(PageSize),
+    /// That of the snapshot with this seq.
+    Snapshot(Seq, SnapshotRef),
+    /// That of a segment.
+    Segment(Seq, SealedState),
+}
+
+/// A change to replay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlannedChange {
+    pub(crate) seq: Seq,
+    pub(crate) place: RecordPlace,
+}
+
+/// What the records of a backup amount to.
+#[derive(Debug)]
+pub struct History {
+    page_size: PageSize,
+    segments: Arc<Segments>,
+    /// First seqs of the segments, ascending.
+    sealed: Vec<Seq>,
+    /// Versions in them.
+    sealed_versions: u64,
+    newest_sealed: Option<Version>,
+    /// Where the newest of them stands.
+    sealed_place: Before,
+    /// What is not sealed, log by log.
+    tail: Vec<Stretch>,
+}
+
+/// A stretch, wherever it is.
+enum Loaded<'a> {
+    Sealed(Arc<Stretch>),
+    Tail(&'a Stretch),
+}
+
+impl Deref for Loaded<'_> {
+    type Target = Stretch;
+
+    fn deref(&self) -> &Stretch {
+        match self {
+            Self::Sealed(stretch) => stretch,
+            Self::Tail(stretch) => stretch,
+        }
+    }
+}
+
+impl History {
+    /// The history of the segments that begin with `sealed`, to which the records of the logs behind them are to be
+    /// applied. Reads the newest segment; when that is damaged, what comes behind it is a history all the same.
+    pub(crate) fn new(page_size: PageSize, segments: Arc<Segments>, sealed: Vec<Seq>) -> Self {
+        let mut history = Self {
+            page_size,
+            segments,
+            sealed: Vec::new(),
+            sealed_versions: 0,
+            newest_sealed: None,
+            sealed_place: Before::Nothing,
+            tail: Vec::new(),
+        };
+        let newest = sealed.last().copied();
+        history.sealed = sealed;
+        if let Some(newest) = newest {
+            if let Err(error) = history.take_over(newest) {
+                log::error!("{error}");
+                history.sealed_place = Before::Unknown;
+            }
+        }
+        history
+    }
+
+    /// Makes the end of this segment the end of what is sealed.
+    fn take_over(&mut self, segment: Seq) -> Result<(), ReadError> {
+        let footer = self.segments.footer(segment)?;
+        let newest = self.segments.stretch(segment)?.versions().last().cloned();
+        self.sealed_versions = footer.versions_before + u64::from(footer.versions);
+        self.sealed_place = if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
+        // A segment that holds nothing but changes that were rewound has no version.
+        if newest.is_some() {
+            self.newest_sealed = newest;
+        }
+        Ok(())
+    }
+
+    /// Adds the next record of the logs.
+    ///
+    /// # Errors
+    /// When an intact record contradicts those before it: no recorder writes such a thing. The history is unchanged.
+    pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+        let log = place.file_seq();
+        if self.tail.last().is_none_or(|stretch| stretch.first_seq() != log) {
+            let before = self.tail.last().map_or(self.sealed_place, Stretch::newest_place);
+            let mut next = Stretch::new(log, before);
+            next.apply_record(record, place)?;
+            // Only a change says that `lightningd` went on from what the log before ends with.
+            if matches!(record.body, crate::format::record::Body::Change { .. })
+                && let Some(last) = self.tail.last_mut()
+            {
+                last.confirm_newest();
+            }
+            self.tail.push(next);
+            return Ok(());
+        }
+        self.tail.last_mut().map_or(Ok(()), |stretch| stretch.apply_record(record, place))
+    }
+
+    /// The log that will be sealed next, if any of its records are here.
+    pub(crate) fn oldest_log(&self) -> Option<Seq> {
+        self.tail.first().map(Stretch::first_seq)
+    }
+
+    /// The log `first_seq`, the next to be sealed, is a segment now.
+    ///
+    /// # Errors
+    /// When the segment cannot be read. The history is unchanged.
+    pub(crate) fn adopt(&mut self, first_seq: Seq) -> Result<(), ReadError> {
+        self.take_over(first_seq)?;
+        self.sealed.push(first_seq);
+        self.tail.retain(|stretch| stretch.first_seq() > first_seq);
+        Ok(())
+    }
+
+    /// The segments that it knows of, by their first seqs.
+    pub(crate) fn sealed(&self) -> &[Seq] {
+        &self.sealed
+    }
+
+    /// The newest version; `None` for a backup that has none yet.
+    pub fn newest(&self) -> Option<&Version> {
+        self.tail.iter().rev().find_map(|stretch| stretch.versions().last()).or(self.newest_sealed.as_ref())
+    }
+
+    /// The newest version as the version rules see it.
+    pub fn newest_for_rules(&self) -> Option<Newest> {
+        self.newest().map(|newest| Newest { data_version: newest.data_version, commit: newest.commit })
+    }
+
+    /// The oldest version that can be opened.
+    ///
+    /// # Errors
+    /// When the segment that holds it cannot be read.
+    pub fn oldest(&self) -> Result<Option<Version>, ReadError> {
+        let mut oldest = None;
+        self.for_versions_after(None, &mut |version| {
+            oldest = Some(version.clone());
+            ControlFlow::Break(())
+        })?;
+        Ok(oldest)
+    }
+
+    /// How many versions there are. Those of segments that cannot be read are counted.
+    pub fn version_count(&self) -> u64 {
+        self.sealed_versions + self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum::<u64>()
+    }
+
+    /// How many of the newest versions are newer than this one, which must be one of those that are not sealed; more than
+    /// any number asked about for the others, which nothing can change.
+    pub fn newer_versions(&self, seq: Seq) -> u64 {
+        if self.tail.first().is_none_or(|stretch| seq < stretch.first_seq()) {
+            return u64::MAX;
+        }
+        let newer = |stretch: &Stretch| {
+            stretch.versions().len() - stretch.versions().partition_point(|version| version.seq <= seq)
+        };
+        self.tail.iter().map(|stretch| newer(stretch) as u64).sum()
+    }
+
+    /// The version with this number; `None` when it is unknown, was lost in a gap, or was rewound.
+    ///
+    /// # Errors
+    /// When the segment that would hold it cannot be read.
+    pub fn version(&self, data_version: DataVersion) -> Result<Option<Version>, ReadError> {
+        let newest = self.tail.last().map_or(self.sealed_place, Stretch::newest_place);
+        let newest = match newest {
+            Before::Version(place) => place,
+            Before::Nothing => return Ok(None),
+            Before::Unknown => Place(data_version.get().into()),
+        };
+        for place in newest.candidates(data_version) {
+            if let Some(version) = self.version_at(place)? {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
+    }
+
+    fn version_at(&self, place: Place) -> Result<Option<Version>, ReadError> {
+        if let Some(version) = self.tail.iter().rev().find_map(|stretch| stretch.version_at(place)) {
+            return Ok(Some(version.clone()));
+        }
+        match self.segment_of(place)? {
+            Some(segment) => Ok(self.segments.stretch(segment)?.version_at(place).cloned()),
+            None => Ok(None),
+        }
+    }
+
+    /// The segment whose versions stand around a place.
+    fn segment_of(&self, place: Place) -> Result<Option<Seq>, ReadError> {
+        let mut candidates = self.sealed.as_slice();
+        let mut unreadable = None;
+        while !candidates.is_empty() {
+            let middle = candidates.len() / 2;
+            // What a damaged segment holds is told by its neighbours.
+            let around = (0..=middle).rev().chain(middle + 1..candidates.len());
+            let readable = around.into_iter().find_map(|position| match self.segments.footer(candidates[position]) {
+                Ok(footer) => Some((position, footer)),
+                Err(error) => {
+                    unreadable = Some(error);
+                    None
+                }
+            });
+            let Some((position, footer)) = readable else { break };
+            let SegmentFooter { place_before, place: last, versions_before, .. } = *footer;
+            let is_first = versions_before == 0;
+            if place.0 > last {
+                candidates = &candidates[position + 1..];
+            } else if place.0 <= place_before && !is_first {
+                candidates = &candidates[..position];
+            } else {
+                return Ok(Some(candidates[position]));
+            }
+        }
+        // Either all readable segments are on one side of it, and no other is left, or it is in one that is damaged.
+        match unreadable {
+            Some(error) if !candidates.is_empty() => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// The stretch that holds the record with this seq.
+    fn stretch_of(&self, seq: Seq) -> Result<Option<Loaded<'_>>, ReadError> {
+        let in_tail = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
+        if let Some(stretch) = in_tail.checked_sub(1).and_then(|position| self.tail.get(position)) {
+            return Ok(Some(Loaded::Tail(stretch)));
+        }
+        let position = self.sealed.partition_point(|&first| first <= seq).checked_sub(1);
+        match position.and_then(|position| self.sealed.get(position)) {
+            Some(&segment) => self.segments.stretch(segment).map(|stretch| Some(Loaded::Sealed(stretch))),
+            None => Ok(None),
+        }
+    }
+
+    /// The version whose newest record has this seq.
+    ///
+    /// # Errors
+    /// When the segment that would hold it cannot be read.
+    pub fn version_by_seq(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
+        Ok(self.stretch_of(seq)?.and_then(|stretch| stretch.version_by_seq(seq).cloned()))
+    }
+
+    /// Hands the versions with a seq greater than `seq` to `take`, in order, until it breaks; all of them for `None`.
+    ///
+    /// # Errors
+    /// When segments could not be read and `take` did not break: the versions of all others were handed out.
+    pub fn for_versions_after(
+        &self,
+        seq: Option<Seq>,
+        take: &mut dyn FnMut(&Version) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.for_stretches_from(seq, &mut |stretch| {
+            let versions = stretch.versions();
+            let from = seq.map_or(0, |seq| versions.partition_point(|version| version.seq <= seq));
+            versions.iter().skip(from).try_for_each(&mut *take)
+        })
+    }
+
+    /// Hands everything that happened to `take`, in order, until it breaks: versions recorded, changes rewound, versions
+    /// missing.
+    ///
+    /// # Errors
+    /// When segments could not be read and `take` did not break: what all others tell was handed out.
+    pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
+        self.for_stretches_from(None, &mut |stretch| stretch.timeline().try_for_each(&mut *take))
+    }
+
+    /// Visits the stretches from that which holds `seq` on, those that cannot be read last: as the error.
+    fn for_stretches_from(
+        &self,
+        seq: Option<Seq>,
+        visit: &mut dyn FnMut(&Stretch) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
+        let mut unreadable = None;
+        for &segment in self.sealed.iter().skip(from) {
+            match self.segments.stretch(segment) {
+                Ok(stretch) if visit(&stretch).is_break() => return Ok(()),
+                Ok(_) => {}
+                Err(error) => unreadable = unreadable.or(Some(error)),
+            }
+        }
+        for stretch in &self.tail {
+            if visit(stretch).is_break() {
+                return Ok(());
+            }
+        }
+        unreadable.map_or(Ok(()), Err)
+    }
+
+    /// All that a view of `version` needs.
+    ///
+    /// # Errors
+    /// When the segment that holds it cannot be read.
+    pub fn plan(&self, version: &Version) -> Result<ReplayPlan, ReadError> {
+        let plan = |start, changes| ReplayPlan { data_version: version.data_version, seq: version.seq, start, changes };
+        match self.stretch_of(version.seq)? {
+            Some(Loaded::Sealed(stretch)) => {
+                let (start, changes) = plan_in_segment(&stretch, version.seq);
+                Ok(plan(start, changes))
+            }
+            _ => {
+                let (start, changes) = self.plan_in_tail(version.seq);
+                Ok(plan(start, changes))
+            }
+        }
+    }
+
+    /// From the newest snapshot of the logs, or from the end of what is sealed.
+    fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
+        let end = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
+        let logs = self.tail.get(..end).unwrap_or_default();
+        let with_snapshot = logs.iter().rposition(|stretch| stretch.snapshot().is_some());
+        let start = with_snapshot.and_then(|position| {
+            let stretch = logs.get(position)?;
+            Some(Start::Snapshot(stretch.first_seq(), *stretch.snapshot()?))
+        });
+        let changes = logs.iter().skip(with_snapshot.unwrap_or(0)).flat_map(|stretch| changes(stretch, seq));
+        (start.unwrap_or_else(|| self.sealed_end()), changes.collect())
+    }
+
+    fn sealed_end(&self) -> Start {
+        self.sealed.last().map_or(Start::Nothing(self.page_size), |&last| Start::Segment(last, SealedState::End))
+    }
+
+    /// What the log that is sealed next is replayed onto, and a new delta snapshot is the difference to: pages that are
+    /// stored as they were. `None` when there are none.
+    pub(crate) fn newest_stored_state(&self) -> Option<DeltaBase> {
+        let full = self.tail.iter().rev().find(|stretch| stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
+        match full {
+            Some(stretch) => Some(DeltaBase::Snapshot(stretch.first_seq())),
+            None => self.sealed.last().copied().map(DeltaBase::Segment),
+        }
+    }
+
+    /// Where the change and the riders of `version` are; empty for a version that was recorded as a snapshot only.
+    ///
+    /// # Errors
+    /// When the segment that holds it cannot be read.
+    pub fn records_of(&self, version: &Version) -> Result<Vec<RecordPlace>, ReadError> {
+        let Some(stretch) = self.stretch_of(version.seq)? else {
+            return Ok(Vec::new());
+        };
+        let records = stretch.records().get(version.first_record..).unwrap_or_default();
+        let own = records.iter().take_while(|record| record.seq <= version.seq);
+        Ok(own.filter(|record| record.is_change).map(|record| record.place).collect())
+    }
+
+    /// The name of the file that holds the first record of `version`.
+    ///
+    /// # Errors
+    /// When the segment that holds it cannot be read.
+    pub fn file_name_of(&self, version: &Version) -> Result<Option<String>, ReadError> {
+        let Some(stretch) = self.stretch_of(version.seq)? else {
+            return Ok(None);
+        };
+        let Some(record) = stretch.records().get(version.first_record) else {
+            return Ok(None);
+        };
+        let in_log = matches!(record.place, RecordPlace::Log { .. });
+        Ok(Some(if in_log && !record.is_change { names::snapshot(record.seq) } else { record.place.file_name() }))
+    }
+}
+
+/// From the keyframe before it.
+fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
+    let end = stretch.records().partition_point(|record| record.seq <= seq);
+    let records = stretch.records().get(..end).unwrap_or_default();
+    let keyframe = match records.last().map(|record| record.place) {
+        Some(RecordPlace::Segment { interval, .. }) => interval,
+        _ => Keyframe(0),
+    };
+    let page_count = stretch.interval(keyframe).map_or(0, |interval| interval.page_count);
+    let in_interval = |place| matches!(place, RecordPlace::Segment { interval, .. } if interval == keyframe);
+    let first = records.partition_point(|record| !in_interval(record.place));
+    let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.is_change);
+    let changes = changes.map(|record| PlannedChange { seq: record.seq, place: record.place }).collect();
+    (Start::Segment(stretch.first_seq(), SealedState::At(keyframe, page_count)), changes)
+}
+
+fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {
+    let live = stretch.records().iter().filter(move |record| record.is_change && record.seq <= upto);
+    live.map(|record| PlannedChange { seq: record.seq, place: record.place })
+}

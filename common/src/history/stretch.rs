@@ -1,0 +1,300 @@
+//! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
+
+use super::version::{Origin, Place, TimelineEntry, Version};
+use crate::format::page_images::Keyframe;
+use crate::format::record::{Body, Record, SnapshotRef};
+use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
+use crate::format::segment::{FollowedBy, SegmentFooter, SegmentHeader};
+use crate::format::Damage;
+use crate::log::RecordPlace;
+use crate::version_rules::{Bump, Commit};
+use crate::{DataVersion, Seq, Timestamp};
+
+/// What is known of the newest version before a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// There is none.
+    Nothing,
+    /// Where it stands.
+    Version(Place),
+    /// Nothing: what tells about it is damaged.
+    Unknown,
+}
+
+/// A record that is part of the newest state: no rewind, and not rewound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LiveRecord {
+    pub(super) seq: Seq,
+    pub(super) place: RecordPlace,
+    pub(super) is_change: bool,
+}
+
+/// A record to be added.
+struct Entry {
+    seq: Seq,
+    data_version: DataVersion,
+    time: Timestamp,
+    place: RecordPlace,
+    page_count: Option<u32>,
+}
+
+/// The versions of one log or segment. What a log begins with makes its stretch independent of those before: a change
+/// that bumps, or a snapshot; so nothing that a later log says changes what this one amounts to, save that its newest
+/// version was committed.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    first_seq: Seq,
+    before: Before,
+    /// The snapshot that it begins with.
+    snapshot: Option<SnapshotRef>,
+    records: Vec<LiveRecord>,
+    versions: Vec<Version>,
+    asides: Vec<TimelineEntry>,
+    /// Those of the segment; empty for a log.
+    intervals: Vec<Interval>,
+}
+
+impl Stretch {
+    /// The stretch of a log that begins with `first_seq`, empty.
+    pub(super) fn new(first_seq: Seq, before: Before) -> Self {
+        Self {
+            first_seq,
+            before,
+            snapshot: None,
+            records: Vec::new(),
+            versions: Vec::new(),
+            asides: Vec::new(),
+            intervals: Vec::new(),
+        }
+    }
+
+    /// The stretch of a segment.
+    ///
+    /// # Errors
+    /// When its index contradicts itself.
+    pub(crate) fn of_segment(
+        header: &SegmentHeader,
+        footer: &SegmentFooter,
+        index: RecordIndex,
+    ) -> Result<Self, Damage> {
+        let has_before = footer.versions_before > 0;
+        let before = if has_before { Before::Version(Place(footer.place_before)) } else { Before::Nothing };
+        let mut stretch = Self::new(header.first_seq, before);
+        let mut seq = header.first_seq;
+        let mut interval = 0;
+        let mut position = 0;
+        for (ordinal, record) in index.records.iter().enumerate() {
+            if index.intervals.get(interval as usize + 1).is_some_and(|next| next.first as usize == ordinal) {
+                interval += 1;
+                position = 0;
+            }
+            let place = RecordPlace::Segment { segment: header.first_seq, interval: Keyframe(interval), position };
+            position += u32::from(matches!(record.body, IndexedBody::Change { .. }));
+            let (data_version, time) = (record.data_version, record.time);
+            stretch.apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
+            seq = seq.next();
+        }
+        if footer.followed_by == FollowedBy::Change {
+            stretch.confirm_newest();
+        }
+        if stretch.versions.len() != footer.versions as usize {
+            return Err(Damage::Contradiction("its record index has another number of versions"));
+        }
+        stretch.intervals = index.intervals;
+        Ok(stretch)
+    }
+
+    /// Adds a record of the log.
+    pub(super) fn apply_record(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+        let header = &record.header;
+        let body = match &record.body {
+            Body::Change { run_start, statements } => IndexedBody::Change {
+                run_start: *run_start,
+                bump: Bump::find(header.data_version, statements),
+                statements: u32::try_from(statements.len()).unwrap_or(u32::MAX),
+                bytes: statements.iter().map(|statement| statement.len() as u64).sum(),
+            },
+            Body::Rewind { rewound } if self.records.last().is_none_or(|record| record.seq != *rewound) => {
+                return Err(Damage::Contradiction("a rewind is not of the change before it"));
+            }
+            Body::Rewind { .. } => IndexedBody::Rewind,
+            Body::Commit => IndexedBody::Commit,
+            Body::Snapshot(snapshot) => IndexedBody::Snapshot(*snapshot),
+        };
+        let (seq, data_version, time) = (header.seq, header.data_version, header.time);
+        self.apply(&Entry { seq, data_version, time, place, page_count: None }, &body)
+    }
+
+    fn apply(&mut self, entry: &Entry, body: &IndexedBody) -> Result<(), Damage> {
+        match body {
+            IndexedBody::Change { bump, statements, bytes, .. } => {
+                self.apply_change(entry, *bump, (*statements).into(), *bytes)
+            }
+            IndexedBody::Commit => self.apply_commit(entry.data_version),
+            IndexedBody::Rewind => self.apply_rewind(entry.data_version),
+            IndexedBody::Snapshot(snapshot) => self.apply_snapshot(entry, snapshot),
+        }
+    }
+
+    /// Where the newest version stands, of this stretch or before it.
+    pub(super) fn newest_place(&self) -> Before {
+        self.versions.last().map_or(self.before, |version| Before::Version(version.place))
+    }
+
+    fn apply_change(&mut self, entry: &Entry, bump: Bump, statements: u64, bytes: u64) -> Result<(), Damage> {
+        let committed = bump.committed(entry.data_version);
+        let follows = match self.newest_place() {
+            Before::Version(newest) => newest.data_version() == committed,
+            Before::Nothing => committed == DataVersion::new(0),
+            Before::Unknown => true,
+        };
+        if !follows {
+            return Err(Damage::Contradiction("a change does not follow the version before it"));
+        }
+        self.confirm_newest();
+        match self.versions.last_mut().filter(|_| bump == Bump::Absent) {
+            Some(newest) => {
+                newest.seq = entry.seq;
+                newest.recorded_at = entry.time;
+                newest.statements += statements;
+                newest.statement_bytes += bytes;
+                newest.page_count = entry.page_count;
+            }
+            None if bump == Bump::Absent && self.before != Before::Nothing => {
+                return Err(Damage::Contradiction("a log begins with a change that does not bump"));
+            }
+            None => self.push_version(entry, Origin::Change, Commit::after(bump), statements, bytes),
+        }
+        self.records.push(LiveRecord { seq: entry.seq, place: entry.place, is_change: true });
+        Ok(())
+    }
+
+    /// That `lightningd` went on from the newest version proves that it had committed it.
+    pub(super) fn confirm_newest(&mut self) {
+        if let Some(newest) = self.versions.last_mut() {
+            newest.commit = Commit::Certain;
+        }
+    }
+
+    fn apply_commit(&mut self, committed: DataVersion) -> Result<(), Damage> {
+        match self.versions.last_mut() {
+            Some(newest) if newest.data_version == committed && newest.commit == Commit::Unknown => {
+                newest.commit = Commit::Seen;
+                Ok(())
+            }
+            _ => Err(Damage::Contradiction("a commit is not of the change before it")),
+        }
+    }
+
+    fn apply_rewind(&mut self, now_newest: DataVersion) -> Result<(), Damage> {
+        let damage = Damage::Contradiction("a rewind is not of the change before it");
+        let version = self.versions.pop_if(|version| {
+            version.commit != Commit::Certain && version.data_version.previous() == now_newest
+        });
+        let version = version.ok_or(damage)?;
+        self.records.pop();
+        self.asides.push(TimelineEntry::Rewound {
+            data_version: version.data_version,
+            seq: version.seq,
+            recorded_at: version.recorded_at,
+        });
+        Ok(())
+    }
+
+    fn apply_snapshot(&mut self, entry: &Entry, snapshot: &SnapshotRef) -> Result<(), Damage> {
+        if entry.seq != self.first_seq {
+            return Err(Damage::Contradiction("a snapshot is not the first record of its log"));
+        }
+        if let Before::Version(newest) = self.before {
+            let newest = newest.data_version();
+            if entry.data_version.distance_from(newest) <= 0 {
+                return Err(Damage::Contradiction("a snapshot is not of a newer version"));
+            }
+            let (first, last) = (newest.next(), entry.data_version.previous());
+            if first != entry.data_version {
+                let (noticed_at, before) = (entry.time, entry.seq);
+                self.asides.push(TimelineEntry::Missing { first, last, noticed_at, before });
+            }
+        }
+        self.push_version(entry, Origin::Snapshot(snapshot.reason), Commit::Certain, 0, 0);
+        if let Some(version) = self.versions.last_mut() {
+            version.page_count = Some(snapshot.page_count);
+        }
+        self.snapshot = Some(*snapshot);
+        self.records.push(LiveRecord { seq: entry.seq, place: entry.place, is_change: false });
+        Ok(())
+    }
+
+    fn push_version(&mut self, entry: &Entry, origin: Origin, commit: Commit, statements: u64, bytes: u64) {
+        let place = match self.newest_place() {
+            Before::Version(newest) => newest.of_later(entry.data_version),
+            Before::Nothing | Before::Unknown => Place(entry.data_version.get().into()),
+        };
+        self.versions.push(Version {
+            data_version: entry.data_version,
+            seq: entry.seq,
+            recorded_at: entry.time,
+            origin,
+            commit,
+            statements,
+            statement_bytes: bytes,
+            page_count: entry.page_count,
+            place,
+            first_record: self.records.len(),
+        });
+    }
+
+    /// Seq of its first record.
+    pub(super) fn first_seq(&self) -> Seq {
+        self.first_seq
+    }
+
+    /// The snapshot that it begins with.
+    pub(super) fn snapshot(&self) -> Option<&SnapshotRef> {
+        self.snapshot.as_ref()
+    }
+
+    /// Its versions, in order.
+    pub(super) fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// The version at a place.
+    pub(super) fn version_at(&self, place: Place) -> Option<&Version> {
+        let position = self.versions.binary_search_by_key(&place, |version| version.place).ok()?;
+        self.versions.get(position)
+    }
+
+    /// The version whose newest record has this seq.
+    pub(super) fn version_by_seq(&self, seq: Seq) -> Option<&Version> {
+        let position = self.versions.binary_search_by_key(&seq, |version| version.seq).ok()?;
+        self.versions.get(position)
+    }
+
+    /// Its live records.
+    pub(super) fn records(&self) -> &[LiveRecord] {
+        &self.records
+    }
+
+    /// The intervals of its segment; none for a log.
+    pub(super) fn interval(&self, keyframe: Keyframe) -> Option<&Interval> {
+        self.intervals.get(keyframe.0 as usize)
+    }
+
+    /// Everything that happened, in order: versions recorded, changes rewound, versions missing.
+    pub(super) fn timeline(&self) -> impl Iterator<Item = TimelineEntry> + '_ {
+        // A gap has the seq of the snapshot that closed it, and comes before it.
+        let order = |entry: &TimelineEntry| match entry {
+            TimelineEntry::Missing { before, .. } => (*before, 0),
+            TimelineEntry::Rewound { seq, .. } => (*seq, 1),
+            TimelineEntry::Recorded(version) => (version.seq, 1),
+        };
+        let mut versions = self.versions.iter().peekable();
+        let mut asides = self.asides.iter().peekable();
+        std::iter::from_fn(move || match (versions.peek(), asides.peek()) {
+            (Some(version), Some(aside)) if order(aside) < (version.seq, 1) => asides.next().cloned(),
+            (Some(_), _) => versions.next().cloned().map(TimelineEntry::Recorded),
+            (None, _) => asides.next().cloned(),
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! A segment open for reading.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::format::record_index::{INDEX_LEN_MAX, RecordIndex};
+use crate::format::segment::{
+    PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+};
+use crate::format::{Damage, names};
+use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::{ReadError, Seq};
+
+/// A sealed segment. Opening it reads its header and footer; pieces are read, and checked, when asked for.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    file: Box<dyn StoredFile>,
+    header: SegmentHeader,
+    footer: SegmentFooter,
+    footer_offset: u64,
+}
+
+impl SegmentFile {
+    /// Opens the segment that begins with `first_seq`.
+    pub(crate) fn open(directory: &dyn Directory, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
+        let file = directory.open(&names::segment(first_seq), Access::Read)?;
+        let file_len = file.read_len()?;
+        let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
+        let short = || {
+            let have = usize::try_from(file_len).unwrap_or(usize::MAX);
+            damaged(0, Damage::Short { have, want: SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN })
+        };
+        let mut bytes = [0; SEGMENT_HEADER_LEN];
+        if !read_exact_at(&*file, &mut bytes, 0)? {
+            return Err(short());
+        }
+        let header = SegmentHeader::decode(&bytes).map_err(|damage| damaged(0, damage))?;
+        if header.uuid != uuid || header.first_seq != first_seq {
+            return Err(damaged(0, Damage::Foreign));
+        }
+        let footer_offset = file_len.checked_sub(SEGMENT_FOOTER_LEN as u64).ok_or_else(short)?;
+        let mut footer = [0; SEGMENT_FOOTER_LEN];
+        if !read_exact_at(&*file, &mut footer, footer_offset)? {
+            return Err(short());
+        }
+        let footer = SegmentFooter::decode(&footer).map_err(|damage| damaged(footer_offset, damage))?;
+        let header_checksum = u32::from_le_bytes(*bytes.last_chunk().expect("BUG: a header is longer than 4 bytes"));
+        if footer.header_checksum != header_checksum || footer.last_seq < first_seq {
+            return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another segment")));
+        }
+        Ok(Self { file, header, footer, footer_offset })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Seq of its first record.
+    pub(crate) fn first_seq(&self) -> Seq {
+        self.header.first_seq
+    }
+
+    /// What it says of itself.
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// What it holds as a whole.
+    pub(crate) fn footer(&self) -> &SegmentFooter {
+        &self.footer
+    }
+
+    /// Reads a piece and checks it.
+    pub(crate) fn read_piece(&self, piece: Piece) -> Result<Vec<u8>, ReadError> {
+        let len = piece.len as usize + PIECE_HEADER_LEN;
+        // Nothing is allocated for what the file is too short to hold.
+        let fits = piece.offset.checked_add(len as u64).is_some_and(|end| end <= self.footer_offset);
+        if !fits || piece.len > PIECE_LEN_MAX || piece.offset < SEGMENT_HEADER_LEN as u64 {
+            let damage = Damage::Field { field: "piece offset", value: piece.offset };
+            return Err(self.damaged(self.footer_offset, damage));
+        }
+        let mut bytes = vec![0; len];
+        if !read_exact_at(&*self.file, &mut bytes, piece.offset)? {
+            return Err(self.damaged(piece.offset, Damage::Short { have: 0, want: len }));
+        }
+        let payload = bytes.split_off(PIECE_HEADER_LEN);
+        let found = u32::from_le_bytes(*bytes.first_chunk().expect("BUG: a piece's header is 4 bytes"));
+        let computed = self.header.piece_checksum(piece.offset, &payload);
+        if found == computed {
+            Ok(payload)
+        } else {
+            Err(self.damaged(piece.offset, Damage::Checksum { found, computed }))
+        }
+    }
+
+    /// Reads a piece that is one zstd frame and decompresses it, to at most `len_max` bytes.
+    pub(crate) fn read_compressed(&self, piece: Piece, len_max: usize) -> Result<Vec<u8>, ReadError> {
+        let compressed = self.read_piece(piece)?;
+        let damaged = |damage| self.damaged(piece.offset, damage);
+        let len = zstd::zstd_safe::get_frame_content_size(&compressed).ok().flatten();
+        let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= len_max);
+        let len = len.ok_or_else(|| damaged(Damage::Compression))?;
+        zstd::bulk::decompress(&compressed, len).map_err(|_| damaged(Damage::Compression))
+    }
+
+    /// Reads the record index.
+    pub(crate) fn read_index(&self) -> Result<RecordIndex, ReadError> {
+        let bytes = self.read_compressed(self.footer.index, INDEX_LEN_MAX)?;
+        let index = RecordIndex::decode(&bytes).map_err(|damage| self.damaged(self.footer.index.offset, damage))?;
+        if index.records.len() as u64 - 1 == self.footer.last_seq.get() - self.header.first_seq.get() {
+            Ok(index)
+        } else {
+            let damage = Damage::Contradiction("its record index has another number of records");
+            Err(self.damaged(self.footer.index.offset, damage))
+        }
+    }
+
+    /// What is wrong with it, and where.
+    pub(crate) fn damaged(&self, offset: u64, damage: Damage) -> ReadError {
+        ReadError::damaged(self.path(), offset, damage)
+    }
+}

@@ -1,0 +1,13 @@
+//! Sealed segments: written once, then read at random.
+
+mod file;
+mod open_segments;
+mod page_map;
+mod sealed_pages;
+mod writer;
+
+pub(crate) use file::SegmentFile;
+pub(crate) use open_segments::Segments;
+pub(crate) use page_map::MapBuilder;
+pub(crate) use sealed_pages::{SealedPages, SealedState};
+pub(crate) use writer::SegmentWriter;

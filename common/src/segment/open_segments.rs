@@ -1,0 +1,162 @@
+//! [`Segments`]: the sealed segments of a backup, opened when they are needed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use super::SegmentFile;
+use crate::format::page_images::ImageCodec;
+use crate::format::page_map::{MapNode, NODE_LEN_MAX};
+use crate::format::segment::{Location, Piece, SegmentFooter};
+use crate::format::Damage;
+use crate::history::Stretch;
+use crate::recently_used::RecentlyUsed;
+use crate::statement_block::Templates;
+use crate::storage::Directory;
+use crate::{ReadError, Seq};
+
+/// Segments kept open. A version's pages are in a few dozens of them; a process may have 1,024 files open.
+const FILES_MAX: usize = 256;
+
+/// Nodes of page maps kept: half a kilobyte each.
+const NODES_MAX: usize = 16 << 10;
+
+/// Segments whose records are kept in memory: about 100 kB each.
+const STRETCHES_MAX: usize = 64;
+
+/// Template tables kept: about 50 kB each.
+const TEMPLATES_MAX: usize = 32;
+
+/// Codecs kept for the next who needs one: as many as read at once.
+const CODECS_MAX: usize = 16;
+
+/// The sealed segments of a backup. What was read is kept for a while, within bounds that do not depend on the backup.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    directory: Arc<dyn Directory>,
+    uuid: Uuid,
+    files: Mutex<RecentlyUsed<Seq, Arc<SegmentFile>>>,
+    footers: Mutex<HashMap<Seq, Arc<SegmentFooter>>>,
+    nodes: Mutex<RecentlyUsed<(Seq, u64), Arc<MapNode>>>,
+    stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
+    templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
+    codecs: Mutex<Vec<ImageCodec>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change of what is inside is one call, so what a panicking thread left behind is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Segments {
+    /// The segments in `directory`.
+    pub(crate) fn new(directory: Arc<dyn Directory>, uuid: Uuid) -> Self {
+        Self {
+            directory,
+            uuid,
+            files: Mutex::new(RecentlyUsed::new(FILES_MAX)),
+            footers: Mutex::default(),
+            nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
+            stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
+            templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
+            codecs: Mutex::default(),
+        }
+    }
+
+    /// The segment that begins with `first_seq`.
+    pub(crate) fn open(&self, first_seq: Seq) -> Result<Arc<SegmentFile>, ReadError> {
+        if let Some(file) = lock(&self.files).get(first_seq) {
+            return Ok(file);
+        }
+        let file = Arc::new(SegmentFile::open(&*self.directory, self.uuid, first_seq)?);
+        lock(&self.files).insert(first_seq, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// What a segment holds as a whole. Kept for every segment that was asked about: some hundred bytes.
+    pub(crate) fn footer(&self, first_seq: Seq) -> Result<Arc<SegmentFooter>, ReadError> {
+        if let Some(footer) = lock(&self.footers).get(&first_seq) {
+            return Ok(Arc::clone(footer));
+        }
+        let footer = Arc::new(self.open(first_seq)?.footer().clone());
+        lock(&self.footers).insert(first_seq, Arc::clone(&footer));
+        Ok(footer)
+    }
+
+    /// A node of a page map.
+    pub(super) fn node(&self, location: Location) -> Result<Arc<MapNode>, ReadError> {
+        let key = (location.segment, location.piece.offset);
+        if let Some(node) = lock(&self.nodes).get(key) {
+            return Ok(node);
+        }
+        let file = self.open(location.segment)?;
+        if location.piece.len > NODE_LEN_MAX {
+            let damage = Damage::Field { field: "node length", value: location.piece.len.into() };
+            return Err(file.damaged(location.piece.offset, damage));
+        }
+        let bytes = file.read_piece(location.piece)?;
+        let node = MapNode::decode(&bytes, location.segment);
+        let node = Arc::new(node.map_err(|damage| file.damaged(location.piece.offset, damage))?);
+        lock(&self.nodes).insert(key, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// What the records of a segment amount to.
+    pub(crate) fn stretch(&self, first_seq: Seq) -> Result<Arc<Stretch>, ReadError> {
+        if let Some(stretch) = lock(&self.stretches).get(first_seq) {
+            return Ok(stretch);
+        }
+        let file = self.open(first_seq)?;
+        let index = file.read_index()?;
+        let stretch = Stretch::of_segment(file.header(), file.footer(), index);
+        let stretch = Arc::new(stretch.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
+        lock(&self.stretches).insert(first_seq, Arc::clone(&stretch));
+        Ok(stretch)
+    }
+
+    /// The template table of a segment.
+    pub(crate) fn templates(&self, first_seq: Seq) -> Result<Arc<Templates>, ReadError> {
+        if let Some(templates) = lock(&self.templates).get(first_seq) {
+            return Ok(templates);
+        }
+        let file = self.open(first_seq)?;
+        let Piece { offset, .. } = file.footer().templates;
+        let bytes = file.read_compressed(file.footer().templates, Templates::LEN_MAX)?;
+        let templates = Arc::new(Templates::decode(&bytes).map_err(|damage| file.damaged(offset, damage))?);
+        lock(&self.templates).insert(first_seq, Arc::clone(&templates));
+        Ok(templates)
+    }
+
+    /// Lends a codec.
+    pub(super) fn with_codec<T>(&self, work: impl FnOnce(&mut ImageCodec) -> T) -> Result<T, ReadError> {
+        let kept = lock(&self.codecs).pop();
+        let mut codec = match kept {
+            Some(codec) => codec,
+            None => ImageCodec::new().map_err(|source| {
+                let path = self.directory.path().to_path_buf();
+                ReadError::Storage(crate::storage::StorageError {
+                    op: crate::storage::StorageOp::Read,
+                    path,
+                    offset: None,
+                    source,
+                })
+            })?,
+        };
+        let result = work(&mut codec);
+        let mut codecs = lock(&self.codecs);
+        if codecs.len() < CODECS_MAX {
+            codecs.push(codec);
+        }
+        Ok(result)
+    }
+
+    /// Forgets what was read: other files may have the names now.
+    pub(crate) fn forget(&self) {
+        lock(&self.files).clear();
+        lock(&self.footers).clear();
+        lock(&self.nodes).clear();
+        lock(&self.stretches).clear();
+        lock(&self.templates).clear();
+    }
+}

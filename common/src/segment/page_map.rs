@@ -1,0 +1,111 @@
+//! The page map: finding the newest images of a page, and writing the map of a new segment.
+
+use std::sync::Arc;
+
+use super::{SegmentWriter, Segments};
+use crate::format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, slot};
+use crate::format::segment::{Location, MapRoot};
+use crate::storage::StorageError;
+use crate::{PageNo, ReadError};
+
+/// Where the newest images of a page are; `None` when no segment holds any.
+pub(super) fn find(segments: &Segments, root: Option<MapRoot>, page: PageNo) -> Result<Option<Location>, ReadError> {
+    let Some(MapRoot { mut location, height }) = root.filter(|root| covers(root.height, page)) else {
+        return Ok(None);
+    };
+    // Every step goes down one level, so this ends whatever the nodes say.
+    for level in (0..=height.min(HEIGHT_MAX)).rev() {
+        match segments.node(location)?.get(slot(page, level)) {
+            Some(next) => location = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(location))
+}
+
+/// Why a map cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MapError {
+    /// A node of the map before cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A node cannot be written.
+    #[error(transparent)]
+    Write(#[from] StorageError),
+}
+
+/// Writes the map of a new segment: what changed, and every node on the way there; the rest stays where it is.
+pub(crate) struct MapBuilder<'a, 'b> {
+    pub(crate) segments: &'a Segments,
+    pub(crate) writer: &'a mut SegmentWriter<'b>,
+}
+
+impl MapBuilder<'_, '_> {
+    /// Writes the map that leads where `before` leads, but for `changed` pages, which are in ascending order.
+    pub(crate) fn write(
+        &mut self,
+        before: Option<MapRoot>,
+        changed: &[(PageNo, Location)],
+    ) -> Result<Option<MapRoot>, MapError> {
+        let Some(&(last, _)) = changed.last() else {
+            return Ok(before);
+        };
+        let height = height_for(last).max(before.map_or(0, |root| root.height));
+        let location = self.write_node(before, height, changed)?;
+        Ok(Some(MapRoot { location, height }))
+    }
+
+    /// Writes the node of this height that all of `changed` are below. `before` is the node that it takes the place of;
+    /// when that is lower, it becomes the first entry, or is further down there.
+    fn write_node(
+        &mut self,
+        before: Option<MapRoot>,
+        height: u8,
+        changed: &[(PageNo, Location)],
+    ) -> Result<Location, MapError> {
+        let old = match before {
+            Some(root) if root.height == height => self.segments.node(root.location)?,
+            _ => Arc::default(),
+        };
+        let lower = before.filter(|root| root.height < height);
+        let mut node = MapNode::clone(&old);
+        if let Some(root) = lower {
+            // Wrapped in nodes of its own up to just below this one, unless the changes do that.
+            let first_changed = changed.first().is_some_and(|&(page, _)| slot(page, height) == 0);
+            if !first_changed {
+                node.set(0, self.raise(root, height - 1)?);
+            }
+        }
+        for below in changed.chunk_by(|a, b| slot(a.0, height) == slot(b.0, height)) {
+            let (page, location) = below[0];
+            let place = slot(page, height);
+            let location = if height == 0 {
+                location
+            } else {
+                let before = match old.get(place) {
+                    Some(location) => Some(MapRoot { location, height: height - 1 }),
+                    None => lower.filter(|_| place == 0),
+                };
+                self.write_node(before, height - 1, below)?
+            };
+            node.set(place, location);
+        }
+        self.push(&node)
+    }
+
+    /// A node of this height whose first pages are those of `root`.
+    fn raise(&mut self, root: MapRoot, height: u8) -> Result<Location, MapError> {
+        let mut location = root.location;
+        for _ in root.height..height {
+            let mut node = MapNode::default();
+            node.set(0, location);
+            location = self.push(&node)?;
+        }
+        Ok(location)
+    }
+
+    fn push(&mut self, node: &MapNode) -> Result<Location, MapError> {
+        let own = self.writer.header().first_seq;
+        Ok(self.writer.push(&node.encode(own))?)
+    }
+}

@@ -1,0 +1,71 @@
+//! Writing a segment: piece after piece, under its name only when it is whole.
+
+use crate::format::segment::{
+    Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+};
+use crate::format::names;
+use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+
+/// Bytes that are gathered before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// A segment being written. Nothing has its name until [`finish`](Self::finish) returns; a crash before that leaves a
+/// temporary file, which the next who takes the lock removes, and the log that it was made from.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter<'a> {
+    directory: &'a dyn Directory,
+    header: SegmentHeader,
+    file: Box<dyn StoredFile>,
+    buffer: Vec<u8>,
+    /// Byte of the file at which `buffer` goes.
+    written: u64,
+}
+
+impl<'a> SegmentWriter<'a> {
+    /// Begins the segment that `header` describes.
+    pub(crate) fn create(directory: &'a dyn Directory, header: SegmentHeader) -> Result<Self, StorageError> {
+        let temporary = temporary_name(&header);
+        remove_if_present(directory, &temporary)?;
+        let file = directory.create(&temporary)?;
+        let buffer = header.encode().to_vec();
+        Ok(Self { directory, header, file, buffer, written: 0 })
+    }
+
+    /// What it says of itself.
+    pub(crate) fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// Adds a piece.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Location, StorageError> {
+        let offset = self.written + self.buffer.len() as u64;
+        let len = u32::try_from(bytes.len()).expect("BUG: a piece is at most PIECE_LEN_MAX bytes");
+        self.buffer.extend_from_slice(&self.header.piece_checksum(offset, bytes).to_le_bytes());
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER {
+            self.flush()?;
+        }
+        Ok(Location { segment: self.header.first_seq, piece: Piece { offset, len } })
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        self.file.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Completes the file and makes it durable under its name.
+    pub(crate) fn finish(mut self, footer: &SegmentFooter) -> Result<(), StorageError> {
+        debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + PIECE_HEADER_LEN) as u64);
+        self.buffer.extend_from_slice(&footer.encode());
+        self.flush()?;
+        self.file.sync()?;
+        self.directory.rename(&temporary_name(&self.header), &names::segment(self.header.first_seq))?;
+        self.directory.sync()
+    }
+}
+
+fn temporary_name(header: &SegmentHeader) -> String {
+    format!("{}{TEMPORARY_ENDING}", names::segment(header.first_seq))
+}
