@@ -1,18 +1,22 @@
 //! Replay: executing recorded statements on an overlay, as `lightningd` executed them on its database.
 
 #[cfg(test)]
-mod equivalence;
+pub(crate) mod equivalence;
+mod execution;
 mod lexer;
-mod parameters;
+pub(crate) mod parameters;
 pub mod statement;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 
+pub(crate) use self::execution::ChangeAbout;
+use self::execution::{Control, execute};
+use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
-use crate::pages::{MountedOverlay, OverlayPages, PageSource, with_replay_clock};
-use crate::version_rules::is_bump_of;
+use crate::format::statements::{Statements, Templates};
+use crate::pages::{MountedOverlay, OverlayPages, PageSource};
 use crate::{DataVersion, ReadError, Seq, Timestamp};
 
 /// What a rider may have set on the connection and later changes depend on.
@@ -121,47 +125,21 @@ impl Replay {
     /// # Errors
     /// When a statement fails or the bump does not change exactly one row. The overlay is spoilt then.
     pub(crate) fn apply<S: AsRef<str>>(&mut self, change: &Change<'_, S>) -> Result<(), ReplayError> {
-        with_replay_clock(change.time, || self.execute(change)).map_err(|error| {
-            // SQLite says only that a read failed; the overlay knows of which page and why.
-            self.mounted.take_problem().map_or(error, ReplayError::Pages)
-        })
+        let Change { data_version, seq, time, run_start, statements } = *change;
+        let about = ChangeAbout { data_version, seq, time, run_start };
+        let statements = statements.iter().map(AsRef::as_ref);
+        let mut control = Control::new(&self.connection);
+        execute(self, &mut control, &about, statements, |sql| statement::execute(&self.connection, sql))
     }
 
-    fn execute<S: AsRef<str>>(&self, change: &Change<'_, S>) -> Result<(), ReplayError> {
-        let fail = |statement: usize| {
-            move |error: rusqlite::Error| ReplayError::Statement {
-                data_version: change.data_version,
-                seq: change.seq,
-                statement,
-                reason: reason(&error),
-            }
-        };
-        if change.run_start == RunStart::First {
-            ForeignKeys::On.set_on(&self.connection).map_err(fail(0))?;
+    #[cfg_attr(not(test), expect(dead_code, reason = "for sealed segments"))]
+    /// Begins to execute changes of blocks with the table `templates`.
+    pub(crate) fn stored<'r>(&'r mut self, templates: &Templates) -> StoredReplay<'r> {
+        StoredReplay {
+            control: Control::new(&self.connection),
+            prepared: PreparedTemplates::new(&self.connection, templates),
+            replay: self,
         }
-        let in_transaction = !change.statements.iter().all(|statement| is_pragma(statement.as_ref()));
-        if in_transaction {
-            self.control("BEGIN").map_err(fail(0))?;
-        }
-        for (index, statement) in change.statements.iter().enumerate() {
-            let sql = statement.as_ref();
-            statement::execute(&self.connection, sql).map_err(fail(index + 1))?;
-            if is_bump_of(sql, change.data_version) {
-                let rows = self.connection.changes();
-                if rows != 1 {
-                    return Err(ReplayError::BumpMissed { data_version: change.data_version, seq: change.seq, rows });
-                }
-            }
-        }
-        if in_transaction {
-            self.control("COMMIT").map_err(fail(change.statements.len()))?;
-        }
-        Ok(())
-    }
-
-    /// Begins or ends a transaction.
-    fn control(&self, sql: &str) -> rusqlite::Result<()> {
-        self.connection.prepare_cached(sql)?.raw_execute().map(drop)
     }
 
     /// The database as it is now.
@@ -175,6 +153,24 @@ impl Replay {
     }
 }
 
+/// A database being replayed onto from blocks with one table, whose templates stay prepared.
+pub(crate) struct StoredReplay<'r> {
+    replay: &'r Replay,
+    control: Control<'r>,
+    prepared: PreparedTemplates<'r>,
+}
+
+impl StoredReplay<'_> {
+    /// As [`Replay::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for sealed segments"))]
+    pub(crate) fn apply(&mut self, about: &ChangeAbout, statements: Statements<'_>) -> Result<(), ReplayError> {
+        execute(self.replay, &mut self.control, about, statements, |statement| self.prepared.execute(&statement))
+    }
+}
+
 impl ForeignKeys {
     fn set_on(self, connection: &Connection) -> rusqlite::Result<()> {
         connection.execute_batch(match self {
@@ -182,11 +178,6 @@ impl ForeignKeys {
             Self::Off => "PRAGMA foreign_keys = OFF",
         })
     }
-}
-
-/// A rider is executed outside of any transaction: inside, `PRAGMA foreign_keys` would do nothing (SQLite, "PRAGMA").
-fn is_pragma(statement: &str) -> bool {
-    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
 }
 
 /// What SQLite says, without the text of the statement.
@@ -204,8 +195,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::PageSize;
+    use crate::format::statements::{Block, TemplatesWriter, encode_block};
     use crate::pages::NoPages;
+    use crate::{PageNo, PageSize};
 
     fn start() -> Replay {
         Replay::start(OverlayPages::new(Arc::new(NoPages(PageSize::DEFAULT))), ForeignKeys::On).unwrap()
@@ -223,6 +215,69 @@ mod tests {
 
     fn query(replay: &Replay, sql: &str) -> String {
         replay.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn block_of(changes: &[Vec<String>]) -> Block {
+        let mut writer = TemplatesWriter::new();
+        let block = encode_block(&mut writer, changes);
+        Block::decode(&block, &Arc::new(Templates::decode(&writer.encode()).unwrap())).unwrap()
+    }
+
+    fn about(data_version: u32) -> ChangeAbout {
+        let Change { data_version, seq, time, run_start, .. } = change(data_version, RunStart::Later, &[]);
+        ChangeAbout { data_version, seq, time, run_start }
+    }
+
+    fn bump(from: u32) -> String {
+        format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {from}")
+    }
+
+    /// Riders included.
+    #[test]
+    fn changes_of_blocks_do_what_their_texts_do() {
+        let schema = [
+            "CREATE TABLE vars (name, intval)",
+            "CREATE TABLE a (id PRIMARY KEY, at)",
+            "CREATE TABLE b (a REFERENCES a(id))",
+            "INSERT INTO vars VALUES ('data_version', 1)",
+        ];
+        let mut changes = vec![(1, schema.map(str::to_owned).to_vec())];
+        for n in 2..40 {
+            let row = format!("INSERT INTO a VALUES ({n}, strftime('%f', 'now') || x'6869')");
+            changes.push((n, vec![row, format!("INSERT INTO b VALUES ({n});"), bump(n - 1)]));
+        }
+        changes.push((39, vec!["PRAGMA foreign_keys = OFF;".to_owned()]));
+        changes.push((40, vec!["INSERT INTO b VALUES (1000)".to_owned(), bump(39)]));
+        let block = block_of(&changes.iter().map(|(_, statements)| statements.clone()).collect::<Vec<_>>());
+
+        let [mut from_texts, mut from_blocks] = [start(), start()];
+        let mut stored = from_blocks.stored(block.templates());
+        for (index, (version, statements)) in changes.iter().enumerate() {
+            let texts: Vec<_> = statements.iter().map(String::as_str).collect();
+            from_texts.apply(&change(*version, RunStart::Later, &texts)).unwrap();
+            stored.apply(&about(*version), block.change(index).unwrap()).unwrap();
+        }
+        drop(stored);
+        let [texts, blocks] = [from_texts, from_blocks].map(|replay| {
+            let (pages, foreign_keys) = replay.finish().unwrap();
+            assert_eq!(foreign_keys, ForeignKeys::Off);
+            let mut bytes = vec![0; pages.page_count() as usize * pages.page_size().bytes()];
+            for (page, out) in (1..).zip(bytes.chunks_mut(pages.page_size().bytes())) {
+                pages.read_page(PageNo::new(page).unwrap(), out).unwrap();
+            }
+            bytes
+        });
+        assert!(texts == blocks);
+    }
+
+    #[test]
+    fn a_bump_of_a_block_that_changes_no_row_is_a_failure() {
+        let block = block_of(&[vec!["CREATE TABLE vars (name, intval)".to_owned()], vec![bump(6)]]);
+        let mut replay = start();
+        let mut stored = replay.stored(block.templates());
+        stored.apply(&about(1), block.change(0).unwrap()).unwrap();
+        let error = stored.apply(&about(7), block.change(1).unwrap()).unwrap_err();
+        assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
     }
 
     #[test]

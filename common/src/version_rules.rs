@@ -39,9 +39,11 @@ impl Bump {
     }
 }
 
+/// What a bump begins with; the version before it follows.
+pub(crate) const BUMP: &str = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ";
+
 /// Whether a statement is the bump that leads to `data_version` (CLN `wallet/db.c`, `db_data_version_incr`).
 pub fn is_bump_of(statement: &str, data_version: DataVersion) -> bool {
-    const BUMP: &str = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ";
     // CLN binds the old value as an int: past 2^31 it is printed negative, but it is the same 32 bits.
     statement
         .strip_prefix(BUMP)

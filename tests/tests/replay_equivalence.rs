@@ -1,30 +1,39 @@
-//! Recorded statements do the same from templates with bound values, as replay executes them, and as the texts they are.
+//! Recorded statements do the same from templates with bound values, as replay executes them, from blocks, and as the
+//! texts they are.
 //!
-//! Every recorded trace goes into two plain SQLite files, one each way: the same bytes in the end and every 500 versions.
+//! Every recorded trace goes into three plain SQLite files, one each way: the same bytes in the end and every 500
+//! versions.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::replay::statement::{self, Executed};
-use mountfs::demo::trace::TraceEvent;
+use common::format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
+use common::replay::statement::{self, Executed, PreparedTemplates};
+use mountfs::demo::trace::{TraceEvent, TraceWrite};
 use rusqlite::Connection;
-use tests::schedule::{Kind, Outcome, Schedule};
+use tests::schedule::{Fate, Kind, Outcome, Schedule};
 use tests::traces::{self, TraceFolder};
 
 /// How often the bytes are compared, in writes.
 const COMPARED_EVERY: usize = 500;
 
-/// A database file that statements of a trace are executed on in one of the two ways.
+/// Writes with one table of templates, and those of a block. Odd, so that blocks end anywhere.
+const TABLE_WRITES: usize = 700;
+const BLOCK_WRITES: usize = 61;
+
+/// A database file that statements of a trace are executed on in one of the ways.
 struct Database {
     connection: Connection,
     path: PathBuf,
     /// What the transactions took.
-    took: Duration,
+    took: Cell<Duration>,
 }
 
-/// Statements of a trace, by how the first database executed them.
+/// Statements of a trace, by how they were executed from their texts by replay.
 #[derive(Debug, Default)]
 struct Share {
     parameterised: u64,
@@ -37,15 +46,15 @@ impl Database {
         connection
             .execute_batch("PRAGMA foreign_keys = ON; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")
             .expect("settings");
-        Self { connection, path, took: Duration::ZERO }
+        Self { connection, path, took: Cell::default() }
     }
 
     /// One transaction, or one rider outside of any; for each statement the answer of `execute` and the rows it changed.
-    fn write<T>(
-        &mut self,
+    fn write<S, T>(
+        &self,
         kind: Kind,
-        statements: &[String],
-        execute: impl Fn(&Connection, &str) -> rusqlite::Result<T>,
+        statements: impl Iterator<Item = S>,
+        mut execute: impl FnMut(&Connection, &S) -> rusqlite::Result<T>,
     ) -> Vec<(T, u64)> {
         let started = Instant::now();
         let around = |sql: &str| {
@@ -54,69 +63,110 @@ impl Database {
             }
         };
         around("BEGIN");
-        let one = |sql: &String| {
-            let answer = execute(&self.connection, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let one = |statement| {
+            let answer = execute(&self.connection, &statement).expect("a statement that did well when it was recorded");
             (answer, self.connection.changes())
         };
-        let answers = statements.iter().map(one).collect();
+        let answers = statements.map(one).collect();
         around("COMMIT");
-        self.took += started.elapsed();
+        self.took.set(self.took.get() + started.elapsed());
         answers
     }
 }
 
-/// Executes the committed writes of a trace both ways.
+/// Executes the committed writes of a trace in all ways.
 fn compare(folder: &TraceFolder) -> Share {
     let directory = tempfile::tempdir().expect("a directory");
-    let [mut parameters, mut text] = ["parameters", "text"].map(|name| {
+    let [parameters, stored, text] = ["parameters", "stored", "text"].map(|name| {
         let path = directory.path().join(name);
         folder.start_database(&path);
         Database::open(path)
     });
     statement::set_up(&parameters.connection).expect("a connection made ready");
+    statement::set_up(&stored.connection).expect("a connection made ready");
     let schedule = Schedule::of(folder.events());
     let mut share = Share::default();
     let writes = folder.events().filter_map(|event| match event.expect("an intact trace") {
         TraceEvent::Write(write) => Some(write),
         _ => None,
     });
-    for (position, (write, fate)) in writes.zip(schedule.fates()).enumerate() {
-        if fate.missed_before > 0 {
-            let version = write.data_version.previous();
-            let skip = format!("UPDATE vars SET intval = {version} WHERE name = 'data_version'");
-            for database in [&parameters, &text] {
-                database.connection.execute_batch(&skip).expect("a gap");
+    let writes: Vec<_> = writes.zip(schedule.fates()).collect();
+    for (number, segment) in writes.chunks(TABLE_WRITES).enumerate() {
+        let blocks = sealed(segment);
+        let templates = blocks.first().expect("a segment has a block").templates();
+        let mut prepared = PreparedTemplates::new(&stored.connection, templates);
+        for (position, (write, fate)) in segment.iter().enumerate() {
+            if fate.missed_before > 0 {
+                let version = write.data_version.previous();
+                let skip = format!("UPDATE vars SET intval = {version} WHERE name = 'data_version'");
+                for database in [&parameters, &stored, &text] {
+                    database.connection.execute_batch(&skip).expect("a gap");
+                }
             }
-        }
-        if fate.outcome == Outcome::Lost {
-            continue;
-        }
-        if write.statements.iter().any(|sql| sql.contains("strftime")) {
-            wait_for_a_young_second();
-        }
-        let fast = parameters.write(fate.kind, &write.statements, statement::execute);
-        let slow = text.write(fate.kind, &write.statements, statement::execute_text);
-        for (((executed, fast), ((), slow)), sql) in fast.iter().zip(&slow).zip(&write.statements) {
-            assert_eq!(fast, slow, "rows changed in version {} by {sql}", write.data_version);
-            match executed {
-                Executed::Parameterised => share.parameterised += 1,
-                Executed::AsText => share.as_text += 1,
+            if fate.outcome == Outcome::Lost {
+                continue;
             }
-        }
-        if position % COMPARED_EVERY == 0 {
-            same_bytes(&parameters.path, &text.path, position);
+            if write.statements.iter().any(|sql| sql.contains("strftime")) {
+                wait_for_a_young_second();
+            }
+            let sql = || write.statements.iter();
+            let fast = parameters.write(fate.kind, sql(), |on, sql| statement::execute(on, sql));
+            let slow = text.write(fate.kind, sql(), |on, sql| statement::execute_text(on, sql));
+            let read = blocks[position / BLOCK_WRITES].change(position % BLOCK_WRITES).expect("a change of the block");
+            let from_blocks = stored.write(fate.kind, read, |_, statement| prepared.execute(statement));
+            assert_eq!(fast, from_blocks, "statements of version {}", write.data_version);
+            for (((executed, fast), ((), slow)), sql) in fast.iter().zip(&slow).zip(&write.statements) {
+                assert_eq!(fast, slow, "rows changed in version {} by {sql}", write.data_version);
+                match executed {
+                    Executed::Parameterised => share.parameterised += 1,
+                    Executed::AsText => share.as_text += 1,
+                }
+            }
+            let position = number * TABLE_WRITES + position;
+            if position.is_multiple_of(COMPARED_EVERY) {
+                same_bytes(&parameters.path, &text.path, position);
+                same_bytes(&stored.path, &text.path, position);
+            }
         }
     }
-    same_bytes(&parameters.path, &text.path, schedule.fates().len());
-    let per_change = |database: &Database| database.took.as_secs_f64() * 1e6 / schedule.fates().len() as f64;
+    same_bytes(&parameters.path, &text.path, writes.len());
+    same_bytes(&stored.path, &text.path, writes.len());
+    let per_change = |database: &Database| database.took.get().as_secs_f64() * 1e6 / writes.len() as f64;
     println!(
-        "{} of {} statements parameterised; {:.1} µs a change, as texts {:.1} µs",
+        "{} of {} statements parameterised; {:.1} µs a change, from blocks {:.1} µs, as texts {:.1} µs",
         share.parameterised,
         share.parameterised + share.as_text,
         per_change(&parameters),
+        per_change(&stored),
         per_change(&text),
     );
     share
+}
+
+/// The statements of some writes as blocks, which give them back byte for byte.
+fn sealed(writes: &[(TraceWrite, &Fate)]) -> Vec<Block> {
+    let mut templates = TemplatesWriter::new();
+    let encode = |writes: &[(TraceWrite, &Fate)]| {
+        let statements: Vec<_> = writes.iter().map(|(write, _)| &write.statements).collect();
+        let block = encode_block(&mut templates, &statements).compress(3).expect("memory");
+        (block, statements.into_iter().cloned().collect::<Vec<_>>())
+    };
+    let blocks: Vec<_> = writes.chunks(BLOCK_WRITES).map(encode).collect();
+    let table = templates.encode().compress(3).expect("memory");
+    let templates = Templates::decode(&Encoded::decompress(&table).expect("a table")).expect("a table");
+    let templates = Arc::new(templates);
+    let decode = |(block, statements): (Vec<u8>, Vec<Vec<String>>)| {
+        let block = Block::decode(&Encoded::decompress(&block).expect("a block"), &templates).expect("a block");
+        for (index, statements) in statements.iter().enumerate() {
+            let read = block.change(index).expect("a change of the block");
+            assert!(
+                read.map(|statement| statement.text()).eq(statements.iter().map(|sql| sql.as_str())),
+                "other statements than were encoded"
+            );
+        }
+        block
+    };
+    blocks.into_iter().map(decode).collect()
 }
 
 /// A few migrations write down the time, in seconds: both databases must see the same.

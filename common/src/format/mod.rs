@@ -12,6 +12,7 @@ pub mod record;
 pub mod record_index;
 pub mod segment;
 pub mod snapshot;
+pub mod statements;
 
 use crate::Seq;
 

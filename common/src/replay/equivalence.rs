@@ -127,7 +127,7 @@ fn assignments() -> impl Strategy<Value = String> {
     prop::collection::vec(one, 1..4).prop_map(|all| all.join(", "))
 }
 
-fn statement() -> impl Strategy<Value = String> {
+pub(crate) fn statement() -> impl Strategy<Value = String> {
     let table = || select(TABLES.to_vec());
     let or = || select(vec!["", "", "", " OR IGNORE", " OR REPLACE", " OR FAIL", " OR ROLLBACK"]);
     let row = |len| {

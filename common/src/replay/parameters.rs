@@ -14,29 +14,66 @@ use std::borrow::Cow;
 use super::lexer::{Keyword, Kind, Lexer, Token};
 
 /// More would make templates that are hardly seen twice.
-const VALUES_MAX: usize = 999;
+pub(crate) const VALUES_MAX: usize = 999;
 
 /// Templates are kept in memory, with the statements made of them.
-const TEMPLATE_BYTES_MAX: usize = 16 << 10;
+pub(crate) const TEMPLATE_BYTES_MAX: usize = 16 << 10;
 
 /// A statement without its literals.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Parameterised<'a> {
-    /// The text, with `?` in the places of the values.
-    pub(super) template: String,
-    /// The values, from the first place to the last.
-    pub(super) values: Vec<Value<'a>>,
+pub(crate) struct Parameterised<'a> {
+    /// The whole text, with `?` in the places of the literals.
+    pub(crate) template: String,
+    /// The literals, from the first place to the last.
+    pub(crate) literals: Vec<Literal<'a>>,
 }
 
 /// A literal that was taken out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Literal<'a> {
+    /// Where in the template its `?` is.
+    pub(crate) place: usize,
+    /// As it was written.
+    pub(crate) text: &'a str,
+    /// What it says.
+    pub(crate) meaning: Meaning<'a>,
+}
+
+/// What a literal says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Meaning<'a> {
+    /// A whole number.
+    Integer(i64),
+    /// What is between single quotes, where a doubled one stands for one.
+    Text(&'a str),
+    /// The digits of a blob, an even number of them.
+    Blob(&'a str),
+}
+
+/// What is bound in the place of a literal.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// A whole number.
     Integer(i64),
     /// A string.
     Text(Cow<'a, str>),
     /// Bytes.
-    Blob(Vec<u8>),
+    Blob(Cow<'a, [u8]>),
+}
+
+impl<'a> Meaning<'a> {
+    /// What is bound for it.
+    pub(crate) fn value(self) -> Value<'a> {
+        match self {
+            Self::Integer(number) => Value::Integer(number),
+            Self::Text(inside) => Value::Text(if inside.as_bytes().contains(&b'\'') {
+                Cow::Owned(inside.replace("''", "'"))
+            } else {
+                Cow::Borrowed(inside)
+            }),
+            Self::Blob(digits) => Value::Blob(Cow::Owned(bytes_of(digits))),
+        }
+    }
 }
 
 /// Where in a statement a word is.
@@ -66,7 +103,7 @@ enum Parenthesis {
 }
 
 /// Takes the literals out of a statement; `None` when it is not sure that the outcome does the same.
-pub(super) fn split(sql: &str) -> Option<Parameterised<'_>> {
+pub(crate) fn split(sql: &str) -> Option<Parameterised<'_>> {
     // SQLite reads no further than a NUL.
     if sql.as_bytes().contains(&0) {
         return None;
@@ -96,7 +133,7 @@ struct Split<'a> {
     template: String,
     /// How much of the text is in the template.
     copied: usize,
-    values: Vec<Value<'a>>,
+    literals: Vec<Literal<'a>>,
 }
 
 impl<'a> Split<'a> {
@@ -110,8 +147,8 @@ impl<'a> Split<'a> {
             last: verb,
             before_last: verb,
             template: String::with_capacity(sql.len().min(TEMPLATE_BYTES_MAX)),
-            copied: verb.start,
-            values: Vec::with_capacity(16),
+            copied: 0,
+            literals: Vec::with_capacity(16),
         })
     }
 
@@ -126,15 +163,13 @@ impl<'a> Split<'a> {
             Kind::Close => self.close(next)?,
             Kind::Integer(magnitude) if is_whole_operand(next) => self.integer(magnitude, &token),
             Kind::Text(inside) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
-                let is_plain = !inside.as_bytes().contains(&b'\'');
-                let text = if is_plain { Cow::Borrowed(inside) } else { Cow::Owned(inside.replace("''", "'")) };
-                self.take_out(token.start, token.end, Value::Text(text));
+                self.take_out(token.start, token.end, Meaning::Text(inside));
             }
             // An empty blob stays: bound, it would be a zeroblob, which is the same only in the end.
             Kind::Blob(digits)
                 if !digits.is_empty() && is_whole_operand(next) && self.is_place_of_value(&self.last) =>
             {
-                self.take_out(token.start, token.end, Value::Blob(bytes_of(digits)));
+                self.take_out(token.start, token.end, Meaning::Blob(digits));
             }
             _ => (),
         }
@@ -219,7 +254,7 @@ impl<'a> Split<'a> {
         if self.clause == Clause::Where && (-1..=1).contains(&value) {
             return;
         }
-        self.take_out(start, token.end, Value::Integer(value));
+        self.take_out(start, token.end, Meaning::Integer(value));
     }
 
     /// Whether the next literal is added to something in an assignment, as counters are.
@@ -230,19 +265,19 @@ impl<'a> Split<'a> {
             && matches!(self.before_last.kind, Kind::Word(_) | Kind::Close)
     }
 
-    fn take_out(&mut self, start: usize, end: usize, value: Value<'a>) {
+    fn take_out(&mut self, start: usize, end: usize, meaning: Meaning<'a>) {
         self.template.push_str(&self.sql[self.copied..start]);
+        self.literals.push(Literal { place: self.template.len(), text: &self.sql[start..end], meaning });
         // Nothing grows together with it: a question mark goes on in digits only, and no literal is followed by one.
         self.template.push('?');
         self.copied = end;
-        self.values.push(value);
     }
 
     fn finish(mut self) -> Option<Parameterised<'a>> {
-        self.template.push_str(&self.sql[self.copied..self.last.end]);
-        let is_small = self.values.len() <= VALUES_MAX && self.template.len() <= TEMPLATE_BYTES_MAX;
+        self.template.push_str(&self.sql[self.copied..]);
+        let is_small = self.literals.len() <= VALUES_MAX && self.template.len() <= TEMPLATE_BYTES_MAX;
         (is_small && self.parentheses.is_empty())
-            .then_some(Parameterised { template: self.template, values: self.values })
+            .then_some(Parameterised { template: self.template, literals: self.literals })
     }
 }
 
@@ -260,7 +295,24 @@ fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
     })
 }
 
-fn bytes_of(digits: &str) -> Vec<u8> {
+/// What is bound for a text that is nothing but one literal; `None` when it is not.
+pub(crate) fn literal_value(text: &str) -> Option<Value<'_>> {
+    let mut lexer = Lexer::new(text);
+    let first = lexer.next().ok()??;
+    let value = match (first.kind, lexer.next().ok()?) {
+        (Kind::Minus, Some(Token { kind: Kind::Integer(magnitude), .. })) => {
+            Value::Integer(0i64.checked_sub_unsigned(magnitude)?)
+        }
+        (Kind::Integer(magnitude), None) => Value::Integer(i64::try_from(magnitude).ok()?),
+        (Kind::Text(inside), None) => Meaning::Text(inside).value(),
+        (Kind::Blob(digits), None) => Meaning::Blob(digits).value(),
+        _ => return None,
+    };
+    lexer.next().ok()?.is_none().then_some(value)
+}
+
+/// The bytes that the digits of a blob stand for.
+pub(crate) fn bytes_of(digits: &str) -> Vec<u8> {
     // Of a letter the lowest four bits count from 1, in both cases; and it has a bit that no decimal digit has.
     let nibble = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
     let (pairs, _) = digits.as_bytes().as_chunks::<2>();
@@ -271,8 +323,8 @@ fn bytes_of(digits: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn shown(values: &[Value<'_>]) -> String {
-        let shown = values.iter().map(|value| match value {
+    fn shown(literals: &[Literal<'_>]) -> String {
+        let shown = literals.iter().map(|literal| match literal.meaning.value() {
             Value::Integer(number) => number.to_string(),
             Value::Text(text) => format!("'{text}'"),
             Value::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -283,7 +335,12 @@ mod tests {
     #[track_caller]
     fn check(sql: &str, template: &str, values: &str) {
         let split = split(sql).unwrap_or_else(|| panic!("not understood: {sql}"));
-        assert_eq!((split.template.as_str(), shown(&split.values).as_str()), (template, values), "{sql}");
+        assert_eq!((split.template.as_str(), shown(&split.literals).as_str()), (template, values), "{sql}");
+        let mut text = split.template;
+        for literal in split.literals.iter().rev() {
+            text.replace_range(literal.place..=literal.place, literal.text);
+        }
+        assert_eq!(text, sql);
     }
 
     #[track_caller]
@@ -293,7 +350,7 @@ mod tests {
 
     #[test]
     fn values_of_an_insert_are_taken_out() {
-        check("INSERT INTO t VALUES (1, 'two', x'03', NULL);", "INSERT INTO t VALUES (?, ?, ?, NULL)", "1 'two' 03");
+        check("INSERT INTO t VALUES (1, 'two', x'03', NULL);", "INSERT INTO t VALUES (?, ?, ?, NULL);", "1 'two' 03");
         check("insert or ignore into t(a,b)values(0,-1)", "insert or ignore into t(a,b)values(?,?)", "0 -1");
         check("REPLACE INTO main.t VALUES(- 7)", "REPLACE INTO main.t VALUES(?)", "-7");
         check(

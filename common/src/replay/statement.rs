@@ -2,12 +2,15 @@
 //!
 //! Both ways do the same to the database; the tests compare them on every recorded trace, which is why this is public.
 
+use std::iter;
+
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Batch, Connection, Statement};
+use rusqlite::{Batch, Connection, PrepFlags, Statement};
 
-use super::parameters::{self, Parameterised, Value};
+use super::parameters::{self, Value};
+use crate::format::statements::{StoredStatement, Templates};
 
 /// A busy node executes about a hundred kinds of statements.
 const CACHED_STATEMENTS_MAX: usize = 256;
@@ -41,7 +44,7 @@ pub fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<Executed>
     if let Some(split) = parameters::split(sql) {
         // A template that cannot be prepared has done nothing yet: let the text itself say what is wrong with it.
         if let Ok(mut statement) = connection.prepare_cached(&split.template) {
-            bind(&mut statement, &split)?;
+            bind(&mut statement, split.literals.iter().map(|literal| literal.meaning.value()))?;
             step_to_end(&mut statement)?;
             return Ok(Executed::Parameterised);
         }
@@ -61,8 +64,62 @@ pub fn execute_text(connection: &Connection, sql: &str) -> rusqlite::Result<()> 
     }
 }
 
-fn bind(statement: &mut Statement<'_>, split: &Parameterised<'_>) -> rusqlite::Result<()> {
-    split.values.iter().enumerate().try_for_each(|(index, value)| statement.raw_bind_parameter(index + 1, value))
+/// The templates of a table, prepared on a connection when they are first needed.
+#[derive(Debug)]
+pub struct PreparedTemplates<'c> {
+    connection: &'c Connection,
+    slots: Vec<Slot<'c>>,
+}
+
+#[derive(Debug)]
+enum Slot<'c> {
+    NotYet,
+    Prepared(Statement<'c>),
+    /// It cannot be prepared, or not with as many parameters as it has literals: the texts say what is wrong with it.
+    AsText,
+}
+
+impl<'c> PreparedTemplates<'c> {
+    /// For statements of blocks with this table; of no other.
+    pub fn new(connection: &'c Connection, templates: &Templates) -> Self {
+        Self { connection, slots: iter::repeat_with(|| Slot::NotYet).take(templates.len()).collect() }
+    }
+
+    /// Does what [`execute`] does with the text of the statement.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn execute(&mut self, statement: &StoredStatement<'_>) -> rusqlite::Result<Executed> {
+        let templated = match statement {
+            StoredStatement::Templated(templated) => templated,
+            StoredStatement::Plain(text) => {
+                return execute_text(self.connection, text).map(|()| Executed::AsText);
+            }
+        };
+        let Some(slot) = self.slots.get_mut(templated.id().index()) else {
+            return execute(self.connection, &templated.text());
+        };
+        if matches!(slot, Slot::NotYet) {
+            let prepared =
+                self.connection.prepare_with_flags(templated.template(), PrepFlags::SQLITE_PREPARE_PERSISTENT);
+            *slot = match prepared {
+                Ok(prepared) if prepared.parameter_count() == templated.literal_count() => Slot::Prepared(prepared),
+                _ => Slot::AsText,
+            };
+        }
+        if let Slot::Prepared(prepared) = slot {
+            bind(prepared, templated.values())?;
+            step_to_end(prepared)?;
+            return Ok(Executed::Parameterised);
+        }
+        // The schema may change: next time it may be well.
+        *slot = Slot::NotYet;
+        execute_text(self.connection, &templated.text()).map(|()| Executed::AsText)
+    }
+}
+
+fn bind<'v>(statement: &mut Statement<'_>, values: impl Iterator<Item = Value<'v>>) -> rusqlite::Result<()> {
+    values.enumerate().try_for_each(|(index, value)| statement.raw_bind_parameter(index + 1, value))
 }
 
 fn step_to_end(statement: &mut Statement<'_>) -> rusqlite::Result<()> {

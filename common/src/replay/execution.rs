@@ -1,0 +1,137 @@
+//! One change executed: its transaction, its clock, the check of its bump.
+
+use rusqlite::{CachedStatement, Connection};
+
+use super::statement::Executed;
+use super::{ForeignKeys, Replay, ReplayError, reason};
+use crate::format::record::RunStart;
+use crate::format::statements::StoredStatement;
+use crate::pages::with_replay_clock;
+use crate::version_rules::{BUMP, is_bump_of};
+use crate::{DataVersion, Seq, Timestamp};
+
+/// What is known of a change beside its statements.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChangeAbout {
+    pub(crate) data_version: DataVersion,
+    pub(crate) seq: Seq,
+    pub(crate) time: Timestamp,
+    pub(crate) run_start: RunStart,
+}
+
+/// The statements around others.
+pub(super) struct Control<'c> {
+    connection: &'c Connection,
+    begin: Option<CachedStatement<'c>>,
+    commit: Option<CachedStatement<'c>>,
+}
+
+impl<'c> Control<'c> {
+    pub(super) fn new(connection: &'c Connection) -> Self {
+        Self { connection, begin: None, commit: None }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        Self::run(self.connection, &mut self.begin, "BEGIN")
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        Self::run(self.connection, &mut self.commit, "COMMIT")
+    }
+
+    fn run(connection: &'c Connection, slot: &mut Option<CachedStatement<'c>>, sql: &str) -> rusqlite::Result<()> {
+        let statement = match slot {
+            Some(statement) => statement,
+            None => slot.insert(connection.prepare_cached(sql)?),
+        };
+        statement.raw_execute().map(drop)
+    }
+}
+
+/// A statement before it is executed.
+pub(super) trait Executable: Copy {
+    /// A rider is executed outside of any transaction: inside, `PRAGMA foreign_keys` would do nothing (SQLite,
+    /// "PRAGMA").
+    fn is_pragma(self) -> bool;
+
+    /// Whether it is the bump that leads to a version.
+    fn is_bump_of(self, data_version: DataVersion) -> bool;
+}
+
+impl Executable for &str {
+    fn is_pragma(self) -> bool {
+        self.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
+    }
+
+    fn is_bump_of(self, data_version: DataVersion) -> bool {
+        is_bump_of(self, data_version)
+    }
+}
+
+impl Executable for StoredStatement<'_> {
+    fn is_pragma(self) -> bool {
+        match self {
+            Self::Plain(text) => text.is_pragma(),
+            Self::Templated(templated) => templated.template().is_pragma(),
+        }
+    }
+
+    fn is_bump_of(self, data_version: DataVersion) -> bool {
+        match self {
+            Self::Plain(text) => text.is_bump_of(data_version),
+            Self::Templated(templated) => {
+                let may_be = templated.beginning().bytes().zip(BUMP.bytes()).all(|(one, other)| one == other);
+                may_be && templated.text().is_bump_of(data_version)
+            }
+        }
+    }
+}
+
+/// Executes a change with the clock at its time.
+pub(super) fn execute<T: Executable>(
+    replay: &Replay,
+    control: &mut Control<'_>,
+    about: &ChangeAbout,
+    statements: impl ExactSizeIterator<Item = T> + Clone,
+    run: impl FnMut(T) -> rusqlite::Result<Executed>,
+) -> Result<(), ReplayError> {
+    let work = || execute_at_its_time(&replay.connection, control, about, statements, run);
+    with_replay_clock(about.time, work).map_err(|error| {
+        // SQLite says only that a read failed; the overlay knows of which page and why.
+        replay.mounted.take_problem().map_or(error, ReplayError::Pages)
+    })
+}
+
+fn execute_at_its_time<T: Executable>(
+    connection: &Connection,
+    control: &mut Control<'_>,
+    about: &ChangeAbout,
+    statements: impl ExactSizeIterator<Item = T> + Clone,
+    mut run: impl FnMut(T) -> rusqlite::Result<Executed>,
+) -> Result<(), ReplayError> {
+    let ChangeAbout { data_version, seq, .. } = *about;
+    let fail = |statement: usize| {
+        move |error: rusqlite::Error| ReplayError::Statement { data_version, seq, statement, reason: reason(&error) }
+    };
+    if about.run_start == RunStart::First {
+        ForeignKeys::On.set_on(connection).map_err(fail(0))?;
+    }
+    let in_transaction = !statements.clone().all(T::is_pragma);
+    let count = statements.len();
+    if in_transaction {
+        control.begin().map_err(fail(0))?;
+    }
+    for (index, statement) in statements.enumerate() {
+        run(statement).map_err(fail(index + 1))?;
+        if statement.is_bump_of(data_version) {
+            let rows = connection.changes();
+            if rows != 1 {
+                return Err(ReplayError::BumpMissed { data_version, seq, rows });
+            }
+        }
+    }
+    if in_transaction {
+        control.commit().map_err(fail(count))?;
+    }
+    Ok(())
+}
