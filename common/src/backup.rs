@@ -4,13 +4,18 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::format::manifest::{MANIFEST_LEN, Manifest};
-use crate::format::record::{Body, Parsed, Record, parse};
+use crate::format::page_images::Keyframe;
+use crate::format::record::{DeltaBase, SnapshotRef};
+use crate::format::record_index::ForeignKeys;
+use crate::format::segment::SnapshotId;
 use crate::format::{Damage, names};
-use crate::history::History;
-use crate::log::{LogCursor, RecordPlace};
-use crate::pages::{ExpectedSnapshot, SharedSnapshots, SnapshotChain};
-use crate::storage::{Access, Directory, RealDirectory, StorageError, read_exact_at};
-use crate::{BackupUrl, ReadError};
+use crate::history::{History, Start};
+use crate::log::{LogCursor, RecordPlace, Unsealed};
+use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
+use crate::recorded_changes::RecordedChanges;
+use crate::segment::{SealedPages, SealedState, Segments};
+use crate::storage::{Access, Directory, RealDirectory, StorageError};
+use crate::{BackupUrl, ReadError, Seq};
 
 /// Why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,7 @@ pub struct Backup {
     directory: Arc<dyn Directory>,
     manifest: Manifest,
     snapshots: SharedSnapshots,
+    segments: Arc<Segments>,
 }
 
 impl Backup {
@@ -83,7 +89,23 @@ impl Backup {
 
     pub(crate) fn open_in(directory: Arc<dyn Directory>, url: &BackupUrl) -> Result<Self, OpenError> {
         let manifest = read_manifest(&*directory, url)?;
-        Ok(Self { directory, manifest, snapshots: SharedSnapshots::default() })
+        Ok(Self::of(directory, manifest))
+    }
+
+    /// The backup in a directory that has this manifest.
+    pub(crate) fn of(directory: Arc<dyn Directory>, manifest: Manifest) -> Self {
+        let segments = Arc::new(Segments::new(Arc::clone(&directory), manifest.uuid));
+        Self { directory, manifest, snapshots: SharedSnapshots::default(), segments }
+    }
+
+    /// Its directory.
+    pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
+        &self.directory
+    }
+
+    /// Its segments.
+    pub(crate) fn segments(&self) -> &Arc<Segments> {
+        &self.segments
     }
 
     /// What it is.
@@ -113,33 +135,34 @@ impl Backup {
         Ok(bytes)
     }
 
-    /// An empty history and the follower that fills it.
-    pub fn follow(&self) -> (RwLock<History>, Follower) {
-        let cursor = LogCursor::new(Arc::clone(&self.directory), self.manifest.uuid);
-        let follower = Follower { backup: self.same(), cursor, damaged_at: None };
-        (RwLock::new(self.empty_history()), follower)
+    /// The history of what is sealed, and the follower that adds the rest. Reads the names of the files and the newest
+    /// segment.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or the newest segment is damaged and nothing follows it.
+    pub fn follow(self: &Arc<Self>) -> Result<(RwLock<History>, Follower), ReadError> {
+        let (history, cursor) = self.sealed_history()?;
+        Ok((RwLock::new(history), Follower { backup: Arc::clone(self), cursor, damaged_at: None }))
+    }
+
+    /// The history of what is sealed, and a cursor behind it.
+    pub(crate) fn sealed_history(&self) -> Result<(History, LogCursor), ReadError> {
+        let Unsealed { sealed, cursor } = Unsealed::find(&self.directory, self.manifest.uuid, &self.segments)?;
+        Ok((History::new(self.manifest.page_size, Arc::clone(&self.segments), sealed), cursor))
     }
 
     /// Reads the whole history.
     ///
     /// # Errors
     /// When the log is damaged: what comes before the damage is in the history.
-    pub fn read_history(&self) -> (History, Result<(), ReadError>) {
-        let (history, mut follower) = self.follow();
-        let result = follower.poll(&history).map(|_| ());
-        (history.into_inner().unwrap_or_else(PoisonError::into_inner), result)
-    }
-
-    fn same(&self) -> Self {
-        Self {
-            directory: Arc::clone(&self.directory),
-            manifest: self.manifest.clone(),
-            snapshots: SharedSnapshots::default(),
+    pub fn read_history(self: &Arc<Self>) -> (History, Result<(), ReadError>) {
+        match self.follow() {
+            Ok((history, mut follower)) => {
+                let result = follower.poll(&history).map(|_| ());
+                (history.into_inner().unwrap_or_else(PoisonError::into_inner), result)
+            }
+            Err(error) => (History::new(self.manifest.page_size, Arc::clone(&self.segments), Vec::new()), Err(error)),
         }
-    }
-
-    fn empty_history(&self) -> History {
-        History::new(self.manifest.uuid, self.manifest.page_size)
     }
 
     /// The statements of some changes, as received.
@@ -148,19 +171,67 @@ impl Backup {
     /// When a record cannot be read or is damaged.
     pub fn statements(&self, places: &[RecordPlace]) -> Result<Vec<String>, ReadError> {
         let mut all = Vec::new();
-        let mut records = RecordReader::new(self);
-        for &place in places {
-            records.read(place, |record| {
-                if let Body::Change { statements, .. } = &record.body {
-                    all.extend(statements.iter().map(|statement| statement.clone().into_owned()));
-                }
-            })?;
+        for run in places.chunk_by(|a, b| a.file_name() == b.file_name()) {
+            let mut changes = RecordedChanges::open(self, &run[0])?;
+            for place in run {
+                changes.texts(place, &mut all)?;
+            }
         }
         Ok(all)
     }
 
-    pub(crate) fn open_snapshots(&self, expected: &[ExpectedSnapshot]) -> Result<SnapshotChain, ReadError> {
-        SnapshotChain::open(&*self.directory, &self.snapshots, expected)
+    /// The database that a replay begins with, and whether foreign keys are enforced there.
+    pub(crate) fn start_pages(&self, start: &Start) -> Result<(Arc<dyn PageSource>, ForeignKeys), ReadError> {
+        match *start {
+            Start::Nothing(page_size) => Ok((Arc::new(NoPages(page_size)), ForeignKeys::On)),
+            Start::Segment(first_seq, state) => {
+                let foreign_keys = match state {
+                    SealedState::At { foreign_keys, .. } => foreign_keys,
+                    SealedState::End => self.segments.footer(first_seq)?.foreign_keys,
+                };
+                Ok((self.sealed_pages(first_seq, state)?, foreign_keys))
+            }
+            Start::Snapshot(seq, snapshot) => match self.snapshot_pages(seq, &snapshot) {
+                // A delta is part of the segment once its log is sealed.
+                Err(ReadError::Storage(error)) if error.is_not_found() && self.segments.open(seq).is_ok() => {
+                    let (page_count, foreign_keys) = (snapshot.page_count, ForeignKeys::On);
+                    let state = SealedState::At { keyframe: Keyframe(0), page_count, foreign_keys };
+                    Ok((self.sealed_pages(seq, state)?, foreign_keys))
+                }
+                pages => Ok((pages?, ForeignKeys::On)),
+            },
+        }
+    }
+
+    fn sealed_pages(&self, first_seq: Seq, state: SealedState) -> Result<Arc<dyn PageSource>, ReadError> {
+        let segment = self.segments.open(first_seq)?;
+        let snapshot = segment.footer().snapshot.map(|id| self.full_snapshot(id)).transpose()?;
+        Ok(Arc::new(SealedPages::new(Arc::clone(&self.segments), segment, state, snapshot)))
+    }
+
+    fn full_snapshot(&self, id: SnapshotId) -> Result<Arc<dyn PageSource>, ReadError> {
+        Ok(Arc::new(SnapshotPages::new(self.open_snapshot(id)?, None)?))
+    }
+
+    /// Opens the file of a snapshot and checks that it is the one that is meant.
+    pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<Arc<SnapshotFile>, ReadError> {
+        let (uuid, SnapshotId { seq, footer_checksum }) = (self.manifest.uuid, id);
+        self.snapshots.open(&*self.directory, ExpectedSnapshot { uuid, seq, footer_checksum })
+    }
+
+    /// The database of the snapshot that a record names.
+    pub(crate) fn snapshot_pages(&self, seq: Seq, snapshot: &SnapshotRef) -> Result<Arc<dyn PageSource>, ReadError> {
+        let file = self.open_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })?;
+        let below = snapshot.base.map(|base| self.stored_pages(base)).transpose()?;
+        Ok(Arc::new(SnapshotPages::new(file, below)?))
+    }
+
+    /// The database that a delta snapshot is the difference to.
+    pub(crate) fn stored_pages(&self, base: DeltaBase) -> Result<Arc<dyn PageSource>, ReadError> {
+        match base {
+            DeltaBase::Snapshot(id) => self.full_snapshot(id),
+            DeltaBase::Segment(first) => self.sealed_pages(first, SealedState::End),
+        }
     }
 }
 
@@ -211,17 +282,17 @@ pub enum Reread {
     Yes,
 }
 
-/// Follows a log that a recorder may be writing.
+/// Follows a backup that a recorder may be writing.
 #[derive(Debug)]
 pub struct Follower {
-    backup: Backup,
+    backup: Arc<Backup>,
     cursor: LogCursor,
     /// Where damage was found that reading anew did not explain.
-    damaged_at: Option<crate::Seq>,
+    damaged_at: Option<Seq>,
 }
 
 impl Follower {
-    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: one read, one open.
+    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: one read, two opens.
     ///
     /// The history is locked only for moments.
     ///
@@ -230,13 +301,20 @@ impl Follower {
     /// again.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
-        let result = read_into(&mut self.cursor, history);
-        let polled =
-            |cursor: &LogCursor, reread| Polled { new_records: cursor.next_seq().get() - before.get(), reread };
+        self.adopt_sealed(history)?;
+        let mut result = read_into(&mut self.cursor, history);
+        // Logs may have been sealed, and removed, while they were being read.
+        while result.is_err() && self.adopt_sealed(history)? == Adopted::Some {
+            result = read_into(&mut self.cursor, history);
+        }
+        let polled = |cursor: &LogCursor, reread| {
+            let new_records = cursor.next_seq().get().saturating_sub(before.get());
+            Polled { new_records, reread }
+        };
         let error = match result {
             Ok(()) => return Ok(polled(&self.cursor, Reread::No)),
             Err(error @ ReadError::Storage(_)) => return Err(error),
-            Err(error) if self.damaged_at == Some(self.cursor.next_seq()) || before == crate::Seq::FIRST => {
+            Err(error) if self.damaged_at == Some(self.cursor.next_seq()) || before == Seq::FIRST => {
                 return Err(error);
             }
             Err(error) => error,
@@ -244,8 +322,9 @@ impl Follower {
         // Records that were read before they were durable can be gone after a crash of the machine that recorded them,
         // and others have their seqs now. Seen from here that looks like damage: reading anew tells.
         log::info!("{error}; reading the history anew");
-        let mut cursor = LogCursor::new(Arc::clone(&self.backup.directory), self.backup.manifest.uuid);
-        let anew = RwLock::new(self.backup.empty_history());
+        self.backup.segments.forget();
+        let (anew, mut cursor) = self.backup.sealed_history()?;
+        let anew = RwLock::new(anew);
         if let Err(error) = read_into(&mut cursor, &anew) {
             self.damaged_at = Some(self.cursor.next_seq());
             return Err(error);
@@ -254,65 +333,38 @@ impl Follower {
             anew.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.cursor = cursor;
         self.damaged_at = None;
-        Ok(Polled { new_records: self.cursor.next_seq().get().saturating_sub(before.get()), reread: Reread::Yes })
+        Ok(polled(&self.cursor, Reread::Yes))
     }
+
+    /// Takes over the logs that were sealed since the last call.
+    fn adopt_sealed(&mut self, history: &RwLock<History>) -> Result<Adopted, ReadError> {
+        let mut adopted = Adopted::None;
+        loop {
+            let oldest = history.read().unwrap_or_else(PoisonError::into_inner).oldest_log();
+            let oldest = oldest.unwrap_or(self.cursor.next_seq());
+            let footer = match self.backup.segments.footer(oldest) {
+                Ok(footer) => footer,
+                Err(ReadError::Storage(error)) if error.is_not_found() => return Ok(adopted),
+                Err(error) => return Err(error),
+            };
+            history.write().unwrap_or_else(PoisonError::into_inner).adopt(oldest)?;
+            // What was not read of the log is in the segment.
+            if self.cursor.next_seq() <= footer.last_seq {
+                let (directory, uuid) = (Arc::clone(&self.backup.directory), self.backup.manifest.uuid);
+                self.cursor = LogCursor::at(directory, uuid, footer.last_seq.next(), footer.last_checksum);
+            }
+            adopted = Adopted::Some;
+        }
+    }
+}
+
+/// Whether logs were taken over as segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adopted {
+    None,
+    Some,
 }
 
 fn read_into(cursor: &mut LogCursor, history: &RwLock<History>) -> Result<(), ReadError> {
     cursor.read_new(&mut |record, place| history.write().unwrap_or_else(PoisonError::into_inner).apply(record, place))
-}
-
-/// Reads records at known places; consecutive ones of a log are read together.
-pub(crate) struct RecordReader<'a> {
-    backup: &'a Backup,
-    file: Option<(crate::Seq, Box<dyn crate::storage::StoredFile>)>,
-    /// Bytes of the file from `buffer_offset` on.
-    buffer: Vec<u8>,
-    buffer_offset: u64,
-}
-
-/// Bytes read ahead of the record asked for: the next ones are usually asked for next.
-const READ_AHEAD: usize = 256 << 10;
-
-impl<'a> RecordReader<'a> {
-    pub(crate) fn new(backup: &'a Backup) -> Self {
-        Self { backup, file: None, buffer: Vec::new(), buffer_offset: 0 }
-    }
-
-    /// Reads the record at `place`, whole and checked, and hands it to `take`.
-    pub(crate) fn read<T>(&mut self, place: RecordPlace, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
-        let file = match &mut self.file {
-            Some((log, file)) if *log == place.log => file,
-            slot => {
-                let file = self.backup.directory.open(&place.file_name(), Access::Read)?;
-                self.buffer.clear();
-                &mut slot.insert((place.log, file)).1
-            }
-        };
-        let start = place
-            .offset
-            .checked_sub(self.buffer_offset)
-            .and_then(|start| usize::try_from(start).ok())
-            .filter(|start| start.checked_add(place.len).is_some_and(|end| end <= self.buffer.len()));
-        let start = match start {
-            Some(start) => start,
-            None => {
-                self.buffer.resize(place.len.max(READ_AHEAD), 0);
-                if !read_exact_at(&**file, &mut self.buffer, place.offset)? {
-                    // Fewer bytes follow than are read ahead: the record itself decides whether they are enough.
-                    self.buffer.resize(place.len, 0);
-                    read_exact_at(&**file, &mut self.buffer, place.offset)?;
-                }
-                self.buffer_offset = place.offset;
-                0
-            }
-        };
-        let damaged = |damage| ReadError::damaged(file.path(), place.offset, damage);
-        match parse(self.backup.manifest.uuid, &self.buffer[start..start + place.len]) {
-            Ok(Parsed::Record { record, .. }) => Ok(take(&record)),
-            Ok(Parsed::Short { wanted }) => Err(damaged(Damage::Short { have: place.len, want: wanted })),
-            Ok(Parsed::Unused) => Err(damaged(Damage::Magic { expected: "record" })),
-            Ok(Parsed::NotUnderstood(damage)) | Err(damage) => Err(damaged(damage)),
-        }
-    }
 }

@@ -36,10 +36,14 @@ pub(crate) fn compare_newest(
     let Some(newest) = history.newest() else {
         return Ok(Verdict::Same);
     };
-    let view = match Views::new(backup, 0).open(&history.plan(newest)) {
+    let opened = history.plan(newest).map_err(|error| error.to_string()).and_then(|plan| {
+        let opened = Views::new(backup, 0).open(&plan);
+        opened.map_err(|error| format!("{error}: {}", error.reason))
+    });
+    let view = match opened {
         Ok(view) => view,
-        Err(error) => {
-            log::error!("{error}: {}", error.reason);
+        Err(problem) => {
+            log::error!("{problem}");
             return Ok(Verdict::Differs);
         }
     };

@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backup::read_manifest;
+use crate::backup::{Backup, read_manifest};
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::format::record::RunStart;
 use crate::history::History;
 use crate::live_database::LiveDatabase;
-use crate::log::{AppendError, LogWriter, recover};
-use crate::pages::ExpectedSnapshot;
+use crate::log::{AppendError, LogWriter, RecoverError, recover};
 use crate::storage::{Directory, RealDirectory};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
 use crate::{BackupLock, BackupUrl, DataVersion, OnGap, OpenRecordingError, RecordError, Seq, Timestamp};
@@ -80,8 +79,6 @@ struct Pushed {
     recorded: Recorded,
     /// Seq of the change.
     seq: Seq,
-    /// The newest snapshots, if the batch adds one.
-    snapshots: Option<Vec<ExpectedSnapshot>>,
 }
 
 /// A backup being recorded to. Holds its lock until dropped.
@@ -95,7 +92,6 @@ pub struct Recording {
     log: LogWriter,
     newest: Option<NewestVersion>,
     commit: Commit,
-    snapshots: Vec<ExpectedSnapshot>,
     run_start: RunStart,
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
@@ -137,8 +133,9 @@ impl Recording {
         })?;
         // Read again under the lock: the recorder that held it may have learned the node's id.
         let manifest = read_manifest(&*directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
-        let mut history = History::new(manifest.uuid, manifest.page_size);
-        let log = recover(&directory, manifest.uuid, &mut |record, place| history.apply(record, place))?;
+        let backup = Backup::of(Arc::clone(&directory), manifest.clone());
+        let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
+        let log = recover(cursor, &mut |record, place| history.apply(record, place))?;
         let newest = history.newest().map(|newest| NewestVersion {
             data_version: newest.data_version,
             seq: newest.seq,
@@ -153,7 +150,6 @@ impl Recording {
             log,
             newest,
             commit: history.newest_for_rules().map_or(Commit::Certain, |newest| newest.commit),
-            snapshots: history.newest_snapshots(),
             run_start: RunStart::First,
             history_before_run: Some(history),
             identity: Identity::default(),
@@ -176,9 +172,6 @@ impl Recording {
         let bump = Bump::find(data_version, write.statements);
         let pushed = self.push(write, bump).inspect_err(|_| self.log.discard())?;
         self.log.commit()?;
-        if let Some(chain) = pushed.snapshots {
-            self.snapshots = chain;
-        }
         self.newest = Some(NewestVersion { data_version, seq: pushed.seq, recorded_at: write.received_at });
         self.commit = Commit::after(bump);
         self.run_start = RunStart::Later;
@@ -189,24 +182,26 @@ impl Recording {
     /// Fills the batch with what the write is, and with what must be recorded before it.
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
-        let (recorded, snapshots) = match decide(self.newest_for_rules(), data_version, bump) {
+        let recorded = match decide(self.newest_for_rules(), data_version, bump) {
             Decision::Append if self.newest_is_another() => {
                 self.push_rewind(now);
                 let committed = bump.committed(data_version);
-                (Recorded::Replaced { data_version: committed }, Some(self.push_snapshot(committed, now)?))
+                self.push_snapshot(committed, now)?;
+                Recorded::Replaced { data_version: committed }
             }
-            Decision::Append => (Recorded::Appended, None),
-            Decision::Rewind => (self.push_rewind(now), None),
+            Decision::Append => Recorded::Appended,
+            Decision::Rewind => self.push_rewind(now),
             Decision::Heal { committed } => {
                 let from = self.newest.map(|newest| newest.data_version);
-                (Recorded::Healed { from, to: committed }, Some(self.push_heal(committed, now)?))
+                self.push_heal(committed, now)?;
+                Recorded::Healed { from, to: committed }
             }
             Decision::Refuse { committed, newest } => {
                 return Err(RecordError::OldState { committed, newest, url: self.url.clone() });
             }
         };
-        let seq = self.log.push_change(data_version, now, self.run_start, write.statements)?;
-        Ok(Pushed { recorded, seq, snapshots })
+        let seq = self.log.push_change(data_version, now, self.run_start, bump, write.statements)?;
+        Ok(Pushed { recorded, seq })
     }
 
     /// Notes that `lightningd` committed the newest change, when its database says so. To be called when a run has ended:

@@ -15,18 +15,10 @@ pub(crate) use self::execution::ChangeAbout;
 use self::execution::{Control, execute};
 use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
+pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
 use crate::pages::{MountedOverlay, OverlayPages, PageSource};
 use crate::{DataVersion, ReadError, Seq, Timestamp};
-
-/// What a rider may have set on the connection and later changes depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ForeignKeys {
-    /// Enforced, as `lightningd` sets it when it opens its database.
-    On,
-    /// Switched off, as in the middle of a migration.
-    Off,
-}
 
 /// A change could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +124,6 @@ impl Replay {
         execute(self, &mut control, &about, statements, |sql| statement::execute(&self.connection, sql))
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for sealed segments"))]
     /// Begins to execute changes of blocks with the table `templates`.
     pub(crate) fn stored<'r>(&'r mut self, templates: &Templates) -> StoredReplay<'r> {
         StoredReplay {
@@ -142,13 +133,27 @@ impl Replay {
         }
     }
 
-    /// The database as it is now.
-    pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
-        let foreign_keys = self
-            .connection
+    /// The database as it is now, between two changes. Replay goes on with pages of its own.
+    pub(crate) fn pages(&self) -> OverlayPages {
+        self.mounted.pages()
+    }
+
+    /// Pages of the database as it is now.
+    pub(crate) fn page_count(&self) -> u32 {
+        self.mounted.page_count()
+    }
+
+    /// Whether foreign keys are enforced now.
+    pub(crate) fn foreign_keys(&self) -> Result<ForeignKeys, ReplayError> {
+        self.connection
             .query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))
             .map(|on| if on { ForeignKeys::On } else { ForeignKeys::Off })
-            .map_err(|error| ReplayError::SetUp { reason: reason(&error) })?;
+            .map_err(|error| ReplayError::SetUp { reason: reason(&error) })
+    }
+
+    /// The database as it is now.
+    pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
+        let foreign_keys = self.foreign_keys()?;
         Ok((self.mounted.pages(), foreign_keys))
     }
 }
@@ -165,7 +170,6 @@ impl StoredReplay<'_> {
     ///
     /// # Errors
     /// As there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for sealed segments"))]
     pub(crate) fn apply(&mut self, about: &ChangeAbout, statements: Statements<'_>) -> Result<(), ReplayError> {
         execute(self.replay, &mut self.control, about, statements, |statement| self.prepared.execute(&statement))
     }

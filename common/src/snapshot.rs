@@ -1,13 +1,14 @@
 //! Taking a snapshot: copying the pages of the live database into a file of the backup.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::format::record::{SnapshotReason, SnapshotRef};
+use crate::format::record::{DeltaBase, SnapshotReason, SnapshotRef};
 use crate::format::snapshot::SnapshotHeader;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::pages::{PageSource, SnapshotChain, SnapshotWriter};
+use crate::pages::{PageSource, SnapshotWriter};
 use crate::storage::{Directory, StorageError};
 use crate::{DataVersion, PageSize, ReadError, Seq, Timestamp};
 
@@ -33,10 +34,9 @@ pub(crate) struct NewSnapshot {
 }
 
 /// What a delta builds on.
-#[derive(Debug)]
 pub(crate) struct Base {
-    pub(crate) seq: Seq,
-    pub(crate) pages: SnapshotChain,
+    pub(crate) name: DeltaBase,
+    pub(crate) pages: Arc<dyn PageSource>,
 }
 
 /// Why a snapshot was not taken. Nothing has its name then.
@@ -52,7 +52,7 @@ pub enum SnapshotError {
     /// Whoever was shown the progress asked to stop.
     #[error("interrupted; nothing was created")]
     Interrupted,
-    /// The snapshot that it builds on cannot be read.
+    /// What it builds on cannot be read.
     #[error(transparent)]
     Base(#[from] ReadError),
 }
@@ -77,7 +77,7 @@ pub(crate) fn take_snapshot(
     let header = SnapshotHeader {
         uuid: new.uuid,
         seq: new.seq,
-        base: base.map(|base| base.seq),
+        base: base.map(|base| base.name),
         data_version: new.data_version,
         page_size,
         page_count,
@@ -98,5 +98,5 @@ pub(crate) fn take_snapshot(
         Ok(writer.push(page, bytes)?)
     })?;
     let footer_checksum = writer.finish()?;
-    Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.seq), footer_checksum })
+    Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.name), footer_checksum })
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::backup::{Backup, RecordReader};
+use crate::backup::Backup;
 use crate::format::record::Body;
 use crate::history::{PlannedChange, ReplayPlan};
-use crate::pages::{NoPages, OverlayPages, PageSource};
+use crate::pages::{OverlayPages, PageSource};
+use crate::recorded_changes::{LogRecords, RecordedChanges, SegmentChanges};
 use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
 use crate::{DataVersion, PageNo, PageSize, ReadError, Seq};
 
@@ -95,17 +96,22 @@ impl View {
     pub(crate) fn build(backup: &Backup, plan: &ReplayPlan, earlier: Option<&Self>) -> Result<Self, BuildError> {
         let (pages, foreign_keys, from) = match earlier {
             Some(view) => (view.pages.clone(), view.foreign_keys, Some(view.seq)),
-            None => (base_pages(backup, plan).map_err(BuildError::pages)?, ForeignKeys::On, None),
+            None => {
+                let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
+                (OverlayPages::new(pages), foreign_keys, None)
+            }
         };
-        let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq <= seq));
+        let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq() <= seq));
         let changes = plan.changes.get(first..).unwrap_or_default();
         if changes.is_empty() {
             return Ok(Self { seq: plan.seq, pages, foreign_keys });
         }
         let mut replay = Replay::start(pages, foreign_keys).map_err(|reason| BuildError { at: None, reason })?;
-        let mut records = RecordReader::new(backup);
-        for change in changes {
-            apply(&mut replay, &mut records, change).map_err(|reason| BuildError { at: Some(change.seq), reason })?;
+        for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
+            match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
+                RecordedChanges::Log(records) => replay_log(&mut replay, records, run)?,
+                RecordedChanges::Segment(segment) => replay_segment(&mut replay, &segment, run)?,
+            }
         }
         let (pages, foreign_keys) = replay.finish().map_err(|reason| BuildError { at: None, reason })?;
         Ok(Self { seq: plan.seq, pages, foreign_keys })
@@ -125,24 +131,35 @@ impl BuildError {
     }
 }
 
-fn base_pages(backup: &Backup, plan: &ReplayPlan) -> Result<OverlayPages, ReadError> {
-    let base: Arc<dyn PageSource> = if plan.snapshots.is_empty() {
-        Arc::new(NoPages(plan.page_size))
-    } else {
-        Arc::new(backup.open_snapshots(&plan.snapshots)?)
-    };
-    Ok(OverlayPages::new(base))
+fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange]) -> Result<(), BuildError> {
+    for change in run {
+        let replayed = records.read(&change.place, |record| match &record.body {
+            Body::Change { run_start, statements } => replay.apply(&Change {
+                data_version: record.header.data_version,
+                seq: record.header.seq,
+                time: record.header.time,
+                run_start: *run_start,
+                statements,
+            }),
+            Body::Rewind { .. } | Body::Commit | Body::Snapshot(_) => Ok(()),
+        });
+        let at = Some(change.seq());
+        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
+    }
+    Ok(())
 }
 
-fn apply(replay: &mut Replay, records: &mut RecordReader<'_>, change: &PlannedChange) -> Result<(), ReplayError> {
-    records.read(change.place, |record| match &record.body {
-        Body::Change { run_start, statements } => replay.apply(&Change {
-            data_version: record.header.data_version,
-            seq: record.header.seq,
-            time: record.header.time,
-            run_start: *run_start,
-            statements,
-        }),
-        Body::Rewind { .. } | Body::Commit | Body::Snapshot(_) => Ok(()),
-    })?
+fn replay_segment(replay: &mut Replay, segment: &SegmentChanges, run: &[PlannedChange]) -> Result<(), BuildError> {
+    let templates = segment.segments.templates(segment.first_seq).map_err(BuildError::pages)?;
+    let mut stored = replay.stored(&templates);
+    for change in run {
+        let replayed = segment.find(&change.place).and_then(|(interval, position)| {
+            let block = segment.segments.block(segment.first_seq, interval)?;
+            let statements = block.change(position).ok_or_else(|| segment.missing())?;
+            Ok(stored.apply(&change.about, statements))
+        });
+        let at = Some(change.seq());
+        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
+    }
+    Ok(())
 }

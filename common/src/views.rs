@@ -120,7 +120,7 @@ impl Kept {
     }
 
     fn failure_on_the_way(&self, plan: &ReplayPlan) -> Option<Arc<ReplayError>> {
-        let first = plan.changes.first()?.seq;
+        let first = plan.changes.first()?.seq();
         self.failed
             .range(first..=plan.seq)
             .find(|(seq, _)| is_on_the_way(plan, **seq))
@@ -129,7 +129,7 @@ impl Kept {
 
     /// The newest view that is built and from which only later changes of the plan are missing.
     fn nearest_on_the_way(&self, plan: &ReplayPlan) -> Option<Arc<View>> {
-        let first = plan.changes.first()?.seq;
+        let first = plan.changes.first()?.seq();
         self.slots
             .range(first..plan.seq)
             .rev()
@@ -163,7 +163,7 @@ impl Kept {
 }
 
 fn is_on_the_way(plan: &ReplayPlan, seq: Seq) -> bool {
-    plan.changes.binary_search_by_key(&seq, |change| change.seq).is_ok()
+    plan.changes.binary_search_by_key(&seq, |change| change.seq()).is_ok()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! nothing else. The difference is what zstd makes of the page when it may copy from the later image: rows that moved
 //! within the page cost nothing, where XOR pays for every byte.
 
-use super::fields::{Reader, put_varint};
 use super::Damage;
+use super::fields::{Reader, put_varint};
 use crate::PageNo;
 
 /// zstd's level for the newest image, which is most of what a segment stores beside the statements.

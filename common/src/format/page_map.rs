@@ -82,7 +82,11 @@ impl MapNode {
             }
             node.entries[slot as usize] = Some(Location { segment, piece: Piece { offset, len } });
         }
-        if fields.rest().is_empty() { Ok(node) } else { Err(Damage::Contradiction("a node of the page map has a rest")) }
+        if fields.rest().is_empty() {
+            Ok(node)
+        } else {
+            Err(Damage::Contradiction("a node of the page map has a rest"))
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::segment::SnapshotId;
 use super::{Damage, checksum, fields::Reader};
 use crate::{DataVersion, PageSize, Seq, Timestamp};
 
@@ -47,35 +48,43 @@ pub enum SnapshotReason {
 /// replay, which another SQLite may lay out in another way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeltaBase {
-    /// The full snapshot of this seq.
-    Snapshot(Seq),
+    /// A full snapshot.
+    Snapshot(SnapshotId),
     /// The end of the segment that begins with this seq.
     Segment(Seq),
 }
 
+/// Bytes of an encoded base.
+pub(crate) const BASE_LEN: usize = 13;
+
 impl DeltaBase {
-    /// The seq and the kind, 1 or 2, that stand for it; 0 and 0 stand for none.
-    pub(crate) fn encode(base: Option<Self>) -> (u64, u8) {
-        match base {
-            None => (0, 0),
-            Some(Self::Snapshot(seq)) => (seq.get(), 1),
-            Some(Self::Segment(seq)) => (seq.get(), 2),
-        }
+    /// Appends the bytes that stand for it, or for none.
+    pub(crate) fn encode(base: Option<Self>, out: &mut Vec<u8>) {
+        let (kind, seq, footer_checksum) = match base {
+            None => (0, 0, 0),
+            Some(Self::Snapshot(id)) => (1, id.seq.get(), id.footer_checksum),
+            Some(Self::Segment(first)) => (2, first.get(), 0),
+        };
+        out.push(kind);
+        out.extend_from_slice(&seq.to_le_bytes());
+        out.extend_from_slice(&footer_checksum.to_le_bytes());
     }
 
-    pub(crate) fn decode(seq: u64, kind: u8) -> Result<Option<Self>, Damage> {
-        match (Seq::new(seq), kind) {
-            (None, 0) => Ok(None),
-            (Some(seq), 1) => Ok(Some(Self::Snapshot(seq))),
-            (Some(seq), 2) => Ok(Some(Self::Segment(seq))),
-            _ => Err(Damage::Field { field: "base kind", value: kind.into() }),
+    pub(crate) fn decode(fields: &mut Reader<'_>) -> Result<Option<Self>, Damage> {
+        let (kind, seq, footer_checksum) = (fields.u8()?, fields.u64()?, fields.u32()?);
+        match (kind, Seq::new(seq)) {
+            (0, None) if footer_checksum == 0 => Ok(None),
+            (1, Some(seq)) => Ok(Some(Self::Snapshot(SnapshotId { seq, footer_checksum }))),
+            (2, Some(first)) if footer_checksum == 0 => Ok(Some(Self::Segment(first))),
+            _ => Err(Damage::Field { field: "base", value: seq }),
         }
     }
 
     /// The seq of the snapshot, or the first one of the segment.
     pub fn seq(self) -> Seq {
         match self {
-            Self::Snapshot(seq) | Self::Segment(seq) => seq,
+            Self::Snapshot(id) => id.seq,
+            Self::Segment(first) => first,
         }
     }
 }
@@ -200,14 +209,13 @@ impl SnapshotRef {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.page_size.get().to_le_bytes());
         out.extend_from_slice(&self.page_count.to_le_bytes());
-        let (base, base_kind) = DeltaBase::encode(self.base);
-        out.extend_from_slice(&base.to_le_bytes());
+        DeltaBase::encode(self.base, out);
         out.extend_from_slice(&self.footer_checksum.to_le_bytes());
         let reason = match self.reason {
             SnapshotReason::Init => 1,
             SnapshotReason::Heal => 2,
         };
-        out.extend_from_slice(&[reason, base_kind, 0, 0]);
+        out.extend_from_slice(&[reason, 0, 0]);
     }
 
     /// Reads the payload of a snapshot's record.
@@ -216,20 +224,19 @@ impl SnapshotRef {
         let page_size =
             PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
         let page_count = fields.u32()?;
-        let base = fields.u64()?;
+        let base = DeltaBase::decode(fields)?;
         let footer_checksum = fields.u32()?;
         let reason = match fields.u8()? {
             1 => SnapshotReason::Init,
             2 => SnapshotReason::Heal,
             other => return Err(Damage::Field { field: "reason", value: other.into() }),
         };
-        let base = DeltaBase::decode(base, fields.u8()?)?;
         fields.zeros(2, "reserved")?;
         Ok(Self { reason, page_size, page_count, base, footer_checksum })
     }
 }
 
-const SNAPSHOT_PAYLOAD_LEN: usize = 24;
+const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3;
 
 /// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
 fn len_u32(len: usize) -> u32 {
@@ -406,6 +413,16 @@ mod tests {
         }
     }
 
+    fn any_base() -> impl Strategy<Value = Option<DeltaBase>> {
+        let seq = || (1..=u64::MAX).prop_map(|seq| Seq::new(seq).unwrap());
+        prop_oneof![
+            Just(None),
+            seq().prop_map(|first| Some(DeltaBase::Segment(first))),
+            (seq(), any::<u32>())
+                .prop_map(|(seq, footer_checksum)| Some(DeltaBase::Snapshot(SnapshotId { seq, footer_checksum }))),
+        ]
+    }
+
     fn any_body() -> impl Strategy<Value = Body<'static>> {
         let run_start = prop_oneof![Just(RunStart::First), Just(RunStart::Later)];
         let reason = prop_oneof![Just(SnapshotReason::Init), Just(SnapshotReason::Heal)];
@@ -416,12 +433,12 @@ mod tests {
             }),
             Just(Body::Commit),
             (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
-            (reason, 9..=16_u32, any::<u32>(), (1..=u64::MAX, 0..3_u8), any::<u32>()).prop_map(
-                |(reason, size, page_count, (base, kind), footer_checksum)| Body::Snapshot(SnapshotRef {
+            (reason, 9..=16_u32, any::<u32>(), any_base(), any::<u32>()).prop_map(
+                |(reason, size, page_count, base, footer_checksum)| Body::Snapshot(SnapshotRef {
                     reason,
                     page_size: PageSize::new(1 << size).unwrap(),
                     page_count,
-                    base: DeltaBase::decode(if kind == 0 { 0 } else { base }, kind).unwrap(),
+                    base,
                     footer_checksum,
                 })
             ),

@@ -1,10 +1,10 @@
 //! The record index of a segment: what each of its records is, without the statements, and where those are.
 
+use super::Damage;
 use super::fields::{Reader, put_signed, put_varint};
 use super::page_images::Keyframe;
 use super::record::{RunStart, SnapshotRef};
 use super::segment::Piece;
-use super::Damage;
 use crate::version_rules::Bump;
 use crate::{DataVersion, Timestamp};
 

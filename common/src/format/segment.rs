@@ -294,7 +294,10 @@ mod tests {
             base: Some(seq(4)),
             snapshot: Some(SnapshotId { seq: seq(5), footer_checksum: 6 }),
             page_count: 7,
-            map: Some(MapRoot { location: Location { segment: seq(8), piece: Piece { offset: 9, len: 10 } }, height: 3 }),
+            map: Some(MapRoot {
+                location: Location { segment: seq(8), piece: Piece { offset: 9, len: 10 } },
+                height: 3,
+            }),
             index: Piece { offset: 11, len: 12 },
             templates: Piece { offset: 13, len: 14 },
             versions_before: 15,

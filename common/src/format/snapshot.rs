@@ -57,13 +57,11 @@ impl SnapshotHeader {
         out.extend_from_slice(&self.page_size.get().to_le_bytes());
         out.extend_from_slice(self.uuid.as_bytes());
         out.extend_from_slice(&self.seq.get().to_le_bytes());
-        let (base, base_kind) = DeltaBase::encode(self.base);
-        out.extend_from_slice(&base.to_le_bytes());
+        DeltaBase::encode(self.base, &mut out);
         out.extend_from_slice(&self.data_version.get().to_le_bytes());
         out.extend_from_slice(&self.page_count.to_le_bytes());
         out.extend_from_slice(&self.created.as_micros().to_le_bytes());
-        out.push(base_kind);
-        out.extend_from_slice(&[0; 11]);
+        out.extend_from_slice(&[0; 7]);
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
         out.try_into().expect("BUG: the fields of a snapshot header are SNAPSHOT_HEADER_LEN bytes")
     }
@@ -82,17 +80,16 @@ impl SnapshotHeader {
             PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
         let uuid = Uuid::from_bytes(fields.array()?);
         let seq = Seq::new(fields.u64()?).ok_or(Damage::Field { field: "seq", value: 0 })?;
-        let base = fields.u64()?;
-        if base >= seq.get() {
-            return Err(Damage::Field { field: "base", value: base });
+        let base = DeltaBase::decode(&mut fields)?;
+        if let Some(base) = base.filter(|base| base.seq() >= seq) {
+            return Err(Damage::Field { field: "base", value: base.seq().get() });
         }
         let data_version = DataVersion::new(fields.u32()?);
         let page_count = fields.u32()?;
         let created = fields.i64()?;
         let created = Timestamp::from_micros(created)
             .ok_or(Damage::Field { field: "created", value: created.cast_unsigned() })?;
-        let base = DeltaBase::decode(base, fields.u8()?)?;
-        fields.zeros(11, "reserved")?;
+        fields.zeros(7, "reserved")?;
         Ok(Self { uuid, seq, base, data_version, page_size, page_count, created })
     }
 }

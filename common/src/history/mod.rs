@@ -5,8 +5,6 @@
 
 mod by_time;
 mod stretch;
-#[cfg(test)]
-mod tests;
 mod version;
 
 use std::ops::{ControlFlow, Deref};
@@ -14,14 +12,16 @@ use std::sync::Arc;
 
 use crate::format::page_images::Keyframe;
 use crate::format::record::{DeltaBase, Record, SnapshotRef};
-use crate::format::segment::SegmentFooter;
+use crate::format::record_index::ForeignKeys;
+use crate::format::segment::{SegmentFooter, SnapshotId};
 use crate::format::{Damage, names};
 use crate::log::RecordPlace;
+use crate::replay::ChangeAbout;
 use crate::segment::{SealedState, Segments};
 use crate::version_rules::Newest;
 use crate::{DataVersion, PageSize, ReadError, Seq};
 
-pub(crate) use stretch::{Before, Stretch};
+pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
 pub(crate) use version::Place;
 pub use version::{Origin, TimelineEntry, Version};
 
@@ -50,8 +50,15 @@ pub(crate) enum Start {
 /// A change to replay.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlannedChange {
-    pub(crate) seq: Seq,
+    pub(crate) about: ChangeAbout,
     pub(crate) place: RecordPlace,
+}
+
+impl PlannedChange {
+    /// Its seq.
+    pub(crate) fn seq(&self) -> Seq {
+        self.about.seq
+    }
 }
 
 /// What the records of a backup amount to.
@@ -116,7 +123,8 @@ impl History {
         let footer = self.segments.footer(segment)?;
         let newest = self.segments.stretch(segment)?.versions().last().cloned();
         self.sealed_versions = footer.versions_before + u64::from(footer.versions);
-        self.sealed_place = if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
+        self.sealed_place =
+            if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
         // A segment that holds nothing but changes that were rewound has no version.
         if newest.is_some() {
             self.newest_sealed = newest;
@@ -376,9 +384,12 @@ impl History {
     /// What the log that is sealed next is replayed onto, and a new delta snapshot is the difference to: pages that are
     /// stored as they were. `None` when there are none.
     pub(crate) fn newest_stored_state(&self) -> Option<DeltaBase> {
-        let full = self.tail.iter().rev().find(|stretch| stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
-        match full {
-            Some(stretch) => Some(DeltaBase::Snapshot(stretch.first_seq())),
+        let full =
+            self.tail.iter().rev().find(|stretch| stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
+        match full.and_then(|stretch| Some((stretch.first_seq(), stretch.snapshot()?))) {
+            Some((seq, snapshot)) => {
+                Some(DeltaBase::Snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum }))
+            }
             None => self.sealed.last().copied().map(DeltaBase::Segment),
         }
     }
@@ -392,8 +403,8 @@ impl History {
             return Ok(Vec::new());
         };
         let records = stretch.records().get(version.first_record..).unwrap_or_default();
-        let own = records.iter().take_while(|record| record.seq <= version.seq);
-        Ok(own.filter(|record| record.is_change).map(|record| record.place).collect())
+        let own = records.iter().take_while(|record| record.seq() <= version.seq);
+        Ok(own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place).collect())
     }
 
     /// The name of the file that holds the first record of `version`.
@@ -408,27 +419,34 @@ impl History {
             return Ok(None);
         };
         let in_log = matches!(record.place, RecordPlace::Log { .. });
-        Ok(Some(if in_log && !record.is_change { names::snapshot(record.seq) } else { record.place.file_name() }))
+        Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
+            names::snapshot(record.seq())
+        } else {
+            record.place.file_name()
+        }))
     }
 }
 
 /// From the keyframe before it.
 fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
-    let end = stretch.records().partition_point(|record| record.seq <= seq);
+    let end = stretch.records().partition_point(|record| record.seq() <= seq);
     let records = stretch.records().get(..end).unwrap_or_default();
     let keyframe = match records.last().map(|record| record.place) {
         Some(RecordPlace::Segment { interval, .. }) => interval,
         _ => Keyframe(0),
     };
-    let page_count = stretch.interval(keyframe).map_or(0, |interval| interval.page_count);
+    let (page_count, foreign_keys) = match stretch.interval(keyframe) {
+        Some(interval) => (interval.page_count, interval.foreign_keys),
+        None => (0, ForeignKeys::On),
+    };
     let in_interval = |place| matches!(place, RecordPlace::Segment { interval, .. } if interval == keyframe);
     let first = records.partition_point(|record| !in_interval(record.place));
-    let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.is_change);
-    let changes = changes.map(|record| PlannedChange { seq: record.seq, place: record.place }).collect();
-    (Start::Segment(stretch.first_seq(), SealedState::At(keyframe, page_count)), changes)
+    let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.kind == LiveKind::Change);
+    let changes = changes.map(|record| PlannedChange { about: record.about, place: record.place }).collect();
+    (Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys }), changes)
 }
 
 fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {
-    let live = stretch.records().iter().filter(move |record| record.is_change && record.seq <= upto);
-    live.map(|record| PlannedChange { seq: record.seq, place: record.place })
+    let live = stretch.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
+    live.map(|record| PlannedChange { about: record.about, place: record.place })
 }

@@ -1,12 +1,13 @@
 //! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
 
 use super::version::{Origin, Place, TimelineEntry, Version};
+use crate::format::Damage;
 use crate::format::page_images::Keyframe;
-use crate::format::record::{Body, Record, SnapshotRef};
+use crate::format::record::{Body, Record, RunStart, SnapshotRef};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
 use crate::format::segment::{FollowedBy, SegmentFooter, SegmentHeader};
-use crate::format::Damage;
 use crate::log::RecordPlace;
+use crate::replay::ChangeAbout;
 use crate::version_rules::{Bump, Commit};
 use crate::{DataVersion, Seq, Timestamp};
 
@@ -23,10 +24,26 @@ pub(crate) enum Before {
 
 /// A record that is part of the newest state: no rewind, and not rewound.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LiveRecord {
-    pub(super) seq: Seq,
-    pub(super) place: RecordPlace,
-    pub(super) is_change: bool,
+pub(crate) struct LiveRecord {
+    pub(crate) about: ChangeAbout,
+    pub(crate) place: RecordPlace,
+    pub(crate) kind: LiveKind,
+}
+
+/// What a live record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LiveKind {
+    /// Statements.
+    Change,
+    /// Pages.
+    Snapshot,
+}
+
+impl LiveRecord {
+    /// Its seq.
+    pub(crate) fn seq(&self) -> Seq {
+        self.about.seq
+    }
 }
 
 /// A record to be added.
@@ -79,8 +96,26 @@ impl Stretch {
     ) -> Result<Self, Damage> {
         let has_before = footer.versions_before > 0;
         let before = if has_before { Before::Version(Place(footer.place_before)) } else { Before::Nothing };
-        let mut stretch = Self::new(header.first_seq, before);
-        let mut seq = header.first_seq;
+        let stretch = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
+        if stretch.versions.len() == footer.versions as usize {
+            Ok(stretch)
+        } else {
+            Err(Damage::Contradiction("its record index has another number of versions"))
+        }
+    }
+
+    /// The stretch of the segment that has, or will have, this index.
+    ///
+    /// # Errors
+    /// When the index contradicts itself.
+    pub(crate) fn of_index(
+        first_seq: Seq,
+        before: Before,
+        index: RecordIndex,
+        followed_by: FollowedBy,
+    ) -> Result<Self, Damage> {
+        let mut stretch = Self::new(first_seq, before);
+        let mut seq = first_seq;
         let mut interval = 0;
         let mut position = 0;
         for (ordinal, record) in index.records.iter().enumerate() {
@@ -88,17 +123,15 @@ impl Stretch {
                 interval += 1;
                 position = 0;
             }
-            let place = RecordPlace::Segment { segment: header.first_seq, interval: Keyframe(interval), position };
+            let place = RecordPlace::Segment { segment: first_seq, interval: Keyframe(interval), position };
             position += u32::from(matches!(record.body, IndexedBody::Change { .. }));
             let (data_version, time) = (record.data_version, record.time);
-            stretch.apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
+            stretch
+                .apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
             seq = seq.next();
         }
-        if footer.followed_by == FollowedBy::Change {
+        if followed_by == FollowedBy::Change {
             stretch.confirm_newest();
-        }
-        if stretch.versions.len() != footer.versions as usize {
-            return Err(Damage::Contradiction("its record index has another number of versions"));
         }
         stretch.intervals = index.intervals;
         Ok(stretch)
@@ -114,7 +147,7 @@ impl Stretch {
                 statements: u32::try_from(statements.len()).unwrap_or(u32::MAX),
                 bytes: statements.iter().map(|statement| statement.len() as u64).sum(),
             },
-            Body::Rewind { rewound } if self.records.last().is_none_or(|record| record.seq != *rewound) => {
+            Body::Rewind { rewound } if self.records.last().is_none_or(|record| record.seq() != *rewound) => {
                 return Err(Damage::Contradiction("a rewind is not of the change before it"));
             }
             Body::Rewind { .. } => IndexedBody::Rewind,
@@ -127,8 +160,8 @@ impl Stretch {
 
     fn apply(&mut self, entry: &Entry, body: &IndexedBody) -> Result<(), Damage> {
         match body {
-            IndexedBody::Change { bump, statements, bytes, .. } => {
-                self.apply_change(entry, *bump, (*statements).into(), *bytes)
+            IndexedBody::Change { run_start, bump, statements, bytes } => {
+                self.apply_change(entry, *run_start, *bump, (*statements).into(), *bytes)
             }
             IndexedBody::Commit => self.apply_commit(entry.data_version),
             IndexedBody::Rewind => self.apply_rewind(entry.data_version),
@@ -137,11 +170,18 @@ impl Stretch {
     }
 
     /// Where the newest version stands, of this stretch or before it.
-    pub(super) fn newest_place(&self) -> Before {
+    pub(crate) fn newest_place(&self) -> Before {
         self.versions.last().map_or(self.before, |version| Before::Version(version.place))
     }
 
-    fn apply_change(&mut self, entry: &Entry, bump: Bump, statements: u64, bytes: u64) -> Result<(), Damage> {
+    fn apply_change(
+        &mut self,
+        entry: &Entry,
+        run_start: RunStart,
+        bump: Bump,
+        statements: u64,
+        bytes: u64,
+    ) -> Result<(), Damage> {
         let committed = bump.committed(entry.data_version);
         let follows = match self.newest_place() {
             Before::Version(newest) => newest.data_version() == committed,
@@ -165,7 +205,7 @@ impl Stretch {
             }
             None => self.push_version(entry, Origin::Change, Commit::after(bump), statements, bytes),
         }
-        self.records.push(LiveRecord { seq: entry.seq, place: entry.place, is_change: true });
+        self.push_record(entry, run_start, LiveKind::Change);
         Ok(())
     }
 
@@ -188,9 +228,9 @@ impl Stretch {
 
     fn apply_rewind(&mut self, now_newest: DataVersion) -> Result<(), Damage> {
         let damage = Damage::Contradiction("a rewind is not of the change before it");
-        let version = self.versions.pop_if(|version| {
-            version.commit != Commit::Certain && version.data_version.previous() == now_newest
-        });
+        let version = self
+            .versions
+            .pop_if(|version| version.commit != Commit::Certain && version.data_version.previous() == now_newest);
         let version = version.ok_or(damage)?;
         self.records.pop();
         self.asides.push(TimelineEntry::Rewound {
@@ -221,8 +261,13 @@ impl Stretch {
             version.page_count = Some(snapshot.page_count);
         }
         self.snapshot = Some(*snapshot);
-        self.records.push(LiveRecord { seq: entry.seq, place: entry.place, is_change: false });
+        self.push_record(entry, RunStart::Later, LiveKind::Snapshot);
         Ok(())
+    }
+
+    fn push_record(&mut self, entry: &Entry, run_start: RunStart, kind: LiveKind) {
+        let about = ChangeAbout { data_version: entry.data_version, seq: entry.seq, time: entry.time, run_start };
+        self.records.push(LiveRecord { about, place: entry.place, kind });
     }
 
     fn push_version(&mut self, entry: &Entry, origin: Origin, commit: Commit, statements: u64, bytes: u64) {
@@ -255,7 +300,7 @@ impl Stretch {
     }
 
     /// Its versions, in order.
-    pub(super) fn versions(&self) -> &[Version] {
+    pub(crate) fn versions(&self) -> &[Version] {
         &self.versions
     }
 
@@ -272,12 +317,12 @@ impl Stretch {
     }
 
     /// Its live records.
-    pub(super) fn records(&self) -> &[LiveRecord] {
+    pub(crate) fn records(&self) -> &[LiveRecord] {
         &self.records
     }
 
     /// The intervals of its segment; none for a log.
-    pub(super) fn interval(&self, keyframe: Keyframe) -> Option<&Interval> {
+    pub(crate) fn interval(&self, keyframe: Keyframe) -> Option<&Interval> {
         self.intervals.get(keyframe.0 as usize)
     }
 

@@ -50,20 +50,45 @@ enum End {
     NoRecord(Damage),
 }
 
+/// What comes behind the last record of a log that there is by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Another log, which the cursor is at the beginning of.
+    NextLog,
+    /// Nothing yet.
+    Nothing,
+}
+
 /// Whether whoever takes the records wants to go on.
 pub(crate) type Taken = Result<(), Damage>;
 
 impl LogCursor {
     /// A cursor before the first record of a backup.
     pub(crate) fn new(directory: Arc<dyn Directory>, uuid: Uuid) -> Self {
-        Self {
-            directory,
-            uuid,
-            next_seq: Seq::FIRST,
-            previous_checksum: first_link(uuid),
-            log: None,
-            checked_to_the_end: false,
-        }
+        Self::at(directory, uuid, Seq::FIRST, first_link(uuid))
+    }
+
+    /// A cursor before the record `next_seq`, which begins a log and must carry this checksum of the record before it.
+    pub(crate) fn at(directory: Arc<dyn Directory>, uuid: Uuid, next_seq: Seq, previous_checksum: u32) -> Self {
+        Self { directory, uuid, next_seq, previous_checksum, log: None, checked_to_the_end: false }
+    }
+
+    /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
+    pub(crate) fn at_log(directory: Arc<dyn Directory>, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
+        let mut cursor = Self::at(directory, uuid, first_seq, 0);
+        let file = cursor.directory.open(&names::log(first_seq), Access::Read)?;
+        cursor.previous_checksum = read_header(&*file, uuid)?.previous_checksum;
+        Ok(cursor)
+    }
+
+    /// The directory that it reads.
+    pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
+        &self.directory
+    }
+
+    /// The backup that it reads.
+    pub(crate) fn uuid(&self) -> Uuid {
+        self.uuid
     }
 
     /// Seq of the record that comes next.
@@ -105,17 +130,41 @@ impl LogCursor {
     }
 
     fn read_once(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken) -> Result<(), ReadError> {
-        loop {
-            if self.log.is_none() && !self.enter_next_log()? {
-                let path = self.directory.path().join(names::log(self.next_seq));
-                return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
-            }
-            let end = self.read_log(take)?;
-            if self.enter_next_log()? {
-                continue;
-            }
-            self.check_end(end)?;
-            return Ok(());
+        while self.read_to_end_of_log(take)? == Behind::NextLog {}
+        Ok(())
+    }
+
+    /// Hands the records of one log that are there by now to `take`, in order.
+    ///
+    /// # Errors
+    /// As [`read_new`](Self::read_new), but without a second look.
+    pub(crate) fn read_to_end_of_log(
+        &mut self,
+        take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
+    ) -> Result<Behind, ReadError> {
+        if self.log.is_none() && !self.enter_next_log()? {
+            let path = self.directory.path().join(names::log(self.next_seq));
+            return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
+        }
+        let end = self.read_log(take)?;
+        if self.enter_next_log()? {
+            return Ok(Behind::NextLog);
+        }
+        self.check_end(end)?;
+        Ok(Behind::Nothing)
+    }
+
+    /// Looks at the next record of the log without passing it.
+    pub(crate) fn peek<T>(&mut self, look: impl FnOnce(&Record<'_>) -> T) -> Result<Option<T>, ReadError> {
+        let (mut look, mut seen) = (Some(look), None);
+        let result = self.read_log(&mut |record, _| {
+            seen = look.take().map(|look| look(record));
+            // What `take` refuses is not passed.
+            Err(Damage::Contradiction("looked at only"))
+        });
+        match (seen, result) {
+            (Some(seen), _) => Ok(Some(seen)),
+            (None, result) => result.map(|_| None),
         }
     }
 
@@ -130,14 +179,7 @@ impl LogCursor {
             Err(error) => return Err(error.into()),
         };
         let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
-        let mut bytes = [0; LOG_HEADER_LEN];
-        if !read_exact_at(&*file, &mut bytes, 0)? {
-            return Err(damaged(Damage::Short { have: 0, want: LOG_HEADER_LEN }));
-        }
-        let header = LogHeader::decode(&bytes).map_err(damaged)?;
-        if header.uuid != self.uuid {
-            return Err(damaged(Damage::Foreign));
-        }
+        let header = read_header(&*file, self.uuid)?;
         if header.first_seq != self.next_seq || header.previous_checksum != self.previous_checksum {
             return Err(damaged(Damage::Contradiction("it does not continue the log before it")));
         }
@@ -168,7 +210,7 @@ impl LogCursor {
                         if header.seq != self.next_seq || header.previous_checksum != self.previous_checksum {
                             return Err(damaged(Damage::Missing { expected: self.next_seq }));
                         }
-                        let place = RecordPlace { log: log.first_seq, offset: log.offset, len };
+                        let place = RecordPlace::Log { log: log.first_seq, seq: header.seq, offset: log.offset, len };
                         take(&record, place).map_err(damaged)?;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
@@ -211,6 +253,16 @@ impl LogCursor {
     }
 }
 
+fn read_header(file: &dyn StoredFile, uuid: Uuid) -> Result<LogHeader, ReadError> {
+    let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
+    let mut bytes = [0; LOG_HEADER_LEN];
+    if !read_exact_at(file, &mut bytes, 0)? {
+        return Err(damaged(Damage::Short { have: 0, want: LOG_HEADER_LEN }));
+    }
+    let header = LogHeader::decode(&bytes).map_err(damaged)?;
+    if header.uuid == uuid { Ok(header) } else { Err(damaged(Damage::Foreign)) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -218,8 +270,9 @@ mod tests {
 
     use super::*;
     use crate::format::record::{Body, RunStart};
-    use crate::log::{LogWriter, create_first_log, recover};
+    use crate::log::{LogWriter, RecoverError, create_first_log, recover};
     use crate::storage::RealDirectory;
+    use crate::version_rules::Bump;
     use crate::{DataVersion, Timestamp};
 
     const UUID: Uuid = Uuid::from_u128(7);
@@ -228,9 +281,13 @@ mod tests {
         Arc::new(RealDirectory::new(path))
     }
 
+    fn recover_all(path: &Path) -> Result<LogWriter, RecoverError> {
+        recover(LogCursor::new(directory(path), UUID), &mut |_, _| Ok(()))
+    }
+
     fn append(writer: &mut LogWriter, text: &str) {
         let now = Timestamp::from_micros(1).unwrap();
-        writer.push_change(DataVersion::new(1), now, RunStart::Later, &[text]).unwrap();
+        writer.push_change(DataVersion::new(1), now, RunStart::Later, Bump::Present, &[text]).unwrap();
         writer.commit().unwrap();
     }
 
@@ -285,9 +342,9 @@ mod tests {
                 }
                 result.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
                 assert_eq!(texts, all[..whole], "cut at {cut}");
-                let mut writer = recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+                let mut writer = recover_all(dir.path()).unwrap();
                 let once = fs::read(&file).unwrap();
-                recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+                recover_all(dir.path()).unwrap();
                 assert!(once == fs::read(&file).unwrap(), "cut at {cut}: recovering twice differs from once");
                 append(&mut writer, "after");
                 let (texts, result) = read(dir.path(), UUID);
@@ -315,7 +372,7 @@ mod tests {
             assert_eq!(result.is_err(), bit / 8 < last_begins, "bit {bit}: {result:?}");
             // Sampled, for `recover` looks twice at what seems damaged.
             if result.is_err() && bit % 31 == 0 {
-                let recovered = recover(&directory(dir.path()), UUID, &mut |_, _| Ok(()));
+                let recovered = recover_all(dir.path());
                 assert!(recovered.is_err(), "bit {bit}: appending to a damaged log");
                 let now = fs::read(dir.path().join(names::log(Seq::FIRST))).unwrap();
                 assert!(now == flipped, "bit {bit}: a damaged log was changed");

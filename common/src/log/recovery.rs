@@ -3,15 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::cursor::Taken;
 use super::tail::torn_len;
+use super::writer::Holds;
 use super::{LogCursor, LogWriter, RecordPlace};
-use crate::ReadError;
-use crate::format::names;
-use crate::format::record::Record;
+use crate::format::record::{Body, Record};
+use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, read_exact_at};
+use crate::{ReadError, Seq};
 
 /// Most records that are written at once: a rewind, a snapshot and a change.
 const BATCH_RECORDS_MAX: usize = 3;
@@ -31,28 +30,53 @@ pub enum RecoverError {
     Storage(#[from] StorageError),
 }
 
-/// Reads the whole log, hands its records to `take`, cuts off a torn write and returns the place to go on.
+/// Reads the logs from `cursor` on, hands their records to `take`, cuts off a torn write and returns the place to go on.
 ///
 /// Runs under the lock. Power may fail at any point: zeroing the remains of a torn write leaves remains of a torn write;
 /// files that are removed here belong to no record. Recovering twice does the same as once.
 ///
 /// # Errors
-/// When the log is damaged: nothing is changed then.
+/// When a log is damaged: nothing is changed then.
 pub(crate) fn recover(
-    directory: &Arc<dyn Directory>,
-    uuid: Uuid,
+    mut cursor: LogCursor,
     take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
 ) -> Result<LogWriter, RecoverError> {
-    let mut cursor = LogCursor::new(Arc::clone(directory), uuid);
+    let directory = Arc::clone(cursor.directory());
     let mut last_places = VecDeque::with_capacity(BATCH_RECORDS_MAX);
+    let mut ended: Option<EndedLog> = None;
+    let mut holds = Holds::default();
+    let mut holder = None;
     cursor.read_new(&mut |record, place| {
+        let RecordPlace::Log { log, offset, len, .. } = place else {
+            return Err(Damage::Contradiction("a record of a log is not in a log"));
+        };
+        if holder != Some(log) {
+            (holder, holds) = (Some(log), Holds::default());
+            last_places.clear();
+        }
+        holds.records += 1;
+        if let Body::Change { statements, .. } = &record.body {
+            holds.statements += statements.len();
+        }
         if last_places.len() == BATCH_RECORDS_MAX {
             last_places.pop_front();
         }
-        last_places.push_back(place);
+        last_places.push_back(offset);
+        ended = Some(EndedLog { first_seq: log, end: offset + len as u64 });
         take(record, place)
     })?;
-    let (log, offset) = cursor.place().expect("BUG: a log that was read without error is open");
+    let place = cursor.place().expect("BUG: a log that was read without error is open");
+    // A log without a record behind one that has some: the machine stopped while the writer was going on in it. What it was
+    // made for may never come, but a rewind may, and that belongs into the log of its change.
+    let (log, offset) = match ended.filter(|ended| ended.first_seq != place.0) {
+        Some(EndedLog { first_seq, end }) => {
+            log::info!("{}: removing {}, which is empty", directory.path().display(), names::log(place.0));
+            directory.remove(&names::log(place.0))?;
+            directory.sync()?;
+            (first_seq, end)
+        }
+        None => place,
+    };
     let file = directory.open(&names::log(log), Access::ReadWrite)?;
     let torn = torn_len(&*file, offset)?;
     if torn > 0 {
@@ -66,23 +90,35 @@ pub(crate) fn recover(
     // The batch before the crash may be whole only in the page cache: a sync that failed leaves pages that read well,
     // count as clean, and are not on the disk. Appending behind them would turn a lost tail into a hole. Writing the
     // same bytes again makes them dirty again; a power cut meanwhile finds old and new bytes equal.
-    if let Some(first) = last_places.iter().find(|place| place.log == log) {
-        let mut bytes = vec![0; usize::try_from(offset - first.offset).unwrap_or(0)];
-        if read_exact_at(&*file, &mut bytes, first.offset)? {
-            file.write_at(&bytes, first.offset)?;
+    if let Some(&first) = last_places.front() {
+        let mut bytes = vec![0; usize::try_from(offset - first).unwrap_or(0)];
+        if read_exact_at(&*file, &mut bytes, first)? {
+            file.write_at(&bytes, first)?;
         }
     }
     file.sync()?;
+    remove_leftovers(&*directory, cursor.next_seq())?;
+    let (uuid, next_seq, previous_checksum) = (cursor.uuid(), cursor.next_seq(), cursor.previous_checksum());
+    Ok(LogWriter::new(directory, uuid, file, offset, next_seq, previous_checksum, holds))
+}
+
+/// A log that has records, and where they end.
+struct EndedLog {
+    first_seq: Seq,
+    end: u64,
+}
+
+/// Removes what a crash left unfinished. It is in nobody's way, so that what cannot be removed is no reason to stop.
+fn remove_leftovers(directory: &dyn Directory, next_seq: Seq) -> Result<(), StorageError> {
     for name in directory.list()? {
         // A snapshot whose record was never written.
-        let orphan = names::parse_snapshot(&name).is_some_and(|seq| seq >= cursor.next_seq());
+        let orphan = names::parse_snapshot(&name).is_some_and(|seq| seq >= next_seq);
         if orphan || name.ends_with(TEMPORARY_ENDING) {
             log::info!("{}: removing {name}, which was not finished", directory.path().display());
-            // It is in nobody's way: a new file of that name replaces it.
             if let Err(error) = directory.remove(&name) {
                 log::warn!("{error}: {}; remove it by hand", error.source);
             }
         }
     }
-    Ok(LogWriter::new(Arc::clone(directory), uuid, file, offset, cursor.next_seq(), cursor.previous_checksum()))
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::format::record::{Body, RECORD_HEADER_LEN, RunStart};
 use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp};
+use crate::version_rules::Bump;
 use crate::{DataVersion, Seq, Timestamp};
 
 const UUID: Uuid = Uuid::from_u128(7);
@@ -22,12 +23,16 @@ fn directory(path: &Path) -> Arc<dyn Directory> {
     Arc::new(RealDirectory::new(path))
 }
 
+fn recover_all(path: &Path) -> Result<LogWriter, RecoverError> {
+    recover(LogCursor::new(directory(path), UUID), &mut |_, _| Ok(()))
+}
+
 fn now() -> Timestamp {
     Timestamp::from_micros(1).unwrap()
 }
 
 fn push(writer: &mut LogWriter, text: &str) {
-    writer.push_change(DataVersion::new(1), now(), RunStart::Later, &[text]).unwrap();
+    writer.push_change(DataVersion::new(1), now(), RunStart::Later, Bump::Present, &[text]).unwrap();
 }
 
 /// The records there are, as the first statement of a change, or "rewind".
@@ -66,7 +71,7 @@ fn a_batch_of_which_only_the_end_reached_the_disk_is_torn_and_not_damage() {
     push(&mut writer, "after the rewind");
     writer.commit().unwrap_err();
     drop(writer);
-    let mut writer = recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+    let mut writer = recover_all(dir.path()).unwrap();
     assert_eq!(records(dir.path()), before);
     push(&mut writer, "goes on");
     writer.commit().unwrap();
@@ -88,7 +93,7 @@ fn a_torn_record_that_holds_the_tag_many_times_is_cut_off() {
     bytes[4096..8192].fill(0);
     fs::write(&file, bytes).unwrap();
     assert_eq!(records(dir.path()), ["good"]);
-    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+    recover_all(dir.path()).unwrap();
 }
 
 #[test]
@@ -107,7 +112,7 @@ fn a_directory_that_looks_temporary_does_not_stop_the_node() {
     let dir = tempfile::tempdir().unwrap();
     drop(create_first_log(&directory(dir.path()), UUID).unwrap());
     fs::create_dir(dir.path().join("old.tmp")).unwrap();
-    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+    recover_all(dir.path()).unwrap();
 }
 
 /// `mv` to another disk, `rm -r`, `umount -l`: the file that is open is written to and nobody will ever find it.
@@ -149,13 +154,13 @@ fn a_whole_record_of_an_unknown_kind_is_refused_and_left_alone() {
         let sum = checksum(&[UUID.as_bytes(), &bytes[start + 8..end]]);
         bytes[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
         fs::write(&file, &bytes).unwrap();
-        recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).expect_err("a record was taken for a torn write");
+        recover_all(dir.path()).expect_err("a record was taken for a torn write");
         assert!(fs::read(&file).unwrap() == bytes, "a record that was not understood is gone");
     }
     // The same, but not whole, is a torn write.
     bytes[start + 28] = 9;
     fs::write(&file, &bytes).unwrap();
-    recover(&directory(dir.path()), UUID, &mut |_, _| Ok(())).unwrap();
+    recover_all(dir.path()).unwrap();
 }
 
 /// The operation that fails when the n-th changing call does; `None` when there are fewer calls.

@@ -1,16 +1,16 @@
 //! Pages of a database: where they come from, and what replaying changes does to them.
 
 mod overlay;
-mod snapshot_chain;
 mod snapshot_file;
+mod snapshot_pages;
 #[expect(unsafe_code, reason = "SQLite calls a VFS through C function pointers; every block says why it is sound")]
 mod vfs;
 
 use crate::{PageNo, PageSize, ReadError};
 
 pub(crate) use overlay::{Overlay, OverlayPages};
-pub(crate) use snapshot_chain::{ExpectedSnapshot, SharedSnapshots, SnapshotChain};
 pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};
+pub(crate) use snapshot_pages::{ExpectedSnapshot, SharedSnapshots, SnapshotPages};
 pub(crate) use vfs::{MountedOverlay, with_replay_clock};
 
 /// A database that is read page by page. Immutable: the same page always has the same bytes.

@@ -27,6 +27,18 @@ impl OverlayPages {
         Self { page_count: base.page_count(), base, dirty: HashMap::new() }
     }
 
+    /// What was written since `earlier`, a clone of this database as it was then: the pages that are other ones now, in
+    /// ascending order, `None` for those that were cut off.
+    pub(crate) fn written_since(&self, earlier: &Self) -> Vec<(PageNo, Option<Arc<[u8]>>)> {
+        let is_new = |page, bytes| earlier.dirty.get(page).is_none_or(|old| !Arc::ptr_eq(old, bytes));
+        let written = self.dirty.iter().filter(|(page, bytes)| is_new(page, bytes));
+        let mut written: Vec<_> = written.map(|(&page, bytes)| (page, Some(Arc::clone(bytes)))).collect();
+        let cut = (self.page_count.saturating_add(1)..=earlier.page_count).filter_map(PageNo::new);
+        written.extend(cut.map(|page| (page, None)));
+        written.sort_unstable_by_key(|(page, _)| *page);
+        written
+    }
+
     /// Bytes of memory that the pages written take.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty.len() as u64 * u64::from(self.page_size().get())

@@ -1,8 +1,10 @@
 //! A snapshot file: written once, page after page; then read at random.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::format::segment::SnapshotId;
 use crate::format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
@@ -179,9 +181,24 @@ impl SnapshotFile {
             == (expected.uuid, expected.seq, expected.footer_checksum)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Its name in everything that builds on it.
+    pub(crate) fn id(&self) -> SnapshotId {
+        SnapshotId { seq: self.header.seq, footer_checksum: self.footer_checksum }
+    }
+
     /// What it is of.
     pub(crate) fn header(&self) -> &SnapshotHeader {
         &self.header
+    }
+
+    /// The numbers of the pages that a delta holds, ascending; `None` for a full one, which holds all.
+    pub(crate) fn stored_pages(&self) -> Option<&[PageNo]> {
+        self.index.pages.as_deref()
     }
 
     /// Copies a page into `out` and says whether it is stored here.

@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::{Overlay, OverlayPages};
+use super::{Overlay, OverlayPages, PageSource as _};
 use crate::{ReadError, Timestamp};
 
 const VFS_NAME: &CStr = c"backupfs-overlay";
@@ -67,6 +67,11 @@ impl MountedOverlay {
     /// The pages as they are now. Clones share them, so this is cheap.
     pub(crate) fn pages(&self) -> OverlayPages {
         lock(&self.overlay).pages().clone()
+    }
+
+    /// Pages of the database as it is now.
+    pub(crate) fn page_count(&self) -> u32 {
+        lock(&self.overlay).pages().page_count()
     }
 
     /// The first page that could not be read, if any.

@@ -8,14 +8,10 @@ use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_newest};
 use crate::format::record::SnapshotReason;
 use crate::live_database::LiveDatabase;
-use crate::pages::ExpectedSnapshot;
 use crate::record_error::Shown;
 use crate::snapshot::{Base, NewSnapshot, SnapshotError, take_snapshot};
 use crate::version_rules::Commit;
 use crate::{DataVersion, OnGap, RecordError, Timestamp};
-
-/// A chain of delta snapshots longer than this is cut by a full one: finding a page looks into every one.
-pub(super) const SNAPSHOT_CHAIN_MAX: usize = 16;
 
 impl Recording {
     /// Whether `lightningd` has committed something else than the newest change under its number: asked when a run
@@ -35,10 +31,7 @@ impl Recording {
                 log::warn!("{}", RecordError::WrongDatabase { path, found, committed });
                 return Ok(Verdict::Same);
             }
-            match Backup::open_in(Arc::clone(&self.directory), &self.url) {
-                Ok(backup) => compare_newest(Arc::new(backup), history, &database),
-                Err(_) => Ok(Verdict::Same),
-            }
+            compare_newest(Arc::new(Backup::of(Arc::clone(&self.directory), self.manifest.clone())), history, &database)
         });
         match compared {
             Ok(Verdict::Same) => false,
@@ -59,11 +52,7 @@ impl Recording {
     }
 
     /// Adds a snapshot that closes a gap to the batch, unless `backup.lock` says to stop.
-    pub(super) fn push_heal(
-        &mut self,
-        committed: DataVersion,
-        now: Timestamp,
-    ) -> Result<Vec<ExpectedSnapshot>, RecordError> {
+    pub(super) fn push_heal(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
         let newest = self.newest.map(|newest| newest.data_version);
         if self.on_gap == OnGap::Stop {
             return Err(RecordError::Gap { committed, newest, url: self.url.clone() });
@@ -76,13 +65,8 @@ impl Recording {
         self.push_snapshot(committed, now)
     }
 
-    /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch. Returns the chain of
-    /// snapshots that is the newest once the batch is durable.
-    pub(super) fn push_snapshot(
-        &mut self,
-        committed: DataVersion,
-        now: Timestamp,
-    ) -> Result<Vec<ExpectedSnapshot>, RecordError> {
+    /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch.
+    pub(super) fn push_snapshot(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
         let heal = |source| RecordError::Heal { committed, source };
         let database = LiveDatabase::open(&self.database).map_err(|error| heal(error.into()))?;
         let found = database.data_version().map_err(|error| heal(error.into()))?;
@@ -107,24 +91,18 @@ impl Recording {
             other => other,
         }
         .map_err(heal)?;
-        let seq = self.log.push_snapshot(committed, now, &snapshot);
-        let mut chain =
-            vec![ExpectedSnapshot { uuid: self.manifest.uuid, seq, footer_checksum: snapshot.footer_checksum }];
-        if snapshot.base.is_some() {
-            chain.extend_from_slice(&self.snapshots);
-        }
-        Ok(chain)
+        self.log.push_snapshot(committed, now, &snapshot);
+        Ok(())
     }
 
-    /// The snapshots that a delta can build on; `None` when a full one is due.
+    /// What a delta can build on: the newest pages of the backup that are stored as they were. `None` when there are
+    /// none that can be read, and a full snapshot is due.
     fn delta_base(&self) -> Option<Base> {
-        let newest = self.snapshots.first()?;
-        if self.snapshots.len() >= SNAPSHOT_CHAIN_MAX {
-            return None;
-        }
-        let backup = Backup::open_in(Arc::clone(&self.directory), &self.url).ok()?;
-        match backup.open_snapshots(&self.snapshots) {
-            Ok(pages) => Some(Base { seq: newest.seq, pages }),
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.manifest.clone()));
+        let (history, read) = backup.read_history();
+        let name = history.newest_stored_state()?;
+        match read.and_then(|()| backup.stored_pages(name)) {
+            Ok(pages) => Some(Base { name, pages }),
             Err(error) => {
                 log::error!("{error}; taking a full snapshot instead of a delta");
                 None

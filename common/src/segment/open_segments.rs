@@ -6,27 +6,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use super::SegmentFile;
-use crate::format::page_images::ImageCodec;
-use crate::format::page_map::{MapNode, NODE_LEN_MAX};
-use crate::format::segment::{Location, Piece, SegmentFooter};
 use crate::format::Damage;
+use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::format::page_map::{MapNode, NODE_LEN_MAX};
+use crate::format::segment::{Location, SegmentFooter};
+use crate::format::statements::{Block, Encoded, Templates};
 use crate::history::Stretch;
 use crate::recently_used::RecentlyUsed;
-use crate::statement_block::Templates;
 use crate::storage::Directory;
 use crate::{ReadError, Seq};
 
 /// Segments kept open. A version's pages are in a few dozens of them; a process may have 1,024 files open.
 const FILES_MAX: usize = 256;
 
-/// Nodes of page maps kept: half a kilobyte each.
-const NODES_MAX: usize = 16 << 10;
+/// Nodes of page maps kept: 800 bytes each.
+const NODES_MAX: usize = 8 << 10;
 
 /// Segments whose records are kept in memory: about 100 kB each.
 const STRETCHES_MAX: usize = 64;
 
 /// Template tables kept: about 50 kB each.
 const TEMPLATES_MAX: usize = 32;
+
+/// Blocks of statements kept: some 200 kB each.
+const BLOCKS_MAX: usize = 16;
 
 /// Codecs kept for the next who needs one: as many as read at once.
 const CODECS_MAX: usize = 16;
@@ -41,6 +44,7 @@ pub(crate) struct Segments {
     nodes: Mutex<RecentlyUsed<(Seq, u64), Arc<MapNode>>>,
     stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
+    blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
     codecs: Mutex<Vec<ImageCodec>>,
 }
 
@@ -60,6 +64,7 @@ impl Segments {
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
             stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
+            blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
             codecs: Mutex::default(),
         }
     }
@@ -121,11 +126,31 @@ impl Segments {
             return Ok(templates);
         }
         let file = self.open(first_seq)?;
-        let Piece { offset, .. } = file.footer().templates;
-        let bytes = file.read_compressed(file.footer().templates, Templates::LEN_MAX)?;
-        let templates = Arc::new(Templates::decode(&bytes).map_err(|damage| file.damaged(offset, damage))?);
+        let piece = file.footer().templates;
+        let bytes = file.read_piece(piece)?;
+        let templates = Encoded::decompress(&bytes).and_then(|encoded| Templates::decode(&encoded));
+        let templates = Arc::new(templates.map_err(|damage| file.damaged(piece.offset, damage))?);
         lock(&self.templates).insert(first_seq, Arc::clone(&templates));
         Ok(templates)
+    }
+
+    /// The statements of an interval of a segment.
+    pub(crate) fn block(&self, first_seq: Seq, interval: Keyframe) -> Result<Arc<Block>, ReadError> {
+        if let Some(block) = lock(&self.blocks).get((first_seq, interval)) {
+            return Ok(block);
+        }
+        let file = self.open(first_seq)?;
+        let stretch = self.stretch(first_seq)?;
+        let piece = stretch.interval(interval).map(|interval| interval.block);
+        let piece = piece.ok_or_else(|| {
+            file.damaged(file.footer().index.offset, Damage::Contradiction("its record index lacks an interval"))
+        })?;
+        let templates = self.templates(first_seq)?;
+        let bytes = file.read_piece(piece)?;
+        let block = Encoded::decompress(&bytes).and_then(|encoded| Block::decode(&encoded, &templates));
+        let block = Arc::new(block.map_err(|damage| file.damaged(piece.offset, damage))?);
+        lock(&self.blocks).insert((first_seq, interval), Arc::clone(&block));
+        Ok(block)
     }
 
     /// Lends a codec.
@@ -158,5 +183,6 @@ impl Segments {
         lock(&self.nodes).clear();
         lock(&self.stretches).clear();
         lock(&self.templates).clear();
+        lock(&self.blocks).clear();
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::page_map::find;
 use super::{SegmentFile, Segments};
 use crate::format::page_images::Keyframe;
+use crate::format::record_index::ForeignKeys;
 use crate::format::segment::Location;
 use crate::pages::PageSource;
 use crate::{PageNo, PageSize, ReadError, Seq};
@@ -13,8 +14,15 @@ use crate::{PageNo, PageSize, ReadError, Seq};
 /// Which state of the database in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SealedState {
-    /// That at a keyframe, which has so many pages.
-    At(Keyframe, u32),
+    /// That at a keyframe.
+    At {
+        /// Which.
+        keyframe: Keyframe,
+        /// Pages of the database there.
+        page_count: u32,
+        /// Whether foreign keys are enforced there.
+        foreign_keys: ForeignKeys,
+    },
     /// That after the last record.
     End,
 }
@@ -44,7 +52,7 @@ impl SealedPages {
         snapshot: Option<Arc<dyn PageSource>>,
     ) -> Self {
         let (keyframe, page_count) = match state {
-            SealedState::At(keyframe, page_count) => (keyframe, page_count),
+            SealedState::At { keyframe, page_count, .. } => (keyframe, page_count),
             SealedState::End => (Keyframe(u32::MAX), segment.footer().page_count),
         };
         Self { segments, segment, keyframe, page_count, snapshot }

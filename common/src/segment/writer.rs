@@ -1,9 +1,7 @@
 //! Writing a segment: piece after piece, under its name only when it is whole.
 
-use crate::format::segment::{
-    Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
-};
 use crate::format::names;
+use crate::format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 
 /// Bytes that are gathered before they are written.

@@ -1,6 +1,7 @@
-//! Snapshots on top of one another: the pages of a version of which a snapshot was taken.
+//! The database of a snapshot: its own pages, and below those of a delta the ones it is the difference to.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::snapshot_file::Stored;
@@ -11,13 +12,16 @@ use crate::{PageNo, PageSize, ReadError, Seq};
 
 pub(crate) use super::snapshot_file::ExpectedSnapshot;
 
-/// The snapshots that are open, so that chains which have one in common open it once: a node that is healed often has
-/// hundreds, each the base of the next ones.
+/// The snapshots that are open, so that whoever needs the same one opens it once.
 #[derive(Debug, Default)]
 pub(crate) struct SharedSnapshots(Mutex<BTreeMap<Seq, Weak<SnapshotFile>>>);
 
 impl SharedSnapshots {
-    fn open(&self, directory: &dyn Directory, expected: ExpectedSnapshot) -> Result<Arc<SnapshotFile>, ReadError> {
+    pub(crate) fn open(
+        &self,
+        directory: &dyn Directory,
+        expected: ExpectedSnapshot,
+    ) -> Result<Arc<SnapshotFile>, ReadError> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = lock().get(&expected.seq).and_then(Weak::upgrade);
         if let Some(file) = open.filter(|file| file.is(expected)) {
@@ -31,67 +35,52 @@ impl SharedSnapshots {
     }
 }
 
-/// The newest snapshot first, then the one it builds on, down to a full one.
-#[derive(Debug)]
-pub(crate) struct SnapshotChain {
-    files: Vec<Arc<SnapshotFile>>,
-    page_size: PageSize,
-    page_count: u32,
+/// The pages of a snapshot, full or delta.
+pub(crate) struct SnapshotPages {
+    file: Arc<SnapshotFile>,
+    below: Option<Arc<dyn PageSource>>,
 }
 
-impl SnapshotChain {
-    /// Opens the snapshots that the log names, newest first, ending with a full one.
-    pub(crate) fn open(
-        directory: &dyn Directory,
-        shared: &SharedSnapshots,
-        expected: &[ExpectedSnapshot],
-    ) -> Result<Self, ReadError> {
-        let mut files: Vec<Arc<SnapshotFile>> = Vec::with_capacity(expected.len());
-        for &snapshot in expected {
-            let file = shared.open(directory, snapshot)?;
-            if let Some(above) = files.last()
-                && (above.header().base != Some(snapshot.seq) || above.header().page_size != file.header().page_size)
-            {
-                return Err(Self::broken(directory, "a snapshot does not build on the one below it"));
-            }
-            files.push(file);
-        }
-        match (files.first(), files.last()) {
-            (Some(newest), Some(oldest)) if oldest.header().base.is_none() => {
-                let (page_size, page_count) = (newest.header().page_size, newest.header().page_count);
-                Ok(Self { files, page_size, page_count })
-            }
-            _ => Err(Self::broken(directory, "the full snapshot that others build on is missing")),
-        }
-    }
-
-    fn broken(directory: &dyn Directory, reason: &'static str) -> ReadError {
-        ReadError::damaged(directory.path(), 0, Damage::Contradiction(reason))
+impl fmt::Debug for SnapshotPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotPages {{ {:?} }}", self.file.header())
     }
 }
 
-impl PageSource for SnapshotChain {
+impl SnapshotPages {
+    /// The pages of `file`, on top of `below` if it is a delta.
+    pub(crate) fn new(file: Arc<SnapshotFile>, below: Option<Arc<dyn PageSource>>) -> Result<Self, ReadError> {
+        let header = file.header();
+        let fits = match &below {
+            Some(below) => header.base.is_some() && below.page_size() == header.page_size,
+            None => header.base.is_none(),
+        };
+        if fits {
+            Ok(Self { file, below })
+        } else {
+            let damage = Damage::Contradiction("it does not build on what the log says");
+            Err(ReadError::damaged(file.path(), 0, damage))
+        }
+    }
+}
+
+impl PageSource for SnapshotPages {
     fn page_size(&self) -> PageSize {
-        self.page_size
+        self.file.header().page_size
     }
 
     fn page_count(&self) -> u32 {
-        self.page_count
+        self.file.header().page_count
     }
 
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        if page.get() <= self.page_count {
-            for file in &self.files {
-                if file.read_page(page, out)? == Stored::Here {
-                    return Ok(());
-                }
-                // A page past the end of a base came into being after it, so it must be stored above.
-                if page.get() > file.header().page_count {
-                    break;
-                }
-            }
+        match &self.below {
+            _ if page.get() > self.page_count() => out.fill(0),
+            _ if self.file.read_page(page, out)? == Stored::Here => {}
+            // A page past the end of what is below counts as zeros there, and was compared with those.
+            Some(below) if page.get() <= below.page_count() => below.read_page(page, out)?,
+            _ => out.fill(0),
         }
-        out.fill(0);
         Ok(())
     }
 }

@@ -1,0 +1,50 @@
+//! Where the logs begin: behind what is sealed.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::LogCursor;
+use crate::format::names;
+use crate::segment::Segments;
+use crate::storage::Directory;
+use crate::{ReadError, Seq};
+
+/// What of a backup is sealed, and a cursor behind that.
+#[derive(Debug)]
+pub(crate) struct Unsealed {
+    /// First seqs of the segments, ascending.
+    pub(crate) sealed: Vec<Seq>,
+    /// Before the first record that is in no segment.
+    pub(crate) cursor: LogCursor,
+}
+
+impl Unsealed {
+    /// Lists the directory and reads the end of the newest segment.
+    ///
+    /// When that is damaged, the log that it was made from counts, which is there if the sealing was cut short; or else
+    /// the first log behind it.
+    pub(crate) fn find(directory: &Arc<dyn Directory>, uuid: Uuid, segments: &Segments) -> Result<Self, ReadError> {
+        let names = directory.list()?;
+        let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
+        sealed.sort_unstable();
+        let directory = Arc::clone(directory);
+        let Some(&newest) = sealed.last() else {
+            return Ok(Self { sealed, cursor: LogCursor::new(directory, uuid) });
+        };
+        let error = match segments.footer(newest) {
+            Ok(footer) => {
+                let cursor = LogCursor::at(directory, uuid, footer.last_seq.next(), footer.last_checksum);
+                return Ok(Self { sealed, cursor });
+            }
+            Err(error) => error,
+        };
+        log::error!("{error}");
+        let logs = names.iter().filter_map(|name| names::parse_log(name)).filter(|&first| first >= newest);
+        let Some(first) = logs.min() else {
+            return Err(error);
+        };
+        sealed.retain(|&segment| segment < first);
+        Ok(Self { sealed, cursor: LogCursor::at_log(directory, uuid, first)? })
+    }
+}
