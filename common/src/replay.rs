@@ -6,8 +6,13 @@ mod execution;
 mod lexer;
 pub(crate) mod parameters;
 pub mod statement;
+#[cfg(test)]
+mod tests;
 
 use rusqlite::Connection;
+use std::cell::Cell;
+use std::sync::Arc;
+
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 
@@ -17,7 +22,7 @@ use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
-use crate::pages::{MountedOverlay, OverlayPages, PageSource};
+use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource};
 use crate::{DataVersion, ReadError, Seq, Timestamp};
 
 /// A change could not be replayed.
@@ -75,7 +80,14 @@ pub(crate) struct Replay {
     // Dropped before what it is connected to.
     connection: Connection,
     mounted: MountedOverlay,
+    /// Whether the connection is as it was when it was set up: nothing failed, and nothing was executed but templates,
+    /// which leave no settings and no temporary tables behind.
+    is_clean: Cell<bool>,
 }
+
+/// A connection whose replay is over, with all that it has prepared: most of what opening a version costs.
+#[derive(Debug)]
+pub(crate) struct IdleReplay(Replay);
 
 impl Replay {
     /// Begins on `pages`.
@@ -104,7 +116,7 @@ impl Replay {
             Ok(connection)
         };
         match set_up() {
-            Ok(connection) => Ok(Self { connection, mounted }),
+            Ok(connection) => Ok(Self { connection, mounted, is_clean: Cell::new(true) }),
             Err(error) => {
                 let reason = reason(&error);
                 Err(mounted.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages))
@@ -143,18 +155,47 @@ impl Replay {
         self.mounted.page_count()
     }
 
-    /// Whether foreign keys are enforced now.
-    pub(crate) fn foreign_keys(&self) -> Result<ForeignKeys, ReplayError> {
-        self.connection
-            .query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0))
-            .map(|on| if on { ForeignKeys::On } else { ForeignKeys::Off })
-            .map_err(|error| ReplayError::SetUp { reason: reason(&error) })
-    }
-
     /// The database as it is now.
     pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
+        Ok((self.mounted.pages(), self.foreign_keys()?))
+    }
+
+    /// The database as it is now, and the connection, if it is fit for another replay.
+    pub(crate) fn finish_and_keep(self) -> Result<(OverlayPages, ForeignKeys, Option<IdleReplay>), ReplayError> {
         let foreign_keys = self.foreign_keys()?;
-        Ok((self.mounted.pages(), foreign_keys))
+        let nothing = OverlayPages::new(Arc::new(NoPages(self.mounted.pages().page_size())));
+        // Of the pages SQLite must keep none: two databases may have the same change counter, after a rewind.
+        let is_fit = self.is_clean.get()
+            && self.connection.is_autocommit()
+            && self.connection.execute_batch("PRAGMA shrink_memory").is_ok();
+        let pages = self.mounted.replace(nothing);
+        Ok((pages, foreign_keys, is_fit.then_some(IdleReplay(self))))
+    }
+
+    /// Whether foreign keys are enforced now.
+    pub(crate) fn foreign_keys(&self) -> Result<ForeignKeys, ReplayError> {
+        let on = self.connection.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0));
+        on.map(|on| if on { ForeignKeys::On } else { ForeignKeys::Off })
+            .map_err(|error| ReplayError::SetUp { reason: reason(&error) })
+    }
+}
+
+impl IdleReplay {
+    /// As [`Replay::start`], on pages of another version of the database.
+    ///
+    /// SQLite reads the schema anew when the schema's counter in the pages is another one. So of two versions with the
+    /// same counter the schema must be the same: both must be on one line of history, without a rewind between them.
+    pub(crate) fn start(self, pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Replay, ReplayError> {
+        let Self(replay) = self;
+        if pages.page_count() == 0 || pages.page_size() != replay.mounted.pages().page_size() {
+            return Replay::start(pages, foreign_keys);
+        }
+        replay.mounted.replace(pages);
+        foreign_keys.set_on(&replay.connection).map_err(|error| {
+            let reason = reason(&error);
+            replay.mounted.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages)
+        })?;
+        Ok(replay)
     }
 }
 
@@ -191,177 +232,5 @@ pub(crate) fn reason(error: &rusqlite::Error) -> String {
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::format::statements::{Block, TemplatesWriter, encode_block};
-    use crate::pages::NoPages;
-    use crate::{PageNo, PageSize};
-
-    fn start() -> Replay {
-        Replay::start(OverlayPages::new(Arc::new(NoPages(PageSize::DEFAULT))), ForeignKeys::On).unwrap()
-    }
-
-    fn change<'a>(data_version: u32, run_start: RunStart, statements: &'a [&'a str]) -> Change<'a, &'a str> {
-        Change {
-            data_version: DataVersion::new(data_version),
-            seq: Seq::FIRST,
-            time: Timestamp::from_micros(1_795_356_307_123_456).unwrap(),
-            run_start,
-            statements,
-        }
-    }
-
-    fn query(replay: &Replay, sql: &str) -> String {
-        replay.connection.query_row(sql, [], |row| row.get(0)).unwrap()
-    }
-
-    fn block_of(changes: &[Vec<String>]) -> Block {
-        let mut writer = TemplatesWriter::new();
-        let block = encode_block(&mut writer, changes);
-        Block::decode(&block, &Arc::new(Templates::decode(&writer.encode()).unwrap())).unwrap()
-    }
-
-    fn about(data_version: u32) -> ChangeAbout {
-        let Change { data_version, seq, time, run_start, .. } = change(data_version, RunStart::Later, &[]);
-        ChangeAbout { data_version, seq, time, run_start }
-    }
-
-    fn bump(from: u32) -> String {
-        format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {from}")
-    }
-
-    /// Riders included.
-    #[test]
-    fn changes_of_blocks_do_what_their_texts_do() {
-        let schema = [
-            "CREATE TABLE vars (name, intval)",
-            "CREATE TABLE a (id PRIMARY KEY, at)",
-            "CREATE TABLE b (a REFERENCES a(id))",
-            "INSERT INTO vars VALUES ('data_version', 1)",
-        ];
-        let mut changes = vec![(1, schema.map(str::to_owned).to_vec())];
-        for n in 2..40 {
-            let row = format!("INSERT INTO a VALUES ({n}, strftime('%f', 'now') || x'6869')");
-            changes.push((n, vec![row, format!("INSERT INTO b VALUES ({n});"), bump(n - 1)]));
-        }
-        changes.push((39, vec!["PRAGMA foreign_keys = OFF;".to_owned()]));
-        changes.push((40, vec!["INSERT INTO b VALUES (1000)".to_owned(), bump(39)]));
-        let block = block_of(&changes.iter().map(|(_, statements)| statements.clone()).collect::<Vec<_>>());
-
-        let [mut from_texts, mut from_blocks] = [start(), start()];
-        let mut stored = from_blocks.stored(block.templates());
-        for (index, (version, statements)) in changes.iter().enumerate() {
-            let texts: Vec<_> = statements.iter().map(String::as_str).collect();
-            from_texts.apply(&change(*version, RunStart::Later, &texts)).unwrap();
-            stored.apply(&about(*version), block.change(index).unwrap()).unwrap();
-        }
-        drop(stored);
-        let [texts, blocks] = [from_texts, from_blocks].map(|replay| {
-            let (pages, foreign_keys) = replay.finish().unwrap();
-            assert_eq!(foreign_keys, ForeignKeys::Off);
-            let mut bytes = vec![0; pages.page_count() as usize * pages.page_size().bytes()];
-            for (page, out) in (1..).zip(bytes.chunks_mut(pages.page_size().bytes())) {
-                pages.read_page(PageNo::new(page).unwrap(), out).unwrap();
-            }
-            bytes
-        });
-        assert!(texts == blocks);
-    }
-
-    #[test]
-    fn a_bump_of_a_block_that_changes_no_row_is_a_failure() {
-        let block = block_of(&[vec!["CREATE TABLE vars (name, intval)".to_owned()], vec![bump(6)]]);
-        let mut replay = start();
-        let mut stored = replay.stored(block.templates());
-        stored.apply(&about(1), block.change(0).unwrap()).unwrap();
-        let error = stored.apply(&about(7), block.change(1).unwrap()).unwrap_err();
-        assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
-    }
-
-    #[test]
-    fn the_clock_of_sql_stands_at_the_time_of_the_record() {
-        let mut replay = start();
-        let statements = ["CREATE TABLE t (x)", "INSERT INTO t VALUES (strftime('%s', 'now') || CURRENT_TIMESTAMP)"];
-        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
-        assert_eq!(query(&replay, "SELECT x FROM t"), "17953563072026-11-22 14:05:07");
-    }
-
-    #[test]
-    fn riders_act_until_the_next_run_and_are_remembered() {
-        let mut replay = start();
-        let schema = ["CREATE TABLE a (id PRIMARY KEY)", "CREATE TABLE b (a REFERENCES a(id))"];
-        replay.apply(&change(1, RunStart::First, &schema)).unwrap();
-        let orphan = ["INSERT INTO b VALUES (7)"];
-        replay.apply(&change(1, RunStart::Later, &["PRAGMA foreign_keys = OFF;"])).unwrap();
-        replay.apply(&change(2, RunStart::Later, &orphan)).unwrap();
-        let (pages, foreign_keys) = replay.finish().unwrap();
-        assert_eq!(foreign_keys, ForeignKeys::Off);
-        let mut replay = Replay::start(pages, foreign_keys).unwrap();
-        replay.apply(&change(3, RunStart::Later, &orphan)).unwrap();
-        let error = replay.apply(&change(4, RunStart::First, &orphan)).unwrap_err().to_string();
-        assert!(error.contains("FOREIGN KEY constraint failed"), "{error}");
-    }
-
-    #[test]
-    fn a_bump_that_changes_no_row_is_a_failure() {
-        let mut replay = start();
-        let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 6";
-        let schema = ["CREATE TABLE vars (name, intval)", "INSERT INTO vars VALUES ('data_version', 5)"];
-        replay.apply(&change(1, RunStart::First, &schema)).unwrap();
-        let error = replay.apply(&change(7, RunStart::Later, &[bump])).unwrap_err();
-        assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
-    }
-
-    #[test]
-    fn statements_run_as_a_stock_sqlite_runs_them() {
-        let mut replay = start();
-        let statements = [
-            "CREATE TABLE t (x)",
-            "INSERT INTO t VALUES (\"a string in double quotes\")",
-            "INSERT INTO t VALUES ('first') RETURNING x",
-            "INSERT INTO t VALUES ('second'); INSERT INTO t VALUES ('ignored, as sqlite3_prepare does');",
-            "  -- nothing but a comment",
-            "",
-        ];
-        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
-        assert_eq!(query(&replay, "SELECT group_concat(x, ',') FROM t"), "a string in double quotes,first,second");
-    }
-
-    #[test]
-    fn large_sorts_and_statements_that_touch_many_rows_need_no_files() {
-        let mut replay = start();
-        let statements = [
-            "CREATE TABLE t (id INTEGER PRIMARY KEY, x)",
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) \
-             INSERT INTO t SELECT i, hex(i * 7919 % 50000) || zeroblob(100) FROM n ORDER BY i * 7919 % 50000",
-            "CREATE INDEX t_x ON t (x)",
-            "UPDATE t SET id = -id",
-        ];
-        replay.apply(&change(1, RunStart::First, &statements)).unwrap();
-        assert_eq!(query(&replay, "PRAGMA integrity_check"), "ok");
-        assert_eq!(query(&replay, "SELECT count(*) || ' ' || min(id) FROM t"), "50000 -50000");
-    }
-
-    /// A backup may lie on rented space: its statements are not to be trusted with the files of whoever opens it.
-    #[test]
-    fn statements_reach_no_file_outside_of_the_overlay() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        let attach = format!("ATTACH 'file:{}?vfs=unix&mode=rwc' AS outside", file.display());
-        let mut replay = start();
-        let statements = [&attach, "CREATE TABLE outside.t (x)", "INSERT INTO outside.t VALUES ('written')"];
-        let result = replay.apply(&change(1, RunStart::First, &statements));
-        assert!(!file.exists(), "a statement wrote to {}", file.display());
-        assert!(result.unwrap_err().to_string().contains("attached databases"));
-        let mut replay = start();
-        let into = format!("VACUUM INTO 'file:{}?vfs=unix'", file.display());
-        assert!(replay.apply(&change(1, RunStart::First, &[&into])).is_err());
-        assert!(!file.exists());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::PageSource;
@@ -12,7 +13,27 @@ use crate::{PageNo, PageSize, ReadError};
 pub(crate) struct OverlayPages {
     base: Arc<dyn PageSource>,
     page_count: u32,
-    dirty: HashMap<PageNo, Arc<[u8]>>,
+    dirty: HashMap<PageNo, Arc<[u8]>, BuildHasherDefault<PageNoHasher>>,
+}
+
+/// Spreads the numbers of pages: every page that SQLite reads or writes is looked up.
+#[derive(Clone, Default)]
+struct PageNoHasher(u64);
+
+impl Hasher for PageNoHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The golden ratio moves neighbours far apart, and the upper half, the better one, down to where tables look.
+        let product = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
 }
 
 impl fmt::Debug for OverlayPages {
@@ -24,7 +45,7 @@ impl fmt::Debug for OverlayPages {
 impl OverlayPages {
     /// A database as it is in `base`.
     pub(crate) fn new(base: Arc<dyn PageSource>) -> Self {
-        Self { page_count: base.page_count(), base, dirty: HashMap::new() }
+        Self { page_count: base.page_count(), base, dirty: HashMap::default() }
     }
 
     /// What was written since `earlier`, a clone of this database as it was then: the pages that are other ones now, in
@@ -89,6 +110,10 @@ impl Overlay {
         &self.pages
     }
 
+    pub(crate) fn into_pages(self) -> OverlayPages {
+        self.pages
+    }
+
     pub(crate) fn take_problem(&mut self) -> Option<ReadError> {
         self.problem.take()
     }
@@ -146,6 +171,13 @@ impl Overlay {
         while !rest.is_empty() {
             let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
             let (now, later) = rest.split_at(place.len);
+            if let Some(own) = self.pages.dirty.get_mut(&place.page).and_then(Arc::get_mut) {
+                // No clone shares the page: nobody sees it change.
+                own[place.start..place.start + place.len].copy_from_slice(now);
+                offset += place.len as u64;
+                rest = later;
+                continue;
+            }
             let whole: Arc<[u8]> = if place.len == self.page_size().bytes() {
                 now.into()
             } else {

@@ -64,6 +64,14 @@ impl MountedOverlay {
         Connection::open_with_flags_and_vfs(self.number.to_string(), flags, VFS_NAME)
     }
 
+    /// Puts other pages in the place of those a connection is open on, which are returned. Between two transactions the
+    /// connection may go on with them: to SQLite it looks as if another process had written to the file. What it keeps
+    /// of the file's pages must have been dropped, or it may not notice.
+    pub(crate) fn replace(&self, pages: OverlayPages) -> OverlayPages {
+        let overlay = std::mem::replace(&mut *lock(&self.overlay), Overlay::new(pages));
+        overlay.into_pages()
+    }
+
     /// The pages as they are now. Clones share them, so this is cheap.
     pub(crate) fn pages(&self) -> OverlayPages {
         lock(&self.overlay).pages().clone()

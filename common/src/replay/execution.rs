@@ -93,10 +93,18 @@ pub(super) fn execute<T: Executable>(
     control: &mut Control<'_>,
     about: &ChangeAbout,
     statements: impl ExactSizeIterator<Item = T> + Clone,
-    run: impl FnMut(T) -> rusqlite::Result<Executed>,
+    mut run: impl FnMut(T) -> rusqlite::Result<Executed>,
 ) -> Result<(), ReplayError> {
+    let run = |statement| {
+        let executed = run(statement)?;
+        if executed == Executed::AsText {
+            replay.is_clean.set(false);
+        }
+        Ok(executed)
+    };
     let work = || execute_at_its_time(&replay.connection, control, about, statements, run);
     with_replay_clock(about.time, work).map_err(|error| {
+        replay.is_clean.set(false);
         // SQLite says only that a read failed; the overlay knows of which page and why.
         replay.mounted.take_problem().map_or(error, ReplayError::Pages)
     })

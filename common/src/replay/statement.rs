@@ -7,7 +7,7 @@ use std::iter;
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Batch, Connection, PrepFlags, Statement};
+use rusqlite::{Batch, CachedStatement, Connection, Statement};
 
 use super::parameters::{self, Value};
 use crate::format::statements::{StoredStatement, Templates};
@@ -65,16 +65,15 @@ pub fn execute_text(connection: &Connection, sql: &str) -> rusqlite::Result<()> 
 }
 
 /// The templates of a table, prepared on a connection when they are first needed.
-#[derive(Debug)]
 pub struct PreparedTemplates<'c> {
     connection: &'c Connection,
     slots: Vec<Slot<'c>>,
 }
 
-#[derive(Debug)]
 enum Slot<'c> {
     NotYet,
-    Prepared(Statement<'c>),
+    /// Goes back to the connection's cache in the end, for the next table with this template.
+    Prepared(CachedStatement<'c>),
     /// It cannot be prepared, or not with as many parameters as it has literals: the texts say what is wrong with it.
     AsText,
 }
@@ -100,8 +99,7 @@ impl<'c> PreparedTemplates<'c> {
             return execute(self.connection, &templated.text());
         };
         if matches!(slot, Slot::NotYet) {
-            let prepared =
-                self.connection.prepare_with_flags(templated.template(), PrepFlags::SQLITE_PREPARE_PERSISTENT);
+            let prepared = self.connection.prepare_cached(templated.template());
             *slot = match prepared {
                 Ok(prepared) if prepared.parameter_count() == templated.literal_count() => Slot::Prepared(prepared),
                 _ => Slot::AsText,
