@@ -33,5 +33,6 @@ pub const LITERALS_MAX: usize = 1 << 20;
 /// Most bytes of templates and of their examples that a writer puts into a table.
 const TABLE_BYTES_MAX: usize = 1 << 20;
 
-/// Most examples that a writer keeps of a template.
-const EXAMPLES_MAX: usize = 6;
+/// Most examples that a writer keeps of a template: a busy node's statements are about a few channels. Of six the blocks
+/// would be shorter by what the table, of which every reader needs all, would be longer.
+const EXAMPLES_MAX: usize = 2;

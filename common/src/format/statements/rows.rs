@@ -249,6 +249,9 @@ impl<'a> PartReaders<'a> {
         examples: &[Cell],
         cells: &mut Vec<Cell>,
     ) -> Result<(), Damage> {
+        if count == 0 {
+            return Ok(());
+        }
         let first = cells.len();
         let example_count = examples.len().checked_div(columns).unwrap_or(0);
         let mut references = Vec::with_capacity(count);

@@ -150,6 +150,19 @@ fn beyond_the_limits_statements_are_stored_as_they_are() {
 }
 
 #[test]
+fn a_table_that_is_full_has_templates_without_examples() {
+    let long = "ab".repeat(300_000);
+    let sql = |table: &str| format!("INSERT INTO {table} VALUES (x'{long}', 7)");
+    let changes: Changes = vec![vec![sql("t"), sql("u"), sql("u"), "DELETE FROM t WHERE a=7".to_owned()]];
+    let (table, blocks) = encode(std::slice::from_ref(&changes));
+    let templates = Templates::decode(&table).unwrap();
+    let examples = templates.templates.iter().map(|template| template.examples.len());
+    assert_eq!(examples.collect::<Vec<_>>(), [2, 0, 1]);
+    assert!(table.len() + blocks[0].len() < 700_000);
+    assert_eq!(read_all(&table, &blocks[0]), Some(changes));
+}
+
+#[test]
 fn a_block_of_another_table_is_refused_or_reads_as_something_else() {
     let one: Changes = vec![vec!["UPDATE t SET a=5 WHERE b='x'".to_owned()]];
     let other: Changes = vec![vec!["DELETE FROM t WHERE c=7".to_owned(), "DELETE FROM u".to_owned()]];
