@@ -13,6 +13,7 @@ use crate::history::{History, Start};
 use crate::log::{LogCursor, RecordPlace, Unsealed};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
 use crate::recorded_changes::RecordedChanges;
+use crate::replay::IdleReplays;
 use crate::segment::{SealedPages, SealedState, Segments};
 use crate::storage::{Access, Directory, RealDirectory, StorageError};
 use crate::{BackupUrl, ReadError, Seq};
@@ -75,6 +76,7 @@ pub struct Backup {
     manifest: Manifest,
     snapshots: SharedSnapshots,
     segments: Arc<Segments>,
+    idle_replays: IdleReplays,
 }
 
 impl Backup {
@@ -95,12 +97,18 @@ impl Backup {
     /// The backup in a directory that has this manifest.
     pub(crate) fn of(directory: Arc<dyn Directory>, manifest: Manifest) -> Self {
         let segments = Arc::new(Segments::new(Arc::clone(&directory), manifest.uuid));
-        Self { directory, manifest, snapshots: SharedSnapshots::default(), segments }
+        let (snapshots, idle_replays) = (SharedSnapshots::default(), IdleReplays::default());
+        Self { directory, manifest, snapshots, segments, idle_replays }
     }
 
     /// Its directory.
     pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
         &self.directory
+    }
+
+    /// Connections for replaying onto versions that are sealed.
+    pub(crate) fn idle_replays(&self) -> &IdleReplays {
+        &self.idle_replays
     }
 
     /// Its segments.
@@ -323,6 +331,7 @@ impl Follower {
         // and others have their seqs now. Seen from here that looks like damage: reading anew tells.
         log::info!("{error}; reading the history anew");
         self.backup.segments.forget();
+        self.backup.idle_replays.clear();
         let (anew, mut cursor) = self.backup.sealed_history()?;
         let anew = RwLock::new(anew);
         if let Err(error) = read_into(&mut cursor, &anew) {

@@ -11,7 +11,7 @@ mod tests;
 
 use rusqlite::Connection;
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -89,6 +89,34 @@ pub(crate) struct Replay {
 #[derive(Debug)]
 pub(crate) struct IdleReplay(Replay);
 
+/// Connections whose replay is over, for the next who replays. All versions that they are used for must be on one line of
+/// history: see [`IdleReplay::start`].
+#[derive(Debug, Default)]
+pub(crate) struct IdleReplays(Mutex<Vec<IdleReplay>>);
+
+/// Connections kept: as many as build views at once. Each holds its schema and about a hundred prepared statements.
+const IDLE_MAX: usize = 4;
+
+impl IdleReplays {
+    /// Takes one, if there is any.
+    pub(crate) fn take(&self) -> Option<IdleReplay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps one, unless there are enough.
+    pub(crate) fn put(&self, idle: IdleReplay) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < IDLE_MAX {
+            kept.push(idle);
+        }
+    }
+
+    /// Closes all.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 impl Replay {
     /// Begins on `pages`.
     pub(crate) fn start(pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Self, ReplayError> {
@@ -156,6 +184,7 @@ impl Replay {
     }
 
     /// The database as it is now.
+    #[cfg(test)]
     pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
         Ok((self.mounted.pages(), self.foreign_keys()?))
     }

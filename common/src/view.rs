@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::backup::Backup;
 use crate::format::record::Body;
-use crate::history::{PlannedChange, ReplayPlan};
+use crate::history::{PlannedChange, ReplayPlan, Start};
 use crate::pages::{OverlayPages, PageSource};
 use crate::recorded_changes::{LogRecords, RecordedChanges, SegmentChanges};
 use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
+use crate::segment::SealedState;
 use crate::{DataVersion, PageNo, PageSize, ReadError, Seq};
 
 /// A version cannot be opened.
@@ -106,14 +107,25 @@ impl View {
         if changes.is_empty() {
             return Ok(Self { seq: plan.seq, pages, foreign_keys });
         }
-        let mut replay = Replay::start(pages, foreign_keys).map_err(|reason| BuildError { at: None, reason })?;
+        let is_sealed = matches!(plan.start, Start::Segment(_, SealedState::At { .. }));
+        let idle = backup.idle_replays().take().filter(|_| is_sealed);
+        let replay = match idle {
+            Some(idle) => idle.start(pages, foreign_keys),
+            None => Replay::start(pages, foreign_keys),
+        };
+        let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
         for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
             match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
                 RecordedChanges::Log(records) => replay_log(&mut replay, records, run)?,
                 RecordedChanges::Segment(segment) => replay_segment(&mut replay, &segment, run)?,
             }
         }
-        let (pages, foreign_keys) = replay.finish().map_err(|reason| BuildError { at: None, reason })?;
+        let finished = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
+        let (pages, foreign_keys, idle) = finished;
+        // What is not sealed may be rewound, and its schema with it; a connection would not notice.
+        if let Some(idle) = idle.filter(|_| is_sealed) {
+            backup.idle_replays().put(idle);
+        }
         Ok(Self { seq: plan.seq, pages, foreign_keys })
     }
 }

@@ -192,14 +192,14 @@ mod tests {
         // One keeps everything and goes on from neighbours, the other keeps nothing and begins from the snapshot.
         let (roomy, tight) = (Views::new(node.backup(), 1 << 30), Views::new(node.backup(), 0));
         for version in [12, 40, 41, 70, 13, 69, 10, 12] {
-            let plan = history.plan(history.version(DataVersion::new(version)).unwrap());
+            let plan = history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap();
             let view = roomy.open(&plan).unwrap();
             assert!(bytes(&view) == bytes(&tight.open(&plan).unwrap()), "version {version}");
             assert!(Arc::ptr_eq(&view, &roomy.open(&plan).unwrap()), "version {version} was built twice");
         }
         assert!(tight.kept().slots.len() <= 1);
         assert!(
-            bytes(&roomy.open(&history.plan(history.newest().unwrap())).unwrap())
+            bytes(&roomy.open(&history.plan(history.newest().unwrap()).unwrap()).unwrap())
                 == std::fs::read(node.database()).unwrap()
         );
     }
@@ -212,7 +212,7 @@ mod tests {
             node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
         }
         let (history, _) = node.backup().read_history();
-        let plan = history.plan(history.newest().unwrap());
+        let plan = history.plan(history.newest().unwrap()).unwrap();
         let views = Views::new(node.backup(), 1 << 30);
         let opened: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| views.open(&plan).unwrap())).collect();
@@ -243,7 +243,7 @@ mod tests {
         let (history, read) = node.backup().read_history();
         read.unwrap();
         let views = Views::new(node.backup(), 1 << 30);
-        let open = |version| views.open(&history.plan(history.version(DataVersion::new(version)).unwrap()));
+        let open = |version| views.open(&history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap());
         let reason = open(12).unwrap_err().reason.to_string();
         assert!(reason.contains("statement 2 of version 12"), "{reason}");
         assert!(reason.contains("nowhere") && !reason.contains("secret"), "{reason}");
@@ -262,7 +262,7 @@ mod tests {
             node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
         }
         let (history, _) = node.backup().read_history();
-        let plan = history.plan(history.newest().unwrap());
+        let plan = history.plan(history.newest().unwrap()).unwrap();
         let views = Views::new(node.backup(), 1 << 30);
         let begun = views.kept().touch(plan.seq);
         let stale = Arc::new(View::build(&views.backup, &plan, None).unwrap());
@@ -302,7 +302,7 @@ mod tests {
         let mut recording = node.record();
         node.write(&mut recording, "good", Fate::Committed).unwrap();
         let (history, _) = node.backup().read_history();
-        let plan = history.plan(history.newest().unwrap());
+        let plan = history.plan(history.newest().unwrap()).unwrap();
         let views = Views::new(node.backup(), 1 << 30);
         let slot = views.kept().touch(plan.seq);
         let building = slot.view.lock().unwrap();

@@ -7,7 +7,7 @@
 //! ```text
 //! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ recording (append + fdatasync) ─▶ reply ─▶ stdout
 //!                               └─ all else ─▶ plugin (cln-plugin in a thread of its own) ─────▶ stdout
-//!                                  recording ─▶ replay_check (a background thread) ─▶ status, log
+//!                                  recording ─▶ sealing (a background thread) ─▶ status, log
 //! ```
 //!
 //! | module | idea |
@@ -22,7 +22,7 @@
 //! | [`plugin`] | what `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd` |
 //! | [`recording`] | the backup that writes go to, opened when first needed |
-//! | [`replay_check`] | proof that recorded changes replay |
+//! | [`sealing`] | what is recorded is replayed and sealed |
 //! | [`status`] | `backup-status` |
 
 pub mod answer;
@@ -33,7 +33,7 @@ pub mod message;
 pub mod outgoing;
 pub mod plugin;
 pub mod recording;
-pub mod replay_check;
+pub mod sealing;
 pub mod reply;
 pub mod splitter;
 pub mod status;

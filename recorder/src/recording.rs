@@ -8,7 +8,7 @@ use common::{Backup, DbWrite, Recorded, Recording, Timestamp};
 use crate::answer::{Record, Refusal};
 use crate::causes::with_causes;
 use crate::hook::IncomingWrite;
-use crate::replay_check::ReplayCheck;
+use crate::sealing::Sealing;
 use crate::status::{Destination, Newest, Status};
 
 /// The backup named by the `backup.lock` of a lightning-dir.
@@ -26,7 +26,7 @@ pub struct BackupRecording {
 #[derive(Debug)]
 struct Open {
     recording: Recording,
-    replay_check: Option<ReplayCheck>,
+    sealing: Option<Sealing>,
 }
 
 impl BackupRecording {
@@ -54,16 +54,16 @@ fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refus
         None => log::info!("recording to {url}, which has no version yet"),
     }
     status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
-    let replay_check = match ReplayCheck::spawn(backup, Arc::clone(status)) {
-        Ok(check) => Some(check),
+    let sealing = match Sealing::spawn(backup, newest.map(|newest| newest.seq), Arc::clone(status)) {
+        Ok(sealing) => Some(sealing),
         Err(error) => {
-            let problem = format!("recorded changes are not being replayed: cannot start a thread ({error})");
+            let problem = format!("what is recorded is neither replayed nor sealed: cannot start a thread ({error})");
             log::error!("{problem}");
             status.replay_problem(problem);
             None
         }
     };
-    Ok(Open { recording, replay_check })
+    Ok(Open { recording, sealing })
 }
 
 impl Record for BackupRecording {
@@ -72,12 +72,12 @@ impl Record for BackupRecording {
     }
 
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal> {
-        let Open { recording, replay_check } = self.ready()?;
+        let Open { recording, sealing } = self.ready()?;
         let write = DbWrite { data_version: write.data_version, statements: &write.statements, received_at };
         let recorded = recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?;
         let newest = newest(recording);
-        if let Some(check) = replay_check {
-            check.wake();
+        if let (Some(sealing), Some(newest)) = (sealing, newest) {
+            sealing.wake(newest.seq);
         }
         self.status.recorded(newest);
         tell(recorded);

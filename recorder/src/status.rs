@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::{Backup, DataVersion, Seq, Timestamp};
+use common::{Backup, DataVersion, Progress, Seq, Timestamp};
 use serde_json::{Value, json};
 
 use crate::causes::with_causes;
@@ -21,7 +21,7 @@ struct Known {
     destination: Option<Destination>,
     newest: Option<Newest>,
     last_problem: Option<Problem>,
-    replayed_through: Option<DataVersion>,
+    progress: Progress,
     replay_problem: Option<String>,
 }
 
@@ -69,14 +69,16 @@ impl Status {
         self.known().last_problem = Some(Problem { text, at: Timestamp::now() });
     }
 
-    /// All changes up to this version replay.
-    pub fn replays_through(&self, data_version: DataVersion) {
+    /// How far replaying and sealing have come.
+    pub fn sealed(&self, progress: Progress) {
         let mut known = self.known();
-        known.replayed_through = Some(data_version);
-        known.replay_problem = None;
+        if known.progress.replayed_through != progress.replayed_through {
+            known.replay_problem = None;
+        }
+        known.progress = progress;
     }
 
-    /// Recorded changes do not replay, or it cannot be found out.
+    /// What is recorded does not replay, or cannot be sealed.
     pub fn replay_problem(&self, text: String) {
         let mut known = self.known();
         known.replay_problem = Some(text.clone());
@@ -102,9 +104,10 @@ impl Status {
                 "at": problem.at.to_string(),
             })),
             "replay": {
-                "through": known.replayed_through.map(DataVersion::get),
+                "through": known.progress.replayed_through.map(DataVersion::get),
                 "problem": known.replay_problem,
             },
+            "sealed_through_seq": known.progress.sealed_through.map(Seq::get),
             "recorder_version": env!("CARGO_PKG_VERSION"),
             "format": common::format::FORMAT_VERSION,
         });
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(answer["recorded_at"], newest(7).recorded_at.to_string());
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay");
         assert_eq!(answer["replay"]["problem"], "version 7 does not replay");
-        status.replays_through(DataVersion::new(7));
+        status.sealed(Progress { replayed_through: Some(DataVersion::new(7)), ..Progress::default() });
         let answer = status.to_json();
         assert_eq!(answer["replay"], json!({"through": 7, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::format::segment::SnapshotId;
 use crate::format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
@@ -184,11 +183,6 @@ impl SnapshotFile {
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
-    }
-
-    /// Its name in everything that builds on it.
-    pub(crate) fn id(&self) -> SnapshotId {
-        SnapshotId { seq: self.header.seq, footer_checksum: self.footer_checksum }
     }
 
     /// What it is of.

@@ -8,6 +8,6 @@ mod writer;
 
 pub(crate) use file::SegmentFile;
 pub(crate) use open_segments::Segments;
-pub(crate) use page_map::MapBuilder;
+pub(crate) use page_map::{MapBuilder, MapError};
 pub(crate) use sealed_pages::{SealedPages, SealedState};
 pub(crate) use writer::SegmentWriter;

@@ -1,0 +1,240 @@
+//! The replay of one log, and what a segment needs of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::format::page_images::Keyframe;
+use crate::format::record::{Body, Record};
+use crate::format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
+use crate::format::segment::Piece;
+use crate::format::statements::{Encoded, TemplatesWriter, encode_block};
+use crate::history::Start;
+use crate::log::LogCursor;
+use crate::pages::{OverlayPages, PageSource};
+use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
+use crate::version_rules::Bump;
+use crate::{DataVersion, PageNo, Seq};
+
+/// Statements, and bytes of them, after which a keyframe is taken: what opening a version replays at most, about 2 ms. Half as
+/// many would cost a tenth more space.
+const INTERVAL_STATEMENTS: usize = 800;
+const INTERVAL_BYTES: usize = 512 << 10;
+
+/// An image of a page.
+#[derive(Debug, Clone)]
+pub(super) enum Image {
+    /// Its bytes.
+    Bytes(Arc<[u8]>),
+    /// What the snapshot that the log begins with has of it.
+    OfSnapshot,
+    /// The database has become too short for it.
+    Cut,
+}
+
+/// A log being replayed.
+#[derive(Debug)]
+pub(super) struct LogReplay {
+    pub(super) log: ReplayedLog,
+    replay: Replay,
+    /// The newest change, which is replayed once it is known that it was committed: by what follows it.
+    unsettled: Option<Unsettled>,
+    /// The database at the newest keyframe.
+    at_keyframe: OverlayPages,
+    texts: Vec<Vec<String>>,
+    statements: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Unsettled {
+    about: ChangeAbout,
+    checked: Checked,
+}
+
+/// Whether the newest change has been replayed, to see whether it can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checked {
+    No,
+    Yes,
+}
+
+/// What replaying a log yields.
+#[derive(Debug)]
+pub(super) struct ReplayedLog {
+    pub(super) first_seq: Seq,
+    pub(super) previous_checksum: u32,
+    pub(super) start: Start,
+    pub(super) newest_segment: Option<Seq>,
+    pub(super) start_pages: StartPages,
+    pub(super) records: Vec<IndexedRecord>,
+    /// Their blocks have no place yet.
+    pub(super) intervals: Vec<Interval>,
+    pub(super) templates: TemplatesWriter,
+    pub(super) blocks: Vec<Encoded>,
+    /// Of every page that changed, its images, in order.
+    pub(super) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
+    pub(super) page_count: u32,
+    pub(super) foreign_keys: ForeignKeys,
+}
+
+/// The pages that a log is replayed onto.
+#[derive(Clone)]
+pub(super) struct StartPages(pub(super) Arc<dyn PageSource>);
+
+impl std::fmt::Debug for StartPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StartPages {{ page_count: {} }}", self.0.page_count())
+    }
+}
+
+impl LogReplay {
+    /// Begins on `pages`.
+    pub(super) fn new(
+        first_seq: Seq,
+        previous_checksum: u32,
+        start: Start,
+        newest_segment: Option<Seq>,
+        pages: Arc<dyn PageSource>,
+        foreign_keys: ForeignKeys,
+    ) -> Result<Self, ReplayError> {
+        let at_keyframe = OverlayPages::new(Arc::clone(&pages));
+        let replay = Replay::start(at_keyframe.clone(), foreign_keys)?;
+        let page_count = pages.page_count();
+        let block = Piece { offset: 0, len: 0 };
+        let log = ReplayedLog {
+            first_seq,
+            previous_checksum,
+            start,
+            newest_segment,
+            start_pages: StartPages(pages),
+            records: Vec::new(),
+            intervals: vec![Interval { first: 0, page_count, foreign_keys, block }],
+            templates: TemplatesWriter::new(),
+            blocks: Vec::new(),
+            images: BTreeMap::new(),
+            page_count,
+            foreign_keys,
+        };
+        Ok(Self { log, replay, unsettled: None, at_keyframe, texts: Vec::new(), statements: 0, bytes: 0 })
+    }
+
+    /// Seq of the log's first record.
+    pub(super) fn first_seq(&self) -> Seq {
+        self.log.first_seq
+    }
+
+    /// Whether a cursor is in a later log.
+    pub(super) fn is_before(&self, cursor: &LogCursor) -> bool {
+        cursor.place().is_some_and(|(log, _)| log > self.log.first_seq)
+    }
+
+    /// Adds the next record of the log.
+    pub(super) fn add(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+        let header = &record.header;
+        let body = match &record.body {
+            Body::Change { run_start, statements } => {
+                let bump = Bump::find(header.data_version, statements);
+                self.settle()?;
+                // Cut only here: nothing that is before a change that bumps, or is one, is ever rewound.
+                if bump == Bump::Present && self.interval_is_full() {
+                    self.cut()?;
+                }
+                let bytes = statements.iter().map(|statement| statement.len()).sum::<usize>();
+                self.texts.push(statements.iter().map(|statement| statement.clone().into_owned()).collect());
+                self.statements += statements.len();
+                self.bytes += bytes;
+                let about = ChangeAbout {
+                    data_version: header.data_version,
+                    seq: header.seq,
+                    time: header.time,
+                    run_start: *run_start,
+                };
+                self.unsettled = Some(Unsettled { about, checked: Checked::No });
+                IndexedBody::Change {
+                    run_start: *run_start,
+                    bump,
+                    statements: u32::try_from(statements.len()).unwrap_or(u32::MAX),
+                    bytes: bytes as u64,
+                }
+            }
+            Body::Rewind { .. } => {
+                self.unsettled = None;
+                IndexedBody::Rewind
+            }
+            Body::Commit => IndexedBody::Commit,
+            Body::Snapshot(snapshot) => IndexedBody::Snapshot(*snapshot),
+        };
+        let (data_version, time, page_count) = (header.data_version, header.time, self.replay.page_count());
+        self.log.records.push(IndexedRecord { data_version, time, page_count, body });
+        Ok(())
+    }
+
+    fn interval_is_full(&self) -> bool {
+        self.statements >= INTERVAL_STATEMENTS || self.bytes >= INTERVAL_BYTES
+    }
+
+    /// Replays the newest change: what came after it shows that it was committed.
+    fn settle(&mut self) -> Result<(), ReplayError> {
+        let (Some(Unsettled { about, .. }), Some(statements)) = (self.unsettled.take(), self.texts.last()) else {
+            return Ok(());
+        };
+        apply(&mut self.replay, &about, statements)?;
+        let page_count = self.replay.page_count();
+        let position = about.seq.get() - self.log.first_seq.get();
+        let from = usize::try_from(position).unwrap_or(usize::MAX);
+        // Commits behind it have the pages that it left.
+        for record in self.log.records.get_mut(from..).unwrap_or_default() {
+            record.page_count = page_count;
+        }
+        Ok(())
+    }
+
+    /// Replays the newest change on a copy, if that was not done yet, and returns the version that all up to it lead to.
+    pub(super) fn check_newest(&mut self) -> Result<Option<DataVersion>, ReplayError> {
+        if let (Some(unsettled), Some(statements)) = (&mut self.unsettled, self.texts.last())
+            && unsettled.checked == Checked::No
+        {
+            let mut copy = Replay::start(self.replay.pages(), self.replay.foreign_keys()?)?;
+            apply(&mut copy, &unsettled.about, statements)?;
+            unsettled.checked = Checked::Yes;
+        }
+        Ok(self.log.records.last().map(|record| record.data_version))
+    }
+
+    /// Takes a keyframe: ends the interval and begins the next.
+    fn cut(&mut self) -> Result<(), ReplayError> {
+        self.end_interval();
+        let first = u32::try_from(self.log.records.len()).unwrap_or(u32::MAX);
+        let (page_count, foreign_keys) = (self.replay.page_count(), self.replay.foreign_keys()?);
+        let block = Piece { offset: 0, len: 0 };
+        self.log.intervals.push(Interval { first, page_count, foreign_keys, block });
+        Ok(())
+    }
+
+    fn end_interval(&mut self) {
+        let now = self.replay.pages();
+        let keyframe = Keyframe(u32::try_from(self.log.intervals.len()).unwrap_or(u32::MAX));
+        for (page, bytes) in now.written_since(&self.at_keyframe) {
+            let image = bytes.map_or(Image::Cut, Image::Bytes);
+            self.log.images.entry(page).or_default().push((keyframe, image));
+        }
+        self.at_keyframe = now;
+        self.log.blocks.push(encode_block(&mut self.log.templates, &self.texts));
+        self.texts.clear();
+        (self.statements, self.bytes) = (0, 0);
+    }
+
+    /// The log is at its end.
+    pub(super) fn finish(mut self) -> Result<ReplayedLog, ReplayError> {
+        self.settle()?;
+        self.end_interval();
+        self.log.page_count = self.replay.page_count();
+        self.log.foreign_keys = self.replay.foreign_keys()?;
+        Ok(self.log)
+    }
+}
+
+fn apply(replay: &mut Replay, about: &ChangeAbout, statements: &[String]) -> Result<(), ReplayError> {
+    let ChangeAbout { data_version, seq, time, run_start } = *about;
+    replay.apply(&Change { data_version, seq, time, run_start, statements })
+}

@@ -1,0 +1,266 @@
+//! Sealing: a finished log is replayed and becomes a segment, from which every version opens at once.
+//!
+//! [`Sealer`] follows the logs as they are written and replays every change soon after, which proves that what is
+//! recorded can be restored. When a log is finished, what replay yielded goes into the segment.
+
+mod log_replay;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::format::names;
+use crate::format::record::{Body, SnapshotRef};
+use crate::format::segment::FollowedBy;
+use crate::history::Start;
+use crate::log::{Behind, LogCursor};
+use crate::replay::ReplayError;
+use crate::segment::{MapError, SealedState};
+use crate::storage::{StorageError, remove_if_present};
+use crate::{Backup, DataVersion, ReadError, Seq};
+use log_replay::LogReplay;
+
+/// Why logs are not sealed. They are kept, and so is everything in them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// What is recorded cannot be read back.
+    #[error("what is recorded cannot be read back; check the disk, and keep a copy of the backup")]
+    Read(#[from] ReadError),
+    /// A change does not replay. Every later one depends on it.
+    #[error(
+        "a change in {path} does not replay, so versions from there to the next snapshot cannot be restored; keep this \
+         backup, make a new one with `backupfs init`, and report this", path = .path.display()
+    )]
+    Replay {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        source: ReplayError,
+    },
+    /// The segment cannot be written.
+    #[error("a finished log cannot be sealed; it is kept as it is")]
+    Write(#[from] StorageError),
+    /// zstd gets no memory.
+    #[error("a finished log cannot be compressed; it is kept as it is")]
+    Compress(#[source] io::Error),
+    /// What was written does not read back as what was replayed.
+    #[error("the segment of {path} does not say what it should ({what}); the log is kept as it is. Report this", path = .path.display())]
+    Differs {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl From<MapError> for SealError {
+    fn from(error: MapError) -> Self {
+        match error {
+            MapError::Read(error) => Self::Read(error),
+            MapError::Write(error) => Self::Write(error),
+        }
+    }
+}
+
+/// How far a sealer has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Every change up to this version has been replayed.
+    pub replayed_through: Option<DataVersion>,
+    /// Every record up to this one is in a segment.
+    pub sealed_through: Option<Seq>,
+    /// Logs sealed by this sealer.
+    pub logs_sealed: u64,
+}
+
+/// Seals the logs of a backup. One at a time: whoever has one holds the lock of the backup, as a recorder does.
+#[derive(Debug)]
+pub struct Sealer {
+    backup: Arc<Backup>,
+    cursor: LogCursor,
+    newest_segment: Option<Seq>,
+    current: Option<LogReplay>,
+    progress: Progress,
+}
+
+impl Sealer {
+    /// A sealer that begins behind what is sealed, and removes what a sealing that was cut short has left.
+    ///
+    /// # Errors
+    /// When the directory or the newest segment cannot be read.
+    pub fn new(backup: Arc<Backup>) -> Result<Self, SealError> {
+        let (history, cursor) = backup.sealed_history()?;
+        let newest_segment = history.sealed().last().copied();
+        let mut progress = Progress {
+            replayed_through: history.newest().map(|newest| newest.data_version),
+            ..Progress::default()
+        };
+        if let Some(newest) = newest_segment {
+            progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
+            remove_sealed_logs(&backup, newest)?;
+        }
+        Ok(Self { backup, cursor, newest_segment, current: None, progress })
+    }
+
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Replays what has been recorded since the last call, and seals the logs that are finished, until `stop` is set. A
+    /// log counts as finished when the record behind it, and so all of the log, is durable: `durable` is the newest that
+    /// is.
+    ///
+    /// # Errors
+    /// When a log cannot be read, replayed or sealed. It is kept; the next call begins anew with it.
+    pub fn advance(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
+        let result = self.advance_to(durable, stop);
+        if result.is_err() {
+            // The replay may be spoilt. The log is read again from its beginning.
+            self.current = None;
+            let begun = Self::new(Arc::clone(&self.backup))?;
+            *self = Self { progress: Progress { logs_sealed: self.progress.logs_sealed, ..begun.progress }, ..begun };
+        }
+        result
+    }
+
+    fn advance_to(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
+        while !stop.load(Ordering::Relaxed) {
+            let at_next_log = self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor));
+            if at_next_log {
+                if self.cursor.next_seq() > durable {
+                    break;
+                }
+                let Some(followed_by) = self.cursor.peek(|record| followed_by(&record.body))? else { break };
+                self.seal_current(followed_by)?;
+            }
+            if self.read_log(stop)? == Behind::Nothing {
+                break;
+            }
+        }
+        if !stop.load(Ordering::Relaxed)
+            && let Some(current) = &mut self.current
+        {
+            let newest = current.check_newest().map_err(|source| self.backup.does_not_replay(current.first_seq(), source))?;
+            self.progress.replayed_through = newest.or(self.progress.replayed_through);
+        }
+        Ok(())
+    }
+
+    /// Replays the records of one log that are there by now.
+    fn read_log(&mut self, stop: &AtomicBool) -> Result<Behind, SealError> {
+        let (backup, current, newest_segment) = (&self.backup, &mut self.current, self.newest_segment);
+        let mut failed = None;
+        let previous_checksum = self.cursor.previous_checksum();
+        let read = self.cursor.read_to_end_of_log(&mut |record, place| {
+            let added = if stop.load(Ordering::Relaxed) {
+                Err(Interrupted::Stop)
+            } else {
+                let replay = match current.take() {
+                    Some(replay) => Ok(replay),
+                    None => begin(backup, newest_segment, place.file_seq(), previous_checksum, &record.body),
+                };
+                replay
+                    .and_then(|replay| {
+                        let first_seq = replay.first_seq();
+                        let added = current.insert(replay).add(record);
+                        added.map_err(|source| backup.does_not_replay(first_seq, source))
+                    })
+                    .map_err(Interrupted::Failed)
+            };
+            added.map_err(|interrupted| {
+                failed = Some(interrupted);
+                // What is refused is not passed.
+                crate::format::Damage::Contradiction("the sealer stopped here")
+            })
+        });
+        match failed {
+            Some(Interrupted::Failed(error)) => Err(error),
+            Some(Interrupted::Stop) => Ok(Behind::Nothing),
+            None => Ok(read?),
+        }
+    }
+
+    fn seal_current(&mut self, followed_by: FollowedBy) -> Result<(), SealError> {
+        let Some(current) = self.current.take() else {
+            return Ok(());
+        };
+        let first_seq = current.first_seq();
+        let finished = current.finish().map_err(|source| self.backup.does_not_replay(first_seq, source))?;
+        let footer = write::write_segment(&self.backup, finished, followed_by, self.cursor.previous_checksum())?;
+        self.newest_segment = Some(first_seq);
+        self.progress.sealed_through = Some(footer.last_seq);
+        self.progress.logs_sealed += 1;
+        log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));
+        remove_sealed_logs(&self.backup, first_seq)
+    }
+}
+
+enum Interrupted {
+    Stop,
+    Failed(SealError),
+}
+
+fn followed_by(body: &Body<'_>) -> FollowedBy {
+    match body {
+        Body::Snapshot(_) => FollowedBy::Snapshot,
+        Body::Change { .. } | Body::Rewind { .. } | Body::Commit => FollowedBy::Change,
+    }
+}
+
+/// Begins to replay the log that begins with a record that says this.
+fn begin(
+    backup: &Arc<Backup>,
+    newest_segment: Option<Seq>,
+    first_seq: Seq,
+    previous_checksum: u32,
+    first: &Body<'_>,
+) -> Result<LogReplay, SealError> {
+    let snapshot: Option<SnapshotRef> = match first {
+        Body::Snapshot(snapshot) => Some(*snapshot),
+        Body::Change { .. } | Body::Rewind { .. } | Body::Commit => None,
+    };
+    let start = match (snapshot, newest_segment) {
+        (Some(snapshot), _) => Start::Snapshot(first_seq, snapshot),
+        (None, Some(newest)) => Start::Segment(newest, SealedState::End),
+        (None, None) => Start::Nothing(backup.manifest().page_size),
+    };
+    let (pages, foreign_keys) = backup.start_pages(&start)?;
+    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys)
+        .map_err(|source| backup.does_not_replay(first_seq, source))
+}
+
+impl Backup {
+    fn does_not_replay(&self, log: Seq, source: ReplayError) -> SealError {
+        match source {
+            ReplayError::Pages(error) => SealError::Read(error),
+            source => SealError::Replay { path: self.path().join(names::log(log)), source },
+        }
+    }
+}
+
+/// Removes the logs that are segments now, the newest being this one, and the delta snapshots that are part of them. A
+/// crash in between leaves files that nobody reads and the next sealer removes.
+fn remove_sealed_logs(backup: &Backup, newest_segment: Seq) -> Result<(), SealError> {
+    let directory = &**backup.directory();
+    for name in directory.list()? {
+        let sealed = |first: Seq| first <= newest_segment && backup.segments().footer(first).is_ok();
+        if let Some(first) = names::parse_log(&name)
+            && sealed(first)
+        {
+            remove_if_present(directory, &name)?;
+        }
+        if let Some(seq) = names::parse_snapshot(&name)
+            && sealed(seq)
+            && backup.segments().footer(seq)?.snapshot.is_none_or(|full| full.seq != seq)
+        {
+            remove_if_present(directory, &name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Writing the segment of a log that has been replayed, and checking it piece by piece.
+
+use std::sync::Arc;
+
+use super::SealError;
+use super::log_replay::{Image, ReplayedLog, StartPages};
+use crate::format::names;
+use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::format::record::DeltaBase;
+use crate::format::record_index::RecordIndex;
+use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use crate::format::statements::{Block, Encoded, Templates};
+use crate::history::{Before, Place, Start, Stretch};
+use crate::segment::{MapBuilder, SegmentWriter};
+use crate::{Backup, PageNo, ReadError, Seq};
+
+/// zstd's level for statements.
+const STATEMENTS_LEVEL: i32 = 3;
+
+/// zstd's level for the record index.
+const INDEX_LEVEL: i32 = 6;
+
+/// What a segment builds on.
+struct Base {
+    segment: Option<Seq>,
+    snapshot: Option<SnapshotId>,
+    map: Option<MapRoot>,
+}
+
+/// Writes the segment of `log`; `last_checksum` is that of its last record.
+///
+/// Until the file has its name there is nothing but a temporary file; from then on the segment counts, whether the log is
+/// still there or not, and both say the same.
+///
+/// # Errors
+/// When it cannot be written, or does not read back as what was replayed. The log counts then.
+pub(super) fn write_segment(
+    backup: &Backup,
+    mut log: ReplayedLog,
+    followed_by: FollowedBy,
+    last_checksum: u32,
+) -> Result<SegmentFooter, SealError> {
+    let differs = |what| SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what };
+    let base = base_of(backup, &log)?;
+    let header = SegmentHeader {
+        uuid: backup.manifest().uuid,
+        first_seq: log.first_seq,
+        previous_checksum: log.previous_checksum,
+        page_size: log.start_pages.0.page_size(),
+    };
+    let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
+
+    let templates = log.templates.encode();
+    let read_back = Templates::decode(&templates).map(Arc::new).map_err(|_| differs("templates"))?;
+    let templates = templates.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+    let templates = writer.push(&templates)?.piece;
+    for (interval, block) in log.intervals.iter_mut().zip(&log.blocks) {
+        let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+        let block = Encoded::decompress(&compressed).and_then(|block| Block::decode(&block, &read_back));
+        block.map_err(|_| differs("statements"))?;
+        interval.block = writer.push(&compressed)?.piece;
+    }
+
+    let changed = write_images(backup, &log, &mut writer)?;
+    let map = MapBuilder { segments: backup.segments(), writer: &mut writer }.write(base.map, &changed)?;
+
+    let index = RecordIndex { records: log.records, intervals: log.intervals };
+    let bytes = index.encode();
+    let compressed = zstd::bulk::compress(&bytes, INDEX_LEVEL).map_err(SealError::Compress)?;
+    let piece = writer.push(&compressed)?.piece;
+    let records = index.records.len();
+    let times = index.records.first().map(|record| record.time);
+    let read_back = RecordIndex::decode(&bytes).ok().filter(|read_back| *read_back == index);
+    let (before, versions_before) = versions_before(backup, log.newest_segment)?;
+    let stretch = read_back.and_then(|index| Stretch::of_index(log.first_seq, before, index, followed_by).ok());
+    let stretch = stretch.ok_or(SealError::Differs {
+        path: backup.path().join(names::log(log.first_seq)),
+        what: "record index",
+    })?;
+    let place = |before| match before {
+        Before::Version(Place(place)) => place,
+        Before::Nothing | Before::Unknown => 0,
+    };
+    let at = || stretch.versions().iter().map(|version| version.recorded_at);
+    let times = (at().min().or(times), at().max().or(times));
+    let (Some(earliest), Some(latest)) = times else {
+        return Err(SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what: "no records" });
+    };
+    let footer = SegmentFooter {
+        header_checksum: u32::from_le_bytes(
+            *header.encode().last_chunk().expect("BUG: a header is longer than its checksum"),
+        ),
+        last_seq: Seq::new(log.first_seq.get() + records as u64 - 1).expect("BUG: seqs begin with 1"),
+        last_checksum,
+        followed_by,
+        foreign_keys: log.foreign_keys,
+        base: base.segment,
+        snapshot: base.snapshot,
+        page_count: log.page_count,
+        map,
+        index: piece,
+        templates,
+        versions_before,
+        versions: u32::try_from(stretch.versions().len()).unwrap_or(u32::MAX),
+        place_before: place(before),
+        place: place(stretch.newest_place()),
+        times: (earliest, latest),
+    };
+    writer.finish(&footer)?;
+    Ok(footer)
+}
+
+fn base_of(backup: &Backup, log: &ReplayedLog) -> Result<Base, ReadError> {
+    let on_segment = |first: Seq| {
+        let footer = backup.segments().footer(first)?;
+        Ok(Base { segment: Some(first), snapshot: footer.snapshot, map: footer.map })
+    };
+    let on_snapshot = |id| Base { segment: None, snapshot: Some(id), map: None };
+    match log.start {
+        Start::Nothing(_) => Ok(Base { segment: None, snapshot: None, map: None }),
+        Start::Segment(first, _) => on_segment(first),
+        Start::Snapshot(seq, snapshot) => match snapshot.base {
+            None => Ok(on_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })),
+            Some(DeltaBase::Snapshot(id)) => Ok(on_snapshot(id)),
+            Some(DeltaBase::Segment(first)) => on_segment(first),
+        },
+    }
+}
+
+fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Before, u64), ReadError> {
+    let Some(newest) = newest_segment else {
+        return Ok((Before::Nothing, 0));
+    };
+    let footer = backup.segments().footer(newest)?;
+    let versions = footer.versions_before + u64::from(footer.versions);
+    let before = if versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
+    Ok((before, versions))
+}
+
+/// Writes the images of all pages that changed; returns where each page's are.
+fn write_images(
+    backup: &Backup,
+    log: &ReplayedLog,
+    writer: &mut SegmentWriter<'_>,
+) -> Result<Vec<(PageNo, Location)>, SealError> {
+    let StartPages(start) = &log.start_pages;
+    let page_size = start.page_size().bytes();
+    let zeros: Arc<[u8]> = vec![0; page_size].into();
+    let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
+    let mut read_back = vec![0; page_size];
+    let mut changed = Vec::new();
+    let folded = folded_pages(backup, log)?;
+    let mut pages: Vec<PageNo> = log.images.keys().copied().chain(folded.iter().copied()).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    for page in pages {
+        let of_snapshot = folded.binary_search(&page).is_ok().then_some((Keyframe(0), Image::OfSnapshot));
+        let images = of_snapshot.iter().chain(log.images.get(&page).into_iter().flatten());
+        let mut bytes: Vec<(Keyframe, Arc<[u8]>)> = Vec::new();
+        for (keyframe, image) in images {
+            let image = match image {
+                Image::Bytes(bytes) => Arc::clone(bytes),
+                Image::Cut => Arc::clone(&zeros),
+                Image::OfSnapshot => {
+                    start.read_page(page, &mut read_back)?;
+                    Arc::from(&*read_back)
+                }
+            };
+            // A page that was written as it was before.
+            if bytes.last().is_none_or(|(_, before)| *before != image) {
+                bytes.push((*keyframe, image));
+            }
+        }
+        let borrowed: Vec<(Keyframe, &[u8])> = bytes.iter().map(|(keyframe, bytes)| (*keyframe, &**bytes)).collect();
+        let encoded = codec.encode(page, &borrowed).map_err(SealError::Compress)?;
+        // The oldest image is decoded from all the others.
+        if let Some((keyframe, oldest)) = bytes.first()
+            && (codec.decode(&encoded, page, *keyframe, &mut read_back) != Ok(true) || *read_back != **oldest)
+        {
+            let path = backup.path().join(names::log(log.first_seq));
+            return Err(SealError::Differs { path, what: "images of a page" });
+        }
+        changed.push((page, writer.push(&encoded)?));
+    }
+    Ok(changed)
+}
+
+/// The pages of the delta snapshot that the log begins with: they become part of the segment.
+fn folded_pages(backup: &Backup, log: &ReplayedLog) -> Result<Vec<PageNo>, ReadError> {
+    match log.start {
+        Start::Snapshot(seq, snapshot) if snapshot.base.is_some() => {
+            let file = backup.open_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })?;
+            Ok(file.stored_pages().unwrap_or_default().to_vec())
+        }
+        _ => Ok(Vec::new()),
+    }
+}

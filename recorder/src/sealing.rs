@@ -1,0 +1,215 @@
+//! The background thread that replays what is recorded and seals finished logs.
+//!
+//! It reads the backup as any other reader does and shares nothing with the recording but a bell. A change that does not
+//! replay never stops recording, for it is what `lightningd` did; it is shouted about instead, and so is everything else
+//! that goes wrong here.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{io, panic, thread};
+
+use common::{Backup, SealError, Sealer, Seq};
+
+use crate::causes::with_causes;
+use crate::status::Status;
+
+/// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The pause after a round that failed: a full disk is not full any sooner for being asked all the time.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Added to the thread's nice value: it gets what the node leaves over.
+const NICENESS: i32 = 10;
+
+/// The thread's handle. Dropped, it tells the thread to stop, at once, and does not wait for it: whatever it was writing has
+/// no name yet, and the next start begins it anew.
+#[derive(Debug)]
+pub struct Sealing {
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Sealing {
+    /// Starts with what the backup holds; `durable` is the newest record, if there is any.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn(backup: Arc<Backup>, durable: Option<Seq>, status: Arc<Status>) -> io::Result<Self> {
+        let (bell, stop) = (Arc::new(Bell::default()), Arc::new(AtomicBool::new(false)));
+        let (rung, stopped) = (Arc::clone(&bell), Arc::clone(&stop));
+        thread::Builder::new().name("sealing".to_owned()).spawn(move || {
+            // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                log::debug!("cannot lower the priority of sealing: {error}");
+            }
+            let round = panic::AssertUnwindSafe(|| {
+                Worker { backup, status: Arc::clone(&status), sealer: None, shouted: None }.run(&rung, &stopped);
+            });
+            if panic::catch_unwind(round).is_err() {
+                shout(&status, "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more");
+            }
+        })?;
+        if let Some(durable) = durable {
+            bell.ring(durable);
+        }
+        Ok(Self { bell, stop })
+    }
+
+    /// Says that everything up to this record is durable. Cheap: at most one call for each round wakes anybody.
+    pub fn wake(&self, durable: Seq) {
+        self.bell.ring(durable);
+    }
+}
+
+impl Drop for Sealing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.bell.stop();
+    }
+}
+
+struct Worker {
+    backup: Arc<Backup>,
+    status: Arc<Status>,
+    sealer: Option<Sealer>,
+    /// What was shouted last, so that it is shouted once and not after every write.
+    shouted: Option<String>,
+}
+
+impl Worker {
+    fn run(&mut self, bell: &Bell, stop: &AtomicBool) {
+        while let Rung::Durable(durable) = bell.wait() {
+            match self.seal(durable, stop) {
+                Ok(()) => {
+                    self.shouted = None;
+                    bell.pause(PAUSE);
+                }
+                Err(error) => {
+                    let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
+                    if self.shouted.as_ref() != Some(&problem) {
+                        shout(&self.status, &problem);
+                        self.shouted = Some(problem);
+                    }
+                    bell.pause(PAUSE_AFTER_FAILURE);
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
+        let sealer = match &mut self.sealer {
+            Some(sealer) => sealer,
+            none => none.insert(Sealer::new(Arc::clone(&self.backup))?),
+        };
+        let result = sealer.advance(durable, stop);
+        let progress = sealer.progress();
+        self.status.sealed(progress);
+        result
+    }
+}
+
+fn shout(status: &Status, problem: &str) {
+    log::error!("{problem}");
+    status.replay_problem(problem.to_owned());
+}
+
+/// Wakes one sleeper, however often it is rung.
+#[derive(Debug, Default)]
+struct Bell {
+    state: Mutex<BellState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct BellState {
+    rung: Option<Seq>,
+    stopped: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Rung {
+    Durable(Seq),
+    Stop,
+}
+
+impl Bell {
+    fn ring(&self, durable: Seq) {
+        if self.state().rung.replace(durable).is_none() {
+            self.changed.notify_one();
+        }
+    }
+
+    fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps until it is rung, once for all rings since the last time.
+    fn wait(&self) -> Rung {
+        let mut state = self
+            .changed
+            .wait_while(self.state(), |state| state.rung.is_none() && !state.stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        match state.rung.take() {
+            Some(durable) if !state.stopped => Rung::Durable(durable),
+            _ => Rung::Stop,
+        }
+    }
+
+    /// Lets rings pile up for a while; only a stop cuts it short.
+    fn pause(&self, pause: Duration) {
+        drop(self.changed.wait_timeout_while(self.state(), pause, |state| !state.stopped));
+    }
+
+    fn state(&self) -> MutexGuard<'_, BellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn seq(number: u64) -> Seq {
+        Seq::new(number).unwrap()
+    }
+
+    #[test]
+    fn rings_are_coalesced_and_none_is_lost() {
+        let bell = Bell::default();
+        bell.ring(seq(1));
+        bell.ring(seq(2));
+        assert_eq!(bell.wait(), Rung::Durable(seq(2)));
+        assert!(bell.state().rung.is_none());
+        bell.ring(seq(3));
+        assert_eq!(bell.wait(), Rung::Durable(seq(3)), "a ring after the wait counts anew");
+    }
+
+    #[test]
+    fn a_stop_ends_sleep_and_pause_at_once() {
+        let bell = Arc::new(Bell::default());
+        let sleeper = thread::spawn({
+            let bell = Arc::clone(&bell);
+            move || bell.wait()
+        });
+        bell.stop();
+        assert_eq!(sleeper.join().unwrap(), Rung::Stop);
+        bell.ring(seq(1));
+        assert_eq!(bell.wait(), Rung::Stop, "a stop is final");
+        let before = Instant::now();
+        bell.pause(PAUSE_AFTER_FAILURE);
+        assert!(before.elapsed() < PAUSE);
+    }
+
+    #[test]
+    fn a_pause_is_not_cut_short_by_rings() {
+        let bell = Bell::default();
+        bell.ring(seq(1));
+        let before = Instant::now();
+        bell.pause(PAUSE);
+        assert!(before.elapsed() >= PAUSE);
+    }
+}
