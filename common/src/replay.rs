@@ -247,10 +247,8 @@ impl StoredReplay<'_> {
 
 impl ForeignKeys {
     fn set_on(self, connection: &Connection) -> rusqlite::Result<()> {
-        connection.execute_batch(match self {
-            Self::On => "PRAGMA foreign_keys = ON",
-            Self::Off => "PRAGMA foreign_keys = OFF",
-        })
+        // The PRAGMA would make every prepared statement be prepared anew, even when it changes nothing.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self == Self::On).map(drop)
     }
 }
 
