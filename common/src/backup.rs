@@ -230,7 +230,7 @@ impl Backup {
     /// The database of the snapshot that a record names.
     pub(crate) fn snapshot_pages(&self, seq: Seq, snapshot: &SnapshotRef) -> Result<Arc<dyn PageSource>, ReadError> {
         let file = self.open_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })?;
-        let below = snapshot.base.map(|base| self.stored_pages(base)).transpose()?;
+        let below = snapshot.base.map(|base| Ok::<_, ReadError>((base, self.stored_pages(base)?))).transpose()?;
         Ok(Arc::new(SnapshotPages::new(file, below)?))
     }
 

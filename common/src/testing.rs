@@ -120,7 +120,7 @@ impl Node {
     /// What a version of the backup holds.
     pub(crate) fn contents_of(&self, history: &crate::History, version: u32) -> Vec<String> {
         let version = history.version(DataVersion::new(version)).unwrap().unwrap();
-        let view = Views::new(self.backup(), 1 << 20).open(&history.plan(version)).unwrap();
+        let view = Views::new(self.backup(), 1 << 20).open(&history.plan(&version).unwrap()).unwrap();
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
         assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
         let copy = self.dir.path().join("copy.sqlite3");

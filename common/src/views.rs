@@ -169,6 +169,7 @@ fn is_on_the_way(plan: &ReplayPlan, seq: Seq) -> bool {
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
+    use std::ops::ControlFlow;
 
     use super::*;
     use crate::testing::{Fate, Node, contents};
@@ -284,9 +285,12 @@ mod tests {
         }
         let (history, _) = node.backup().read_history();
         let views = Views::new(node.backup(), 1 << 30);
-        for version in history.versions() {
-            views.open(&history.plan(version)).unwrap();
-        }
+        history
+            .for_versions_after(None, &mut |version| {
+                views.open(&history.plan(version).unwrap()).unwrap();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         let open = std::fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
             let target = std::fs::read_link(entry.as_ref().unwrap().path());
             target.is_ok_and(|target| target.starts_with(node.backup_path()))

@@ -196,7 +196,7 @@ fn recovery_writes_the_last_records_again() {
         writer.commit().unwrap();
         drop(writer);
         faulty.fail_nth(nth);
-        let recovered = recover(&any, UUID, &mut |_, _| Ok(())).map(|_| ()).map_err(|error| match error {
+        let recovered = recover(LogCursor::new(any, UUID), &mut |_, _| Ok(())).map(|_| ()).map_err(|error| match error {
             RecoverError::Storage(error) => error,
             RecoverError::Read(error) => panic!("{error}"),
         });

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::snapshot_file::Stored;
 use super::{PageSource, SnapshotFile};
 use crate::format::Damage;
+use crate::format::record::DeltaBase;
 use crate::storage::Directory;
 use crate::{PageNo, PageSize, ReadError, Seq};
 
@@ -48,14 +49,15 @@ impl fmt::Debug for SnapshotPages {
 }
 
 impl SnapshotPages {
-    /// The pages of `file`, on top of `below` if it is a delta.
-    pub(crate) fn new(file: Arc<SnapshotFile>, below: Option<Arc<dyn PageSource>>) -> Result<Self, ReadError> {
+    /// The pages of `file`, which is a full snapshot, or a delta on top of `below` by this name.
+    pub(crate) fn new(
+        file: Arc<SnapshotFile>,
+        below: Option<(DeltaBase, Arc<dyn PageSource>)>,
+    ) -> Result<Self, ReadError> {
         let header = file.header();
-        let fits = match &below {
-            Some(below) => header.base.is_some() && below.page_size() == header.page_size,
-            None => header.base.is_none(),
-        };
-        if fits {
+        let fits = header.base == below.as_ref().map(|(base, _)| *base);
+        let below = below.map(|(_, pages)| pages);
+        if fits && below.as_ref().is_none_or(|below| below.page_size() == header.page_size) {
             Ok(Self { file, below })
         } else {
             let damage = Damage::Contradiction("it does not build on what the log says");
@@ -94,6 +96,7 @@ mod tests {
 
     use super::*;
     use crate::format::names;
+    use crate::format::segment::SnapshotId;
     use crate::format::snapshot::SnapshotHeader;
     use crate::pages::SnapshotWriter;
     use crate::storage::RealDirectory;
@@ -108,21 +111,21 @@ mod tests {
     }
 
     /// Writes a snapshot whose pages are filled with the byte given for their number.
-    fn write(path: &Path, number: u64, base: Option<u64>, page_count: u32, pages: &[(u32, u8)]) -> ExpectedSnapshot {
+    fn write(path: &Path, number: u64, base: Option<ExpectedSnapshot>, page_count: u32, pages: &[(u32, u8)]) -> ExpectedSnapshot {
         write_to(&RealDirectory::new(path), number, base, page_count, pages)
     }
 
     fn write_to(
         directory: &dyn Directory,
         number: u64,
-        base: Option<u64>,
+        base: Option<ExpectedSnapshot>,
         page_count: u32,
         pages: &[(u32, u8)],
     ) -> ExpectedSnapshot {
         let header = SnapshotHeader {
             uuid: UUID,
             seq: seq(number),
-            base: base.map(seq),
+            base: base.map(name),
             data_version: DataVersion::new(1),
             page_size: SIZE,
             page_count,
@@ -136,11 +139,23 @@ mod tests {
         ExpectedSnapshot { uuid: UUID, seq: seq(number), footer_checksum }
     }
 
-    fn read(chain: &SnapshotChain) -> Result<Vec<u8>, ReadError> {
+    fn name(snapshot: ExpectedSnapshot) -> DeltaBase {
+        DeltaBase::Snapshot(SnapshotId { seq: snapshot.seq, footer_checksum: snapshot.footer_checksum })
+    }
+
+    /// The newest first, down to the full one.
+    fn open(path: &Path, snapshots: &[ExpectedSnapshot]) -> Result<Arc<dyn PageSource>, ReadError> {
+        let (&newest, below) = snapshots.split_first().unwrap();
+        let below = below.first().map(|&base| Ok::<_, ReadError>((name(base), open(path, below)?))).transpose()?;
+        let file = SharedSnapshots::default().open(&RealDirectory::new(path), newest)?;
+        Ok(Arc::new(SnapshotPages::new(file, below)?))
+    }
+
+    fn read(pages: &dyn PageSource) -> Result<Vec<u8>, ReadError> {
         let mut page = [0; 512];
-        (1..=chain.page_count())
+        (1..=pages.page_count())
             .map(|number| {
-                chain.read_page(PageNo::new(number).unwrap(), &mut page)?;
+                pages.read_page(PageNo::new(number).unwrap(), &mut page)?;
                 assert!(page.iter().all(|&byte| byte == page[0]));
                 Ok(page[0])
             })
@@ -159,16 +174,14 @@ mod tests {
     fn a_page_is_that_of_the_newest_snapshot_that_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let full = write(dir.path(), 1, None, 4, &[(1, 11), (2, 12), (3, 13), (4, 14)]);
-        let shrunk = write(dir.path(), 5, Some(1), 2, &[(2, 22)]);
-        let grown = write(dir.path(), 9, Some(5), 5, &[(1, 31), (5, 35)]);
-        let directory = RealDirectory::new(dir.path());
-        let chain =
-            |expected: &[ExpectedSnapshot]| SnapshotChain::open(&directory, &SharedSnapshots::default(), expected);
-        assert_eq!(read(&chain(&[full]).unwrap()).unwrap(), [11, 12, 13, 14]);
-        assert_eq!(read(&chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
+        let shrunk = write(dir.path(), 5, Some(full), 2, &[(2, 22)]);
+        let grown = write(dir.path(), 9, Some(shrunk), 5, &[(1, 31), (5, 35)]);
+        let chain = |snapshots: &[ExpectedSnapshot]| open(dir.path(), snapshots);
+        assert_eq!(read(&*chain(&[full]).unwrap()).unwrap(), [11, 12, 13, 14]);
+        assert_eq!(read(&*chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
         // What the shrunk database had cut off does not come back.
-        assert_eq!(read(&chain(&[grown, shrunk, full]).unwrap()).unwrap(), [31, 22, 0, 0, 35]);
-        for broken in [&[grown, full][..], &[grown, shrunk], &[shrunk, grown, full], &[]] {
+        assert_eq!(read(&*chain(&[grown, shrunk, full]).unwrap()).unwrap(), [31, 22, 0, 0, 35]);
+        for broken in [&[grown, full][..], &[grown, shrunk], &[shrunk, grown, full], &[shrunk]] {
             assert!(chain(broken).is_err(), "{broken:?}");
         }
     }
@@ -177,9 +190,8 @@ mod tests {
     fn every_cut_and_every_flipped_bit_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let full = write(dir.path(), 1, None, 3, &[(1, 11), (2, 12), (3, 13)]);
-        let delta = write(dir.path(), 5, Some(1), 70, &[(2, 22), (70, 72)]);
-        let directory = RealDirectory::new(dir.path());
-        let all = |()| read(&SnapshotChain::open(&directory, &SharedSnapshots::default(), &[delta, full])?);
+        let delta = write(dir.path(), 5, Some(full), 70, &[(2, 22), (70, 72)]);
+        let all = |()| read(&*open(dir.path(), &[delta, full])?);
         let expected = all(()).unwrap();
         for name in [names::snapshot(seq(1)), names::snapshot(seq(5))] {
             let path = dir.path().join(&name);
@@ -203,7 +215,7 @@ mod tests {
         }
         assert_eq!(all(()).unwrap(), expected);
         // An older copy of the same snapshot is not the one that the log names.
-        write(dir.path(), 5, Some(1), 70, &[(2, 21), (70, 72)]);
+        write(dir.path(), 5, Some(full), 70, &[(2, 21), (70, 72)]);
         assert!(all(()).is_err());
     }
 }

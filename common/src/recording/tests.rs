@@ -1,6 +1,7 @@
 //! Recording on a real directory and a real database.
 
-use super::heal::SNAPSHOT_CHAIN_MAX;
+use std::ops::ControlFlow;
+
 use super::*;
 use crate::log::AppendError;
 use crate::storage::faulty::FaultyDirectory;
@@ -21,7 +22,14 @@ fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
         TimelineEntry::Rewound { data_version, .. } => (data_version.get(), "rewound"),
         TimelineEntry::Missing { first, .. } => (first.get(), "missing"),
     };
-    history.timeline().map(status).collect()
+    let mut statuses = Vec::new();
+    history
+        .for_timeline(&mut |entry| {
+            statuses.push(status(entry));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    statuses
 }
 
 #[test]
@@ -68,7 +76,7 @@ fn a_gap_is_healed_by_storing_the_pages_that_differ() {
         node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
     }
     drop(recording);
-    for _ in 0..SNAPSHOT_CHAIN_MAX + 2 {
+    for _ in 0..10 {
         let mut recording = node.record();
         for _ in 0..3 {
             node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
@@ -79,10 +87,6 @@ fn a_gap_is_healed_by_storing_the_pages_that_differ() {
         assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
     }
     assert_eq!(&statuses(&node)[200..204], [(210, "change"), (211, "missing"), (213, "snapshot"), (214, "change")]);
-    let (history, _) = node.backup().read_history();
-    let chain = history.newest_snapshots().len();
-    assert!(chain <= SNAPSHOT_CHAIN_MAX, "{chain}");
-    assert!(chain < history.timeline().filter(|e| matches!(e, TimelineEntry::Missing { .. })).count());
 }
 
 #[test]
