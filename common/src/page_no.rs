@@ -20,6 +20,16 @@ impl PageNo {
         self.0
     }
 
+    /// The page after this one; `None` past the 2^32 pages a database can have.
+    pub fn next(self) -> Option<Self> {
+        self.plus(1)
+    }
+
+    /// The page so many pages after this one; `None` past the 2^32 pages a database can have.
+    pub fn plus(self, pages: usize) -> Option<Self> {
+        self.0.checked_add(u32::try_from(pages).ok()?).map(Self)
+    }
+
     /// The page that holds this byte of a database file; `None` past the 2^32 pages a database can have.
     pub fn at_offset(offset: u64, page_size: PageSize) -> Option<Self> {
         let index = offset / u64::from(page_size.get());

@@ -64,9 +64,11 @@ impl View {
         while let Some(page) = PageNo::at_offset(offset, self.page_size()).filter(|_| !rest.is_empty()) {
             #[expect(clippy::cast_possible_truncation, reason = "the remainder of a page size")]
             let start = (offset % page_bytes as u64) as usize;
-            let (now, later) = rest.split_at_mut(rest.len().min(page_bytes - start));
-            if now.len() == page_bytes {
-                self.pages.read_page(page, now)?;
+            let whole_bytes = rest.len() - rest.len() % page_bytes;
+            let now_bytes = if start == 0 && whole_bytes > 0 { whole_bytes } else { rest.len().min(page_bytes - start) };
+            let (now, later) = rest.split_at_mut(now_bytes);
+            if now.len() >= page_bytes {
+                self.pages.read_pages(page, now)?;
             } else {
                 scratch.resize(page_bytes, 0);
                 self.pages.read_page(page, &mut scratch)?;

@@ -26,6 +26,55 @@ pub trait PageSource: Send + Sync {
     /// # Errors
     /// When the page cannot be read or is damaged.
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Copies consecutive pages into `out`, which has the bytes of so many. Faster than page by page where pages are
+    /// compressed together.
+    ///
+    /// # Errors
+    /// When one of the pages cannot be read or is damaged; `out` is worth nothing then.
+    fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        let mut page = Some(first);
+        for now in out.chunks_exact_mut(self.page_size().bytes()) {
+            match page {
+                Some(number) => self.read_page(number, now)?,
+                // No database has this many pages.
+                None => now.fill(0),
+            }
+            page = page.and_then(PageNo::next);
+        }
+        Ok(())
+    }
+}
+
+/// Reads consecutive pages run by run: neighbours that have the same holder are read together.
+pub(crate) fn read_runs<H: PartialEq>(
+    first: PageNo,
+    out: &mut [u8],
+    page_size: PageSize,
+    mut holder: impl FnMut(PageNo) -> Result<H, ReadError>,
+    mut read: impl FnMut(H, PageNo, &mut [u8]) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    let mut rest = out;
+    let mut next = Some(first).filter(|_| !rest.is_empty());
+    let mut held_by = next.map(&mut holder).transpose()?;
+    while let (Some(page), Some(own)) = (next, held_by.take()) {
+        let mut pages = 1;
+        // Past the last page that a database can have there is nothing.
+        while let Some(neighbour) = page.plus(pages).filter(|_| pages * page_size.bytes() < rest.len()) {
+            let other = holder(neighbour)?;
+            if other != own {
+                held_by = Some(other);
+                break;
+            }
+            pages += 1;
+        }
+        let (now, later) = rest.split_at_mut(pages * page_size.bytes());
+        read(own, page, now)?;
+        rest = later;
+        next = page.plus(pages);
+    }
+    rest.fill(0);
+    Ok(())
 }
 
 /// No pages at all: what the first change of a new node is replayed onto.

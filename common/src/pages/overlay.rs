@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::PageSource;
+use super::{PageSource, read_runs};
 use crate::{PageNo, PageSize, ReadError};
 
 /// A database as it is after some changes. Cloning copies no page: clones share them until one writes.
@@ -82,6 +82,18 @@ impl PageSource for OverlayPages {
             None => self.base.read_page(page, out)?,
         }
         Ok(())
+    }
+
+    fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        // What was written or cut off is never asked of the base: it may be damaged there.
+        let here = |page: PageNo| Ok(page.get() > self.page_count || self.dirty.contains_key(&page));
+        read_runs(first, out, self.page_size(), here, |here, page, out| {
+            if !here {
+                return self.base.read_pages(page, out);
+            }
+            let pages = std::iter::successors(Some(page), |page| page.next());
+            pages.zip(out.chunks_exact_mut(self.page_size().bytes())).try_for_each(|(page, out)| self.read_page(page, out))
+        })
     }
 }
 
@@ -261,6 +273,33 @@ mod tests {
         let mut out = [1; 1536];
         assert_eq!(overlay.read(&mut out, 0).unwrap(), 1536);
         assert_eq!((out[0], out[511], out[512], out[1023], out[1024]), (7, 7, 0, 0, 9));
+    }
+
+    #[test]
+    fn pages_read_together_are_those_read_one_by_one() {
+        let mut below = empty();
+        for page in 0..20 {
+            below.write(&[page + 1; 512], u64::from(page) * 512).unwrap();
+        }
+        let mut overlay = Overlay::new(OverlayPages::new(Arc::new(below.pages.clone())));
+        for page in [0, 3, 4, 9, 15] {
+            overlay.write(&[100 + page; 512], u64::from(page) * 512).unwrap();
+        }
+        // Pages that the base still has are cut off, and one behind them is written again.
+        overlay.truncate(14 * 512);
+        overlay.write(&[200; 512], 16 * 512).unwrap();
+        for first in 1..=20 {
+            for count in 0..=(24 - first) {
+                let mut together = vec![1; count * 512];
+                overlay.pages.read_pages(PageNo::new(u32::try_from(first).unwrap()).unwrap(), &mut together).unwrap();
+                for (index, now) in together.chunks_exact(512).enumerate() {
+                    let mut alone = [1; 512];
+                    let page = PageNo::new(u32::try_from(first + index).unwrap()).unwrap();
+                    overlay.pages.read_page(page, &mut alone).unwrap();
+                    assert!(now == alone, "page {page} of {count} from {first}");
+                }
+            }
+        }
     }
 
     #[test]

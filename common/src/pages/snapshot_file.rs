@@ -1,8 +1,10 @@
 //! A snapshot file: written once, page after page; then read at random.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use zstd::zstd_safe;
 
 use crate::format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
@@ -195,84 +197,112 @@ impl SnapshotFile {
         self.index.pages.as_deref()
     }
 
-    /// Copies a page into `out` and says whether it is stored here.
-    pub(crate) fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<Stored, ReadError> {
-        let Some(slot) = self.index.slot(page, &self.header) else {
-            return Ok(Stored::Elsewhere);
-        };
-        let per_group = pages_per_group(self.header.page_size);
-        let group = self.decoded_group(slot / per_group)?;
+    /// Whether it holds a page itself; one that it does not hold did not change since its base.
+    pub(crate) fn stores(&self, page: PageNo) -> bool {
+        self.index.slot(page, &self.header).is_some()
+    }
+
+    /// Copies consecutive pages into `out`, all of which are stored here. A group of which every page is wanted is
+    /// decompressed in place; the others are kept for a while.
+    pub(crate) fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        let first = self.index.slot(first, &self.header).expect("BUG: a page is asked of a snapshot without it");
         let page_bytes = self.header.page_size.bytes();
-        let start = slot % per_group * page_bytes;
-        out.copy_from_slice(&group[start..start + page_bytes]);
-        Ok(Stored::Here)
+        let per_group = pages_per_group(self.header.page_size);
+        let (mut slot, mut rest) = (first, out);
+        while rest.len() >= page_bytes {
+            let (group, skipped) = (slot / per_group, slot % per_group);
+            let group_pages = self.group_pages(group);
+            let wanted = (rest.len() / page_bytes).min(group_pages - skipped);
+            let (now, later) = rest.split_at_mut(wanted * page_bytes);
+            if wanted == group_pages {
+                self.decode(group, now)?;
+            } else {
+                let decoded = self.decoded_group(group)?;
+                let start = skipped * page_bytes;
+                now.copy_from_slice(&decoded[start..start + now.len()]);
+            }
+            slot += wanted;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Pages of a group: as many as fit, and what is left over in the last one.
+    fn group_pages(&self, number: usize) -> usize {
+        let per_group = pages_per_group(self.header.page_size);
+        (self.stored_pages - number * per_group).min(per_group)
     }
 
     fn decoded_group(&self, number: usize) -> Result<Arc<[u8]>, ReadError> {
         if let Some(group) = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).get(number) {
             return Ok(group);
         }
-        let group = self.index.groups[number];
-        let damaged = |damage| ReadError::damaged(self.file.path(), group.offset, damage);
-        let per_group = pages_per_group(self.header.page_size);
-        let pages = (self.stored_pages - number * per_group).min(per_group);
-        let decoded_len = pages * self.header.page_size.bytes();
-        // A group never grows much by compression; a longer one is damage, not a reason to allocate.
-        let len = group.len as usize;
-        if len > zstd::zstd_safe::compress_bound(decoded_len) {
-            return Err(damaged(Damage::Field { field: "group length", value: group.len.into() }));
-        }
-        let mut compressed = vec![0; len];
-        if !read_exact_at(&*self.file, &mut compressed, group.offset)? {
-            return Err(damaged(Damage::Short { have: 0, want: len }));
-        }
-        let computed = checksum(&[&compressed]);
-        if computed != group.checksum {
-            return Err(damaged(Damage::Checksum { found: group.checksum, computed }));
-        }
-        let decoded = zstd::bulk::decompress(&compressed, decoded_len)
-            .ok()
-            .filter(|decoded| decoded.len() == decoded_len)
-            .ok_or_else(|| damaged(Damage::Compression))?;
+        // Not under the lock: others go on meanwhile.
+        let mut decoded = vec![0; self.group_pages(number) * self.header.page_size.bytes()];
+        self.decode(number, &mut decoded)?;
         let decoded: Arc<[u8]> = decoded.into();
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&decoded));
         Ok(decoded)
     }
+
+    /// Decompresses a group into `out`, which is as long as its pages.
+    fn decode(&self, number: usize, out: &mut [u8]) -> Result<(), ReadError> {
+        let group = self.index.groups[number];
+        let damaged = |damage| ReadError::damaged(self.file.path(), group.offset, damage);
+        // A group never grows much by compression; a longer one is damage, not a reason to allocate.
+        let len = group.len as usize;
+        if len > zstd_safe::compress_bound(out.len()) {
+            return Err(damaged(Damage::Field { field: "group length", value: group.len.into() }));
+        }
+        DECODER.with_borrow_mut(|decoder| {
+            decoder.compressed.resize(len, 0);
+            if !read_exact_at(&*self.file, &mut decoder.compressed, group.offset)? {
+                return Err(damaged(Damage::Short { have: 0, want: len }));
+            }
+            let computed = checksum(&[&decoder.compressed]);
+            if computed != group.checksum {
+                return Err(damaged(Damage::Checksum { found: group.checksum, computed }));
+            }
+            match decoder.zstd.decompress(out, &decoder.compressed) {
+                Ok(decoded) if decoded == out.len() => Ok(()),
+                Ok(_) | Err(_) => Err(damaged(Damage::Compression)),
+            }
+        })
+    }
 }
 
-/// Whether a snapshot holds a page itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// Yes.
-    Here,
-    /// No: it did not change since the snapshot's base.
-    Elsewhere,
+/// What decompressing needs beside its input and output: made once per thread, as making it costs more than a group.
+struct Decoder {
+    compressed: Vec<u8>,
+    zstd: zstd_safe::DCtx<'static>,
 }
 
-/// The groups decompressed last: neighbouring pages are read one after the other.
-#[derive(Debug, Default)]
-struct DecodedGroups {
-    groups: HashMap<usize, (u64, Arc<[u8]>)>,
-    clock: u64,
+thread_local! {
+    static DECODER: RefCell<Decoder> =
+        RefCell::new(Decoder { compressed: Vec::new(), zstd: zstd_safe::DCtx::create() });
+}
+
+/// The groups decompressed last: neighbouring pages are read one after the other. A group has one place, so looking for
+/// it is a single step; it stays until another one needs that place.
+#[derive(Debug)]
+struct DecodedGroups([Option<(usize, Arc<[u8]>)>; Self::PLACES]);
+
+impl Default for DecodedGroups {
+    fn default() -> Self {
+        Self([const { None }; Self::PLACES])
+    }
 }
 
 impl DecodedGroups {
-    /// Groups kept: 2 MiB in all.
-    const KEPT: usize = 64;
+    /// Groups kept at most: 2 MiB in all.
+    const PLACES: usize = 64;
 
-    fn get(&mut self, number: usize) -> Option<Arc<[u8]>> {
-        self.clock += 1;
-        let (used, group) = self.groups.get_mut(&number)?;
-        *used = self.clock;
-        Some(Arc::clone(group))
+    fn get(&self, number: usize) -> Option<Arc<[u8]>> {
+        let (kept, group) = self.0[number % Self::PLACES].as_ref()?;
+        (*kept == number).then(|| Arc::clone(group))
     }
 
     fn insert(&mut self, number: usize, group: Arc<[u8]>) {
-        if self.groups.len() >= Self::KEPT
-            && let Some(&oldest) = self.groups.iter().min_by_key(|(_, (used, _))| *used).map(|(number, _)| number)
-        {
-            self.groups.remove(&oldest);
-        }
-        self.groups.insert(number, (self.clock, group));
+        self.0[number % Self::PLACES] = Some((number, group));
     }
 }

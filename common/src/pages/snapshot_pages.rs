@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::snapshot_file::Stored;
-use super::{PageSource, SnapshotFile};
+use super::{PageSource, SnapshotFile, read_runs};
 use crate::format::Damage;
 use crate::format::record::DeltaBase;
 use crate::storage::Directory;
@@ -66,6 +65,29 @@ impl SnapshotPages {
     }
 }
 
+/// Who has a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// The snapshot itself.
+    Own,
+    /// What it builds on.
+    Below,
+    /// Nobody: it is all zeros.
+    Nobody,
+}
+
+impl SnapshotPages {
+    fn holder(&self, page: PageNo) -> Holder {
+        match &self.below {
+            _ if page.get() > self.page_count() => Holder::Nobody,
+            _ if self.file.stores(page) => Holder::Own,
+            // A page past the end of what is below counts as zeros there, and was compared with those.
+            Some(below) if page.get() <= below.page_count() => Holder::Below,
+            _ => Holder::Nobody,
+        }
+    }
+}
+
 impl PageSource for SnapshotPages {
     fn page_size(&self) -> PageSize {
         self.file.header().page_size
@@ -76,14 +98,18 @@ impl PageSource for SnapshotPages {
     }
 
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        match &self.below {
-            _ if page.get() > self.page_count() => out.fill(0),
-            _ if self.file.read_page(page, out)? == Stored::Here => {}
-            // A page past the end of what is below counts as zeros there, and was compared with those.
-            Some(below) if page.get() <= below.page_count() => below.read_page(page, out)?,
-            _ => out.fill(0),
-        }
-        Ok(())
+        self.read_pages(page, out)
+    }
+
+    fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        read_runs(first, out, self.page_size(), |page| Ok(self.holder(page)), |holder, page, out| match (holder, &self.below) {
+            (Holder::Own, _) => self.file.read_pages(page, out),
+            (Holder::Below, Some(below)) => below.read_pages(page, out),
+            _ => {
+                out.fill(0);
+                Ok(())
+            }
+        })
     }
 }
 
@@ -181,6 +207,14 @@ mod tests {
         assert_eq!(read(&*chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
         // What the shrunk database had cut off does not come back.
         assert_eq!(read(&*chain(&[grown, shrunk, full]).unwrap()).unwrap(), [31, 22, 0, 0, 35]);
+        // Read together, too, from every page on and past the end.
+        let three = chain(&[grown, shrunk, full]).unwrap();
+        for first in 1..=5 {
+            let mut pages = vec![1; (7 - first) * 512];
+            three.read_pages(PageNo::new(u32::try_from(first).unwrap()).unwrap(), &mut pages).unwrap();
+            let fills: Vec<u8> = pages.chunks(512).map(|page| page[0]).collect();
+            assert_eq!(fills, [31, 22, 0, 0, 35, 0][first - 1..]);
+        }
         for broken in [&[grown, full][..], &[grown, shrunk], &[shrunk, grown, full], &[shrunk]] {
             assert!(chain(broken).is_err(), "{broken:?}");
         }

@@ -8,8 +8,8 @@ use super::{SegmentFile, Segments};
 use crate::format::page_images::Keyframe;
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::Location;
-use crate::pages::PageSource;
-use crate::{PageNo, PageSize, ReadError, Seq};
+use crate::pages::{PageSource, read_runs};
+use crate::{PageNo, PageSize, ReadError};
 
 /// Which state of the database in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +66,49 @@ impl SealedPages {
         decoded.map_err(|damage| file.damaged(at.piece.offset, damage))
     }
 
-    /// Copies the page as it is at the end of a segment, if that or an earlier one holds it.
-    fn read_end(&self, segment: Seq, page: PageNo, out: &mut [u8]) -> Result<bool, ReadError> {
-        let root = self.segments.open(segment)?.footer().map;
-        match find(&self.segments, root, page)? {
-            Some(at) => self.read_images(at, page, Keyframe(u32::MAX), out),
-            None => Ok(false),
+    fn holder(&self, page: PageNo) -> Result<Holder, ReadError> {
+        if page.get() > self.page_count {
+            return Ok(Holder::Nobody);
+        }
+        Ok(match find(&self.segments, self.segment.footer().map, page)? {
+            Some(at) if at.segment == self.segment.first_seq() => Holder::Own(at),
+            Some(at) => Holder::Older(at),
+            None => Holder::Snapshot,
+        })
+    }
+
+    /// Copies the page as it was before the segment.
+    fn read_before(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        if let Some(base) = self.segment.footer().base
+            && let Some(at) = find(&self.segments, self.segments.footer(base)?.map, page)?
+        {
+            return self.read_images(at, page, Keyframe(u32::MAX), out).map(drop);
+        }
+        self.read_snapshot(page, out)
+    }
+
+    fn read_snapshot(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        match &self.snapshot {
+            Some(snapshot) => snapshot.read_pages(first, out),
+            None => {
+                out.fill(0);
+                Ok(())
+            }
         }
     }
+}
+
+/// Who has a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// The segment itself, which changed it, but maybe only after the keyframe.
+    Own(Location),
+    /// An older segment.
+    Older(Location),
+    /// The full snapshot, if there is one.
+    Snapshot,
+    /// Nobody: the database has no such page.
+    Nobody,
 }
 
 impl PageSource for SealedPages {
@@ -86,25 +121,20 @@ impl PageSource for SealedPages {
     }
 
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        if page.get() > self.page_count {
-            out.fill(0);
-            return Ok(());
-        }
-        let footer = self.segment.footer();
-        let found = match find(&self.segments, footer.map, page)? {
-            Some(at) if at.segment == self.segment.first_seq() => {
-                // Changed in this segment, but maybe only after the keyframe.
-                self.read_images(at, page, self.keyframe, out)?
-                    || footer.base.map_or(Ok(false), |base| self.read_end(base, page, out))?
+        self.read_pages(page, out)
+    }
+
+    fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        let page_size = self.page_size();
+        read_runs(first, out, page_size, |page| self.holder(page), |holder, page, out| match holder {
+            Holder::Own(at) if self.read_images(at, page, self.keyframe, out)? => Ok(()),
+            Holder::Own(_) => self.read_before(page, out),
+            Holder::Older(at) => self.read_images(at, page, Keyframe(u32::MAX), out).map(drop),
+            Holder::Snapshot => self.read_snapshot(page, out),
+            Holder::Nobody => {
+                out.fill(0);
+                Ok(())
             }
-            Some(at) => self.read_images(at, page, Keyframe(u32::MAX), out)?,
-            None => false,
-        };
-        match &self.snapshot {
-            Some(snapshot) if !found => snapshot.read_page(page, out)?,
-            None if !found => out.fill(0),
-            _ => {}
-        }
-        Ok(())
+        })
     }
 }
