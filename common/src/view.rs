@@ -65,7 +65,8 @@ impl View {
             #[expect(clippy::cast_possible_truncation, reason = "the remainder of a page size")]
             let start = (offset % page_bytes as u64) as usize;
             let whole_bytes = rest.len() - rest.len() % page_bytes;
-            let now_bytes = if start == 0 && whole_bytes > 0 { whole_bytes } else { rest.len().min(page_bytes - start) };
+            let now_bytes =
+                if start == 0 && whole_bytes > 0 { whole_bytes } else { rest.len().min(page_bytes - start) };
             let (now, later) = rest.split_at_mut(now_bytes);
             if now.len() >= page_bytes {
                 self.pages.read_pages(page, now)?;

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use common::{Backup, History, Seq, Version, View, Views};
+use common::{Backup, History, Seq, Timestamp, Version, View, Views};
 
 use crate::attr::{Attr, Entry, Lasts, directory_attr, file_attr, link_attr};
 use crate::by_time::ByTime;
@@ -13,10 +12,8 @@ use crate::calendar::{self, Period};
 use crate::content::{self, Shape};
 use crate::fs_error::{FsError, chain};
 use crate::open_files::{Content, OpenFile, OpenFiles};
+use crate::prefill::{Generation, Prefill, Reading};
 use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
-
-/// Bytes of dirty pages that the cached views may hold together.
-const VIEWS_BYTES_MAX: u64 = 256 << 20;
 
 /// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
 /// before it too once that has happened.
@@ -35,11 +32,12 @@ pub enum Cost {
 pub struct Fs {
     backup: Arc<Backup>,
     history: RwLock<History>,
-    generation: AtomicU64,
+    generation: Arc<Generation>,
     views: Views,
     by_time: Mutex<ByTime>,
     readme: Arc<[u8]>,
     open_files: OpenFiles,
+    prefill: Prefill,
     /// The shape of every version that was looked at, so that `ls` builds a view once and not again after the cache
     /// has dropped it.
     shapes: Mutex<HashMap<Seq, Shape>>,
@@ -50,13 +48,16 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// The tree over `backup`, showing `history`, which a [`Following`](crate::follow::Following) keeps up to date.
-    pub fn new(backup: Arc<Backup>, history: RwLock<History>, readme: String) -> Self {
+    /// The tree over `backup`, showing `history`, which a [`Following`](crate::follow::Following) keeps up to date. The
+    /// versions that are kept ready take about `views_bytes_max` of memory.
+    pub fn new(backup: Arc<Backup>, history: RwLock<History>, readme: String, views_bytes_max: u64) -> Self {
+        let generation = Arc::<Generation>::default();
         Self {
-            views: Views::new(Arc::clone(&backup), VIEWS_BYTES_MAX),
+            views: Views::new(Arc::clone(&backup), views_bytes_max),
             backup,
             history,
-            generation: AtomicU64::new(0),
+            prefill: Prefill::new(Arc::clone(&generation)),
+            generation,
             by_time: Mutex::default(),
             readme: Arc::from(readme.into_bytes()),
             open_files: OpenFiles::default(),
@@ -72,13 +73,23 @@ impl Fs {
     /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
         let node = self.child(parent, name)?;
-        let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.generation.now();
         Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node), generation })
     }
 
     /// What a [`lookup`](Self::lookup) costs.
     pub fn lookup_cost(&self, parent: u64, name: &OsStr) -> Cost {
         self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
+    }
+
+    /// What a lookup of this inode's name would answer; `None` when it would have to build a view, or fail.
+    pub fn entry_at_hand(&self, inode: u64) -> Option<Entry> {
+        let node = Node::from_inode(inode)?;
+        if self.attr_cost(node) != Cost::Small {
+            return None;
+        }
+        let generation = self.generation.now();
+        Some(Entry { attr: self.attr(node).ok()?, name_lasts: self.name_lasts(node), generation })
     }
 
     /// The attributes of an inode.
@@ -113,6 +124,8 @@ impl Fs {
     /// # Errors
     /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read: it is logged, too.
     pub fn open(&self, inode: u64) -> Result<(u64, Lasts), FsError> {
+        // Before anything is looked up: what is opened is then of this generation or a later one.
+        let generation = self.generation.now();
         let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
         let mut lasts = Lasts::Forever;
         let (content, time) = match node {
@@ -137,7 +150,8 @@ impl Fs {
             }
         };
         let attr = file_attr(node, content.size_bytes(), time, lasts);
-        Ok((self.open_files.insert(OpenFile { attr, content }), lasts))
+        let file = OpenFile { attr, content, reading: Reading::default(), generation };
+        Ok((self.open_files.insert(file), lasts))
     }
 
     /// The attributes of an open file, which are those it was opened with.
@@ -148,18 +162,41 @@ impl Fs {
         self.open_files.get(handle).map(|file| file.attr).ok_or(FsError::NotOpen)
     }
 
-    /// Up to `size` bytes of an open file; fewer only at its end.
+    /// Up to `size` bytes of an open file, fewer only at its end. They lie in `scratch`, which the
+    /// next read may use again.
     ///
     /// # Errors
     /// [`FsError::NotOpen`], or [`FsError::Page`], which is logged, too.
-    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
+    pub fn read<'a>(&self, handle: u64, offset: u64, size: u32, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], FsError> {
         let file = self.open_files.get(handle).ok_or(FsError::NotOpen)?;
         let inode = file.attr.inode;
-        file.content.read(offset, size).map_err(|source| {
+        let wanted = file.content.available(offset, size);
+        if scratch.len() < wanted {
+            scratch.resize(wanted, 0);
+        }
+        let out = &mut scratch[..wanted];
+        let read = file.content.read_into(offset, out).map_err(|source| {
             let error = FsError::Page { inode, offset, source };
             log::error!("{}", chain(&error));
             error
-        })
+        })?;
+        self.prefill.notice(&file, size);
+        Ok(&out[..read])
+    }
+
+    /// When the backup was created.
+    pub fn created(&self) -> Timestamp {
+        self.backup.manifest().created
+    }
+
+    /// Which generation inodes belong to now.
+    pub fn generation(&self) -> u64 {
+        self.generation.now()
+    }
+
+    /// What puts files into the kernel's page cache.
+    pub fn prefill(&self) -> &Prefill {
+        &self.prefill
     }
 
     /// Closes an open file.
@@ -192,7 +229,7 @@ impl Fs {
     /// Drops everything derived from a history that was replaced by another one: its seqs, and so the inodes, may stand
     /// for other versions now.
     pub fn forget_history(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation.advance();
         self.views.forget();
         *self.by_time.lock().unwrap_or_else(PoisonError::into_inner) = ByTime::default();
         self.shapes.lock().unwrap_or_else(PoisonError::into_inner).clear();

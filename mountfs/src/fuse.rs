@@ -1,5 +1,6 @@
 //! [`FuseAdapter`]: the requests of the kernel, translated for [`Fs`] and back. No decision is made here.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
@@ -11,15 +12,16 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::attr::{Attr, Lasts};
 use crate::errno::errno;
 use crate::fs::{Cost, Fs};
 use crate::fs_error::FsError;
+use crate::prefill::PageCache;
 use crate::tree::Kind;
 
 /// How long the kernel keeps what never changes. Not longer, so that a backup that was replaced by another one under a
@@ -28,6 +30,14 @@ const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
 const BLOCK_BYTES: u32 = 4096;
+
+/// Names whose attributes are gathered at once for a listing with attributes.
+const NAMES_AT_ONCE: usize = 64;
+
+thread_local! {
+    /// Where a thread that talks to the kernel puts the bytes of a read, so that they need not be allocated each time.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Who may enter the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +91,20 @@ impl FuseAdapter {
         Self { fs, owner, end }
     }
 
+    /// What a listing says about a file whose size takes a view to find out. It is out of date at once, so that the kernel
+    /// looks the name up before it uses any of it.
+    ///
+    /// That the size is wrong harms no reader: to have the file open he must have looked it up, and then it is known.
+    fn not_yet_known(&self, inode: u64, kind: Kind) -> FileAttr {
+        let permissions = match kind {
+            Kind::Directory => 0o500,
+            Kind::File => 0o400,
+            Kind::Link => 0o777,
+        };
+        let (time, lasts) = (self.fs.created(), Lasts::Moment);
+        file_attr(&Attr { inode, kind, size_bytes: 0, links: 1, permissions, time, lasts }, self.owner)
+    }
+
     /// Answers here, or on a thread of its own when the answer may have to wait for a view: the few threads that talk to
     /// the kernel stay free for reads.
     fn answer(&self, cost: Cost, answer: impl FnOnce(&Fs) + Send + 'static) {
@@ -95,6 +119,15 @@ impl FuseAdapter {
                 }
             }
         }
+    }
+}
+
+/// The kernel's cache, reached through the connection of a mount.
+pub struct KernelCache(pub Notifier);
+
+impl PageCache for KernelCache {
+    fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.store(INodeNo(inode), offset, bytes)
     }
 }
 
@@ -143,8 +176,13 @@ fn file_attr(attr: &Attr, owner: Owner) -> FileAttr {
 
 impl Filesystem for FuseAdapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // An old kernel that cannot do this looks names up one after another: slower, not wrong.
-        let _: Result<(), InitFlags> = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        // An old kernel that cannot do these looks names up one after another, or asks for each name in a directory by
+        // itself: slower, not wrong. `AUTO` spares those who only want the names.
+        for wanted in
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO]
+        {
+            let _: Result<(), InitFlags> = config.add_capabilities(wanted);
+        }
         Ok(())
     }
 
@@ -217,10 +255,10 @@ impl Filesystem for FuseAdapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.fs.read(fh.0, offset, size) {
-            Ok(bytes) => reply.data(&bytes),
+        READ.with_borrow_mut(|scratch| match self.fs.read(fh.0, offset, size, scratch) {
+            Ok(bytes) => reply.data(bytes),
             Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn release(
@@ -245,6 +283,41 @@ impl Filesystem for FuseAdapter {
         match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let mut cookie = offset;
+        loop {
+            // Gathered first: attributes are not looked up while the listing holds on to the history.
+            let mut names = Vec::with_capacity(NAMES_AT_ONCE);
+            let listed = self.fs.list(ino.0, cookie, &mut |entry| {
+                names.push((entry.name.to_owned(), entry.inode, entry.kind, entry.cookie));
+                if names.len() < NAMES_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            if let Err(error) = listed {
+                reply.error(errno(&error));
+                return;
+            }
+            for (name, inode, kind, behind) in &names {
+                let (attr, lasts, generation) = match self.fs.entry_at_hand(*inode) {
+                    // One time for both is all that can be given here.
+                    Some(entry) if entry.attr.lasts == entry.name_lasts => {
+                        (file_attr(&entry.attr, self.owner), entry.name_lasts, entry.generation)
+                    }
+                    Some(entry) => (file_attr(&entry.attr, self.owner), Lasts::Moment, entry.generation),
+                    None => (self.not_yet_known(*inode, *kind), Lasts::Moment, self.fs.generation()),
+                };
+                if reply.add(INodeNo(*inode), *behind, name, &ttl(lasts), &attr, Generation(generation)) {
+                    reply.ok();
+                    return;
+                }
+                cookie = *behind;
+            }
+            if names.len() < NAMES_AT_ONCE {
+                reply.ok();
+                return;
+            }
         }
     }
 

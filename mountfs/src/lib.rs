@@ -6,6 +6,7 @@
 //!   [`by_time`] – order of the clock; [`content`] – the small files; [`open_files`] – what is open;
 //!   [`fs_error`] – why not
 //! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
+//! * [`prefill`], [`read_ahead`] – what makes the kernel ask less often and for more at once
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date
 //!
 //! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints.
@@ -25,6 +26,8 @@ pub mod listing;
 pub mod mount;
 pub mod mountpoint;
 pub mod open_files;
+pub mod prefill;
+pub mod read_ahead;
 pub mod readme_text;
 pub mod restore;
 pub mod speak;

@@ -12,8 +12,9 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use crate::follow::Following;
 use crate::fs::Fs;
-use crate::fuse::{Access, End, FuseAdapter, Owner};
+use crate::fuse::{Access, End, FuseAdapter, KernelCache, Owner};
 use crate::mountpoint::{self, Mountpoint, MountpointError};
+use crate::read_ahead;
 use crate::readme_text::readme_text;
 
 /// Threads that talk to the kernel. They answer from memory or read pages; views are built elsewhere.
@@ -21,6 +22,20 @@ const THREADS: usize = 4;
 
 /// How long an unmount may take before it counts as being in use.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How a backup is mounted.
+#[derive(Debug, Clone, Copy)]
+pub struct MountSettings {
+    /// Who may enter.
+    pub access: Access,
+    /// MiB of memory for versions that are kept ready to be read.
+    pub cache_mib: u32,
+}
+
+impl MountSettings {
+    /// What [`cache_mib`](Self::cache_mib) is unless the operator asks for something else.
+    pub const CACHE_MIB: u32 = 256;
+}
 
 /// Why a backup is not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +80,12 @@ impl Mount {
     ///
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
-    pub fn start(url: &BackupUrl, mountpoint: &Path, access: Access) -> Result<Self, MountError> {
+    pub fn start(url: &BackupUrl, mountpoint: &Path, settings: MountSettings) -> Result<Self, MountError> {
+        let MountSettings { access, cache_mib } = settings;
         let backup = Arc::new(Backup::open(url)?);
         let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;
         let (history, follower) = backup.follow();
-        let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path())));
+        let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path()), u64::from(cache_mib) << 20));
         let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };
         let (wake, ended) = mpsc::channel();
@@ -78,8 +94,12 @@ impl Mount {
         let session = Session::new(adapter, mountpoint.path(), &config(url, access))
             .and_then(Session::spawn)
             .map_err(|error| mountpoint.explain(error))?;
+        fs.prefill().begin(Arc::new(KernelCache(session.notifier())));
         let mount = Self { session: Some(session), mountpoint, ended, end, fs, _following: following };
         std::fs::read(mount.mountpoint.path().join("README")).map_err(MountError::NoAnswer)?;
+        if let Err(error) = read_ahead::raise(mount.mountpoint.path()) {
+            log::debug!("the kernel goes on reading ahead as little as it does by itself: {error}");
+        }
         Ok(mount)
     }
 
@@ -114,6 +134,7 @@ impl Mount {
 
     fn end(&mut self) -> io::Result<Unmounted> {
         let Some(session) = self.session.take() else { return Ok(Unmounted::Clean) };
+        self.fs.prefill().end();
         if self.end.gone.load(Ordering::Acquire) {
             // Somebody else unmounted. The session does not see that (fuser 0.18 takes a dead connection for a mount) and
             // would unmount whatever is mounted there now; so it does not get to unmount, at the price of a descriptor.

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use common::{ReadError, View};
 
 use crate::attr::Attr;
+use crate::prefill::Reading;
 
 /// An open file: its bytes stay the same for as long as it is open, even when its version is rewound meanwhile.
 pub struct OpenFile {
@@ -14,6 +15,10 @@ pub struct OpenFile {
     pub attr: Attr,
     /// Where its bytes come from.
     pub content: Content,
+    /// How it is being read.
+    pub reading: Reading,
+    /// The generation of its inode when it was opened.
+    pub generation: u64,
 }
 
 /// Where the bytes of an open file come from.
@@ -33,25 +38,26 @@ impl Content {
         }
     }
 
-    /// Up to `size` bytes from `offset` on; fewer only at the end of the file.
+    /// Fills `out` with the bytes from `offset` on, and returns how many there were; fewer only at the end of the file.
     ///
     /// # Errors
     /// [`ReadError`] when a page of the database cannot be read.
-    pub fn read(&self, offset: u64, size: u32) -> Result<Vec<u8>, ReadError> {
-        let rest = self.size_bytes().saturating_sub(offset);
-        let size = usize::try_from(rest.min(u64::from(size))).unwrap_or(0);
+    pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<usize, ReadError> {
         match self {
-            Self::View(view) => {
-                let mut bytes = vec![0; size];
-                let read = view.read_at(offset, &mut bytes)?;
-                bytes.truncate(read);
-                Ok(bytes)
-            }
+            Self::View(view) => view.read_at(offset, out),
             Self::Text(text) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-                Ok(text[start..start + size].to_vec())
+                let rest = usize::try_from(offset).ok().and_then(|start| text.get(start..)).unwrap_or_default();
+                let read = rest.len().min(out.len());
+                out[..read].copy_from_slice(&rest[..read]);
+                Ok(read)
             }
         }
+    }
+
+    /// How many of the `size` bytes from `offset` on there are.
+    pub fn available(&self, offset: u64, size: u32) -> usize {
+        let rest = self.size_bytes().saturating_sub(offset);
+        usize::try_from(rest.min(u64::from(size))).unwrap_or(0)
     }
 }
 
@@ -77,7 +83,10 @@ impl OpenFiles {
 
     /// Forgets a file. What is being read from it still finishes.
     pub fn close(&self, handle: u64) {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        let closed = self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        if let Some(file) = closed {
+            file.reading.close();
+        }
     }
 }
 
@@ -89,10 +98,17 @@ mod tests {
     fn a_text_is_read_to_its_end_and_not_beyond() {
         let content = Content::Text(Arc::from(b"0123456789".as_slice()));
         assert_eq!(content.size_bytes(), 10);
-        assert_eq!(content.read(0, 4).unwrap(), b"0123");
-        assert_eq!(content.read(8, 4).unwrap(), b"89");
+        let read = |offset, size| {
+            let mut bytes = vec![0; size];
+            let read = content.read_into(offset, &mut bytes).unwrap();
+            assert_eq!(read, content.available(offset, u32::try_from(size).unwrap()));
+            bytes.truncate(read);
+            bytes
+        };
+        assert_eq!(read(0, 4), b"0123");
+        assert_eq!(read(8, 4), b"89");
         for offset in [10, 11, u64::MAX] {
-            assert_eq!(content.read(offset, u32::MAX).unwrap(), b"", "{offset}");
+            assert_eq!(read(offset, 1000), b"", "{offset}");
         }
     }
 }

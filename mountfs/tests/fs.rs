@@ -36,14 +36,18 @@ fn is_absent(fs: &Fs, path: &str) -> bool {
     matches!(find(fs, path), Err(FsError::NoEntry))
 }
 
+fn read_all(fs: &Fs, handle: u64) -> Vec<u8> {
+    fs.read(handle, 0, u32::MAX, &mut Vec::new()).unwrap().to_vec()
+}
+
 fn read(fs: &Fs, path: &str) -> Vec<u8> {
     let attr = attr(fs, path);
     let (handle, _) = fs.open(attr.inode).unwrap();
-    let bytes = fs.read(handle, 0, u32::MAX).unwrap();
+    let bytes = read_all(fs, handle);
     assert_eq!(bytes.len() as u64, attr.size_bytes, "{path}: stat and read disagree");
     assert_eq!(fs.getattr_open(handle).unwrap(), attr);
     fs.close(handle);
-    assert!(matches!(fs.read(handle, 0, 1), Err(FsError::NotOpen)));
+    assert!(matches!(fs.read(handle, 0, 1, &mut Vec::new()), Err(FsError::NotOpen)));
     bytes
 }
 
@@ -167,7 +171,7 @@ fn a_rewound_version_is_another_file_when_it_comes_again() {
     assert_eq!(before.name_lasts, Lasts::Moment, "the newest version may be rewound");
     let old = attr(&fs, "versions/4/lightningd.sqlite3").inode;
     let (handle, _) = fs.open(old).unwrap();
-    let old_bytes = fs.read(handle, 0, u32::MAX).unwrap();
+    let old_bytes = read_all(&fs, handle);
 
     node.write(4, &["INSERT INTO rows VALUES (44, '')".to_owned()], "2026-11-22T00:10:00Z");
     follower.poll(fs.history_lock()).unwrap();
@@ -175,7 +179,7 @@ fn a_rewound_version_is_another_file_when_it_comes_again() {
     assert_ne!(new, old);
     assert!(matches!(fs.getattr(old), Err(FsError::NoEntry)));
     assert_eq!(rows(&read(&fs, "versions/4/lightningd.sqlite3")), [1, 2, 3, 44]);
-    assert_eq!(fs.read(handle, 0, u32::MAX).unwrap(), old_bytes, "an open file stays what it is");
+    assert_eq!(read_all(&fs, handle), old_bytes, "an open file stays what it is");
     assert_eq!(names(&fs, attr(&fs, "by-time/2026/11/22/00h").inode).len(), 4);
     assert!(is_absent(&fs, "by-time/2026/11/22/00h/04m00.000001s-v4"));
 
@@ -256,6 +260,33 @@ fn a_listing_goes_on_from_every_place_and_misses_nothing_that_is_added() {
     let expected: Vec<String> = (1..=131).map(|version: u32| version.to_string()).collect();
     let listed: Vec<String> = taken.into_iter().chain(rest).skip(2).map(|(name, _)| name).collect();
     assert_eq!(listed, expected);
+}
+
+/// What a listing with attributes can say: everything that takes no view, and the rest once somebody has looked.
+#[test]
+fn attributes_are_at_hand_unless_they_take_a_view() {
+    let node = Node::with_versions(5);
+    let (fs, _) = node.tree();
+    let directory = attr(&fs, "versions/4").inode;
+    let mut inodes = vec![ROOT, attr(&fs, "latest").inode, directory, attr(&fs, "versions/4/changes.sql").inode];
+    for path in ["README", "by-time", "by-time/2026/11", "by-time/2026/11/22/00h/04m00.000001s-v4"] {
+        inodes.push(attr(&fs, path).inode);
+    }
+    for inode in inodes {
+        assert_eq!(fs.entry_at_hand(inode).unwrap().attr, fs.getattr(inode).unwrap());
+    }
+    let mut in_directory = Vec::new();
+    fs.list(directory, 2, &mut |entry| {
+        in_directory.push(entry.inode);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let at_hand = |fs: &Fs| in_directory.iter().map(|inode| fs.entry_at_hand(*inode).is_some()).collect::<Vec<_>>();
+    assert_eq!(at_hand(&fs), [false, true, false]);
+    let looked_up = find(&fs, "versions/4/lightningd.sqlite3").unwrap();
+    assert_eq!(at_hand(&fs), [true, true, true]);
+    assert_eq!(fs.entry_at_hand(looked_up.attr.inode), Some(looked_up));
+    assert_eq!(fs.entry_at_hand(u64::MAX), None);
 }
 
 #[test]

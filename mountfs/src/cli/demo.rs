@@ -22,7 +22,7 @@ use super::{DemoArgs, Failure};
 use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, PretendSettings, RecorderStderr};
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::Access;
-use crate::mount::{Mount, MountError};
+use crate::mount::{Mount, MountError, MountSettings};
 use crate::restore::{Destination, restore};
 use crate::say;
 
@@ -125,7 +125,8 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     say!("   {} writes recorded", HumanCount(timings.writes.count()));
 
     step("The backup is mounted while the node goes on");
-    let mount = match Mount::start(&url, &place.mountpoint(), Access::Owner) {
+    let settings = MountSettings { access: Access::Owner, cache_mib: MountSettings::CACHE_MIB };
+    let mount = match Mount::start(&url, &place.mountpoint(), settings) {
         Ok(mount) => Ok(mount),
         Err(MountError::Mountpoint(error)) => Err(error),
         Err(error) => return Err(error.into()),

@@ -17,6 +17,7 @@ use common::{BackupUrl, DataVersion};
 
 use self::when::Bound;
 use crate::fs_error::chain;
+use crate::mount::MountSettings;
 
 /// Environment variable with the filter for log messages.
 const LOG_VARIABLE: &str = "BACKUPFS_LOG";
@@ -87,6 +88,9 @@ pub struct MountArgs {
     /// Let all users of this machine read it (not being root, this needs `user_allow_other` in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
+    /// Memory for versions kept ready to be read, in MiB; files that are open may need more
+    #[arg(long, value_name = "N", default_value_t = MountSettings::CACHE_MIB)]
+    pub cache_mb: u32,
     /// The backup
     pub url: BackupUrl,
     /// An empty directory

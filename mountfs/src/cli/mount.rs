@@ -6,7 +6,7 @@ use signal_hook::iterator::Signals;
 use super::signals::signals_to_end;
 use super::{Failure, MountArgs};
 use crate::fuse::Access;
-use crate::mount::{Mount, Unmounted};
+use crate::mount::{Mount, MountSettings, Unmounted};
 use crate::say;
 
 /// Mounts and serves until a signal comes or somebody else unmounts.
@@ -17,7 +17,7 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     let access = if args.allow_other { Access::Others } else { Access::Owner };
     // Before the mount is there: a signal in between must not leave a dead one behind.
     let signals = signals_to_end()?;
-    let mount = Mount::start(&args.url, &args.mountpoint, access)?;
+    let mount = Mount::start(&args.url, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
     announce(&mount, args);
     serve(mount, signals)
 }

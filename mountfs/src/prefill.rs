@@ -1,0 +1,245 @@
+//! [`Prefill`]: files put into the kernel's page cache in the background, for readers who hop about in them.
+//!
+//! A program that reads a database page by page asks the mount for each page that the kernel does not have: some 60 µs a
+//! page, and a group of pages is decompressed for it. Read from beginning to end, the same pages take a twentieth of that.
+//! So once a reader has asked for a few dozen pages here and there, the whole file is read in order and handed to the
+//! kernel, which then answers by itself. Whoever wants only a few pages, or reads in order anyway, never starts it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::open_files::OpenFile;
+
+/// Bytes handed over at once: a multiple of every page size a kernel has, as a page that is filled in part would be
+/// taken for a whole one.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Files filled at once. The others are read page by page until it is their turn.
+const FILLS_MAX: usize = 2;
+
+/// A request of up to so many bytes is for a page or two; read-ahead asks for more.
+const SMALL_READ_BYTES: u32 = 64 << 10;
+
+/// Small reads after which a reader is taken to want the whole file.
+const SMALL_READS: u32 = 32;
+
+/// The kernel's cache of what is in files.
+pub trait PageCache: Send + Sync {
+    /// Puts bytes of a file into it, from a multiple of [`PIECE_BYTES`] on; that the kernel does not know the inode (any
+    /// more) is fine.
+    ///
+    /// # Errors
+    /// When it takes nothing: the mount is gone, or the kernel is too old.
+    fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// Which file an inode is. It becomes another one when the history was replaced under the mount.
+#[derive(Debug, Default)]
+pub struct Generation {
+    number: AtomicU64,
+    /// Held while bytes of a generation are handed over.
+    gate: RwLock<()>,
+}
+
+impl Generation {
+    /// The present one.
+    pub fn now(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// Begins the next one. No bytes of an earlier one reach the kernel after that.
+    pub fn advance(&self) {
+        let _closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.number.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Does `what` while it is this generation; `None` when it is not any more.
+    fn during<T>(&self, generation: u64, what: impl FnOnce() -> T) -> Option<T> {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        (self.now() == generation).then(what)
+    }
+}
+
+/// How an open file is being read, and whether it still is.
+#[derive(Debug, Default)]
+pub struct Reading {
+    small_reads: AtomicU32,
+    closed: AtomicBool,
+}
+
+impl Reading {
+    /// Takes note of a request, and says whether it was the one after which the whole file is wanted.
+    fn notice(&self, size: u32) -> bool {
+        size <= SMALL_READ_BYTES && self.small_reads.fetch_add(1, Ordering::Relaxed) + 1 == SMALL_READS
+    }
+
+    /// The file was closed.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// The files that are being filled.
+#[derive(Default)]
+pub struct Prefill(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    generation: Arc<Generation>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` before the mount is there and once it ends.
+    cache: Option<Arc<dyn PageCache>>,
+    /// Inodes of the files that are being filled.
+    filling: Vec<u64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prefill {
+    /// Fills files of `generation` as long as that lasts.
+    pub fn new(generation: Arc<Generation>) -> Self {
+        Self(Arc::new(Shared { generation, state: Mutex::default() }))
+    }
+
+    /// From now on there is a cache to fill.
+    pub fn begin(&self, cache: Arc<dyn PageCache>) {
+        self.0.state().cache = Some(cache);
+    }
+
+    /// Fills nothing any more. What is being handed over this moment is not waited for.
+    pub fn end(&self) {
+        self.0.state().cache = None;
+    }
+
+    /// Takes note of a request for `size` bytes, and begins to fill the file when that is worth it.
+    pub fn notice(&self, file: &Arc<OpenFile>, size: u32) {
+        if !file.reading.notice(size) {
+            return;
+        }
+        let inode = file.attr.inode;
+        {
+            let mut state = self.0.state();
+            if state.cache.is_none() {
+                return;
+            }
+            if state.filling.len() >= FILLS_MAX || state.filling.contains(&inode) {
+                // Asked again after as many reads, should it still be worth it then.
+                file.reading.small_reads.store(0, Ordering::Relaxed);
+                return;
+            }
+            state.filling.push(inode);
+        }
+        let fill = Fill { shared: Arc::clone(&self.0), file: Arc::clone(file) };
+        if let Err(error) = std::thread::Builder::new().name("prefill".to_owned()).spawn(move || fill.run()) {
+            log::debug!("cannot start a thread to fill the page cache: {error}");
+        }
+    }
+}
+
+/// A file being filled; when this is dropped it no longer is.
+struct Fill {
+    shared: Arc<Shared>,
+    file: Arc<OpenFile>,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.shared.state().filling.retain(|inode| *inode != self.file.attr.inode);
+    }
+}
+
+impl Fill {
+    fn run(&self) {
+        let inode = self.file.attr.inode;
+        if !has_room(self.file.attr.size_bytes) {
+            log::debug!("inode {inode} is too big for the memory that is free");
+            return;
+        }
+        match self.fill() {
+            Ok(bytes) => log::debug!("inode {inode}: {bytes} bytes put into the page cache"),
+            Err(error) => log::debug!("inode {inode} cannot be put into the page cache: {error}"),
+        }
+    }
+
+    /// Hands the file over from its beginning to its end, until there is a reason to stop.
+    fn fill(&self) -> io::Result<u64> {
+        let OpenFile { attr, content, reading, generation } = &*self.file;
+        let length = usize::try_from(attr.size_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES);
+        let mut piece = vec![0; length];
+        let mut offset = 0;
+        while offset < attr.size_bytes && !reading.is_closed() {
+            let Some(cache) = self.shared.state().cache.clone() else { break };
+            let read = content.read_into(offset, &mut piece).map_err(io::Error::other)?;
+            // Less than a piece only at the end of the file, where the kernel fills the page with zeros.
+            let bytes = &piece[..read];
+            let stored = self.shared.generation.during(*generation, || cache.store(attr.inode, offset, bytes));
+            match stored {
+                Some(result) => result?,
+                None => break,
+            }
+            offset += read as u64;
+            if read == 0 {
+                break;
+            }
+        }
+        Ok(offset)
+    }
+}
+
+/// Whether so many bytes fit into half of the memory that is free or can be freed. More would push out of the page cache
+/// what the node itself needs, and in the end the first pages of the file.
+fn has_room(bytes: u64) -> bool {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    available_bytes(&info).is_some_and(|available| bytes <= available / 2)
+}
+
+fn available_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_small_reads_are_noticed_once_and_large_ones_never() {
+        let reading = Reading::default();
+        for _ in 0..1000 {
+            assert!(!reading.notice(128 << 10));
+        }
+        let noticed: Vec<u32> = (1..1000).filter(|_| reading.notice(4096)).collect();
+        assert_eq!(noticed, [SMALL_READS]);
+    }
+
+    #[test]
+    fn nothing_is_done_for_a_generation_that_is_over() {
+        let generation = Generation::default();
+        assert_eq!(generation.during(0, || 7), Some(7));
+        generation.advance();
+        assert_eq!(generation.during(0, || 7), None);
+        assert_eq!(generation.during(generation.now(), || 7), Some(7));
+    }
+
+    #[test]
+    fn the_memory_available_is_found() {
+        let info = "MemTotal:       24684380 kB\nMemFree:        100 kB\nMemAvailable:   22626000 kB\n";
+        assert_eq!(available_bytes(info), Some(22_626_000 * 1024));
+        for unknown in ["", "MemFree: 100 kB", "MemAvailable: many kB", "MemAvailable: 18446744073709551615 kB"] {
+            assert_eq!(available_bytes(unknown), None, "{unknown}");
+        }
+    }
+}
