@@ -38,7 +38,9 @@ pub trait PageCache: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Generation {
     number: AtomicU64,
-    /// Held while bytes of a generation are handed over.
+    /// The one whose bytes may be handed over: ahead of the number while the next one is about to begin.
+    handed_over: AtomicU64,
+    /// Held while bytes are handed over.
     gate: RwLock<()>,
 }
 
@@ -50,6 +52,8 @@ impl Generation {
 
     /// Begins the next one. No bytes of an earlier one reach the kernel after that.
     pub fn advance(&self) {
+        // First, so that nobody begins again while what is under way is waited for.
+        self.handed_over.fetch_add(1, Ordering::AcqRel);
         let _closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         self.number.fetch_add(1, Ordering::AcqRel);
     }
@@ -57,7 +61,7 @@ impl Generation {
     /// Does `what` while it is this generation; `None` when it is not any more.
     fn during<T>(&self, generation: u64, what: impl FnOnce() -> T) -> Option<T> {
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        (self.now() == generation).then(what)
+        (self.handed_over.load(Ordering::Acquire) == generation).then(what)
     }
 }
 
