@@ -99,7 +99,8 @@ impl Tree {
 
     fn allow_all(&self) {
         for _ in 0..1000 {
-            self.allow.send(Ok(())).unwrap();
+            // The cache is gone once nobody hands anything over any more.
+            let _: Result<(), _> = self.allow.send(Ok(()));
         }
     }
 
