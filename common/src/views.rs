@@ -28,6 +28,8 @@ struct Kept {
     slots: BTreeMap<Seq, Slot>,
     /// Changes that fail to replay: every version from one of them to the next snapshot fails like it.
     failed: BTreeMap<Seq, Arc<ReplayError>>,
+    /// The view that was opened ahead last, and the clock then.
+    ahead: Option<(Seq, u64)>,
     clock: u64,
 }
 
@@ -98,6 +100,27 @@ impl Views {
                 Err(fail(reason))
             }
         }
+    }
+
+    /// Opens a version that somebody may ask for soon. The one opened ahead before it goes, unless it was asked for: the
+    /// views that people use are not driven out by those that nobody looks at.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_ahead(&self, plan: &ReplayPlan) -> Result<Arc<View>, ViewError> {
+        let known = self.kept().slots.contains_key(&plan.seq);
+        let view = self.open(plan)?;
+        let mut kept = self.kept();
+        let previous = kept.ahead.take();
+        if let Some((seq, used)) = previous.filter(|&(seq, _)| seq != plan.seq)
+            && kept.slots.get(&seq).is_some_and(|slot| slot.used == used)
+        {
+            kept.slots.remove(&seq);
+        }
+        if !known {
+            kept.ahead = kept.slots.get(&plan.seq).map(|slot| (plan.seq, slot.used));
+        }
+        Ok(view)
     }
 
     /// Forgets all views: what their seqs stand for has changed. Those in use live on.

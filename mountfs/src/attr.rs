@@ -13,7 +13,7 @@ pub struct Attr {
     pub kind: Kind,
     /// Bytes of a file or of the target of a link; 0 for a directory.
     pub size_bytes: u64,
-    /// Names of this inode; for a directory two plus its subdirectories.
+    /// Names of this inode; for a directory two plus its subdirectories, or 1 when those are not counted.
     pub links: u32,
     /// Permission bits.
     pub permissions: u16,
@@ -43,9 +43,22 @@ pub struct Entry {
     pub generation: u64,
 }
 
-/// Attributes of a directory with so many directories in it.
-pub fn directory_attr(node: Node, subdirectories: usize, time: Timestamp, lasts: Lasts) -> Attr {
-    let links = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
+/// How many directories there are in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subdirectories {
+    /// So many.
+    Known(u32),
+    /// Counting them would cost too much. Programs know the single link that then is told from other file systems, and do
+    /// not conclude anything from it.
+    NotCounted,
+}
+
+/// Attributes of a directory.
+pub fn directory_attr(node: Node, subdirectories: Subdirectories, time: Timestamp, lasts: Lasts) -> Attr {
+    let links = match subdirectories {
+        Subdirectories::Known(count) => count + 2,
+        Subdirectories::NotCounted => 1,
+    };
     Attr { inode: node.inode(), kind: Kind::Directory, size_bytes: 0, links, permissions: 0o500, time, lasts }
 }
 

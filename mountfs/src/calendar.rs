@@ -53,8 +53,8 @@ impl Period {
         self.child_numbered(digits.parse().ok()?)
     }
 
-    /// The directory of this year, month, day or hour in this one.
-    fn child_numbered(self, number: i16) -> Option<Self> {
+    /// The directory of this year, month, day or hour in this one; `None` if no date has it.
+    pub fn child_numbered(self, number: i16) -> Option<Self> {
         let small = i8::try_from(number);
         match self {
             // Timestamps begin at 1970.

@@ -1,6 +1,6 @@
 //! What is in `changes.sql` and `info.json`.
 
-use common::{Origin, Version};
+use common::{Origin, Version, View};
 use serde::Serialize;
 
 /// The statements of a version as a script: each as it was received, ended by `;` unless it is, and a newline.
@@ -25,6 +25,19 @@ pub struct Shape {
     pub page_size: u32,
     /// Bytes of the database.
     pub size_bytes: u64,
+}
+
+impl Shape {
+    /// That of an open version.
+    pub fn of(view: &View) -> Self {
+        Self { pages: view.page_count(), page_size: view.page_size().get(), size_bytes: view.size_bytes() }
+    }
+
+    /// That of a version of which the backup tells it.
+    pub fn recorded(version: &Version) -> Option<Self> {
+        let (pages, page_size) = (version.page_count?, version.page_size?.get());
+        Some(Self { pages, page_size, size_bytes: u64::from(pages) * u64::from(page_size) })
+    }
 }
 
 /// The fields of `info.json`, in order. Fields are only ever added.

@@ -16,6 +16,8 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::NotOpen => Errno::EBADF,
         // ENOENT would read as "no version yet", and the newest intact version is an old state.
         FsError::NewestUnknown { .. } => Errno::EIO,
+        // Nor "there is no such version", when nobody knows.
+        FsError::History(_) => Errno::EIO,
         FsError::View { .. } | FsError::Statements { .. } | FsError::Page { .. } => Errno::EIO,
     }
 }

@@ -9,6 +9,7 @@ use common::{Follower, Reread};
 
 use crate::fs::Fs;
 use crate::fs_error::chain;
+use crate::newest_view::NewestView;
 
 /// Polling works on every file system, NFS included, where nobody is told about changes made elsewhere.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,7 +27,8 @@ impl Following {
     /// # Errors
     /// When no thread can be started.
     pub fn start(follower: Follower, fs: Arc<Fs>) -> std::io::Result<Self> {
-        let mut poller = Poller { follower, fs, problem: None };
+        let newest = NewestView::start(Arc::clone(&fs))?;
+        let mut poller = Poller { follower, fs, newest, problem: None };
         poller.poll();
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
@@ -53,12 +55,18 @@ impl Drop for Following {
 struct Poller {
     follower: Follower,
     fs: Arc<Fs>,
+    newest: NewestView,
     /// What the last poll complained about.
     problem: Option<String>,
 }
 
 impl Poller {
     fn poll(&mut self) {
+        self.read_new();
+        self.newest.keep_up();
+    }
+
+    fn read_new(&mut self) {
         match self.follower.poll(self.fs.history_lock()) {
             Ok(polled) => {
                 if polled.new_records > 0 {

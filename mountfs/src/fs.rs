@@ -1,23 +1,27 @@
 //! [`Fs`]: the mounted tree over a backup, without FUSE: names and inodes in, attributes and bytes out.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
-use common::{Backup, History, Seq, Timestamp, Version, View, Views};
+use common::{Backup, DataVersion, History, ReadError, ReplayError, Seq, Timestamp, Version, View, Views};
 
-use crate::attr::{Attr, Entry, Lasts, directory_attr, file_attr, link_attr};
-use crate::by_time::ByTime;
+use crate::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
+use crate::by_time::{self, LastHour};
 use crate::calendar::{self, Period};
 use crate::content::{self, Shape};
+use crate::error_log::ErrorLog;
 use crate::fs_error::{FsError, chain};
+use crate::listing::Unlisted;
 use crate::open_files::{Content, OpenFile, OpenFiles};
 use crate::prefill::{Generation, Prefill, Reading};
+use crate::shapes::Shapes;
 use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
 
 /// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
 /// before it too once that has happened.
-const UNSETTLED_VERSIONS: usize = 2;
+const UNSETTLED_VERSIONS: u64 = 2;
 
 /// Whether an answer may have to wait for a view to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +38,16 @@ pub struct Fs {
     history: RwLock<History>,
     generation: Arc<Generation>,
     views: Views,
-    by_time: Mutex<ByTime>,
+    last_hour: LastHour,
+    unlisted: Unlisted,
     readme: Arc<[u8]>,
     open_files: OpenFiles,
     prefill: Prefill,
-    /// The shape of every version that was looked at, so that `ls` builds a view once and not again after the cache
-    /// has dropped it.
-    shapes: Mutex<HashMap<Seq, Shape>>,
-    /// What was logged last about a version that cannot be read, so that `ls` in a loop does not fill the disk.
-    logged: Mutex<HashMap<Seq, String>>,
+    shapes: Shapes,
+    errors: ErrorLog,
+    started: Instant,
+    /// When somebody asked for something last, in milliseconds after the start.
+    touched_ms: AtomicU64,
     /// Why the history may end before the newest version, if it may.
     end_unknown: Mutex<Option<String>>,
 }
@@ -58,11 +63,14 @@ impl Fs {
             history,
             prefill: Prefill::new(Arc::clone(&generation)),
             generation,
-            by_time: Mutex::default(),
+            last_hour: LastHour::default(),
+            unlisted: Unlisted::default(),
             readme: Arc::from(readme.into_bytes()),
             open_files: OpenFiles::default(),
-            shapes: Mutex::default(),
-            logged: Mutex::default(),
+            shapes: Shapes::default(),
+            errors: ErrorLog::default(),
+            started: Instant::now(),
+            touched_ms: AtomicU64::new(0),
             end_unknown: Mutex::default(),
         }
     }
@@ -72,6 +80,7 @@ impl Fs {
     /// # Errors
     /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
+        self.touch();
         let node = self.child(parent, name)?;
         let generation = self.generation.now();
         Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node), generation })
@@ -97,6 +106,7 @@ impl Fs {
     /// # Errors
     /// [`FsError::NoEntry`] when nothing has it (any more).
     pub fn getattr(&self, inode: u64) -> Result<Attr, FsError> {
+        self.touch();
         self.attr(Node::from_inode(inode).ok_or(FsError::NoEntry)?)
     }
 
@@ -110,6 +120,7 @@ impl Fs {
     /// # Errors
     /// [`FsError::NotALink`], or [`FsError::NoEntry`] when the link is gone.
     pub fn readlink(&self, inode: u64) -> Result<String, FsError> {
+        self.touch();
         match Node::from_inode(inode).ok_or(FsError::NoEntry)? {
             Node::Latest => self.latest_target(),
             Node::OfVersion(seq, Part::TimeLink) => Ok(tree::time_link_target(self.version(seq)?.data_version)),
@@ -124,6 +135,7 @@ impl Fs {
     /// # Errors
     /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read: it is logged, too.
     pub fn open(&self, inode: u64) -> Result<(u64, Lasts), FsError> {
+        self.touch();
         // Before anything is looked up: what is opened is then of this generation or a later one.
         let generation = self.generation.now();
         let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
@@ -140,7 +152,7 @@ impl Fs {
             }
             Node::OfVersion(seq, Part::Info) => {
                 let version = self.version(seq)?;
-                let (text, text_lasts) = self.info(&version);
+                let (text, text_lasts) = self.info(&version)?;
                 lasts = text_lasts;
                 (Content::Text(text.into()), version.recorded_at)
             }
@@ -212,7 +224,7 @@ impl Fs {
     /// About how many files there are in the mount, directories and links included.
     pub fn file_count(&self) -> u64 {
         let per_version = Part::FILES.len() as u64 + 2;
-        self.history().versions().len() as u64 * per_version + Node::IN_ROOT.len() as u64
+        self.history().version_count().saturating_mul(per_version) + Node::IN_ROOT.len() as u64
     }
 
     /// The history, to be added to.
@@ -231,9 +243,35 @@ impl Fs {
     pub fn forget_history(&self) {
         self.generation.advance();
         self.views.forget();
-        *self.by_time.lock().unwrap_or_else(PoisonError::into_inner) = ByTime::default();
-        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.logged.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.last_hour.forget();
+        self.unlisted.forget();
+        self.shapes.forget();
+        self.errors.forget();
+    }
+
+    /// Opens the newest version, so that it is there when somebody asks for it. Whoever asks meanwhile waits for it.
+    pub fn open_newest(&self) {
+        let planned = {
+            let history = self.history();
+            history.newest().map(|newest| (newest.clone(), history.plan(newest)))
+        };
+        if let Some((newest, plan)) = planned
+            && let Ok(plan) = plan.map_err(|error| self.history_error(error))
+            && let Ok(view) = self.views.open_ahead(&plan).map_err(|error| self.view_error(&newest, error.reason))
+        {
+            self.shapes.insert(newest.seq, Shape::of(&view));
+        }
+    }
+
+    /// How long nobody has asked for anything.
+    pub fn untouched_for(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.touched_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Somebody asks for something.
+    pub(crate) fn touch(&self) {
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.touched_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// The history, for as long as the guard lives; nothing new appears meanwhile, so that must be short.
@@ -241,11 +279,14 @@ impl Fs {
         self.history.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The versions in order of the clock, up to date with `history`.
-    pub(crate) fn by_time(&self, history: &History) -> MutexGuard<'_, ByTime> {
-        let mut by_time = self.by_time.lock().unwrap_or_else(PoisonError::into_inner);
-        by_time.catch_up(history.versions(), |version| (version.recorded_at, version.seq));
-        by_time
+    /// The hour that was listed last.
+    pub(crate) fn last_hour(&self) -> &LastHour {
+        &self.last_hour
+    }
+
+    /// What is missing from the listing of `versions`.
+    pub(crate) fn unlisted(&self) -> &Unlisted {
+        &self.unlisted
     }
 
     fn child(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
@@ -253,41 +294,43 @@ impl Fs {
         if parent.kind() != Kind::Directory {
             return Err(FsError::NotADirectory);
         }
-        name.to_str().and_then(|name| self.child_named(parent, name)).ok_or(FsError::NoEntry)
+        let name = name.to_str().ok_or(FsError::NoEntry)?;
+        self.child_named(parent, name)?.ok_or(FsError::NoEntry)
     }
 
-    fn child_named(&self, parent: Node, name: &str) -> Option<Node> {
-        match parent {
+    fn child_named(&self, parent: Node, name: &str) -> Result<Option<Node>, FsError> {
+        Ok(match parent {
             Node::Root => {
-                let (_, node) = Node::IN_ROOT.into_iter().find(|(known, _)| *known == name)?;
-                (node != Node::Latest || self.history().newest().is_some()).then_some(node)
+                let known = Node::IN_ROOT.into_iter().find(|(known, _)| *known == name);
+                let node = known.map(|(_, node)| node);
+                node.filter(|node| *node != Node::Latest || self.history().newest().is_some())
             }
             Node::Versions => {
-                let version = name.parse().ok()?;
-                let history = self.history();
-                let version = history.version(version).filter(|version| version.seq.get() <= SEQ_MAX)?;
-                Some(Node::OfVersion(version.seq, Part::Directory))
+                let version = name.parse().map_or(Ok(None), |version| self.version_numbered(version))?;
+                version.map(|version| Node::OfVersion(version.seq, Part::Directory))
             }
             Node::ByTime(hour @ Period::Hour(..)) => {
-                let history = self.history();
-                let version = history.version(calendar::version_in_link_name(name)?)?;
-                let here = hour.span().contains(&version.recorded_at.as_micros());
-                let same_name = calendar::link_name(version.recorded_at, version.data_version) == name;
-                let believable = version.seq.get() <= SEQ_MAX;
-                (here && same_name && believable).then_some(Node::OfVersion(version.seq, Part::TimeLink))
+                let version = calendar::version_in_link_name(name);
+                let version = version.map_or(Ok(None), |version| self.version_numbered(version))?;
+                let version = version.filter(|version| {
+                    let here = hour.span().contains(&version.recorded_at.as_micros());
+                    here && calendar::link_name(version.recorded_at, version.data_version) == name
+                });
+                version.map(|version| Node::OfVersion(version.seq, Part::TimeLink))
             }
-            Node::ByTime(period) => {
-                let child = period.child_named(name)?;
-                let history = self.history();
-                self.by_time(&history).newest_in(child)?;
-                Some(Node::ByTime(child))
-            }
+            Node::ByTime(period) => match period.child_named(name) {
+                Some(child) => {
+                    let there = self.history().has_versions_between(&child.span());
+                    there.map_err(|error| self.history_error(error))?.then_some(Node::ByTime(child))
+                }
+                None => None,
+            },
             Node::OfVersion(seq, Part::Directory) => {
-                self.version(seq).ok()?;
+                self.version(seq)?;
                 Part::from_file_name(name).map(|part| Node::OfVersion(seq, part))
             }
             Node::Readme | Node::Latest | Node::OfVersion(..) => None,
-        }
+        })
     }
 
     fn name_lasts(&self, node: Node) -> Lasts {
@@ -297,7 +340,7 @@ impl Fs {
             Node::Root | Node::Latest | Node::ByTime(_) => Lasts::Moment,
             Node::OfVersion(_, Part::Database | Part::Changes | Part::Info) => Lasts::Forever,
             Node::OfVersion(seq, Part::Directory | Part::TimeLink) => {
-                let newer = self.history().versions_after(Some(seq)).len();
+                let newer = self.history().newer_versions(seq);
                 if newer >= UNSETTLED_VERSIONS { Lasts::Forever } else { Lasts::Moment }
             }
         }
@@ -305,7 +348,11 @@ impl Fs {
 
     fn attr_cost(&self, node: Node) -> Cost {
         match node {
-            Node::OfVersion(seq, Part::Database | Part::Info) if self.known_shape(seq).is_none() => Cost::View,
+            // A version that cannot be found has no attributes either.
+            Node::OfVersion(seq, Part::Database | Part::Info) => match self.version(seq) {
+                Ok(version) if self.known_shape(&version).is_none() => Cost::View,
+                _ => Cost::Small,
+            },
             _ => Cost::Small,
         }
     }
@@ -314,21 +361,20 @@ impl Fs {
         let created = self.backup.manifest().created;
         match node {
             Node::Root | Node::Versions => {
-                let history = self.history();
-                let time = history.newest().map_or(created, |version| version.recorded_at);
-                let inside = if node == Node::Root { 2 } else { history.versions().len() };
+                let time = self.history().newest().map_or(created, |version| version.recorded_at);
+                let inside = if node == Node::Root { Subdirectories::Known(2) } else { Subdirectories::NotCounted };
                 Ok(directory_attr(node, inside, time, Lasts::Moment))
             }
             Node::ByTime(period) => {
-                let history = self.history();
-                let by_time = self.by_time(&history);
-                let time = match by_time.newest_in(period) {
-                    Some(time) => time,
-                    None if period == Period::Ever => created,
-                    None => return Err(FsError::NoEntry),
+                let newest = by_time::newest_in(&self.history(), period);
+                let time = match newest.map_err(|error| self.history_error(error)) {
+                    Ok(Some(time)) => time,
+                    // It is always there, whatever is in it.
+                    _ if period == Period::Ever => created,
+                    Ok(None) => return Err(FsError::NoEntry),
+                    Err(error) => return Err(error),
                 };
-                let inside = by_time.children_from(period, 0).count();
-                Ok(directory_attr(node, inside, time, Lasts::Moment))
+                Ok(directory_attr(node, Subdirectories::NotCounted, time, Lasts::Moment))
             }
             Node::Readme => Ok(file_attr(node, self.readme.len() as u64, created, Lasts::Forever)),
             Node::Latest => {
@@ -347,14 +393,14 @@ impl Fs {
     fn attr_of_version(&self, node: Node, version: &Version, part: Part) -> Result<Attr, FsError> {
         let time = version.recorded_at;
         Ok(match part {
-            Part::Directory => directory_attr(node, 0, time, Lasts::Forever),
+            Part::Directory => directory_attr(node, Subdirectories::Known(0), time, Lasts::Forever),
             Part::TimeLink => link_attr(node, &tree::time_link_target(version.data_version), time, Lasts::Forever),
             Part::Changes => match self.changes(version) {
                 Ok(text) => file_attr(node, text.len() as u64, time, Lasts::Forever),
                 Err(_) => file_attr(node, 0, time, Lasts::Moment),
             },
             Part::Info => {
-                let (text, lasts) = self.info(version);
+                let (text, lasts) = self.info(version)?;
                 file_attr(node, text.len() as u64, time, lasts)
             }
             // A version that cannot be read is still listed, or `ls -l` of its directory would fail as a whole and say
@@ -367,7 +413,13 @@ impl Fs {
     }
 
     fn version(&self, seq: Seq) -> Result<Version, FsError> {
-        self.history().version_by_seq(seq).cloned().ok_or(FsError::NoEntry)
+        let version = self.history().version_by_seq(seq);
+        version.map_err(|error| self.history_error(error))?.ok_or(FsError::NoEntry)
+    }
+
+    fn version_numbered(&self, number: DataVersion) -> Result<Option<Version>, FsError> {
+        let version = self.history().version(number).map_err(|error| self.history_error(error))?;
+        Ok(version.filter(|version| version.seq.get() <= SEQ_MAX))
     }
 
     fn latest_target(&self) -> Result<String, FsError> {
@@ -378,58 +430,66 @@ impl Fs {
         newest.map(tree::latest_target).ok_or(FsError::NoEntry)
     }
 
-    fn known_shape(&self, seq: Seq) -> Option<Shape> {
-        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).get(&seq).copied()
+    fn known_shape(&self, version: &Version) -> Option<Shape> {
+        Shape::recorded(version).or_else(|| self.shapes.get(version.seq))
     }
 
     fn shape(&self, version: &Version) -> Result<Shape, FsError> {
-        if let Some(shape) = self.known_shape(version.seq) {
+        if let Some(shape) = self.known_shape(version) {
             return Ok(shape);
         }
-        let view = self.view(version)?;
-        let shape =
-            Shape { pages: view.page_count(), page_size: view.page_size().get(), size_bytes: view.size_bytes() };
-        self.shapes.lock().unwrap_or_else(PoisonError::into_inner).insert(version.seq, shape);
+        let shape = Shape::of(&*self.view(version)?);
+        self.shapes.insert(version.seq, shape);
         Ok(shape)
     }
 
     fn view(&self, version: &Version) -> Result<Arc<View>, FsError> {
         // The plan is detached from the history: building the view must not keep new versions from appearing.
         let plan = self.history().plan(version);
-        self.views.open(&plan).map_err(|error| {
-            let error = FsError::View { version: version.data_version, seq: version.seq, source: error.reason };
-            self.log_once(version.seq, &error);
-            error
-        })
+        let plan = plan.map_err(|error| self.history_error(error))?;
+        self.views.open(&plan).map_err(|error| self.view_error(version, error.reason))
     }
 
     fn changes(&self, version: &Version) -> Result<Vec<u8>, FsError> {
         let places = self.history().records_of(version);
+        let places = places.map_err(|error| self.history_error(error))?;
         match self.backup.statements(&places) {
             Ok(statements) => Ok(content::changes_sql(&statements)),
             Err(source) => {
                 let error = FsError::Statements { version: version.data_version, seq: version.seq, source };
-                self.log_once(version.seq, &error);
+                self.errors.log_once(&error);
                 Err(error)
             }
         }
     }
 
-    fn info(&self, version: &Version) -> (Vec<u8>, Lasts) {
-        let segment = self.history().file_name_of(version);
+    /// `info.json`, which names the file that the version is in: that lasts once it is sealed.
+    fn info(&self, version: &Version) -> Result<(Vec<u8>, Lasts), FsError> {
+        let (segment, is_sealed) = {
+            let history = self.history();
+            (history.file_name_of(version), history.is_sealed(version.seq))
+        };
+        let segment = segment.map_err(|error| self.history_error(error))?;
         let segment = segment.as_deref();
-        match self.shape(version) {
-            Ok(shape) => (content::info_json(version, segment, Ok(shape)), Lasts::Forever),
+        Ok(match self.shape(version) {
+            Ok(shape) => {
+                let lasts = if is_sealed { Lasts::Forever } else { Lasts::Moment };
+                (content::info_json(version, segment, Ok(shape)), lasts)
+            }
             Err(error) => (content::info_json(version, segment, Err(&chain(&error))), Lasts::Moment),
-        }
+        })
     }
 
-    fn log_once(&self, seq: Seq, error: &FsError) {
-        let text = chain(error);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.get(&seq) != Some(&text) {
-            log::error!("{text}");
-            logged.insert(seq, text);
-        }
+    /// The history cannot tell what was asked. Logged once.
+    pub(crate) fn history_error(&self, error: ReadError) -> FsError {
+        let error = FsError::History(Arc::new(error));
+        self.errors.log_once(&error);
+        error
+    }
+
+    fn view_error(&self, version: &Version, source: Arc<ReplayError>) -> FsError {
+        let error = FsError::View { version: version.data_version, seq: version.seq, source };
+        self.errors.log_once(&error);
+        error
     }
 }

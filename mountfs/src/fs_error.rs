@@ -31,6 +31,9 @@ pub enum FsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// What the backup says about a version or a stretch of time cannot be read.
+    #[error("a part of the history cannot be read")]
+    History(#[source] Arc<ReadError>),
     /// The version cannot be rebuilt.
     #[error("version {version} (seq {seq}) cannot be read")]
     View {

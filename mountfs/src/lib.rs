@@ -3,11 +3,12 @@
 //! The mount, from the names down to the kernel:
 //! * [`tree`] – what there is, what it is called, which inode it has; [`calendar`] – the same for `by-time`
 //! * [`fs`] – lookup, attributes, open and read over a backup; [`attr`] – what `stat` tells; [`listing`] – directories;
-//!   [`by_time`] – order of the clock; [`content`] – the small files; [`open_files`] – what is open;
-//!   [`fs_error`] – why not
+//!   [`by_time`] – order of the clock; [`content`] – the small files; [`shapes`] – how big versions are;
+//!   [`open_files`] – what is open; [`fs_error`] – why not; [`error_log`] – every failure once
 //! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
 //! * [`prefill`], [`read_ahead`] – what makes the kernel ask less often and for more at once
-//! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date
+//! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date;
+//!   [`newest_view`] – keeps its newest version open
 //!
 //! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints.
 
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod content;
 pub mod demo;
 pub mod errno;
+pub mod error_log;
 pub mod follow;
 pub mod fs;
 pub mod fs_error;
@@ -25,10 +27,12 @@ pub mod fuse;
 pub mod listing;
 pub mod mount;
 pub mod mountpoint;
+pub mod newest_view;
 pub mod open_files;
 pub mod prefill;
 pub mod read_ahead;
 pub mod readme_text;
 pub mod restore;
+pub mod shapes;
 pub mod speak;
 pub mod tree;

@@ -3,10 +3,13 @@
 //! A cookie is the place behind an entry and stays the same while the directory grows: the seq of a version, the number
 //! of a month, never "the hundredth entry".
 
+use std::fmt::{self, Write as _};
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 
-use common::Seq;
+use common::{History, ReadError, Seq};
 
+use crate::by_time;
 use crate::calendar;
 use crate::fs::Fs;
 use crate::fs_error::FsError;
@@ -33,30 +36,32 @@ impl Fs {
     /// Lists a directory from behind `cookie` (0: from the beginning) until `emit` breaks.
     ///
     /// # Errors
-    /// [`FsError::NotADirectory`], or [`FsError::NoEntry`] for an inode that is not in use.
+    /// [`FsError::NotADirectory`], or [`FsError::NoEntry`] for an inode that is not in use. [`FsError::History`] when names
+    /// are missing because they cannot be read: where the end of the directory would be told, behind all other names.
     pub fn list(
         &self,
         inode: u64,
         cookie: u64,
         emit: &mut dyn FnMut(Name<'_>) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
+        self.touch();
         let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
         if node.kind() != Kind::Directory {
             return Err(FsError::NotADirectory);
         }
-        let mut send =
-            |name: &str, node: Node, cookie: u64| emit(Name { name, inode: node.inode(), kind: node.kind(), cookie });
-        // Breaking off is the ordinary end of a request: the buffer is full.
-        let _: ControlFlow<()> = self.list_node(node, cookie, &mut send);
-        Ok(())
+        let mut emitted = false;
+        let mut send = |name: &str, node: Node, cookie: u64| {
+            emitted = true;
+            emit(Name { name, inode: node.inode(), kind: node.kind(), cookie })
+        };
+        match self.list_node(node, cookie, &mut send) {
+            ControlFlow::Continue(Err(error)) if !emitted => Err(error),
+            // Breaking off is the ordinary end of a request: the buffer is full.
+            ControlFlow::Continue(_) | ControlFlow::Break(()) => Ok(()),
+        }
     }
 
-    fn list_node(
-        &self,
-        directory: Node,
-        cookie: u64,
-        send: &mut dyn FnMut(&str, Node, u64) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn list_node(&self, directory: Node, cookie: u64, send: &mut Send<'_>) -> Listed {
         if cookie < DOT {
             send(".", directory, DOT)?;
         }
@@ -74,30 +79,15 @@ impl Fs {
                     }
                 }
             }
-            Node::Versions => {
-                let history = self.history();
-                for version in history.versions_after(Seq::new(place)) {
-                    let seq = version.seq;
-                    if seq.get() > SEQ_MAX {
-                        break;
-                    }
-                    let name = version.data_version.to_string();
-                    send(&name, Node::OfVersion(seq, Part::Directory), DOT_DOT + seq.get())?;
-                }
-            }
-            Node::ByTime(hour @ calendar::Period::Hour(..)) => {
-                let history = self.history();
-                let by_time = self.by_time(&history);
-                for (own, seq) in by_time.links_after(hour, cookie) {
-                    let Some(version) = history.version_by_seq(seq) else { continue };
-                    let name = calendar::link_name(version.recorded_at, version.data_version);
-                    send(&name, Node::OfVersion(seq, Part::TimeLink), own.get())?;
-                }
-            }
+            Node::Versions => return self.list_versions(place, send),
+            Node::ByTime(hour @ calendar::Period::Hour(..)) => return self.list_hour(hour, cookie, send),
             Node::ByTime(period) => {
                 let history = self.history();
-                let by_time = self.by_time(&history);
-                for child in by_time.children_from(period, place) {
+                for child in by_time::children_from(&history, period, place) {
+                    let child = match child {
+                        Ok(child) => child,
+                        Err(error) => return ControlFlow::Continue(Err(self.history_error(error))),
+                    };
                     // One more than the number, as the first hour has number 0.
                     let own = u64::from(child.number()) + 1;
                     send(&child.name(), Node::ByTime(child), DOT_DOT + own)?;
@@ -112,7 +102,91 @@ impl Fs {
             }
             Node::Readme | Node::Latest | Node::OfVersion(..) => {}
         }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(Ok(()))
+    }
+
+    /// The versions with a seq above `place`.
+    fn list_versions(&self, place: u64, send: &mut Send<'_>) -> Listed {
+        let history = self.history();
+        let mut name = String::new();
+        let mut newest_sent = None;
+        let mut flow = ControlFlow::Continue(());
+        let read = history.for_versions_after(Seq::new(place), &mut |version| {
+            let seq = version.seq;
+            if seq.get() > SEQ_MAX {
+                return ControlFlow::Break(());
+            }
+            name.clear();
+            // Writing to a `String` cannot fail.
+            let _: fmt::Result = write!(name, "{}", version.data_version);
+            newest_sent = Some(seq);
+            flow = send(&name, Node::OfVersion(seq, Part::Directory), DOT_DOT + seq.get());
+            flow
+        });
+        let result = match (read, newest_sent) {
+            (Err(error), Some(upto)) => {
+                self.unlisted().remember(Seq::new(place), upto);
+                Err(error)
+            }
+            (Ok(()), None) => self.unlisted().check(&history),
+            (read, _) => read,
+        };
+        let result = result.map_err(|error| self.history_error(error));
+        flow?;
+        ControlFlow::Continue(result)
+    }
+
+    /// The links of an hour behind that with this cookie.
+    fn list_hour(&self, hour: calendar::Period, cookie: u64, send: &mut Send<'_>) -> Listed {
+        let history = self.history();
+        let (versions, read) = self.last_hour().read(&history, hour);
+        let mut result = read.map_err(|error| self.history_error(error));
+        for (own, seq) in versions.links_after(cookie) {
+            match history.version_by_seq(seq) {
+                Ok(Some(version)) => {
+                    let name = calendar::link_name(version.recorded_at, version.data_version);
+                    send(&name, Node::OfVersion(seq, Part::TimeLink), own.get())?;
+                }
+                Ok(None) => {}
+                Err(error) => result = Err(self.history_error(error)),
+            }
+        }
+        ControlFlow::Continue(result)
+    }
+}
+
+/// Takes a name: what it stands for and the cookie behind it; breaks when there is no more room.
+type Send<'a> = dyn FnMut(&str, Node, u64) -> ControlFlow<()> + 'a;
+
+/// How a listing ended: without more room, or behind the last name, with the reason why some may be missing.
+type Listed = ControlFlow<(), Result<(), FsError>>;
+
+/// Where names are missing from the listing of `versions`. A listing takes many requests, and the one that ends it does not
+/// come past there again.
+#[derive(Debug, Default)]
+pub struct Unlisted(Mutex<Option<(Option<Seq>, Seq)>>);
+
+impl Unlisted {
+    /// Between these two versions others could not be read.
+    fn remember(&self, after: Option<Seq>, before: Seq) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((after, before));
+    }
+
+    /// Whether that is still so.
+    fn check(&self, history: &History) -> Result<(), ReadError> {
+        let mut unlisted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((after, before)) = *unlisted {
+            history.for_versions_after(after, &mut |version| {
+                if version.seq < before { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        *unlisted = None;
+        Ok(())
+    }
+
+    /// Forgets it: the history is another one now.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

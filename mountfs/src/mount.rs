@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use common::{Backup, BackupUrl, OpenError};
+use common::{Backup, BackupUrl, OpenError, ReadError};
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use crate::follow::Following;
@@ -44,6 +44,9 @@ pub enum MountError {
     /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What is in the backup cannot be read.
+    #[error("the history of the backup cannot be read")]
+    History(#[from] ReadError),
     /// The mount point cannot be used.
     #[error(transparent)]
     Mountpoint(#[from] MountpointError),
@@ -84,7 +87,7 @@ impl Mount {
         let MountSettings { access, cache_mib } = settings;
         let backup = Arc::new(Backup::open(url)?);
         let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;
-        let (history, follower) = backup.follow();
+        let (history, follower) = backup.follow()?;
         let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path()), u64::from(cache_mib) << 20));
         let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };

@@ -86,9 +86,9 @@ pub enum RestoreError {
         #[source]
         source: Arc<ReplayError>,
     },
-    /// A page of the version cannot be read.
+    /// A part of what the version is made of cannot be read.
     #[error("version {version} cannot be read from the backup")]
-    Page {
+    Read {
         /// The version.
         version: DataVersion,
         /// Why.
@@ -135,7 +135,7 @@ impl RestoreError {
             | Self::NoFileName(_)
             | Self::Write { .. } => false,
             Self::View { .. }
-            | Self::Page { .. }
+            | Self::Read { .. }
             | Self::Sqlite { .. }
             | Self::Damaged { .. }
             | Self::OtherVersion { .. } => true,
@@ -201,9 +201,10 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let data_version = version.data_version;
     let write_error = |source| RestoreError::Write { path: destination.path.clone(), source };
+    let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
     // One view is all that is needed: a cache would only keep it.
     let view = Views::new(Arc::clone(backup), 0)
-        .open(&history.plan(version))
+        .open(&plan)
         .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
 
     let mut temporary = tempfile::Builder::new()
@@ -239,7 +240,7 @@ fn copy(
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut offset = 0;
     while offset < view.size_bytes() {
-        let read = view.read_at(offset, &mut chunk).map_err(|source| RestoreError::Page { version, source })?;
+        let read = view.read_at(offset, &mut chunk).map_err(|source| RestoreError::Read { version, source })?;
         if read == 0 {
             let finding = format!("it ends at byte {offset} of {}", view.size_bytes());
             return Err(RestoreError::Damaged { version, finding });

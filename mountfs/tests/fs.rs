@@ -96,7 +96,7 @@ fn the_tree_shows_what_was_recorded_and_follows() {
     let versions = attr(&fs, "versions");
     let expected: Vec<String> = (1..=11).map(|version: u32| version.to_string()).collect();
     assert_eq!(names(&fs, versions.inode), expected);
-    assert_eq!(versions.links, 13);
+    assert_eq!(versions.links, 1, "directories that may be huge are not counted");
     let latest = find(&fs, "latest").unwrap();
     assert_eq!((latest.attr.kind, latest.name_lasts), (Kind::Link, Lasts::Moment));
     assert_eq!(fs.readlink(latest.attr.inode).unwrap(), "versions/11");
@@ -131,7 +131,9 @@ fn a_version_is_three_files_that_stat_as_they_read() {
     for name in ["lightningd.sqlite3", "changes.sql", "info.json"] {
         let entry = find(&fs, &format!("versions/3/{name}")).unwrap();
         assert_eq!((entry.attr.permissions, entry.attr.links), (0o400, 1));
-        assert_eq!((entry.attr.lasts, entry.name_lasts), (Lasts::Forever, Lasts::Forever));
+        // It names the log, which will be sealed.
+        let lasts = if name == "info.json" { Lasts::Moment } else { Lasts::Forever };
+        assert_eq!((entry.attr.lasts, entry.name_lasts), (lasts, Lasts::Forever));
         assert_eq!(entry.attr.time.to_string(), "2026-11-22T00:03:00.000001Z");
     }
 }
@@ -302,8 +304,7 @@ fn by_time_is_in_order_of_the_clock_even_when_it_was_set_back() {
     let hour = attr(&fs, "by-time/2026/11/22/14h");
     let expected = ["00m00.000000s-v1", "10m00.000000s-v3", "30m00.000000s-v2"];
     assert_eq!(names(&fs, hour.inode), expected);
-    assert_eq!(hour.links, 2);
-    assert_eq!(attr(&fs, "by-time").links, 4);
+    assert_eq!((hour.links, attr(&fs, "by-time").links), (1, 1));
     assert_eq!(names(&fs, attr(&fs, "by-time/2025/12/31/23h").inode), ["59m59.999999s-v4"]);
     let latest = attr(&fs, "latest").inode;
     assert_eq!(fs.readlink(latest).unwrap(), mountfs::tree::latest_target(DataVersion::new(4)));

@@ -191,11 +191,14 @@ impl History {
     /// When the segment that holds it cannot be read.
     pub fn oldest(&self) -> Result<Option<Version>, ReadError> {
         let mut oldest = None;
-        self.for_versions_after(None, &mut |version| {
+        let read = self.for_versions_after(None, &mut |version| {
             oldest = Some(version.clone());
             ControlFlow::Break(())
-        })?;
-        Ok(oldest)
+        });
+        match oldest {
+            Some(oldest) => Ok(Some(oldest)),
+            None => read.map(|()| None),
+        }
     }
 
     /// How many versions there are. Those of segments that cannot be read are counted.
@@ -203,10 +206,15 @@ impl History {
         self.sealed_versions + self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum::<u64>()
     }
 
+    /// Whether the record with this seq is part of a segment: nothing about it changes any more.
+    pub fn is_sealed(&self, seq: Seq) -> bool {
+        self.tail.first().is_none_or(|stretch| seq < stretch.first_seq())
+    }
+
     /// How many of the newest versions are newer than this one, which must be one of those that are not sealed; more than
     /// any number asked about for the others, which nothing can change.
     pub fn newer_versions(&self, seq: Seq) -> u64 {
-        if self.tail.first().is_none_or(|stretch| seq < stretch.first_seq()) {
+        if self.is_sealed(seq) {
             return u64::MAX;
         }
         let newer = |stretch: &Stretch| {
@@ -301,7 +309,7 @@ impl History {
     /// Hands the versions with a seq greater than `seq` to `take`, in order, until it breaks; all of them for `None`.
     ///
     /// # Errors
-    /// When segments could not be read and `take` did not break: the versions of all others were handed out.
+    /// When segments before the place where `take` broke could not be read: the versions of all others were handed out.
     pub fn for_versions_after(
         &self,
         seq: Option<Seq>,
@@ -318,7 +326,7 @@ impl History {
     /// missing.
     ///
     /// # Errors
-    /// When segments could not be read and `take` did not break: what all others tell was handed out.
+    /// When segments before the place where `take` broke could not be read: what all others tell was handed out.
     pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
         self.for_stretches_from(None, &mut |stretch| stretch.timeline().try_for_each(&mut *take))
     }
@@ -331,17 +339,16 @@ impl History {
     ) -> Result<(), ReadError> {
         let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
         let mut unreadable = None;
-        for &segment in self.sealed.iter().skip(from) {
-            match self.segments.stretch(segment) {
-                Ok(stretch) if visit(&stretch).is_break() => return Ok(()),
-                Ok(_) => {}
-                Err(error) => unreadable = unreadable.or(Some(error)),
+        let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.stretch(segment) {
+            Ok(stretch) => visit(&stretch),
+            Err(error) => {
+                unreadable.get_or_insert(error);
+                ControlFlow::Continue(())
             }
-        }
-        for stretch in &self.tail {
-            if visit(stretch).is_break() {
-                return Ok(());
-            }
+        });
+        if sealed.is_continue() {
+            // Breaking off is no error.
+            let _: ControlFlow<()> = self.tail.iter().try_for_each(visit);
         }
         unreadable.map_or(Ok(()), Err)
     }

@@ -96,7 +96,10 @@ impl Stretch {
     ) -> Result<Self, Damage> {
         let has_before = footer.versions_before > 0;
         let before = if has_before { Before::Version(Place(footer.place_before)) } else { Before::Nothing };
-        let stretch = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
+        let mut stretch = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
+        for version in &mut stretch.versions {
+            version.page_size = Some(header.page_size);
+        }
         if stretch.versions.len() == footer.versions as usize {
             Ok(stretch)
         } else {
@@ -259,6 +262,7 @@ impl Stretch {
         self.push_version(entry, Origin::Snapshot(snapshot.reason), Commit::Certain, 0, 0);
         if let Some(version) = self.versions.last_mut() {
             version.page_count = Some(snapshot.page_count);
+            version.page_size = Some(snapshot.page_size);
         }
         self.snapshot = Some(*snapshot);
         self.push_record(entry, RunStart::Later, LiveKind::Snapshot);
@@ -284,6 +288,7 @@ impl Stretch {
             statements,
             statement_bytes: bytes,
             page_count: entry.page_count,
+            page_size: None,
             place,
             first_record: self.records.len(),
         });

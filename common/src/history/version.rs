@@ -2,7 +2,7 @@
 
 use crate::format::record::SnapshotReason;
 use crate::version_rules::Commit;
-use crate::{DataVersion, Seq, Timestamp};
+use crate::{DataVersion, PageSize, Seq, Timestamp};
 
 /// What a version was recorded as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Version {
     pub statement_bytes: u64,
     /// Pages of the database; known without building it for snapshots and for every version that is sealed.
     pub page_count: Option<u32>,
+    /// Bytes of a page; known when the number of pages is.
+    pub page_size: Option<PageSize>,
     pub(super) place: Place,
     /// Position of its first record among the live ones of its stretch.
     pub(super) first_record: usize,

@@ -256,9 +256,10 @@ fn restore_newest(
     let backup = Arc::new(Backup::open(url)?);
     let (history, problem) = backup.read_history();
     problem.map_err(Failure::no)?;
-    let version = history.version(newest).ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
+    let version = history.version(newest).map_err(Failure::no)?;
+    let version = version.ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
     let destination = Destination::check(&place.new_node(), backup.path())?;
-    let restored = restore(&backup, &history, version, &destination, &mut |_| {}).map_err(Failure::no)?;
+    let restored = restore(&backup, &history, &version, &destination, &mut |_| {}).map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
     say!("   backupfs restore {url} {}", place.new_node().display());
     say!("   quick_check: ok");

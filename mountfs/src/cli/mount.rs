@@ -49,7 +49,7 @@ pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
 fn announce(mount: &Mount, args: &MountArgs) {
     let state = {
         let history = mount.fs().history();
-        let count = history.versions().len();
+        let count = history.version_count();
         match history.newest() {
             Some(newest) => format!("{count} versions, newest {} of {}", newest.data_version, newest.recorded_at),
             None => "no version recorded yet".to_owned(),

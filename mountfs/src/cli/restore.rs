@@ -1,5 +1,6 @@
 //! `backupfs restore`.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,7 +37,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         }
         note!("warning: {error}");
     }
-    let version = choose(&history, args)?;
+    let version = &choose(&history, args)?;
     let temporary = Arc::new(Mutex::new(None));
     remove_on_signal(Arc::clone(&temporary))?;
     let mut bar = Bar::new("restoring");
@@ -67,10 +68,11 @@ fn failure(error: RestoreError) -> Failure {
     if error.is_damage() { Failure::no(error) } else { error.into() }
 }
 
-fn choose<'a>(history: &'a History, args: &RestoreArgs) -> Result<&'a Version, Failure> {
+fn choose(history: &History, args: &RestoreArgs) -> Result<Version, Failure> {
     let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
-    let Some(wanted) = args.version else { return Ok(newest) };
-    let version = history.version(wanted).ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?;
+    let Some(wanted) = args.version else { return Ok(newest.clone()) };
+    let version = history.version(wanted).map_err(Failure::no)?;
+    let version = version.ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?;
     if version.seq == newest.seq {
         return Ok(version);
     }
@@ -92,7 +94,9 @@ fn choose<'a>(history: &'a History, args: &RestoreArgs) -> Result<&'a Version, F
 /// Says of a version that is not there what became of it and which ones are near.
 fn why_not_there(history: &History, wanted: DataVersion) -> String {
     let mut fate = "is not in the backup";
-    for entry in history.timeline() {
+    let distance = |version: DataVersion| version.distance_from(wanted);
+    let (mut before, mut after) = (None::<DataVersion>, None::<DataVersion>);
+    let read = history.for_timeline(&mut |entry| {
         match entry {
             TimelineEntry::Rewound { data_version, .. } if data_version == wanted => {
                 fate = "was rewound: lightningd never committed it";
@@ -102,18 +106,23 @@ fn why_not_there(history: &History, wanted: DataVersion) -> String {
             {
                 fate = "was never recorded: lightningd ran without the backup then";
             }
-            TimelineEntry::Recorded(_) | TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } => {}
+            TimelineEntry::Recorded(Version { data_version, .. }) if distance(data_version) < 0 => {
+                before = before.into_iter().chain([data_version]).max_by_key(|&version| distance(version));
+            }
+            TimelineEntry::Recorded(Version { data_version, .. }) => {
+                after = after.into_iter().chain([data_version]).min_by_key(|&version| distance(version));
+            }
+            TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } => {}
         }
-    }
-    let distance = |version: &&Version| version.data_version.distance_from(wanted);
-    let before = history.versions().iter().filter(|version| distance(version) < 0).max_by_key(distance);
-    let after = history.versions().iter().filter(|version| distance(version) > 0).min_by_key(distance);
+        ControlFlow::Continue(())
+    });
     let nearest = match (before, after) {
-        (Some(before), Some(after)) => format!("{} and {}", before.data_version, after.data_version),
-        (Some(one), None) | (None, Some(one)) => one.data_version.to_string(),
+        (Some(before), Some(after)) => format!("{before} and {after}"),
+        (Some(one), None) | (None, Some(one)) => one.to_string(),
         (None, None) => "none".to_owned(),
     };
-    format!("version {wanted} {fate}; nearest available: {nearest}")
+    let damage = read.err().map(|error| format!("; of other versions nothing is known: {}", chain(&error)));
+    format!("version {wanted} {fate}; nearest available: {nearest}{}", damage.unwrap_or_default())
 }
 
 /// Leaves no temporary file behind when the operator loses patience.

@@ -1,10 +1,12 @@
 //! `backupfs versions`.
 
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::version_rules::Commit;
-use common::{Backup, DataVersion, History, Seq, TimelineEntry, Timestamp};
+use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp};
 use serde::Serialize;
 
 use super::when::Bound;
@@ -16,16 +18,16 @@ use crate::content::origin_name;
 /// # Errors
 /// Exit code 1 when the backup is damaged (what is intact is listed all the same), 2 when it cannot be read at all.
 pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
-    let backup = Backup::open(&args.url)?;
+    let backup = Arc::new(Backup::open(&args.url)?);
     let (history, problem) = backup.read_history();
     let mut out = BufWriter::new(io::stdout().lock());
-    match list(&history, args, &mut out).and_then(|()| out.flush()) {
-        Ok(()) => {}
+    let listed = list(&history, args, &mut out).and_then(|read| out.flush().map(|()| read));
+    match listed {
+        Ok(read) => problem.and(read).map_err(Failure::no),
         // `backupfs versions … | head`: whoever listened has heard enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-        Err(error) => return Err(error).context("cannot write the list").map_err(Failure::Failed),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(error).context("cannot write the list").map_err(Failure::Failed),
     }
-    problem.map_err(Failure::no)
 }
 
 /// One line of the list.
@@ -68,7 +70,8 @@ impl Status {
     }
 }
 
-fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Result<()> {
+/// Writes the list. What cannot be read is missing from it: the inner result.
+fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Result<Result<(), ReadError>> {
     let range = Range::new(history, args.since, args.until);
     if !args.json {
         writeln!(
@@ -77,28 +80,33 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
             "DATA_VERSION", "SEQ", "RECORDED AT", "STATUS", "STATEMENTS", "BYTES"
         )?;
     }
-    for entry in history.timeline() {
-        let Some(line) = range.line(&entry) else { continue };
-        match line {
-            Line::Version(row) if args.json => write_json(&row, out)?,
-            Line::Version(row) => write_row(&row, out)?,
-            Line::Missing(first, last) if args.json => {
-                let mut version = first;
-                loop {
-                    write_json(&missing(version), out)?;
-                    if version == last {
-                        break;
-                    }
-                    version = version.next();
+    let mut written = Ok(());
+    let read = history.for_timeline(&mut |entry| {
+        written = range.line(&entry).map_or(Ok(()), |line| write_line(&line, args, out));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    written.map(|()| read)
+}
+
+fn write_line(line: &Line, args: &VersionsArgs, out: &mut impl Write) -> io::Result<()> {
+    match *line {
+        Line::Version(ref row) if args.json => write_json(row, out),
+        Line::Version(ref row) => write_row(row, out),
+        Line::Missing(first, last) if args.json => {
+            let mut version = first;
+            loop {
+                write_json(&missing(version), out)?;
+                if version == last {
+                    return Ok(());
                 }
-            }
-            Line::Missing(first, last) => {
-                let versions = if first == last { first.to_string() } else { format!("{first}-{last}") };
-                writeln!(out, "{versions:>12} {:>12}  {:27}  {}", "-", "-", Status::Missing.name())?;
+                version = version.next();
             }
         }
+        Line::Missing(first, last) => {
+            let versions = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            writeln!(out, "{versions:>12} {:>12}  {:27}  {}", "-", "-", Status::Missing.name())
+        }
     }
-    Ok(())
 }
 
 fn write_json(row: &Row, out: &mut impl Write) -> io::Result<()> {
@@ -143,7 +151,8 @@ struct Range {
 
 impl Range {
     fn new(history: &History, since: Option<Bound>, until: Option<Bound>) -> Self {
-        let oldest = history.versions().first().map(|version| version.data_version);
+        // Should nothing at all be readable, the list says so.
+        let oldest = history.oldest().ok().flatten().map(|version| version.data_version);
         let newest = history.newest().map(|version| version.data_version);
         let wrapped_at = oldest.filter(|oldest| newest.is_some_and(|newest| newest < *oldest));
         Self { wrapped_at, since, until }

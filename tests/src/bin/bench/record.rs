@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -177,7 +178,7 @@ fn init(recorder: &mut RecorderProcess, node: &Node) -> anyhow::Result<()> {
 
 /// What was measured must be in the backup.
 fn expect_recorded(node: &Node, calls: &[Call]) -> anyhow::Result<()> {
-    let (history, read) = Backup::open(&node.url)?.read_history();
+    let (history, read) = Arc::new(Backup::open(&node.url)?).read_history();
     read?;
     let newest = history.newest().map(|newest| newest.data_version);
     if newest != calls.last().map(|last| last.data_version) {

@@ -1,6 +1,7 @@
 //! `bench traces`: what the recorded traces take on disk, how fast they replay, how fast their versions open.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,10 +125,11 @@ fn measure(source: &Source, place: &Path, mounts: bool) -> anyhow::Result<TraceR
     let backup = Arc::new(Backup::open(&node.url)?);
     let (history, read) = backup.read_history();
     read?;
-    let sizes = Sizes { changes, versions: history.versions().len(), sql_bytes, ..sizes(backup.path())? };
-    let newest = history.newest().context("nothing was recorded")?;
-    let replay = opening::replay(&backup, &history.plan(newest))?;
-    let middle = history.versions().get(history.versions().len() / 2).unwrap_or(newest);
+    let versions = versions(&history)?;
+    let sizes = Sizes { changes, versions: versions.len(), sql_bytes, ..sizes(backup.path())? };
+    let newest = versions.last().context("nothing was recorded")?;
+    let replay = opening::replay(&backup, &history.plan(newest)?)?;
+    let middle = &versions[versions.len() / 2];
     let openings = [("middle", middle), ("newest", newest)]
         .into_iter()
         .map(|(which, version)| open(which, &backup, &history, version, mounts))
@@ -143,18 +145,23 @@ fn open(
     version: &Version,
     mounts: bool,
 ) -> anyhow::Result<Opening> {
-    let (in_process, bytes) = opening::in_process(backup, &history.plan(version))?;
+    let (in_process, bytes) = opening::in_process(backup, &history.plan(version)?)?;
     let mount = mounts.then(|| opening::through_mount(backup, version.data_version, &bytes)).transpose()?;
     // There is one snapshot, at the beginning: a sequence has no gaps to heal.
-    let until = history.versions().iter().take_while(|earlier| earlier.seq <= version.seq);
-    Ok(Opening {
-        which,
-        data_version: version.data_version.get(),
-        changes: until.map(|version| history.records_of(version).len()).sum(),
-        size_bytes: bytes.len(),
-        in_process,
-        mount,
-    })
+    let mut changes = 0;
+    for earlier in versions(history)?.iter().take_while(|earlier| earlier.seq <= version.seq) {
+        changes += history.records_of(earlier)?.len();
+    }
+    Ok(Opening { which, data_version: version.data_version.get(), changes, size_bytes: bytes.len(), in_process, mount })
+}
+
+fn versions(history: &History) -> anyhow::Result<Vec<Version>> {
+    let mut versions = Vec::new();
+    history.for_versions_after(None, &mut |version| {
+        versions.push(version.clone());
+        ControlFlow::Continue(())
+    })?;
+    Ok(versions)
 }
 
 /// Looks at the files of a backup.

@@ -1,0 +1,51 @@
+//! [`NewestView`]: the thread that opens the newest version before anybody asks for it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+use common::Seq;
+
+use crate::fs::Fs;
+
+/// A mount that nobody has touched for so long costs no more than the polling.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Keeps a view of the newest version open: each goes on from the one before it, so that is cheap, while the first one
+/// after a pause may take as long as any other.
+pub struct NewestView {
+    fs: Arc<Fs>,
+    wake: SyncSender<()>,
+    /// The version that was the newest when the thread was woken last.
+    asked_for: Option<Seq>,
+}
+
+impl NewestView {
+    /// Starts the thread; it ends when this is dropped, and nobody waits for it.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(fs: Arc<Fs>) -> io::Result<Self> {
+        // One message can wait: whatever is the newest version when it is heard, that one is opened.
+        let (wake, woken) = mpsc::sync_channel(1);
+        let opening = Arc::clone(&fs);
+        thread::Builder::new().name("newest-view".to_owned()).spawn(move || {
+            for () in woken {
+                opening.open_newest();
+            }
+        })?;
+        Ok(Self { fs, wake, asked_for: None })
+    }
+
+    /// Has the newest version opened, if it is another one than the last time and somebody uses the mount. Does not wait.
+    pub fn keep_up(&mut self) {
+        let newest = self.fs.history().newest().map(|version| version.seq);
+        if newest.is_some() && newest != self.asked_for && self.fs.untouched_for() < IDLE_AFTER {
+            // Full: it has not heard the last message yet. Gone: it has panicked and said so; all else works without it.
+            let _: Result<(), _> = self.wake.try_send(());
+            self.asked_for = newest;
+        }
+    }
+}
