@@ -58,6 +58,11 @@ impl Mounted {
 
     /// Mounts `backup` at a directory of the caller's.
     pub fn start_at(backup: &Path, mountpoint: TempDir) -> Self {
+        Self::start_within(backup, mountpoint, PATIENCE)
+    }
+
+    /// The same, with more patience than any mount in a test needs.
+    pub fn start_within(backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
         let mut daemon = Command::new(binaries::backupfs())
             .arg("mount")
             .args([backup, mountpoint.path()])
@@ -75,11 +80,16 @@ impl Mounted {
                 let _ = said.send(std::mem::take(&mut line));
             }
         });
-        let line = heard.recv_timeout(PATIENCE);
+        let line = heard.recv_timeout(patience);
         let mounted = Self { daemon, mountpoint, line: line.clone().unwrap_or_default() };
         // An error drops `mounted` first, which cleans up.
         line.expect("backupfs mount says when the mount answers");
         mounted
+    }
+
+    /// The process id of the daemon.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
     }
 
     /// The mount point.

@@ -3,6 +3,7 @@
 //!
 //! * [`record`]: what a `db_write` costs, beside a bare write and fdatasync; [`db_write`]: the messages for it.
 //! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
+//! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`stats`]: percentiles; [`table`]: columns.
 
@@ -10,6 +11,7 @@ mod db_write;
 mod node;
 mod opening;
 mod record;
+mod scale;
 mod sequence;
 mod stats;
 mod table;
@@ -33,12 +35,15 @@ enum Command {
     Record(record::Args),
     /// Record every trace; print bytes per version, replay speed, and how long versions take to open
     Traces(traces::Args),
+    /// Record a history of any size; print what mounting, listing, opening, copying and restoring it takes
+    Scale(scale::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Record(args) => record::run(&args),
         Command::Traces(args) => traces::run(&args),
+        Command::Scale(args) => scale::run(&args),
     }
 }
 

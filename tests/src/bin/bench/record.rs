@@ -114,7 +114,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Output::from(args.json).print(&report, tables)
 }
 
-fn source(wanted: Option<&str>) -> anyhow::Result<Source> {
+/// The trace of this name, or the one to use when none is named.
+pub fn source(wanted: Option<&str>) -> anyhow::Result<Source> {
     match wanted {
         Some(name) => Source::find(name).with_context(|| format!("there is no trace {name}")),
         None => Source::find(PREFERRED).or_else(|| Source::find(SHIPPED)).context("the shipped trace is missing"),
@@ -134,7 +135,7 @@ fn measure(source: &Source, program: &Path, calls: &[Call], place: &Path) -> any
     let (first, others) = calls.split_first().context("there are no writes")?;
     call(&mut recorder, first).with_context(words)?;
     let first_answer_ms = started.elapsed().as_secs_f64() * 1e3;
-    init(&mut recorder, &node)?;
+    init(&mut recorder, &node.lightning_dir())?;
     // Not before: the disk would still be busy with it while the recorder starts.
     let floor = Floor::create(&node.join("floor"), calls)?;
 
@@ -156,8 +157,8 @@ fn measure(source: &Source, program: &Path, calls: &[Call], place: &Path) -> any
     report(&measured, place, first_answer_ms)
 }
 
-/// From the first byte sent to the last byte received.
-fn call(recorder: &mut RecorderProcess, write: &Call) -> anyhow::Result<Duration> {
+/// One call: from the first byte sent to the last byte received.
+pub fn call(recorder: &mut RecorderProcess, write: &Call) -> anyhow::Result<Duration> {
     let called = Instant::now();
     recorder.send_bytes(&write.message)?;
     let answer = recorder.answer_to(&write.id)?;
@@ -166,9 +167,10 @@ fn call(recorder: &mut RecorderProcess, write: &Call) -> anyhow::Result<Duration
     Ok(elapsed)
 }
 
-fn init(recorder: &mut RecorderProcess, node: &Node) -> anyhow::Result<()> {
+/// Says `init` to a recorder, as `lightningd` does once it has started.
+pub fn init(recorder: &mut RecorderProcess, lightning_dir: &Path) -> anyhow::Result<()> {
     let configuration = json!({
-        "lightning-dir": node.lightning_dir(), "rpc-file": "lightning-rpc", "startup": true,
+        "lightning-dir": lightning_dir, "rpc-file": "lightning-rpc", "startup": true,
         "network": "regtest", "feature_set": {"init": "08", "node": "08", "channel": "", "invoice": "02"},
     });
     let answer = recorder.ask("init", &json!({"options": {}, "configuration": configuration}))?;

@@ -1,0 +1,220 @@
+//! `bench scale`: a backup as large as that of an operator's node, measured through a real mount.
+//!
+//! * [`literals`], [`keys`], [`disguise`], [`laps`]: a recorded trace that goes on without end; [`rehearsal`]: what it does
+//!   to a database; [`node_database`]: that database.
+//! * [`padding`], [`making`]: a node that has run for long, and its changes recorded; [`place`]: where they are kept.
+//! * [`measured`]: what all measures share; [`tree`], [`first_reads`], [`whole`], [`live`], [`sizes`]: the measures;
+//!   [`process`]: memory and processor time.
+//! * [`goals`]: the table.
+
+mod disguise;
+mod first_reads;
+mod goals;
+mod keys;
+mod laps;
+mod literals;
+mod live;
+mod making;
+mod measured;
+mod node_database;
+mod padding;
+mod place;
+mod process;
+mod rehearsal;
+mod sizes;
+mod tree;
+mod whole;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use tests::binaries;
+use tests::mounted::fuse_is_here;
+
+use crate::Output;
+use crate::node::target_directory;
+use crate::record;
+use crate::sequence::Source;
+use first_reads::{FirstReads, MountMemory};
+use live::LiveReport;
+use making::Wanted;
+use measured::Subject;
+use place::{Afterwards, Made, Place};
+use rehearsal::Rehearsal;
+use sizes::Sizes;
+use tree::TreeReport;
+use whole::WholeReport;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Changes to record, each a version
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
+    versions: u32,
+    /// Size of the database before the first of them, in MB
+    #[arg(long, value_name = "M", default_value_t = 200)]
+    database_mb: u32,
+    /// Size of a second database, on which the opening of versions is measured as well; 0 for none
+    #[arg(long, value_name = "M", default_value_t = 64)]
+    small_database_mb: u32,
+    /// Changes to record on that [default: a tenth of --versions]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
+    small_versions: Option<u32>,
+    /// Directory on the file system to measure [default: the target directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Trace whose changes are continued: `demo`, or one of the shared ones [default: channels where it is there, else demo]
+    #[arg(long)]
+    trace: Option<String>,
+    /// Versions whose first 4 KiB are read
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+    samples: u16,
+    /// No measure takes much longer than this, in seconds; it has fewer samples then
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    seconds: u64,
+    /// Keep what was made, to be measured again
+    #[arg(long, conflicts_with = "reuse")]
+    keep: bool,
+    /// Measure what an earlier run has kept, in this directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["versions", "database_mb", "small_database_mb", "small_versions", "dir"])]
+    reuse: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// All figures.
+#[derive(Serialize)]
+struct Report {
+    /// Where it was measured.
+    place: PathBuf,
+    large: Measured,
+    small: Option<SmallMeasured>,
+    /// On the large history, after everything else: it grows by that.
+    live: Option<LiveReport>,
+    goals: Vec<goals::Row>,
+}
+
+/// Figures of a history.
+#[derive(Serialize)]
+struct Measured {
+    made: Made,
+    sizes: Sizes,
+    tree: TreeReport,
+    first_reads: FirstReads,
+    whole: WholeReport,
+    memory: MountMemory,
+}
+
+/// What is measured of the small history.
+#[derive(Serialize)]
+struct SmallMeasured {
+    made: Made,
+    first_reads: FirstReads,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(fuse_is_here(), "nothing can be mounted here");
+    // Asked for first, so that cargo is done before anything is measured.
+    binaries::backupfs();
+    let time_limit = Duration::from_secs(args.seconds);
+    let place = match &args.reuse {
+        Some(dir) => Place::reuse(dir)?,
+        None => {
+            let dir = args.dir.clone().map_or_else(target_directory, Ok)?;
+            Place::create(&dir, if args.keep { Afterwards::Keep } else { Afterwards::Remove })?
+        }
+    };
+    if args.keep {
+        eprintln!("kept in {}", place.path().display());
+    }
+    let mut rehearsed = None;
+    if args.reuse.is_none() {
+        let source = record::source(args.trace.as_deref())?;
+        let rehearsal = rehearse(&source, &place)?;
+        let small = args.small_versions.unwrap_or((args.versions / 10).max(10));
+        make(&place, "large", Wanted { changes: args.versions, database_mb: args.database_mb }, &source, &rehearsal)?;
+        if args.small_database_mb > 0 {
+            make(&place, "small", Wanted { changes: small, database_mb: args.small_database_mb }, &source, &rehearsal)?;
+        }
+        rehearsed = Some(rehearsal);
+    }
+    let dir = place.history("large");
+    let made = dir.made()?.with_context(|| format!("{} has no history to measure", place.path().display()))?;
+    let rehearsal = match rehearsed {
+        Some(rehearsal) => rehearsal,
+        None => rehearse(&record::source(Some(&made.trace))?, &place)?,
+    };
+    let mut subject = Subject { dir, made, time_limit };
+    let large = measure(&subject, usize::from(args.samples))?;
+    let small_dir = place.history("small");
+    let small = match small_dir.made()? {
+        Some(made) => {
+            eprintln!("measuring the small history");
+            let subject = Subject { dir: small_dir, made, time_limit };
+            let first_reads = first_reads::measure(&subject, usize::from(args.samples))?;
+            Some(SmallMeasured { made: subject.made, first_reads })
+        }
+        None => None,
+    };
+    eprintln!("measuring while a recorder records");
+    let live = live::measure(&mut subject, &rehearsal.laps)?;
+    let mut report = Report { place: place.path().to_owned(), large, small, live: Some(live), goals: Vec::new() };
+    report.goals = goals::rows(&report);
+    Output::from(args.json).print(&report, tables)
+}
+
+fn rehearse(source: &Source, place: &Place) -> anyhow::Result<Rehearsal> {
+    eprintln!("reading the trace {}", source.name);
+    Rehearsal::play(source, place.path()).with_context(|| format!("trace {}", source.name))
+}
+
+fn make(place: &Place, name: &str, wanted: Wanted, source: &Source, rehearsal: &Rehearsal) -> anyhow::Result<()> {
+    eprintln!("recording {} changes on a database of {} MB", wanted.changes, wanted.database_mb);
+    let made = making::make(wanted, &source.name, rehearsal, &place.history(name))?;
+    eprintln!("  {:.0} s to fill the database, {:.0} s to record", made.cost.padding_s, made.cost.recording_s);
+    Ok(())
+}
+
+fn measure(subject: &Subject, samples: usize) -> anyhow::Result<Measured> {
+    let sizes = Sizes::of(&subject.dir.backup(), &subject.made)?;
+    eprintln!("measuring mounts and listings");
+    let tree = tree::measure(subject)?;
+    eprintln!("measuring first reads");
+    let first_reads = first_reads::measure(subject, samples)?;
+    eprintln!("measuring memory");
+    let memory = first_reads::memory(subject)?;
+    eprintln!("measuring whole versions");
+    let whole = whole::measure(subject)?;
+    Ok(Measured { made: subject.made.clone(), sizes, tree, first_reads, whole, memory })
+}
+
+fn tables(report: &Report) -> String {
+    let Measured { made, sizes, .. } = &report.large;
+    let files: Vec<_> = sizes
+        .kinds
+        .iter()
+        .map(|(kind, files)| format!("{kind} {:.1} MB in {}", files.bytes as f64 / 1e6, files.files))
+        .collect();
+    let changes = made.changes.max(1) as f64;
+    format!(
+        "{} versions of trace {}; database {:.1} MB, later {:.1} MB; {:.1} statements and {:.0} B of SQL per change\n\
+         backup {:.1} MB: {}\n\
+         made in {:.0} s + {:.0} s: {:.0} µs per change, of it {:.0} µs of processor time\n\
+         all files are in the page cache; every mount is fresh, and what it has not shown before is not in its own\n\n{}",
+        made.versions(),
+        made.trace,
+        made.database_bytes_before as f64 / 1e6,
+        made.database_bytes as f64 / 1e6,
+        made.statements as f64 / changes,
+        made.sql_bytes as f64 / changes,
+        sizes.bytes as f64 / 1e6,
+        files.join(", "),
+        made.cost.padding_s,
+        made.cost.recording_s,
+        made.cost.recording_s * 1e6 / changes,
+        made.cost.recording_cpu_s * 1e6 / changes,
+        goals::table(&report.goals),
+    )
+}

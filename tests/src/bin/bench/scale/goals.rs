@@ -1,0 +1,240 @@
+//! The table of goals: each figure with its goal, what it is compared with, and whether it is met. It says so and no more.
+
+use serde::Serialize;
+
+use super::Report;
+use super::measured::Compared;
+use super::place::Made;
+use crate::stats::Summary;
+use crate::table::Table;
+
+/// Memory that a mount may have beside the budget of its cache, and a recorder in all.
+const MEMORY_GOAL: f64 = 64.0 * 1e6;
+
+/// The budget of a mount's cache that is not told otherwise.
+const CACHE_BUDGET: f64 = 256.0 * (1 << 20) as f64;
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    figure: String,
+    goal: String,
+    measured: String,
+    yardstick: String,
+    ratio: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Row {
+    fn new(figure: &str, goal: &str, measured: String) -> Self {
+        let [figure, goal] = [figure, goal].map(str::to_owned);
+        Self { figure, goal, measured, yardstick: String::new(), ratio: None, met: None }
+    }
+
+    /// What it is compared with, and how many times that it is.
+    fn beside(self, yardstick: String, ratio: f64) -> Self {
+        Self { yardstick, ratio: Some(ratio), ..self }
+    }
+
+    fn met(self, met: bool) -> Self {
+        Self { met: Some(met), ..self }
+    }
+}
+
+/// All rows for which something was measured.
+pub fn rows(report: &Report) -> Vec<Row> {
+    let mut rows = Vec::new();
+    tree(report, &mut rows);
+    opening(report, &mut rows);
+    whole(report, &mut rows);
+    sizes(report, &mut rows);
+    memory(report, &mut rows);
+    rows
+}
+
+fn tree(report: &Report, rows: &mut Vec<Row>) {
+    let tree = &report.large.tree;
+    let Compared { figure, yardstick } = tree.mount;
+    rows.push(
+        Row::new("mount command → first ls, p50", "≤ 100 ms", ms(figure.p50_us))
+            .beside(format!("backupfs --version {}", ms(yardstick.p50_us)), figure.p50_us / yardstick.p50_us)
+            .met(figure.p50_us <= 100e3),
+    );
+    let plain = tree.plain_listing_ms * tree.names as f64 / tree.plain_names as f64;
+    for (which, took) in [("first", tree.listing_first_ms), ("again", tree.listing_again_ms)] {
+        rows.push(
+            Row::new(&format!("ls -U versions/, {} names, {which}", tree.names), "≤ 1 s", ms(took * 1e3))
+                .beside(
+                    format!("plain directory, scaled from {} names {}", tree.plain_names, ms(plain * 1e3)),
+                    took / plain,
+                )
+                .met(took <= 1000.0),
+        );
+    }
+    let Compared { figure, yardstick } = tree.readlink;
+    rows.push(
+        Row::new("readlink latest, p50", "≤ 1 ms", ms(figure.p50_us))
+            .beside(format!("plain link {}", ms(yardstick.p50_us)), figure.p50_us / yardstick.p50_us)
+            .met(figure.p50_us <= 1e3),
+    );
+}
+
+fn opening(report: &Report, rows: &mut Vec<Row>) {
+    let reads = &report.large.first_reads;
+    for (which, goal_ms, value) in
+        [("p50", 3.0, reads.first.p50_us), ("p99", 15.0, reads.first.p99_us), ("worst", 60.0, reads.first.max_us)]
+    {
+        let figure = format!("first 4 KiB, {} random versions, {which}", reads.first.samples);
+        rows.push(
+            Row::new(&figure, &format!("≤ {goal_ms} ms"), ms(value))
+                .beside(format!("plain file {}", ms(reads.plain.p50_us)), value / reads.plain.p50_us)
+                .met(value <= goal_ms * 1e3),
+        );
+    }
+    let first = report.large.tree.very_first_open;
+    rows.push(
+        Row::new(
+            &format!("very first open after the mount command, worst of {}", first.samples),
+            "≤ 60 ms",
+            ms(first.max_us),
+        )
+        .beside(
+            format!("p50 {}; random version p50 {}", ms(first.p50_us), ms(reads.first.p50_us)),
+            first.max_us / reads.first.p50_us,
+        )
+        .met(first.max_us <= 60e3),
+    );
+    if let Some(small) = &report.small {
+        let Summary { p50_us, .. } = small.first_reads.first;
+        let ratio = reads.first.p50_us / p50_us;
+        rows.push(
+            Row::new(
+                &format!("the same, p50, on {}", megabytes(&report.large.made)),
+                "ratio ≤ 1.3",
+                ms(reads.first.p50_us),
+            )
+            .beside(format!("on {}: {}", megabytes(&small.made), ms(p50_us)), ratio)
+            .met(ratio <= 1.3),
+        );
+    }
+    rows.push(
+        Row::new("the same version again, p50", "≤ 0.2 ms", ms(reads.again.p50_us))
+            .beside(format!("plain file {}", ms(reads.plain.p50_us)), reads.again.p50_us / reads.plain.p50_us)
+            .met(reads.again.p50_us <= 200.0),
+    );
+    if let Some(live) = &report.live {
+        let ratio = live.newest.p50_us / live.others.p50_us;
+        rows.push(
+            Row::new("newest version, first open while recording, p50", "as the others", ms(live.newest.p50_us))
+                .beside(format!("random versions meanwhile {}", ms(live.others.p50_us)), ratio),
+        );
+        rows.push(
+            Row::new("newest version, first open while recording, worst", "as the others", ms(live.newest.max_us))
+                .beside(
+                    format!("random versions meanwhile {}", ms(live.others.max_us)),
+                    live.newest.max_us / live.others.max_us,
+                ),
+        );
+    }
+}
+
+fn whole(report: &Report, rows: &mut Vec<Row>) {
+    let whole = &report.large.whole;
+    let mut compare = |figure: &str, goal: f64, value: Summary, plain: Summary, what: &str| {
+        let ratio = value.p50_us / plain.p50_us;
+        rows.push(
+            Row::new(&format!("{figure}, p50"), &format!("≤ {goal}×"), ms(value.p50_us))
+                .beside(format!("{what} {}", ms(plain.p50_us)), ratio)
+                .met(ratio <= goal),
+        );
+    };
+    compare("cp of a whole version, first", 2.5, whole.copy.first, whole.copy.plain, "cp of a plain file");
+    compare("cp of a whole version, again", 1.3, whole.copy.again, whole.copy.plain, "cp of a plain file");
+    if let Some(check) = whole.quick_check {
+        compare("sqlite3 quick_check, first", 4.0, check.first, check.plain, "plain file");
+        compare("sqlite3 quick_check, again", 1.5, check.again, check.plain, "plain file");
+    }
+    compare("restore of the newest version", 1.5, whole.restore, whole.copy_and_fsync, "cp + fsync");
+}
+
+fn sizes(report: &Report, rows: &mut Vec<Row>) {
+    let (sizes, made) = (&report.large.sizes, &report.large.made);
+    rows.push(
+        Row::new(
+            "bytes per version, without the first snapshot",
+            "≤ 1200 (trace channels alone)",
+            format!("{:.0}", sizes.per_version),
+        )
+        .beside(format!("SQL {:.0}", sizes.sql_per_version), sizes.per_version / sizes.sql_per_version)
+        .met(sizes.per_version <= 1200.0),
+    );
+    rows.push(Row::new("the first snapshot", "", mb(sizes.snapshot as f64)).beside(
+        format!("the database then {}", mb(made.database_bytes_before as f64)),
+        sizes.snapshot as f64 / made.database_bytes_before as f64,
+    ));
+    let cpu = |seconds: f64| seconds * 1e6 / made.changes.max(1) as f64;
+    let (sealing, recording) = (cpu(made.cost.other_threads_cpu_s), cpu(made.cost.recording_cpu_s));
+    if sizes.kinds.contains_key("segment") {
+        rows.push(
+            Row::new("CPU of sealing per change", "≤ 100 µs", format!("{sealing:.0} µs"))
+                .beside(format!("node and recorder {recording:.0} µs"), sealing / recording)
+                .met(sealing <= 100.0),
+        );
+    } else {
+        rows.push(Row::new("CPU of sealing per change", "≤ 100 µs", "nothing is sealed".to_owned()));
+    }
+}
+
+fn memory(report: &Report, rows: &mut Vec<Row>) {
+    let memory = report.large.memory;
+    let anonymous = memory.after.anonymous as f64;
+    let goal = MEMORY_GOAL + CACHE_BUDGET;
+    rows.push(
+        Row::new(
+            &format!("memory of the mount after opening {} versions", memory.opened),
+            &format!("≤ {}", mb(goal)),
+            mb(anonymous),
+        )
+        .beside(
+            format!("just mounted {}", mb(memory.fresh.anonymous as f64)),
+            anonymous / memory.fresh.anonymous as f64,
+        )
+        .met(anonymous <= goal),
+    );
+    if let Some(live) = report.live {
+        let peak = live.recorder.peak_rss as f64;
+        rows.push(
+            Row::new("memory of the recorder, most at any time", "≤ 64.0 MB", mb(peak))
+                .beside(format!("at the end {}", mb(live.recorder.rss as f64)), peak / live.recorder.rss as f64)
+                .met(peak <= MEMORY_GOAL),
+        );
+    }
+}
+
+/// The rows as text.
+pub fn table(rows: &[Row]) -> String {
+    let mut table = Table::new(["figure", "goal", "measured", "beside", "ratio", ""]);
+    for row in rows {
+        table.row([
+            row.figure.clone(),
+            row.goal.clone(),
+            row.measured.clone(),
+            row.yardstick.clone(),
+            row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            row.met.map_or("", |met| if met { "met" } else { "MISSED" }).to_owned(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn ms(micros: f64) -> String {
+    format!("{:.*} ms", if micros < 1e3 { 3 } else { 1 }, micros / 1e3)
+}
+
+fn mb(bytes: f64) -> String {
+    format!("{:.1} MB", bytes / 1e6)
+}
+
+fn megabytes(made: &Made) -> String {
+    mb(made.database_bytes as f64)
+}

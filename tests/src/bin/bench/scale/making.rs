@@ -1,0 +1,184 @@
+//! Making a history: a node is pretended that goes on as in the trace, and every change is recorded as a recorder does.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use common::{BackupLock, DataVersion, DbWrite, OnGap, Recording, Timestamp, create_backup};
+use tests::seeded::Seeded;
+
+use super::disguise::Disguise;
+use super::laps::{Change, Laps};
+use super::node_database::NodeDatabase;
+use super::padding::Padding;
+use super::place::{Cost, HistoryDir, Made};
+use super::process::ProcessorTime;
+use super::rehearsal::Rehearsal;
+use super::sizes::snapshot_bytes;
+
+/// Between two changes, on average.
+const MICROS_PER_CHANGE: u64 = 7_000_000;
+
+/// How long a sealer may do nothing visible before it is not waited for any longer.
+const SEALER_STALLS_AFTER: Duration = Duration::from_secs(5);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// What history to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Changes, each a version.
+    pub changes: u32,
+    /// Megabytes of the database before them.
+    pub database_mb: u32,
+}
+
+/// Makes a history in an empty directory.
+pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir) -> anyhow::Result<Made> {
+    dir.create()?;
+    let laps = &rehearsal.laps;
+    let filling = Instant::now();
+    fs::copy(rehearsal.start(), dir.database())?;
+    let database = NodeDatabase::open(&dir.database())?;
+    let padding = Padding::read(laps, &rehearsal.start(), &rehearsal.end())?;
+    let laps_before = padding.fill(&database, u64::from(wanted.database_mb) * 1_000_000)?;
+    drop(padding);
+    let padding_s = filling.elapsed().as_secs_f64();
+
+    let url = dir.url()?;
+    let created = create_backup(&url, Some(&dir.database()), &mut |_| ControlFlow::Continue(()))?;
+    let lock = BackupLock { backend_url: url, backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Stop };
+    lock.create(&dir.lightning_dir())?;
+    let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;
+    let mut made = Made {
+        trace: trace.to_owned(),
+        laps_before,
+        first_version: laps.version_before(laps_before * laps.len())?.get(),
+        changes: 0,
+        first_micros: (Timestamp::now().as_micros() - span).max(0),
+        database_bytes_before: database.size()?,
+        database_bytes: 0,
+        sql_bytes: 0,
+        statements: 0,
+        snapshot_bytes: snapshot_bytes(&dir.backup())?,
+        cost: Cost { padding_s, ..Cost::default() },
+    };
+
+    let mut recording = Recording::open(&dir.lightning_dir())?;
+    let (started, before) = (Instant::now(), ProcessorTime::now()?);
+    let mut node = Node::resume(laps, database, &mut made)?;
+    for number in 0..wanted.changes {
+        node.next(|data_version, received_at, change| {
+            let write = DbWrite { data_version, statements: &change.borrowed(), received_at };
+            recording.record(&write).map(drop).map_err(anyhow::Error::from)
+        })?;
+        if number % 100_000 == 99_999 {
+            eprintln!("  {} changes recorded, {:.0} s", number + 1, started.elapsed().as_secs_f64());
+        }
+    }
+    node.note_size()?;
+    let recording_s = started.elapsed().as_secs_f64();
+    let after = ProcessorTime::now()?;
+    let waiting = Instant::now();
+    wait_until_sealed(&dir.backup())?;
+    recording.note_commit()?;
+    drop(recording);
+    let used = ProcessorTime::now()?;
+    let recording_cpu_s = after.thread - before.thread;
+    made.cost = Cost {
+        recording_s,
+        recording_cpu_s,
+        other_threads_cpu_s: (used.process - before.process - (used.thread - before.thread)).max(0.0),
+        waited_for_sealing_s: waiting.elapsed().as_secs_f64(),
+        ..made.cost
+    };
+    dir.set_made(&made)?;
+    Ok(made)
+}
+
+/// Waits until there is one log left, the one that is being written: the sealer of the recording has done the others.
+fn wait_until_sealed(backup: &Path) -> anyhow::Result<()> {
+    let logs = || -> anyhow::Result<usize> {
+        let mut count = 0;
+        for entry in fs::read_dir(backup)? {
+            count += usize::from(entry?.file_name().as_encoded_bytes().starts_with(b"log-"));
+        }
+        Ok(count)
+    };
+    let (mut left, mut since) = (logs()?, Instant::now());
+    while left > 1 && since.elapsed() < SEALER_STALLS_AFTER {
+        thread::sleep(LOOK_AGAIN_AFTER);
+        let now = logs()?;
+        if now != left {
+            (left, since) = (now, Instant::now());
+        }
+    }
+    if left > 1 {
+        eprintln!("  {} finished logs are not sealed, and nothing seals them", left - 1);
+    }
+    Ok(())
+}
+
+/// The pretended node: goes on where a history ends.
+pub struct Node<'a> {
+    laps: &'a Laps,
+    database: NodeDatabase,
+    made: &'a mut Made,
+    disguise: Disguise,
+    change: Change,
+}
+
+impl<'a> Node<'a> {
+    /// Goes on after the newest version.
+    pub fn resume(laps: &'a Laps, database: NodeDatabase, made: &'a mut Made) -> anyhow::Result<Self> {
+        let found: u32 =
+            database
+                .connection()
+                .query_row("SELECT intval FROM vars WHERE name = 'data_version'", [], |row| row.get(0))?;
+        let expected = laps.version_before(made.position(laps.len()))?;
+        ensure!(
+            expected.get() == found && expected == made.newest_version(),
+            "the database is at version {found}, not {expected}"
+        );
+        let disguise = Disguise::of(made.position(laps.len()) / laps.len());
+        Ok(Self { laps, database, made, disguise, change: Change::default() })
+    }
+
+    /// Makes the next change: before it is committed, `hook` gets it.
+    pub fn next<T>(
+        &mut self,
+        hook: impl FnOnce(DataVersion, Timestamp, &Change) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let position = self.made.position(self.laps.len());
+        let lap = position / self.laps.len();
+        if lap != self.disguise.lap() {
+            self.disguise = Disguise::of(lap);
+        }
+        let at = self.time()?;
+        self.laps.write(position, at, &self.disguise, &mut self.change)?;
+        let data_version = self.laps.version_before(position + 1)?;
+        let change = &self.change;
+        let done = self.database.change(change.statements(), || hook(data_version, at, change));
+        let done = done.with_context(|| format!("version {data_version}: change {position} of the laps"))?;
+        self.made.changes += 1;
+        self.made.sql_bytes += change.len() as u64;
+        self.made.statements += change.statements().len() as u64;
+        Ok(done)
+    }
+
+    /// Notes how large the database is now.
+    pub fn note_size(&mut self) -> anyhow::Result<()> {
+        self.made.database_bytes = self.database.size()?;
+        Ok(())
+    }
+
+    /// When the next change is made: some seconds after the one before.
+    fn time(&self) -> anyhow::Result<Timestamp> {
+        let number = self.made.changes;
+        let late = Seeded::new(number).below(MICROS_PER_CHANGE - 1_000_000);
+        let micros = self.made.first_micros + i64::try_from(number * MICROS_PER_CHANGE + late)?;
+        Timestamp::from_micros(micros).context("times that late are not known")
+    }
+}

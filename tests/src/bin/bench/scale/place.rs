@@ -1,0 +1,174 @@
+//! Where the histories of a run are, and what is known of one that was made: in a temporary directory, or in one that is
+//! kept to be measured again.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use common::{BackupUrl, DataVersion};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+/// Whether anything is left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// All is removed.
+    Remove,
+    /// The histories stay.
+    Keep,
+}
+
+/// The directory of a run.
+pub struct Place {
+    path: PathBuf,
+    /// Removes it.
+    _temporary: Option<TempDir>,
+}
+
+impl Place {
+    /// A new directory within `dir`.
+    pub fn create(dir: &Path, afterwards: Afterwards) -> anyhow::Result<Self> {
+        let failed = || format!("cannot make a temporary directory in {}", dir.display());
+        let within = dir.canonicalize().with_context(failed)?;
+        let mut temporary =
+            tempfile::Builder::new().prefix("backupfs-scale-").tempdir_in(within).with_context(failed)?;
+        if afterwards == Afterwards::Keep {
+            temporary.disable_cleanup(true);
+        }
+        Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
+    }
+
+    /// The directory of an earlier run.
+    pub fn reuse(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.canonicalize().with_context(|| format!("there is no {}", dir.display()))?;
+        Ok(Self { path, _temporary: None })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the history of this name is or will be.
+    pub fn history(&self, name: &str) -> HistoryDir {
+        HistoryDir(self.path.join(name))
+    }
+}
+
+/// A node's directory, its backup, and what is known of them.
+#[derive(Debug, Clone)]
+pub struct HistoryDir(PathBuf);
+
+impl HistoryDir {
+    /// The node's directory.
+    pub fn lightning_dir(&self) -> PathBuf {
+        self.0.join("regtest")
+    }
+
+    /// The node's database.
+    pub fn database(&self) -> PathBuf {
+        self.lightning_dir().join("lightningd.sqlite3")
+    }
+
+    /// The backup.
+    pub fn backup(&self) -> PathBuf {
+        self.0.join("node.bkp")
+    }
+
+    /// The same, as `common` names it.
+    pub fn url(&self) -> anyhow::Result<BackupUrl> {
+        Ok(self.backup().to_str().context("the directory has a name that is no text")?.parse()?)
+    }
+
+    /// A directory for what a measure needs, removed with what is returned.
+    pub fn scratch(&self) -> anyhow::Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("scratch-").tempdir_in(&self.0)?)
+    }
+
+    /// Makes the directories.
+    pub fn create(&self) -> anyhow::Result<()> {
+        fs::create_dir_all(self.lightning_dir()).with_context(|| format!("cannot make {}", self.0.display()))
+    }
+
+    /// What was noted about it; `None` when nothing was made here.
+    pub fn made(&self) -> anyhow::Result<Option<Made>> {
+        let path = self.note();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let made: Made = serde_json::from_reader(File::open(&path)?).with_context(|| path.display().to_string())?;
+        ensure!(self.backup().is_dir(), "{} is gone", self.backup().display());
+        Ok(Some(made))
+    }
+
+    /// Notes what was made.
+    pub fn set_made(&self, made: &Made) -> anyhow::Result<()> {
+        Ok(fs::write(self.note(), serde_json::to_vec_pretty(made)?)?)
+    }
+
+    fn note(&self) -> PathBuf {
+        self.0.join("made.json")
+    }
+}
+
+/// What a history is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Made {
+    /// The trace whose laps were played.
+    pub trace: String,
+    /// Laps whose rows were there before the first version.
+    pub laps_before: u64,
+    /// The version of the snapshot.
+    pub first_version: u32,
+    /// Changes recorded, each a version.
+    pub changes: u64,
+    /// When the first of them was, in microseconds since 1970.
+    pub first_micros: i64,
+    /// The database before them.
+    pub database_bytes_before: u64,
+    /// The database after them.
+    pub database_bytes: u64,
+    /// Their SQL.
+    pub sql_bytes: u64,
+    /// Their statements.
+    pub statements: u64,
+    /// The snapshot before them.
+    pub snapshot_bytes: u64,
+    /// What making it took.
+    pub cost: Cost,
+}
+
+/// What making a history took.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// To fill the database before the first version, in seconds.
+    pub padding_s: f64,
+    /// To record, with the node's own work, in seconds.
+    pub recording_s: f64,
+    /// Processor time of that in the thread that plays the node and records.
+    pub recording_cpu_s: f64,
+    /// Processor time in all other threads of the process meanwhile: those that seal.
+    pub other_threads_cpu_s: f64,
+    /// To wait after the last change until nothing was left to be sealed, in seconds.
+    pub waited_for_sealing_s: f64,
+}
+
+impl Made {
+    /// The newest version.
+    pub fn newest_version(&self) -> DataVersion {
+        // As many changes as there are numbers of versions would wrap around.
+        DataVersion::new(
+            u32::try_from(self.changes).map_or(self.first_version, |changes| self.first_version.wrapping_add(changes)),
+        )
+    }
+
+    /// Versions there are: that of the snapshot, and one for each change.
+    pub fn versions(&self) -> u64 {
+        self.changes + 1
+    }
+
+    /// Where the next change is among all that the laps have.
+    pub fn position(&self, lap: u64) -> u64 {
+        self.laps_before * lap + self.changes
+    }
+}

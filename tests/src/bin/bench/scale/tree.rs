@@ -1,0 +1,105 @@
+//! How soon a mount answers, and how long its directories take to list: beside plain directories.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde::Serialize;
+use tests::binaries;
+
+use super::measured::{Compared, Subject, first_4k, millis, summary, timed, until_time_is_over, within};
+use crate::stats::Summary;
+
+/// Mounts that are begun and ended.
+const MOUNTS: usize = 7;
+
+/// How often a listing and a link are read.
+const LISTINGS: usize = 3;
+const LINKS: usize = 1000;
+
+/// Names in the plain directory; more would take longer to make than they say.
+const PLAIN_NAMES_MAX: u64 = 100_000;
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct TreeReport {
+    /// From the command to the first `ls` that is answered, beside a start of the same program that does nothing.
+    pub mount: Compared,
+    /// The first 4 KiB of a version by lot, the first thing opened in each of those mounts.
+    pub very_first_open: Summary,
+    /// `ls -U versions/`, first and again, in milliseconds.
+    pub listing_first_ms: f64,
+    /// Again.
+    pub listing_again_ms: f64,
+    /// The names it printed.
+    pub names: u64,
+    /// `ls -U` of a plain directory, in milliseconds.
+    pub plain_listing_ms: f64,
+    /// The names in that.
+    pub plain_names: u64,
+    /// `readlink latest`, beside a plain link.
+    pub readlink: Compared,
+}
+
+/// Measures it.
+pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
+    let (mut mounts, mut starts, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
+    until_time_is_over(subject.time_limit, subject.versions(MOUNTS, 1), |version| {
+        let (mounted, took) = subject.mount()?;
+        mounts.push(took);
+        firsts.push(first_4k(&mounted.database(version))?);
+        drop(mounted);
+        starts.push(timed(Command::new(binaries::backupfs()).arg("--version"))?.0);
+        Ok(())
+    })?;
+
+    let (mounted, _) = subject.mount()?;
+    let (mut listings, mut names) = (Vec::new(), 0);
+    for _ in 0..LISTINGS {
+        let (took, counted) = list(&mounted.join("versions"))?;
+        listings.push(took);
+        names = counted;
+    }
+    ensure!(names == subject.made.versions(), "{names} versions are listed of {}", subject.made.versions());
+    let scratch = subject.dir.scratch()?;
+    let plain = within(&scratch, "plain");
+    fs::create_dir(&plain)?;
+    let plain_names = subject.made.versions().min(PLAIN_NAMES_MAX);
+    for name in 0..plain_names {
+        File::create(plain.join(name.to_string()))?;
+    }
+    let plain_listings = (0..LISTINGS).map(|_| Ok(list(&plain)?.0)).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let plain_link = within(&scratch, "latest");
+    symlink("versions/1", &plain_link)?;
+    let (mut links, mut plain_links) = (Vec::new(), Vec::new());
+    let newest = Path::new("versions").join(subject.made.newest_version().to_string());
+    for _ in 0..LINKS {
+        for (link, samples) in [(&mounted.join("latest"), &mut links), (&plain_link, &mut plain_links)] {
+            let started = Instant::now();
+            let to = fs::read_link(link)?;
+            samples.push(started.elapsed());
+            ensure!(link == &plain_link || to == newest, "latest leads to {}", to.display());
+        }
+    }
+    let least = |samples: &[Duration]| samples.iter().min().copied().map_or(f64::NAN, millis);
+    Ok(TreeReport {
+        mount: Compared { figure: summary(mounts)?, yardstick: summary(starts)? },
+        very_first_open: summary(firsts)?,
+        listing_first_ms: millis(listings[0]),
+        listing_again_ms: least(&listings[1..]),
+        names,
+        plain_listing_ms: least(&plain_listings),
+        plain_names,
+        readlink: Compared { figure: summary(links)?, yardstick: summary(plain_links)? },
+    })
+}
+
+/// `ls -U`, and how many names it prints.
+fn list(directory: &Path) -> anyhow::Result<(Duration, u64)> {
+    let (took, names) = timed(Command::new("ls").arg("-U").arg(directory))?;
+    Ok((took, names.iter().filter(|&&byte| byte == b'\n').count() as u64))
+}
