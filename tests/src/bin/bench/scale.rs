@@ -213,8 +213,8 @@ fn tables(report: &Report) -> String {
         files.join(", "),
         made.cost.padding_s,
         made.cost.recording_s,
-        made.cost.recording_s * 1e6 / changes,
-        made.cost.recording_cpu_s * 1e6 / changes,
+        made.cost.recording_s * 1e6 / made.cost.changes.max(1) as f64,
+        made.cost.recording_cpu_s * 1e6 / made.cost.changes.max(1) as f64,
         goals::table(&report.goals),
     )
 }

@@ -172,7 +172,7 @@ fn sizes(report: &Report, rows: &mut Vec<Row>) {
         format!("the database then {}", mb(made.database_bytes_before as f64)),
         sizes.snapshot as f64 / made.database_bytes_before as f64,
     ));
-    let cpu = |seconds: f64| seconds * 1e6 / made.changes.max(1) as f64;
+    let cpu = |seconds: f64| seconds * 1e6 / made.cost.changes.max(1) as f64;
     let (sealing, recording) = (cpu(made.cost.other_threads_cpu_s), cpu(made.cost.recording_cpu_s));
     if sizes.kinds.contains_key("segment") {
         rows.push(

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
 use common::{BackupLock, DataVersion, DbWrite, OnGap, Recording, Timestamp, create_backup};
-use tests::seeded::Seeded;
 
 use super::disguise::Disguise;
 use super::laps::{Change, Laps};
@@ -88,6 +88,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let used = ProcessorTime::now()?;
     let recording_cpu_s = after.thread - before.thread;
     made.cost = Cost {
+        changes: made.changes,
         recording_s,
         recording_cpu_s,
         other_threads_cpu_s: (used.process - before.process - (used.thread - before.thread)).max(0.0),
@@ -180,5 +181,37 @@ impl<'a> Node<'a> {
         let late = Seeded::new(number).below(MICROS_PER_CHANGE - 1_000_000);
         let micros = self.made.first_micros + i64::try_from(number * MICROS_PER_CHANGE + late)?;
         Timestamp::from_micros(micros).context("times that late are not known")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use ::tests::{binaries, compare};
+
+    use super::super::measured::timed;
+    use super::super::place::{Afterwards, Place};
+    use super::*;
+    use crate::sequence::{SHIPPED, Source};
+
+    #[test]
+    fn the_newest_version_of_a_made_history_is_the_database_of_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::create(dir.path(), Afterwards::Remove).unwrap();
+        let rehearsal = Rehearsal::play(&Source::find(SHIPPED).unwrap(), place.path()).unwrap();
+        let history = place.history("small");
+        // More than a lap, so that the next one begins.
+        let wanted = Wanted { changes: 1600, database_mb: 3 };
+        let made = make(wanted, SHIPPED, &rehearsal, &history).unwrap();
+        assert!(rehearsal.laps.len() < made.changes && made.changes == 1600, "{made:?}");
+        assert!((2_900_000..3_500_000).contains(&made.database_bytes_before), "{made:?}");
+        let noted = history.made().unwrap().unwrap();
+        assert_eq!(noted.newest_version(), made.newest_version());
+        let restored = place.path().join("restored.sqlite3");
+        timed(Command::new(binaries::backupfs()).arg("restore").args([history.backup(), restored.clone()])).unwrap();
+        compare::same_contents(&history.database(), &restored, &[]).unwrap();
+        compare::sound(&restored).unwrap();
+        assert_eq!(compare::data_version(&restored).unwrap(), made.newest_version().get());
     }
 }

@@ -141,6 +141,8 @@ pub struct Made {
 /// What making a history took.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Cost {
+    /// How many changes that were: more may have been recorded since.
+    pub changes: u64,
     /// To fill the database before the first version, in seconds.
     pub padding_s: f64,
     /// To record, with the node's own work, in seconds.

@@ -35,10 +35,8 @@ pub struct WholeReport {
     pub restore: Summary,
     /// `cp` and fsync of the file it restored.
     pub copy_and_fsync: Summary,
-    /// Bytes of that file.
+    /// Bytes of that file, which has the contents of the database that the node has.
     pub bytes: u64,
-    /// Whether the restored newest version has the contents of the database that the node has.
-    pub newest_is_equal: bool,
 }
 
 #[derive(Default)]
@@ -63,14 +61,7 @@ pub fn measure(subject: &Subject) -> anyhow::Result<WholeReport> {
     }
     let quick_check = has_sqlite3.then(|| quick_checks(subject)).transpose()?;
     let (restore, copy_and_fsync, bytes) = restores(subject)?;
-    Ok(WholeReport {
-        copy,
-        quick_check,
-        restore: summary(restore)?,
-        copy_and_fsync: summary(copy_and_fsync)?,
-        bytes,
-        newest_is_equal: true,
-    })
+    Ok(WholeReport { copy, quick_check, restore: summary(restore)?, copy_and_fsync: summary(copy_and_fsync)?, bytes })
 }
 
 fn copies(subject: &Subject) -> anyhow::Result<WholeRead> {
