@@ -20,7 +20,7 @@ use crate::live_database::LiveDatabase;
 use crate::log::{AppendError, LogWriter, RecoverError, recover};
 use crate::storage::{Directory, RealDirectory};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
-use crate::{BackupLock, BackupUrl, DataVersion, OnGap, OpenRecordingError, RecordError, Seq, Timestamp};
+use crate::{BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OpenRecordingError, RecordError, Seq, Timestamp};
 use identity::Identity;
 
 /// A `db_write` to record.
@@ -155,6 +155,11 @@ impl Recording {
             identity: Identity::default(),
             _lock: lock,
         })
+    }
+
+    /// Lets logs end at other limits from now on.
+    pub fn set_log_limits(&mut self, limits: LogLimits) {
+        self.log.set_limits(limits);
     }
 
     /// Records a write. When this returns `Ok`, it is durable: answer "continue".

@@ -85,6 +85,36 @@ impl Node {
         ]
     }
 
+    /// Runs a transaction of this statement, recorded and committed.
+    pub(crate) fn execute(&mut self, recording: &mut Recording, sql: &str) {
+        let bump = self.statements("").pop().unwrap();
+        self.connection.execute_batch(&format!("BEGIN; {sql}; {bump}; COMMIT")).unwrap();
+        self.record_only(recording, sql);
+    }
+
+    /// Records a change of this statement, whatever the database says to it. The database is at its version then.
+    pub(crate) fn record_only(&mut self, recording: &mut Recording, sql: &str) {
+        let statements = [Cow::Owned(sql.to_owned()), self.statements("").pop().unwrap()];
+        self.version += 1;
+        let data_version = DataVersion::new(self.version);
+        recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
+        self.connection
+            .execute("UPDATE vars SET intval = ? WHERE name = 'data_version'", [self.version])
+            .unwrap();
+    }
+
+    /// Checks that these bytes are an intact database of this version.
+    pub(crate) fn check(&self, bytes: &[u8], version: u32) {
+        let copy = self.dir.path().join("checked.sqlite3");
+        std::fs::write(&copy, bytes).unwrap();
+        let database = Connection::open(&copy).unwrap();
+        let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        let found: u32 = database
+            .query_row("SELECT intval FROM vars WHERE name = 'data_version'", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!((check.as_str(), found), ("ok", version));
+    }
+
     /// Runs the next transaction as `lightningd` would, with the recorder in the hook.
     pub(crate) fn write(
         &mut self,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Backup, DbWrite, Recorded, Recording, Timestamp};
+use common::{Backup, DbWrite, LogLimits, Recorded, Recording, Timestamp};
 
 use crate::answer::{Record, Refusal};
 use crate::causes::with_causes;
@@ -44,7 +44,9 @@ impl BackupRecording {
 }
 
 fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refusal> {
-    let recording = Recording::open(lightning_dir).map_err(|error| Refusal(with_causes(&error)))?;
+    let limits = LogLimits::from_env();
+    let mut recording = Recording::open(lightning_dir).map_err(|error| Refusal(with_causes(&error)))?;
+    recording.set_log_limits(limits);
     let backup = Backup::open(recording.url()).map_err(|error| Refusal(with_causes(&error)))?;
     let backup = Arc::new(backup);
     let newest = newest(&recording);
@@ -54,7 +56,7 @@ fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refus
         None => log::info!("recording to {url}, which has no version yet"),
     }
     status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
-    let sealing = match Sealing::spawn(backup, newest.map(|newest| newest.seq), Arc::clone(status)) {
+    let sealing = match Sealing::spawn(backup, limits, newest.map(|newest| newest.seq), Arc::clone(status)) {
         Ok(sealing) => Some(sealing),
         Err(error) => {
             let problem = format!("what is recorded is neither replayed nor sealed: cannot start a thread ({error})");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, panic, thread};
 
-use common::{Backup, SealError, Sealer, Seq};
+use common::{Backup, LogLimits, SealError, Sealer, Seq};
 
 use crate::causes::with_causes;
 use crate::status::Status;
@@ -32,11 +32,16 @@ pub struct Sealing {
 }
 
 impl Sealing {
-    /// Starts with what the backup holds; `durable` is the newest record, if there is any.
+    /// Starts with what the backup holds, whose logs have these limits; `durable` is the newest record, if there is any.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn spawn(backup: Arc<Backup>, durable: Option<Seq>, status: Arc<Status>) -> io::Result<Self> {
+    pub fn spawn(
+        backup: Arc<Backup>,
+        limits: LogLimits,
+        durable: Option<Seq>,
+        status: Arc<Status>,
+    ) -> io::Result<Self> {
         let (bell, stop) = (Arc::new(Bell::default()), Arc::new(AtomicBool::new(false)));
         let (rung, stopped) = (Arc::clone(&bell), Arc::clone(&stop));
         thread::Builder::new().name("sealing".to_owned()).spawn(move || {
@@ -45,7 +50,7 @@ impl Sealing {
                 log::debug!("cannot lower the priority of sealing: {error}");
             }
             let round = panic::AssertUnwindSafe(|| {
-                Worker { backup, status: Arc::clone(&status), sealer: None, shouted: None }.run(&rung, &stopped);
+                Worker { backup, limits, status: Arc::clone(&status), sealer: None, shouted: None }.run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
                 shout(&status, "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more");
@@ -72,6 +77,7 @@ impl Drop for Sealing {
 
 struct Worker {
     backup: Arc<Backup>,
+    limits: LogLimits,
     status: Arc<Status>,
     sealer: Option<Sealer>,
     /// What was shouted last, so that it is shouted once and not after every write.
@@ -101,7 +107,7 @@ impl Worker {
     fn seal(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
         let sealer = match &mut self.sealer {
             Some(sealer) => sealer,
-            none => none.insert(Sealer::new(Arc::clone(&self.backup))?),
+            none => none.insert(Sealer::new(Arc::clone(&self.backup), self.limits)?),
         };
         let result = sealer.advance(durable, stop);
         let progress = sealer.progress();

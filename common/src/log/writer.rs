@@ -13,15 +13,7 @@ use crate::format::record::{
 };
 use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use crate::version_rules::Bump;
-use crate::{DataVersion, Seq, Timestamp};
-
-/// Bytes of a log, zero-filled when it is made: about 900 changes of a busy node. A write within them changes no
-/// metadata, so its fdatasync is one write to the disk.
-const LOG_BYTES: u64 = 4 << 20;
-
-/// Statements after which a log ends even if there is room: until it is sealed, whoever opens its newest version replays
-/// all of them, at about 3 µs each.
-const LOG_STATEMENTS: usize = 12_000;
+use crate::{DataVersion, LogLimits, Seq, Timestamp};
 
 /// Why nothing was recorded.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +43,7 @@ pub(crate) struct LogWriter {
     next_seq: Seq,
     previous_checksum: u32,
     health: Health,
+    limits: LogLimits,
     /// Records of the log that is open, and their statements.
     log_holds: Holds,
     batch: Batch,
@@ -104,7 +97,7 @@ enum BeginsLog {
 /// Makes the first log of a backup, empty.
 pub(crate) fn create_first_log(directory: &Arc<dyn Directory>, uuid: Uuid) -> Result<LogWriter, StorageError> {
     let (next_seq, previous_checksum) = (Seq::FIRST, first_link(uuid));
-    let file = create_log(&**directory, uuid, next_seq, previous_checksum)?;
+    let file = create_log(&**directory, uuid, next_seq, previous_checksum, LogLimits::default())?;
     let (offset, holds) = (LOG_HEADER_LEN as u64, Holds::default());
     Ok(LogWriter::new(Arc::clone(directory), uuid, file, offset, next_seq, previous_checksum, holds))
 }
@@ -115,13 +108,14 @@ fn create_log(
     uuid: Uuid,
     first_seq: Seq,
     previous_checksum: u32,
+    limits: LogLimits,
 ) -> Result<Box<dyn StoredFile>, StorageError> {
     let name = names::log(first_seq);
     let temporary = format!("{name}{TEMPORARY_ENDING}");
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    for offset in (0..LOG_BYTES).step_by(ZEROS.len()) {
+    for offset in (0..limits.bytes).step_by(ZEROS.len()) {
         file.write_at(&ZEROS, offset)?;
     }
     let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
@@ -145,7 +139,13 @@ impl LogWriter {
         log_holds: Holds,
     ) -> Self {
         let batch = Batch { bytes: Vec::new(), records: Vec::new(), next_seq, previous_checksum };
-        Self { directory, uuid, file, offset, next_seq, previous_checksum, health: Health::Sound, log_holds, batch }
+        let (health, limits) = (Health::Sound, LogLimits::default());
+        Self { directory, uuid, file, offset, next_seq, previous_checksum, health, limits, log_holds, batch }
+    }
+
+    /// Lets logs end at other limits from now on.
+    pub(crate) fn set_limits(&mut self, limits: LogLimits) {
+        self.limits = limits;
     }
 
     /// Seq of the next record of the batch.
@@ -238,7 +238,7 @@ impl LogWriter {
         let mut start = 0;
         for record in std::mem::take(&mut self.batch.records) {
             if self.rolls_before(&record, (record.end - start) as u64) {
-                self.file = create_log(&*self.directory, self.uuid, record.seq, record.previous_checksum)?;
+                self.file = create_log(&*self.directory, self.uuid, record.seq, record.previous_checksum, self.limits)?;
                 self.offset = LOG_HEADER_LEN as u64;
                 self.log_holds = Holds::default();
             }
@@ -255,7 +255,8 @@ impl LogWriter {
     /// Whether a record goes to a new log. The old one is whole and durable then; a crash before the new one has its name
     /// changes nothing, and one that leaves it empty is undone by recovery.
     fn rolls_before(&self, record: &Encoded, len: u64) -> bool {
-        let full = self.offset + len > LOG_BYTES || self.log_holds.statements + record.statements > LOG_STATEMENTS;
+        let statements = self.log_holds.statements + record.statements;
+        let full = self.offset + len > self.limits.bytes || statements > self.limits.statements;
         match record.begins_log {
             _ if self.log_holds.records == 0 => false,
             BeginsLog::Always => true,

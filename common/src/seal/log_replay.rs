@@ -13,12 +13,7 @@ use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
 use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
 use crate::version_rules::Bump;
-use crate::{DataVersion, PageNo, Seq};
-
-/// Statements, and bytes of them, after which a keyframe is taken: what opening a version replays at most, about 2 ms. Half as
-/// many would cost a tenth more space.
-const INTERVAL_STATEMENTS: usize = 800;
-const INTERVAL_BYTES: usize = 512 << 10;
+use crate::{DataVersion, LogLimits, PageNo, Seq};
 
 /// An image of a page.
 #[derive(Debug, Clone)]
@@ -36,6 +31,7 @@ pub(super) enum Image {
 pub(super) struct LogReplay {
     pub(super) log: ReplayedLog,
     replay: Replay,
+    limits: LogLimits,
     /// The newest change, which is replayed once it is known that it was committed: by what follows it.
     unsettled: Option<Unsettled>,
     /// The database at the newest keyframe.
@@ -96,6 +92,7 @@ impl LogReplay {
         newest_segment: Option<Seq>,
         pages: Arc<dyn PageSource>,
         foreign_keys: ForeignKeys,
+        limits: LogLimits,
     ) -> Result<Self, ReplayError> {
         let at_keyframe = OverlayPages::new(Arc::clone(&pages));
         let replay = Replay::start(at_keyframe.clone(), foreign_keys)?;
@@ -115,7 +112,7 @@ impl LogReplay {
             page_count,
             foreign_keys,
         };
-        Ok(Self { log, replay, unsettled: None, at_keyframe, texts: Vec::new(), statements: 0, bytes: 0 })
+        Ok(Self { log, replay, limits, unsettled: None, at_keyframe, texts: Vec::new(), statements: 0, bytes: 0 })
     }
 
     /// Seq of the log's first record.
@@ -170,7 +167,7 @@ impl LogReplay {
     }
 
     fn interval_is_full(&self) -> bool {
-        self.statements >= INTERVAL_STATEMENTS || self.bytes >= INTERVAL_BYTES
+        self.statements >= self.limits.keyframe_statements() || self.bytes as u64 >= self.limits.keyframe_bytes()
     }
 
     /// Replays the newest change: what came after it shows that it was committed.

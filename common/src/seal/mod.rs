@@ -21,7 +21,7 @@ use crate::log::{Behind, LogCursor};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
-use crate::{Backup, DataVersion, ReadError, Seq};
+use crate::{Backup, DataVersion, LogLimits, ReadError, Seq};
 use log_replay::LogReplay;
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
@@ -82,6 +82,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Sealer {
     backup: Arc<Backup>,
+    limits: LogLimits,
     cursor: LogCursor,
     newest_segment: Option<Seq>,
     current: Option<LogReplay>,
@@ -89,11 +90,12 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// A sealer that begins behind what is sealed, and removes what a sealing that was cut short has left.
+    /// A sealer that begins behind what is sealed, and removes what a sealing that was cut short has left. `limits` are those
+    /// of the logs; keyframes are taken by them.
     ///
     /// # Errors
     /// When the directory or the newest segment cannot be read.
-    pub fn new(backup: Arc<Backup>) -> Result<Self, SealError> {
+    pub fn new(backup: Arc<Backup>, limits: LogLimits) -> Result<Self, SealError> {
         let (history, cursor) = backup.sealed_history()?;
         let newest_segment = history.sealed().last().copied();
         let mut progress = Progress {
@@ -104,7 +106,7 @@ impl Sealer {
             progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
             remove_sealed_logs(&backup, newest)?;
         }
-        Ok(Self { backup, cursor, newest_segment, current: None, progress })
+        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress })
     }
 
     /// How far it has come.
@@ -123,7 +125,7 @@ impl Sealer {
         if result.is_err() {
             // The replay may be spoilt. The log is read again from its beginning.
             self.current = None;
-            let begun = Self::new(Arc::clone(&self.backup))?;
+            let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
             *self = Self { progress: Progress { logs_sealed: self.progress.logs_sealed, ..begun.progress }, ..begun };
         }
         result
@@ -154,7 +156,8 @@ impl Sealer {
 
     /// Replays the records of one log that are there by now.
     fn read_log(&mut self, stop: &AtomicBool) -> Result<Behind, SealError> {
-        let (backup, current, newest_segment) = (&self.backup, &mut self.current, self.newest_segment);
+        let (backup, limits, current, newest_segment) =
+            (&self.backup, self.limits, &mut self.current, self.newest_segment);
         let mut failed = None;
         let previous_checksum = self.cursor.previous_checksum();
         let read = self.cursor.read_to_end_of_log(&mut |record, place| {
@@ -163,7 +166,7 @@ impl Sealer {
             } else {
                 let replay = match current.take() {
                     Some(replay) => Ok(replay),
-                    None => begin(backup, newest_segment, place.file_seq(), previous_checksum, &record.body),
+                    None => begin(backup, limits, newest_segment, place.file_seq(), previous_checksum, &record.body),
                 };
                 replay
                     .and_then(|replay| {
@@ -216,6 +219,7 @@ fn followed_by(body: &Body<'_>) -> FollowedBy {
 /// Begins to replay the log that begins with a record that says this.
 fn begin(
     backup: &Arc<Backup>,
+    limits: LogLimits,
     newest_segment: Option<Seq>,
     first_seq: Seq,
     previous_checksum: u32,
@@ -231,7 +235,7 @@ fn begin(
         (None, None) => Start::Nothing(backup.manifest().page_size),
     };
     let (pages, foreign_keys) = backup.start_pages(&start)?;
-    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys)
+    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, limits)
         .map_err(|source| backup.does_not_replay(first_seq, source))
 }
 

@@ -52,11 +52,13 @@ impl FaultyDirectory {
         self.calls.made.lock().unwrap().len() as u64
     }
 
-    /// Whether the one rename so far gave its name to a file that was durable, and was made durable itself at once.
+    /// Whether every rename so far, and there was one, gave its name to a file that was durable, and was made durable
+    /// itself at once.
     pub(crate) fn named_what_is_durable(&self) -> bool {
         let made = self.calls.made.lock().unwrap();
         let renames = made.iter().filter(|&&op| op == StorageOp::Rename).count();
-        renames == 1 && made.windows(3).any(|ops| ops == [StorageOp::Sync, StorageOp::Rename, StorageOp::Sync])
+        let durable = made.windows(3).filter(|ops| **ops == [StorageOp::Sync, StorageOp::Rename, StorageOp::Sync]);
+        renames > 0 && durable.count() == renames
     }
 }
 

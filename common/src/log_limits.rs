@@ -1,0 +1,45 @@
+//! [`LogLimits`]: when a log ends, and how far apart the keyframes of its segment are.
+
+/// Keyframes of a full log, at least: what opening a sealed version replays at most is the log divided by this.
+const KEYFRAMES: u64 = 15;
+
+/// What a log holds before the next begins. A single record may be larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes; so many are zero-filled when the log is made. A write within them changes no metadata, so its fdatasync is
+    /// one write to the disk.
+    pub bytes: u64,
+    /// Statements, even if there is room: until the log is sealed, whoever opens its newest version replays all of them, at
+    /// about 3 µs each.
+    pub statements: usize,
+}
+
+impl Default for LogLimits {
+    /// 4 MiB, which is about 900 changes of a busy node, or 12,000 statements.
+    fn default() -> Self {
+        Self { bytes: 4 << 20, statements: 12_000 }
+    }
+}
+
+impl LogLimits {
+    /// The environment variable that sets the number of statements, so that a test need not record thousands of changes to
+    /// see a log sealed.
+    pub const STATEMENTS_VARIABLE: &str = "BACKUPFS_LOG_STATEMENTS";
+
+    /// The usual limits, unless the environment says otherwise.
+    pub fn from_env() -> Self {
+        let statements = std::env::var(Self::STATEMENTS_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let usual = Self::default();
+        Self { statements: statements.unwrap_or(usual.statements), ..usual }
+    }
+
+    /// Statements after which a keyframe is taken. Half as many would cost a tenth more space.
+    pub(crate) fn keyframe_statements(self) -> usize {
+        self.statements.div_ceil(usize::try_from(KEYFRAMES).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes of statements after which a keyframe is taken, however few they are.
+    pub(crate) fn keyframe_bytes(self) -> u64 {
+        self.bytes / 8
+    }
+}
