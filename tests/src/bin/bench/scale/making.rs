@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
 use common::{BackupLock, DataVersion, DbWrite, OnGap, Recording, Timestamp, create_backup};
+use tempfile::TempDir;
 
 use super::disguise::Disguise;
 use super::laps::{Change, Laps};
+use super::measured::settle;
 use super::node_database::NodeDatabase;
 use super::padding::Padding;
 use super::place::{Cost, HistoryDir, Made};
 use super::process::ProcessorTime;
 use super::rehearsal::Rehearsal;
 use super::sizes::snapshot_bytes;
+use crate::node::memory;
 
 /// Between two changes, on average.
 const MICROS_PER_CHANGE: u64 = 7_000_000;
@@ -40,11 +43,14 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     dir.create()?;
     let laps = &rehearsal.laps;
     let filling = Instant::now();
-    fs::copy(rehearsal.start(), dir.database())?;
-    let database = NodeDatabase::open(&dir.database())?;
+    let aside = aside(dir)?;
+    let working = aside.path().join("lightningd.sqlite3");
+    fs::copy(rehearsal.start(), &working)?;
+    let database = NodeDatabase::open(&working)?;
     let padding = Padding::read(laps, &rehearsal.start(), &rehearsal.end())?;
     let laps_before = padding.fill(&database, u64::from(wanted.database_mb) * 1_000_000)?;
     drop(padding);
+    fs::copy(&working, dir.database())?;
     let padding_s = filling.elapsed().as_secs_f64();
 
     let url = dir.url()?;
@@ -66,6 +72,8 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         cost: Cost { padding_s, ..Cost::default() },
     };
 
+    // The disk is as idle then as that of a node.
+    settle(&dir.lightning_dir())?;
     let mut recording = Recording::open(&dir.lightning_dir())?;
     let (started, before) = (Instant::now(), ProcessorTime::now()?);
     let mut node = Node::resume(laps, database, &mut made)?;
@@ -83,6 +91,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let after = ProcessorTime::now()?;
     let waiting = Instant::now();
     wait_until_sealed(&dir.backup())?;
+    fs::copy(&working, dir.database())?;
     recording.note_commit()?;
     drop(recording);
     let used = ProcessorTime::now()?;
@@ -97,6 +106,15 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     };
     dir.set_made(&made)?;
     Ok(made)
+}
+
+/// Where the database of the node is while the history is made: not on the disk that the backup is on, if possible, which
+/// would be busy with it.
+fn aside(dir: &HistoryDir) -> anyhow::Result<TempDir> {
+    match memory() {
+        Some(memory) => Ok(tempfile::Builder::new().prefix("backupfs-scale-").tempdir_in(memory)?),
+        None => dir.scratch(),
+    }
 }
 
 /// Waits until there is one log left, the one that is being written: the sealer of the recording has done the others.
