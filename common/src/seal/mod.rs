@@ -126,7 +126,8 @@ impl Sealer {
             // The replay may be spoilt. The log is read again from its beginning.
             self.current = None;
             let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
-            *self = Self { progress: Progress { logs_sealed: self.progress.logs_sealed, ..begun.progress }, ..begun };
+            let sealed_through = begun.progress.sealed_through;
+            *self = Self { progress: Progress { sealed_through, ..self.progress }, ..begun };
         }
         result
     }
