@@ -67,7 +67,7 @@ pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, NewestVersion, Recorded, Recording};
 pub use replay::ReplayError;
-pub use seal::{Progress, SealError, Sealer};
+pub use seal::{Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
 pub use timestamp::Timestamp;

@@ -4,6 +4,7 @@
 //! replay never stops recording, for it is what `lightningd` did; it is shouted about instead, and so is everything else
 //! that goes wrong here.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,7 +110,10 @@ impl Worker {
             Some(sealer) => sealer,
             none => none.insert(Sealer::new(Arc::clone(&self.backup), self.limits)?),
         };
-        let result = sealer.advance(durable, stop);
+        let result = sealer.advance(durable, &mut |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
         let progress = sealer.progress();
         self.status.sealed(progress);
         result

@@ -34,6 +34,8 @@ pub(super) struct LogReplay {
     limits: LogLimits,
     /// The newest change, which is replayed once it is known that it was committed: by what follows it.
     unsettled: Option<Unsettled>,
+    /// The version that the database is at.
+    settled: Option<DataVersion>,
     /// The database at the newest keyframe.
     at_keyframe: OverlayPages,
     texts: Vec<Vec<String>>,
@@ -112,7 +114,17 @@ impl LogReplay {
             page_count,
             foreign_keys,
         };
-        Ok(Self { log, replay, limits, unsettled: None, at_keyframe, texts: Vec::new(), statements: 0, bytes: 0 })
+        Ok(Self {
+            log,
+            replay,
+            limits,
+            unsettled: None,
+            settled: None,
+            at_keyframe,
+            texts: Vec::new(),
+            statements: 0,
+            bytes: 0,
+        })
     }
 
     /// Seq of the log's first record.
@@ -159,7 +171,10 @@ impl LogReplay {
                 IndexedBody::Rewind
             }
             Body::Commit => IndexedBody::Commit,
-            Body::Snapshot(snapshot) => IndexedBody::Snapshot(*snapshot),
+            Body::Snapshot(snapshot) => {
+                self.settled = Some(header.data_version);
+                IndexedBody::Snapshot(*snapshot)
+            }
         };
         let (data_version, time, page_count) = (header.data_version, header.time, self.replay.page_count());
         self.log.records.push(IndexedRecord { data_version, time, page_count, body });
@@ -176,6 +191,7 @@ impl LogReplay {
             return Ok(());
         };
         apply(&mut self.replay, &about, statements)?;
+        self.settled = Some(about.data_version);
         let page_count = self.replay.page_count();
         let position = about.seq.get() - self.log.first_seq.get();
         let from = usize::try_from(position).unwrap_or(usize::MAX);
@@ -186,8 +202,8 @@ impl LogReplay {
         Ok(())
     }
 
-    /// Replays the newest change on a copy, if that was not done yet, and returns the version that all up to it lead to.
-    pub(super) fn check_newest(&mut self) -> Result<Option<DataVersion>, ReplayError> {
+    /// Replays the newest change on a copy, if that was not done yet.
+    pub(super) fn check_newest(&mut self) -> Result<(), ReplayError> {
         if let (Some(unsettled), Some(statements)) = (&mut self.unsettled, self.texts.last())
             && unsettled.checked == Checked::No
         {
@@ -195,7 +211,16 @@ impl LogReplay {
             apply(&mut copy, &unsettled.about, statements)?;
             unsettled.checked = Checked::Yes;
         }
-        Ok(self.log.records.last().map(|record| record.data_version))
+        Ok(())
+    }
+
+    /// The version up to which every change has been replayed; `None` before the first.
+    pub(super) fn replayed_through(&self) -> Option<DataVersion> {
+        match &self.unsettled {
+            Some(Unsettled { about, checked: Checked::No }) => self.settled.filter(|settled| *settled != about.data_version),
+            Some(Unsettled { about, checked: Checked::Yes }) => Some(about.data_version),
+            None => self.settled,
+        }
     }
 
     /// Takes a keyframe: ends the interval and begins the next.

@@ -4,16 +4,17 @@
 //! recorded can be restored. When a log is finished, what replay yielded goes into the segment.
 
 mod log_replay;
+mod offline;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::format::names;
+use crate::format::{Damage, names};
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::history::Start;
@@ -23,6 +24,7 @@ use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, Seq};
 use log_replay::LogReplay;
+pub use offline::{SealBackupError, seal_backup};
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
 #[derive(Debug, thiserror::Error)]
@@ -114,14 +116,18 @@ impl Sealer {
         self.progress
     }
 
-    /// Replays what has been recorded since the last call, and seals the logs that are finished, until `stop` is set. A
-    /// log counts as finished when the record behind it, and so all of the log, is durable: `durable` is the newest that
-    /// is.
+    /// Replays what has been recorded since the last call, and seals the logs that are finished, until `watch`, which is
+    /// asked before every record, breaks. A log counts as finished when the record behind it, and so all of the log, is
+    /// durable: `durable` is the newest that is.
     ///
     /// # Errors
     /// When a log cannot be read, replayed or sealed. It is kept; the next call begins anew with it.
-    pub fn advance(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
-        let result = self.advance_to(durable, stop);
+    pub fn advance(
+        &mut self,
+        durable: Seq,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), SealError> {
+        let result = self.advance_to(durable, watch);
         if result.is_err() {
             // The replay may be spoilt. The log is read again from its beginning.
             self.current = None;
@@ -132,61 +138,68 @@ impl Sealer {
         result
     }
 
-    fn advance_to(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
-        while !stop.load(Ordering::Relaxed) {
-            let at_next_log = self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor));
-            if at_next_log {
+    fn advance_to(
+        &mut self,
+        durable: Seq,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), SealError> {
+        loop {
+            if self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor)) {
                 if self.cursor.next_seq() > durable {
                     break;
                 }
                 let Some(followed_by) = self.cursor.peek(|record| followed_by(&record.body))? else { break };
                 self.seal_current(followed_by)?;
             }
-            if self.read_log(stop)? == Behind::Nothing {
-                break;
+            match self.read_log(watch)? {
+                Reached::NextLog => {}
+                Reached::End => break,
+                Reached::Break => return Ok(()),
             }
         }
-        if !stop.load(Ordering::Relaxed)
-            && let Some(current) = &mut self.current
-        {
-            let newest = current.check_newest().map_err(|source| self.backup.does_not_replay(current.first_seq(), source))?;
-            self.progress.replayed_through = newest.or(self.progress.replayed_through);
+        if let Some(current) = &mut self.current {
+            let checked = current.check_newest();
+            self.progress.replayed_through = current.replayed_through().or(self.progress.replayed_through);
+            checked.map_err(|source| self.backup.does_not_replay(current.first_seq(), source))?;
         }
         Ok(())
     }
 
     /// Replays the records of one log that are there by now.
-    fn read_log(&mut self, stop: &AtomicBool) -> Result<Behind, SealError> {
-        let (backup, limits, current, newest_segment) =
-            (&self.backup, self.limits, &mut self.current, self.newest_segment);
-        let mut failed = None;
-        let previous_checksum = self.cursor.previous_checksum();
-        let read = self.cursor.read_to_end_of_log(&mut |record, place| {
-            let added = if stop.load(Ordering::Relaxed) {
-                Err(Interrupted::Stop)
+    fn read_log(&mut self, watch: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Reached, SealError> {
+        let Self { backup, limits, cursor, newest_segment, current, progress } = self;
+        let mut interrupted = None;
+        let previous_checksum = cursor.previous_checksum();
+        let read = cursor.read_to_end_of_log(&mut |record, place| {
+            let added = if watch(*progress).is_break() {
+                Err(Interrupted::Break)
             } else {
                 let replay = match current.take() {
                     Some(replay) => Ok(replay),
-                    None => begin(backup, limits, newest_segment, place.file_seq(), previous_checksum, &record.body),
+                    None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body),
                 };
                 replay
                     .and_then(|replay| {
                         let first_seq = replay.first_seq();
-                        let added = current.insert(replay).add(record);
+                        let replay = current.insert(replay);
+                        let added = replay.add(record);
+                        progress.replayed_through = replay.replayed_through().or(progress.replayed_through);
                         added.map_err(|source| backup.does_not_replay(first_seq, source))
                     })
                     .map_err(Interrupted::Failed)
             };
-            added.map_err(|interrupted| {
-                failed = Some(interrupted);
+            added.map_err(|why| {
+                interrupted = Some(why);
                 // What is refused is not passed.
-                crate::format::Damage::Contradiction("the sealer stopped here")
+                Damage::Contradiction("the sealer stopped here")
             })
         });
-        match failed {
-            Some(Interrupted::Failed(error)) => Err(error),
-            Some(Interrupted::Stop) => Ok(Behind::Nothing),
-            None => Ok(read?),
+        match (interrupted, read) {
+            (Some(Interrupted::Failed(error)), _) => Err(error),
+            (Some(Interrupted::Break), _) => Ok(Reached::Break),
+            (None, Ok(Behind::NextLog)) => Ok(Reached::NextLog),
+            (None, Ok(Behind::Nothing)) => Ok(Reached::End),
+            (None, Err(error)) => Err(error.into()),
         }
     }
 
@@ -206,8 +219,15 @@ impl Sealer {
 }
 
 enum Interrupted {
-    Stop,
+    Break,
     Failed(SealError),
+}
+
+/// Where reading a log ended.
+enum Reached {
+    NextLog,
+    End,
+    Break,
 }
 
 fn followed_by(body: &Body<'_>) -> FollowedBy {

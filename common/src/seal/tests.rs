@@ -5,7 +5,6 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::{Progress, SealError, Sealer};
 use crate::format::names;
@@ -27,9 +26,13 @@ fn newest_seq(recording: &Recording) -> Seq {
     recording.newest().unwrap().seq
 }
 
+fn go_on(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 fn seal(backup: Arc<Backup>, durable: Seq) -> Result<Progress, SealError> {
     let mut sealer = Sealer::new(backup, LIMITS)?;
-    sealer.advance(durable, &AtomicBool::new(false))?;
+    sealer.advance(durable, &mut go_on)?;
     Ok(sealer.progress())
 }
 
@@ -143,7 +146,7 @@ fn pages_that_were_cut_off_do_not_come_back() {
         if round % 7 == 6 {
             node.execute(&mut recording, "DELETE FROM payments WHERE length(note) > 800");
         }
-        sealer.advance(newest_seq(&recording), &AtomicBool::new(false)).unwrap();
+        sealer.advance(newest_seq(&recording), &mut go_on).unwrap();
     }
     let sizes: Vec<_> = versions(&node.backup()).values().map(|(bytes, _)| bytes.len()).collect();
     assert!(sizes.windows(2).any(|pair| pair[1] < pair[0]), "{sizes:?}");
@@ -160,12 +163,11 @@ fn a_sealer_beside_a_recorder_seals_nothing_that_may_change() {
     let mut node = Node::new("");
     let mut recording = record(&node);
     let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
-    let stop = AtomicBool::new(false);
     let mut held = BTreeMap::new();
     for round in 0..80 {
         let fate = if round % 9 == 5 { Fate::Lost } else { Fate::Committed };
         node.write(&mut recording, &format!("round {round}"), fate).unwrap();
-        sealer.advance(newest_seq(&recording), &stop).unwrap();
+        sealer.advance(newest_seq(&recording), &mut go_on).unwrap();
         assert_eq!(sealer.progress().replayed_through, Some(recording.newest().unwrap().data_version));
         if fate == Fate::Lost {
             drop(recording);
@@ -191,7 +193,7 @@ fn a_follower_goes_on_while_logs_are_sealed_under_it() {
         node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
         // Now it lags behind whole logs, now it is in the middle of one.
         if round % 5 == 0 {
-            sealer.advance(newest_seq(&recording), &AtomicBool::new(false)).unwrap();
+            sealer.advance(newest_seq(&recording), &mut go_on).unwrap();
         }
         if round % 17 == 0 {
             let polled = follower.poll(&followed).unwrap();
@@ -361,7 +363,7 @@ fn a_change_that_does_not_replay_stays_in_its_log_and_is_told() {
     }
     let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
     for _ in 0..2 {
-        let error = sealer.advance(newest_seq(&recording), &AtomicBool::new(false)).unwrap_err();
+        let error = sealer.advance(newest_seq(&recording), &mut go_on).unwrap_err();
         let SealError::Replay { path, source } = &error else { panic!("{error:?}") };
         assert!(path.exists() && source.to_string().contains("nowhere"), "{source}");
         assert!(!source.to_string().contains("secret"), "{source}");

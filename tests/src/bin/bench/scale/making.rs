@@ -3,12 +3,15 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
-use common::{BackupLock, DataVersion, DbWrite, OnGap, Recording, Timestamp, create_backup};
+use common::{Backup, BackupLock, DataVersion, DbWrite, LogLimits, OnGap, Recording, Timestamp, create_backup};
+use recorder::sealing::Sealing;
+use recorder::status::Status;
 use tempfile::TempDir;
 
 use super::disguise::Disguise;
@@ -75,12 +78,16 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     // The disk is as idle then as that of a node.
     settle(&dir.lightning_dir())?;
     let mut recording = Recording::open(&dir.lightning_dir())?;
+    let backup = Arc::new(Backup::open(recording.url())?);
+    let sealing = Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()))?;
     let (started, before) = (Instant::now(), ProcessorTime::now()?);
     let mut node = Node::resume(laps, database, &mut made)?;
     for number in 0..wanted.changes {
         node.next(|data_version, received_at, change| {
             let write = DbWrite { data_version, statements: &change.borrowed(), received_at };
-            recording.record(&write).map(drop).map_err(anyhow::Error::from)
+            recording.record(&write)?;
+            recording.newest().into_iter().for_each(|newest| sealing.wake(newest.seq));
+            Ok(())
         })?;
         if number % 100_000 == 99_999 {
             eprintln!("  {} changes recorded, {:.0} s", number + 1, started.elapsed().as_secs_f64());
@@ -91,6 +98,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let after = ProcessorTime::now()?;
     let waiting = Instant::now();
     wait_until_sealed(&dir.backup())?;
+    drop(sealing);
     fs::copy(&working, dir.database())?;
     recording.note_commit()?;
     drop(recording);

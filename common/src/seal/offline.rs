@@ -1,0 +1,66 @@
+//! Sealing a backup that nobody is recording to.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Progress, SealError, Sealer};
+use crate::backup::OpenError;
+use crate::format::names;
+use crate::log::{RecoverError, recover};
+use crate::storage::StorageError;
+use crate::{Backup, BackupUrl, LogLimits, ReadError, Seq};
+
+/// Why a backup is not sealed. What is recorded in it is kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealBackupError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Somebody records to it, or seals it.
+    #[error("{url} is locked: a recorder is writing to it, which seals it as it goes, or another `backupfs seal` is at it")]
+    Locked {
+        /// Where it is.
+        url: BackupUrl,
+    },
+    /// Its logs cannot be put right.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// A log cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<ReadError> for SealBackupError {
+    fn from(error: ReadError) -> Self {
+        Self::Seal(SealError::Read(error))
+    }
+}
+
+/// Seals all finished logs of the backup at `url`; the newest log, which the next recorder goes on in, stays. `watch` is
+/// asked before every record, and can break.
+///
+/// # Errors
+/// When somebody else has the backup, or a log cannot be read, replayed or sealed.
+pub fn seal_backup(
+    url: &BackupUrl,
+    watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Progress, SealBackupError> {
+    let backup = Arc::new(Backup::open(url)?);
+    let _lock = backup.directory().lock(names::LOCK).map_err(|error| match error.source.kind() {
+        io::ErrorKind::WouldBlock => SealBackupError::Locked { url: url.clone() },
+        _ => error.into(),
+    })?;
+    // As a recorder does at its start: from here on everything that is read is durable.
+    let (_, cursor) = backup.sealed_history()?;
+    let next_seq = recover(cursor, &mut |_, _| Ok(()))?.next_seq();
+    let mut sealer = Sealer::new(backup, LogLimits::from_env())?;
+    if let Some(newest) = Seq::new(next_seq.get() - 1) {
+        sealer.advance(newest, watch)?;
+    }
+    Ok(sealer.progress())
+}
