@@ -267,7 +267,8 @@ mod tests {
         let (history, read) = node.backup().read_history();
         read.unwrap();
         let views = Views::new(node.backup(), 1 << 30);
-        let open = |version| views.open(&history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap());
+        let open =
+            |version| views.open(&history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap());
         let reason = open(12).unwrap_err().reason.to_string();
         assert!(reason.contains("statement 2 of version 12"), "{reason}");
         assert!(reason.contains("nowhere") && !reason.contains("secret"), "{reason}");
@@ -275,6 +276,28 @@ mod tests {
         open(13).unwrap();
         open(14).unwrap();
         assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
+    }
+
+    #[test]
+    fn what_was_opened_ahead_goes_with_the_next_unless_somebody_uses_it() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        for round in 0..4 {
+            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
+        }
+        let (history, _) = node.backup().read_history();
+        let plan = |version| history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap();
+        let plans = [plan(11), plan(12), plan(13), plan(14)];
+        let views = Views::new(node.backup(), 1 << 30);
+        let kept = || views.kept().slots.keys().copied().collect::<Vec<_>>();
+        views.open(&plans[0]).unwrap();
+        for plan in &plans[..3] {
+            views.open_ahead(plan).unwrap();
+        }
+        assert_eq!(kept(), [plans[0].seq, plans[2].seq]);
+        views.open(&plans[2]).unwrap();
+        views.open_ahead(&plans[3]).unwrap();
+        assert_eq!(kept(), [plans[0].seq, plans[2].seq, plans[3].seq]);
     }
 
     /// The seqs stand for other records after [`Views::forget`]: what was begun before must not be found after it.

@@ -295,9 +295,17 @@ impl Filesystem for FuseAdapter {
                 names.push((entry.name.to_owned(), entry.inode, entry.kind, entry.cookie));
                 if names.len() < NAMES_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
-            if let Err(error) = listed {
-                reply.error(errno(&error));
-                return;
+            match listed {
+                Ok(()) => {}
+                Err(error) if cookie == offset => {
+                    reply.error(errno(&error));
+                    return;
+                }
+                // The names that were found first go first; the next request gets the error.
+                Err(_) => {
+                    reply.ok();
+                    return;
+                }
             }
             for (name, inode, kind, behind) in &names {
                 let (attr, lasts, generation) = match self.fs.entry_at_hand(*inode) {

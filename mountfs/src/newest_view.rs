@@ -42,10 +42,28 @@ impl NewestView {
     /// Has the newest version opened, if it is another one than the last time and somebody uses the mount. Does not wait.
     pub fn keep_up(&mut self) {
         let newest = self.fs.history().newest().map(|version| version.seq);
-        if newest.is_some() && newest != self.asked_for && self.fs.untouched_for() < IDLE_AFTER {
+        if is_due(newest, self.asked_for, self.fs.untouched_for()) {
             // Full: it has not heard the last message yet. Gone: it has panicked and said so; all else works without it.
             let _: Result<(), _> = self.wake.try_send(());
             self.asked_for = newest;
         }
+    }
+}
+
+fn is_due(newest: Option<Seq>, asked_for: Option<Seq>, untouched_for: Duration) -> bool {
+    newest.is_some() && newest != asked_for && untouched_for < IDLE_AFTER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_opened_and_only_where_somebody_looks() {
+        let (one, two) = (Seq::new(1), Seq::new(2));
+        let (now, long_ago) = (Duration::from_secs(1), IDLE_AFTER);
+        assert!(is_due(one, None, now) && is_due(two, one, now) && is_due(one, two, now));
+        assert!(!is_due(None, None, now) && !is_due(two, two, now));
+        assert!(!is_due(two, one, long_ago));
     }
 }

@@ -4,78 +4,16 @@
 
 mod fixture;
 
-use std::ffi::OsStr;
 use std::ops::ControlFlow;
 
 use common::DataVersion;
 use fixture::Node;
-use mountfs::attr::{Attr, Entry, Lasts};
+use fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
+use mountfs::attr::Lasts;
 use mountfs::errno::errno;
 use mountfs::fs::Fs;
 use mountfs::fs_error::{FsError, chain};
 use mountfs::tree::Kind;
-use rusqlite::Connection;
-
-const ROOT: u64 = 1;
-
-/// Walks down from the root like a path lookup, without following links.
-fn find(fs: &Fs, path: &str) -> Result<Entry, FsError> {
-    let mut names = path.split('/');
-    let mut entry = fs.lookup(ROOT, OsStr::new(names.next().unwrap()))?;
-    for name in names {
-        entry = fs.lookup(entry.attr.inode, OsStr::new(name))?;
-    }
-    Ok(entry)
-}
-
-fn attr(fs: &Fs, path: &str) -> Attr {
-    find(fs, path).unwrap_or_else(|error| panic!("{path}: {error}")).attr
-}
-
-fn is_absent(fs: &Fs, path: &str) -> bool {
-    matches!(find(fs, path), Err(FsError::NoEntry))
-}
-
-fn read_all(fs: &Fs, handle: u64) -> Vec<u8> {
-    fs.read(handle, 0, u32::MAX, &mut Vec::new()).unwrap().to_vec()
-}
-
-fn read(fs: &Fs, path: &str) -> Vec<u8> {
-    let attr = attr(fs, path);
-    let (handle, _) = fs.open(attr.inode).unwrap();
-    let bytes = read_all(fs, handle);
-    assert_eq!(bytes.len() as u64, attr.size_bytes, "{path}: stat and read disagree");
-    assert_eq!(fs.getattr_open(handle).unwrap(), attr);
-    fs.close(handle);
-    assert!(matches!(fs.read(handle, 0, 1, &mut Vec::new()), Err(FsError::NotOpen)));
-    bytes
-}
-
-fn names_from(fs: &Fs, inode: u64, cookie: u64) -> Vec<(String, u64)> {
-    let mut names = Vec::new();
-    fs.list(inode, cookie, &mut |entry| {
-        names.push((entry.name.to_owned(), entry.cookie));
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    names
-}
-
-/// The names in a directory, without `.` and `..`.
-fn names(fs: &Fs, inode: u64) -> Vec<String> {
-    let mut names = names_from(fs, inode, 0).into_iter().map(|(name, _)| name);
-    assert_eq!((names.next().as_deref(), names.next().as_deref()), (Some("."), Some("..")));
-    names.collect()
-}
-
-/// Rows of `rows` in a database that was read from the tree.
-fn rows(bytes: &[u8]) -> Vec<u32> {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    let database = Connection::open(file.path()).unwrap();
-    let mut select = database.prepare("SELECT version FROM rows ORDER BY rowid").unwrap();
-    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-}
 
 #[test]
 fn an_empty_backup_has_everything_but_versions() {
