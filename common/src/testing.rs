@@ -98,9 +98,7 @@ impl Node {
         self.version += 1;
         let data_version = DataVersion::new(self.version);
         recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
-        self.connection
-            .execute("UPDATE vars SET intval = ? WHERE name = 'data_version'", [self.version])
-            .unwrap();
+        self.connection.execute("UPDATE vars SET intval = ? WHERE name = 'data_version'", [self.version]).unwrap();
     }
 
     /// Checks that these bytes are an intact database of this version.
@@ -109,9 +107,8 @@ impl Node {
         std::fs::write(&copy, bytes).unwrap();
         let database = Connection::open(&copy).unwrap();
         let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        let found: u32 = database
-            .query_row("SELECT intval FROM vars WHERE name = 'data_version'", [], |row| row.get(0))
-            .unwrap();
+        let found: u32 =
+            database.query_row("SELECT intval FROM vars WHERE name = 'data_version'", [], |row| row.get(0)).unwrap();
         assert_eq!((check.as_str(), found), ("ok", version));
     }
 

@@ -51,7 +51,8 @@ impl Sealing {
                 log::debug!("cannot lower the priority of sealing: {error}");
             }
             let round = panic::AssertUnwindSafe(|| {
-                Worker { backup, limits, status: Arc::clone(&status), sealer: None, shouted: None }.run(&rung, &stopped);
+                Worker { backup, limits, status: Arc::clone(&status), sealer: None, shouted: None }
+                    .run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
                 shout(&status, "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more");

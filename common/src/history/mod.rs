@@ -109,11 +109,11 @@ impl History {
         };
         let newest = sealed.last().copied();
         history.sealed = sealed;
-        if let Some(newest) = newest {
-            if let Err(error) = history.take_over(newest) {
-                log::error!("{error}");
-                history.sealed_place = Before::Unknown;
-            }
+        if let Some(newest) = newest
+            && let Err(error) = history.take_over(newest)
+        {
+            log::error!("{error}");
+            history.sealed_place = Before::Unknown;
         }
         history
     }

@@ -23,7 +23,7 @@ impl Unsealed {
     /// Lists the directory and reads the end of the newest segment.
     ///
     /// When that is damaged, the log that it was made from counts, which is there if the sealing was cut short; or else
-    /// the first log behind it.
+    /// the first log behind it. Without any the cursor stands where the segment begins.
     pub(crate) fn find(directory: &Arc<dyn Directory>, uuid: Uuid, segments: &Segments) -> Result<Self, ReadError> {
         let names = directory.list()?;
         let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
@@ -41,10 +41,12 @@ impl Unsealed {
         };
         log::error!("{error}");
         let logs = names.iter().filter_map(|name| names::parse_log(name)).filter(|&first| first >= newest);
-        let Some(first) = logs.min() else {
-            return Err(error);
+        let cursor = match logs.min() {
+            Some(first) => LogCursor::at_log(directory, uuid, first)?,
+            // Everything before it can be read; what comes next is in the segment, and whoever asks is told.
+            None => LogCursor::at(directory, uuid, newest, 0),
         };
-        sealed.retain(|&segment| segment < first);
-        Ok(Self { sealed, cursor: LogCursor::at_log(directory, uuid, first)? })
+        sealed.retain(|&segment| segment < cursor.next_seq());
+        Ok(Self { sealed, cursor })
     }
 }

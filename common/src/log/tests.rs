@@ -196,10 +196,11 @@ fn recovery_writes_the_last_records_again() {
         writer.commit().unwrap();
         drop(writer);
         faulty.fail_nth(nth);
-        let recovered = recover(LogCursor::new(any, UUID), &mut |_, _| Ok(())).map(|_| ()).map_err(|error| match error {
-            RecoverError::Storage(error) => error,
-            RecoverError::Read(error) => panic!("{error}"),
-        });
+        let recovered =
+            recover(LogCursor::new(any, UUID), &mut |_, _| Ok(())).map(|_| ()).map_err(|error| match error {
+                RecoverError::Storage(error) => error,
+                RecoverError::Read(error) => panic!("{error}"),
+            });
         assert_eq!(failing(recovered), expected, "call {nth}");
         // Half of the same bytes are the same bytes.
         assert_eq!(records(dir.path()), ["good"]);

@@ -92,7 +92,9 @@ impl PageSource for OverlayPages {
                 return self.base.read_pages(page, out);
             }
             let pages = std::iter::successors(Some(page), |page| page.next());
-            pages.zip(out.chunks_exact_mut(self.page_size().bytes())).try_for_each(|(page, out)| self.read_page(page, out))
+            pages
+                .zip(out.chunks_exact_mut(self.page_size().bytes()))
+                .try_for_each(|(page, out)| self.read_page(page, out))
         })
     }
 }

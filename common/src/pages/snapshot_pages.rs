@@ -102,14 +102,20 @@ impl PageSource for SnapshotPages {
     }
 
     fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        read_runs(first, out, self.page_size(), |page| Ok(self.holder(page)), |holder, page, out| match (holder, &self.below) {
-            (Holder::Own, _) => self.file.read_pages(page, out),
-            (Holder::Below, Some(below)) => below.read_pages(page, out),
-            _ => {
-                out.fill(0);
-                Ok(())
-            }
-        })
+        read_runs(
+            first,
+            out,
+            self.page_size(),
+            |page| Ok(self.holder(page)),
+            |holder, page, out| match (holder, &self.below) {
+                (Holder::Own, _) => self.file.read_pages(page, out),
+                (Holder::Below, Some(below)) => below.read_pages(page, out),
+                _ => {
+                    out.fill(0);
+                    Ok(())
+                }
+            },
+        )
     }
 }
 
@@ -137,7 +143,13 @@ mod tests {
     }
 
     /// Writes a snapshot whose pages are filled with the byte given for their number.
-    fn write(path: &Path, number: u64, base: Option<ExpectedSnapshot>, page_count: u32, pages: &[(u32, u8)]) -> ExpectedSnapshot {
+    fn write(
+        path: &Path,
+        number: u64,
+        base: Option<ExpectedSnapshot>,
+        page_count: u32,
+        pages: &[(u32, u8)],
+    ) -> ExpectedSnapshot {
         write_to(&RealDirectory::new(path), number, base, page_count, pages)
     }
 

@@ -217,7 +217,9 @@ impl LogReplay {
     /// The version up to which every change has been replayed; `None` before the first.
     pub(super) fn replayed_through(&self) -> Option<DataVersion> {
         match &self.unsettled {
-            Some(Unsettled { about, checked: Checked::No }) => self.settled.filter(|settled| *settled != about.data_version),
+            Some(Unsettled { about, checked: Checked::No }) => {
+                self.settled.filter(|settled| *settled != about.data_version)
+            }
             Some(Unsettled { about, checked: Checked::Yes }) => Some(about.data_version),
             None => self.settled,
         }

@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::format::{Damage, names};
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
+use crate::format::{Damage, names};
 use crate::history::Start;
 use crate::log::{Behind, LogCursor};
 use crate::replay::ReplayError;
@@ -100,10 +100,8 @@ impl Sealer {
     pub fn new(backup: Arc<Backup>, limits: LogLimits) -> Result<Self, SealError> {
         let (history, cursor) = backup.sealed_history()?;
         let newest_segment = history.sealed().last().copied();
-        let mut progress = Progress {
-            replayed_through: history.newest().map(|newest| newest.data_version),
-            ..Progress::default()
-        };
+        let mut progress =
+            Progress { replayed_through: history.newest().map(|newest| newest.data_version), ..Progress::default() };
         if let Some(newest) = newest_segment {
             progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
             remove_sealed_logs(&backup, newest)?;

@@ -19,7 +19,9 @@ pub enum SealBackupError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Somebody records to it, or seals it.
-    #[error("{url} is locked: a recorder is writing to it, which seals it as it goes, or another `backupfs seal` is at it")]
+    #[error(
+        "{url} is locked: a recorder is writing to it, which seals it as it goes, or another `backupfs seal` is at it"
+    )]
     Locked {
         /// Where it is.
         url: BackupUrl,
@@ -33,6 +35,19 @@ pub enum SealBackupError {
     /// A file system call failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+impl SealBackupError {
+    /// Whether the backup is at fault, and not this moment.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Recover(RecoverError::Read(error)) | Self::Seal(SealError::Read(error)) => {
+                matches!(error, ReadError::Damaged { .. })
+            }
+            Self::Seal(SealError::Replay { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<ReadError> for SealBackupError {

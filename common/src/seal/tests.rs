@@ -64,8 +64,11 @@ fn timeline(history: &History) -> Vec<String> {
     entries
 }
 
+/// The bytes and the statements of a version.
+type Held = (Vec<u8>, Vec<String>);
+
 /// The bytes and the statements of every version.
-fn versions(backup: &Arc<Backup>) -> BTreeMap<u32, (Vec<u8>, Vec<String>)> {
+fn versions(backup: &Arc<Backup>) -> BTreeMap<u32, Held> {
     let history = history(backup);
     let mut versions = BTreeMap::new();
     history
@@ -125,7 +128,7 @@ fn what_is_sealed_is_what_was_recorded() {
         let (told, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
         let logs = files(node.backup_path(), "log-").len();
         let progress = seal(node.backup(), newest_seq(&recording)).unwrap();
-        assert_eq!(progress.logs_sealed as usize, logs - 1, "{pragmas}");
+        assert_eq!(progress.logs_sealed, logs as u64 - 1, "{pragmas}");
         assert_eq!(progress.replayed_through, Some(recording.newest().unwrap().data_version));
         assert_eq!(files(node.backup_path(), "log-").len(), 1);
         assert_eq!(files(node.backup_path(), "snapshot-").len(), 1, "deltas are part of their segments");
@@ -322,13 +325,13 @@ fn damage_costs_the_versions_that_need_the_segment_and_no_other() {
 }
 
 /// Opens every version there was and counts those that cannot be read. Whatever can be is what it was.
-fn lost_versions(node: &Node, held: &BTreeMap<u32, (Vec<u8>, Vec<String>)>, damaged: &str) -> usize {
+fn lost_versions(node: &Node, held: &BTreeMap<u32, Held>, damaged: &str) -> usize {
     let backup = node.backup();
     let (history, _) = backup.read_history();
     let mut lost = 0;
     for (&number, (expected, statements)) in held {
         let version = crate::DataVersion::new(number);
-        let read = || -> Result<Option<(Vec<u8>, Vec<String>)>, String> {
+        let read = || -> Result<Option<Held>, String> {
             let names = |error: ReadError| {
                 let text = error.to_string();
                 assert!(text.contains(damaged) || text.contains(&damaged.replace("segment", "log")), "{text}");

@@ -73,10 +73,8 @@ pub(super) fn write_segment(
     let read_back = RecordIndex::decode(&bytes).ok().filter(|read_back| *read_back == index);
     let (before, versions_before) = versions_before(backup, log.newest_segment)?;
     let stretch = read_back.and_then(|index| Stretch::of_index(log.first_seq, before, index, followed_by).ok());
-    let stretch = stretch.ok_or(SealError::Differs {
-        path: backup.path().join(names::log(log.first_seq)),
-        what: "record index",
-    })?;
+    let stretch = stretch
+        .ok_or(SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what: "record index" })?;
     let place = |before| match before {
         Before::Version(Place(place)) => place,
         Before::Nothing | Before::Unknown => 0,

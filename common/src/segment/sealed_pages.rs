@@ -126,15 +126,21 @@ impl PageSource for SealedPages {
 
     fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         let page_size = self.page_size();
-        read_runs(first, out, page_size, |page| self.holder(page), |holder, page, out| match holder {
-            Holder::Own(at) if self.read_images(at, page, self.keyframe, out)? => Ok(()),
-            Holder::Own(_) => self.read_before(page, out),
-            Holder::Older(at) => self.read_images(at, page, Keyframe(u32::MAX), out).map(drop),
-            Holder::Snapshot => self.read_snapshot(page, out),
-            Holder::Nobody => {
-                out.fill(0);
-                Ok(())
-            }
-        })
+        read_runs(
+            first,
+            out,
+            page_size,
+            |page| self.holder(page),
+            |holder, page, out| match holder {
+                Holder::Own(at) if self.read_images(at, page, self.keyframe, out)? => Ok(()),
+                Holder::Own(_) => self.read_before(page, out),
+                Holder::Older(at) => self.read_images(at, page, Keyframe(u32::MAX), out).map(drop),
+                Holder::Snapshot => self.read_snapshot(page, out),
+                Holder::Nobody => {
+                    out.fill(0);
+                    Ok(())
+                }
+            },
+        )
     }
 }

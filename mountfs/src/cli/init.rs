@@ -3,14 +3,13 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
 use common::{BackupLock, BackupUrl, OnGap, create_backup};
 
 use super::progress::Bar;
-use super::signals::signals_to_end;
+use super::signals::interrupted_by_signal;
 use super::{Failure, InitArgs};
 use crate::{note, say};
 
@@ -59,19 +58,6 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     }
     report(args, &lightning_dir, source.as_deref());
     Ok(())
-}
-
-/// Becomes true when a signal asks for an end: the snapshot then stops, and leaves nothing behind.
-fn interrupted_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let mut signals = signals_to_end()?;
-    let flag = Arc::clone(&interrupted);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if signals.forever().next().is_some() {
-            flag.store(true, Ordering::Relaxed);
-        }
-    })?;
-    Ok(interrupted)
 }
 
 /// The URL of a backup that is there, without `..` and links: it must still lead there from anywhere, years later.

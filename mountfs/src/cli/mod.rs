@@ -5,6 +5,7 @@ pub mod init;
 pub mod mount;
 mod progress;
 pub mod restore;
+pub mod seal;
 pub mod signals;
 pub mod versions;
 mod when;
@@ -56,6 +57,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// List the versions in a backup
     Versions(VersionsArgs),
+    /// Seal the finished logs of a backup that no recorder is writing to
+    Seal(SealArgs),
     /// Show it all on a pretended node, in half a minute
     Demo(DemoArgs),
 }
@@ -144,6 +147,18 @@ pub struct VersionsArgs {
     pub until: Option<Bound>,
 }
 
+/// Seal the finished logs of a backup that no recorder is writing to.
+///
+/// A recorder seals what it records by itself, a moment later; this is for a backup that was stopped before that, or was
+/// copied from elsewhere. It replays every change that is not sealed yet, so it also proves that they can be restored. The
+/// newest log stays as it is: the next recorder goes on in it. It can be interrupted at any time.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs seal /var/backup/node.bkp")]
+pub struct SealArgs {
+    /// The backup
+    pub url: BackupUrl,
+}
+
 /// Show it all on a pretended node, in half a minute.
 ///
 /// Plays 1,500 database writes of a real node to the real `backup-recorder`, mounts the backup, restores the newest
@@ -198,7 +213,7 @@ impl fmt::Display for Failure {
 pub fn start_logging(command: &Command) {
     let default = match command {
         Command::Mount(_) => "info,fuser=warn",
-        Command::Init(_) | Command::Restore(_) | Command::Versions(_) | Command::Demo(_) => "warn",
+        Command::Init(_) | Command::Restore(_) | Command::Versions(_) | Command::Seal(_) | Command::Demo(_) => "warn",
     };
     let environment = env_logger::Env::new().filter_or(LOG_VARIABLE, default);
     env_logger::Builder::from_env(environment).format_target(false).init();
@@ -214,6 +229,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
+        Command::Seal(args) => seal::run(args),
         Command::Demo(args) => demo::run(args),
     }
 }

@@ -1,6 +1,9 @@
 //! The signals that ask a command to end.
 
 use anyhow::Context as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -14,6 +17,22 @@ pub fn signals_to_end() -> anyhow::Result<Signals> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hangup = (!ignores_hangup(&status)).then_some(SIGHUP);
     Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup)).context("cannot wait for signals")
+}
+
+/// Becomes true when a signal asks for an end, so that whatever takes long can stop and leave nothing behind.
+///
+/// # Errors
+/// When signals cannot be caught.
+pub fn interrupted_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let mut signals = signals_to_end()?;
+    let flag = Arc::clone(&interrupted);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signals.forever().next().is_some() {
+            flag.store(true, Ordering::Relaxed);
+        }
+    })?;
+    Ok(interrupted)
 }
 
 /// Whether SIGHUP is ignored by the process with this `/proc/…/status`.

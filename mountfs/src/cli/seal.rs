@@ -1,0 +1,46 @@
+//! `backupfs seal`.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use common::{LogLimits, seal_backup};
+
+use super::progress::Bar;
+use super::signals::interrupted_by_signal;
+use super::{Failure, SealArgs};
+use crate::say;
+
+/// Seals the finished logs of a backup.
+///
+/// # Errors
+/// Exit code 1 when what is recorded is damaged or does not replay, 2 when it cannot be sealed now.
+pub fn run(args: &SealArgs) -> Result<(), Failure> {
+    let interrupted = interrupted_by_signal()?;
+    let (log_bytes, finished) = (LogLimits::default().bytes, finished_logs(args));
+    let mut bar = Bar::new("sealing");
+    let sealed = seal_backup(&args.url, &mut |progress| {
+        bar.set(progress.logs_sealed * log_bytes, finished * log_bytes);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish();
+    let progress = sealed.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
+    if interrupted.load(Ordering::Relaxed) {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "interrupted after {} logs; nothing is lost, and the next time goes on from there",
+            progress.logs_sealed
+        )));
+    }
+    match (progress.logs_sealed, progress.replayed_through) {
+        (sealed, Some(version)) => say!("sealed {sealed} logs; every change up to version {version} has been replayed"),
+        (sealed, None) => say!("sealed {sealed} logs; no version is recorded yet"),
+    }
+    Ok(())
+}
+
+/// How many logs there are to be sealed, about: for the progress bar.
+fn finished_logs(args: &SealArgs) -> u64 {
+    let names = fs::read_dir(args.url.path()).into_iter().flatten().flatten();
+    let logs = names.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"log-")).count();
+    logs.saturating_sub(1) as u64
+}
