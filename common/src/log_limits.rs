@@ -3,6 +3,9 @@
 /// Keyframes of a full log, at least: what opening a sealed version replays at most is the log divided by this.
 const KEYFRAMES: u64 = 15;
 
+/// Steps of SQLite's virtual machine that a statement of `lightningd` takes on average.
+const STEPS_PER_STATEMENT: u64 = 100;
+
 /// What a log holds before the next begins. A single record may be larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
@@ -36,6 +39,12 @@ impl LogLimits {
     /// Statements after which a keyframe is taken. Half as many would cost a tenth more space.
     pub(crate) fn keyframe_statements(self) -> usize {
         self.statements.div_ceil(usize::try_from(KEYFRAMES).unwrap_or(usize::MAX))
+    }
+
+    /// Steps of SQLite's virtual machine after which a keyframe is taken: twice what as many ordinary statements take. One
+    /// statement may delete thousands of rows, or look at all rows of a table; what comes after it need not do so again.
+    pub(crate) fn keyframe_steps(self) -> u64 {
+        STEPS_PER_STATEMENT * 2 * self.keyframe_statements() as u64
     }
 
     /// Bytes of statements after which a keyframe is taken, however few they are.

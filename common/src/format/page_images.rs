@@ -5,6 +5,8 @@
 //! within the page cost nothing, where XOR pays for every byte.
 
 use super::Damage;
+use zstd::zstd_safe::CParameter;
+
 use super::fields::{Reader, put_varint};
 use crate::PageNo;
 
@@ -13,6 +15,9 @@ const WHOLE_LEVEL: i32 = 6;
 
 /// zstd's level for differences: higher ones cost more time and save a hundredth.
 const DIFFERENCE_LEVEL: i32 = 1;
+
+/// What every zstd frame begins with (RFC 8878). Images are so many and so short that it is left out.
+const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Number of a keyframe within its segment. 0 is the database before the first change of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +28,8 @@ pub struct ImageCodec {
     whole: zstd::bulk::Compressor<'static>,
     difference: zstd::bulk::Compressor<'static>,
     reader: zstd::bulk::Decompressor<'static>,
+    /// The frame to decompress, behind the magic that is not stored.
+    frame: Vec<u8>,
 }
 
 impl std::fmt::Debug for ImageCodec {
@@ -37,10 +44,17 @@ impl ImageCodec {
     /// # Errors
     /// When zstd gets no memory.
     pub fn new() -> std::io::Result<Self> {
+        // The length is that of a page.
+        let compressor = |level| {
+            let mut compressor = zstd::bulk::Compressor::new(level)?;
+            compressor.set_parameter(CParameter::ContentSizeFlag(false))?;
+            Ok::<_, std::io::Error>(compressor)
+        };
         Ok(Self {
-            whole: zstd::bulk::Compressor::new(WHOLE_LEVEL)?,
-            difference: zstd::bulk::Compressor::new(DIFFERENCE_LEVEL)?,
+            whole: compressor(WHOLE_LEVEL)?,
+            difference: compressor(DIFFERENCE_LEVEL)?,
             reader: zstd::bulk::Decompressor::new()?,
+            frame: FRAME_MAGIC.to_vec(),
         })
     }
 
@@ -67,8 +81,9 @@ impl ImageCodec {
                     self.difference.compress(image)?
                 }
             };
+            let frame = frame.strip_prefix(&FRAME_MAGIC).unwrap_or_default();
             put_varint(frame.len() as u64, &mut out);
-            frames.extend_from_slice(&frame);
+            frames.extend_from_slice(frame);
             later = Some(image);
         }
         out.extend_from_slice(&frames);
@@ -100,7 +115,9 @@ impl ImageCodec {
     }
 
     fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), Damage> {
-        match self.reader.decompress_to_buffer(frame, out) {
+        self.frame.truncate(FRAME_MAGIC.len());
+        self.frame.extend_from_slice(frame);
+        match self.reader.decompress_to_buffer(&self.frame, out) {
             Ok(len) if len == out.len() => Ok(()),
             _ => Err(Damage::Compression),
         }

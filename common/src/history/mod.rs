@@ -434,23 +434,30 @@ impl History {
     }
 }
 
-/// From the keyframe before it.
+/// From the keyframe before it, or the one that was taken right after it.
 fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
     let end = stretch.records().partition_point(|record| record.seq() <= seq);
-    let records = stretch.records().get(..end).unwrap_or_default();
-    let keyframe = match records.last().map(|record| record.place) {
-        Some(RecordPlace::Segment { interval, .. }) => interval,
-        _ => Keyframe(0),
+    let (records, later) = stretch.records().split_at(end);
+    let interval_of = |record: &LiveRecord| match record.place {
+        RecordPlace::Segment { interval, .. } => interval,
+        RecordPlace::Log { .. } => Keyframe(0),
     };
-    let (page_count, foreign_keys) = match stretch.interval(keyframe) {
-        Some(interval) => (interval.page_count, interval.foreign_keys),
-        None => (0, ForeignKeys::On),
+    let interval = records.last().map_or(Keyframe(0), interval_of);
+    let at = |keyframe: Keyframe| {
+        let found = stretch.interval(keyframe).map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
+        let (page_count, foreign_keys) = found;
+        Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
     };
-    let in_interval = |place| matches!(place, RecordPlace::Segment { interval, .. } if interval == keyframe);
-    let first = records.partition_point(|record| !in_interval(record.place));
+    match later.first().map(interval_of) {
+        None => return (Start::Segment(stretch.first_seq(), SealedState::End), Vec::new()),
+        // What was rewound may fill whole intervals; then the next live record is behind several keyframes.
+        Some(next) if next != interval => return (at(next), Vec::new()),
+        Some(_) => {}
+    }
+    let first = records.partition_point(|record| interval_of(record) != interval);
     let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.kind == LiveKind::Change);
     let changes = changes.map(|record| PlannedChange { about: record.about, place: record.place }).collect();
-    (Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys }), changes)
+    (at(interval), changes)
 }
 
 fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {

@@ -2,12 +2,13 @@
 //!
 //! Both ways do the same to the database; the tests compare them on every recorded trace, which is why this is public.
 
+use std::cell::Cell;
 use std::iter;
 
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Batch, CachedStatement, Connection, Statement};
+use rusqlite::{Batch, CachedStatement, Connection, Statement, StatementStatus};
 
 use super::parameters::{self, Value};
 use crate::format::statements::{StoredStatement, Templates};
@@ -120,9 +121,23 @@ fn bind<'v>(statement: &mut Statement<'_>, values: impl Iterator<Item = Value<'v
     values.enumerate().try_for_each(|(index, value)| statement.raw_bind_parameter(index + 1, value))
 }
 
+thread_local! {
+    /// Steps of SQLite's virtual machine that statements have taken on this thread.
+    static STEPS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Steps of SQLite's virtual machine that statements have taken on this thread since it was asked last: what replaying
+/// them costs, the same on every machine.
+pub(crate) fn take_steps() -> u64 {
+    STEPS.take()
+}
+
 fn step_to_end(statement: &mut Statement<'_>) -> rusqlite::Result<()> {
     let mut rows = statement.raw_query();
     while rows.next()?.is_some() {}
+    drop(rows);
+    let steps = statement.reset_status(StatementStatus::VmStep);
+    STEPS.set(STEPS.get() + u64::from(steps.unsigned_abs()));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::format::statements::{Encoded, TemplatesWriter, encode_block};
 use crate::history::Start;
 use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
+use crate::replay::statement::take_steps;
 use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, PageNo, Seq};
@@ -41,6 +42,8 @@ pub(super) struct LogReplay {
     texts: Vec<Vec<String>>,
     statements: usize,
     bytes: usize,
+    /// Steps of SQLite since the newest keyframe.
+    steps: u64,
 }
 
 #[derive(Debug)]
@@ -124,6 +127,7 @@ impl LogReplay {
             texts: Vec::new(),
             statements: 0,
             bytes: 0,
+            steps: 0,
         })
     }
 
@@ -182,7 +186,9 @@ impl LogReplay {
     }
 
     fn interval_is_full(&self) -> bool {
-        self.statements >= self.limits.keyframe_statements() || self.bytes as u64 >= self.limits.keyframe_bytes()
+        self.statements >= self.limits.keyframe_statements()
+            || self.bytes as u64 >= self.limits.keyframe_bytes()
+            || self.steps >= self.limits.keyframe_steps()
     }
 
     /// Replays the newest change: what came after it shows that it was committed.
@@ -190,7 +196,9 @@ impl LogReplay {
         let (Some(Unsettled { about, .. }), Some(statements)) = (self.unsettled.take(), self.texts.last()) else {
             return Ok(());
         };
+        take_steps();
         apply(&mut self.replay, &about, statements)?;
+        self.steps += take_steps();
         self.settled = Some(about.data_version);
         let page_count = self.replay.page_count();
         let position = about.seq.get() - self.log.first_seq.get();
@@ -245,7 +253,7 @@ impl LogReplay {
         self.at_keyframe = now;
         self.log.blocks.push(encode_block(&mut self.log.templates, &self.texts));
         self.texts.clear();
-        (self.statements, self.bytes) = (0, 0);
+        (self.statements, self.bytes, self.steps) = (0, 0, 0);
     }
 
     /// The log is at its end.
