@@ -100,17 +100,17 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record. Waits some
-    /// seconds for the recorder of the run before to end.
+    /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record; logs end at
+    /// `limits`. Waits some seconds for the recorder of the run before to end.
     ///
     /// # Errors
     /// When `backup.lock` or the backup is not usable, or somebody else records to it.
-    pub fn open(lightning_dir: &Path) -> Result<Self, OpenRecordingError> {
+    pub fn open(lightning_dir: &Path, limits: LogLimits) -> Result<Self, OpenRecordingError> {
         let lock = BackupLock::read(lightning_dir)?;
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(lock.backend_url.path()));
         let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
         loop {
-            match Self::open_in(Arc::clone(&directory), &lock, &lock.database_path(lightning_dir)) {
+            match Self::open_in(Arc::clone(&directory), &lock, &lock.database_path(lightning_dir), limits) {
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
                 result => return result,
             }
@@ -121,6 +121,7 @@ impl Recording {
         directory: Arc<dyn Directory>,
         backup_lock: &BackupLock,
         database: &Path,
+        limits: LogLimits,
     ) -> Result<Self, OpenRecordingError> {
         let url = &backup_lock.backend_url;
         let manifest = read_manifest(&*directory, url)?;
@@ -135,7 +136,11 @@ impl Recording {
         let manifest = read_manifest(&*directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
         let backup = Backup::of(Arc::clone(&directory), manifest.clone());
         let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
-        let log = recover(cursor, &mut |record, place| history.apply(record, place))?;
+        let mut log = recover(cursor, &mut |record, place| history.apply(record, place))?;
+        log.set_limits(limits);
+        if let Err(error) = log.fill_ahead() {
+            log::warn!("{error}: {}; recording goes on without room made ahead", error.source);
+        }
         let newest = history.newest().map(|newest| NewestVersion {
             data_version: newest.data_version,
             seq: newest.seq,
@@ -155,11 +160,6 @@ impl Recording {
             identity: Identity::default(),
             _lock: lock,
         })
-    }
-
-    /// Lets logs end at other limits from now on.
-    pub fn set_log_limits(&mut self, limits: LogLimits) {
-        self.log.set_limits(limits);
     }
 
     /// Records a write. When this returns `Ok`, it is durable: answer "continue".
@@ -230,6 +230,14 @@ impl Recording {
             Err(error) => log::debug!("whether version {} was committed is not known: {error}", newest.data_version),
         }
         Ok(())
+    }
+
+    /// Gives the unused end of the log back to the disk. To be called when a run has ended: nothing more is recorded then.
+    ///
+    /// # Errors
+    /// When the operating system refuses. Nothing is lost by that.
+    pub fn give_back_room(&mut self) -> Result<(), AppendError> {
+        self.log.give_back_room()
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {

@@ -10,9 +10,12 @@ use tempfile::TempDir;
 
 use crate::storage::{Directory, RealDirectory};
 use crate::{
-    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, OnGap, RecordError, Recorded, Recording, Timestamp, Views,
-    create_backup,
+    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, OnGap, RecordError, Recorded, Recording, Timestamp,
+    Views, create_backup,
 };
+
+/// Logs that are soon made.
+const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 12_000 };
 
 /// What surrounds the COMMIT of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +74,14 @@ impl Node {
         self.record_in(Arc::new(RealDirectory::new(self.backup_path())))
     }
 
+    /// With logs that end at other limits.
+    pub(crate) fn record_within(&self, limits: LogLimits) -> Recording {
+        let directory = Arc::new(RealDirectory::new(self.backup_path()));
+        Recording::open_in(directory, &self.backup_lock, &self.database(), limits).unwrap()
+    }
+
     pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> Recording {
-        Recording::open_in(directory, &self.backup_lock, &self.database()).unwrap()
+        Recording::open_in(directory, &self.backup_lock, &self.database(), SHORT).unwrap()
     }
 
     /// The statements of the next transaction.

@@ -45,8 +45,7 @@ impl BackupRecording {
 
 fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refusal> {
     let limits = LogLimits::from_env();
-    let mut recording = Recording::open(lightning_dir).map_err(|error| Refusal(with_causes(&error)))?;
-    recording.set_log_limits(limits);
+    let recording = Recording::open(lightning_dir, limits).map_err(|error| Refusal(with_causes(&error)))?;
     let backup = Backup::open(recording.url()).map_err(|error| Refusal(with_causes(&error)))?;
     let backup = Arc::new(backup);
     let newest = newest(&recording);
@@ -87,10 +86,12 @@ impl Record for BackupRecording {
     }
 
     fn end(&mut self) {
-        if let Some(open) = &mut self.open
-            && let Err(error) = open.recording.note_commit()
-        {
+        let Some(open) = &mut self.open else { return };
+        if let Err(error) = open.recording.note_commit() {
             log::warn!("cannot note that the last change was committed: {}", with_causes(&error));
+        }
+        if let Err(error) = open.recording.give_back_room() {
+            log::debug!("the unused end of the log stays: {}", with_causes(&error));
         }
     }
 }

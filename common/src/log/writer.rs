@@ -1,5 +1,6 @@
 //! Appending to the log.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -114,10 +115,7 @@ fn create_log(
     let temporary = format!("{name}{TEMPORARY_ENDING}");
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    for offset in (0..limits.bytes).step_by(ZEROS.len()) {
-        file.write_at(&ZEROS, offset)?;
-    }
+    fill_with_zeros(&*file, 0..limits.bytes)?;
     let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
     file.write_at(&header.encode(), 0)?;
     file.sync()?;
@@ -125,6 +123,15 @@ fn create_log(
     directory.sync()?;
     // The same file, known by the name that it has now.
     directory.open(&name, Access::ReadWrite)
+}
+
+fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    for offset in range.clone().step_by(ZEROS.len()) {
+        let len = usize::try_from(range.end - offset).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        file.write_at(&ZEROS[..len], offset)?;
+    }
+    Ok(())
 }
 
 impl LogWriter {
@@ -141,6 +148,29 @@ impl LogWriter {
         let batch = Batch { bytes: Vec::new(), records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
         Self { directory, uuid, file, offset, next_seq, previous_checksum, health, limits, log_holds, batch }
+    }
+
+    /// Makes the log that is open as long as a new one, with zeros: the run before may have given their room back.
+    ///
+    /// # Errors
+    /// When there is no room now. Recording goes on all the same, but slower.
+    pub(crate) fn fill_ahead(&mut self) -> Result<(), StorageError> {
+        let len = self.file.read_len()?;
+        if len < self.limits.bytes {
+            fill_with_zeros(&*self.file, len..self.limits.bytes)?;
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the unused end of the log back to the disk. Whatever happens meanwhile, all that is cut off is zeros.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn give_back_room(&mut self) -> Result<(), AppendError> {
+        self.check_sound()?;
+        self.file.set_len(self.offset)?;
+        Ok(self.file.sync()?)
     }
 
     /// Lets logs end at other limits from now on.

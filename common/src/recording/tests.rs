@@ -135,10 +135,10 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     let node = Node::new("");
     let first = node.record();
     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(node.backup_path()));
-    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, &node.database());
+    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, &node.database(), LogLimits::default());
     assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
     drop(first);
-    Recording::open_in(directory, &node.backup_lock, &node.database()).unwrap();
+    Recording::open_in(directory, &node.backup_lock, &node.database(), LogLimits::default()).unwrap();
 }
 
 /// A supervisor starts a node that died at once; its recorder may still be waiting for the disk.
@@ -152,7 +152,7 @@ fn a_recorder_that_is_about_to_end_is_waited_for() {
             thread::sleep(10 * LOCK_RETRY_AFTER);
             drop(first);
         });
-        Recording::open(node.dir.path()).unwrap();
+        Recording::open(node.dir.path(), LogLimits::default()).unwrap();
     });
 }
 

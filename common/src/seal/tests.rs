@@ -17,9 +17,7 @@ use crate::{Backup, History, LogLimits, ReadError, Recording, Seq, Views};
 const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
 
 fn record(node: &Node) -> Recording {
-    let mut recording = node.record();
-    recording.set_log_limits(LIMITS);
-    recording
+    node.record_within(LIMITS)
 }
 
 fn newest_seq(recording: &Recording) -> Seq {

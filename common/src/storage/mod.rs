@@ -163,6 +163,12 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// When the operating system refuses; any part may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError>;
 
+    /// Cuts the file to a length, or extends it with zeros. Durable only after a sync.
+    ///
+    /// # Errors
+    /// When the operating system refuses; the length is one or the other.
+    fn set_len(&self, len: u64) -> Result<(), StorageError>;
+
     /// Makes contents and length durable (fdatasync).
     ///
     /// # Errors

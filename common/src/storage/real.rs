@@ -146,6 +146,10 @@ impl StoredFile for RealFile {
         self.file.write_all_at(bytes, offset).map_err(|e| self.error(StorageOp::Write, Some(offset), e))
     }
 
+    fn set_len(&self, len: u64) -> Result<(), StorageError> {
+        self.file.set_len(len).map_err(|e| self.error(StorageOp::Write, Some(len), e))
+    }
+
     fn sync(&self) -> Result<(), StorageError> {
         self.file.sync_data().map_err(|e| self.error(StorageOp::Sync, None, e))
     }

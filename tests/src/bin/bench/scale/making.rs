@@ -77,7 +77,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
 
     // The disk is as idle then as that of a node.
     settle(&dir.lightning_dir())?;
-    let mut recording = Recording::open(&dir.lightning_dir())?;
+    let mut recording = Recording::open(&dir.lightning_dir(), LogLimits::default())?;
     let backup = Arc::new(Backup::open(recording.url())?);
     let sealing = Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()))?;
     let (started, before) = (Instant::now(), ProcessorTime::now()?);
