@@ -49,13 +49,16 @@ impl OverlayPages {
     }
 
     /// What was written since `earlier`, a clone of this database as it was then: the pages that are other ones now, in
-    /// ascending order, `None` for those that were cut off.
+    /// ascending order, `None` for those that were cut off, even if the database has grown over them since: they are zeros.
     pub(crate) fn written_since(&self, earlier: &Self) -> Vec<(PageNo, Option<Arc<[u8]>>)> {
         let is_new = |page, bytes| earlier.dirty.get(page).is_none_or(|old| !Arc::ptr_eq(old, bytes));
         let written = self.dirty.iter().filter(|(page, bytes)| is_new(page, bytes));
         let mut written: Vec<_> = written.map(|(&page, bytes)| (page, Some(Arc::clone(bytes)))).collect();
         let cut = (self.page_count.saturating_add(1)..=earlier.page_count).filter_map(PageNo::new);
         written.extend(cut.map(|page| (page, None)));
+        // Cut off, then grown over without being written.
+        let left_out = |page: &PageNo| page.get() <= self.page_count && !self.dirty.contains_key(page);
+        written.extend(earlier.dirty.keys().copied().filter(left_out).map(|page| (page, None)));
         written.sort_unstable_by_key(|(page, _)| *page);
         written
     }
@@ -302,6 +305,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_page_that_was_cut_off_and_grown_over_counts_as_written() {
+        let mut overlay = empty();
+        overlay.write(&[7; 1536], 0).unwrap();
+        let earlier = overlay.pages.clone();
+        overlay.truncate(512);
+        overlay.write(&[9; 512], 1024).unwrap();
+        let written = overlay.pages.written_since(&earlier);
+        let told: Vec<_> =
+            written.iter().map(|(page, bytes)| (page.get(), bytes.as_ref().map(|bytes| bytes[0]))).collect();
+        assert_eq!(told, [(2, None), (3, Some(9))]);
     }
 
     #[test]
