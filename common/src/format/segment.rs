@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::fields::Reader;
+use super::page_map::HEIGHT_MAX;
 use super::record_index::ForeignKeys;
 use super::{Damage, FORMAT_VERSION, check_envelope, checksum};
 use crate::{PageSize, Seq, Timestamp};
@@ -223,6 +224,9 @@ impl SegmentFooter {
         let mut piece = || Ok::<_, Damage>(Piece { offset: fields.u64()?, len: fields.u32()? });
         let (root, index, templates) = (piece()?, piece()?, piece()?);
         let height = fields.u8()?;
+        if height > HEIGHT_MAX {
+            return Err(Damage::Field { field: "map height", value: height.into() });
+        }
         let map = map_segment.map(|segment| MapRoot { location: Location { segment, piece: root }, height });
         let followed_by = match fields.u8()? {
             1 => FollowedBy::Change,

@@ -122,7 +122,7 @@ impl History {
     fn take_over(&mut self, segment: Seq) -> Result<(), ReadError> {
         let footer = self.segments.footer(segment)?;
         let newest = self.segments.stretch(segment)?.versions().last().cloned();
-        self.sealed_versions = footer.versions_before + u64::from(footer.versions);
+        self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
         self.sealed_place =
             if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
         // A segment that holds nothing but changes that were rewound has no version.
@@ -203,7 +203,8 @@ impl History {
 
     /// How many versions there are. Those of segments that cannot be read are counted.
     pub fn version_count(&self) -> u64 {
-        self.sealed_versions + self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum::<u64>()
+        let in_tail = self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum();
+        self.sealed_versions.saturating_add(in_tail)
     }
 
     /// Whether the record with this seq is part of a segment: nothing about it changes any more.

@@ -53,7 +53,7 @@ impl Place {
 
     /// The place of a version that comes after this one.
     pub(super) fn of_later(self, version: DataVersion) -> Self {
-        Self(self.0 + u64::from(version.get().wrapping_sub(self.data_version().get())))
+        Self(self.0.saturating_add(version.get().wrapping_sub(self.data_version().get()).into()))
     }
 
     /// The newest place up to this one that has the number of a version, and the one before it by a wrap, and so on.

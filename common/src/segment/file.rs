@@ -49,6 +49,13 @@ impl SegmentFile {
         if footer.header_checksum != header_checksum || footer.last_seq < first_seq {
             return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another segment")));
         }
+        // What it builds on is older than itself, and its map leads to nothing newer: so no way leads around in a circle.
+        let older = footer.base.is_none_or(|base| base < first_seq)
+            && footer.map.is_none_or(|map| map.location.segment <= first_seq)
+            && footer.snapshot.is_none_or(|snapshot| snapshot.seq <= first_seq);
+        if !older {
+            return Err(damaged(footer_offset, Damage::Contradiction("it builds on what comes after it")));
+        }
         Ok(Self { file, header, footer, footer_offset })
     }
 
