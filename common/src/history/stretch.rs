@@ -67,6 +67,9 @@ pub(crate) struct Stretch {
     records: Vec<LiveRecord>,
     versions: Vec<Version>,
     asides: Vec<TimelineEntry>,
+    /// Statements, and their bytes, of riders before the first version: the change that the log began with was rewound,
+    /// and they acted on the newest version of the log before, which is finished. They count for the next version.
+    early_riders: (u64, u64),
     /// Those of the segment; empty for a log.
     intervals: Vec<Interval>,
 }
@@ -81,6 +84,7 @@ impl Stretch {
             records: Vec::new(),
             versions: Vec::new(),
             asides: Vec::new(),
+            early_riders: (0, 0),
             intervals: Vec::new(),
         }
     }
@@ -199,12 +203,16 @@ impl Stretch {
             Some(newest) => {
                 newest.seq = entry.seq;
                 newest.recorded_at = entry.time;
-                newest.statements += statements;
-                newest.statement_bytes += bytes;
+                newest.statements = newest.statements.saturating_add(statements);
+                newest.statement_bytes = newest.statement_bytes.saturating_add(bytes);
                 newest.page_count = entry.page_count;
             }
-            None if bump == Bump::Absent && self.before != Before::Nothing => {
+            None if bump == Bump::Absent && entry.seq == self.first_seq && self.before != Before::Nothing => {
                 return Err(Damage::Contradiction("a log begins with a change that does not bump"));
+            }
+            None if bump == Bump::Absent && self.before != Before::Nothing => {
+                let (before, bytes_before) = self.early_riders;
+                self.early_riders = (before.saturating_add(statements), bytes_before.saturating_add(bytes));
             }
             None => self.push_version(entry, Origin::Change, Commit::after(bump), statements, bytes),
         }
@@ -279,18 +287,20 @@ impl Stretch {
             Before::Version(newest) => newest.of_later(entry.data_version),
             Before::Nothing | Before::Unknown => Place(entry.data_version.get().into()),
         };
+        let is_first = self.versions.is_empty();
+        let (early_statements, early_bytes) = if is_first { self.early_riders } else { (0, 0) };
         self.versions.push(Version {
             data_version: entry.data_version,
             seq: entry.seq,
             recorded_at: entry.time,
             origin,
             commit,
-            statements,
-            statement_bytes: bytes,
+            statements: statements.saturating_add(early_statements),
+            statement_bytes: bytes.saturating_add(early_bytes),
             page_count: entry.page_count,
             page_size: None,
             place,
-            first_record: self.records.len(),
+            first_record: if is_first { 0 } else { self.records.len() },
         });
     }
 
