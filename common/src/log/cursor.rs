@@ -20,8 +20,8 @@ const CHUNK: usize = 64 << 10;
 /// How often, and after what pause, damage is looked at again before it is believed.
 ///
 /// A reader beside a writer may see the end of a write before its beginning. A write is done in microseconds.
-const SECOND_LOOKS: u32 = 5;
-const SECOND_LOOK_AFTER: Duration = Duration::from_millis(20);
+pub(crate) const SECOND_LOOKS: u32 = 5;
+pub(crate) const SECOND_LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// A place in the log, and what must come next there.
 #[derive(Debug)]
@@ -31,6 +31,9 @@ pub(crate) struct LogCursor {
     next_seq: Seq,
     previous_checksum: u32,
     log: Option<OpenLog>,
+    /// The log before the one that the cursor is in, as long as that one is empty: recovery may remove it, and the log
+    /// before goes on.
+    before_empty: Option<OpenLog>,
     checked_to_the_end: bool,
 }
 
@@ -70,7 +73,7 @@ impl LogCursor {
 
     /// A cursor before the record `next_seq`, which begins a log and must carry this checksum of the record before it.
     pub(crate) fn at(directory: Arc<dyn Directory>, uuid: Uuid, next_seq: Seq, previous_checksum: u32) -> Self {
-        Self { directory, uuid, next_seq, previous_checksum, log: None, checked_to_the_end: false }
+        Self { directory, uuid, next_seq, previous_checksum, log: None, before_empty: None, checked_to_the_end: false }
     }
 
     /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
@@ -142,6 +145,7 @@ impl LogCursor {
         &mut self,
         take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
     ) -> Result<Behind, ReadError> {
+        self.leave_removed_log();
         if self.log.is_none() && !self.enter_next_log()? {
             let path = self.directory.path().join(names::log(self.next_seq));
             return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
@@ -168,6 +172,16 @@ impl LogCursor {
         }
     }
 
+    /// Goes back from a log without a record that is no longer there, or no longer the one that was opened.
+    fn leave_removed_log(&mut self) {
+        if let Some(empty) = &self.log
+            && self.before_empty.is_some()
+            && empty.file.check_in_place().is_err()
+        {
+            self.log = self.before_empty.take();
+        }
+    }
+
     /// Opens the log that begins with the next record; `false` when there is none, or it is the one already open.
     fn enter_next_log(&mut self) -> Result<bool, ReadError> {
         if self.log.as_ref().is_some_and(|log| log.first_seq == self.next_seq) {
@@ -183,7 +197,8 @@ impl LogCursor {
         if header.first_seq != self.next_seq || header.previous_checksum != self.previous_checksum {
             return Err(damaged(Damage::Contradiction("it does not continue the log before it")));
         }
-        self.log = Some(OpenLog { file, first_seq: header.first_seq, offset: LOG_HEADER_LEN as u64 });
+        let entered = OpenLog { file, first_seq: header.first_seq, offset: LOG_HEADER_LEN as u64 };
+        self.before_empty = self.log.replace(entered);
         Ok(true)
     }
 
@@ -212,6 +227,7 @@ impl LogCursor {
                         }
                         let place = RecordPlace::Log { log: log.first_seq, seq: header.seq, offset: log.offset, len };
                         take(&record, place).map_err(damaged)?;
+                        self.before_empty = None;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
                         log.offset += len as u64;
