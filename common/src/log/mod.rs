@@ -13,7 +13,7 @@ use crate::format::names;
 use crate::format::page_images::Keyframe;
 
 pub(crate) use behind_segments::Unsealed;
-pub(crate) use cursor::{Behind, LogCursor};
+pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
 pub use writer::AppendError;

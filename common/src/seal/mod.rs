@@ -3,6 +3,8 @@
 //! [`Sealer`] follows the logs as they are written and replays every change soon after, which proves that what is
 //! recorded can be restored. When a log is finished, what replay yielded goes into the segment.
 
+#[cfg(test)]
+mod corner_tests;
 mod log_replay;
 mod offline;
 #[cfg(test)]
@@ -13,12 +15,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::format::{Damage, names};
 use crate::history::Start;
-use crate::log::{Behind, LogCursor};
+use crate::log::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
@@ -89,6 +92,14 @@ pub struct Sealer {
     newest_segment: Option<Seq>,
     current: Option<LogReplay>,
     progress: Progress,
+    health: Health,
+}
+
+/// Whether what a sealer has in memory goes with where its cursor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Sound,
+    Spoilt,
 }
 
 impl Sealer {
@@ -106,7 +117,7 @@ impl Sealer {
             progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
             remove_sealed_logs(&backup, newest)?;
         }
-        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress })
+        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, health: Health::Sound })
     }
 
     /// How far it has come.
@@ -125,15 +136,23 @@ impl Sealer {
         durable: Seq,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), SealError> {
+        if self.health == Health::Spoilt {
+            self.begin_anew()?;
+        }
         let result = self.advance_to(durable, watch);
         if result.is_err() {
-            // The replay may be spoilt. The log is read again from its beginning.
+            self.health = Health::Spoilt;
             self.current = None;
-            let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
-            let sealed_through = begun.progress.sealed_through;
-            *self = Self { progress: Progress { sealed_through, ..self.progress }, ..begun };
         }
         result
+    }
+
+    /// The log that something went wrong with is read again from its beginning.
+    fn begin_anew(&mut self) -> Result<(), SealError> {
+        let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
+        let sealed_through = begun.progress.sealed_through;
+        *self = Self { progress: Progress { sealed_through, ..self.progress }, ..begun };
+        Ok(())
     }
 
     fn advance_to(
@@ -163,9 +182,28 @@ impl Sealer {
         Ok(())
     }
 
-    /// Replays the records of one log that are there by now.
+    /// Replays the records of one log that are there by now. Damage is looked at again before it is believed: somebody may
+    /// be writing.
     fn read_log(&mut self, watch: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Reached, SealError> {
-        let Self { backup, limits, cursor, newest_segment, current, progress } = self;
+        let mut looks = 0;
+        loop {
+            let next_seq = self.cursor.next_seq();
+            match self.read_log_once(watch)? {
+                Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
+                    looks = if self.cursor.next_seq() == next_seq { looks + 1 } else { 1 };
+                    thread::sleep(SECOND_LOOK_AFTER);
+                }
+                read => return Ok(read?),
+            }
+        }
+    }
+
+    /// As [`read_log`](Self::read_log), with one look; what fails beside the reading is the outer error.
+    fn read_log_once(
+        &mut self,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Result<Reached, ReadError>, SealError> {
+        let Self { backup, limits, cursor, newest_segment, current, progress, .. } = self;
         let mut interrupted = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, place| {
@@ -194,10 +232,10 @@ impl Sealer {
         });
         match (interrupted, read) {
             (Some(Interrupted::Failed(error)), _) => Err(error),
-            (Some(Interrupted::Break), _) => Ok(Reached::Break),
-            (None, Ok(Behind::NextLog)) => Ok(Reached::NextLog),
-            (None, Ok(Behind::Nothing)) => Ok(Reached::End),
-            (None, Err(error)) => Err(error.into()),
+            (Some(Interrupted::Break), _) => Ok(Ok(Reached::Break)),
+            (None, Ok(Behind::NextLog)) => Ok(Ok(Reached::NextLog)),
+            (None, Ok(Behind::Nothing)) => Ok(Ok(Reached::End)),
+            (None, Err(error)) => Ok(Err(error)),
         }
     }
 

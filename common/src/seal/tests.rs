@@ -14,34 +14,34 @@ use crate::testing::{Fate, Node};
 use crate::{Backup, History, LogLimits, ReadError, Recording, Seq, Views};
 
 /// Some ten changes a log, and a keyframe every third.
-const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
+pub(super) const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
 
-fn record(node: &Node) -> Recording {
+pub(super) fn record(node: &Node) -> Recording {
     node.record_within(LIMITS)
 }
 
-fn newest_seq(recording: &Recording) -> Seq {
+pub(super) fn newest_seq(recording: &Recording) -> Seq {
     recording.newest().unwrap().seq
 }
 
-fn go_on(_: Progress) -> ControlFlow<()> {
+pub(super) fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn seal(backup: Arc<Backup>, durable: Seq) -> Result<Progress, SealError> {
+pub(super) fn seal(backup: Arc<Backup>, durable: Seq) -> Result<Progress, SealError> {
     let mut sealer = Sealer::new(backup, LIMITS)?;
     sealer.advance(durable, &mut go_on)?;
     Ok(sealer.progress())
 }
 
-fn history(backup: &Arc<Backup>) -> History {
+pub(super) fn history(backup: &Arc<Backup>) -> History {
     let (history, read) = backup.read_history();
     read.unwrap();
     history
 }
 
 /// All that the history says, but for what only sealing can tell.
-fn timeline(history: &History) -> Vec<String> {
+pub(super) fn timeline(history: &History) -> Vec<String> {
     let mut entries = Vec::new();
     let listed = history.for_timeline(&mut |entry| {
         let text = match entry {
@@ -66,7 +66,7 @@ fn timeline(history: &History) -> Vec<String> {
 type Held = (Vec<u8>, Vec<String>);
 
 /// The bytes and the statements of every version.
-fn versions(backup: &Arc<Backup>) -> BTreeMap<u32, Held> {
+pub(super) fn versions(backup: &Arc<Backup>) -> BTreeMap<u32, Held> {
     let history = history(backup);
     let mut versions = BTreeMap::new();
     history
@@ -85,7 +85,7 @@ fn versions(backup: &Arc<Backup>) -> BTreeMap<u32, Held> {
     versions
 }
 
-fn files(path: &Path, prefix: &str) -> Vec<String> {
+pub(super) fn files(path: &Path, prefix: &str) -> Vec<String> {
     let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
     names.sort();
@@ -93,7 +93,7 @@ fn files(path: &Path, prefix: &str) -> Vec<String> {
 }
 
 /// A history with everything in it: gaps, changes that were rewound, snapshots at any place.
-fn eventful(node: &mut Node) -> Recording {
+pub(super) fn eventful(node: &mut Node) -> Recording {
     let mut recording = record(node);
     for round in 0..25 {
         node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();

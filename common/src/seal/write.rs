@@ -6,7 +6,7 @@ use super::SealError;
 use super::log_replay::{Image, ReplayedLog, StartPages};
 use crate::format::names;
 use crate::format::page_images::{ImageCodec, Keyframe};
-use crate::format::record::DeltaBase;
+use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
 use crate::format::statements::{Block, Encoded, Templates};
@@ -36,18 +36,32 @@ struct Base {
 /// When it cannot be written, or does not read back as what was replayed. The log counts then.
 pub(super) fn write_segment(
     backup: &Backup,
-    mut log: ReplayedLog,
+    log: ReplayedLog,
     followed_by: FollowedBy,
     last_checksum: u32,
 ) -> Result<SegmentFooter, SealError> {
-    let differs = |what| SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what };
-    let base = base_of(backup, &log)?;
     let header = SegmentHeader {
         uuid: backup.manifest().uuid,
         first_seq: log.first_seq,
         previous_checksum: log.previous_checksum,
         page_size: log.start_pages.0.page_size(),
     };
+    let written = write(backup, &header, log, followed_by, last_checksum);
+    if written.is_err() {
+        SegmentWriter::abandon(&**backup.directory(), &header);
+    }
+    written
+}
+
+fn write(
+    backup: &Backup,
+    header: &SegmentHeader,
+    mut log: ReplayedLog,
+    followed_by: FollowedBy,
+    last_checksum: u32,
+) -> Result<SegmentFooter, SealError> {
+    let differs = |what| SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what };
+    let base = base_of(backup, &log)?;
     let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
 
     let templates = log.templates.encode();
@@ -130,7 +144,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Befo
         return Ok((Before::Nothing, 0));
     };
     let footer = backup.segments().footer(newest)?;
-    let versions = footer.versions_before + u64::from(footer.versions);
+    let versions = footer.versions_before.saturating_add(footer.versions.into());
     let before = if versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
     Ok((before, versions))
 }
@@ -148,11 +162,16 @@ fn write_images(
     let mut read_back = vec![0; page_size];
     let mut changed = Vec::new();
     let folded = folded_pages(backup, log)?;
-    let mut pages: Vec<PageNo> = log.images.keys().copied().chain(folded.iter().copied()).collect();
+    let cut = cut_pages(backup, log)?;
+    let mut pages: Vec<PageNo> = log.images.keys().chain(&folded).chain(&cut).copied().collect();
     pages.sort_unstable();
     pages.dedup();
     for page in pages {
-        let of_snapshot = folded.binary_search(&page).is_ok().then_some((Keyframe(0), Image::OfSnapshot));
+        let of_snapshot = match (folded.binary_search(&page), cut.binary_search(&page)) {
+            (Ok(_), _) => Some((Keyframe(0), Image::OfSnapshot)),
+            (_, Ok(_)) => Some((Keyframe(0), Image::Cut)),
+            _ => None,
+        };
         let images = of_snapshot.iter().chain(log.images.get(&page).into_iter().flatten());
         let mut bytes: Vec<(Keyframe, Arc<[u8]>)> = Vec::new();
         for (keyframe, image) in images {
@@ -192,4 +211,14 @@ fn folded_pages(backup: &Backup, log: &ReplayedLog) -> Result<Vec<PageNo>, ReadE
         }
         _ => Ok(Vec::new()),
     }
+}
+
+/// The pages that the delta snapshot which the log begins with has cut off: the map leads to what they were, and must not
+/// once the database has grown over them again.
+fn cut_pages(backup: &Backup, log: &ReplayedLog) -> Result<Vec<PageNo>, ReadError> {
+    let before = match log.start {
+        Start::Snapshot(_, SnapshotRef { base: Some(base), .. }) => backup.stored_pages(base)?.page_count(),
+        _ => 0,
+    };
+    Ok((log.start_pages.0.page_count().saturating_add(1)..=before).filter_map(PageNo::new).collect())
 }

@@ -53,6 +53,14 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
+    /// Gives back the space of what was written, when it is not to be completed: the disk may be full.
+    pub(crate) fn abandon(directory: &dyn Directory, header: &SegmentHeader) {
+        let temporary = temporary_name(header);
+        if let Err(error) = remove_if_present(directory, &temporary) {
+            log::warn!("{error}: {}", error.source);
+        }
+    }
+
     /// Completes the file and makes it durable under its name.
     pub(crate) fn finish(mut self, footer: &SegmentFooter) -> Result<(), StorageError> {
         debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + PIECE_HEADER_LEN) as u64);
