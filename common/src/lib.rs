@@ -1,8 +1,9 @@
 //! The backup itself: what is on disk, how it is written, and how any recorded version is read again.
 //!
 //! A *recorder* opens a [`Recording`] and hands it every `db_write` of `lightningd`; when
-//! [`record`](Recording::record) returns, the change is durable. Whoever restores opens a [`Backup`], reads its
-//! [`History`], and opens a [`View`] of a version: the pages of a snapshot, with the changes since replayed on top.
+//! [`record`](Recording::record) returns, the change is durable. A [`Sealer`] follows: it replays what was recorded and makes
+//! a segment of each log that is finished. Whoever restores opens a [`Backup`], reads its [`History`], and opens a [`View`]
+//! of a version: the pages of the keyframe or snapshot before it, with the few changes since replayed on top.
 //!
 //! | where | what |
 //! | --- | --- |
@@ -10,13 +11,23 @@
 //! | [`version_rules`] | what an incoming write says about what `lightningd` has committed: pure |
 //! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
 //! | `log` | records appended to files, read back in order, put right after a crash |
+//! | `log_limits` | when a log ends, and how far apart the keyframes of its segment are |
+//! | `seal` | a finished log replayed and written as a segment |
+//! | `segment` | segments read: finding a page by the page map, and the page at a keyframe |
 //! | `pages` | pages of a database: snapshots, the overlay that replay writes to, the SQLite VFS over it |
 //! | [`replay`] | statements executed as `lightningd` executed them |
-//! | [`history`] | which versions there are and what each is made of |
+//! | [`history`] | which versions there are and what each is made of; of what is sealed, read when asked for |
+//! | `recorded_changes` | the statements of a change, from its log or its segment |
 //! | `view`, `views` | a version opened for reading; those open or used lately |
+//! | `recently_used` | a cache with room for so many |
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
+//!
+//! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
+//! version is read, `segment::sealed_pages`, and of any other `pages::snapshot_pages` with `pages::overlay` on top; where a
+//! log is sealed, `seal::log_replay` (what is gathered) and `seal::write` (what is written); what a version is built from,
+//! [`History::plan`].
 
 #![cfg_attr(not(test), deny(unsafe_code))]
 

@@ -7,7 +7,7 @@
 //! ```text
 //! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ recording (append + fdatasync) ─▶ reply ─▶ stdout
 //!                               └─ all else ─▶ plugin (cln-plugin in a thread of its own) ─────▶ stdout
-//!                                  recording ─▶ sealing (a background thread) ─▶ status, log
+//!                                     recording ─▶ sealing (a background thread) ─▶ segments, status, log
 //! ```
 //!
 //! | module | idea |
@@ -22,7 +22,7 @@
 //! | [`plugin`] | what `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd` |
 //! | [`recording`] | the backup that writes go to, opened when first needed |
-//! | [`sealing`] | what is recorded is replayed and sealed |
+//! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`status`] | `backup-status` |
 
 pub mod answer;
