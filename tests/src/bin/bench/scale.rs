@@ -19,7 +19,7 @@ mod measured;
 mod node_database;
 mod padding;
 mod place;
-mod process;
+pub mod process;
 mod rehearsal;
 mod sizes;
 mod tree;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::{Backup, DbWrite, History, LogLimits, Recording, Version};
+use common::{Backup, BackupUrl, DbWrite, History, LogLimits, Recording, Sealer, Seq, Version};
 use serde::Serialize;
 use tests::binaries;
 use tests::mounted::fuse_is_here;
@@ -15,6 +15,7 @@ use crate::Output;
 use crate::db_write::borrowed;
 use crate::node::{Node, is_tmpfs, memory, target_directory};
 use crate::opening::{self, MountReads, Reads};
+use crate::scale::process::ProcessorTime;
 use crate::sequence::{SHIPPED, Smoothed, Source};
 use crate::stats::Summary;
 use crate::table::Table;
@@ -41,6 +42,9 @@ const NAMES: &[&str] = &[
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// One trace only: `demo`, or one of the shared ones
+    #[arg(long)]
+    trace: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -57,9 +61,11 @@ struct TraceReport {
     trace: String,
     smoothed: Smoothed,
     sizes: Sizes,
-    /// The newest version opened in a new cache: every change is replayed.
+    /// Before anything is sealed, the newest version opened in a new cache: every change is replayed from its text.
     replay: Summary,
     replay_us_per_change: f64,
+    /// Processor time of replaying and sealing.
+    sealing_us_per_change: f64,
     openings: Vec<Opening>,
 }
 
@@ -69,12 +75,12 @@ struct Sizes {
     changes: usize,
     versions: usize,
     sql_bytes: u64,
-    /// All files, without the zeros at the end of the newest log.
+    /// All files, as they are when a run has ended.
     backup_bytes: u64,
     /// Those of them that are the snapshot of the database at the beginning.
     snapshot_bytes: u64,
-    /// The zeros at the end of the newest log: made ahead of time, for later changes.
-    unused_bytes: u64,
+    /// Those that are the segments.
+    segment_bytes: u64,
 }
 
 /// One version, opened in several ways.
@@ -98,7 +104,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         binaries::backupfs();
     }
     let mut traces = Vec::new();
-    for source in NAMES.iter().filter_map(|name| Source::find(name)) {
+    let wanted = |name: &&&str| args.trace.as_ref().is_none_or(|wanted| wanted == **name);
+    for source in NAMES.iter().filter(wanted).filter_map(|name| Source::find(name)) {
         eprintln!("trace {}", source.name);
         let trace = measure(&source, &place, mounts).with_context(|| format!("trace {}", source.name))?;
         traces.push(trace);
@@ -119,8 +126,19 @@ fn measure(source: &Source, place: &Path, mounts: bool) -> anyhow::Result<TraceR
         let statements = &borrowed(&write);
         recording.record(&DbWrite { data_version: write.data_version, statements, received_at: write.at })?;
     }
+    // As a recorder does when its run ends.
+    recording.give_back_room()?;
+    let durable = recording.newest().context("nothing was recorded")?.seq;
     drop(recording);
     let smoothed = sequence.smoothed();
+
+    let backup = Arc::new(Backup::open(&node.url)?);
+    let (history, read) = backup.read_history();
+    read?;
+    let newest = history.newest().context("nothing was recorded")?;
+    let replay = opening::replay(&backup, &history.plan(newest)?)?;
+    let replay_us_per_change = replay.p50_us / changes as f64;
+    let sealing_us_per_change = seal(&node.url, durable)? / changes as f64;
 
     let backup = Arc::new(Backup::open(&node.url)?);
     let (history, read) = backup.read_history();
@@ -128,14 +146,21 @@ fn measure(source: &Source, place: &Path, mounts: bool) -> anyhow::Result<TraceR
     let versions = versions(&history)?;
     let sizes = Sizes { changes, versions: versions.len(), sql_bytes, ..sizes(backup.path())? };
     let newest = versions.last().context("nothing was recorded")?;
-    let replay = opening::replay(&backup, &history.plan(newest)?)?;
     let middle = &versions[versions.len() / 2];
     let openings = [("middle", middle), ("newest", newest)]
         .into_iter()
         .map(|(which, version)| open(which, &backup, &history, version, mounts))
         .collect::<anyhow::Result<_>>()?;
-    let replay_us_per_change = replay.p50_us / changes as f64;
-    Ok(TraceReport { trace: source.name.clone(), smoothed, sizes, replay, replay_us_per_change, openings })
+    let trace = source.name.clone();
+    Ok(TraceReport { trace, smoothed, sizes, replay, replay_us_per_change, sealing_us_per_change, openings })
+}
+
+/// Replays and seals what was recorded; returns the processor time that it took, in microseconds.
+fn seal(url: &BackupUrl, durable: Seq) -> anyhow::Result<f64> {
+    let backup = Arc::new(Backup::open(url)?);
+    let before = ProcessorTime::now()?;
+    Sealer::new(backup, LogLimits::default())?.advance(durable, &mut |_| ControlFlow::Continue(()))?;
+    Ok((ProcessorTime::now()?.thread - before.thread) * 1e6)
 }
 
 fn open(
@@ -167,8 +192,7 @@ fn versions(history: &History) -> anyhow::Result<Vec<Version>> {
 /// Looks at the files of a backup.
 fn sizes(backup: &Path) -> anyhow::Result<Sizes> {
     let mut sizes =
-        Sizes { changes: 0, versions: 0, sql_bytes: 0, backup_bytes: 0, snapshot_bytes: 0, unused_bytes: 0 };
-    let mut newest_log = None;
+        Sizes { changes: 0, versions: 0, sql_bytes: 0, backup_bytes: 0, snapshot_bytes: 0, segment_bytes: 0 };
     for entry in fs::read_dir(backup)? {
         let entry = entry?;
         let length = entry.metadata()?.len();
@@ -177,14 +201,10 @@ fn sizes(backup: &Path) -> anyhow::Result<Sizes> {
         let is_kind = |kind: &str| name.as_encoded_bytes().starts_with(kind.as_bytes());
         if is_kind("snapshot-") {
             sizes.snapshot_bytes += length;
-        } else if is_kind("log-") {
-            // Their names sort as their records do.
-            newest_log = newest_log.max(Some(entry.path()));
+        } else if is_kind("segment-") {
+            sizes.segment_bytes += length;
         }
     }
-    let log = fs::read(newest_log.context("the backup has no log")?)?;
-    sizes.unused_bytes = log.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-    sizes.backup_bytes -= sizes.unused_bytes;
     Ok(sizes)
 }
 
@@ -202,7 +222,7 @@ fn sizes_table(report: &Report) -> String {
         "ratio",
         "backup kB",
         "of it snapshot kB",
-        "unused tail kB",
+        "segments kB",
     ]);
     let mut notes = String::new();
     for TraceReport { trace, smoothed, sizes, .. } in &report.traces {
@@ -217,18 +237,18 @@ fn sizes_table(report: &Report) -> String {
             format!("{:.2}", sizes.backup_bytes as f64 / sizes.sql_bytes as f64),
             kilo(sizes.backup_bytes),
             kilo(sizes.snapshot_bytes),
-            kilo(sizes.unused_bytes),
+            kilo(sizes.segment_bytes),
         ]);
         if !smoothed.describe().is_empty() {
             notes += &format!("  {trace}: {}\n", smoothed.describe());
         }
     }
-    format!("Bytes; the unused tail of the newest log is not counted as backup\n{table}{notes}")
+    format!("Bytes, when all finished logs are sealed and the run has ended\n{table}{notes}")
 }
 
 fn replay_table(report: &Report) -> String {
-    let mut table = Table::new(["trace", "changes", "samples", "ms p50", "ms max", "µs/change"]);
-    for TraceReport { trace, sizes, replay, replay_us_per_change, .. } in &report.traces {
+    let mut table = Table::new(["trace", "changes", "samples", "ms p50", "ms max", "µs/change", "sealing: CPU µs/change"]);
+    for TraceReport { trace, sizes, replay, replay_us_per_change, sealing_us_per_change, .. } in &report.traces {
         table.row([
             trace.clone(),
             sizes.changes.to_string(),
@@ -236,9 +256,10 @@ fn replay_table(report: &Report) -> String {
             millis(replay.p50_us),
             millis(replay.max_us),
             format!("{replay_us_per_change:.1}"),
+            format!("{sealing_us_per_change:.0}"),
         ]);
     }
-    format!("Replay of all changes, the newest version opened in a new cache ({})\n{table}", report.file_system)
+    format!("Replay of all changes from their texts, and sealing them, which replays them as well ({})\n{table}", report.file_system)
 }
 
 fn openings_table(report: &Report) -> String {
