@@ -1,12 +1,12 @@
 //! A cache of so many entries, from which those go that were not asked for the longest.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// Values by key, up to a number.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, Entry<V>, BuildHasherDefault<NumberHasher>>,
     most: usize,
     clock: u64,
 }
@@ -17,10 +17,35 @@ struct Entry<V> {
     used: u64,
 }
 
+/// Spreads keys, which are a number or two: some caches are asked for every page that is read. The standard one is slower
+/// because nobody can choose keys that it puts in one place; here that would make a cache slow, which is bounded.
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        // Tables look at both ends.
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Multiplied by the golden ratio, which moves neighbours far apart.
+        self.0 = (self.0.rotate_left(32) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
     /// An empty cache for at most `most` entries.
     pub(crate) fn new(most: usize) -> Self {
-        Self { entries: HashMap::new(), most, clock: 0 }
+        Self { entries: HashMap::default(), most, clock: 0 }
     }
 
     /// The value of a key, which counts as used now.
