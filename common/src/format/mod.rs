@@ -1,6 +1,7 @@
 #![doc = include_str!("../../FORMAT.md")]
 
 pub mod fields;
+pub mod frames;
 #[cfg(test)]
 mod golden;
 pub mod log_header;

@@ -4,10 +4,12 @@
 //! nothing else. The difference is what zstd makes of the page when it may copy from the later image: rows that moved
 //! within the page cost nothing, where XOR pays for every byte.
 
-use super::Damage;
+use std::cell::Cell;
+
 use zstd::zstd_safe::CParameter;
 
 use super::fields::{Reader, put_varint};
+use super::{Damage, frames};
 use crate::PageNo;
 
 /// zstd's level for the newest image, which is most of what a segment stores beside the statements.
@@ -23,13 +25,10 @@ const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Keyframe(pub u32);
 
-/// Compresses and decompresses images; keeps what zstd needs for it.
+/// Compresses images; keeps what zstd needs for it.
 pub struct ImageCodec {
     whole: zstd::bulk::Compressor<'static>,
     difference: zstd::bulk::Compressor<'static>,
-    reader: zstd::bulk::Decompressor<'static>,
-    /// The frame to decompress, behind the magic that is not stored.
-    frame: Vec<u8>,
 }
 
 impl std::fmt::Debug for ImageCodec {
@@ -50,12 +49,7 @@ impl ImageCodec {
             compressor.set_parameter(CParameter::ContentSizeFlag(false))?;
             Ok::<_, std::io::Error>(compressor)
         };
-        Ok(Self {
-            whole: compressor(WHOLE_LEVEL)?,
-            difference: compressor(DIFFERENCE_LEVEL)?,
-            reader: zstd::bulk::Decompressor::new()?,
-            frame: FRAME_MAGIC.to_vec(),
-        })
+        Ok(Self { whole: compressor(WHOLE_LEVEL)?, difference: compressor(DIFFERENCE_LEVEL)? })
     }
 
     /// Encodes the images of a page: each with the keyframe it belongs to, in order, at least one.
@@ -89,74 +83,99 @@ impl ImageCodec {
         out.extend_from_slice(&frames);
         Ok(out)
     }
+}
 
-    /// Copies into `out` the newest image of `page` that belongs to `upto` or a keyframe before; `Ok(false)` when all
-    /// are of later ones.
-    ///
-    /// # Errors
-    /// When the bytes are not images of that page.
-    pub fn decode(&mut self, bytes: &[u8], page: PageNo, upto: Keyframe, out: &mut [u8]) -> Result<bool, Damage> {
-        let images = PageImages::decode(bytes, page)?;
-        let Some(wanted) = images.keyframes.iter().rposition(|&keyframe| keyframe <= upto) else {
-            return Ok(false);
-        };
-        let mut frames = images.frames.iter().take(images.keyframes.len() - wanted);
-        let whole = frames.next().ok_or(Damage::Contradiction("a page has no image"))?;
-        self.reader.set_dictionary(&[]).map_err(|_| Damage::Compression)?;
-        self.decompress(whole, out)?;
-        let mut later = Vec::new();
-        for frame in frames {
-            later.clear();
-            later.extend_from_slice(out);
-            self.reader.set_dictionary(&later).map_err(|_| Damage::Compression)?;
-            self.decompress(frame, out)?;
-        }
-        Ok(true)
-    }
+thread_local! {
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { frame: Vec::new(), image: Vec::new() }) };
+}
 
-    fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), Damage> {
-        self.frame.truncate(FRAME_MAGIC.len());
-        self.frame.extend_from_slice(frame);
-        match self.reader.decompress_to_buffer(&self.frame, out) {
-            Ok(len) if len == out.len() => Ok(()),
-            _ => Err(Damage::Compression),
-        }
+/// What a thread keeps for the next image.
+#[derive(Default)]
+struct Scratch {
+    /// The frame, behind the magic that is not stored.
+    frame: Vec<u8>,
+    /// The image that another one is the difference to.
+    image: Vec<u8>,
+}
+
+/// Copies into `out` the newest image of `page` that belongs to `upto` or a keyframe before; `Ok(false)` when all are of
+/// later ones.
+///
+/// # Errors
+/// When the bytes are not images of that page.
+pub fn read_image(bytes: &[u8], page: PageNo, upto: Keyframe, out: &mut [u8]) -> Result<bool, Damage> {
+    let mut images = PageImages::decode(bytes, page, upto)?;
+    let Some(steps) = images.wanted else {
+        return Ok(false);
+    };
+    let mut scratch = SCRATCH.take();
+    let Scratch { frame, image } = &mut scratch;
+    // Each image is decompressed to where the one before the last was, so that the last one is in `out`.
+    image.resize(out.len(), 0);
+    let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
+    images.next_frame(frame)?;
+    frames::decompress(frame, now)?;
+    for _ in 0..steps {
+        std::mem::swap(&mut now, &mut then);
+        images.next_frame(frame)?;
+        frames::decompress_with(frame, then, now)?;
     }
+    SCRATCH.set(scratch);
+    Ok(true)
 }
 
 /// The parts of encoded images.
 struct PageImages<'a> {
-    keyframes: Vec<Keyframe>,
+    /// How many steps it is from the newest image back to the one that is wanted, if there is one.
+    wanted: Option<usize>,
+    /// The lengths of the frames.
+    lens: Reader<'a>,
     /// The frame of the newest image, then those of the others back to the oldest.
-    frames: Vec<&'a [u8]>,
+    frames: Reader<'a>,
 }
 
 impl<'a> PageImages<'a> {
-    fn decode(bytes: &'a [u8], page: PageNo) -> Result<Self, Damage> {
+    fn decode(bytes: &'a [u8], page: PageNo, upto: Keyframe) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.varint()? != u64::from(page.get()) {
             return Err(Damage::Contradiction("the page map leads to another page"));
         }
         let count = fields.varint()?;
-        // Every image takes at least two bytes, so a count cannot make us allocate more than the bytes there are.
+        // Every image takes at least two bytes, so a count cannot make us look for more than the bytes there are.
         let count = usize::try_from(count)
             .ok()
             .filter(|&count| count > 0 && count <= bytes.len() / 2)
             .ok_or(Damage::Field { field: "image count", value: count })?;
-        let mut keyframes: Vec<Keyframe> = Vec::with_capacity(count);
-        for _ in 0..count {
+        let (mut keyframe, mut upto_wanted) = (0_u32, 0);
+        for index in 0..count {
             let step = fields.varint_u32("keyframe")?;
-            let before = keyframes.last().map_or(0, |keyframe| keyframe.0);
-            let keyframe = before.checked_add(step).filter(|_| step > 0 || keyframes.is_empty());
-            keyframes.push(Keyframe(keyframe.ok_or(Damage::Field { field: "keyframe", value: step.into() })?));
+            let next = keyframe.checked_add(step).filter(|_| step > 0 || index == 0);
+            keyframe = next.ok_or(Damage::Field { field: "keyframe", value: step.into() })?;
+            upto_wanted += usize::from(keyframe <= upto.0);
         }
-        let lens = (0..count).map(|_| fields.varint_u32("image length")).collect::<Result<Vec<_>, _>>()?;
-        let frames = lens.into_iter().map(|len| fields.bytes(len as usize)).collect::<Result<Vec<_>, _>>()?;
-        if fields.rest().is_empty() {
-            Ok(Self { keyframes, frames })
-        } else {
-            Err(Damage::Contradiction("the images of a page have a rest"))
+        let lens = fields.clone();
+        let mut total = 0_u64;
+        for _ in 0..count {
+            total += u64::from(fields.varint_u32("image length")?);
         }
+        let have = fields.rest().len();
+        match usize::try_from(total) {
+            Ok(want) if want < have => Err(Damage::Contradiction("the images of a page have a rest")),
+            Ok(want) if want == have => {
+                let wanted = (upto_wanted > 0).then(|| count - upto_wanted);
+                Ok(Self { wanted, lens, frames: fields })
+            }
+            want => Err(Damage::Short { have, want: want.unwrap_or(usize::MAX) }),
+        }
+    }
+
+    /// The next frame as zstd reads it.
+    fn next_frame(&mut self, out: &mut Vec<u8>) -> Result<(), Damage> {
+        let len = self.lens.varint_u32("image length")?;
+        out.clear();
+        out.extend_from_slice(&FRAME_MAGIC);
+        out.extend_from_slice(self.frames.bytes(len as usize)?);
+        Ok(())
     }
 }
 
@@ -168,9 +187,9 @@ mod tests {
 
     const PAGE: PageNo = PageNo::FIRST;
 
-    fn read(codec: &mut ImageCodec, bytes: &[u8], upto: u32) -> Result<Option<Vec<u8>>, Damage> {
+    fn read(bytes: &[u8], upto: u32) -> Result<Option<Vec<u8>>, Damage> {
         let mut out = vec![0; 512];
-        Ok(codec.decode(bytes, PAGE, Keyframe(upto), &mut out)?.then_some(out))
+        Ok(read_image(bytes, PAGE, Keyframe(upto), &mut out)?.then_some(out))
     }
 
     proptest! {
@@ -191,18 +210,18 @@ mod tests {
             let bytes = codec.encode(PAGE, &borrowed).unwrap();
             for upto in 0..=keyframe + 1 {
                 let expected = images.iter().rev().find(|(keyframe, _)| keyframe.0 <= upto).map(|(_, image)| image.clone());
-                prop_assert_eq!(read(&mut codec, &bytes, upto).unwrap(), expected);
+                prop_assert_eq!(read(&bytes, upto).unwrap(), expected);
             }
             let mut out = vec![0; 512];
-            prop_assert!(codec.decode(&bytes, PageNo::new(2).unwrap(), Keyframe(9), &mut out).is_err());
+            prop_assert!(read_image(&bytes, PageNo::new(2).unwrap(), Keyframe(9), &mut out).is_err());
             for cut in 0..bytes.len() {
-                prop_assert!(read(&mut codec, &bytes[..cut], keyframe).is_err());
+                prop_assert!(read(&bytes[..cut], keyframe).is_err());
             }
         }
 
         #[test]
         fn any_bytes_are_images_or_an_error(bytes: Vec<u8>, upto: u32) {
-            let _ = read(&mut ImageCodec::new().unwrap(), &[&[1], &bytes[..]].concat(), upto);
+            let _ = read(&[&[1], &bytes[..]].concat(), upto);
         }
     }
 }

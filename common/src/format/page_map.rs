@@ -29,6 +29,11 @@ pub fn slot(page: PageNo, height: u8) -> usize {
     ((page.get() - 1) >> (FAN_OUT_BITS * u32::from(height)) & (FAN_OUT - 1)) as usize
 }
 
+/// The same number for all pages that one node at height 0 leads to.
+pub fn leaf_of(page: PageNo) -> u32 {
+    (page.get() - 1) >> FAN_OUT_BITS
+}
+
 /// The lowest height whose root covers a page.
 pub fn height_for(page: PageNo) -> u8 {
     (0..HEIGHT_MAX).find(|&height| covers(height, page)).unwrap_or(HEIGHT_MAX)

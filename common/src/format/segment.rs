@@ -90,6 +90,13 @@ pub struct Piece {
     pub len: u32,
 }
 
+impl Piece {
+    /// The byte behind it; `None` when no file is that long.
+    pub fn end(self) -> Option<u64> {
+        self.offset.checked_add(u64::from(self.len) + PIECE_HEADER_LEN as u64)
+    }
+}
+
 /// Where a piece is, in whichever segment of the backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {

@@ -9,7 +9,7 @@ use zstd::zstd_safe;
 use crate::format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
-use crate::format::{Damage, checksum, names};
+use crate::format::{Damage, checksum, frames, names};
 use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, read_exact_at, remove_if_present};
 use crate::{PageNo, ReadError, Seq};
 
@@ -254,32 +254,22 @@ impl SnapshotFile {
         if len > zstd_safe::compress_bound(out.len()) {
             return Err(damaged(Damage::Field { field: "group length", value: group.len.into() }));
         }
-        DECODER.with_borrow_mut(|decoder| {
-            decoder.compressed.resize(len, 0);
-            if !read_exact_at(&*self.file, &mut decoder.compressed, group.offset)? {
+        COMPRESSED.with_borrow_mut(|compressed| {
+            compressed.resize(len, 0);
+            if !read_exact_at(&*self.file, compressed, group.offset)? {
                 return Err(damaged(Damage::Short { have: 0, want: len }));
             }
-            let computed = checksum(&[&decoder.compressed]);
+            let computed = checksum(&[compressed]);
             if computed != group.checksum {
                 return Err(damaged(Damage::Checksum { found: group.checksum, computed }));
             }
-            match decoder.zstd.decompress(out, &decoder.compressed) {
-                Ok(decoded) if decoded == out.len() => Ok(()),
-                Ok(_) | Err(_) => Err(damaged(Damage::Compression)),
-            }
+            frames::decompress(compressed, out).map_err(damaged)
         })
     }
 }
 
-/// What decompressing needs beside its input and output: made once per thread, as making it costs more than a group.
-struct Decoder {
-    compressed: Vec<u8>,
-    zstd: zstd_safe::DCtx<'static>,
-}
-
 thread_local! {
-    static DECODER: RefCell<Decoder> =
-        RefCell::new(Decoder { compressed: Vec::new(), zstd: zstd_safe::DCtx::create() });
+    static COMPRESSED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The groups decompressed last: neighbouring pages are read one after the other. A group has one place, so looking for

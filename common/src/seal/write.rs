@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::SealError;
 use super::log_replay::{Image, ReplayedLog, StartPages};
 use crate::format::names;
-use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::format::page_images::{ImageCodec, Keyframe, read_image};
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
@@ -192,7 +192,7 @@ fn write_images(
         let encoded = codec.encode(page, &borrowed).map_err(SealError::Compress)?;
         // The oldest image is decoded from all the others.
         if let Some((keyframe, oldest)) = bytes.first()
-            && (codec.decode(&encoded, page, *keyframe, &mut read_back) != Ok(true) || *read_back != **oldest)
+            && (read_image(&encoded, page, *keyframe, &mut read_back) != Ok(true) || *read_back != **oldest)
         {
             let path = backup.path().join(names::log(log.first_seq));
             return Err(SealError::Differs { path, what: "images of a page" });

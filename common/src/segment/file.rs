@@ -1,5 +1,6 @@
 //! A segment open for reading.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -8,9 +9,17 @@ use crate::format::record_index::{INDEX_LEN_MAX, RecordIndex};
 use crate::format::segment::{
     PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
-use crate::format::{Damage, names};
+use crate::format::{Damage, frames, names};
 use crate::storage::{Access, Directory, StoredFile, read_exact_at};
 use crate::{ReadError, Seq};
+
+thread_local! {
+    /// Where a thread reads pieces to.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A longer buffer is given back at once.
+const BUFFER_KEPT_MAX: usize = 1 << 20;
 
 /// A sealed segment. Opening it reads its header and footer; pieces are read, and checked, when asked for.
 #[derive(Debug)]
@@ -79,37 +88,78 @@ impl SegmentFile {
         &self.footer
     }
 
-    /// Reads a piece and checks it.
-    pub(crate) fn read_piece(&self, piece: Piece) -> Result<Vec<u8>, ReadError> {
-        let len = piece.len as usize + PIECE_HEADER_LEN;
-        // Nothing is allocated for what the file is too short to hold.
-        let fits = piece.offset.checked_add(len as u64).is_some_and(|end| end <= self.footer_offset);
-        if !fits || piece.len > PIECE_LEN_MAX || piece.offset < SEGMENT_HEADER_LEN as u64 {
-            let damage = Damage::Field { field: "piece offset", value: piece.offset };
-            return Err(self.damaged(self.footer_offset, damage));
+    /// Reads a piece, checks it, and has it decoded.
+    pub(crate) fn read_piece<T>(
+        &self,
+        piece: Piece,
+        decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
+    ) -> Result<T, ReadError> {
+        let mut decode = Some(decode);
+        let mut decoded = None;
+        self.read_pieces(std::iter::once(piece), |piece, bytes| {
+            if let Some(decode) = decode.take() {
+                decoded = Some(decode(bytes).map_err(|damage| self.damaged(piece.offset, damage))?);
+            }
+            Ok(())
+        })?;
+        Ok(decoded.expect("BUG: every piece that is read is handed over"))
+    }
+
+    /// Reads pieces of which each lies right behind the one before it, checks each, and hands it to `take`.
+    pub(crate) fn read_pieces(
+        &self,
+        pieces: impl Iterator<Item = Piece> + Clone,
+        mut take: impl FnMut(Piece, &[u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let Some(Piece { offset: start, .. }) = pieces.clone().next() else {
+            return Ok(());
+        };
+        let mut len = 0;
+        for piece in pieces.clone() {
+            // Nothing is allocated for what the file is too short to hold.
+            let end = piece.end().filter(|&end| end <= self.footer_offset);
+            if end.is_none() || piece.len > PIECE_LEN_MAX || piece.offset < SEGMENT_HEADER_LEN as u64 {
+                let damage = Damage::Field { field: "piece offset", value: piece.offset };
+                return Err(self.damaged(self.footer_offset, damage));
+            }
+            len += piece.len as usize + PIECE_HEADER_LEN;
         }
-        let mut bytes = vec![0; len];
-        if !read_exact_at(&*self.file, &mut bytes, piece.offset)? {
-            return Err(self.damaged(piece.offset, Damage::Short { have: 0, want: len }));
+        // Taken out, as `take` may read other pieces.
+        let mut buffer = BUFFER.take();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
         }
-        let payload = bytes.split_off(PIECE_HEADER_LEN);
-        let found = u32::from_le_bytes(*bytes.first_chunk().expect("BUG: a piece's header is 4 bytes"));
-        let computed = self.header.piece_checksum(piece.offset, &payload);
-        if found == computed {
-            Ok(payload)
-        } else {
-            Err(self.damaged(piece.offset, Damage::Checksum { found, computed }))
+        let bytes = &mut buffer[..len];
+        if !read_exact_at(&*self.file, bytes, start)? {
+            return Err(self.damaged(start, Damage::Short { have: 0, want: len }));
         }
+        let mut rest = &*bytes;
+        for piece in pieces {
+            let (now, later) = rest.split_at(piece.len as usize + PIECE_HEADER_LEN);
+            let (found, payload) = now.split_first_chunk().expect("BUG: a piece's header is 4 bytes");
+            let found = u32::from_le_bytes(*found);
+            let computed = self.header.piece_checksum(piece.offset, payload);
+            if found != computed {
+                return Err(self.damaged(piece.offset, Damage::Checksum { found, computed }));
+            }
+            take(piece, payload)?;
+            rest = later;
+        }
+        if buffer.len() <= BUFFER_KEPT_MAX {
+            BUFFER.set(buffer);
+        }
+        Ok(())
     }
 
     /// Reads a piece that is one zstd frame and decompresses it, to at most `len_max` bytes.
     pub(crate) fn read_compressed(&self, piece: Piece, len_max: usize) -> Result<Vec<u8>, ReadError> {
-        let compressed = self.read_piece(piece)?;
-        let damaged = |damage| self.damaged(piece.offset, damage);
-        let len = zstd::zstd_safe::get_frame_content_size(&compressed).ok().flatten();
-        let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= len_max);
-        let len = len.ok_or_else(|| damaged(Damage::Compression))?;
-        zstd::bulk::decompress(&compressed, len).map_err(|_| damaged(Damage::Compression))
+        self.read_piece(piece, |compressed| {
+            let len = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten();
+            let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= len_max);
+            let mut bytes = vec![0; len.ok_or(Damage::Compression)?];
+            frames::decompress(compressed, &mut bytes)?;
+            Ok(bytes)
+        })
     }
 
     /// Reads the record index.

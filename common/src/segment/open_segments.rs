@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::SegmentFile;
 use crate::format::Damage;
-use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::format::page_images::Keyframe;
 use crate::format::page_map::{MapNode, NODE_LEN_MAX};
 use crate::format::segment::{Location, SegmentFooter};
 use crate::format::statements::{Block, Encoded, Templates};
@@ -31,9 +31,6 @@ const TEMPLATES_MAX: usize = 32;
 /// Blocks of statements kept: some 200 kB each.
 const BLOCKS_MAX: usize = 16;
 
-/// Codecs kept for the next who needs one: as many as read at once.
-const CODECS_MAX: usize = 16;
-
 /// The sealed segments of a backup. What was read is kept for a while, within bounds that do not depend on the backup.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -45,7 +42,6 @@ pub(crate) struct Segments {
     stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
-    codecs: Mutex<Vec<ImageCodec>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,7 +61,6 @@ impl Segments {
             stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
-            codecs: Mutex::default(),
         }
     }
 
@@ -100,9 +95,7 @@ impl Segments {
             let damage = Damage::Field { field: "node length", value: location.piece.len.into() };
             return Err(file.damaged(location.piece.offset, damage));
         }
-        let bytes = file.read_piece(location.piece)?;
-        let node = MapNode::decode(&bytes, location.segment);
-        let node = Arc::new(node.map_err(|damage| file.damaged(location.piece.offset, damage))?);
+        let node = Arc::new(file.read_piece(location.piece, |bytes| MapNode::decode(bytes, location.segment))?);
         lock(&self.nodes).insert(key, Arc::clone(&node));
         Ok(node)
     }
@@ -127,9 +120,9 @@ impl Segments {
         }
         let file = self.open(first_seq)?;
         let piece = file.footer().templates;
-        let bytes = file.read_piece(piece)?;
-        let templates = Encoded::decompress(&bytes).and_then(|encoded| Templates::decode(&encoded));
-        let templates = Arc::new(templates.map_err(|damage| file.damaged(piece.offset, damage))?);
+        let encoded = file.read_piece(piece, Encoded::decompress)?;
+        let templates = Templates::decode(&encoded).map_err(|damage| file.damaged(piece.offset, damage))?;
+        let templates = Arc::new(templates);
         lock(&self.templates).insert(first_seq, Arc::clone(&templates));
         Ok(templates)
     }
@@ -146,34 +139,11 @@ impl Segments {
             file.damaged(file.footer().index.offset, Damage::Contradiction("its record index lacks an interval"))
         })?;
         let templates = self.templates(first_seq)?;
-        let bytes = file.read_piece(piece)?;
-        let block = Encoded::decompress(&bytes).and_then(|encoded| Block::decode(&encoded, &templates));
-        let block = Arc::new(block.map_err(|damage| file.damaged(piece.offset, damage))?);
+        let encoded = file.read_piece(piece, Encoded::decompress)?;
+        let block = Block::decode(&encoded, &templates).map_err(|damage| file.damaged(piece.offset, damage))?;
+        let block = Arc::new(block);
         lock(&self.blocks).insert((first_seq, interval), Arc::clone(&block));
         Ok(block)
-    }
-
-    /// Lends a codec.
-    pub(super) fn with_codec<T>(&self, work: impl FnOnce(&mut ImageCodec) -> T) -> Result<T, ReadError> {
-        let kept = lock(&self.codecs).pop();
-        let mut codec = match kept {
-            Some(codec) => codec,
-            None => ImageCodec::new().map_err(|source| {
-                let path = self.directory.path().to_path_buf();
-                ReadError::Storage(crate::storage::StorageError {
-                    op: crate::storage::StorageOp::Read,
-                    path,
-                    offset: None,
-                    source,
-                })
-            })?,
-        };
-        let result = work(&mut codec);
-        let mut codecs = lock(&self.codecs);
-        if codecs.len() < CODECS_MAX {
-            codecs.push(codec);
-        }
-        Ok(result)
     }
 
     /// Forgets what was read: other files may have the names now.

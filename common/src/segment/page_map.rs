@@ -3,24 +3,48 @@
 use std::sync::Arc;
 
 use super::{SegmentWriter, Segments};
-use crate::format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, slot};
+use crate::format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, leaf_of, slot};
 use crate::format::segment::{Location, MapRoot};
 use crate::storage::StorageError;
 use crate::{PageNo, ReadError};
 
-/// Where the newest images of a page are; `None` when no segment holds any.
-pub(super) fn find(segments: &Segments, root: Option<MapRoot>, page: PageNo) -> Result<Option<Location>, ReadError> {
-    let Some(MapRoot { mut location, height }) = root.filter(|root| covers(root.height, page)) else {
-        return Ok(None);
-    };
-    // Every step goes down one level, so this ends whatever the nodes say.
-    for level in (0..=height.min(HEIGHT_MAX)).rev() {
-        match segments.node(location)?.get(slot(page, level)) {
-            Some(next) => location = next,
-            None => return Ok(None),
-        }
+/// Looks pages up in a map. Keeps the last node on the way: it leads to the neighbours of the page, too.
+pub(super) struct Finder<'a> {
+    segments: &'a Segments,
+    root: Option<MapRoot>,
+    /// The pages that the node leads to, by what they have in common; no node when nothing of them was ever changed.
+    last: Option<(u32, Option<Arc<MapNode>>)>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(segments: &'a Segments, root: Option<MapRoot>) -> Self {
+        Self { segments, root, last: None }
     }
-    Ok(Some(location))
+
+    /// Where the newest images of a page are; `None` when no segment holds any.
+    pub(super) fn find(&mut self, page: PageNo) -> Result<Option<Location>, ReadError> {
+        let neighbours = leaf_of(page);
+        let leaf = match &self.last {
+            Some((of, leaf)) if *of == neighbours => leaf,
+            _ => &self.last.insert((neighbours, self.find_leaf(page)?)).1,
+        };
+        Ok(leaf.as_ref().and_then(|leaf| leaf.get(slot(page, 0))))
+    }
+
+    fn find_leaf(&self, page: PageNo) -> Result<Option<Arc<MapNode>>, ReadError> {
+        let Some(MapRoot { location, height }) = self.root.filter(|root| covers(root.height, page)) else {
+            return Ok(None);
+        };
+        let mut node = self.segments.node(location)?;
+        // Every step goes down one level, so this ends whatever the nodes say.
+        for level in (1..=height.min(HEIGHT_MAX)).rev() {
+            match node.get(slot(page, level)) {
+                Some(next) => node = self.segments.node(next)?,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(node))
+    }
 }
 
 /// Why a map cannot be written.

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::page_map::find;
+use super::page_map::Finder;
 use super::{SegmentFile, Segments};
-use crate::format::page_images::Keyframe;
+use crate::format::page_images::{Keyframe, read_image};
 use crate::format::record_index::ForeignKeys;
-use crate::format::segment::Location;
-use crate::pages::{PageSource, read_runs};
-use crate::{PageNo, PageSize, ReadError};
+use crate::format::segment::{Location, Piece};
+use crate::pages::PageSource;
+use crate::{PageNo, PageSize, ReadError, Seq};
 
 /// Which state of the database in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,33 +58,57 @@ impl SealedPages {
         Self { segments, segment, keyframe, page_count, snapshot }
     }
 
-    /// Copies an image into `out`; `Ok(false)` when all images there are of later keyframes.
-    fn read_images(&self, at: Location, page: PageNo, upto: Keyframe, out: &mut [u8]) -> Result<bool, ReadError> {
-        let file = self.segments.open(at.segment)?;
-        let bytes = file.read_piece(at.piece)?;
-        let decoded = self.segments.with_codec(|codec| codec.decode(&bytes, page, upto, out))?;
-        decoded.map_err(|damage| file.damaged(at.piece.offset, damage))
-    }
-
-    fn holder(&self, page: PageNo) -> Result<Holder, ReadError> {
+    fn holder(&self, map: &mut Finder<'_>, page: PageNo) -> Result<Holder, ReadError> {
         if page.get() > self.page_count {
             return Ok(Holder::Nobody);
         }
-        Ok(match find(&self.segments, self.segment.footer().map, page)? {
-            Some(at) if at.segment == self.segment.first_seq() => Holder::Own(at),
-            Some(at) => Holder::Older(at),
-            None => Holder::Snapshot,
+        Ok(map.find(page)?.map_or(Holder::Snapshot, Holder::Segment))
+    }
+
+    /// Copies pages whose images lie one behind the other.
+    fn read_images<'a>(
+        &'a self,
+        first: PageNo,
+        segment: Seq,
+        pieces: impl Iterator<Item = Piece> + Clone,
+        before: &mut Option<Finder<'a>>,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        // What the segment itself changed may have been changed only after the keyframe.
+        let (file, upto) = if segment == self.segment.first_seq() {
+            (Arc::clone(&self.segment), self.keyframe)
+        } else {
+            (self.segments.open(segment)?, Keyframe(u32::MAX))
+        };
+        let mut pages = out.chunks_exact_mut(self.page_size().bytes());
+        let mut next = Some(first);
+        file.read_pieces(pieces, |piece, bytes| {
+            let (Some(page), Some(out)) = (next, pages.next()) else {
+                return Ok(());
+            };
+            next = page.next();
+            match read_image(bytes, page, upto, out) {
+                Ok(true) => Ok(()),
+                Ok(false) => self.read_before(page, before, out),
+                Err(damage) => Err(file.damaged(piece.offset, damage)),
+            }
         })
     }
 
     /// Copies the page as it was before the segment.
-    fn read_before(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        if let Some(base) = self.segment.footer().base
-            && let Some(at) = find(&self.segments, self.segments.footer(base)?.map, page)?
-        {
-            return self.read_images(at, page, Keyframe(u32::MAX), out).map(drop);
-        }
-        self.read_snapshot(page, out)
+    fn read_before<'a>(&'a self, page: PageNo, map: &mut Option<Finder<'a>>, out: &mut [u8]) -> Result<(), ReadError> {
+        let map = match map {
+            Some(map) => map,
+            None => {
+                let base = self.segment.footer().base.map(|base| self.segments.footer(base)).transpose()?;
+                map.insert(Finder::new(&self.segments, base.and_then(|footer| footer.map)))
+            }
+        };
+        let Some(at) = map.find(page)? else {
+            return self.read_snapshot(page, out);
+        };
+        let file = self.segments.open(at.segment)?;
+        file.read_piece(at.piece, |bytes| read_image(bytes, page, Keyframe(u32::MAX), out)).map(drop)
     }
 
     fn read_snapshot(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
@@ -98,17 +122,38 @@ impl SealedPages {
     }
 }
 
+/// Pages that are looked up before the first of them is read.
+const PAGES_AT_ONCE: usize = 64;
+
 /// Who has a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holder {
-    /// The segment itself, which changed it, but maybe only after the keyframe.
-    Own(Location),
-    /// An older segment.
-    Older(Location),
+    /// A segment: this one, which changed it, but maybe only after the keyframe; or an older one.
+    Segment(Location),
     /// The full snapshot, if there is one.
     Snapshot,
     /// Nobody: the database has no such page.
     Nobody,
+}
+
+impl Holder {
+    fn piece(&self) -> Option<Piece> {
+        match self {
+            Self::Segment(at) => Some(at.piece),
+            Self::Snapshot | Self::Nobody => None,
+        }
+    }
+
+    /// Whether the page and the next one, which `next` has, are read together.
+    fn is_read_with(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Segment(at), Self::Segment(next)) => {
+                at.segment == next.segment && at.piece.end() == Some(next.piece.offset)
+            }
+            (Self::Snapshot, Self::Snapshot) | (Self::Nobody, Self::Nobody) => true,
+            _ => false,
+        }
+    }
 }
 
 impl PageSource for SealedPages {
@@ -125,22 +170,33 @@ impl PageSource for SealedPages {
     }
 
     fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        let page_size = self.page_size();
-        read_runs(
-            first,
-            out,
-            page_size,
-            |page| self.holder(page),
-            |holder, page, out| match holder {
-                Holder::Own(at) if self.read_images(at, page, self.keyframe, out)? => Ok(()),
-                Holder::Own(_) => self.read_before(page, out),
-                Holder::Older(at) => self.read_images(at, page, Keyframe(u32::MAX), out).map(drop),
-                Holder::Snapshot => self.read_snapshot(page, out),
-                Holder::Nobody => {
-                    out.fill(0);
-                    Ok(())
+        let page_bytes = self.page_size().bytes();
+        let mut map = Finder::new(&self.segments, self.segment.footer().map);
+        let mut before = None;
+        let mut holders = [Holder::Nobody; PAGES_AT_ONCE];
+        // Past the last page that a database can have there is nothing.
+        let mut next = Some(first);
+        for out in out.chunks_mut(PAGES_AT_ONCE * page_bytes) {
+            let holders = &mut holders[..out.len() / page_bytes];
+            let first = next;
+            for holder in &mut *holders {
+                *holder = next.map_or(Ok(Holder::Nobody), |page| self.holder(&mut map, page))?;
+                next = next.and_then(PageNo::next);
+            }
+            let (mut rest, mut page) = (out, first);
+            for run in holders.chunk_by(Holder::is_read_with) {
+                let (out, later) = rest.split_at_mut(run.len() * page_bytes);
+                match (run[0], page) {
+                    (Holder::Segment(at), Some(page)) => {
+                        self.read_images(page, at.segment, run.iter().filter_map(Holder::piece), &mut before, out)?;
+                    }
+                    (Holder::Snapshot, Some(page)) => self.read_snapshot(page, out)?,
+                    (Holder::Nobody, _) | (_, None) => out.fill(0),
                 }
-            },
-        )
+                rest = later;
+                page = page.and_then(|page| page.plus(run.len()));
+            }
+        }
+        Ok(())
     }
 }

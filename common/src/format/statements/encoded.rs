@@ -1,7 +1,7 @@
 //! A table or a block as bytes: its parts, compressed or not.
 
-use super::super::Damage;
 use super::super::fields::Reader;
+use super::super::{Damage, frames};
 use super::{STATEMENT_BYTES_MAX, varint};
 
 /// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.
@@ -68,5 +68,7 @@ fn unpack(frame: &[u8], len: usize) -> Result<Vec<u8>, Damage> {
     if len == 0 && frame.is_empty() {
         return Ok(Vec::new());
     }
-    zstd::bulk::decompress(frame, len).ok().filter(|bytes| bytes.len() == len).ok_or(Damage::Compression)
+    let mut bytes = vec![0; len];
+    frames::decompress(frame, &mut bytes)?;
+    Ok(bytes)
 }
