@@ -217,7 +217,8 @@ impl Backup {
         Ok(Arc::new(SealedPages::new(Arc::clone(&self.segments), segment, state, snapshot)))
     }
 
-    fn full_snapshot(&self, id: SnapshotId) -> Result<Arc<dyn PageSource>, ReadError> {
+    /// The database of a full snapshot.
+    pub(crate) fn full_snapshot(&self, id: SnapshotId) -> Result<Arc<dyn PageSource>, ReadError> {
         Ok(Arc::new(SnapshotPages::new(self.open_snapshot(id)?, None)?))
     }
 

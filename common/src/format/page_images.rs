@@ -1,16 +1,19 @@
-//! The images of one page in a segment: the newest whole, each older one as its difference to the one after it.
+//! The images of one page in a segment: the newest first, each older one as its difference to the one after it.
 //!
-//! Whoever wants the newest, which is what nearly every version of later segments wants, decompresses one frame and
-//! nothing else. The difference is what zstd makes of the page when it may copy from the later image: rows that moved
-//! within the page cost nothing, where XOR pays for every byte.
+//! The newest is whole, or the difference to an *anchor*: an image of the page that is stored whole elsewhere, in the full
+//! snapshot or in an earlier segment. An anchor is never a difference itself, so whoever wants the newest image, which is
+//! what nearly every version of later segments wants, decompresses two frames at most. The difference is what zstd makes
+//! of the page when it may copy from the other image: rows that moved within the page cost nothing, where XOR pays for
+//! every byte.
 
 use std::cell::Cell;
 
 use zstd::zstd_safe::CParameter;
 
 use super::fields::{Reader, put_varint};
+use super::segment::{Location, Piece};
 use super::{Damage, frames};
-use crate::PageNo;
+use crate::{PageNo, Seq};
 
 /// zstd's level for the newest image, which is most of what a segment stores beside the statements.
 const WHOLE_LEVEL: i32 = 6;
@@ -20,6 +23,26 @@ const DIFFERENCE_LEVEL: i32 = 1;
 
 /// What every zstd frame begins with (RFC 8878). Images are so many and so short that it is left out.
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What zstd takes for a dictionary of its own making.
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
+
+/// A difference shorter than this is taken without looking how long the whole image would be.
+const SHORT_DIFFERENCE: usize = 256;
+
+/// What another image is copied from: all of it, but for the first byte of one that zstd would mistake.
+fn dictionary(image: &[u8]) -> &[u8] {
+    if image.starts_with(&DICTIONARY_MAGIC) { &image[1..] } else { image }
+}
+
+/// The image that the newest one of a page is the difference to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchor {
+    /// The page in the full snapshot.
+    Snapshot,
+    /// The newest image in another piece, which is whole.
+    Segment(Location),
+}
 
 /// Number of a keyframe within its segment. 0 is the database before the first change of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,37 +75,75 @@ impl ImageCodec {
         Ok(Self { whole: compressor(WHOLE_LEVEL)?, difference: compressor(DIFFERENCE_LEVEL)? })
     }
 
-    /// Encodes the images of a page: each with the keyframe it belongs to, in order, at least one.
+    /// Encodes the images of a page for the segment `own`: each with the keyframe it belongs to, in order, at least one.
+    /// The newest is stored as the difference to `anchor` if that is less than half of it.
     ///
     /// # Errors
     /// When zstd gets no memory.
-    pub fn encode(&mut self, page: PageNo, images: &[(Keyframe, &[u8])]) -> std::io::Result<Vec<u8>> {
+    pub fn encode(
+        &mut self,
+        page: PageNo,
+        own: Seq,
+        images: &[(Keyframe, &[u8])],
+        anchor: Option<(Anchor, &[u8])>,
+    ) -> std::io::Result<Vec<u8>> {
+        let mut later = images.last().map(|(_, image)| *image).unwrap_or_default();
+        let (anchor, newest) = self.newest(later, anchor)?;
         let mut out = Vec::new();
         put_varint(page.get().into(), &mut out);
+        match anchor {
+            None => put_varint(0, &mut out),
+            Some(Anchor::Snapshot) => put_varint(1, &mut out),
+            Some(Anchor::Segment(at)) => {
+                put_varint(2, &mut out);
+                put_varint(own.get() - at.segment.get(), &mut out);
+                put_varint(at.piece.offset, &mut out);
+                put_varint(at.piece.len.into(), &mut out);
+            }
+        }
         put_varint(images.len() as u64, &mut out);
         let mut before = 0;
         for (keyframe, _) in images {
             put_varint(u64::from(keyframe.0 - before), &mut out);
             before = keyframe.0;
         }
-        let mut frames = Vec::new();
-        let mut later: Option<&[u8]> = None;
-        for &(_, image) in images.iter().rev() {
-            let frame = match later {
-                None => self.whole.compress(image)?,
-                Some(later) => {
-                    self.difference.set_dictionary(DIFFERENCE_LEVEL, later)?;
-                    self.difference.compress(image)?
-                }
-            };
-            let frame = frame.strip_prefix(&FRAME_MAGIC).unwrap_or_default();
-            put_varint(frame.len() as u64, &mut out);
-            frames.extend_from_slice(frame);
-            later = Some(image);
+        let mut frames = vec![newest];
+        for &(_, image) in images.iter().rev().skip(1) {
+            frames.push(self.difference(image, later)?);
+            later = image;
         }
-        out.extend_from_slice(&frames);
+        for frame in &frames {
+            put_varint(frame.len() as u64, &mut out);
+        }
+        out.extend(frames.concat());
         Ok(out)
     }
+
+    /// The newest image: as a difference, and to what, or whole.
+    fn newest(&mut self, image: &[u8], anchor: Option<(Anchor, &[u8])>) -> std::io::Result<(Option<Anchor>, Vec<u8>)> {
+        let difference = anchor.map(|(_, bytes)| self.difference(image, bytes)).transpose()?;
+        if let (Some((anchor, _)), Some(difference)) = (anchor, &difference)
+            && difference.len() < SHORT_DIFFERENCE
+        {
+            return Ok((Some(anchor), difference.clone()));
+        }
+        let whole = without_magic(self.whole.compress(image)?);
+        match (anchor, difference) {
+            (Some((anchor, _)), Some(difference)) if difference.len() < whole.len() / 2 => {
+                Ok((Some(anchor), difference))
+            }
+            _ => Ok((None, whole)),
+        }
+    }
+
+    fn difference(&mut self, image: &[u8], other: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.difference.set_dictionary(DIFFERENCE_LEVEL, dictionary(other))?;
+        Ok(without_magic(self.difference.compress(image)?))
+    }
+}
+
+fn without_magic(frame: Vec<u8>) -> Vec<u8> {
+    frame.strip_prefix(&FRAME_MAGIC).map(<[u8]>::to_vec).unwrap_or_default()
 }
 
 thread_local! {
@@ -98,34 +159,9 @@ struct Scratch {
     image: Vec<u8>,
 }
 
-/// Copies into `out` the newest image of `page` that belongs to `upto` or a keyframe before; `Ok(false)` when all are of
-/// later ones.
-///
-/// # Errors
-/// When the bytes are not images of that page.
-pub fn read_image(bytes: &[u8], page: PageNo, upto: Keyframe, out: &mut [u8]) -> Result<bool, Damage> {
-    let mut images = PageImages::decode(bytes, page, upto)?;
-    let Some(steps) = images.wanted else {
-        return Ok(false);
-    };
-    let mut scratch = SCRATCH.take();
-    let Scratch { frame, image } = &mut scratch;
-    // Each image is decompressed to where the one before the last was, so that the last one is in `out`.
-    image.resize(out.len(), 0);
-    let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
-    images.next_frame(frame)?;
-    frames::decompress(frame, now)?;
-    for _ in 0..steps {
-        std::mem::swap(&mut now, &mut then);
-        images.next_frame(frame)?;
-        frames::decompress_with(frame, then, now)?;
-    }
-    SCRATCH.set(scratch);
-    Ok(true)
-}
-
-/// The parts of encoded images.
-struct PageImages<'a> {
+/// The images of a page, and which of them is wanted.
+pub struct PageImages<'a> {
+    anchor: Option<Anchor>,
     /// How many steps it is from the newest image back to the one that is wanted, if there is one.
     wanted: Option<usize>,
     /// The lengths of the frames.
@@ -135,11 +171,27 @@ struct PageImages<'a> {
 }
 
 impl<'a> PageImages<'a> {
-    fn decode(bytes: &'a [u8], page: PageNo, upto: Keyframe) -> Result<Self, Damage> {
+    /// Looks into encoded images of the segment `own` for the newest that belongs to `upto` or a keyframe before.
+    ///
+    /// # Errors
+    /// When the bytes are not images of that page.
+    pub fn open(bytes: &'a [u8], page: PageNo, own: Seq, upto: Keyframe) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.varint()? != u64::from(page.get()) {
             return Err(Damage::Contradiction("the page map leads to another page"));
         }
+        let anchor = match fields.varint()? {
+            0 => None,
+            1 => Some(Anchor::Snapshot),
+            2 => {
+                let older = fields.varint()?;
+                let segment = own.get().checked_sub(older).filter(|_| older > 0).and_then(Seq::new);
+                let segment = segment.ok_or(Damage::Field { field: "anchor", value: older })?;
+                let piece = Piece { offset: fields.varint()?, len: fields.varint_u32("piece length")? };
+                Some(Anchor::Segment(Location { segment, piece }))
+            }
+            other => return Err(Damage::Field { field: "anchor", value: other }),
+        };
         let count = fields.varint()?;
         // Every image takes at least two bytes, so a count cannot make us look for more than the bytes there are.
         let count = usize::try_from(count)
@@ -163,10 +215,48 @@ impl<'a> PageImages<'a> {
             Ok(want) if want < have => Err(Damage::Contradiction("the images of a page have a rest")),
             Ok(want) if want == have => {
                 let wanted = (upto_wanted > 0).then(|| count - upto_wanted);
-                Ok(Self { wanted, lens, frames: fields })
+                Ok(Self { anchor, wanted, lens, frames: fields })
             }
             want => Err(Damage::Short { have, want: want.unwrap_or(usize::MAX) }),
         }
+    }
+
+    /// Whether there is an image that is wanted.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// What the newest image is the difference to; `None` when it is whole.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    /// Copies the image that is wanted into `out`. `anchor` is the image of that name.
+    ///
+    /// # Errors
+    /// When none is wanted, or the bytes are not images.
+    pub fn read(mut self, anchor: Option<&[u8]>, out: &mut [u8]) -> Result<(), Damage> {
+        let steps = self.wanted.ok_or(Damage::Contradiction("a page has no image that old"))?;
+        let mut scratch = SCRATCH.take();
+        let Scratch { frame, image } = &mut scratch;
+        // Each image is decompressed to where the one before the last was, so that the last one is in `out`.
+        image.resize(out.len(), 0);
+        let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
+        self.next_frame(frame)?;
+        match (self.anchor, anchor) {
+            (None, _) => frames::decompress(frame, now)?,
+            (Some(_), Some(anchor)) => frames::decompress_with(frame, dictionary(anchor), now)?,
+            (Some(_), None) => {
+                return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
+            }
+        }
+        for _ in 0..steps {
+            std::mem::swap(&mut now, &mut then);
+            self.next_frame(frame)?;
+            frames::decompress_with(frame, dictionary(then), now)?;
+        }
+        SCRATCH.set(scratch);
+        Ok(())
     }
 
     /// The next frame as zstd reads it.
@@ -186,19 +276,44 @@ mod tests {
     use super::*;
 
     const PAGE: PageNo = PageNo::FIRST;
+    const OWN: Seq = Seq::new(9).unwrap();
+    const ANCHOR: [u8; 512] = [7; 512];
+
+    /// A page that zstd would take for a dictionary.
+    const MISTAKEN: [u8; 512] = {
+        let mut page = [5; 512];
+        page.split_at_mut(4).0.copy_from_slice(&DICTIONARY_MAGIC);
+        page
+    };
+
+    fn codec_anchor(kind: u8) -> Option<Anchor> {
+        let piece = Piece { offset: 99, len: 1000 };
+        match kind {
+            0 => None,
+            1 => Some(Anchor::Snapshot),
+            _ => Some(Anchor::Segment(Location { segment: Seq::FIRST, piece })),
+        }
+    }
 
     fn read(bytes: &[u8], upto: u32) -> Result<Option<Vec<u8>>, Damage> {
+        let images = PageImages::open(bytes, PAGE, OWN, Keyframe(upto))?;
+        if !images.is_wanted() {
+            return Ok(None);
+        }
         let mut out = vec![0; 512];
-        Ok(read_image(bytes, PAGE, Keyframe(upto), &mut out)?.then_some(out))
+        images.read(Some(&ANCHOR), &mut out)?;
+        Ok(Some(out))
     }
 
     proptest! {
         #[test]
         fn every_keyframe_has_the_newest_image_up_to_it(
-            steps in proptest::collection::vec((1..5_u32, 0..500_usize, any::<[u8; 12]>()), 1..12)
+            steps in proptest::collection::vec((1..5_u32, 0..500_usize, any::<[u8; 12]>()), 1..12),
+            anchored in 0..3_u8,
+            first in prop_oneof![Just(ANCHOR), Just([0; 512]), Just(MISTAKEN)],
         ) {
             let mut codec = ImageCodec::new().unwrap();
-            let mut image = vec![0_u8; 512];
+            let mut image = first.to_vec();
             let mut keyframe = 0;
             let mut images = Vec::new();
             for (step, at, bytes) in steps {
@@ -207,13 +322,15 @@ mod tests {
                 images.push((Keyframe(keyframe), image.clone()));
             }
             let borrowed: Vec<_> = images.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
-            let bytes = codec.encode(PAGE, &borrowed).unwrap();
+            let anchor = (codec_anchor(anchored), &ANCHOR[..]);
+            let bytes = codec.encode(PAGE, OWN, &borrowed, anchor.0.map(|name| (name, anchor.1))).unwrap();
             for upto in 0..=keyframe + 1 {
                 let expected = images.iter().rev().find(|(keyframe, _)| keyframe.0 <= upto).map(|(_, image)| image.clone());
                 prop_assert_eq!(read(&bytes, upto).unwrap(), expected);
             }
-            let mut out = vec![0; 512];
-            prop_assert!(read_image(&bytes, PageNo::new(2).unwrap(), Keyframe(9), &mut out).is_err());
+            prop_assert!(PageImages::open(&bytes, PageNo::new(2).unwrap(), OWN, Keyframe(9)).is_err());
+            let anchor = PageImages::open(&bytes, PAGE, OWN, Keyframe(9)).unwrap().anchor();
+            prop_assert!(anchor.is_none() || anchor == codec_anchor(anchored));
             for cut in 0..bytes.len() {
                 prop_assert!(read(&bytes[..cut], keyframe).is_err());
             }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::SealError;
 use super::log_replay::{Image, ReplayedLog, StartPages};
 use crate::format::names;
-use crate::format::page_images::{ImageCodec, Keyframe, read_image};
+use crate::format::page_images::{ImageCodec, Keyframe, PageImages};
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
 use crate::format::statements::{Block, Encoded, Templates};
 use crate::history::{Before, Place, Start, Stretch};
-use crate::segment::{MapBuilder, SegmentWriter};
+use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::{Backup, PageNo, ReadError, Seq};
 
 /// zstd's level for statements.
@@ -75,7 +75,7 @@ fn write(
         interval.block = writer.push(&compressed)?.piece;
     }
 
-    let changed = write_images(backup, &log, &mut writer)?;
+    let changed = write_images(backup, &log, &base, &mut writer)?;
     let map = MapBuilder { segments: backup.segments(), writer: &mut writer }.write(base.map, &changed)?;
 
     let index = RecordIndex { records: log.records, intervals: log.intervals };
@@ -153,6 +153,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Befo
 fn write_images(
     backup: &Backup,
     log: &ReplayedLog,
+    base: &Base,
     writer: &mut SegmentWriter<'_>,
 ) -> Result<Vec<(PageNo, Location)>, SealError> {
     let StartPages(start) = &log.start_pages;
@@ -160,6 +161,11 @@ fn write_images(
     let zeros: Arc<[u8]> = vec![0; page_size].into();
     let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
     let mut read_back = vec![0; page_size];
+    let mut anchor_bytes = vec![0; page_size];
+    let snapshot = base.snapshot.map(|id| backup.full_snapshot(id)).transpose()?;
+    let anchors = Anchors { segments: backup.segments(), snapshot: snapshot.as_ref() };
+    let snapshot_pages = snapshot.as_ref().map_or(0, |snapshot| snapshot.page_count());
+    let mut finder = AnchorFinder::new(backup.segments(), base.map, snapshot_pages);
     let mut changed = Vec::new();
     let folded = folded_pages(backup, log)?;
     let cut = cut_pages(backup, log)?;
@@ -189,10 +195,18 @@ fn write_images(
             }
         }
         let borrowed: Vec<(Keyframe, &[u8])> = bytes.iter().map(|(keyframe, bytes)| (*keyframe, &**bytes)).collect();
-        let encoded = codec.encode(page, &borrowed).map_err(SealError::Compress)?;
+        let anchor = finder.find(page)?;
+        if let Some(anchor) = anchor {
+            anchors.read(anchor, page, &mut anchor_bytes)?;
+        }
+        let anchor = anchor.map(|anchor| (anchor, &*anchor_bytes));
+        let encoded = codec.encode(page, log.first_seq, &borrowed, anchor).map_err(SealError::Compress)?;
         // The oldest image is decoded from all the others.
         if let Some((keyframe, oldest)) = bytes.first()
-            && (read_image(&encoded, page, *keyframe, &mut read_back) != Ok(true) || *read_back != **oldest)
+            && (PageImages::open(&encoded, page, log.first_seq, *keyframe)
+                .and_then(|images| images.read(Some(&anchor_bytes), &mut read_back))
+                .is_err()
+                || *read_back != **oldest)
         {
             let path = backup.path().join(names::log(log.first_seq));
             return Err(SealError::Differs { path, what: "images of a page" });

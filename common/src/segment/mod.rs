@@ -1,11 +1,13 @@
 //! Sealed segments: written once, then read at random.
 
+mod anchors;
 mod file;
 mod open_segments;
 mod page_map;
 mod sealed_pages;
 mod writer;
 
+pub(crate) use anchors::{AnchorFinder, Anchors};
 pub(crate) use file::SegmentFile;
 pub(crate) use open_segments::Segments;
 pub(crate) use page_map::{MapBuilder, MapError};

@@ -1,6 +1,7 @@
 //! [`Segments`]: the sealed segments of a backup, opened when they are needed.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -62,6 +63,11 @@ impl Segments {
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
         }
+    }
+
+    /// The directory that they are in.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The segment that begins with `first_seq`.

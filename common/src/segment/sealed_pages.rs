@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::page_map::Finder;
-use super::{SegmentFile, Segments};
-use crate::format::page_images::{Keyframe, read_image};
+use super::{Anchors, SegmentFile, Segments};
+use crate::format::page_images::Keyframe;
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::{Location, Piece};
 use crate::pages::PageSource;
@@ -87,10 +87,10 @@ impl SealedPages {
                 return Ok(());
             };
             next = page.next();
-            match read_image(bytes, page, upto, out) {
-                Ok(true) => Ok(()),
-                Ok(false) => self.read_before(page, before, out),
-                Err(damage) => Err(file.damaged(piece.offset, damage)),
+            if self.anchors().read_image(Location { segment, piece }, bytes, page, upto, out)? {
+                Ok(())
+            } else {
+                self.read_before(page, before, out)
             }
         })
     }
@@ -107,8 +107,13 @@ impl SealedPages {
         let Some(at) = map.find(page)? else {
             return self.read_snapshot(page, out);
         };
-        let file = self.segments.open(at.segment)?;
-        file.read_piece(at.piece, |bytes| read_image(bytes, page, Keyframe(u32::MAX), out)).map(drop)
+        self.segments.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, bytes| {
+            self.anchors().read_image(at, bytes, page, Keyframe(u32::MAX), out).map(drop)
+        })
+    }
+
+    fn anchors(&self) -> Anchors<'_> {
+        Anchors { segments: &self.segments, snapshot: self.snapshot.as_ref() }
     }
 
     fn read_snapshot(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {

@@ -247,7 +247,8 @@ fn sizes_table(report: &Report) -> String {
 }
 
 fn replay_table(report: &Report) -> String {
-    let mut table = Table::new(["trace", "changes", "samples", "ms p50", "ms max", "µs/change", "sealing: CPU µs/change"]);
+    let mut table =
+        Table::new(["trace", "changes", "samples", "ms p50", "ms max", "µs/change", "sealing: CPU µs/change"]);
     for TraceReport { trace, sizes, replay, replay_us_per_change, sealing_us_per_change, .. } in &report.traces {
         table.row([
             trace.clone(),
@@ -259,7 +260,10 @@ fn replay_table(report: &Report) -> String {
             format!("{sealing_us_per_change:.0}"),
         ]);
     }
-    format!("Replay of all changes from their texts, and sealing them, which replays them as well ({})\n{table}", report.file_system)
+    format!(
+        "Replay of all changes from their texts, and sealing them, which replays them as well ({})\n{table}",
+        report.file_system
+    )
 }
 
 fn openings_table(report: &Report) -> String {

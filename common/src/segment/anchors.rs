@@ -1,0 +1,90 @@
+//! Anchors: the images that others are differences to, stored whole in the full snapshot or in an earlier segment.
+
+use std::sync::Arc;
+
+use super::Segments;
+use super::page_map::Finder;
+use crate::format::Damage;
+use crate::format::page_images::{Anchor, Keyframe, PageImages};
+use crate::format::segment::{Location, MapRoot};
+use crate::pages::PageSource;
+use crate::{PageNo, ReadError};
+
+/// Where images that are stored whole are read.
+pub(crate) struct Anchors<'a> {
+    pub(crate) segments: &'a Segments,
+    /// The full snapshot, if there is one.
+    pub(crate) snapshot: Option<&'a Arc<dyn PageSource>>,
+}
+
+impl Anchors<'_> {
+    /// Copies an anchor of a page into `out`.
+    pub(crate) fn read(&self, anchor: Anchor, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        match (anchor, self.snapshot) {
+            (Anchor::Segment(at), _) => {
+                let file = self.segments.open(at.segment)?;
+                file.read_piece(at.piece, |bytes| {
+                    // One that is a difference itself is refused, so this ends whatever the pieces say.
+                    PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX))?.read(None, out)
+                })
+            }
+            (Anchor::Snapshot, Some(snapshot)) => snapshot.read_page(page, out),
+            (Anchor::Snapshot, None) => {
+                let damage = Damage::Contradiction("an image is the difference to a snapshot that there is not");
+                Err(ReadError::damaged(self.segments.path(), 0, damage))
+            }
+        }
+    }
+
+    /// Copies the newest image at `at` that belongs to `upto` or a keyframe before into `out`; `Ok(false)` when all are of
+    /// later ones. `bytes` are the piece there.
+    pub(crate) fn read_image(
+        &self,
+        at: Location,
+        bytes: &[u8],
+        page: PageNo,
+        upto: Keyframe,
+        out: &mut [u8],
+    ) -> Result<bool, ReadError> {
+        let damaged = |damage| match self.segments.open(at.segment) {
+            Ok(file) => file.damaged(at.piece.offset, damage),
+            Err(error) => error,
+        };
+        let images = PageImages::open(bytes, page, at.segment, upto).map_err(damaged)?;
+        if !images.is_wanted() {
+            return Ok(false);
+        }
+        let anchor = images.anchor().map(|anchor| {
+            let mut bytes = vec![0; out.len()];
+            self.read(anchor, page, &mut bytes).map(|()| bytes)
+        });
+        images.read(anchor.transpose()?.as_deref(), out).map_err(damaged)?;
+        Ok(true)
+    }
+}
+
+/// The anchors that a new segment may take: those that the newest images of the database before it have, or are.
+pub(crate) struct AnchorFinder<'a> {
+    map: Finder<'a>,
+    segments: &'a Segments,
+    snapshot_pages: u32,
+}
+
+impl<'a> AnchorFinder<'a> {
+    /// Looks in the page map of a database, and below it in a full snapshot with so many pages.
+    pub(crate) fn new(segments: &'a Segments, map: Option<MapRoot>, snapshot_pages: u32) -> Self {
+        Self { map: Finder::new(segments, map), segments, snapshot_pages }
+    }
+
+    /// The anchor for a page; `None` when there is none.
+    pub(crate) fn find(&mut self, page: PageNo) -> Result<Option<Anchor>, ReadError> {
+        let Some(at) = self.map.find(page)? else {
+            return Ok((page.get() <= self.snapshot_pages).then_some(Anchor::Snapshot));
+        };
+        let file = self.segments.open(at.segment)?;
+        let anchor = file.read_piece(at.piece, |bytes| {
+            Ok(PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX))?.anchor())
+        })?;
+        Ok(Some(anchor.unwrap_or(Anchor::Segment(at))))
+    }
+}
