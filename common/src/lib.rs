@@ -76,7 +76,7 @@ pub use page_no::{PageNo, PageSize};
 pub use pages::PageSource;
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
-pub use recording::{DbWrite, NewestVersion, Recorded, Recording};
+pub use recording::{DbWrite, NewestVersion, Recorded, Recording, SharedLock};
 pub use replay::ReplayError;
 pub use seal::{Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;

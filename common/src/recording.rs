@@ -96,7 +96,13 @@ pub struct Recording {
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
-    _lock: Box<dyn fmt::Debug + Send>,
+    lock: SharedLock,
+}
+
+/// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
+#[derive(Debug, Clone)]
+pub struct SharedLock {
+    _held: Arc<dyn fmt::Debug + Send + Sync>,
 }
 
 impl Recording {
@@ -158,7 +164,7 @@ impl Recording {
             run_start: RunStart::First,
             history_before_run: Some(history),
             identity: Identity::default(),
-            _lock: lock,
+            lock: SharedLock { _held: Arc::from(lock) },
         })
     }
 
@@ -236,6 +242,11 @@ impl Recording {
             Err(error) => log::debug!("whether version {} was committed is not known: {error}", newest.data_version),
         }
         Ok(())
+    }
+
+    /// The lock, for a thread that goes on changing the backup when this is dropped.
+    pub fn share_lock(&self) -> SharedLock {
+        self.lock.clone()
     }
 
     /// Gives the unused end of the log back to the disk. To be called when a run has ended: nothing more is recorded then.

@@ -55,7 +55,13 @@ fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refus
         None => log::info!("recording to {url}, which has no version yet"),
     }
     status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
-    let sealing = match Sealing::spawn(backup, limits, newest.map(|newest| newest.seq), Arc::clone(status)) {
+    let sealing = match Sealing::spawn(
+        backup,
+        limits,
+        newest.map(|newest| newest.seq),
+        Arc::clone(status),
+        recording.share_lock(),
+    ) {
         Ok(sealing) => Some(sealing),
         Err(error) => {
             let problem = format!("what is recorded is neither replayed nor sealed: cannot start a thread ({error})");

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, panic, thread};
 
-use common::{Backup, LogLimits, SealError, Sealer, Seq};
+use common::{Backup, LogLimits, SealError, Sealer, Seq, SharedLock};
 
 use crate::causes::with_causes;
 use crate::status::Status;
@@ -34,6 +34,7 @@ pub struct Sealing {
 
 impl Sealing {
     /// Starts with what the backup holds, whose logs have these limits; `durable` is the newest record, if there is any.
+    /// `lock` is that of the backup.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -42,10 +43,13 @@ impl Sealing {
         limits: LogLimits,
         durable: Option<Seq>,
         status: Arc<Status>,
+        lock: SharedLock,
     ) -> io::Result<Self> {
         let (bell, stop) = (Arc::new(Bell::default()), Arc::new(AtomicBool::new(false)));
         let (rung, stopped) = (Arc::clone(&bell), Arc::clone(&stop));
         thread::Builder::new().name("sealing".to_owned()).spawn(move || {
+            // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped.
+            let _lock = lock;
             // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
             if let Err(error) = rustix::process::nice(NICENESS) {
                 log::debug!("cannot lower the priority of sealing: {error}");
@@ -181,6 +185,8 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
+    use common::{BackupLock, BackupUrl, OnGap, OpenRecordingError, Recording, create_backup};
+
     use super::*;
     use std::time::Instant;
 
@@ -213,6 +219,25 @@ mod tests {
         let before = Instant::now();
         bell.pause(PAUSE_AFTER_FAILURE);
         assert!(before.elapsed() < PAUSE);
+    }
+
+    /// Two that seal at once would give the name of a segment to what the other has only begun.
+    #[test]
+    fn the_backup_stays_locked_until_the_thread_has_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
+        let (backup_uuid, database, on_gap) = (Some(created.uuid), None, OnGap::Heal);
+        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap }.create(dir.path()).unwrap();
+        let limits = LogLimits::default();
+        let recording = Recording::open(dir.path(), limits).unwrap();
+        let backup = Arc::new(Backup::open(&url).unwrap());
+        let sealing = Sealing::spawn(backup, limits, None, Arc::default(), recording.share_lock()).unwrap();
+        drop(recording);
+        let second = Recording::open(dir.path(), limits);
+        assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
+        drop(sealing);
+        Recording::open(dir.path(), limits).unwrap();
     }
 
     #[test]

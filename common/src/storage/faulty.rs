@@ -109,7 +109,7 @@ impl Directory for FaultyDirectory {
         self.real.sync()
     }
 
-    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError> {
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
         self.real.lock(name)
     }
 }

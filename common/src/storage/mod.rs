@@ -131,7 +131,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Kind [`WouldBlock`](io::ErrorKind::WouldBlock) when somebody else holds it.
-    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError>;
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
 }
 
 /// A file of a backup directory.

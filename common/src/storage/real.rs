@@ -85,7 +85,7 @@ impl Directory for RealDirectory {
         })
     }
 
-    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send>, StorageError> {
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = self.open_with(&mut options, StorageOp::Lock, name)?.file;
