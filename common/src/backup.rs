@@ -310,12 +310,7 @@ impl Follower {
     /// again.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
-        self.adopt_sealed(history)?;
-        let mut result = read_into(&mut self.cursor, history);
-        // Logs may have been sealed, and removed, while they were being read.
-        while result.is_err() && self.adopt_sealed(history)? == Adopted::Some {
-            result = read_into(&mut self.cursor, history);
-        }
+        let result = self.read_and_adopt(history);
         let polled = |cursor: &LogCursor, reread| {
             let new_records = cursor.next_seq().get().saturating_sub(before.get());
             Polled { new_records, reread }
@@ -333,20 +328,32 @@ impl Follower {
         log::info!("{error}; reading the history anew");
         self.backup.segments.forget();
         self.backup.idle_replays.clear();
-        let (anew, mut cursor) = self.backup.sealed_history()?;
-        let anew = RwLock::new(anew);
-        if let Err(error) = read_into(&mut cursor, &anew) {
+        let (anew, mut fresh) = self.backup.follow()?;
+        if let Err(error) = fresh.read_and_adopt(&anew) {
             self.damaged_at = Some(self.cursor.next_seq());
             return Err(error);
         }
         *history.write().unwrap_or_else(PoisonError::into_inner) =
             anew.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.cursor = cursor;
+        self.cursor = fresh.cursor;
         self.damaged_at = None;
         Ok(polled(&self.cursor, Reread::Yes))
     }
 
+    fn read_and_adopt(&mut self, history: &RwLock<History>) -> Result<(), ReadError> {
+        self.adopt_sealed(history)?;
+        let mut result = read_into(&mut self.cursor, history);
+        // Logs may have been sealed, and removed, while they were being read.
+        while result.is_err() && self.adopt_sealed(history)? == Adopted::Some {
+            result = read_into(&mut self.cursor, history);
+        }
+        result
+    }
+
     /// Takes over the logs that were sealed since the last call.
+    ///
+    /// # Errors
+    /// Also when a segment does not hold what was read of its log.
     fn adopt_sealed(&mut self, history: &RwLock<History>) -> Result<Adopted, ReadError> {
         let mut adopted = Adopted::None;
         loop {

@@ -162,8 +162,14 @@ impl History {
     /// The log `first_seq`, the next to be sealed, is a segment now.
     ///
     /// # Errors
-    /// When the segment cannot be read. The history is unchanged.
+    /// When the segment cannot be read, or does not hold what was read of the log. The history is unchanged.
     pub(crate) fn adopt(&mut self, first_seq: Seq) -> Result<(), ReadError> {
+        if let Some(log) = self.tail.first().filter(|stretch| stretch.first_seq() == first_seq)
+            && !self.segments.stretch(first_seq)?.goes_on_from(log)
+        {
+            let damage = Damage::Contradiction("it does not hold what was read of its log");
+            return Err(self.segments.open(first_seq)?.damaged(0, damage));
+        }
         self.take_over(first_seq)?;
         self.sealed.push(first_seq);
         self.tail.retain(|stretch| stretch.first_seq() > first_seq);

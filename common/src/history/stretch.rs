@@ -44,6 +44,12 @@ impl LiveRecord {
     pub(crate) fn seq(&self) -> Seq {
         self.about.seq
     }
+
+    /// Whether both say the same, wherever they are.
+    fn is_same(&self, other: &Self) -> bool {
+        let key = |record: &Self| (record.about.seq, record.about.data_version, record.about.time, record.kind);
+        key(self) == key(other)
+    }
 }
 
 /// A record to be added.
@@ -329,6 +335,19 @@ impl Stretch {
     pub(super) fn version_by_seq(&self, seq: Seq) -> Option<&Version> {
         let position = self.versions.binary_search_by_key(&seq, |version| version.seq).ok()?;
         self.versions.get(position)
+    }
+
+    /// Whether everything in `earlier`, what was read of the same log once, is in it, or was rewound since.
+    pub(super) fn goes_on_from(&self, earlier: &Self) -> bool {
+        earlier.records.iter().all(|before| match self.records.binary_search_by_key(&before.seq(), LiveRecord::seq) {
+            Ok(position) => self.records.get(position).is_some_and(|now| now.is_same(before)),
+            Err(_) => self.asides.iter().any(|aside| match aside {
+                TimelineEntry::Rewound { seq, recorded_at, .. } => {
+                    (*seq, *recorded_at) == (before.seq(), before.about.time)
+                }
+                TimelineEntry::Recorded(_) | TimelineEntry::Missing { .. } => false,
+            }),
+        })
     }
 
     /// Its live records.
