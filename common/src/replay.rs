@@ -89,25 +89,30 @@ pub(crate) struct Replay {
 #[derive(Debug)]
 pub(crate) struct IdleReplay(Replay);
 
-/// Connections whose replay is over, for the next who replays. All versions that they are used for must be on one line of
-/// history: see [`IdleReplay::start`].
+/// Connections whose replay is over, for the next who replays on the same line of history: see [`IdleReplay::start`].
 #[derive(Debug, Default)]
-pub(crate) struct IdleReplays(Mutex<Vec<IdleReplay>>);
+pub(crate) struct IdleReplays(Mutex<Vec<(Line, IdleReplay)>>);
+
+/// A line of history, by the newest snapshot before it.
+pub(crate) type Line = Option<Seq>;
 
 /// Connections kept: as many as build views at once. Each holds its schema and about a hundred prepared statements.
 const IDLE_MAX: usize = 4;
 
 impl IdleReplays {
-    /// Takes one, if there is any.
-    pub(crate) fn take(&self) -> Option<IdleReplay> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// Takes one of this line, if there is any.
+    pub(crate) fn take(&self, line: Line) -> Option<IdleReplay> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = kept.iter().rposition(|(kept, _)| *kept == line)?;
+        Some(kept.remove(position).1)
     }
 
-    /// Keeps one, unless there are enough.
-    pub(crate) fn put(&self, idle: IdleReplay) {
+    /// Keeps one. When there are too many, the one that was kept first goes.
+    pub(crate) fn put(&self, line: Line, idle: IdleReplay) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < IDLE_MAX {
-            kept.push(idle);
+        kept.push((line, idle));
+        if kept.len() > IDLE_MAX {
+            kept.remove(0);
         }
     }
 
@@ -213,7 +218,8 @@ impl IdleReplay {
     /// As [`Replay::start`], on pages of another version of the database.
     ///
     /// SQLite reads the schema anew when the schema's counter in the pages is another one. So of two versions with the
-    /// same counter the schema must be the same: both must be on one line of history, without a rewind between them.
+    /// same counter the schema must be the same: both must be on one line of history, without a rewind or a snapshot between them. Behind a snapshot
+    /// nothing that was recorded before need ever have been committed.
     pub(crate) fn start(self, pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Replay, ReplayError> {
         let Self(replay) = self;
         if pages.page_count() == 0 || pages.page_size() != replay.mounted.pages().page_size() {

@@ -110,9 +110,14 @@ impl View {
         if changes.is_empty() {
             return Ok(Self { seq: plan.seq, pages, foreign_keys });
         }
-        let is_sealed = matches!(plan.start, Start::Segment(_, SealedState::At { .. }));
-        let idle = backup.idle_replays().take().filter(|_| is_sealed);
-        let replay = match idle {
+        // What is not sealed may be rewound, and its schema with it; a connection would not notice.
+        let line = match plan.start {
+            Start::Segment(first, SealedState::At { .. }) => {
+                Some(backup.segments().footer(first).map_err(BuildError::pages)?.newest_snapshot)
+            }
+            _ => None,
+        };
+        let replay = match line.and_then(|line| backup.idle_replays().take(line)) {
             Some(idle) => idle.start(pages, foreign_keys),
             None => Replay::start(pages, foreign_keys),
         };
@@ -125,9 +130,8 @@ impl View {
         }
         let finished = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
         let (pages, foreign_keys, idle) = finished;
-        // What is not sealed may be rewound, and its schema with it; a connection would not notice.
-        if let Some(idle) = idle.filter(|_| is_sealed) {
-            backup.idle_replays().put(idle);
+        if let (Some(line), Some(idle)) = (line, idle) {
+            backup.idle_replays().put(line, idle);
         }
         Ok(Self { seq: plan.seq, pages, foreign_keys })
     }

@@ -15,7 +15,7 @@ const FOOTER_MAGIC: [u8; 8] = *b"BKPFSSGE";
 pub const SEGMENT_HEADER_LEN: usize = 64;
 
 /// Bytes of an encoded footer; it ends the file.
-pub const SEGMENT_FOOTER_LEN: usize = 144;
+pub const SEGMENT_FOOTER_LEN: usize = 152;
 
 /// Bytes in front of those of a piece: their checksum.
 pub const PIECE_HEADER_LEN: usize = 4;
@@ -151,6 +151,9 @@ pub struct SegmentFooter {
     pub base: Option<Seq>,
     /// The full snapshot that has the pages which the page map does not; `None` when the backup began from nothing.
     pub snapshot: Option<SnapshotId>,
+    /// Seq of the newest snapshot in it or before it, full or delta; `None` when there is none. Segments of which this is
+    /// the same are on one line of history: each goes on from what the one before it ends with.
+    pub newest_snapshot: Option<Seq>,
     /// Pages of the database after the last record.
     pub page_count: u32,
     /// Page map of the database after the last record; `None` while it is empty.
@@ -183,6 +186,7 @@ impl SegmentFooter {
         out.extend_from_slice(&self.snapshot.map_or(0, |snapshot| snapshot.seq.get()).to_le_bytes());
         out.extend_from_slice(&self.snapshot.map_or(0, |snapshot| snapshot.footer_checksum).to_le_bytes());
         out.extend_from_slice(&self.page_count.to_le_bytes());
+        out.extend_from_slice(&self.newest_snapshot.map_or(0, Seq::get).to_le_bytes());
         out.extend_from_slice(&self.map.map_or(0, |map| map.location.segment.get()).to_le_bytes());
         let root = self.map.map_or(Piece { offset: 0, len: 0 }, |map| map.location.piece);
         for piece in [root, self.index, self.templates] {
@@ -227,6 +231,7 @@ impl SegmentFooter {
         let footer_checksum = fields.u32()?;
         let snapshot = snapshot_seq.map(|seq| SnapshotId { seq, footer_checksum });
         let page_count = fields.u32()?;
+        let newest_snapshot = Seq::new(fields.u64()?);
         let map_segment = Seq::new(fields.u64()?);
         let mut piece = || Ok::<_, Damage>(Piece { offset: fields.u64()?, len: fields.u32()? });
         let (root, index, templates) = (piece()?, piece()?, piece()?);
@@ -259,6 +264,7 @@ impl SegmentFooter {
             foreign_keys,
             base,
             snapshot,
+            newest_snapshot,
             page_count,
             map,
             index,
@@ -304,6 +310,7 @@ mod tests {
             foreign_keys: ForeignKeys::Off,
             base: Some(seq(4)),
             snapshot: Some(SnapshotId { seq: seq(5), footer_checksum: 6 }),
+            newest_snapshot: Some(seq(4)),
             page_count: 7,
             map: Some(MapRoot {
                 location: Location { segment: seq(8), piece: Piece { offset: 9, len: 10 } },
@@ -317,7 +324,14 @@ mod tests {
             place: 18,
             times: (time(19), time(20)),
         };
-        let empty = SegmentFooter { base: None, snapshot: None, map: None, followed_by: FollowedBy::Change, ..full };
+        let empty = SegmentFooter {
+            base: None,
+            snapshot: None,
+            newest_snapshot: None,
+            map: None,
+            followed_by: FollowedBy::Change,
+            ..full
+        };
         for footer in [full, empty] {
             let bytes = footer.encode();
             assert_eq!(SegmentFooter::decode(&bytes), Ok(footer));

@@ -108,6 +108,7 @@ fn write(
         foreign_keys: log.foreign_keys,
         base: base.segment,
         snapshot: base.snapshot,
+        newest_snapshot: newest_snapshot(backup, &log.start, log.newest_segment)?,
         page_count: log.page_count,
         map,
         index: piece,
@@ -136,6 +137,14 @@ fn base_of(backup: &Backup, log: &ReplayedLog) -> Result<Base, ReadError> {
             Some(DeltaBase::Snapshot(id)) => Ok(on_snapshot(id)),
             Some(DeltaBase::Segment(first)) => on_segment(first),
         },
+    }
+}
+
+fn newest_snapshot(backup: &Backup, start: &Start, newest_segment: Option<Seq>) -> Result<Option<Seq>, ReadError> {
+    match (start, newest_segment) {
+        (Start::Snapshot(seq, _), _) => Ok(Some(*seq)),
+        (_, Some(newest)) => Ok(backup.segments().footer(newest)?.newest_snapshot),
+        (_, None) => Ok(None),
     }
 }
 
