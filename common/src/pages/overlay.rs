@@ -313,6 +313,9 @@ mod tests {
         overlay.write(&[7; 1536], 0).unwrap();
         let earlier = overlay.pages.clone();
         overlay.truncate(512);
+        let cut: Vec<_> =
+            overlay.pages.written_since(&earlier).into_iter().map(|(page, bytes)| (page.get(), bytes)).collect();
+        assert_eq!(cut, [(2, None), (3, None)]);
         overlay.write(&[9; 512], 1024).unwrap();
         let written = overlay.pages.written_since(&earlier);
         let told: Vec<_> =

@@ -115,6 +115,10 @@ impl Sealer {
             Progress { replayed_through: history.newest().map(|newest| newest.data_version), ..Progress::default() };
         if let Some(newest) = newest_segment {
             progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
+            // Whoever sealed it may not have come to make its name durable.
+            if backup.directory().list()?.contains(&names::log(newest)) {
+                backup.directory().sync()?;
+            }
             remove_sealed_logs(&backup, newest)?;
         }
         Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, health: Health::Sound })
