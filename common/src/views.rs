@@ -49,6 +49,11 @@ impl Views {
         Self { backup, budget_bytes, kept: Mutex::default() }
     }
 
+    /// Whether a version is built and kept: [`open`](Self::open) then answers at once, unless it goes this very moment.
+    pub fn has(&self, seq: Seq) -> bool {
+        self.kept().slots.get(&seq).is_some_and(|slot| slot.built.is_some())
+    }
+
     /// Opens the version that `plan` was made for.
     ///
     /// # Errors

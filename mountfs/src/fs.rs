@@ -166,6 +166,15 @@ impl Fs {
         Ok((self.open_files.insert(file), lasts))
     }
 
+    /// What an [`open`](Self::open) costs. Even a version whose size is known may have to be built to be read.
+    pub fn open_cost(&self, inode: u64) -> Cost {
+        match Node::from_inode(inode) {
+            Some(Node::OfVersion(seq, Part::Database)) if !self.views.has(seq) => Cost::View,
+            Some(node @ Node::OfVersion(_, Part::Info)) => self.attr_cost(node),
+            _ => Cost::Small,
+        }
+    }
+
     /// The attributes of an open file, which are those it was opened with.
     ///
     /// # Errors

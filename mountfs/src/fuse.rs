@@ -23,6 +23,7 @@ use crate::fs::{Cost, Fs};
 use crate::fs_error::FsError;
 use crate::prefill::PageCache;
 use crate::tree::Kind;
+use crate::workers::Workers;
 
 /// How long the kernel keeps what never changes. Not longer, so that a backup that was replaced by another one under a
 /// mount is noticed within a day.
@@ -74,6 +75,7 @@ pub struct FuseAdapter {
     fs: Arc<Fs>,
     owner: Owner,
     end: End,
+    workers: Workers,
 }
 
 /// Where the end of a mount is made known, whoever unmounted it.
@@ -88,7 +90,7 @@ pub struct End {
 impl FuseAdapter {
     /// An adapter that makes `end` known.
     pub fn new(fs: Arc<Fs>, owner: Owner, end: End) -> Self {
-        Self { fs, owner, end }
+        Self { fs, owner, end, workers: Workers::default() }
     }
 
     /// What a listing says about a file whose size takes a view to find out. It is out of date at once, so that the kernel
@@ -112,8 +114,7 @@ impl FuseAdapter {
             Cost::Small => answer(&self.fs),
             Cost::View => {
                 let fs = Arc::clone(&self.fs);
-                let spawned = std::thread::Builder::new().name("view".to_owned()).spawn(move || answer(&fs));
-                if let Err(error) = spawned {
+                if let Err(error) = self.workers.start(Box::new(move || answer(&fs))) {
                     // The reply went with the closure; dropped, it answers EIO.
                     log::error!("cannot start a thread to build a view: {error}");
                 }
@@ -237,8 +238,7 @@ impl Filesystem for FuseAdapter {
             reply.error(errno(&FsError::ReadOnly));
             return;
         }
-        // Even a version whose size is known may have to be built again to be read.
-        self.answer(Cost::View, move |fs| match fs.open(ino.0) {
+        self.answer(self.fs.open_cost(ino.0), move |fs| match fs.open(ino.0) {
             Ok((handle, lasts)) => reply.opened(FileHandle(handle), open_flags(lasts)),
             Err(error) => reply.error(errno(&error)),
         });

@@ -5,7 +5,7 @@
 //! * [`fs`] – lookup, attributes, open and read over a backup; [`attr`] – what `stat` tells; [`listing`] – directories;
 //!   [`by_time`] – order of the clock; [`content`] – the small files; [`shapes`] – how big versions are;
 //!   [`open_files`] – what is open; [`fs_error`] – why not; [`error_log`] – every failure once
-//! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers
+//! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers; [`workers`] – who answers what takes long
 //! * [`prefill`], [`read_ahead`] – what makes the kernel ask less often and for more at once
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date;
 //!   [`newest_view`] – keeps its newest version open
@@ -36,3 +36,4 @@ pub mod restore;
 pub mod shapes;
 pub mod speak;
 pub mod tree;
+pub mod workers;
