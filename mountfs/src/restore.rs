@@ -1,13 +1,17 @@
 //! Writing a version to a file: all of it, checked, or nothing.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
+use std::num::NonZero;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, ScopedJoinHandle};
 
 use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
-use tempfile::NamedTempFile;
 
 /// Name of the database in a directory given as the destination.
 const DATABASE_NAME: &str = "lightningd.sqlite3";
@@ -17,6 +21,12 @@ const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// Threads that copy.
+const COPIERS_MAX: usize = 4;
+
+/// Bytes after which what is written is sent to the disk.
+const SYNC_BYTES: u64 = 32 << 20;
 
 /// How far a restore has come.
 #[derive(Debug, Clone, Copy)]
@@ -207,16 +217,21 @@ pub fn restore(
         .open(&plan)
         .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
 
-    let mut temporary = tempfile::Builder::new()
+    let temporary = tempfile::Builder::new()
         .prefix(".restoring-")
         .suffix(".tmp")
         .tempfile_in(&destination.directory)
         .map_err(write_error)?;
     progress(Progress::Started { temporary: temporary.path(), total_bytes: view.size_bytes() });
-    copy(&view, data_version, destination, &mut temporary, progress)?;
+    copy(&view, data_version, destination, temporary.as_file(), progress)?;
     progress(Progress::Checking);
-    check(temporary.path(), data_version)?;
-    temporary.as_file().sync_all().map_err(write_error)?;
+    let (checked, synced) = thread::scope(|scope| {
+        let sync = || temporary.as_file().sync_all();
+        let syncing = thread::Builder::new().name("restore-sync".to_owned()).spawn_scoped(scope, sync);
+        (check(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
+    });
+    checked?;
+    synced.map_err(write_error)?;
     temporary.persist_noclobber(&destination.path).map_err(|error| match error.error.kind() {
         io::ErrorKind::AlreadyExists => RestoreError::Exists(destination.path.clone()),
         _ => write_error(error.error),
@@ -230,28 +245,90 @@ pub fn restore(
     Ok(Restored { path: destination.path.clone(), data_version, bytes: view.size_bytes() })
 }
 
+/// Copies all pages, by several threads: decompressing them takes longer than writing them. What is written goes to the disk
+/// meanwhile, so that little is left to wait for in the end.
 fn copy(
     view: &View,
     version: DataVersion,
     destination: &Destination,
-    temporary: &mut NamedTempFile,
+    file: &File,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), RestoreError> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
-    while offset < view.size_bytes() {
-        let read = view.read_at(offset, &mut chunk).map_err(|source| RestoreError::Read { version, source })?;
-        if read == 0 {
-            let finding = format!("it ends at byte {offset} of {}", view.size_bytes());
-            return Err(RestoreError::Damaged { version, finding });
+    let write_error = |source| RestoreError::Write { path: destination.path.clone(), source };
+    let size_bytes = view.size_bytes();
+    file.set_len(size_bytes).map_err(write_error)?;
+    let (offsets, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (report, reports) = mpsc::channel();
+        let copier = |report: Sender<Result<u64, RestoreError>>| {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            while !failed.load(Ordering::Relaxed) {
+                let offset = offsets.fetch_add(CHUNK_BYTES as u64, Ordering::Relaxed);
+                let len = size_bytes.saturating_sub(offset).min(CHUNK_BYTES as u64);
+                if len == 0 {
+                    break;
+                }
+                let copied = copy_chunk(view, version, offset, &mut chunk)
+                    .and_then(|chunk| file.write_all_at(chunk, offset).map_err(write_error));
+                // Who listens only stops when there are no more copiers.
+                let _: Result<(), _> = report.send(copied.map(|()| len));
+            }
+        };
+        let mut started = Err(io::ErrorKind::OutOfMemory.into());
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(COPIERS_MAX) {
+            let report = report.clone();
+            let spawned = thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, move || copier(report));
+            started = started.or(spawned.map(drop));
         }
-        temporary
-            .write_all(&chunk[..read])
-            .map_err(|source| RestoreError::Write { path: destination.path.clone(), source })?;
-        offset += read as u64;
-        progress(Progress::Copied(offset));
+        drop(report);
+        started.map_err(write_error)?;
+
+        let (sync, due) = mpsc::sync_channel(1);
+        // Its errors count: the kernel tells each only once.
+        let syncing = thread::Builder::new().name("restore-sync".to_owned());
+        let syncing = syncing.spawn_scoped(scope, move || due.into_iter().try_for_each(|()| file.sync_data()));
+        let (mut copied_bytes, mut first_error) = (0, None);
+        for copied in reports {
+            match copied {
+                Ok(len) => {
+                    copied_bytes += len;
+                    progress(Progress::Copied(copied_bytes));
+                    if copied_bytes % SYNC_BYTES < len {
+                        // Full: the next one is for these bytes, too. Gone: it has failed, or was never started.
+                        let _: Result<(), _> = sync.try_send(());
+                    }
+                }
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        drop(sync);
+        // Without the thread there is more to wait for in the end, nothing else.
+        let synced = syncing.map_or(Ok(()), join);
+        first_error.map_or(Ok(()), Err)?;
+        synced.map_err(write_error)
+    })
+}
+
+fn copy_chunk<'a>(
+    view: &View,
+    version: DataVersion,
+    offset: u64,
+    chunk: &'a mut [u8],
+) -> Result<&'a [u8], RestoreError> {
+    let read = view.read_at(offset, chunk).map_err(|source| RestoreError::Read { version, source })?;
+    if offset + read as u64 == view.size_bytes().min(offset + chunk.len() as u64) {
+        return Ok(&chunk[..read]);
     }
-    Ok(())
+    let finding = format!("it ends at byte {} of {}", offset + read as u64, view.size_bytes());
+    Err(RestoreError::Damaged { version, finding })
+}
+
+/// What a thread returned; its panic goes on here.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// SQLite's own check of a database file, and that it holds this version.
