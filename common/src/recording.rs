@@ -168,12 +168,6 @@ impl Recording {
         })
     }
 
-    /// Lets logs end at other limits from now on.
-    #[cfg(test)]
-    pub(crate) fn set_log_limits(&mut self, limits: LogLimits) {
-        self.log.set_limits(limits);
-    }
-
     /// Records a write. When this returns `Ok`, it is durable: answer "continue".
     ///
     /// # Errors

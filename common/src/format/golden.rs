@@ -70,6 +70,7 @@ fn footer() -> Vec<u8> {
         foreign_keys: ForeignKeys::On,
         base: Some(seq(1)),
         snapshot: None,
+        newest_snapshot: None,
         page_count: 3,
         map: Some(MapRoot { location: Location { segment: seq(901), piece: root }, height: 0 }),
         index: Piece { offset: behind_node, len: 5500 },

@@ -79,7 +79,8 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     settle(&dir.lightning_dir())?;
     let mut recording = Recording::open(&dir.lightning_dir(), LogLimits::default())?;
     let backup = Arc::new(Backup::open(recording.url())?);
-    let sealing = Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()))?;
+    let sealing =
+        Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock())?;
     let (started, before) = (Instant::now(), ProcessorTime::now()?);
     let mut node = Node::resume(laps, database, &mut made)?;
     for number in 0..wanted.changes {
