@@ -55,7 +55,7 @@ fn a_rider_behind_a_rewound_first_change_is_recorded_and_sealed() {
     let (told, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
     assert_eq!(held.values().last().unwrap().0, fs::read(node.database()).unwrap());
     let logs = files(node.backup_path(), "log-").len();
-    assert_eq!(seal(node.backup(), newest_seq(&recording)).unwrap().logs_sealed as usize, logs - 1);
+    assert_eq!(seal(node.backup(), newest_seq(&recording)).unwrap().logs_sealed, logs as u64 - 1);
     assert_eq!(timeline(&history(&node.backup())), told);
     assert!(versions(&node.backup()) == held);
     drop(recording);
