@@ -4,10 +4,12 @@
 //! * [`binaries`]: the `backup-recorder` and `backupfs` under test.
 //! * [`cli`] and [`mounted`]: running `backupfs` once, and keeping a mount.
 //! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
+//! * [`wait`]: for what another process is about to do
 //! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
 //! * [`play`]: a trace played to a real recorder as it happened.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
+//! * [`wait`]: for what another process is about to do.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
 
@@ -24,3 +26,4 @@ pub mod seeded;
 pub mod skip;
 pub mod small_node;
 pub mod traces;
+pub mod wait;

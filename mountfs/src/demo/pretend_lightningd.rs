@@ -11,7 +11,7 @@ use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::DataVersion;
+use common::{DataVersion, LogLimits};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value, json};
 
@@ -156,12 +156,14 @@ pub struct PretendLightningd {
     settings: PretendSettings,
     recorder: Option<RecorderProcess>,
     database: Option<Connection>,
+    /// What the environment of the recorder has on top.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl PretendLightningd {
     /// A node that is not running yet. Its database is created by the first start if it does not exist.
     pub fn new(settings: PretendSettings) -> Self {
-        Self { settings, recorder: None, database: None }
+        Self { settings, recorder: None, database: None, environment: Vec::new() }
     }
 
     /// Where the node's database is.
@@ -172,6 +174,11 @@ impl PretendLightningd {
     /// The node's directory.
     pub fn lightning_dir(&self) -> &Path {
         &self.settings.lightning_dir
+    }
+
+    /// From the next start on the recorder's logs end after so many statements: they are sealed that often.
+    pub fn end_logs_after(&mut self, statements: usize) {
+        self.environment = vec![(LogLimits::STATEMENTS_VARIABLE, statements.to_string())];
     }
 
     /// The running recorder; `None` while the node is down or runs without it.
@@ -187,8 +194,13 @@ impl PretendLightningd {
     pub fn start(&mut self) -> Result<Value, PretendError> {
         self.kill();
         let settings = &self.settings;
-        let recorder =
-            RecorderProcess::start(&settings.recorder, &settings.lightning_dir, &settings.stderr, settings.patience)?;
+        let recorder = RecorderProcess::start(
+            &settings.recorder,
+            &settings.lightning_dir,
+            &settings.stderr,
+            &self.environment,
+            settings.patience,
+        )?;
         self.recorder = Some(recorder);
         let manifest = self.rpc("getmanifest", &json!({"allow-deprecated-apis": false}))?;
         self.open_database()?;

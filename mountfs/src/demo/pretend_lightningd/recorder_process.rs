@@ -86,7 +86,8 @@ impl fmt::Debug for RecorderProcess {
 }
 
 impl RecorderProcess {
-    /// Starts `program` with `lightning_dir` as its working directory, as `lightningd` starts a plugin.
+    /// Starts `program` with `lightning_dir` as its working directory, as `lightningd` starts a plugin; `environment` comes
+    /// on top of that of this process.
     ///
     /// `patience` bounds every wait, so that a recorder that hangs becomes an error.
     ///
@@ -96,6 +97,7 @@ impl RecorderProcess {
         program: &Path,
         lightning_dir: &Path,
         stderr: &RecorderStderr,
+        environment: &[(&str, String)],
         patience: Duration,
     ) -> Result<Self, RecorderError> {
         let failed = |source| RecorderError::Start { program: program.to_owned(), source };
@@ -109,6 +111,7 @@ impl RecorderProcess {
             .current_dir(lightning_dir)
             .env("LIGHTNINGD_PLUGIN", "1")
             .env("LIGHTNINGD_VERSION", "v26.06.6")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -130,7 +130,7 @@ fn measure(source: &Source, program: &Path, calls: &[Call], place: &Path) -> any
 
     let started = Instant::now();
     let to_file = RecorderStderr::AppendedTo(stderr.clone());
-    let mut recorder = RecorderProcess::start(program, &node.lightning_dir(), &to_file, PATIENCE)?;
+    let mut recorder = RecorderProcess::start(program, &node.lightning_dir(), &to_file, &[], PATIENCE)?;
     recorder.ask("getmanifest", &json!({"allow-deprecated-apis": false}))?;
     let (first, others) = calls.split_first().context("there are no writes")?;
     call(&mut recorder, first).with_context(words)?;

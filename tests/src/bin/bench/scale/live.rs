@@ -89,7 +89,7 @@ pub fn measure(subject: &mut Subject, laps: &Laps) -> anyhow::Result<LiveReport>
 
 fn start(lightning_dir: &Path, stderr: &Path) -> anyhow::Result<RecorderProcess> {
     let to_file = RecorderStderr::AppendedTo(stderr.to_owned());
-    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &to_file, PATIENCE)?;
+    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &to_file, &[], PATIENCE)?;
     recorder.ask("getmanifest", &json!({"allow-deprecated-apis": false}))?;
     record::init(&mut recorder, lightning_dir)?;
     Ok(recorder)
