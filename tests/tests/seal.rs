@@ -13,7 +13,7 @@ use tests::wait::until;
 use tests::{cli, compare};
 
 fn files(backup: &Path, prefix: &str) -> usize {
-    let names = fs::read_dir(backup).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = fs::read_dir(backup).expect("a backup").map(|entry| entry.expect("a file").file_name());
     names.filter(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes())).count()
 }
 
@@ -22,25 +22,28 @@ fn node(transactions: u32) -> (SmallNode, BTreeMap<u32, Vec<u8>>) {
     let mut node = SmallNode::before_its_first_write();
     node.lightningd.end_logs_after(30);
     node.start();
-    assert!(node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap().is_continue());
+    assert!(
+        node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).expect("a write").is_continue()
+    );
     let mut copies = BTreeMap::new();
     for _ in 0..transactions {
         let version = node.commit();
-        copies.insert(version.get(), fs::read(node.home.database()).unwrap());
+        copies.insert(version.get(), fs::read(node.home.database()).expect("a database"));
     }
     (node, copies)
 }
 
 fn expect_versions(backup: &Path, copies: &BTreeMap<u32, Vec<u8>>) {
     let mounted = Mounted::start(backup);
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().expect("a directory");
     let (expected, found) = (scratch.path().join("expected"), scratch.path().join("found"));
     for (version, bytes) in copies {
-        fs::write(&expected, bytes).unwrap();
-        fs::copy(mounted.path().join(format!("versions/{version}/lightningd.sqlite3")), &found).unwrap();
+        fs::write(&expected, bytes).expect("a file");
+        fs::copy(mounted.path().join(format!("versions/{version}/lightningd.sqlite3")), &found)
+            .expect("a version of the mount");
         compare::same_contents(&expected, &found, &[]).unwrap_or_else(|error| panic!("version {version}: {error}"));
         for file in [&expected, &found] {
-            fs::remove_file(file).unwrap();
+            fs::remove_file(file).expect("a file");
         }
     }
 }
