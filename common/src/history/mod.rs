@@ -115,7 +115,22 @@ impl History {
             log::error!("{error}");
             history.sealed_place = Before::Unknown;
         }
+        history.find_newest_sealed();
         history
+    }
+
+    /// A change that fills a log and dies before its COMMIT leaves a segment without a version: the newest one is before it.
+    fn find_newest_sealed(&mut self) {
+        let has_versions = |segment: &Seq| self.segments.footer(*segment).is_ok_and(|footer| footer.versions > 0);
+        if self.newest_sealed.is_none()
+            && matches!(self.sealed_place, Before::Version(_))
+            && let Some(&segment) = self.sealed.iter().rev().find(|segment| has_versions(segment))
+        {
+            match self.segments.stretch(segment) {
+                Ok(stretch) => self.newest_sealed = stretch.versions().last().cloned(),
+                Err(error) => log::error!("{error}"),
+            }
+        }
     }
 
     /// Makes the end of this segment the end of what is sealed.
@@ -125,7 +140,7 @@ impl History {
         self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
         self.sealed_place =
             if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
-        // A segment that holds nothing but changes that were rewound has no version.
+        // Without any, the newest is the one before.
         if newest.is_some() {
             self.newest_sealed = newest;
         }

@@ -281,3 +281,27 @@ fn a_rewind_behind_a_log_that_was_begun_in_vain_goes_to_the_log_of_its_change() 
     }
     assert!(begun > 0);
 }
+
+/// A change that fills a log dies before its COMMIT, and so does the next: the newest segment has no version, and the only
+/// log holds none either. The newest version is the one before all that.
+#[test]
+fn a_segment_without_a_version_does_not_hide_the_newest() {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(ONE_CHANGE);
+    for _ in 0..3 {
+        node.write(&mut recording, "committed", Fate::Committed).unwrap();
+    }
+    for _ in 0..2 {
+        node.write(&mut recording, "lost", Fate::Lost).unwrap();
+        drop(recording);
+        recording = node.record_within(ONE_CHANGE);
+    }
+    seal(node.backup(), newest_seq(&recording)).unwrap();
+    let (sealed, _) = node.backup().sealed_history().unwrap();
+    let newest = sealed.newest().map(|version| version.data_version.get());
+    assert_eq!(newest, Some(node.version));
+    drop(recording);
+    let mut recording = node.record_within(ONE_CHANGE);
+    node.write(&mut recording, "committed", Fate::Committed).unwrap();
+    assert_eq!(history(&node.backup()).newest().unwrap().data_version.get(), node.version);
+}
