@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::SealError;
-use super::log_replay::{Image, ReplayedLog, StartPages};
+use super::log_replay::{Image, ReplayedLog, StartPages, texts_checksum};
 use crate::format::names;
 use crate::format::page_images::{ImageCodec, Keyframe, PageImages};
 use crate::format::record::{DeltaBase, SnapshotRef};
@@ -69,9 +69,16 @@ fn write(
     let templates = templates.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
     let templates = writer.push(&templates)?.piece;
     for (interval, block) in log.intervals.iter_mut().zip(&log.blocks) {
-        let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
-        let block = Encoded::decompress(&compressed).and_then(|block| Block::decode(&block, &read_back));
-        block.map_err(|_| differs("statements"))?;
+        let compressed = block.encoded.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+        let decoded = Encoded::decompress(&compressed).and_then(|block| Block::decode(&block, &read_back));
+        // The log goes when this is done, and with it what was received.
+        let same = decoded.is_ok_and(|decoded| {
+            let changes = (0..decoded.change_count()).filter_map(|change| decoded.change(change));
+            texts_checksum(changes.map(|statements| statements.map(|statement| statement.text()))) == block.checksum
+        });
+        if !same {
+            return Err(differs("statements"));
+        }
         interval.block = writer.push(&compressed)?.piece;
     }
 
