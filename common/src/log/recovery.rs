@@ -70,7 +70,14 @@ pub(crate) fn recover(
     // made for may never come, but a rewind may, and that belongs into the log of its change.
     let (log, offset) = match ended.filter(|ended| ended.first_seq != place.0) {
         Some(EndedLog { first_seq, end }) => {
-            log::info!("{}: removing {}, which is empty", directory.path().display(), names::log(place.0));
+            let (path, name) = (directory.path().display(), names::log(place.0));
+            match torn_len(&*directory.open(&name, Access::Read)?, place.1)? {
+                0 => log::info!("{path}: removing {name}, which is empty"),
+                torn => log::warn!(
+                    "{path}: removing {name}, which holds nothing but {torn} bytes of a record that was being written \
+                     when the recorder or the machine stopped, and that was never acknowledged"
+                ),
+            }
             directory.remove(&names::log(place.0))?;
             directory.sync()?;
             (first_seq, end)
