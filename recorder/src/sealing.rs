@@ -96,6 +96,7 @@ impl Worker {
             match self.seal(durable, stop) {
                 Ok(()) => {
                     self.shouted = None;
+                    self.status.replay_is_well();
                     bell.pause(PAUSE);
                 }
                 Err(error) => {

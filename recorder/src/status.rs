@@ -71,11 +71,12 @@ impl Status {
 
     /// How far replaying and sealing have come.
     pub fn sealed(&self, progress: Progress) {
-        let mut known = self.known();
-        if known.progress.replayed_through != progress.replayed_through {
-            known.replay_problem = None;
-        }
-        known.progress = progress;
+        self.known().progress = progress;
+    }
+
+    /// Nothing is wrong with replaying and sealing (any more).
+    pub fn replay_is_well(&self) {
+        self.known().replay_problem = None;
     }
 
     /// What is recorded does not replay, or cannot be sealed.
@@ -158,6 +159,12 @@ mod tests {
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay");
         assert_eq!(answer["replay"]["problem"], "version 7 does not replay");
         status.sealed(Progress { replayed_through: Some(DataVersion::new(7)), ..Progress::default() });
+        assert_eq!(
+            status.to_json()["replay"]["problem"],
+            "version 7 does not replay",
+            "as long as nobody says otherwise"
+        );
+        status.replay_is_well();
         let answer = status.to_json();
         assert_eq!(answer["replay"], json!({"through": 7, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
