@@ -94,8 +94,7 @@ impl<'a> Reader<'a> {
 
     /// A signed number as a varint: 0, -1, 1, -2, 2 … are stored as 0, 1, 2, 3, 4 …
     pub fn signed(&mut self) -> Result<i64, Damage> {
-        let folded = self.varint()?;
-        Ok((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed())
+        self.varint().map(unzigzag)
     }
 
     /// What has not been taken yet.
@@ -115,7 +114,17 @@ pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
 
 /// Appends what [`Reader::signed`] reads.
 pub fn put_signed(value: i64, out: &mut Vec<u8>) {
-    put_varint((value << 1 ^ value >> 63).cast_unsigned(), out);
+    put_varint(zigzag(value), out);
+}
+
+/// 0, −1, 1, −2, … as 0, 1, 2, 3, …
+pub fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63).cast_unsigned()
+}
+
+/// The number that [`zigzag`] was made of.
+pub fn unzigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Writing blocks, and the table that grows meanwhile.
 
+use super::super::fields::put_varint;
 use std::collections::HashMap;
 
 use super::cell::Form;
@@ -164,7 +165,7 @@ pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWrite
         let split = parameters::split(sql).filter(|split| literals.len() + split.literals.len() <= LITERALS_MAX);
         let interned = split.and_then(|split| Some((templates.intern(&split)?, split)));
         let Some((template, split)) = interned else {
-            varint::put(&mut parts.structure, 0);
+            put_varint(0, &mut parts.structure);
             plain.push(sql);
             continue;
         };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::Damage;
-use super::super::fields::Reader;
+use super::super::fields::{Reader, put_varint, unzigzag, zigzag};
 use super::cell::{BlobStyle, Cell, Form, LetterCase, Span};
 use super::{Encoded, varint};
 use crate::replay::parameters::{bytes_of, literal_value};
@@ -91,7 +91,7 @@ impl<'a> Parts<'a> {
     /// Appends the references, then the columns.
     pub(super) fn write_rows(&mut self, rows: &WritableRows<'_, 'a>) {
         for reference in rows.references {
-            varint::put(&mut self.structure, reference.code());
+            put_varint(reference.code(), &mut self.structure);
         }
         let columns = rows.rows.first().map_or(0, |row| row.len());
         let mut ways = Vec::with_capacity(rows.rows.len());
@@ -129,17 +129,17 @@ impl<'a> Parts<'a> {
             return self.write_bytes(literal, lengths);
         };
         // Another way than the usual one must save a byte, or it makes more disorder than it saves.
-        let mut best = (INTEGER, varint::zigzag(number));
+        let mut best = (INTEGER, zigzag(number));
         let before = row.checked_sub(1).map(|before| rows.rows[before][column]);
         for (way, other) in [(SINCE_ROW_BEFORE, before), (SINCE_REFERENCE, reference)] {
             if let Some(Form::Integer(other)) = other.map(|other| other.form) {
-                let difference = varint::zigzag(number.wrapping_sub(other));
+                let difference = zigzag(number.wrapping_sub(other));
                 if varint::len(difference) <= varint::len(best.1) {
                     best = (way, difference);
                 }
             }
         }
-        varint::put(&mut self.numbers, best.1);
+        put_varint(best.1, &mut self.numbers);
         best.0
     }
 
@@ -256,7 +256,7 @@ impl<'a> PartReaders<'a> {
         let example_count = examples.len().checked_div(columns).unwrap_or(0);
         let mut references = Vec::with_capacity(count);
         for row in 0..count {
-            references.push(Reference::from_code(varint::take(&mut self.structure)?, row, example_count)?);
+            references.push(Reference::from_code(self.structure.varint()?, row, example_count)?);
         }
         cells.resize(first + count * columns, Cell::Integer(0));
         let all = cells.get_mut(first..).unwrap_or_default();
@@ -315,7 +315,7 @@ impl<'a> PartReaders<'a> {
     }
 
     fn number(&mut self) -> Result<i64, Damage> {
-        varint::take(&mut self.numbers).map(varint::unzigzag)
+        self.numbers.varint().map(unzigzag)
     }
 
     /// The next text, its length taken from the structure.
