@@ -1,7 +1,7 @@
 //! [`LogLimits`]: when a log ends, and how far apart the keyframes of its segment are.
 
 /// Keyframes of a full log, at least: what opening a sealed version replays at most is the log divided by this.
-const KEYFRAMES: u64 = 15;
+const KEYFRAMES: u64 = 18;
 
 /// Steps of SQLite's virtual machine that a statement of `lightningd` takes on average.
 const STEPS_PER_STATEMENT: u64 = 100;
@@ -36,7 +36,7 @@ impl LogLimits {
         Self { statements: statements.unwrap_or(usual.statements), ..usual }
     }
 
-    /// Statements after which a keyframe is taken. Half as many would cost a tenth more space.
+    /// Statements after which a keyframe is taken: FORMAT.md has the price of fewer.
     pub(crate) fn keyframe_statements(self) -> usize {
         self.statements.div_ceil(usize::try_from(KEYFRAMES).unwrap_or(usize::MAX))
     }

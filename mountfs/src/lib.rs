@@ -7,8 +7,8 @@
 //!   [`open_files`] – what is open; [`fs_error`] – why not; [`error_log`] – every failure once
 //! * [`fuse`] – translates for the kernel; [`errno`] – errors to numbers; [`workers`] – who answers what takes long
 //! * [`prefill`], [`read_ahead`] – what makes the kernel ask less often and for more at once
-//! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`follow`] – keeps it up to date;
-//!   [`newest_view`] – keeps its newest version open
+//! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`process`] – what it asks of the system;
+//!   [`follow`] – keeps it up to date; [`newest_view`] – keeps its newest version open
 //!
 //! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints.
 
@@ -30,6 +30,7 @@ pub mod mountpoint;
 pub mod newest_view;
 pub mod open_files;
 pub mod prefill;
+pub mod process;
 pub mod read_ahead;
 pub mod readme_text;
 pub mod restore;

@@ -14,6 +14,7 @@ use crate::follow::Following;
 use crate::fs::Fs;
 use crate::fuse::{Access, End, FuseAdapter, KernelCache, Owner};
 use crate::mountpoint::{self, Mountpoint, MountpointError};
+use crate::process::prepare_to_serve;
 use crate::read_ahead;
 use crate::readme_text::readme_text;
 
@@ -84,6 +85,7 @@ impl Mount {
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
     pub fn start(url: &BackupUrl, mountpoint: &Path, settings: MountSettings) -> Result<Self, MountError> {
+        prepare_to_serve();
         let MountSettings { access, cache_mib } = settings;
         let backup = Arc::new(Backup::open(url)?);
         let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use zstd::zstd_safe;
 
@@ -13,8 +12,12 @@ use crate::format::{Damage, checksum, frames, names};
 use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, read_exact_at, remove_if_present};
 use crate::{PageNo, ReadError, Seq};
 
-/// zstd's own default: half the size of level 1 in twice its time, and far from the disk's limit either way.
-const COMPRESSION_LEVEL: i32 = 3;
+/// Of the levels that do without entropy coding the one that compresses most. What a node stores is mostly random to
+/// begin with: zstd's own default takes a tenth less room, and twice the time for every page that is read.
+const COMPRESSION_LEVEL: i32 = -1;
+
+/// Compressed bytes that are read at once for pages that follow each other.
+const READ_BYTES_MAX: usize = 256 << 10;
 
 /// A snapshot being written. Nothing has its name until [`finish`](Self::finish) returns.
 pub(crate) struct SnapshotWriter<'a> {
@@ -117,7 +120,6 @@ pub(crate) struct SnapshotFile {
     header: SnapshotHeader,
     index: SnapshotIndex,
     stored_pages: usize,
-    decoded: Mutex<DecodedGroups>,
 }
 
 /// What the log says about a snapshot file.
@@ -173,7 +175,7 @@ impl SnapshotFile {
         let index =
             SnapshotIndex::decode(&index, &header, &footer).map_err(|damage| damaged(footer.index_offset, damage))?;
         let stored_pages = footer.stored_pages as usize;
-        Ok(Self { file, footer_checksum, header, index, stored_pages, decoded: Mutex::default() })
+        Ok(Self { file, footer_checksum, header, index, stored_pages })
     }
 
     /// Whether it is the one that the log names.
@@ -202,8 +204,7 @@ impl SnapshotFile {
         self.index.slot(page, &self.header).is_some()
     }
 
-    /// Copies consecutive pages into `out`, all of which are stored here. A group of which every page is wanted is
-    /// decompressed in place; the others are kept for a while.
+    /// Copies consecutive pages into `out`, all of which are stored here.
     pub(crate) fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         let first = self.index.slot(first, &self.header).expect("BUG: a page is asked of a snapshot without it");
         let page_bytes = self.header.page_size.bytes();
@@ -211,88 +212,70 @@ impl SnapshotFile {
         let (mut slot, mut rest) = (first, out);
         while rest.len() >= page_bytes {
             let (group, skipped) = (slot / per_group, slot % per_group);
-            let group_pages = self.group_pages(group);
-            let wanted = (rest.len() / page_bytes).min(group_pages - skipped);
-            let (now, later) = rest.split_at_mut(wanted * page_bytes);
-            if wanted == group_pages {
-                self.decode(group, now)?;
+            let group_bytes = self.group_bytes(group);
+            let filled = if skipped == 0 && rest.len() >= group_bytes {
+                self.decode(group, rest)?
             } else {
-                let decoded = self.decoded_group(group)?;
-                let start = skipped * page_bytes;
-                now.copy_from_slice(&decoded[start..start + now.len()]);
-            }
-            slot += wanted;
-            rest = later;
+                let mut decoded = vec![0; group_bytes];
+                self.decode(group, &mut decoded)?;
+                let wanted = &decoded[skipped * page_bytes..];
+                let filled = wanted.len().min(rest.len() - rest.len() % page_bytes);
+                rest[..filled].copy_from_slice(&wanted[..filled]);
+                filled
+            };
+            slot += filled / page_bytes;
+            rest = &mut rest[filled..];
         }
         Ok(())
     }
 
-    /// Pages of a group: as many as fit, and what is left over in the last one.
-    fn group_pages(&self, number: usize) -> usize {
+    /// Bytes of the pages of a group: as many as fit, and what is left over in the last one.
+    fn group_bytes(&self, number: usize) -> usize {
         let per_group = pages_per_group(self.header.page_size);
-        (self.stored_pages - number * per_group).min(per_group)
+        (self.stored_pages - number * per_group).min(per_group) * self.header.page_size.bytes()
     }
 
-    fn decoded_group(&self, number: usize) -> Result<Arc<[u8]>, ReadError> {
-        if let Some(group) = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).get(number) {
-            return Ok(group);
+    /// Decompresses a group, and as many of the next ones as are wanted and can be read together with it, into `out`, which
+    /// has room for at least one. Returns how much of it was filled.
+    fn decode(&self, first: usize, out: &mut [u8]) -> Result<usize, ReadError> {
+        let groups = self.index.groups.get(first..).unwrap_or_default();
+        let damaged = |group: &Group, damage| ReadError::damaged(self.file.path(), group.offset, damage);
+        let (mut count, mut read_bytes, mut filled) = (0, 0, 0);
+        for (number, group) in (first..).zip(groups) {
+            let (len, group_bytes) = (group.len as usize, self.group_bytes(number));
+            if out.len() - filled < group_bytes || count > 0 && read_bytes + len > READ_BYTES_MAX {
+                break;
+            }
+            // A group never grows much by compression; a longer one is damage, not a reason to allocate.
+            if len > zstd_safe::compress_bound(group_bytes) {
+                return Err(damaged(group, Damage::Field { field: "group length", value: group.len.into() }));
+            }
+            (count, read_bytes, filled) = (count + 1, read_bytes + len, filled + group_bytes);
         }
-        // Not under the lock: others go on meanwhile.
-        let mut decoded = vec![0; self.group_pages(number) * self.header.page_size.bytes()];
-        self.decode(number, &mut decoded)?;
-        let decoded: Arc<[u8]> = decoded.into();
-        self.decoded.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&decoded));
-        Ok(decoded)
-    }
-
-    /// Decompresses a group into `out`, which is as long as its pages.
-    fn decode(&self, number: usize, out: &mut [u8]) -> Result<(), ReadError> {
-        let group = self.index.groups[number];
-        let damaged = |damage| ReadError::damaged(self.file.path(), group.offset, damage);
-        // A group never grows much by compression; a longer one is damage, not a reason to allocate.
-        let len = group.len as usize;
-        if len > zstd_safe::compress_bound(out.len()) {
-            return Err(damaged(Damage::Field { field: "group length", value: group.len.into() }));
-        }
+        let (Some(groups), Some(start)) = (groups.get(..count), groups.first()) else {
+            return Ok(0);
+        };
         COMPRESSED.with_borrow_mut(|compressed| {
-            compressed.resize(len, 0);
-            if !read_exact_at(&*self.file, compressed, group.offset)? {
-                return Err(damaged(Damage::Short { have: 0, want: len }));
+            compressed.resize(read_bytes, 0);
+            if !read_exact_at(&*self.file, compressed, start.offset)? {
+                return Err(damaged(start, Damage::Short { have: 0, want: read_bytes }));
             }
-            let computed = checksum(&[compressed]);
-            if computed != group.checksum {
-                return Err(damaged(Damage::Checksum { found: group.checksum, computed }));
+            let (mut compressed, mut out) = (&compressed[..], out);
+            for (number, group) in (first..).zip(groups) {
+                let (frame, later) = compressed.split_at(group.len as usize);
+                let (pages, rest) = out.split_at_mut(self.group_bytes(number));
+                let computed = checksum(&[frame]);
+                if computed != group.checksum {
+                    return Err(damaged(group, Damage::Checksum { found: group.checksum, computed }));
+                }
+                frames::decompress(frame, pages).map_err(|damage| damaged(group, damage))?;
+                (compressed, out) = (later, rest);
             }
-            frames::decompress(compressed, out).map_err(damaged)
+            Ok(filled)
         })
     }
 }
 
 thread_local! {
     static COMPRESSED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The groups decompressed last: neighbouring pages are read one after the other. A group has one place, so looking for
-/// it is a single step; it stays until another one needs that place.
-#[derive(Debug)]
-struct DecodedGroups([Option<(usize, Arc<[u8]>)>; Self::PLACES]);
-
-impl Default for DecodedGroups {
-    fn default() -> Self {
-        Self([const { None }; Self::PLACES])
-    }
-}
-
-impl DecodedGroups {
-    /// Groups kept at most: 2 MiB in all.
-    const PLACES: usize = 64;
-
-    fn get(&self, number: usize) -> Option<Arc<[u8]>> {
-        let (kept, group) = self.0[number % Self::PLACES].as_ref()?;
-        (*kept == number).then(|| Arc::clone(group))
-    }
-
-    fn insert(&mut self, number: usize, group: Arc<[u8]>) {
-        self.0[number % Self::PLACES] = Some((number, group));
-    }
 }

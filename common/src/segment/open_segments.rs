@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
 use super::SegmentFile;
@@ -17,8 +18,11 @@ use crate::recently_used::RecentlyUsed;
 use crate::storage::Directory;
 use crate::{ReadError, Seq};
 
-/// Segments kept open. A version's pages are in a few dozens of them; a process may have 1,024 files open.
-const FILES_MAX: usize = 256;
+/// Segments kept open, at most: a version's pages are in a few dozens of them, other ones for each version.
+const FILES_MAX: usize = 2048;
+
+/// The share of the files that the process may have open which segments may take.
+const FILES_SHARE: u64 = 4;
 
 /// Nodes of page maps kept: 800 bytes each.
 const NODES_MAX: usize = 8 << 10;
@@ -45,6 +49,11 @@ pub(crate) struct Segments {
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
 }
 
+fn files_max() -> usize {
+    let allowed = getrlimit(Resource::Nofile).current.map_or(FILES_MAX as u64, |allowed| allowed / FILES_SHARE);
+    usize::try_from(allowed).unwrap_or(FILES_MAX).clamp(1, FILES_MAX)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change of what is inside is one call, so what a panicking thread left behind is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,7 +65,7 @@ impl Segments {
         Self {
             directory,
             uuid,
-            files: Mutex::new(RecentlyUsed::new(FILES_MAX)),
+            files: Mutex::new(RecentlyUsed::new(files_max())),
             footers: Mutex::default(),
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
             stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
