@@ -301,7 +301,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: one read, two opens.
+    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: two reads, four opens.
     ///
     /// The history is locked only for moments.
     ///

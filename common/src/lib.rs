@@ -10,7 +10,7 @@
 //! | [`mod@format`] | the bytes: pure encoding and decoding, and the format document |
 //! | [`version_rules`] | what an incoming write says about what `lightningd` has committed: pure |
 //! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
-//! | `log` | records appended to files, read back in order, put right after a crash |
+//! | `log` | records appended to files, the next of which is made ahead; read back in order, put right after a crash |
 //! | `log_limits` | when a log ends, and how far apart the keyframes of its segment are |
 //! | `seal` | a finished log replayed and written as a segment |
 //! | `segment` | segments read: finding a page by the page map, and the page at a keyframe |

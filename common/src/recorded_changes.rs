@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use crate::format::Damage;
-use crate::format::names;
 use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Parsed, Record, parse};
-use crate::log::RecordPlace;
+use crate::log::{RecordPlace, open_log};
 use crate::segment::Segments;
-use crate::storage::{Access, StoredFile, read_exact_at};
+use crate::storage::{StoredFile, read_exact_at};
 use crate::{Backup, ReadError, Seq};
 
 /// Bytes read ahead of the record asked for: the next ones are usually asked for next.
@@ -28,15 +27,15 @@ impl RecordedChanges {
         let segment = |first_seq| SegmentChanges { segments: Arc::clone(backup.segments()), first_seq };
         match *place {
             RecordPlace::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
-            RecordPlace::Log { log, .. } => match backup.directory().open(&names::log(log), Access::Read) {
+            RecordPlace::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
                 Ok(file) => Ok(Self::Log(LogRecords::new(file, backup.manifest().uuid))),
                 // A damaged segment says more about what is wrong than that the log is not there.
-                Err(error) if error.is_not_found() => match backup.segments().open(log) {
+                Err(ReadError::Storage(error)) if error.is_not_found() => match backup.segments().open(log) {
                     Err(ReadError::Storage(_)) => Err(error.into()),
                     Err(damage) => Err(damage),
                     Ok(_) => Ok(Self::Segment(segment(log))),
                 },
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             },
         }
     }

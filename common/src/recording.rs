@@ -18,7 +18,7 @@ use crate::format::record::RunStart;
 use crate::history::History;
 use crate::live_database::LiveDatabase;
 use crate::log::{AppendError, LogWriter, RecoverError, recover};
-use crate::storage::{Directory, RealDirectory};
+use crate::storage::{Directory, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
 use crate::{BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OpenRecordingError, RecordError, Seq, Timestamp};
 use identity::Identity;
@@ -118,8 +118,15 @@ impl Recording {
         loop {
             match Self::open_in(Arc::clone(&directory), &lock, &lock.database_path(lightning_dir), limits) {
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
-                result => return result,
+                opened => return opened.inspect(Self::make_room_ahead),
             }
+        }
+    }
+
+    /// From now on the file of the next log is made before it is needed.
+    fn make_room_ahead(&self) {
+        if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
+            log::warn!("recording goes on without room made ahead: cannot start a thread ({error})");
         }
     }
 
@@ -144,9 +151,6 @@ impl Recording {
         let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
         let mut log = recover(cursor, &mut |record, place| history.apply(record, place))?;
         log.set_limits(limits);
-        if let Err(error) = log.fill_ahead() {
-            log::warn!("{error}: {}; recording goes on without room made ahead", error.source);
-        }
         let newest = history.newest().map(|newest| NewestVersion {
             data_version: newest.data_version,
             seq: newest.seq,
@@ -243,12 +247,14 @@ impl Recording {
         self.lock.clone()
     }
 
-    /// Gives the unused end of the log back to the disk. To be called when a run has ended: nothing more is recorded then.
+    /// Gives the room that was made for the next log back to the disk. To be called when a run has ended.
+    ///
+    /// The unused end of the log that is open stays: the next run begins in it, and its first answer need not wait for room.
     ///
     /// # Errors
     /// When the operating system refuses. Nothing is lost by that.
-    pub fn give_back_room(&mut self) -> Result<(), AppendError> {
-        self.log.give_back_room()
+    pub fn give_back_room(&mut self) -> Result<(), StorageError> {
+        self.log.spares().give_back()
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {

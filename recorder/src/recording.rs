@@ -97,7 +97,7 @@ impl Record for BackupRecording {
             log::warn!("cannot note that the last change was committed: {}", with_causes(&error));
         }
         if let Err(error) = open.recording.give_back_room() {
-            log::debug!("the unused end of the log stays: {}", with_causes(&error));
+            log::debug!("the room for the next log stays: {}", with_causes(&error));
         }
     }
 }

@@ -8,6 +8,9 @@ pub const MANIFEST: &str = "manifest";
 /// The file that the recorder holds an exclusive `flock` on; always empty.
 pub const LOCK: &str = "LOCK";
 
+/// The file that becomes the next log; zeros until then.
+pub const SPARE: &str = "spare";
+
 const LOG_PREFIX: &str = "log-";
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 const SEGMENT_PREFIX: &str = "segment-";

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::RecordPlace;
+use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
+use super::{RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::record::{Parsed, Record, first_link, parse};
 use crate::format::{Damage, names};
@@ -15,7 +16,7 @@ use crate::storage::{Access, Directory, StoredFile, read_exact_at};
 use crate::{ReadError, Seq};
 
 /// Bytes read at once: a handful of changes when following, a few hundred reads for a log of 4 MiB.
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
 
 /// How often, and after what pause, damage is looked at again before it is believed.
 ///
@@ -31,9 +32,6 @@ pub(crate) struct LogCursor {
     next_seq: Seq,
     previous_checksum: u32,
     log: Option<OpenLog>,
-    /// The log before the one that the cursor is in, as long as that one is empty: recovery may remove it, and the log
-    /// before goes on.
-    before_empty: Option<OpenLog>,
     checked_to_the_end: bool,
 }
 
@@ -43,6 +41,16 @@ struct OpenLog {
     file: Box<dyn StoredFile>,
     first_seq: Seq,
     offset: u64,
+    name: Name,
+}
+
+/// What a log is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// What it is to be called for ever.
+    Own,
+    /// Still like the spare that it was made from.
+    Spare,
 }
 
 /// What ended the records of a log.
@@ -73,13 +81,13 @@ impl LogCursor {
 
     /// A cursor before the record `next_seq`, which begins a log and must carry this checksum of the record before it.
     pub(crate) fn at(directory: Arc<dyn Directory>, uuid: Uuid, next_seq: Seq, previous_checksum: u32) -> Self {
-        Self { directory, uuid, next_seq, previous_checksum, log: None, before_empty: None, checked_to_the_end: false }
+        Self { directory, uuid, next_seq, previous_checksum, log: None, checked_to_the_end: false }
     }
 
     /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
     pub(crate) fn at_log(directory: Arc<dyn Directory>, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
         let mut cursor = Self::at(directory, uuid, first_seq, 0);
-        let file = cursor.directory.open(&names::log(first_seq), Access::Read)?;
+        let file = open_log(&*cursor.directory, uuid, first_seq)?;
         cursor.previous_checksum = read_header(&*file, uuid)?.previous_checksum;
         Ok(cursor)
     }
@@ -107,6 +115,11 @@ impl LogCursor {
     /// The log that the cursor is in, as its first seq and the byte at which its next record begins.
     pub(crate) fn place(&self) -> Option<(Seq, u64)> {
         self.log.as_ref().map(|log| (log.first_seq, log.offset))
+    }
+
+    /// Under which name the log that the cursor is in was found.
+    pub(super) fn name(&self) -> Option<Name> {
+        self.log.as_ref().map(|log| log.name)
     }
 
     /// Hands every record that is there by now to `take`, in order, and stops behind the last.
@@ -145,7 +158,7 @@ impl LogCursor {
         &mut self,
         take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
     ) -> Result<Behind, ReadError> {
-        self.leave_removed_log();
+        self.look_for_own_name()?;
         if self.log.is_none() && !self.enter_next_log()? {
             let path = self.directory.path().join(names::log(self.next_seq));
             return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
@@ -172,14 +185,25 @@ impl LogCursor {
         }
     }
 
-    /// Goes back from a log without a record that is no longer there, or no longer the one that was opened.
-    fn leave_removed_log(&mut self) {
-        if let Some(empty) = &self.log
-            && self.before_empty.is_some()
-            && empty.file.check_in_place().is_err()
-        {
-            self.log = self.before_empty.take();
-        }
+    /// A log that was found under the name of the spare gets its own soon, or is made anew if it was not durable.
+    fn look_for_own_name(&mut self) -> Result<(), ReadError> {
+        let Some(log) = self.log.as_mut().filter(|log| log.name == Name::Spare) else { return Ok(()) };
+        let named = |directory: &dyn Directory| match directory.open(&names::log(log.first_seq), Access::Read) {
+            Err(error) if error.is_not_found() => Ok(None),
+            opened => opened.map(Some),
+        };
+        let file = match named(&*self.directory)? {
+            None if log.file.check_in_place().is_ok() => return Ok(()),
+            // It may have got its name between the two looks.
+            None => named(&*self.directory)?,
+            found => found,
+        };
+        let Some(file) = file else {
+            let damage = Damage::Missing { expected: log.first_seq };
+            return Err(ReadError::damaged(&self.directory.path().join(names::log(log.first_seq)), 0, damage));
+        };
+        (log.file, log.name) = (file, Name::Own);
+        Ok(())
     }
 
     /// Opens the log that begins with the next record; `false` when there is none, or it is the one already open.
@@ -187,18 +211,22 @@ impl LogCursor {
         if self.log.as_ref().is_some_and(|log| log.first_seq == self.next_seq) {
             return Ok(false);
         }
-        let file = match self.directory.open(&names::log(self.next_seq), Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.is_not_found() => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let link = Link { uuid: self.uuid, next_seq: self.next_seq, previous_checksum: self.previous_checksum };
+        let named = || match self.directory.open(&names::log(link.next_seq), Access::Read) {
+            Err(error) if error.is_not_found() => Ok(None),
+            opened => opened.map(|file| Some((file, Name::Own))),
         };
-        let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
-        let header = read_header(&*file, self.uuid)?;
-        if header.first_seq != self.next_seq || header.previous_checksum != self.previous_checksum {
-            return Err(damaged(Damage::Contradiction("it does not continue the log before it")));
+        let mut found = named()?;
+        if found.is_none() {
+            found = open_continuing(&*self.directory, link)?.map(|file| (file, Name::Spare));
         }
-        let entered = OpenLog { file, first_seq: header.first_seq, offset: LOG_HEADER_LEN as u64 };
-        self.before_empty = self.log.replace(entered);
+        if found.is_none() {
+            // It may have got its name after the first look and before the second; then it has it now.
+            found = named()?;
+        }
+        let Some((file, name)) = found else { return Ok(false) };
+        check_continues(&*file, &read_header(&*file, self.uuid)?, link)?;
+        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset: LOG_HEADER_LEN as u64, name });
         Ok(true)
     }
 
@@ -227,7 +255,6 @@ impl LogCursor {
                         }
                         let place = RecordPlace::Log { log: log.first_seq, seq: header.seq, offset: log.offset, len };
                         take(&record, place).map_err(damaged)?;
-                        self.before_empty = None;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
                         log.offset += len as u64;
@@ -251,16 +278,20 @@ impl LogCursor {
     /// Tells "not yet" from damage: no intact record may follow, in this log or a later one.
     fn check_end(&mut self, end: End) -> Result<(), ReadError> {
         let log = self.log.as_ref().expect("BUG: a log is open");
+        // Every log but the first has had its first record for as long as it has had its name.
+        let is_without_record = log.first_seq == self.next_seq && log.first_seq != Seq::FIRST;
         let damage = match end {
             // Looked at once; from then on nobody but the writer, who leaves no holes, adds to the log.
-            End::Unused if self.checked_to_the_end => return Ok(()),
+            End::Unused if self.checked_to_the_end && !is_without_record => return Ok(()),
             End::Unused => Damage::Missing { expected: self.next_seq },
             End::NoRecord(damage) => damage,
         };
         // This program cannot tell whether a record of a newer format is intact.
         if damage.is_too_new()
+            || is_without_record
             || intact_record_after(&*log.file, self.uuid, log.offset, self.next_seq)?.is_some()
             || self.directory.list()?.iter().any(|name| names::parse_log(name).is_some_and(|seq| seq > self.next_seq))
+            || is_ahead(&*self.directory, self.uuid, self.next_seq)?
         {
             return Err(ReadError::damaged(log.file.path(), log.offset, damage));
         }

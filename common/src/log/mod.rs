@@ -2,7 +2,11 @@
 
 mod behind_segments;
 mod cursor;
+mod made_ahead;
 mod recovery;
+mod spare;
+#[cfg(test)]
+mod spare_tests;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -14,8 +18,10 @@ use crate::format::page_images::Keyframe;
 
 pub(crate) use behind_segments::Unsealed;
 pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
+pub(crate) use made_ahead::Spares;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
+pub(crate) use spare::open_log;
 pub use writer::AppendError;
 pub(crate) use writer::{LogWriter, create_first_log};
 

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cursor::Taken;
+use super::cursor::{Name, Taken};
+use super::spare::remove_unused;
 use super::tail::torn_len;
 use super::writer::Holds;
 use super::{LogCursor, LogWriter, RecordPlace};
+use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{Body, Record};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, read_exact_at};
@@ -33,7 +35,8 @@ pub enum RecoverError {
 /// Reads the logs from `cursor` on, hands their records to `take`, cuts off a torn write and returns the place to go on.
 ///
 /// Runs under the lock. Power may fail at any point: zeroing the remains of a torn write leaves remains of a torn write;
-/// files that are removed here belong to no record. Recovering twice does the same as once.
+/// files that are removed here hold no record that is not in a log; a spare that is a log has either name and the same
+/// contents. Recovering twice does the same as once.
 ///
 /// # Errors
 /// When a log is damaged: nothing is changed then.
@@ -43,11 +46,10 @@ pub(crate) fn recover(
 ) -> Result<LogWriter, RecoverError> {
     let directory = Arc::clone(cursor.directory());
     let mut last_places = VecDeque::with_capacity(BATCH_RECORDS_MAX);
-    let mut ended: Option<EndedLog> = None;
     let mut holds = Holds::default();
     let mut holder = None;
     cursor.read_new(&mut |record, place| {
-        let RecordPlace::Log { log, offset, len, .. } = place else {
+        let RecordPlace::Log { log, offset, .. } = place else {
             return Err(Damage::Contradiction("a record of a log is not in a log"));
         };
         if holder != Some(log) {
@@ -62,29 +64,15 @@ pub(crate) fn recover(
             last_places.pop_front();
         }
         last_places.push_back(offset);
-        ended = Some(EndedLog { first_seq: log, end: offset + len as u64 });
         take(record, place)
     })?;
-    let place = cursor.place().expect("BUG: a log that was read without error is open");
-    // A log without a record behind one that has some: the machine stopped while the writer was going on in it. What it was
-    // made for may never come, but a rewind may, and that belongs into the log of its change.
-    let (log, offset) = match ended.filter(|ended| ended.first_seq != place.0) {
-        Some(EndedLog { first_seq, end }) => {
-            let (path, name) = (directory.path().display(), names::log(place.0));
-            match torn_len(&*directory.open(&name, Access::Read)?, place.1)? {
-                0 => log::info!("{path}: removing {name}, which is empty"),
-                torn => log::warn!(
-                    "{path}: removing {name}, which holds nothing but {torn} bytes of a record that was being written \
-                     when the recorder or the machine stopped, and that was never acknowledged"
-                ),
-            }
-            directory.remove(&names::log(place.0))?;
-            directory.sync()?;
-            (first_seq, end)
-        }
-        None => place,
-    };
-    let file = directory.open(&names::log(log), Access::ReadWrite)?;
+    let (log, offset) = cursor.place().expect("BUG: a log that was read without error is open");
+    let is_spare = cursor.name() == Some(Name::Spare);
+    if !is_spare {
+        remove_unused(&*directory, cursor.uuid(), cursor.next_seq())?;
+    }
+    let name = names::log(log);
+    let mut file = directory.open(if is_spare { names::SPARE } else { &name }, Access::ReadWrite)?;
     let torn = torn_len(&*file, offset)?;
     if torn > 0 {
         log::warn!(
@@ -98,21 +86,28 @@ pub(crate) fn recover(
     // count as clean, and are not on the disk. Appending behind them would turn a lost tail into a hole. Writing the
     // same bytes again makes them dirty again; a power cut meanwhile finds old and new bytes equal.
     if let Some(&first) = last_places.front() {
+        // The header of a log is written with its first record.
+        let first = if first == LOG_HEADER_LEN as u64 { 0 } else { first };
         let mut bytes = vec![0; usize::try_from(offset - first).unwrap_or(0)];
         if read_exact_at(&*file, &mut bytes, first)? {
             file.write_at(&bytes, first)?;
         }
     }
     file.sync()?;
+    if is_spare {
+        // Not before it is durable: a log with its own name has a record.
+        log::info!(
+            "{}: {} becomes {name}; power failed before that name was durable",
+            directory.path().display(),
+            names::SPARE
+        );
+        directory.rename(names::SPARE, &name)?;
+        directory.sync()?;
+        file = directory.open(&name, Access::ReadWrite)?;
+    }
     remove_leftovers(&*directory, cursor.next_seq())?;
     let (uuid, next_seq, previous_checksum) = (cursor.uuid(), cursor.next_seq(), cursor.previous_checksum());
     Ok(LogWriter::new(directory, uuid, file, offset, next_seq, previous_checksum, holds))
-}
-
-/// A log that has records, and where they end.
-struct EndedLog {
-    first_seq: Seq,
-    end: u64,
 }
 
 /// Removes what a crash left unfinished. It is in nobody's way, so that what cannot be removed is no reason to stop.

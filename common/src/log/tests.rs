@@ -214,26 +214,3 @@ fn a_log_is_durable_before_it_has_its_name() {
     create_first_log(&(Arc::clone(&faulty) as Arc<dyn Directory>), UUID).unwrap();
     assert!(faulty.named_what_is_durable());
 }
-
-/// A run that has ended leaves no room that nobody uses; the next makes it again, and records behind what there is.
-#[test]
-fn room_that_was_given_back_is_made_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join(names::log(Seq::FIRST));
-    let full = || fs::metadata(&file).unwrap().len();
-    let mut writer = create_first_log(&directory(dir.path()), UUID).unwrap();
-    let whole = full();
-    push(&mut writer, "first");
-    writer.commit().unwrap();
-    writer.give_back_room().unwrap();
-    assert!(full() < 200, "{}", full());
-    assert_eq!(records(dir.path()), ["first"]);
-    drop(writer);
-    let mut writer = recover_all(dir.path()).unwrap();
-    assert!(full() < 200, "to be read only is no reason to make room");
-    writer.fill_ahead().unwrap();
-    assert_eq!(full(), whole);
-    push(&mut writer, "second");
-    writer.commit().unwrap();
-    assert_eq!(records(dir.path()), ["first", "second"]);
-}

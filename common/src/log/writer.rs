@@ -1,18 +1,20 @@
 //! Appending to the log.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::Spares;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::format::record::{
     PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_commit, encode_rewind, encode_snapshot,
     first_link,
 };
-use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use crate::storage::{
+    Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present,
+};
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, Seq, Timestamp};
 
@@ -48,6 +50,7 @@ pub(crate) struct LogWriter {
     /// Records of the log that is open, and their statements.
     log_holds: Holds,
     batch: Batch,
+    spares: Arc<Spares>,
 }
 
 /// What a log holds.
@@ -95,20 +98,30 @@ enum BeginsLog {
     Never,
 }
 
-/// Makes the first log of a backup, empty.
+/// Makes the first log of a backup, the only one that has its name before it has a record.
 pub(crate) fn create_first_log(directory: &Arc<dyn Directory>, uuid: Uuid) -> Result<LogWriter, StorageError> {
-    let (next_seq, previous_checksum) = (Seq::FIRST, first_link(uuid));
-    let file = create_log(&**directory, uuid, next_seq, previous_checksum, LogLimits::default())?;
-    let (offset, holds) = (LOG_HEADER_LEN as u64, Holds::default());
-    Ok(LogWriter::new(Arc::clone(directory), uuid, file, offset, next_seq, previous_checksum, holds))
+    create_first_log_within(directory, uuid, LogLimits::default())
 }
 
-/// Makes a log that has its name only once it is whole and durable.
+pub(super) fn create_first_log_within(
+    directory: &Arc<dyn Directory>,
+    uuid: Uuid,
+    limits: LogLimits,
+) -> Result<LogWriter, StorageError> {
+    let (next_seq, previous_checksum) = (Seq::FIRST, first_link(uuid));
+    let header = LogHeader { uuid, first_seq: next_seq, previous_checksum, created: Timestamp::now() };
+    let file = create_log(&**directory, next_seq, &header.encode(), limits)?;
+    let (offset, holds) = (LOG_HEADER_LEN as u64, Holds::default());
+    let mut writer = LogWriter::new(Arc::clone(directory), uuid, file, offset, next_seq, previous_checksum, holds);
+    writer.set_limits(limits);
+    Ok(writer)
+}
+
+/// Makes a log that has its name only once it is whole and durable, and begins with these bytes.
 fn create_log(
     directory: &dyn Directory,
-    uuid: Uuid,
     first_seq: Seq,
-    previous_checksum: u32,
+    start: &[u8],
     limits: LogLimits,
 ) -> Result<Box<dyn StoredFile>, StorageError> {
     let name = names::log(first_seq);
@@ -116,22 +129,12 @@ fn create_log(
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
     fill_with_zeros(&*file, 0..limits.bytes)?;
-    let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
-    file.write_at(&header.encode(), 0)?;
+    file.write_at(start, 0)?;
     file.sync()?;
     directory.rename(&temporary, &name)?;
     directory.sync()?;
     // The same file, known by the name that it has now.
     directory.open(&name, Access::ReadWrite)
-}
-
-fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    for offset in range.clone().step_by(ZEROS.len()) {
-        let len = usize::try_from(range.end - offset).unwrap_or(ZEROS.len()).min(ZEROS.len());
-        file.write_at(&ZEROS[..len], offset)?;
-    }
-    Ok(())
 }
 
 impl LogWriter {
@@ -147,35 +150,19 @@ impl LogWriter {
     ) -> Self {
         let batch = Batch { bytes: Vec::new(), records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
-        Self { directory, uuid, file, offset, next_seq, previous_checksum, health, limits, log_holds, batch }
-    }
-
-    /// Makes the log that is open as long as a new one, with zeros: the run before may have given their room back.
-    ///
-    /// # Errors
-    /// When there is no room now. Recording goes on all the same, but slower.
-    pub(crate) fn fill_ahead(&mut self) -> Result<(), StorageError> {
-        let len = self.file.read_len()?;
-        if len < self.limits.bytes {
-            fill_with_zeros(&*self.file, len..self.limits.bytes)?;
-            self.file.sync()?;
-        }
-        Ok(())
-    }
-
-    /// Gives the unused end of the log back to the disk. Whatever happens meanwhile, all that is cut off is zeros.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
-    pub(crate) fn give_back_room(&mut self) -> Result<(), AppendError> {
-        self.check_sound()?;
-        self.file.set_len(self.offset)?;
-        Ok(self.file.sync()?)
+        let spares = Arc::new(Spares::new(Arc::clone(&directory), limits.bytes));
+        Self { directory, uuid, file, offset, next_seq, previous_checksum, health, limits, log_holds, batch, spares }
     }
 
     /// Lets logs end at other limits from now on.
     pub(crate) fn set_limits(&mut self, limits: LogLimits) {
         self.limits = limits;
+        self.spares.set_bytes(limits.bytes);
+    }
+
+    /// The file of the log to come, for whoever makes it ahead.
+    pub(crate) fn spares(&self) -> &Arc<Spares> {
+        &self.spares
     }
 
     /// Seq of the next record of the batch.
@@ -267,14 +254,16 @@ impl LogWriter {
         self.file.check_in_place()?;
         let mut start = 0;
         for record in std::mem::take(&mut self.batch.records) {
-            if self.rolls_before(&record, (record.end - start) as u64) {
-                self.file = create_log(&*self.directory, self.uuid, record.seq, record.previous_checksum, self.limits)?;
+            let len = (record.end - start) as u64;
+            if self.rolls_before(&record, len) {
+                self.begin_log(&record, start)?;
                 self.offset = LOG_HEADER_LEN as u64;
                 self.log_holds = Holds::default();
+            } else {
+                self.file.write_at(&self.batch.bytes[start..record.end], self.offset)?;
+                self.file.sync()?;
             }
-            self.file.write_at(&self.batch.bytes[start..record.end], self.offset)?;
-            self.file.sync()?;
-            self.offset += (record.end - start) as u64;
+            self.offset += len;
             self.log_holds.records += 1;
             self.log_holds.statements += record.statements;
             start = record.end;
@@ -282,8 +271,38 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Whether a record goes to a new log. The old one is whole and durable then; a crash before the new one has its name
-    /// changes nothing, and one that leaves it empty is undone by recovery.
+    /// Goes on in a new log, which begins with the record of the batch at `start`. Header and record are one write, so
+    /// that no log is without a record.
+    ///
+    /// Power may fail at any point. Before the sync the spare holds nothing, remains, or the whole record, and nothing was
+    /// acknowledged. From the sync on the record is found under the name that the file has then, whichever it is: that of
+    /// the spare is durable, and the new one only takes its place. What follows in this log is found with it. No other log
+    /// is begun before the new name is durable: that is settled before the next spare is made or, without one, when a log
+    /// is made here.
+    fn begin_log(&mut self, record: &Encoded, start: usize) -> Result<(), StorageError> {
+        let (uuid, first_seq, previous_checksum) = (self.uuid, record.seq, record.previous_checksum);
+        let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
+        let bytes = [&header.encode(), &self.batch.bytes[start..record.end]].concat();
+        if let Some(spare) = self.spares.take() {
+            if spare.check_in_place().is_ok() {
+                let name = names::log(first_seq);
+                spare.write_at(&bytes, 0)?;
+                spare.sync()?;
+                self.directory.rename(names::SPARE, &name)?;
+                // The same file, known by the name that it has now.
+                self.file = self.directory.open(&name, Access::ReadWrite)?;
+                self.spares.named();
+                return Ok(());
+            }
+            self.spares.lost();
+        }
+        self.spares.make_name_durable()?;
+        self.file = create_log(&*self.directory, first_seq, &bytes, self.limits)?;
+        self.spares.try_again();
+        Ok(())
+    }
+
+    /// Whether a record goes to a new log. The old one is whole and durable then.
     fn rolls_before(&self, record: &Encoded, len: u64) -> bool {
         let statements = self.log_holds.statements + record.statements;
         let full = self.offset + len > self.limits.bytes || statements > self.limits.statements;
@@ -293,6 +312,12 @@ impl LogWriter {
             BeginsLog::WhenFull => full,
             BeginsLog::Never => false,
         }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.spares.stop();
     }
 }
 

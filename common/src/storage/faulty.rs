@@ -152,11 +152,6 @@ impl StoredFile for FaultyFile {
         self.file.write_at(bytes, offset)
     }
 
-    fn set_len(&self, len: u64) -> Result<(), StorageError> {
-        self.calls.check(StorageOp::Write, self.path())?;
-        self.file.set_len(len)
-    }
-
     fn sync(&self) -> Result<(), StorageError> {
         self.calls.check(StorageOp::Sync, self.path())?;
         self.file.sync()

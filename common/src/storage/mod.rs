@@ -5,10 +5,13 @@
 
 #[cfg(test)]
 pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod power_cut;
 mod real;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use real::RealDirectory;
@@ -163,12 +166,6 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// When the operating system refuses; any part may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError>;
 
-    /// Cuts the file to a length, or extends it with zeros. Durable only after a sync.
-    ///
-    /// # Errors
-    /// When the operating system refuses; the length is one or the other.
-    fn set_len(&self, len: u64) -> Result<(), StorageError>;
-
     /// Makes contents and length durable (fdatasync).
     ///
     /// # Errors
@@ -193,6 +190,16 @@ pub(crate) fn replace_file(directory: &dyn Directory, name: &str, bytes: &[u8]) 
     file.sync()?;
     directory.rename(&temporary, name)?;
     directory.sync()
+}
+
+/// Writes zeros to a stretch of a file.
+pub(crate) fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    for offset in range.clone().step_by(ZEROS.len()) {
+        let len = usize::try_from(range.end - offset).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        file.write_at(&ZEROS[..len], offset)?;
+    }
+    Ok(())
 }
 
 /// Removes a file; one that is not there is as good as removed.

@@ -29,10 +29,11 @@ impl RealDirectory {
         let fail = |source| StorageError { op, path: path.clone(), offset: None, source };
         // NOFOLLOW: a link must not lead out of the directory. NONBLOCK: opening a FIFO must not wait for a writer.
         let file = options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).map_err(fail)?;
-        if !file.metadata().map_err(fail)?.is_file() {
+        let metadata = file.metadata().map_err(fail)?;
+        if !metadata.is_file() {
             return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
-        Ok(RealFile { file, path })
+        Ok(RealFile { file, path, identity: identity(&metadata) })
     }
 
     fn error(&self, op: StorageOp, name: &str, source: io::Error) -> StorageError {
@@ -102,6 +103,14 @@ impl Directory for RealDirectory {
 struct RealFile {
     file: File,
     path: PathBuf,
+    identity: Identity,
+}
+
+/// What tells a file from all others that there are: device and inode.
+type Identity = (u64, u64);
+
+fn identity(metadata: &fs::Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
 }
 
 impl RealFile {
@@ -121,9 +130,9 @@ impl StoredFile for RealFile {
 
     fn check_in_place(&self) -> Result<(), StorageError> {
         let fail = |source| self.error(StorageOp::Open, None, source);
-        let open = self.file.metadata().map_err(fail)?;
         match fs::symlink_metadata(&self.path) {
-            Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => Ok(()),
+            // While it is open no other file gets its inode.
+            Ok(named) if identity(&named) == self.identity => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
             _ => Err(fail(io::Error::new(io::ErrorKind::NotFound, "it was moved or deleted while it was recorded to"))),
         }
@@ -144,10 +153,6 @@ impl StoredFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         self.file.write_all_at(bytes, offset).map_err(|e| self.error(StorageOp::Write, Some(offset), e))
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), StorageError> {
-        self.file.set_len(len).map_err(|e| self.error(StorageOp::Write, Some(len), e))
     }
 
     fn sync(&self) -> Result<(), StorageError> {

@@ -75,7 +75,7 @@ struct Sizes {
     changes: usize,
     versions: usize,
     sql_bytes: u64,
-    /// All files, as they are when a run has ended.
+    /// All files, as they are when a run has ended, without the unused end of the newest log.
     backup_bytes: u64,
     /// Those of them that are the snapshot of the database at the beginning.
     snapshot_bytes: u64,
@@ -195,10 +195,10 @@ fn sizes(backup: &Path) -> anyhow::Result<Sizes> {
         Sizes { changes: 0, versions: 0, sql_bytes: 0, backup_bytes: 0, snapshot_bytes: 0, segment_bytes: 0 };
     for entry in fs::read_dir(backup)? {
         let entry = entry?;
-        let length = entry.metadata()?.len();
-        sizes.backup_bytes += length;
         let name = entry.file_name();
         let is_kind = |kind: &str| name.as_encoded_bytes().starts_with(kind.as_bytes());
+        let length = if is_kind("log-") { used_bytes(&entry.path())? } else { entry.metadata()?.len() };
+        sizes.backup_bytes += length;
         if is_kind("snapshot-") {
             sizes.snapshot_bytes += length;
         } else if is_kind("segment-") {
@@ -206,6 +206,12 @@ fn sizes(backup: &Path) -> anyhow::Result<Sizes> {
         }
     }
     Ok(sizes)
+}
+
+/// Bytes of a log without the zeros behind its last record.
+fn used_bytes(log: &Path) -> anyhow::Result<u64> {
+    let bytes = fs::read(log)?;
+    Ok(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1))
 }
 
 fn tables(report: &Report) -> String {

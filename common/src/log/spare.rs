@@ -1,0 +1,139 @@
+//! What is found under the name of the spare: nothing, zeros, or a log whose new name a power cut has undone.
+
+use std::io;
+
+use uuid::Uuid;
+
+use super::cursor::CHUNK;
+use super::tail::intact_record_after;
+use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
+use crate::format::record::{Parsed, parse};
+use crate::format::{Damage, names};
+use crate::storage::{Access, Directory, StorageError, StoredFile, read_exact_at};
+use crate::{ReadError, Seq};
+
+/// The spare, and what it says of itself: nothing where there are zeros, or the remains of a torn write.
+struct Spare {
+    file: Box<dyn StoredFile>,
+    header: Option<LogHeader>,
+}
+
+/// What the next log must begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    pub(super) uuid: Uuid,
+    pub(super) next_seq: Seq,
+    pub(super) previous_checksum: u32,
+}
+
+/// Opens the log that begins with this record, under whichever name it has.
+///
+/// A log gets its name when its first record is durable already, and the name is made durable later. Power that fails in
+/// between leaves the log under the name of the spare.
+///
+/// # Errors
+/// Not found, in the name of the log, when there is none.
+pub(crate) fn open_log(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    first_seq: Seq,
+) -> Result<Box<dyn StoredFile>, ReadError> {
+    let named = || directory.open(&names::log(first_seq), Access::Read);
+    match named() {
+        Err(error) if error.is_not_found() => {}
+        opened => return Ok(opened?),
+    }
+    match open_spare(directory)? {
+        Some(Spare { file, header: Some(header) }) if header.uuid == uuid && header.first_seq == first_seq => Ok(file),
+        // It may have got its name after the first look and before the second; then it has it now.
+        _ => Ok(named()?),
+    }
+}
+
+/// Opens the spare if it continues the log: its header does, and its first record is whole.
+pub(super) fn open_continuing(directory: &dyn Directory, link: Link) -> Result<Option<Box<dyn StoredFile>>, ReadError> {
+    let Some(Spare { file, header: Some(header) }) = open_spare(directory)? else { return Ok(None) };
+    if header.uuid != link.uuid {
+        return Err(ReadError::damaged(file.path(), 0, Damage::Foreign));
+    }
+    // Ahead: the reader has not come to its end yet, or records are missing. Behind: a copy of what was read already.
+    if header.first_seq != link.next_seq {
+        return Ok(None);
+    }
+    check_continues(&*file, &header, link)?;
+    Ok(first_record_is_whole(&*file, link)?.then_some(file))
+}
+
+/// Whether the spare begins with a record that comes after `next_seq`: those between them are missing.
+pub(super) fn is_ahead(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<bool, ReadError> {
+    let spare = open_spare(directory)?;
+    Ok(spare.and_then(|spare| spare.header).is_some_and(|header| header.uuid == uuid && header.first_seq > next_seq))
+}
+
+/// Removes a spare that does not continue the log, for the next one is made anew. To be called when everything that is
+/// recorded has been read.
+///
+/// There may be zeros in it, or the remains of a record that was being written and never acknowledged; then it holds no
+/// record that is not in the logs. One that does was acknowledged, and what leads to it is gone: that is damage.
+pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<(), ReadError> {
+    let Some(Spare { file, header }) = open_spare(directory)? else { return Ok(()) };
+    let damaged = |damage| Err(ReadError::damaged(file.path(), 0, damage));
+    if header.as_ref().is_some_and(|header| header.uuid != uuid) {
+        return damaged(Damage::Foreign);
+    }
+    // A header alone tells, too: it is written when all records before its own are durable.
+    let ahead = header.is_some_and(|header| header.first_seq > next_seq);
+    if ahead || intact_record_after(&*file, uuid, 0, next_seq)?.is_some() {
+        return damaged(Damage::Missing { expected: next_seq });
+    }
+    log::debug!("{}: removing what was made ahead and not used", file.path().display());
+    directory.remove(names::SPARE)?;
+    Ok(directory.sync()?)
+}
+
+/// Whether a log with this header continues what was read.
+pub(super) fn check_continues(file: &dyn StoredFile, header: &LogHeader, link: Link) -> Result<(), ReadError> {
+    if header.first_seq == link.next_seq && header.previous_checksum == link.previous_checksum {
+        return Ok(());
+    }
+    Err(ReadError::damaged(file.path(), 0, Damage::Contradiction("it does not continue the log before it")))
+}
+
+fn open_spare(directory: &dyn Directory) -> Result<Option<Spare>, ReadError> {
+    let Some(file) = found(directory.open(names::SPARE, Access::Read))? else { return Ok(None) };
+    let mut bytes = [0; LOG_HEADER_LEN];
+    if !read_exact_at(&*file, &mut bytes, 0)? {
+        return Ok(Some(Spare { file, header: None }));
+    }
+    match LogHeader::decode(&bytes) {
+        Ok(header) => Ok(Some(Spare { file, header: Some(header) })),
+        Err(damage) if damage.is_too_new() => Err(ReadError::damaged(file.path(), 0, damage)),
+        Err(_) => Ok(Some(Spare { file, header: None })),
+    }
+}
+
+/// What is not a file is nobody's log.
+fn found(opened: Result<Box<dyn StoredFile>, StorageError>) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.is_not_found() || error.source.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn first_record_is_whole(file: &dyn StoredFile, link: Link) -> Result<bool, ReadError> {
+    let offset = LOG_HEADER_LEN as u64;
+    let mut bytes = vec![0; CHUNK];
+    loop {
+        let read = file.read_at(&mut bytes, offset)?;
+        match parse(link.uuid, &bytes[..read]) {
+            Ok(Parsed::Record { record, .. }) => {
+                let header = &record.header;
+                return Ok(header.seq == link.next_seq && header.previous_checksum == link.previous_checksum);
+            }
+            Ok(Parsed::Short { wanted }) if read == bytes.len() && wanted > read => bytes.resize(wanted, 0),
+            Ok(Parsed::NotUnderstood(damage)) => return Err(ReadError::damaged(file.path(), offset, damage)),
+            Ok(Parsed::Short { .. } | Parsed::Unused) | Err(_) => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Going on in a spare: what any failing call and any power cut leave of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::made_ahead::Made;
+use super::writer::create_first_log_within;
+use super::{LogCursor, LogWriter, RecoverError, recover};
+use crate::format::names;
+use crate::format::record::{Body, RunStart};
+use crate::storage::faulty::FaultyDirectory;
+use crate::storage::power_cut::JournaledDirectory;
+use crate::storage::{Directory, RealDirectory};
+use crate::version_rules::Bump;
+use crate::{DataVersion, LogLimits, ReadError, Seq, Timestamp};
+
+const UUID: Uuid = Uuid::from_u128(7);
+
+/// Three or four records of [`text`] in a log.
+const LIMITS: LogLimits = LogLimits { bytes: 4096, statements: 12_000 };
+
+fn real(path: &Path) -> Arc<dyn Directory> {
+    Arc::new(RealDirectory::new(path))
+}
+
+/// A log with a record that is never lost, made before the directory underneath may fail.
+fn first_log(path: &Path) {
+    let mut writer = create_first_log_within(&real(path), UUID, LIMITS).unwrap();
+    push(&mut writer, "0");
+    writer.commit().unwrap();
+}
+
+fn recover_in(directory: Arc<dyn Directory>) -> Result<LogWriter, RecoverError> {
+    let mut writer = recover(LogCursor::new(directory, UUID), &mut |_, _| Ok(()))?;
+    writer.set_limits(LIMITS);
+    Ok(writer)
+}
+
+fn push(writer: &mut LogWriter, number: &str) {
+    let now = Timestamp::from_micros(1).unwrap();
+    // Text that is different everywhere, so that a half is not taken for a whole.
+    let text = format!("{number} ").repeat(1200 / (number.len() + 1));
+    writer.push_change(DataVersion::new(1), now, RunStart::Later, Bump::Present, &[text]).unwrap();
+}
+
+fn read_with(cursor: &mut LogCursor) -> Result<Vec<String>, ReadError> {
+    let mut found = Vec::new();
+    cursor.read_new(&mut |record, _| {
+        found.push(match &record.body {
+            Body::Change { statements, .. } => statements[0].split(' ').next().unwrap().to_owned(),
+            _ => "rewind".to_owned(),
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The numbers of the records there are.
+fn read(path: &Path) -> Result<Vec<String>, ReadError> {
+    read_with(&mut LogCursor::new(real(path), UUID))
+}
+
+fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(path)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+/// When the thread that makes spares gets its turn: before these records.
+type Turns = &'static [u32];
+
+/// With a spare for every log; with the name of a log not durable for long; with no turn before the log after next.
+const SCHEDULES: [Turns; 4] = [&[1, 4, 7, 10], &[2, 6, 9], &[2], &[3, 4]];
+
+/// Records, stopping at the first failure. Returns how many were acknowledged.
+fn run(writer: &mut LogWriter, turns: Turns, acknowledged: &mut dyn FnMut(&str)) -> u32 {
+    for number in 1..12 {
+        if turns.contains(&number) && writer.spares().make().is_err() {
+            // It says so in the log, and recording goes on.
+        }
+        if number == 5 {
+            writer.push_rewind(DataVersion::new(0), Timestamp::from_micros(1).unwrap(), writer.next_seq());
+        }
+        push(writer, &number.to_string());
+        if writer.commit().is_err() {
+            return number - 1;
+        }
+        acknowledged(&number.to_string());
+    }
+    11
+}
+
+fn without_rewinds(mut records: Vec<String>) -> Vec<String> {
+    records.retain(|record| record != "rewind");
+    records
+}
+
+/// Everything acknowledged is there, in order, and at most the batch behind it; goes on from there and rolls again.
+fn check(path: &Path, acknowledged: usize, what: &str) {
+    let seen = read(path).unwrap_or_else(|error| panic!("{what}: a reader sees {error}"));
+    let changes = without_rewinds(seen.clone());
+    let expected: Vec<String> = (0..changes.len()).map(|number| number.to_string()).collect();
+    assert_eq!(changes, expected, "{what}");
+    let surplus = changes.len().checked_sub(1 + acknowledged);
+    assert!(surplus.is_some_and(|surplus| surplus <= 1), "{what}: {acknowledged} acknowledged, {changes:?} there");
+    recover_in(real(path)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let once = files(path);
+    assert!(!once.contains_key(names::SPARE), "{what}: a spare is left");
+    assert_eq!(read(path).unwrap(), seen, "{what}: recovery changed what a reader sees");
+    let mut writer = recover_in(real(path)).unwrap();
+    assert!(files(path) == once, "{what}: recovering twice differs from once");
+    let mut all = seen;
+    for number in 100..108 {
+        if number == 103 {
+            assert_eq!(writer.spares().make().unwrap(), Made::Spare, "{what}");
+        }
+        push(&mut writer, &number.to_string());
+        writer.commit().unwrap();
+        all.push(number.to_string());
+    }
+    assert_eq!(read(path).unwrap(), all, "{what}");
+}
+
+#[test]
+fn a_power_cut_at_any_moment_leaves_what_was_acknowledged() {
+    let mut undone = 0;
+    for turns in SCHEDULES {
+        let dir = tempfile::tempdir().unwrap();
+        first_log(dir.path());
+        let journaled = Arc::new(JournaledDirectory::new(dir.path()));
+        let mut writer = recover_in(Arc::clone(&journaled) as _).unwrap();
+        assert_eq!(run(&mut writer, turns, &mut |what| journaled.acknowledge(what)), 11);
+        for cut in journaled.power_cuts() {
+            let left = tempfile::tempdir().unwrap();
+            let acknowledged = journaled.leave(cut, left.path()).len();
+            let is_undone = |(name, bytes): (String, Vec<u8>)| name == names::SPARE && bytes.starts_with(b"BKPFSLOG");
+            undone += usize::from(acknowledged > 0 && files(left.path()).into_iter().any(is_undone));
+            check(left.path(), acknowledged, &format!("turns {turns:?}, {cut:?}"));
+        }
+    }
+    assert!(undone > 50, "{undone}: hardly any power cut undoes a name");
+}
+
+#[test]
+fn whichever_call_fails_nothing_acknowledged_is_lost() {
+    for turns in SCHEDULES {
+        let mut nth = 0;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            first_log(dir.path());
+            let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+            let mut writer = recover_in(Arc::clone(&faulty) as _).unwrap();
+            let before = faulty.calls();
+            faulty.fail_nth(nth);
+            let acknowledged = run(&mut writer, turns, &mut |_| {});
+            let calls = faulty.calls() - before;
+            if acknowledged < 11 {
+                push(&mut writer, "again");
+                assert!(writer.commit().is_err(), "call {nth}: a writer that failed goes on");
+            }
+            drop(writer);
+            check(dir.path(), acknowledged as usize, &format!("turns {turns:?}, call {nth}"));
+            nth += 1;
+            if nth > calls {
+                assert!(nth > 30, "{nth} calls: the script no longer rolls");
+                break;
+            }
+        }
+    }
+}
+
+/// A reader that is there all the time, and one that comes after the name was undone, see every record when it is durable.
+#[test]
+fn a_reader_follows_from_log_to_log_through_the_spare() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let mut follower = LogCursor::new(real(dir.path()), UUID);
+    let mut followed = read_with(&mut follower).unwrap();
+    let mut writer = recover_in(real(dir.path())).unwrap();
+    for number in 1..20 {
+        writer.spares().make().unwrap();
+        push(&mut writer, &number.to_string());
+        writer.commit().unwrap();
+        let newest = files(dir.path()).into_keys().filter(|name| name.starts_with("log-")).next_back().unwrap();
+        let (named, spare) = (dir.path().join(&newest), dir.path().join(names::SPARE));
+        // Every other time it looks before the log has its name.
+        if number % 2 == 0 && fs::read(&spare).is_ok_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
+            let aside = dir.path().join("aside");
+            fs::rename(&spare, &aside).unwrap();
+            fs::rename(&named, &spare).unwrap();
+            followed.extend(read_with(&mut follower).unwrap());
+            assert_eq!(read(dir.path()).unwrap(), followed);
+            fs::rename(&spare, &named).unwrap();
+            fs::rename(&aside, &spare).unwrap();
+        }
+        followed.extend(read_with(&mut follower).unwrap());
+        assert_eq!(followed.len(), number + 1);
+        assert_eq!(read(dir.path()).unwrap(), followed);
+    }
+}
+
+/// The machine of the recorder crashed between a write, which this reader has seen, and its sync.
+#[test]
+fn a_reader_that_saw_what_was_not_durable_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let mut writer = recover_in(real(dir.path())).unwrap();
+    while files(dir.path()).len() < 2 {
+        push(&mut writer, "1");
+        writer.commit().unwrap();
+    }
+    drop(writer);
+    let newest = files(dir.path()).into_keys().next_back().unwrap();
+    fs::rename(dir.path().join(&newest), dir.path().join(names::SPARE)).unwrap();
+    let mut follower = LogCursor::new(real(dir.path()), UUID);
+    let seen = read_with(&mut follower).unwrap();
+    fs::write(dir.path().join(names::SPARE), vec![0; 4096]).unwrap();
+    let mut writer = recover_in(real(dir.path())).unwrap();
+    read_with(&mut follower).expect_err("stands in a log that is gone");
+    assert_eq!(read(dir.path()).unwrap().len(), seen.len() - 1);
+    push(&mut writer, "another");
+    writer.commit().unwrap();
+    assert_eq!(read(dir.path()).unwrap().last().unwrap(), "another");
+}
+
+/// What no crash leaves behind is damage, and stays as it is.
+#[test]
+fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let mut writer = recover_in(real(dir.path())).unwrap();
+    assert_eq!(run(&mut writer, &[], &mut |_| {}), 11);
+    drop(writer);
+    let all = files(dir.path());
+    let logs: Vec<&String> = all.keys().collect();
+    let (newest, before) = (logs[logs.len() - 1], logs[logs.len() - 2]);
+    fs::rename(dir.path().join(newest), dir.path().join(names::SPARE)).unwrap();
+    let spare = &all[newest];
+    let mut headless = spare.clone();
+    headless[..64].fill(0);
+    let foreign = {
+        let other = tempfile::tempdir().unwrap();
+        drop(create_first_log_within(&real(other.path()), Uuid::from_u128(8), LIMITS).unwrap());
+        fs::read(other.path().join(names::log(Seq::FIRST))).unwrap()
+    };
+    let last_record_lost = {
+        let mut bytes = all[before].clone();
+        let last = bytes.windows(4).rposition(|tag| tag == b"BREC").unwrap();
+        bytes[last..].fill(0);
+        bytes
+    };
+    let rows: [(&str, &Vec<u8>, &Vec<u8>); 3] = [
+        ("its header is lost, its records are not", &headless, &all[before]),
+        ("the record before it is lost", spare, &last_record_lost),
+        ("it is of another backup", &foreign, &all[before]),
+    ];
+    for (what, spare, before_bytes) in rows {
+        fs::write(dir.path().join(names::SPARE), spare).unwrap();
+        fs::write(dir.path().join(before), before_bytes).unwrap();
+        let untouched = files(dir.path());
+        recover_in(real(dir.path())).map(|_| ()).expect_err(what);
+        assert!(files(dir.path()) == untouched, "{what}: something was changed");
+    }
+    // A copy of the newest log, made before that got its name: everything in it is in the log, too.
+    fs::write(dir.path().join(before), &all[before]).unwrap();
+    fs::write(dir.path().join(newest), &all[newest]).unwrap();
+    fs::write(dir.path().join(names::SPARE), &all[newest][..2048]).unwrap();
+    recover_in(real(dir.path())).unwrap();
+    assert!(files(dir.path()) == all);
+}
+
+/// What was made ahead is used: the record that begins a log is one write, one sync and one rename.
+#[test]
+fn going_on_in_a_spare_is_one_write_one_sync_and_a_rename() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+    let mut writer = recover_in(Arc::clone(&faulty) as _).unwrap();
+    let mut calls = Vec::new();
+    for number in 1..9 {
+        writer.spares().make().unwrap();
+        push(&mut writer, &number.to_string());
+        let before = faulty.calls();
+        writer.commit().unwrap();
+        calls.push(faulty.calls() - before);
+    }
+    assert!(calls.iter().all(|&calls| calls == 2 || calls == 3), "{calls:?}");
+    assert!(calls.contains(&3), "{calls:?}: never went on in another log");
+}
+
+/// The thread does what the tests above do in its place.
+#[test]
+fn a_thread_makes_spares_until_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let mut writer = recover_in(real(dir.path())).unwrap();
+    let held = Arc::new(());
+    writer.spares().keep_ready(Arc::clone(&held)).unwrap();
+    let spare = dir.path().join(names::SPARE);
+    let is_there = || fs::metadata(&spare).is_ok_and(|metadata| metadata.len() == LIMITS.bytes);
+    let wait = || {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !is_there() {
+            assert!(std::time::Instant::now() < deadline, "no spare was made");
+            std::thread::yield_now();
+        }
+    };
+    for number in 1..9 {
+        wait();
+        push(&mut writer, &number.to_string());
+        writer.commit().unwrap();
+    }
+    wait();
+    assert_eq!(read(dir.path()).unwrap().len(), 9);
+    while Arc::strong_count(&held) > 1 {
+        writer.spares().give_back().unwrap();
+    }
+    assert!(!spare.exists(), "it takes room that nobody uses");
+}
