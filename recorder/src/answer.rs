@@ -28,6 +28,9 @@ pub trait Record {
     /// When it is not, and `lightningd` must not commit it.
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
 
+    /// The answer to the write that was recorded last is sent: now is the time for what nobody waits for.
+    fn answered(&mut self);
+
     /// The run has ended: no write will come any more.
     fn end(&mut self);
 }
@@ -121,7 +124,9 @@ impl<R: Record> Answering<R> {
             Ok(write) => match self.recording.record(&write, received_at) {
                 Ok(()) => {
                     reply::write_continue(&mut self.reply, id);
-                    self.outgoing.send(&self.reply)
+                    let sent = self.outgoing.send(&self.reply);
+                    self.recording.answered();
+                    sent
                 }
                 Err(refusal) => self.refuse_write(id, Code::NotRecorded, &refusal.0),
             },
@@ -179,6 +184,7 @@ impl<R: Record> Answering<R> {
     /// Logs before it answers: after the answer `lightningd` is gone.
     fn refuse(&mut self, id: Option<&str>, code: Code, text: String) -> io::Result<()> {
         log::error!("{text}");
+        log::logger().flush();
         self.error(id, code, &text)?;
         self.status.problem(text);
         Ok(())

@@ -20,7 +20,7 @@
 //! | [`answer`] | what is done about each message |
 //! | [`outgoing`] | whole messages to standard output |
 //! | [`plugin`] | what `cln-plugin` does |
-//! | [`lightningd_log`] | log records to `lightningd` |
+//! | [`lightningd_log`] | log records to `lightningd`, behind the answers |
 //! | [`recording`] | the backup that writes go to, opened when first needed |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`status`] | `backup-status` |

@@ -3,29 +3,70 @@
 //! `cln-plugin` brings a logger too, but that one starts and ends with its runtime: it knows nothing of the writes before
 //! the handshake, and once the runtime is gone it panics in whoever logs, which here would be the thread that answers
 //! `db_write`. So `cln-plugin`'s own logger is off, and what it logs comes this way as well.
+//!
+//! Answers and log lines go through one pipe, and an answer must never wait for a line. So whoever logs leaves the line in
+//! a queue; a thread passes them on, each only when the pipe has room for it and for many answers. When `lightningd` reads
+//! too slowly, the queue is full some time: further lines are dropped, and counted.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
 
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, SMALL_BYTES_MAX, Sent};
 
 /// The variable that sets how much is logged (`off`, `error`, `warn`, `info`, `debug`): the one all plugins built on
 /// `cln-plugin` look at. `info` without it.
 pub const LEVEL_VARIABLE: &str = "CLN_PLUGIN_LOG";
 
+/// Lines that wait at most.
+const LINES_MAX: usize = 256;
+
+/// The pause before the pipe is looked at again when it was too full.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// How long [`flush`](Log::flush) waits: `lightningd` may have stopped reading.
+const FLUSHED_WITHIN: Duration = Duration::from_millis(100);
+
 /// Sends log records to `lightningd`.
 #[derive(Debug)]
 pub struct LightningdLog {
-    outgoing: Arc<Outgoing>,
+    queue: Arc<Queue>,
     level: LevelFilter,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The first one stays until it is sent.
+    lines: VecDeque<Vec<u8>>,
+    dropped: u64,
+    /// Nobody listens any more.
+    ended: bool,
 }
 
 impl LightningdLog {
     /// A logger with the level that the environment asks for.
-    pub fn from_env(outgoing: Arc<Outgoing>) -> Self {
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn from_env(outgoing: Arc<Outgoing>) -> io::Result<Self> {
         let wanted = std::env::var(LEVEL_VARIABLE).ok().and_then(|level| level.parse().ok());
-        Self { outgoing, level: wanted.unwrap_or(LevelFilter::Info) }
+        Self::start(outgoing, wanted.unwrap_or(LevelFilter::Info))
+    }
+
+    fn start(outgoing: Arc<Outgoing>, level: LevelFilter) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let passed_on = Arc::clone(&queue);
+        thread::Builder::new().name("log".to_owned()).spawn(move || passed_on.pass_on(&outgoing))?;
+        Ok(Self { queue, level })
     }
 
     /// Makes it the logger of this process.
@@ -45,39 +86,122 @@ impl Log for LightningdLog {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            // When lightningd is gone nobody is left to tell; the reader notices by itself.
-            let _ = self.outgoing.send(&notification(record));
+            self.queue.add(notification(record.level(), &record.args().to_string()));
         }
     }
 
-    fn flush(&self) {}
+    /// Waits until the lines so far are sent, but not for long.
+    fn flush(&self) {
+        let unsent = |waiting: &mut Waiting| !waiting.lines.is_empty() && !waiting.ended;
+        drop(self.queue.changed.wait_timeout_while(self.queue.waiting(), FLUSHED_WITHIN, unsent));
+    }
 }
 
-fn notification(record: &Record<'_>) -> Vec<u8> {
-    let level = match record.level() {
+impl Drop for LightningdLog {
+    fn drop(&mut self) {
+        self.flush();
+        self.queue.waiting().ended = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn add(&self, line: Vec<u8>) {
+        let mut waiting = self.waiting();
+        if waiting.ended {
+            return;
+        }
+        if waiting.lines.len() < LINES_MAX {
+            waiting.lines.push_back(line);
+            self.changed.notify_all();
+        } else {
+            waiting.dropped += 1;
+        }
+    }
+
+    /// Sends the lines as they come, until nobody listens.
+    fn pass_on(&self, outgoing: &Outgoing) {
+        loop {
+            let none = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.ended;
+            let waiting = self.changed.wait_while(self.waiting(), none).unwrap_or_else(PoisonError::into_inner);
+            let Some(line) = waiting.lines.front().filter(|_| !waiting.ended).cloned() else { return };
+            drop(waiting);
+            match outgoing.send_if_room(&line) {
+                Ok(Sent::All) => self.is_sent(),
+                Ok(Sent::Nothing) => thread::sleep(LOOK_AGAIN_AFTER),
+                // When lightningd is gone nobody is left to tell; the reader notices by itself.
+                Err(_gone) => self.waiting().ended = true,
+            }
+        }
+    }
+
+    fn is_sent(&self) {
+        let mut waiting = self.waiting();
+        waiting.lines.pop_front();
+        let dropped = std::mem::take(&mut waiting.dropped);
+        if dropped > 0 {
+            let text = format!("{dropped} log lines were dropped about here, for lightningd read them too slowly");
+            waiting.lines.push_back(notification(Level::Warn, &text));
+        }
+        self.changed.notify_all();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A line is cut where it is too long to be sent without waiting.
+fn notification(level: Level, text: &str) -> Vec<u8> {
+    let level = match level {
         Level::Error => "error",
         Level::Warn => "warn",
         Level::Info => "info",
         // Older releases of lightningd know nothing below debug and drop a plugin for it.
         Level::Debug | Level::Trace => "debug",
     };
-    let text = serde_json::Value::String(record.args().to_string());
-    format!("{{\"jsonrpc\":\"2.0\",\"method\":\"log\",\"params\":{{\"level\":\"{level}\",\"message\":{text}}}}}\n\n")
-        .into_bytes()
+    let encode = |text: &str| {
+        let text = serde_json::Value::String(text.to_owned());
+        format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"log\",\"params\":{{\"level\":\"{level}\",\"message\":{text}}}}}\n\n"
+        )
+    };
+    let mut kept = text.len();
+    let mut line = encode(text);
+    while line.len() > SMALL_BYTES_MAX {
+        // JSON takes up to six bytes for one: every step takes off what is too much, or less.
+        kept = kept.saturating_sub((line.len() - SMALL_BYTES_MAX).div_ceil(6));
+        while !text.is_char_boundary(kept) {
+            kept -= 1;
+        }
+        line = encode(&format!("{} …", &text[..kept]));
+    }
+    line.into_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{self, Read as _};
+    use std::io::{PipeReader, Read as _};
+    use std::sync::mpsc::channel;
+
+    fn logger(level: LevelFilter) -> (PipeReader, Arc<Outgoing>, LightningdLog) {
+        let (reader, writer) = io::pipe().unwrap();
+        let outgoing = Arc::new(Outgoing::new(writer));
+        let logger = LightningdLog::start(Arc::clone(&outgoing), level).unwrap();
+        (reader, outgoing, logger)
+    }
+
+    fn say(logger: &LightningdLog, level: Level, text: &str) {
+        logger.log(&Record::builder().level(level).args(format_args!("{text}")).build());
+    }
 
     #[test]
     fn a_record_is_one_notification_and_lower_levels_are_dropped() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let logger = LightningdLog { outgoing: Arc::new(Outgoing::new(writer)), level: LevelFilter::Warn };
-        logger.log(&Record::builder().level(Level::Error).args(format_args!("disk\n\n\"full\"")).build());
-        logger.log(&Record::builder().level(Level::Info).args(format_args!("not this")).build());
-        drop(logger);
+        let (mut reader, outgoing, logger) = logger(LevelFilter::Warn);
+        say(&logger, Level::Error, "disk\n\n\"full\"");
+        say(&logger, Level::Info, "not this");
+        drop((logger, outgoing));
         let mut sent = String::new();
         reader.read_to_string(&mut sent).unwrap();
         assert_eq!(
@@ -85,5 +209,60 @@ mod tests {
             "{\"jsonrpc\":\"2.0\",\"method\":\"log\",\
              \"params\":{\"level\":\"error\",\"message\":\"disk\\n\\n\\\"full\\\"\"}}\n\n"
         );
+    }
+
+    #[test]
+    fn a_line_of_any_length_and_content_is_one_small_message() {
+        for text in ["x".repeat(100_000), "\u{1}".repeat(4000), "\u{1f980}".repeat(1500), "short".to_owned()] {
+            let line = notification(Level::Info, &text);
+            assert!(line.len() <= SMALL_BYTES_MAX, "{} bytes", line.len());
+            let message: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            let kept = message["params"]["message"].as_str().unwrap().trim_end_matches(" …");
+            assert!(text.starts_with(kept), "{kept}");
+            assert!(kept.len() == text.len() || line.len() > SMALL_BYTES_MAX - 600, "{} bytes kept", kept.len());
+        }
+    }
+
+    /// `lightningd` reads nothing, and somebody logs without end: answers still get into the pipe at once.
+    #[test]
+    fn no_answer_waits_for_log_lines_that_nobody_reads() {
+        const ANSWERS: usize = 200;
+        let (mut reader, outgoing, logger) = logger(LevelFilter::Info);
+        let (answered, all_answered) = channel();
+        for length in [10, 3000] {
+            for _ in 0..2 * LINES_MAX {
+                say(&logger, Level::Info, &"x".repeat(length));
+            }
+        }
+        logger.flush();
+        let sender = Arc::clone(&outgoing);
+        thread::spawn(move || {
+            for _ in 0..ANSWERS {
+                sender.send(b"{\"result\":{\"result\":\"continue\"}}\n\n").unwrap();
+            }
+            answered.send(()).unwrap();
+        });
+        all_answered.recv_timeout(Duration::from_secs(20)).expect("an answer waits for lightningd to read the log");
+        // Once it reads, everything is there, whole, and what is not is counted.
+        let reading = thread::spawn(move || {
+            let mut sent = String::new();
+            reader.read_to_string(&mut sent).unwrap();
+            sent
+        });
+        while !logger.queue.waiting().lines.is_empty() {
+            thread::yield_now();
+        }
+        drop((logger, outgoing));
+        let sent = reading.join().unwrap();
+        let messages: Vec<serde_json::Value> =
+            sent.split_terminator("\n\n").map(|message| serde_json::from_str(message).unwrap()).collect();
+        let (answers, lines): (Vec<_>, Vec<_>) = messages.iter().partition(|message| message.get("method").is_none());
+        assert_eq!(answers.len(), ANSWERS);
+        let text = |line: &serde_json::Value| line["params"]["message"].as_str().unwrap().to_owned();
+        let (told, others): (Vec<String>, Vec<String>) =
+            lines.into_iter().map(text).partition(|text| text.contains("were dropped"));
+        let dropped: usize = told.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+        assert!(dropped > 0, "the queue has a limit");
+        assert_eq!(others.len() + dropped, 4 * LINES_MAX);
     }
 }

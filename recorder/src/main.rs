@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let outgoing = Arc::new(Outgoing::stdout().context("cannot use standard output")?);
-    LightningdLog::from_env(Arc::clone(&outgoing)).install()?;
+    LightningdLog::from_env(Arc::clone(&outgoing)).context("cannot start a thread")?.install()?;
     outlive_termination_signals()?;
     let lightning_dir = env::current_dir().context("cannot tell which lightning-dir this is")?;
     let status = Arc::new(Status::default());
@@ -51,6 +51,7 @@ fn run() -> anyhow::Result<()> {
         log::set_max_level(LevelFilter::Off);
         plugin.wait(LAST_ANSWERS);
     }
+    log::logger().flush();
     Ok(())
 }
 

@@ -2,10 +2,26 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+/// A message up to this length gets into a pipe that is ready at once and whole: the page that POSIX calls `PIPE_BUF`.
+pub const SMALL_BYTES_MAX: usize = 4096;
+
+/// What may be in the pipe when a message that can wait is added. A quarter of what a pipe holds, for the kernel may leave up
+/// to half of each of its pages unused.
+const UNREAD_BYTES_MAX: u64 = 16 << 10;
+
+/// Whether a message was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// All of it.
+    All,
+    /// Nothing: it would have to wait.
+    Nothing,
+}
 
 /// Standard output as a stream of messages that any thread may send.
 ///
@@ -30,12 +46,32 @@ impl Outgoing {
         Ok(Self::new(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
+    /// Sends a small message if that needs no waiting, and leaves room for many more.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_if_room(&self, message: &[u8]) -> io::Result<Sent> {
+        {
+            let output = self.output();
+            let fd = output.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+            // What is no pipe may not tell; then it counts as empty.
+            let unread = rustix::io::ioctl_fionread(fd).unwrap_or(0);
+            let mut ends = [PollFd::new(fd, PollFlags::OUT)];
+            let is_ready = poll(&mut ends, Some(&Timespec::default()))? > 0;
+            if message.len() > SMALL_BYTES_MAX || unread > UNREAD_BYTES_MAX || !is_ready {
+                return Ok(Sent::Nothing);
+            }
+        }
+        // Somebody may have sent an answer meanwhile, for which there is room beside this.
+        self.send(message).map(|()| Sent::All)
+    }
+
     /// Sends messages that are complete, separators included.
     ///
     /// # Errors
     /// [`io::ErrorKind::BrokenPipe`] when `lightningd` is gone, and for everything that is sent after a failure.
     pub fn send(&self, messages: &[u8]) -> io::Result<()> {
-        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = self.output();
         let Some(fd) = output.as_ref() else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
@@ -44,6 +80,10 @@ impl Outgoing {
             *output = None;
         }
         result
+    }
+
+    fn output(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

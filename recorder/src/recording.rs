@@ -27,6 +27,8 @@ pub struct BackupRecording {
 struct Open {
     recording: Recording,
     sealing: Option<Sealing>,
+    /// What was recorded with the last write, until that is answered and there is time to tell.
+    untold: Option<Recorded>,
 }
 
 impl BackupRecording {
@@ -70,7 +72,7 @@ fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refus
             None
         }
     };
-    Ok(Open { recording, sealing })
+    Ok(Open { recording, sealing, untold: None })
 }
 
 impl Record for BackupRecording {
@@ -79,16 +81,20 @@ impl Record for BackupRecording {
     }
 
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal> {
-        let Open { recording, sealing } = self.ready()?;
+        let Open { recording, untold, .. } = self.ready()?;
         let write = DbWrite { data_version: write.data_version, statements: &write.statements, received_at };
-        let recorded = recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?;
+        *untold = Some(recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?);
+        Ok(())
+    }
+
+    fn answered(&mut self) {
+        let Some(Open { recording, sealing, untold }) = &mut self.open else { return };
         let newest = newest(recording);
         if let (Some(sealing), Some(newest)) = (sealing, newest) {
             sealing.wake(newest.seq);
         }
         self.status.recorded(newest);
-        tell(recorded);
-        Ok(())
+        untold.take().into_iter().for_each(tell);
     }
 
     fn end(&mut self) {

@@ -128,6 +128,8 @@ impl Worker {
 
 fn shout(status: &Status, problem: &str) {
     log::error!("{problem}");
+    // Whoever reads the status finds it in the log, too.
+    log::logger().flush();
     status.replay_problem(problem.to_owned());
 }
 

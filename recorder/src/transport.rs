@@ -111,6 +111,8 @@ mod tests {
     /// Records in memory and refuses version 13.
     struct Notebook {
         seen: std::sync::mpsc::Sender<String>,
+        answers: PipeWriter,
+        unread: std::sync::mpsc::Sender<u64>,
     }
 
     impl Record for Notebook {
@@ -127,6 +129,10 @@ mod tests {
             Ok(())
         }
 
+        fn answered(&mut self) {
+            self.unread.send(rustix::io::ioctl_fionread(&self.answers).unwrap()).unwrap();
+        }
+
         fn end(&mut self) {}
     }
 
@@ -135,6 +141,8 @@ mod tests {
         say: PipeWriter,
         hear: PipeReader,
         seen: std::sync::mpsc::Receiver<String>,
+        /// Bytes of answers that nobody had read, each time that there was time for other things.
+        unread: std::sync::mpsc::Receiver<u64>,
         forwarded: UnboundedReceiver<Vec<u8>>,
         status: Arc<Status>,
         end: JoinHandle<io::Result<End>>,
@@ -146,10 +154,12 @@ mod tests {
         let (sender, seen) = std::sync::mpsc::channel();
         let (inbox, forwarded) = PluginInbox::new();
         let status = Arc::new(Status::default());
+        let (unread_sender, unread) = std::sync::mpsc::channel();
+        let notebook = Notebook { seen: sender, answers: output.try_clone().unwrap(), unread: unread_sender };
         let outgoing = Arc::new(Outgoing::new(output));
-        let answering = Answering::new(Notebook { seen: sender }, outgoing, inbox, Arc::clone(&status));
+        let answering = Answering::new(notebook, outgoing, inbox, Arc::clone(&status));
         let end = thread::spawn(move || converse(input, answering));
-        Talk { say, hear, seen, forwarded, status, end }
+        Talk { say, hear, seen, unread, forwarded, status, end }
     }
 
     impl Talk {
@@ -251,6 +261,20 @@ mod tests {
         assert!(replies[0].starts_with(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603"#), "{}", replies[0]);
         assert_eq!(replies[1..], [go_on(2)]);
         assert_eq!(seen, ["9: A; B"]);
+    }
+
+    /// Status, sealing and log lines come after the answer.
+    #[test]
+    fn an_answer_is_sent_before_anything_else_is_done() {
+        let mut talk = talk();
+        let all = [db_write(1, 5), db_write(2, 6), db_write(3, 13), db_write(4, 7)].join("\n\n");
+        talk.say.write_all(all.as_bytes()).unwrap();
+        drop(talk.say);
+        assert_eq!(talk.end.join().unwrap().unwrap(), End::EndOfInput);
+        let unread: Vec<u64> = talk.unread.iter().collect();
+        let answer = go_on(1).len() as u64 + 2;
+        assert_eq!(unread[..2], [answer, 2 * answer]);
+        assert!(unread.len() == 3 && unread[2] > 3 * answer, "{unread:?}: a refusal is between them");
     }
 
     #[test]
