@@ -5,9 +5,10 @@
 //! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
 //! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
-//! * [`stats`]: percentiles; [`table`]: columns.
+//! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
 mod db_write;
+mod goals;
 mod node;
 mod opening;
 mod record;

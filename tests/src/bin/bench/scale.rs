@@ -5,22 +5,22 @@
 //! * [`padding`], [`making`]: a node that has run for long, and its changes recorded; [`place`]: where they are kept.
 //! * [`measured`]: what all measures share; [`tree`], [`first_reads`], [`whole`], [`live`], [`sizes`]: the measures;
 //!   [`process`]: memory and processor time.
-//! * [`goals`]: the table.
+//! * [`rows`]: the rows of the table.
 
-mod disguise;
+pub mod disguise;
 mod first_reads;
-mod goals;
 mod keys;
-mod laps;
+pub mod laps;
 mod literals;
 mod live;
-mod making;
-mod measured;
-mod node_database;
+pub mod making;
+pub mod measured;
+pub mod node_database;
 mod padding;
-mod place;
+pub mod place;
 pub mod process;
-mod rehearsal;
+pub mod rehearsal;
+mod rows;
 mod sizes;
 mod tree;
 mod whole;
@@ -34,12 +34,13 @@ use tests::binaries;
 use tests::mounted::fuse_is_here;
 
 use crate::Output;
+use crate::goals::{self, Row};
 use crate::node::target_directory;
 use crate::record;
 use crate::sequence::Source;
 use first_reads::{FirstReads, MountMemory};
 use live::LiveReport;
-use making::Wanted;
+use making::{Logs, Wanted};
 use measured::Subject;
 use place::{Afterwards, Made, Place};
 use rehearsal::Rehearsal;
@@ -93,7 +94,7 @@ struct Report {
     small: Option<SmallMeasured>,
     /// On the large history, after everything else: it grows by that.
     live: Option<LiveReport>,
-    goals: Vec<goals::Row>,
+    goals: Vec<Row>,
 }
 
 /// Figures of a history.
@@ -134,9 +135,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let source = record::source(args.trace.as_deref())?;
         let rehearsal = rehearse(&source, &place)?;
         let small = args.small_versions.unwrap_or((args.versions / 10).max(10));
-        make(&place, "large", Wanted { changes: args.versions, database_mb: args.database_mb }, &source, &rehearsal)?;
+        make(
+            &place,
+            "large",
+            Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed },
+            &source,
+            &rehearsal,
+        )?;
         if args.small_database_mb > 0 {
-            make(&place, "small", Wanted { changes: small, database_mb: args.small_database_mb }, &source, &rehearsal)?;
+            make(
+                &place,
+                "small",
+                Wanted { changes: small, database_mb: args.small_database_mb, logs: Logs::Sealed },
+                &source,
+                &rehearsal,
+            )?;
         }
         rehearsed = Some(rehearsal);
     }
@@ -161,7 +174,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("measuring while a recorder records");
     let live = live::measure(&mut subject, &rehearsal.laps)?;
     let mut report = Report { place: place.path().to_owned(), large, small, live: Some(live), goals: Vec::new() };
-    report.goals = goals::rows(&report);
+    report.goals = rows::rows(&report);
     Output::from(args.json).print(&report, tables)
 }
 

@@ -39,6 +39,17 @@ pub struct Wanted {
     pub changes: u32,
     /// Megabytes of the database before them.
     pub database_mb: u32,
+    /// What becomes of the logs.
+    pub logs: Logs,
+}
+
+/// What becomes of the logs of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logs {
+    /// All that are finished are sealed.
+    Sealed,
+    /// They are left to the next recorder.
+    Left,
 }
 
 /// Makes a history in an empty directory.
@@ -79,15 +90,18 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     settle(&dir.lightning_dir())?;
     let mut recording = Recording::open(&dir.lightning_dir(), LogLimits::default())?;
     let backup = Arc::new(Backup::open(recording.url())?);
-    let sealing =
-        Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock())?;
+    let seal =
+        || Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock());
+    let sealing = (wanted.logs == Logs::Sealed).then(seal).transpose()?;
     let (started, before) = (Instant::now(), ProcessorTime::now()?);
     let mut node = Node::resume(laps, database, &mut made)?;
     for number in 0..wanted.changes {
         node.next(|data_version, received_at, change| {
             let write = DbWrite { data_version, statements: &change.borrowed(), received_at };
             recording.record(&write)?;
-            recording.newest().into_iter().for_each(|newest| sealing.wake(newest.seq));
+            if let (Some(sealing), Some(newest)) = (&sealing, recording.newest()) {
+                sealing.wake(newest.seq);
+            }
             Ok(())
         })?;
         if number % 100_000 == 99_999 {
@@ -98,7 +112,9 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let recording_s = started.elapsed().as_secs_f64();
     let after = ProcessorTime::now()?;
     let waiting = Instant::now();
-    wait_until_sealed(&dir.backup())?;
+    if wanted.logs == Logs::Sealed {
+        wait_until_sealed(&dir.backup())?;
+    }
     drop(sealing);
     fs::copy(&working, dir.database())?;
     recording.note_commit()?;
@@ -229,7 +245,7 @@ mod tests {
         let rehearsal = Rehearsal::play(&Source::find(SHIPPED).unwrap(), place.path()).unwrap();
         let history = place.history("small");
         // More than a lap, so that the next one begins.
-        let wanted = Wanted { changes: 1600, database_mb: 3 };
+        let wanted = Wanted { changes: 1600, database_mb: 3, logs: Logs::Sealed };
         let made = make(wanted, SHIPPED, &rehearsal, &history).unwrap();
         assert!(rehearsal.laps.len() < made.changes && made.changes == 1600, "{made:?}");
         assert!((2_900_000..3_500_000).contains(&made.database_bytes_before), "{made:?}");

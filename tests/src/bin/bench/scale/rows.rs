@@ -1,45 +1,16 @@
-//! The table of goals: each figure with its goal, what it is compared with, and whether it is met. It says so and no more.
-
-use serde::Serialize;
+//! The rows of the table of goals.
 
 use super::Report;
 use super::measured::Compared;
 use super::place::Made;
+use crate::goals::{Row, mb, ms};
 use crate::stats::Summary;
-use crate::table::Table;
 
 /// Memory that a mount may have beside the budget of its cache, and a recorder in all.
 const MEMORY_GOAL: f64 = 64.0 * 1e6;
 
 /// The budget of a mount's cache that is not told otherwise.
 const CACHE_BUDGET: f64 = 256.0 * (1 << 20) as f64;
-
-/// One line of the table.
-#[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    figure: String,
-    goal: String,
-    measured: String,
-    yardstick: String,
-    ratio: Option<f64>,
-    met: Option<bool>,
-}
-
-impl Row {
-    fn new(figure: &str, goal: &str, measured: String) -> Self {
-        let [figure, goal] = [figure, goal].map(str::to_owned);
-        Self { figure, goal, measured, yardstick: String::new(), ratio: None, met: None }
-    }
-
-    /// What it is compared with, and how many times that it is.
-    fn beside(self, yardstick: String, ratio: f64) -> Self {
-        Self { yardstick, ratio: Some(ratio), ..self }
-    }
-
-    fn met(self, met: bool) -> Self {
-        Self { met: Some(met), ..self }
-    }
-}
 
 /// All rows for which something was measured.
 pub fn rows(report: &Report) -> Vec<Row> {
@@ -209,30 +180,6 @@ fn memory(report: &Report, rows: &mut Vec<Row>) {
                 .met(peak <= MEMORY_GOAL),
         );
     }
-}
-
-/// The rows as text.
-pub fn table(rows: &[Row]) -> String {
-    let mut table = Table::new(["figure", "goal", "measured", "beside", "ratio", ""]);
-    for row in rows {
-        table.row([
-            row.figure.clone(),
-            row.goal.clone(),
-            row.measured.clone(),
-            row.yardstick.clone(),
-            row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-            row.met.map_or("", |met| if met { "met" } else { "MISSED" }).to_owned(),
-        ]);
-    }
-    table.to_string()
-}
-
-fn ms(micros: f64) -> String {
-    format!("{:.*} ms", if micros < 1e3 { 3 } else { 1 }, micros / 1e3)
-}
-
-fn mb(bytes: f64) -> String {
-    format!("{:.1} MB", bytes / 1e6)
 }
 
 fn megabytes(made: &Made) -> String {
