@@ -4,18 +4,19 @@
 //! * [`binaries`]: the `backup-recorder` and `backupfs` under test.
 //! * [`cli`] and [`mounted`]: running `backupfs` once, and keeping a mount.
 //! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
-//! * [`wait`]: for what another process is about to do
 //! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
 //! * [`play`]: a trace played to a real recorder as it happened.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
+//! * [`fault_fs`]: a file system that fails on request.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
 
 pub mod binaries;
 pub mod cli;
 pub mod compare;
+pub mod fault_fs;
 pub mod home;
 pub mod listing;
 pub mod mounted;
