@@ -55,7 +55,7 @@ pub enum Call {
 }
 
 /// Which names a rule is about: the last part of a path. The directory that is mounted has the empty name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Names {
     /// All.
     Any,
@@ -65,16 +65,19 @@ pub enum Names {
     Beginning(String),
     /// Those that end so.
     Ending(String),
+    /// Those of which this is true; none that is not UTF-8.
+    Where(fn(&str) -> bool),
 }
 
 impl Names {
     fn matches(&self, name: &OsStr) -> bool {
-        let name = name.as_encoded_bytes();
+        let bytes = name.as_encoded_bytes();
         match self {
             Self::Any => true,
-            Self::Exactly(exactly) => name == exactly.as_bytes(),
-            Self::Beginning(beginning) => name.starts_with(beginning.as_bytes()),
-            Self::Ending(ending) => name.ends_with(ending.as_bytes()),
+            Self::Exactly(exactly) => bytes == exactly.as_bytes(),
+            Self::Beginning(beginning) => bytes.starts_with(beginning.as_bytes()),
+            Self::Ending(ending) => bytes.ends_with(ending.as_bytes()),
+            Self::Where(is_so) => name.to_str().is_some_and(is_so),
         }
     }
 }
