@@ -189,7 +189,7 @@ fn a_reader_follows_from_log_to_log_through_the_spare() {
         writer.spares().make().unwrap();
         push(&mut writer, &number.to_string());
         writer.commit().unwrap();
-        let newest = files(dir.path()).into_keys().filter(|name| name.starts_with("log-")).next_back().unwrap();
+        let newest = files(dir.path()).into_keys().rfind(|name| name.starts_with("log-")).unwrap();
         let (named, spare) = (dir.path().join(&newest), dir.path().join(names::SPARE));
         // Every other time it looks before the log has its name.
         if number % 2 == 0 && fs::read(&spare).is_ok_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
