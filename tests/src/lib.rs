@@ -10,6 +10,7 @@
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
 //! * [`fault_fs`]: a file system that fails on request.
+//! * [`footprint`]: memory and descriptors of a process.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
 
@@ -17,6 +18,7 @@ pub mod binaries;
 pub mod cli;
 pub mod compare;
 pub mod fault_fs;
+pub mod footprint;
 pub mod home;
 pub mod listing;
 pub mod mounted;
