@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Backup, BackupUrl};
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::footprint::Footprint;
 use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
@@ -46,7 +47,10 @@ const ROWS: u64 = 2_000;
 /// What a recorder may take at most.
 const PEAK_KIB: u64 = 64 << 10;
 
-/// Descriptors a recorder may have open: a few of its own, and segments it may need again, up to a number.
+/// Descriptors that a recorder is allowed by the system, as usual: what it keeps open goes by that.
+const DESCRIPTORS_ALLOWED: u64 = 1_024;
+
+/// Descriptors a recorder may have open: a few of its own, and segments it may need again, a quarter of what is allowed.
 const DESCRIPTORS: usize = 320;
 
 /// By how much more memory the second half of the last stretch may take than the first.
@@ -190,6 +194,8 @@ fn expect_all_sealed(soak: &Soak) -> usize {
 #[test]
 fn a_recorder_stays_as_small_as_it_was_and_loses_nothing() {
     let changes: u64 = std::env::var(CHANGES).ok().and_then(|changes| changes.parse().ok()).unwrap_or(12_000);
+    let allowed = Rlimit { current: Some(DESCRIPTORS_ALLOWED), maximum: getrlimit(Resource::Nofile).maximum };
+    setrlimit(Resource::Nofile, allowed).expect("a lower limit, for this process and the recorders");
     let node = SmallNode::created();
     let mut soak = Soak { node, made: 0, random: Seeded::new(20_261_122) };
     soak.node.stop();
