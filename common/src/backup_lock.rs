@@ -6,9 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{BackupUrl, BackupUrlError};
+use crate::{BackupUrl, BackupUrlError, OnUnreachable};
 
 /// What to do when `lightningd` has committed versions that were not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct BackupLock {
     pub database: Option<PathBuf>,
     /// What to do about a gap.
     pub on_gap: OnGap,
+    /// What to do while the backup's place cannot be written to.
+    pub on_unreachable: OnUnreachable,
 }
 
 /// Why there is no usable `backup.lock`.
@@ -96,6 +99,8 @@ struct Json {
     database: Option<PathBuf>,
     #[serde(default)]
     on_gap: OnGap,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_unreachable: Option<Value>,
 }
 
 impl BackupLock {
@@ -127,7 +132,12 @@ impl BackupLock {
             .backup_uuid
             .map(|uuid| uuid.parse().map_err(|_| bad(format!("backup_uuid `{uuid}` is not a UUID"))))
             .transpose()?;
-        Ok(Self { backend_url, backup_uuid, database: json.database, on_gap: json.on_gap })
+        let on_unreachable = json.on_unreachable.as_ref().map(OnUnreachable::from_json).transpose();
+        let on_unreachable = on_unreachable.map_err(|what| bad(format!("on_unreachable {what}")))?.unwrap_or_default();
+        if backup_uuid.is_none() && matches!(on_unreachable, OnUnreachable::Spool { .. }) {
+            return Err(bad("a spool needs the key backup_uuid, which `backupfs init` writes".to_owned()));
+        }
+        Ok(Self { backend_url, backup_uuid, database: json.database, on_gap: json.on_gap, on_unreachable })
     }
 
     /// Writes the file, durably, where there is none.
@@ -141,6 +151,9 @@ impl BackupLock {
             backup_uuid: self.backup_uuid.map(|uuid| uuid.to_string()),
             database: self.database.clone(),
             on_gap: self.on_gap,
+            on_unreachable: Some(&self.on_unreachable)
+                .filter(|&policy| *policy != OnUnreachable::default())
+                .map(OnUnreachable::to_json),
         };
         let write = || -> io::Result<()> {
             let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
@@ -193,6 +206,7 @@ mod tests {
             backup_uuid: Some(Uuid::from_u128(7)),
             database: Some("/elsewhere/db.sqlite3".into()),
             on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -204,6 +218,7 @@ mod tests {
     fn the_python_plugins_file_is_enough() {
         let lock = read(r#"{"backend_url": "file:///mnt/node.bkp"}"#).unwrap();
         assert_eq!((lock.backup_uuid, lock.on_gap), (None, OnGap::Heal));
+        assert_eq!(lock.on_unreachable, OnUnreachable::default());
         assert_eq!(lock.database_path(Path::new("/l")), Path::new("/l/lightningd.sqlite3"));
     }
 
@@ -217,6 +232,8 @@ mod tests {
         assert!(message(r#"{"backend_url": "file:///a", "on_gpa": "stop"}"#).contains("on_gpa"));
         assert!(message(r#"{"backend_url": "file:///a", "on_gap": "maybe"}"#).contains("maybe"));
         assert!(message(r#"{"backend_url": "file:///a", "backup_uuid": "x"}"#).contains("UUID"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": 3}"#).contains("on_unreachable 3"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": {"spool": "/s"}}"#).contains("backup_uuid"));
         assert!(message(r#"{"backend_url": "ssh://a"}"#).contains("`ssh:` is not supported"));
         let dir = tempfile::tempdir().unwrap();
         let missing = BackupLock::read(dir.path()).unwrap_err().to_string();

@@ -20,6 +20,8 @@
 //! | `recorded_changes` | the statements of a change, from its log or its segment |
 //! | `view`, `views` | a version opened for reading; those open or used lately |
 //! | `recently_used` | a cache with room for so many |
+//! | [`spool`] | where changes go while the backup's place is out of reach, and how they come into the backup |
+//! | `on_unreachable` | what the recorder does while the backup's place cannot be written to |
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
@@ -43,6 +45,7 @@ pub mod history;
 mod live_database;
 mod log;
 mod log_limits;
+mod on_unreachable;
 mod page_no;
 mod pages;
 mod read_error;
@@ -55,6 +58,7 @@ mod seal;
 mod segment;
 mod seq;
 mod snapshot;
+pub mod spool;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -70,17 +74,20 @@ pub use create::{CreateError, Created, CreatedSnapshot, create_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
 pub use live_database::LiveDatabaseError;
-pub use log::{AppendError, RecordPlace, RecoverError};
+pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
+pub use on_unreachable::OnUnreachable;
 pub use page_no::{PageNo, PageSize};
 pub use pages::PageSource;
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
-pub use recording::{DbWrite, NewestVersion, Recorded, Recording, SharedLock};
+pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
 pub use replay::ReplayError;
 pub use seal::{Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
+pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
+pub use storage::Pulse;
 pub use timestamp::Timestamp;
 pub use view::{View, ViewError};
 pub use views::Views;

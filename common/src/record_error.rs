@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::ReadError;
 use crate::backup::OpenError;
 use crate::format::manifest::NodeId;
-use crate::log::{AppendError, RecoverError};
+use crate::log::{AppendError, CutError, RecoverError};
 use crate::snapshot::SnapshotError;
 use crate::storage::StorageError;
 use crate::{BackupLockError, BackupUrl, DataVersion};
@@ -41,12 +42,62 @@ pub enum OpenRecordingError {
         /// Where it is.
         url: BackupUrl,
     },
+    /// It was let go of, and is not as it was left.
+    #[error("{url} is not recorded to any more")]
+    NotWhatWeWrote {
+        /// Where it is.
+        url: BackupUrl,
+        /// What is different.
+        source: CutError,
+    },
     /// It cannot be written to.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// Changes are left in a spool.
+    #[error(
+        "{changes} changes that {url} does not have are left in the spool {path}, which backup.lock does not name; put          \"on_unreachable\": {{\"spool\": …}} back for one start of the node, and they are drained",
+        path = .path.display()
+    )]
+    ForgottenSpool {
+        /// The backup.
+        url: BackupUrl,
+        /// The spool.
+        path: PathBuf,
+        /// What is in it.
+        changes: u64,
+    },
+    /// No thread can be started to make its calls.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// A file system call failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+impl OpenRecordingError {
+    /// Whether the backup's place may be out of reach only for now: not mounted, not answering, full.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Open(
+                OpenError::Missing { .. }
+                | OpenError::NoManifest { .. }
+                | OpenError::NotADirectory { .. }
+                | OpenError::NoPermission { .. }
+                | OpenError::Storage(_),
+            )
+            | Self::Storage(_)
+            | Self::Thread(_)
+            | Self::Recover(RecoverError::Storage(_) | RecoverError::Read(ReadError::Storage(_)))
+            | Self::NotWhatWeWrote { source: CutError::Storage(_) | CutError::Read(ReadError::Storage(_)), .. } => true,
+            Self::Open(OpenError::NotABackup { .. } | OpenError::NewerFormat { .. })
+            | Self::BackupLock(_)
+            | Self::Foreign { .. }
+            | Self::Locked { .. }
+            | Self::Recover(RecoverError::Read(_))
+            | Self::ForgottenSpool { .. }
+            | Self::NotWhatWeWrote { .. } => false,
+        }
+    }
 }
 
 /// Why a write was not recorded: the hook must not answer "continue".
@@ -125,9 +176,55 @@ pub enum RecordError {
         /// The backup.
         url: BackupUrl,
     },
+    /// There is a gap, and no place for a snapshot.
+    #[error(
+        "versions up to {committed} were committed without being recorded, and a snapshot that closes the gap is only taken \
+         into the backup itself, which is out of reach; make {url} reachable again and start lightningd"
+    )]
+    HealWhileAway {
+        /// The version on `lightningd`'s disk.
+        committed: DataVersion,
+        /// The backup.
+        url: BackupUrl,
+    },
+    /// Neither backup nor spool can be written.
+    #[error(
+        "{url} is out of reach, and the spool {path} cannot be written either; make room or replace the disk, then start \
+         lightningd: nothing is lost", path = .path.display()
+    )]
+    Spool {
+        /// The spool.
+        path: PathBuf,
+        /// The backup.
+        url: BackupUrl,
+        /// What failed.
+        source: AppendError,
+    },
     /// It cannot be made durable.
     #[error(transparent)]
     Append(#[from] AppendError),
+}
+
+impl RecordError {
+    /// Whether a call to the backup's place failed: the recording is to be [interrupted](crate::Recording::interrupt), and
+    /// the write can be recorded when the place is back.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Append(error) => matches!(error, AppendError::Storage(_) | AppendError::Poisoned { .. }),
+            Self::Heal { source, .. } => matches!(source, SnapshotError::Storage(_)),
+            _ => false,
+        }
+    }
+
+    /// Whether the call that failed did not return in time: trying again is going to take as long.
+    pub fn is_hang(&self) -> bool {
+        match self {
+            Self::Append(AppendError::Storage(error)) | Self::Heal { source: SnapshotError::Storage(error), .. } => {
+                error.source.kind() == std::io::ErrorKind::TimedOut
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The newest version, or "nothing".

@@ -1,27 +1,34 @@
 //! [`Recording`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
 
+mod attach;
 mod heal;
 mod identity;
+mod interrupted;
+mod spooling;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backup::{Backup, read_manifest};
+use crate::backup::Backup;
 use crate::format::manifest::Manifest;
-use crate::format::names;
 use crate::format::record::RunStart;
 use crate::history::History;
 use crate::live_database::LiveDatabase;
-use crate::log::{AppendError, LogWriter, RecoverError, recover};
-use crate::storage::{Directory, RealDirectory, StorageError};
+use crate::log::{AppendError, LogWriter};
+use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
-use crate::{BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OpenRecordingError, RecordError, Seq, Timestamp};
+use crate::{
+    BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OnUnreachable, OpenRecordingError, RecordError, Seq,
+    Timestamp,
+};
+pub(crate) use attach::{Attached, Expected, attach};
 use identity::Identity;
+pub use interrupted::Interrupted;
+use spooling::{Spooling, destination};
 
 /// A `db_write` to record.
 #[derive(Debug)]
@@ -84,19 +91,35 @@ struct Pushed {
 /// A backup being recorded to. Holds its lock until dropped.
 #[derive(Debug)]
 pub struct Recording {
+    known: Known,
     directory: Arc<dyn Directory>,
+    log: LogWriter,
+    lock: SharedLock,
+    goes: Goes,
+}
+
+/// Where changes go.
+#[derive(Debug)]
+enum Goes {
+    ToBackup,
+    ToSpool(Spooling),
+}
+
+/// What a recorder knows beside what it holds open: it stays when the backup has to be let go of.
+#[derive(Debug)]
+struct Known {
     url: BackupUrl,
     database: PathBuf,
     on_gap: OnGap,
+    on_unreachable: OnUnreachable,
+    limits: LogLimits,
     manifest: Manifest,
-    log: LogWriter,
     newest: Option<NewestVersion>,
     commit: Commit,
     run_start: RunStart,
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
-    lock: SharedLock,
 }
 
 /// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
@@ -113,10 +136,24 @@ impl Recording {
     /// When `backup.lock` or the backup is not usable, or somebody else records to it.
     pub fn open(lightning_dir: &Path, limits: LogLimits) -> Result<Self, OpenRecordingError> {
         let lock = BackupLock::read(lightning_dir)?;
-        let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(lock.backend_url.path()));
+        Self::open_locked(&lock, lightning_dir, limits, &Arc::default())
+    }
+
+    /// As [`open`](Self::open), with a `backup.lock` that was read already; `pulse` tells how long calls to the backup's
+    /// place take, from now on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_locked(
+        lock: &BackupLock,
+        lightning_dir: &Path,
+        limits: LogLimits,
+        pulse: &Arc<Pulse>,
+    ) -> Result<Self, OpenRecordingError> {
+        let directory = destination(&lock.backend_url, &lock.on_unreachable, pulse)?;
         let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
         loop {
-            match Self::open_in(Arc::clone(&directory), &lock, &lock.database_path(lightning_dir), limits) {
+            match Self::open_in(Arc::clone(&directory), lock, &lock.database_path(lightning_dir), limits) {
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
                 opened => return opened.inspect(Self::make_room_ahead),
             }
@@ -124,7 +161,7 @@ impl Recording {
     }
 
     /// From now on the file of the next log is made before it is needed.
-    fn make_room_ahead(&self) {
+    pub(crate) fn make_room_ahead(&self) {
         if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
             log::warn!("recording goes on without room made ahead: cannot start a thread ({error})");
         }
@@ -136,40 +173,30 @@ impl Recording {
         database: &Path,
         limits: LogLimits,
     ) -> Result<Self, OpenRecordingError> {
-        let url = &backup_lock.backend_url;
-        let manifest = read_manifest(&*directory, url)?;
-        if let Some(expected) = backup_lock.backup_uuid.filter(|&uuid| uuid != manifest.uuid) {
-            return Err(OpenRecordingError::Foreign { url: url.clone(), found: manifest.uuid, expected });
-        }
-        let lock = directory.lock(names::LOCK).map_err(|error| match error.source.kind() {
-            io::ErrorKind::WouldBlock => OpenRecordingError::Locked { url: url.clone() },
-            _ => error.into(),
-        })?;
-        // Read again under the lock: the recorder that held it may have learned the node's id.
-        let manifest = read_manifest(&*directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
-        let backup = Backup::of(Arc::clone(&directory), manifest.clone());
-        let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
-        let mut log = recover(cursor, &mut |record, place| history.apply(record, place))?;
-        log.set_limits(limits);
+        let url = backup_lock.backend_url.clone();
+        let Attached { lock, manifest, log, history } =
+            attach(&directory, &url, backup_lock.backup_uuid, limits, &Expected::Anything)?;
         let newest = history.newest().map(|newest| NewestVersion {
             data_version: newest.data_version,
             seq: newest.seq,
             recorded_at: newest.recorded_at,
         });
-        Ok(Self {
-            directory,
-            url: url.clone(),
+        let known = Known {
+            url,
             database: database.to_path_buf(),
             on_gap: backup_lock.on_gap,
+            on_unreachable: backup_lock.on_unreachable.clone(),
+            limits,
             manifest,
-            log,
             newest,
             commit: history.newest_for_rules().map_or(Commit::Certain, |newest| newest.commit),
             run_start: RunStart::First,
             history_before_run: Some(history),
             identity: Identity::default(),
-            lock: SharedLock { _held: Arc::from(lock) },
-        })
+        };
+        let recording = Self { known, directory, log, lock, goes: Goes::ToBackup };
+        recording.note_spool()?;
+        Ok(recording)
     }
 
     /// Records a write. When this returns `Ok`, it is durable: answer "continue".
@@ -186,12 +213,25 @@ impl Recording {
         self.check_identity()?;
         let bump = Bump::find(data_version, write.statements);
         let pushed = self.push(write, bump).inspect_err(|_| self.log.discard())?;
-        self.log.commit()?;
-        self.newest = Some(NewestVersion { data_version, seq: pushed.seq, recorded_at: write.received_at });
-        self.commit = Commit::after(bump);
-        self.run_start = RunStart::Later;
-        self.history_before_run = None;
+        self.commit_batch()?;
+        if let Goes::ToSpool(spooling) = &mut self.goes {
+            spooling.spooled.count(write);
+        }
+        self.known.newest = Some(NewestVersion { data_version, seq: pushed.seq, recorded_at: write.received_at });
+        self.known.commit = Commit::after(bump);
+        self.known.run_start = RunStart::Later;
+        self.known.history_before_run = None;
         Ok(pushed.recorded)
+    }
+
+    fn commit_batch(&mut self) -> Result<(), RecordError> {
+        let committed = self.log.commit();
+        committed.map_err(|source| match &self.goes {
+            Goes::ToBackup => source.into(),
+            Goes::ToSpool(_) => {
+                RecordError::Spool { path: self.directory.path().to_path_buf(), url: self.known.url.clone(), source }
+            }
+        })
     }
 
     /// Fills the batch with what the write is, and with what must be recorded before it.
@@ -207,15 +247,15 @@ impl Recording {
             Decision::Append => Recorded::Appended,
             Decision::Rewind => self.push_rewind(now),
             Decision::Heal { committed } => {
-                let from = self.newest.map(|newest| newest.data_version);
+                let from = self.known.newest.map(|newest| newest.data_version);
                 self.push_heal(committed, now)?;
                 Recorded::Healed { from, to: committed }
             }
             Decision::Refuse { committed, newest } => {
-                return Err(RecordError::OldState { committed, newest, url: self.url.clone() });
+                return Err(RecordError::OldState { committed, newest, url: self.known.url.clone() });
             }
         };
-        let seq = self.log.push_change(data_version, now, self.run_start, bump, write.statements)?;
+        let seq = self.log.push_change(data_version, now, self.known.run_start, bump, write.statements)?;
         Ok(Pushed { recorded, seq })
     }
 
@@ -226,15 +266,18 @@ impl Recording {
     /// When the note cannot be made durable. Nothing is lost by that.
     pub fn note_commit(&mut self) -> Result<(), AppendError> {
         // Only of a change of this run: what the database holds of an earlier one was compared at its first write.
-        let Some(newest) = self.newest.filter(|_| self.run_start == RunStart::Later && self.commit == Commit::Unknown)
+        let Some(newest) = self
+            .known
+            .newest
+            .filter(|_| self.known.run_start == RunStart::Later && self.known.commit == Commit::Unknown)
         else {
             return Ok(());
         };
-        match LiveDatabase::open(&self.database).and_then(|database| database.data_version()) {
+        match LiveDatabase::open(&self.known.database).and_then(|database| database.data_version()) {
             Ok(found) if found == newest.data_version => {
                 self.log.push_commit(newest.data_version, Timestamp::now());
                 self.log.commit()?;
-                self.commit = Commit::Seen;
+                self.known.commit = Commit::Seen;
             }
             Ok(_) => {}
             Err(error) => log::debug!("whether version {} was committed is not known: {error}", newest.data_version),
@@ -258,31 +301,38 @@ impl Recording {
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {
-        self.newest.map(|newest| Newest { data_version: newest.data_version, commit: self.commit })
+        self.known.newest.map(|newest| Newest { data_version: newest.data_version, commit: self.known.commit })
     }
 
     /// Adds to the batch that the newest change never happened.
     fn push_rewind(&mut self, now: Timestamp) -> Recorded {
-        let newest = self.newest.expect("BUG: only a recorded change is rewound");
+        let newest = self.known.newest.expect("BUG: only a recorded change is rewound");
         self.log.push_rewind(newest.data_version.previous(), now, newest.seq);
         Recorded::Rewound { data_version: newest.data_version }
     }
 
     /// The newest recorded version; `None` when there is none yet.
     pub fn newest(&self) -> Option<NewestVersion> {
-        self.newest
+        self.known.newest
     }
 
     /// Where the backup is.
     pub fn url(&self) -> &BackupUrl {
-        &self.url
+        &self.known.url
+    }
+
+    /// The backup, for reading: through files of its own. Nothing is opened yet.
+    pub fn backup(&self) -> Backup {
+        Backup::of(Arc::new(RealDirectory::new(self.known.url.path())), self.known.manifest.clone())
     }
 
     /// What the backup is.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.known.manifest
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::storage::{Directory, RealDirectory};
 use crate::{
-    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, OnGap, RecordError, Recorded, Recording, Timestamp,
-    Views, create_backup,
+    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, RecordError, Recorded,
+    Recording, Timestamp, Views, create_backup,
 };
 
 /// Logs that are soon made.
@@ -53,8 +53,9 @@ impl Node {
             .unwrap();
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         let created = create_backup(&url, Some(&database), &mut |_| ControlFlow::Continue(())).unwrap();
+        let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
         let backup_lock =
-            BackupLock { backend_url: url, backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
+            BackupLock { backend_url: url, backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
         Self { dir, connection, backup_lock, version: 10 }
     }
 

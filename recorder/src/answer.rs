@@ -9,10 +9,12 @@ use serde_json::value::RawValue;
 use crate::hook::IncomingWrite;
 use crate::message::{DB_WRITE, Head, Incoming, Params, Unreadable};
 use crate::outgoing::Outgoing;
+use crate::pending::Answerer;
 use crate::plugin::{BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
 use crate::reply::{self, Code};
 use crate::splitter::{MESSAGE_BYTES_MAX, Message};
 use crate::status::Status;
+use crate::watchdog::Watched;
 
 /// Where writes go: the backup, or a stand-in for it.
 pub trait Record {
@@ -64,14 +66,21 @@ pub struct Answering<R> {
     plugin: PluginInbox,
     handshake: Handshake,
     status: Arc<Status>,
+    watched: Arc<Watched>,
     /// The reply in the making; kept for its memory.
     reply: Vec<u8>,
 }
 
 impl<R: Record> Answering<R> {
     /// Answers to `outgoing`, records to `recording`, leaves the rest to `plugin`.
-    pub fn new(recording: R, outgoing: Arc<Outgoing>, plugin: PluginInbox, status: Arc<Status>) -> Self {
-        Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, reply: Vec::new() }
+    pub fn new(
+        recording: R,
+        outgoing: Arc<Outgoing>,
+        plugin: PluginInbox,
+        status: Arc<Status>,
+        watched: Arc<Watched>,
+    ) -> Self {
+        Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
     }
 
     /// The conversation is over.
@@ -121,15 +130,25 @@ impl<R: Record> Answering<R> {
     fn db_write(&mut self, id: &str, params: Option<&RawValue>) -> io::Result<()> {
         let received_at = Timestamp::now();
         match IncomingWrite::parse(params) {
-            Ok(write) => match self.recording.record(&write, received_at) {
-                Ok(()) => {
-                    reply::write_continue(&mut self.reply, id);
-                    let sent = self.outgoing.send(&self.reply);
-                    self.recording.answered();
-                    sent
+            Ok(write) => {
+                self.watched.pending.begin(id);
+                let recorded = self.recording.record(&write, received_at);
+                match (self.watched.pending.end(), recorded) {
+                    (Answerer::Recorder, Ok(())) => {
+                        reply::write_continue(&mut self.reply, id);
+                        let sent = self.outgoing.send(&self.reply);
+                        self.recording.answered();
+                        sent
+                    }
+                    (Answerer::Recorder, Err(refusal)) => self.refuse_write(id, Code::NotRecorded, &refusal.0),
+                    // It was refused meanwhile. If it is recorded all the same, it is one that lightningd never committed,
+                    // as after a crash between hook and COMMIT.
+                    (Answerer::Watchdog, recorded) => {
+                        log::warn!("a write that hung, and was refused, has come back: {recorded:?}");
+                        Ok(())
+                    }
                 }
-                Err(refusal) => self.refuse_write(id, Code::NotRecorded, &refusal.0),
-            },
+            }
             Err(bad) => self.refuse_write(id, Code::InvalidParams, &bad.to_string()),
         }
     }

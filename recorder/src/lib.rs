@@ -21,16 +21,23 @@
 //! | [`outgoing`] | whole messages to standard output |
 //! | [`plugin`] | what `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd`, behind the answers |
-//! | [`recording`] | the backup that writes go to, opened when first needed |
+//! | [`recording`] | the backup that writes go to, opened when first needed, and again when its place has failed |
+//! | [`waiting`] | keeping `lightningd` in the hook while that place is out of reach |
+//! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
+//! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
+//! | [`free_space`] | room on the disks of backup and spool |
 //! | [`status`] | `backup-status` |
 
 pub mod answer;
 mod causes;
+pub mod draining;
+pub mod free_space;
 pub mod hook;
 pub mod lightningd_log;
 pub mod message;
 pub mod outgoing;
+pub mod pending;
 pub mod plugin;
 pub mod recording;
 pub mod reply;
@@ -38,3 +45,5 @@ pub mod sealing;
 pub mod splitter;
 pub mod status;
 pub mod transport;
+pub mod waiting;
+pub mod watchdog;

@@ -10,12 +10,14 @@ use std::{env, fmt};
 use anyhow::Context as _;
 use log::LevelFilter;
 use recorder::answer::Answering;
+use recorder::free_space;
 use recorder::lightningd_log::LightningdLog;
 use recorder::outgoing::Outgoing;
 use recorder::plugin::PluginThread;
 use recorder::recording::BackupRecording;
 use recorder::status::Status;
 use recorder::transport::{End, converse};
+use recorder::watchdog::{self, Watched};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How long the last answers of `cln-plugin` may take when the input has ended.
@@ -44,8 +46,12 @@ fn run() -> anyhow::Result<()> {
     let lightning_dir = env::current_dir().context("cannot tell which lightning-dir this is")?;
     let status = Arc::new(Status::default());
     let (inbox, plugin) = PluginThread::spawn(Arc::clone(&outgoing), Arc::clone(&status))?;
-    let recording = BackupRecording::new(lightning_dir, Arc::clone(&status));
-    let end = converse(io::stdin(), Answering::new(recording, outgoing, inbox, status)).context("cannot read")?;
+    let watched = Arc::new(Watched::default());
+    watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status))?;
+    free_space::watch(Arc::clone(&status))?;
+    let recording = BackupRecording::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
+    let answering = Answering::new(recording, outgoing, inbox, status, watched);
+    let end = converse(io::stdin(), answering).context("cannot read")?;
     if end == End::EndOfInput {
         // cln-plugin calls the end of its input an error; it is the ordinary end here.
         log::set_max_level(LevelFilter::Off);

@@ -1,65 +1,266 @@
-//! The backup that writes go to, opened when it is first needed.
+//! The backup that writes go to, opened when it is first needed, and again when a call to it has failed.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use common::{Backup, DbWrite, LogLimits, Recorded, Recording, Timestamp};
+use common::{
+    BackupLock, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded, Recording, Timestamp,
+};
 
 use crate::answer::{Record, Refusal};
 use crate::causes::with_causes;
+use crate::draining::{self, Draining, SharedRecording};
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
 use crate::status::{Destination, Newest, Status};
+use crate::waiting::Waiting;
+use crate::watchdog::{self, Watched};
+
+/// How long the drain of a spool that was found gets, if it has not failed, before changes go there again.
+const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a spool is drained, at the beginning of a run.
+const DRAINED_YET: Duration = Duration::from_millis(5);
 
 /// The backup named by the `backup.lock` of a lightning-dir.
 ///
-/// Opening fails for reasons that an operator can remove while `lightningd` is being started again and again (a disk that
-/// is not mounted, another recorder that is still ending), so every write tries once more until it is open. From then on
-/// it stays: after a failed write or sync `common` refuses to trust the file before a restart.
+/// Its place may be out of reach: a disk that is not mounted, a network that is down, a disk that is full. What is done
+/// then is the policy of `backup.lock`. Whenever a call has failed, everything is closed, and the backup is opened anew by
+/// its path: a descriptor that failed once is never trusted again.
 #[derive(Debug)]
 pub struct BackupRecording {
     lightning_dir: PathBuf,
     status: Arc<Status>,
-    open: Option<Open>,
+    watched: Arc<Watched>,
+    policy: OnUnreachable,
+    /// The URL of the backup, once it is known.
+    place: String,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was opened yet.
+    Closed,
+    Open(Open),
+    /// A call failed.
+    Interrupted(Box<Interrupted>),
 }
 
 #[derive(Debug)]
 struct Open {
-    recording: Recording,
+    recording: SharedRecording,
+    /// Only where the backup itself is recorded to.
     sealing: Option<Sealing>,
+    /// Only where a spool is.
+    draining: Option<Draining>,
     /// What was recorded with the last write, until that is answered and there is time to tell.
     untold: Option<Recorded>,
 }
 
+/// Why a write is not recorded at the first attempt.
+enum Failure {
+    /// The backup's place is out of reach, maybe only for now.
+    Trouble(String),
+    /// A call to it has not returned in time: another attempt is going to take as long.
+    Hang(String),
+    /// No further attempt can help.
+    Refused(Refusal),
+}
+
 impl BackupRecording {
     /// Nothing is opened yet.
-    pub fn new(lightning_dir: PathBuf, status: Arc<Status>) -> Self {
-        Self { lightning_dir, status, open: None }
+    pub fn new(lightning_dir: PathBuf, status: Arc<Status>, watched: Arc<Watched>) -> Self {
+        Self {
+            lightning_dir,
+            status,
+            watched,
+            policy: OnUnreachable::default(),
+            place: String::new(),
+            state: State::Closed,
+        }
     }
 
-    fn ready(&mut self) -> Result<&mut Open, Refusal> {
-        match &mut self.open {
-            Some(open) => Ok(open),
-            empty => Ok(empty.insert(open_backup(&self.lightning_dir, &self.status)?)),
+    fn ready(&mut self) -> Result<&mut Open, Failure> {
+        if !matches!(self.state, State::Open(_)) {
+            self.state = State::Open(self.open_backup()?);
+        }
+        match &mut self.state {
+            State::Open(open) => Ok(open),
+            State::Closed | State::Interrupted(_) => unreachable!("BUG: it was opened just now"),
+        }
+    }
+
+    fn open_backup(&mut self) -> Result<Open, Failure> {
+        let recording = match &self.state {
+            State::Interrupted(interrupted) => {
+                interrupted.reopen(&self.watched.pulse).map_err(|error| match error {
+                    // What was sealing may not have ended yet.
+                    OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
+                    error => Failure::of_opening(&error),
+                })?
+            }
+            State::Closed | State::Open(_) => return self.open_first(),
+        };
+        self.begin(recording)
+    }
+
+    /// Opens what `backup.lock` names: a spool that holds changes, or else the backup.
+    fn open_first(&mut self) -> Result<Open, Failure> {
+        let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
+        self.policy = lock.on_unreachable.clone();
+        self.place = lock.backend_url.to_string();
+        self.watched.set_limit(self.place.clone(), watchdog::patience(&self.policy));
+        let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);
+        let spool = Recording::open_spool(&lock, &self.lightning_dir, limits, pulse);
+        if let Some(spooling) = spool.map_err(|error| Failure::refused(&error))? {
+            let open = self.begin(spooling)?;
+            if !self.is_drained_soon(&open) {
+                return Ok(open);
+            }
+            // With the backup at hand the beginning of a run is as any other.
+        }
+        let recording = Recording::open_locked(&lock, &self.lightning_dir, limits, &self.watched.pulse)
+            .map_err(|error| Failure::of_opening(&error))?;
+        self.begin(recording)
+    }
+
+    /// Gives the drain of a spool that was found some time before recording goes on there.
+    fn is_drained_soon(&self, open: &Open) -> bool {
+        let until = Instant::now() + self.policy.wait().max(DRAIN_AT_LEAST);
+        loop {
+            if draining::taken(&open.recording).spooled().is_none() {
+                return true;
+            }
+            if open.draining.as_ref().is_none_or(Draining::has_failed) || Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(DRAINED_YET);
+        }
+    }
+
+    /// Makes it known where changes go, and has them sealed, or drained, from now on.
+    fn begin(&self, recording: Recording) -> Result<Open, Failure> {
+        let recording: SharedRecording = Arc::new(Mutex::new(recording));
+        let mut open = Open { recording, sealing: None, draining: None, untold: None };
+        let spooled = draining::taken(&open.recording).spooled();
+        match spooled {
+            Some((path, spooled)) => {
+                self.status.recorded(newest(&draining::taken(&open.recording)));
+                self.status.spooled(&self.place, &path, spooled);
+                open.draining = Some(
+                    Draining::spawn(Arc::clone(&open.recording), Arc::clone(&self.status))
+                        .map_err(|error| Failure::Trouble(format!("cannot start a thread ({error})")))?,
+                );
+            }
+            None => open.begin_sealing(&self.status),
+        }
+        Ok(open)
+    }
+
+    /// Records a write, once.
+    fn attempt(&mut self, write: &DbWrite<'_>) -> Result<(), Failure> {
+        self.ready()?;
+        let State::Open(open) = &mut self.state else { unreachable!("BUG: it is ready") };
+        let mut recording = draining::taken(&open.recording);
+        let recorded = match recording.record(write) {
+            Ok(recorded) => recorded,
+            Err(error) if error.is_trouble() => {
+                let (trouble, is_hang) = (with_causes(&error), error.is_hang());
+                drop(recording);
+                self.let_go();
+                return Err(if is_hang { Failure::Hang(trouble) } else { Failure::Trouble(trouble) });
+            }
+            Err(error) => return Err(Failure::refused(&error)),
+        };
+        open.untold = Some(recorded);
+        Ok(())
+    }
+
+    /// Closes all files and gives the lock back; what is sealing stops, too.
+    fn let_go(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Open(Open { recording, sealing, draining, .. }) => {
+                drop((sealing, draining));
+                // A thread that has drained it has nothing more to do, and lets go of it.
+                let mut shared = recording;
+                loop {
+                    match Arc::try_unwrap(shared) {
+                        Ok(alone) => {
+                            let recording = alone.into_inner().unwrap_or_else(PoisonError::into_inner);
+                            break State::Interrupted(Box::new(recording.interrupt()));
+                        }
+                        Err(still_shared) => shared = still_shared,
+                    }
+                    thread::sleep(DRAINED_YET);
+                }
+            }
+            other => other,
+        };
+    }
+
+    /// Goes on in the spool, if there is one: the time for the backup is up.
+    fn spool(&mut self, trouble: &str) -> Result<(), Refusal> {
+        let State::Interrupted(interrupted) = &self.state else {
+            return Err(Refusal(format!(
+                "{trouble}. The spool is empty, so it is not known where the backup ends, and nothing can be spooled. Make {} \
+                 reachable (mounted, writable, with room on its disk), then start lightningd: nothing is lost",
+                self.place
+            )));
+        };
+        match interrupted.spool(&self.watched.pulse) {
+            Ok(Some(recording)) => {
+                self.status.problem(format!("changes go to a spool: {trouble}"));
+                self.state = State::Open(self.begin(recording).map_err(Failure::into_refusal)?);
+                Ok(())
+            }
+            Ok(None) => Err(Refusal(trouble.to_owned())),
+            Err(error) => Err(Refusal(format!("{trouble}; and {}", with_causes(&error)))),
         }
     }
 }
 
-fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refusal> {
-    let limits = LogLimits::from_env();
-    let recording = Recording::open(lightning_dir, limits).map_err(|error| Refusal(with_causes(&error)))?;
-    let backup = Backup::open(recording.url()).map_err(|error| Refusal(with_causes(&error)))?;
-    let backup = Arc::new(backup);
-    let newest = newest(&recording);
+impl Open {
+    fn begin_sealing(&mut self, status: &Arc<Status>) {
+        let recording = draining::taken(&self.recording);
+        self.sealing = begin_sealing(&recording, status);
+    }
+}
+
+impl Failure {
+    fn of_opening(error: &OpenRecordingError) -> Self {
+        let text = with_causes(error);
+        if error.is_trouble() { Self::Trouble(text) } else { Self::Refused(Refusal(text)) }
+    }
+
+    fn refused(error: &dyn Error) -> Self {
+        Self::Refused(Refusal(with_causes(error)))
+    }
+
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Trouble(text) | Self::Hang(text) => Refusal(text),
+            Self::Refused(refusal) => refusal,
+        }
+    }
+}
+
+/// Says that the backup is open, and has it sealed from now on.
+fn begin_sealing(recording: &Recording, status: &Arc<Status>) -> Option<Sealing> {
+    let backup = Arc::new(recording.backup());
+    let newest = newest(recording);
     let url = recording.url().to_string();
     match newest {
         Some(newest) => log::info!("recording to {url}; its newest version is {}", newest.data_version),
         None => log::info!("recording to {url}, which has no version yet"),
     }
     status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
-    let sealing = match Sealing::spawn(
+    match Sealing::spawn(
         backup,
-        limits,
+        LogLimits::from_env(),
         newest.map(|newest| newest.seq),
         Arc::clone(status),
         recording.share_lock(),
@@ -71,38 +272,78 @@ fn open_backup(lightning_dir: &Path, status: &Arc<Status>) -> Result<Open, Refus
             status.replay_problem(problem);
             None
         }
-    };
-    Ok(Open { recording, sealing, untold: None })
+    }
 }
 
 impl Record for BackupRecording {
     fn open(&mut self) -> Result<(), Refusal> {
-        self.ready().map(|_open| ())
+        self.ready().map(drop).map_err(Failure::into_refusal)
     }
 
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal> {
-        let Open { recording, untold, .. } = self.ready()?;
         let write = DbWrite { data_version: write.data_version, statements: &write.statements, received_at };
-        *untold = Some(recording.record(&write).map_err(|error| Refusal(with_causes(&error)))?);
-        Ok(())
+        let mut waiting: Option<Waiting> = None;
+        loop {
+            let (trouble, hangs) = match self.attempt(&write) {
+                Ok(()) => {
+                    if let Some(waiting) = waiting {
+                        let waited = waiting.waited().as_secs_f32();
+                        log::warn!("changes for {} are recorded again; lightningd waited {waited:.1} s", self.place);
+                    }
+                    return Ok(());
+                }
+                Err(Failure::Refused(refusal)) => return Err(refusal),
+                Err(Failure::Trouble(trouble)) => (trouble, false),
+                Err(Failure::Hang(trouble)) => (trouble, true),
+            };
+            if self.watched.pending.is_refused() {
+                return Err(Refusal(trouble));
+            }
+            let (may_spool, then) = match self.policy {
+                OnUnreachable::Spool { .. } => (true, "changes go to the spool"),
+                OnUnreachable::Wait(_) | OnUnreachable::Stop => (false, "the write is refused and lightningd stops"),
+            };
+            let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.policy.wait()));
+            if may_spool && hangs {
+                self.spool(&trouble)?;
+            } else if let Err(refusal) = waiting.pause(&self.place, &trouble, then) {
+                if !may_spool {
+                    return Err(refusal);
+                }
+                self.spool(&trouble)?;
+            }
+        }
     }
 
     fn answered(&mut self) {
-        let Some(Open { recording, sealing, untold }) = &mut self.open else { return };
-        let newest = newest(recording);
-        if let (Some(sealing), Some(newest)) = (sealing, newest) {
+        let State::Open(open) = &mut self.state else { return };
+        let recording = draining::taken(&open.recording);
+        let newest = newest(&recording);
+        let spooled = recording.spooled();
+        drop(recording);
+        if open.draining.is_some() {
+            match spooled {
+                Some((path, spooled)) => self.status.spooled(&self.place, &path, spooled),
+                None => {
+                    open.draining = None;
+                    open.begin_sealing(&self.status);
+                }
+            }
+        }
+        if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
             sealing.wake(newest.seq);
         }
         self.status.recorded(newest);
-        untold.take().into_iter().for_each(tell);
+        open.untold.take().into_iter().for_each(tell);
     }
 
     fn end(&mut self) {
-        let Some(open) = &mut self.open else { return };
-        if let Err(error) = open.recording.note_commit() {
+        let State::Open(open) = &mut self.state else { return };
+        let mut recording = draining::taken(&open.recording);
+        if let Err(error) = recording.note_commit() {
             log::warn!("cannot note that the last change was committed: {}", with_causes(&error));
         }
-        if let Err(error) = open.recording.give_back_room() {
+        if let Err(error) = recording.give_back_room() {
             log::debug!("the room for the next log stays: {}", with_causes(&error));
         }
     }

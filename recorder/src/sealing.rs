@@ -188,7 +188,7 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
-    use common::{BackupLock, BackupUrl, OnGap, OpenRecordingError, Recording, create_backup};
+    use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, OpenRecordingError, Recording, create_backup};
 
     use super::*;
     use std::time::Instant;
@@ -231,7 +231,10 @@ mod tests {
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, database, on_gap) = (Some(created.uuid), None, OnGap::Heal);
-        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap }.create(dir.path()).unwrap();
+        let on_unreachable = OnUnreachable::Stop;
+        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable }
+            .create(dir.path())
+            .unwrap();
         let limits = LogLimits::default();
         let recording = Recording::open(dir.path(), limits).unwrap();
         let backup = Arc::new(Backup::open(&url).unwrap());

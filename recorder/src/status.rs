@@ -3,12 +3,14 @@
 //! The thread that answers `db_write` leaves a few numbers here behind a lock that is never held across I/O; whatever
 //! costs more is found out by the one who asks.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::{Backup, DataVersion, Progress, Seq, Timestamp};
+use common::{Backup, DataVersion, Progress, Seq, SpooledChanges, Timestamp};
 use serde_json::{Value, json};
 
 use crate::causes::with_causes;
+use crate::free_space::FreeSpace;
 
 /// Shared by the threads of the recorder.
 #[derive(Debug, Default)]
@@ -23,6 +25,17 @@ struct Known {
     last_problem: Option<Problem>,
     progress: Progress,
     replay_problem: Option<String>,
+    spool: Option<Spool>,
+}
+
+/// The spool that changes go to.
+#[derive(Debug, Clone)]
+struct Spool {
+    /// The URL of the backup that is behind.
+    url: String,
+    path: PathBuf,
+    spooled: SpooledChanges,
+    problem: Option<String>,
 }
 
 /// Where the backup is.
@@ -64,6 +77,27 @@ impl Status {
         self.known().newest = newest;
     }
 
+    /// What is recorded is in a spool, and not in the backup.
+    pub fn spooled(&self, url: &str, path: &Path, spooled: SpooledChanges) {
+        let mut known = self.known();
+        match &mut known.spool {
+            Some(spool) => spool.spooled = spooled,
+            none => *none = Some(Spool { url: url.to_owned(), path: path.to_owned(), spooled, problem: None }),
+        }
+    }
+
+    /// The backup has everything.
+    pub fn spool_drained(&self) {
+        self.known().spool = None;
+    }
+
+    /// Why the spool is not drained now.
+    pub fn spool_problem(&self, text: String) {
+        if let Some(spool) = &mut self.known().spool {
+            spool.problem = Some(text);
+        }
+    }
+
     /// Something went wrong; it stays until something else does.
     pub fn problem(&self, text: String) {
         self.known().last_problem = Some(Problem { text, at: Timestamp::now() });
@@ -89,17 +123,24 @@ impl Status {
     /// The answer of `backup-status`. Fields are only ever added.
     pub fn to_json(&self) -> Value {
         let known = self.known().clone();
-        let (bytes, bytes_problem) = match known.destination.as_ref().map(|place| place.backup.read_bytes()) {
+        // A backup that is out of reach may keep a call for ever.
+        let reachable = known.destination.as_ref().filter(|_| known.spool.is_none());
+        let (bytes, bytes_problem) = match reachable.map(|place| place.backup.read_bytes()) {
             Some(Ok(bytes)) => (Some(bytes), None),
             Some(Err(error)) => (None, Some(with_causes(&error))),
             None => (None, None),
         };
+        let spool_url = known.spool.as_ref().map(|spool| &spool.url);
+        let url = known.destination.as_ref().map(|place| &place.url).or(spool_url);
+        let free_bytes = reachable.and_then(|place| FreeSpace::at(place.backup.path()).ok()).map(|free| free.bytes);
         let mut answer = json!({
             "data_version": known.newest.map(|newest| newest.data_version.get()),
             "seq": known.newest.map(|newest| newest.seq.get()),
             "recorded_at": known.newest.map(|newest| newest.recorded_at.to_string()),
-            "destination": known.destination.as_ref().map(|place| &place.url),
+            "destination": url,
             "bytes": bytes,
+            "free_bytes": free_bytes,
+            "spool": known.spool.as_ref().map(Spool::to_json),
             "last_problem": known.last_problem.map(|problem| json!({
                 "text": problem.text,
                 "at": problem.at.to_string(),
@@ -118,9 +159,34 @@ impl Status {
         answer
     }
 
+    /// Where the backup and the spool are, for whoever looks how full their disks are: what is out of reach is left out.
+    pub fn places(&self) -> Vec<PathBuf> {
+        let known = self.known();
+        match (&known.spool, &known.destination) {
+            (Some(spool), _) => vec![spool.path.clone()],
+            (None, Some(destination)) => vec![destination.backup.path().to_owned()],
+            (None, None) => Vec::new(),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         // Every change is a plain assignment, so what a panicking thread left behind is whole.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Spool {
+    fn to_json(&self) -> Value {
+        json!({
+            "path": self.path,
+            "changes": self.spooled.changes,
+            "from_version": self.spooled.from_version.map(DataVersion::get),
+            "to_version": self.spooled.to_version.map(DataVersion::get),
+            "bytes": self.spooled.bytes,
+            "since": self.spooled.since.to_string(),
+            "free_bytes": FreeSpace::at(&self.path).ok().map(|free| free.bytes),
+            "problem": self.problem,
+        })
     }
 }
 
@@ -133,7 +199,7 @@ mod tests {
         let status = Status::default();
         status.problem("no backup.lock".to_owned());
         let answer = status.to_json();
-        for key in ["data_version", "seq", "recorded_at", "destination", "bytes"] {
+        for key in ["data_version", "seq", "recorded_at", "destination", "bytes", "free_bytes", "spool"] {
             assert_eq!(answer.get(key), Some(&Value::Null), "{key}");
         }
         assert_eq!(answer["last_problem"]["text"], "no backup.lock");

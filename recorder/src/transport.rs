@@ -157,7 +157,7 @@ mod tests {
         let (unread_sender, unread) = std::sync::mpsc::channel();
         let notebook = Notebook { seen: sender, answers: output.try_clone().unwrap(), unread: unread_sender };
         let outgoing = Arc::new(Outgoing::new(output));
-        let answering = Answering::new(notebook, outgoing, inbox, Arc::clone(&status));
+        let answering = Answering::new(notebook, outgoing, inbox, Arc::clone(&status), Arc::default());
         let end = thread::spawn(move || converse(input, answering));
         Talk { say, hear, seen, unread, forwarded, status, end }
     }

@@ -67,6 +67,7 @@ fn a_bad_backup_lock_is_refused_by_the_recorder() {
         (json!({"backend_url": url, "on_gap": "pray"}).to_string(), "pray"),
         (json!({"backend_url": url, "on_gpa": "stop"}).to_string(), "on_gpa"),
         (json!({"backend_url": url, "backup_uuid": "x"}).to_string(), "backup_uuid"),
+        (json!({"backend_url": url, "on_unreachable": "pray"}).to_string(), "on_unreachable"),
         (json!({"backend_url": "s3://bucket/node"}).to_string(), "file://"),
     ];
     for (text, needle) in bad {
@@ -83,6 +84,8 @@ fn a_bad_backup_lock_is_refused_by_the_recorder() {
 fn a_bad_destination_is_refused_by_the_recorder() {
     let mut node = stopped_node();
     let aside = node.home.join("aside.bkp");
+    // It would be waited for otherwise.
+    node.home.set_in_backup_lock("on_unreachable", "stop".into());
     fs::rename(node.home.backup(), &aside).unwrap();
     refused_untouched(&mut node, &["node.bkp"]);
     fs::create_dir(node.home.backup()).unwrap();

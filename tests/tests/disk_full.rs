@@ -37,6 +37,7 @@ fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
     tests::cli::backupfs(&init).expect_done("init");
 
+    home.set_in_backup_lock("on_unreachable", "stop".into());
     let mut node = SmallNode::at(home);
     node.start();
     let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();

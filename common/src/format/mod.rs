@@ -13,6 +13,7 @@ pub mod record;
 pub mod record_index;
 pub mod segment;
 pub mod snapshot;
+pub mod spool;
 pub mod statements;
 
 use crate::Seq;

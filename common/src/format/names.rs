@@ -11,6 +11,12 @@ pub const LOCK: &str = "LOCK";
 /// The file that becomes the next log; zeros until then.
 pub const SPARE: &str = "spare";
 
+/// What a spool says of itself.
+pub const SPOOL_HEADER: &str = "spool";
+
+/// In a backup: where its spool is.
+pub const SPOOL_NOTE: &str = "spool-note";
+
 const LOG_PREFIX: &str = "log-";
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 const SEGMENT_PREFIX: &str = "segment-";

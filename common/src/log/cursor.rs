@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
-use super::{RecordPlace, open_log};
+use super::{LogEnd, RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::record::{Parsed, Record, first_link, parse};
 use crate::format::{Damage, names};
@@ -110,6 +110,11 @@ impl LogCursor {
     /// Checksum that the next record must carry.
     pub(crate) fn previous_checksum(&self) -> u32 {
         self.previous_checksum
+    }
+
+    /// Where what was read so far ends.
+    pub(crate) fn end(&self) -> LogEnd {
+        LogEnd { next_seq: self.next_seq, previous_checksum: self.previous_checksum }
     }
 
     /// The log that the cursor is in, as its first seq and the byte at which its next record begins.

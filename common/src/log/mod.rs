@@ -2,6 +2,7 @@
 
 mod behind_segments;
 mod cursor;
+mod cut;
 mod made_ahead;
 mod recovery;
 mod spare;
@@ -18,12 +19,23 @@ use crate::format::page_images::Keyframe;
 
 pub(crate) use behind_segments::Unsealed;
 pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
+pub use cut::CutError;
+pub(crate) use cut::cut_behind;
 pub(crate) use made_ahead::Spares;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
 pub(crate) use spare::open_log;
 pub use writer::AppendError;
-pub(crate) use writer::{LogWriter, create_first_log};
+pub(crate) use writer::{LogWriter, create_first_log, create_log_at};
+
+/// Where a log ends: what the next record must say of itself and of the record before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Seq of the next record.
+    pub next_seq: Seq,
+    /// Checksum of the record before it. Each covers the one before, so two logs with equal ends hold the same records.
+    pub previous_checksum: u32,
+}
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Spares;
+use super::{LogEnd, Spares};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::format::record::{
@@ -23,10 +23,10 @@ use crate::{DataVersion, LogLimits, Seq, Timestamp};
 #[non_exhaustive]
 pub enum AppendError {
     /// A write or sync failed. What is on disk is unknown until the log is opened anew.
-    #[error("nothing more is recorded until the recorder is restarted, for what is on disk now is not known")]
+    #[error("what is on disk now is not known, so nothing more is recorded until the backup has been opened anew")]
     Storage(#[from] StorageError),
     /// A write or sync failed before.
-    #[error("an earlier write to {path} failed, so its end cannot be trusted; restart the recorder", path = .path.display())]
+    #[error("an earlier write to {path} failed, so its end cannot be trusted before it is opened anew", path = .path.display())]
     Poisoned {
         /// The log.
         path: PathBuf,
@@ -51,6 +51,8 @@ pub(crate) struct LogWriter {
     log_holds: Holds,
     batch: Batch,
     spares: Arc<Spares>,
+    /// Where the log ends behind each record of the batch that was written last.
+    attempted: Vec<LogEnd>,
 }
 
 /// What a log holds.
@@ -108,7 +110,17 @@ pub(super) fn create_first_log_within(
     uuid: Uuid,
     limits: LogLimits,
 ) -> Result<LogWriter, StorageError> {
-    let (next_seq, previous_checksum) = (Seq::FIRST, first_link(uuid));
+    create_log_at(directory, uuid, LogEnd { next_seq: Seq::FIRST, previous_checksum: first_link(uuid) }, limits)
+}
+
+/// Makes a log, empty, that goes on from there: the first of a backup or of a spool.
+pub(crate) fn create_log_at(
+    directory: &Arc<dyn Directory>,
+    uuid: Uuid,
+    from: LogEnd,
+    limits: LogLimits,
+) -> Result<LogWriter, StorageError> {
+    let LogEnd { next_seq, previous_checksum } = from;
     let header = LogHeader { uuid, first_seq: next_seq, previous_checksum, created: Timestamp::now() };
     let file = create_log(&**directory, next_seq, &header.encode(), limits)?;
     let (offset, holds) = (LOG_HEADER_LEN as u64, Holds::default());
@@ -151,7 +163,20 @@ impl LogWriter {
         let batch = Batch { bytes: Vec::new(), records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
         let spares = Arc::new(Spares::new(Arc::clone(&directory), limits.bytes));
-        Self { directory, uuid, file, offset, next_seq, previous_checksum, health, limits, log_holds, batch, spares }
+        Self {
+            directory,
+            uuid,
+            file,
+            offset,
+            next_seq,
+            previous_checksum,
+            health,
+            limits,
+            log_holds,
+            batch,
+            spares,
+            attempted: Vec::new(),
+        }
     }
 
     /// Lets logs end at other limits from now on.
@@ -220,6 +245,21 @@ impl LogWriter {
         }
     }
 
+    /// Where the log ends: behind the newest record that is durable.
+    pub(crate) fn end(&self) -> LogEnd {
+        LogEnd { next_seq: self.next_seq, previous_checksum: self.previous_checksum }
+    }
+
+    /// Where the log is going to end behind the batch.
+    pub(crate) fn batch_end(&self) -> LogEnd {
+        LogEnd { next_seq: self.batch.next_seq, previous_checksum: self.batch.previous_checksum }
+    }
+
+    /// Where the log may end after a write or sync that failed: behind any record of that batch.
+    pub(crate) fn attempted(&self) -> &[LogEnd] {
+        &self.attempted
+    }
+
     /// Forgets the batch.
     pub(crate) fn discard(&mut self) {
         self.batch.bytes.clear();
@@ -240,6 +280,7 @@ impl LogWriter {
     /// After a failed write or sync the writer is poisoned: every later call fails too.
     pub(crate) fn commit(&mut self) -> Result<(), AppendError> {
         let result = self.check_sound().and_then(|()| {
+            self.batch.ends(&mut self.attempted);
             self.write_batch().inspect_err(|_| self.health = Health::Poisoned).map_err(AppendError::from)
         });
         if result.is_ok() {
@@ -324,6 +365,14 @@ impl Drop for LogWriter {
 impl Batch {
     fn header(&self, data_version: DataVersion, time: Timestamp) -> RecordHeader {
         RecordHeader { seq: self.next_seq, data_version, time, previous_checksum: self.previous_checksum }
+    }
+
+    /// Where the log ends behind each of its records.
+    fn ends(&self, ends: &mut Vec<LogEnd>) {
+        let later = self.records.iter().skip(1).map(|record| (record.seq, record.previous_checksum));
+        let all = later.chain([(self.next_seq, self.previous_checksum)]);
+        ends.clear();
+        ends.extend(all.map(|(next_seq, previous_checksum)| LogEnd { next_seq, previous_checksum }));
     }
 
     /// Goes on behind a record with this checksum; returns the seq it got.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::Recording;
+use super::{Goes, Recording};
 use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_newest};
 use crate::format::record::SnapshotReason;
@@ -20,18 +20,30 @@ impl Recording {
     /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
     /// else, have found nothing wrong with it.
     pub(super) fn newest_is_another(&self) -> bool {
-        let (Some(history), Some(newest), Commit::Unknown) = (&self.history_before_run, self.newest, self.commit)
+        let (Some(history), Some(newest), Commit::Unknown) =
+            (&self.known.history_before_run, self.known.newest, self.known.commit)
         else {
             return false;
         };
-        let compared = LiveDatabase::open(&self.database).and_then(|database| {
+        if let Goes::ToSpool(_) = self.goes {
+            log::warn!(
+                "whether lightningd committed version {} as recorded cannot be checked while the backup is out of reach",
+                newest.data_version
+            );
+            return false;
+        }
+        let compared = LiveDatabase::open(&self.known.database).and_then(|database| {
             let found = database.data_version()?;
             if found != newest.data_version {
-                let (path, committed) = (self.database.clone(), newest.data_version);
+                let (path, committed) = (self.known.database.clone(), newest.data_version);
                 log::warn!("{}", RecordError::WrongDatabase { path, found, committed });
                 return Ok(Verdict::Same);
             }
-            compare_newest(Arc::new(Backup::of(Arc::clone(&self.directory), self.manifest.clone())), history, &database)
+            compare_newest(
+                Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone())),
+                history,
+                &database,
+            )
         });
         match compared {
             Ok(Verdict::Same) => false,
@@ -39,7 +51,7 @@ impl Recording {
                 log::warn!(
                     "{} holds another version {} than the one recorded: lightningd ran without the recorder; taking a \
                      snapshot",
-                    self.database.display(),
+                    self.known.database.display(),
                     newest.data_version
                 );
                 true
@@ -53,29 +65,32 @@ impl Recording {
 
     /// Adds a snapshot that closes a gap to the batch, unless `backup.lock` says to stop.
     pub(super) fn push_heal(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
-        let newest = self.newest.map(|newest| newest.data_version);
-        if self.on_gap == OnGap::Stop {
-            return Err(RecordError::Gap { committed, newest, url: self.url.clone() });
+        let newest = self.known.newest.map(|newest| newest.data_version);
+        if self.known.on_gap == OnGap::Stop {
+            return Err(RecordError::Gap { committed, newest, url: self.known.url.clone() });
         }
         log::warn!(
             "lightningd committed up to version {committed}, the backup ends at {}: taking a snapshot of {}",
             Shown(&newest),
-            self.database.display()
+            self.known.database.display()
         );
         self.push_snapshot(committed, now)
     }
 
     /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch.
     pub(super) fn push_snapshot(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
+        if let Goes::ToSpool(_) = self.goes {
+            return Err(RecordError::HealWhileAway { committed, url: self.known.url.clone() });
+        }
         let heal = |source| RecordError::Heal { committed, source };
-        let database = LiveDatabase::open(&self.database).map_err(|error| heal(error.into()))?;
+        let database = LiveDatabase::open(&self.known.database).map_err(|error| heal(error.into()))?;
         let found = database.data_version().map_err(|error| heal(error.into()))?;
         if found != committed {
-            return Err(RecordError::WrongDatabase { path: self.database.clone(), found, committed });
+            return Err(RecordError::WrongDatabase { path: self.known.database.clone(), found, committed });
         }
         self.compare_node_id(&database)?;
         let new = NewSnapshot {
-            uuid: self.manifest.uuid,
+            uuid: self.known.manifest.uuid,
             seq: self.log.next_seq(),
             data_version: committed,
             reason: SnapshotReason::Heal,
@@ -98,7 +113,7 @@ impl Recording {
     /// What a delta can build on: the newest pages of the backup that are stored as they were. `None` when there are
     /// none that can be read, and a full snapshot is due.
     fn delta_base(&self) -> Option<Base> {
-        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.manifest.clone()));
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
         let (history, read) = backup.read_history();
         let name = history.newest_stored_state()?;
         match read.and_then(|()| backup.stored_pages(name)) {

@@ -1,6 +1,6 @@
 //! Whose database it is: a backup belongs to one node.
 
-use super::Recording;
+use super::{Goes, Recording};
 use crate::RecordError;
 use crate::format::manifest::Manifest;
 use crate::format::names;
@@ -27,7 +27,7 @@ impl Default for Identity {
 impl Recording {
     /// Looks, now and then, whether the database is that of the node that the backup belongs to.
     pub(super) fn check_identity(&mut self) -> Result<(), RecordError> {
-        let Identity::Unchecked { writes, next_look } = &mut self.identity else {
+        let Identity::Unchecked { writes, next_look } = &mut self.known.identity else {
             return Ok(());
         };
         *writes = writes.saturating_add(1);
@@ -35,7 +35,7 @@ impl Recording {
             return Ok(());
         }
         *next_look = next_look.saturating_mul(2);
-        match LiveDatabase::open(&self.database) {
+        match LiveDatabase::open(&self.known.database) {
             Ok(database) => self.compare_node_id(&database),
             // It is a check on top of the version rules, which decide alone when the file cannot be read now.
             Err(LiveDatabaseError::Busy { .. } | LiveDatabaseError::Missing { .. }) => Ok(()),
@@ -55,23 +55,30 @@ impl Recording {
                 return Ok(());
             }
         };
-        match self.manifest.node_id {
+        match self.known.manifest.node_id {
             Some(expected) if expected != found => {
                 // Until it is the right one again, every write is looked at.
-                self.identity = Identity::default();
-                Err(RecordError::OtherNode { path: self.database.clone(), found, expected, url: self.url.clone() })
+                self.known.identity = Identity::default();
+                Err(RecordError::OtherNode {
+                    path: self.known.database.clone(),
+                    found,
+                    expected,
+                    url: self.known.url.clone(),
+                })
             }
             Some(_) => {
-                self.identity = Identity::Checked;
+                self.known.identity = Identity::Checked;
                 Ok(())
             }
+            // It is learned when the backup is back.
+            None if matches!(self.goes, Goes::ToSpool(_)) => Ok(()),
             None => {
-                let learned = Manifest { node_id: Some(found), ..self.manifest.clone() };
+                let learned = Manifest { node_id: Some(found), ..self.known.manifest.clone() };
                 match replace_file(&*self.directory, names::MANIFEST, &learned.encode()) {
                     Ok(()) => {
-                        log::info!("{} is the backup of node {}", self.url, Hex(&found));
-                        self.manifest = learned;
-                        self.identity = Identity::Checked;
+                        log::info!("{} is the backup of node {}", self.known.url, Hex(&found));
+                        self.known.manifest = learned;
+                        self.known.identity = Identity::Checked;
                     }
                     Err(error) => log::warn!("cannot note whose backup this is: {error}"),
                 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile};
@@ -19,6 +19,8 @@ pub(crate) struct FaultyDirectory {
 struct Calls {
     made: Mutex<Vec<StorageOp>>,
     fail_at: AtomicU64,
+    /// What the operating system says to a call that fails.
+    errno: AtomicI32,
     keep: AtomicU64,
 }
 
@@ -31,14 +33,23 @@ const SECTOR: usize = 512;
 
 impl FaultyDirectory {
     pub(crate) fn new(path: &Path) -> Self {
-        let calls =
-            Calls { made: Mutex::default(), fail_at: AtomicU64::new(u64::MAX), keep: AtomicU64::new(FIRST_HALF) };
+        let calls = Calls {
+            made: Mutex::default(),
+            fail_at: AtomicU64::new(u64::MAX),
+            errno: AtomicI32::new(libc::EIO),
+            keep: AtomicU64::new(FIRST_HALF),
+        };
         Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
     }
 
     /// Lets the n-th changing call from now on fail, from 0; it has no effect, except that a write leaves its first half.
     pub(crate) fn fail_nth(&self, n: u64) {
         self.calls.fail_at.store(self.calls() + n, Ordering::Relaxed);
+    }
+
+    /// What failing calls fail with, instead of EIO.
+    pub(crate) fn fail_with(&self, errno: i32) {
+        self.calls.errno.store(errno, Ordering::Relaxed);
     }
 
     /// Lets the next changing call fail; when it is a write, all but its first sector is written, as disks may do.
@@ -67,7 +78,7 @@ impl Calls {
         let mut made = self.made.lock().unwrap();
         made.push(op);
         if made.len() as u64 - 1 == self.fail_at.load(Ordering::Relaxed) {
-            let source = io::Error::from_raw_os_error(libc::EIO);
+            let source = io::Error::from_raw_os_error(self.errno.load(Ordering::Relaxed));
             return Err(StorageError { op, path: path.to_path_buf(), offset: None, source });
         }
         Ok(())

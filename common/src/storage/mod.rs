@@ -5,16 +5,21 @@
 
 #[cfg(test)]
 pub(crate) mod faulty;
+mod leavable;
 #[cfg(test)]
 pub(crate) mod power_cut;
 mod real;
+mod watched;
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub(crate) use leavable::LeavableDirectory;
 pub use real::RealDirectory;
+pub use watched::Pulse;
+pub(crate) use watched::WatchedDirectory;
 
 /// A file system call that failed: which one, on what, where.
 #[derive(Debug, thiserror::Error)]

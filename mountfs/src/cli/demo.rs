@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use common::{Backup, BackupLock, BackupUrl, DataVersion, OnGap, create_backup};
+use common::{Backup, BackupLock, BackupUrl, DataVersion, OnGap, OnUnreachable, create_backup};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
@@ -107,8 +107,9 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
 
     step("A new node and an empty backup for it");
     let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(()))?;
+    let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
     let lock =
-        BackupLock { backend_url: url.clone(), backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Heal };
+        BackupLock { backend_url: url.clone(), backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
     lock.create(&place.node())?;
     say!("   node    {}", place.node().display());
     say!("   backup  {url}");

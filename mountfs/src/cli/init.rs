@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::{BackupLock, BackupUrl, OnGap, create_backup};
+use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, create_backup};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -43,6 +43,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         backup_uuid: Some(created.uuid),
         database,
         on_gap: OnGap::default(),
+        on_unreachable: OnUnreachable::default(),
     };
     if let Err(error) = lock.create(&lightning_dir) {
         // A backup that no node knows of would only be in the way of the next attempt.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use common::{BackupLock, BackupUrl, OnGap, create_backup};
+use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, create_backup};
 use tempfile::TempDir;
 
 use crate::sequence::Source;
@@ -43,6 +43,7 @@ impl Node {
             backup_uuid: Some(created.uuid),
             database: None,
             on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
         };
         lock.create(&node.lightning_dir())?;
         Ok(node)

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
-use common::{Backup, BackupLock, DataVersion, DbWrite, LogLimits, OnGap, Recording, Timestamp, create_backup};
+use common::{
+    Backup, BackupLock, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Recording, Timestamp, create_backup,
+};
 use recorder::sealing::Sealing;
 use recorder::status::Status;
 use tempfile::TempDir;
@@ -69,7 +71,8 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
 
     let url = dir.url()?;
     let created = create_backup(&url, Some(&dir.database()), &mut |_| ControlFlow::Continue(()))?;
-    let lock = BackupLock { backend_url: url, backup_uuid: Some(created.uuid), database: None, on_gap: OnGap::Stop };
+    let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
+    let lock = BackupLock { backend_url: url, backup_uuid, database: None, on_gap: OnGap::Stop, on_unreachable };
     lock.create(&dir.lightning_dir())?;
     let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;
     let mut made = Made {

@@ -1,0 +1,237 @@
+//! A [`Recording`] that goes to a spool, and its way there and back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::interrupted::Interrupted;
+use super::{Goes, Identity, Known, NewestVersion, Recording, SharedLock};
+use crate::format::record::RunStart;
+use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
+use crate::log::LogEnd;
+use crate::record_error::Shown;
+use crate::spool::{
+    Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolNote, SpooledChanges, clear_spool, spool_directory,
+    spool_path, this_host,
+};
+use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
+use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
+
+/// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
+const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What a recording knows of the spool that it goes to.
+#[derive(Debug)]
+pub(super) struct Spooling {
+    header: SpoolHeader,
+    pub(super) spooled: SpooledChanges,
+}
+
+/// The directory that is recorded to. With a spool to go to, a call that hangs is left behind.
+pub(super) fn destination(
+    url: &BackupUrl,
+    policy: &OnUnreachable,
+    pulse: &Arc<Pulse>,
+) -> Result<Arc<dyn Directory>, OpenRecordingError> {
+    let real = RealDirectory::new(url.path());
+    if !matches!(policy, OnUnreachable::Spool { .. }) {
+        return Ok(Arc::new(WatchedDirectory::new(real, Arc::clone(pulse))));
+    }
+    let leavable = LeavableDirectory::new(Arc::new(real)).map_err(OpenRecordingError::Thread)?;
+    leavable.set_patience(call_patience(policy));
+    Ok(Arc::new(leavable))
+}
+
+/// How long a single call may take before changes are spooled.
+fn call_patience(policy: &OnUnreachable) -> Duration {
+    policy.wait().max(CALL_TAKES_AT_MOST)
+}
+
+impl Recording {
+    /// Goes on with the spool that an earlier run has left; `None` when `backup.lock` names no spool, or it is empty. Does
+    /// not touch the backup.
+    ///
+    /// # Errors
+    /// When the spool is not usable.
+    pub fn open_spool(
+        backup_lock: &BackupLock,
+        lightning_dir: &std::path::Path,
+        limits: LogLimits,
+        pulse: &Arc<Pulse>,
+    ) -> Result<Option<Self>, SpoolError> {
+        let (OnUnreachable::Spool { directory: root, .. }, Some(uuid)) =
+            (&backup_lock.on_unreachable, backup_lock.backup_uuid)
+        else {
+            return Ok(None);
+        };
+        let path = spool_path(root, uuid);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        let directory = WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse));
+        let Some(held) = HeldSpool::take(Arc::new(directory), uuid, limits)? else { return Ok(None) };
+        let contents = &held.contents;
+        let known = Known {
+            url: backup_lock.backend_url.clone(),
+            database: backup_lock.database_path(lightning_dir),
+            on_gap: backup_lock.on_gap,
+            on_unreachable: backup_lock.on_unreachable.clone(),
+            limits,
+            manifest: contents.header.manifest.clone(),
+            newest: contents.newest,
+            commit: contents.commit,
+            run_start: RunStart::First,
+            history_before_run: None,
+            identity: Identity::default(),
+        };
+        log::warn!(
+            "the backup {} is behind by {} changes, which are in the spool {}: they are drained as soon as it is reachable",
+            known.url,
+            contents.spooled.changes,
+            held.directory.path().display()
+        );
+        let recording = Self::spooling_to(held, known);
+        recording.make_room_ahead();
+        Ok(Some(recording))
+    }
+
+    fn spooling_to(held: HeldSpool, known: Known) -> Self {
+        let HeldSpool { directory, lock, log, contents: SpoolContents { header, spooled, .. } } = held;
+        let goes = Goes::ToSpool(Spooling { header, spooled });
+        Self { known, directory, log, lock: SharedLock { _held: lock }, goes }
+    }
+
+    /// The spool that it goes to: its directory and what is in it; `None` when it goes to the backup.
+    pub fn spooled(&self) -> Option<(PathBuf, SpooledChanges)> {
+        match &self.goes {
+            Goes::ToBackup => None,
+            Goes::ToSpool(spooling) => Some((self.directory.path().to_path_buf(), spooling.spooled)),
+        }
+    }
+
+    /// What it takes to bring the spool into the backup; `None` when it goes to the backup.
+    pub fn drain_plan(&self) -> Option<DrainPlan> {
+        let Goes::ToSpool(Spooling { header, .. }) = &self.goes else { return None };
+        let spool = Arc::new(RealDirectory::new(self.directory.path()));
+        Some(DrainPlan { url: self.known.url.clone(), limits: self.known.limits, header: header.clone(), spool })
+    }
+
+    /// Behind the last acknowledged record.
+    pub fn end(&self) -> LogEnd {
+        self.log.end()
+    }
+
+    /// Goes on with the backup that `drain` has brought up to date, to the last record; the spool is emptied before.
+    ///
+    /// # Errors
+    /// When the spool cannot be emptied: recording goes on there, and `drain` is to be dropped.
+    pub fn return_to_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
+        // A write to the spool that has failed since was refused, and goes with it.
+        assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
+        // First the spool, then the first record that is not in it: see the table in `spool`.
+        self.log.spares().give_back()?;
+        clear_spool(&*self.directory)?;
+        drain.set_patience(call_patience(&self.known.on_unreachable));
+        let Drain { directory, lock, manifest, log, .. } = drain;
+        let node_id = manifest.node_id.or(self.known.manifest.node_id);
+        self.known.manifest = crate::format::manifest::Manifest { node_id, ..manifest };
+        (self.directory, self.lock, self.log) = (directory, lock, log);
+        self.goes = Goes::ToBackup;
+        self.make_room_ahead();
+        Ok(())
+    }
+
+    /// Says in the backup where its spool is, or that it has none. Refuses a backup that is behind a spool which this
+    /// `backup.lock` does not name: what is in there would be lost.
+    pub(super) fn note_spool(&self) -> Result<(), OpenRecordingError> {
+        let note = match &self.known.on_unreachable {
+            OnUnreachable::Spool { directory, .. } => {
+                // Better known now than when it is needed.
+                if let Err(error) = spool_directory(directory, self.known.manifest.uuid) {
+                    log::error!("changes could not be spooled: {error}: {}", reason(&error));
+                }
+                let root = directory.canonicalize().unwrap_or_else(|_| directory.clone());
+                Some(SpoolNote { host: this_host(), path: spool_path(&root, self.known.manifest.uuid) })
+            }
+            OnUnreachable::Wait(_) | OnUnreachable::Stop => None,
+        };
+        if let Some(old) = SpoolNote::read(&*self.directory)
+            && Some(&old) != note.as_ref()
+        {
+            self.check_forgotten_spool(&old)?;
+        }
+        Ok(SpoolNote::replace(note.as_ref(), &*self.directory)?)
+    }
+
+    fn check_forgotten_spool(&self, old: &SpoolNote) -> Result<(), OpenRecordingError> {
+        if old.host != this_host() {
+            log::warn!(
+                "an earlier recorder of {} had a spool at {} on {}: if changes are left there they are lost to this node",
+                self.known.url,
+                old.path.display(),
+                old.host
+            );
+            return Ok(());
+        }
+        let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&old.path));
+        let left = SpoolContents::read(&directory).map_err(|error| match error {
+            crate::ReadError::Storage(error) => OpenRecordingError::Storage(error),
+            error => OpenRecordingError::Recover(error.into()),
+        })?;
+        match left {
+            Some(left) if left.header.manifest.uuid == self.known.manifest.uuid => {
+                Err(OpenRecordingError::ForgottenSpool {
+                    url: self.known.url.clone(),
+                    path: old.path.clone(),
+                    changes: left.spooled.changes,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn reason(error: &SpoolError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
+impl Interrupted {
+    /// Goes on in the spool that `backup.lock` names, which must be empty; `None` when it names none.
+    ///
+    /// # Errors
+    /// When the spool is not usable.
+    pub fn spool(&self, pulse: &Arc<Pulse>) -> Result<Option<Recording>, SpoolError> {
+        let OnUnreachable::Spool { directory: root, .. } = &self.known.on_unreachable else { return Ok(None) };
+        let directory = spool_directory(root, self.known.manifest.uuid)?;
+        let recording = self.spool_in(Arc::new(WatchedDirectory::new(directory, Arc::clone(pulse))))?;
+        recording.make_room_ahead();
+        Ok(Some(recording))
+    }
+
+    pub(crate) fn spool_in(&self, directory: Arc<dyn Directory>) -> Result<Recording, SpoolError> {
+        let known = &self.known;
+        let end = |end: &LogEnd| (end.next_seq, end.previous_checksum);
+        let newest = known.newest.map(|NewestVersion { data_version, seq, recorded_at }| SpoolNewest {
+            data_version,
+            seq,
+            recorded_at,
+            commit: known.commit,
+        });
+        let header = SpoolHeader {
+            from: end(&self.acknowledged),
+            attempted: self.attempted.iter().take(ATTEMPTED_MAX).map(end).collect(),
+            newest,
+            begun: Timestamp::now(),
+            manifest: known.manifest.clone(),
+        };
+        let held = HeldSpool::begin(directory, header, known.limits)?;
+        log::error!(
+            "{} is out of reach: from version {} on changes go to the spool {}. Until they are drained the newest changes \
+             exist on this machine only",
+            known.url,
+            Shown(&known.newest.map(|newest| newest.data_version)),
+            held.directory.path().display()
+        );
+        Ok(Recording::spooling_to(held, known.without_history()))
+    }
+}

@@ -1,0 +1,143 @@
+//! What a spool amounts to.
+
+use std::sync::Arc;
+
+use crate::format::record::{Body, RECORD_HEADER_LEN, Record};
+use crate::format::spool::SpoolHeader;
+use crate::format::{Damage, names};
+use crate::log::{LogCursor, LogEnd};
+use crate::storage::{Access, Directory, StorageError};
+use crate::version_rules::{Bump, Commit};
+use crate::{DataVersion, DbWrite, NewestVersion, ReadError, Seq, Timestamp};
+
+/// The changes of a spool, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpooledChanges {
+    /// How many.
+    pub changes: u64,
+    /// Version of the first; `None` while there is none.
+    pub from_version: Option<DataVersion>,
+    /// Version of the last.
+    pub to_version: Option<DataVersion>,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Since when there is the spool.
+    pub since: Timestamp,
+}
+
+/// What its header and its records say.
+#[derive(Debug, Clone)]
+pub(crate) struct SpoolContents {
+    pub(crate) header: SpoolHeader,
+    pub(crate) records: u64,
+    pub(crate) spooled: SpooledChanges,
+    /// The newest version of backup and spool together.
+    pub(crate) newest: Option<NewestVersion>,
+    pub(crate) commit: Commit,
+    /// The version before the newest, when that is known.
+    before: Option<NewestVersion>,
+}
+
+impl SpoolContents {
+    pub(crate) fn new(header: SpoolHeader) -> Self {
+        let newest = header.newest.map(|newest| NewestVersion {
+            data_version: newest.data_version,
+            seq: newest.seq,
+            recorded_at: newest.recorded_at,
+        });
+        let commit = header.newest.map_or(Commit::Certain, |newest| newest.commit);
+        let since = header.begun;
+        let spooled = SpooledChanges { changes: 0, from_version: None, to_version: None, bytes: 0, since };
+        Self { header, records: 0, spooled, newest, commit, before: None }
+    }
+
+    /// Adds a record that is in the spool already.
+    pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), Damage> {
+        let header = &record.header;
+        self.records += 1;
+        match &record.body {
+            Body::Change { statements, .. } => {
+                let bump = Bump::find(header.data_version, statements);
+                if bump == Bump::Present {
+                    self.before = self.newest;
+                }
+                let newest =
+                    NewestVersion { data_version: header.data_version, seq: header.seq, recorded_at: header.time };
+                (self.newest, self.commit) = (Some(newest), Commit::after(bump));
+                let write = DbWrite { data_version: header.data_version, statements, received_at: header.time };
+                self.spooled.count(&write);
+            }
+            // The version before was on disk when this was recorded. Of which record it is, nobody asks: it is not rewound.
+            Body::Rewind { .. } => {
+                let derived =
+                    NewestVersion { data_version: header.data_version, seq: header.seq, recorded_at: header.time };
+                self.newest = Some(self.before.take().unwrap_or(derived));
+                self.commit = Commit::Certain;
+            }
+            Body::Commit => self.commit = Commit::Seen,
+            Body::Snapshot(_) => return Err(Damage::Contradiction("a spool holds no snapshots")),
+        }
+        Ok(())
+    }
+
+    /// Reads the spool in a directory, which a recorder may be writing; `None` when there is none, or it is empty.
+    pub(crate) fn read(directory: &Arc<dyn Directory>) -> Result<Option<Self>, ReadError> {
+        let Some(mut contents) = read_header(&**directory)?.map(Self::new) else { return Ok(None) };
+        let Some(mut cursor) = first_record(directory, &contents.header)? else { return Ok(None) };
+        cursor.read_new(&mut |record, _| contents.apply(record))?;
+        Ok(Some(contents).filter(|contents| contents.records > 0))
+    }
+}
+
+impl SpooledChanges {
+    /// Adds a change.
+    pub(crate) fn count(&mut self, write: &DbWrite<'_>) {
+        let payload = 4 + write.statements.iter().map(|statement| 4 + statement.len()).sum::<usize>();
+        self.changes += 1;
+        self.bytes += (RECORD_HEADER_LEN + payload) as u64;
+        self.from_version.get_or_insert(write.data_version);
+        self.to_version = Some(write.data_version);
+    }
+}
+
+/// The header of the spool in a directory; `None` when there is none.
+pub(crate) fn read_header(directory: &dyn Directory) -> Result<Option<SpoolHeader>, ReadError> {
+    let file = match directory.open(names::SPOOL_HEADER, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // One byte more than a header has, to notice a file that is longer.
+    let mut bytes = vec![0; crate::format::spool::SPOOL_HEADER_LEN + 1];
+    let len = file.read_at(&mut bytes, 0)?;
+    SpoolHeader::decode(&bytes[..len]).map(Some).map_err(|damage| ReadError::damaged(file.path(), 0, damage))
+}
+
+/// A cursor before the first record that is left of a spool; `None` when it has no log. Logs that were drained go one by
+/// one, the oldest first.
+pub(crate) fn first_record(
+    directory: &Arc<dyn Directory>,
+    header: &SpoolHeader,
+) -> Result<Option<LogCursor>, ReadError> {
+    let uuid = header.manifest.uuid;
+    match logs(&**directory)?.first() {
+        None => Ok(None),
+        Some(&first) if first == header.from.0 => {
+            Ok(Some(LogCursor::at(Arc::clone(directory), uuid, header.from.0, header.from.1)))
+        }
+        Some(&first) => LogCursor::at_log(Arc::clone(directory), uuid, first).map(Some),
+    }
+}
+
+/// The logs in a directory, ascending.
+pub(crate) fn logs(directory: &dyn Directory) -> Result<Vec<Seq>, StorageError> {
+    let mut logs: Vec<Seq> = directory.list()?.iter().filter_map(|name| names::parse_log(name)).collect();
+    logs.sort_unstable();
+    Ok(logs)
+}
+
+/// Where the records of a spool go on from, and where the backup may end beside that.
+pub(crate) fn ends(header: &SpoolHeader) -> (LogEnd, Vec<LogEnd>) {
+    let end = |&(next_seq, previous_checksum): &(Seq, u32)| LogEnd { next_seq, previous_checksum };
+    (end(&header.from), header.attempted.iter().map(end).collect())
+}

@@ -1,0 +1,242 @@
+//! [`Drain`]: bringing what was spooled into the backup.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::contents::{ends, first_record};
+use crate::backup::Backup;
+use crate::format::Damage;
+use crate::format::manifest::Manifest;
+use crate::format::record::{Body, Record};
+use crate::format::spool::SpoolHeader;
+use crate::log::{AppendError, Behind, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
+use crate::recording::{Attached, Expected, SharedLock, attach};
+use crate::storage::{Directory, LeavableDirectory, RealDirectory};
+use crate::version_rules::Bump;
+use crate::{BackupUrl, LogLimits, OpenRecordingError, ReadError, Seq};
+
+/// Most records that are made ready to be appended at once.
+const BATCH_RECORDS: usize = 64;
+
+/// Why a spool is not drained. It stays as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// The backup cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenRecordingError),
+    /// No thread can be started for it.
+    #[error("cannot start a thread")]
+    Thread(#[from] io::Error),
+    /// The backup holds something else.
+    #[error(
+        "the backup {url} and the spool {spool} have gone different ways: the backup ends with record {backup_ends}, which \
+         the spool does not go on from. Another recorder has written to the backup, or it was replaced by another copy. \
+         Nothing is changed in either; keep both, find out which node wrote to it, and bring back the backup that the spool \
+         goes on from"
+    )]
+    Forked {
+        /// The backup.
+        url: BackupUrl,
+        /// The spool.
+        spool: String,
+        /// Its last record; 0 for none.
+        backup_ends: u64,
+    },
+    /// A record cannot be made again as it is in the spool.
+    #[error("record {seq} of the spool cannot be written with the same bytes (a bug: please report it)")]
+    NotTheSame {
+        /// Its seq.
+        seq: Seq,
+    },
+    /// The spool cannot be read.
+    #[error("the spool cannot be read")]
+    Read(#[from] ReadError),
+    /// The backup cannot be written to.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+impl DrainError {
+    /// Whether it may be different soon.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Open(OpenRecordingError::Locked { .. }) | Self::Thread(_) => true,
+            Self::Open(error) => error.is_trouble(),
+            Self::Read(error) => matches!(error, ReadError::Storage(_)),
+            Self::Append(AppendError::Storage(_) | AppendError::Poisoned { .. }) => true,
+            Self::Append(AppendError::TooLong(_)) | Self::Forked { .. } | Self::NotTheSame { .. } => false,
+        }
+    }
+}
+
+/// What is to be drained, and to where.
+#[derive(Debug, Clone)]
+pub struct DrainPlan {
+    pub(crate) url: BackupUrl,
+    pub(crate) limits: LogLimits,
+    pub(crate) header: SpoolHeader,
+    pub(crate) spool: Arc<dyn Directory>,
+}
+
+/// A backup that is being brought up to date. Holds its lock.
+#[derive(Debug)]
+pub struct Drain {
+    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) lock: SharedLock,
+    pub(crate) manifest: Manifest,
+    pub(crate) log: LogWriter,
+    leavable: Option<LeavableDirectory>,
+    /// In the spool, behind what the backup has.
+    cursor: LogCursor,
+}
+
+impl DrainPlan {
+    /// Opens the backup and finds the place in the spool that it ends at. May hang for as long as the backup's place
+    /// does.
+    ///
+    /// # Errors
+    /// When the backup cannot be opened, or it does not end with a record of the spool or the one before.
+    pub fn attach(&self) -> Result<Drain, DrainError> {
+        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(self.url.path())))?;
+        self.attach_in(Arc::new(leavable.clone()), Some(leavable))
+    }
+
+    pub(crate) fn attach_in(
+        &self,
+        directory: Arc<dyn Directory>,
+        leavable: Option<LeavableDirectory>,
+    ) -> Result<Drain, DrainError> {
+        let uuid = self.header.manifest.uuid;
+        let attached = attach(&directory, &self.url, Some(uuid), self.limits, &Expected::Anything)?;
+        let Attached { lock, manifest, mut log, .. } = attached;
+        let (from, attempted) = ends(&self.header);
+        if attempted.contains(&log.end()) {
+            // It ends with what was being written to it when it failed. The spool has the same, or what came instead.
+            let cut = || -> Result<(), OpenRecordingError> {
+                let backup = Backup::of(Arc::clone(&directory), manifest.clone());
+                let (_, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
+                cut_behind(cursor, from, &attempted)
+                    .map_err(|source| OpenRecordingError::NotWhatWeWrote { url: self.url.clone(), source })
+            };
+            drop(log);
+            cut()?;
+            log = attach_again(&directory, &manifest, self.limits)?;
+        }
+        let cursor = self.find(log.end())?;
+        Ok(Drain { directory, lock, manifest, log, leavable, cursor })
+    }
+
+    /// The place in the spool where the chain is at this end. Each checksum covers the one before: what is equal there is
+    /// equal from the beginning.
+    fn find(&self, end: LogEnd) -> Result<LogCursor, DrainError> {
+        let forked = || DrainError::Forked {
+            url: self.url.clone(),
+            spool: self.spool.path().display().to_string(),
+            backup_ends: end.next_seq.get() - 1,
+        };
+        let mut cursor = first_record(&self.spool, &self.header)?.ok_or_else(forked)?;
+        read_until(&mut cursor, &mut |record| record.header.seq < end.next_seq)?;
+        if cursor.end() == end { Ok(cursor) } else { Err(forked()) }
+    }
+}
+
+/// Opens the log of a backup whose lock is held.
+fn attach_again(
+    directory: &Arc<dyn Directory>,
+    manifest: &Manifest,
+    limits: LogLimits,
+) -> Result<LogWriter, OpenRecordingError> {
+    let backup = Backup::of(Arc::clone(directory), manifest.clone());
+    let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
+    let mut log = crate::log::recover(cursor, &mut |record, place| history.apply(record, place))?;
+    log.set_limits(limits);
+    Ok(log)
+}
+
+impl Drain {
+    /// Appends the records of the spool up to `through`, which must be acknowledged there: before that they may yet go.
+    ///
+    /// # Errors
+    /// When a record cannot be read or appended. This drain is of no use any more; another one goes on behind what is in
+    /// the backup.
+    pub fn advance(&mut self, through: LogEnd) -> Result<(), DrainError> {
+        while self.cursor.next_seq() < through.next_seq {
+            let (log, mut taken, mut failed) = (&mut self.log, 0, None);
+            let before = self.cursor.end();
+            read_until(&mut self.cursor, &mut |record| {
+                if taken == BATCH_RECORDS || record.header.seq >= through.next_seq || failed.is_some() {
+                    return false;
+                }
+                taken += 1;
+                match push(log, record) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                }
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            let end = self.cursor.end();
+            if end == before || self.log.batch_end() != end {
+                return Err(DrainError::NotTheSame { seq: before.next_seq });
+            }
+            // As every append: each record is durable before the next is written.
+            self.log.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Where the backup ends by now.
+    pub fn end(&self) -> LogEnd {
+        self.log.end()
+    }
+
+    /// From now on a call to the backup's place may take so long.
+    pub fn set_patience(&self, patience: Duration) {
+        if let Some(leavable) = &self.leavable {
+            leavable.set_patience(patience);
+        }
+    }
+}
+
+/// Adds a record to the batch as it is in the spool.
+fn push(log: &mut LogWriter, record: &Record<'_>) -> Result<(), DrainError> {
+    let header = &record.header;
+    match &record.body {
+        Body::Change { run_start, statements } => {
+            let bump = Bump::find(header.data_version, statements);
+            log.push_change(header.data_version, header.time, *run_start, bump, statements)?;
+        }
+        Body::Rewind { rewound } => {
+            log.push_rewind(header.data_version, header.time, *rewound);
+        }
+        Body::Commit => {
+            log.push_commit(header.data_version, header.time);
+        }
+        Body::Snapshot(_) => return Err(DrainError::NotTheSame { seq: header.seq }),
+    }
+    Ok(())
+}
+
+/// Passes records for as long as `pass` takes them.
+fn read_until(cursor: &mut LogCursor, pass: &mut dyn FnMut(&Record<'_>) -> bool) -> Result<(), ReadError> {
+    loop {
+        let mut stopped = false;
+        let read = cursor.read_to_end_of_log(&mut |record, _| {
+            stopped = !pass(record);
+            // What is refused is not passed.
+            if stopped { Err(Damage::Contradiction("the drain stopped here")) } else { Ok(()) }
+        });
+        match read {
+            _ if stopped => return Ok(()),
+            Ok(Behind::NextLog) => {}
+            Ok(Behind::Nothing) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The spool: where changes go, on the node's own machine, while the backup's place is out of reach.
+//!
+//! A spool is a directory of logs, written by the code that writes those of a backup. Its first record continues the chain
+//! behind the last acknowledged record of the backup, so every record has the same bytes here as it is going to have
+//! there, and [`Drain`] only appends what the backup does not have yet. A header file says what a recorder must know that
+//! finds the spool and cannot reach the backup.
+//!
+//! What must hold at every moment, whatever crashes: the records of the backup and behind them those of the spool that the
+//! backup does not have are one chain, and every acknowledged record is durable in one of the two.
+//!
+//! | moment | after a crash |
+//! | --- | --- |
+//! | header or first log not durable | the spool is empty, and nothing of it was acknowledged |
+//! | spooling | recovery of the spool's log, as of any log |
+//! | a record was drained, the spool still has it | its seq and checksum are those of the backup's end: draining goes on behind it |
+//! | all drained, some logs removed, the oldest first | what is left is the end of the chain, and the backup has it |
+//! | logs removed, header not | the spool is empty |
+//!
+//! Nothing is written to the backup except what is in the spool until the spool is gone: that is what makes the last two
+//! true.
+
+mod contents;
+mod drain;
+mod held;
+mod note;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+pub(crate) use contents::SpoolContents;
+pub use contents::SpooledChanges;
+pub use drain::{Drain, DrainError, DrainPlan};
+pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
+pub use note::{BehindSpool, SpoolSight};
+pub(crate) use note::{SpoolNote, this_host};
+
+use crate::ReadError;
+use crate::log::{AppendError, RecoverError};
+use crate::storage::StorageError;
+
+/// Why nothing can be spooled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// The directory cannot be made.
+    #[error("cannot make the spool directory {path}", path = .path.display())]
+    Make {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Somebody else spools there.
+    #[error("the spool {path} is locked: another recorder of the same backup is writing to it", path = .path.display())]
+    Locked {
+        /// The spool.
+        path: PathBuf,
+    },
+    /// It holds changes that another run has put there.
+    #[error("the spool {path} holds changes already; start lightningd again, and they are drained first", path = .path.display())]
+    NotEmpty {
+        /// The spool.
+        path: PathBuf,
+    },
+    /// It is the spool of another backup.
+    #[error("{path} is the spool of backup {found}; give each node a spool of its own", path = .path.display())]
+    Foreign {
+        /// The spool.
+        path: PathBuf,
+        /// Whose it is.
+        found: Uuid,
+    },
+    /// It cannot be read.
+    #[error("the spool cannot be read; what is in it may be the newest there is, so keep it")]
+    Read(#[from] ReadError),
+    /// Its log cannot be put right.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// A call failed.
+    #[error("the spool cannot be written")]
+    Storage(#[from] StorageError),
+    /// A record cannot be appended.
+    #[error("the spool cannot be written")]
+    Append(#[from] AppendError),
+}
+
+/// Where the spool of a backup is.
+pub(crate) fn spool_path(root: &Path, uuid: Uuid) -> PathBuf {
+    root.join(uuid.to_string())
+}
+
+#[cfg(test)]
+mod tests;

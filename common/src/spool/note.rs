@@ -1,0 +1,138 @@
+//! The note in a backup that says where its spool is, and whether the backup is behind it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::SpoolContents;
+use super::contents::ends;
+use crate::format::names;
+use crate::storage::{Access, Directory, RealDirectory, StorageError, remove_if_present, replace_file};
+use crate::{Backup, DataVersion};
+
+/// A note is a few hundred bytes.
+const LEN_MAX: usize = 8 << 10;
+
+/// Where the spool of a backup is: JSON in the file [`names::SPOOL_NOTE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpoolNote {
+    /// The name of the machine.
+    pub(crate) host: String,
+    /// The directory there.
+    pub(crate) path: PathBuf,
+}
+
+impl SpoolNote {
+    /// Reads it; `None` when there is none that can be understood.
+    pub(crate) fn read(directory: &dyn Directory) -> Option<Self> {
+        let file = directory.open(names::SPOOL_NOTE, Access::Read).ok()?;
+        let mut bytes = vec![0; LEN_MAX];
+        let len = file.read_at(&mut bytes, 0).ok()?;
+        serde_json::from_slice(&bytes[..len]).ok()
+    }
+
+    /// Makes the backup's note this one, or removes it. Durable when it returns.
+    pub(crate) fn replace(note: Option<&Self>, directory: &dyn Directory) -> Result<(), StorageError> {
+        match note {
+            Some(note) if Self::read(directory).as_ref() == Some(note) => Ok(()),
+            Some(note) => {
+                let bytes = serde_json::to_vec(note).unwrap_or_default();
+                replace_file(directory, names::SPOOL_NOTE, &bytes)
+            }
+            None if directory.open(names::SPOOL_NOTE, Access::Read).is_ok_and(|file| file.read_len().is_ok()) => {
+                remove_if_present(directory, names::SPOOL_NOTE)?;
+                directory.sync()
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name of this machine.
+pub(crate) fn this_host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// What can be seen here of the spool of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpoolSight {
+    /// The backup has all there is: no recorder was told to use a spool, or it is empty.
+    Complete,
+    /// The spool holds changes that the backup does not have.
+    Behind(BehindSpool),
+    /// The spool is on another machine, or not accessible to this user.
+    OutOfSight {
+        /// The machine.
+        host: String,
+        /// The directory there.
+        path: PathBuf,
+    },
+    /// The spool is here and cannot be read.
+    Unreadable {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a backup does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BehindSpool {
+    /// The directory of the spool.
+    pub path: PathBuf,
+    /// How many changes.
+    pub changes: u64,
+    /// Version of the first.
+    pub from_version: Option<DataVersion>,
+    /// Version of the last.
+    pub to_version: Option<DataVersion>,
+}
+
+impl Backup {
+    /// Looks whether the backup is behind a spool of its node.
+    pub fn spool_sight(&self) -> SpoolSight {
+        let Some(SpoolNote { host, path }) = SpoolNote::read(&**self.directory()) else {
+            return SpoolSight::Complete;
+        };
+        let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&path));
+        if host != this_host() || directory.list().is_err() {
+            return SpoolSight::OutOfSight { host, path };
+        }
+        let contents = match SpoolContents::read(&directory) {
+            Ok(Some(contents)) if contents.header.manifest.uuid == self.manifest().uuid => contents,
+            Ok(_) => return SpoolSight::Complete,
+            Err(error) => return SpoolSight::Unreadable { path, reason: error.to_string() },
+        };
+        match self.missing_of(&directory, contents) {
+            Some(missing) if missing.changes == 0 => SpoolSight::Complete,
+            Some(missing) => SpoolSight::Behind(missing),
+            None => SpoolSight::Unreadable { path, reason: "the end of the backup cannot be read".to_owned() },
+        }
+    }
+
+    /// The changes of the spool behind the last record of the backup.
+    fn missing_of(&self, directory: &Arc<dyn Directory>, contents: SpoolContents) -> Option<BehindSpool> {
+        let (_, mut cursor) = self.sealed_history().ok()?;
+        // What cannot be read to its end is behind all the more.
+        let read = cursor.read_new(&mut |_, _| Ok(()));
+        let (from, attempted) = ends(&contents.header);
+        let end = cursor.end();
+        let has = if read.is_err() || attempted.contains(&end) { from.next_seq } else { end.next_seq };
+        let mut left = SpoolContents::new(contents.header.clone());
+        let mut spool = super::contents::first_record(directory, &contents.header).ok()??;
+        let counted = spool.read_new(&mut |record, _| {
+            if record.header.seq >= has { left.apply(record) } else { Ok(()) }
+        });
+        counted.ok()?;
+        Some(BehindSpool {
+            path: directory.path().to_path_buf(),
+            changes: left.spooled.changes,
+            from_version: left.spooled.from_version,
+            to_version: left.spooled.to_version,
+        })
+    }
+}

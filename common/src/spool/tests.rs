@@ -1,0 +1,355 @@
+//! Changes on their way through a spool: none is lost, none is there twice, whichever call fails.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::format::names;
+use crate::storage::faulty::FaultyDirectory;
+use crate::storage::{Directory, RealDirectory};
+use crate::testing::{Fate, Node, contents};
+use crate::{
+    DataVersion, LogLimits, OnUnreachable, OpenRecordingError, RecordError, Recording, TimelineEntry, Timestamp,
+};
+
+/// Logs of a few records.
+const SHORT: LogLimits = LogLimits { bytes: 1 << 14, statements: 12_000 };
+
+/// A node whose recorder has a spool.
+struct Spooled {
+    node: Node,
+    root: PathBuf,
+}
+
+impl Spooled {
+    fn new() -> Self {
+        let mut node = Node::new("");
+        let root = node.dir.path().join("spool");
+        node.backup_lock.on_unreachable = OnUnreachable::Spool { directory: root.clone(), wait: Duration::ZERO };
+        Self { node, root }
+    }
+
+    fn uuid(&self) -> uuid::Uuid {
+        self.node.backup_lock.backup_uuid.unwrap()
+    }
+
+    fn spool(&self) -> PathBuf {
+        spool_path(&self.root, self.uuid())
+    }
+
+    fn record(&self) -> Recording {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
+            let lock = &self.node.backup_lock;
+            match Recording::open_in(directory, lock, &self.node.database(), SHORT) {
+                // The thread that made the calls of a drain gives the lock back a moment later.
+                Err(OpenRecordingError::Locked { .. }) if Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
+    fn write(&mut self, recording: &mut Recording, note: &str) {
+        self.node.write(recording, note, Fate::Committed).unwrap();
+    }
+
+    /// A recording that has lost its backup after version 11 and spools, and the directory that it spools to.
+    fn spooling(&mut self) -> (Recording, Arc<FaultyDirectory>) {
+        let backup = Arc::new(FaultyDirectory::new(self.node.backup_path()));
+        let lock = &self.node.backup_lock;
+        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, &self.node.database(), SHORT).unwrap();
+        self.write(&mut recording, "before");
+        backup.fail_nth(1);
+        assert!(self.node.write(&mut recording, "fails", Fate::Committed).unwrap_err().is_trouble());
+        let interrupted = recording.interrupt();
+        let spool = spool_directory(&self.root, self.uuid()).unwrap();
+        let spool = Arc::new(FaultyDirectory::new(spool.path()));
+        (interrupted.spool_in(Arc::clone(&spool) as _).unwrap(), spool)
+    }
+
+    fn spool_more(&mut self, recording: &mut Recording, changes: usize) {
+        for position in 0..changes {
+            self.write(recording, &format!("spooled {position} {}", "long ".repeat(position % 3 * 700)));
+        }
+    }
+
+    /// What an earlier run has left in the spool.
+    fn reopened(&self) -> Option<Recording> {
+        let lock = &self.node.backup_lock;
+        Recording::open_spool(lock, self.node.dir.path(), SHORT, &Arc::default()).unwrap()
+    }
+
+    #[track_caller]
+    fn expect_all_once(&self, what: &str) {
+        let (history, read) = self.node.backup().read_history();
+        read.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut recorded = Vec::new();
+        history
+            .for_timeline(&mut |entry| {
+                match entry {
+                    TimelineEntry::Recorded(version) => recorded.push(version.data_version.get()),
+                    other => panic!("{what}: {other:?}"),
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(recorded, (10..=self.node.version).collect::<Vec<_>>(), "{what}");
+        assert_eq!(self.node.newest_contents(), (self.node.version, contents(&self.node.connection)), "{what}");
+    }
+}
+
+fn drain(recording: &mut Recording) -> Result<(), DrainError> {
+    let mut drain = recording.drain_plan().expect("it spools").attach()?;
+    drain.advance(recording.end())?;
+    recording.return_to_backup(drain).expect("the spool can be emptied");
+    Ok(())
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut names = RealDirectory::new(directory).list().unwrap();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_spooled_comes_into_the_backup_and_the_spool_is_gone() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 20);
+    let (path, spooled) = recording.spooled().unwrap();
+    assert_eq!(path, it.spool());
+    let versions = (spooled.from_version, spooled.to_version);
+    assert_eq!((spooled.changes, versions), (20, (Some(DataVersion::new(12)), Some(DataVersion::new(31)))));
+    let SpoolSight::Behind(behind) = it.node.backup().spool_sight() else { panic!("the backup is behind") };
+    assert_eq!((behind.changes, behind.from_version, behind.to_version), (20, versions.0, versions.1));
+    drain(&mut recording).unwrap();
+    assert!(recording.spooled().is_none());
+    assert_eq!(files(&it.spool()), [names::LOCK]);
+    assert_eq!(it.node.backup().spool_sight(), SpoolSight::Complete);
+    it.expect_all_once("drained");
+    it.write(&mut recording, "directly");
+    it.expect_all_once("going on");
+    drop(recording);
+    it.write(&mut it.record(), "after a restart");
+    it.expect_all_once("restarted");
+}
+
+#[test]
+fn a_spool_is_found_again_after_a_restart_and_goes_on_without_the_backup() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 5);
+    drop(recording);
+    let aside = it.node.dir.path().join("aside");
+    fs::rename(it.node.backup_path(), &aside).unwrap();
+    let mut recording = it.reopened().unwrap();
+    assert_eq!(recording.spooled().unwrap().1.changes, 5);
+    it.spool_more(&mut recording, 5);
+    let away = drain(&mut recording).unwrap_err();
+    assert!(away.is_trouble(), "{away}");
+    drop(recording);
+    fs::rename(&aside, it.node.backup_path()).unwrap();
+    let mut recording = it.reopened().unwrap();
+    drain(&mut recording).unwrap();
+    it.expect_all_once("drained after two restarts");
+    drop(recording);
+    assert!(it.reopened().is_none(), "it is empty");
+}
+
+#[test]
+fn the_version_rules_go_on_where_they_were() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 3);
+    assert!(it.node.write(&mut recording, "never committed", Fate::Lost).is_ok());
+    drop(recording);
+    let mut recording = it.reopened().unwrap();
+    let again = it.node.write(&mut recording, "instead", Fate::Committed).unwrap();
+    assert_eq!(again, Some(crate::Recorded::Rewound { data_version: DataVersion::new(15) }));
+    drop(recording);
+    let mut recording = it.reopened().unwrap();
+    recording.note_commit().unwrap();
+    it.write(&mut recording, "next");
+    recording.note_commit().unwrap();
+    drop(recording);
+    let mut recording = it.reopened().unwrap();
+    it.node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
+    it.node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
+    let gap = it.node.write(&mut recording, "seen", Fate::Committed).unwrap_err();
+    assert!(matches!(gap, RecordError::HealWhileAway { .. }) && !gap.is_trouble(), "{gap}");
+    drain(&mut recording).unwrap();
+    // In the backup a gap is healed.
+    it.write(&mut recording, "seen");
+    assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
+}
+
+/// Whichever call of the spool fails, what was acknowledged is in backup and spool together.
+#[test]
+fn a_call_of_the_spool_that_fails_is_a_refusal_and_loses_nothing() {
+    let calls = {
+        let mut it = Spooled::new();
+        let (mut recording, spool) = it.spooling();
+        let before = spool.calls();
+        it.spool_more(&mut recording, 12);
+        spool.calls() - before
+    };
+    for nth in 0..calls {
+        let mut it = Spooled::new();
+        let (mut recording, spool) = it.spooling();
+        spool.fail_with(libc::ENOSPC);
+        spool.fail_nth(nth);
+        let failed = (0..12).find_map(|_| it.node.write(&mut recording, &"x".repeat(3000), Fate::Committed).err());
+        if let Some(error) = failed {
+            assert!(matches!(error, RecordError::Spool { .. }) && !error.is_trouble(), "call {nth}: {error}");
+        }
+        drop(recording);
+        // The node has stopped; the next run begins with what is in the spool, or with the backup when nothing is.
+        let mut recording = it.reopened().unwrap_or_else(|| it.record());
+        it.write(&mut recording, "the next run");
+        if recording.spooled().is_some() {
+            drain(&mut recording).unwrap();
+        }
+        drop(recording);
+        let (history, read) = it.node.backup().read_history();
+        read.unwrap();
+        assert_eq!(history.newest().unwrap().data_version.get(), it.node.version, "call {nth}");
+        assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)), "call {nth}");
+    }
+}
+
+/// A drain that is interrupted at any call of the backup, and goes on.
+#[test]
+fn a_drain_that_is_interrupted_goes_on_without_a_gap_and_without_a_second_copy() {
+    let attempt = |it: &Spooled, recording: &mut Recording, fail: Option<u64>| -> Result<u64, DrainError> {
+        let backup = Arc::new(FaultyDirectory::new(it.node.backup_path()));
+        if let Some(nth) = fail {
+            backup.fail_nth(nth);
+        }
+        let plan = recording.drain_plan().unwrap();
+        let mut drain = plan.attach_in(Arc::clone(&backup) as _, None)?;
+        drain.advance(recording.end())?;
+        recording.return_to_backup(drain).unwrap();
+        Ok(backup.calls())
+    };
+    let calls = {
+        let mut it = Spooled::new();
+        let (mut recording, _) = it.spooling();
+        it.spool_more(&mut recording, 12);
+        attempt(&it, &mut recording, None).unwrap()
+    };
+    assert!((24..300).contains(&calls), "{calls} calls");
+    for nth in (0..calls).step_by(2) {
+        let mut it = Spooled::new();
+        let (mut recording, _) = it.spooling();
+        it.spool_more(&mut recording, 12);
+        if let Err(error) = attempt(&it, &mut recording, Some(nth)) {
+            assert!(error.is_trouble(), "call {nth}: {error}");
+            // New changes come behind, before and after a restart.
+            it.spool_more(&mut recording, 1);
+            drop(recording);
+            recording = it.reopened().unwrap();
+            it.spool_more(&mut recording, 1);
+            attempt(&it, &mut recording, None).unwrap();
+        }
+        it.write(&mut recording, "directly");
+        it.expect_all_once(&format!("call {nth}"));
+    }
+}
+
+/// The spool is emptied log by log; a crash leaves any of its ends.
+#[test]
+fn a_crash_while_the_spool_is_emptied_leaves_what_is_drained_once() {
+    for nth in 0..16 {
+        let mut it = Spooled::new();
+        let (mut recording, spool) = it.spooling();
+        it.spool_more(&mut recording, 12);
+        assert!(files(&it.spool()).len() > 4, "several logs");
+        let mut drained = recording.drain_plan().unwrap().attach().unwrap();
+        drained.advance(recording.end()).unwrap();
+        spool.fail_nth(nth);
+        let returned = recording.return_to_backup(drained);
+        if returned.is_err() {
+            assert!(recording.spooled().is_some(), "it goes on spooling");
+        }
+        drop(recording);
+        let mut recording = it.reopened().unwrap_or_else(|| it.record());
+        it.write(&mut recording, "after the crash");
+        if recording.spooled().is_some() {
+            drain(&mut recording).unwrap();
+        }
+        it.expect_all_once(&format!("call {nth}"));
+    }
+}
+
+#[test]
+fn a_backup_that_went_another_way_is_refused_and_named() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 3);
+    let (version, spool) = (it.node.version, it.spool());
+    // Another machine, with a copy of backup.lock and the database of before.
+    it.node.version = 11;
+    let mut lock = it.node.backup_lock.clone();
+    lock.on_unreachable = OnUnreachable::Stop;
+    let forgotten =
+        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, &it.node.database(), SHORT);
+    assert!(matches!(&forgotten, Err(OpenRecordingError::ForgottenSpool { changes: 3, .. })), "{forgotten:?}");
+    fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
+    let mut other =
+        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, &it.node.database(), SHORT)
+            .unwrap();
+    let statements = it.node.statements("elsewhere");
+    let write = crate::DbWrite {
+        data_version: DataVersion::new(13),
+        statements: &statements[..1],
+        received_at: Timestamp::now(),
+    };
+    // Whatever it records there.
+    let _ = other.record(&write);
+    let statements = {
+        it.node.version = 12;
+        it.node.statements("elsewhere")
+    };
+    other
+        .record(&crate::DbWrite {
+            data_version: DataVersion::new(13),
+            statements: &statements,
+            received_at: Timestamp::now(),
+        })
+        .unwrap();
+    drop(other);
+    it.node.version = version;
+    let before = (files(it.node.backup_path()), files(&spool));
+    let forked = drain(&mut recording).unwrap_err();
+    assert!(matches!(forked, DrainError::Forked { .. }) && !forked.is_trouble(), "{forked}");
+    let text = forked.to_string();
+    assert!(text.contains("node.bkp") && text.contains(&spool.display().to_string()), "{text}");
+    assert_eq!((files(it.node.backup_path()), files(&spool)), before);
+}
+
+#[test]
+fn the_spool_is_locked_and_private_and_never_begun_over_changes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 1);
+    let lock = it.node.backup_lock.clone();
+    let second = Recording::open_spool(&lock, it.node.dir.path(), SHORT, &Arc::default());
+    assert!(matches!(second, Err(SpoolError::Locked { .. })), "{second:?}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&it.spool()), 0o700);
+    for file in files(&it.spool()) {
+        assert_eq!(mode(&it.spool().join(&file)), 0o600, "{file}");
+    }
+    drop(recording);
+    let recording = it.record();
+    let again = recording.interrupt().spool(&Arc::default());
+    assert!(matches!(again, Err(SpoolError::NotEmpty { .. })), "{again:?}");
+}

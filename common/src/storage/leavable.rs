@@ -1,0 +1,260 @@
+//! [`LeavableDirectory`]: a directory whose calls are made by a thread of its own, which is left behind when it hangs.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Access, Directory, StorageError, StorageOp, StoredFile};
+
+/// A directory of which every call returns in time: when it does not, that is an error, and so is every later call. The
+/// thread that is stuck in it closes all files, and gives back the lock, when it comes back: until then the lock is
+/// held, so nobody else can begin to write while an old write may still arrive.
+///
+/// A call costs the way to another thread and back.
+#[derive(Debug, Clone)]
+pub(crate) struct LeavableDirectory {
+    directory: Arc<dyn Directory>,
+    caller: Arc<Caller>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Debug)]
+struct Caller {
+    jobs: Mutex<Sender<Job>>,
+    left: AtomicBool,
+    patience_ms: AtomicU64,
+}
+
+impl LeavableDirectory {
+    /// Starts the thread. Calls may take any time until [`set_patience`](Self::set_patience).
+    pub(crate) fn new(directory: Arc<dyn Directory>) -> io::Result<Self> {
+        let (jobs, queue) = channel::<Job>();
+        thread::Builder::new().name("destination".to_owned()).spawn(move || queue.iter().for_each(|job| job()))?;
+        let (jobs, left, patience_ms) = (Mutex::new(jobs), AtomicBool::new(false), AtomicU64::new(u64::MAX));
+        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms }) })
+    }
+
+    /// From now on a call may take so long.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        let ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.caller.patience_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        op: StorageOp,
+        name: &str,
+        call: impl FnOnce(&dyn Directory) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let directory = Arc::clone(&self.directory);
+        self.caller.call(op, &|| self.directory.path().join(name), move || call(&*directory))
+    }
+
+    fn file(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
+        let path = file.path().to_path_buf();
+        Box::new(LeavableFile { file: Some(Arc::from(file)), path, caller: Arc::clone(&self.caller) })
+    }
+}
+
+impl Caller {
+    fn call<T: Send + 'static>(
+        &self,
+        op: StorageOp,
+        path: &dyn Fn() -> PathBuf,
+        call: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let hung = || {
+            let source = io::Error::new(io::ErrorKind::TimedOut, "the call has not returned");
+            StorageError { op, path: path(), offset: None, source }
+        };
+        if self.left.load(Ordering::Relaxed) {
+            return Err(hung());
+        }
+        let (answer, answered) = sync_channel(1);
+        // What nobody waits for any more is dropped where it was made: closing a file may hang, too.
+        self.give(Box::new(move || drop(answer.send(call()))));
+        match answered.recv_timeout(Duration::from_millis(self.patience_ms.load(Ordering::Relaxed))) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                self.left.store(true, Ordering::Relaxed);
+                Err(hung())
+            }
+        }
+    }
+
+    /// The thread outlives this: it ends when the last sender is dropped.
+    fn give(&self, job: Job) {
+        let _thread_panicked = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
+    }
+}
+
+impl Directory for LeavableDirectory {
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError> {
+        let owned = name.to_owned();
+        self.call(StorageOp::Open, name, move |directory| directory.open(&owned, access)).map(|file| self.file(file))
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
+        let owned = name.to_owned();
+        self.call(StorageOp::Create, name, move |directory| directory.create(&owned)).map(|file| self.file(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let (name, to) = (from.to_owned(), to.to_owned());
+        self.call(StorageOp::Rename, from, move |directory| directory.rename(&name, &to))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        let owned = name.to_owned();
+        self.call(StorageOp::Remove, name, move |directory| directory.remove(&owned))
+    }
+
+    fn list(&self) -> Result<Vec<String>, StorageError> {
+        self.call(StorageOp::List, "", |directory| directory.list())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.call(StorageOp::Sync, "", |directory| directory.sync())
+    }
+
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
+        let owned = name.to_owned();
+        let held = self.call(StorageOp::Lock, name, move |directory| directory.lock(&owned))?;
+        Ok(Box::new(LeavableLock { held: Some(held), caller: Arc::clone(&self.caller) }))
+    }
+}
+
+/// A lock that is given back behind all calls that are under way.
+#[derive(Debug)]
+struct LeavableLock {
+    held: Option<Box<dyn fmt::Debug + Send + Sync>>,
+    caller: Arc<Caller>,
+}
+
+impl Drop for LeavableLock {
+    fn drop(&mut self) {
+        let held = self.held.take();
+        self.caller.give(Box::new(move || drop(held)));
+    }
+}
+
+#[derive(Debug)]
+struct LeavableFile {
+    /// Always there: taken when it is closed.
+    file: Option<Arc<dyn StoredFile>>,
+    path: PathBuf,
+    caller: Arc<Caller>,
+}
+
+impl LeavableFile {
+    fn call<T: Send + 'static>(
+        &self,
+        op: StorageOp,
+        call: impl FnOnce(&dyn StoredFile) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let file = self.file.clone().expect("BUG: a file is there until it is dropped");
+        self.caller.call(op, &|| self.path.clone(), move || call(&*file))
+    }
+}
+
+impl Drop for LeavableFile {
+    fn drop(&mut self) {
+        // Closed by the other thread: over a network that may write, and hang.
+        let file = self.file.take();
+        self.caller.give(Box::new(move || drop(file)));
+    }
+}
+
+impl StoredFile for LeavableFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_len(&self) -> Result<u64, StorageError> {
+        self.call(StorageOp::Measure, |file| file.read_len())
+    }
+
+    fn check_in_place(&self) -> Result<(), StorageError> {
+        self.call(StorageOp::Open, |file| file.check_in_place())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        let len = buf.len();
+        let bytes = self.call(StorageOp::Read, move |file| {
+            let mut bytes = vec![0; len];
+            let read = file.read_at(&mut bytes, offset)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        })?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        let bytes = bytes.to_vec();
+        self.call(StorageOp::Write, move |file| file.write_at(&bytes, offset))
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.call(StorageOp::Sync, |file| file.sync())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::RealDirectory;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    #[test]
+    fn it_does_what_the_directory_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(dir.path()))).unwrap();
+        leavable.set_patience(Duration::from_secs(60));
+        let file = leavable.create("a").unwrap();
+        file.write_at(b"hello", 3).unwrap();
+        file.sync().unwrap();
+        let mut bytes = [9; 10];
+        assert_eq!(file.read_at(&mut bytes, 2).unwrap(), 6);
+        assert_eq!(&bytes[..7], b"\0hello\x09");
+        leavable.rename("a", "b").unwrap();
+        assert_eq!(leavable.list().unwrap(), ["b"]);
+        assert!(leavable.open("a", Access::Read).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_behind_and_the_lock_is_held_until_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("LOCK"), "").unwrap();
+        let real: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
+        let leavable = LeavableDirectory::new(Arc::clone(&real)).unwrap();
+        leavable.set_patience(Duration::from_millis(30));
+        let lock = leavable.lock("LOCK").unwrap();
+        let (release, released) = mpsc::channel::<()>();
+        let hung = leavable.call(StorageOp::Sync, "x", move |_| {
+            let _ended = released.recv();
+            Ok(())
+        });
+        assert_eq!(hung.unwrap_err().source.kind(), io::ErrorKind::TimedOut);
+        let before = Instant::now();
+        assert!(leavable.list().is_err() && before.elapsed() < Duration::from_millis(20), "it is not asked again");
+        drop(lock);
+        assert!(real.lock("LOCK").is_err(), "an old write may still arrive");
+        drop(release);
+        while real.lock("LOCK").is_err() {
+            assert!(before.elapsed() < Duration::from_secs(10));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

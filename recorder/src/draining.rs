@@ -1,0 +1,172 @@
+//! The thread that brings what was spooled into the backup, as soon as that is reachable again.
+//!
+//! It appends record after record while changes go on to the spool. When it has come close to the end it takes the
+//! recording for a moment, appends what is left, and hands it the backup: from then on changes go there. A hook that comes
+//! in that moment waits for a few appends, or, when one of them hangs, for as long as a call may take.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use common::{DrainError, Recording};
+
+use crate::causes::with_causes;
+use crate::status::Status;
+
+/// The pause before the next attempt.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The pause when an attempt failed for a reason that does not pass by itself.
+const RETRY_LATER: Duration = Duration::from_secs(60);
+
+/// How often the log says how far behind the backup is.
+const SHOUT_EVERY: Duration = Duration::from_secs(60);
+
+/// With so few records left the recording is taken.
+const CLOSE: u64 = 16;
+
+/// How long a call may take while the recording is taken.
+const CALL_WHILE_TAKEN: Duration = Duration::from_secs(2);
+
+/// A recording that two threads use: the one that answers hooks, and the one that drains.
+pub type SharedRecording = Arc<Mutex<Recording>>;
+
+/// The recording, for a moment.
+pub fn taken(recording: &SharedRecording) -> MutexGuard<'_, Recording> {
+    // A panic in the other thread ends the process or leaves a writer that refuses.
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's handle. Dropped, it tells the thread to stop after the append that it is in.
+#[derive(Debug)]
+pub struct Draining {
+    stop: Arc<AtomicBool>,
+    first_attempt_failed: Arc<AtomicBool>,
+}
+
+impl Draining {
+    /// Starts it for a recording that spools.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn(recording: SharedRecording, status: Arc<Status>) -> io::Result<Self> {
+        let (stop, first_attempt_failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let draining = Self { stop: Arc::clone(&stop), first_attempt_failed: Arc::clone(&first_attempt_failed) };
+        let worker = Worker { recording, status, stop, first_attempt_failed, shouted: None };
+        thread::Builder::new().name("draining".to_owned()).spawn(move || worker.run())?;
+        Ok(draining)
+    }
+
+    /// Whether the first attempt has failed: waiting for the others is in vain for now.
+    pub fn has_failed(&self) -> bool {
+        self.first_attempt_failed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Worker {
+    recording: SharedRecording,
+    status: Arc<Status>,
+    stop: Arc<AtomicBool>,
+    first_attempt_failed: Arc<AtomicBool>,
+    /// When it was said last that the backup is behind.
+    shouted: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while !self.stopped() {
+            let error = match self.attempt() {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            self.first_attempt_failed.store(true, Ordering::Relaxed);
+            if self.stopped() {
+                return;
+            }
+            let text = format!("the spool is not drained: {}", with_causes(&error));
+            if error.is_trouble() {
+                self.shout();
+                log::debug!("{text}");
+                self.status.spool_problem(text);
+                thread::sleep(RETRY_AFTER);
+            } else {
+                log::error!("{text}");
+                self.status.spool_problem(text.clone());
+                self.status.problem(text);
+                self.sleep(RETRY_LATER);
+            }
+        }
+    }
+
+    fn attempt(&self) -> Result<(), DrainError> {
+        let Some(plan) = taken(&self.recording).drain_plan() else { return Ok(()) };
+        let mut drain = plan.attach()?;
+        loop {
+            let through = taken(&self.recording).end();
+            log::info!("draining the spool up to record {}", through.next_seq.get() - 1);
+            drain.advance(through)?;
+            if self.stopped() {
+                return Ok(());
+            }
+            let mut recording = taken(&self.recording);
+            let end = recording.end();
+            if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
+                continue;
+            }
+            drain.set_patience(CALL_WHILE_TAKEN);
+            drain.advance(end)?;
+            // Whoever stops now has the recording next, and finds the spool empty.
+            match recording.return_to_backup(drain) {
+                Ok(()) => {
+                    log::warn!("the spool is drained: changes go to {} again", recording.url());
+                    self.status.spool_drained();
+                }
+                Err(error) => {
+                    let text =
+                        format!("the backup has all of the spool, which cannot be emptied: {}", with_causes(&error));
+                    log::error!("{text}");
+                    self.status.problem(text);
+                    drop(recording);
+                    self.sleep(RETRY_LATER);
+                    // Another attempt finds everything in the backup already.
+                    return self.attempt();
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    fn shout(&mut self) {
+        if self.shouted.is_some_and(|last| last.elapsed() < SHOUT_EVERY) {
+            return;
+        }
+        self.shouted = Some(Instant::now());
+        let recording = taken(&self.recording);
+        if let Some((path, spooled)) = recording.spooled() {
+            log::error!(
+                "{} is out of reach and behind by {} changes: they are in {} on this machine only",
+                recording.url(),
+                spooled.changes,
+                path.display()
+            );
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn sleep(&self, long: Duration) {
+        let until = Instant::now() + long;
+        while !self.stopped() && Instant::now() < until {
+            thread::sleep(RETRY_AFTER);
+        }
+    }
+}
