@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::{Backup, BackupUrl, OpenError, ReadError};
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
+use crate::cli::behind;
 use crate::follow::Following;
 use crate::fs::Fs;
 use crate::fuse::{Access, End, FuseAdapter, KernelCache, Owner};
@@ -75,6 +76,7 @@ pub struct Mount {
     ended: Receiver<()>,
     end: End,
     fs: Arc<Fs>,
+    warning: Option<String>,
     // After the session, so that the tree stays up to date for as long as it is there.
     _following: Following,
 }
@@ -90,7 +92,9 @@ impl Mount {
         let backup = Arc::new(Backup::open(url)?);
         let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;
         let (history, follower) = backup.follow()?;
-        let fs = Arc::new(Fs::new(backup, history, readme_text(url, mountpoint.path()), u64::from(cache_mib) << 20));
+        let warning = behind::warning(&backup.spool_sight());
+        let readme = readme_text(url, mountpoint.path(), warning.as_deref());
+        let fs = Arc::new(Fs::new(backup, history, readme, u64::from(cache_mib) << 20));
         let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };
         let (wake, ended) = mpsc::channel();
@@ -100,7 +104,7 @@ impl Mount {
             .and_then(Session::spawn)
             .map_err(|error| mountpoint.explain(error))?;
         fs.prefill().begin(Arc::new(KernelCache(session.notifier())));
-        let mount = Self { session: Some(session), mountpoint, ended, end, fs, _following: following };
+        let mount = Self { session: Some(session), mountpoint, ended, end, fs, warning, _following: following };
         std::fs::read(mount.mountpoint.path().join("README")).map_err(MountError::NoAnswer)?;
         if let Err(error) = read_ahead::raise(mount.mountpoint.path()) {
             log::debug!("the kernel goes on reading ahead as little as it does by itself: {error}");
@@ -111,6 +115,11 @@ impl Mount {
     /// Where it is mounted, absolute and without links.
     pub fn path(&self) -> &Path {
         self.mountpoint.path()
+    }
+
+    /// What the operator must know of the backup: that it may not have the newest changes.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// What is shown.

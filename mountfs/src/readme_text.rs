@@ -5,12 +5,15 @@ use std::path::Path;
 use common::BackupUrl;
 
 /// What somebody needs to know who finds this mount at the worst moment of the year.
-pub fn readme_text(url: &BackupUrl, mountpoint: &Path) -> String {
+///
+/// `warning` is said first: the backup may not have the newest changes.
+pub fn readme_text(url: &BackupUrl, mountpoint: &Path, warning: Option<&str>) -> String {
     let mountpoint = shell_word(&mountpoint.display().to_string());
     let backup = shell_word(&url.to_string());
+    let warning = warning.map(wrapped).unwrap_or_default();
     format!(
         "\
-This is a backup of the database of a Core Lightning node, mounted read-only.
+{warning}This is a backup of the database of a Core Lightning node, mounted read-only.
 Backup: {url}
 
   latest                             the newest recorded version; moves while the node runs. It cannot be read when
@@ -59,6 +62,23 @@ Nothing here can be changed: every attempt to write is refused (read-only file s
     )
 }
 
+/// A text in lines of at most 116 characters, and an empty line.
+fn wrapped(text: &str) -> String {
+    let (mut lines, mut line) = (String::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + word.chars().count() > 115 {
+            lines.push_str(&line);
+            lines.push('\n');
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    format!("{lines}{line}\n\n")
+}
+
 /// A path as a shell takes it for one word: in quotes if it needs them.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
@@ -78,10 +98,14 @@ mod tests {
     #[test]
     fn the_commands_name_this_mount_and_this_backup() {
         let url: BackupUrl = "file:///var/backup/node.bkp".parse().unwrap();
-        let text = readme_text(&url, Path::new("/mnt/restore"));
+        let text = readme_text(&url, Path::new("/mnt/restore"), None);
         assert!(text.contains("cp /mnt/restore/latest/lightningd.sqlite3 "));
         assert!(text.contains("backupfs restore file:///var/backup/node.bkp "));
-        let spaced = readme_text(&"file:///my disk/node.bkp".parse().unwrap(), Path::new("/mnt/my restore"));
+        let spaced = readme_text(&"file:///my disk/node.bkp".parse().unwrap(), Path::new("/mnt/my restore"), None);
+        let behind = "warning: THIS BACKUP IS BEHIND ".repeat(9);
+        let behind = readme_text(&url, Path::new("/mnt/restore"), Some(&behind));
+        assert!(behind.starts_with("warning: THIS BACKUP") && behind.lines().all(|line| line.len() <= 120));
+        assert!(behind.ends_with(&text));
         assert!(spaced.contains("cp '/mnt/my restore'/latest/lightningd.sqlite3 "));
         assert!(spaced.contains("backupfs restore 'file:///my disk/node.bkp' "));
         assert!(text.ends_with('\n'));

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and how an outcome becomes an exit code.
 
+pub mod behind;
 pub mod demo;
 pub mod init;
 pub mod mount;

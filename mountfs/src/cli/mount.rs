@@ -7,7 +7,7 @@ use super::signals::signals_to_end;
 use super::{Failure, MountArgs};
 use crate::fuse::Access;
 use crate::mount::{Mount, MountSettings, Unmounted};
-use crate::say;
+use crate::{note, say};
 
 /// Mounts and serves until a signal comes or somebody else unmounts.
 ///
@@ -19,6 +19,9 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     let signals = signals_to_end()?;
     let mount = Mount::start(&args.url, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
     announce(&mount, args);
+    if let Some(warning) = mount.warning() {
+        note!("{warning}");
+    }
     serve(mount, signals)
 }
 

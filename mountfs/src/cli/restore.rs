@@ -9,7 +9,7 @@ use common::{Backup, DataVersion, History, TimelineEntry, Version};
 
 use super::progress::Bar;
 use super::signals::signals_to_end;
-use super::{Failure, RestoreArgs};
+use super::{Failure, RestoreArgs, behind};
 use crate::fs_error::chain;
 use crate::restore::{Destination, Progress, RestoreError, restore};
 use crate::{note, say};
@@ -36,6 +36,16 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
             return Err(Failure::No(error));
         }
         note!("warning: {error}");
+    }
+    let sight = backup.spool_sight();
+    match behind::stale(&sight) {
+        Some(stale) if !args.accept_stale_state => {
+            return Err(Failure::Failed(anyhow!(
+                "{stale}. To restore what is here only to look at it, add --accept-stale-state"
+            )));
+        }
+        Some(stale) => note!("warning: {stale}."),
+        None => behind::warn(&backup),
     }
     let version = &choose(&history, args)?;
     let temporary = Arc::new(Mutex::new(None));

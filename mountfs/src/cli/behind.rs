@@ -1,0 +1,85 @@
+//! What a command says when the backup is behind what its node has recorded in a spool.
+
+use std::path::Path;
+
+use common::spool::BehindSpool;
+use common::{Backup, DataVersion, SpoolSight};
+
+use crate::note;
+
+/// The warning, or the note, about changes that may not be in the backup; `None` when it is known to have all.
+pub fn warning(sight: &SpoolSight) -> Option<String> {
+    match sight {
+        SpoolSight::Complete => None,
+        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
+            "warning: THIS BACKUP IS BEHIND by {changes} changes ({}), they are in {}; start the node with the backup \
+             reachable to drain them",
+            versions(*from_version, *to_version),
+            path.display()
+        )),
+        SpoolSight::OutOfSight { host, path } => Some(format!(
+            "note: the node of this backup may have newer changes in {} on {host}, which cannot be seen from here",
+            path.display()
+        )),
+        SpoolSight::Unreadable { path, reason } => Some(format!(
+            "warning: whether this backup is behind is not known: the spool {} cannot be read ({reason})",
+            path.display()
+        )),
+    }
+}
+
+/// Says it, if there is something to say.
+pub fn warn(backup: &Backup) {
+    if let Some(warning) = warning(&backup.spool_sight()) {
+        note!("{warning}");
+    }
+}
+
+/// What stands between an operator and restoring the newest version: it is not the newest one.
+pub fn stale(sight: &SpoolSight) -> Option<String> {
+    let (what, path): (String, &Path) = match sight {
+        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => {
+            (format!("behind by {changes} changes ({})", versions(*from_version, *to_version)), path)
+        }
+        SpoolSight::Unreadable { path, reason } => (format!("maybe behind: its spool cannot be read ({reason})"), path),
+        SpoolSight::Complete | SpoolSight::OutOfSight { .. } => return None,
+    };
+    Some(format!(
+        "this backup is {what}. What is missing is in {}: a node that is started without it can broadcast a revoked state, \
+         and the peer then takes ALL funds of that channel. Start the old node once with the backup reachable, and it is \
+         drained",
+        path.display()
+    ))
+}
+
+fn versions(from: Option<DataVersion>, to: Option<DataVersion>) -> String {
+    match (from, to) {
+        (Some(from), Some(to)) if from != to => format!("versions {from}..{to}"),
+        (Some(one), _) | (None, Some(one)) => format!("version {one}"),
+        (None, None) => "none of them a version".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_seen_stands_in_the_way() {
+        let behind = |to| {
+            SpoolSight::Behind(BehindSpool {
+                path: "/spool/x".into(),
+                changes: 3,
+                from_version: Some(DataVersion::new(7)),
+                to_version: Some(DataVersion::new(to)),
+            })
+        };
+        assert!(warning(&behind(9)).is_some_and(|text| text.contains("3 changes (versions 7..9)")));
+        assert!(warning(&behind(7)).is_some_and(|text| text.contains("(version 7), they are in /spool/x")));
+        assert!(stale(&behind(9)).is_some_and(|text| text.contains("/spool/x")));
+        let elsewhere = SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool/x".into() };
+        assert!(warning(&elsewhere).is_some_and(|text| text.contains("/spool/x on node")));
+        assert_eq!(stale(&elsewhere), None);
+        assert_eq!((warning(&SpoolSight::Complete), stale(&SpoolSight::Complete)), (None, None));
+    }
+}
