@@ -32,6 +32,8 @@ pub(crate) struct LogCursor {
     next_seq: Seq,
     previous_checksum: u32,
     log: Option<OpenLog>,
+    /// The log that has its name before it has a record.
+    first_log: Seq,
     checked_to_the_end: bool,
 }
 
@@ -81,7 +83,13 @@ impl LogCursor {
 
     /// A cursor before the record `next_seq`, which begins a log and must carry this checksum of the record before it.
     pub(crate) fn at(directory: Arc<dyn Directory>, uuid: Uuid, next_seq: Seq, previous_checksum: u32) -> Self {
-        Self { directory, uuid, next_seq, previous_checksum, log: None, checked_to_the_end: false }
+        let (first_log, log) = (Seq::FIRST, None);
+        Self { directory, uuid, next_seq, previous_checksum, log, first_log, checked_to_the_end: false }
+    }
+
+    /// As the first of a spool, the log that comes next may be without a record.
+    pub(crate) fn of_spool(self) -> Self {
+        Self { first_log: self.next_seq, ..self }
     }
 
     /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
@@ -284,7 +292,7 @@ impl LogCursor {
     fn check_end(&mut self, end: End) -> Result<(), ReadError> {
         let log = self.log.as_ref().expect("BUG: a log is open");
         // Every log but the first has had its first record for as long as it has had its name.
-        let is_without_record = log.first_seq == self.next_seq && log.first_seq != Seq::FIRST;
+        let is_without_record = log.first_seq == self.next_seq && log.first_seq != self.first_log;
         let damage = match end {
             // Looked at once; from then on nobody but the writer, who leaves no holes, adds to the log.
             End::Unused if self.checked_to_the_end && !is_without_record => return Ok(()),

@@ -123,7 +123,7 @@ pub(crate) fn first_record(
     match logs(&**directory)?.first() {
         None => Ok(None),
         Some(&first) if first == header.from.0 => {
-            Ok(Some(LogCursor::at(Arc::clone(directory), uuid, header.from.0, header.from.1)))
+            Ok(Some(LogCursor::at(Arc::clone(directory), uuid, header.from.0, header.from.1).of_spool()))
         }
         Some(&first) => LogCursor::at_log(Arc::clone(directory), uuid, first).map(Some),
     }
