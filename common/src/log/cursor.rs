@@ -181,6 +181,7 @@ impl LogCursor {
             return Ok(Behind::NextLog);
         }
         self.check_end(end)?;
+        self.check_log_in_place()?;
         Ok(Behind::Nothing)
     }
 
@@ -285,6 +286,20 @@ impl LogCursor {
                     Err(damage) => return Ok(End::NoRecord(damage)),
                 }
             };
+        }
+    }
+
+    /// Whether the log is still the one of its name. One that was begun with a record that was then never acknowledged is
+    /// removed, and its name used again: nothing would ever be added to the file that is open here.
+    fn check_log_in_place(&self) -> Result<(), ReadError> {
+        let log = self.log.as_ref().expect("BUG: a log is open");
+        match log.file.check_in_place() {
+            Err(error) if error.is_not_found() && log.name == Name::Own => {
+                Err(ReadError::damaged(log.file.path(), 0, Damage::Contradiction("it was removed or made anew")))
+            }
+            // The spare gets its own name any moment.
+            Err(error) if error.is_not_found() => Ok(()),
+            checked => Ok(checked?),
         }
     }
 

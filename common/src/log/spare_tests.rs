@@ -185,14 +185,17 @@ fn a_reader_follows_from_log_to_log_through_the_spare() {
     let mut follower = LogCursor::new(real(dir.path()), UUID);
     let mut followed = read_with(&mut follower).unwrap();
     let mut writer = recover_in(real(dir.path())).unwrap();
+    let (mut newest_before, mut swapped) = (names::log(Seq::FIRST), 0);
     for number in 1..20 {
         writer.spares().make().unwrap();
         push(&mut writer, &number.to_string());
         writer.commit().unwrap();
         let newest = files(dir.path()).into_keys().rfind(|name| name.starts_with("log-")).unwrap();
         let (named, spare) = (dir.path().join(&newest), dir.path().join(names::SPARE));
-        // Every other time it looks before the log has its name.
-        if number % 2 == 0 && fs::read(&spare).is_ok_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
+        // Of a log that was begun just now it looks every other time before that has its name.
+        let is_new = std::mem::replace(&mut newest_before, newest.clone()) != newest;
+        if is_new && number % 2 == 0 && fs::read(&spare).is_ok_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
+            swapped += 1;
             let aside = dir.path().join("aside");
             fs::rename(&spare, &aside).unwrap();
             fs::rename(&named, &spare).unwrap();
@@ -205,6 +208,7 @@ fn a_reader_follows_from_log_to_log_through_the_spare() {
         assert_eq!(followed.len(), number + 1);
         assert_eq!(read(dir.path()).unwrap(), followed);
     }
+    assert!(swapped > 1);
 }
 
 /// The machine of the recorder crashed between a write, which this reader has seen, and its sync.

@@ -13,7 +13,7 @@ use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp};
 use crate::version_rules::Bump;
-use crate::{DataVersion, Seq, Timestamp};
+use crate::{DataVersion, ReadError, Seq, Timestamp};
 
 const UUID: Uuid = Uuid::from_u128(7);
 /// What a disk writes whole or not at all.
@@ -213,4 +213,23 @@ fn a_log_is_durable_before_it_has_its_name() {
     let faulty = Arc::new(FaultyDirectory::new(dir.path()));
     create_first_log(&(Arc::clone(&faulty) as Arc<dyn Directory>), UUID).unwrap();
     assert!(faulty.named_what_is_durable());
+}
+
+/// The first record of a log was read, its sync failed, and the recorder that began anew has cut it off.
+#[test]
+fn a_log_that_was_made_anew_is_not_waited_for_in_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = create_first_log(&directory(dir.path()), UUID).unwrap();
+    push(&mut writer, "one");
+    writer.commit().unwrap();
+    let mut cursor = LogCursor::new(directory(dir.path()), UUID);
+    cursor.read_new(&mut |_, _| Ok(())).unwrap();
+    let log = dir.path().join(names::log(Seq::FIRST));
+    let copy = dir.path().join("copy");
+    fs::copy(&log, &copy).unwrap();
+    cursor.read_new(&mut |_, _| Ok(())).unwrap();
+    fs::remove_file(&log).unwrap();
+    assert!(matches!(cursor.read_new(&mut |_, _| Ok(())), Err(ReadError::Damaged { .. })), "it is not there any more");
+    fs::rename(&copy, &log).unwrap();
+    assert!(matches!(cursor.read_new(&mut |_, _| Ok(())), Err(ReadError::Damaged { .. })), "it is another one");
 }
