@@ -126,23 +126,6 @@ impl Backup {
         self.directory.path()
     }
 
-    /// Bytes of all its files, as they count in `ls -l`. Lists the directory.
-    ///
-    /// # Errors
-    /// When the directory or a file cannot be read.
-    pub fn read_bytes(&self) -> Result<u64, StorageError> {
-        let mut bytes = 0;
-        for name in self.directory.list()? {
-            match self.directory.open(&name, Access::Read) {
-                Ok(file) => bytes += file.read_len()?,
-                // The recorder may have renamed or removed it meanwhile.
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(bytes)
-    }
-
     /// The history of what is sealed, and the follower that adds the rest. Reads the names of the files and the newest
     /// segment.
     ///

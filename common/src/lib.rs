@@ -23,6 +23,8 @@
 //! | [`spool`] | where changes go while the backup's place is out of reach, and how they come into the backup |
 //! | `on_unreachable` | what the recorder does while the backup's place cannot be written to |
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
+//! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
+//! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
 //!
@@ -35,6 +37,8 @@
 
 pub mod backup;
 mod backup_lock;
+mod backup_size;
+mod backup_state;
 mod backup_url;
 mod commit_check;
 mod contents;
@@ -43,6 +47,7 @@ mod data_version;
 pub mod format;
 pub mod history;
 mod live_database;
+mod lock_look;
 mod log;
 mod log_limits;
 mod on_unreachable;
@@ -59,6 +64,7 @@ mod segment;
 mod seq;
 mod snapshot;
 pub mod spool;
+mod status_fields;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -69,11 +75,14 @@ mod views;
 
 pub use backup::{Backup, Follower, OpenError, Polled, Reread};
 pub use backup_lock::{BackupLock, BackupLockError, OnGap};
+pub use backup_size::BytesByKind;
+pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};
 pub use backup_url::{BackupUrl, BackupUrlError};
 pub use create::{CreateError, Created, CreatedSnapshot, create_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
 pub use live_database::LiveDatabaseError;
+pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
@@ -87,6 +96,7 @@ pub use seal::{Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
+pub use status_fields::{ReplayCheck, StatusFields};
 pub use storage::Pulse;
 pub use timestamp::Timestamp;
 pub use view::{View, ViewError};

@@ -23,7 +23,7 @@ use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
 use crate::{
     BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OnUnreachable, OpenRecordingError, RecordError, Seq,
-    Timestamp,
+    Timestamp, UnsealedChanges,
 };
 pub(crate) use attach::{Attached, Expected, attach};
 use identity::Identity;
@@ -314,6 +314,11 @@ impl Recording {
     /// The newest recorded version; `None` when there is none yet.
     pub fn newest(&self) -> Option<NewestVersion> {
         self.known.newest
+    }
+
+    /// What is sealed, and what is not, as it was found; `None` once something was recorded in this run.
+    pub fn unsealed(&self) -> Option<UnsealedChanges> {
+        UnsealedChanges::of(self.known.history_before_run.as_ref()?).ok()
     }
 
     /// Where the backup is.

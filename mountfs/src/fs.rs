@@ -227,7 +227,7 @@ impl Fs {
 
     /// Bytes that the backup takes on its disk; 0 when that cannot be found out.
     pub fn stored_bytes(&self) -> u64 {
-        self.backup.read_bytes().unwrap_or(0)
+        self.backup.read_bytes().map_or(0, |bytes| bytes.total())
     }
 
     /// About how many files there are in the mount, directories and links included.

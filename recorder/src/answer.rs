@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use common::Timestamp;
 use serde_json::value::RawValue;
@@ -93,8 +94,9 @@ impl<R: Record> Answering<R> {
     /// # Errors
     /// Only when the answer cannot be sent.
     pub fn answer(&mut self, message: &Message<'_>) -> io::Result<Heard> {
+        let read_at = Instant::now();
         match message {
-            Message::Whole(bytes) => self.answer_whole(bytes),
+            Message::Whole(bytes) => self.answer_whole(bytes, read_at),
             Message::Oversized { head, bytes } => {
                 self.refuse_oversized(&Head::of(head), *bytes)?;
                 Ok(Heard::Something)
@@ -102,9 +104,9 @@ impl<R: Record> Answering<R> {
         }
     }
 
-    fn answer_whole(&mut self, message: &[u8]) -> io::Result<Heard> {
+    fn answer_whole(&mut self, message: &[u8], read_at: Instant) -> io::Result<Heard> {
         match Incoming::parse(message) {
-            Incoming::DbWrite { id, params } => self.db_write(id, params)?,
+            Incoming::DbWrite { id, params } => self.db_write(id, params, read_at)?,
             Incoming::Request { id, method, params } => self.request(message, id, &method, params)?,
             Incoming::Notification { method, params } => {
                 if method == SHUTDOWN {
@@ -127,7 +129,7 @@ impl<R: Record> Answering<R> {
         Ok(Heard::Something)
     }
 
-    fn db_write(&mut self, id: &str, params: Option<&RawValue>) -> io::Result<()> {
+    fn db_write(&mut self, id: &str, params: Option<&RawValue>, read_at: Instant) -> io::Result<()> {
         let received_at = Timestamp::now();
         match IncomingWrite::parse(params) {
             Ok(write) => {
@@ -137,6 +139,7 @@ impl<R: Record> Answering<R> {
                     (Answerer::Recorder, Ok(())) => {
                         reply::write_continue(&mut self.reply, id);
                         let sent = self.outgoing.send(&self.reply);
+                        self.status.answered(read_at.elapsed());
                         self.recording.answered();
                         sent
                     }

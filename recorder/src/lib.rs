@@ -28,13 +28,16 @@
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`free_space`] | room on the disks of backup and spool |
 //! | [`status`] | `backup-status` |
+//! | [`latency`], [`look`] | what it says of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
 mod causes;
 pub mod draining;
 pub mod free_space;
 pub mod hook;
+pub mod latency;
 pub mod lightningd_log;
+pub mod look;
 pub mod message;
 pub mod outgoing;
 pub mod pending;

@@ -123,7 +123,7 @@ async fn serve(
         .subscribe(SHUTDOWN, |_plugin, _notification| future::ready(Ok(())))
         .rpcmethod(
             BACKUP_STATUS,
-            "Newest version in the backup, when it was recorded, size and place of the backup, last problem",
+            "Newest version in the backup, what is sealed and what replays, size, free space, latency, last problem",
             |plugin: Plugin<Arc<Status>>, _request| future::ready(Ok(plugin.state().to_json())),
         )
         .start(status)

@@ -15,7 +15,7 @@ use crate::causes::with_causes;
 use crate::draining::{self, Draining, SharedRecording};
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
-use crate::status::{Destination, Newest, Status};
+use crate::status::{Destination, Status};
 use crate::waiting::Waiting;
 use crate::watchdog::{self, Watched};
 
@@ -149,7 +149,7 @@ impl BackupRecording {
         let spooled = draining::taken(&open.recording).spooled();
         match spooled {
             Some((path, spooled)) => {
-                self.status.recorded(newest(&draining::taken(&open.recording)));
+                self.status.recorded(draining::taken(&open.recording).newest(), None);
                 self.status.spooled(&self.place, &path, spooled);
                 open.draining = Some(
                     Draining::spawn(Arc::clone(&open.recording), Arc::clone(&self.status))
@@ -251,13 +251,13 @@ impl Failure {
 /// Says that the backup is open, and has it sealed from now on.
 fn begin_sealing(recording: &Recording, status: &Arc<Status>) -> Option<Sealing> {
     let backup = Arc::new(recording.backup());
-    let newest = newest(recording);
+    let newest = recording.newest();
     let url = recording.url().to_string();
     match newest {
         Some(newest) => log::info!("recording to {url}; its newest version is {}", newest.data_version),
         None => log::info!("recording to {url}, which has no version yet"),
     }
-    status.opened(Destination { url, backup: Arc::clone(&backup) }, newest);
+    status.opened(Destination { url, backup: Arc::clone(&backup) }, newest, recording.unsealed());
     match Sealing::spawn(
         backup,
         LogLimits::from_env(),
@@ -318,7 +318,7 @@ impl Record for BackupRecording {
     fn answered(&mut self) {
         let State::Open(open) = &mut self.state else { return };
         let recording = draining::taken(&open.recording);
-        let newest = newest(&recording);
+        let newest = recording.newest();
         let spooled = recording.spooled();
         drop(recording);
         if open.draining.is_some() {
@@ -333,8 +333,9 @@ impl Record for BackupRecording {
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
             sealing.wake(newest.seq);
         }
-        self.status.recorded(newest);
-        open.untold.take().into_iter().for_each(tell);
+        let recorded = open.untold.take();
+        self.status.recorded(newest, recorded);
+        recorded.into_iter().for_each(tell);
     }
 
     fn end(&mut self) {
@@ -366,12 +367,4 @@ fn tell(recorded: Recorded) {
         }
         Recorded::Healed { from: None, to } => log::info!("the backup begins with a snapshot of version {to}"),
     }
-}
-
-fn newest(recording: &Recording) -> Option<Newest> {
-    recording.newest().map(|newest| Newest {
-        data_version: newest.data_version,
-        seq: newest.seq,
-        recorded_at: newest.recorded_at,
-    })
 }

@@ -5,23 +5,33 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use common::{Backup, DataVersion, Progress, Seq, SpooledChanges, Timestamp};
+use common::{
+    Backup, DataVersion, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields, Timestamp, UnsealedChanges,
+};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::causes::with_causes;
 use crate::free_space::FreeSpace;
+use crate::latency::{Latency, LatencyFigures};
+use crate::look::Looks;
+
+pub use common::NewestVersion as Newest;
 
 /// Shared by the threads of the recorder.
 #[derive(Debug, Default)]
 pub struct Status {
     known: Mutex<Known>,
+    latency: Latency,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Known {
     destination: Option<Destination>,
+    looks: Looks,
     newest: Option<Newest>,
+    unsealed: Option<UnsealedChanges>,
     last_problem: Option<Problem>,
     progress: Progress,
     replay_problem: Option<String>,
@@ -47,34 +57,48 @@ pub struct Destination {
     pub backup: Arc<Backup>,
 }
 
-/// The newest version that is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Newest {
-    /// Its number in the node's database.
-    pub data_version: DataVersion,
-    /// Its place in the backup.
-    pub seq: Seq,
-    /// When it was recorded.
-    pub recorded_at: Timestamp,
-}
-
 #[derive(Debug, Clone)]
 struct Problem {
     text: String,
     at: Timestamp,
 }
 
+/// The answer of `backup-status`, in JSON.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    fields: StatusFields,
+    latency_us: LatencyFigures,
+    spool: Option<Value>,
+    last_problem: Option<Value>,
+    recorder_version: &'static str,
+}
+
 impl Status {
-    /// The backup is open.
-    pub fn opened(&self, destination: Destination, newest: Option<Newest>) {
+    /// The backup is open. `unsealed` is what was found in it, where that was looked for.
+    pub fn opened(&self, destination: Destination, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
         let mut known = self.known();
         known.destination = Some(destination);
+        // One that hung looked at what was there before.
+        known.looks = Looks::default();
         known.newest = newest;
+        if unsealed.is_some() {
+            known.unsealed = unsealed;
+        }
     }
 
-    /// A write is durable.
-    pub fn recorded(&self, newest: Option<Newest>) {
-        self.known().newest = newest;
+    /// A write is durable, and this was recorded with it.
+    pub fn recorded(&self, newest: Option<Newest>, recorded: Option<Recorded>) {
+        let mut known = self.known();
+        known.newest = newest;
+        if let (Some(unsealed), Some(newest), Some(recorded)) = (&mut known.unsealed, newest, recorded) {
+            unsealed.recorded(newest.seq, recorded);
+        }
+    }
+
+    /// A write was answered with "continue", this long after it had been read. Called by the thread that answers only.
+    pub fn answered(&self, took: Duration) {
+        self.latency.add(took);
     }
 
     /// What is recorded is in a spool, and not in the backup.
@@ -105,7 +129,11 @@ impl Status {
 
     /// How far replaying and sealing have come.
     pub fn sealed(&self, progress: Progress) {
-        self.known().progress = progress;
+        let mut known = self.known();
+        known.progress = progress;
+        if let (Some(unsealed), Some(through)) = (&mut known.unsealed, progress.sealed_through) {
+            unsealed.sealed(through);
+        }
     }
 
     /// Nothing is wrong with replaying and sealing (any more).
@@ -123,40 +151,37 @@ impl Status {
     /// The answer of `backup-status`. Fields are only ever added.
     pub fn to_json(&self) -> Value {
         let known = self.known().clone();
-        // A backup that is out of reach may keep a call for ever.
-        let reachable = known.destination.as_ref().filter(|_| known.spool.is_none());
-        let (bytes, bytes_problem) = match reachable.map(|place| place.backup.read_bytes()) {
-            Some(Ok(bytes)) => (Some(bytes), None),
-            Some(Err(error)) => (None, Some(with_causes(&error))),
-            None => (None, None),
-        };
-        let spool_url = known.spool.as_ref().map(|spool| &spool.url);
-        let url = known.destination.as_ref().map(|place| &place.url).or(spool_url);
-        let free_bytes = reachable.and_then(|place| FreeSpace::at(place.backup.path()).ok()).map(|free| free.bytes);
-        let mut answer = json!({
-            "data_version": known.newest.map(|newest| newest.data_version.get()),
-            "seq": known.newest.map(|newest| newest.seq.get()),
-            "recorded_at": known.newest.map(|newest| newest.recorded_at.to_string()),
-            "destination": url,
-            "bytes": bytes,
-            "free_bytes": free_bytes,
-            "spool": known.spool.as_ref().map(Spool::to_json),
-            "last_problem": known.last_problem.map(|problem| json!({
-                "text": problem.text,
-                "at": problem.at.to_string(),
-            })),
-            "replay": {
-                "through": known.progress.replayed_through.map(DataVersion::get),
-                "problem": known.replay_problem,
-            },
-            "sealed_through_seq": known.progress.sealed_through.map(Seq::get),
-            "recorder_version": env!("CARGO_PKG_VERSION"),
-            "format": common::format::FORMAT_VERSION,
-        });
-        if let Some(problem) = bytes_problem {
-            answer["bytes_problem"] = problem.into();
+        let mut fields = StatusFields::new();
+        if let Some(newest) = &known.newest {
+            fields.set_newest(newest);
         }
-        answer
+        if let Some(unsealed) = &known.unsealed {
+            fields.set_unsealed(unsealed);
+        }
+        // What is sealed was replayed by the run that sealed it.
+        let sealed = known.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
+        let replayed_through = known.progress.replayed_through.or(sealed.and_then(|sealed| sealed.data_version));
+        fields.replay = ReplayCheck::new(replayed_through, known.replay_problem);
+        let spool = known.spool.as_ref();
+        fields.destination = spool.map(|spool| spool.url.clone());
+        // A backup that is out of reach is not asked while changes go to a spool.
+        if let Some(place) = known.destination.filter(|_| spool.is_none()) {
+            let found = known.looks.look(&place.backup);
+            if let Some(bytes) = found.bytes {
+                fields.set_bytes(bytes);
+            }
+            fields.free_bytes = found.free_bytes;
+            fields.bytes_problem = found.problem;
+            fields.destination = Some(place.url);
+        }
+        let last_problem = known.last_problem;
+        json!(Answer {
+            fields,
+            latency_us: self.latency.figures(),
+            spool: spool.map(Spool::to_json),
+            last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
+            recorder_version: env!("CARGO_PKG_VERSION"),
+        })
     }
 
     /// Where the backup and the spool are, for whoever looks how full their disks are: what is out of reach is left out.
@@ -192,6 +217,8 @@ impl Spool {
 
 #[cfg(test)]
 mod tests {
+    use common::{BackupUrl, DataVersion, SealedThrough, Seq, create_backup};
+
     use super::*;
 
     #[test]
@@ -199,12 +226,29 @@ mod tests {
         let status = Status::default();
         status.problem("no backup.lock".to_owned());
         let answer = status.to_json();
-        for key in ["data_version", "seq", "recorded_at", "destination", "bytes", "free_bytes", "spool"] {
+        let unknown = [
+            "data_version",
+            "seq",
+            "recorded_at",
+            "destination",
+            "bytes",
+            "bytes_by_kind",
+            "free_bytes",
+            "spool",
+            "unsealed_changes",
+            "sealed_through",
+            "sealed_through_seq",
+        ];
+        for key in unknown {
             assert_eq!(answer.get(key), Some(&Value::Null), "{key}");
         }
         assert_eq!(answer["last_problem"]["text"], "no backup.lock");
         assert!(answer["last_problem"]["at"].as_str().unwrap().ends_with('Z'));
-        assert_eq!(answer["replay"], json!({"through": null, "problem": null}));
+        assert_eq!(
+            answer["replay"],
+            json!({"through": null, "text": "no change has been replayed yet", "problem": null})
+        );
+        assert_eq!(answer["latency_us"], json!({"p50": null, "p99": null, "worst": null, "answers": 0}));
         assert_eq!(answer["recorder_version"], env!("CARGO_PKG_VERSION"));
     }
 
@@ -216,7 +260,7 @@ mod tests {
             seq: Seq::new(u64::from(number) + 1).unwrap(),
             recorded_at: Timestamp::from_micros(1_795_326_225_000_001).unwrap(),
         };
-        status.recorded(Some(newest(7)));
+        status.recorded(Some(newest(7)), Some(Recorded::Appended));
         status.replay_problem("version 7 does not replay".to_owned());
         let answer = status.to_json();
         assert_eq!(answer["data_version"], 7);
@@ -232,7 +276,41 @@ mod tests {
         );
         status.replay_is_well();
         let answer = status.to_json();
-        assert_eq!(answer["replay"], json!({"through": 7, "problem": null}));
+        let text = "every change up to version 7 has been replayed";
+        assert_eq!(answer["replay"], json!({"through": 7, "text": text, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
+    }
+
+    #[test]
+    fn it_tells_what_is_sealed_what_is_not_and_what_room_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        create_backup(&url, None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        let backup = Arc::new(Backup::open(&url).unwrap());
+        let seq = |number| Seq::new(number).unwrap();
+        let status = Status::default();
+        let destination = Destination { url: url.to_string(), backup };
+        status.opened(destination, None, Some(UnsealedChanges::default()));
+        for number in 1..=10 {
+            let recorded_at = Timestamp::now();
+            let newest = Newest { data_version: DataVersion::new(number), seq: seq(number.into()), recorded_at };
+            status.answered(Duration::from_micros(number.into()));
+            status.recorded(Some(newest), Some(Recorded::Appended));
+        }
+        let through = SealedThrough { seq: seq(4), data_version: Some(DataVersion::new(4)) };
+        status.sealed(Progress { sealed_through: Some(through), ..Progress::default() });
+        let answer = status.to_json();
+        assert_eq!((&answer["unsealed_changes"], &answer["data_version"]), (&json!(6), &json!(10)));
+        assert_eq!((&answer["sealed_through"], &answer["sealed_through_seq"]), (&json!(4), &json!(4)));
+        assert_eq!(answer["replay"]["through"], 4, "what is sealed was replayed");
+        assert_eq!(answer["latency_us"], json!({"p50": 5, "p99": 10, "worst": 10, "answers": 10}));
+        assert!(answer["free_bytes"].as_u64().unwrap() > 0);
+        let kinds = answer["bytes_by_kind"].as_object().unwrap();
+        assert_eq!(answer["bytes"], kinds.values().map(|bytes| bytes.as_u64().unwrap()).sum::<u64>());
+        assert!(kinds["logs"].as_u64().unwrap() > 0 && answer.get("bytes_problem").is_none());
+        std::fs::remove_dir_all(url.path()).unwrap();
+        let answer = status.to_json();
+        assert_eq!((&answer["bytes"], &answer["data_version"]), (&Value::Null, &json!(10)));
+        assert!(answer["bytes_problem"].as_str().unwrap().contains("node.bkp"), "{answer}");
     }
 }

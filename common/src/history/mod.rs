@@ -19,7 +19,7 @@ use crate::log::RecordPlace;
 use crate::replay::ChangeAbout;
 use crate::segment::{SealedState, Segments};
 use crate::version_rules::Newest;
-use crate::{DataVersion, PageSize, ReadError, Seq};
+use crate::{DataVersion, PageSize, ReadError, SealedThrough, Seq};
 
 pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
 pub(crate) use version::Place;
@@ -75,6 +75,13 @@ pub struct History {
     sealed_place: Before,
     /// What is not sealed, log by log.
     tail: Vec<Stretch>,
+}
+
+/// What is sealed when this is the end of the newest segment.
+pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
+    let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
+    let data_version = has_versions.then(|| Place(footer.place).data_version());
+    SealedThrough { seq: footer.last_seq, data_version }
 }
 
 /// A stretch, wherever it is.
@@ -194,6 +201,20 @@ impl History {
     /// The segments that it knows of, by their first seqs.
     pub(crate) fn sealed(&self) -> &[Seq] {
         &self.sealed
+    }
+
+    /// How far it is sealed; `None` when nothing is.
+    ///
+    /// # Errors
+    /// When the newest segment cannot be read.
+    pub(crate) fn sealed_through(&self) -> Result<Option<SealedThrough>, ReadError> {
+        let Some(&newest) = self.sealed.last() else { return Ok(None) };
+        Ok(Some(sealed_through(&*self.segments.footer(newest)?)))
+    }
+
+    /// The records that are part of the newest state and in no segment, in order.
+    pub(crate) fn unsealed_records(&self) -> impl Iterator<Item = &LiveRecord> {
+        self.tail.iter().flat_map(Stretch::records)
     }
 
     /// The newest version; `None` for a backup that has none yet.

@@ -20,12 +20,12 @@ use std::thread;
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::format::{Damage, names};
-use crate::history::Start;
+use crate::history::{Start, sealed_through};
 use crate::log::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
-use crate::{Backup, DataVersion, LogLimits, ReadError, Seq};
+use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
 use log_replay::LogReplay;
 pub use offline::{SealBackupError, seal_backup};
 
@@ -77,8 +77,8 @@ impl From<MapError> for SealError {
 pub struct Progress {
     /// Every change up to this version has been replayed.
     pub replayed_through: Option<DataVersion>,
-    /// Every record up to this one is in a segment.
-    pub sealed_through: Option<Seq>,
+    /// Every record up to here is in a segment.
+    pub sealed_through: Option<SealedThrough>,
     /// Logs sealed by this sealer.
     pub logs_sealed: u64,
 }
@@ -114,7 +114,7 @@ impl Sealer {
         let mut progress =
             Progress { replayed_through: history.newest().map(|newest| newest.data_version), ..Progress::default() };
         if let Some(newest) = newest_segment {
-            progress.sealed_through = Some(backup.segments().footer(newest)?.last_seq);
+            progress.sealed_through = history.sealed_through()?;
             // Whoever sealed it may not have come to make its name durable.
             if backup.directory().list()?.contains(&names::log(newest)) {
                 backup.directory().sync()?;
@@ -251,7 +251,7 @@ impl Sealer {
         let finished = current.finish().map_err(|source| self.backup.does_not_replay(first_seq, source))?;
         let footer = write::write_segment(&self.backup, finished, followed_by, self.cursor.previous_checksum())?;
         self.newest_segment = Some(first_seq);
-        self.progress.sealed_through = Some(footer.last_seq);
+        self.progress.sealed_through = Some(sealed_through(&footer));
         self.progress.logs_sealed += 1;
         log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));
         remove_sealed_logs(&self.backup, first_seq)

@@ -66,6 +66,7 @@ pub enum StorageOp {
     Remove,
     List,
     Lock,
+    FreeSpace,
 }
 
 impl fmt::Display for StorageOp {
@@ -81,6 +82,7 @@ impl fmt::Display for StorageOp {
             Self::Remove => "remove",
             Self::List => "list",
             Self::Lock => "lock",
+            Self::FreeSpace => "get the free space of",
         })
     }
 }
@@ -140,6 +142,14 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// Kind [`WouldBlock`](io::ErrorKind::WouldBlock) when somebody else holds it.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
+
+    /// Bytes that the file system has left for this user.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn free_bytes(&self) -> Result<u64, StorageError> {
+        real::free_bytes(self.path())
+    }
 }
 
 /// A file of a backup directory.
