@@ -8,6 +8,7 @@ mod progress;
 pub mod restore;
 pub mod seal;
 pub mod signals;
+pub mod status;
 pub mod versions;
 mod when;
 
@@ -58,6 +59,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// List the versions in a backup
     Versions(VersionsArgs),
+    /// Say how a backup is doing: newest version, what is sealed, size
+    Status(StatusArgs),
     /// Seal the finished logs of a backup that no recorder is writing to
     Seal(SealArgs),
     /// Show it all on a pretended node, in half a minute
@@ -148,6 +151,28 @@ pub struct VersionsArgs {
     pub until: Option<Bound>,
 }
 
+/// Say how a backup is doing: newest version, what is sealed, size.
+///
+/// Reads the files alone, and takes no lock: it works beside a recorder that is writing, and for a backup that was copied
+/// from elsewhere. A running recorder tells more: `lightning-cli backup-status`. Exits with 1 when the backup cannot be
+/// read to its end; what can be read is told all the same.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--json prints one object: data_version, seq, recorded_at (RFC 3339), destination, bytes, bytes_by_kind, free_bytes,
+unsealed_changes, sealed_through, sealed_through_seq, replay (through, text, problem) and format as in backup-status;
+versions, oldest_version, locked (whether a recorder of this machine, or `backupfs seal`, is seen to hold the lock), and
+problem (why the backup cannot be read to its end). What is not known is null. Fields are only ever added.
+
+Example:
+  backupfs status /var/backup/node.bkp")]
+pub struct StatusArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Seal the finished logs of a backup that no recorder is writing to.
 ///
 /// A recorder seals what it records by itself, a moment later; this is for a backup that was stopped before that, or was
@@ -214,7 +239,12 @@ impl fmt::Display for Failure {
 pub fn start_logging(command: &Command) {
     let default = match command {
         Command::Mount(_) => "info,fuser=warn",
-        Command::Init(_) | Command::Restore(_) | Command::Versions(_) | Command::Seal(_) | Command::Demo(_) => "warn",
+        Command::Init(_)
+        | Command::Restore(_)
+        | Command::Versions(_)
+        | Command::Status(_)
+        | Command::Seal(_)
+        | Command::Demo(_) => "warn",
     };
     let environment = env_logger::Env::new().filter_or(LOG_VARIABLE, default);
     env_logger::Builder::from_env(environment).format_target(false).init();
@@ -230,6 +260,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
+        Command::Status(args) => status::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Demo(args) => demo::run(args),
     }

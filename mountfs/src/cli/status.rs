@@ -1,0 +1,168 @@
+//! `backupfs status`.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use common::{
+    Backup, BackupState, BytesByKind, LockLook, NewestVersion, ReadError, ReplayCheck, StatusFields, UnsealedChanges,
+};
+use serde::Serialize;
+
+use super::{Failure, StatusArgs};
+use crate::fs_error::chain;
+
+/// Says how a backup is doing, from its files alone.
+///
+/// # Errors
+/// Exit code 1 when the backup cannot be read to its end (what can be read is told all the same), 2 when not at all.
+pub fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let backup = Arc::new(Backup::open(&args.url)?);
+    let (state, read) = backup.read_state();
+    let status = Status::new(args, &backup, &state, read.as_ref().err());
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        serde_json::to_writer(&mut out, &status).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        status.write(&mut out)
+    };
+    match written.and_then(|()| out.flush()) {
+        Ok(()) => read.map_err(Failure::no),
+        // Whoever listened has heard enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => read.map_err(Failure::no),
+        Err(error) => Err(error).context("cannot write the status").map_err(Failure::Failed),
+    }
+}
+
+const NOT_KNOWN: &str = "not known";
+
+/// The field names are those of `--json`; those that `backup-status` has, too, mean the same there.
+#[derive(Debug, Serialize)]
+struct Status {
+    #[serde(flatten)]
+    fields: StatusFields,
+    versions: Option<u64>,
+    oldest_version: Option<u32>,
+    /// Whether a recorder, or `backupfs seal`, is seen to hold the lock; null when it cannot be looked at.
+    locked: Option<bool>,
+    /// Why what comes behind the newest version cannot be read, or something before it.
+    problem: Option<String>,
+}
+
+impl Status {
+    fn new(args: &StatusArgs, backup: &Backup, state: &BackupState, problem: Option<&ReadError>) -> Self {
+        let mut fields = StatusFields::new();
+        fields.destination = Some(args.url.to_string());
+        if let Some(newest) = &state.newest {
+            let (data_version, seq, recorded_at) = (newest.data_version, newest.seq, newest.recorded_at);
+            fields.set_newest(&NewestVersion { data_version, seq, recorded_at });
+        }
+        if let Some(unsealed) = &state.unsealed {
+            fields.set_unsealed(unsealed);
+        }
+        // To be sealed a log is replayed. What is known of the others is known to the recorder only.
+        let sealed = state.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
+        fields.replay = ReplayCheck::new(sealed.and_then(|sealed| sealed.data_version), None);
+        match backup.read_bytes() {
+            Ok(bytes) => fields.set_bytes(bytes),
+            Err(error) => fields.bytes_problem = Some(chain(&error)),
+        }
+        match backup.read_free_bytes() {
+            Ok(bytes) => fields.free_bytes = Some(bytes),
+            Err(error) => fields.bytes_problem = fields.bytes_problem.or_else(|| Some(chain(&error))),
+        }
+        let locked = backup.look_at_lock().inspect_err(|error| log::warn!("cannot look at the lock: {error}"));
+        Self {
+            fields,
+            versions: state.versions,
+            oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
+            locked: locked.ok().map(|look| look == LockLook::Held),
+            problem: problem.map(|error| chain(error)),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let fields = &self.fields;
+        let mut line = |name: &str, text: &str| writeln!(out, "{name:18}{text}");
+        line("backup", fields.destination.as_deref().unwrap_or_default())?;
+        match (fields.data_version, &fields.recorded_at) {
+            (Some(version), Some(at)) => line("newest version", &format!("{version}, recorded {at}"))?,
+            _ if self.problem.is_some() => line("newest version", NOT_KNOWN)?,
+            _ => line("newest version", "none yet")?,
+        }
+        let oldest = self.oldest_version.map(|oldest| format!(", the oldest is {oldest}")).unwrap_or_default();
+        line("versions", &self.versions.map_or_else(|| NOT_KNOWN.to_owned(), |count| format!("{count}{oldest}")))?;
+        match (fields.sealed_through, fields.sealed_through_seq, fields.unsealed_changes) {
+            (Some(version), ..) => line("sealed", &format!("through version {version}"))?,
+            (None, Some(seq), _) => line("sealed", &format!("through record {seq}, without any version"))?,
+            (None, None, Some(_)) => line("sealed", "nothing yet")?,
+            (None, None, None) => line("sealed", NOT_KNOWN)?,
+        }
+        let unsealed = fields.unsealed_changes.map(|count| format!("{count} changes"));
+        line("not sealed yet", unsealed.as_deref().unwrap_or(NOT_KNOWN))?;
+        line("replay", &fields.replay.text)?;
+        match (&fields.bytes_by_kind, &fields.bytes_problem) {
+            (Some(bytes), _) => line("bytes", &in_words(bytes))?,
+            (None, problem) => line("bytes", &format!("not known: {}", problem.as_deref().unwrap_or_default()))?,
+        }
+        match fields.free_bytes {
+            Some(free) => line("free on its disk", &free.to_string())?,
+            None => line("free on its disk", NOT_KNOWN)?,
+        }
+        line(
+            "recorder",
+            match self.locked {
+                Some(true) => "the backup is locked: it is being recorded to, or sealed",
+                Some(false) => "none is seen from here",
+                None => NOT_KNOWN,
+            },
+        )
+    }
+}
+
+fn in_words(bytes: &BytesByKind) -> String {
+    let BytesByKind { logs, segments, snapshots, other } = bytes;
+    format!("{}: logs {logs}, segments {segments}, snapshots {snapshots}, other {other}", bytes.total())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(status: &Status) -> String {
+        let mut out = Vec::new();
+        status.write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_so() {
+        let status =
+            Status { fields: StatusFields::new(), versions: None, oldest_version: None, locked: None, problem: None };
+        let text = text(&status);
+        for part in [
+            "newest version    none yet\n",
+            "versions          not known\n",
+            "sealed            not known\n",
+            "not sealed yet    not known\n",
+            "replay            no change has been replayed yet\n",
+            "bytes             not known",
+            "free on its disk  not known\n",
+            "recorder          not known\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn json_is_flat_and_has_every_field() {
+        let mut fields = StatusFields::new();
+        fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
+        let status = Status { fields, versions: Some(7), oldest_version: Some(3), locked: Some(true), problem: None };
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!((&json["bytes"], &json["versions"]), (&4321.into(), &7.into()));
+        assert_eq!((&json["bytes_by_kind"]["snapshots"], &json["locked"]), (&300.into(), &true.into()));
+        assert!(json.get("problem").is_some_and(serde_json::Value::is_null));
+        assert!(text(&status).contains("4321: logs 1, segments 20, snapshots 300, other 4000\n"));
+    }
+}
