@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::{
-    Backup, BackupState, BytesByKind, LockLook, NewestVersion, ReadError, ReplayCheck, StatusFields, UnsealedChanges,
+    Backup, BackupState, BytesByKind, DataVersion, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight,
+    StatusFields, UnsealedChanges,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{Failure, StatusArgs};
+use super::{Failure, StatusArgs, behind};
 use crate::fs_error::chain;
+use crate::note;
 
 /// Says how a backup is doing, from its files alone.
 ///
@@ -19,13 +22,17 @@ use crate::fs_error::chain;
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let (state, read) = backup.read_state();
-    let status = Status::new(args, &backup, &state, read.as_ref().err());
+    let sight = backup.spool_sight();
+    let status = Status::new(args, &backup, &state, &sight, read.as_ref().err());
     let mut out = io::stdout().lock();
     let written = if args.json {
         serde_json::to_writer(&mut out, &status).map_err(io::Error::from).and_then(|()| writeln!(out))
     } else {
         status.write(&mut out)
     };
+    if let Some(warning) = behind::warning(&sight) {
+        note!("{warning}");
+    }
     match written.and_then(|()| out.flush()) {
         Ok(()) => read.map_err(Failure::no),
         // Whoever listened has heard enough.
@@ -45,12 +52,20 @@ struct Status {
     oldest_version: Option<u32>,
     /// Whether a recorder, or `backupfs seal`, is seen to hold the lock; null when it cannot be looked at.
     locked: Option<bool>,
+    /// The spool that holds, or may hold, newer changes; null when the backup is known to have all.
+    spool: Option<Value>,
     /// Why what comes behind the newest version cannot be read, or something before it.
     problem: Option<String>,
 }
 
 impl Status {
-    fn new(args: &StatusArgs, backup: &Backup, state: &BackupState, problem: Option<&ReadError>) -> Self {
+    fn new(
+        args: &StatusArgs,
+        backup: &Backup,
+        state: &BackupState,
+        sight: &SpoolSight,
+        problem: Option<&ReadError>,
+    ) -> Self {
         let mut fields = StatusFields::new();
         fields.destination = Some(args.url.to_string());
         if let Some(newest) = &state.newest {
@@ -77,6 +92,7 @@ impl Status {
             versions: state.versions,
             oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
             locked: locked.ok().map(|look| look == LockLook::Held),
+            spool: spool_json(sight),
             problem: problem.map(|error| chain(error)),
         }
     }
@@ -120,6 +136,23 @@ impl Status {
     }
 }
 
+/// Under the names of `backup-status`, and beside them what only an onlooker need be told.
+fn spool_json(sight: &SpoolSight) -> Option<Value> {
+    match sight {
+        SpoolSight::Complete => None,
+        SpoolSight::Behind(behind) => Some(json!({
+            "path": behind.path,
+            "changes": behind.changes,
+            "from_version": behind.from_version.map(DataVersion::get),
+            "to_version": behind.to_version.map(DataVersion::get),
+        })),
+        SpoolSight::OutOfSight { host, path } => {
+            Some(json!({"path": path, "host": host, "changes": null, "problem": "it cannot be seen from here"}))
+        }
+        SpoolSight::Unreadable { path, reason } => Some(json!({"path": path, "changes": null, "problem": reason})),
+    }
+}
+
 fn in_words(bytes: &BytesByKind) -> String {
     let BytesByKind { logs, segments, snapshots, other } = bytes;
     format!("{}: logs {logs}, segments {segments}, snapshots {snapshots}, other {other}", bytes.total())
@@ -137,8 +170,14 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said_to_be_so() {
-        let status =
-            Status { fields: StatusFields::new(), versions: None, oldest_version: None, locked: None, problem: None };
+        let status = Status {
+            fields: StatusFields::new(),
+            versions: None,
+            oldest_version: None,
+            locked: None,
+            spool: None,
+            problem: None,
+        };
         let text = text(&status);
         for part in [
             "newest version    none yet\n",
@@ -158,10 +197,13 @@ mod tests {
     fn json_is_flat_and_has_every_field() {
         let mut fields = StatusFields::new();
         fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
-        let status = Status { fields, versions: Some(7), oldest_version: Some(3), locked: Some(true), problem: None };
+        let spool = spool_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
+        let status =
+            Status { fields, versions: Some(7), oldest_version: Some(3), locked: Some(true), spool, problem: None };
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["bytes"], &json["versions"]), (&4321.into(), &7.into()));
         assert_eq!((&json["bytes_by_kind"]["snapshots"], &json["locked"]), (&300.into(), &true.into()));
+        assert_eq!((&json["spool"]["host"], &json["spool"]["changes"]), (&"node".into(), &Value::Null));
         assert!(json.get("problem").is_some_and(serde_json::Value::is_null));
         assert!(text(&status).contains("4321: logs 1, segments 20, snapshots 300, other 4000\n"));
     }
