@@ -114,6 +114,8 @@ impl UnsealedChanges {
     fn push(&mut self, seq: Seq) {
         let seq = seq.get();
         match self.stretches.back_mut() {
+            // Found when the backup was opened anew, and recorded only then.
+            Some(last) if *last.end() >= seq => {}
             Some(last) if *last.end() == seq - 1 => *last = *last.start()..=seq,
             _ => self.stretches.push_back(seq..=seq),
         }
