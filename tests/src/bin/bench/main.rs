@@ -4,11 +4,13 @@
 //! * [`record`]: what a `db_write` costs, beside a bare write and fdatasync; [`db_write`]: the messages for it.
 //! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
 //! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
+//! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
 mod db_write;
 mod goals;
+mod heal;
 mod node;
 mod opening;
 mod record;
@@ -38,6 +40,8 @@ enum Command {
     Traces(traces::Args),
     /// Record a history of any size; print what mounting, listing, opening, copying and restoring it takes
     Scale(scale::Args),
+    /// Time the first answer after a gap, and after a kill, of a node with a large database, beside cat of that database
+    Heal(heal::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Command::Record(args) => record::run(&args),
         Command::Traces(args) => traces::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Heal(args) => heal::run(&args),
     }
 }
 

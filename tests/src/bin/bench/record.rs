@@ -137,7 +137,7 @@ fn measure(
 }
 
 /// Starts a recorder, as `lightningd` does.
-fn start(lightning_dir: &Path) -> anyhow::Result<RecorderProcess> {
+pub fn start(lightning_dir: &Path) -> anyhow::Result<RecorderProcess> {
     let stderr = RecorderStderr::AppendedTo(lightning_dir.join("recorder.stderr"));
     let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &stderr, &[], PATIENCE)?;
     recorder.ask("getmanifest", &json!({"allow-deprecated-apis": false}))?;
