@@ -277,6 +277,56 @@ mod tests {
         assert!(unread.len() == 3 && unread[2] > 3 * answer, "{unread:?}: a refusal is between them");
     }
 
+    const SHUTDOWN: &str = r#"{"jsonrpc":"2.0","method":"shutdown","params":{}}"#;
+
+    /// What a machine that has other things to do may take on top of what was meant.
+    const LEEWAY: Duration = Duration::from_millis(1200);
+
+    fn stayed(since: Instant) {
+        let stayed = since.elapsed();
+        assert!((QUIET_AFTER_SHUTDOWN..QUIET_AFTER_SHUTDOWN + LEEWAY).contains(&stayed), "{stayed:?}");
+    }
+
+    #[test]
+    fn after_a_shutdown_it_stays_until_nothing_has_come_for_a_while() {
+        let mut talk = talk();
+        talk.say.write_all(format!("{SHUTDOWN}\n\n").as_bytes()).unwrap();
+        let mut last = Instant::now();
+        for id in 1..=5 {
+            thread::sleep(QUIET_AFTER_SHUTDOWN / 2);
+            last = Instant::now();
+            talk.say.write_all(format!("{}\n\n", db_write(id, id)).as_bytes()).unwrap();
+        }
+        assert_eq!(talk.end.join().unwrap().unwrap(), End::Quiet);
+        stayed(last);
+        assert_eq!(talk.seen.iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5].map(|id| format!("{id}: A; B")));
+        let mut replies = String::new();
+        talk.hear.read_to_string(&mut replies).unwrap();
+        assert_eq!(replies.split_terminator("\n\n").collect::<Vec<_>>(), [1, 2, 3, 4, 5].map(go_on));
+    }
+
+    #[test]
+    fn half_a_message_after_a_shutdown_is_not_waited_for_any_longer() {
+        let mut talk = talk();
+        let all = format!("{SHUTDOWN}\n\n{}\n\n{}", db_write(1, 5), &db_write(2, 6)[..40]);
+        let last = Instant::now();
+        talk.say.write_all(all.as_bytes()).unwrap();
+        assert_eq!(talk.end.join().unwrap().unwrap(), End::Quiet);
+        stayed(last);
+        assert_eq!(talk.seen.iter().collect::<Vec<_>>(), ["5: A; B"]);
+    }
+
+    #[test]
+    fn without_a_shutdown_it_waits_however_quiet_it_is() {
+        let mut talk = talk();
+        thread::sleep(QUIET_AFTER_SHUTDOWN * 2);
+        talk.say.write_all(format!("{}\n\n", db_write(1, 5)).as_bytes()).unwrap();
+        assert_eq!(talk.seen.recv().unwrap(), "5: A; B");
+        thread::sleep(QUIET_AFTER_SHUTDOWN * 2);
+        let (replies, seen, _) = talk.finish(&db_write(2, 6));
+        assert_eq!((replies, seen), (vec![go_on(1), go_on(2)], vec!["6: A; B".to_owned()]));
+    }
+
     #[test]
     fn it_ends_when_nobody_reads_the_answers() {
         let mut talk = talk();
