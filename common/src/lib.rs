@@ -92,7 +92,7 @@ pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
 pub use replay::ReplayError;
-pub use seal::{Progress, SealBackupError, SealError, Sealer, seal_backup};
+pub use seal::{HealCheckError, Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};

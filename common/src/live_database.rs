@@ -102,41 +102,16 @@ impl LiveDatabase {
 
     /// `vars.data_version`; 0 where there is none, as in a database older than the counter or one just created.
     pub(crate) fn data_version(&self) -> Result<DataVersion, LiveDatabaseError> {
-        let value = self.variable("intval", "data_version", |value| match value {
-            ValueRef::Integer(number) => Some(DataVersion::from_database(number)),
-            _ => None,
-        })?;
-        Ok(value.unwrap_or(DataVersion::new(0)))
+        data_version(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
     /// `vars.node_id`; `None` in a database that does not have it yet.
     pub(crate) fn node_id(&self) -> Result<Option<NodeId>, LiveDatabaseError> {
-        self.variable("blobval", "node_id", |value| match value {
+        let node_id = variable(&self.connection, "blobval", "node_id", |value| match value {
             ValueRef::Blob(bytes) => bytes.try_into().ok(),
             _ => None,
-        })
-    }
-
-    /// A value of table `vars`; old databases lack the table or the column.
-    fn variable<T>(
-        &self,
-        column: &str,
-        name: &str,
-        take: impl Fn(ValueRef<'_>) -> Option<T>,
-    ) -> Result<Option<T>, LiveDatabaseError> {
-        let query = || -> rusqlite::Result<Option<T>> {
-            let has = "SELECT count(*) FROM pragma_table_info('vars') WHERE name = ?1";
-            if self.connection.query_row(has, [column], |row| row.get::<_, i64>(0))? == 0 {
-                return Ok(None);
-            }
-            let mut statement = self.connection.prepare(&format!("SELECT {column} FROM vars WHERE name = ?1"))?;
-            let mut rows = statement.query([name])?;
-            match rows.next()? {
-                Some(row) => Ok(take(row.get_ref(0)?)),
-                None => Ok(None),
-            }
-        };
-        query().map_err(|error| Self::error(&self.path, &error))
+        });
+        node_id.map_err(|error| Self::error(&self.path, &error))
     }
 
     /// The transaction, to be read by other queries.
@@ -178,6 +153,34 @@ impl LiveDatabase {
     /// The error for what SQLite says.
     pub(crate) fn unreadable(&self, reason: &str) -> LiveDatabaseError {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// `vars.data_version` of a database; 0 where there is none.
+pub(crate) fn data_version(connection: &Connection) -> rusqlite::Result<DataVersion> {
+    let value = variable(connection, "intval", "data_version", |value| match value {
+        ValueRef::Integer(number) => Some(DataVersion::from_database(number)),
+        _ => None,
+    })?;
+    Ok(value.unwrap_or(DataVersion::new(0)))
+}
+
+/// A value of table `vars`; old databases lack the table or the column.
+fn variable<T>(
+    connection: &Connection,
+    column: &str,
+    name: &str,
+    take: impl Fn(ValueRef<'_>) -> Option<T>,
+) -> rusqlite::Result<Option<T>> {
+    let has = "SELECT count(*) FROM pragma_table_info('vars') WHERE name = ?1";
+    if connection.query_row(has, [column], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(None);
+    }
+    let mut statement = connection.prepare(&format!("SELECT {column} FROM vars WHERE name = ?1"))?;
+    let mut rows = statement.query([name])?;
+    match rows.next()? {
+        Some(row) => Ok(take(row.get_ref(0)?)),
+        None => Ok(None),
     }
 }
 

@@ -91,9 +91,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, bell: &Bell, stop: &AtomicBool) {
+    fn run(&mut self, bell: &Bell, stop: &Arc<AtomicBool>) {
         while let Rung::Durable(durable) = bell.wait() {
-            match self.seal(durable, stop) {
+            let sealed = self.seal(durable, stop);
+            self.check_heals(stop);
+            match sealed {
                 Ok(()) => {
                     self.shouted = None;
                     self.status.replay_is_well();
@@ -108,6 +110,17 @@ impl Worker {
                     bell.pause(PAUSE_AFTER_FAILURE);
                 }
             }
+        }
+    }
+
+    /// Looks at what healed gaps, when all that was recorded since has been replayed.
+    fn check_heals(&mut self, stop: &Arc<AtomicBool>) {
+        while let Some(Err(error)) = self.sealer.as_mut().map(|sealer| sealer.check_heals(stop)) {
+            let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
+            log::error!("{problem}");
+            log::logger().flush();
+            // It does not go away when later changes replay well.
+            self.status.problem(problem);
         }
     }
 

@@ -2,7 +2,10 @@
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
-use std::time::Duration;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
 use tests::listing::{self, Status};
 use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
@@ -103,4 +106,73 @@ fn a_gap_found_by_a_rider_is_healed() {
     node.expect_restorable();
     node.commit();
     node.expect_restorable();
+}
+
+/// Asks the recorder for its state until `is_so`.
+#[track_caller]
+fn wait_for(node: &mut SmallNode, what: &str, is_so: impl Fn(&serde_json::Value, &[String]) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = node.lightningd.rpc("backup-status", &serde_json::json!({})).expect("a status");
+        let lines = node.lightningd.recorder().expect("it runs").log_lines();
+        if is_so(&status, &lines) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {status}, {lines:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_a_heal_stored_is_checked_soon_after() {
+    let mut node = SmallNode::created();
+    node.run_without_plugin(3);
+    node.start();
+    node.commit();
+    node.lightningd.init().unwrap();
+    wait_for(&mut node, "it is sound", |status, lines| {
+        status["last_problem"].is_null()
+            && lines.iter().any(|line| line.contains("version 4") && line.contains("is sound"))
+    });
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn a_heal_from_a_damaged_database_is_shouted_about_and_recording_goes_on() {
+    let mut node = SmallNode::created();
+    node.run_without_plugin(1);
+    node.lightningd.start_without_recorder().unwrap();
+    let database = node.lightningd.database().expect("it runs");
+    // Pages that no transaction touches again.
+    database
+        .execute_batch(
+            "CREATE TABLE old (id INTEGER PRIMARY KEY, what BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+             INSERT INTO old SELECT i, randomblob(1000) FROM n",
+        )
+        .unwrap();
+    node.write(Commit::WithoutPlugin);
+    node.lightningd.kill();
+    let file = OpenOptions::new().read(true).write(true).open(node.home.database()).unwrap();
+    let pages = file.metadata().unwrap().len() / 4096;
+    let (mut page, mut damaged) = (vec![0; 4096], 0);
+    for number in 1..pages {
+        file.read_exact_at(&mut page, number * 4096).unwrap();
+        // A leaf of a table (SQLite file format §1.6) with three or four rows of a thousand bytes.
+        if page[0] == 13 && (3..=4).contains(&page[4]) {
+            file.write_all_at(&[0xee; 8], number * 4096).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 10, "{damaged} of {pages} pages");
+    node.start();
+    node.commit();
+    node.lightningd.init().unwrap();
+    wait_for(&mut node, "it is not sound", |status, lines| {
+        let said = |text: &str| text.contains("is not sound") && text.contains("integrity_check");
+        status["last_problem"]["text"].as_str().is_some_and(said) && lines.iter().any(|line| said(line))
+    });
+    node.commit();
+    node.commit();
 }

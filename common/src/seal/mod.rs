@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod corner_tests;
+mod heal_check;
 mod log_replay;
 mod offline;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crate::format::record::{Body, SnapshotRef};
@@ -26,6 +28,8 @@ use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
+pub use heal_check::HealCheckError;
+use heal_check::Heals;
 use log_replay::LogReplay;
 pub use offline::{SealBackupError, seal_backup};
 
@@ -92,6 +96,7 @@ pub struct Sealer {
     newest_segment: Option<Seq>,
     current: Option<LogReplay>,
     progress: Progress,
+    heals: Heals,
     health: Health,
 }
 
@@ -121,7 +126,8 @@ impl Sealer {
             }
             remove_sealed_logs(&backup, newest)?;
         }
-        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, health: Health::Sound })
+        let (heals, health) = (Heals::default(), Health::Sound);
+        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, heals, health })
     }
 
     /// How far it has come.
@@ -151,11 +157,21 @@ impl Sealer {
         result
     }
 
+    /// Checks that the snapshots that healed gaps are sound databases: those it has come across, each once. It takes seconds
+    /// where the database is large, and ends at once when `stop` says so.
+    ///
+    /// # Errors
+    /// When one is not; the next call goes on with the next.
+    pub fn check_heals(&mut self, stop: &Arc<AtomicBool>) -> Result<(), HealCheckError> {
+        self.heals.check(&self.backup, stop)
+    }
+
     /// The log that something went wrong with is read again from its beginning.
     fn begin_anew(&mut self) -> Result<(), SealError> {
         let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
         let sealed_through = begun.progress.sealed_through;
-        *self = Self { progress: Progress { sealed_through, ..self.progress }, ..begun };
+        let heals = std::mem::take(&mut self.heals);
+        *self = Self { progress: Progress { sealed_through, ..self.progress }, heals, ..begun };
         Ok(())
     }
 
@@ -207,13 +223,14 @@ impl Sealer {
         &mut self,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Result<Reached, ReadError>, SealError> {
-        let Self { backup, limits, cursor, newest_segment, current, progress, .. } = self;
+        let Self { backup, limits, cursor, newest_segment, current, progress, heals, .. } = self;
         let mut interrupted = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, place| {
             let added = if watch(*progress).is_break() {
                 Err(Interrupted::Break)
             } else {
+                heals.note(record);
                 let replay = match current.take() {
                     Some(replay) => Ok(replay),
                     None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body),
