@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::format::record::{DeltaBase, SnapshotReason, SnapshotRef};
 use crate::format::snapshot::SnapshotHeader;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::pages::{PageSource, SnapshotWriter};
+use crate::pages::{PageSource, PagesInOrder, SnapshotWriter, read_ahead};
 use crate::storage::{Directory, StorageError};
 use crate::{DataVersion, PageSize, ReadError, Seq, Timestamp};
 
@@ -59,8 +59,8 @@ pub enum SnapshotError {
 
 /// Writes the snapshot's file and makes it durable; what it returns goes into the log.
 ///
-/// Reads the database once, in order, and holds a few pages in memory. With a base, only pages that differ from it are
-/// stored.
+/// Reads the database once, in order, and holds a few megabytes in memory at most. With a base, only pages that differ
+/// from it are stored; the base is read once and in order as well, by another thread.
 ///
 /// # Errors
 /// When database or base cannot be read, or the file not be written, or `progress` asks to stop.
@@ -84,19 +84,22 @@ pub(crate) fn take_snapshot(
         created: new.time,
     };
     let mut writer = SnapshotWriter::create(directory, header)?;
-    let mut before = vec![0; page_size.bytes()];
-    database.read_pages(|page, bytes| {
-        if progress(PagesDone { done: page.get(), total: page_count, page_size }).is_break() {
-            return Err(SnapshotError::Interrupted);
-        }
-        if let Some(base) = base {
-            base.pages.read_page(page, &mut before).map_err(SnapshotError::Base)?;
-            if before == bytes {
-                return Ok(());
+    let mut copy = |mut before: Option<&mut PagesInOrder<'_>>| {
+        database.read_pages(|page, bytes| {
+            if progress(PagesDone { done: page.get(), total: page_count, page_size }).is_break() {
+                return Err(SnapshotError::Interrupted);
             }
-        }
-        Ok(writer.push(page, bytes)?)
-    })?;
+            let is_there = match &mut before {
+                Some(before) => before.next_page()? == bytes,
+                None => false,
+            };
+            if is_there { Ok(()) } else { Ok(writer.push(page, bytes)?) }
+        })
+    };
+    match base {
+        Some(base) => read_ahead(&*base.pages, page_count, |before| copy(Some(before))),
+        None => copy(None),
+    }?;
     let footer_checksum = writer.finish()?;
     Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.name), footer_checksum })
 }

@@ -1,6 +1,7 @@
 //! Pages of a database: where they come from, and what replaying changes does to them.
 
 mod overlay;
+mod read_ahead;
 mod snapshot_file;
 mod snapshot_pages;
 #[expect(unsafe_code, reason = "SQLite calls a VFS through C function pointers; every block says why it is sound")]
@@ -9,6 +10,7 @@ mod vfs;
 use crate::{PageNo, PageSize, ReadError};
 
 pub(crate) use overlay::{Overlay, OverlayPages};
+pub(crate) use read_ahead::{PagesInOrder, read_ahead};
 pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};
 pub(crate) use snapshot_pages::{ExpectedSnapshot, SharedSnapshots, SnapshotPages};
 pub(crate) use vfs::{MountedOverlay, with_replay_clock};

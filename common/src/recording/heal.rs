@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Goes, Recording};
 use crate::backup::Backup;
@@ -9,7 +10,7 @@ use crate::commit_check::{Verdict, compare_newest};
 use crate::format::record::SnapshotReason;
 use crate::live_database::LiveDatabase;
 use crate::record_error::Shown;
-use crate::snapshot::{Base, NewSnapshot, SnapshotError, take_snapshot};
+use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::version_rules::Commit;
 use crate::{DataVersion, OnGap, RecordError, Timestamp};
 
@@ -97,11 +98,11 @@ impl Recording {
             time: now,
         };
         let base = self.delta_base();
-        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut |_| ControlFlow::Continue(()));
+        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut tell_progress());
         let snapshot = match taken {
             Err(SnapshotError::Base(error)) => {
                 log::error!("{error}; taking a full snapshot instead of a delta");
-                take_snapshot(&*self.directory, &database, &new, None, &mut |_| ControlFlow::Continue(()))
+                take_snapshot(&*self.directory, &database, &new, None, &mut tell_progress())
             }
             other => other,
         }
@@ -123,5 +124,51 @@ impl Recording {
                 None
             }
         }
+    }
+}
+
+/// How often it is said how far a heal is: the node waits for it, and so does the operator.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// Pages after which the clock is looked at: less than a millisecond's worth.
+const PAGES_PER_LOOK: u32 = 128;
+
+/// When it was said last how far a heal is.
+struct Said(Instant);
+
+impl Said {
+    /// Whether it is time to say it again, which is then taken for done.
+    fn is_long_ago(&mut self, now: Instant) -> bool {
+        let is_long_ago = now.saturating_duration_since(self.0) >= PROGRESS_EVERY;
+        if is_long_ago {
+            self.0 = now;
+        }
+        is_long_ago
+    }
+}
+
+/// Says in the log, now and then, how far a snapshot is.
+fn tell_progress() -> impl FnMut(PagesDone) -> ControlFlow<()> {
+    let mut said = Said(Instant::now());
+    move |PagesDone { done, total, page_size }| {
+        if done.is_multiple_of(PAGES_PER_LOOK) && said.is_long_ago(Instant::now()) {
+            let megabytes = |pages: u32| u64::from(pages) * u64::from(page_size.get()) / 1_000_000;
+            log::info!("the snapshot has come to {} of {} MB of the database", megabytes(done), megabytes(total));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_said_every_two_seconds() {
+        let start = Instant::now();
+        let mut said = Said(start);
+        let told: Vec<u64> =
+            (0..=10_000).step_by(10).filter(|&at| said.is_long_ago(start + Duration::from_millis(at))).collect();
+        assert_eq!(told, [2000, 4000, 6000, 8000, 10_000]);
     }
 }

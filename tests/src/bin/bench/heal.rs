@@ -192,13 +192,9 @@ fn rows(report: &Report) -> Vec<Row> {
     for (what, rounds) in [("heal", &report.heals), ("comparison after a kill", &report.after_kills)] {
         let Some(worst) = rounds.iter().copied().max_by(|a, b| a.of_goal().total_cmp(&b.of_goal())) else { continue };
         rows.push(
-            Row::new(
-                &format!("{what}, {size}, worst of {}", rounds.len()),
-                "≤ 2 × cat + 1 s",
-                ms(worst.answer_us),
-            )
-            .beside(format!("cat {}", ms(worst.cat_us)), worst.answer_us / worst.cat_us)
-            .met(worst.of_goal() <= 1.0),
+            Row::new(&format!("{what}, {size}, worst of {}", rounds.len()), "≤ 2 × cat + 1 s", ms(worst.answer_us))
+                .beside(format!("cat {}", ms(worst.cat_us)), worst.answer_us / worst.cat_us)
+                .met(worst.of_goal() <= 1.0),
         );
         let peak = rounds.iter().map(|round| round.peak_rss).max().unwrap_or_default();
         rows.push(
