@@ -116,8 +116,8 @@ impl Directory for FaultyDirectory {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        self.calls.check(StorageOp::Sync, self.path())?;
-        self.real.sync()
+        // No power fails while a test runs: waiting for the disk would prove nothing.
+        self.calls.check(StorageOp::Sync, self.path())
     }
 
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
@@ -164,7 +164,6 @@ impl StoredFile for FaultyFile {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        self.calls.check(StorageOp::Sync, self.path())?;
-        self.file.sync()
+        self.calls.check(StorageOp::Sync, self.path())
     }
 }
