@@ -209,7 +209,7 @@ impl Recording {
             return Err(RecordError::NoStatements { data_version });
         }
         // After a failed write the last batch may be in the log or not: not even its snapshot may be replaced.
-        self.log.check_sound()?;
+        self.log.check_sound().map_err(|source| self.not_appended(source))?;
         self.check_identity()?;
         let bump = Bump::find(data_version, write.statements);
         let pushed = self.push(write, bump).inspect_err(|_| self.log.discard())?;
@@ -226,12 +226,16 @@ impl Recording {
 
     fn commit_batch(&mut self) -> Result<(), RecordError> {
         let committed = self.log.commit();
-        committed.map_err(|source| match &self.goes {
+        committed.map_err(|source| self.not_appended(source))
+    }
+
+    fn not_appended(&self, source: AppendError) -> RecordError {
+        match &self.goes {
             Goes::ToBackup => source.into(),
             Goes::ToSpool(_) => {
                 RecordError::Spool { path: self.directory.path().to_path_buf(), url: self.known.url.clone(), source }
             }
-        })
+        }
     }
 
     /// Fills the batch with what the write is, and with what must be recorded before it.

@@ -14,7 +14,7 @@ use crate::spool::{
     Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolNote, SpooledChanges, clear_spool, spool_directory,
     spool_path, this_host,
 };
-use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
+use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, StorageError, StorageOp, WatchedDirectory};
 use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
 
 /// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
@@ -65,8 +65,14 @@ impl Recording {
             return Ok(None);
         };
         let path = spool_path(root, uuid);
-        if !path.is_dir() {
-            return Ok(None);
+        match std::fs::metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // It may hold the newest changes: to go on without them would be to take the backup for complete.
+            Err(source) => {
+                let error = StorageError { op: StorageOp::Open, path, offset: None, source };
+                return Err(SpoolError::Read(error.into()));
+            }
         }
         let directory = WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse));
         let Some(held) = HeldSpool::take(Arc::new(directory), uuid, limits)? else { return Ok(None) };

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contents::{ends, first_record};
+use super::contents::{ends, first_record, logs};
 use crate::backup::Backup;
 use crate::format::Damage;
 use crate::format::manifest::Manifest;
@@ -112,20 +112,30 @@ impl DrainPlan {
         let attached = attach(&directory, &self.url, Some(uuid), self.limits, &Expected::Anything)?;
         let Attached { lock, manifest, mut log, .. } = attached;
         let (from, attempted) = ends(&self.header);
-        if attempted.contains(&log.end()) {
-            // It ends with what was being written to it when it failed. The spool has the same, or what came instead.
-            let cut = || -> Result<(), OpenRecordingError> {
-                let backup = Backup::of(Arc::clone(&directory), manifest.clone());
-                let (_, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
-                cut_behind(cursor, from, &attempted)
-                    .map_err(|source| OpenRecordingError::NotWhatWeWrote { url: self.url.clone(), source })
-            };
-            drop(log);
-            cut()?;
-            log = attach_again(&directory, &manifest, self.limits)?;
-        }
-        let cursor = self.find(log.end())?;
+        let cursor = match self.find(log.end()) {
+            // It ends with what was being written to it when it failed, and the spool has what came instead. A spool whose
+            // first log is gone has been drained: what the backup ends with was acknowledged then, whatever it equals.
+            Err(DrainError::Forked { .. }) if attempted.contains(&log.end()) && self.is_whole()? => {
+                let cut = || -> Result<(), OpenRecordingError> {
+                    let backup = Backup::of(Arc::clone(&directory), manifest.clone());
+                    let (_, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
+                    cut_behind(cursor, from, &attempted)
+                        .map_err(|source| OpenRecordingError::NotWhatWeWrote { url: self.url.clone(), source })
+                };
+                drop(log);
+                cut()?;
+                log = attach_again(&directory, &manifest, self.limits)?;
+                self.find(log.end())?
+            }
+            // What it ends with is in the spool as well, and durable: that was made sure of when its log was put right.
+            found => found?,
+        };
         Ok(Drain { directory, lock, manifest, log, leavable, cursor })
+    }
+
+    /// Whether the spool still begins where it was begun.
+    fn is_whole(&self) -> Result<bool, ReadError> {
+        Ok(logs(&*self.spool)?.first() == Some(&self.header.from.0))
     }
 
     /// The place in the spool where the chain is at this end. Each checksum covers the one before: what is equal there is

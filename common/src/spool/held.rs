@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -67,11 +69,21 @@ impl HeldSpool {
     }
 }
 
+/// How long whoever had the lock before may take to end: the recorder of a node that was started again at once, or a thread
+/// that was making room ahead.
+const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(3);
+const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
+
 fn lock(directory: &dyn Directory) -> Result<Arc<dyn fmt::Debug + Send + Sync>, SpoolError> {
-    directory.lock(names::LOCK).map(Arc::from).map_err(|error| match error.source.kind() {
-        io::ErrorKind::WouldBlock => SpoolError::Locked { path: directory.path().to_path_buf() },
-        _ => error.into(),
-    })
+    let deadline = Instant::now() + HOLDER_ENDS_WITHIN;
+    loop {
+        match directory.lock(names::LOCK) {
+            Ok(lock) => return Ok(Arc::from(lock)),
+            Err(error) if error.source.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_held) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
+            Err(_held) => return Err(SpoolError::Locked { path: directory.path().to_path_buf() }),
+        }
+    }
 }
 
 /// Empties a spool of which the backup has everything: the logs, the oldest first, then the header. Durable step by step,
