@@ -54,6 +54,7 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
         // Only logs that others have gone on behind are sealed.
         return Err(CutError::Forked { from: acknowledged.next_seq });
     }
+    let unsealed_from = cursor.next_seq();
     let mut behind = Vec::new();
     cursor.read_new(&mut |record, place| {
         if let RecordPlace::Log { log, offset, len, .. } = place
@@ -71,10 +72,15 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
     if end != acknowledged && !attempted.contains(&end) {
         return Err(CutError::Forked { from: acknowledged.next_seq });
     }
+    // A log is sealed when the record behind it counts as durable: whoever sealed all before has taken over what we had not
+    // acknowledged, and without it there would be no log to go on in.
+    if !behind.is_empty() && unsealed_from == acknowledged.next_seq && unsealed_from != Seq::FIRST {
+        return Err(CutError::Forked { from: acknowledged.next_seq });
+    }
     let directory = Arc::clone(cursor.directory());
     for &(log, offset, len) in behind.iter().rev() {
         let name = names::log(log);
-        if log >= acknowledged.next_seq {
+        if log >= acknowledged.next_seq && log != Seq::FIRST {
             // A log of which nothing was acknowledged. Its records are one or two; it goes with the first of them.
             if log_begins_at(&behind, log, offset) {
                 match directory.remove(&name) {
@@ -85,6 +91,7 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
                 directory.sync()?;
             }
         } else {
+            // The first log of a backup is there without a record, too.
             let file = directory.open(&name, Access::ReadWrite)?;
             file.write_at(&vec![0; len], offset)?;
             file.sync()?;

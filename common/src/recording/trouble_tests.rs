@@ -183,3 +183,63 @@ fn an_older_copy_of_the_backup_is_refused() {
     let refused = interrupted.reopen(&Arc::default()).unwrap_err();
     assert!(matches!(&refused, OpenRecordingError::NotWhatWeWrote { source: CutError::Lost { .. }, .. }), "{refused}");
 }
+
+/// What was refused for ever: the first log of a new node went with its first record, and no other one was made.
+#[test]
+fn the_very_first_write_of_a_node_may_fail() {
+    for nth in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        let created = crate::create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
+        let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
+        let lock =
+            BackupLock { backend_url: url.clone(), backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
+        let directory = Arc::new(FaultyDirectory::new(url.path()));
+        let database = dir.path().join("lightningd.sqlite3");
+        let limits = LogLimits::default();
+        let mut recording = Recording::open_in(Arc::clone(&directory) as _, &lock, &database, limits).unwrap();
+        let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 0";
+        let statements = [Cow::Borrowed("CREATE TABLE vars (name TEXT, intval INTEGER)"), Cow::Borrowed(bump)];
+        let (data_version, received_at) = (DataVersion::new(1), Timestamp::now());
+        let write = DbWrite { data_version, statements: &statements, received_at };
+        directory.fail_nth(nth);
+        if recording.record(&write).is_err() {
+            recording = recording.interrupt().reopen_in(directory).unwrap();
+            recording.record(&write).unwrap();
+        }
+        let (history, read) = Arc::new(Backup::open(&url).unwrap()).read_history();
+        read.unwrap();
+        assert_eq!(recorded(&history), [1], "call {nth}");
+    }
+}
+
+/// What was damaged: while the lock was free, `backupfs seal` sealed the log before the one that the failed write had begun,
+/// which was then cut off. Without a log nothing could be recorded any more, and a restart did not help.
+#[test]
+fn what_was_sealed_while_the_lock_was_free_is_gone_on_behind() {
+    for nth in 0..10 {
+        let mut node = Node::new("");
+        let directory = Arc::new(FaultyDirectory::new(node.backup_path()));
+        let mut recording = node.record_in(Arc::clone(&directory) as _);
+        node.write(&mut recording, &long(), Fate::Committed).unwrap();
+        directory.fail_nth(nth);
+        if node.write(&mut recording, &long(), Fate::Committed).is_err() {
+            let interrupted = recording.interrupt();
+            crate::seal_backup(&node.backup_lock.backend_url, &mut |_| ControlFlow::Continue(())).unwrap();
+            recording = match interrupted.reopen_in(directory) {
+                Ok(recording) => recording,
+                Err(refused) => {
+                    let is_forked = |source: &CutError| matches!(source, CutError::Forked { .. });
+                    assert!(
+                        matches!(&refused, OpenRecordingError::NotWhatWeWrote { source, .. } if is_forked(source)),
+                        "call {nth}: {refused}"
+                    );
+                    // As after a restart.
+                    node.record()
+                }
+            };
+            node.write(&mut recording, "again", Fate::Committed).unwrap();
+        }
+        assert_eq!(node.newest_contents(), (12, contents(&node.connection)), "call {nth}");
+    }
+}
