@@ -11,33 +11,42 @@ use super::{Access, Directory, StorageError, StoredFile};
 /// Tells others how long the call that a thread is in has been running. A call to a network file system whose server is
 /// gone may never return, and nothing can interrupt it.
 ///
-/// Costs two reads of the clock and two stores a call. It is meant for one thread: of several at once it knows the one that
-/// began or ended a call last.
+/// Costs a read of the clock and two stores a call. Calls of several threads are told apart: one that returns must not hide
+/// another that does not.
 #[derive(Debug)]
 pub struct Pulse {
     epoch: Instant,
-    /// Microseconds from the epoch to the beginning of the call, plus 1; 0 between calls.
-    call_began: AtomicU64,
+    /// For each call that is running: microseconds from the epoch to its beginning, plus 1; 0 in a place that is free.
+    running: [AtomicU64; CALLS_MAX],
 }
+
+/// Calls that can be told apart. There are three threads that make some: one that records, one that makes room ahead and
+/// one that drains. Those that they leave behind when they hang come on top.
+const CALLS_MAX: usize = 16;
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { epoch: Instant::now(), call_began: AtomicU64::new(0) }
+        Self { epoch: Instant::now(), running: [const { AtomicU64::new(0) }; CALLS_MAX] }
     }
 }
 
 impl Pulse {
-    /// How long the call that is running has been running; `None` when none is.
+    /// How long the call that has been running longest has been running; `None` when none is.
     pub fn in_call_for(&self) -> Option<Duration> {
-        let began = self.call_began.load(Ordering::Relaxed).checked_sub(1)?;
+        let began = self.running.iter().filter_map(|call| call.load(Ordering::Relaxed).checked_sub(1)).min()?;
         Some(self.epoch.elapsed().saturating_sub(Duration::from_micros(began)))
     }
 
     fn during<T>(&self, call: impl FnOnce() -> T) -> T {
         let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
-        self.call_began.store(now + 1, Ordering::Relaxed);
+        let free =
+            |place: &&AtomicU64| place.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        // When there is none, so many calls hang that this one need not be noticed.
+        let place = self.running.iter().find(free);
         let returned = call();
-        self.call_began.store(0, Ordering::Relaxed);
+        if let Some(place) = place {
+            place.store(0, Ordering::Relaxed);
+        }
         returned
     }
 }
@@ -151,6 +160,20 @@ mod tests {
         assert_eq!(pulse.in_call_for(), None);
         pulse.during(|| {
             thread::sleep(Duration::from_millis(20));
+            assert!(pulse.in_call_for().unwrap() >= Duration::from_millis(19));
+        });
+        assert_eq!(pulse.in_call_for(), None);
+    }
+
+    /// What was lost: room was being made ahead when the disk began to hang, that call was the last to return, and the write
+    /// that hung was never refused.
+    #[test]
+    fn a_call_that_returns_does_not_hide_one_that_hangs() {
+        let pulse = Pulse::default();
+        pulse.during(|| {
+            thread::scope(|scope| {
+                scope.spawn(|| pulse.during(|| thread::sleep(Duration::from_millis(20))));
+            });
             assert!(pulse.in_call_for().unwrap() >= Duration::from_millis(19));
         });
         assert_eq!(pulse.in_call_for(), None);
