@@ -19,6 +19,10 @@ const COMPRESSION_LEVEL: i32 = -1;
 /// Compressed bytes that are read at once for pages that follow each other.
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// A snapshot is made durable in steps of so many bytes. In one step a large one keeps a slow disk busy for longer than a
+/// single call may take before it counts as hung, at the first attempt and at every other.
+const SYNC_BYTES: u64 = 8 << 20;
+
 /// A snapshot being written. Nothing has its name until [`finish`](Self::finish) returns.
 pub(crate) struct SnapshotWriter<'a> {
     directory: &'a dyn Directory,
@@ -26,6 +30,7 @@ pub(crate) struct SnapshotWriter<'a> {
     name: String,
     file: Box<dyn StoredFile>,
     offset: u64,
+    durable_to: u64,
     pages: Vec<PageNo>,
     stored_pages: u32,
     groups: Vec<Group>,
@@ -46,6 +51,7 @@ impl<'a> SnapshotWriter<'a> {
             name,
             file,
             offset: SNAPSHOT_HEADER_LEN as u64,
+            durable_to: 0,
             pages: Vec::new(),
             stored_pages: 0,
             groups: Vec::new(),
@@ -83,6 +89,10 @@ impl<'a> SnapshotWriter<'a> {
         self.groups.push(Group { offset: self.offset, len, checksum: checksum(&[&compressed]) });
         self.offset += u64::from(len);
         self.pending.clear();
+        if self.offset - self.durable_to >= SYNC_BYTES {
+            self.file.sync()?;
+            self.durable_to = self.offset;
+        }
         Ok(())
     }
 

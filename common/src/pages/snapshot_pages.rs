@@ -131,8 +131,8 @@ mod tests {
     use crate::format::segment::SnapshotId;
     use crate::format::snapshot::SnapshotHeader;
     use crate::pages::SnapshotWriter;
-    use crate::storage::RealDirectory;
     use crate::storage::faulty::FaultyDirectory;
+    use crate::storage::{RealDirectory, StorageOp};
     use crate::{DataVersion, Timestamp};
 
     const SIZE: PageSize = PageSize::new(512).unwrap();
@@ -205,6 +205,39 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let faulty = FaultyDirectory::new(dir.path());
         write_to(&faulty, 1, None, 1, &[(1, 11)]);
+        assert!(faulty.named_what_is_durable());
+    }
+
+    #[test]
+    fn a_large_snapshot_is_made_durable_in_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = FaultyDirectory::new(dir.path());
+        let header = SnapshotHeader {
+            uuid: UUID,
+            seq: seq(1),
+            base: None,
+            data_version: DataVersion::new(1),
+            page_size: SIZE,
+            page_count: 40 << 10,
+            created: Timestamp::from_micros(1).unwrap(),
+        };
+        let mut writer = SnapshotWriter::create(&faulty, header).unwrap();
+        let mut random = 1_u64;
+        for page in 1..=40 << 10 {
+            // Nothing that can be compressed.
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random.to_le_bytes()[3]
+            })
+            .take(512)
+            .collect();
+            writer.push(PageNo::new(page).unwrap(), &bytes).unwrap();
+        }
+        writer.finish().unwrap();
+        // 20 MiB: twice on the way, file and name at the end.
+        assert_eq!(faulty.calls_of(StorageOp::Sync), 4);
         assert!(faulty.named_what_is_durable());
     }
 

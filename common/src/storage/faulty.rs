@@ -63,6 +63,11 @@ impl FaultyDirectory {
         self.calls.made.lock().unwrap().len() as u64
     }
 
+    /// Calls of this kind made so far.
+    pub(crate) fn calls_of(&self, op: StorageOp) -> usize {
+        self.calls.made.lock().unwrap().iter().filter(|&&made| made == op).count()
+    }
+
     /// Whether every rename so far, and there was one, gave its name to a file that was durable, and was made durable
     /// itself at once.
     pub(crate) fn named_what_is_durable(&self) -> bool {
