@@ -70,6 +70,14 @@ impl Drop for Draining {
     }
 }
 
+/// Whether there is nothing left to do for a spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    Yes,
+    /// The backup has all of it, and it is still there.
+    No,
+}
+
 struct Worker {
     recording: SharedRecording,
     status: Arc<Status>,
@@ -106,14 +114,22 @@ impl Worker {
     }
 
     fn attempt(&self) -> Result<(), DrainError> {
-        let Some(plan) = taken(&self.recording).drain_plan() else { return Ok(()) };
+        while !self.stopped() && self.attempt_once()? == Emptied::No {
+            // Another attempt finds everything in the backup already.
+            self.sleep(RETRY_LATER);
+        }
+        Ok(())
+    }
+
+    fn attempt_once(&self) -> Result<Emptied, DrainError> {
+        let Some(plan) = taken(&self.recording).drain_plan() else { return Ok(Emptied::Yes) };
         let mut drain = plan.attach()?;
         loop {
             let through = taken(&self.recording).end();
             log::info!("draining the spool up to record {}", through.next_seq.get() - 1);
             drain.advance(through)?;
             if self.stopped() {
-                return Ok(());
+                return Ok(Emptied::Yes);
             }
             let mut recording = taken(&self.recording);
             let end = recording.end();
@@ -133,13 +149,10 @@ impl Worker {
                         format!("the backup has all of the spool, which cannot be emptied: {}", with_causes(&error));
                     log::error!("{text}");
                     self.status.problem(text);
-                    drop(recording);
-                    self.sleep(RETRY_LATER);
-                    // Another attempt finds everything in the backup already.
-                    return self.attempt();
+                    return Ok(Emptied::No);
                 }
             }
-            return Ok(());
+            return Ok(Emptied::Yes);
         }
     }
 
