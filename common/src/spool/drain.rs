@@ -19,6 +19,10 @@ use crate::{BackupUrl, LogLimits, OpenRecordingError, ReadError, Seq};
 /// Most records that are made ready to be appended at once.
 const BATCH_RECORDS: usize = 64;
 
+/// How long a call may take while only the drain waits for it. Then it is left behind, and the next attempt is made with
+/// what the path leads to by then: a server that is back, or was mounted anew.
+const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(600);
+
 /// Why a spool is not drained. It stays as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -93,13 +97,13 @@ pub struct Drain {
 }
 
 impl DrainPlan {
-    /// Opens the backup and finds the place in the spool that it ends at. May hang for as long as the backup's place
-    /// does.
+    /// Opens the backup and finds the place in the spool that it ends at. May take long when the backup's place hangs.
     ///
     /// # Errors
     /// When the backup cannot be opened, or it does not end with a record of the spool or the one before.
     pub fn attach(&self) -> Result<Drain, DrainError> {
         let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(self.url.path())))?;
+        leavable.set_patience(CALL_TAKES_AT_MOST);
         self.attach_in(Arc::new(leavable.clone()), Some(leavable))
     }
 
