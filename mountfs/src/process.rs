@@ -23,9 +23,9 @@ fn allow_open_files() {
 }
 
 /// Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
-/// and asks for it again a page or two at a time, which takes a tenth of the time of a view. It stops that once it has
-/// seen a large block come and go: from then on blocks of that size and twice as much at the end of the heap are kept
-/// (mallopt(3), `M_MMAP_THRESHOLD`). Another C library is none the worse for it.
+/// and asks for it again a page or two at a time. It stops that once it has seen a large block come and go: from then on
+/// blocks of that size and twice as much at the end of the heap are kept (mallopt(3), `M_MMAP_THRESHOLD`). Another C
+/// library is none the worse for it.
 fn keep_freed_memory() {
     drop(black_box(vec![1_u8; FREED_BYTES_KEPT]));
 }
