@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Goes, Recording};
 use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_newest};
-use crate::format::record::SnapshotReason;
+use crate::format::record::{RunStart, SnapshotReason};
 use crate::live_database::LiveDatabase;
 use crate::record_error::Shown;
 use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
@@ -21,8 +21,8 @@ impl Recording {
     /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
     /// else, have found nothing wrong with it.
     pub(super) fn newest_is_another(&self) -> bool {
-        let (Some(history), Some(newest), Commit::Unknown) =
-            (&self.known.history_before_run, self.known.newest, self.known.commit)
+        let (Some(newest), Commit::Unknown, RunStart::First) =
+            (self.known.newest, self.known.commit, self.known.run_start)
         else {
             return false;
         };
@@ -33,6 +33,9 @@ impl Recording {
             );
             return false;
         }
+        let Some(history) = &self.known.history_before_run else {
+            return false;
+        };
         let compared = LiveDatabase::open(&self.known.database).and_then(|database| {
             let found = database.data_version()?;
             if found != newest.data_version {
