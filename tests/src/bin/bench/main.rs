@@ -36,6 +36,9 @@ struct Cli {
 enum Command {
     /// Time the answers of a real backup-recorder, interleaved with a bare write + fdatasync of the same sizes
     Record(record::Args),
+    /// The process that `record` measures beside the recorder
+    #[command(name = record::piped_floor::SUBCOMMAND, hide = true)]
+    PipedFloor(record::piped_floor::Args),
     /// Record every trace; print bytes per version, replay speed, and how long versions take to open
     Traces(traces::Args),
     /// Record a history of any size; print what mounting, listing, opening, copying and restoring it takes
@@ -47,6 +50,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Record(args) => record::run(&args),
+        Command::PipedFloor(args) => record::piped_floor::run(&args),
         Command::Traces(args) => traces::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Heal(args) => heal::run(&args),

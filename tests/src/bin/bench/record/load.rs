@@ -1,4 +1,4 @@
-//! Round trips beside the floor, while the sealer keeps up and while it is busy.
+//! Round trips beside both floors, while the sealer keeps up and while it is busy.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::feed::Feed;
 use super::floor::Floor;
+use super::piped_floor::PipedFloor;
 use super::{call, start};
 use crate::scale::laps::Laps;
 use crate::scale::making::{Logs, Wanted};
@@ -53,6 +54,8 @@ pub struct LoadReport {
     pub writes_per_s: f64,
     /// The same for the floor.
     pub floor_per_s: f64,
+    /// The same for the floor behind pipes.
+    pub piped_floor_per_s: f64,
     /// Writes by size: all of them first.
     pub classes: Vec<ClassReport>,
 }
@@ -79,20 +82,23 @@ pub struct ClassReport {
     pub most_bytes: usize,
     pub round_trip: Summary,
     pub floor: Summary,
+    /// The floor, written by another process over pipes.
+    pub piped_floor: Summary,
     pub ratio_p50: f64,
     pub ratio_p99: f64,
     pub ratio_max: f64,
 }
 
-/// One write, measured both ways.
+/// One write, measured in all three ways.
 #[derive(Clone, Copy)]
 struct Measured {
     record_bytes: usize,
     round_trip: Duration,
     floor: Duration,
+    piped_floor: Duration,
 }
 
-/// Records up to `writes` changes after those of a history, with the floor in between. Where the sealer is to be busy, no
+/// Records up to `writes` changes after those of a history, with both floors in between. Where the sealer is to be busy, no
 /// more than while it is.
 pub fn measure(
     sealer: Sealer,
@@ -103,6 +109,7 @@ pub fn measure(
 ) -> anyhow::Result<LoadReport> {
     let mut feed = Feed::after(made, laps);
     let mut floor = Floor::create(&dir.lightning_dir().join("floor"))?;
+    let mut piped_floor = PipedFloor::start(&dir.lightning_dir().join("piped-floor"))?;
     let mut recorder = start(&dir.lightning_dir())?;
     // The first one opens the backup.
     for first in feed.calls(1)? {
@@ -111,21 +118,23 @@ pub fn measure(
     let mut measured: Vec<Measured> = Vec::with_capacity(writes);
     while measured.len() < writes && (sealer == Sealer::KeepsUp || is_backlog_left(&dir.backup())?) {
         for write in feed.calls(CHUNK.min(writes - measured.len()))? {
-            let mut below = || floor.append(&write.message, write.record_bytes);
+            let [mut round_trip, mut below, mut piped] = [Duration::ZERO; 3];
             // Which of them comes first changes with every write.
-            let (round_trip, floor) = if measured.len().is_multiple_of(2) {
-                (call(&mut recorder, &write)?, below()?)
-            } else {
-                let floor = below()?;
-                (call(&mut recorder, &write)?, floor)
-            };
-            measured.push(Measured { record_bytes: write.record_bytes, round_trip, floor });
+            for turn in 0..3 {
+                match (measured.len() + turn) % 3 {
+                    0 => round_trip = call(&mut recorder, &write)?,
+                    1 => below = floor.append(&write.message, write.record_bytes)?,
+                    _ => piped = piped_floor.append(&write.message, write.record_bytes)?,
+                }
+            }
+            measured.push(Measured { record_bytes: write.record_bytes, round_trip, floor: below, piped_floor: piped });
         }
     }
     let newest = feed.calls(1)?;
     for last in &newest {
         call(&mut recorder, last)?;
     }
+    piped_floor.end()?;
     let status = recorder.end_input()?;
     ensure!(status.success(), "the recorder ended with {status}");
     let backup = std::sync::Arc::new(common::Backup::open(&dir.url()?)?);
@@ -160,8 +169,13 @@ fn report(sealer: Sealer, measured: &[Measured]) -> Option<LoadReport> {
     let per_s = |time: fn(&Measured) -> Duration| {
         measured.len() as f64 / measured.iter().map(time).sum::<Duration>().as_secs_f64()
     };
-    let [writes_per_s, floor_per_s] = [per_s(|write| write.round_trip), per_s(|write| write.floor)];
-    Some(LoadReport { sealer, writes_per_s, floor_per_s, classes })
+    Some(LoadReport {
+        sealer,
+        writes_per_s: per_s(|write| write.round_trip),
+        floor_per_s: per_s(|write| write.floor),
+        piped_floor_per_s: per_s(|write| write.piped_floor),
+        classes,
+    })
 }
 
 /// `None` when there were no writes of this size.
@@ -169,6 +183,7 @@ fn class_report(class: &'static str, measured: &[Measured]) -> Option<ClassRepor
     let samples = |time: fn(&Measured) -> Duration| Samples::new(measured.iter().map(time).collect());
     let round_trip = samples(|write| write.round_trip)?.summary();
     let floor = samples(|write| write.floor)?.summary();
+    let piped_floor = samples(|write| write.piped_floor)?.summary();
     Some(ClassReport {
         class,
         least_bytes: measured.iter().map(|write| write.record_bytes).min()?,
@@ -178,5 +193,6 @@ fn class_report(class: &'static str, measured: &[Measured]) -> Option<ClassRepor
         ratio_max: round_trip.max_us / floor.max_us,
         round_trip,
         floor,
+        piped_floor,
     })
 }
