@@ -1,15 +1,17 @@
 //! [`BackupLock`]: the file in the lightning-dir that says where the backup of this node is.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tempfile::{NamedTempFile, PersistError};
 use uuid::Uuid;
 
-use crate::{BackupUrl, BackupUrlError, OnUnreachable};
+use crate::put_aside::free_name;
+use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp};
 
 /// What to do when `lightningd` has committed versions that were not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -146,6 +148,39 @@ impl BackupLock {
     /// [`BackupLockError::Exists`] when there is one: it is left as it is.
     pub fn create(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
         let path = lightning_dir.join(Self::FILE_NAME);
+        self.write(lightning_dir, |temporary| temporary.persist_noclobber(&path)).map_err(|source| {
+            match source.kind() {
+                io::ErrorKind::AlreadyExists => BackupLockError::Exists { path: path.clone() },
+                _ => BackupLockError::Write { path: path.clone(), source },
+            }
+        })
+    }
+
+    /// Writes the file, durably, in place of the one that is there. That is kept as a copy beside it, whose path is
+    /// returned; there may be none.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is there then.
+    pub fn replace(&self, lightning_dir: &Path) -> Result<Option<PathBuf>, BackupLockError> {
+        let path = lightning_dir.join(Self::FILE_NAME);
+        let replace = || -> io::Result<_> {
+            let copy = free_name(&path, Timestamp::now())?;
+            let copy = match fs::copy(&path, &copy) {
+                Ok(_) => Some(copy),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            self.write(lightning_dir, |temporary| temporary.persist(&path))?;
+            Ok(copy)
+        };
+        replace().map_err(|source| BackupLockError::Write { path: path.clone(), source })
+    }
+
+    fn write(
+        &self,
+        lightning_dir: &Path,
+        name: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+    ) -> io::Result<()> {
         let json = Json {
             backend_url: self.backend_url.to_string(),
             backup_uuid: self.backup_uuid.map(|uuid| uuid.to_string()),
@@ -155,18 +190,12 @@ impl BackupLock {
                 .filter(|&policy| *policy != OnUnreachable::default())
                 .map(OnUnreachable::to_json),
         };
-        let write = || -> io::Result<()> {
-            let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
-            serde_json::to_writer_pretty(&mut temporary, &json)?;
-            temporary.write_all(b"\n")?;
-            temporary.as_file().sync_all()?;
-            temporary.persist_noclobber(&path).map_err(|error| error.error)?;
-            fs::File::open(lightning_dir)?.sync_all()
-        };
-        write().map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => BackupLockError::Exists { path: path.clone() },
-            _ => BackupLockError::Write { path: path.clone(), source },
-        })
+        let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
+        serde_json::to_writer_pretty(&mut temporary, &json)?;
+        temporary.write_all(b"\n")?;
+        temporary.as_file().sync_all()?;
+        name(temporary).map_err(|error| error.error)?;
+        File::open(lightning_dir)?.sync_all()
     }
 
     /// The database that this file is about; a relative path is relative to the lightning-dir.

@@ -14,16 +14,29 @@ use crate::format::names;
 use crate::format::record::SnapshotReason;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::log::{AppendError, create_first_log};
+use crate::put_aside::{PutAsideError, Replaced};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::storage::{Directory, RealDirectory, StorageError, replace_file};
 use crate::{BackupUrl, DataVersion, PageSize, Timestamp};
+
+/// What is to happen with a backup that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    /// It stays, and no other is made.
+    Refuse,
+    /// It is renamed, whole or broken, when the new one is complete.
+    PutAside,
+}
 
 /// Why no backup was made. Nothing was created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
     /// There is something already.
-    #[error("{url} exists already and is not an empty directory; choose another place, or move it away")]
+    #[error(
+        "{url} exists already and is not an empty directory; choose another place, or move it away; \
+             `backupfs init --replace` renames a broken backup and begins anew"
+    )]
     Exists {
         /// Where the backup was to be.
         url: BackupUrl,
@@ -55,6 +68,20 @@ pub enum CreateError {
     /// The log cannot be begun.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// What is there cannot be put aside.
+    #[error(transparent)]
+    PutAside(#[from] PutAsideError),
+    /// The new backup cannot take the place of the old one, nor can that have its name back.
+    #[error("{path} could not be replaced, and is now {aside}; rename it back by hand",
+        path = .path.display(), aside = .aside.display())]
+    LeftAside {
+        /// Where the backup was.
+        path: PathBuf,
+        /// Where it is now.
+        aside: PathBuf,
+        /// Why the new one has not taken its place.
+        source: io::Error,
+    },
 }
 
 /// A backup that was just made.
@@ -64,6 +91,8 @@ pub struct Created {
     pub uuid: Uuid,
     /// The snapshot it begins with; `None` for a node that does not exist yet.
     pub snapshot: Option<CreatedSnapshot>,
+    /// Where the backup is now that was there before.
+    pub put_aside: Option<PathBuf>,
 }
 
 /// The snapshot a backup begins with.
@@ -89,15 +118,56 @@ pub fn create_backup(
     database: Option<&Path>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
+    create(url, database, Existing::Refuse, progress)
+}
+
+/// Makes a backup at `url` as [`create_backup`] does, and renames the one that is there, whole or broken.
+///
+/// A transaction that a crash left in the database is rolled back first. The renaming happens when the new one is complete. If power fails between the two renames the old one has its new name, and
+/// there is none at `url`: doing it again makes one.
+///
+/// # Errors
+/// As [`create_backup`], and when what is there is in use, is no backup, or belongs to another node. Nothing has been created
+/// then, and but for [`CreateError::LeftAside`] nothing renamed.
+pub fn replace_backup(
+    url: &BackupUrl,
+    database: Option<&Path>,
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
+) -> Result<Created, CreateError> {
+    create(url, database, Existing::PutAside, progress)
+}
+
+fn create(
+    url: &BackupUrl,
+    database: Option<&Path>,
+    existing: Existing,
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
+) -> Result<Created, CreateError> {
     let target = url.path();
     let parent = target
         .parent()
         .filter(|parent| parent.is_dir())
         .ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
-    if !is_absent_or_empty(target).map_err(|source| io_error(target, source))? {
-        return Err(CreateError::Exists { url: url.clone() });
+    let replaced = match (is_absent_or_empty(target).map_err(|source| io_error(target, source))?, existing) {
+        (true, _) => None,
+        (false, Existing::Refuse) => return Err(CreateError::Exists { url: url.clone() }),
+        (false, Existing::PutAside) => Some(Replaced::find(target)?),
+    };
+    // Beside the one that is replaced, wherever a link leads to.
+    let (target, parent) = match &replaced {
+        Some(replaced) => (replaced.path(), replaced.path().parent().unwrap_or(parent)),
+        None => (target, parent),
+    };
+    let open = match existing {
+        Existing::Refuse => LiveDatabase::open,
+        // The recorder has refused a write, and `lightningd` died in the middle of its transaction. The next start would
+        // end in the same way.
+        Existing::PutAside => LiveDatabase::open_rolled_back,
+    };
+    let live = database.filter(|path| !is_new(path)).map(open).transpose()?;
+    if let (Some(replaced), Some(live)) = (&replaced, &live) {
+        replaced.expect_node(live.node_id()?)?;
     }
-    let live = database.filter(|path| !is_new(path)).map(LiveDatabase::open).transpose()?;
     // Removed with all its contents when anything fails before the rename.
     let building = tempfile::Builder::new()
         .prefix(".backupfs-init.")
@@ -105,22 +175,31 @@ pub fn create_backup(
         .map_err(|source| io_error(target, source))?;
     let inside = building.path().join("node.bkp");
     DirBuilder::new().mode(0o700).create(&inside).map_err(|source| io_error(&inside, source))?;
-    let created = fill(&inside, live.as_ref(), progress)?;
+    let (uuid, snapshot) = fill(&inside, live.as_ref(), progress)?;
     drop(live);
+    let put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
     // Replaces an empty directory, fails on anything that came into being since the check above.
-    fs::rename(&inside, target).map_err(|source| match source.kind() {
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => CreateError::Exists { url: url.clone() },
-        _ => io_error(target, source),
-    })?;
+    if let Err(source) = fs::rename(&inside, target) {
+        return Err(match (put_aside, source.kind()) {
+            (Some(aside), _) if fs::rename(&aside, target).is_err() => {
+                CreateError::LeftAside { path: target.to_path_buf(), aside, source }
+            }
+            (_, io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {
+                CreateError::Exists { url: url.clone() }
+            }
+            _ => io_error(target, source),
+        });
+    }
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
-    Ok(created)
+    Ok(Created { uuid, snapshot, put_aside })
 }
 
+/// Writes the files of the new backup; returns its identity.
 fn fill(
     path: &Path,
     live: Option<&LiveDatabase>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
-) -> Result<Created, CreateError> {
+) -> Result<(Uuid, Option<CreatedSnapshot>), CreateError> {
     let uuid = Uuid::new_v4();
     let now = Timestamp::now();
     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(path));
@@ -142,7 +221,7 @@ fn fill(
     replace_file(&*directory, names::MANIFEST, &manifest.encode())?;
     let mut writer = create_first_log(&directory, uuid)?;
     let Some(live) = live else {
-        return Ok(Created { uuid, snapshot: None });
+        return Ok((uuid, None));
     };
     let data_version = live.data_version()?;
     let new = NewSnapshot { uuid, seq: writer.next_seq(), data_version, reason: SnapshotReason::Init, time: now };
@@ -150,7 +229,7 @@ fn fill(
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;
     let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
-    Ok(Created { uuid, snapshot: Some(CreatedSnapshot { data_version, page_count, page_size }) })
+    Ok((uuid, Some(CreatedSnapshot { data_version, page_count, page_size })))
 }
 
 /// Whether a database is none yet: SQLite makes an empty file first.

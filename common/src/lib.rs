@@ -26,7 +26,7 @@
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
-//! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read |
+//! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
 //! version is read, `segment::sealed_pages`, and of any other `pages::snapshot_pages` with `pages::overlay` on top; where a
@@ -53,6 +53,7 @@ mod log_limits;
 mod on_unreachable;
 mod page_no;
 mod pages;
+mod put_aside;
 mod read_error;
 mod recently_used;
 mod record_error;
@@ -78,7 +79,7 @@ pub use backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use backup_size::BytesByKind;
 pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};
 pub use backup_url::{BackupUrl, BackupUrlError};
-pub use create::{CreateError, Created, CreatedSnapshot, create_backup};
+pub use create::{CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
 pub use live_database::LiveDatabaseError;
@@ -88,6 +89,7 @@ pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
 pub use page_no::{PageNo, PageSize};
 pub use pages::PageSource;
+pub use put_aside::PutAsideError;
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};

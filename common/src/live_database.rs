@@ -82,6 +82,24 @@ impl LiveDatabase {
         Ok(Self { connection, path: path.to_path_buf(), page_size, page_count })
     }
 
+    /// As [`open`](Self::open); the transaction that a crash left is rolled back before, as `lightningd` does at its next
+    /// start, unless that is running.
+    pub(crate) fn open_rolled_back(path: &Path) -> Result<Self, LiveDatabaseError> {
+        match Self::open(path) {
+            Err(LiveDatabaseError::HotJournal { .. }) => {}
+            opened => return opened,
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // The first read does it, under SQLite's own lock.
+        let roll_back = || -> rusqlite::Result<i64> {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        };
+        roll_back().map_err(|error| Self::error(path, &error))?;
+        log::warn!("rolled back the transaction that a crash left in {}", path.display());
+        Self::open(path)
+    }
+
     fn error(path: &Path, error: &rusqlite::Error) -> LiveDatabaseError {
         let path = path.to_path_buf();
         let extended = error.sqlite_error().map(|error| error.extended_code);

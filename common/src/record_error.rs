@@ -24,7 +24,7 @@ pub enum OpenRecordingError {
     /// Another one than `backup.lock` names.
     #[error(
         "{url} holds backup {found}, but backup.lock of this node names {expected}: it is the backup of another node, or \
-         of an earlier `init`; correct backend_url in backup.lock, or move the file away and run `backupfs init`"
+         of an earlier `init`; correct backend_url in backup.lock, or run `backupfs init --replace`, which begins a new one"
     )]
     Foreign {
         /// Where it is.

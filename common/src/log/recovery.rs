@@ -23,8 +23,8 @@ const BATCH_RECORDS_MAX: usize = 3;
 pub enum RecoverError {
     /// It is damaged, or cannot be read.
     #[error(
-        "nothing is appended to a backup that cannot be read to its end; if it is damaged, put it aside and run \
-         `backupfs init` for a new one"
+        "nothing is appended to a backup that cannot be read to its end; if it is damaged, `backupfs verify` says what that \
+         costs, and `backupfs init --replace` puts it aside and begins a new one"
     )]
     Read(#[from] ReadError),
     /// What a crash left cannot be cleared away.

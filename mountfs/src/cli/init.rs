@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, create_backup};
+use common::{BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, create_backup, replace_backup};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -24,14 +24,20 @@ const NETWORKS: [&str; 6] = ["bitcoin", "testnet", "testnet4", "signet", "regtes
 /// # Errors
 /// Exit code 2; nothing was created then.
 pub fn run(args: &InitArgs) -> Result<(), Failure> {
-    let lightning_dir = check_lightning_dir(&args.lightning_dir, args.database.as_deref())?;
-    let database = args.database.as_deref().map(find_database).transpose()?;
+    let lightning_dir = check_lightning_dir(args)?;
+    let before = args.replace.then(|| settings_before(&lightning_dir, &args.url)).transpose()?.flatten();
+    let given = args.database.as_deref().map(find_database).transpose()?;
+    let database = given.or_else(|| before.as_ref().and_then(|before| before.database.clone()));
     let usual = lightning_dir.join("lightningd.sqlite3");
-    let source = database.clone().or_else(|| usual.exists().then_some(usual));
+    let source = match &database {
+        Some(database) => Some(find_database(&lightning_dir.join(database))?),
+        None => usual.exists().then_some(usual),
+    };
 
     let interrupted = interrupted_by_signal()?;
     let mut bar = Bar::new("snapshot");
-    let created = create_backup(&args.url, source.as_deref(), &mut |pages| {
+    let create = if args.replace { replace_backup } else { create_backup };
+    let created = create(&args.url, source.as_deref(), &mut |pages| {
         let page_size = u64::from(pages.page_size.get());
         bar.set(u64::from(pages.done) * page_size, u64::from(pages.total) * page_size);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -42,10 +48,18 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         backend_url: without_detours(&args.url),
         backup_uuid: Some(created.uuid),
         database,
-        on_gap: OnGap::default(),
-        on_unreachable: OnUnreachable::default(),
+        on_gap: before.as_ref().map_or_else(OnGap::default, |before| before.on_gap),
+        on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
-    if let Err(error) = lock.create(&lightning_dir) {
+    if let Some(aside) = &created.put_aside {
+        say!("renamed the old backup to {}; it can still be mounted, as far as it is readable", aside.display());
+    }
+    if args.replace {
+        let again = "the node is not connected to the new backup; do the same again when that is mended";
+        if let Some(copy) = lock.replace(&lightning_dir).context(again)? {
+            say!("kept the old backup.lock as {}", copy.display());
+        }
+    } else if let Err(error) = lock.create(&lightning_dir) {
         // A backup that no node knows of would only be in the way of the next attempt.
         let removed = fs::remove_dir_all(args.url.path());
         let left = if removed.is_err() {
@@ -67,7 +81,29 @@ fn without_detours(url: &BackupUrl) -> BackupUrl {
     path.and_then(|path| path.to_str()?.parse().ok()).unwrap_or_else(|| url.clone())
 }
 
-fn check_lightning_dir(given: &Path, database: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// What `backup.lock` says now, which is to go on; `None` where there is none, or none that is usable.
+fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Option<BackupLock>> {
+    let before = match BackupLock::read(lightning_dir) {
+        Ok(before) => before,
+        Err(BackupLockError::Missing { .. }) => return Ok(None),
+        Err(error) => {
+            note!("warning: {error}; what it said besides is not kept");
+            return Ok(None);
+        }
+    };
+    let [theirs, ours] = [&before.backend_url, url].map(without_detours);
+    if theirs != ours {
+        bail!(
+            "this node is backed up at {}, not at {url}; to begin a backup elsewhere move {} away",
+            before.backend_url,
+            lightning_dir.join(BackupLock::FILE_NAME).display()
+        );
+    }
+    Ok(Some(before))
+}
+
+fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<PathBuf> {
+    let given = &args.lightning_dir;
     let lightning_dir = given.canonicalize().with_context(|| {
         format!(
             "{} is not a lightning-dir; name the node's directory, for example ~/.lightning/bitcoin",
@@ -78,10 +114,14 @@ fn check_lightning_dir(given: &Path, database: Option<&Path>) -> anyhow::Result<
         bail!("{} is not a directory; name the node's directory, for example ~/.lightning/bitcoin", given.display());
     }
     let lock = lightning_dir.join(BackupLock::FILE_NAME);
-    if lock.symlink_metadata().is_ok() {
-        bail!("{} exists: the node has a backup already; remove it to give the node a new one", lock.display());
+    if !args.replace && lock.symlink_metadata().is_ok() {
+        bail!(
+            "{} exists: the node has a backup already; `--replace` begins a new one in the same place, and keeps the old \
+             one under another name",
+            lock.display()
+        );
     }
-    if database.is_none() && !lightning_dir.join("lightningd.sqlite3").exists() {
+    if args.database.is_none() && !lightning_dir.join("lightningd.sqlite3").exists() {
         // The plugin runs in the directory of the network and would not find a `backup.lock` above it.
         let network = NETWORKS.iter().map(|name| lightning_dir.join(name)).find(|path| path.is_dir());
         if let Some(network) = network {

@@ -71,6 +71,10 @@ pub enum Command {
 ///
 /// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
 /// plugin `backup-recorder` finds it. Stop the node first: while the snapshot is taken it could not commit.
+///
+/// With --replace a backup that is there already, damaged or not, is renamed to URL.replaced-TIME and stays mountable as far
+/// as it is readable; the node keeps what its `backup.lock` says besides. A transaction that `lightningd` died in, as it does
+/// when a write is refused, is rolled back first.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs init --lightning-dir ~/.lightning/bitcoin file:///var/backup/node.bkp")]
 pub struct InitArgs {
@@ -80,7 +84,10 @@ pub struct InitArgs {
     /// The database, if it is not lightningd.sqlite3 in the lightning-dir
     #[arg(long, value_name = "PATH")]
     pub database: Option<PathBuf>,
-    /// Where the backup shall be: a directory that does not exist yet or is empty
+    /// Rename the backup that is there, and begin anew
+    #[arg(long)]
+    pub replace: bool,
+    /// Where the backup shall be: a directory that does not exist yet or is empty, or with --replace a backup
     pub url: BackupUrl,
 }
 

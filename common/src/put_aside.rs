@@ -1,0 +1,146 @@
+//! A backup that is to be replaced: renamed, never deleted, and only while nothing uses it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::format::manifest::NodeId;
+use crate::format::names;
+use crate::record_error::Hex;
+use crate::storage::{Directory as _, RealDirectory, StorageError};
+use crate::{Backup, BackupUrl, Timestamp};
+
+/// Why a backup cannot be put aside. It is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutAsideError {
+    /// The directory holds something else.
+    #[error("{path} holds no file of a backup, so it is left alone; check the path", path = .path.display())]
+    NotABackup {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A recorder, or `backupfs seal`, is at it.
+    #[error("{path} is in use: stop the node first, and whatever else writes to the backup", path = .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It is not this node's.
+    #[error("{path} is the backup of node {theirs}, but the database is of node {ours}; check the paths", path = .path.display())]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose backup it is.
+        theirs: String,
+        /// Whose database it is.
+        ours: String,
+    },
+    /// It cannot be looked at or renamed.
+    #[error("cannot put {path} aside", path = .path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Its lock cannot be taken.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A directory with a backup, whole or broken, that nobody else can lock as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    path: PathBuf,
+    node_id: Option<NodeId>,
+    /// Not there in a backup that has lost its `LOCK`.
+    _lock: Option<Box<dyn fmt::Debug + Send + Sync>>,
+}
+
+impl Replaced {
+    /// Looks at the directory and locks it.
+    ///
+    /// # Errors
+    /// When it is in use, or has none of the files of a backup.
+    pub(crate) fn find(path: &Path) -> Result<Self, PutAsideError> {
+        let io_error = |source| PutAsideError::Io { path: path.to_path_buf(), source };
+        // A link stays, and goes on leading to where the backup is.
+        let path = path.canonicalize().map_err(io_error)?;
+        let directory = RealDirectory::new(&path);
+        if !directory.list()?.iter().any(|name| is_of_a_backup(name)) {
+            return Err(PutAsideError::NotABackup { path });
+        }
+        let lock = match directory.lock(names::LOCK) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.is_not_found() => None,
+            Err(error) if error.source.kind() == io::ErrorKind::WouldBlock => {
+                return Err(PutAsideError::InUse { path });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Whose it was is only known while its manifest can be read.
+        let url = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok());
+        let node_id = url.and_then(|url| Backup::open(&url).ok()).and_then(|backup| backup.manifest().node_id);
+        Ok(Self { path, node_id, _lock: lock })
+    }
+
+    /// Where it is, without links.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// That the new backup is of the same node, as far as both are known.
+    ///
+    /// # Errors
+    /// [`PutAsideError::OtherNode`].
+    pub(crate) fn expect_node(&self, node_id: Option<NodeId>) -> Result<(), PutAsideError> {
+        match (self.node_id, node_id) {
+            (Some(theirs), Some(ours)) if theirs != ours => Err(PutAsideError::OtherNode {
+                path: self.path.clone(),
+                theirs: Hex(&theirs).to_string(),
+                ours: Hex(&ours).to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Renames it to a name beside it that is free, and returns that. Not durable before the parent directory is synced.
+    ///
+    /// # Errors
+    /// When the operating system refuses, as it does for a mount point.
+    pub(crate) fn rename(&self, now: Timestamp) -> Result<PathBuf, PutAsideError> {
+        let io_error = |source| PutAsideError::Io { path: self.path.clone(), source };
+        let aside = free_name(&self.path, now).map_err(io_error)?;
+        fs::rename(&self.path, &aside).map_err(io_error)?;
+        Ok(aside)
+    }
+}
+
+/// Whether a broken backup may have this file.
+fn is_of_a_backup(name: &str) -> bool {
+    [names::MANIFEST, names::LOCK].contains(&name)
+        || names::parse_log(name).is_some()
+        || names::parse_segment(name).is_some()
+        || names::parse_snapshot(name).is_some()
+}
+
+/// A name beside `path` that says when it was replaced and is not taken: `node.bkp.replaced-20261122T140507Z`.
+pub(crate) fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
+    let stamp = now.to_civil().strftime("%Y%m%dT%H%M%SZ");
+    for attempt in 1.. {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".replaced-{stamp}"));
+        if attempt > 1 {
+            name.push(format!("-{attempt}"));
+        }
+        let candidate = path.with_file_name(name);
+        match candidate.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(candidate),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}

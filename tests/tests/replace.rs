@@ -1,0 +1,177 @@
+//! `backupfs init --replace`: a backup that is broken, or just no longer wanted, is put aside, and a new one begun.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tests::cli;
+use tests::home::{Home, everything};
+use tests::listing;
+use tests::small_node::{SmallNode, creation};
+
+/// A node with some versions, stopped.
+fn stopped_node() -> SmallNode {
+    let mut node = SmallNode::created();
+    for _ in 0..8 {
+        node.commit();
+    }
+    node.stop();
+    node
+}
+
+fn replace(home: &Home, url: &Path) -> cli::Ran {
+    let lightning_dir = home.lightning_dir();
+    cli::backupfs(&[
+        "init".as_ref(),
+        "--replace".as_ref(),
+        "--lightning-dir".as_ref(),
+        lightning_dir.as_ref(),
+        url.as_os_str(),
+    ])
+}
+
+/// The directories beside the backup that were put aside.
+fn put_aside(home: &Home) -> Vec<PathBuf> {
+    let beside = fs::read_dir(home.join("")).unwrap().map(|entry| entry.unwrap().path());
+    beside.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("node.bkp.replaced-")).collect()
+}
+
+/// The files below a directory, by their names in it.
+fn files_in(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    everything(directory)
+        .into_iter()
+        .map(|(path, bytes)| (path.strip_prefix(directory).unwrap().into(), bytes))
+        .collect()
+}
+
+#[test]
+fn a_damaged_backup_is_put_aside_as_it_was_and_the_node_goes_on() {
+    let mut node = stopped_node();
+    let log = node.home.backup().join("log-00000000000000000001");
+    let mut bytes = fs::read(&log).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[end / 2] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let refused = node.start_refused();
+    assert!(refused.contains("init --replace"), "{refused}");
+    node.lightningd.kill();
+    node.home.set_in_backup_lock("on_gap", json!("stop"));
+    node.home.set_in_backup_lock("on_unreachable", json!("stop"));
+    let journal = node.home.lightning_dir().join("lightningd.sqlite3-journal");
+    assert!(journal.exists(), "lightningd died in the middle of the transaction that was refused");
+    let before = files_in(&node.home.backup());
+    let lock_before = fs::read(node.home.backup_lock()).unwrap();
+
+    replace(&node.home, &node.home.backup()).expect_done("init --replace");
+
+    let [aside] = &put_aside(&node.home)[..] else { panic!("{:?}", put_aside(&node.home)) };
+    assert_eq!(files_in(aside), before, "nothing in it was touched");
+    let listed = listing::versions(&node.home.backup(), &[]);
+    assert_eq!(listing::with_status(&listed, listing::Status::Recorded), [9]);
+    let lock: serde_json::Value = serde_json::from_slice(&fs::read(node.home.backup_lock()).unwrap()).unwrap();
+    let old: serde_json::Value = serde_json::from_slice(&lock_before).unwrap();
+    assert_eq!([&lock["on_gap"], &lock["on_unreachable"]], ["stop", "stop"], "the rest of backup.lock is kept");
+    assert_eq!(lock["backend_url"], old["backend_url"]);
+    assert_ne!(lock["backup_uuid"], old["backup_uuid"]);
+    let copies = fs::read_dir(node.home.lightning_dir()).unwrap().map(|entry| entry.unwrap().path());
+    let copy = copies.into_iter().find(|path| path.to_str().unwrap().contains("backup.lock.replaced-")).unwrap();
+    assert_eq!(fs::read(copy).unwrap(), lock_before);
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn what_is_left_of_a_backup_is_enough() {
+    for remove in [&["LOCK", "manifest"][..], &["manifest"], &["LOCK"]] {
+        let mut node = stopped_node();
+        for name in remove {
+            fs::remove_file(node.home.backup().join(name)).unwrap();
+        }
+        replace(&node.home, &node.home.backup()).expect_done("init --replace");
+        assert_eq!(put_aside(&node.home).len(), 1);
+        node.start();
+        node.commit();
+        node.expect_restorable();
+    }
+}
+
+/// As after a power failure between the two renames, and between them and the writing of `backup.lock`.
+#[test]
+fn doing_it_again_finishes_what_was_interrupted() {
+    let mut node = stopped_node();
+    fs::rename(node.home.backup(), node.home.join("node.bkp.replaced-20261122T140507Z")).unwrap();
+    replace(&node.home, &node.home.backup()).expect_done("nothing to put aside");
+    let lock = fs::read(node.home.backup_lock()).unwrap();
+    replace(&node.home, &node.home.backup()).expect_done("once more");
+    fs::write(node.home.backup_lock(), lock).unwrap();
+    let refused = node.start_refused();
+    assert!(refused.contains("but backup.lock of this node names"), "{refused}");
+    node.lightningd.kill();
+    replace(&node.home, &node.home.backup()).expect_done("with a backup.lock that names another");
+    assert_eq!(put_aside(&node.home).len(), 3, "none was lost on the way");
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn a_backup_lock_that_cannot_be_read_is_kept_and_replaced() {
+    let mut node = stopped_node();
+    node.home.write_backup_lock("{ not json");
+    let ran = replace(&node.home, &node.home.backup()).expect_done("init --replace");
+    assert!(ran.stderr.contains("not usable"), "{ran:?}");
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn a_link_to_the_backup_stays_and_leads_to_the_new_one() {
+    let mut node = stopped_node();
+    let link = node.home.join("link");
+    std::os::unix::fs::symlink(node.home.backup(), &link).unwrap();
+    replace(&node.home, &link).expect_done("init --replace");
+    assert_eq!(put_aside(&node.home).len(), 1);
+    assert_eq!(fs::read_link(&link).unwrap(), node.home.backup());
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn nothing_changes_when_it_is_refused() {
+    let mut node = stopped_node();
+    node.start();
+    node.commit();
+    replace(&node.home, &node.home.backup()).expect_refused(2, &["in use", "stop the node"]);
+    node.commit();
+    node.expect_restorable();
+    node.stop();
+
+    let documents = node.home.join("documents");
+    fs::create_dir(&documents).unwrap();
+    fs::write(documents.join("letter.txt"), "Dear Satoshi").unwrap();
+    let before = node.home.everything();
+    replace(&node.home, &documents).expect_refused(2, &["is backed up at", "backup.lock"]);
+    assert_eq!(node.home.everything(), before);
+
+    fs::remove_file(node.home.backup_lock()).unwrap();
+    let before = node.home.everything();
+    replace(&node.home, &documents).expect_refused(2, &["no file of a backup"]);
+    assert_eq!(node.home.everything(), before);
+
+    let other = SmallNode::before_its_first_write();
+    let database = rusqlite::Connection::open(other.home.database()).unwrap();
+    for statement in creation("03bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb") {
+        database.execute_batch(&statement).unwrap();
+    }
+    drop(database);
+    fs::remove_file(other.home.backup_lock()).unwrap();
+    // The first backup of a new node does not know whose it is; the second does.
+    replace(&node.home, &node.home.backup()).expect_done("one that knows its node");
+    let before = node.home.everything();
+    replace(&other.home, &node.home.backup()).expect_refused(2, &["is the backup of node 02aa", "of node 03bb"]);
+    assert_eq!(node.home.everything(), before);
+}
