@@ -127,7 +127,8 @@ pub fn create_backup(
 /// there is none at `url`: doing it again makes one.
 ///
 /// # Errors
-/// As [`create_backup`], and when what is there is in use, is no backup, or belongs to another node. Nothing has been created
+/// As [`create_backup`], and when what is there is in use, is no backup, belongs to another node, or is newer than
+/// the database. Nothing has been created
 /// then, and but for [`CreateError::LeftAside`] nothing renamed.
 pub fn replace_backup(
     url: &BackupUrl,
@@ -165,8 +166,8 @@ fn create(
         Existing::PutAside => LiveDatabase::open_rolled_back,
     };
     let live = database.filter(|path| !is_new(path)).map(open).transpose()?;
-    if let (Some(replaced), Some(live)) = (&replaced, &live) {
-        replaced.expect_node(live.node_id()?)?;
+    if let Some(replaced) = &replaced {
+        replaced.expect_same_node(live.as_ref())?;
     }
     // Removed with all its contents when anything fails before the rename.
     let building = tempfile::Builder::new()

@@ -4,12 +4,16 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::create::CreateError;
 use crate::format::manifest::NodeId;
 use crate::format::names;
+use crate::live_database::LiveDatabase;
 use crate::record_error::Hex;
 use crate::storage::{Directory as _, RealDirectory, StorageError};
-use crate::{Backup, BackupUrl, Timestamp};
+use crate::version_rules::{Bump, Decision, Newest, decide};
+use crate::{Backup, BackupUrl, DataVersion, Timestamp};
 
 /// Why a backup cannot be put aside. It is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,18 @@ pub enum PutAsideError {
         /// Whose database it is.
         ours: String,
     },
+    /// The database is older than what can be read of the backup.
+    #[error("{path} holds version {newest}, but the database is at version {database}: this node was put on an old state, \
+        which peers may punish; restore the newest version with `backupfs restore` instead",
+        path = .path.display())]
+    DatabaseIsBehind {
+        /// The directory.
+        path: PathBuf,
+        /// The newest version in it.
+        newest: DataVersion,
+        /// The version of the database; 0 when there is none.
+        database: DataVersion,
+    },
     /// It cannot be looked at or renamed.
     #[error("cannot put {path} aside", path = .path.display())]
     Io {
@@ -55,6 +71,7 @@ pub enum PutAsideError {
 pub(crate) struct Replaced {
     path: PathBuf,
     node_id: Option<NodeId>,
+    newest: Option<Newest>,
     /// Not there in a backup that has lost its `LOCK`.
     _lock: Option<Box<dyn fmt::Debug + Send + Sync>>,
 }
@@ -80,10 +97,12 @@ impl Replaced {
             }
             Err(error) => return Err(error.into()),
         };
-        // Whose it was is only known while its manifest can be read.
+        // Whose it was, and how far it went, is only known as far as it can be read.
         let url = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok());
-        let node_id = url.and_then(|url| Backup::open(&url).ok()).and_then(|backup| backup.manifest().node_id);
-        Ok(Self { path, node_id, _lock: lock })
+        let backup = url.and_then(|url| Backup::open(&url).ok()).map(Arc::new);
+        let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
+        let newest = backup.and_then(|backup| backup.read_history().0.newest_for_rules());
+        Ok(Self { path, node_id, newest, _lock: lock })
     }
 
     /// Where it is, without links.
@@ -91,18 +110,25 @@ impl Replaced {
         &self.path
     }
 
-    /// That the new backup is of the same node, as far as both are known.
+    /// That the database, if there is one, belongs to the same node and is no older, as far as that is known.
     ///
     /// # Errors
-    /// [`PutAsideError::OtherNode`].
-    pub(crate) fn expect_node(&self, node_id: Option<NodeId>) -> Result<(), PutAsideError> {
-        match (self.node_id, node_id) {
-            (Some(theirs), Some(ours)) if theirs != ours => Err(PutAsideError::OtherNode {
-                path: self.path.clone(),
-                theirs: Hex(&theirs).to_string(),
-                ours: Hex(&ours).to_string(),
-            }),
-            _ => Ok(()),
+    /// [`PutAsideError::OtherNode`], [`PutAsideError::DatabaseIsBehind`], or when the database cannot be read.
+    pub(crate) fn expect_same_node(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
+        let path = || self.path.clone();
+        let node_id = live.map(LiveDatabase::node_id).transpose()?.flatten();
+        if let (Some(theirs), Some(ours)) = (self.node_id, node_id)
+            && theirs != ours
+        {
+            let [theirs, ours] = [theirs, ours].map(|id| Hex(&id).to_string());
+            return Err(PutAsideError::OtherNode { path: path(), theirs, ours }.into());
+        }
+        let database = live.map(LiveDatabase::data_version).transpose()?.unwrap_or_default();
+        match decide(self.newest, database, Bump::Absent) {
+            Decision::Refuse { newest, .. } => {
+                Err(PutAsideError::DatabaseIsBehind { path: path(), newest, database }.into())
+            }
+            Decision::Append | Decision::Rewind | Decision::Heal { .. } => Ok(()),
         }
     }
 
