@@ -109,6 +109,8 @@ enum Goes {
 #[derive(Debug)]
 struct Known {
     url: BackupUrl,
+    /// Where `backup.lock` is.
+    lightning_dir: Arc<dyn Directory>,
     database: PathBuf,
     on_gap: OnGap,
     on_unreachable: OnUnreachable,
@@ -153,7 +155,7 @@ impl Recording {
         let directory = destination(&lock.backend_url, &lock.on_unreachable, pulse)?;
         let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
         loop {
-            match Self::open_in(Arc::clone(&directory), lock, &lock.database_path(lightning_dir), limits) {
+            match Self::open_in(Arc::clone(&directory), lock, lightning_dir, limits) {
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
                 opened => return opened.inspect(Self::make_room_ahead),
             }
@@ -170,7 +172,7 @@ impl Recording {
     pub(crate) fn open_in(
         directory: Arc<dyn Directory>,
         backup_lock: &BackupLock,
-        database: &Path,
+        lightning_dir: &Path,
         limits: LogLimits,
     ) -> Result<Self, OpenRecordingError> {
         let url = backup_lock.backend_url.clone();
@@ -183,7 +185,8 @@ impl Recording {
         });
         let known = Known {
             url,
-            database: database.to_path_buf(),
+            lightning_dir: Arc::new(RealDirectory::new(lightning_dir)),
+            database: backup_lock.database_path(lightning_dir),
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
             limits,

@@ -78,11 +78,11 @@ impl Node {
     /// With logs that end at other limits.
     pub(crate) fn record_within(&self, limits: LogLimits) -> Recording {
         let directory = Arc::new(RealDirectory::new(self.backup_path()));
-        Recording::open_in(directory, &self.backup_lock, &self.database(), limits).unwrap()
+        Recording::open_in(directory, &self.backup_lock, self.dir.path(), limits).unwrap()
     }
 
     pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> Recording {
-        Recording::open_in(directory, &self.backup_lock, &self.database(), SHORT).unwrap()
+        Recording::open_in(directory, &self.backup_lock, self.dir.path(), SHORT).unwrap()
     }
 
     /// The statements of the next transaction.

@@ -193,6 +193,11 @@ impl Destination {
         }
         Ok(Self { path, directory })
     }
+
+    /// The directory that it is in.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
 }
 
 /// Writes `version` to `destination`.

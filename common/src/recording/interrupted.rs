@@ -61,6 +61,7 @@ impl Known {
     pub(super) fn without_history(&self) -> Self {
         Self {
             url: self.url.clone(),
+            lightning_dir: Arc::clone(&self.lightning_dir),
             database: self.database.clone(),
             manifest: self.manifest.clone(),
             on_unreachable: self.on_unreachable.clone(),

@@ -11,10 +11,10 @@ use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use crate::log::LogEnd;
 use crate::record_error::Shown;
 use crate::spool::{
-    Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolNote, SpooledChanges, clear_spool, spool_directory,
-    spool_path, this_host,
+    Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpooledChanges, clear_spool,
+    spool_directory, spool_path, this_host,
 };
-use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, StorageError, StorageOp, WatchedDirectory};
+use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
 use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
 
 /// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
@@ -52,33 +52,34 @@ impl Recording {
     /// not touch the backup.
     ///
     /// # Errors
-    /// When the spool is not usable.
+    /// When the spool is not usable, or there are changes in one that is not there, or that `backup.lock` does not name.
     pub fn open_spool(
         backup_lock: &BackupLock,
         lightning_dir: &std::path::Path,
         limits: LogLimits,
         pulse: &Arc<Pulse>,
     ) -> Result<Option<Self>, SpoolError> {
-        let (OnUnreachable::Spool { directory: root, .. }, Some(uuid)) =
-            (&backup_lock.on_unreachable, backup_lock.backup_uuid)
-        else {
-            return Ok(None);
+        let beside_lock: Arc<dyn Directory> = Arc::new(RealDirectory::new(lightning_dir));
+        let take = |path: PathBuf, uuid| {
+            let directory = WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse));
+            HeldSpool::take(Arc::new(directory), &*beside_lock, uuid, limits)
         };
-        let path = spool_path(root, uuid);
-        match std::fs::metadata(&path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            // It may hold the newest changes: to go on without them would be to take the backup for complete.
-            Err(source) => {
-                let error = StorageError { op: StorageOp::Open, path, offset: None, source };
-                return Err(SpoolError::Read(error.into()));
-            }
+        let named = match (&backup_lock.on_unreachable, backup_lock.backup_uuid) {
+            (OnUnreachable::Spool { directory: root, .. }, Some(uuid)) => Some((spool_path(root, uuid), uuid)),
+            _ => None,
+        };
+        if let Some(marker) = SpoolMarker::read(&*beside_lock, backup_lock.backup_uuid)?
+            && named.as_ref().is_none_or(|(path, _)| *path != marker.path)
+            && let Some(held) = take(marker.path.clone(), marker.uuid)?
+        {
+            return Err(SpoolError::Forgotten { path: marker.path, changes: held.contents.spooled.changes });
         }
-        let directory = WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse));
-        let Some(held) = HeldSpool::take(Arc::new(directory), uuid, limits)? else { return Ok(None) };
+        let Some((path, uuid)) = named else { return Ok(None) };
+        let Some(held) = take(path, uuid)? else { return Ok(None) };
         let contents = &held.contents;
         let known = Known {
             url: backup_lock.backend_url.clone(),
+            lightning_dir: Arc::clone(&beside_lock),
             database: backup_lock.database_path(lightning_dir),
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
@@ -136,7 +137,7 @@ impl Recording {
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
         // First the spool, then the first record that is not in it: see the table in `spool`.
         self.log.spares().give_back()?;
-        clear_spool(&*self.directory)?;
+        clear_spool(&*self.directory, &*self.known.lightning_dir)?;
         drain.set_patience(call_patience(&self.known.on_unreachable));
         let Drain { directory, lock, manifest, log, .. } = drain;
         let node_id = manifest.node_id.or(self.known.manifest.node_id);
@@ -230,7 +231,7 @@ impl Interrupted {
             begun: Timestamp::now(),
             manifest: known.manifest.clone(),
         };
-        let held = HeldSpool::begin(directory, header, known.limits)?;
+        let held = HeldSpool::begin(directory, &*known.lightning_dir, header, known.limits)?;
         log::error!(
             "{} is out of reach: from version {} on changes go to the spool {}. Until they are drained the newest changes \
              exist on this machine only",

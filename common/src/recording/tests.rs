@@ -135,10 +135,10 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     let node = Node::new("");
     let first = node.record();
     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(node.backup_path()));
-    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, &node.database(), LogLimits::default());
+    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, node.dir.path(), LogLimits::default());
     assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
     drop(first);
-    Recording::open_in(directory, &node.backup_lock, &node.database(), LogLimits::default()).unwrap();
+    Recording::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default()).unwrap();
 }
 
 /// A supervisor starts a node that died at once; its recorder may still be waiting for the disk.

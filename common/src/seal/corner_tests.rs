@@ -72,7 +72,7 @@ fn a_follower_finds_its_way_out_of_a_log_that_was_begun_in_vain() {
             let mut node = Node::new("");
             let faulty = Arc::new(FaultyDirectory::new(node.backup_path()));
             let directory: Arc<dyn Directory> = Arc::clone(&faulty) as _;
-            let opened = Recording::open_in(directory, &node.backup_lock, &node.database(), ONE_CHANGE);
+            let opened = Recording::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE);
             let mut recording = opened.unwrap();
             node.write(&mut recording, "first", Fate::Committed).unwrap();
             let (followed, mut follower) = node.backup().follow().unwrap();
@@ -257,7 +257,7 @@ fn a_rewind_behind_a_log_that_was_begun_in_vain_goes_to_the_log_of_its_change() 
         let mut node = Node::new("");
         let faulty = Arc::new(FaultyDirectory::new(node.backup_path()));
         let directory: Arc<dyn Directory> = Arc::clone(&faulty) as _;
-        let mut recording = Recording::open_in(directory, &node.backup_lock, &node.database(), ONE_CHANGE).unwrap();
+        let mut recording = Recording::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE).unwrap();
         node.write(&mut recording, "committed", Fate::Committed).unwrap();
         node.write(&mut recording, "undone", Fate::Lost).unwrap();
         let logs = files(node.backup_path(), "log-").len();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::contents::{first_record, logs, read_header};
-use super::{SpoolContents, SpoolError, spool_path};
+use super::{SpoolContents, SpoolError, SpoolMarker, spool_path};
 use crate::LogLimits;
 use crate::format::names;
 use crate::format::spool::SpoolHeader;
@@ -29,9 +29,10 @@ pub(crate) struct HeldSpool {
 }
 
 impl HeldSpool {
-    /// Begins a spool: nothing can be acknowledged before its header and its first log are durable.
+    /// Begins a spool: nothing can be acknowledged before its header, its first log, and then the marker are durable.
     pub(crate) fn begin(
         directory: Arc<dyn Directory>,
+        lightning_dir: &dyn Directory,
         header: SpoolHeader,
         limits: LogLimits,
     ) -> Result<Self, SpoolError> {
@@ -39,33 +40,68 @@ impl HeldSpool {
         if SpoolContents::read(&directory)?.is_some() {
             return Err(SpoolError::NotEmpty { path: directory.path().to_path_buf() });
         }
-        clear(&*directory)?;
+        clear(&*directory, lightning_dir)?;
         replace_file(&*directory, names::SPOOL_HEADER, &header.encode())?;
         let from = LogEnd { next_seq: header.from.0, previous_checksum: header.from.1 };
         let log = create_log_at(&directory, header.manifest.uuid, from, limits)?;
+        SpoolMarker::of(&header, directory.path()).write(lightning_dir)?;
         Ok(Self { directory, lock, log, contents: SpoolContents::new(header) })
     }
 
     /// Takes the spool of this backup that an earlier run has left; `None` when it is empty.
+    ///
+    /// # Errors
+    /// Among others, when there is a marker of a spool that is not this one.
     pub(crate) fn take(
         directory: Arc<dyn Directory>,
+        lightning_dir: &dyn Directory,
         uuid: Uuid,
         limits: LogLimits,
     ) -> Result<Option<Self>, SpoolError> {
-        let Some(header) = read_header(&*directory)? else { return Ok(None) };
+        if read_header(&*directory)?.is_none() && SpoolMarker::read(lightning_dir, Some(uuid))?.is_none() {
+            return Ok(None);
+        }
+        let not_there = || SpoolError::NotThere {
+            path: directory.path().to_path_buf(),
+            marker: lightning_dir.path().join(SpoolMarker::FILE_NAME),
+        };
+        let lock = match lock(&*directory) {
+            Err(SpoolError::Storage(error)) if error.is_not_found() => return Err(not_there()),
+            lock => lock?,
+        };
+        // Read again under the lock: the recorder that held it may have drained the spool.
+        let marker = SpoolMarker::read(lightning_dir, Some(uuid))?;
+        let Some(header) = read_header(&*directory)? else {
+            return if marker.is_some() { Err(not_there()) } else { Ok(None) };
+        };
         if header.manifest.uuid != uuid {
             let (path, found) = (directory.path().to_path_buf(), header.manifest.uuid);
             return Err(SpoolError::Foreign { path, found });
         }
-        let lock = lock(&*directory)?;
-        let Some(cursor) = first_record(&directory, &header)? else { return Ok(None) };
-        let mut contents = SpoolContents::new(header);
-        let mut log = recover(cursor, &mut |record, _| contents.apply(record))?;
-        if contents.records == 0 {
-            return Ok(None);
+        if marker.as_ref().is_some_and(|marker| !marker.is_of(&header)) {
+            return Err(not_there());
         }
-        log.set_limits(limits);
-        Ok(Some(Self { directory, lock, log, contents }))
+        let mut contents = SpoolContents::new(header);
+        let log = match first_record(&directory, &contents.header)? {
+            Some(cursor) => Some(recover(cursor, &mut |record, _| contents.apply(record))?),
+            None => None,
+        };
+        match log.filter(|_| contents.records > 0) {
+            Some(mut log) => {
+                if marker.is_none() {
+                    SpoolMarker::of(&contents.header, directory.path()).write(lightning_dir)?;
+                }
+                log.set_limits(limits);
+                Ok(Some(Self { directory, lock, log, contents }))
+            }
+            None => {
+                // Nobody is to be refused because of it when its disk is not mounted.
+                if let Err(error) = clear(&*directory, lightning_dir) {
+                    log::warn!("the spool {} is empty and stays as it is: {error}", directory.path().display());
+                }
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -86,13 +122,14 @@ fn lock(directory: &dyn Directory) -> Result<Arc<dyn fmt::Debug + Send + Sync>, 
     }
 }
 
-/// Empties a spool of which the backup has everything: the logs, the oldest first, then the header. Durable step by step,
-/// so that what a crash leaves is the end of the chain, or nothing.
-pub(crate) fn clear(directory: &dyn Directory) -> Result<(), SpoolError> {
+/// Empties a spool of which the backup has everything: the logs, the oldest first, then the marker, then the header.
+/// Durable step by step, so that what a crash leaves is the end of the chain, or nothing, and never a marker alone.
+pub(crate) fn clear(directory: &dyn Directory, lightning_dir: &dyn Directory) -> Result<(), SpoolError> {
     for log in logs(directory)? {
         directory.remove(&names::log(log))?;
         directory.sync()?;
     }
+    SpoolMarker::remove(lightning_dir, directory.path())?;
     remove_if_present(directory, names::SPARE)?;
     remove_if_present(directory, names::SPOOL_HEADER)?;
     Ok(directory.sync()?)

@@ -10,11 +10,13 @@
 //!
 //! | moment | after a crash |
 //! | --- | --- |
-//! | header or first log not durable | the spool is empty, and nothing of it was acknowledged |
+//! | header, first log or marker not durable | the spool is empty, and nothing of it was acknowledged |
 //! | spooling | recovery of the spool's log, as of any log |
 //! | a record was drained, the spool still has it | its seq and checksum are those of the backup's end: draining goes on behind it |
 //! | all drained, some logs removed, the oldest first | what is left is the end of the chain, and the backup has it |
-//! | logs removed, header not | the spool is empty |
+//! | logs removed, marker or header not | the spool is empty |
+//!
+//! The marker, in the lightning-dir, tells an empty spool from one whose disk is not mounted: see `marker`.
 //!
 //! Nothing is written to the backup except what is in the spool until the spool is gone: that is what makes the last two
 //! true.
@@ -22,6 +24,7 @@
 mod contents;
 mod drain;
 mod held;
+mod marker;
 mod note;
 
 use std::io;
@@ -33,6 +36,7 @@ pub(crate) use contents::SpoolContents;
 pub use contents::SpooledChanges;
 pub use drain::{Drain, DrainError, DrainPlan};
 pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
+pub(crate) use marker::SpoolMarker;
 pub use note::{BehindSpool, SpoolSight};
 pub(crate) use note::{SpoolNote, this_host};
 
@@ -71,6 +75,46 @@ pub enum SpoolError {
         path: PathBuf,
         /// Whose it is.
         found: Uuid,
+    },
+    /// There are changes in a spool, and it cannot be seen.
+    #[error(
+        "the newest changes are in the spool {path} only, and that is not there: its disk is not mounted, or it was moved, \
+         emptied or replaced. Bring it back as it was, then start lightningd: nothing is lost. Only if it is lost for good, and the \
+         database of this node is the one that lightningd ran on last and not a restored one, remove {marker}: what was in \
+         the spool is then missing from the backup, and a snapshot closes the gap",
+        path = .path.display(), marker = .marker.display()
+    )]
+    NotThere {
+        /// Where the spool was.
+        path: PathBuf,
+        /// The file that says so.
+        marker: PathBuf,
+    },
+    /// Changes are left in a spool that is not named any more.
+    #[error(
+        "{changes} changes that the backup does not have are left in the spool {path}, which backup.lock does not name; put \
+         \"on_unreachable\": {{\"spool\": …}} back for one start of the node, and they are drained",
+        path = .path.display()
+    )]
+    Forgotten {
+        /// The spool.
+        path: PathBuf,
+        /// What is in it.
+        changes: u64,
+    },
+    /// The marker beside `backup.lock` cannot be read, written or removed.
+    #[error("whether there are changes in a spool must be noted beside backup.lock, and that cannot be done")]
+    Marker(#[source] StorageError),
+    /// The marker is not what a recorder writes.
+    #[error(
+        "{path} is not usable ({reason}): it says where changes are that the backup does not have; if it was edited, put it \
+         right; remove it only if there are none", path = .path.display()
+    )]
+    BadMarker {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// It cannot be read.
     #[error("the spool cannot be read; what is in it may be the newest there is, so keep it")]

@@ -1,13 +1,13 @@
 //! The note in a backup that says where its spool is, and whether the backup is behind it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::SpoolContents;
-use super::contents::ends;
+use super::contents::{ends, read_header};
+use super::{SpoolContents, SpoolMarker};
 use crate::format::names;
 use crate::storage::{Access, Directory, RealDirectory, StorageError, remove_if_present, replace_file};
 use crate::{Backup, DataVersion};
@@ -111,6 +111,29 @@ impl Backup {
             Some(missing) if missing.changes == 0 => SpoolSight::Complete,
             Some(missing) => SpoolSight::Behind(missing),
             None => SpoolSight::Unreadable { path, reason: "the end of the backup cannot be read".to_owned() },
+        }
+    }
+
+    /// As [`spool_sight`](Self::spool_sight), when this may be the lightning-dir of its node: that knows whether there are
+    /// changes in a spool that cannot be seen.
+    pub fn spool_sight_beside(&self, lightning_dir: &Path) -> SpoolSight {
+        let sight = self.spool_sight();
+        let lightning_dir = RealDirectory::new(lightning_dir);
+        match SpoolMarker::read(&lightning_dir, Some(self.manifest().uuid)) {
+            Ok(None) => sight,
+            Ok(Some(marker)) => match (&sight, read_header(&RealDirectory::new(&marker.path))) {
+                (SpoolSight::Behind(_) | SpoolSight::Unreadable { .. }, _) => sight,
+                (_, Ok(Some(header))) if marker.is_of(&header) => sight,
+                _ => {
+                    let file = lightning_dir.path().join(SpoolMarker::FILE_NAME);
+                    let reason = format!("{} says that it holds changes, and it is not there", file.display());
+                    SpoolSight::Unreadable { path: marker.path, reason }
+                }
+            },
+            Err(error) => {
+                let path = lightning_dir.path().join(SpoolMarker::FILE_NAME);
+                SpoolSight::Unreadable { path, reason: error.to_string() }
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Changes on their way through a spool: none is lost, none is there twice, whichever call fails.
 
+mod marker;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ impl Spooled {
         loop {
             let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
             let lock = &self.node.backup_lock;
-            match Recording::open_in(directory, lock, &self.node.database(), SHORT) {
+            match Recording::open_in(directory, lock, self.node.dir.path(), SHORT) {
                 // The thread that made the calls of a drain gives the lock back a moment later.
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < until => {
                     thread::sleep(Duration::from_millis(1));
@@ -64,7 +66,7 @@ impl Spooled {
     fn spooling(&mut self) -> (Recording, Arc<FaultyDirectory>) {
         let backup = Arc::new(FaultyDirectory::new(self.node.backup_path()));
         let lock = &self.node.backup_lock;
-        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, &self.node.database(), SHORT).unwrap();
+        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, self.node.dir.path(), SHORT).unwrap();
         self.write(&mut recording, "before");
         backup.fail_nth(1);
         assert!(self.node.write(&mut recording, "fails", Fate::Committed).unwrap_err().is_trouble());
@@ -302,11 +304,11 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
     let mut lock = it.node.backup_lock.clone();
     lock.on_unreachable = OnUnreachable::Stop;
     let forgotten =
-        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, &it.node.database(), SHORT);
+        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT);
     assert!(matches!(&forgotten, Err(OpenRecordingError::ForgottenSpool { changes: 3, .. })), "{forgotten:?}");
     fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
     let mut other =
-        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, &it.node.database(), SHORT)
+        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT)
             .unwrap();
     let statements = it.node.statements("elsewhere");
     let write = crate::DbWrite {
@@ -365,7 +367,7 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
         let mut it = Spooled::new();
         let backup = Arc::new(FaultyDirectory::new(it.node.backup_path()));
         let lock = &it.node.backup_lock;
-        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, &it.node.database(), SHORT).unwrap();
+        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, it.node.dir.path(), SHORT).unwrap();
         it.write(&mut recording, "before");
         let statements = it.node.statements("tried twice");
         let data_version = DataVersion::new(it.node.version + 1);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::spool::BehindSpool;
-use common::{Backup, DataVersion, SpoolSight};
+use common::{DataVersion, SpoolSight};
 
 use crate::note;
 
@@ -29,8 +29,8 @@ pub fn warning(sight: &SpoolSight) -> Option<String> {
 }
 
 /// Says it, if there is something to say.
-pub fn warn(backup: &Backup) {
-    if let Some(warning) = warning(&backup.spool_sight()) {
+pub fn warn(sight: &SpoolSight) {
+    if let Some(warning) = warning(sight) {
         note!("{warning}");
     }
 }

@@ -37,7 +37,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         }
         note!("warning: {error}");
     }
-    let sight = backup.spool_sight();
+    let sight = backup.spool_sight_beside(destination.directory());
     match behind::stale(&sight) {
         Some(stale) if !args.accept_stale_state => {
             return Err(Failure::Failed(anyhow!(
@@ -45,7 +45,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
             )));
         }
         Some(stale) => note!("warning: {stale}."),
-        None => behind::warn(&backup),
+        None => behind::warn(&sight),
     }
     let version = &choose(&history, args)?;
     let temporary = Arc::new(Mutex::new(None));

@@ -19,7 +19,7 @@ use crate::content::origin_name;
 /// Exit code 1 when the backup is damaged (what is intact is listed all the same), 2 when it cannot be read at all.
 pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
-    behind::warn(&backup);
+    behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let mut out = BufWriter::new(io::stdout().lock());
     let listed = list(&history, args, &mut out).and_then(|read| out.flush().map(|()| read));
