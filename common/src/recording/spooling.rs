@@ -12,7 +12,7 @@ use crate::log::LogEnd;
 use crate::record_error::Shown;
 use crate::spool::{
     Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpooledChanges, clear_spool,
-    spool_directory, spool_path, this_host,
+    spool_directory, spool_logs, spool_path, this_host,
 };
 use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
 use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
@@ -120,7 +120,8 @@ impl Recording {
     pub fn drain_plan(&self) -> Option<DrainPlan> {
         let Goes::ToSpool(Spooling { header, .. }) = &self.goes else { return None };
         let spool = Arc::new(RealDirectory::new(self.directory.path()));
-        Some(DrainPlan { url: self.known.url.clone(), limits: self.known.limits, header: header.clone(), spool })
+        let (url, limits, recorded) = (self.known.url.clone(), self.known.limits, self.log.end());
+        Some(DrainPlan { url, limits, header: header.clone(), spool, recorded })
     }
 
     /// Behind the last acknowledged record.
@@ -131,13 +132,21 @@ impl Recording {
     /// Goes on with the backup that `drain` has brought up to date, to the last record; the spool is emptied before.
     ///
     /// # Errors
-    /// When the spool cannot be emptied: recording goes on there, and `drain` is to be dropped.
+    /// When the spool cannot be emptied: recording goes on there, as long as its log is there, and `drain` is to be dropped.
     pub fn return_to_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
         // A write to the spool that has failed since was refused, and goes with it.
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
         // First the spool, then the first record that is not in it: see the table in `spool`.
         self.log.spares().give_back()?;
-        clear_spool(&*self.directory, &*self.known.lightning_dir)?;
+        if let Err(error) = clear_spool(&*self.directory, &*self.known.lightning_dir) {
+            // Without a log nothing can be recorded there any more. It is the backup that everything is in; but first the
+            // logs have to be gone for good: behind one that came back the backup would have gone another way.
+            let has_log = spool_logs(&*self.directory).map_or(true, |logs| !logs.is_empty());
+            if has_log || self.directory.sync().is_err() {
+                return Err(error);
+            }
+            log::warn!("the spool {} is empty, and not tidied up: {error}", self.directory.path().display());
+        }
         drain.set_patience(call_patience(&self.known.on_unreachable));
         let Drain { directory, lock, manifest, log, .. } = drain;
         let node_id = manifest.node_id.or(self.known.manifest.node_id);

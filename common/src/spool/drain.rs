@@ -82,6 +82,8 @@ pub struct DrainPlan {
     pub(crate) limits: LogLimits,
     pub(crate) header: SpoolHeader,
     pub(crate) spool: Arc<dyn Directory>,
+    /// Behind the last record that is acknowledged.
+    pub(crate) recorded: LogEnd,
 }
 
 /// A backup that is being brought up to date. Holds its lock.
@@ -92,8 +94,8 @@ pub struct Drain {
     pub(crate) manifest: Manifest,
     pub(crate) log: LogWriter,
     leavable: Option<LeavableDirectory>,
-    /// In the spool, behind what the backup has.
-    cursor: LogCursor,
+    /// In the spool, behind what the backup has; `None` when the backup has all of it, and it has no log any more.
+    cursor: Option<LogCursor>,
 }
 
 impl DrainPlan {
@@ -142,17 +144,19 @@ impl DrainPlan {
         Ok(logs(&*self.spool)?.first() == Some(&self.header.from.0))
     }
 
-    /// The place in the spool where the chain is at this end. Each checksum covers the one before: what is equal there is
-    /// equal from the beginning.
-    fn find(&self, end: LogEnd) -> Result<LogCursor, DrainError> {
+    /// The place in the spool where the chain is at this end; `None` when the spool was drained up to there, and could not
+    /// be emptied to the last file. Each checksum covers the one before: what is equal there is equal from the beginning.
+    fn find(&self, end: LogEnd) -> Result<Option<LogCursor>, DrainError> {
         let forked = || DrainError::Forked {
             url: self.url.clone(),
             spool: self.spool.path().display().to_string(),
             backup_ends: end.next_seq.get() - 1,
         };
-        let mut cursor = first_record(&self.spool, &self.header)?.ok_or_else(forked)?;
+        let Some(mut cursor) = first_record(&self.spool, &self.header)? else {
+            return if end == self.recorded { Ok(None) } else { Err(forked()) };
+        };
         read_until(&mut cursor, &mut |record| record.header.seq < end.next_seq)?;
-        if cursor.end() == end { Ok(cursor) } else { Err(forked()) }
+        if cursor.end() == end { Ok(Some(cursor)) } else { Err(forked()) }
     }
 }
 
@@ -176,10 +180,11 @@ impl Drain {
     /// When a record cannot be read or appended. This drain is of no use any more; another one goes on behind what is in
     /// the backup.
     pub fn advance(&mut self, through: LogEnd) -> Result<(), DrainError> {
-        while self.cursor.next_seq() < through.next_seq {
-            let (log, mut taken, mut failed) = (&mut self.log, 0, None);
-            let before = self.cursor.end();
-            read_until(&mut self.cursor, &mut |record| {
+        let Self { log, cursor: Some(cursor), .. } = self else { return Ok(()) };
+        while cursor.next_seq() < through.next_seq {
+            let (mut taken, mut failed) = (0, None);
+            let before = cursor.end();
+            read_until(cursor, &mut |record| {
                 if taken == BATCH_RECORDS || record.header.seq >= through.next_seq || failed.is_some() {
                     return false;
                 }
@@ -195,12 +200,12 @@ impl Drain {
             if let Some(error) = failed {
                 return Err(error);
             }
-            let end = self.cursor.end();
-            if end == before || self.log.batch_end() != end {
+            let end = cursor.end();
+            if end == before || log.batch_end() != end {
                 return Err(DrainError::NotTheSame { seq: before.next_seq });
             }
             // As every append: each record is durable before the next is written.
-            self.log.commit()?;
+            log.commit()?;
         }
         Ok(())
     }

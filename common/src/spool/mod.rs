@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub(crate) use contents::SpoolContents;
 pub use contents::SpooledChanges;
+pub(crate) use contents::{SpoolContents, logs as spool_logs};
 pub use drain::{Drain, DrainError, DrainPlan};
 pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
 pub(crate) use marker::SpoolMarker;

@@ -417,3 +417,46 @@ fn a_spool_that_has_failed_refuses_every_later_write() {
         assert!(matches!(error, RecordError::Spool { .. }) && !error.is_trouble(), "{error}");
     }
 }
+
+/// What was refused: every write until a restart, for the spool could not be emptied to the end, and its log was gone.
+#[test]
+fn a_spool_that_is_emptied_but_for_the_last_step_refuses_nothing() {
+    for nth in 0..16 {
+        let mut it = Spooled::new();
+        let (mut recording, spool) = it.spooling();
+        it.spool_more(&mut recording, 12);
+        let mut drained = recording.drain_plan().unwrap().attach().unwrap();
+        drained.advance(recording.end()).unwrap();
+        spool.fail_nth(nth);
+        let returned = recording.return_to_backup(drained);
+        let written = it.node.write(&mut recording, "at once", Fate::Committed);
+        assert!(written.is_ok(), "call {nth}: {written:?} after {returned:?}");
+        assert_eq!(recording.spooled().is_some(), returned.is_err(), "call {nth}");
+        drop(recording);
+        it.reopened().map_or(Ok(()), |mut recording| drain(&mut recording)).unwrap();
+        it.expect_all_once(&format!("call {nth}"));
+    }
+}
+
+#[test]
+fn a_drain_goes_on_where_only_the_log_of_the_spool_is_gone() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 2);
+    recording.drain_plan().unwrap().attach().unwrap().advance(recording.end()).unwrap();
+    for log in contents::logs(&RealDirectory::new(it.spool())).unwrap() {
+        fs::remove_file(it.spool().join(names::log(log))).unwrap();
+    }
+    drain(&mut recording).unwrap();
+    it.write(&mut recording, "directly");
+    it.expect_all_once("drained");
+    // But not where the backup lacks what was recorded.
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 2);
+    for log in contents::logs(&RealDirectory::new(it.spool())).unwrap() {
+        fs::remove_file(it.spool().join(names::log(log))).unwrap();
+    }
+    let forked = recording.drain_plan().unwrap().attach().unwrap_err();
+    assert!(matches!(forked, DrainError::Forked { .. }), "{forked}");
+}
