@@ -180,7 +180,7 @@ impl Recording {
     }
 
     fn check_forgotten_spool(&self, old: &SpoolNote) -> Result<(), OpenRecordingError> {
-        if old.host != this_host() {
+        if !old.is_here(self.known.manifest.uuid) {
             log::warn!(
                 "an earlier recorder of {} had a spool at {} on {}: if changes are left there they are lost to this node",
                 self.known.url,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::contents::{ends, read_header};
 use super::{SpoolContents, SpoolMarker};
@@ -31,6 +32,16 @@ impl SpoolNote {
         let mut bytes = vec![0; LEN_MAX];
         let len = file.read_at(&mut bytes, 0).ok()?;
         serde_json::from_slice(&bytes[..len]).ok()
+    }
+
+    /// Whether the spool of this backup is on this machine, if there is one: because of the name of the machine, or because
+    /// it is there. A machine may have another name by now, and two containers may see the same disk.
+    pub(crate) fn is_here(&self, uuid: Uuid) -> bool {
+        let is_there = || {
+            let header = read_header(&RealDirectory::new(&self.path));
+            header.is_ok_and(|header| header.is_some_and(|header| header.manifest.uuid == uuid))
+        };
+        self.host == this_host() || is_there()
     }
 
     /// Makes the backup's note this one, or removes it. Durable when it returns.
@@ -95,11 +106,13 @@ pub struct BehindSpool {
 impl Backup {
     /// Looks whether the backup is behind a spool of its node.
     pub fn spool_sight(&self) -> SpoolSight {
-        let Some(SpoolNote { host, path }) = SpoolNote::read(&**self.directory()) else {
+        let Some(note) = SpoolNote::read(&**self.directory()) else {
             return SpoolSight::Complete;
         };
+        let path = note.path.clone();
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&path));
-        if host != this_host() || directory.list().is_err() {
+        if !note.is_here(self.manifest().uuid) || directory.list().is_err() {
+            let SpoolNote { host, path } = note;
             return SpoolSight::OutOfSight { host, path };
         }
         let contents = match SpoolContents::read(&directory) {

@@ -1,6 +1,7 @@
 //! Changes on their way through a spool: none is lost, none is there twice, whichever call fails.
 
 mod marker;
+mod note;
 
 use std::fs;
 use std::ops::ControlFlow;

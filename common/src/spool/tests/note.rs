@@ -1,0 +1,44 @@
+//! The note in the backup that says where its spool is.
+
+use super::*;
+
+impl Spooled {
+    fn rename_its_machine(&self) {
+        let note = self.node.backup_path().join(names::SPOOL_NOTE);
+        let text = fs::read_to_string(&note).unwrap();
+        let renamed = text.replace(&format!(r#""host":"{}""#, this_host()), r#""host":"it-was-called-so""#);
+        assert_ne!(renamed, text);
+        fs::write(note, renamed).unwrap();
+    }
+
+    /// As a recorder of which the `backup.lock` names no spool.
+    fn record_without_spool(&self) -> Result<Recording, OpenRecordingError> {
+        let lock = crate::BackupLock { on_unreachable: OnUnreachable::Stop, ..self.node.backup_lock.clone() };
+        let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
+        Recording::open_in(directory, &lock, self.node.dir.path(), SHORT)
+    }
+}
+
+/// What was lost: a machine that had been renamed took its own spool for one that is somewhere else.
+#[test]
+fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 4);
+    drop(recording);
+    it.rename_its_machine();
+    let sight = it.node.backup().spool_sight();
+    assert!(matches!(&sight, SpoolSight::Behind(behind) if behind.changes == 4), "{sight:?}");
+    let forgotten = it.record_without_spool();
+    assert!(matches!(&forgotten, Err(OpenRecordingError::ForgottenSpool { changes: 4, .. })), "{forgotten:?}");
+    // Damage does not make it another's.
+    let first = contents::logs(&RealDirectory::new(it.spool())).unwrap()[0];
+    fs::write(it.spool().join(names::log(first)), "damaged").unwrap();
+    let sight = it.node.backup().spool_sight();
+    assert!(matches!(sight, SpoolSight::Unreadable { .. }), "{sight:?}");
+    assert!(it.record_without_spool().is_err());
+    fs::rename(&it.root, it.node.dir.path().join("elsewhere")).unwrap();
+    let sight = it.node.backup().spool_sight();
+    assert!(matches!(&sight, SpoolSight::OutOfSight { host, .. } if host == "it-was-called-so"), "{sight:?}");
+    it.record_without_spool().unwrap();
+}
