@@ -11,8 +11,8 @@ use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use crate::log::LogEnd;
 use crate::record_error::Shown;
 use crate::spool::{
-    Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpooledChanges, clear_spool,
-    spool_directory, spool_logs, spool_path, this_host,
+    Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpoolNoteError, SpooledChanges,
+    clear_spool, spool_directory, spool_logs, spool_path, this_host,
 };
 use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
 use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
@@ -171,10 +171,13 @@ impl Recording {
             }
             OnUnreachable::Wait(_) | OnUnreachable::Stop => None,
         };
-        if let Some(old) = SpoolNote::read(&*self.directory)
-            && Some(&old) != note.as_ref()
-        {
-            self.check_forgotten_spool(&old)?;
+        match SpoolNote::read(&*self.directory) {
+            Ok(Some(old)) if Some(&old) != note.as_ref() => self.check_forgotten_spool(&old)?,
+            Ok(_) => {}
+            Err(SpoolNoteError::Storage(error)) => return Err(error.into()),
+            Err(error @ SpoolNoteError::NotUnderstood { .. }) => {
+                log::warn!("{error}. If an earlier recorder had another spool, look whether changes are left there");
+            }
         }
         Ok(SpoolNote::replace(note.as_ref(), &*self.directory)?)
     }

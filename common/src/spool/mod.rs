@@ -38,7 +38,7 @@ pub use drain::{Drain, DrainError, DrainPlan};
 pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
 pub(crate) use marker::SpoolMarker;
 pub use note::{BehindSpool, SpoolSight};
-pub(crate) use note::{SpoolNote, this_host};
+pub(crate) use note::{SpoolNote, SpoolNoteError, this_host};
 
 use crate::ReadError;
 use crate::log::{AppendError, RecoverError};

@@ -25,13 +25,30 @@ pub(crate) struct SpoolNote {
     pub(crate) path: PathBuf,
 }
 
+/// Why it is not known whether there is a note, or what it says.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpoolNoteError {
+    /// A call failed.
+    #[error("{0}: {source}", source = .0.source)]
+    Storage(StorageError),
+    /// It is not what a recorder writes.
+    #[error("{path} is not understood: {source}", path = .path.display())]
+    NotUnderstood { path: PathBuf, source: serde_json::Error },
+}
+
 impl SpoolNote {
-    /// Reads it; `None` when there is none that can be understood.
-    pub(crate) fn read(directory: &dyn Directory) -> Option<Self> {
-        let file = directory.open(names::SPOOL_NOTE, Access::Read).ok()?;
+    /// Reads it; `None` when there is none.
+    pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Self>, SpoolNoteError> {
+        let file = match directory.open(names::SPOOL_NOTE, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(SpoolNoteError::Storage(error)),
+        };
         let mut bytes = vec![0; LEN_MAX];
-        let len = file.read_at(&mut bytes, 0).ok()?;
-        serde_json::from_slice(&bytes[..len]).ok()
+        let len = file.read_at(&mut bytes, 0).map_err(SpoolNoteError::Storage)?;
+        serde_json::from_slice(&bytes[..len])
+            .map(Some)
+            .map_err(|source| SpoolNoteError::NotUnderstood { path: file.path().to_path_buf(), source })
     }
 
     /// Whether the spool of this backup is on this machine, if there is one: because of the name of the machine, or because
@@ -46,17 +63,16 @@ impl SpoolNote {
 
     /// Makes the backup's note this one, or removes it. Durable when it returns.
     pub(crate) fn replace(note: Option<&Self>, directory: &dyn Directory) -> Result<(), StorageError> {
-        match note {
-            Some(note) if Self::read(directory).as_ref() == Some(note) => Ok(()),
-            Some(note) => {
+        match (note, Self::read(directory)) {
+            (_, Ok(there)) if there.as_ref() == note => Ok(()),
+            (Some(note), _) => {
                 let bytes = serde_json::to_vec(note).unwrap_or_default();
                 replace_file(directory, names::SPOOL_NOTE, &bytes)
             }
-            None if directory.open(names::SPOOL_NOTE, Access::Read).is_ok_and(|file| file.read_len().is_ok()) => {
+            (None, _) => {
                 remove_if_present(directory, names::SPOOL_NOTE)?;
                 directory.sync()
             }
-            None => Ok(()),
         }
     }
 }
@@ -81,9 +97,9 @@ pub enum SpoolSight {
         /// The directory there.
         path: PathBuf,
     },
-    /// The spool is here and cannot be read.
+    /// The spool is here and cannot be read, or what says where it is cannot be read.
     Unreadable {
-        /// Its directory.
+        /// Its directory, or that file.
         path: PathBuf,
         /// Why.
         reason: String,
@@ -106,8 +122,13 @@ pub struct BehindSpool {
 impl Backup {
     /// Looks whether the backup is behind a spool of its node.
     pub fn spool_sight(&self) -> SpoolSight {
-        let Some(note) = SpoolNote::read(&**self.directory()) else {
-            return SpoolSight::Complete;
+        let note = match SpoolNote::read(&**self.directory()) {
+            Ok(Some(note)) => note,
+            Ok(None) => return SpoolSight::Complete,
+            Err(error) => {
+                let path = self.path().join(names::SPOOL_NOTE);
+                return SpoolSight::Unreadable { path, reason: error.to_string() };
+            }
         };
         let path = note.path.clone();
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&path));

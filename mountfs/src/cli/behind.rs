@@ -1,7 +1,5 @@
 //! What a command says when the backup is behind what its node has recorded in a spool.
 
-use std::path::Path;
-
 use common::spool::BehindSpool;
 use common::{DataVersion, SpoolSight};
 
@@ -22,7 +20,7 @@ pub fn warning(sight: &SpoolSight) -> Option<String> {
             path.display()
         )),
         SpoolSight::Unreadable { path, reason } => Some(format!(
-            "warning: whether this backup is behind is not known: the spool {} cannot be read ({reason})",
+            "warning: whether this backup is behind is not known: {} cannot be read ({reason})",
             path.display()
         )),
     }
@@ -37,18 +35,20 @@ pub fn warn(sight: &SpoolSight) {
 
 /// What stands between an operator and restoring the newest version: it is not the newest one.
 pub fn stale(sight: &SpoolSight) -> Option<String> {
-    let (what, path): (String, &Path) = match sight {
-        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => {
-            (format!("behind by {changes} changes ({})", versions(*from_version, *to_version)), path)
+    let what = match sight {
+        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
+            "behind by {changes} changes ({}), which are in {}",
+            versions(*from_version, *to_version),
+            path.display()
+        ),
+        SpoolSight::Unreadable { path, reason } => {
+            format!("maybe behind its spool: {} cannot be read ({reason})", path.display())
         }
-        SpoolSight::Unreadable { path, reason } => (format!("maybe behind: its spool cannot be read ({reason})"), path),
         SpoolSight::Complete | SpoolSight::OutOfSight { .. } => return None,
     };
     Some(format!(
-        "this backup is {what}. What is missing is in {}: a node that is started without it can broadcast a revoked state, \
-         and the peer then takes ALL funds of that channel. Start the old node once with the backup reachable, and it is \
-         drained",
-        path.display()
+        "this backup is {what}. A node that is started without what is missing can broadcast a revoked state, and the peer \
+         then takes ALL funds of that channel. Start the old node once with backup and spool reachable, and it is drained"
     ))
 }
 
@@ -77,6 +77,10 @@ mod tests {
         assert!(warning(&behind(9)).is_some_and(|text| text.contains("3 changes (versions 7..9)")));
         assert!(warning(&behind(7)).is_some_and(|text| text.contains("(version 7), they are in /spool/x")));
         assert!(stale(&behind(9)).is_some_and(|text| text.contains("/spool/x")));
+        let unknown = SpoolSight::Unreadable { path: "/backup/spool-note".into(), reason: "EIO".to_owned() };
+        for text in [warning(&unknown), stale(&unknown)] {
+            assert!(text.is_some_and(|text| text.contains("/backup/spool-note cannot be read (EIO)")));
+        }
         let elsewhere = SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool/x".into() };
         assert!(warning(&elsewhere).is_some_and(|text| text.contains("/spool/x on node")));
         assert_eq!(stale(&elsewhere), None);

@@ -42,3 +42,33 @@ fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
     assert!(matches!(&sight, SpoolSight::OutOfSight { host, .. } if host == "it-was-called-so"), "{sight:?}");
     it.record_without_spool().unwrap();
 }
+
+/// What was passed over: a note that could not be read was taken for none, and the backup for complete.
+#[test]
+fn a_note_that_cannot_be_read_is_not_no_note() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 1);
+    let note = it.node.backup_path().join(names::SPOOL_NOTE);
+    let unreadable = |it: &Spooled| match it.node.backup().spool_sight() {
+        SpoolSight::Unreadable { path, reason } => (path, reason),
+        other => panic!("{other:?}"),
+    };
+    fs::remove_file(&note).unwrap();
+    fs::create_dir(&note).unwrap();
+    let (path, reason) = unreadable(&it);
+    assert_eq!(path, note);
+    assert!(reason.contains("not a regular file"), "{reason}");
+    let refused = it.record_without_spool().unwrap_err();
+    assert!(matches!(refused, OpenRecordingError::Storage(_)) && refused.is_trouble(), "{refused}");
+    fs::remove_dir(&note).unwrap();
+    fs::write(&note, "{").unwrap();
+    let (_, reason) = unreadable(&it);
+    assert!(reason.contains("not understood"), "{reason}");
+    // Nobody can tell what it said; the next recorder writes what it says.
+    it.record();
+    assert!(matches!(it.node.backup().spool_sight(), SpoolSight::Behind(_)));
+    fs::write(&note, "{").unwrap();
+    it.record_without_spool().unwrap();
+    assert!(!note.exists());
+}
