@@ -22,6 +22,13 @@ use crate::watchdog::{self, Watched};
 /// How long the drain of a spool that was found gets, if it has not failed, before changes go there again.
 const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);
 
+/// How long it gets at most, whatever `wait_s` is: `lightningd` gives a plugin 60 s until it has answered `init`, and the
+/// first writes come before that. What is not drained by then is drained while the node runs.
+const DRAIN_AT_MOST: Duration = Duration::from_secs(20);
+
+/// How often the log says that `lightningd` waits for it.
+const SAY_EVERY: Duration = Duration::from_secs(2);
+
 /// How often it is looked whether a spool is drained, at the beginning of a run.
 const DRAINED_YET: Duration = Duration::from_millis(5);
 
@@ -130,13 +137,27 @@ impl BackupRecording {
 
     /// Gives the drain of a spool that was found some time before recording goes on there.
     fn is_drained_soon(&self, open: &Open) -> bool {
-        let until = Instant::now() + self.policy.wait().max(DRAIN_AT_LEAST);
+        let (began, patience) = (Instant::now(), drain_gets(&self.policy));
+        let mut next_line = SAY_EVERY;
         loop {
             if draining::taken(&open.recording).spooled().is_none() {
                 return true;
             }
-            if open.draining.as_ref().is_none_or(Draining::has_failed) || Instant::now() >= until {
+            let waited = began.elapsed();
+            if open.draining.as_ref().is_none_or(Draining::has_failed) {
                 return false;
+            }
+            if waited >= patience {
+                log::warn!(
+                    "the spool is not drained after {} s: changes go there while it is, and lightningd goes on",
+                    patience.as_secs()
+                );
+                return false;
+            }
+            if waited >= next_line {
+                next_line += SAY_EVERY;
+                let left = (patience - waited).as_secs_f64().ceil();
+                log::info!("draining the spool before lightningd goes on, for {left} s at most");
             }
             thread::sleep(DRAINED_YET);
         }
@@ -221,6 +242,11 @@ impl BackupRecording {
             Err(error) => Err(Refusal(format!("{trouble}; and {}", with_causes(&error)))),
         }
     }
+}
+
+/// How long the drain of a spool that was found may take before recording goes on in the spool.
+fn drain_gets(policy: &OnUnreachable) -> Duration {
+    policy.wait().clamp(DRAIN_AT_LEAST, DRAIN_AT_MOST)
 }
 
 impl Open {
@@ -366,5 +392,18 @@ fn tell(recorded: Recorded) {
             log::warn!("versions after {from} and before {to} were committed unseen; version {to} is a snapshot");
         }
         Recorded::Healed { from: None, to } => log::info!("the backup begins with a snapshot of version {to}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_given_time_but_not_so_much_that_lightningd_gives_up_the_plugin() {
+        let spool = |wait_s| OnUnreachable::Spool { directory: "/spool".into(), wait: Duration::from_secs(wait_s) };
+        assert_eq!(drain_gets(&spool(0)), DRAIN_AT_LEAST);
+        assert_eq!(drain_gets(&spool(7)), Duration::from_secs(7));
+        assert!(drain_gets(&spool(24 * 60 * 60)) <= Duration::from_secs(30), "of 60 s, with what else a start takes");
     }
 }
