@@ -345,6 +345,8 @@ impl Recording {
 }
 
 #[cfg(test)]
+mod spare_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trouble_tests;

@@ -26,7 +26,10 @@ const STEP: u64 = 256 << 10;
 /// The spare of a backup, shared by whoever records and whoever makes it.
 #[derive(Debug)]
 pub(crate) struct Spares {
+    /// For whoever records.
     directory: Arc<dyn Directory>,
+    /// For the thread that makes them: no append waits for its zeros.
+    unhurried: Arc<dyn Directory>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -76,7 +79,8 @@ impl Spares {
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
             State { spare: Spare::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
-        Self { directory, state: Mutex::new(state), changed: Condvar::new() }
+        let unhurried = directory.unhurried().unwrap_or_else(|| Arc::clone(&directory));
+        Self { directory, unhurried, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Lets spares that are not made yet have another length.
@@ -144,7 +148,7 @@ impl Spares {
             (state.bytes, matches!(state.newest_name, NewestName::Fresh))
         };
         if is_fresh {
-            if let Err(error) = self.directory.sync() {
+            if let Err(error) = self.unhurried.sync() {
                 log::error!(
                     "{error}: {}; the log is recorded to until it is full, and no other one begun",
                     error.source
@@ -157,11 +161,11 @@ impl Spares {
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
             // Of no use to anybody; it only takes room. The next recorder removes it, too.
-            let _stays = remove_if_present(&*self.directory, names::SPARE);
+            let _stays = remove_if_present(&*self.unhurried, names::SPARE);
         }
         match made? {
             Some(file) => {
-                self.state().spare = Spare::Ready(file);
+                self.state().spare = Spare::Ready(self.directory.adopt(file));
                 Ok(Made::Spare)
             }
             None => Ok(Made::Nothing),
@@ -171,7 +175,7 @@ impl Spares {
     /// `None` when it was told to stop.
     fn make_file(&self, bytes: u64) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
         // Fails if there is one: whatever it holds, it is not overwritten.
-        let file = self.directory.create(names::SPARE)?;
+        let file = self.unhurried.create(names::SPARE)?;
         let mut offset = 0;
         while offset < bytes {
             if self.state().stopped {
@@ -182,7 +186,7 @@ impl Spares {
             offset = end;
         }
         file.sync()?;
-        self.directory.sync()?;
+        self.unhurried.sync()?;
         Ok(Some(file))
     }
 
@@ -254,6 +258,12 @@ impl Spares {
                 }
             }
         }
+    }
+
+    /// Whether there is none that could be gone on in.
+    #[cfg(test)]
+    pub(crate) fn is_in_the_making(&self) -> bool {
+        !matches!(self.state().spare, Spare::Ready(_))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

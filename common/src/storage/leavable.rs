@@ -13,7 +13,8 @@ use super::{Access, Directory, StorageError, StorageOp, StoredFile};
 
 /// A directory of which every call returns in time: when it does not, that is an error, and so is every later call. The
 /// thread that is stuck in it closes all files, and gives back the lock, when it comes back: until then the lock is
-/// held, so nobody else can begin to write while an old write may still arrive.
+/// held, so nobody else can begin to write while an old write may still arrive. Calls of [`unhurried`](Directory::unhurried)
+/// are made by the thread that asks for them, which must hold the lock for as long as they take.
 ///
 /// A call costs the way to another thread and back.
 #[derive(Debug, Clone)]
@@ -131,6 +132,14 @@ impl Directory for LeavableDirectory {
         let owned = name.to_owned();
         let held = self.call(StorageOp::Lock, name, move |directory| directory.lock(&owned))?;
         Ok(Box::new(LeavableLock { held: Some(held), caller: Arc::clone(&self.caller) }))
+    }
+
+    fn unhurried(&self) -> Option<Arc<dyn Directory>> {
+        Some(Arc::clone(&self.directory))
+    }
+
+    fn adopt(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
+        self.file(file)
     }
 }
 

@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use leavable::LeavableDirectory;
 pub use real::RealDirectory;
@@ -142,6 +143,18 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// Kind [`WouldBlock`](io::ErrorKind::WouldBlock) when somebody else holds it.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
+
+    /// The same directory for a thread of its own, which holds the lock and may wait for as long as a call takes: what it does
+    /// holds up no call that is made here. `None` when calls that are made here do not wait for each other anyway.
+    fn unhurried(&self) -> Option<Arc<dyn Directory>> {
+        None
+    }
+
+    /// Takes over a file that was opened by way of [`unhurried`](Self::unhurried): from now on calls to it are as those to any
+    /// other file of this directory.
+    fn adopt(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
+        file
+    }
 
     /// Bytes that the file system has left for this user.
     ///
