@@ -119,9 +119,19 @@ struct Known {
     newest: Option<NewestVersion>,
     commit: Commit,
     run_start: RunStart,
+    comparison: Comparison,
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
+}
+
+/// Whether the change that was the newest when the run began has to be compared with the database yet, because the run began
+/// in a spool. It is the next run that does it, of which the newest version builds on that change: a node that is running does
+/// not wait until all that was drained has been replayed, and the whole database read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    NotDue,
+    Due,
 }
 
 /// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
@@ -194,6 +204,7 @@ impl Recording {
             newest,
             commit: history.newest_for_rules().map_or(Commit::Certain, |newest| newest.commit),
             run_start: RunStart::First,
+            comparison: Comparison::NotDue,
             history_before_run: Some(history),
             identity: Identity::default(),
         };
@@ -272,14 +283,12 @@ impl Recording {
     /// # Errors
     /// When the note cannot be made durable. Nothing is lost by that.
     pub fn note_commit(&mut self) -> Result<(), AppendError> {
-        // Only of a change of this run: what the database holds of an earlier one was compared at its first write.
-        let Some(newest) = self
-            .known
-            .newest
-            .filter(|_| self.known.run_start == RunStart::Later && self.known.commit == Commit::Unknown)
-        else {
-            return Ok(());
-        };
+        // Only of a change of this run: what the database holds of an earlier one was compared at its first write. Where that
+        // was not done the next run does it, for it finds no such note.
+        let is_due = self.known.run_start == RunStart::Later
+            && self.known.commit == Commit::Unknown
+            && self.known.comparison == Comparison::NotDue;
+        let Some(newest) = self.known.newest.filter(|_| is_due) else { return Ok(()) };
         match LiveDatabase::open(&self.known.database).and_then(|database| database.data_version()) {
             Ok(found) if found == newest.data_version => {
                 self.log.push_commit(newest.data_version, Timestamp::now());

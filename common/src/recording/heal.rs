@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Goes, Recording};
+use super::{Comparison, Goes, Recording};
 use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_newest};
 use crate::format::record::{RunStart, SnapshotReason};
@@ -20,7 +20,7 @@ impl Recording {
     ///
     /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
     /// else, have found nothing wrong with it.
-    pub(super) fn newest_is_another(&self) -> bool {
+    pub(super) fn newest_is_another(&mut self) -> bool {
         let (Some(newest), Commit::Unknown, RunStart::First) =
             (self.known.newest, self.known.commit, self.known.run_start)
         else {
@@ -28,9 +28,11 @@ impl Recording {
         };
         if let Goes::ToSpool(_) = self.goes {
             log::warn!(
-                "whether lightningd committed version {} as recorded cannot be checked while the backup is out of reach",
+                "whether lightningd committed version {} as recorded cannot be checked while the backup is out of reach; that \
+                 is done at the next start",
                 newest.data_version
             );
+            self.known.comparison = Comparison::Due;
             return false;
         }
         let Some(history) = &self.known.history_before_run else {

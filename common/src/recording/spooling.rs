@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::interrupted::Interrupted;
-use super::{Goes, Identity, Known, NewestVersion, Recording, SharedLock};
+use super::{Comparison, Goes, Identity, Known, NewestVersion, Recording, SharedLock};
 use crate::format::record::RunStart;
 use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use crate::log::LogEnd;
@@ -88,6 +88,7 @@ impl Recording {
             newest: contents.newest,
             commit: contents.commit,
             run_start: RunStart::First,
+            comparison: Comparison::NotDue,
             history_before_run: None,
             identity: Identity::default(),
         };

@@ -395,6 +395,40 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
     }
 }
 
+/// The run begins in the spool, where nothing can be compared, and a clean stop must not hide that.
+#[test]
+fn what_could_not_be_compared_is_compared_at_the_next_start() {
+    for fate in [Fate::Lost, Fate::Committed] {
+        let mut it = Spooled::new();
+        let (mut recording, _) = it.spooling();
+        it.node.write(&mut recording, "recorded", fate).unwrap();
+        drop(recording);
+        if fate == Fate::Lost {
+            // Without the recorder another transaction takes its number.
+            let mut nobody = it.reopened().unwrap();
+            it.node.write(&mut nobody, "another", Fate::Unseen).unwrap();
+        }
+        let mut recording = it.reopened().unwrap();
+        it.write(&mut recording, "next");
+        drain(&mut recording).unwrap();
+        it.write(&mut recording, "after the drain");
+        recording.note_commit().unwrap();
+        drop(recording);
+        let mut recording = it.record();
+        let expected = match fate {
+            Fate::Lost => crate::Recorded::Replaced { data_version: DataVersion::new(14) },
+            Fate::Committed | Fate::Unseen => crate::Recorded::Appended,
+        };
+        let recorded = it.node.write(&mut recording, "the next run", Fate::Committed).unwrap();
+        assert_eq!(recorded, Some(expected));
+        assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
+        // Now it is known.
+        recording.note_commit().unwrap();
+        let (history, _) = it.node.backup().read_history();
+        assert_eq!(history.newest_for_rules().unwrap().commit, crate::version_rules::Commit::Seen);
+    }
+}
+
 #[test]
 fn a_spool_that_cannot_be_looked_at_is_not_taken_for_empty() {
     let mut it = Spooled::new();
