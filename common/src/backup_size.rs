@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::Backup;
 use crate::format::names;
-use crate::storage::{Access, StorageError};
+use crate::storage::{Access, FreeSpace, StorageError};
 
 /// Bytes of the files of a backup, as they count in `ls -l`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -61,7 +61,7 @@ impl Backup {
     /// # Errors
     /// When the operating system refuses.
     pub fn read_free_bytes(&self) -> Result<u64, StorageError> {
-        self.directory().free_bytes()
+        FreeSpace::at(self.path()).map(|free| free.bytes)
     }
 }
 

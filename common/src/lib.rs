@@ -99,7 +99,7 @@ pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
 pub use status_fields::{ReplayCheck, StatusFields};
-pub use storage::Pulse;
+pub use storage::{FreeSpace, Pulse};
 pub use timestamp::Timestamp;
 pub use view::{View, ViewError};
 pub use views::Views;

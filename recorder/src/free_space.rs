@@ -1,10 +1,12 @@
 //! Room on the disks that are recorded to, and the warning before it is used up.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use common::FreeSpace;
 
 use crate::status::Status;
 
@@ -17,30 +19,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Less than this is little on any disk.
 const LITTLE_BYTES: u64 = 1 << 30;
 
-/// What a file system has left for its users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FreeSpace {
-    /// Bytes that can still be written.
-    pub bytes: u64,
-    /// Bytes of the whole file system.
-    pub total_bytes: u64,
-}
-
-impl FreeSpace {
-    /// Asks the file system that holds `path`. Like any call to it this may hang.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
-    pub fn at(path: &Path) -> io::Result<Self> {
-        let found = rustix::fs::statvfs(path)?;
-        let bytes = found.f_bavail.saturating_mul(found.f_frsize);
-        Ok(Self { bytes, total_bytes: found.f_blocks.saturating_mul(found.f_frsize) })
-    }
-
-    /// Whether it is time to make room: less than 10 % or 1 GiB.
-    pub fn is_little(self) -> bool {
-        self.bytes < LITTLE_BYTES || self.bytes < self.total_bytes / 10
-    }
+/// Whether it is time to make room: less than 10 % or 1 GiB.
+fn is_little(free: FreeSpace) -> bool {
+    free.bytes < LITTLE_BYTES || free.bytes < free.total_bytes / 10
 }
 
 /// Starts a thread that warns before the disk of the backup, or of the spool, is full.
@@ -54,7 +35,7 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
             for place in status.places() {
                 let recently = warned.as_ref().is_some_and(|(of, at)| *of == place && at.elapsed() < WARN_EVERY);
                 let Ok(free) = FreeSpace::at(&place) else { continue };
-                if free.is_little() && !recently {
+                if is_little(free) && !recently {
                     log::warn!(
                         "only {} MiB are free on the disk of {}: when it is full writes are refused, and lightningd stops",
                         free.bytes >> 20,
@@ -79,16 +60,9 @@ mod tests {
     #[test]
     fn little_is_a_tenth_or_a_gibibyte() {
         let free = |bytes, total_bytes| FreeSpace { bytes, total_bytes };
-        assert!(free(LITTLE_BYTES - 1, 2 << 30).is_little());
-        assert!(!free(LITTLE_BYTES, 2 << 30).is_little());
-        assert!(free(99 << 30, 1000 << 30).is_little());
-        assert!(!free(100 << 30, 1000 << 30).is_little());
-    }
-
-    #[test]
-    fn a_file_system_says_what_it_has() {
-        let free = FreeSpace::at(Path::new("/")).unwrap();
-        assert!(free.total_bytes > 0 && free.bytes <= free.total_bytes);
-        assert!(FreeSpace::at(Path::new("/no/such/place")).is_err());
+        assert!(is_little(free(LITTLE_BYTES - 1, 2 << 30)));
+        assert!(!is_little(free(LITTLE_BYTES, 2 << 30)));
+        assert!(is_little(free(99 << 30, 1000 << 30)));
+        assert!(!is_little(free(100 << 30, 1000 << 30)));
     }
 }

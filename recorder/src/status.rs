@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{
-    Backup, DataVersion, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields, Timestamp, UnsealedChanges,
+    Backup, DataVersion, FreeSpace, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields, Timestamp,
+    UnsealedChanges,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::free_space::FreeSpace;
 use crate::latency::{Latency, LatencyFigures};
 use crate::look::Looks;
 

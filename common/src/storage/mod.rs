@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod faulty;
+mod free_space;
 mod leavable;
 #[cfg(test)]
 pub(crate) mod power_cut;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use free_space::FreeSpace;
 pub(crate) use leavable::LeavableDirectory;
 pub use real::RealDirectory;
 pub use watched::Pulse;
@@ -154,14 +156,6 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// other file of this directory.
     fn adopt(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         file
-    }
-
-    /// Bytes that the file system has left for this user.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
-    fn free_bytes(&self) -> Result<u64, StorageError> {
-        real::free_bytes(self.path())
     }
 }
 

@@ -41,19 +41,6 @@ impl RealDirectory {
     }
 }
 
-/// Bytes that the file system of a directory has left for this user.
-pub(super) fn free_bytes(path: &Path) -> Result<u64, StorageError> {
-    match rustix::fs::statvfs(path) {
-        Ok(found) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
-        Err(source) => Err(StorageError {
-            op: StorageOp::FreeSpace,
-            path: path.to_path_buf(),
-            offset: None,
-            source: source.into(),
-        }),
-    }
-}
-
 impl Directory for RealDirectory {
     fn path(&self) -> &Path {
         &self.path

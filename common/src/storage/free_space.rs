@@ -1,0 +1,44 @@
+//! [`FreeSpace`]: what a file system has left.
+
+use std::path::Path;
+
+use super::{StorageError, StorageOp};
+
+/// What a file system has left for its users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes that this user can still write.
+    pub bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
+}
+
+impl FreeSpace {
+    /// Asks the file system that holds `path`. Like any call to it this may hang.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn at(path: &Path) -> Result<Self, StorageError> {
+        let found = rustix::fs::statvfs(path).map_err(|source| StorageError {
+            op: StorageOp::FreeSpace,
+            path: path.to_path_buf(),
+            offset: None,
+            source: source.into(),
+        })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Self { bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_says_what_it_has() {
+        let free = FreeSpace::at(Path::new("/")).unwrap();
+        assert!(free.total_bytes > 0 && free.bytes <= free.total_bytes);
+        let nowhere = FreeSpace::at(Path::new("/no/such/place")).unwrap_err();
+        assert!(nowhere.is_not_found() && nowhere.to_string().contains("free space of /no/such/place"), "{nowhere}");
+    }
+}
