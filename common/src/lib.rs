@@ -82,7 +82,7 @@ pub use backup_url::{BackupUrl, BackupUrlError};
 pub use create::{CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
-pub use live_database::LiveDatabaseError;
+pub use live_database::{LiveDatabaseError, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;

@@ -120,7 +120,7 @@ impl LiveDatabase {
 
     /// `vars.data_version`; 0 where there is none, as in a database older than the counter or one just created.
     pub(crate) fn data_version(&self) -> Result<DataVersion, LiveDatabaseError> {
-        data_version(&self.connection).map_err(|error| Self::error(&self.path, &error))
+        version_of_database(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
     /// `vars.node_id`; `None` in a database that does not have it yet.
@@ -174,8 +174,11 @@ impl LiveDatabase {
     }
 }
 
-/// `vars.data_version` of a database; 0 where there is none.
-pub(crate) fn data_version(connection: &Connection) -> rusqlite::Result<DataVersion> {
+/// `vars.data_version` of a database; 0 where there is none, as CLN did not always have it.
+///
+/// # Errors
+/// What SQLite says.
+pub fn version_of_database(connection: &Connection) -> rusqlite::Result<DataVersion> {
     let value = variable(connection, "intval", "data_version", |value| match value {
         ValueRef::Integer(number) => Some(DataVersion::from_database(number)),
         _ => None,

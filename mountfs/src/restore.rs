@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
-use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, version_of_database};
+use rusqlite::{Connection, OpenFlags};
 
 /// Name of the database in a directory given as the destination.
 const DATABASE_NAME: &str = "lightningd.sqlite3";
@@ -348,22 +348,11 @@ pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> 
     if finding != "ok" {
         return Err(RestoreError::Damaged { version, finding });
     }
-    let found = read_data_version(&connection).map_err(sqlite)?;
+    let found = version_of_database(&connection).map_err(sqlite)?;
     if found != version {
         return Err(RestoreError::OtherVersion { expected: version, found });
     }
     Ok(())
-}
-
-/// The data_version in a database. CLN did not always have it: without the row or the column it is 0.
-fn read_data_version(connection: &Connection) -> rusqlite::Result<DataVersion> {
-    let has_column = "SELECT count(*) FROM pragma_table_info('vars') WHERE name = 'intval'";
-    if connection.query_row(has_column, [], |row| row.get::<_, i64>(0))? == 0 {
-        return Ok(DataVersion::new(0));
-    }
-    let intval = "SELECT intval FROM vars WHERE name = 'data_version'";
-    let found: Option<Option<i64>> = connection.query_row(intval, [], |row| row.get(0)).optional()?;
-    Ok(found.flatten().map_or(DataVersion::new(0), DataVersion::from_database))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::format::names;
 use crate::format::record::{Body, Record, SnapshotReason, SnapshotRef};
 use crate::history::Start;
-use crate::live_database;
+use crate::live_database::version_of_database;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource};
 use crate::recently_used::RecentlyUsed;
 use crate::replay::reason;
@@ -113,7 +113,7 @@ impl Heal {
     /// What is wrong with it, if anything is.
     fn look(&self, mounted: &MountedOverlay) -> rusqlite::Result<Option<String>> {
         let connection = mounted.connect()?;
-        let data_version = live_database::data_version(&connection)?;
+        let data_version = version_of_database(&connection)?;
         if data_version != self.data_version {
             return Ok(Some(format!("it is at version {data_version}")));
         }
