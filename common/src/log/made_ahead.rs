@@ -254,7 +254,7 @@ impl Spares {
                         log::warn!("{problem}");
                         said = Some(problem);
                     }
-                    drop(self.changed.wait_timeout(self.state(), PAUSE_AFTER_FAILURE));
+                    self.pause_after_failure();
                 }
             }
         }
@@ -264,6 +264,15 @@ impl Spares {
     #[cfg(test)]
     pub(crate) fn is_in_the_making(&self) -> bool {
         !matches!(self.state().spare, Spare::Ready(_))
+    }
+
+    /// Waits until another attempt is worth it. Not at all when it was told to stop meanwhile: whoever did waits for the
+    /// lock that the thread has.
+    pub(super) fn pause_after_failure(&self) {
+        let state = self.state();
+        if !state.stopped {
+            drop(self.changed.wait_timeout(state, PAUSE_AFTER_FAILURE));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

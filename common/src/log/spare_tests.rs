@@ -328,3 +328,16 @@ fn a_thread_makes_spares_until_it_is_stopped() {
     }
     assert!(!spare.exists(), "it takes room that nobody uses");
 }
+
+/// What was lost: a disk failed for the thread and for the record at the same moment, the thread then slept on with the lock,
+/// and the backup could not be opened again for ten seconds.
+#[test]
+fn a_thread_that_was_told_to_stop_does_not_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let writer = recover_in(real(dir.path())).unwrap();
+    writer.spares().stop();
+    let before = std::time::Instant::now();
+    writer.spares().pause_after_failure();
+    assert!(before.elapsed() < std::time::Duration::from_secs(5));
+}
