@@ -77,6 +77,14 @@ impl Home {
         self.write_backup_lock(&lock.to_string());
     }
 
+    /// Sets `on_unreachable` in `backup.lock`; a `spool`, whatever it says, is the directory `spool` in here.
+    pub fn set_on_unreachable(&self, mut policy: serde_json::Value) {
+        if let Some(spool) = policy.get_mut("spool") {
+            *spool = self.join("spool").to_str().expect("a path in UTF-8").into();
+        }
+        self.set_in_backup_lock("on_unreachable", policy);
+    }
+
     /// Every file and directory in here with its bytes, to see later that nothing was touched.
     pub fn everything(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         everything(self.0.path())

@@ -5,11 +5,11 @@
 //! * [`cli`] and [`mounted`]: running `backupfs` once, and keeping a mount.
 //! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
 //! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
-//! * [`play`]: a trace played to a real recorder as it happened.
+//! * [`play`]: a trace played to a real recorder as it happened; [`runs`]: what happens between its writes.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
-//! * [`fault_fs`]: a file system that fails on request.
+//! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.
 //! * [`footprint`]: memory and descriptors of a process.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
@@ -18,12 +18,14 @@ pub mod binaries;
 pub mod cli;
 pub mod compare;
 pub mod fault_fs;
+pub mod faulty_node;
 pub mod footprint;
 pub mod home;
 pub mod listing;
 pub mod mounted;
 pub mod play;
 pub mod reference;
+pub mod runs;
 pub mod schedule;
 pub mod seeded;
 pub mod skip;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::DataVersion;
-use mountfs::demo::pretend_lightningd::{Answer, Commit, PretendLightningd};
+use mountfs::demo::pretend_lightningd::Answer;
 use mountfs::demo::trace::{TraceEvent, TraceWrite};
 
 use crate::home::Home;
 use crate::reference::Reference;
+use crate::runs::Runs;
 use crate::schedule::{Fate, Outcome, Schedule};
 use crate::traces::TraceFolder;
 
@@ -44,18 +45,15 @@ pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<Da
     let sampled = schedule.sampled();
     let of_sampled_versions = sampled.iter().map(|&at| schedule.fates()[at].data_version).collect();
     let mut player = Player {
-        lightningd: home.lightningd(),
+        runs: Runs::new(home, home.lightningd()),
         reference: Reference::open(&home.join("reference.sqlite3")),
         home,
         sampled,
         of_sampled_versions,
         samples: BTreeMap::new(),
         answers: Vec::new(),
-        announced_stop: false,
-        killed: false,
-        up: false,
     };
-    let first = player.lightningd.data_version().expect("the version of the start database");
+    let first = player.runs.lightningd.data_version().expect("the version of the start database");
     if let Some(first) = first {
         player.sample(first, None);
     }
@@ -68,79 +66,37 @@ pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<Da
                 player.write(position, schedule.fates()[position], &write);
                 position += 1;
                 if position > half
-                    && player.up
+                    && player.runs.is_up()
                     && let Some(at_half) = at_half.take()
                 {
                     at_half(&player.samples);
                 }
             }
-            event => player.around(&event),
+            event => player.runs.around(&event),
         }
     }
-    player.around(&TraceEvent::End);
+    player.runs.around(&TraceEvent::End);
     let Player { samples, answers, .. } = player;
     Played { schedule, samples, answers, first }
 }
 
 struct Player<'a> {
     home: &'a Home,
-    lightningd: PretendLightningd,
+    runs: Runs<'a>,
     reference: Reference,
     sampled: BTreeSet<usize>,
     of_sampled_versions: BTreeSet<DataVersion>,
     samples: BTreeMap<DataVersion, Sample>,
     answers: Vec<Duration>,
-    announced_stop: bool,
-    killed: bool,
-    /// A crash takes the node down before the trace says that the run is over.
-    up: bool,
 }
 
 impl Player<'_> {
-    fn around(&mut self, event: &TraceEvent) {
-        match event {
-            TraceEvent::Start => {
-                self.lightningd.start().expect("the recorder starts");
-                self.up = true;
-                self.killed = false;
-            }
-            TraceEvent::Init => drop(self.lightningd.init().expect("the recorder takes init")),
-            TraceEvent::Shutdown => {
-                self.lightningd.announce_shutdown().expect("the recorder lives");
-                self.announced_stop = true;
-            }
-            // The blow takes effect at the end of the run: one more write may get through.
-            TraceEvent::Kill { .. } => self.killed = true,
-            TraceEvent::End if self.up && self.killed => {
-                self.lightningd.crash().expect("a crash");
-                self.up = false;
-            }
-            TraceEvent::QuietExit | TraceEvent::End if self.up => {
-                let status = if std::mem::take(&mut self.announced_stop) {
-                    self.lightningd.stop()
-                } else {
-                    self.lightningd.end_input()
-                };
-                let status = status.expect("the recorder ends by itself");
-                assert!(status.success(), "the recorder ended with {status}: {}", self.home.recorder_stderr());
-                self.up = false;
-            }
-            TraceEvent::QuietExit | TraceEvent::End | TraceEvent::Write(_) => {}
-        }
-    }
-
     fn write(&mut self, position: usize, fate: Fate, write: &TraceWrite) {
-        if fate.missed_before > 0 {
-            let before = write.data_version.previous();
-            self.lightningd.set_data_version(before).expect("a gap");
+        if let Some(before) = self.runs.skip_gap(fate, write) {
             self.reference.set_data_version(before);
             self.sample(before, None);
         }
-        let commit = match fate.outcome {
-            Outcome::Committed => Commit::Normal,
-            Outcome::Lost => Commit::CrashBeforeCommit,
-        };
-        let answer = self.lightningd.write(write.data_version, &write.statements, commit);
+        let answer = self.runs.write(fate, write);
         match answer.unwrap_or_else(|error| panic!("write {position} of the trace: {error}")) {
             Answer::Continue { elapsed } => self.answers.push(elapsed),
             refused => panic!(
@@ -151,10 +107,7 @@ impl Player<'_> {
         }
         match fate.outcome {
             Outcome::Committed => self.reference.apply(&write.statements),
-            Outcome::Lost => {
-                self.up = false;
-                return;
-            }
+            Outcome::Lost => return,
         }
         // A version is a transaction and its riders: each of its writes adds to what is known of it.
         if self.sampled.contains(&position) || self.of_sampled_versions.contains(&write.data_version) {

@@ -15,14 +15,7 @@ use tests::small_node::SmallNode;
 fn node(on_unreachable: Value) -> SmallNode {
     let mut node = SmallNode::created();
     node.stop();
-    let policy = match on_unreachable {
-        Value::Object(mut settings) if settings.contains_key("spool") => {
-            settings.insert("spool".to_owned(), node.home.join("spool").to_str().into());
-            Value::Object(settings)
-        }
-        other => other,
-    };
-    node.home.set_in_backup_lock("on_unreachable", policy);
+    node.home.set_on_unreachable(on_unreachable);
     node.lightningd.end_logs_after(60);
     node.start();
     for _ in 0..10 {
