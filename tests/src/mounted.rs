@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::skip::skipped;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::binaries;
 
@@ -35,6 +35,7 @@ pub fn soon(what: &str, condition: impl Fn() -> bool) {
 pub struct Mounted {
     daemon: Child,
     mountpoint: TempDir,
+    stderr: NamedTempFile,
     /// What it said when the mount answered.
     pub line: String,
 }
@@ -63,11 +64,13 @@ impl Mounted {
 
     /// The same, with more patience than any mount in a test needs.
     pub fn start_within(backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
+        let stderr = NamedTempFile::new().expect("a temporary file");
         let mut daemon = Command::new(binaries::backupfs())
             .arg("mount")
             .args([backup, mountpoint.path()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr.reopen().expect("a second handle"))
             .spawn()
             .expect("backupfs starts");
         let mut stdout = BufReader::new(daemon.stdout.take().expect("BUG: the pipe was asked for"));
@@ -81,10 +84,15 @@ impl Mounted {
             }
         });
         let line = heard.recv_timeout(patience);
-        let mounted = Self { daemon, mountpoint, line: line.clone().unwrap_or_default() };
+        let mounted = Self { daemon, mountpoint, stderr, line: line.clone().unwrap_or_default() };
         // An error drops `mounted` first, which cleans up.
         line.expect("backupfs mount says when the mount answers");
         mounted
+    }
+
+    /// What it said on standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.stderr.path()).expect("what the daemon said")
     }
 
     /// The process id of the daemon.
@@ -150,6 +158,9 @@ pub fn is_mounted(path: &Path) -> bool {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("backupfs mount said: {}", self.stderr());
+        }
         if self.terminate().is_none() {
             eprintln!("backupfs mount (process {}) did not end at SIGTERM", self.daemon.id());
             let _ = self.daemon.kill();
