@@ -1,18 +1,35 @@
 //! A backup on a disk that fills up: the node stops before it commits what is not recorded.
 
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use serde_json::{Value, json};
 use tests::home::Home;
 use tests::listing::{self, Status};
 use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
 
 /// A tiny disk; gone when dropped.
-struct TinyDisk(std::path::PathBuf);
+struct TinyDisk(PathBuf);
+
+impl TinyDisk {
+    /// At this directory of the home, which is made; `None` where nothing can be mounted.
+    fn mounted(home: &Home, name: &str, options: &CStr) -> Option<Self> {
+        let disk = home.join(name);
+        fs::create_dir(&disk).expect("a directory");
+        if let Err(error) = mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), options) {
+            skipped(format_args!("a small file system cannot be mounted here ({error}), a full disk is not tested"));
+            return None;
+        }
+        Some(Self(disk))
+    }
+}
 
 impl Drop for TinyDisk {
     fn drop(&mut self) {
@@ -24,15 +41,9 @@ impl Drop for TinyDisk {
 #[test]
 fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let home = Home::new();
-    let disk = home.join("disk");
-    fs::create_dir(&disk).unwrap();
-    if let Err(error) = mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=40m") {
-        skipped(format_args!("a small file system cannot be mounted here ({error}), a full disk is not tested"));
-        return;
-    }
-    let _unmounted_at_the_end = TinyDisk(disk.clone());
-    std::os::unix::fs::symlink(disk.join("node.bkp"), home.backup()).unwrap();
-    let backup = disk.join("node.bkp");
+    let Some(disk) = TinyDisk::mounted(&home, "disk", c"size=40m") else { return };
+    std::os::unix::fs::symlink(disk.0.join("node.bkp"), home.backup()).unwrap();
+    let backup = disk.0.join("node.bkp");
     let lightning_dir = home.lightning_dir();
     let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
     tests::cli::backupfs(&init).expect_done("init");
@@ -59,12 +70,150 @@ fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let big = format!("INSERT INTO htlcs (id, preimage) VALUES (0, x'{}')", "5a".repeat(500_000));
     let again = node.lightningd.write(refused, &[big, bump(refused)], Commit::Normal).unwrap();
     assert!(matches!(again, Answer::Refused { .. } | Answer::Continue { .. }), "{again:?}");
-    let room = CString::new("size=200m").unwrap();
-    mount_remount(&disk, MountFlags::empty(), &room).unwrap();
+    mount_remount(&disk.0, MountFlags::empty(), c"size=200m").unwrap();
     node.start();
     node.commit();
     node.expect_restorable();
     let listed = listing::versions(&node.home.backup(), &[]);
     let all: Vec<u32> = (1..=node.data_version().get()).collect();
     assert_eq!(listing::with_status(&listed, Status::Recorded), all);
+}
+
+/// Every version of the node, in the backup, none of them missing; and the newest restores.
+#[track_caller]
+fn expect_whole(node: &SmallNode) {
+    node.expect_restorable();
+    let listed = listing::versions(&node.home.backup(), &[]);
+    let all: Vec<u32> = (1..=node.data_version().get()).collect();
+    assert_eq!(listing::with_status(&listed, Status::Recorded), all);
+    assert_eq!(listing::with_status(&listed, Status::Missing), Vec::<u32>::new());
+}
+
+/// A transaction of half a megabyte.
+fn write_much(node: &mut SmallNode, id: u32) -> Answer {
+    let next = node.data_version().next();
+    let big = format!("INSERT INTO htlcs (id, preimage) VALUES (-{id}, x'{}')", "5a".repeat(250_000));
+    node.lightningd.write(next, &[big, bump(next)], Commit::Normal).expect("the pretended node works")
+}
+
+fn fill(disk: &Path) -> PathBuf {
+    let filler = disk.join("filler");
+    let mut file = fs::File::create(&filler).expect("a file");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    filler
+}
+
+fn status(node: &mut SmallNode) -> Value {
+    if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
+        node.lightningd.init().expect("the recorder takes init");
+    }
+    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
+}
+
+#[test]
+fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room() {
+    let home = Home::new();
+    let Some(disk) = TinyDisk::mounted(&home, "disk", c"size=24m") else { return };
+    let backup = disk.0.join("node.bkp");
+    std::os::unix::fs::symlink(&backup, home.backup()).unwrap();
+    let lightning_dir = home.lightning_dir();
+    let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
+    tests::cli::backupfs(&init).expect_done("init");
+    home.set_on_unreachable(json!({"spool": "", "wait_s": 0}));
+    let mut node = SmallNode::at(home);
+    node.start();
+    let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
+    assert!(first.is_continue(), "{first:?}");
+    for round in 0..2 {
+        let filler = fill(&disk.0);
+        // What was made ahead takes some.
+        let spooled = (0..60).find(|id| {
+            let answer = write_much(&mut node, 100 * round + id);
+            assert!(answer.is_continue(), "{answer:?}; {}", node.home.recorder_stderr());
+            !status(&mut node)["spool"].is_null()
+        });
+        assert!(spooled.is_some(), "a full disk takes 30 MB");
+        let told = status(&mut node);
+        let problem = told["last_problem"]["text"].as_str().unwrap_or_default().to_lowercase();
+        assert!(problem.contains("no space left") && problem.contains("node.bkp"), "{told}");
+        let log = node.lightningd.recorder().expect("it runs").log_lines().join("\n");
+        assert!(log.contains("is out of reach") && log.contains("exist on this machine only"), "{log}");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            node.commit();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let told = status(&mut node);
+        assert!(told["spool"]["changes"].as_u64() > Some(20), "nothing of it has room: {told}");
+        let problem = told["spool"]["problem"].as_str().unwrap_or_default().to_lowercase();
+        assert!(problem.contains("no space left"), "{told}");
+        if round == 1 {
+            // Found again in its spool while there is still no room.
+            node.stop();
+            node.start();
+            node.commit();
+            assert!(!status(&mut node)["spool"].is_null());
+        }
+        fs::remove_file(filler).expect("room");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !status(&mut node)["spool"].is_null() {
+            assert!(Instant::now() < deadline, "{}", status(&mut node));
+            node.commit();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        expect_whole(&node);
+    }
+    node.stop();
+    expect_whole(&node);
+}
+
+#[test]
+fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
+    let home = Home::new();
+    let Some(disk) = TinyDisk::mounted(&home, "spool", c"size=14m") else { return };
+    home.init();
+    home.set_on_unreachable(json!({"spool": "", "wait_s": 0}));
+    let mut node = SmallNode::at(home);
+    node.start();
+    let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
+    assert!(first.is_continue(), "{first:?}");
+    let aside = node.home.join("aside.bkp");
+    for room_first in [false, true] {
+        fs::rename(node.home.backup(), &aside).expect("the backup is there");
+        let refusal = (0..60).find_map(|id| match write_much(&mut node, 100 * u32::from(room_first) + id) {
+            Answer::Continue { .. } => None,
+            Answer::Refused { message } => Some((id, message)),
+            Answer::Died => panic!("{}", node.home.recorder_stderr()),
+        });
+        let (fitted, message) = refusal.expect("30 MB do not fit into 14");
+        assert!(fitted > 4, "only {fitted} fitted");
+        let path = disk.0.to_str().expect("UTF-8");
+        for part in
+            ["did not record", "node.bkp is out of reach", path, "make room", "No space left", "start lightningd"]
+        {
+            assert!(message.contains(part), "no {part:?} in {message}");
+        }
+        // With neither of them well it is refused again, whatever does not fit, and no harm done.
+        for id in 60..63 {
+            node.start();
+            let answer = write_much(&mut node, 100 * u32::from(room_first) + id);
+            assert!(matches!(answer, Answer::Refused { .. } | Answer::Continue { .. }), "{answer:?}");
+        }
+        if room_first {
+            mount_remount(&disk.0, MountFlags::empty(), c"size=200m").expect("room");
+            node.start();
+            for _ in 0..5 {
+                node.commit();
+            }
+            assert!(!status(&mut node)["spool"].is_null());
+            node.stop();
+        }
+        fs::rename(&aside, node.home.backup()).expect("the backup was put aside");
+        node.start();
+        node.commit();
+        assert_eq!(status(&mut node)["spool"], Value::Null, "drained before the first answer");
+        expect_whole(&node);
+    }
+    node.stop();
+    expect_whole(&node);
 }
