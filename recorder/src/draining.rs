@@ -5,7 +5,7 @@
 //! in that moment waits for a few appends, or, when one of them hangs, for as long as a call may take.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -50,9 +50,10 @@ impl Draining {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn spawn(recording: SharedRecording, status: Arc<Status>) -> io::Result<Self> {
+    pub fn spawn(recording: &SharedRecording, status: Arc<Status>) -> io::Result<Self> {
         let (stop, first_attempt_failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let draining = Self { stop: Arc::clone(&stop), first_attempt_failed: Arc::clone(&first_attempt_failed) };
+        let recording = Arc::downgrade(recording);
         let worker = Worker { recording, status, stop, first_attempt_failed, shouted: None };
         thread::Builder::new().name("draining".to_owned()).spawn(move || worker.run())?;
         Ok(draining)
@@ -79,7 +80,9 @@ enum Emptied {
 }
 
 struct Worker {
-    recording: SharedRecording,
+    /// Not kept: a call to the backup's place may hang for longer than the process is wanted, and the next recorder needs the
+    /// lock of the spool.
+    recording: Weak<Mutex<Recording>>,
     status: Arc<Status>,
     stop: Arc<AtomicBool>,
     first_attempt_failed: Arc<AtomicBool>,
@@ -122,16 +125,20 @@ impl Worker {
     }
 
     fn attempt_once(&self) -> Result<Emptied, DrainError> {
-        let Some(plan) = taken(&self.recording).drain_plan() else { return Ok(Emptied::Yes) };
+        let plan = self.recording.upgrade().and_then(|recording| taken(&recording).drain_plan());
+        let Some(plan) = plan else { return Ok(Emptied::Yes) };
         let mut drain = plan.attach()?;
         loop {
-            let through = taken(&self.recording).end();
+            let Some(through) = self.recording.upgrade().map(|recording| taken(&recording).end()) else {
+                return Ok(Emptied::Yes);
+            };
             log::info!("draining the spool up to record {}", through.next_seq.get() - 1);
             drain.advance(through)?;
             if self.stopped() {
                 return Ok(Emptied::Yes);
             }
-            let mut recording = taken(&self.recording);
+            let Some(recording) = self.recording.upgrade() else { return Ok(Emptied::Yes) };
+            let mut recording = taken(&recording);
             let end = recording.end();
             if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
                 continue;
@@ -161,7 +168,8 @@ impl Worker {
             return;
         }
         self.shouted = Some(Instant::now());
-        let recording = taken(&self.recording);
+        let Some(recording) = self.recording.upgrade() else { return };
+        let recording = taken(&recording);
         if let Some((path, spooled)) = recording.spooled() {
             log::error!(
                 "{} is out of reach and behind by {} changes: they are in {} on this machine only",

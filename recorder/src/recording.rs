@@ -120,7 +120,7 @@ impl BackupRecording {
         let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
         self.policy = lock.on_unreachable.clone();
         self.place = lock.backend_url.to_string();
-        self.watched.set_limit(self.place.clone(), watchdog::patience(&self.policy));
+        self.watched.set_limit(watchdog::place(&self.policy, &self.place), watchdog::patience(&self.policy));
         let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);
         let spool = Recording::open_spool(&lock, &self.lightning_dir, limits, pulse);
         if let Some(spooling) = spool.map_err(|error| Failure::refused(&error))? {
@@ -173,7 +173,7 @@ impl BackupRecording {
                 self.status.recorded(draining::taken(&open.recording).newest(), None);
                 self.status.spooled(&self.place, &path, spooled);
                 open.draining = Some(
-                    Draining::spawn(Arc::clone(&open.recording), Arc::clone(&self.status))
+                    Draining::spawn(&open.recording, Arc::clone(&self.status))
                         .map_err(|error| Failure::Trouble(format!("cannot start a thread ({error})")))?,
                 );
             }
@@ -352,6 +352,8 @@ impl Record for BackupRecording {
                 Some((path, spooled)) => self.status.spooled(&self.place, &path, spooled),
                 None => {
                     open.draining = None;
+                    // Once more: what was told of the spool may have come after the word that it is drained.
+                    self.status.spool_drained();
                     open.begin_sealing(&self.status);
                 }
             }

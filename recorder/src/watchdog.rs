@@ -30,6 +30,15 @@ pub fn patience(policy: &OnUnreachable) -> Duration {
     policy.wait().max(HANG_AT_LEAST)
 }
 
+/// Where calls are watched: the backup's place, unless there is a spool. A call to the backup is left behind then, and only
+/// one to the spool can be stuck.
+pub fn place(policy: &OnUnreachable, backup: &str) -> String {
+    match policy {
+        OnUnreachable::Wait(_) | OnUnreachable::Stop => backup.to_owned(),
+        OnUnreachable::Spool { directory, .. } => format!("the spool {}", directory.display()),
+    }
+}
+
 /// What the watchdog watches.
 #[derive(Debug, Default)]
 pub struct Watched {
@@ -37,7 +46,7 @@ pub struct Watched {
     pub pending: Pending,
     /// The call that the recording is in.
     pub pulse: Arc<Pulse>,
-    /// The backup's place and how long a call to it may take; `None` until a backup is being opened.
+    /// Where calls are made to, and how long one may take; `None` until a backup is being opened.
     limit: Mutex<Option<(String, Duration)>>,
 }
 
