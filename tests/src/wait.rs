@@ -5,12 +5,21 @@ use std::time::{Duration, Instant};
 
 /// Waits until `is_so`, but not longer than `patience`; says whether it came to be.
 pub fn until(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    until_looking_every(Duration::from_millis(20), patience, is_so)
+}
+
+/// The same, for what does not stay so for long.
+pub fn until_soon(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    until_looking_every(Duration::from_millis(2), patience, is_so)
+}
+
+fn until_looking_every(pause: Duration, patience: Duration, is_so: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !is_so() {
         if Instant::now() > deadline {
             return false;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(pause);
     }
     true
 }

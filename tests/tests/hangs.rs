@@ -3,11 +3,12 @@
 //! What hangs comes back in the end, when nobody expects it any more: nothing may be damaged by that, or be there twice.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DataVersion, LogLimits};
 use common::format::names;
+use common::{DataVersion, LogLimits};
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use tests::fault_fs::{Caching, Call, Effect, FaultFs, Names, Rule};
 use tests::faulty_node::{FaultyNode, LOGS};
 use tests::listing::{self, Status};
 use tests::small_node::SmallNode;
-use tests::wait::until;
+use tests::wait::{until, until_soon};
 
 /// How long a call may take before the write is refused, at least.
 const REFUSED_AFTER: Duration = Duration::from_secs(10);
@@ -52,6 +53,10 @@ fn calls_of_a_write() -> [(Call, Names); 5] {
 
 fn hang(call: Call, names: Names) -> Rule {
     Rule::new(Effect::Hang).calls(&[call]).names(names)
+}
+
+fn spool_policy() -> Option<Value> {
+    Some(json!({"spool": "", "wait_s": 0}))
 }
 
 /// Most of the time nothing happens but waiting.
@@ -203,13 +208,15 @@ fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
     // The first one is that of the record which begins a log in the room that is there.
     let mut rules: Vec<_> = of_files.map(|call| hang(call, spare()).after(1)).to_vec();
     rules.extend(of_files.map(|call| hang(call, segments())));
-    all_at_once(&rules, |rule| {
-        let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, Some(json!("stop"))) else { return };
+    let cases: Vec<_> =
+        rules.iter().flat_map(|rule| [Some(json!("stop")), spool_policy()].map(|policy| (rule, policy))).collect();
+    all_at_once(&cases, |(rule, policy)| {
+        let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, policy.clone()) else { return };
         let spare = faulty.below().join(names::SPARE);
         let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == LogLimits::default().bytes);
         assert!(until(PATIENCE, is_made), "no room is made ahead");
         thread::sleep(Duration::from_millis(500));
-        let hangs = faulty.faults().add(rule.clone());
+        let hangs = faulty.faults().add((*rule).clone());
         let began = Instant::now();
         // Longer than a write may hang.
         while began.elapsed() < REFUSED_AFTER + Duration::from_secs(2) {
@@ -224,10 +231,6 @@ fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
         faulty.node.stop();
         expect_well(&mut faulty);
     });
-}
-
-fn spool_policy() -> Option<Value> {
-    Some(json!({"spool": "", "wait_s": 0}))
 }
 
 fn spool_of(node: &mut SmallNode) -> Value {
@@ -293,8 +296,6 @@ fn expect_each_once(faulty: &FaultyNode) {
 #[test]
 fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
     let mut rules = calls_of_a_write().map(|(call, names)| hang(call, names)).to_vec();
-    // Whatever is made ahead and hangs, is in the way of the next call.
-    rules.push(hang(Call::Write, spare()));
     rules.push(Rule::new(Effect::Hang));
     // All but one call works again at once, and the lock is held by the one that hangs.
     rules.push(hang(Call::Fsync, LOGS).times(1));
@@ -322,8 +323,7 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
 
 #[test]
 fn a_drain_whose_call_hangs_holds_no_write_up_for_long() {
-    // Some hang while only the drain waits, the last ones when it has come close to the end.
-    let cases: Vec<_> = [0, 7, 39, 41, 45].into_iter().flat_map(|at| [(Call::Write, at), (Call::Fsync, at)]).collect();
+    let cases: Vec<_> = [0, 7, 25].into_iter().flat_map(|at| [(Call::Write, at), (Call::Fsync, at)]).collect();
     all_at_once(&cases, |&(call, at)| {
         let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, spool_policy()) else { return };
         let gone = faulty.faults().fail_everything(Errno::NOTCONN);
@@ -343,6 +343,58 @@ fn a_drain_whose_call_hangs_holds_no_write_up_for_long() {
         faulty.node.stop();
         expect_each_once(&faulty);
     });
+}
+
+/// Close to the end the drain takes the recording, and a write waits for it: but not for long.
+#[test]
+fn the_end_of_a_drain_that_hangs_is_left_to_the_next_attempt() {
+    const SLOW: Duration = Duration::from_millis(30);
+    /// Slower than what is drained meanwhile: so it comes to an end.
+    const WRITE_EVERY: Duration = Duration::from_millis(60);
+    const WAITS_FOR_THE_DRAIN: Duration = Duration::from_millis(100);
+    let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, spool_policy()) else { return };
+    let slow = || Rule::new(Effect::Delay(SLOW)).calls(&[Call::Fsync]).names(LOGS);
+    // When the disk was slow by itself, the moment is missed.
+    for _ in 0..5 {
+        let gone = faulty.faults().fail_everything(Errno::NOTCONN);
+        commit_quickly(&mut faulty.node, 40, 2 * QUICK);
+        let slow = faulty.faults().add(slow());
+        let asked_at = Arc::new(Mutex::new(None::<Instant>));
+        let watching = {
+            let (faults, asked_at) = (Arc::clone(faulty.faults()), Arc::clone(&asked_at));
+            thread::spawn(move || {
+                let is_late = || {
+                    asked_at.lock().expect("nobody panics with it").is_some_and(|at| at.elapsed() > WAITS_FOR_THE_DRAIN)
+                };
+                let is_late = until_soon(PATIENCE, is_late);
+                faults.remove(slow);
+                faults.add(hang(Call::Fsync, LOGS));
+                is_late
+            })
+        };
+        faulty.faults().remove(gone);
+        let mut longest = Duration::ZERO;
+        while !watching.is_finished() {
+            *asked_at.lock().expect("nobody panics with it") = Some(Instant::now());
+            let answer = faulty.node.write(Commit::Normal);
+            *asked_at.lock().expect("nobody panics with it") = None;
+            let Answer::Continue { elapsed } = answer else {
+                panic!("{answer:?}: {}", faulty.node.home.recorder_stderr())
+            };
+            longest = longest.max(elapsed);
+            thread::sleep(WRITE_EVERY);
+        }
+        assert!(watching.join().expect("a thread that ends"), "no write waited for the drain");
+        assert!(longest < DRAINED_WITHIN + SLACK / 2, "{longest:?}");
+        commit_quickly(&mut faulty.node, 20, DRAINED_WITHIN + SLACK / 2);
+        faulty.faults().heal();
+        commit_until_drained(&mut faulty);
+        expect_each_once(&faulty);
+        if longest >= DRAINED_WITHIN {
+            return;
+        }
+    }
+    panic!("the end of a drain was never met");
 }
 
 /// A recorder with a call that hangs does not end before that comes back, whatever is done to it. The next one must not
@@ -406,9 +458,14 @@ fn a_spool_that_hangs_is_a_refusal_that_names_it() {
 /// A network file system that was mounted anew knows nothing of the locks of before.
 #[test]
 fn a_write_that_arrives_when_the_backup_was_mounted_anew_and_has_gone_on_changes_nothing() {
-    let cases = [Call::Write, Call::Fsync];
-    all_at_once(&cases, |&call| {
+    // The log may be sealed by then, or be written to.
+    let cases = [(Call::Write, 30), (Call::Write, 12_000), (Call::Fsync, 12_000)];
+    all_at_once(&cases, |&(call, statements)| {
         let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, spool_policy()) else { return };
+        faulty.node.stop();
+        faulty.node.lightningd.end_logs_after(statements);
+        faulty.node.start();
+        faulty.node.commit();
         faulty.faults().add(hang(call, LOGS).times(1));
         commit_until_it_hangs(&mut faulty.node);
         commit_quickly(&mut faulty.node, 20, QUICK);
