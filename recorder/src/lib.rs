@@ -26,14 +26,13 @@
 //! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
 //! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
-//! | [`free_space`] | room on the disks of backup and spool |
+//! | [`places`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
 //! | [`latency`], [`look`] | what it says of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
 mod causes;
 pub mod draining;
-pub mod free_space;
 pub mod hook;
 pub mod latency;
 pub mod lightningd_log;
@@ -41,6 +40,7 @@ pub mod look;
 pub mod message;
 pub mod outgoing;
 pub mod pending;
+pub mod places;
 pub mod plugin;
 pub mod recording;
 pub mod reply;

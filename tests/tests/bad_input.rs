@@ -388,3 +388,24 @@ fn the_first_write_of_a_node_with_history_needs_its_snapshot() {
     node.commit();
     node.expect_restorable();
 }
+
+#[test]
+fn a_backup_that_others_may_look_into_is_told_of_in_the_log() {
+    for (mode, told) in [(0o755, true), (0o700, false)] {
+        let mut node = stopped_node();
+        fs::set_permissions(node.home.backup(), fs::Permissions::from_mode(mode)).unwrap();
+        node.start();
+        node.commit();
+        node.lightningd.init().unwrap();
+        let since = Instant::now();
+        let lines = loop {
+            node.lightningd.rpc("backup-status", &json!({})).unwrap();
+            let lines = node.lightningd.recorder().unwrap().log_lines().join("\n");
+            if lines.contains("chmod 700") || since.elapsed() > Duration::from_secs(if told { 20 } else { 2 }) {
+                break lines;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(lines.contains("node.bkp is not closed to other users"), told, "{mode:o}: {lines}");
+    }
+}

@@ -1,7 +1,10 @@
-//! Room on the disks that are recorded to, and the warning before it is used up.
+//! The directories that are recorded to: the warning before their disks are full, and when others may look into them.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,15 +27,28 @@ fn is_little(free: FreeSpace) -> bool {
     free.bytes < LITTLE_BYTES || free.bytes < free.total_bytes / 10
 }
 
-/// Starts a thread that warns before the disk of the backup, or of the spool, is full.
+/// Whether anybody but its owner may look into a directory. The file system may know no owners: then it says so, too.
+fn is_open_to_others(directory: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(directory)?.permissions().mode() & 0o077 != 0)
+}
+
+/// Starts a thread that warns before the disk of the backup, or of the spool, is full, and once when others may look into
+/// either.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn watch(status: Arc<Status>) -> io::Result<()> {
-    thread::Builder::new().name("free space".to_owned()).spawn(move || {
+    thread::Builder::new().name("places".to_owned()).spawn(move || {
         let mut warned: Option<(PathBuf, Instant)> = None;
+        let mut seen = BTreeSet::new();
         loop {
             for place in status.places() {
+                if seen.insert(place.clone()) && is_open_to_others(&place).is_ok_and(|open| open) {
+                    log::warn!(
+                        "{} is not closed to other users of this machine, who may learn all about the channels: chmod 700",
+                        place.display()
+                    );
+                }
                 let recently = warned.as_ref().is_some_and(|(of, at)| *of == place && at.elapsed() < WARN_EVERY);
                 let Ok(free) = FreeSpace::at(&place) else { continue };
                 if is_little(free) && !recently {
@@ -56,6 +72,17 @@ const FIRST_LOOKS: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_to_others_is_any_permission_that_the_owner_does_not_need() {
+        let directory = tempfile::tempdir().unwrap();
+        for (mode, open) in [(0o700, false), (0o500, false), (0o750, true), (0o701, true), (0o777, true)] {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(directory.path()).unwrap(), open, "{mode:o}");
+        }
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(is_open_to_others(&directory.path().join("none")).is_err());
+    }
 
     #[test]
     fn little_is_a_tenth_or_a_gibibyte() {
