@@ -284,6 +284,16 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// Seq of the record that comes next.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.cursor.next_seq()
+    }
+
+    /// The log that it is in, as its first seq and the byte behind its last record.
+    pub(crate) fn place(&self) -> Option<(Seq, u64)> {
+        self.cursor.place()
+    }
+
     /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: two reads, four opens.
     ///
     /// The history is locked only for moments.

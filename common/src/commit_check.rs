@@ -91,11 +91,7 @@ fn same_pages(ours: &dyn PageSource, theirs: &LiveDatabase) -> Result<bool, Live
     let compared = read_ahead(ours, ours.page_count(), |ours| {
         theirs.read_pages(|page, bytes| {
             let our = ours.next_page().map_err(NotSame::Ours)?;
-            if our == bytes || page == PageNo::FIRST && without_writer(our) == without_writer(bytes) {
-                Ok(())
-            } else {
-                Err(NotSame::Differs)
-            }
+            if same_but_for_the_writer(page, our, bytes) { Ok(()) } else { Err(NotSame::Differs) }
         })
     });
     match compared {
@@ -108,6 +104,11 @@ fn same_pages(ours: &dyn PageSource, theirs: &LiveDatabase) -> Result<bool, Live
         }
         Err(NotSame::Theirs(error)) => Err(error),
     }
+}
+
+/// Whether two databases have the same page.
+pub(crate) fn same_but_for_the_writer(page: PageNo, ours: &[u8], theirs: &[u8]) -> bool {
+    ours == theirs || page == PageNo::FIRST && without_writer(ours) == without_writer(theirs)
 }
 
 fn without_writer(page: &[u8]) -> Vec<u8> {

@@ -25,9 +25,9 @@ pub(crate) fn same_contents(ours: &Connection, theirs: &Connection) -> rusqlite:
 }
 
 /// A table, and by what name its implicit rowid can be asked for.
-struct Table {
-    name: String,
-    rowid: Option<&'static str>,
+pub(crate) struct Table {
+    pub(crate) name: String,
+    pub(crate) rowid: Option<&'static str>,
 }
 
 impl Table {
@@ -41,7 +41,8 @@ impl Table {
     }
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
+/// The tables of a database, by name.
+pub(crate) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
     let mut statement = connection.prepare(
         "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
          AND name <> 'sqlite_schema' AND name NOT LIKE 'sqlite_stat%' ORDER BY name",

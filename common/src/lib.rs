@@ -26,6 +26,7 @@
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
+//! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -41,6 +42,7 @@ mod backup_size;
 mod backup_state;
 mod backup_url;
 mod commit_check;
+mod content_differences;
 mod contents;
 pub mod create;
 mod data_version;
@@ -70,6 +72,7 @@ pub mod storage;
 #[cfg(test)]
 mod testing;
 mod timestamp;
+pub mod verify;
 pub mod version_rules;
 mod view;
 mod views;
@@ -79,6 +82,9 @@ pub use backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use backup_size::BytesByKind;
 pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};
 pub use backup_url::{BackupUrl, BackupUrlError};
+pub use content_differences::{
+    ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
+};
 pub use create::{CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};

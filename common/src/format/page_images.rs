@@ -164,6 +164,10 @@ pub struct PageImages<'a> {
     anchor: Option<Anchor>,
     /// How many steps it is from the newest image back to the one that is wanted, if there is one.
     wanted: Option<usize>,
+    /// How many images there are.
+    count: usize,
+    /// The steps from keyframe to keyframe.
+    keyframes: Reader<'a>,
     /// The lengths of the frames.
     lens: Reader<'a>,
     /// The frame of the newest image, then those of the others back to the oldest.
@@ -198,6 +202,7 @@ impl<'a> PageImages<'a> {
             .ok()
             .filter(|&count| count > 0 && count <= bytes.len() / 2)
             .ok_or(Damage::Field { field: "image count", value: count })?;
+        let keyframes = fields.clone();
         let (mut keyframe, mut upto_wanted) = (0_u32, 0);
         for index in 0..count {
             let step = fields.varint_u32("keyframe")?;
@@ -215,7 +220,7 @@ impl<'a> PageImages<'a> {
             Ok(want) if want < have => Err(Damage::Contradiction("the images of a page have a rest")),
             Ok(want) if want == have => {
                 let wanted = (upto_wanted > 0).then(|| count - upto_wanted);
-                Ok(Self { anchor, wanted, lens, frames: fields })
+                Ok(Self { anchor, wanted, count, keyframes, lens, frames: fields })
             }
             want => Err(Damage::Short { have, want: want.unwrap_or(usize::MAX) }),
         }
@@ -256,6 +261,41 @@ impl<'a> PageImages<'a> {
             frames::decompress_with(frame, dictionary(then), now)?;
         }
         SCRATCH.set(scratch);
+        Ok(())
+    }
+
+    /// Hands every image to `take`, the newest first, with the keyframe that it belongs to. `anchor` is the image of that
+    /// name.
+    ///
+    /// # Errors
+    /// When one cannot be read: it and all older ones are lost.
+    pub fn read_each(
+        mut self,
+        anchor: Option<&[u8]>,
+        page_bytes: usize,
+        mut take: impl FnMut(Keyframe, &[u8]),
+    ) -> Result<(), Damage> {
+        let mut keyframes = Vec::with_capacity(self.count);
+        let mut keyframe = 0_u32;
+        for _ in 0..self.count {
+            keyframe = keyframe.saturating_add(self.keyframes.varint_u32("keyframe")?);
+            keyframes.push(Keyframe(keyframe));
+        }
+        let (mut later, mut image, mut frame) = (Vec::new(), vec![0; page_bytes], Vec::new());
+        for keyframe in keyframes.into_iter().rev() {
+            self.next_frame(&mut frame)?;
+            match (self.anchor, anchor) {
+                _ if !later.is_empty() => frames::decompress_with(&frame, dictionary(&later), &mut image)?,
+                (None, _) => frames::decompress(&frame, &mut image)?,
+                (Some(_), Some(anchor)) => frames::decompress_with(&frame, dictionary(anchor), &mut image)?,
+                (Some(_), None) => {
+                    return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
+                }
+            }
+            take(keyframe, &image);
+            later.resize(page_bytes, 0);
+            std::mem::swap(&mut later, &mut image);
+        }
         Ok(())
     }
 
@@ -329,7 +369,11 @@ mod tests {
                 prop_assert_eq!(read(&bytes, upto).unwrap(), expected);
             }
             prop_assert!(PageImages::open(&bytes, PageNo::new(2).unwrap(), OWN, Keyframe(9)).is_err());
-            let anchor = PageImages::open(&bytes, PAGE, OWN, Keyframe(9)).unwrap().anchor();
+            let opened = PageImages::open(&bytes, PAGE, OWN, Keyframe(9)).unwrap();
+            let anchor = opened.anchor();
+            let mut each = Vec::new();
+            opened.read_each(Some(&ANCHOR), 512, |keyframe, image| each.insert(0, (keyframe, image.to_vec()))).unwrap();
+            prop_assert_eq!(each, images);
             prop_assert!(anchor.is_none() || anchor == codec_anchor(anchored));
             for cut in 0..bytes.len() {
                 prop_assert!(read(&bytes[..cut], keyframe).is_err());

@@ -217,6 +217,26 @@ impl History {
         self.tail.iter().flat_map(Stretch::records)
     }
 
+    /// The versions that are not sealed, in order.
+    pub(crate) fn unsealed_versions(&self) -> impl Iterator<Item = &Version> {
+        self.tail.iter().flat_map(Stretch::versions)
+    }
+
+    /// The snapshots that are not sealed, by the seqs of their records.
+    pub(crate) fn unsealed_snapshots(&self) -> impl Iterator<Item = (Seq, &SnapshotRef)> {
+        self.tail.iter().filter_map(|stretch| Some((stretch.first_seq(), stretch.snapshot()?)))
+    }
+
+    /// The logs that records of were read, by their first seqs.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = Seq> {
+        self.tail.iter().map(Stretch::first_seq)
+    }
+
+    /// Where the newest version stands.
+    pub(crate) fn newest_place(&self) -> Before {
+        self.tail.last().map_or(self.sealed_place, Stretch::newest_place)
+    }
+
     /// The newest version; `None` for a backup that has none yet.
     pub fn newest(&self) -> Option<&Version> {
         self.tail.iter().rev().find_map(|stretch| stretch.versions().last()).or(self.newest_sealed.as_ref())
@@ -271,8 +291,7 @@ impl History {
     /// # Errors
     /// When the segment that would hold it cannot be read.
     pub fn version(&self, data_version: DataVersion) -> Result<Option<Version>, ReadError> {
-        let newest = self.tail.last().map_or(self.sealed_place, Stretch::newest_place);
-        let newest = match newest {
+        let newest = match self.newest_place() {
             Before::Version(place) => place,
             Before::Nothing => return Ok(None),
             Before::Unknown => Place(data_version.get().into()),

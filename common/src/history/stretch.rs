@@ -311,12 +311,12 @@ impl Stretch {
     }
 
     /// Seq of its first record.
-    pub(super) fn first_seq(&self) -> Seq {
+    pub(crate) fn first_seq(&self) -> Seq {
         self.first_seq
     }
 
     /// The snapshot that it begins with.
-    pub(super) fn snapshot(&self) -> Option<&SnapshotRef> {
+    pub(crate) fn snapshot(&self) -> Option<&SnapshotRef> {
         self.snapshot.as_ref()
     }
 

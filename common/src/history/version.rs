@@ -35,7 +35,7 @@ pub struct Version {
     pub page_count: Option<u32>,
     /// Bytes of a page; known when the number of pages is.
     pub page_size: Option<PageSize>,
-    pub(super) place: Place,
+    pub(crate) place: Place,
     /// Position of its first record among the live ones of its stretch.
     pub(super) first_record: usize,
 }
@@ -52,12 +52,12 @@ impl Place {
     }
 
     /// The place of a version that comes after this one.
-    pub(super) fn of_later(self, version: DataVersion) -> Self {
+    pub(crate) fn of_later(self, version: DataVersion) -> Self {
         Self(self.0.saturating_add(version.get().wrapping_sub(self.data_version().get()).into()))
     }
 
     /// The newest place up to this one that has the number of a version, and the one before it by a wrap, and so on.
-    pub(super) fn candidates(self, version: DataVersion) -> impl Iterator<Item = Self> {
+    pub(crate) fn candidates(self, version: DataVersion) -> impl Iterator<Item = Self> {
         let back = u64::from(self.data_version().get().wrapping_sub(version.get()));
         let newest = self.0.checked_sub(back);
         std::iter::successors(newest, |place| place.checked_sub(1 << 32)).map(Self)

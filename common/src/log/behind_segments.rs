@@ -42,7 +42,11 @@ impl Unsealed {
         log::error!("{error}");
         let logs = names.iter().filter_map(|name| names::parse_log(name)).filter(|&first| first >= newest);
         let cursor = match logs.min() {
-            Some(first) => LogCursor::at_log(directory, uuid, first)?,
+            // What is wrong with a header is told by whoever reads on.
+            Some(first) => match LogCursor::at_log(Arc::clone(&directory), uuid, first) {
+                Err(ReadError::Damaged { .. }) => LogCursor::at(directory, uuid, newest, 0),
+                cursor => cursor?,
+            },
             // Everything before it can be read; what comes next is in the segment, and whoever asks is told.
             None => LogCursor::at(directory, uuid, newest, 0),
         };

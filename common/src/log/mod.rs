@@ -24,7 +24,8 @@ pub(crate) use cut::cut_behind;
 pub(crate) use made_ahead::Spares;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
-pub(crate) use spare::open_log;
+pub(crate) use spare::{check_unused, open_log};
+pub(crate) use tail::{LONGEST_LOG, intact_record_after, torn_len};
 pub use writer::AppendError;
 pub(crate) use writer::{LogWriter, create_first_log, create_log_at};
 

@@ -76,7 +76,23 @@ pub(super) fn is_ahead(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> 
 /// There may be zeros in it, or the remains of a record that was being written and never acknowledged; then it holds no
 /// record that is not in the logs. One that does was acknowledged, and what leads to it is gone: that is damage.
 pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<(), ReadError> {
-    let Some(Spare { file, header }) = open_spare(directory)? else { return Ok(()) };
+    let Some(file) = check_unused(directory, uuid, next_seq)? else { return Ok(()) };
+    log::debug!("{}: removing what was made ahead and not used", file.path().display());
+    directory.remove(names::SPARE)?;
+    Ok(directory.sync()?)
+}
+
+/// Opens the spare, if there is one, that does not continue the log: behind a log whose records have all been read, to
+/// `next_seq`.
+///
+/// # Errors
+/// When it holds records that the log has lost, or is of another backup.
+pub(crate) fn check_unused(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    next_seq: Seq,
+) -> Result<Option<Box<dyn StoredFile>>, ReadError> {
+    let Some(Spare { file, header }) = open_spare(directory)? else { return Ok(None) };
     let damaged = |damage| Err(ReadError::damaged(file.path(), 0, damage));
     if header.as_ref().is_some_and(|header| header.uuid != uuid) {
         return damaged(Damage::Foreign);
@@ -86,9 +102,7 @@ pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq
     if ahead || intact_record_after(&*file, uuid, 0, next_seq)?.is_some() {
         return damaged(Damage::Missing { expected: next_seq });
     }
-    log::debug!("{}: removing what was made ahead and not used", file.path().display());
-    directory.remove(names::SPARE)?;
-    Ok(directory.sync()?)
+    Ok(Some(file))
 }
 
 /// Whether a log with this header continues what was read.

@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Most bytes that are read behind the last record: a log is a few MiB long or one batch, and the batch is at most a
 /// record of 64 MiB and a short one.
-const REST_MAX: usize = PAYLOAD_LEN_MAX + (8 << 20);
+pub(crate) const LONGEST_LOG: usize = PAYLOAD_LEN_MAX + (8 << 20);
 
 /// Reads everything from `offset` on.
 fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
@@ -26,7 +26,7 @@ fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
             return Ok(bytes);
         }
         // A sparse file may be longer than any memory.
-        if bytes.len() > REST_MAX {
+        if bytes.len() > LONGEST_LOG {
             let value = offset + bytes.len() as u64;
             return Err(ReadError::damaged(file.path(), offset, Damage::Field { field: "log length", value }));
         }
@@ -36,7 +36,7 @@ fn read_rest(file: &dyn StoredFile, offset: u64) -> Result<Vec<u8>, ReadError> {
 /// Finds an intact record, of `next_seq` or later, that begins after `offset`, where none begins.
 ///
 /// If there is one, what is at `offset` was acknowledged once and is damaged: the writer had gone on.
-pub(super) fn intact_record_after(
+pub(crate) fn intact_record_after(
     file: &dyn StoredFile,
     uuid: Uuid,
     offset: u64,
@@ -76,7 +76,7 @@ fn summed_by_parse(bytes: &[u8]) -> usize {
 }
 
 /// Length, from `offset` on, of what is not zero: the remains of a torn write. 0 when there are none.
-pub(super) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<usize, ReadError> {
+pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<usize, ReadError> {
     let bytes = read_rest(file, offset)?;
     Ok(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1))
 }

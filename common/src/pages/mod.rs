@@ -1,5 +1,6 @@
 //! Pages of a database: where they come from, and what replaying changes does to them.
 
+mod in_runs;
 mod overlay;
 mod read_ahead;
 mod snapshot_file;
@@ -9,6 +10,7 @@ mod vfs;
 
 use crate::{PageNo, PageSize, ReadError};
 
+pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};
 pub(crate) use read_ahead::{PagesInOrder, read_ahead};
 pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};

@@ -1,6 +1,7 @@
 //! A snapshot file: written once, page after page; then read at random.
 
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use zstd::zstd_safe;
@@ -237,6 +238,30 @@ impl SnapshotFile {
             rest = &mut rest[filled..];
         }
         Ok(())
+    }
+
+    /// Groups that its pages are cut into.
+    pub(crate) fn groups(&self) -> usize {
+        self.index.groups.len()
+    }
+
+    /// Reads a group and checks it; `out` is made as long as its pages are.
+    pub(crate) fn read_group(&self, number: usize, out: &mut Vec<u8>) -> Result<(), ReadError> {
+        out.resize(self.group_bytes(number), 0);
+        self.decode(number, out).map(drop)
+    }
+
+    /// The pages that are in a group.
+    pub(crate) fn pages_of_group(&self, number: usize) -> Vec<RangeInclusive<u32>> {
+        let per_group = pages_per_group(self.header.page_size);
+        let slots = number * per_group..self.stored_pages.min((number + 1) * per_group);
+        match &self.index.pages {
+            Some(pages) => pages.get(slots).unwrap_or_default().iter().map(|page| page.get()..=page.get()).collect(),
+            None => {
+                let page = |slot| u32::try_from(slot).unwrap_or(u32::MAX);
+                vec![page(slots.start).saturating_add(1)..=page(slots.end)]
+            }
+        }
     }
 
     /// Bytes of the pages of a group: as many as fit, and what is left over in the last one.

@@ -3,19 +3,15 @@
 //! The recorder took it while `lightningd` waited, so it only compared and copied pages then. Everything that follows
 //! stands on them: they are looked at as a whole soon after, in the background, and again if that did not come to its end.
 
-use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::format::names;
 use crate::format::record::{Body, Record, SnapshotReason, SnapshotRef};
 use crate::history::Start;
 use crate::live_database::version_of_database;
-use crate::pages::{MountedOverlay, OverlayPages, PageSource};
-use crate::recently_used::RecentlyUsed;
+use crate::pages::{MountedOverlay, OverlayPages, PagesInRuns};
 use crate::replay::reason;
-use crate::storage::{StorageError, StorageOp};
-use crate::{Backup, DataVersion, PageNo, PageSize, ReadError, Seq};
+use crate::{Backup, DataVersion, ReadError, Seq};
 
 /// A snapshot that healed a gap is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +93,8 @@ impl Heal {
         let data_version = self.data_version;
         let read = |source| HealCheckError::Read { data_version, source };
         let (pages, _) = backup.start_pages(&Start::Snapshot(self.seq, self.snapshot)).map_err(read)?;
-        let watched = Watched { pages, stop: Arc::clone(stop), runs: Mutex::new(RecentlyUsed::new(RUNS_KEPT)) };
-        let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(watched)));
+        let in_runs = PagesInRuns::new(pages, Arc::clone(stop));
+        let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(in_runs)));
         let found = self.look(&mounted);
         if let Some(error) = mounted.take_problem() {
             return Err(read(error));
@@ -127,53 +123,6 @@ impl Heal {
     }
 }
 
-/// Bytes that are read at once: as many as are compressed together.
-const RUN_BYTES: usize = 64 << 10;
-
-/// Runs that are kept: the check goes along trees, whose neighbours lie near each other.
-const RUNS_KEPT: usize = 64;
-
-/// Pages that can be read until somebody wants it to stop. Reads those around a page with it.
-struct Watched {
-    pages: Arc<dyn PageSource>,
-    stop: Arc<AtomicBool>,
-    runs: Mutex<RecentlyUsed<u32, Arc<[u8]>>>,
-}
-
-impl PageSource for Watched {
-    fn page_size(&self) -> PageSize {
-        self.pages.page_size()
-    }
-
-    fn page_count(&self) -> u32 {
-        self.pages.page_count()
-    }
-
-    fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        if self.stop.load(Ordering::Relaxed) {
-            let (op, path, source) = (StorageOp::Read, names::MANIFEST.into(), io::ErrorKind::Interrupted.into());
-            return Err(StorageError { op, path, offset: None, source }.into());
-        }
-        let page_bytes = self.page_size().bytes();
-        let (index, at_once) = (page.get() - 1, u32::try_from(RUN_BYTES / page_bytes).unwrap_or(1));
-        let number = index / at_once;
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = match runs.get(number) {
-            Some(run) => run,
-            None => {
-                let mut run = vec![0; RUN_BYTES];
-                self.pages.read_pages(PageNo::FIRST.plus((number * at_once) as usize).unwrap_or(page), &mut run)?;
-                let run: Arc<[u8]> = run.into();
-                runs.insert(number, Arc::clone(&run));
-                run
-            }
-        };
-        let start = (index % at_once) as usize * page_bytes;
-        out.copy_from_slice(&run[start..start + page_bytes]);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -183,6 +132,7 @@ mod tests {
     use super::super::{SealError, Sealer};
     use super::*;
     use crate::Recording;
+    use crate::format::names;
     use crate::testing::{Fate, Node};
 
     /// Rows of some pages, none of them touched again.

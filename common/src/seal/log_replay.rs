@@ -18,7 +18,7 @@ use crate::{DataVersion, LogLimits, PageNo, Seq};
 
 /// An image of a page.
 #[derive(Debug, Clone)]
-pub(super) enum Image {
+pub(crate) enum Image {
     /// Its bytes.
     Bytes(Arc<[u8]>),
     /// What the snapshot that the log begins with has of it.
@@ -27,12 +27,22 @@ pub(super) enum Image {
     Cut,
 }
 
+/// Where the keyframes of a log are.
+#[derive(Debug, Clone)]
+pub(crate) enum Cuts {
+    /// Where they are due by these limits: a segment is to be made of it.
+    Due(LogLimits),
+    /// Where the segment has them: positions of the first records of its intervals, counted from the record that the replay
+    /// begins with. Of the statements nothing is kept.
+    AsSealed(Vec<u32>),
+}
+
 /// A log being replayed.
 #[derive(Debug)]
-pub(super) struct LogReplay {
-    pub(super) log: ReplayedLog,
+pub(crate) struct LogReplay {
+    log: ReplayedLog,
     replay: Replay,
-    limits: LogLimits,
+    cuts: Cuts,
     /// The newest change, which is replayed once it is known that it was committed: by what follows it.
     unsettled: Option<Unsettled>,
     /// The version that the database is at.
@@ -61,21 +71,21 @@ enum Checked {
 
 /// What replaying a log yields.
 #[derive(Debug)]
-pub(super) struct ReplayedLog {
-    pub(super) first_seq: Seq,
+pub(crate) struct ReplayedLog {
+    pub(crate) first_seq: Seq,
     pub(super) previous_checksum: u32,
-    pub(super) start: Start,
+    pub(crate) start: Start,
     pub(super) newest_segment: Option<Seq>,
-    pub(super) start_pages: StartPages,
-    pub(super) records: Vec<IndexedRecord>,
+    pub(crate) start_pages: StartPages,
+    pub(crate) records: Vec<IndexedRecord>,
     /// Their blocks have no place yet.
-    pub(super) intervals: Vec<Interval>,
+    pub(crate) intervals: Vec<Interval>,
     pub(super) templates: TemplatesWriter,
     pub(super) blocks: Vec<SealedBlock>,
     /// Of every page that changed, its images, in order.
-    pub(super) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
-    pub(super) page_count: u32,
-    pub(super) foreign_keys: ForeignKeys,
+    pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
+    pub(crate) page_count: u32,
+    pub(crate) foreign_keys: ForeignKeys,
 }
 
 /// The statements of an interval.
@@ -102,7 +112,7 @@ pub(super) fn texts_checksum<S: AsRef<str>>(changes: impl Iterator<Item = impl E
 
 /// The pages that a log is replayed onto.
 #[derive(Clone)]
-pub(super) struct StartPages(pub(super) Arc<dyn PageSource>);
+pub(crate) struct StartPages(pub(crate) Arc<dyn PageSource>);
 
 impl std::fmt::Debug for StartPages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,14 +122,14 @@ impl std::fmt::Debug for StartPages {
 
 impl LogReplay {
     /// Begins on `pages`.
-    pub(super) fn new(
+    pub(crate) fn new(
         first_seq: Seq,
         previous_checksum: u32,
         start: Start,
         newest_segment: Option<Seq>,
         pages: Arc<dyn PageSource>,
         foreign_keys: ForeignKeys,
-        limits: LogLimits,
+        cuts: Cuts,
     ) -> Result<Self, ReplayError> {
         let at_keyframe = OverlayPages::new(Arc::clone(&pages));
         let replay = Replay::start(at_keyframe.clone(), foreign_keys)?;
@@ -142,7 +152,7 @@ impl LogReplay {
         Ok(Self {
             log,
             replay,
-            limits,
+            cuts,
             unsettled: None,
             settled: None,
             at_keyframe,
@@ -164,14 +174,14 @@ impl LogReplay {
     }
 
     /// Adds the next record of the log.
-    pub(super) fn add(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+    pub(crate) fn add(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
         let header = &record.header;
         let body = match &record.body {
             Body::Change { run_start, statements } => {
                 let bump = Bump::find(header.data_version, statements);
                 self.settle()?;
                 // Cut only here: nothing that is before a change that bumps, or is one, is ever rewound.
-                if bump == Bump::Present && self.interval_is_full() {
+                if bump == Bump::Present && self.is_keyframe_due() {
                     self.cut()?;
                 }
                 let bytes = statements.iter().map(|statement| statement.len()).sum::<usize>();
@@ -207,14 +217,22 @@ impl LogReplay {
         Ok(())
     }
 
-    fn interval_is_full(&self) -> bool {
-        self.statements >= self.limits.keyframe_statements()
-            || self.bytes as u64 >= self.limits.keyframe_bytes()
-            || self.steps >= self.limits.keyframe_steps()
+    fn is_keyframe_due(&self) -> bool {
+        match &self.cuts {
+            Cuts::Due(limits) => {
+                self.statements >= limits.keyframe_statements()
+                    || self.bytes as u64 >= limits.keyframe_bytes()
+                    || self.steps >= limits.keyframe_steps()
+            }
+            Cuts::AsSealed(firsts) => {
+                let next = firsts.get(self.log.intervals.len());
+                next.is_some_and(|&first| first as usize == self.log.records.len())
+            }
+        }
     }
 
     /// Replays the newest change: what came after it shows that it was committed.
-    fn settle(&mut self) -> Result<(), ReplayError> {
+    pub(crate) fn settle(&mut self) -> Result<(), ReplayError> {
         let (Some(Unsettled { about, .. }), Some(statements)) = (self.unsettled.take(), self.texts.last()) else {
             return Ok(());
         };
@@ -273,14 +291,26 @@ impl LogReplay {
             self.log.images.entry(page).or_default().push((keyframe, image));
         }
         self.at_keyframe = now;
-        let checksum = texts_checksum(self.texts.iter().map(|change| change.iter()));
-        self.log.blocks.push(SealedBlock { encoded: encode_block(&mut self.log.templates, &self.texts), checksum });
+        if matches!(self.cuts, Cuts::Due(_)) {
+            let checksum = texts_checksum(self.texts.iter().map(|change| change.iter()));
+            self.log.blocks.push(SealedBlock { encoded: encode_block(&mut self.log.templates, &self.texts), checksum });
+        }
         self.texts.clear();
         (self.statements, self.bytes, self.steps) = (0, 0, 0);
     }
 
+    /// Keyframes taken so far, beside the one that it began with.
+    pub(crate) fn keyframes(&self) -> u32 {
+        u32::try_from(self.log.intervals.len()).map_or(u32::MAX, |intervals| intervals - 1)
+    }
+
+    /// What was replayed up to the newest keyframe: a change behind it cannot be.
+    pub(crate) fn up_to_keyframe(self) -> ReplayedLog {
+        self.log
+    }
+
     /// The log is at its end.
-    pub(super) fn finish(mut self) -> Result<ReplayedLog, ReplayError> {
+    pub(crate) fn finish(mut self) -> Result<ReplayedLog, ReplayError> {
         self.settle()?;
         self.end_interval();
         self.log.page_count = self.replay.page_count();

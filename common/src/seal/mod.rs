@@ -30,8 +30,11 @@ use crate::storage::{StorageError, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
 pub use heal_check::HealCheckError;
 use heal_check::Heals;
-use log_replay::LogReplay;
+#[cfg(test)]
+pub(crate) use log_replay::Image;
+pub(crate) use log_replay::{Cuts, LogReplay, ReplayedLog};
 pub use offline::{SealBackupError, seal_backup};
+pub(crate) use write::{PageImage, PagesOfSnapshot};
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
 #[derive(Debug, thiserror::Error)]
@@ -295,7 +298,7 @@ fn followed_by(body: &Body<'_>) -> FollowedBy {
 }
 
 /// Begins to replay the log that begins with a record that says this.
-fn begin(
+pub(crate) fn begin(
     backup: &Arc<Backup>,
     limits: LogLimits,
     newest_segment: Option<Seq>,
@@ -313,7 +316,7 @@ fn begin(
         (None, None) => Start::Nothing(backup.manifest().page_size),
     };
     let (pages, foreign_keys) = backup.start_pages(&start)?;
-    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, limits)
+    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, Cuts::Due(limits))
         .map_err(|source| backup.does_not_replay(first_seq, source))
 }
 

@@ -174,7 +174,6 @@ fn write_images(
 ) -> Result<Vec<(PageNo, Location)>, SealError> {
     let StartPages(start) = &log.start_pages;
     let page_size = start.page_size().bytes();
-    let zeros: Arc<[u8]> = vec![0; page_size].into();
     let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
     let mut read_back = vec![0; page_size];
     let mut anchor_bytes = vec![0; page_size];
@@ -183,33 +182,9 @@ fn write_images(
     let snapshot_pages = snapshot.as_ref().map_or(0, |snapshot| snapshot.page_count());
     let mut finder = AnchorFinder::new(backup.segments(), base.map, snapshot_pages);
     let mut changed = Vec::new();
-    let folded = folded_pages(backup, log)?;
-    let cut = cut_pages(backup, log)?;
-    let mut pages: Vec<PageNo> = log.images.keys().chain(&folded).chain(&cut).copied().collect();
-    pages.sort_unstable();
-    pages.dedup();
-    for page in pages {
-        let of_snapshot = match (folded.binary_search(&page), cut.binary_search(&page)) {
-            (Ok(_), _) => Some((Keyframe(0), Image::OfSnapshot)),
-            (_, Ok(_)) => Some((Keyframe(0), Image::Cut)),
-            _ => None,
-        };
-        let images = of_snapshot.iter().chain(log.images.get(&page).into_iter().flatten());
-        let mut bytes: Vec<(Keyframe, Arc<[u8]>)> = Vec::new();
-        for (keyframe, image) in images {
-            let image = match image {
-                Image::Bytes(bytes) => Arc::clone(bytes),
-                Image::Cut => Arc::clone(&zeros),
-                Image::OfSnapshot => {
-                    start.read_page(page, &mut read_back)?;
-                    Arc::from(&*read_back)
-                }
-            };
-            // A page that was written as it was before.
-            if bytes.last().is_none_or(|(_, before)| *before != image) {
-                bytes.push((*keyframe, image));
-            }
-        }
+    let of_snapshot = PagesOfSnapshot::of(backup, log)?;
+    for page in of_snapshot.and_replayed(log) {
+        let bytes = of_snapshot.images(log, page)?;
         let borrowed: Vec<(Keyframe, &[u8])> = bytes.iter().map(|(keyframe, bytes)| (*keyframe, &**bytes)).collect();
         let anchor = finder.find(page)?;
         if let Some(anchor) = anchor {
@@ -232,23 +207,63 @@ fn write_images(
     Ok(changed)
 }
 
-/// The pages of the delta snapshot that the log begins with: they become part of the segment.
-fn folded_pages(backup: &Backup, log: &ReplayedLog) -> Result<Vec<PageNo>, ReadError> {
-    match log.start {
-        Start::Snapshot(seq, snapshot) if snapshot.base.is_some() => {
-            let file = backup.open_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })?;
-            Ok(file.stored_pages().unwrap_or_default().to_vec())
-        }
-        _ => Ok(Vec::new()),
-    }
+/// A page as it is at a keyframe.
+pub(crate) type PageImage = (Keyframe, Arc<[u8]>);
+
+/// The pages of the delta snapshot that a log begins with: they become part of the segment.
+#[derive(Debug, Default)]
+pub(crate) struct PagesOfSnapshot {
+    /// Those that it stores.
+    folded: Vec<PageNo>,
+    /// Those that it has cut off: the map leads to what they were, and must not once the database has grown over them again.
+    cut: Vec<PageNo>,
 }
 
-/// The pages that the delta snapshot which the log begins with has cut off: the map leads to what they were, and must not
-/// once the database has grown over them again.
-fn cut_pages(backup: &Backup, log: &ReplayedLog) -> Result<Vec<PageNo>, ReadError> {
-    let before = match log.start {
-        Start::Snapshot(_, SnapshotRef { base: Some(base), .. }) => backup.stored_pages(base)?.page_count(),
-        _ => 0,
-    };
-    Ok((log.start_pages.0.page_count().saturating_add(1)..=before).filter_map(PageNo::new).collect())
+impl PagesOfSnapshot {
+    /// Those of the log.
+    pub(crate) fn of(backup: &Backup, log: &ReplayedLog) -> Result<Self, ReadError> {
+        let Start::Snapshot(seq, SnapshotRef { base: Some(base), footer_checksum, .. }) = log.start else {
+            return Ok(Self::default());
+        };
+        let file = backup.open_snapshot(SnapshotId { seq, footer_checksum })?;
+        let folded = file.stored_pages().unwrap_or_default().to_vec();
+        let before = backup.stored_pages(base)?.page_count();
+        let cut = (log.start_pages.0.page_count().saturating_add(1)..=before).filter_map(PageNo::new).collect();
+        Ok(Self { folded, cut })
+    }
+
+    /// These and the pages that replay has changed, in order.
+    pub(crate) fn and_replayed(&self, log: &ReplayedLog) -> Vec<PageNo> {
+        let mut pages: Vec<PageNo> = log.images.keys().chain(&self.folded).chain(&self.cut).copied().collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages
+    }
+
+    /// All images that a page has in the segment of the log, the oldest first.
+    pub(crate) fn images(&self, log: &ReplayedLog, page: PageNo) -> Result<Vec<PageImage>, ReadError> {
+        let StartPages(start) = &log.start_pages;
+        let of_snapshot = match (self.folded.binary_search(&page), self.cut.binary_search(&page)) {
+            (Ok(_), _) => Some((Keyframe(0), Image::OfSnapshot)),
+            (_, Ok(_)) => Some((Keyframe(0), Image::Cut)),
+            _ => None,
+        };
+        let mut all: Vec<PageImage> = Vec::new();
+        for (keyframe, image) in of_snapshot.iter().chain(log.images.get(&page).into_iter().flatten()) {
+            let image = match image {
+                Image::Bytes(bytes) => Arc::clone(bytes),
+                Image::Cut => vec![0; start.page_size().bytes()].into(),
+                Image::OfSnapshot => {
+                    let mut bytes = vec![0; start.page_size().bytes()];
+                    start.read_page(page, &mut bytes)?;
+                    bytes.into()
+                }
+            };
+            // A page that was written as it was before.
+            if all.last().is_none_or(|(_, before)| *before != image) {
+                all.push((*keyframe, image));
+            }
+        }
+        Ok(all)
+    }
 }

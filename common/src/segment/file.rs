@@ -88,6 +88,11 @@ impl SegmentFile {
         &self.footer
     }
 
+    /// Byte at which its footer begins.
+    pub(crate) fn footer_offset(&self) -> u64 {
+        self.footer_offset
+    }
+
     /// Reads a piece, checks it, and has it decoded.
     pub(crate) fn read_piece<T>(
         &self,

@@ -100,7 +100,7 @@ impl Segments {
     }
 
     /// A node of a page map.
-    pub(super) fn node(&self, location: Location) -> Result<Arc<MapNode>, ReadError> {
+    pub(crate) fn node(&self, location: Location) -> Result<Arc<MapNode>, ReadError> {
         let key = (location.segment, location.piece.offset);
         if let Some(node) = lock(&self.nodes).get(key) {
             return Ok(node);

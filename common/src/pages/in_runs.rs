@@ -1,0 +1,65 @@
+//! [`PagesInRuns`]: pages for someone who looks at all of them, tree by tree.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::PageSource;
+use crate::format::names;
+use crate::recently_used::RecentlyUsed;
+use crate::storage::{StorageError, StorageOp};
+use crate::{PageNo, PageSize, ReadError};
+
+/// Bytes that are read at once: as many as are compressed together.
+const RUN_BYTES: usize = 64 << 10;
+
+/// Runs that are kept: a check goes along trees, whose neighbours lie near each other.
+const RUNS_KEPT: usize = 64;
+
+/// Pages that can be read until somebody wants it to stop. Reads those around a page with it.
+pub(crate) struct PagesInRuns {
+    pages: Arc<dyn PageSource>,
+    stop: Arc<AtomicBool>,
+    runs: Mutex<RecentlyUsed<u32, Arc<[u8]>>>,
+}
+
+impl PagesInRuns {
+    /// The pages of `pages`, until `stop` becomes true.
+    pub(crate) fn new(pages: Arc<dyn PageSource>, stop: Arc<AtomicBool>) -> Self {
+        Self { pages, stop, runs: Mutex::new(RecentlyUsed::new(RUNS_KEPT)) }
+    }
+}
+
+impl PageSource for PagesInRuns {
+    fn page_size(&self) -> PageSize {
+        self.pages.page_size()
+    }
+
+    fn page_count(&self) -> u32 {
+        self.pages.page_count()
+    }
+
+    fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        if self.stop.load(Ordering::Relaxed) {
+            let (op, path, source) = (StorageOp::Read, names::MANIFEST.into(), io::ErrorKind::Interrupted.into());
+            return Err(StorageError { op, path, offset: None, source }.into());
+        }
+        let page_bytes = self.page_size().bytes();
+        let (index, at_once) = (page.get() - 1, u32::try_from(RUN_BYTES / page_bytes).unwrap_or(1));
+        let number = index / at_once;
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = match runs.get(number) {
+            Some(run) => run,
+            None => {
+                let mut run = vec![0; RUN_BYTES];
+                self.pages.read_pages(PageNo::FIRST.plus((number * at_once) as usize).unwrap_or(page), &mut run)?;
+                let run: Arc<[u8]> = run.into();
+                runs.insert(number, Arc::clone(&run));
+                run
+            }
+        };
+        let start = (index % at_once) as usize * page_bytes;
+        out.copy_from_slice(&run[start..start + page_bytes]);
+        Ok(())
+    }
+}

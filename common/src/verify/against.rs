@@ -1,0 +1,389 @@
+//! A database beside the version of the backup that has its number: the same rows, wherever they are stored.
+//!
+//! A reader of `lightningd`'s database is in the way of its next COMMIT. So the database is read only once, from its first
+//! page to its last, as for a snapshot: where all pages are as they are in the backup, that was it. Those that are not are put
+//! aside, and the rows are compared when the database is free again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backup::OpenError;
+use crate::commit_check::same_but_for_the_writer;
+use crate::content_differences::{ContentDifferences, differences};
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns, read_ahead};
+use crate::replay::{ReplayError, reason};
+use crate::storage::{StorageError, StorageOp};
+use crate::view::View;
+use crate::{Backup, BackupUrl, DataVersion, History, PageNo, PageSize, ReadError};
+
+/// How long a database that is locked, or ahead of what can be seen of the backup, is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a database that goes on is read anew until it stays at one version for long enough. It is what most nodes do at
+/// once; then equal pages need no comparison of rows.
+const CHASE: Duration = Duration::from_secs(1);
+
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// KiB of pages that SQLite may keep of either database.
+const CACHE_KIB: u32 = 32 << 10;
+
+/// What the comparison has come to.
+#[derive(Debug)]
+pub struct Against {
+    /// The version that both are at.
+    pub data_version: DataVersion,
+    /// Whether all pages are the same, so that no row was looked at.
+    pub same_pages: bool,
+    /// What differs.
+    pub differences: ContentDifferences,
+    /// How long the database was held open.
+    pub held: Duration,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl Against {
+    /// Whether both hold the same.
+    pub fn is_same(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// Why a database was not compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgainstError {
+    /// There is no backup.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no database.
+    #[error("there is no database at {path}; check the path", path = .path.display())]
+    NoDatabase {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// Somebody holds a lock that shuts out readers.
+    #[error("{path} is locked, by lightningd in the middle of a large transaction or by another program; try again", path = .path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database cannot be read.
+    #[error(transparent)]
+    Database(#[from] LiveDatabaseError),
+    /// The backup has no such version.
+    #[error("{database} is at version {version}, which the backup does not have: {why}", database = .database.display())]
+    NoSuchVersion {
+        /// The database.
+        database: PathBuf,
+        /// Its version.
+        version: DataVersion,
+        /// What the backup has instead, and what may be the reason.
+        why: String,
+    },
+    /// The version cannot be opened.
+    #[error("version {version} of the backup cannot be opened")]
+    Version {
+        /// The version.
+        version: DataVersion,
+        /// Why.
+        source: ReplayError,
+    },
+    /// One of them cannot be read as a database.
+    #[error("version {version} cannot be compared: {reason}")]
+    Unreadable {
+        /// The version.
+        version: DataVersion,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// Pages cannot be put aside.
+    #[error("pages that differ cannot be put aside; make room where temporary files go, or set TMPDIR")]
+    Aside(#[source] io::Error),
+}
+
+impl AgainstError {
+    /// Whether the backup is at fault.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::Unreadable { .. })
+    }
+}
+
+/// Compares `database` with the version of the backup at `url` that has its number. `watch` is told the pages read so far, and
+/// all there are.
+///
+/// # Errors
+/// When there is nothing to compare with, or one of them cannot be read.
+pub fn compare_with_database(
+    url: &BackupUrl,
+    database: &Path,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<Against, AgainstError> {
+    compare(url, database, CHASE, watch)
+}
+
+fn compare(
+    url: &BackupUrl,
+    database: &Path,
+    chase: Duration,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<Against, AgainstError> {
+    let began = Instant::now();
+    let backup = Arc::new(Backup::open(url)?);
+    loop {
+        let expected = open_patiently(database, began)?.data_version()?;
+        let view = view_of(&backup, database, expected, began)?;
+        // Opened anew, for as short as can be.
+        let live = open_patiently(database, began)?;
+        let held = Instant::now();
+        let data_version = live.data_version()?;
+        if data_version != expected && began.elapsed() < chase {
+            continue;
+        }
+        let theirs = read_other_pages(&view, &live, watch)?;
+        drop(live);
+        let held = held.elapsed();
+        let is_moved = data_version != expected;
+        let same_pages = theirs.is_same() && !is_moved;
+        let differences = if same_pages {
+            ContentDifferences::default()
+        } else {
+            // Whichever version the pages were compared with, with those put aside they are the database as it was read.
+            let view = if is_moved { view_of(&backup, database, data_version, began)? } else { view };
+            compare_rows(&view, theirs, data_version)?
+        };
+        return Ok(Against { data_version, same_pages, differences, held, duration: began.elapsed() });
+    }
+}
+
+fn open_patiently(path: &Path, began: Instant) -> Result<LiveDatabase, AgainstError> {
+    loop {
+        match LiveDatabase::open(path) {
+            Err(LiveDatabaseError::Busy { .. }) if began.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            Err(LiveDatabaseError::Busy { path }) => return Err(AgainstError::Busy { path }),
+            Err(LiveDatabaseError::Missing { path }) => return Err(AgainstError::NoDatabase { path }),
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// Opens a version. One that is not there yet may be seen a moment later.
+fn view_of(backup: &Arc<Backup>, database: &Path, version: DataVersion, began: Instant) -> Result<View, AgainstError> {
+    let fail = |source| AgainstError::Version { version, source };
+    loop {
+        let (history, read) = backup.read_history();
+        if let Some(found) = history.version(version).map_err(|error| fail(error.into()))? {
+            let plan = history.plan(&found).map_err(|error| fail(error.into()))?;
+            return View::build(backup, &plan, None).map_err(|error| fail(error.reason));
+        }
+        if began.elapsed() > PATIENCE {
+            let why = why_not_there(&history, read.err());
+            return Err(AgainstError::NoSuchVersion { database: database.to_owned(), version, why });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn why_not_there(history: &History, damage: Option<ReadError>) -> String {
+    let newest = history.newest().map(|newest| newest.data_version);
+    let has = newest.map_or_else(|| "it has none".to_owned(), |newest| format!("its newest is {newest}"));
+    match damage {
+        Some(damage) => format!("{has}, and it cannot be read any further ({damage})"),
+        None => format!("{has}; is it the backup of this node, and is nothing left in a spool?"),
+    }
+}
+
+/// Why reading came to its end.
+enum Ended {
+    Ours(ReadError),
+    Theirs(LiveDatabaseError),
+    Aside(io::Error),
+}
+
+impl From<LiveDatabaseError> for Ended {
+    fn from(error: LiveDatabaseError) -> Self {
+        Self::Theirs(error)
+    }
+}
+
+/// Reads the database once and puts aside the pages that are other ones than ours.
+fn read_other_pages(
+    view: &View,
+    live: &LiveDatabase,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<TheirPages, AgainstError> {
+    let ours = view.pages();
+    let same_size = live.page_size() == ours.page_size();
+    let mut theirs = TheirPages::new(ours.clone(), live).map_err(AgainstError::Aside)?;
+    let pages = if same_size { ours.page_count() } else { 0 };
+    let total = u64::from(live.page_count());
+    let read = read_ahead(ours, pages, |ours| {
+        let mut number = 0;
+        live.read_pages(|page, bytes| {
+            number += 1;
+            if number % 256 == 0 {
+                watch(number, total);
+            }
+            let same = same_size && page.get() <= pages && {
+                let our = ours.next_page().map_err(Ended::Ours)?;
+                same_but_for_the_writer(page, our, bytes)
+            };
+            if same {
+                return Ok(());
+            }
+            theirs.put_aside(page, bytes).map_err(Ended::Aside)
+        })
+    });
+    match read {
+        Ok(()) => Ok(theirs),
+        Err(Ended::Ours(error)) => {
+            let version = live.data_version()?;
+            Err(AgainstError::Version { version, source: error.into() })
+        }
+        Err(Ended::Theirs(error)) => Err(error.into()),
+        Err(Ended::Aside(error)) => Err(AgainstError::Aside(error)),
+    }
+}
+
+fn compare_rows(view: &View, theirs: TheirPages, version: DataVersion) -> Result<ContentDifferences, AgainstError> {
+    let ours: Arc<dyn PageSource> = Arc::new(view.pages().clone());
+    let [ours, theirs] = [ours, Arc::new(theirs)].map(|pages| {
+        let in_runs = PagesInRuns::new(pages, Arc::default());
+        MountedOverlay::new(OverlayPages::new(Arc::new(in_runs)))
+    });
+    let compared = || {
+        let [ours, theirs] = [ours.connect()?, theirs.connect()?];
+        for connection in [&ours, &theirs] {
+            connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB}"))?;
+        }
+        differences(&ours, &theirs)
+    };
+    let compared = compared();
+    match (ours.take_problem().or_else(|| theirs.take_problem()), compared) {
+        (Some(problem), _) => Err(AgainstError::Version { version, source: problem.into() }),
+        (None, Ok(differences)) => Ok(differences),
+        (None, Err(error)) => Err(AgainstError::Unreadable { version, reason: reason(&error) }),
+    }
+}
+
+/// The database as it was read: our pages, but for those that are other ones, which are in a file without a name.
+struct TheirPages {
+    ours: OverlayPages,
+    page_size: PageSize,
+    page_count: u32,
+    aside: File,
+    /// Where in the file a page is, in pages.
+    places: HashMap<PageNo, u64>,
+}
+
+impl TheirPages {
+    fn new(ours: OverlayPages, live: &LiveDatabase) -> io::Result<Self> {
+        let aside = tempfile::tempfile()?;
+        Ok(Self { ours, page_size: live.page_size(), page_count: live.page_count(), aside, places: HashMap::new() })
+    }
+
+    /// Whether they are ours, all of them.
+    fn is_same(&self) -> bool {
+        self.places.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
+    }
+
+    fn put_aside(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
+        let place = self.places.len() as u64;
+        self.aside.seek(SeekFrom::Start(place * self.page_size.bytes() as u64))?;
+        self.aside.write_all(bytes)?;
+        self.places.insert(page, place);
+        Ok(())
+    }
+}
+
+impl PageSource for TheirPages {
+    fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        match self.places.get(&page) {
+            _ if page.get() > self.page_count => out.fill(0),
+            Some(place) => {
+                let offset = place * out.len() as u64;
+                self.aside.read_exact_at(out, offset).map_err(|source| StorageError {
+                    op: StorageOp::Read,
+                    path: std::env::temp_dir(),
+                    offset: Some(offset),
+                    source,
+                })?;
+            }
+            None => self.ours.read_page(page, out)?,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::testing::{Fate, Node};
+
+    fn go(url: &BackupUrl, database: &Path, chase: Duration) -> Result<Against, AgainstError> {
+        compare(url, database, chase, &mut |_, _| ())
+    }
+
+    /// It never stays at one version for long enough: what was read belongs to another one than was looked up.
+    #[test]
+    fn a_database_that_goes_on_all_the_time_is_compared_with_the_version_it_was_read_at() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        node.write(&mut recording, "first", Fate::Committed).unwrap();
+        let (url, database) = (node.backup_lock.backend_url.clone(), node.database());
+        let done = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&done);
+        let comparing = thread::spawn(move || {
+            let mut moved = 0;
+            for _ in 0..200 {
+                let against = go(&url, &database, Duration::ZERO).unwrap();
+                assert!(against.is_same(), "{against:?}");
+                moved += u32::from(!against.same_pages);
+                if moved > 3 {
+                    break;
+                }
+            }
+            ended.store(true, Ordering::Relaxed);
+            moved
+        });
+        node.connection.busy_timeout(Duration::from_secs(60)).unwrap();
+        while !done.load(Ordering::Relaxed) {
+            node.write(&mut recording, "goes on", Fate::Committed).unwrap();
+        }
+        assert!(comparing.join().unwrap() > 3);
+    }
+
+    #[test]
+    fn the_next_transaction_waits_for_no_row() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        node.write(&mut recording, "first", Fate::Committed).unwrap();
+        // As `lightningd` in the middle of a transaction: nothing is committed, and it goes on afterwards.
+        node.connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO payments (note) VALUES ('not yet')").unwrap();
+        let against = go(&node.backup_lock.backend_url, &node.database(), CHASE).unwrap();
+        assert!(against.is_same() && against.same_pages && against.held <= against.duration);
+        node.connection.execute_batch("COMMIT").unwrap();
+        let against = go(&node.backup_lock.backend_url, &node.database(), CHASE).unwrap();
+        assert_eq!(against.differences.tables[0].only_in_database, 1);
+        assert_eq!(against.differences.tables[0].table, "payments");
+    }
+}

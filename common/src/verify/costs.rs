@@ -1,0 +1,285 @@
+//! What damage costs: the versions that cannot be opened for it.
+//!
+//! Which those are nobody knows better than the views. So every version that damage may reach is opened as a mount would open
+//! it, and of its pages those are read that damage may have reached. All others are left alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::RangeInclusive;
+
+use super::VersionRanges;
+use super::finding::{Findings, Where};
+use super::page_map::own_part;
+use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
+use crate::format::record::DeltaBase;
+use crate::format::segment::{Location, MapRoot};
+use crate::history::{ReplayPlan, Start, Version};
+use crate::log::RecordPlace;
+use crate::pages::PageSource as _;
+use crate::replay::ReplayError;
+use crate::view::{BuildError, View};
+use crate::{Backup, History, PageNo, ReadError, Seq};
+
+/// What cannot be read of all that pages are stored in.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    /// Segments that cannot be opened.
+    pub(super) segments: BTreeSet<Seq>,
+    /// Images, and nodes of page maps.
+    pub(super) pieces: BTreeSet<(Seq, u64)>,
+    /// Pages of snapshots.
+    pub(super) snapshots: BTreeMap<Seq, Vec<RangeInclusive<u32>>>,
+}
+
+impl Unreadable {
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.pieces.is_empty() && self.snapshots.is_empty()
+    }
+}
+
+/// Where pages cannot be read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Segment(Seq),
+    Piece(Seq, u64),
+    Snapshot(Seq, u32),
+}
+
+/// The pages that damage may have reached, by where it is.
+type Reached = BTreeMap<Source, Vec<RangeInclusive<u32>>>;
+
+/// Finds out what damage costs.
+pub(super) struct Costs<'a> {
+    backup: &'a Backup,
+    history: &'a History,
+    unreadable: &'a Unreadable,
+    findings: &'a mut Findings,
+    /// Nodes below which everything can be read.
+    sound: HashSet<(Seq, u64)>,
+}
+
+impl<'a> Costs<'a> {
+    pub(super) fn new(
+        backup: &'a Backup,
+        history: &'a History,
+        unreadable: &'a Unreadable,
+        findings: &'a mut Findings,
+    ) -> Self {
+        Self { backup, history, unreadable, findings, sound: HashSet::new() }
+    }
+
+    /// Whether damage may reach what a replay begins with.
+    pub(super) fn reaches(&mut self, start: &Start) -> bool {
+        !self.reached(start).is_empty()
+    }
+
+    /// Opens versions, which follow each other, and notes for each why it cannot be opened; returns those.
+    pub(super) fn open(&mut self, versions: &[Version]) -> VersionRanges {
+        let mut lost = VersionRanges::default();
+        let mut run: Option<Run> = None;
+        for version in versions {
+            let why = match self.history.plan(version) {
+                Err(error) => vec![self.findings.add_read(&error)],
+                Ok(plan) => {
+                    let run = match run.as_mut().filter(|run| run.start == plan.start) {
+                        Some(run) => run,
+                        None => run.insert(Run {
+                            start: plan.start,
+                            reached: self.reached(&plan.start),
+                            newest: None,
+                            failed: None,
+                        }),
+                    };
+                    self.open_one(run, &plan)
+                }
+            };
+            for at in &why {
+                self.findings.cost(at, |finding| finding.lost.add_place(version.place));
+            }
+            if !why.is_empty() {
+                lost.add_place(version.place);
+            }
+        }
+        lost
+    }
+
+    /// Notes that none of the versions at `own` places, of those that were asked for, can be opened.
+    pub(super) fn whole(&mut self, error: &ReadError, own: (u64, u64), asked: (u64, u64)) -> VersionRanges {
+        let mut lost = VersionRanges::default();
+        lost.add(own.0, own.1);
+        let lost = lost.within(asked.0, asked.1);
+        let at = self.findings.add_read(error);
+        self.findings.cost(&at, |finding| finding.lost.extend(&lost));
+        lost
+    }
+
+    fn open_one(&mut self, run: &mut Run, plan: &ReplayPlan) -> Vec<Where> {
+        if let Some((seq, at)) = &run.failed
+            && plan.changes.iter().any(|change| change.seq() == *seq)
+        {
+            return vec![at.clone()];
+        }
+        let view = match View::build(self.backup, plan, run.newest.as_ref()) {
+            Ok(view) => view,
+            Err(BuildError { at, reason }) => {
+                let found = self.why(plan, at, &reason);
+                run.failed = at.map(|seq| (seq, found.clone()));
+                return vec![found];
+            }
+        };
+        let mut why = Vec::new();
+        for pages in run.reached.values() {
+            if let Err(error) = read_some(&view, pages) {
+                why.push(self.findings.add_read(&error));
+            }
+        }
+        run.newest = Some(view);
+        why
+    }
+
+    /// The finding that a replay ended with.
+    fn why(&mut self, plan: &ReplayPlan, at: Option<Seq>, reason: &ReplayError) -> Where {
+        let change = plan.changes.iter().find(|change| Some(change.seq()) == at);
+        let (file, offset) = change.map_or_else(Default::default, |change| {
+            let offset = match change.place {
+                RecordPlace::Log { offset, .. } => Some(offset),
+                RecordPlace::Segment { segment, interval, .. } => {
+                    let stretch = self.backup.segments().stretch(segment).ok();
+                    stretch.and_then(|stretch| stretch.interval(interval).map(|interval| interval.block.offset))
+                }
+            };
+            (change.place.file_name(), offset)
+        });
+        self.findings.add_replay(&file, offset, reason)
+    }
+
+    fn reached(&mut self, start: &Start) -> Reached {
+        let mut reached = Reached::new();
+        if self.unreadable.is_empty() {
+            return reached;
+        }
+        match *start {
+            Start::Nothing(_) => {}
+            Start::Segment(first, _) => self.reached_of_segment(first, &mut reached),
+            Start::Snapshot(seq, snapshot) => {
+                self.reached_of_snapshot(seq, &mut reached);
+                match snapshot.base {
+                    Some(DeltaBase::Snapshot(id)) => self.reached_of_snapshot(id.seq, &mut reached),
+                    Some(DeltaBase::Segment(first)) => self.reached_of_segment(first, &mut reached),
+                    None => {}
+                }
+            }
+        }
+        reached
+    }
+
+    fn reached_of_snapshot(&self, seq: Seq, reached: &mut Reached) {
+        for (number, pages) in (0..).zip(self.unreadable.snapshots.get(&seq).into_iter().flatten()) {
+            reached.insert(Source::Snapshot(seq, number), vec![pages.clone()]);
+        }
+    }
+
+    fn reached_of_segment(&mut self, first: Seq, reached: &mut Reached) {
+        let footer = match self.backup.segments().footer(first) {
+            Ok(footer) if !self.unreadable.segments.contains(&first) => footer,
+            _ => {
+                reached.insert(Source::Segment(first), vec![1..=u32::MAX]);
+                return;
+            }
+        };
+        self.walk(footer.map, reached);
+        // What the segment changed only later is read where it was before.
+        match footer.base.map(|base| (base, self.backup.segments().footer(base))) {
+            Some((base, Err(_))) => {
+                let own = self.backup.segments().open(first).map(|file| own_part(self.backup.segments(), &file).images);
+                let pages = own.unwrap_or_default().into_iter().map(|(page, _)| page.get()..=page.get());
+                reached.entry(Source::Segment(base)).or_default().extend(pages);
+            }
+            Some((_, Ok(base))) => self.walk(base.map, reached),
+            None => {}
+        }
+        if let Some(id) = footer.snapshot {
+            self.reached_of_snapshot(id.seq, reached);
+        }
+    }
+
+    fn walk(&mut self, root: Option<MapRoot>, reached: &mut Reached) {
+        if let Some(root) = root {
+            self.node(root.location, root.height.min(HEIGHT_MAX), 0, &mut HashSet::new(), reached);
+        }
+    }
+
+    /// Whether everything below a node can be read; what cannot is added to `reached`.
+    fn node(
+        &mut self,
+        at: Location,
+        height: u8,
+        skipped: u64,
+        seen: &mut HashSet<(Seq, u64)>,
+        reached: &mut Reached,
+    ) -> bool {
+        let key = (at.segment, at.piece.offset);
+        let pages_below = u64::from(FAN_OUT).pow(height.into());
+        if self.sound.contains(&key) || !seen.insert(key) {
+            return true;
+        }
+        if self.is_unreadable(at, skipped, pages_below * u64::from(FAN_OUT), reached) {
+            return false;
+        }
+        let Ok(node) = self.backup.segments().node(at) else {
+            let pages = page(skipped)..=page(skipped + pages_below * u64::from(FAN_OUT) - 1);
+            reached.entry(Source::Piece(at.segment, at.piece.offset)).or_default().push(pages);
+            return false;
+        };
+        let mut sound = true;
+        for slot in 0..FAN_OUT as usize {
+            let Some(entry) = node.get(slot) else { continue };
+            let skipped = skipped + slot as u64 * pages_below;
+            sound &= match height.checked_sub(1) {
+                Some(height) => self.node(entry, height, skipped, seen, reached),
+                None => !self.is_unreadable(entry, skipped, 1, reached),
+            };
+        }
+        if sound {
+            self.sound.insert(key);
+        }
+        sound
+    }
+
+    /// Whether the images or the node at a place cannot be read; if so, all pages that are behind it are added to `reached`.
+    fn is_unreadable(&self, at: Location, skipped: u64, pages: u64, reached: &mut Reached) -> bool {
+        let source = if self.unreadable.segments.contains(&at.segment) {
+            Source::Segment(at.segment)
+        } else if self.unreadable.pieces.contains(&(at.segment, at.piece.offset)) {
+            Source::Piece(at.segment, at.piece.offset)
+        } else {
+            return false;
+        };
+        reached.entry(source).or_default().push(page(skipped)..=page(skipped + pages - 1));
+        true
+    }
+}
+
+/// Versions whose replay begins with the same pages.
+struct Run {
+    start: Start,
+    reached: Reached,
+    /// The newest that was opened.
+    newest: Option<View>,
+    /// The change that could not be replayed, and why.
+    failed: Option<(Seq, Where)>,
+}
+
+fn page(skipped: u64) -> u32 {
+    u32::try_from(skipped + 1).unwrap_or(u32::MAX)
+}
+
+/// Reads pages of a version until one cannot be read. Those that were written since, or cut off, are read elsewhere or not at
+/// all.
+fn read_some(view: &View, pages: &[RangeInclusive<u32>]) -> Result<(), ReadError> {
+    let mut out = vec![0; view.page_size().bytes()];
+    for pages in pages {
+        let pages = *pages.start()..=(*pages.end()).min(view.page_count());
+        pages.filter_map(PageNo::new).try_for_each(|page| view.pages().read_page(page, &mut out))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! The names in a backup directory: what each stands for, and what does not belong there.
+
+use std::collections::BTreeSet;
+
+use super::finding::{Findings, Note, NoteAbout, Wrong};
+use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
+use crate::format::names;
+use crate::lock_look::LockLook;
+use crate::spool::SpoolNote;
+use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
+use crate::{Backup, Seq};
+
+/// What of a directory the backup consists of.
+#[derive(Debug, Default)]
+pub(super) struct InUse {
+    pub(super) segments: BTreeSet<Seq>,
+    pub(super) logs: BTreeSet<Seq>,
+    pub(super) snapshots: BTreeSet<Seq>,
+}
+
+/// Sorts the names: what is not in use is noted, or found.
+pub(super) fn check_names(
+    backup: &Backup,
+    names: &[String],
+    in_use: &InUse,
+    findings: &mut Findings,
+    notes: &mut Vec<Note>,
+) {
+    let directory = &**backup.directory();
+    let at_work = backup.look_at_lock().is_ok_and(|look| look == LockLook::Held);
+    for name in names {
+        let unused = match () {
+            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE].contains(&&**name) => None,
+            () if name.ends_with(TEMPORARY_ENDING) => Some(Ok(NoteAbout::Leftover)),
+            () => match (names::parse_segment(name), names::parse_log(name), names::parse_snapshot(name)) {
+                (Some(first), ..) => {
+                    (!in_use.segments.contains(&first)).then_some(Err("readers take a log instead of it"))
+                }
+                (_, Some(first), _) => (!in_use.logs.contains(&first)).then(|| unused_log(backup, first, in_use)),
+                // The record of one that is being taken is not there yet.
+                (.., Some(seq)) => (!in_use.snapshots.contains(&seq)).then_some(Ok(NoteAbout::Leftover)),
+                (None, None, None) => Some(Ok(NoteAbout::Stranger)),
+            },
+        };
+        // It may have been renamed or removed meanwhile, and with a recorder at work it may be about to be.
+        let stays = || directory.open(name, Access::Read).map_or_else(|error| !error.is_not_found(), |_| true);
+        match unused {
+            Some(Ok(NoteAbout::Leftover)) if at_work => {}
+            Some(_) if !stays() => {}
+            Some(Ok(about)) => notes.push(Note { file: name.clone(), about }),
+            Some(Err(why)) => drop(findings.add(name, None, Wrong::Stray { why })),
+            None => {}
+        }
+    }
+    check_lock(directory, findings);
+    check_spool_note(directory, names, findings);
+}
+
+/// What a log is that no record was read from.
+fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, &'static str> {
+    let mut bytes = [0; LOG_HEADER_LEN];
+    let file = backup.directory().open(&names::log(first), Access::Read);
+    let header =
+        file.and_then(|file| read_exact_at(&*file, &mut bytes, 0)).ok().and_then(|_| LogHeader::decode(&bytes).ok());
+    match header {
+        Some(header) if header.uuid != backup.manifest().uuid => Err("it belongs to another backup"),
+        Some(header) if header.first_seq != first => Err("it is a copy of another log"),
+        Some(_) if in_use.segments.contains(&first) => Ok(NoteAbout::Leftover),
+        Some(_) => Err("no log and no segment leads to it"),
+        None => Err("it does not begin as a log"),
+    }
+}
+
+/// Without it no recorder can begin.
+fn check_lock(directory: &dyn Directory, findings: &mut Findings) {
+    if let Err(error) = directory.open(names::LOCK, Access::Read) {
+        findings.add_read(&error.into());
+    }
+}
+
+fn check_spool_note(directory: &dyn Directory, names: &[String], findings: &mut Findings) {
+    let there = || directory.open(names::SPOOL_NOTE, Access::Read).is_ok();
+    if names.iter().any(|name| name == names::SPOOL_NOTE) && SpoolNote::read(directory).is_none() && there() {
+        let reason = "it does not say where the spool is".to_owned();
+        findings.add(names::SPOOL_NOTE, None, Wrong::Unreadable { reason });
+    }
+}

@@ -1,0 +1,146 @@
+//! The logs behind damage: what is still intact there, and up to which version.
+//!
+//! Readers stop at damage, so what comes behind it is lost. It is looked at all the same: whoever reads what was found shall
+//! know of all of it, and how much it costs.
+
+use uuid::Uuid;
+
+use super::finding::{Findings, Where, Wrong};
+use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
+use crate::format::record::{Parsed, parse};
+use crate::format::{Damage, names};
+use crate::log::{LONGEST_LOG, intact_record_after};
+use crate::storage::{Access, Directory, StoredFile};
+use crate::{DataVersion, ReadError, Seq};
+
+/// Places in one log at which the chain is told to be broken. A file that is all wrong is not told byte by byte.
+const BREAKS_MAX: usize = 100;
+
+/// What is intact behind damage.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// The newest version that a record is of.
+    pub(super) newest: Option<DataVersion>,
+    /// What was found on the way.
+    pub(super) found: Vec<Where>,
+}
+
+/// Looks at the logs from the damage on: at `damaged`, a log and the byte in it, and at the logs with later seqs.
+pub(super) fn look_behind(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    damaged: Option<(Seq, u64)>,
+    logs: &[Seq],
+    findings: &mut Findings,
+) -> Behind {
+    let mut look = Look { directory, uuid, findings, behind: Behind::default(), expected: None };
+    for &log in logs {
+        let from = match damaged {
+            Some((damaged, offset)) if log == damaged => offset.max(LOG_HEADER_LEN as u64),
+            Some((damaged, _)) if log < damaged => continue,
+            _ => 0,
+        };
+        if let Err(error) = look.log(log, from) {
+            let at = look.findings.add_read(&error);
+            look.behind.found.push(at);
+        }
+    }
+    look.behind
+}
+
+struct Look<'a> {
+    directory: &'a dyn Directory,
+    uuid: Uuid,
+    findings: &'a mut Findings,
+    behind: Behind,
+    /// What the next record must say of itself and of the one before it; `None` where that is not known.
+    expected: Option<(Seq, u32)>,
+}
+
+impl Look<'_> {
+    fn log(&mut self, log: Seq, from: u64) -> Result<(), ReadError> {
+        let file = self.directory.open(&names::log(log), Access::Read)?;
+        let bytes = read_all(&*file)?;
+        let mut at = usize::try_from(from).unwrap_or(usize::MAX);
+        if at == 0 {
+            self.header(log, &*file, &bytes)?;
+            at = LOG_HEADER_LEN;
+        } else {
+            // The record here is the one that is damaged, and told already.
+            self.expected = None;
+            match intact_record_after(&*file, self.uuid, from, Seq::FIRST)? {
+                Some(next) => at = usize::try_from(next).unwrap_or(usize::MAX),
+                None => return Ok(()),
+            }
+        }
+        for _ in 0..BREAKS_MAX {
+            let (end, damage) = self.records(&bytes, at);
+            let next = intact_record_after(&*file, self.uuid, end as u64, Seq::FIRST)?;
+            let Some(next) = next.and_then(|next| usize::try_from(next).ok()) else { return Ok(()) };
+            self.tell(log, end, damage);
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, log: Seq, file: &dyn StoredFile, bytes: &[u8]) -> Result<(), ReadError> {
+        let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
+        let short = Damage::Short { have: bytes.len(), want: LOG_HEADER_LEN };
+        let header = bytes.first_chunk().ok_or(short).and_then(LogHeader::decode).map_err(damaged)?;
+        if header.uuid != self.uuid || header.first_seq != log {
+            return Err(damaged(Damage::Foreign));
+        }
+        let said = (header.first_seq, header.previous_checksum);
+        if self.expected.is_some_and(|expected| expected != said) {
+            self.tell(log, 0, Damage::Contradiction("it does not continue the log before it"));
+        }
+        self.expected = Some(said);
+        Ok(())
+    }
+
+    /// Reads records that follow each other; returns where they end, and what is wrong there.
+    fn records(&mut self, bytes: &[u8], from: usize) -> (usize, Damage) {
+        let mut at = from;
+        loop {
+            match parse(self.uuid, bytes.get(at..).unwrap_or_default()) {
+                Ok(Parsed::Record { record, checksum, len }) => {
+                    let said = (record.header.seq, record.header.previous_checksum);
+                    if let Some(expected) = self.expected.filter(|expected| *expected != said) {
+                        self.expected = None;
+                        return (at, Damage::Missing { expected: expected.0 });
+                    }
+                    self.behind.newest = Some(record.header.data_version);
+                    self.expected = Some((record.header.seq.next(), checksum));
+                    at += len;
+                }
+                other => {
+                    let damage = match other {
+                        Ok(Parsed::NotUnderstood(damage)) | Err(damage) => damage,
+                        Ok(Parsed::Short { wanted }) => {
+                            Damage::Short { have: bytes.len().saturating_sub(at), want: wanted }
+                        }
+                        _ => Damage::Missing { expected: self.expected.map_or(Seq::FIRST, |(seq, _)| seq) },
+                    };
+                    self.expected = None;
+                    return (at, damage);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, log: Seq, at: usize, damage: Damage) {
+        let at = self.findings.add(&names::log(log), Some(at as u64), Wrong::Damaged(damage));
+        self.behind.found.push(at);
+    }
+}
+
+fn read_all(file: &dyn StoredFile) -> Result<Vec<u8>, ReadError> {
+    let len = file.read_len()?;
+    let wanted = usize::try_from(len).ok().filter(|&len| len <= LONGEST_LOG);
+    let wanted =
+        wanted.ok_or_else(|| ReadError::damaged(file.path(), 0, Damage::Field { field: "log length", value: len }))?;
+    let mut bytes = vec![0; wanted];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}

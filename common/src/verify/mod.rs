@@ -1,0 +1,95 @@
+//! Verifying a backup: every byte of it, and that all of it is what the node had.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `segment_body`, `record_chain`, `page_map` | one segment against its own index |
+//! | `segment_replay` | its replay, by the sealer's machinery, against the pages that it has |
+//! | `sealed` | the segments side by side |
+//! | `snapshot`, `logs`, `directory` | the other files |
+//! | `reach` | what versions need of segments that they are not in |
+//! | `costs` | which versions cannot be opened |
+//! | `soundness` | what SQLite says of the newest version |
+//! | `picture`, `parts`, `whole` | the moment that is looked at; what threads do at once; one after the other |
+//! | `finding`, `version_ranges` | what is told |
+//! | `against` | a database beside its version: another question altogether |
+//!
+//! Nothing is locked, nothing is changed, and damage ends nothing. What a recorder writes or seals meanwhile is left out: the
+//! picture is that of the moment at which the history was read, and segments stay as they are.
+
+mod against;
+mod costs;
+mod directory;
+mod finding;
+mod logs;
+mod page_map;
+mod parts;
+mod picture;
+mod reach;
+mod record_chain;
+mod report;
+mod sealed;
+mod segment_body;
+mod segment_replay;
+mod snapshot;
+mod soundness;
+#[cfg(test)]
+mod tests;
+mod version_ranges;
+mod whole;
+
+pub use against::{Against, AgainstError, compare_with_database};
+pub use finding::{Finding, Note, NoteAbout, Wrong};
+pub use report::Report;
+pub use soundness::Soundness;
+pub use version_ranges::{VersionRange, VersionRanges};
+pub use whole::verify;
+
+use crate::DataVersion;
+use crate::backup::OpenError;
+
+/// How much is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Depth {
+    /// Checksums and what is stored.
+    Quick,
+    /// That what is recorded yields what is stored, too.
+    #[default]
+    Replay,
+}
+
+/// What is to be verified.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope {
+    /// How much.
+    pub depth: Depth,
+    /// The first version; the oldest unless given.
+    pub from: Option<DataVersion>,
+    /// The last version; the newest unless given.
+    pub to: Option<DataVersion>,
+}
+
+/// Why nothing was verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// There is no backup.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It cannot be listed.
+    #[error("the backup cannot be listed")]
+    List(#[from] crate::storage::StorageError),
+    /// A version is not in it.
+    #[error("version {version} is not in the backup; `backupfs versions` lists those that are")]
+    UnknownVersion {
+        /// The version.
+        version: DataVersion,
+    },
+    /// There is nothing from the one version to the other.
+    #[error("version {from} comes after version {to}; give the older one with --from")]
+    Backwards {
+        /// The first version asked for.
+        from: DataVersion,
+        /// The last.
+        to: DataVersion,
+    },
+}

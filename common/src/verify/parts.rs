@@ -1,0 +1,182 @@
+//! The parts of a verification that several threads do at once: segments and snapshots, each by itself.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::Depth;
+use super::costs::Unreadable;
+use super::finding::{Findings, Note, NoteAbout, Wrong};
+use super::segment_body::check_body;
+use super::segment_replay::replay_segment;
+use super::snapshot::check_snapshot;
+use super::version_ranges::VersionRanges;
+use crate::format::names;
+use crate::format::page_images::Keyframe;
+use crate::format::record_index::RecordIndex;
+use crate::format::segment::SnapshotId;
+use crate::history::Stretch;
+use crate::log::RecordPlace;
+use crate::segment::SegmentFile;
+use crate::{Backup, DataVersion, Seq};
+
+/// A file that is checked by itself.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// A segment.
+    Segment(std::sync::Arc<SegmentFile>),
+    /// A snapshot, and the version that its record says, if that is known.
+    Snapshot(SnapshotId, Option<DataVersion>),
+}
+
+impl Part {
+    /// The name of its file.
+    pub(super) fn file_name(&self) -> String {
+        match self {
+            Self::Segment(file) => names::segment(file.first_seq()),
+            Self::Snapshot(id, _) => names::snapshot(id.seq),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) findings: Findings,
+    pub(super) notes: Vec<Note>,
+    pub(super) unreadable: Unreadable,
+    /// Segments of which more is wrong than pages.
+    pub(super) damaged: std::collections::BTreeSet<Seq>,
+}
+
+/// Bytes verified so far, of all.
+pub(super) struct Progress<'a> {
+    pub(super) done_bytes: AtomicU64,
+    pub(super) total_bytes: u64,
+    pub(super) watch: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Progress<'_> {
+    /// So many bytes more.
+    pub(super) fn add(&self, bytes: u64) {
+        let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.watch)(done.min(self.total_bytes), self.total_bytes);
+    }
+}
+
+/// Checks all parts, with a thread for each processor; each is given with the bytes of its file.
+pub(super) fn check_all(
+    backup: &Backup,
+    parts: &[(Part, u64)],
+    depth: Depth,
+    found: Found,
+    progress: &Progress<'_>,
+) -> Found {
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(found));
+    let work = || {
+        while let Some((part, bytes)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match part {
+                Part::Segment(file) => check_segment(backup, file, depth, &found),
+                Part::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
+            }
+            progress.add(*bytes);
+        }
+    };
+    thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(parts.len());
+        for _ in 1..threads {
+            // Without a thread the others do its work.
+            if let Err(error) = thread::Builder::new().name("verify".to_owned()).spawn_scoped(scope, work) {
+                log::debug!("verifying with fewer threads: {error}");
+            }
+        }
+        work();
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_segment(backup: &Backup, file: &SegmentFile, depth: Depth, found: &Mutex<Found>) {
+    let (first, name) = (file.first_seq(), names::segment(file.first_seq()));
+    let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id)).transpose();
+    let body = check_body(backup.segments(), file, snapshot.as_ref().ok().and_then(Option::as_ref));
+    {
+        let mut found = lock(found);
+        for problem in &body.problems {
+            found.findings.add_read(problem);
+        }
+        found.unreadable.pieces.extend(body.unreadable.iter().map(|&offset| (first, offset)));
+        if !body.problems.is_empty() {
+            found.damaged.insert(first);
+        }
+    }
+    if depth == Depth::Quick || snapshot.is_err() {
+        return;
+    }
+    let replayed = replay_segment(backup, file, &body);
+    let mut found = lock(found);
+    for (offset, error) in &replayed.failed {
+        found.findings.add_replay(&name, *offset, error);
+        found.damaged.insert(first);
+    }
+    for difference in replayed.differences {
+        let offset = body.index.as_ref().and_then(|index| {
+            let interval = index.intervals.get(difference.keyframe.0.saturating_sub(1) as usize);
+            interval.map(|interval| interval.block.offset)
+        });
+        let at = found.findings.add(&name, offset, Wrong::Differs { what: difference.what });
+        if let Some(index) = &body.index {
+            let in_doubt = versions_around(backup, file, index, difference.keyframe);
+            found.findings.cost(&at, |finding| finding.in_doubt.extend(&in_doubt));
+        }
+    }
+    if replayed.other_layout > 0 {
+        let about = NoteAbout::OtherLayout { keyframes: replayed.other_layout };
+        found.notes.push(Note { file: name, about });
+    }
+}
+
+/// The versions of the intervals before and behind a keyframe.
+fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, keyframe: Keyframe) -> VersionRanges {
+    let mut around = VersionRanges::default();
+    let of_interval = |stretch: &Stretch, seq: Seq| {
+        let records = stretch.records();
+        let record = records.binary_search_by_key(&seq, crate::history::LiveRecord::seq).ok();
+        match record.and_then(|position| records.get(position)).map(|record| record.place) {
+            Some(RecordPlace::Segment { interval, .. }) => interval.0,
+            _ => 0,
+        }
+    };
+    if let Ok(stretch) = backup.segments().stretch(file.first_seq()) {
+        let last = u32::try_from(index.intervals.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        let intervals = keyframe.0.saturating_sub(1)..=keyframe.0.min(last);
+        let versions = stretch.versions().iter();
+        versions
+            .filter(|version| intervals.contains(&of_interval(&stretch, version.seq)))
+            .for_each(|version| around.add_place(version.place));
+    }
+    around
+}
+
+fn check_one_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>, found: &Mutex<Found>) {
+    let check = check_snapshot(backup, id, data_version);
+    // A delta may have become part of a segment meanwhile.
+    let is_gone = |problem: &crate::ReadError| {
+        matches!(problem, crate::ReadError::Storage(error) if error.is_not_found())
+            && backup.segments().open(id.seq).is_ok()
+    };
+    let mut found = lock(found);
+    if check.problems.iter().any(is_gone) && !backup.segments().footer(id.seq).is_ok_and(|it| it.snapshot == Some(id)) {
+        return;
+    }
+    for problem in &check.problems {
+        found.findings.add_read(problem);
+    }
+    if !check.unreadable.is_empty() {
+        found.unreadable.snapshots.entry(id.seq).or_default().extend(check.unreadable);
+    }
+}

@@ -1,0 +1,122 @@
+//! The backup at one moment: what is there, and what its records amount to.
+
+use std::sync::{Arc, PoisonError};
+use std::thread;
+
+use uuid::Uuid;
+
+use super::VerifyError;
+use super::finding::{Findings, Where, Wrong};
+use crate::backup::OpenError;
+use crate::format::log_header::LOG_HEADER_LEN;
+use crate::format::log_header::LogHeader;
+use crate::format::manifest::Manifest;
+use crate::format::names;
+use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotHeader};
+use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS, check_unused};
+use crate::storage::{Access, Directory, RealDirectory, read_exact_at};
+use crate::{Backup, BackupUrl, DataVersion, History, PageSize, ReadError, Seq, Timestamp};
+
+/// Opens a backup. One whose manifest alone is damaged is looked at all the same, and the finding returned.
+pub(super) fn open(url: &BackupUrl, findings: &mut Findings) -> Result<(Arc<Backup>, Option<Where>), VerifyError> {
+    let error = match Backup::open(url) {
+        Ok(backup) => return Ok((Arc::new(backup), None)),
+        Err(error) => error,
+    };
+    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(url.path()));
+    let wrong = match &error {
+        OpenError::NotABackup { reason, .. } => Wrong::Damaged(reason.clone()),
+        OpenError::NoManifest { .. } => Wrong::Missing,
+        _ => return Err(error.into()),
+    };
+    let Some((uuid, page_size)) = identity(&*directory) else { return Err(error.into()) };
+    let created = Timestamp::from_micros(0).unwrap_or_else(Timestamp::now);
+    let manifest = Manifest { uuid, created, page_size, node_id: None };
+    let offset = matches!(wrong, Wrong::Damaged(_)).then_some(0);
+    let at = findings.add(names::MANIFEST, offset, wrong);
+    Ok((Arc::new(Backup::of(directory, manifest)), Some(at)))
+}
+
+/// Which backup the files of a directory are of, as the first says that says anything.
+fn identity(directory: &dyn Directory) -> Option<(Uuid, PageSize)> {
+    let mut names = directory.list().ok()?;
+    names.sort_unstable();
+    names.iter().find_map(|name| {
+        if names::parse_segment(name).is_some() {
+            let header = SegmentHeader::decode(&beginning::<SEGMENT_HEADER_LEN>(directory, name)?).ok()?;
+            return Some((header.uuid, header.page_size));
+        }
+        names::parse_log(name)?;
+        let header = LogHeader::decode(&beginning::<LOG_HEADER_LEN>(directory, name)?).ok()?;
+        Some((header.uuid, PageSize::DEFAULT))
+    })
+}
+
+fn beginning<const LEN: usize>(directory: &dyn Directory, name: &str) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    let file = directory.open(name, Access::Read).ok()?;
+    read_exact_at(&*file, &mut bytes, 0).ok()?.then_some(bytes)
+}
+
+/// The backup at one moment.
+#[derive(Debug)]
+pub(super) struct Picture {
+    /// The names in its directory, a moment earlier.
+    pub(super) names: Vec<String>,
+    pub(super) history: History,
+    /// Why the logs cannot be read to their end.
+    pub(super) read: Result<(), ReadError>,
+    /// The log that the last record is in, and the byte behind it.
+    pub(super) end: Option<(Seq, u64)>,
+    /// Seq of the record that comes next.
+    pub(super) next_seq: Option<Seq>,
+}
+
+impl Picture {
+    /// Reads the names, the newest segment, and the logs.
+    pub(super) fn take(backup: &Arc<Backup>) -> Result<Self, VerifyError> {
+        let names = backup.directory().list()?;
+        let (history, mut follower) = match backup.follow() {
+            Ok(following) => following,
+            Err(error) => {
+                let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
+                sealed.sort_unstable();
+                let history = History::new(backup.manifest().page_size, Arc::clone(backup.segments()), sealed);
+                return Ok(Self { names, history, read: Err(error), end: None, next_seq: None });
+            }
+        };
+        let mut looks = 0;
+        let read = loop {
+            let read = follower.poll(&history).map(drop);
+            let (directory, uuid) = (&**backup.directory(), backup.manifest().uuid);
+            // With a recorder at work the spare may have become a log since.
+            let read = read.and_then(|()| check_unused(directory, uuid, follower.next_seq()).map(drop));
+            if read.is_ok() || looks == SECOND_LOOKS {
+                break read;
+            }
+            looks += 1;
+            thread::sleep(SECOND_LOOK_AFTER);
+        };
+        let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (end, next_seq) = (follower.place(), Some(follower.next_seq()));
+        Ok(Self { names, history, read, end, next_seq })
+    }
+
+    /// The place of the first version that there ever was in the backup.
+    pub(super) fn oldest_place(&self, backup: &Backup) -> u64 {
+        let first = self.history.sealed().first().filter(|&&first| first == Seq::FIRST);
+        let stretch = first.and_then(|&first| backup.segments().stretch(first).ok());
+        let sealed = stretch.and_then(|stretch| stretch.versions().first().map(|version| version.place.0));
+        let unsealed = || {
+            let first_log = self.history.oldest_log().filter(|&first| first == Seq::FIRST);
+            first_log.and_then(|_| self.history.unsealed_versions().next()).map(|version| version.place.0)
+        };
+        let of_snapshot = || {
+            let bytes = beginning::<SNAPSHOT_HEADER_LEN>(&**backup.directory(), &names::snapshot(Seq::FIRST))?;
+            let header = SnapshotHeader::decode(&bytes).ok()?;
+            Some(DataVersion::get(header.data_version).into())
+        };
+        sealed.or_else(unsealed).or_else(of_snapshot).unwrap_or(1)
+    }
+}

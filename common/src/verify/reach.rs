@@ -1,0 +1,98 @@
+//! What versions need of segments that they are not in: the pages of the database that their own segment builds on.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::costs::Unreadable;
+use super::finding::Findings;
+use crate::format::page_images::Keyframe;
+use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
+use crate::format::segment::{Location, MapRoot};
+use crate::pages::PageSource;
+use crate::segment::Anchors;
+use crate::{Backup, PageNo, PageSize, ReadError, Seq};
+
+/// Checks what page maps lead to, each node and each image once.
+pub(super) struct Reach<'a> {
+    backup: &'a Backup,
+    /// Segments that are checked as a whole.
+    whole: &'a BTreeSet<Seq>,
+    seen: HashSet<(Seq, u64)>,
+    findings: &'a mut Findings,
+    unreadable: &'a mut Unreadable,
+}
+
+impl<'a> Reach<'a> {
+    pub(super) fn new(
+        backup: &'a Backup,
+        whole: &'a BTreeSet<Seq>,
+        findings: &'a mut Findings,
+        unreadable: &'a mut Unreadable,
+    ) -> Self {
+        Self { backup, whole, seen: HashSet::new(), findings, unreadable }
+    }
+
+    /// Checks what the database at the end of a segment is made of.
+    pub(super) fn end_of(&mut self, first: Seq) {
+        let file = match self.backup.segments().open(first) {
+            Ok(file) => file,
+            Err(error) => {
+                self.findings.add_read(&error);
+                self.unreadable.segments.insert(first);
+                return;
+            }
+        };
+        // Without its snapshot nothing can be opened, and that is told of the snapshot.
+        let snapshot = file.footer().snapshot.map(|id| self.backup.full_snapshot(id)).transpose();
+        if let Ok(snapshot) = snapshot {
+            self.map(file.footer().map, file.header().page_size, snapshot.as_ref());
+        }
+    }
+
+    fn map(&mut self, root: Option<MapRoot>, page_size: PageSize, snapshot: Option<&Arc<dyn PageSource>>) {
+        let mut image = vec![0; page_size.bytes()];
+        let Some(root) = root else { return };
+        let mut nodes = vec![(root.location, root.height.min(HEIGHT_MAX), 0_u64)];
+        while let Some((at, height, skipped)) = nodes.pop() {
+            if !self.seen.insert((at.segment, at.piece.offset)) {
+                continue;
+            }
+            let node = match self.backup.segments().node(at) {
+                Ok(node) => node,
+                Err(error) => {
+                    self.cannot_be_read(at, &error);
+                    continue;
+                }
+            };
+            for slot in 0..FAN_OUT as usize {
+                let Some(entry) = node.get(slot) else { continue };
+                let skipped = skipped + slot as u64 * u64::from(FAN_OUT).pow(height.into());
+                match (height.checked_sub(1), u32::try_from(skipped + 1).ok().and_then(PageNo::new)) {
+                    (Some(height), _) => nodes.push((entry, height, skipped)),
+                    (None, Some(page)) => self.image(entry, page, snapshot, &mut image),
+                    (None, None) => {}
+                }
+            }
+        }
+    }
+
+    fn image(&mut self, at: Location, page: PageNo, snapshot: Option<&Arc<dyn PageSource>>, out: &mut [u8]) {
+        if self.whole.contains(&at.segment) || !self.seen.insert((at.segment, at.piece.offset)) {
+            return;
+        }
+        let anchors = Anchors { segments: self.backup.segments(), snapshot };
+        let read = self.backup.segments().open(at.segment).and_then(|file| {
+            file.read_pieces(std::iter::once(at.piece), |_, bytes| {
+                anchors.read_image(at, bytes, page, Keyframe(u32::MAX), out).map(drop)
+            })
+        });
+        if let Err(error) = read {
+            self.cannot_be_read(at, &error);
+        }
+    }
+
+    fn cannot_be_read(&mut self, at: Location, error: &ReadError) {
+        self.findings.add_read(error);
+        self.unreadable.pieces.insert((at.segment, at.piece.offset));
+    }
+}

@@ -1,0 +1,203 @@
+//! The segments of a backup side by side: which versions each is to hold, and whether each continues the one before it.
+
+use std::sync::Arc;
+
+use super::VersionRanges;
+use super::finding::{Findings, Where, Wrong};
+use super::version_ranges::OPEN;
+use crate::format::record::DeltaBase;
+use crate::format::record::first_link;
+use crate::format::segment::{FollowedBy, SegmentFooter};
+use crate::format::{Damage, names};
+use crate::segment::SegmentFile;
+use crate::{Backup, ReadError, Seq};
+
+/// A segment, or one that there should be.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) first: Seq,
+    /// `None` when it cannot be opened.
+    pub(super) file: Option<Arc<SegmentFile>>,
+    /// The places of its versions, first and last; none when the first is greater. As far as that is known.
+    pub(super) places: (u64, u64),
+    /// How many versions there are, if that is known.
+    pub(super) versions: Option<u64>,
+    /// Why it cannot be opened.
+    pub(super) why: Option<Where>,
+}
+
+impl Sealed {
+    /// Whether it holds versions within these places.
+    pub(super) fn is_within(&self, first: u64, last: u64) -> bool {
+        self.places.0 <= self.places.1 && self.places.0 <= last && self.places.1 >= first
+    }
+
+    fn footer(&self) -> Option<&SegmentFooter> {
+        self.file.as_deref().map(SegmentFile::footer)
+    }
+}
+
+/// Opens the segments that begin with these seqs, ascending. `oldest` is the place of the first version of the backup,
+/// `behind` that of the first version that is not sealed.
+pub(super) fn open_all(
+    backup: &Backup,
+    firsts: &[Seq],
+    oldest: u64,
+    behind: Option<u64>,
+    findings: &mut Findings,
+) -> Vec<Sealed> {
+    let mut all: Vec<Sealed> = Vec::new();
+    for &first in firsts {
+        let opened = backup.segments().open(first);
+        if let (Ok(file), Some(before)) = (&opened, all.last())
+            && let Some(footer) = before.footer()
+            && footer.last_seq.next() < first
+        {
+            all.push(missing(footer.last_seq.next(), file.footer(), findings));
+        } else if let (Ok(file), None) = (&opened, all.last())
+            && first != Seq::FIRST
+        {
+            all.push(missing(Seq::FIRST, file.footer(), findings));
+        }
+        let why = opened.as_ref().err().map(|error| findings.add_read(error));
+        all.push(Sealed { first, file: opened.ok(), places: (1, 0), versions: None, why });
+    }
+    set_places(&mut all, oldest, behind);
+    all
+}
+
+/// A segment that is not there, before the one with this footer.
+fn missing(first: Seq, next: &SegmentFooter, findings: &mut Findings) -> Sealed {
+    debug_assert!(next.last_seq > first);
+    let why = Some(findings.add(&names::segment(first), None, Wrong::Missing));
+    Sealed { first, file: None, places: (1, 0), versions: None, why }
+}
+
+fn set_places(all: &mut [Sealed], oldest: u64, behind: Option<u64>) {
+    let mut next = oldest;
+    // What cannot be opened has what its neighbours leave.
+    for position in 0..all.len() {
+        let (places, versions) = match all[position].footer() {
+            Some(footer) if footer.versions == 0 => ((1, 0), Some(0)),
+            Some(footer) if footer.versions_before == 0 => ((oldest, footer.place), Some(footer.versions.into())),
+            Some(footer) => ((footer.place_before + 1, footer.place), Some(footer.versions.into())),
+            None => {
+                let later = all.iter().skip(position + 1).find_map(Sealed::footer);
+                let last = later.map(|footer| footer.place_before).or(behind.map(|first| first.saturating_sub(1)));
+                ((next, last.unwrap_or(OPEN)), None)
+            }
+        };
+        if let Some(footer) = all[position].footer() {
+            next = footer.place.saturating_add(1).max(next);
+        }
+        (all[position].places, all[position].versions) = (places, versions);
+    }
+}
+
+/// Notes what the segments cost that cannot be opened.
+pub(super) fn cost_of_unopened(sealed: &[Sealed], (first, last): (u64, u64), findings: &mut Findings) -> VersionRanges {
+    let mut lost = VersionRanges::default();
+    for one in sealed {
+        let mut of_one = VersionRanges::default();
+        if let Some(why) = &one.why {
+            of_one.add(one.places.0, one.places.1);
+            let of_one = of_one.within(first, last);
+            findings.cost(why, |finding| finding.lost.extend(&of_one));
+            lost.extend(&of_one);
+        }
+    }
+    lost
+}
+
+/// Checks that each of the segments in `sealed`, of those that hold versions at these places, continues the one before it.
+pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u64, u64), findings: &mut Findings) {
+    for (position, one) in sealed.iter().enumerate() {
+        if (first, last) != (0, OPEN) && !one.is_within(first, last) {
+            continue;
+        }
+        let before = position.checked_sub(1).and_then(|position| sealed.get(position));
+        let Some(file) = &one.file else { continue };
+        let mut problems = Vec::new();
+        match before {
+            None => {
+                let link = (Seq::FIRST, first_link(backup.manifest().uuid), 0, 0);
+                check_link(file, link, &mut problems);
+            }
+            Some(Sealed { file: Some(before), .. }) => {
+                let footer = before.footer();
+                let versions = footer.versions_before.saturating_add(footer.versions.into());
+                let place = if versions > 0 { footer.place } else { 0 };
+                check_link(file, (footer.last_seq.next(), footer.last_checksum, versions, place), &mut problems);
+            }
+            Some(_) => {}
+        }
+        let before = before.and_then(|before| before.file.as_deref());
+        problems.extend(check_base(backup, file, before).err());
+        for problem in problems {
+            let at = findings.add_read(&problem);
+            findings.cost(&at, |finding| finding.in_doubt.add(one.places.0, one.places.1));
+        }
+    }
+}
+
+/// Bytes of a header before its first seq, and before the checksum of the record before.
+const FIRST_SEQ_AT: u64 = 32;
+const PREVIOUS_CHECKSUM_AT: u64 = 40;
+
+fn check_link(
+    file: &SegmentFile,
+    (first, checksum, versions, place): (Seq, u32, u64, u64),
+    problems: &mut Vec<ReadError>,
+) {
+    let (header, footer) = (file.header(), file.footer());
+    let mut check = |fits: bool, offset, what| {
+        if !fits {
+            problems.push(file.damaged(offset, Damage::Contradiction(what)));
+        }
+    };
+    check(header.first_seq == first, FIRST_SEQ_AT, "it does not begin with the record behind the segment before it");
+    check(header.previous_checksum == checksum, PREVIOUS_CHECKSUM_AT, "it does not continue the segment before it");
+    let fits = (footer.versions_before, footer.place_before) == (versions, place);
+    check(fits, file.footer_offset(), "it says other versions to be before it than there are");
+}
+
+/// Whether it builds on what it must build on, by its first record.
+fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>) -> Result<(), ReadError> {
+    let (first, footer) = (file.first_seq(), file.footer());
+    // What is wrong with its records is told elsewhere.
+    let Ok(stretch) = backup.segments().stretch(first) else { return Ok(()) };
+    let before = before.map(|before| (before.first_seq(), before.footer()));
+    let (base, snapshot, newest) = match stretch.snapshot() {
+        None => match before {
+            Some((first, footer)) => (Some(first), footer.snapshot, footer.newest_snapshot),
+            // It cannot be read, or there is none: then it begins from nothing.
+            None => (footer.base, footer.snapshot, footer.newest_snapshot),
+        },
+        Some(snapshot) => match snapshot.base {
+            None => {
+                let of_footer = footer.snapshot.filter(|id| id.footer_checksum == snapshot.footer_checksum);
+                (None, of_footer.filter(|id| id.seq == first), Some(first))
+            }
+            Some(DeltaBase::Snapshot(id)) => (None, Some(id), Some(first)),
+            Some(DeltaBase::Segment(base)) => {
+                let of_base = backup.segments().footer(base).map_or(footer.snapshot, |base| base.snapshot);
+                (Some(base), of_base, Some(first))
+            }
+        },
+    };
+    let needs_snapshot = stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none());
+    let follows = match stretch.snapshot() {
+        None => FollowedBy::Change,
+        Some(_) => FollowedBy::Snapshot,
+    };
+    let what = if (base, snapshot, newest) != (footer.base, footer.snapshot, footer.newest_snapshot)
+        || needs_snapshot && footer.snapshot.is_none()
+    {
+        "it builds on something else than its first record says"
+    } else if before.is_some_and(|(_, before)| before.followed_by != follows) {
+        "the segment before it says that something else follows"
+    } else {
+        return Ok(());
+    };
+    Err(file.damaged(file.footer_offset(), Damage::Contradiction(what)))
+}

@@ -1,0 +1,40 @@
+//! A snapshot against its own index, and against the record that it was taken for.
+
+use std::ops::RangeInclusive;
+
+use crate::format::Damage;
+use crate::format::segment::SnapshotId;
+use crate::{Backup, DataVersion, ReadError};
+
+/// What is wrong with a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotCheck {
+    pub(super) problems: Vec<ReadError>,
+    /// The pages that cannot be read.
+    pub(super) unreadable: Vec<RangeInclusive<u32>>,
+}
+
+/// Reads every page of the snapshot. `data_version` is that of its record, if that can be read.
+pub(super) fn check_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>) -> SnapshotCheck {
+    let mut check = SnapshotCheck::default();
+    let file = match backup.open_snapshot(id) {
+        Ok(file) => file,
+        Err(error) => {
+            check.problems.push(error);
+            check.unreadable.push(1..=u32::MAX);
+            return check;
+        }
+    };
+    if data_version.is_some_and(|recorded| recorded != file.header().data_version) {
+        let damage = Damage::Contradiction("it is of another version than its record says");
+        check.problems.push(ReadError::damaged(file.path(), 0, damage));
+    }
+    let mut pages = Vec::new();
+    for group in 0..file.groups() {
+        if let Err(error) = file.read_group(group, &mut pages) {
+            check.problems.push(error);
+            check.unreadable.extend(file.pages_of_group(group));
+        }
+    }
+    check
+}

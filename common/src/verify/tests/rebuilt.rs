@@ -1,0 +1,194 @@
+//! A segment all of whose checksums are right, and which does not say what its records yield.
+
+use super::*;
+use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::format::page_map::MapNode;
+use crate::format::record_index::RecordIndex;
+use crate::format::segment::MapRoot;
+use crate::history::Start;
+use crate::log::Behind;
+use crate::seal::{Image, LogReplay, begin};
+use crate::segment::SegmentWriter;
+use crate::verify::segment_body::{check_body, read_images};
+use crate::verify::segment_replay::compare_with_replay;
+use crate::{PageNo, Seq};
+
+/// What a page has in a segment, the oldest image first.
+type Images = Vec<(Keyframe, Vec<u8>)>;
+
+/// Writes a segment anew, with other images and another index.
+fn rebuild(copy: &Copy, first: Seq, mut images: impl FnMut(PageNo, &mut Images), index: impl Fn(&mut RecordIndex)) {
+    let backup = Backup::open(&copy.url()).unwrap();
+    let (segments, file) = (backup.segments(), backup.segments().open(first).unwrap());
+    let mut footer = file.footer().clone();
+    let snapshot = footer.snapshot.map(|id| backup.full_snapshot(id).unwrap());
+    let body = check_body(segments, &file, snapshot.as_ref());
+    let root = footer.map.unwrap();
+    assert!(body.problems.is_empty() && root.height == 0, "a small database has one node");
+    let mut node = MapNode::clone(&segments.node(root.location).unwrap());
+    let mut writer = SegmentWriter::create(&**backup.directory(), file.header().clone()).unwrap();
+    let copied = |writer: &mut SegmentWriter<'_>, piece| {
+        let bytes = file.read_piece(piece, |bytes| Ok(bytes.to_vec())).unwrap();
+        writer.push(&bytes).unwrap().piece
+    };
+    footer.templates = copied(&mut writer, footer.templates);
+    let mut changed = body.index.unwrap();
+    for interval in &mut changed.intervals {
+        interval.block = copied(&mut writer, interval.block);
+    }
+    for (page, piece) in body.images {
+        let mut all: Images = Vec::new();
+        read_images(segments, &file, snapshot.as_ref(), (page, piece), |each| {
+            each(&mut |keyframe, image| all.insert(0, (keyframe, image.to_vec())))
+        })
+        .unwrap();
+        images(page, &mut all);
+        let borrowed: Vec<_> = all.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
+        let encoded = ImageCodec::new().unwrap().encode(page, first, &borrowed, None).unwrap();
+        node.set(usize::try_from((page.get() - 1) % 32).unwrap(), writer.push(&encoded).unwrap());
+    }
+    footer.map = Some(MapRoot { location: writer.push(&node.encode(first)).unwrap(), height: 0 });
+    index(&mut changed);
+    footer.index = writer.push(&zstd::bulk::compress(&changed.encode(), 3).unwrap()).unwrap().piece;
+    writer.finish(&footer).unwrap();
+}
+
+/// The newest segment: nothing sealed builds on it.
+fn newest(copy: &Copy) -> Seq {
+    names::parse_segment(copy.names("segment-").last().unwrap()).unwrap()
+}
+
+#[test]
+fn one_that_is_only_written_anew_is_clean() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    rebuild(&copy, newest(&copy), |_, _| (), |_| ());
+    let report = copy.verify();
+    assert!(report.is_clean() && report.notes.is_empty(), "{:?} {:?}", report.findings, report.notes);
+}
+
+#[test]
+fn another_row_in_one_keyframe_puts_the_versions_around_it_in_doubt() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let first = newest(&copy);
+    let mut at = None;
+    let change = |_: PageNo, images: &mut Images| {
+        let notes = |image: &[u8]| image.windows(6).position(|bytes| bytes == b" step ");
+        if at.is_none()
+            && let [.., (keyframe, image)] = &mut images[..]
+            && let Some(found) = notes(image)
+        {
+            image[found] = b'_';
+            at = Some(*keyframe);
+        }
+    };
+    rebuild(&copy, first, change, |_| ());
+    assert!(at.is_some(), "the newest segment has rows with a note");
+    let report = copy.verify();
+    let findings = found(&report, &names::segment(first));
+    let differs = findings.iter().find(|finding| finding.wrong.kind() == "differs");
+    let differs = differs.unwrap_or_else(|| panic!("{:#?}", report.findings));
+    assert!(!differs.in_doubt.is_empty() && differs.lost.is_empty() && report.lost.is_empty(), "{differs:?}");
+    assert!(differs.wrong.to_string().contains("page"), "{}", differs.wrong);
+    assert!(copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap().is_clean());
+}
+
+#[test]
+fn the_same_rows_on_other_bytes_are_a_note() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let first = newest(&copy);
+    let mut changed = 0;
+    // The bytes between the cells of a leaf of a table and their pointers are nobody's.
+    let change = |page: PageNo, images: &mut Images| {
+        let (keyframe, image) = images.last_mut().unwrap();
+        let number = |at: usize| usize::from(image[at]) << 8 | usize::from(image[at + 1]);
+        let (cells, content) = (number(3), number(5));
+        if page != PageNo::FIRST && keyframe.0 > 0 && image[0] == 13 && content > 8 + 2 * cells + 8 {
+            image[content - 1] ^= 0xff;
+            changed += 1;
+        }
+    };
+    rebuild(&copy, first, change, |_| ());
+    assert!(changed > 0);
+    let report = copy.verify();
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    assert!(
+        matches!(report.notes[..], [crate::verify::Note { about: NoteAbout::OtherLayout { .. }, .. }]),
+        "{:?}",
+        report.notes
+    );
+}
+
+#[test]
+fn another_number_of_pages_is_found() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let first = newest(&copy);
+    rebuild(&copy, first, |_, _| (), |index| index.records[1].page_count += 1);
+    let report = copy.verify();
+    let differs: Vec<_> = found(&report, &names::segment(first));
+    assert!(
+        differs.iter().any(|it| it.wrong.kind() == "differs" && it.wrong.to_string().contains("pages")),
+        "{differs:?}"
+    );
+}
+
+#[test]
+fn another_time_breaks_the_chain() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let first = newest(&copy);
+    let later = |index: &mut RecordIndex| {
+        let micros = index.records[1].time.as_micros() + 1;
+        index.records[1].time = crate::Timestamp::from_micros(micros).unwrap();
+    };
+    rebuild(&copy, first, |_, _| (), later);
+    let report = copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap();
+    let checksum = |finding: &&Finding| {
+        matches!(finding.wrong, crate::verify::Wrong::Damaged(crate::format::Damage::Checksum { .. }))
+    };
+    assert!(found(&report, &names::segment(first)).iter().any(checksum), "{:?}", report.findings);
+}
+
+/// The sealer can ask about the segment that it has just written, with the replay that it has written it from.
+#[test]
+fn what_the_sealer_has_replayed_is_what_its_segment_says() {
+    let node = eventful(Sealing::No);
+    let backup = node.backup();
+    let (mut compared, mut with_delta) = (0, 0);
+    loop {
+        let (history, mut cursor) = backup.sealed_history().unwrap();
+        let (previous, mut replay) = (cursor.previous_checksum(), None::<LogReplay>);
+        let behind = cursor.read_to_end_of_log(&mut |record, place| {
+            let newest = history.sealed().last().copied();
+            let begun = replay.take();
+            let begun =
+                begun.map_or_else(|| begin(&backup, LIMITS, newest, place.file_seq(), previous, &record.body), Ok);
+            replay.insert(begun.unwrap()).add(record).unwrap();
+            Ok(())
+        });
+        if behind.unwrap() == Behind::Nothing {
+            break;
+        }
+        let log = replay.unwrap().finish().unwrap();
+        let mut sealer = Sealer::new(Arc::clone(&backup), LIMITS).unwrap();
+        sealer.advance(cursor.next_seq(), &mut |_| ControlFlow::Continue(())).unwrap();
+        let file = backup.segments().open(log.first_seq).unwrap();
+        let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id).unwrap());
+        let body = check_body(backup.segments(), &file, snapshot.as_ref());
+        let keyframes = u32::try_from(body.index.as_ref().unwrap().intervals.len()).unwrap();
+        let same = compare_with_replay(&backup, &file, &body, &log, Keyframe(0)..Keyframe(keyframes)).unwrap();
+        assert!(same.differences.is_empty() && same.other_layout == 0, "{same:?}");
+        compared += 1;
+        with_delta += u32::from(matches!(log.start, Start::Snapshot(_, snapshot) if snapshot.base.is_some()));
+        // Another page, from wherever it came.
+        let mut other = log;
+        let (_, images) = other.images.iter_mut().find(|(page, _)| page.get() > 1).unwrap();
+        *images.last_mut().unwrap() = (images.last().unwrap().0, Image::Cut);
+        let same = compare_with_replay(&backup, &file, &body, &other, Keyframe(0)..Keyframe(keyframes)).unwrap();
+        assert!(!same.differences.is_empty());
+    }
+    assert!(compared >= 4 && with_delta >= 2, "{compared} {with_delta}");
+}

@@ -1,0 +1,401 @@
+//! A verification from the manifest to the totals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use super::costs::Costs;
+use super::directory::{InUse, check_names};
+use super::finding::{Note, NoteAbout};
+use super::parts::{Found, Part, Progress, check_all};
+use super::picture::{Picture, open};
+use super::reach::Reach;
+use super::sealed::{self, Sealed};
+use super::soundness::{Soundness, check_soundness};
+use super::version_ranges::OPEN;
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs};
+use crate::format::names;
+use crate::format::record::DeltaBase;
+use crate::format::segment::SnapshotId;
+use crate::history::{Before, LiveKind, Place, Start, Version};
+use crate::log::torn_len;
+use crate::storage::Access;
+use crate::view::View;
+use crate::{Backup, BackupUrl, DataVersion, ReadError, Seq};
+
+/// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
+///
+/// # Errors
+/// When there is nothing to be verified. Whatever is wrong with a backup is in the report.
+pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) -> Result<Report, VerifyError> {
+    let began = Instant::now();
+    let mut found = Found::default();
+    let (backup, manifest) = open(url, &mut found.findings)?;
+    let picture = Picture::take(&backup)?;
+    let oldest = picture.oldest_place(&backup);
+    let behind = picture.history.unsealed_versions().next().map(|version| version.place.0);
+    let mut firsts: BTreeSet<Seq> = picture.history.sealed().iter().copied().collect();
+    firsts.extend(picture.names.iter().filter_map(|name| names::parse_segment(name)));
+    // The log that a segment was made of counts while that cannot be read.
+    let is_instead = |first: &Seq| picture.history.oldest_log().is_none_or(|log| first < &log);
+    let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
+    let sealed = sealed::open_all(&backup, &firsts, oldest, behind, &mut found.findings);
+    found.unreadable.segments.extend(sealed.iter().filter(|one| one.file.is_none()).map(|one| one.first));
+    let mut verification = Verification {
+        backup,
+        picture,
+        sealed,
+        oldest,
+        depth: scope.depth,
+        places: (0, OPEN),
+        found,
+        lost: VersionRanges::default(),
+    };
+    verification.places = verification.places_of(scope)?;
+    let mut report = verification.run(scope, watch);
+    if let Some(manifest) = manifest {
+        let all = verification.all_versions();
+        verification.found.findings.cost(&manifest, |finding| finding.lost.extend(&all));
+        verification.lost.extend(&all);
+    }
+    report.lost = verification.lost;
+    report.versions_lost = report.lost.count();
+    report.findings = verification.found.findings.into_vec();
+    report.findings.iter().for_each(|finding| report.in_doubt.extend(&finding.in_doubt));
+    report.notes.extend(verification.found.notes);
+    report.notes.sort_by(|a, b| a.file.cmp(&b.file));
+    report.duration = began.elapsed();
+    Ok(report)
+}
+
+struct Verification {
+    backup: Arc<Backup>,
+    picture: Picture,
+    sealed: Vec<Sealed>,
+    /// Place of the first version.
+    oldest: u64,
+    depth: Depth,
+    /// The places of the versions that are verified, first and last.
+    places: (u64, u64),
+    found: Found,
+    lost: VersionRanges,
+}
+
+impl Verification {
+    fn run(&mut self, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) -> Report {
+        let mut report = Report::default();
+        let is_whole = scope.from.is_none() && scope.to.is_none();
+        let parts = self.parts();
+        let total_bytes = parts.iter().map(|(_, bytes)| bytes).sum();
+        let progress = Progress { done_bytes: AtomicU64::new(0), total_bytes, watch };
+        let found = std::mem::take(&mut self.found);
+        self.found = check_all(&self.backup, &parts, self.depth, found, &progress);
+        sealed::check_links(&self.backup, &self.sealed, self.places, &mut self.found.findings);
+        if !is_whole {
+            self.reach();
+        }
+        self.check_logs();
+        let lost = sealed::cost_of_unopened(&self.sealed, self.places, &mut self.found.findings);
+        self.lost.extend(&lost);
+        self.open_what_damage_reaches();
+        if is_whole {
+            self.check_names();
+        }
+        report.newest = self.check_newest();
+        (report.files, report.bytes) = self.sizes(&parts);
+        report.versions = self.count_versions();
+        report
+    }
+
+    /// The places that were asked for.
+    fn places_of(&self, scope: Scope) -> Result<(u64, u64), VerifyError> {
+        let from = scope.from.map(|version| self.place_of(version)).transpose()?;
+        let to = scope.to.map(|version| self.place_of(version)).transpose()?;
+        match (scope.from, scope.to, from.unwrap_or(0), to.unwrap_or(OPEN)) {
+            (Some(from), Some(to), first, last) if first > last => Err(VerifyError::Backwards { from, to }),
+            (_, _, first, last) => Ok((first, last)),
+        }
+    }
+
+    /// Where a version stands, or stood before the file that it is in was damaged.
+    fn place_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
+        let found = self.picture.history.version(version);
+        if let Ok(Some(found)) = &found {
+            return Ok(found.place.0);
+        }
+        let newest = match self.picture.history.newest_place() {
+            Before::Version(place) => place,
+            Before::Nothing | Before::Unknown => Place(u32::MAX.into()),
+        };
+        let damaged =
+            |place: &Place| self.sealed.iter().any(|one| one.file.is_none() && one.is_within(place.0, place.0));
+        let place = newest.candidates(version).find(|place| found.is_err() || damaged(place));
+        place.map(|place| place.0).ok_or(VerifyError::UnknownVersion { version })
+    }
+
+    fn has(&self, version: &Version) -> bool {
+        (self.places.0..=self.places.1).contains(&version.place.0)
+    }
+
+    /// Whether it is also about what is not sealed.
+    fn has_logs(&self) -> bool {
+        self.places.1 == OPEN || self.picture.history.unsealed_versions().any(|version| self.has(version))
+    }
+
+    /// The segments that versions were asked for of, as far as they can be opened.
+    fn segments(&self) -> impl Iterator<Item = &Sealed> {
+        let (first, last) = self.places;
+        let is_whole = (first, last) == (0, OPEN);
+        self.sealed.iter().filter(move |one| one.file.is_some() && (is_whole || one.is_within(first, last)))
+    }
+
+    /// The files to be checked by themselves, with their lengths, the longest first.
+    fn parts(&self) -> Vec<(Part, u64)> {
+        let mut snapshots: BTreeMap<Seq, (SnapshotId, Option<DataVersion>)> = BTreeMap::new();
+        let mut parts = Vec::new();
+        for one in self.segments() {
+            let Some(file) = &one.file else { continue };
+            if let Some(id) = file.footer().snapshot {
+                snapshots.entry(id.seq).or_insert_with(|| (id, self.version_of_sealed(id.seq)));
+            }
+            parts.push(Part::Segment(Arc::clone(file)));
+        }
+        for (seq, snapshot) in self.picture.history.unsealed_snapshots().filter(|_| self.has_logs()) {
+            let version = self.picture.history.unsealed_records().find(|record| record.seq() == seq);
+            let id = SnapshotId { seq, footer_checksum: snapshot.footer_checksum };
+            snapshots.insert(seq, (id, version.map(|record| record.about.data_version)));
+            if let Some(DeltaBase::Snapshot(id)) = snapshot.base {
+                snapshots.entry(id.seq).or_insert_with(|| (id, self.version_of_sealed(id.seq)));
+            }
+        }
+        parts.extend(snapshots.into_values().map(|(id, version)| Part::Snapshot(id, version)));
+        let mut parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| {
+                let bytes = self.len_of(&part.file_name());
+                (part, bytes)
+            })
+            .collect();
+        parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        parts
+    }
+
+    /// The version of a snapshot that a segment begins with.
+    fn version_of_sealed(&self, seq: Seq) -> Option<DataVersion> {
+        let stretch = self.backup.segments().stretch(seq).ok()?;
+        let first = stretch.records().first().filter(|record| record.kind == LiveKind::Snapshot);
+        first.map(|record| record.about.data_version)
+    }
+
+    fn len_of(&self, name: &str) -> u64 {
+        let file = self.backup.directory().open(name, Access::Read);
+        file.and_then(|file| file.read_len()).unwrap_or(0)
+    }
+
+    /// Checks what the versions that were asked for need of other segments.
+    fn reach(&mut self) {
+        let whole: BTreeSet<Seq> = self.segments().map(|one| one.first).collect();
+        let bases = self.segments().filter_map(|one| one.file.as_ref()?.footer().base);
+        let mut needed: BTreeSet<Seq> = bases.filter(|base| !whole.contains(base)).collect();
+        if self.has_logs() {
+            needed.extend(self.picture.history.sealed().last());
+        }
+        let Found { findings, unreadable, .. } = &mut self.found;
+        let mut reach = Reach::new(&self.backup, &whole, findings, unreadable);
+        needed.into_iter().for_each(|first| reach.end_of(first));
+    }
+
+    /// What cannot be read of the logs costs all that comes behind it.
+    fn check_logs(&mut self) {
+        if !self.has_logs() {
+            return;
+        }
+        let directory = &**self.backup.directory();
+        let Err(error) = &self.picture.read else {
+            self.note_torn_write();
+            return;
+        };
+        let first_lost = match self.picture.history.newest_place() {
+            Before::Version(place) => place.0.saturating_add(1),
+            Before::Nothing => self.oldest,
+            Before::Unknown => {
+                self.sealed.iter().map(|one| one.places.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
+            }
+        };
+        // What is wrong with a segment is told of that.
+        let of_segment = self.picture.next_seq.is_some_and(|next| self.found.unreadable.segments.contains(&next));
+        let at = (!of_segment).then(|| self.found.findings.add_read(error));
+        let mut logs: Vec<Seq> = self.picture.names.iter().filter_map(|name| names::parse_log(name)).collect();
+        logs.sort_unstable();
+        let from = match (error, self.picture.end) {
+            (ReadError::Damaged { path, offset, .. }, _) => {
+                let log = path.file_name().and_then(|name| names::parse_log(name.to_str()?));
+                log.filter(|log| logs.contains(log)).map(|log| (log, *offset))
+            }
+            (ReadError::Storage(_), end) => end,
+        };
+        if from.is_none() {
+            let next = self.picture.next_seq;
+            logs.retain(|log| next.is_some_and(|next| *log >= next));
+        }
+        let behind = logs::look_behind(directory, self.backup.manifest().uuid, from, &logs, &mut self.found.findings);
+        let before = Place(first_lost.saturating_sub(1));
+        let last_lost = behind.newest.map_or(OPEN, |version| match version.distance_from(before.data_version()) {
+            1.. => before.of_later(version).0,
+            // Nothing but notes about what was read.
+            _ => before.0,
+        });
+        let mut lost = VersionRanges::default();
+        lost.add(first_lost, last_lost);
+        let lost = lost.within(self.places.0, self.places.1);
+        for at in at.iter().chain(&behind.found) {
+            self.found.findings.cost(at, |finding| finding.lost.extend(&lost));
+        }
+        self.lost.extend(&lost);
+    }
+
+    fn note_torn_write(&mut self) {
+        let Some((log, offset)) = self.picture.end else { return };
+        let name = names::log(log);
+        let file = self.backup.directory().open(&name, Access::Read);
+        let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
+        // A recorder at work has written more since.
+        let is_at_work = self.backup.look_at_lock().is_ok_and(|look| look == crate::LockLook::Held);
+        if let Ok(bytes @ 1..) = torn
+            && !is_at_work
+        {
+            self.found.notes.push(Note { file: name, about: NoteAbout::TornWrite { bytes } });
+        }
+    }
+
+    /// Opens every version that damage may reach, and those that are not sealed by the last of them.
+    fn open_what_damage_reaches(&mut self) {
+        let of_segments: Vec<Seq> = self.segments().map(|one| one.first).collect();
+        let places = self.places;
+        let Found { findings, unreadable, damaged, .. } = &mut self.found;
+        let mut lost = VersionRanges::default();
+        let mut costs = Costs::new(&self.backup, &self.picture.history, unreadable, findings);
+        for first in of_segments {
+            let start = Start::Segment(first, crate::segment::SealedState::End);
+            if !damaged.contains(&first) && !costs.reaches(&start) {
+                continue;
+            }
+            match self.backup.segments().stretch(first) {
+                Ok(stretch) => {
+                    let versions = stretch.versions().iter();
+                    let versions: Vec<_> =
+                        versions.filter(|it| (places.0..=places.1).contains(&it.place.0)).cloned().collect();
+                    lost.extend(&costs.open(&versions));
+                }
+                Err(error) => {
+                    let one = self.sealed.iter().find(|one| one.first == first);
+                    lost.extend(&costs.whole(&error, one.map_or((1, 0), |one| one.places), places));
+                }
+            }
+        }
+        let mut runs: Vec<(Start, Vec<Version>)> = Vec::new();
+        for version in self.picture.history.unsealed_versions() {
+            let Ok(plan) = self.picture.history.plan(version) else { continue };
+            match runs.last_mut().filter(|(start, _)| *start == plan.start) {
+                Some((_, versions)) => versions.push(version.clone()),
+                None => runs.push((plan.start, vec![version.clone()])),
+            }
+        }
+        for (start, versions) in runs {
+            let asked: Vec<_> = versions.into_iter().filter(|it| (places.0..=places.1).contains(&it.place.0)).collect();
+            // Whoever opens the last replays all of them.
+            let opens = |version: &Version| {
+                let plan = self.picture.history.plan(version);
+                plan.is_ok_and(|plan| View::build(&self.backup, &plan, None).is_ok())
+            };
+            let replays = self.depth == Depth::Quick || asked.last().is_none_or(opens);
+            if !replays || costs.reaches(&start) {
+                lost.extend(&costs.open(&asked));
+            }
+        }
+        self.lost.extend(&lost);
+    }
+
+    fn check_names(&mut self) {
+        let mut in_use = InUse::default();
+        in_use.segments.extend(self.sealed.iter().map(|one| one.first));
+        in_use.segments.extend(self.picture.history.sealed());
+        in_use.logs.extend(self.picture.history.logs());
+        in_use.logs.extend(self.picture.end.map(|(log, _)| log));
+        if self.picture.read.is_err() {
+            // Those behind damage are told with it.
+            in_use.logs.extend(self.picture.names.iter().filter_map(|name| names::parse_log(name)).filter(|log| {
+                self.picture.history.oldest_log().or(self.picture.next_seq).is_none_or(|first| *log >= first)
+            }));
+        }
+        in_use.snapshots.extend(self.picture.history.unsealed_snapshots().map(|(seq, _)| seq));
+        in_use.snapshots.extend(self.sealed.iter().filter_map(|one| Some(one.file.as_ref()?.footer().snapshot?.seq)));
+        let bases = self.picture.history.unsealed_snapshots().filter_map(|(_, snapshot)| snapshot.base);
+        in_use.snapshots.extend(bases.map(DeltaBase::seq));
+        let Found { findings, notes, .. } = &mut self.found;
+        check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
+    }
+
+    /// Has SQLite check the newest version, if it was asked for and can be opened.
+    fn check_newest(&mut self) -> Option<Soundness> {
+        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay)?;
+        if self.lost.contains_place(newest.place) {
+            return None;
+        }
+        let file = self.picture.history.file_name_of(newest).ok()??;
+        let plan = self.picture.history.plan(newest).ok()?;
+        let checked = View::build(&self.backup, &plan, None)
+            .map_err(|error| error.reason)
+            .and_then(|view| check_soundness(&view, newest.data_version));
+        match checked {
+            Ok(soundness) => {
+                for wrong in soundness.problems() {
+                    let at = self.found.findings.add(&file, None, wrong);
+                    self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
+                }
+                Some(soundness)
+            }
+            Err(error) => {
+                let at = self.found.findings.add_replay(&file, None, &error);
+                self.found.findings.cost(&at, |finding| finding.lost.add_place(newest.place));
+                self.lost.add_place(newest.place);
+                None
+            }
+        }
+    }
+
+    /// Files that were read, and their bytes.
+    fn sizes(&self, parts: &[(Part, u64)]) -> (u64, u64) {
+        let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
+        let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
+        parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
+    }
+
+    /// All versions that are known.
+    fn all_versions(&self) -> VersionRanges {
+        let mut all = VersionRanges::default();
+        self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
+        self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
+        all.within(self.places.0, self.places.1)
+    }
+
+    /// How many versions were asked for, as far as that is known.
+    fn count_versions(&self) -> u64 {
+        let (first, last) = self.places;
+        let of_one = |one: &Sealed| {
+            let inside = first <= one.places.0 && one.places.1 <= last;
+            let mut places = VersionRanges::default();
+            places.add(one.places.0.max(first), one.places.1.min(last));
+            let counted = match self.backup.segments().stretch(one.first) {
+                Ok(stretch) if one.file.is_some() => {
+                    Some(stretch.versions().iter().filter(|version| self.has(version)).count() as u64)
+                }
+                _ => one.versions.filter(|_| inside).or(places.count()),
+            };
+            counted.unwrap_or(0)
+        };
+        let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
+        sealed + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
+    }
+}
