@@ -39,6 +39,11 @@ pub fn folder(name: &str) -> Option<TraceFolder> {
     Some(TraceFolder(folder))
 }
 
+/// The trace that is shipped with the sources.
+pub fn shipped() -> TraceFolder {
+    TraceFolder(workspace().join("mountfs/demo"))
+}
+
 impl TraceFolder {
     /// Its events, from the first.
     pub fn events(&self) -> Trace<'static> {

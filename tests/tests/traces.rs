@@ -58,6 +58,7 @@ fn checked(folder: &TraceFolder) -> anyhow::Result<()> {
     })?;
 
     check_end(folder, &home, &played, &mounted)?;
+    check_verify(&home);
     check_restore(&home, &played.samples, &mounted)
 }
 
@@ -133,6 +134,17 @@ fn check_end(folder: &TraceFolder, home: &Home, played: &Played, mounted: &Mount
         compare::same_contents(&end, &newest, except).context("the real node's last database")?;
     }
     Ok(())
+}
+
+/// `backupfs verify` finds everything as it should be, and the database to be what the newest version is.
+fn check_verify(home: &Home) {
+    let (backup, database) = (home.backup(), home.database());
+    let verify = ["verify".as_ref(), backup.as_os_str()];
+    let verified = cli::backupfs(&verify).expect_done("verify");
+    assert!(!verified.stdout.contains("on other pages"), "the same SQLite has sealed it: {verified:?}");
+    println!("{}", verified.stdout);
+    cli::backupfs(&[&verify[..], &["--against".as_ref(), database.as_os_str()]].concat())
+        .expect_done("verify --against");
 }
 
 /// `backupfs restore` gives the bytes of the mount, for the newest version and for one from the middle.

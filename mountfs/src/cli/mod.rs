@@ -9,6 +9,8 @@ pub mod restore;
 pub mod seal;
 pub mod signals;
 pub mod status;
+pub mod verify;
+mod verify_against;
 pub mod versions;
 mod when;
 
@@ -37,7 +39,8 @@ BACKUPFS_LOG sets what is logged (error, warn, info, debug); NO_COLOR turns colo
 Examples:
   backupfs init --lightning-dir ~/.lightning/bitcoin /var/backup/node.bkp
   backupfs mount /var/backup/node.bkp /mnt/restore
-  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin";
+  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs verify /var/backup/node.bkp";
 
 /// Continuous backup of a Core Lightning node: every version of its database, as files.
 #[derive(Debug, Parser)]
@@ -61,6 +64,8 @@ pub enum Command {
     Versions(VersionsArgs),
     /// Say how a backup is doing: newest version, what is sealed, size
     Status(StatusArgs),
+    /// Check that a backup is whole, and that all of it is what the node had
+    Verify(VerifyArgs),
     /// Seal the finished logs of a backup that no recorder is writing to
     Seal(SealArgs),
     /// Show it all on a pretended node, in half a minute
@@ -180,6 +185,43 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Check that a backup is whole, and that all of it is what the node had.
+///
+/// Reads every byte: all checksums, and the chain over all records. Then replays every change and compares what that yields
+/// with the pages that are stored, and has SQLite check the newest version. Names every bad file, the byte, and the versions
+/// that it costs, and goes on. Takes no lock, changes nothing: it works beside a recorder that is writing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every
+row of every table, and the schema. The database is only read, and never for longer than it takes to read it once.
+
+Exit codes: 0 nothing is wrong, 1 damage, or a difference, 2 it could not be verified.
+--json prints one object; its fields are in README.md. Fields are only ever added.
+
+Examples:
+  backupfs verify /var/backup/node.bkp
+  backupfs verify --quick --from 120000 /var/backup/node.bkp
+  backupfs verify --against ~/.lightning/bitcoin/lightningd.sqlite3 /var/backup/node.bkp")]
+pub struct VerifyArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// Checksums only: nothing is replayed
+    #[arg(long)]
+    pub quick: bool,
+    /// From this version on
+    #[arg(long, value_name = "N")]
+    pub from: Option<DataVersion>,
+    /// Up to this version
+    #[arg(long, value_name = "N")]
+    pub to: Option<DataVersion>,
+    /// Compare this database with the backup instead
+    #[arg(long, value_name = "DB", conflicts_with_all = ["quick", "from", "to"])]
+    pub against: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Seal the finished logs of a backup that no recorder is writing to.
 ///
 /// A recorder seals what it records by itself, a moment later; this is for a backup that was stopped before that, or was
@@ -250,6 +292,7 @@ pub fn start_logging(command: &Command) {
         | Command::Restore(_)
         | Command::Versions(_)
         | Command::Status(_)
+        | Command::Verify(_)
         | Command::Seal(_)
         | Command::Demo(_) => "warn",
     };
@@ -268,6 +311,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
         Command::Status(args) => status::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Demo(args) => demo::run(args),
     }

@@ -1,0 +1,154 @@
+//! `backupfs verify`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, anyhow};
+use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, verify};
+use serde_json::{Value, json};
+
+use super::progress::Bar;
+use super::verify_against as against;
+use super::{Failure, VerifyArgs};
+
+/// Verifies a backup, or compares a database with it.
+///
+/// # Errors
+/// Exit code 1 when something is wrong, 2 when nothing could be verified.
+pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
+    match &args.against {
+        Some(database) => against::run(args, database),
+        None => run_whole(args),
+    }
+}
+
+fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
+    let depth = if args.quick { Depth::Quick } else { Depth::Replay };
+    let scope = Scope { depth, from: args.from, to: args.to };
+    let bar = Mutex::new(Bar::new("verifying"));
+    let bar = || bar.lock().unwrap_or_else(PoisonError::into_inner);
+    let report = verify(&args.url, scope, &|done, total| bar().set(done, total));
+    bar().finish();
+    let report = report?;
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        write_json(&mut out, &to_json(args.url.path(), scope, &report))
+    } else {
+        write_text(&mut out, scope, &report)
+    };
+    heard(written)?;
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure::No(anyhow!("the backup is damaged; keep all of it, and see what is lost above")))
+    }
+}
+
+/// Whoever does not listen any more has heard enough; that all was said is only certain without any other error.
+pub(super) fn heard(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the result").map_err(Failure::Failed)
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn write_json(out: &mut impl Write, json: &Value) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, json)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+fn ranges(versions: &VersionRanges) -> Value {
+    let range = |range: common::verify::VersionRange| json!({"first": range.first.get(), "last": range.last.map(common::DataVersion::get)});
+    versions.iter().map(range).collect()
+}
+
+fn to_json(path: &Path, scope: Scope, report: &Report) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "file": finding.file,
+            "offset": finding.offset,
+            "kind": finding.wrong.kind(),
+            "text": finding.wrong.to_string(),
+            "lost": ranges(&finding.lost),
+            "in_doubt": ranges(&finding.in_doubt),
+        })
+    };
+    let note = |note: &Note| json!({"file": note.file, "kind": note.about.kind(), "text": note.about.to_string()});
+    let newest = report.newest.as_ref().map(|newest| {
+        json!({
+            "data_version": newest.data_version.get(),
+            "integrity_check": newest.integrity_check,
+            "foreign_key_check": newest.foreign_key_check,
+        })
+    });
+    json!({
+        "destination": path,
+        "clean": report.is_clean(),
+        "quick": scope.depth == Depth::Quick,
+        "from": scope.from.map(common::DataVersion::get),
+        "to": scope.to.map(common::DataVersion::get),
+        "files": report.files,
+        "bytes": report.bytes,
+        "versions": report.versions,
+        "versions_lost": report.versions_lost,
+        "lost": ranges(&report.lost),
+        "in_doubt": ranges(&report.in_doubt),
+        "findings": report.findings.iter().map(finding).collect::<Value>(),
+        "notes": report.notes.iter().map(note).collect::<Value>(),
+        "newest": newest,
+        "seconds": report.duration.as_secs_f64(),
+    })
+}
+
+fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result<()> {
+    for Finding { file, offset, wrong, lost, in_doubt } in &report.findings {
+        let at = offset.map_or_else(String::new, |offset| format!(" at byte {offset}"));
+        writeln!(out, "{file}{at}: {wrong}")?;
+        if !lost.is_empty() {
+            writeln!(out, "    costs the versions {lost}")?;
+        }
+        if !in_doubt.is_empty() {
+            writeln!(out, "    may not be what the node had: {in_doubt}")?;
+        }
+        if lost.is_empty() && in_doubt.is_empty() {
+            writeln!(out, "    costs no version")?;
+        }
+    }
+    for Note { file, about } in &report.notes {
+        writeln!(out, "{file}: note: {about}")?;
+    }
+    let how = match scope.depth {
+        Depth::Quick => "checksums only",
+        Depth::Replay => "all replayed",
+    };
+    let seconds = report.duration.as_secs_f64();
+    writeln!(
+        out,
+        "{} files, {} bytes, {} versions, {how}, in {seconds:.1} s",
+        report.files, report.bytes, report.versions
+    )?;
+    if let Some(newest) = &report.newest {
+        let (integrity, foreign_keys) = (&newest.integrity_check, &newest.foreign_key_check);
+        writeln!(
+            out,
+            "newest version {}: integrity_check {integrity}, foreign_key_check {foreign_keys}",
+            newest.data_version
+        )?;
+    }
+    let count = report.versions_lost.map_or_else(String::new, |count| format!(" ({count})"));
+    match (report.is_clean(), report.lost.is_empty()) {
+        (true, _) => writeln!(out, "nothing is wrong")?,
+        (false, true) => writeln!(out, "{} findings; no version is lost", report.findings.len())?,
+        (false, false) => writeln!(
+            out,
+            "{} findings; lost: {}{count}; every other version can be mounted and restored",
+            report.findings.len(),
+            report.lost
+        )?,
+    }
+    out.flush()
+}
