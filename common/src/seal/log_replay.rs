@@ -81,33 +81,12 @@ pub(crate) struct ReplayedLog {
     /// Their blocks have no place yet.
     pub(crate) intervals: Vec<Interval>,
     pub(super) templates: TemplatesWriter,
-    pub(super) blocks: Vec<SealedBlock>,
+    /// The statements of each interval.
+    pub(super) blocks: Vec<Encoded>,
     /// Of every page that changed, its images, in order.
     pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
     pub(crate) page_count: u32,
     pub(crate) foreign_keys: ForeignKeys,
-}
-
-/// The statements of an interval.
-#[derive(Debug)]
-pub(super) struct SealedBlock {
-    pub(super) encoded: Encoded,
-    /// Checksum of the statements as they were received: see [`texts_checksum`].
-    pub(super) checksum: u32,
-}
-
-/// A checksum over the statements of some changes: how many each has, how long they are, what they say.
-pub(super) fn texts_checksum<S: AsRef<str>>(changes: impl Iterator<Item = impl ExactSizeIterator<Item = S>>) -> u32 {
-    let mut sum = 0;
-    for change in changes {
-        sum = crc32c::crc32c_append(sum, &(change.len() as u64).to_le_bytes());
-        for text in change {
-            let text = text.as_ref().as_bytes();
-            sum = crc32c::crc32c_append(sum, &(text.len() as u64).to_le_bytes());
-            sum = crc32c::crc32c_append(sum, text);
-        }
-    }
-    sum
 }
 
 /// The pages that a log is replayed onto.
@@ -292,8 +271,7 @@ impl LogReplay {
         }
         self.at_keyframe = now;
         if matches!(self.cuts, Cuts::Due(_)) {
-            let checksum = texts_checksum(self.texts.iter().map(|change| change.iter()));
-            self.log.blocks.push(SealedBlock { encoded: encode_block(&mut self.log.templates, &self.texts), checksum });
+            self.log.blocks.push(encode_block(&mut self.log.templates, &self.texts));
         }
         self.texts.clear();
         (self.statements, self.bytes, self.steps) = (0, 0, 0);

@@ -8,6 +8,7 @@ mod corner_tests;
 mod heal_check;
 mod log_replay;
 mod offline;
+mod read_back;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -66,7 +67,7 @@ pub enum SealError {
         /// The log.
         path: PathBuf,
         /// What is wrong.
-        what: &'static str,
+        what: String,
     },
 }
 

@@ -1,15 +1,15 @@
-//! Writing the segment of a log that has been replayed, and checking it piece by piece.
+//! Writing the segment of a log that has been replayed.
 
 use std::sync::Arc;
 
 use super::SealError;
-use super::log_replay::{Image, ReplayedLog, StartPages, texts_checksum};
+use super::log_replay::{Image, ReplayedLog, StartPages};
+use super::read_back::expect_whole;
 use crate::format::names;
-use crate::format::page_images::{ImageCodec, Keyframe, PageImages};
+use crate::format::page_images::{ImageCodec, Keyframe};
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
-use crate::format::statements::{Block, Encoded, Templates};
 use crate::history::{Before, Place, Start, Stretch};
 use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::{Backup, PageNo, ReadError, Seq};
@@ -60,25 +60,13 @@ fn write(
     followed_by: FollowedBy,
     last_checksum: u32,
 ) -> Result<SegmentFooter, SealError> {
-    let differs = |what| SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what };
     let base = base_of(backup, &log)?;
     let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
 
-    let templates = log.templates.encode();
-    let read_back = Templates::decode(&templates).map(Arc::new).map_err(|_| differs("templates"))?;
-    let templates = templates.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+    let templates = log.templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
     let templates = writer.push(&templates)?.piece;
     for (interval, block) in log.intervals.iter_mut().zip(&log.blocks) {
-        let compressed = block.encoded.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
-        let decoded = Encoded::decompress(&compressed).and_then(|block| Block::decode(&block, &read_back));
-        // The log goes when this is done, and with it what was received.
-        let same = decoded.is_ok_and(|decoded| {
-            let changes = (0..decoded.change_count()).filter_map(|change| decoded.change(change));
-            texts_checksum(changes.map(|statements| statements.map(|statement| statement.text()))) == block.checksum
-        });
-        if !same {
-            return Err(differs("statements"));
-        }
+        let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
         interval.block = writer.push(&compressed)?.piece;
     }
 
@@ -86,25 +74,22 @@ fn write(
     let map = MapBuilder { segments: backup.segments(), writer: &mut writer }.write(base.map, &changed)?;
 
     let index = RecordIndex { records: log.records, intervals: log.intervals };
-    let bytes = index.encode();
-    let compressed = zstd::bulk::compress(&bytes, INDEX_LEVEL).map_err(SealError::Compress)?;
+    let compressed = zstd::bulk::compress(&index.encode(), INDEX_LEVEL).map_err(SealError::Compress)?;
     let piece = writer.push(&compressed)?.piece;
+    (log.records, log.intervals) = (index.records.clone(), index.intervals.clone());
+    let path_of_log = || backup.path().join(names::log(log.first_seq));
+    let differs = |what: &str| SealError::Differs { path: path_of_log(), what: what.to_owned() };
     let records = index.records.len();
     let times = index.records.first().map(|record| record.time);
-    let read_back = RecordIndex::decode(&bytes).ok().filter(|read_back| *read_back == index);
     let (before, versions_before) = versions_before(backup, log.newest_segment)?;
-    let stretch = read_back.and_then(|index| Stretch::of_index(log.first_seq, before, index, followed_by).ok());
-    let stretch = stretch
-        .ok_or(SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what: "record index" })?;
+    let stretch = Stretch::of_index(log.first_seq, before, index, followed_by).map_err(|_| differs("record index"))?;
     let place = |before| match before {
         Before::Version(Place(place)) => place,
         Before::Nothing | Before::Unknown => 0,
     };
     let at = || stretch.versions().iter().map(|version| version.recorded_at);
     let times = (at().min().or(times), at().max().or(times));
-    let (Some(earliest), Some(latest)) = times else {
-        return Err(SealError::Differs { path: backup.path().join(names::log(log.first_seq)), what: "no records" });
-    };
+    let (Some(earliest), Some(latest)) = times else { return Err(differs("no records")) };
     let footer = SegmentFooter {
         header_checksum: u32::from_le_bytes(
             *header.encode().last_chunk().expect("BUG: a header is longer than its checksum"),
@@ -126,7 +111,9 @@ fn write(
         place: place(stretch.newest_place()),
         times: (earliest, latest),
     };
-    writer.finish(&footer)?;
+    let written = writer.complete(&footer)?;
+    expect_whole(backup, written.file(), &log, path_of_log)?;
+    written.publish()?;
     Ok(footer)
 }
 
@@ -175,7 +162,6 @@ fn write_images(
     let StartPages(start) = &log.start_pages;
     let page_size = start.page_size().bytes();
     let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
-    let mut read_back = vec![0; page_size];
     let mut anchor_bytes = vec![0; page_size];
     let snapshot = base.snapshot.map(|id| backup.full_snapshot(id)).transpose()?;
     let anchors = Anchors { segments: backup.segments(), snapshot: snapshot.as_ref() };
@@ -192,16 +178,6 @@ fn write_images(
         }
         let anchor = anchor.map(|anchor| (anchor, &*anchor_bytes));
         let encoded = codec.encode(page, log.first_seq, &borrowed, anchor).map_err(SealError::Compress)?;
-        // The oldest image is decoded from all the others.
-        if let Some((keyframe, oldest)) = bytes.first()
-            && (PageImages::open(&encoded, page, log.first_seq, *keyframe)
-                .and_then(|images| images.read(Some(&anchor_bytes), &mut read_back))
-                .is_err()
-                || *read_back != **oldest)
-        {
-            let path = backup.path().join(names::log(log.first_seq));
-            return Err(SealError::Differs { path, what: "images of a page" });
-        }
         changed.push((page, writer.push(&encoded)?));
     }
     Ok(changed)

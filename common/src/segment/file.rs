@@ -33,7 +33,17 @@ pub(crate) struct SegmentFile {
 impl SegmentFile {
     /// Opens the segment that begins with `first_seq`.
     pub(crate) fn open(directory: &dyn Directory, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
-        let file = directory.open(&names::segment(first_seq), Access::Read)?;
+        Self::open_named(directory, &names::segment(first_seq), uuid, first_seq)
+    }
+
+    /// As [`open`](Self::open), of one that may not have its name yet.
+    pub(super) fn open_named(
+        directory: &dyn Directory,
+        name: &str,
+        uuid: Uuid,
+        first_seq: Seq,
+    ) -> Result<Self, ReadError> {
+        let file = directory.open(name, Access::Read)?;
         let file_len = file.read_len()?;
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
         let short = || {

@@ -1,5 +1,7 @@
 //! Writing a segment: piece after piece, under its name only when it is whole.
 
+use super::SegmentFile;
+use crate::ReadError;
 use crate::format::names;
 use crate::format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
@@ -7,8 +9,8 @@ use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remo
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 20;
 
-/// A segment being written. Nothing has its name until [`finish`](Self::finish) returns; a crash before that leaves a
-/// temporary file, which the next who takes the lock removes, and the log that it was made from.
+/// A segment being written. Nothing has its name until [`publish`](CompleteSegment::publish) returns; a crash before that
+/// leaves a temporary file, which the next who takes the lock removes, and the log that it was made from.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter<'a> {
     directory: &'a dyn Directory,
@@ -61,13 +63,35 @@ impl<'a> SegmentWriter<'a> {
         }
     }
 
-    /// Completes the file and makes it durable under its name.
-    pub(crate) fn finish(mut self, footer: &SegmentFooter) -> Result<(), StorageError> {
+    /// Completes the file and makes it durable. It is read back then, and has no name yet.
+    pub(crate) fn complete(mut self, footer: &SegmentFooter) -> Result<CompleteSegment<'a>, ReadError> {
         debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + PIECE_HEADER_LEN) as u64);
         self.buffer.extend_from_slice(&footer.encode());
         self.flush()?;
         self.file.sync()?;
-        self.directory.rename(&temporary_name(&self.header), &names::segment(self.header.first_seq))?;
+        let (name, SegmentHeader { uuid, first_seq, .. }) = (temporary_name(&self.header), self.header);
+        let file = SegmentFile::open_named(self.directory, &name, uuid, first_seq)?;
+        Ok(CompleteSegment { directory: self.directory, file })
+    }
+}
+
+/// A segment that is whole and durable under a temporary name.
+#[derive(Debug)]
+pub(crate) struct CompleteSegment<'a> {
+    directory: &'a dyn Directory,
+    file: SegmentFile,
+}
+
+impl CompleteSegment<'_> {
+    /// What was written, to be read.
+    pub(crate) fn file(&self) -> &SegmentFile {
+        &self.file
+    }
+
+    /// Gives it its name, durably.
+    pub(crate) fn publish(self) -> Result<(), StorageError> {
+        let header = self.file.header();
+        self.directory.rename(&temporary_name(header), &names::segment(header.first_seq))?;
         self.directory.sync()
     }
 }

@@ -6,7 +6,7 @@ use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::lock_look::LockLook;
-use crate::spool::SpoolNote;
+use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
 use crate::{Backup, Seq};
 
@@ -53,7 +53,7 @@ pub(super) fn check_names(
         }
     }
     check_lock(directory, findings);
-    check_spool_note(directory, names, findings);
+    check_spool_note(directory, findings);
 }
 
 /// What a log is that no record was read from.
@@ -78,10 +78,13 @@ fn check_lock(directory: &dyn Directory, findings: &mut Findings) {
     }
 }
 
-fn check_spool_note(directory: &dyn Directory, names: &[String], findings: &mut Findings) {
-    let there = || directory.open(names::SPOOL_NOTE, Access::Read).is_ok();
-    if names.iter().any(|name| name == names::SPOOL_NOTE) && SpoolNote::read(directory).is_none() && there() {
-        let reason = "it does not say where the spool is".to_owned();
-        findings.add(names::SPOOL_NOTE, None, Wrong::Unreadable { reason });
+fn check_spool_note(directory: &dyn Directory, findings: &mut Findings) {
+    match SpoolNote::read(directory) {
+        Ok(_) => {}
+        Err(SpoolNoteError::Storage(error)) => drop(findings.add_read(&error.into())),
+        Err(SpoolNoteError::NotUnderstood { source, .. }) => {
+            let reason = format!("it does not say where the spool is: {source}");
+            findings.add(names::SPOOL_NOTE, None, Wrong::Unreadable { reason });
+        }
     }
 }

@@ -40,6 +40,8 @@ mod whole;
 pub use against::{Against, AgainstError, compare_with_database};
 pub use finding::{Finding, Note, NoteAbout, Wrong};
 pub use report::Report;
+pub(crate) use segment_body::check_body;
+pub(crate) use segment_replay::compare_with_replay;
 pub use soundness::Soundness;
 pub use version_ranges::{VersionRange, VersionRanges};
 pub use whole::verify;

@@ -127,6 +127,9 @@ fn strangers_and_leftovers_are_noted_and_no_damage() {
         noted,
         [("log-1", "stranger"), ("notes.txt", "stranger"), (leftover, "leftover"), (&snapshot, "leftover")]
     );
+    // But who would look for the spool must know where.
+    fs::write(copy.path(names::SPOOL_NOTE), "{").unwrap();
+    assert_eq!(found(&copy.verify(), names::SPOOL_NOTE)[0].wrong.kind(), "unreadable");
     let torn = Copy::of(node.backup_path());
     let log = torn.names("log-").pop().unwrap();
     let mut bytes = fs::read(torn.path(&log)).unwrap();

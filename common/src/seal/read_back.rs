@@ -1,0 +1,40 @@
+//! A segment that was just written, before it has its name: all of it is read back, as `verify` reads it, and compared with
+//! what replay has yielded. Only then the log may go.
+
+use std::path::PathBuf;
+
+use super::SealError;
+use super::log_replay::ReplayedLog;
+use crate::format::page_images::Keyframe;
+use crate::segment::SegmentFile;
+use crate::verify::{check_body, compare_with_replay};
+use crate::{Backup, ReadError};
+
+/// Reads the file back: every checksum, the chain over all records, the page map beside that of the segment before, every
+/// image of every page beside the replayed one.
+///
+/// # Errors
+/// The first thing that is not as it should be.
+pub(super) fn expect_whole(
+    backup: &Backup,
+    file: &SegmentFile,
+    log: &ReplayedLog,
+    path_of_log: impl Fn() -> PathBuf,
+) -> Result<(), SealError> {
+    let differs = |what| Err(SealError::Differs { path: path_of_log(), what });
+    let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id)).transpose()?;
+    let body = check_body(backup.segments(), file, snapshot.as_ref());
+    match body.problems.first() {
+        Some(ReadError::Damaged { offset, damage, .. }) => return differs(format!("at byte {offset}: {damage}")),
+        Some(ReadError::Storage(error)) => return differs(format!("{error}: {}", error.source)),
+        None => {}
+    }
+    let keyframes = u32::try_from(log.intervals.len()).unwrap_or(u32::MAX);
+    let compared = compare_with_replay(backup, file, &body, log, Keyframe(0)..Keyframe(keyframes))?;
+    match compared.differences.into_iter().next() {
+        Some(difference) => differs(difference.what),
+        // The pages were taken from this very replay.
+        None if compared.other_layout > 0 => differs("pages of a keyframe".to_owned()),
+        None => Ok(()),
+    }
+}
