@@ -329,5 +329,5 @@ fn what_is_read_from_files_that_were_tampered_with_is_an_error_or_what_was_recor
         "{tampered} tamperings: {harmless} cost nothing, after {unreadable} nothing could be read; \
          the recorder refused {recorder_refused} times and went on {recorder_went_on} times"
     );
-    assert!(harmless < tampered / 2 && unreadable < tampered / 3 && recorder_refused > 10 && recorder_went_on > 10);
+    assert!(harmless < tampered / 2 && unreadable < tampered / 3 && recorder_refused > 5 && recorder_went_on > 5);
 }

@@ -283,6 +283,40 @@ fn a_sealing_that_is_cut_short_anywhere_loses_nothing() {
     assert!(cut_short > 20, "{cut_short}");
 }
 
+/// A disk that stores something else than what it was given, and says nothing: the log stays, and all of it is read.
+#[test]
+fn a_segment_that_does_not_read_back_is_not_taken_for_one() {
+    let mut node = Node::new("");
+    let recording = eventful(&mut node);
+    let (newest, held) = (newest_seq(&recording), versions(&node.backup()));
+    drop(recording);
+    let original = fs::read_dir(node.backup_path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let mut noticed = 0;
+    for nth in 0.. {
+        let copy = tempfile::tempdir().unwrap();
+        for path in &original {
+            fs::copy(path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let lying = Arc::new(FaultyDirectory::new(copy.path()));
+        let opened = |directory| Arc::new(Backup::of(directory, node.backup().manifest().clone()));
+        lying.flip_in_nth(nth);
+        let sealed = seal(opened(Arc::clone(&lying) as _), newest);
+        if lying.calls() <= nth {
+            sealed.unwrap();
+            break;
+        }
+        if let Err(SealError::Differs { path, what }) = sealed {
+            assert!(path.exists() && what.contains("at byte"), "call {nth}: {what}");
+            let left = files(copy.path(), "").into_iter().filter(|name| name.ends_with(".tmp")).count();
+            assert_eq!(left, 0, "call {nth}: what was written is of no use");
+            noticed += 1;
+        }
+        assert!(versions(&opened(Arc::new(RealDirectory::new(copy.path())))) == held, "call {nth}");
+    }
+    // One write a segment, as they are small.
+    assert!(noticed >= 3, "{noticed}");
+}
+
 /// A segment that is missing, cut, or of which any bit is flipped: the versions that need it are errors that name it, all
 /// others are what they were.
 #[test]

@@ -27,6 +27,8 @@ struct Calls {
 /// What a failing write leaves.
 const FIRST_HALF: u64 = 0;
 const LATER_SECTORS: u64 = 1;
+/// All of it, with a bit flipped, and the disk says nothing.
+const FLIPPED: u64 = 2;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -56,6 +58,12 @@ impl FaultyDirectory {
     pub(crate) fn tear_next_write_to_its_later_sectors(&self) {
         self.calls.keep.store(LATER_SECTORS, Ordering::Relaxed);
         self.fail_nth(0);
+    }
+
+    /// Lets the n-th changing call from now on, if it is a write, write something else and succeed.
+    pub(crate) fn flip_in_nth(&self, n: u64) {
+        self.calls.keep.store(FLIPPED, Ordering::Relaxed);
+        self.fail_nth(n);
     }
 
     /// Changing calls made so far.
@@ -155,13 +163,19 @@ impl StoredFile for FaultyFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         if let Err(error) = self.calls.check(StorageOp::Write, self.path()) {
-            if self.calls.keep.load(Ordering::Relaxed) == FIRST_HALF {
-                self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
-            } else {
-                let skipped = SECTOR - usize::try_from(offset).unwrap() % SECTOR;
-                if let Some(later) = bytes.get(skipped..) {
-                    self.file.write_at(later, offset + skipped as u64)?;
+            match self.calls.keep.load(Ordering::Relaxed) {
+                FLIPPED => {
+                    let mut flipped = bytes.to_vec();
+                    flipped[bytes.len() / 2] ^= 1;
+                    return self.file.write_at(&flipped, offset);
                 }
+                LATER_SECTORS => {
+                    let skipped = SECTOR - usize::try_from(offset).unwrap() % SECTOR;
+                    if let Some(later) = bytes.get(skipped..) {
+                        self.file.write_at(later, offset + skipped as u64)?;
+                    }
+                }
+                _ => self.file.write_at(&bytes[..bytes.len() / 2], offset)?,
             }
             return Err(error);
         }

@@ -50,7 +50,7 @@ fn rebuild(copy: &Copy, first: Seq, mut images: impl FnMut(PageNo, &mut Images),
     footer.map = Some(MapRoot { location: writer.push(&node.encode(first)).unwrap(), height: 0 });
     index(&mut changed);
     footer.index = writer.push(&zstd::bulk::compress(&changed.encode(), 3).unwrap()).unwrap().piece;
-    writer.finish(&footer).unwrap();
+    writer.complete(&footer).unwrap().publish().unwrap();
 }
 
 /// The newest segment: nothing sealed builds on it.
