@@ -112,6 +112,27 @@ fn what_is_missing_or_belongs_elsewhere_is_told_as_such() {
 }
 
 #[test]
+fn behind_the_first_damage_of_the_logs_there_is_more_to_be_told() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let [older, newest] = &copy.names("log-")[..] else { panic!("two logs") };
+    let used = |name: &str| fs::read(copy.path(name)).unwrap().iter().rposition(|&byte| byte != 0).unwrap();
+    // Two records of the older one, with some between them, and the first of the newest.
+    for (name, at) in [(older, used(older) / 4), (older, used(older) / 2), (newest, 80)] {
+        copy.flip(name, at);
+    }
+    let report = copy.verify();
+    assert_eq!((found(&report, older).len(), found(&report, newest).len()), (2, 1), "{:#?}", report.findings);
+    assert!(report.findings.iter().all(|finding| finding.lost == report.lost));
+    assert!(report.lost.contains(DataVersion::new(node.version)));
+    // What it is followed by in name only is told, too.
+    let copy = Copy::of(node.backup_path());
+    fs::copy(sample().backup_path().join(newest), copy.path(names::SPARE)).unwrap();
+    let report = copy.verify();
+    assert_eq!(found(&report, names::SPARE).len(), 1, "{:#?}", report.findings);
+}
+
+#[test]
 fn strangers_and_leftovers_are_noted_and_no_damage() {
     let node = sample();
     let copy = Copy::of(node.backup_path());

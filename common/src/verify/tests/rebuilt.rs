@@ -4,7 +4,7 @@ use super::*;
 use crate::format::page_images::{ImageCodec, Keyframe};
 use crate::format::page_map::MapNode;
 use crate::format::record_index::RecordIndex;
-use crate::format::segment::MapRoot;
+use crate::format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};
 use crate::history::Start;
 use crate::log::Behind;
 use crate::seal::{Image, LogReplay, begin};
@@ -16,8 +16,28 @@ use crate::{PageNo, Seq};
 /// What a page has in a segment, the oldest image first.
 type Images = Vec<(Keyframe, Vec<u8>)>;
 
-/// Writes a segment anew, with other images and another index.
-fn rebuild(copy: &Copy, first: Seq, mut images: impl FnMut(PageNo, &mut Images), index: impl Fn(&mut RecordIndex)) {
+/// What is changed in a segment.
+struct Changes<'a> {
+    header: &'a dyn Fn(&mut SegmentHeader),
+    images: &'a mut dyn FnMut(PageNo, &mut Images),
+    map: &'a dyn Fn(&mut MapNode),
+    index: &'a dyn Fn(&mut RecordIndex),
+    footer: &'a dyn Fn(&mut SegmentFooter),
+    /// A piece that nothing leads to.
+    extra: Option<&'a [u8]>,
+}
+
+impl Changes<'_> {
+    /// Nothing.
+    fn none(images: &mut dyn FnMut(PageNo, &mut Images)) -> Changes<'_> {
+        Changes { header: &|_| (), images, map: &|_| (), index: &|_| (), footer: &|_| (), extra: None }
+    }
+}
+
+fn as_they_are(_: PageNo, _: &mut Images) {}
+
+/// Writes a segment anew.
+fn rebuild(copy: &Copy, first: Seq, changes: Changes<'_>) {
     let backup = Backup::open(&copy.url()).unwrap();
     let (segments, file) = (backup.segments(), backup.segments().open(first).unwrap());
     let mut footer = file.footer().clone();
@@ -26,7 +46,13 @@ fn rebuild(copy: &Copy, first: Seq, mut images: impl FnMut(PageNo, &mut Images),
     let root = footer.map.unwrap();
     assert!(body.problems.is_empty() && root.height == 0, "a small database has one node");
     let mut node = MapNode::clone(&segments.node(root.location).unwrap());
-    let mut writer = SegmentWriter::create(&**backup.directory(), file.header().clone()).unwrap();
+    let mut header = file.header().clone();
+    (changes.header)(&mut header);
+    footer.header_checksum = u32::from_le_bytes(*header.encode().last_chunk().unwrap());
+    let mut writer = SegmentWriter::create(&**backup.directory(), header).unwrap();
+    if let Some(extra) = changes.extra {
+        writer.push(extra).unwrap();
+    }
     let copied = |writer: &mut SegmentWriter<'_>, piece| {
         let bytes = file.read_piece(piece, |bytes| Ok(bytes.to_vec())).unwrap();
         writer.push(&bytes).unwrap().piece
@@ -42,14 +68,16 @@ fn rebuild(copy: &Copy, first: Seq, mut images: impl FnMut(PageNo, &mut Images),
             each(&mut |keyframe, image| all.insert(0, (keyframe, image.to_vec())))
         })
         .unwrap();
-        images(page, &mut all);
+        (changes.images)(page, &mut all);
         let borrowed: Vec<_> = all.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
         let encoded = ImageCodec::new().unwrap().encode(page, first, &borrowed, None).unwrap();
         node.set(usize::try_from((page.get() - 1) % 32).unwrap(), writer.push(&encoded).unwrap());
     }
+    (changes.map)(&mut node);
     footer.map = Some(MapRoot { location: writer.push(&node.encode(first)).unwrap(), height: 0 });
-    index(&mut changed);
+    (changes.index)(&mut changed);
     footer.index = writer.push(&zstd::bulk::compress(&changed.encode(), 3).unwrap()).unwrap().piece;
+    (changes.footer)(&mut footer);
     writer.complete(&footer).unwrap().publish().unwrap();
 }
 
@@ -62,7 +90,7 @@ fn newest(copy: &Copy) -> Seq {
 fn one_that_is_only_written_anew_is_clean() {
     let node = sample();
     let copy = Copy::of(node.backup_path());
-    rebuild(&copy, newest(&copy), |_, _| (), |_| ());
+    rebuild(&copy, newest(&copy), Changes::none(&mut as_they_are));
     let report = copy.verify();
     assert!(report.is_clean() && report.notes.is_empty(), "{:?} {:?}", report.findings, report.notes);
 }
@@ -73,7 +101,7 @@ fn another_row_in_one_keyframe_puts_the_versions_around_it_in_doubt() {
     let copy = Copy::of(node.backup_path());
     let first = newest(&copy);
     let mut at = None;
-    let change = |_: PageNo, images: &mut Images| {
+    let mut change = |_: PageNo, images: &mut Images| {
         let notes = |image: &[u8]| image.windows(6).position(|bytes| bytes == b" step ");
         if at.is_none()
             && let [.., (keyframe, image)] = &mut images[..]
@@ -83,7 +111,7 @@ fn another_row_in_one_keyframe_puts_the_versions_around_it_in_doubt() {
             at = Some(*keyframe);
         }
     };
-    rebuild(&copy, first, change, |_| ());
+    rebuild(&copy, first, Changes::none(&mut change));
     assert!(at.is_some(), "the newest segment has rows with a note");
     let report = copy.verify();
     let findings = found(&report, &names::segment(first));
@@ -101,7 +129,7 @@ fn the_same_rows_on_other_bytes_are_a_note() {
     let first = newest(&copy);
     let mut changed = 0;
     // The bytes between the cells of a leaf of a table and their pointers are nobody's.
-    let change = |page: PageNo, images: &mut Images| {
+    let mut change = |page: PageNo, images: &mut Images| {
         let (keyframe, image) = images.last_mut().unwrap();
         let number = |at: usize| usize::from(image[at]) << 8 | usize::from(image[at + 1]);
         let (cells, content) = (number(3), number(5));
@@ -110,7 +138,7 @@ fn the_same_rows_on_other_bytes_are_a_note() {
             changed += 1;
         }
     };
-    rebuild(&copy, first, change, |_| ());
+    rebuild(&copy, first, Changes::none(&mut change));
     assert!(changed > 0);
     let report = copy.verify();
     assert!(report.is_clean(), "{:#?}", report.findings);
@@ -126,7 +154,8 @@ fn another_number_of_pages_is_found() {
     let node = sample();
     let copy = Copy::of(node.backup_path());
     let first = newest(&copy);
-    rebuild(&copy, first, |_, _| (), |index| index.records[1].page_count += 1);
+    let more = |index: &mut RecordIndex| index.records[1].page_count += 1;
+    rebuild(&copy, first, Changes { index: &more, ..Changes::none(&mut as_they_are) });
     let report = copy.verify();
     let differs: Vec<_> = found(&report, &names::segment(first));
     assert!(
@@ -144,12 +173,60 @@ fn another_time_breaks_the_chain() {
         let micros = index.records[1].time.as_micros() + 1;
         index.records[1].time = crate::Timestamp::from_micros(micros).unwrap();
     };
-    rebuild(&copy, first, |_, _| (), later);
+    rebuild(&copy, first, Changes { index: &later, ..Changes::none(&mut as_they_are) });
     let report = copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap();
     let checksum = |finding: &&Finding| {
         matches!(finding.wrong, crate::verify::Wrong::Damaged(crate::format::Damage::Checksum { .. }))
     };
     assert!(found(&report, &names::segment(first)).iter().any(checksum), "{:?}", report.findings);
+}
+
+/// What its checksums cannot tell of a segment, its neighbours do.
+#[test]
+fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
+    let node = sample();
+    let lost = |node: &mut MapNode| *node = MapNode::default();
+    let elsewhere = |node: &mut MapNode| {
+        let nowhere = Location { segment: Seq::FIRST, piece: Piece { offset: 64, len: 9 } };
+        let led: Vec<usize> = (0..32).filter(|&slot| node.get(slot).is_some()).collect();
+        led.into_iter().for_each(|slot| node.set(slot, nowhere));
+    };
+    let checksum = |header: &mut SegmentHeader| header.previous_checksum ^= 1;
+    let snapshot =
+        |footer: &mut SegmentFooter| footer.newest_snapshot = footer.newest_snapshot.map(|_| Seq::FIRST.next());
+    let before = |footer: &mut SegmentFooter| footer.versions_before += 1;
+    let place = |footer: &mut SegmentFooter| footer.place += 1;
+    let page_count = |footer: &mut SegmentFooter| footer.page_count += 1;
+    for (what, expected) in [
+        ("lost", "the page map has lost pages"),
+        ("elsewhere", "the page map leads to other images"),
+        ("checksum", "it does not continue the segment before it"),
+        ("snapshot", "it builds on something else"),
+        ("before", "it says other versions to be before it"),
+        ("place", "its end names another newest version"),
+        ("page_count", "its end says another number of pages"),
+        ("extra", "what is here belongs to nothing"),
+    ] {
+        let copy = Copy::of(node.backup_path());
+        let first = newest(&copy);
+        let mut unchanged = as_they_are;
+        let mut changes = Changes::none(&mut unchanged);
+        match what {
+            "lost" => changes.map = &lost,
+            "elsewhere" => changes.map = &elsewhere,
+            "checksum" => changes.header = &checksum,
+            "snapshot" => changes.footer = &snapshot,
+            "before" => changes.footer = &before,
+            "place" => changes.footer = &place,
+            "page_count" => changes.footer = &page_count,
+            _ => changes.extra = Some(b"nobody's"),
+        }
+        rebuild(&copy, first, changes);
+        let report = copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap();
+        let found = found(&report, &names::segment(first));
+        let told = found.iter().any(|finding| finding.wrong.to_string().contains(expected));
+        assert!(told, "{what}: {:#?}", report.findings);
+    }
 }
 
 /// The sealer can ask about the segment that it has just written, with the replay that it has written it from.
