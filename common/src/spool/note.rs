@@ -136,12 +136,17 @@ impl Backup {
             let SpoolNote { host, path } = note;
             return SpoolSight::OutOfSight { host, path };
         }
-        let contents = match SpoolContents::read(&directory) {
+        self.sight_of(path, &directory)
+    }
+
+    /// As [`spool_sight`](Self::spool_sight), of a spool that can be seen.
+    fn sight_of(&self, path: PathBuf, directory: &Arc<dyn Directory>) -> SpoolSight {
+        let contents = match SpoolContents::read(directory) {
             Ok(Some(contents)) if contents.header.manifest.uuid == self.manifest().uuid => contents,
             Ok(_) => return SpoolSight::Complete,
             Err(error) => return SpoolSight::Unreadable { path, reason: error.to_string() },
         };
-        match self.missing_of(&directory, contents) {
+        match self.missing_of(directory, contents) {
             Some(missing) if missing.changes == 0 => SpoolSight::Complete,
             Some(missing) => SpoolSight::Behind(missing),
             None => SpoolSight::Unreadable { path, reason: "the end of the backup cannot be read".to_owned() },
@@ -157,7 +162,14 @@ impl Backup {
             Ok(None) => sight,
             Ok(Some(marker)) => match (&sight, read_header(&RealDirectory::new(&marker.path))) {
                 (SpoolSight::Behind(_) | SpoolSight::Unreadable { .. }, _) => sight,
-                (_, Ok(Some(header))) if marker.is_of(&header) => sight,
+                // An older copy of the backup may not know that there is a spool.
+                (_, Ok(Some(header))) if marker.is_of(&header) => {
+                    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&marker.path));
+                    match self.sight_of(marker.path, &directory) {
+                        SpoolSight::Complete => sight,
+                        seen => seen,
+                    }
+                }
                 _ => {
                     let file = lightning_dir.path().join(SpoolMarker::FILE_NAME);
                     let reason = format!("{} says that it holds changes, and it is not there", file.display());

@@ -177,3 +177,19 @@ fn the_lightning_dir_knows_that_the_backup_is_not_all_there_is() {
     drain(&mut it.reopened().unwrap()).unwrap();
     assert_eq!(beside(&it), SpoolSight::Complete);
 }
+
+/// What was missed: restoring an older copy of a backup, into the lightning-dir that says where the spool is, gave an old
+/// state without a word.
+#[test]
+fn a_copy_of_the_backup_without_a_note_is_behind_the_spool_that_the_lightning_dir_names() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 3);
+    drop(recording);
+    fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
+    assert_eq!(it.node.backup().spool_sight(), SpoolSight::Complete, "elsewhere nobody knows");
+    let sight = it.node.backup().spool_sight_beside(it.node.dir.path());
+    assert!(matches!(&sight, SpoolSight::Behind(behind) if behind.changes == 3), "{sight:?}");
+    drain(&mut it.reopened().unwrap()).unwrap();
+    assert_eq!(it.node.backup().spool_sight_beside(it.node.dir.path()), SpoolSight::Complete);
+}
