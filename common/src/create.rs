@@ -14,18 +14,21 @@ use crate::format::names;
 use crate::format::record::SnapshotReason;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::log::{AppendError, create_first_log};
-use crate::put_aside::{PutAsideError, Replaced};
+use crate::put_aside::{LeftSpool, PutAsideError, Replaced};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::storage::{Directory, RealDirectory, StorageError, replace_file};
 use crate::{BackupUrl, DataVersion, PageSize, Timestamp};
 
 /// What is to happen with a backup that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Existing {
+enum Existing<'a> {
     /// It stays, and no other is made.
     Refuse,
     /// It is renamed, whole or broken, when the new one is complete.
-    PutAside,
+    PutAside {
+        /// Where it is noted that changes are in a spool.
+        lightning_dir: &'a Path,
+    },
 }
 
 /// Why no backup was made. Nothing was created.
@@ -93,6 +96,8 @@ pub struct Created {
     pub snapshot: Option<CreatedSnapshot>,
     /// Where the backup is now that was there before.
     pub put_aside: Option<PathBuf>,
+    /// The spool of that one, which holds changes that may be in neither backup; it stays as it is.
+    pub left_spool: Option<PathBuf>,
 }
 
 /// The snapshot a backup begins with.
@@ -123,25 +128,26 @@ pub fn create_backup(
 
 /// Makes a backup at `url` as [`create_backup`] does, and renames the one that is there, whole or broken.
 ///
-/// A transaction that a crash left in the database is rolled back first. The renaming happens when the new one is complete. If power fails between the two renames the old one has its new name, and
-/// there is none at `url`: doing it again makes one.
+/// A transaction that a crash left in the database is rolled back first. The renaming happens when the new one is complete.
+/// If power fails between the two renames the old one has its new name, and there is none at `url`: doing it again makes one.
 ///
 /// # Errors
-/// As [`create_backup`], and when what is there is in use, is no backup, belongs to another node, or is newer than
-/// the database. Nothing has been created
-/// then, and but for [`CreateError::LeftAside`] nothing renamed.
+/// As [`create_backup`], and when what is there, or the spool that `lightning_dir` knows of, is in use or newer than the
+/// database, or what is there is no backup or belongs to another node. Nothing has been created then, and but for
+/// [`CreateError::LeftAside`] nothing renamed.
 pub fn replace_backup(
     url: &BackupUrl,
+    lightning_dir: &Path,
     database: Option<&Path>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, database, Existing::PutAside, progress)
+    create(url, database, Existing::PutAside { lightning_dir }, progress)
 }
 
 fn create(
     url: &BackupUrl,
     database: Option<&Path>,
-    existing: Existing,
+    existing: Existing<'_>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
     let target = url.path();
@@ -152,7 +158,11 @@ fn create(
     let replaced = match (is_absent_or_empty(target).map_err(|source| io_error(target, source))?, existing) {
         (true, _) => None,
         (false, Existing::Refuse) => return Err(CreateError::Exists { url: url.clone() }),
-        (false, Existing::PutAside) => Some(Replaced::find(target)?),
+        (false, Existing::PutAside { .. }) => Some(Replaced::find(target)?),
+    };
+    let left_spool = match existing {
+        Existing::Refuse => None,
+        Existing::PutAside { lightning_dir } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
     };
     // Beside the one that is replaced, wherever a link leads to.
     let (target, parent) = match &replaced {
@@ -163,11 +173,14 @@ fn create(
         Existing::Refuse => LiveDatabase::open,
         // The recorder has refused a write, and `lightningd` died in the middle of its transaction. The next start would
         // end in the same way.
-        Existing::PutAside => LiveDatabase::open_rolled_back,
+        Existing::PutAside { .. } => LiveDatabase::open_rolled_back,
     };
     let live = database.filter(|path| !is_new(path)).map(open).transpose()?;
     if let Some(replaced) = &replaced {
         replaced.expect_same_node(live.as_ref())?;
+    }
+    if let Some(spool) = &left_spool {
+        spool.expect_no_newer(live.as_ref())?;
     }
     // Removed with all its contents when anything fails before the rename.
     let building = tempfile::Builder::new()
@@ -192,7 +205,8 @@ fn create(
         });
     }
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
-    Ok(Created { uuid, snapshot, put_aside })
+    let left_spool = left_spool.map(|spool| spool.path().to_path_buf());
+    Ok(Created { uuid, snapshot, put_aside, left_spool })
 }
 
 /// Writes the files of the new backup; returns its identity.

@@ -6,14 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::create::CreateError;
 use crate::format::manifest::NodeId;
 use crate::format::names;
 use crate::live_database::LiveDatabase;
 use crate::record_error::Hex;
-use crate::storage::{Directory as _, RealDirectory, StorageError};
+use crate::spool::{HeldSpool, SpoolMarker};
+use crate::storage::{Directory, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Decision, Newest, decide};
-use crate::{Backup, BackupUrl, DataVersion, Timestamp};
+use crate::{Backup, BackupLock, BackupUrl, DataVersion, LogLimits, SpoolError, Timestamp};
 
 /// Why a backup cannot be put aside. It is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,29 @@ pub enum PutAsideError {
         /// The version of the database; 0 when there is none.
         database: DataVersion,
     },
+    /// The database is older than what is in the spool of the backup.
+    #[error("the spool {path} holds version {newest}, but the database is at version {database}: this node was put on an old \
+        state, which peers may punish; make the backup reachable and start lightningd once, which drains the spool and then \
+        refuses; then restore the newest version with `backupfs restore`",
+        path = .path.display())]
+    DatabaseIsBehindSpool {
+        /// The spool.
+        path: PathBuf,
+        /// The newest version in it.
+        newest: DataVersion,
+        /// The version of the database; 0 when there is none.
+        database: DataVersion,
+    },
+    /// There are changes in a spool, and how far they go is not known.
+    #[error("whether the spool of this backup holds a newer version than the database cannot be found out; only if the \
+        database is the one that lightningd ran on last, and not a restored one, move {marker} away and do it again",
+        marker = .marker.display())]
+    Spool {
+        /// The file that says that there are.
+        marker: PathBuf,
+        /// What is wrong with the spool.
+        source: SpoolError,
+    },
     /// It cannot be looked at or renamed.
     #[error("cannot put {path} aside", path = .path.display())]
     Io {
@@ -70,6 +96,7 @@ pub enum PutAsideError {
 #[derive(Debug)]
 pub(crate) struct Replaced {
     path: PathBuf,
+    uuid: Option<Uuid>,
     node_id: Option<NodeId>,
     newest: Option<Newest>,
     /// Not there in a backup that has lost its `LOCK`.
@@ -100,9 +127,10 @@ impl Replaced {
         // Whose it was, and how far it went, is only known as far as it can be read.
         let url = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok());
         let backup = url.and_then(|url| Backup::open(&url).ok()).map(Arc::new);
+        let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
         let newest = backup.and_then(|backup| backup.read_history().0.newest_for_rules());
-        Ok(Self { path, node_id, newest, _lock: lock })
+        Ok(Self { path, uuid, node_id, newest, _lock: lock })
     }
 
     /// Where it is, without links.
@@ -123,12 +151,9 @@ impl Replaced {
             let [theirs, ours] = [theirs, ours].map(|id| Hex(&id).to_string());
             return Err(PutAsideError::OtherNode { path: path(), theirs, ours }.into());
         }
-        let database = live.map(LiveDatabase::data_version).transpose()?.unwrap_or_default();
-        match decide(self.newest, database, Bump::Absent) {
-            Decision::Refuse { newest, .. } => {
-                Err(PutAsideError::DatabaseIsBehind { path: path(), newest, database }.into())
-            }
-            Decision::Append | Decision::Rewind | Decision::Heal { .. } => Ok(()),
+        match older_than(self.newest, live)? {
+            Some((database, newest)) => Err(PutAsideError::DatabaseIsBehind { path: path(), newest, database }.into()),
+            None => Ok(()),
         }
     }
 
@@ -142,6 +167,73 @@ impl Replaced {
         fs::rename(&self.path, &aside).map_err(io_error)?;
         Ok(aside)
     }
+}
+
+/// The spool that holds changes which the backup that is to be replaced may not have. Nobody else can lock it as long as this
+/// is held: a recorder that spools holds no other lock.
+#[derive(Debug)]
+pub(crate) struct LeftSpool {
+    held: HeldSpool,
+}
+
+impl LeftSpool {
+    /// Looks where the marker in the lightning-dir says, if it is about the backup that is there or the one that
+    /// `backup.lock` names, and locks it. `None` when there is no change in it.
+    ///
+    /// # Errors
+    /// When it is in use, not there, or cannot be read.
+    pub(crate) fn find(lightning_dir: &Path, replaced: Option<&Replaced>) -> Result<Option<Self>, PutAsideError> {
+        let named = BackupLock::read(lightning_dir).ok().and_then(|lock| lock.backup_uuid);
+        let known = [replaced.and_then(|replaced| replaced.uuid), named];
+        let is_ours = |uuid: Uuid| known.contains(&Some(uuid)) || known == [None, None];
+        let beside_lock = RealDirectory::new(lightning_dir);
+        let find = || -> Result<Option<HeldSpool>, SpoolError> {
+            let Some(marker) = SpoolMarker::read(&beside_lock, None)?.filter(|marker| is_ours(marker.uuid)) else {
+                return Ok(None);
+            };
+            let directory = Arc::new(RealDirectory::new(marker.path));
+            HeldSpool::take(directory, &beside_lock, marker.uuid, LogLimits::default())
+        };
+        match find() {
+            Ok(held) => Ok(held.map(|held| Self { held })),
+            Err(SpoolError::Locked { path }) => Err(PutAsideError::InUse { path }),
+            Err(source) => Err(PutAsideError::Spool { marker: lightning_dir.join(SpoolMarker::FILE_NAME), source }),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.held.directory.path()
+    }
+
+    /// That the database, if there is one, is no older.
+    ///
+    /// # Errors
+    /// [`PutAsideError::DatabaseIsBehindSpool`], or when the database cannot be read.
+    pub(crate) fn expect_no_newer(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
+        let contents = &self.held.contents;
+        let newest =
+            contents.newest.map(|newest| Newest { data_version: newest.data_version, commit: contents.commit });
+        match older_than(newest, live)? {
+            Some((database, newest)) => {
+                let path = self.path().to_path_buf();
+                Err(PutAsideError::DatabaseIsBehindSpool { path, newest, database }.into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The version of a database that the version rules refuse, and what it should be; `None` when they do not.
+fn older_than(
+    newest: Option<Newest>,
+    live: Option<&LiveDatabase>,
+) -> Result<Option<(DataVersion, DataVersion)>, CreateError> {
+    let database = live.map(LiveDatabase::data_version).transpose()?.unwrap_or_default();
+    Ok(match decide(newest, database, Bump::Absent) {
+        Decision::Refuse { newest, .. } => Some((database, newest)),
+        Decision::Append | Decision::Rewind | Decision::Heal { .. } => None,
+    })
 }
 
 /// Whether a broken backup may have this file.

@@ -2,6 +2,7 @@
 
 mod marker;
 mod note;
+mod replaced;
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::{BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, create_backup, replace_backup};
+use common::{BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, PagesDone, create_backup, replace_backup};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -36,12 +36,16 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
 
     let interrupted = interrupted_by_signal()?;
     let mut bar = Bar::new("snapshot");
-    let create = if args.replace { replace_backup } else { create_backup };
-    let created = create(&args.url, source.as_deref(), &mut |pages| {
+    let progress = &mut |pages: PagesDone| {
         let page_size = u64::from(pages.page_size.get());
         bar.set(u64::from(pages.done) * page_size, u64::from(pages.total) * page_size);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    let created = if args.replace {
+        replace_backup(&args.url, &lightning_dir, source.as_deref(), progress)
+    } else {
+        create_backup(&args.url, source.as_deref(), progress)
+    };
     bar.finish();
     let created = created?;
     let lock = BackupLock {
@@ -53,6 +57,9 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     };
     if let Some(aside) = &created.put_aside {
         say!("renamed the old backup to {}; it can still be mounted, as far as it is readable", aside.display());
+    }
+    if let Some(spool) = &created.left_spool {
+        say!("the changes in the spool {} may be in neither backup; they stay there", spool.display());
     }
     if args.replace {
         let again = "the node is not connected to the new backup; do the same again when that is mended";

@@ -1,0 +1,74 @@
+//! A backup that is to be replaced while changes are in its spool.
+
+use super::*;
+use crate::create::Created;
+use crate::{CreateError, PutAsideError, replace_backup};
+
+impl Spooled {
+    fn replace(&self) -> Result<Created, CreateError> {
+        let (url, database) = (&self.node.backup_lock.backend_url, self.node.database());
+        replace_backup(url, self.node.dir.path(), Some(&database), &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn refusal(&self) -> PutAsideError {
+        match self.replace() {
+            Err(CreateError::PutAside(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// As if the database had been restored from the backup, which is behind the spool.
+    fn put_database_back(&self, version: u32) {
+        self.node.connection.execute("UPDATE vars SET intval = ? WHERE name = 'data_version'", [version]).unwrap();
+    }
+}
+
+/// What was lost: a database restored from a backup that was behind its spool was taken for the newest state there is, and
+/// the node could start on it.
+#[test]
+fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 4);
+    drop(recording);
+    it.put_database_back(11);
+    let refused = it.refusal();
+    let text = refused.to_string();
+    assert!(matches!(refused, PutAsideError::DatabaseIsBehindSpool { .. }), "{text}");
+    assert!(text.contains("version 15") && text.contains("at version 11"), "{text}");
+    // Not either while the backup is away, or was put aside already when power failed.
+    it.node.backup_lock.create(it.node.dir.path()).unwrap();
+    let aside = it.node.dir.path().join("aside");
+    fs::rename(it.node.backup_path(), &aside).unwrap();
+    assert!(matches!(it.refusal(), PutAsideError::DatabaseIsBehindSpool { .. }));
+    assert!(!it.node.backup_path().exists());
+    fs::rename(&aside, it.node.backup_path()).unwrap();
+    // Nor when nobody can say how far the spool goes.
+    let disk = it.node.dir.path().join("disk");
+    fs::rename(&it.root, &disk).unwrap();
+    let refused = it.refusal();
+    assert!(matches!(refused, PutAsideError::Spool { source: SpoolError::NotThere { .. }, .. }), "{refused}");
+    assert!(refused.to_string().contains("backup.spool"), "{refused}");
+    fs::rename(&disk, &it.root).unwrap();
+    // Nothing was changed: with the right database the node goes on.
+    it.put_database_back(15);
+    drain(&mut it.reopened().unwrap()).unwrap();
+    it.expect_all_once("after the refusals");
+}
+
+/// What was missed: a recorder that spools does not hold the lock of the backup.
+#[test]
+fn a_recorder_that_spools_uses_the_backup() {
+    let mut it = Spooled::new();
+    let (mut recording, _) = it.spooling();
+    it.spool_more(&mut recording, 1);
+    let refused = it.refusal();
+    assert!(matches!(&refused, PutAsideError::InUse { path } if *path == it.spool()), "{refused}");
+    drop(recording);
+    let created = it.replace().unwrap();
+    assert_eq!(created.left_spool, Some(it.spool()), "it is the operator's to keep or to delete");
+    assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
+    it.node.backup_lock.backup_uuid = Some(created.uuid);
+    assert!(it.reopened().is_none(), "that of the old backup is in nobody's way");
+    assert_eq!(it.replace().unwrap().left_spool, None);
+}
