@@ -9,6 +9,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::create::CreateError;
+use crate::format::Damage;
 use crate::format::manifest::NodeId;
 use crate::format::names;
 use crate::live_database::LiveDatabase;
@@ -16,7 +17,7 @@ use crate::record_error::Hex;
 use crate::spool::{HeldSpool, SpoolMarker};
 use crate::storage::{Directory, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Decision, Newest, decide};
-use crate::{Backup, BackupLock, BackupUrl, DataVersion, LogLimits, SpoolError, Timestamp};
+use crate::{Backup, BackupLock, BackupUrl, DataVersion, LogLimits, OpenError, SpoolError, Timestamp};
 
 /// Why a backup cannot be put aside. It is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,15 @@ pub enum PutAsideError {
     InUse {
         /// The directory.
         path: PathBuf,
+    },
+    /// It was written by a later release, so whose it is and how far it goes is not known.
+    #[error("{path} is left alone: {reason}. Only if it is not that but damaged, rename it and backup.lock by hand, and run \
+        `backupfs init`", path = .path.display())]
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// What its manifest says.
+        reason: Damage,
     },
     /// It is not this node's.
     #[error("{path} is the backup of node {theirs}, but the database is of node {ours}; check the paths", path = .path.display())]
@@ -126,7 +136,12 @@ impl Replaced {
         };
         // Whose it was, and how far it went, is only known as far as it can be read.
         let url = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok());
-        let backup = url.and_then(|url| Backup::open(&url).ok()).map(Arc::new);
+        let backup = match url.map(|url| Backup::open(&url)) {
+            Some(Err(OpenError::NewerFormat { reason, .. })) => {
+                return Err(PutAsideError::NewerFormat { path, reason });
+            }
+            opened => opened.and_then(Result::ok).map(Arc::new),
+        };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
         let newest = backup.and_then(|backup| backup.read_history().0.newest_for_rules());
@@ -261,4 +276,33 @@ pub(crate) fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::replace_backup;
+    use crate::testing::Node;
+
+    /// What went wrong: a backup that an older release cannot read was taken for a broken one, of which neither the node nor
+    /// the newest version is known.
+    #[test]
+    fn a_backup_of_a_newer_format_is_not_taken_for_a_broken_one() {
+        let node = Node::new("");
+        let manifest = node.backup_path().join(names::MANIFEST);
+        let mut bytes = fs::read(&manifest).unwrap();
+        let format_version = 8;
+        assert_eq!(bytes[format_version], 1, "little-endian, behind the magic");
+        bytes[format_version] = 99;
+        fs::write(&manifest, bytes).unwrap();
+        let url = &node.backup_lock.backend_url;
+        let replaced = replace_backup(url, node.dir.path(), Some(&node.database()), &mut |_| ControlFlow::Continue(()));
+        let Err(CreateError::PutAside(refused @ PutAsideError::NewerFormat { .. })) = replaced else {
+            panic!("{replaced:?}")
+        };
+        assert!(refused.to_string().contains("99"), "{refused}");
+        assert!(manifest.exists(), "it stays where it is");
+    }
 }
