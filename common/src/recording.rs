@@ -263,7 +263,14 @@ impl Recording {
                 Recorded::Replaced { data_version: committed }
             }
             Decision::Append => Recorded::Appended,
-            Decision::Rewind => self.push_rewind(now),
+            Decision::Rewind => {
+                // The run before may have begun in a spool: then what the rewound change built on was never compared.
+                let may_be_due = matches!(self.known.on_unreachable, OnUnreachable::Spool { .. });
+                if self.known.run_start == RunStart::First && may_be_due {
+                    self.known.comparison = Comparison::Due;
+                }
+                self.push_rewind(now)
+            }
             Decision::Heal { committed } => {
                 let from = self.known.newest.map(|newest| newest.data_version);
                 self.push_heal(committed, now)?;

@@ -1,5 +1,6 @@
 //! Changes on their way through a spool: none is lost, none is there twice, whichever call fails.
 
+mod compared;
 mod marker;
 mod note;
 mod replaced;
