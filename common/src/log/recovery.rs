@@ -102,7 +102,12 @@ pub(crate) fn recover(
             names::SPARE
         );
         directory.rename(names::SPARE, &name)?;
-        directory.sync()?;
+    }
+    // The recorder before may have died before it made the newest names durable. What is recorded from here on depends on
+    // them: a log that is found under the name of the spare only as long as no other follows, and one that was made without
+    // a spare under no name at all.
+    directory.sync()?;
+    if is_spare {
         file = directory.open(&name, Access::ReadWrite)?;
     }
     remove_leftovers(&*directory, cursor.next_seq())?;

@@ -187,7 +187,9 @@ fn a_record_is_one_write_and_then_one_sync() {
 /// anything follows it.
 #[test]
 fn recovery_writes_the_last_records_again() {
-    for (nth, expected) in [(0, Some(StorageOp::Write)), (1, Some(StorageOp::Sync)), (2, None)] {
+    for (nth, expected) in
+        [(0, Some(StorageOp::Write)), (1, Some(StorageOp::Sync)), (2, Some(StorageOp::Sync)), (3, None)]
+    {
         let dir = tempfile::tempdir().unwrap();
         let faulty = Arc::new(FaultyDirectory::new(dir.path()));
         let any: Arc<dyn Directory> = Arc::clone(&faulty) as _;
