@@ -95,7 +95,9 @@ impl HeldSpool {
                 Ok(Some(Self { directory, lock, log, contents }))
             }
             None => {
-                // Nobody is to be refused because of it when its disk is not mounted.
+                // The run before may have died while it was emptying it: a log whose removal a power cut undoes does not
+                // go on from what is recorded to the backup by then. And nobody is to be refused because of an empty spool
+                // when its disk is not mounted.
                 if let Err(error) = clear(&*directory, lightning_dir) {
                     log::warn!("the spool {} is empty and stays as it is: {error}", directory.path().display());
                 }
@@ -135,20 +137,30 @@ pub(crate) fn clear(directory: &dyn Directory, lightning_dir: &dyn Directory) ->
     Ok(directory.sync()?)
 }
 
+/// The spool, the directory that was named for spools, and what that is in.
+const OWN_LEVELS: usize = 3;
+
 /// The directory of the spool of a backup, made if it is not there: nobody else may read it.
 pub(crate) fn spool_directory(root: &Path, uuid: Uuid) -> Result<RealDirectory, SpoolError> {
     let path = spool_path(root, uuid);
     let lock = path.join(names::LOCK);
     let make = || -> io::Result<()> {
         DirBuilder::new().mode(0o700).recursive(true).create(&path)?;
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
-        match made {
-            Ok(file) => file.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(error),
+        if lock.symlink_metadata().is_ok() {
+            return Ok(());
         }
-        let parents = [Some(path.as_path()), Some(root), root.parent()];
-        parents.into_iter().flatten().try_for_each(|directory| File::open(directory)?.sync_all())
+        // The lock comes last: with it, all directories on the way are durable, whoever made them and was killed then.
+        for (level, directory) in path.canonicalize()?.ancestors().enumerate() {
+            let synced = File::open(directory).and_then(|directory| directory.sync_all());
+            // Those far up have been there for long, and may be closed to this user.
+            if level < OWN_LEVELS {
+                synced?;
+            }
+        }
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => File::open(&path)?.sync_all(),
+        }
     };
     match make() {
         Ok(()) => Ok(RealDirectory::new(path)),
