@@ -1,9 +1,8 @@
 //! Making a new backup.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,11 +12,11 @@ use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::format::record::SnapshotReason;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::log::{AppendError, create_first_log};
+use crate::log::{AppendError, create_first_log_within};
 use crate::put_aside::{LeftSpool, PutAsideError, Replaced};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
-use crate::storage::{Directory, RealDirectory, StorageError, replace_file};
-use crate::{BackupUrl, DataVersion, PageSize, Timestamp};
+use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_file};
+use crate::{BackupUrl, DataVersion, LogLimits, PageSize, Timestamp};
 
 /// What is to happen with a backup that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +82,7 @@ pub enum CreateError {
         /// Where it is now.
         aside: PathBuf,
         /// Why the new one has not taken its place.
-        source: io::Error,
+        source: Box<CreateError>,
     },
 }
 
@@ -182,69 +181,94 @@ fn create(
     if let Some(spool) = &left_spool {
         spool.expect_no_newer(live.as_ref())?;
     }
-    // Removed with all its contents when anything fails before the rename.
+    // Removed with all its contents when it does not get its name. Only its owner can look into it.
     let building = tempfile::Builder::new()
         .prefix(".backupfs-init.")
         .tempdir_in(parent)
         .map_err(|source| io_error(target, source))?;
-    let inside = building.path().join("node.bkp");
-    DirBuilder::new().mode(0o700).create(&inside).map_err(|source| io_error(&inside, source))?;
-    let (uuid, snapshot) = fill(&inside, live.as_ref(), progress)?;
-    drop(live);
-    let put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
-    // Replaces an empty directory, fails on anything that came into being since the check above.
-    if let Err(source) = fs::rename(&inside, target) {
-        return Err(match (put_aside, source.kind()) {
-            (Some(aside), _) if fs::rename(&aside, target).is_err() => {
-                CreateError::LeftAside { path: target.to_path_buf(), aside, source }
+    let place = Place {
+        parent: &RealDirectory::new(parent),
+        building: &file_name(building.path()),
+        name: &file_name(target),
+        inside: Arc::new(RealDirectory::new(building.path())),
+    };
+    let (uuid, mut put_aside) = (Uuid::new_v4(), None);
+    let made = create_in(&place, uuid, live.as_ref(), LogLimits::default(), progress, &mut || {
+        put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
+        Ok(())
+    });
+    let left_spool = left_spool.map(|spool| spool.path().to_path_buf());
+    made.map(|snapshot| Created { uuid, snapshot, put_aside: put_aside.clone(), left_spool }).map_err(|error| {
+        match (put_aside, error) {
+            (Some(aside), error) if fs::rename(&aside, target).is_err() => {
+                CreateError::LeftAside { path: target.to_path_buf(), aside, source: Box::new(error) }
             }
-            (_, io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {
+            (_, CreateError::Storage(error)) if error.op == StorageOp::Rename && is_taken(&error.source) => {
                 CreateError::Exists { url: url.clone() }
             }
-            _ => io_error(target, source),
-        });
-    }
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|source| io_error(parent, source))?;
-    let left_spool = left_spool.map(|spool| spool.path().to_path_buf());
-    Ok(Created { uuid, snapshot, put_aside, left_spool })
+            (_, error) => error,
+        }
+    })
 }
 
-/// Writes the files of the new backup; returns its identity.
-fn fill(
-    path: &Path,
+/// Where a backup is made, and what it is to be called.
+pub(crate) struct Place<'a> {
+    pub(crate) parent: &'a dyn Directory,
+    /// Name of the new directory, in `parent`, while it is being filled.
+    pub(crate) building: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) inside: Arc<dyn Directory>,
+}
+
+/// Fills a directory, has room made for its name, and gives it that, in this order.
+pub(crate) fn create_in(
+    place: &Place<'_>,
+    uuid: Uuid,
     live: Option<&LiveDatabase>,
+    limits: LogLimits,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
-) -> Result<(Uuid, Option<CreatedSnapshot>), CreateError> {
-    let uuid = Uuid::new_v4();
+    make_room: &mut dyn FnMut() -> Result<(), CreateError>,
+) -> Result<Option<CreatedSnapshot>, CreateError> {
+    let snapshot = fill(&place.inside, uuid, live, limits, progress)?;
+    make_room()?;
+    // Replaces an empty directory, fails on anything that came into being since it was looked.
+    place.parent.rename(place.building, place.name)?;
+    if let Err(error) = place.parent.sync() {
+        // The name may not survive a power cut; better none than one that is trusted. The error that counts is `error`.
+        let _stays = place.parent.rename(place.name, place.building);
+        return Err(error.into());
+    }
+    Ok(snapshot)
+}
+
+/// Writes the files of the new backup.
+fn fill(
+    directory: &Arc<dyn Directory>,
+    uuid: Uuid,
+    live: Option<&LiveDatabase>,
+    limits: LogLimits,
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
+) -> Result<Option<CreatedSnapshot>, CreateError> {
     let now = Timestamp::now();
-    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(path));
-    let lock = path.join(names::LOCK);
-    let lock = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&lock)
-        .and_then(|file| file.sync_all())
-        .map_err(|source| io_error(&lock, source));
-    lock?;
+    directory.create(names::LOCK)?.sync()?;
     let manifest = Manifest {
         uuid,
         created: now,
         page_size: live.map_or(PageSize::DEFAULT, LiveDatabase::page_size),
         node_id: live.map(LiveDatabase::node_id).transpose()?.flatten(),
     };
-    replace_file(&*directory, names::MANIFEST, &manifest.encode())?;
-    let mut writer = create_first_log(&directory, uuid)?;
+    replace_file(&**directory, names::MANIFEST, &manifest.encode())?;
+    let mut writer = create_first_log_within(directory, uuid, limits)?;
     let Some(live) = live else {
-        return Ok((uuid, None));
+        return Ok(None);
     };
     let data_version = live.data_version()?;
     let new = NewSnapshot { uuid, seq: writer.next_seq(), data_version, reason: SnapshotReason::Init, time: now };
-    let snapshot = take_snapshot(&*directory, live, &new, None, progress)?;
+    let snapshot = take_snapshot(&**directory, live, &new, None, progress)?;
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;
     let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
-    Ok((uuid, Some(CreatedSnapshot { data_version, page_count, page_size })))
+    Ok(Some(CreatedSnapshot { data_version, page_count, page_size }))
 }
 
 /// Whether a database is none yet: SQLite makes an empty file first.
@@ -259,6 +283,16 @@ fn is_absent_or_empty(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether somebody else has put something where the backup was to be.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory)
+}
+
+/// The last part of a path that has one, as text.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn io_error(path: &Path, source: io::Error) -> CreateError {

@@ -27,7 +27,9 @@ pub(crate) use recovery::recover;
 pub(crate) use spare::{check_unused, open_log};
 pub(crate) use tail::{LONGEST_LOG, intact_record_after, torn_len};
 pub use writer::AppendError;
-pub(crate) use writer::{LogWriter, create_first_log, create_log_at};
+#[cfg(test)]
+pub(crate) use writer::create_first_log;
+pub(crate) use writer::{LogWriter, create_first_log_within, create_log_at};
 
 /// Where a log ends: what the next record must say of itself and of the record before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

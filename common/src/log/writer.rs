@@ -100,12 +100,13 @@ enum BeginsLog {
     Never,
 }
 
-/// Makes the first log of a backup, the only one that has its name before it has a record.
+#[cfg(test)]
 pub(crate) fn create_first_log(directory: &Arc<dyn Directory>, uuid: Uuid) -> Result<LogWriter, StorageError> {
     create_first_log_within(directory, uuid, LogLimits::default())
 }
 
-pub(super) fn create_first_log_within(
+/// Makes the first log of a backup, the only one that has its name before it has a record.
+pub(crate) fn create_first_log_within(
     directory: &Arc<dyn Directory>,
     uuid: Uuid,
     limits: LogLimits,
