@@ -41,6 +41,8 @@ mod backup_lock;
 mod backup_size;
 mod backup_state;
 mod backup_url;
+#[cfg(test)]
+mod campaign;
 mod commit_check;
 mod content_differences;
 mod contents;

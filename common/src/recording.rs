@@ -179,10 +179,28 @@ impl Recording {
         }
     }
 
+    /// Makes the file of the next log now, as the thread would that makes room ahead.
+    #[cfg(test)]
+    pub(crate) fn make_spare(&self) -> Result<(), StorageError> {
+        self.log.spares().make().map(|_| ())
+    }
+
     pub(crate) fn open_in(
         directory: Arc<dyn Directory>,
         backup_lock: &BackupLock,
         lightning_dir: &Path,
+        limits: LogLimits,
+    ) -> Result<Self, OpenRecordingError> {
+        let beside_lock = Arc::new(RealDirectory::new(lightning_dir));
+        Self::open_beside(directory, backup_lock, beside_lock, backup_lock.database_path(lightning_dir), limits)
+    }
+
+    /// As [`open_in`](Self::open_in), with the directory that `backup.lock` is in.
+    pub(crate) fn open_beside(
+        directory: Arc<dyn Directory>,
+        backup_lock: &BackupLock,
+        lightning_dir: Arc<dyn Directory>,
+        database: PathBuf,
         limits: LogLimits,
     ) -> Result<Self, OpenRecordingError> {
         let url = backup_lock.backend_url.clone();
@@ -195,8 +213,8 @@ impl Recording {
         });
         let known = Known {
             url,
-            lightning_dir: Arc::new(RealDirectory::new(lightning_dir)),
-            database: backup_lock.database_path(lightning_dir),
+            lightning_dir,
+            database,
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
             limits,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::interrupted::Interrupted;
 use super::{Comparison, Goes, Identity, Known, NewestVersion, Recording, SharedLock};
 use crate::format::record::RunStart;
@@ -60,9 +62,8 @@ impl Recording {
         pulse: &Arc<Pulse>,
     ) -> Result<Option<Self>, SpoolError> {
         let beside_lock: Arc<dyn Directory> = Arc::new(RealDirectory::new(lightning_dir));
-        let take = |path: PathBuf, uuid| {
-            let directory = WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse));
-            HeldSpool::take(Arc::new(directory), &*beside_lock, uuid, limits)
+        let spool = |path: PathBuf| -> Arc<dyn Directory> {
+            Arc::new(WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse)))
         };
         let named = match (&backup_lock.on_unreachable, backup_lock.backup_uuid) {
             (OnUnreachable::Spool { directory: root, .. }, Some(uuid)) => Some((spool_path(root, uuid), uuid)),
@@ -70,17 +71,30 @@ impl Recording {
         };
         if let Some(marker) = SpoolMarker::read(&*beside_lock, backup_lock.backup_uuid)?
             && named.as_ref().is_none_or(|(path, _)| *path != marker.path)
-            && let Some(held) = take(marker.path.clone(), marker.uuid)?
+            && let Some(held) = HeldSpool::take(spool(marker.path.clone()), &*beside_lock, marker.uuid, limits)?
         {
             return Err(SpoolError::Forgotten { path: marker.path, changes: held.contents.spooled.changes });
         }
         let Some((path, uuid)) = named else { return Ok(None) };
-        let Some(held) = take(path, uuid)? else { return Ok(None) };
+        let database = backup_lock.database_path(lightning_dir);
+        let spooling = Self::open_spool_in(spool(path), beside_lock, uuid, backup_lock, database, limits)?;
+        Ok(spooling.inspect(Self::make_room_ahead))
+    }
+
+    pub(crate) fn open_spool_in(
+        directory: Arc<dyn Directory>,
+        lightning_dir: Arc<dyn Directory>,
+        uuid: Uuid,
+        backup_lock: &BackupLock,
+        database: PathBuf,
+        limits: LogLimits,
+    ) -> Result<Option<Self>, SpoolError> {
+        let Some(held) = HeldSpool::take(directory, &*lightning_dir, uuid, limits)? else { return Ok(None) };
         let contents = &held.contents;
         let known = Known {
             url: backup_lock.backend_url.clone(),
-            lightning_dir: Arc::clone(&beside_lock),
-            database: backup_lock.database_path(lightning_dir),
+            lightning_dir,
+            database,
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
             limits,
@@ -98,9 +112,7 @@ impl Recording {
             contents.spooled.changes,
             held.directory.path().display()
         );
-        let recording = Self::spooling_to(held, known);
-        recording.make_room_ahead();
-        Ok(Some(recording))
+        Ok(Some(Self::spooling_to(held, known)))
     }
 
     fn spooling_to(held: HeldSpool, known: Known) -> Self {
@@ -119,8 +131,11 @@ impl Recording {
 
     /// What it takes to bring the spool into the backup; `None` when it goes to the backup.
     pub fn drain_plan(&self) -> Option<DrainPlan> {
+        self.drain_plan_of(Arc::new(RealDirectory::new(self.directory.path())))
+    }
+
+    pub(crate) fn drain_plan_of(&self, spool: Arc<dyn Directory>) -> Option<DrainPlan> {
         let Goes::ToSpool(Spooling { header, .. }) = &self.goes else { return None };
-        let spool = Arc::new(RealDirectory::new(self.directory.path()));
         let (url, limits, recorded) = (self.known.url.clone(), self.known.limits, self.log.end());
         Some(DrainPlan { url, limits, header: header.clone(), spool, recorded })
     }
@@ -135,6 +150,12 @@ impl Recording {
     /// # Errors
     /// When the spool cannot be emptied: recording goes on there, as long as its log is there, and `drain` is to be dropped.
     pub fn return_to_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
+        self.go_on_in_backup(drain)?;
+        self.make_room_ahead();
+        Ok(())
+    }
+
+    pub(crate) fn go_on_in_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
         // A write to the spool that has failed since was refused, and goes with it.
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
         // First the spool, then the first record that is not in it: see the table in `spool`.
@@ -154,7 +175,6 @@ impl Recording {
         self.known.manifest = crate::format::manifest::Manifest { node_id, ..manifest };
         (self.directory, self.lock, self.log) = (directory, lock, log);
         self.goes = Goes::ToBackup;
-        self.make_room_ahead();
         Ok(())
     }
 

@@ -7,8 +7,6 @@
 pub(crate) mod faulty;
 mod free_space;
 mod leavable;
-#[cfg(test)]
-pub(crate) mod power_cut;
 mod real;
 mod watched;
 

@@ -1,0 +1,95 @@
+//! Where the disk's backup and spool are, and how a recorder comes by them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::disk::{Disk, Node, Tree};
+use crate::backup::Backup;
+use crate::{BackupLock, LogLimits, OnGap, OnUnreachable, Recording};
+
+/// Logs of some four changes, keyframes of one or two.
+pub(super) const LIMITS: LogLimits = LogLimits { bytes: 3 << 10, statements: 60 };
+
+pub(super) const BACKUP: &str = "node.bkp";
+pub(super) const SPOOL: &str = "spool";
+pub(super) const LIGHTNING_DIR: &str = "lightning-dir";
+
+/// The name of the backup while it is being made.
+pub(super) const BUILDING: &str = ".backupfs-init.x";
+
+pub(super) const UUID: Uuid = Uuid::from_u128(7);
+
+/// What is not on the disk: `backup.lock` and the node's database.
+pub(super) struct Home {
+    dir: TempDir,
+    lock: BackupLock,
+}
+
+impl Home {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let on_unreachable = OnUnreachable::Spool { directory: dir.path().join(SPOOL), wait: Duration::ZERO };
+        let (backend_url, backup_uuid) = (format!("file:///disk/{BACKUP}").parse().unwrap(), Some(UUID));
+        let lock = BackupLock { backend_url, backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
+        Self { dir, lock }
+    }
+
+    /// A disk with an empty spool, and a lightning-dir.
+    pub(super) fn disk() -> Tree {
+        let root = [(SPOOL.to_owned(), Node::Directory(1)), (LIGHTNING_DIR.to_owned(), Node::Directory(2))].into();
+        let spool = [(crate::format::names::LOCK.to_owned(), Node::File(0))].into();
+        Tree { directories: vec![root, spool, BTreeMap::new()], files: vec![Arc::default()] }
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.dir.path().join("lightningd.sqlite3")
+    }
+
+    /// Puts the node's database into this state.
+    pub(super) fn put_database(&self, bytes: &[u8]) {
+        fs::write(self.database(), bytes).unwrap();
+    }
+
+    /// Opens what a recorder opens at its start: a spool that holds changes, or else the backup.
+    pub(super) fn open(&self, disk: &Disk, database: &Path) -> Result<Recording, String> {
+        let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
+        let (beside, path) = (directory(LIGHTNING_DIR)?, database.to_path_buf());
+        let spool =
+            Recording::open_spool_in(directory(SPOOL)?, Arc::clone(&beside), UUID, &self.lock, path.clone(), LIMITS);
+        if let Some(spooling) = spool.map_err(|error| causes(&error))? {
+            return Ok(spooling);
+        }
+        Recording::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS).map_err(|error| causes(&error))
+    }
+
+    /// Opens it beside a database that is not there.
+    pub(super) fn open_alone(&self, disk: &Disk) -> Result<Recording, String> {
+        self.open(disk, &self.dir.path().join("no.sqlite3"))
+    }
+
+    pub(super) fn backup(&self, disk: &Disk) -> Result<Arc<Backup>, String> {
+        let directory = disk.directory(BACKUP).ok_or("there is no backup")?;
+        Backup::open_in(directory, &self.lock.backend_url).map(Arc::new).map_err(|error| causes(&error))
+    }
+}
+
+/// Brings what was spooled into the backup.
+pub(super) fn drain(disk: &Disk, recording: &mut Recording) -> Result<(), String> {
+    let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
+    let Some(plan) = recording.drain_plan_of(directory(SPOOL)?) else { return Ok(()) };
+    let mut drain = plan.attach_in(directory(BACKUP)?, None).map_err(|error| causes(&error))?;
+    drain.advance(recording.end()).map_err(|error| causes(&error))?;
+    recording.go_on_in_backup(drain).map_err(|error| causes(&error))
+}
+
+/// An error and what led to it.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

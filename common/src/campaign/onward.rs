@@ -1,0 +1,41 @@
+//! Recording on from whatever was found.
+
+use std::sync::Arc;
+
+use super::home::causes;
+use super::model::{Held, State};
+use crate::{DataVersion, DbWrite, Recording, Timestamp};
+
+/// Bytes of a change that begins a log wherever the one before ends.
+pub(super) const BEGINS_A_LOG: usize = 2800;
+
+/// The change that comes next, and what is recorded then.
+pub(super) struct Next {
+    data_version: u32,
+    statements: Vec<String>,
+    pub(super) state: Arc<State>,
+}
+
+impl Next {
+    /// A change of about so many bytes.
+    pub(super) fn after(state: &State, recording: &Recording, bytes: usize) -> Self {
+        let old = state.newest().unwrap_or_default();
+        let data_version = old + 1;
+        let insert = format!("INSERT INTO payments (note) VALUES ('{}')", "x".repeat(bytes));
+        let bump = format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {old}");
+        let statements = vec![insert, bump];
+        let seq = recording.end().next_seq.get();
+        // Nobody asks what the database looks like then.
+        let contents = Arc::default();
+        let held = Held { seq, is_snapshot: false, statements: statements.clone(), contents };
+        Self { data_version, statements, state: Arc::new(state.with(data_version, held)) }
+    }
+
+    pub(super) fn record(&self, recording: &mut Recording) -> Result<(), String> {
+        let statements: Vec<_> = self.statements.iter().map(|statement| statement.as_str().into()).collect();
+        let received_at = Timestamp::from_micros(1).ok_or("no time")?;
+        let data_version = DataVersion::new(self.data_version);
+        let write = DbWrite { data_version, statements: &statements, received_at };
+        recording.record(&write).map(|_| ()).map_err(|error| causes(&error))
+    }
+}

@@ -1,0 +1,404 @@
+//! The script, played on a disk: what is promised after every step, and what happens when a call fails.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::check;
+use super::disk::{Call, Cause, Disk, Fault, Kind, ROOT};
+use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, causes, drain};
+use super::model::{Existence, Held, Promise, State};
+use super::script::{FIRST_VERSION, HookCall, Script, Step, Then, Trouble};
+use crate::create::{Place, create_in};
+use crate::live_database::LiveDatabase;
+use crate::{DataVersion, DbWrite, Recorded, Recording, Sealer, Timestamp};
+
+/// Attempts until a call that failed once has to work.
+const ATTEMPTS: usize = 4;
+
+/// What a play amounted to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) writes: usize,
+    pub(super) refused: usize,
+    pub(super) logs_sealed: u64,
+    /// Seals and spares that failed, behind which recording went on.
+    pub(super) failed_in_the_background: usize,
+    pub(super) spells_in_the_spool: usize,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.writes += other.writes;
+        self.refused += other.refused;
+        self.logs_sealed += other.logs_sealed;
+        self.failed_in_the_background += other.failed_in_the_background;
+        self.spells_in_the_spool += other.spells_in_the_spool;
+    }
+}
+
+/// What becomes of the newest version if it cannot be compared with the node's database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfUnreadable {
+    /// It can.
+    Never,
+    /// A snapshot takes its place.
+    Replaced,
+}
+
+/// A recorder at work on a disk.
+pub(super) struct Play<'a> {
+    home: &'a Home,
+    pub(super) disk: Disk,
+    recording: Option<Recording>,
+    sealer: Option<Sealer>,
+    pub(super) state: Arc<State>,
+    /// While it spools: what the backup may hold.
+    backup_may_hold: Option<Vec<Arc<State>>>,
+    /// Of the next write.
+    trouble: Option<Trouble>,
+    /// What is done about a write that fails for another reason.
+    then: Then,
+    /// Whether the run has only begun.
+    is_fresh: bool,
+    /// Failures that were noticed.
+    noticed: usize,
+    pub(super) tally: Tally,
+    /// How it went.
+    pub(super) result: Result<(), String>,
+}
+
+impl<'a> Play<'a> {
+    /// Nothing has happened yet.
+    pub(super) fn new(home: &'a Home, disk: Disk, then: Then) -> Self {
+        Self {
+            home,
+            disk,
+            recording: None,
+            sealer: None,
+            state: Arc::default(),
+            backup_may_hold: None,
+            trouble: None,
+            then,
+            is_fresh: true,
+            noticed: 0,
+            tally: Tally::default(),
+            result: Ok(()),
+        }
+    }
+
+    /// Plays all of it.
+    ///
+    /// # Errors
+    /// When something fails that should not, even after a call has failed.
+    pub(super) fn run(&mut self, script: &Script) -> Result<(), String> {
+        self.create(script)?;
+        self.restart()?;
+        for (position, step) in script.steps.iter().enumerate() {
+            self.step(step).map_err(|error| format!("step {position}: {error}"))?;
+        }
+        (self.recording, self.sealer) = (None, None);
+        Ok(())
+    }
+
+    fn create(&mut self, script: &Script) -> Result<(), String> {
+        self.home.put_database(&script.database);
+        let contents = Arc::clone(&script.contents);
+        let held = Held { seq: 1, is_snapshot: true, statements: Vec::new(), contents };
+        self.state = Arc::new(State::default().with(FIRST_VERSION, held));
+        self.promise(&[], Existence::Maybe);
+        for attempt in 0..ATTEMPTS {
+            let building = format!("{BUILDING}{attempt}");
+            self.disk.make_directory(ROOT, &building);
+            let (Some(parent), Some(inside)) = (self.disk.directory(""), self.disk.directory(&building)) else {
+                return Err("there is no directory to create it in".to_owned());
+            };
+            let place = Place { parent: &*parent, building: &building, name: BACKUP, inside };
+            let live = LiveDatabase::open(&self.home.database()).map_err(|error| causes(&error))?;
+            match create_in(&place, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut || Ok(())) {
+                Ok(_) => {
+                    self.promise(&[], Existence::Certain);
+                    return Ok(());
+                }
+                Err(_) if self.disk.directory(BACKUP).is_some() => {
+                    return Err("what could not be created has its name".to_owned());
+                }
+                Err(_) => {}
+            }
+        }
+        Err("it cannot be created".to_owned())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Write(call) => self.write(call),
+            Step::Spare => self.in_the_background(|play| play.recording().make_spare().map_err(|error| causes(&error))),
+            Step::Seal => self.in_the_background(Self::seal),
+            Step::CleanRestart(database) => self.clean_restart(database),
+            Step::Restart => self.restart(),
+            Step::Trouble(trouble) => {
+                self.trouble = Some(*trouble);
+                Ok(())
+            }
+            Step::Drain => self.drain(),
+        }
+    }
+
+    fn recording(&mut self) -> &mut Recording {
+        self.recording.as_mut().expect("it is open between steps")
+    }
+
+    fn is_spooling(&self) -> bool {
+        self.recording.as_ref().is_some_and(|recording| recording.spooled().is_some())
+    }
+
+    /// What fails here does not concern the writes that follow.
+    fn in_the_background(&mut self, job: impl Fn(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        match job(self) {
+            Ok(()) => Ok(()),
+            Err(_) if self.charge() => {
+                self.tally.failed_in_the_background += 1;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is a call that failed, of which nothing has been noticed before.
+    fn charge(&mut self) -> bool {
+        self.noticed += 1;
+        self.noticed <= self.disk.failed().len()
+    }
+
+    fn seal(&mut self) -> Result<(), String> {
+        if self.is_spooling() {
+            return Ok(());
+        }
+        let newest = self.recording().newest().ok_or("nothing is recorded")?.seq;
+        if self.sealer.is_none() {
+            let sealer = Sealer::new(self.home.backup(&self.disk)?, LIMITS).map_err(|error| causes(&error))?;
+            self.sealer = Some(sealer);
+        }
+        let sealer = self.sealer.as_mut().expect("it was made just now");
+        let before = sealer.progress().logs_sealed;
+        let advanced = sealer.advance(newest, &mut |_| ControlFlow::Continue(()));
+        self.tally.logs_sealed += sealer.progress().logs_sealed - before;
+        advanced.map_err(|error| causes(&error))
+    }
+
+    fn clean_restart(&mut self, database: &[u8]) -> Result<(), String> {
+        self.home.put_database(database);
+        let noted = Arc::new(State { is_noted: true, ..(*self.state).clone() });
+        self.promise(&[Arc::clone(&noted)], Existence::Certain);
+        // Nothing is lost when it cannot be noted; and in a run that began in the spool it is not.
+        let before = self.recording().end();
+        if self.recording().note_commit().is_ok() && self.recording().end() != before {
+            self.state = noted;
+        }
+        self.promise(&[], Existence::Certain);
+        let _takes_room = self.recording().give_back_room();
+        self.restart()
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        (self.recording, self.sealer) = (None, None);
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.home.open(&self.disk, &self.home.database()) {
+                Ok(recording) => {
+                    self.recording = Some(recording);
+                    self.is_fresh = true;
+                    if !self.is_spooling() {
+                        self.backup_may_hold = None;
+                    }
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(format!("it does not start: {last}"))
+    }
+
+    fn drain(&mut self) -> Result<(), String> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            let disk = self.disk.clone();
+            match drain(&disk, self.recording()) {
+                Ok(()) => {
+                    self.backup_may_hold = None;
+                    self.promise(&[], Existence::Certain);
+                    return Ok(());
+                }
+                Err(error) => last = error,
+            }
+            // A spool that is emptied in part takes no more changes: the next write would be refused.
+            self.restart()?;
+        }
+        Err(format!("it is not drained: {last}"))
+    }
+
+    /// Has a write recorded, at the second attempt if the first is refused.
+    fn write(&mut self, call: &HookCall) -> Result<(), String> {
+        // Later in a run nobody looks at it, unless a snapshot is due.
+        if self.is_fresh || !self.follows(call) {
+            self.home.put_database(&call.database);
+            self.is_fresh = false;
+        }
+        if self.is_spooling() && !self.follows(call) {
+            // No snapshot goes to a spool, and what a run begins with is compared only when the backup is opened.
+            self.drain()?;
+            self.restart()?;
+        }
+        let mut possible = vec![Arc::clone(&self.state)];
+        for _ in 0..ATTEMPTS {
+            let chain = self.foretell(call, IfUnreadable::Never);
+            possible.extend(chain.iter().cloned());
+            if let Some(backup) = &mut self.backup_may_hold {
+                backup.extend(chain.iter().cloned());
+            }
+            self.promise(&possible, Existence::Certain);
+            let then = match self.trouble.take() {
+                Some(trouble) if !self.is_spooling() => {
+                    let Trouble { nth, is_short, then } = trouble;
+                    self.disk.fail(Fault {
+                        kind: Kind::Changing,
+                        nth,
+                        errno: libc::EIO,
+                        is_short,
+                        cause: Cause::Script,
+                    });
+                    then
+                }
+                _ => self.then,
+            };
+            let replaced = self.foretell(call, IfUnreadable::Replaced);
+            let recorded = self.record(call)?;
+            if let Some(recorded) = recorded {
+                self.tally.writes += 1;
+                let is_replaced = matches!(recorded, Recorded::Replaced { .. });
+                let chain = if is_replaced { replaced } else { chain };
+                self.state = chain.last().cloned().expect("a write leads to a state");
+                self.promise(&[], Existence::Certain);
+                return Ok(());
+            }
+            possible.extend(replaced);
+            self.tally.refused += 1;
+            let then = if then == Then::Spool && !self.follows(call) { Then::Die } else { then };
+            self.after_failure(then, &possible)?;
+        }
+        Err(format!("version {} is refused again and again", call.data_version))
+    }
+
+    /// What was recorded, if the recorder says "continue".
+    fn record(&mut self, call: &HookCall) -> Result<Option<Recorded>, String> {
+        let received_at = Timestamp::from_micros(1_000_000 + self.tally.writes as i64).expect("a time");
+        let data_version = DataVersion::new(call.data_version);
+        let recorded = self.recording().record(&DbWrite { data_version, statements: &call.statements, received_at });
+        match recorded {
+            Ok(recorded) => Ok(Some(recorded)),
+            Err(_) if self.charge() => Ok(None),
+            Err(error) => Err(format!("refused although no call has failed: {}", causes(&error))),
+        }
+    }
+
+    fn after_failure(&mut self, then: Then, possible: &[Arc<State>]) -> Result<(), String> {
+        self.sealer = None;
+        if then != Then::Die && !self.is_spooling() {
+            let interrupted = self.recording.take().expect("it is open").interrupt();
+            let goes_on = match then {
+                Then::Spool => {
+                    self.backup_may_hold = Some(possible.to_vec());
+                    let spool = self.disk.directory(SPOOL).ok_or("there is no spool")?;
+                    interrupted.spool_in(spool).map_err(|error| causes(&error))
+                }
+                _ => {
+                    let backup = self.disk.directory(BACKUP).ok_or("there is no backup")?;
+                    interrupted.reopen_in(backup).map_err(|error| causes(&error))
+                }
+            };
+            if let Ok(recording) = goes_on {
+                self.tally.spells_in_the_spool += usize::from(then == Then::Spool);
+                self.recording = Some(recording);
+                return Ok(());
+            }
+        }
+        self.restart()?;
+        // Whether a refused change is there is known now, and stays so.
+        let found = check::state_of(self.home, &self.disk.tree(), possible)?;
+        self.state = found;
+        Ok(())
+    }
+
+    /// Whether a write needs no snapshot before it.
+    fn follows(&self, call: &HookCall) -> bool {
+        let committed = call.data_version - u32::from(!call.is_rider);
+        let newest = self.state.newest();
+        let is_same = self.state.versions.get(&committed).is_some_and(|held| held.contents == call.contents_before);
+        is_same && (newest == Some(committed) || newest == Some(committed + 1))
+    }
+
+    /// What is recorded behind each record of a write that comes next.
+    fn foretell(&mut self, call: &HookCall, if_unreadable: IfUnreadable) -> Vec<Arc<State>> {
+        let mut seq = self.recording().end().next_seq.get();
+        let mut next_seq = || {
+            seq += 1;
+            seq - 1
+        };
+        let version = call.data_version;
+        let statements: Vec<String> = call.statements.iter().map(ToString::to_string).collect();
+        let mut chain: Vec<State> = Vec::new();
+        if call.is_rider {
+            let mut held = self.state.versions[&version].clone();
+            held.statements.extend(statements);
+            return vec![Arc::new(self.state.with(version, Held { seq: next_seq(), ..held }))];
+        }
+        let mut state = (*self.state).clone();
+        if state.newest() == Some(version) {
+            next_seq();
+            state = state.without(version);
+            chain.push(state.clone());
+        }
+        let is_another = state.versions.get(&(version - 1)).is_some_and(|held| held.contents != call.contents_before);
+        let is_replaced = is_another || if_unreadable == IfUnreadable::Replaced;
+        if is_replaced && state.newest() == Some(version - 1) {
+            next_seq();
+            state = state.without(version - 1);
+            chain.push(state.clone());
+        }
+        if state.newest() != Some(version - 1) {
+            let contents = Arc::clone(&call.contents_before);
+            let held = Held { seq: next_seq(), is_snapshot: true, statements: Vec::new(), contents };
+            state = state.with(version - 1, held);
+            chain.push(state.clone());
+        }
+        let contents = Arc::clone(&call.contents_after);
+        chain.push(state.with(version, Held { seq: next_seq(), is_snapshot: false, statements, contents }));
+        chain.into_iter().map(Arc::new).collect()
+    }
+
+    /// From now on what is acknowledged must be found, or one of these.
+    fn promise(&self, possible: &[Arc<State>], existence: Existence) {
+        let mut whole = vec![Arc::clone(&self.state)];
+        whole.extend(possible.iter().cloned());
+        let mut backup = self.backup_may_hold.clone().unwrap_or_default();
+        backup.extend(whole.iter().cloned());
+        self.disk.promise(Promise { backup, whole, existence });
+    }
+}
+
+/// Plays a script in which this call fails, beside those that fail because the script says so.
+pub(super) fn play_with<'a>(home: &'a Home, script: &Script, fault: Option<Fault>, then: Then) -> Play<'a> {
+    let disk = Disk::of(Home::disk(), Vec::new());
+    fault.into_iter().for_each(|fault| disk.fail(fault));
+    let mut play = Play::new(home, disk, then);
+    play.result = play.run(script);
+    play
+}
+
+/// The calls of a script in which only what it says fails.
+pub(super) fn journal_of(home: &Home, seed: u64) -> Vec<Call> {
+    let play = play_with(home, &Script::new(seed, 1), None, Then::Die);
+    play.result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    let Tally { writes, refused, logs_sealed, spells_in_the_spool, .. } = play.tally;
+    assert!(writes > 80 && refused > 5 && logs_sealed > 12 && spells_in_the_spool == 2, "{:?}", play.tally);
+    play.disk.journal()
+}
