@@ -8,6 +8,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`mod@format`] | the bytes: pure encoding and decoding, and the format document |
+//! | [`durability`] | what a power cut leaves between two writes, and why that is safe |
 //! | [`version_rules`] | what an incoming write says about what `lightningd` has committed: pure |
 //! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
 //! | `log` | records appended to files, the next of which is made ahead; read back in order, put right after a crash |
@@ -48,6 +49,7 @@ mod content_differences;
 mod contents;
 pub mod create;
 mod data_version;
+pub mod durability;
 pub mod format;
 pub mod history;
 mod live_database;

@@ -8,18 +8,11 @@
 //! What must hold at every moment, whatever crashes: the records of the backup and behind them those of the spool that the
 //! backup does not have are one chain, and every acknowledged record is durable in one of the two.
 //!
-//! | moment | after a crash |
-//! | --- | --- |
-//! | header, first log or marker not durable | the spool is empty, and nothing of it was acknowledged |
-//! | spooling | recovery of the spool's log, as of any log |
-//! | a record was drained, the spool still has it | its seq and checksum are those of the backup's end: draining goes on behind it |
-//! | all drained, some logs removed, the oldest first | what is left is the end of the chain, and the backup has it |
-//! | logs removed, marker or header not | the spool is empty |
+//! [`durability`](crate::durability) goes through the moments. The marker, in the lightning-dir, tells an empty spool from
+//! one whose disk is not mounted: see `marker`.
 //!
-//! The marker, in the lightning-dir, tells an empty spool from one whose disk is not mounted: see `marker`.
-//!
-//! Nothing is written to the backup except what is in the spool until the spool is gone: that is what makes the last two
-//! true.
+//! Nothing is written to the backup except what is in the spool until the spool is gone: that is what makes its emptying
+//! safe.
 
 mod contents;
 mod drain;
