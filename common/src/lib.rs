@@ -103,7 +103,7 @@ pub use put_aside::PutAsideError;
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
-pub use replay::ReplayError;
+pub use replay::{Forbidden, OutOfBounds, ReplayError};
 pub use seal::{HealCheckError, Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};

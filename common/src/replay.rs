@@ -1,8 +1,12 @@
 //! Replay: executing recorded statements on an overlay, as `lightningd` executed them on its database.
 
+#[expect(unsafe_code, reason = "SQLite asks through C function pointers; every block says why it is sound")]
+mod bounds;
 #[cfg(test)]
 pub(crate) mod equivalence;
 mod execution;
+#[cfg(test)]
+mod hostile_tests;
 mod lexer;
 pub(crate) mod parameters;
 pub mod statement;
@@ -14,8 +18,9 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
 
+pub(crate) use self::bounds::Bounds;
+pub use self::bounds::{Forbidden, OutOfBounds};
 pub(crate) use self::execution::ChangeAbout;
 use self::execution::{Control, execute};
 use self::statement::PreparedTemplates;
@@ -40,6 +45,21 @@ pub enum ReplayError {
         statement: usize,
         /// What SQLite says; never the text of the statement, which may hold secrets.
         reason: String,
+    },
+    /// A statement does what none of `lightningd` does.
+    #[error(
+        "statement {statement} of version {data_version} (record {seq}) was stopped: it {why}, which no statement of \
+         lightningd does; somebody else wrote to this backup, so restore from a copy that nobody else can write to"
+    )]
+    OutOfBounds {
+        /// The version.
+        data_version: DataVersion,
+        /// The record.
+        seq: Seq,
+        /// Which one, from 1.
+        statement: usize,
+        /// Why it was stopped.
+        why: OutOfBounds,
     },
     /// The bump found another version than the one recorded before it.
     #[error(
@@ -80,6 +100,7 @@ pub(crate) struct Replay {
     // Dropped before what it is connected to.
     connection: Connection,
     mounted: MountedOverlay,
+    bounds: Bounds,
     /// Whether the connection is as it was when it was set up: nothing failed, and nothing was executed but templates,
     /// which leave no settings and no temporary tables behind.
     is_clean: Cell<bool>,
@@ -125,16 +146,22 @@ impl IdleReplays {
 impl Replay {
     /// Begins on `pages`.
     pub(crate) fn start(pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Self, ReplayError> {
+        Self::start_within(Bounds::default(), pages, foreign_keys)
+    }
+
+    /// As [`start`](Self::start), with other bounds.
+    pub(crate) fn start_within(
+        bounds: Bounds,
+        pages: OverlayPages,
+        foreign_keys: ForeignKeys,
+    ) -> Result<Self, ReplayError> {
         let (page_size, page_count) = (pages.page_size(), pages.page_count());
-        let mounted = MountedOverlay::new(pages);
+        let mounted = MountedOverlay::with_room(pages, bounds.memory_bytes);
         let set_up = || -> rusqlite::Result<Connection> {
             let connection = mounted.connect()?;
             // `lightningd` links a stock SQLite, which takes a double-quoted word that names nothing for a string.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
-            // No ATTACH, and no VACUUM, which attaches: through them a statement could write any file of whoever opens
-            // the backup.
-            connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
             if page_count == 0 {
                 connection.execute_batch(&format!("PRAGMA page_size = {}", page_size.get()))?;
             }
@@ -146,10 +173,11 @@ impl Replay {
             )?;
             foreign_keys.set_on(&connection)?;
             statement::set_up(&connection)?;
+            bounds::set_up(&connection)?;
             Ok(connection)
         };
         match set_up() {
-            Ok(connection) => Ok(Self { connection, mounted, is_clean: Cell::new(true) }),
+            Ok(connection) => Ok(Self { connection, mounted, bounds, is_clean: Cell::new(true) }),
             Err(error) => {
                 let reason = reason(&error);
                 Err(mounted.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages))

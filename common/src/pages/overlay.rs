@@ -108,6 +108,10 @@ pub(crate) struct Overlay {
     pages: OverlayPages,
     /// The first page that could not be read; SQLite itself reports only "disk I/O error".
     problem: Option<ReadError>,
+    /// Most bytes of pages that may be written.
+    written_bytes_max: u64,
+    /// Whether there was a write beyond them.
+    is_full: bool,
     scratch: Vec<u8>,
 }
 
@@ -119,16 +123,22 @@ struct Place {
 }
 
 impl Overlay {
-    pub(crate) fn new(pages: OverlayPages) -> Self {
-        Self { pages, problem: None, scratch: Vec::new() }
+    /// An overlay of which writes fail when it has more than so many bytes of pages.
+    pub(crate) fn with_room(pages: OverlayPages, written_bytes_max: u64) -> Self {
+        Self { pages, problem: None, written_bytes_max, is_full: false, scratch: Vec::new() }
     }
 
     pub(crate) fn pages(&self) -> &OverlayPages {
         &self.pages
     }
 
-    pub(crate) fn into_pages(self) -> OverlayPages {
-        self.pages
+    /// Puts other pages in the place of those there are, which are returned.
+    pub(crate) fn replace(&mut self, pages: OverlayPages) -> OverlayPages {
+        std::mem::replace(self, Self::with_room(pages, self.written_bytes_max)).pages
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
     }
 
     pub(crate) fn take_problem(&mut self) -> Option<ReadError> {
@@ -182,10 +192,14 @@ impl Overlay {
     /// Writes `bytes`, growing the database as a file grows.
     ///
     /// # Errors
-    /// When the rest of a page that is written in part cannot be read.
+    /// When the rest of a page that is written in part cannot be read, or too much has been written.
     pub(crate) fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), PageUnreadable> {
         let (mut rest, mut offset) = (bytes, offset);
         while !rest.is_empty() {
+            if self.pages.dirty_bytes() > self.written_bytes_max {
+                self.is_full = true;
+                return Err(PageUnreadable);
+            }
             let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
             let (now, later) = rest.split_at(place.len);
             if let Some(own) = self.pages.dirty.get_mut(&place.page).and_then(Arc::get_mut) {
@@ -236,7 +250,7 @@ impl Overlay {
     }
 }
 
-/// A page could not be read; the overlay knows why.
+/// A page could not be read or written; the overlay knows why.
 #[derive(Debug)]
 pub(crate) struct PageUnreadable;
 
@@ -252,7 +266,7 @@ mod tests {
     use super::*;
 
     fn empty() -> Overlay {
-        Overlay::new(OverlayPages::new(Arc::new(NoPages(PageSize::new(512).unwrap()))))
+        Overlay::with_room(OverlayPages::new(Arc::new(NoPages(PageSize::new(512).unwrap()))), 1 << 20)
     }
 
     #[test]
@@ -272,7 +286,7 @@ mod tests {
         let mut below = empty();
         below.write(&[7; 1536], 0).unwrap();
         let base = Arc::new(below.pages.clone());
-        let mut overlay = Overlay::new(OverlayPages::new(base));
+        let mut overlay = Overlay::with_room(OverlayPages::new(base), 1 << 20);
         overlay.truncate(512);
         overlay.write(&[9; 512], 1024).unwrap();
         let mut out = [1; 1536];
@@ -286,7 +300,7 @@ mod tests {
         for page in 0..20 {
             below.write(&[page + 1; 512], u64::from(page) * 512).unwrap();
         }
-        let mut overlay = Overlay::new(OverlayPages::new(Arc::new(below.pages.clone())));
+        let mut overlay = Overlay::with_room(OverlayPages::new(Arc::new(below.pages.clone())), 1 << 20);
         for page in [0, 3, 4, 9, 15] {
             overlay.write(&[100 + page; 512], u64::from(page) * 512).unwrap();
         }

@@ -50,9 +50,15 @@ pub(crate) struct MountedOverlay {
 }
 
 impl MountedOverlay {
+    /// An overlay with room for any number of pages.
     pub(crate) fn new(pages: OverlayPages) -> Self {
+        Self::with_room(pages, u64::MAX)
+    }
+
+    /// An overlay of which writes fail when it has more than so many bytes of pages.
+    pub(crate) fn with_room(pages: OverlayPages, written_bytes_max: u64) -> Self {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let overlay = Arc::new(Mutex::new(Overlay::new(pages)));
+        let overlay = Arc::new(Mutex::new(Overlay::with_room(pages, written_bytes_max)));
         lock(&MOUNTED).insert(number, Arc::clone(&overlay));
         Self { number, overlay }
     }
@@ -68,8 +74,12 @@ impl MountedOverlay {
     /// connection may go on with them: to SQLite it looks as if another process had written to the file. What it keeps
     /// of the file's pages must have been dropped, or it may not notice.
     pub(crate) fn replace(&self, pages: OverlayPages) -> OverlayPages {
-        let overlay = std::mem::replace(&mut *lock(&self.overlay), Overlay::new(pages));
-        overlay.into_pages()
+        lock(&self.overlay).replace(pages)
+    }
+
+    /// Whether a write was refused because too much has been written.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.overlay).is_full()
     }
 
     /// The pages as they are now. Clones share them, so this is cheap.
@@ -268,6 +278,7 @@ unsafe extern "C" fn write(
     unsafe {
         with_overlay(file, |overlay| match overlay.write(bytes, offset) {
             Ok(()) => ffi::SQLITE_OK,
+            Err(_) if overlay.is_full() => ffi::SQLITE_FULL,
             Err(_) => ffi::SQLITE_IOERR_WRITE,
         })
     }

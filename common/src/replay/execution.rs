@@ -2,6 +2,7 @@
 
 use rusqlite::{CachedStatement, Connection};
 
+use super::bounds::{self, OutOfBounds};
 use super::statement::Executed;
 use super::{ForeignKeys, Replay, ReplayError, reason};
 use crate::format::record::RunStart;
@@ -103,10 +104,21 @@ pub(super) fn execute<T: Executable>(
         Ok(executed)
     };
     let work = || execute_at_its_time(&replay.connection, control, about, statements, run);
-    with_replay_clock(about.time, work).map_err(|error| {
+    let timed = || with_replay_clock(about.time, work);
+    let (executed, stopped) = bounds::within(&replay.bounds, replay.page_count(), timed);
+    executed.map_err(|error| {
         replay.is_clean.set(false);
-        // SQLite says only that a read failed; the overlay knows of which page and why.
-        replay.mounted.take_problem().map_or(error, ReplayError::Pages)
+        // SQLite says only that a read failed, or to stop; the overlay knows of which page and why.
+        if let Some(problem) = replay.mounted.take_problem() {
+            return ReplayError::Pages(problem);
+        }
+        let stopped = stopped.or(replay.mounted.is_full().then_some(OutOfBounds::Memory(replay.bounds.memory_bytes)));
+        match (stopped, error) {
+            (Some(why), ReplayError::Statement { data_version, seq, statement, .. }) => {
+                ReplayError::OutOfBounds { data_version, seq, statement, why }
+            }
+            (_, error) => error,
+        }
     })
 }
 
