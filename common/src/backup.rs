@@ -197,6 +197,9 @@ impl Backup {
     fn sealed_pages(&self, first_seq: Seq, state: SealedState) -> Result<Arc<dyn PageSource>, ReadError> {
         let segment = self.segments.open(first_seq)?;
         let snapshot = segment.footer().snapshot.map(|id| self.full_snapshot(id)).transpose()?;
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.page_size() != segment.header().page_size) {
+            return Err(segment.damaged(0, Damage::Contradiction("its pages have another size than its snapshot's")));
+        }
         Ok(Arc::new(SealedPages::new(Arc::clone(&self.segments), segment, state, snapshot)))
     }
 

@@ -126,10 +126,18 @@ impl BackupLock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BackupLockError::Missing { path }),
             Err(source) => return Err(BackupLockError::Read { path, source }),
         };
-        let bad = |reason: String| BackupLockError::Json { path: path.clone(), reason };
-        let json: Json = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        Self::parse(&path, &bytes)
+    }
+
+    /// Reads the bytes of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, BackupLockError> {
+        let bad = |reason: String| BackupLockError::Json { path: path.to_path_buf(), reason };
+        let json: Json = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
         let backend_url =
-            json.backend_url.parse().map_err(|source| BackupLockError::Url { path: path.clone(), source })?;
+            json.backend_url.parse().map_err(|source| BackupLockError::Url { path: path.to_path_buf(), source })?;
         let backup_uuid = json
             .backup_uuid
             .map(|uuid| uuid.parse().map_err(|_| bad(format!("backup_uuid `{uuid}` is not a UUID"))))
@@ -181,6 +189,18 @@ impl BackupLock {
         lightning_dir: &Path,
         name: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
     ) -> io::Result<()> {
+        let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
+        temporary.write_all(&self.encode()?)?;
+        temporary.as_file().sync_all()?;
+        name(temporary).map_err(|error| error.error)?;
+        File::open(lightning_dir)?.sync_all()
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// When a path in it is not UTF-8.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
         let json = Json {
             backend_url: self.backend_url.to_string(),
             backup_uuid: self.backup_uuid.map(|uuid| uuid.to_string()),
@@ -190,12 +210,9 @@ impl BackupLock {
                 .filter(|&policy| *policy != OnUnreachable::default())
                 .map(OnUnreachable::to_json),
         };
-        let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
-        serde_json::to_writer_pretty(&mut temporary, &json)?;
-        temporary.write_all(b"\n")?;
-        temporary.as_file().sync_all()?;
-        name(temporary).map_err(|error| error.error)?;
-        File::open(lightning_dir)?.sync_all()
+        let mut bytes = serde_json::to_vec_pretty(&json)?;
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 
     /// The database that this file is about; a relative path is relative to the lightning-dir.

@@ -65,6 +65,9 @@ impl FromStr for BackupUrl {
         }
         let path =
             std::path::absolute(text).map_err(|_| BackupUrlError::NoCurrentDirectory { text: text.to_owned() })?;
+        if path.parent().is_none() {
+            return Err(BackupUrlError::NotAbsolute { text: text.to_owned() });
+        }
         Ok(Self { path })
     }
 }
@@ -95,6 +98,7 @@ mod tests {
         assert_eq!(error("s3://bucket/x"), BackupUrlError::Scheme { scheme: "s3".into() });
         assert!(matches!(error("file://host/x"), BackupUrlError::NotAbsolute { .. }));
         assert!(matches!(error("file:x"), BackupUrlError::NotAbsolute { .. }));
+        assert!(matches!(error("//"), BackupUrlError::NotAbsolute { .. }));
         assert!(matches!(error("file:///"), BackupUrlError::NotAbsolute { .. }));
         assert_eq!(error(""), BackupUrlError::Empty);
     }

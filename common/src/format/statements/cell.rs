@@ -79,6 +79,18 @@ pub(super) enum Cell {
     Verbatim(Span),
 }
 
+impl Cell {
+    /// Bytes that its text has at least, beside the `?` in its place.
+    pub(super) fn len_min(self) -> usize {
+        match self {
+            Self::Integer(_) => 0,
+            Self::Text(span) => span.len as usize + 1,
+            Self::Blob(_, span) => span.len as usize * 2 + 2,
+            Self::Verbatim(span) => (span.len as usize).saturating_sub(1),
+        }
+    }
+}
+
 /// A decoded literal with what its spans stand for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stored<'a> {

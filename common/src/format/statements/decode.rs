@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::super::Damage;
+use super::super::record::PAYLOAD_LEN_MAX;
 use super::cell::{Cell, Span};
 use super::rows::PartReaders;
 use super::stored::Statements;
@@ -71,7 +72,21 @@ impl Block {
         }
         parts.end()?;
         let (texts, blobs) = (parts.texts.to_owned(), parts.blobs.to_vec());
-        Ok(Self { templates: Arc::clone(templates), ends, statements, cells, texts, blobs })
+        let block = Self { templates: Arc::clone(templates), ends, statements, cells, texts, blobs };
+        block.check_lengths()?;
+        Ok(block)
+    }
+
+    /// The statements of a change were in a record once: literals that are told once and meant often make no more of them.
+    fn check_lengths(&self) -> Result<(), Damage> {
+        for index in 0..self.change_count() {
+            let lengths = self.change(index).into_iter().flatten().map(|statement| statement.len_min() as u64);
+            let len = lengths.sum::<u64>();
+            if len > PAYLOAD_LEN_MAX as u64 {
+                return Err(Damage::Field { field: "bytes of statements", value: len });
+            }
+        }
+        Ok(())
     }
 
     /// How many changes there are.

@@ -252,6 +252,10 @@ impl<'a> PartReaders<'a> {
         if count == 0 {
             return Ok(());
         }
+        // Every row takes a byte at least.
+        if count > self.structure.rest().len() {
+            return Err(Damage::Field { field: "row count", value: count as u64 });
+        }
         let first = cells.len();
         let example_count = examples.len().checked_div(columns).unwrap_or(0);
         let mut references = Vec::with_capacity(count);

@@ -27,6 +27,16 @@ pub struct Templated<'a> {
 }
 
 impl<'a> StoredStatement<'a> {
+    /// Bytes that its text has at least.
+    pub(super) fn len_min(&self) -> usize {
+        match self {
+            Self::Plain(text) => text.len(),
+            Self::Templated(Templated { template, cells, .. }) => {
+                template.text.len() + cells.iter().map(|cell| cell.len_min()).sum::<usize>()
+            }
+        }
+    }
+
     /// Byte for byte as it was received.
     pub fn text(&self) -> Cow<'a, str> {
         match self {

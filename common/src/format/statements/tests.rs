@@ -169,3 +169,15 @@ fn a_block_of_another_table_is_refused_or_reads_as_something_else() {
     let ((table, _), (_, blocks)) = (encode(&[other]), encode(std::slice::from_ref(&one)));
     assert_ne!(read_all(&table, &blocks[0]), Some(one));
 }
+
+/// A literal that is stored once can be meant by very many rows, which would be more text than any machine has.
+#[test]
+fn a_change_of_more_text_than_a_record_holds_is_an_error() {
+    let sql = format!("INSERT INTO t VALUES ('{}', 7)", "x".repeat(1 << 20));
+    let change = |statements| vec![vec![sql.clone(); statements]];
+    let (table, blocks) = encode(&[change(63)]);
+    assert_eq!(read_all(&table, &blocks[0]), Some(change(63)));
+    let (table, blocks) = encode(&[change(64)]);
+    assert!(table.len() + blocks[0].len() < 3 << 20);
+    assert_eq!(read_all(&table, &blocks[0]), None);
+}
