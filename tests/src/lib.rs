@@ -10,6 +10,7 @@
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
 //! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.
+//! * [`fuzz`]: any bytes at all, read as everything that is read.
 //! * [`footprint`]: memory and descriptors of a process.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
@@ -20,6 +21,7 @@ pub mod compare;
 pub mod fault_fs;
 pub mod faulty_node;
 pub mod footprint;
+pub mod fuzz;
 pub mod home;
 pub mod listing;
 pub mod mounted;

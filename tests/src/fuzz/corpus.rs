@@ -1,0 +1,325 @@
+//! Inputs to begin with: the files of two small backups of the demo's node, and what is in them.
+
+use std::borrow::Cow;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use common::format::page_map::{FAN_OUT, MapNode};
+use common::format::record_index::RecordIndex;
+use common::format::segment::{
+    Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+};
+use common::format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
+use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Views};
+use mountfs::demo::trace::{Trace, TraceEvent, TraceWrite};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::statements::pack;
+
+/// The backup that records of the corpus belong to.
+pub const UUID: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+
+static TRACE: &[u8] = include_bytes!("../../../mountfs/demo/db_write.jsonl.zst");
+
+/// Short ones, so that a few changes make several logs.
+const LIMITS: LogLimits = LogLimits { bytes: 64 << 10, statements: 150 };
+
+/// Changes of the first backup and of the second.
+const CHANGES: [usize; 2] = [60, 20];
+
+/// Two small backups: one from nothing, with segments; one that begins with a snapshot, with a log.
+pub struct Corpus {
+    directory: TempDir,
+    writes: Vec<TraceWrite>,
+    /// Name and bytes of every file of both backups, the first one's in front.
+    pub(super) files: Vec<(&'static str, String, Vec<u8>)>,
+}
+
+/// The names of the two backups.
+pub(super) const BACKUPS: [&str; 2] = ["sealed", "snapshot"];
+
+/// Made once.
+pub static CORPUS: LazyLock<Corpus> = LazyLock::new(Corpus::make);
+
+/// A table and blocks with all ways in which literals are written.
+static EXAMPLES: LazyLock<(Encoded, Vec<Encoded>)> = LazyLock::new(|| {
+    let mut writer = TemplatesWriter::new();
+    let sql = |n: u32| format!("INSERT INTO t VALUES ({n}, x'00112233445566778899', 'it''s {n}', X'aB', 007, X'AB')");
+    let changes = |from: u32| -> Vec<Vec<String>> {
+        (from..from + 6).map(|n| vec![sql(n), "PRAGMA ☃".to_owned(), sql(n * 1000), bump(n)]).collect()
+    };
+    let blocks = [0, 6].map(|from| encode_block(&mut writer, &changes(from)));
+    (writer.encode(), blocks.to_vec())
+});
+
+/// The table that the target `block` reads blocks with.
+pub(super) static SMALL_TABLE: LazyLock<Arc<Templates>> =
+    LazyLock::new(|| Arc::new(Templates::decode(&EXAMPLES.0).expect("a table")));
+
+fn bump(from: u32) -> String {
+    format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {from}")
+}
+
+/// A table or block from the length of its head and its parts.
+pub(super) fn unpack(input: &[u8]) -> Option<Encoded> {
+    let (len, rest) = input.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_le_bytes(*len)).ok()?.min(rest.len());
+    let (head, blobs) = rest.split_at(len);
+    Some(Encoded { head: head.to_vec(), blobs: blobs.to_vec() })
+}
+
+impl Corpus {
+    fn make() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let writes = Trace::from_bytes(TRACE).expect("the demo's trace").filter_map(|event| match event {
+            Ok(TraceEvent::Write(write)) => Some(write),
+            _ => None,
+        });
+        let writes: Vec<_> = writes.take(CHANGES.iter().sum()).collect();
+        let (first, second) = writes.split_at(CHANGES[0]);
+        let (sealed, snapshot) = (directory.path().join(BACKUPS[0]), directory.path().join(BACKUPS[1]));
+        record(&sealed, None, first);
+        let backup = Arc::new(Backup::open(&url(&sealed)).expect("a backup"));
+        let mut sealer = Sealer::new(Arc::clone(&backup), LIMITS).expect("a sealer");
+        let all = Seq::new(CHANGES[0] as u64).expect("not 0");
+        sealer.advance(all, &mut |_| ControlFlow::Continue(())).expect("sealed");
+        let database = directory.path().join("database");
+        let (history, _) = backup.read_history();
+        let plan = history.plan(history.newest().expect("a version")).expect("a plan");
+        let view = Views::new(backup, 0).open(&plan).expect("a view");
+        let mut bytes = vec![0; usize::try_from(view.size_bytes()).expect("small")];
+        view.read_at(0, &mut bytes).expect("its pages");
+        fs::write(&database, bytes).expect("a database");
+        record(&snapshot, Some(&database), second);
+        let mut files = Vec::new();
+        for backup in BACKUPS {
+            let entries = fs::read_dir(directory.path().join(backup)).expect("a backup");
+            let mut of_backup: Vec<_> = entries
+                .map(|entry| {
+                    let name = entry.expect("a file").file_name().into_string().expect("a name");
+                    let bytes = fs::read(directory.path().join(backup).join(&name)).expect("a file");
+                    (backup, name, bytes)
+                })
+                .filter(|(_, name, _)| name != "LOCK" && name != "spare")
+                .collect();
+            of_backup.sort();
+            files.extend(of_backup);
+        }
+        Self { directory, writes, files }
+    }
+
+    /// Where the backups are.
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn named(&self, prefix: &str) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().filter(move |(_, name, _)| name.starts_with(prefix)).map(|(.., bytes)| &**bytes)
+    }
+
+    pub(super) fn records(&self) -> Vec<Vec<u8>> {
+        let mut records = vec![Vec::new(), vec![0; 100]];
+        for body in self.record_bodies() {
+            let payload = u32::try_from(body.len() - 28).expect("short").to_le_bytes();
+            let sum = super::crc::crc32c(&[UUID.as_bytes(), &payload, &body]).to_le_bytes();
+            records.push([b"BREC", &sum[..], &payload, &body].concat());
+        }
+        records.push(records.concat());
+        records
+    }
+
+    pub(super) fn record_bodies(&self) -> Vec<Vec<u8>> {
+        // Their checksums are made anew: they are of another backup.
+        let mut bodies = Vec::new();
+        for log in self.named("log-") {
+            let mut rest = &log[64..];
+            while let Some(len) = rest.get(8..12).filter(|_| rest.starts_with(b"BREC")) {
+                let len = 40 + u32::from_le_bytes(len.try_into().expect("4 bytes")) as usize;
+                bodies.push(rest[12..len].to_vec());
+                rest = &rest[len..];
+            }
+        }
+        for (kind, payload) in [(2, 7_u64.to_le_bytes().to_vec()), (4, Vec::new())] {
+            let mut body = bodies[0][..28].to_vec();
+            body[16] = kind;
+            body[17] = 0;
+            body.extend(payload);
+            bodies.push(body);
+        }
+        bodies.retain(|body| body.len() < 20_000);
+        bodies
+    }
+
+    pub(super) fn headers(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<Vec<u8>> = self.named("manifest").map(<[u8]>::to_vec).collect();
+        all.extend(self.named("log-").map(|file| file[..64].to_vec()));
+        for file in self.named("segment-") {
+            all.push(file[..SEGMENT_HEADER_LEN].to_vec());
+            all.push(file[file.len() - SEGMENT_FOOTER_LEN..].to_vec());
+        }
+        for file in self.named("snapshot-") {
+            all.push(file[..80].to_vec());
+            all.push(file[file.len() - 32..].to_vec());
+        }
+        let mut spool = [b"BKPFSSPL\x01\0\x01\0", &[0; 160][..], &[0; 4]].concat();
+        spool[12] = 9;
+        spool[64] = 8;
+        spool[92..172].copy_from_slice(&all[0]);
+        super::crc::seal(&mut spool);
+        all.push(spool);
+        all
+    }
+
+    fn pieces(&self) -> Vec<(PieceKind, Vec<u8>)> {
+        self.named("segment-")
+            .flat_map(|file| pieces(file).into_iter().map(|(kind, at)| (kind, bytes(file, at))))
+            .collect()
+    }
+
+    fn pieces_of(&self, wanted: PieceKind) -> Vec<Vec<u8>> {
+        let found: Vec<_> =
+            self.pieces().into_iter().filter(|(kind, _)| *kind == wanted).map(|(_, bytes)| bytes).collect();
+        assert!(!found.is_empty(), "no {wanted:?} in any segment");
+        found
+    }
+
+    pub(super) fn nodes(&self) -> Vec<Vec<u8>> {
+        self.pieces_of(PieceKind::Node)
+    }
+
+    pub(super) fn images(&self) -> Vec<Vec<u8>> {
+        let images = self.pieces_of(PieceKind::Images);
+        // All of page 1, so that the target does not stop at once.
+        images.into_iter().map(|piece| [&[0x9f, 1], &piece[1..]].concat()).collect()
+    }
+
+    pub(super) fn indexes(&self) -> Vec<Vec<u8>> {
+        let compressed = self.pieces_of(PieceKind::Index);
+        compressed.iter().map(|frame| zstd::bulk::decompress(frame, 1 << 20).expect("an index")).collect()
+    }
+
+    pub(super) fn frames(&self) -> Vec<Vec<u8>> {
+        let mut frames = self.pieces_of(PieceKind::Block);
+        frames.extend(self.pieces_of(PieceKind::Templates));
+        frames
+    }
+
+    pub(super) fn snapshot_indexes(&self) -> Vec<Vec<u8>> {
+        let group = [9, 0, 0, 0, 1, 2, 3, 4];
+        let full = [&[0, 3, 0, 3, 0, 3][..], &group, &group, &group].concat();
+        let delta = [&[1, 9, 0, 2, 0, 0][..], &[2, 0, 0, 0, 7, 0, 0, 0], &group].concat();
+        vec![full, delta]
+    }
+
+    pub(super) fn tables(&self) -> Vec<Vec<u8>> {
+        let real = self.pieces_of(PieceKind::Templates);
+        let mut tables: Vec<_> = real.iter().map(|bytes| pack(&Encoded::decompress(bytes).expect("a table"))).collect();
+        tables.push(pack(&EXAMPLES.0));
+        // A template without text that claims to have a million examples.
+        tables.push(pack(&Encoded { head: vec![6, 0, 1, 0, 0, 0x80, 0x80, 0x40], blobs: Vec::new() }));
+        tables
+    }
+
+    pub(super) fn blocks(&self) -> Vec<Vec<u8>> {
+        EXAMPLES.1.iter().map(pack).collect()
+    }
+
+    pub(super) fn statements(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<Vec<u8>> =
+            self.writes.iter().map(|write| write.statements.join("\u{1}").into_bytes()).collect();
+        let edges = [
+            "",
+            ";",
+            "INSERT INTO t VALUES (9223372036854775807, -9223372036854775808, - 5, 007, x'aB', X'', 'it''s', '')",
+            "UPDATE t SET a=a+1, b='?' WHERE c IN (7, 'y', -9) AND [d?] = 5 -- ?",
+            "DELETE FROM t WHERE a = ? AND b = 'x\0y' AND é = 5",
+        ];
+        all.extend(edges.map(|edge| edge.as_bytes().to_vec()));
+        all
+    }
+
+    pub(super) fn messages(&self) -> Vec<Vec<u8>> {
+        let message = |write: &TraceWrite| {
+            let params = serde_json::json!({ "data_version": write.data_version.get(), "writes": write.statements });
+            format!(r#"{{"jsonrpc":"2.0","id":"cln:db_write#7","method":"db_write","params":{params}}}"#) + "\n\n"
+        };
+        let mut all: Vec<_> = self.writes.iter().map(|write| message(write).into_bytes()).collect();
+        all.retain(|message| message.len() < 30_000);
+        all.push(all[1..4].concat());
+        let deep =
+            format!("{{\"id\":1,\"method\":\"db_write\",\"params\":{}{}}}\n\n", "[".repeat(300), "]".repeat(300));
+        all.push(deep.into_bytes());
+        all.push(
+            b"{\"method\":\"shutdown\",\"params\":{}}\n\n{\"id\":\"\\u0041\",\"method\":\"db\\u005fwrite\"}\n\n"
+                .to_vec(),
+        );
+        all
+    }
+
+    /// The number of a file, then what is in it.
+    pub(super) fn files(&self) -> Vec<Vec<u8>> {
+        let numbered = self.files.iter().zip(0_u8..);
+        numbered.map(|((.., bytes), number)| [&[number], &bytes[..]].concat()).collect()
+    }
+}
+
+fn url(path: &Path) -> BackupUrl {
+    path.to_str().and_then(|path| path.parse().ok()).expect("a path that is text")
+}
+
+fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {
+    let home = tempfile::tempdir().expect("a directory");
+    common::create_backup(&url(backup), database, &mut |_| ControlFlow::Continue(())).expect("a backup");
+    let lock = serde_json::json!({ "backend_url": url(backup).to_string() }).to_string();
+    fs::write(home.path().join("backup.lock"), lock).expect("backup.lock");
+    let mut recording = Recording::open(home.path(), LIMITS).expect("a recording");
+    for write in writes {
+        let statements: Vec<_> = write.statements.iter().map(|sql| Cow::Borrowed(&**sql)).collect();
+        let write = DbWrite { data_version: write.data_version, statements: &statements, received_at: write.at };
+        recording.record(&write).expect("a change is recorded");
+    }
+}
+
+/// What a piece of a segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PieceKind {
+    Templates,
+    Block,
+    Images,
+    Node,
+    Index,
+}
+
+fn bytes(file: &[u8], at: Piece) -> Vec<u8> {
+    let start = usize::try_from(at.offset).expect("small") + PIECE_HEADER_LEN;
+    file[start..start + at.len as usize].to_vec()
+}
+
+/// All pieces of an intact segment.
+pub(super) fn pieces(file: &[u8]) -> Vec<(PieceKind, Piece)> {
+    let header = SegmentHeader::decode(file.first_chunk().expect("a header")).expect("a header");
+    let footer = SegmentFooter::decode(file.last_chunk().expect("a footer")).expect("a footer");
+    let mut pieces = vec![(PieceKind::Templates, footer.templates), (PieceKind::Index, footer.index)];
+    let index = zstd::bulk::decompress(&bytes(file, footer.index), 1 << 20).expect("an index");
+    let index = RecordIndex::decode(&index).expect("an index");
+    pieces.extend(index.intervals.iter().map(|interval| (PieceKind::Block, interval.block)));
+    let mut nodes: Vec<(Location, u8)> = footer.map.map(|root| (root.location, root.height)).into_iter().collect();
+    while let Some((at, height)) = nodes.pop() {
+        if at.segment != header.first_seq {
+            continue;
+        }
+        pieces.push((PieceKind::Node, at.piece));
+        let node = MapNode::decode(&bytes(file, at.piece), header.first_seq).expect("a node");
+        for entry in (0..FAN_OUT as usize).filter_map(|slot| node.get(slot)) {
+            match height.checked_sub(1) {
+                Some(below) => nodes.push((entry, below)),
+                None if entry.segment == header.first_seq => pieces.push((PieceKind::Images, entry.piece)),
+                None => (),
+            }
+        }
+    }
+    pieces
+}

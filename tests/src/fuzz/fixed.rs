@@ -1,0 +1,67 @@
+//! Structures of one length: headers, footers, the manifest.
+
+use std::fmt::Debug;
+
+use common::format::Damage;
+use common::format::log_header::LogHeader;
+use common::format::manifest::Manifest;
+use common::format::segment::{SegmentFooter, SegmentHeader};
+use common::format::snapshot::{SnapshotFooter, SnapshotHeader};
+use common::format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
+
+use super::crc;
+
+/// The bytes, as each of them.
+pub(super) fn header(input: &[u8]) -> bool {
+    let footer = |bytes: &[u8]| match bytes.try_into() {
+        Ok(bytes) => SegmentFooter::decode(bytes),
+        Err(_) => Err(Damage::Short { have: bytes.len(), want: 0 }),
+    };
+    [
+        again(Manifest::decode(input), |found| found.encode().to_vec(), Manifest::decode),
+        again(SpoolHeader::decode(input), |found| found.encode().to_vec(), SpoolHeader::decode),
+        again(footer(input), |found| found.encode().to_vec(), footer),
+        exactly(input, LogHeader::decode, |found| found.encode()),
+        exactly(input, SegmentHeader::decode, |found| found.encode()),
+        exactly(input, SnapshotHeader::decode, |found| found.encode()),
+        exactly(input, SnapshotFooter::decode, |(found, _)| found.encode()),
+    ]
+    .contains(&true)
+}
+
+/// The same, with the checksum that belongs to them.
+pub(super) fn header_sealed(input: &[u8]) -> bool {
+    let mut input = input.to_vec();
+    // A spool's header holds a manifest, with a checksum of its own.
+    if input.len() == SPOOL_HEADER_LEN {
+        crc::seal(&mut input[92..172]);
+    }
+    crc::seal(&mut input);
+    header(&input)
+}
+
+/// What is read is what was written: every other byte is refused.
+fn exactly<const N: usize, T: Debug>(
+    input: &[u8],
+    decode: impl FnOnce(&[u8; N]) -> Result<T, Damage>,
+    encode: impl FnOnce(&T) -> [u8; N],
+) -> bool {
+    let Some((bytes, [])) = input.split_first_chunk::<N>() else { return false };
+    let found = decode(bytes);
+    if let Ok(found) = &found {
+        assert_eq!(&encode(found), bytes, "{found:?}");
+    }
+    found.is_ok()
+}
+
+/// What is read is the same when it is written and read again.
+fn again<T: Debug + PartialEq>(
+    found: Result<T, Damage>,
+    encode: impl FnOnce(&T) -> Vec<u8>,
+    decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
+) -> bool {
+    if let Ok(found) = &found {
+        assert_eq!(decode(&encode(found)).as_ref(), Ok(found));
+    }
+    found.is_ok()
+}

@@ -1,0 +1,36 @@
+//! `backup.lock`, which people write by hand.
+
+use std::path::Path;
+
+use common::BackupLock;
+
+/// The bytes of the file. What is understood is the same when it is written and read again.
+pub(super) fn backup_lock(input: &[u8]) -> bool {
+    let path = Path::new("/l/backup.lock");
+    match BackupLock::parse(path, input) {
+        Ok(lock) => {
+            let bytes = lock.encode().expect("JSON");
+            assert_eq!(BackupLock::parse(path, &bytes).expect("what was written"), lock);
+            true
+        }
+        Err(error) => {
+            assert!(error.to_string().contains("backup.lock"), "{error}");
+            false
+        }
+    }
+}
+
+pub(super) fn corpus() -> Vec<Vec<u8>> {
+    let uuid = r#""backup_uuid": "00112233-4455-6677-8899-aabbccddeeff""#;
+    [
+        r#"{"backend_url": "file:///mnt/node.bkp"}"#.to_owned(),
+        format!(r#"{{"backend_url": "/mnt/node.bkp", {uuid}, "on_gap": "stop", "database": "/d/lightningd.sqlite3"}}"#),
+        format!(r#"{{"backend_url": "file:///a%20b", {uuid}, "on_unreachable": {{"spool": "/s", "wait_s": 7}}}}"#),
+        r#"{"backend_url": "file:///ä", "on_unreachable": "stop", "on_gap": "heal"}"#.to_owned(),
+        r#"{"backend_url": "/"}"#.to_owned(),
+        r#"{"backend_url": "file:///x", "on_unreachable": {"wait_s": 86400}}"#.to_owned(),
+        format!(r#"{{"backend_url": {}1{}}}"#, "[".repeat(200), "]".repeat(200)),
+    ]
+    .map(String::into_bytes)
+    .to_vec()
+}
