@@ -18,6 +18,9 @@ const SECTOR: usize = 512;
 /// Most sectors of which every combination is tried.
 const ALL_OF_SECTORS: usize = 3;
 
+/// Most writes to a file of which every combination is tried.
+const ALL_OF_WRITES: usize = 4;
+
 /// Most changes of names of which every combination is tried.
 const ALL_OF_NAMES: usize = 4;
 
@@ -215,6 +218,10 @@ fn ways(contents: &Contents, tearing: Tearing, random: &mut Random) -> Vec<Vec<P
             let (first, _) = sectors(written.offset, len).nth(random.below(sector_count)).unwrap_or_default();
             torn(Part::Bytes(first, first + random.below(len - first)));
         }
+    }
+    if (2..=ALL_OF_WRITES).contains(&count) {
+        let part = |bits: u32, write: usize| if bits >> write & 1 == 1 { Part::All } else { Part::Nothing };
+        ways.extend((1..(1 << count) - 1).map(|bits| (0..count).map(|write| part(bits, write)).collect::<Vec<_>>()));
     }
     if count > 1 {
         for _ in 0..tearing.samples * 2 {

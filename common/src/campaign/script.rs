@@ -135,9 +135,8 @@ impl Teller {
         self.steps.push(Restart);
         self.committed(1);
         self.steps.push(Spare);
-        self.committed(5);
-        // The next log is made without a spare, and perhaps the one before has not got its name for good.
-        self.committed(5);
+        // The next log but one is made without a spare, while the one before may not have got its name for good.
+        self.committed(15);
         self.steps.push(Spare);
         self.committed(5);
         self.steps.push(Restart);
@@ -180,6 +179,10 @@ impl Teller {
             self.steps.push(Step::Trouble(Trouble { nth, is_short, then }));
             self.committed(1);
         }
+        // The second of two records, so that both are cut off again.
+        self.lost();
+        self.steps.extend([Step::Restart, Step::Trouble(Trouble { nth: 3, is_short: false, then: Then::Reopen })]);
+        self.committed(2);
     }
 
     fn tell_spells_in_the_spool(&mut self) {
