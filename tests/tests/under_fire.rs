@@ -28,6 +28,9 @@ const KILLS: &str = "BACKUPFS_KILLS_UNDER_FIRE";
 /// The same unless told otherwise.
 const KILLS_USUAL: u64 = 40;
 
+/// It goes on for so long at least: a version is read when it has been there for some seconds.
+const AT_LEAST: Duration = Duration::from_secs(8);
+
 /// Threads that read.
 const READERS: u64 = 8;
 
@@ -208,6 +211,7 @@ fn what_is_read_is_what_the_node_had_whoever_is_killed_meanwhile() {
     model.note(&node);
     let mounts = [Mounted::start(&node.home.backup()), Mounted::start(&node.home.backup())];
     let (stop, reads) = (AtomicBool::new(false), Reads::default());
+    let mut killed = 0;
     thread::scope(|scope| {
         let readers: Vec<_> = (0..READERS)
             .map(|reader| {
@@ -217,7 +221,9 @@ fn what_is_read_is_what_the_node_had_whoever_is_killed_meanwhile() {
             .collect();
         // Set also when a write below panics: the scope waits for the readers.
         let _stop = StopWhenDropped(&stop);
-        for _ in 0..kills {
+        let began = Instant::now();
+        while killed < kills || began.elapsed() < AT_LEAST {
+            killed += 1;
             kill_somehow(&mut node, &mut random);
             node.start();
             // What the crash left is rolled back, or not: the node knows, by its version.
@@ -249,7 +255,7 @@ fn what_is_read_is_what_the_node_had_whoever_is_killed_meanwhile() {
         [&reads.whole, &reads.by_sqlite, &reads.stats, &reads.lists, &reads.latest]
             .map(|count| count.load(Ordering::Relaxed));
     println!(
-        "{kills} kills, {newest} versions; meanwhile {by_sqlite} read by SQLite, {whole} copied, {stats} looked at, \
+        "{killed} kills, {newest} versions; meanwhile {by_sqlite} read by SQLite, {whole} copied, {stats} looked at, \
          {lists} lists, {latest} times latest"
     );
     assert!(whole > 0 && by_sqlite > 0 && stats > 0 && lists > 0 && latest > 0);
