@@ -18,10 +18,11 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     // Before the mount is there: a signal in between must not leave a dead one behind.
     let signals = signals_to_end()?;
     let mount = Mount::start(&args.url, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
-    announce(&mount, args);
+    // Before the line on standard output: whoever waits for that line has been warned.
     if let Some(warning) = mount.warning() {
         note!("{warning}");
     }
+    announce(&mount, args);
     serve(mount, signals)
 }
 
