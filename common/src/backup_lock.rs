@@ -174,7 +174,10 @@ impl BackupLock {
         let replace = || -> io::Result<_> {
             let copy = free_name(&path, Timestamp::now())?;
             let copy = match fs::copy(&path, &copy) {
-                Ok(_) => Some(copy),
+                Ok(_) => {
+                    File::open(&copy)?.sync_all()?;
+                    Some(copy)
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };

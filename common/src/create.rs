@@ -13,10 +13,13 @@ use crate::format::names;
 use crate::format::record::SnapshotReason;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::log::{AppendError, create_first_log_within};
-use crate::put_aside::{LeftSpool, PutAsideError, Replaced};
+use crate::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_file};
 use crate::{BackupUrl, DataVersion, LogLimits, PageSize, Timestamp};
+
+/// How the name of a directory begins in which a backup is being made, beside its future place. A power cut leaves it.
+pub const BUILDING_PREFIX: &str = ".backupfs-init.";
 
 /// What is to happen with a backup that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +132,7 @@ pub fn create_backup(
 ///
 /// A transaction that a crash left in the database is rolled back first. The renaming happens when the new one is complete.
 /// If power fails between the two renames the old one has its new name, and there is none at `url`: doing it again makes one.
+/// Where nothing else explains that there is none, it is refused: the disk may not be mounted.
 ///
 /// # Errors
 /// As [`create_backup`], and when what is there, or the spool that `lightning_dir` knows of, is in use or newer than the
@@ -155,7 +159,11 @@ fn create(
         .filter(|parent| parent.is_dir())
         .ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
     let replaced = match (is_absent_or_empty(target).map_err(|source| io_error(target, source))?, existing) {
-        (true, _) => None,
+        (true, Existing::Refuse) => None,
+        (true, Existing::PutAside { lightning_dir }) => {
+            expect_gone(target, lightning_dir)?;
+            None
+        }
         (false, Existing::Refuse) => return Err(CreateError::Exists { url: url.clone() }),
         (false, Existing::PutAside { .. }) => Some(Replaced::find(target)?),
     };
@@ -183,7 +191,7 @@ fn create(
     }
     // Removed with all its contents when it does not get its name. Only its owner can look into it.
     let building = tempfile::Builder::new()
-        .prefix(".backupfs-init.")
+        .prefix(BUILDING_PREFIX)
         .tempdir_in(parent)
         .map_err(|source| io_error(target, source))?;
     let place = Place {

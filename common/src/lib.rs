@@ -89,7 +89,7 @@ pub use backup_url::{BackupUrl, BackupUrlError};
 pub use content_differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
-pub use create::{CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
+pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
 pub use live_database::{LiveDatabaseError, version_of_database};

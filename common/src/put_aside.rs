@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +27,20 @@ pub enum PutAsideError {
     /// The directory holds something else.
     #[error("{path} holds no file of a backup, so it is left alone; check the path", path = .path.display())]
     NotABackup {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// `backup.lock` names it, it is not there, and no earlier attempt has put it aside.
+    #[error("there is nothing at {path}, where backup.lock of this node says that the backup is: is its disk mounted? Only if \
+        that backup is gone for good, move backup.lock away and run `backupfs init`", path = .path.display())]
+    NothingThere {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file system is mounted exactly there, and cannot be renamed.
+    #[error("{path} is a mount point, which cannot be renamed: move the files of the backup into a directory in it, and run \
+        `backupfs init` with a URL for a new one beside that (backup.lock has to be moved away first)", path = .path.display())]
+    MountPoint {
         /// The directory.
         path: PathBuf,
     },
@@ -122,6 +137,10 @@ impl Replaced {
         let io_error = |source| PutAsideError::Io { path: path.to_path_buf(), source };
         // A link stays, and goes on leading to where the backup is.
         let path = path.canonicalize().map_err(io_error)?;
+        // Known before anything is written, not only when it is to be renamed.
+        if is_mount_point(&path).map_err(io_error)? {
+            return Err(PutAsideError::MountPoint { path });
+        }
         let directory = RealDirectory::new(&path);
         if !directory.list()?.iter().any(|name| is_of_a_backup(name)) {
             return Err(PutAsideError::NotABackup { path });
@@ -135,12 +154,13 @@ impl Replaced {
             Err(error) => return Err(error.into()),
         };
         // Whose it was, and how far it went, is only known as far as it can be read.
-        let url = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok());
-        let backup = match url.map(|url| Backup::open(&url)) {
-            Some(Err(OpenError::NewerFormat { reason, .. })) => {
-                return Err(PutAsideError::NewerFormat { path, reason });
-            }
-            opened => opened.and_then(Result::ok).map(Arc::new),
+        let Some(url) = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok()) else {
+            let reason = "without links, its path cannot be written as a URL";
+            return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        };
+        let backup = match Backup::open(&url) {
+            Err(OpenError::NewerFormat { reason, .. }) => return Err(PutAsideError::NewerFormat { path, reason }),
+            opened => opened.ok().map(Arc::new),
         };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
@@ -251,6 +271,30 @@ fn older_than(
     })
 }
 
+/// That nothing at `target` means that there is nothing to put aside, and not that a disk is missing: what `backup.lock`
+/// names is there, unless power has failed when it had been renamed and the new one had not.
+///
+/// # Errors
+/// [`PutAsideError::NothingThere`], or when the parent directory cannot be read.
+pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), PutAsideError> {
+    if BackupLock::read(lightning_dir).is_err() || was_put_aside(target)? {
+        return Ok(());
+    }
+    Err(PutAsideError::NothingThere { path: target.to_path_buf() })
+}
+
+/// Whether there is a directory that [`Replaced::rename`] may have made of the one that was at `target`.
+fn was_put_aside(target: &Path) -> Result<bool, PutAsideError> {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
+    let aside = format!("{}{REPLACED}", name.to_string_lossy());
+    Ok(RealDirectory::new(parent).list()?.iter().any(|name| name.starts_with(&aside)))
+}
+
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let parent = path.parent().unwrap_or(path);
+    Ok(fs::metadata(path)?.dev() != fs::metadata(parent)?.dev())
+}
+
 /// Whether a broken backup may have this file.
 fn is_of_a_backup(name: &str) -> bool {
     [names::MANIFEST, names::LOCK].contains(&name)
@@ -259,12 +303,15 @@ fn is_of_a_backup(name: &str) -> bool {
         || names::parse_snapshot(name).is_some()
 }
 
+/// What a name goes on with when something was put aside.
+const REPLACED: &str = ".replaced-";
+
 /// A name beside `path` that says when it was replaced and is not taken: `node.bkp.replaced-20261122T140507Z`.
 pub(crate) fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
     let stamp = now.to_civil().strftime("%Y%m%dT%H%M%SZ");
     for attempt in 1.. {
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".replaced-{stamp}"));
+        name.push(format!("{REPLACED}{stamp}"));
         if attempt > 1 {
             name.push(format!("-{attempt}"));
         }

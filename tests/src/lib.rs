@@ -32,5 +32,6 @@ pub mod schedule;
 pub mod seeded;
 pub mod skip;
 pub mod small_node;
+pub mod tiny_disk;
 pub mod traces;
 pub mod wait;

@@ -90,7 +90,9 @@ fn versions_and_status_say_how_far_it_is_behind_and_where_the_rest_is() {
         let versions = backupfs("versions", &backup, arguments).expect_done("versions");
         expect_said(&versions, &needles);
         assert!(!versions.stdout.to_lowercase().contains("behind"), "results are for programs: {versions:?}");
-        expect_said(&backupfs("status", &backup, arguments).expect_done("status"), &needles);
+        for command in ["status", "verify"] {
+            expect_said(&backupfs(command, &backup, arguments).expect_done(command), &needles);
+        }
     }
     let status = backupfs("status", &backup, &["--json"]).expect_done("status").json_lines().pop().expect("one object");
     let (from, to) = (behind.newest_there() + 1, behind.node.data_version().get());
@@ -102,9 +104,13 @@ fn versions_and_status_say_how_far_it_is_behind_and_where_the_rest_is() {
     );
     assert_eq!(status["data_version"], behind.newest_there(), "the newest that is in the backup");
 
+    let verified =
+        backupfs("verify", &backup, &["--json"]).expect_done("verify").json_lines().pop().expect("one object");
+    assert_eq!(verified["spool"], *told);
+
     behind.drain();
     let backup = behind.node.home.backup();
-    for command in ["versions", "status"] {
+    for command in ["versions", "status", "verify"] {
         let ran = backupfs(command, &backup, &[]).expect_done(command);
         assert!(!ran.stderr.to_lowercase().contains("behind") && !ran.stderr.contains("spool"), "{ran:?}");
     }

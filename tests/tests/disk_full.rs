@@ -1,6 +1,5 @@
 //! A backup on a disk that fills up: the node stops before it commits what is not recorded.
 
-use std::ffi::CStr;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,42 +7,19 @@ use std::time::{Duration, Instant};
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{MountFlags, mount_remount};
 use serde_json::{Value, json};
 use tests::home::Home;
 use tests::listing::{self, Status};
-use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
-
-/// A tiny disk; gone when dropped.
-struct TinyDisk(PathBuf);
-
-impl TinyDisk {
-    /// At this directory of the home, which is made; `None` where nothing can be mounted.
-    fn mounted(home: &Home, name: &str, options: &CStr) -> Option<Self> {
-        let disk = home.join(name);
-        fs::create_dir(&disk).expect("a directory");
-        if let Err(error) = mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), options) {
-            skipped(format_args!("a small file system cannot be mounted here ({error}), a full disk is not tested"));
-            return None;
-        }
-        Some(Self(disk))
-    }
-}
-
-impl Drop for TinyDisk {
-    fn drop(&mut self) {
-        // Detached even while a recorder of a failed test is still there.
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
-}
+use tests::tiny_disk::TinyDisk;
 
 #[test]
 fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let home = Home::new();
-    let Some(disk) = TinyDisk::mounted(&home, "disk", c"size=40m") else { return };
-    std::os::unix::fs::symlink(disk.0.join("node.bkp"), home.backup()).unwrap();
-    let backup = disk.0.join("node.bkp");
+    let Some(disk) = TinyDisk::mounted(&home.join("disk"), c"size=40m") else { return };
+    std::os::unix::fs::symlink(disk.path().join("node.bkp"), home.backup()).unwrap();
+    let backup = disk.path().join("node.bkp");
     let lightning_dir = home.lightning_dir();
     let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
     tests::cli::backupfs(&init).expect_done("init");
@@ -70,7 +46,7 @@ fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     let big = format!("INSERT INTO htlcs (id, preimage) VALUES (0, x'{}')", "5a".repeat(500_000));
     let again = node.lightningd.write(refused, &[big, bump(refused)], Commit::Normal).unwrap();
     assert!(matches!(again, Answer::Refused { .. } | Answer::Continue { .. }), "{again:?}");
-    mount_remount(&disk.0, MountFlags::empty(), c"size=200m").unwrap();
+    mount_remount(disk.path(), MountFlags::empty(), c"size=200m").unwrap();
     node.start();
     node.commit();
     node.expect_restorable();
@@ -113,8 +89,8 @@ fn status(node: &mut SmallNode) -> Value {
 #[test]
 fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room() {
     let home = Home::new();
-    let Some(disk) = TinyDisk::mounted(&home, "disk", c"size=24m") else { return };
-    let backup = disk.0.join("node.bkp");
+    let Some(disk) = TinyDisk::mounted(&home.join("disk"), c"size=24m") else { return };
+    let backup = disk.path().join("node.bkp");
     std::os::unix::fs::symlink(&backup, home.backup()).unwrap();
     let lightning_dir = home.lightning_dir();
     let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
@@ -125,7 +101,7 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
     let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
     assert!(first.is_continue(), "{first:?}");
     for round in 0..2 {
-        let filler = fill(&disk.0);
+        let filler = fill(disk.path());
         // What was made ahead takes some.
         let spooled = (0..60).find(|id| {
             let answer = write_much(&mut node, 100 * round + id);
@@ -170,7 +146,7 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
 #[test]
 fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
     let home = Home::new();
-    let Some(disk) = TinyDisk::mounted(&home, "spool", c"size=14m") else { return };
+    let Some(disk) = TinyDisk::mounted(&home.join("spool"), c"size=14m") else { return };
     home.init();
     home.set_on_unreachable(json!({"spool": "", "wait_s": 0}));
     let mut node = SmallNode::at(home);
@@ -187,7 +163,7 @@ fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
         });
         let (fitted, message) = refusal.expect("30 MB do not fit into 14");
         assert!(fitted > 4, "only {fitted} fitted");
-        let path = disk.0.to_str().expect("UTF-8");
+        let path = disk.path().to_str().expect("UTF-8");
         for part in
             ["did not record", "node.bkp is out of reach", path, "make room", "No space left", "start lightningd"]
         {
@@ -200,7 +176,7 @@ fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
             assert!(matches!(answer, Answer::Refused { .. } | Answer::Continue { .. }), "{answer:?}");
         }
         if room_first {
-            mount_remount(&disk.0, MountFlags::empty(), c"size=200m").expect("room");
+            mount_remount(disk.path(), MountFlags::empty(), c"size=200m").expect("room");
             node.start();
             for _ in 0..5 {
                 node.commit();

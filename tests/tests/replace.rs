@@ -9,6 +9,7 @@ use tests::cli;
 use tests::home::{Home, everything};
 use tests::listing;
 use tests::small_node::{SmallNode, creation};
+use tests::tiny_disk::TinyDisk;
 
 /// A node with some versions, stopped.
 fn stopped_node() -> SmallNode {
@@ -108,7 +109,10 @@ fn what_is_left_of_a_backup_is_enough() {
 fn doing_it_again_finishes_what_was_interrupted() {
     let mut node = stopped_node();
     fs::rename(node.home.backup(), node.home.join("node.bkp.replaced-20261122T140507Z")).unwrap();
-    replace(&node.home, &node.home.backup()).expect_done("nothing to put aside");
+    let left = node.home.join(".backupfs-init.x1y2z3");
+    fs::create_dir(&left).unwrap();
+    let ran = replace(&node.home, &node.home.backup()).expect_done("nothing to put aside");
+    assert!(ran.stderr.contains(left.to_str().unwrap()) && left.exists(), "{ran:?}");
     let lock = fs::read(node.home.backup_lock()).unwrap();
     replace(&node.home, &node.home.backup()).expect_done("once more");
     fs::write(node.home.backup_lock(), lock).unwrap();
@@ -120,6 +124,36 @@ fn doing_it_again_finishes_what_was_interrupted() {
     node.start();
     node.commit();
     node.expect_restorable();
+}
+
+/// What went wrong: with the disk of the backup not mounted a new one was begun below the mount point, and the old one went
+/// unnoticed for good.
+#[test]
+fn nothing_at_its_place_may_be_a_disk_that_is_not_mounted() {
+    let mut node = stopped_node();
+    let elsewhere = node.home.join("elsewhere");
+    fs::rename(node.home.backup(), &elsewhere).unwrap();
+    let before = node.home.everything();
+    replace(&node.home, &node.home.backup()).expect_refused(2, &["nothing at", "mounted", "backup.lock away"]);
+    assert!(node.home.everything() == before, "something was changed");
+    fs::remove_file(node.home.backup_lock()).unwrap();
+    replace(&node.home, &node.home.backup()).expect_done("init --replace");
+    node.start();
+    node.commit();
+    node.expect_restorable();
+}
+
+#[test]
+fn a_mount_point_is_refused_before_anything_is_written() {
+    let node = stopped_node();
+    let Some(disk) = TinyDisk::mounted(&node.home.join("disk"), c"size=40m") else { return };
+    for name in names_in(&node.home.backup()) {
+        fs::copy(&name, disk.path().join(name.file_name().unwrap())).unwrap();
+    }
+    fs::remove_file(node.home.backup_lock()).unwrap();
+    let before = node.home.everything();
+    replace(&node.home, disk.path()).expect_refused(2, &["is a mount point", "a directory in it"]);
+    assert!(node.home.everything() == before, "something was changed");
 }
 
 #[test]

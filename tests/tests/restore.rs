@@ -5,10 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tests::home::everything;
-use tests::skip::skipped;
 use tests::small_node::SmallNode;
+use tests::tiny_disk::TinyDisk;
 use tests::{cli, compare};
 
 fn restore(node: &SmallNode, to: &Path, more: &[&str]) -> cli::Ran {
@@ -116,14 +115,9 @@ fn a_disk_that_fills_up_half_way_keeps_no_part() {
     // The restored database has more than the 16 kB that fit here.
     let size = fs::metadata(node.home.database()).unwrap().len();
     assert!(size > 16 << 10, "{size}");
-    let options = c"size=16k";
-    if let Err(error) = mount("tmpfs", to.path(), "tmpfs", MountFlags::empty(), options) {
-        skipped(format_args!("a tiny file system cannot be mounted here ({error}), a full disk is not tested"));
-        return;
-    }
-    let ran = restore(&node, &to.path().join("db"), &[]);
-    let left = everything(to.path());
-    unmount(to.path(), UnmountFlags::DETACH).unwrap();
+    let Some(disk) = TinyDisk::mounted(to.path(), c"size=16k") else { return };
+    let ran = restore(&node, &disk.path().join("db"), &[]);
+    let left = everything(disk.path());
     ran.expect_refused(2, &["space", "db"]);
     assert!(left.is_empty(), "{:?}", left.keys());
 }

@@ -41,7 +41,10 @@ const LOGS_END_AFTER: usize = 60;
 const BEHIND_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What a reader may be late by itself, on a machine with other things to do.
-const LEEWAY: Duration = Duration::from_secs(2);
+const LEEWAY: Duration = Duration::from_secs(3);
+
+/// Longest pause between two reads of a reader, in milliseconds: eight that never pause leave nothing to the node.
+const PAUSE_MS: u64 = 40;
 
 /// Every committed version: when it was committed, and a hash of all rows.
 #[derive(Default)]
@@ -102,6 +105,7 @@ struct Reads {
 fn read_until(stop: &AtomicBool, mounts: &[Mounted], model: &Model, reads: &Reads, seed: u64) {
     let mut random = Seeded::new(seed);
     while !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(random.below(PAUSE_MS)));
         let mount = &mounts[usize::try_from(random.below(mounts.len() as u64)).expect("an index")];
         let Some((version, hash)) = model.random(&mut random) else {
             thread::sleep(Duration::from_millis(10));

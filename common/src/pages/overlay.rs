@@ -282,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_written_than_there_is_room_for() {
+        let mut overlay = empty();
+        overlay.write(&vec![7; 1 << 20], 0).unwrap();
+        assert!(!overlay.is_full());
+        overlay.write(&[7; 513], 1 << 20).unwrap_err();
+        assert!(overlay.is_full());
+    }
+
+    #[test]
     fn what_was_cut_off_does_not_come_back_when_the_file_grows_again() {
         let mut below = empty();
         below.write(&[7; 1536], 0).unwrap();

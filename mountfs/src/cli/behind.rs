@@ -2,6 +2,7 @@
 
 use common::spool::BehindSpool;
 use common::{DataVersion, SpoolSight};
+use serde_json::{Value, json};
 
 use crate::note;
 
@@ -50,6 +51,23 @@ pub fn stale(sight: &SpoolSight) -> Option<String> {
         "this backup is {what}. A node that is started without what is missing can broadcast a revoked state, and the peer \
          then takes ALL funds of that channel. Start the old node once with backup and spool reachable, and it is drained"
     ))
+}
+
+/// The same for programs, `None` when the backup is known to have all. Under the names of `backup-status`, and beside them what only an onlooker need be told.
+pub fn to_json(sight: &SpoolSight) -> Option<Value> {
+    match sight {
+        SpoolSight::Complete => None,
+        SpoolSight::Behind(behind) => Some(json!({
+            "path": behind.path,
+            "changes": behind.changes,
+            "from_version": behind.from_version.map(DataVersion::get),
+            "to_version": behind.to_version.map(DataVersion::get),
+        })),
+        SpoolSight::OutOfSight { host, path } => {
+            Some(json!({"path": path, "host": host, "changes": null, "problem": "it cannot be seen from here"}))
+        }
+        SpoolSight::Unreadable { path, reason } => Some(json!({"path": path, "changes": null, "problem": reason})),
+    }
 }
 
 fn versions(from: Option<DataVersion>, to: Option<DataVersion>) -> String {

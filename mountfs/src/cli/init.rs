@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::{BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, PagesDone, create_backup, replace_backup};
+use common::{
+    BUILDING_PREFIX, BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, PagesDone, create_backup,
+    replace_backup,
+};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -170,6 +173,19 @@ fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
         lightning_dir.join("hsm_secret").display()
     );
     on_same_file_system(&args.url, lightning_dir);
+    for left in left_by_interrupted(&args.url) {
+        note!("note: {} was left by an init that was interrupted; remove it unless one is running", left.display());
+    }
+}
+
+/// What was being filled beside the backup when power failed.
+fn left_by_interrupted(url: &BackupUrl) -> Vec<PathBuf> {
+    let entries = url.path().parent().and_then(|parent| fs::read_dir(parent).ok());
+    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_left = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(BUILDING_PREFIX.as_bytes()))
+    };
+    paths.filter(is_left).collect()
 }
 
 /// A backup on the disk that it is to replace is not much of a backup.

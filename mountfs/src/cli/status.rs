@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::{
-    Backup, BackupState, BytesByKind, DataVersion, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight,
-    StatusFields, UnsealedChanges,
+    Backup, BackupState, BytesByKind, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight, StatusFields,
+    UnsealedChanges,
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Failure, StatusArgs, behind};
 use crate::fs_error::chain;
@@ -92,7 +92,7 @@ impl Status {
             versions: state.versions,
             oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
             locked: locked.ok().map(|look| look == LockLook::Held),
-            spool: spool_json(sight),
+            spool: behind::to_json(sight),
             problem: problem.map(|error| chain(error)),
         }
     }
@@ -133,23 +133,6 @@ impl Status {
                 None => NOT_KNOWN,
             },
         )
-    }
-}
-
-/// Under the names of `backup-status`, and beside them what only an onlooker need be told.
-fn spool_json(sight: &SpoolSight) -> Option<Value> {
-    match sight {
-        SpoolSight::Complete => None,
-        SpoolSight::Behind(behind) => Some(json!({
-            "path": behind.path,
-            "changes": behind.changes,
-            "from_version": behind.from_version.map(DataVersion::get),
-            "to_version": behind.to_version.map(DataVersion::get),
-        })),
-        SpoolSight::OutOfSight { host, path } => {
-            Some(json!({"path": path, "host": host, "changes": null, "problem": "it cannot be seen from here"}))
-        }
-        SpoolSight::Unreadable { path, reason } => Some(json!({"path": path, "changes": null, "problem": reason})),
     }
 }
 
@@ -197,7 +180,7 @@ mod tests {
     fn json_is_flat_and_has_every_field() {
         let mut fields = StatusFields::new();
         fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
-        let spool = spool_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
+        let spool = behind::to_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
         let status =
             Status { fields, versions: Some(7), oldest_version: Some(3), locked: Some(true), spool, problem: None };
         let json = serde_json::to_value(&status).unwrap();

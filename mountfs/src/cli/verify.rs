@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, verify};
+use common::{Backup, SpoolSight};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
 use super::verify_against as against;
-use super::{Failure, VerifyArgs};
+use super::{Failure, VerifyArgs, behind};
 
 /// Verifies a backup, or compares a database with it.
 ///
@@ -31,9 +32,14 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     let report = verify(&args.url, scope, &|done, total| bar().set(done, total));
     bar().finish();
     let report = report?;
+    // Clean as it may be, it can lack what is in a spool. One whose manifest is damaged cannot be asked.
+    let sight = Backup::open(&args.url).ok().map(|backup| backup.spool_sight());
+    if let Some(sight) = &sight {
+        behind::warn(sight);
+    }
     let mut out = io::stdout().lock();
     let written = if args.json {
-        write_json(&mut out, &to_json(args.url.path(), scope, &report))
+        write_json(&mut out, &to_json(args.url.path(), scope, &report, sight.as_ref()))
     } else {
         write_text(&mut out, scope, &report)
     };
@@ -66,7 +72,7 @@ fn ranges(versions: &VersionRanges) -> Value {
     versions.iter().map(range).collect()
 }
 
-fn to_json(path: &Path, scope: Scope, report: &Report) -> Value {
+fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolSight>) -> Value {
     let finding = |finding: &Finding| {
         json!({
             "file": finding.file,
@@ -100,6 +106,7 @@ fn to_json(path: &Path, scope: Scope, report: &Report) -> Value {
         "findings": report.findings.iter().map(finding).collect::<Value>(),
         "notes": report.notes.iter().map(note).collect::<Value>(),
         "newest": newest,
+        "spool": sight.and_then(behind::to_json),
         "seconds": report.duration.as_secs_f64(),
     })
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::format::page_images::{ImageCodec, Keyframe};
 use crate::format::page_map::MapNode;
-use crate::format::record_index::RecordIndex;
+use crate::format::record_index::{IndexedBody, RecordIndex};
 use crate::format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};
 use crate::history::Start;
 use crate::log::Behind;
@@ -197,7 +197,15 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
     let before = |footer: &mut SegmentFooter| footer.versions_before += 1;
     let place = |footer: &mut SegmentFooter| footer.place += 1;
     let page_count = |footer: &mut SegmentFooter| footer.page_count += 1;
+    let bytes = |index: &mut RecordIndex| {
+        let changes = index.records.iter_mut().filter_map(|record| match &mut record.body {
+            IndexedBody::Change { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        changes.take(1).for_each(|bytes| *bytes += 1);
+    };
     for (what, expected) in [
+        ("bytes", "a statement block does not go with the record index"),
         ("lost", "the page map has lost pages"),
         ("elsewhere", "the page map leads to other images"),
         ("checksum", "it does not continue the segment before it"),
@@ -212,6 +220,7 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
         let mut unchanged = as_they_are;
         let mut changes = Changes::none(&mut unchanged);
         match what {
+            "bytes" => changes.index = &bytes,
             "lost" => changes.map = &lost,
             "elsewhere" => changes.map = &elsewhere,
             "checksum" => changes.header = &checksum,
