@@ -99,7 +99,7 @@ pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
 pub use page_no::{PageNo, PageSize};
 pub use pages::PageSource;
-pub use put_aside::PutAsideError;
+pub use put_aside::{PutAsideError, free_name};
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};

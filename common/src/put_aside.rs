@@ -307,7 +307,10 @@ fn is_of_a_backup(name: &str) -> bool {
 const REPLACED: &str = ".replaced-";
 
 /// A name beside `path` that says when it was replaced and is not taken: `node.bkp.replaced-20261122T140507Z`.
-pub(crate) fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be looked there.
+pub fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
     let stamp = now.to_civil().strftime("%Y%m%dT%H%M%SZ");
     for attempt in 1.. {
         let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -1,6 +1,9 @@
 //! Writing a version to a file: all of it, checked, or nothing.
 
-use std::fs::{self, File};
+mod destination;
+mod running_node;
+
+use std::fs::File;
 use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
@@ -10,14 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
+use common::verify::{AgainstError, compare_with_database};
 use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, version_of_database};
 use rusqlite::{Connection, OpenFlags};
 
-/// Name of the database in a directory given as the destination.
-const DATABASE_NAME: &str = "lightningd.sqlite3";
-
-/// Files that SQLite would take for a part of the restored database.
-const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+pub use self::destination::{Destination, Existing};
+pub use self::running_node::RunningNode;
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -42,6 +43,22 @@ pub enum Progress<'a> {
     Copied(u64),
     /// Everything has been copied; SQLite is checking it.
     Checking,
+    /// So many of all pages have been read back and compared.
+    ReadBack {
+        /// Pages read so far.
+        pages: u64,
+        /// All there are.
+        total_pages: u64,
+    },
+}
+
+/// What a restored database has to stand before it gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// SQLite's `quick_check`, and that it says the right data_version.
+    QuickCheck,
+    /// Besides, all of it is read back from the disk and compared with the backup: its pages, and where they differ its rows.
+    ReadBack,
 }
 
 /// What was restored.
@@ -53,6 +70,8 @@ pub struct Restored {
     pub data_version: DataVersion,
     /// Its size.
     pub bytes: u64,
+    /// What the database that was there before is called now.
+    pub put_aside: Option<PathBuf>,
 }
 
 /// Why nothing was restored. In every case no file was left behind.
@@ -60,8 +79,26 @@ pub struct Restored {
 #[non_exhaustive]
 pub enum RestoreError {
     /// There is something already.
-    #[error("{} exists and is not overwritten; move it away or name another destination", .0.display())]
+    #[error("{} exists and is not overwritten; name another destination, or have it renamed with --backup-existing", .0.display())]
     Exists(PathBuf),
+    /// A node may have the database open, or be about to.
+    #[error("{node}; a database that it has open must not be replaced: stop it first (`lightning-cli stop`)")]
+    NodeRuns {
+        /// Which.
+        node: RunningNode,
+    },
+    /// A database that was put aside could not get its name back.
+    #[error("nothing was restored, and the database that was there is now {aside}; give it its name back: `mv {aside} {path}`",
+        path = .path.display(), aside = .aside.display())]
+    LeftAside {
+        /// Its name.
+        path: PathBuf,
+        /// The name it has.
+        aside: PathBuf,
+        /// Why nothing was restored.
+        #[source]
+        source: io::Error,
+    },
     /// A journal of another database lies beside the destination.
     #[error(
         "{} lies beside the destination: SQLite would apply it to the restored database and destroy it; \
@@ -124,6 +161,23 @@ pub enum RestoreError {
         /// The first line of what it said.
         finding: String,
     },
+    /// It could not be read back and compared.
+    #[error("what was restored of version {version} could not be compared with the backup")]
+    Compare {
+        /// The version.
+        version: DataVersion,
+        /// Why.
+        #[source]
+        source: AgainstError,
+    },
+    /// What was read back is something else.
+    #[error("version {version} was not stored as it was written: the disk at {path} must not be trusted", path = .path.display())]
+    NotAsWritten {
+        /// The version.
+        version: DataVersion,
+        /// The destination.
+        path: PathBuf,
+    },
     /// The copy holds another version.
     #[error("the restored database says data_version {found} but should be {expected}; do not use it")]
     OtherVersion {
@@ -143,7 +197,11 @@ impl RestoreError {
             | Self::NoDirectory(_)
             | Self::InsideBackup(_)
             | Self::NoFileName(_)
+            | Self::NodeRuns { .. }
+            | Self::LeftAside { .. }
+            | Self::NotAsWritten { .. }
             | Self::Write { .. } => false,
+            Self::Compare { source, .. } => source.is_damage(),
             Self::View { .. }
             | Self::Read { .. }
             | Self::Sqlite { .. }
@@ -153,57 +211,9 @@ impl RestoreError {
     }
 }
 
-/// A place where nothing is yet: checked before anything is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Destination {
-    path: PathBuf,
-    directory: PathBuf,
-}
-
-impl Destination {
-    /// Checks `path`; a directory means a file of the usual name in it.
-    ///
-    /// # Errors
-    /// [`RestoreError`] says why nothing may be written there.
-    pub fn check(path: &Path, backup: &Path) -> Result<Self, RestoreError> {
-        let path = if path.is_dir() { path.join(DATABASE_NAME) } else { path.to_owned() };
-        let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            return Err(RestoreError::NoDirectory(parent.to_owned()));
-        }
-        let resolve = |directory: &Path| {
-            directory.canonicalize().map_err(|source| RestoreError::Write { path: path.clone(), source })
-        };
-        let directory = resolve(parent)?;
-        if directory.starts_with(resolve(backup)?) {
-            return Err(RestoreError::InsideBackup(path));
-        }
-        // Not `exists()`: a link that leads nowhere is something, too.
-        if path.symlink_metadata().is_ok() {
-            return Err(RestoreError::Exists(path));
-        }
-        for suffix in COMPANIONS {
-            let mut companion = name.to_owned();
-            companion.push(suffix);
-            let companion = parent.join(companion);
-            if companion.symlink_metadata().is_ok() {
-                return Err(RestoreError::Companion(companion));
-            }
-        }
-        Ok(Self { path, directory })
-    }
-
-    /// The directory that it is in.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-}
-
 /// Writes `version` to `destination`.
 ///
-/// When this returns `Ok`, the file is complete, has passed SQLite's `quick_check`, says the right data_version, and
-/// survives a power cut under its name.
+/// When this returns `Ok`, the file is complete, has stood the `proof`, and survives a power cut under its name.
 ///
 /// # Errors
 /// [`RestoreError`]; no file is left behind then.
@@ -212,10 +222,11 @@ pub fn restore(
     history: &History,
     version: &Version,
     destination: &Destination,
+    proof: Proof,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Restored, RestoreError> {
     let data_version = version.data_version;
-    let write_error = |source| RestoreError::Write { path: destination.path.clone(), source };
+    let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
     // One view is all that is needed: a cache would only keep it.
     let view = Views::new(Arc::clone(backup), 0)
@@ -225,7 +236,7 @@ pub fn restore(
     let temporary = tempfile::Builder::new()
         .prefix(".restoring-")
         .suffix(".tmp")
-        .tempfile_in(&destination.directory)
+        .tempfile_in(destination.directory())
         .map_err(write_error)?;
     progress(Progress::Started { temporary: temporary.path(), total_bytes: view.size_bytes() });
     copy(&view, data_version, destination, temporary.as_file(), progress)?;
@@ -237,17 +248,31 @@ pub fn restore(
     });
     checked?;
     synced.map_err(write_error)?;
-    temporary.persist_noclobber(&destination.path).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => RestoreError::Exists(destination.path.clone()),
-        _ => write_error(error.error),
-    })?;
-    let synced = File::open(&destination.directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|source| {
-        // The name may not survive a power cut; better none than one that is trusted. The error that counts is `source`.
-        let _: io::Result<()> = fs::remove_file(&destination.path);
-        write_error(source)
-    })?;
-    Ok(Restored { path: destination.path.clone(), data_version, bytes: view.size_bytes() })
+    if proof == Proof::ReadBack {
+        read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
+    }
+    let put_aside = destination.take(temporary)?;
+    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside })
+}
+
+/// Reads from the disk what has been synced to it, and compares it with the backup.
+fn read_back(
+    backup: &Arc<Backup>,
+    file: &File,
+    path: &Path,
+    version: DataVersion,
+    destination: &Destination,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), RestoreError> {
+    // What the kernel keeps in memory proves nothing. Only a hint: where it is not taken, less is proven, nothing is wrong.
+    let _hint = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    let mut watch = |pages, total_pages| progress(Progress::ReadBack { pages, total_pages });
+    let compared =
+        compare_with_database(backup, path, &mut watch).map_err(|source| RestoreError::Compare { version, source })?;
+    if compared.is_same() && compared.data_version == version {
+        return Ok(());
+    }
+    Err(RestoreError::NotAsWritten { version, path: destination.path().to_owned() })
 }
 
 /// Copies all pages, by several threads: decompressing them takes longer than writing them. What is written goes to the disk
@@ -259,7 +284,7 @@ fn copy(
     file: &File,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), RestoreError> {
-    let write_error = |source| RestoreError::Write { path: destination.path.clone(), source };
+    let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let size_bytes = view.size_bytes();
     file.set_len(size_bytes).map_err(write_error)?;
     let (offsets, failed) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -357,42 +382,9 @@ pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
 
     use super::*;
-
-    fn refusal(path: &Path, backup: &Path) -> RestoreError {
-        Destination::check(path, backup).unwrap_err()
-    }
-
-    #[test]
-    fn only_a_free_name_in_an_existing_directory_is_a_destination() {
-        let dir = tempfile::tempdir().unwrap();
-        let backup = dir.path().join("node.bkp");
-        fs::create_dir(&backup).unwrap();
-        let free = dir.path().join("free.sqlite3");
-        assert_eq!(Destination::check(&free, &backup).unwrap().path, free);
-        let node = dir.path().join("node");
-        fs::create_dir(&node).unwrap();
-        assert_eq!(Destination::check(&node, &backup).unwrap().path, node.join(DATABASE_NAME));
-
-        let taken = dir.path().join("taken");
-        fs::write(&taken, "").unwrap();
-        assert!(matches!(refusal(&taken, &backup), RestoreError::Exists(_)));
-        let dangling = dir.path().join("dangling");
-        symlink("/nowhere/at/all", &dangling).unwrap();
-        assert!(matches!(refusal(&dangling, &backup), RestoreError::Exists(_)));
-        fs::write(node.join(DATABASE_NAME), "").unwrap();
-        assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));
-        assert!(matches!(refusal(&dir.path().join("no/where"), &backup), RestoreError::NoDirectory(_)));
-        assert!(matches!(refusal(&backup.join("x"), &backup), RestoreError::InsideBackup(_)));
-        for suffix in COMPANIONS {
-            let name = dir.path().join(format!("with{suffix}"));
-            fs::write(&name, "").unwrap();
-            assert!(matches!(refusal(&dir.path().join("with"), &backup), RestoreError::Companion(_)), "{suffix}");
-            fs::remove_file(name).unwrap();
-        }
-    }
 
     #[test]
     fn a_copy_must_hold_the_version_it_is_said_to_hold() {

@@ -2,10 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use common::Backup;
+use mountfs::restore::{Destination, Existing, Progress, Proof, RestoreError};
 use tests::home::everything;
+use tests::skip::skipped;
 use tests::small_node::SmallNode;
 use tests::tiny_disk::TinyDisk;
 use tests::{cli, compare};
@@ -90,6 +96,150 @@ fn an_older_version_needs_both_options() {
     let ran = restore(&node, &file, &["--version", "3", "--accept-stale-state"]).expect_done("restore");
     assert!(ran.stderr.contains("revoked") && ran.stderr.contains("funds"), "it says what that can cost: {ran:?}");
     assert_eq!(compare::data_version(&file).unwrap(), 3);
+}
+
+#[test]
+fn a_time_means_the_newest_version_that_had_been_recorded() {
+    let (node, to) = node();
+    let listed = cli::backupfs(&["versions".as_ref(), "--json".as_ref(), node.home.backup().as_os_str()]);
+    let times: Vec<String> = listed
+        .expect_done("versions")
+        .json_lines()
+        .iter()
+        .map(|line| line["recorded_at"].as_str().expect("a time").to_owned())
+        .collect();
+    let file = to.path().join("db");
+    restore(&node, &file, &["--at", &times[2]]).expect_refused(2, &["accept-stale-state", "version 3", "revoked"]);
+    restore(&node, &file, &["--at", "2020-02-02", "--accept-stale-state"]).expect_refused(1, &["oldest", &times[0]]);
+    restore(&node, &file, &["--at", "3", "--accept-stale-state"]).expect_refused(2, &["--version"]);
+    restore(&node, &file, &["--at", &times[2], "--version", "3"]).expect_refused(2, &["cannot be used with"]);
+    assert_eq!(everything(to.path()).len(), 0, "nothing was restored yet");
+
+    let before = |time: &str| {
+        let micros = time.parse::<jiff::Timestamp>().expect("a time").as_microsecond();
+        jiff::Timestamp::from_microsecond(micros - 1).expect("a time").to_string()
+    };
+    for (at, version) in [(times[2].clone(), 3), (before(&times[3]), 3), (before(&times[2]), 2)] {
+        restore(&node, &file, &["--at", &at, "--accept-stale-state"]).expect_done("restore");
+        assert_eq!(compare::data_version(&file).unwrap(), version, "{at}");
+        fs::remove_file(&file).unwrap();
+    }
+    // Nothing is newer: no old state.
+    restore(&node, &file, &["--at", "2999-12-31 23:59"]).expect_done("restore");
+    compare::same_contents(&node.home.database(), &file, &[]).unwrap();
+}
+
+#[test]
+fn what_is_there_is_renamed_with_its_journal_when_that_was_asked_for() {
+    let (node, to) = node();
+    let file = to.path().join("lightningd.sqlite3");
+    fs::write(&file, "precious").unwrap();
+    fs::write(to.path().join("lightningd.sqlite3-journal"), "its journal").unwrap();
+    let ran = restore(&node, to.path(), &["--backup-existing"]).expect_done("restore");
+    compare::same_contents(&node.home.database(), &file, &[]).unwrap();
+    let aside: Vec<_> = everything(to.path()).into_iter().filter(|(path, _)| *path != file).collect();
+    let [(database, bytes), (journal, journal_bytes)] = &aside[..] else { panic!("{aside:?}") };
+    assert!(
+        database.to_str().unwrap().starts_with(&format!("{}.replaced-2", file.display())),
+        "{}",
+        database.display()
+    );
+    assert_eq!(journal.to_str().unwrap(), format!("{}-journal", database.display()));
+    assert_eq!(
+        (bytes.as_deref(), journal_bytes.as_deref()),
+        (Some(&b"precious"[..]), Some(&b"its journal"[..])),
+        "as they were"
+    );
+    assert!(ran.stdout.contains(database.to_str().unwrap()), "{ran:?}");
+}
+
+#[test]
+fn a_disk_that_stores_something_else_is_noticed_before_it_gets_its_name() {
+    let (node, to) = node();
+    let url: common::BackupUrl = node.home.backup().to_str().unwrap().parse().unwrap();
+    let backup = Arc::new(Backup::open(&url).unwrap());
+    let (history, read) = backup.read_history();
+    read.unwrap();
+    let version = history.newest().unwrap();
+    let destination = Destination::check(to.path(), backup.path(), Existing::Refuse).unwrap();
+    let mut temporary = PathBuf::new();
+    let mut tamper = |progress: Progress<'_>| match progress {
+        Progress::Started { temporary: path, .. } => temporary = path.to_owned(),
+        // Nothing that quick_check could find.
+        Progress::Checking => {
+            let database = rusqlite::Connection::open(&temporary).unwrap();
+            assert_eq!(database.execute("INSERT INTO invoices (id) VALUES (-77)", []).unwrap(), 1);
+        }
+        Progress::Copied(_) | Progress::ReadBack { .. } => {}
+    };
+    let restored = mountfs::restore::restore(&backup, &history, version, &destination, Proof::ReadBack, &mut tamper);
+    assert!(matches!(restored, Err(RestoreError::NotAsWritten { .. })), "{restored:?}");
+    assert!(everything(to.path()).is_empty(), "no part is left");
+    let ran = restore(&node, to.path(), &["--verify"]).expect_done("restore");
+    assert!(ran.stdout.contains("read back and compared"), "{ran:?}");
+}
+
+/// A process that listens where `lightningd` does, or holds the lock that it holds.
+#[test]
+fn nothing_is_restored_where_a_node_runs() {
+    let (node, to) = node();
+    let network = to.path().join("bitcoin");
+    fs::create_dir(&network).unwrap();
+    let socket = network.join("lightning-rpc");
+    let listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    restore(&node, &network, &["--backup-existing"]).expect_refused(2, &["lightningd is running", "lightning-rpc"]);
+    drop(listening);
+    restore(&node, &network, &[]).expect_done("nobody listens on a socket that was left");
+    fs::remove_file(network.join("lightningd.sqlite3")).unwrap();
+
+    if Command::new("sqlite3").arg("-version").output().is_err() {
+        skipped("sqlite3 is not installed, a pid file that is locked is not tested");
+        return;
+    }
+    for (pid_file, runs) in [
+        (to.path().join("lightningd-bitcoin.pid"), true),
+        (network.join("lightningd-bitcoin.pid"), true),
+        (to.path().join("lightningd-testnet.pid"), false),
+    ] {
+        // SQLite locks its files as lightningd locks its own.
+        let mut holder = Command::new("sqlite3")
+            .arg(&pid_file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sqlite3 starts");
+        let mut stdin = holder.stdin.take().expect("a pipe");
+        stdin.write_all(b"BEGIN EXCLUSIVE;\nSELECT 'locked';\n").unwrap();
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().expect("a pipe")).read_line(&mut said).unwrap();
+        let ran = restore(&node, &network, &[]);
+        let process = holder.id().to_string();
+        drop(stdin);
+        holder.wait().unwrap();
+        assert_eq!(said, "locked\n");
+        if runs {
+            ran.expect_refused(2, &["lightningd is running", &process, pid_file.to_str().unwrap()]);
+        } else {
+            ran.expect_done("the node of another network is not in the way");
+        }
+        fs::remove_file(&pid_file).unwrap();
+    }
+}
+
+#[test]
+fn what_to_do_before_the_node_starts_is_said() {
+    let (mut node, to) = node();
+    let said = restore(&node, to.path(), &[]).expect_done("restore");
+    for needle in ["old node cannot run", "newer version than 5", "copy hsm_secret to"] {
+        assert!(said.stderr.contains(needle), "{said:?}");
+    }
+    assert!(!said.stderr.contains("RUNNING NOW"), "{said:?}");
+    fs::remove_file(to.path().join("lightningd.sqlite3")).unwrap();
+    fs::write(to.path().join("hsm_secret"), "secret").unwrap();
+    node.start();
+    node.commit();
+    let said = restore(&node, to.path(), &[]).expect_done("restore");
+    assert!(said.stderr.contains("RUNNING NOW") && said.stderr.contains("hsm_secret is there"), "{said:?}");
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backup::OpenError;
 use crate::commit_check::same_but_for_the_writer;
 use crate::content_differences::{ContentDifferences, differences};
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
@@ -21,7 +20,7 @@ use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns, read_a
 use crate::replay::{ReplayError, reason};
 use crate::storage::{StorageError, StorageOp};
 use crate::view::View;
-use crate::{Backup, BackupUrl, DataVersion, History, PageNo, PageSize, ReadError};
+use crate::{Backup, DataVersion, History, PageNo, PageSize, ReadError};
 
 /// How long a database that is locked, or ahead of what can be seen of the backup, is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,9 +61,6 @@ impl Against {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgainstError {
-    /// There is no backup.
-    #[error(transparent)]
-    Open(#[from] OpenError),
     /// There is no database.
     #[error("there is no database at {path}; check the path", path = .path.display())]
     NoDatabase {
@@ -118,30 +114,29 @@ impl AgainstError {
     }
 }
 
-/// Compares `database` with the version of the backup at `url` that has its number. `watch` is told the pages read so far, and
+/// Compares `database` with the version of the backup that has its number. `watch` is told the pages read so far, and
 /// all there are.
 ///
 /// # Errors
 /// When there is nothing to compare with, or one of them cannot be read.
 pub fn compare_with_database(
-    url: &BackupUrl,
+    backup: &Arc<Backup>,
     database: &Path,
     watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Against, AgainstError> {
-    compare(url, database, CHASE, watch)
+    compare(backup, database, CHASE, watch)
 }
 
 fn compare(
-    url: &BackupUrl,
+    backup: &Arc<Backup>,
     database: &Path,
     chase: Duration,
     watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Against, AgainstError> {
     let began = Instant::now();
-    let backup = Arc::new(Backup::open(url)?);
     loop {
         let expected = open_patiently(database, began)?.data_version()?;
-        let view = view_of(&backup, database, expected, began)?;
+        let view = view_of(backup, database, expected, began)?;
         // Opened anew, for as short as can be.
         let live = open_patiently(database, began)?;
         let held = Instant::now();
@@ -158,7 +153,7 @@ fn compare(
             ContentDifferences::default()
         } else {
             // Whichever version the pages were compared with, with those put aside they are the database as it was read.
-            let view = if is_moved { view_of(&backup, database, data_version, began)? } else { view };
+            let view = if is_moved { view_of(backup, database, data_version, began)? } else { view };
             compare_rows(&view, theirs, data_version)?
         };
         return Ok(Against { data_version, same_pages, differences, held, duration: began.elapsed() });
@@ -337,10 +332,11 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::BackupUrl;
     use crate::testing::{Fate, Node};
 
     fn go(url: &BackupUrl, database: &Path, chase: Duration) -> Result<Against, AgainstError> {
-        compare(url, database, chase, &mut |_, _| ())
+        compare(&Arc::new(Backup::open(url).unwrap()), database, chase, &mut |_, _| ())
     }
 
     /// It never stays at one version for long enough: what was read belongs to another one than was looked up.

@@ -23,7 +23,7 @@ use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, Pretend
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::Access;
 use crate::mount::{Mount, MountError, MountSettings};
-use crate::restore::{Destination, restore};
+use crate::restore::{Destination, Existing, Proof, restore};
 use crate::say;
 
 /// 1,500 writes of a real node, from its first one on.
@@ -259,8 +259,9 @@ fn restore_newest(
     problem.map_err(Failure::no)?;
     let version = history.version(newest).map_err(Failure::no)?;
     let version = version.ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
-    let destination = Destination::check(&place.new_node(), backup.path())?;
-    let restored = restore(&backup, &history, &version, &destination, &mut |_| {}).map_err(Failure::no)?;
+    let destination = Destination::check(&place.new_node(), backup.path(), Existing::Refuse)?;
+    let restored =
+        restore(&backup, &history, &version, &destination, Proof::QuickCheck, &mut |_| {}).map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
     say!("   backupfs restore {url} {}", place.new_node().display());
     say!("   quick_check: ok");

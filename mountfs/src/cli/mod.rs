@@ -118,10 +118,18 @@ pub struct MountArgs {
 
 /// Write the newest version of the database to a file.
 ///
-/// The file appears under its name when it is complete and has passed SQLite's quick_check; nothing is overwritten.
+/// The file appears under its name when it is complete and has passed SQLite's quick_check; nothing is overwritten. Refused while
+/// `lightningd` runs on that directory.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin\n\n\
-                        The old node must not run any more, and hsm_secret has to be copied by hand.")]
+#[command(after_help = "\
+TIME is in UTC, or with an offset: 2026-11-20, '2026-11-20 14:05', 2026-11-20T14:05:07Z. A day or a minute means its end.
+
+Examples:
+  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --verify --backup-existing /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --at '2026-11-20 14:05' --accept-stale-state /var/backup/node.bkp /tmp/look.sqlite3
+
+The old node must not run any more, and hsm_secret has to be copied by hand.")]
 pub struct RestoreArgs {
     /// The backup
     pub url: BackupUrl,
@@ -130,9 +138,18 @@ pub struct RestoreArgs {
     /// Another version than the newest; only to look at it, never to run a node on it
     #[arg(long, value_name = "N")]
     pub version: Option<DataVersion>,
+    /// The newest version that had been recorded at that time; like any old one only to look at it
+    #[arg(long, value_name = "TIME", value_parser = Bound::at, conflicts_with = "version")]
+    pub at: Option<i64>,
     /// Confirms that a node started on an old version can lose all its funds
     #[arg(long)]
     pub accept_stale_state: bool,
+    /// Read all of it back from the disk, and compare it with the backup, before it gets its name
+    #[arg(long)]
+    pub verify: bool,
+    /// Rename a database that is there, with its journal, to DEST.replaced-TIME
+    #[arg(long)]
+    pub backup_existing: bool,
 }
 
 /// List the versions in a backup.

@@ -1,18 +1,21 @@
 //! `backupfs restore`.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use common::{Backup, DataVersion, History, TimelineEntry, Version};
+use common::{Backup, DataVersion, History, LockLook, TimelineEntry, Timestamp, Version};
 
 use super::progress::Bar;
 use super::signals::signals_to_end;
 use super::{Failure, RestoreArgs, behind};
 use crate::fs_error::chain;
-use crate::restore::{Destination, Progress, RestoreError, restore};
+use crate::restore::{Destination, Existing, Progress, Proof, RestoreError, restore};
 use crate::{note, say};
+
+/// The file with the node's keys, beside its database.
+const HSM_SECRET: &str = "hsm_secret";
 
 /// Restores the newest version, or another one if that was confirmed.
 ///
@@ -20,7 +23,8 @@ use crate::{note, say};
 /// Exit code 1 when the version is not there or the backup is damaged, 2 for everything else.
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
-    let destination = Destination::check(&args.dest, backup.path())?;
+    let existing = if args.backup_existing { Existing::PutAside } else { Existing::Refuse };
+    let destination = Destination::check(&args.dest, backup.path(), existing)?;
     let (history, problem) = backup.read_history();
     if let Err(problem) = problem {
         // The newest version that can be read may not be the newest that was recorded: that is for a human to decide.
@@ -32,7 +36,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
             "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
             chain(&problem)
         );
-        if args.version.is_none() || !args.accept_stale_state {
+        if (args.version.is_none() && args.at.is_none()) || !args.accept_stale_state {
             return Err(Failure::No(error));
         }
         note!("warning: {error}");
@@ -52,26 +56,59 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     remove_on_signal(Arc::clone(&temporary))?;
     let mut bar = Bar::new("restoring");
     let mut total = 0;
-    let restored = restore(&backup, &history, version, &destination, &mut |progress| match progress {
+    let mut reading_back = Bar::new("reading back");
+    let proof = if args.verify { Proof::ReadBack } else { Proof::QuickCheck };
+    let restored = restore(&backup, &history, version, &destination, proof, &mut |progress| match progress {
         Progress::Started { temporary: path, total_bytes } => {
             *temporary.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
             total = total_bytes;
         }
         Progress::Copied(done) => bar.set(done, total),
         Progress::Checking => bar.finish(),
+        // The pages are those of the file.
+        Progress::ReadBack { pages, total_pages } => reading_back.set(total / total_pages.max(1) * pages, total),
     });
     bar.finish();
+    reading_back.finish();
     let restored = restored.map_err(failure)?;
-    say!("restored version {} to {} ({} bytes)", restored.data_version, restored.path.display(), restored.bytes);
-    if Some(restored.data_version) != history.newest().map(|newest| newest.data_version) {
-        return Ok(());
+    if let Some(aside) = &restored.put_aside {
+        say!("renamed the database that was there to {}", aside.display());
     }
-    note!(
-        "Before you start lightningd:\n\
-         - make sure that the old node cannot run any more, on any machine\n\
-         - copy hsm_secret to the same directory: it is not in the backup, and without it the funds are lost"
+    let proven = if args.verify { ", read back and compared" } else { "" };
+    say!(
+        "restored version {} to {} ({} bytes{proven})",
+        restored.data_version,
+        restored.path.display(),
+        restored.bytes
     );
+    if Some(version.seq) == history.newest().map(|newest| newest.seq) {
+        note!("{}", checklist(&backup, version, destination.directory()));
+    }
     Ok(())
+}
+
+/// What has to be true before a node is started on what was restored.
+fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
+    let old_node = match backup.look_at_lock() {
+        Ok(LockLook::Held) => "IT IS RUNNING NOW: something records to this backup",
+        Ok(LockLook::NotSeen) | Err(_) => "two nodes on one set of channels lose money",
+    };
+    let secret = directory.join(HSM_SECRET);
+    let secret = if secret.exists() {
+        format!("{} is there; it must be that of this node", secret.display())
+    } else {
+        format!(
+            "copy {HSM_SECRET} to {}: it is not in the backup, and without it the funds are lost",
+            directory.display()
+        )
+    };
+    format!(
+        "Before you start lightningd:\n\
+         - make sure that the old node cannot run any more, on any machine ({old_node})\n\
+         - make sure that no copy of this backup has a newer version than {}, of {}\n\
+         - {secret}",
+        version.data_version, version.recorded_at
+    )
 }
 
 fn failure(error: RestoreError) -> Failure {
@@ -80,25 +117,51 @@ fn failure(error: RestoreError) -> Failure {
 
 fn choose(history: &History, args: &RestoreArgs) -> Result<Version, Failure> {
     let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
-    let Some(wanted) = args.version else { return Ok(newest.clone()) };
-    let version = history.version(wanted).map_err(Failure::no)?;
-    let version = version.ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?;
+    let version = match (args.version, args.at) {
+        (None, None) => newest.clone(),
+        (None, Some(micros)) => newest_at(history, micros)?,
+        (Some(wanted), _) => {
+            let version = history.version(wanted).map_err(Failure::no)?;
+            version.ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?
+        }
+    };
     if version.seq == newest.seq {
         return Ok(version);
     }
     let cost = format!(
-        "version {wanted} is not the newest, which is {}: a node that is started on it can broadcast a revoked state, \
-         and the peer then takes ALL funds of that channel",
-        newest.data_version
+        "version {}, of {}, is not the newest, which is {}: a node that is started on it can broadcast a revoked state, and \
+         the peer then takes ALL funds of that channel",
+        version.data_version, version.recorded_at, newest.data_version
     );
     if !args.accept_stale_state {
         return Err(Failure::Failed(anyhow!(
-            "{cost}; leave --version out to restore the newest, or add --accept-stale-state to restore it only to look \
+            "{cost}; leave --version and --at out to restore the newest, or add --accept-stale-state to restore it only to look \
              at it"
         )));
     }
     note!("warning: {cost}. Look at it, but never start lightningd on it.");
     Ok(version)
+}
+
+/// The newest version that had been recorded at a time.
+fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
+    let at = history.last_time_before(micros.saturating_add(1)).map_err(Failure::no)?;
+    let Some(at) = at else {
+        let oldest = history.oldest().map_err(Failure::no)?;
+        let oldest = oldest.map_or_else(String::new, |oldest| {
+            format!("; the oldest is version {}, of {}", oldest.data_version, oldest.recorded_at)
+        });
+        let when = Timestamp::from_micros(micros).map_or_else(|| "then".to_owned(), |when| format!("at {when}"));
+        return Err(Failure::no(anyhow!("nothing had been recorded {when}{oldest}")));
+    };
+    let (found, read) = history.versions_between(&(at.as_micros()..at.as_micros() + 1));
+    let newest = found.iter().map(|(_, seq)| *seq).max();
+    let version = newest.map(|seq| history.version_by_seq(seq)).transpose().map_err(Failure::no)?.flatten();
+    match (version, read) {
+        (Some(version), Ok(())) => Ok(version),
+        (None, Ok(())) => Err(Failure::no(anyhow!("the version of {at} is not in the backup any more"))),
+        (_, Err(error)) => Err(Failure::no(error)),
+    }
 }
 
 /// Says of a version that is not there what became of it and which ones are near.

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use common::verify::{Against, compare_with_database};
-use common::{RowDifference, TableDifferences, WhichRow};
+use common::{Backup, RowDifference, TableDifferences, WhichRow};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -20,8 +21,9 @@ const PAGE_BYTES: u64 = 4096;
 /// # Errors
 /// Exit code 1 when they differ or the version is damaged, 2 when they could not be compared.
 pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
+    let backup = Arc::new(Backup::open(&args.url)?);
     let mut bar = Bar::new("reading");
-    let compared = compare_with_database(&args.url, database, &mut |done, total| {
+    let compared = compare_with_database(&backup, database, &mut |done, total| {
         bar.set(done * PAGE_BYTES, total * PAGE_BYTES);
     });
     bar.finish();

@@ -1,4 +1,4 @@
-//! [`Bound`]: the X of `--since X` and `--until X`.
+//! [`Bound`]: the X of `--since X`, `--until X` and `--at X`.
 
 use common::DataVersion;
 use jiff::civil::{Date, DateTime};
@@ -28,6 +28,17 @@ impl Bound {
     /// When it is neither a version nor a time.
     pub fn until(text: &str) -> Result<Self, String> {
         Self::parse(text).map(|(_, last)| last)
+    }
+
+    /// The last microsecond of a time, and of nothing else.
+    ///
+    /// # Errors
+    /// When it is no time.
+    pub fn at(text: &str) -> Result<i64, String> {
+        match Self::until(text)? {
+            Self::Micros(last) => Ok(last),
+            Self::Version(_) => Err("not a time; for a data_version there is --version".to_owned()),
+        }
     }
 
     /// First and last microsecond of what was written.
@@ -92,6 +103,8 @@ mod tests {
             assert_eq!(Bound::since(text), Ok(Bound::Micros(micros(first))), "{text}");
             assert_eq!(Bound::until(text), Ok(Bound::Micros(micros(last))), "{text}");
         }
+        assert_eq!(Bound::at("2026-11-22 14:05"), Ok(micros("2026-11-22T14:05:59.999999Z")));
+        assert!(Bound::at("123456").unwrap_err().contains("--version"));
         for bad in ["", "yesterday", "2026-13-01", "2026-11-31", "4294967296", "-1", "14:05", "2026-11"] {
             assert!(Bound::since(bad).is_err(), "{bad:?}");
         }

@@ -1,0 +1,189 @@
+//! [`Destination`]: the place of a restored database.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use common::{Timestamp, free_name};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tempfile::NamedTempFile;
+
+use super::{RestoreError, RunningNode};
+
+/// Name of the database in a directory given as the destination.
+const DATABASE_NAME: &str = "lightningd.sqlite3";
+
+/// Files that SQLite would take for a part of the restored database.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// What is to happen with a database that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and nothing is restored.
+    Refuse,
+    /// It is renamed, with its journal, when the restored one is complete.
+    PutAside,
+}
+
+/// A place for a database: checked before anything is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    path: PathBuf,
+    directory: PathBuf,
+    existing: Existing,
+}
+
+impl Destination {
+    /// Checks `path`; a directory means a file of the usual name in it.
+    ///
+    /// # Errors
+    /// [`RestoreError`] says why nothing may be written there.
+    pub fn check(path: &Path, backup: &Path, existing: Existing) -> Result<Self, RestoreError> {
+        let path = if path.is_dir() { path.join(DATABASE_NAME) } else { path.to_owned() };
+        let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(RestoreError::NoDirectory(parent.to_owned()));
+        }
+        let resolve = |directory: &Path| {
+            directory.canonicalize().map_err(|source| RestoreError::Write { path: path.clone(), source })
+        };
+        let directory = resolve(parent)?;
+        if directory.starts_with(resolve(backup)?) {
+            return Err(RestoreError::InsideBackup(path));
+        }
+        let destination = Self { path: parent.join(name), directory, existing };
+        destination.expect_free()?;
+        Ok(destination)
+    }
+
+    /// That no node uses the place, and that nothing is there, unless that may be put aside.
+    fn expect_free(&self) -> Result<(), RestoreError> {
+        let error = |source| RestoreError::Write { path: self.path.clone(), source };
+        if let Some(node) = RunningNode::find(&self.directory).map_err(error)? {
+            return Err(RestoreError::NodeRuns { node });
+        }
+        if self.existing == Existing::PutAside {
+            return Ok(());
+        }
+        // Not `exists()`: a link that leads nowhere is something, too.
+        if self.path.symlink_metadata().is_ok() {
+            return Err(RestoreError::Exists(self.path.clone()));
+        }
+        match self.companions().next() {
+            Some((companion, _)) => Err(RestoreError::Companion(companion)),
+            None => Ok(()),
+        }
+    }
+
+    /// The files beside it that SQLite takes for a part of it, and the ends of their names.
+    fn companions(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
+        let companions = COMPANIONS.into_iter().map(|suffix| (with_suffix(&self.path, suffix), suffix));
+        companions.filter(|(companion, _)| companion.symlink_metadata().is_ok())
+    }
+
+    /// Gives the complete file its name, durably, and what is there another one, which is returned.
+    ///
+    /// The database goes first, then its journal: without it a journal does no harm, and without its journal a database may be
+    /// half a transaction. If power fails in between there is no database.
+    pub(super) fn take(&self, temporary: NamedTempFile) -> Result<Option<PathBuf>, RestoreError> {
+        self.expect_free()?;
+        let error = |source| RestoreError::Write { path: self.path.clone(), source };
+        let aside = free_name(&self.path, Timestamp::now()).map_err(error)?;
+        let mut renamed = Vec::new();
+        let placed = self.put_aside(&aside, &mut renamed).and_then(|()| {
+            temporary.persist_noclobber(&self.path).map_err(|error| error.error)?;
+            // The name may not survive a power cut; better none than one that is trusted. The error that counts is the first.
+            File::open(&self.directory)
+                .and_then(|directory| directory.sync_all())
+                .inspect_err(|_| drop(fs::remove_file(&self.path)))
+        });
+        match placed {
+            Ok(()) => Ok((!renamed.is_empty()).then_some(aside)),
+            Err(source) => {
+                let back = renamed.iter().rev().try_for_each(|(name, aside)| rename(aside, name));
+                Err(match source.kind() {
+                    _ if back.is_err() => RestoreError::LeftAside { path: self.path.clone(), aside, source },
+                    io::ErrorKind::AlreadyExists => RestoreError::Exists(self.path.clone()),
+                    _ => error(source),
+                })
+            }
+        }
+    }
+
+    /// Renames what is there, and adds the names and those they were renamed to.
+    fn put_aside(&self, aside: &Path, renamed: &mut Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
+        if self.existing == Existing::Refuse {
+            return Ok(());
+        }
+        let database = self.path.symlink_metadata().is_ok().then(|| (self.path.clone(), ""));
+        for (path, suffix) in database.into_iter().chain(self.companions()) {
+            let aside = with_suffix(aside, suffix);
+            rename(&path, &aside)?;
+            renamed.push((path, aside));
+        }
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that it is in.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = OsString::from(path);
+    path.push(suffix);
+    path.into()
+}
+
+/// Renames a file, and nothing that has the new name already.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn refusal(path: &Path, backup: &Path) -> RestoreError {
+        Destination::check(path, backup, Existing::Refuse).unwrap_err()
+    }
+
+    #[test]
+    fn only_a_free_name_in_an_existing_directory_is_a_destination() {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("node.bkp");
+        fs::create_dir(&backup).unwrap();
+        let free = dir.path().join("free.sqlite3");
+        assert_eq!(Destination::check(&free, &backup, Existing::Refuse).unwrap().path, free);
+        let node = dir.path().join("node");
+        fs::create_dir(&node).unwrap();
+        assert_eq!(Destination::check(&node, &backup, Existing::Refuse).unwrap().path, node.join(DATABASE_NAME));
+
+        let taken = dir.path().join("taken");
+        fs::write(&taken, "").unwrap();
+        assert!(matches!(refusal(&taken, &backup), RestoreError::Exists(_)));
+        let dangling = dir.path().join("dangling");
+        symlink("/nowhere/at/all", &dangling).unwrap();
+        assert!(matches!(refusal(&dangling, &backup), RestoreError::Exists(_)));
+        fs::write(node.join(DATABASE_NAME), "").unwrap();
+        assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));
+        assert!(matches!(refusal(&dir.path().join("no/where"), &backup), RestoreError::NoDirectory(_)));
+        assert!(matches!(refusal(&backup.join("x"), &backup), RestoreError::InsideBackup(_)));
+        for suffix in COMPANIONS {
+            let name = dir.path().join(format!("with{suffix}"));
+            fs::write(&name, "").unwrap();
+            assert!(matches!(refusal(&dir.path().join("with"), &backup), RestoreError::Companion(_)), "{suffix}");
+            fs::remove_file(name).unwrap();
+        }
+    }
+}
