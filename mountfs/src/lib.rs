@@ -10,7 +10,7 @@
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`process`] – what it asks of the system;
 //!   [`follow`] – keeps it up to date; [`newest_view`] – keeps its newest version open
 //!
-//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints.
+//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints, [`logging`] logs.
 
 pub mod attr;
 pub mod by_time;
@@ -25,6 +25,7 @@ pub mod fs;
 pub mod fs_error;
 pub mod fuse;
 pub mod listing;
+pub mod logging;
 pub mod mount;
 pub mod mountpoint;
 pub mod newest_view;

@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mountfs::cli::{self, Cli};
+use mountfs::cli::{self, Cli, mount_helper};
 use mountfs::note;
 
 fn main() -> ExitCode {
+    if mount_helper::is_asked_for(std::env::args_os().next().as_deref()) {
+        return mount_helper::run(std::env::args_os()).into();
+    }
     let cli = Cli::parse();
-    cli::start_logging(&cli.command);
-    match cli::run(&cli.command) {
+    cli::start_logging(&cli);
+    match cli::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             note!("backupfs: {failure}");

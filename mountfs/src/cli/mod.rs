@@ -1,14 +1,19 @@
 //! The command line: what can be asked for, and how an outcome becomes an exit code.
 
 pub mod behind;
+pub mod completions;
+pub mod daemon;
 pub mod demo;
 pub mod init;
+pub mod man;
 pub mod mount;
+pub mod mount_helper;
 mod progress;
 pub mod restore;
 pub mod seal;
 pub mod signals;
 pub mod status;
+mod verbosity;
 pub mod verify;
 mod verify_against;
 pub mod versions;
@@ -19,13 +24,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use common::{BackupUrl, DataVersion};
+use log::LevelFilter;
 
+pub use self::verbosity::Verbosity;
 use self::when::Bound;
 use crate::fs_error::chain;
+use crate::logging::{self, LogTo};
 use crate::mount::MountSettings;
-
-/// Environment variable with the filter for log messages.
-const LOG_VARIABLE: &str = "BACKUPFS_LOG";
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -34,7 +39,8 @@ Exit codes:
   2  wrong usage, or it could not be done
 
 URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr.
-BACKUPFS_LOG sets what is logged (error, warn, info, debug); NO_COLOR turns colours off.
+Progress bars and colours are for terminals only; NO_COLOR turns colours off, -q progress bars. BACKUPFS_LOG sets what is
+logged (error, warn, info, debug) more finely than -q and -v. A pipe that is closed is no error.
 
 Examples:
   backupfs init --lightning-dir ~/.lightning/bitcoin /var/backup/node.bkp
@@ -46,6 +52,9 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "backupfs", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub struct Cli {
+    /// How much is said meanwhile.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -70,6 +79,10 @@ pub enum Command {
     Seal(SealArgs),
     /// Show it all on a pretended node, in half a minute
     Demo(DemoArgs),
+    /// Print a script that completes commands and options in a shell
+    Completions(CompletionsArgs),
+    /// Write manual pages
+    Man(ManArgs),
 }
 
 /// Create a backup of a node and connect the node to it.
@@ -98,7 +111,7 @@ pub struct InitArgs {
 
 /// Mount a backup: every version is a directory.
 ///
-/// Stays in the foreground and follows a recorder that is writing. Ends on SIGTERM, SIGINT (Ctrl-C), SIGHUP or `umount`. Nothing in the
+/// Stays in the foreground, unless --daemon is given, and follows a recorder that is writing. Tells systemd when it is ready. Ends on SIGTERM, SIGINT (Ctrl-C), SIGHUP or `umount`. Nothing in the
 /// backup is changed or locked. The mount explains itself in its README.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \
@@ -107,6 +120,15 @@ pub struct MountArgs {
     /// Let all users of this machine read it (not being root, this needs `user_allow_other` in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
+    /// Go to the background once the mount answers, and log to syslog
+    #[arg(long)]
+    pub daemon: bool,
+    /// Log to syslog
+    #[arg(long)]
+    pub syslog: bool,
+    /// To be the process in the background
+    #[arg(long, hide = true)]
+    pub detached: bool,
     /// Memory for versions kept ready to be read, in MiB; files that are open may need more
     #[arg(long, value_name = "N", default_value_t = MountSettings::CACHE_MIB)]
     pub cache_mb: u32,
@@ -263,6 +285,23 @@ pub struct DemoArgs {
     pub once: bool,
 }
 
+/// Print a script that completes commands and options in a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backupfs completions bash > /etc/bash_completion.d/backupfs\n  \
+                        backupfs completions fish > ~/.config/fish/completions/backupfs.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Write manual pages: backupfs.1, and one for each command.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs man /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// The directory; it is made if there is none
+    pub dir: PathBuf,
+}
+
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub enum Failure {
@@ -301,29 +340,25 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Sends log messages to stderr: what a service wants to know from `mount`, problems only from the rest.
-pub fn start_logging(command: &Command) {
-    let default = match command {
-        Command::Mount(_) => "info,fuser=warn",
-        Command::Init(_)
-        | Command::Restore(_)
-        | Command::Versions(_)
-        | Command::Status(_)
-        | Command::Verify(_)
-        | Command::Seal(_)
-        | Command::Demo(_) => "warn",
+/// Sends log messages where they are asked for: what a service wants to know from `mount`, problems only from the rest.
+pub fn start_logging(cli: &Cli) {
+    let (to, usual) = match &cli.command {
+        Command::Mount(args) if args.syslog || args.detached => (LogTo::Syslog, LevelFilter::Info),
+        Command::Mount(_) => (LogTo::Stderr, LevelFilter::Info),
+        _ => (LogTo::Stderr, LevelFilter::Warn),
     };
-    let environment = env_logger::Env::new().filter_or(LOG_VARIABLE, default);
-    env_logger::Builder::from_env(environment).format_target(false).init();
+    logging::start(to, cli.verbosity.level(usual));
 }
 
 /// Does what was asked for.
 ///
 /// # Errors
 /// [`Failure`], with what to tell the operator and the exit code.
-pub fn run(command: &Command) -> Result<(), Failure> {
-    match command {
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    progress::show(cli.verbosity.progress());
+    match &cli.command {
         Command::Init(args) => init::run(args),
+        Command::Mount(args) if args.daemon => daemon::start(args, cli.verbosity),
         Command::Mount(args) => mount::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
@@ -331,5 +366,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }

@@ -1,10 +1,11 @@
 //! `backupfs mount`.
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 
 use super::signals::signals_to_end;
-use super::{Failure, MountArgs};
+use super::{Failure, MountArgs, daemon};
 use crate::fuse::Access;
 use crate::mount::{Mount, MountSettings, Unmounted};
 use crate::{note, say};
@@ -22,8 +23,20 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     if let Some(warning) = mount.warning() {
         note!("{warning}");
     }
-    announce(&mount, args);
-    serve(mount, signals)
+    let state = announce(&mount, args);
+    if args.detached || args.syslog {
+        log::info!("mounted {} on {} ({state})", args.url, mount.path().display());
+        if let Some(warning) = mount.warning() {
+            log::warn!("{warning}");
+        }
+    }
+    if args.detached {
+        daemon::leave_terminal()?;
+    }
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&state)]);
+    let served = serve(mount, signals);
+    tell_systemd(&[NotifyState::Stopping]);
+    served
 }
 
 /// Serves until a signal comes or somebody else unmounts, then unmounts.
@@ -50,7 +63,15 @@ pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-fn announce(mount: &Mount, args: &MountArgs) {
+/// Whoever started this as a service of `Type=notify`; nobody, if it is none.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("systemd cannot be told how the mount is doing: {error}");
+    }
+}
+
+/// Says what is mounted, and returns the state of the backup.
+fn announce(mount: &Mount, args: &MountArgs) -> String {
     let state = {
         let history = mount.fs().history();
         let count = history.version_count();
@@ -60,4 +81,5 @@ fn announce(mount: &Mount, args: &MountArgs) {
         }
     };
     say!("mounted {} on {} ({state})", args.url, mount.path().display());
+    state
 }

@@ -1,12 +1,29 @@
 //! [`Bar`]: a progress bar for what takes longer than a second.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is done sooner needs no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether bars are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Where somebody can see them.
+    OnTerminals,
+    /// Nowhere.
+    Hidden,
+}
+
+static HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Decides it for all bars of this process.
+pub fn show(progress: Progress) {
+    HIDDEN.store(progress == Progress::Hidden, Ordering::Relaxed);
+}
 
 /// A progress bar in bytes on stderr. It shows up after a second, and only on a terminal.
 pub struct Bar {
@@ -23,7 +40,8 @@ impl Bar {
 
     /// Takes note that `done` of `total` bytes are done.
     pub fn set(&mut self, done_bytes: u64, total_bytes: u64) {
-        if self.shown.is_none() && self.started.elapsed() > PATIENCE && std::io::stderr().is_terminal() {
+        let is_due = self.shown.is_none() && self.started.elapsed() > PATIENCE;
+        if is_due && !HIDDEN.load(Ordering::Relaxed) && std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes}, {eta} left");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

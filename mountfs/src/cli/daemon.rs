@@ -1,0 +1,69 @@
+//! `backupfs mount --daemon`: the mount in a process in the background.
+//!
+//! It is this program started once more, not a fork: a process with threads cannot be forked safely, and before there are
+//! threads it is not known whether the mount succeeds. Until it answers, the new process talks to the same terminal; then it
+//! leaves it, and the first one ends.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, anyhow};
+use rustix::process::setsid;
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::{Failure, MountArgs, Verbosity};
+use crate::say;
+
+/// Starts the process in the background, and returns when its mount answers.
+///
+/// # Errors
+/// Exit code 2 when nothing was mounted; what is wrong has been said.
+pub fn start(args: &MountArgs, verbosity: Verbosity) -> Result<(), Failure> {
+    let program = std::env::current_exe().context("cannot find this program to start it in the background")?;
+    let mut child = Command::new(program)
+        .args(arguments(args, verbosity))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start this program in the background")?;
+    let mut answered = false;
+    // Ends when the process leaves the terminal, or dies.
+    for line in child.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+        say!("{}", line.context("cannot hear what the process in the background says")?);
+        answered = true;
+    }
+    if answered {
+        return Ok(());
+    }
+    let status = child.wait().context("cannot hear of the process in the background")?;
+    Err(Failure::Failed(anyhow!("nothing is mounted: the process in the background ended with {status}")))
+}
+
+fn arguments(args: &MountArgs, verbosity: Verbosity) -> Vec<OsString> {
+    let MountArgs { allow_other, daemon: _, syslog: _, detached: _, cache_mb, url, mountpoint } = args;
+    let mut arguments: Vec<OsString> = verbosity.to_arguments().into_iter().map(OsString::from).collect();
+    arguments.extend(["mount", "--detached", "--cache-mb", &cache_mb.to_string()].map(OsString::from));
+    if *allow_other {
+        arguments.push("--allow-other".into());
+    }
+    // Both may begin with a dash.
+    arguments.extend(["--".into(), url.to_string().into(), mountpoint.into()]);
+    arguments
+}
+
+/// Leaves the terminal: nothing that happens to it concerns this process any more, and whoever waits for its output is told
+/// that there is no more.
+///
+/// # Errors
+/// When there is no `/dev/null`.
+pub fn leave_terminal() -> io::Result<()> {
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    // Fails only for one that leads a session already, which is what is wanted.
+    let _leads = setsid();
+    dup2_stdin(&nothing)?;
+    dup2_stderr(&nothing)?;
+    dup2_stdout(&nothing)?;
+    Ok(())
+}

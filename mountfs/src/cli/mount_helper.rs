@@ -1,0 +1,173 @@
+//! `mount.fuse.backupfs`: what mount(8) runs for `mount -t fuse.backupfs URL DIR` and for such a line in fstab(5).
+//!
+//! It is this program under another name, a link to it. The arguments are those that mount(8) documents under "external
+//! helpers": `mount.fuse.backupfs URL DIR [-sfnv] [-N namespace] [-o options] [-t type]`; so are the exit codes.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use common::BackupUrl;
+
+use super::{MountArgs, Verbosity, daemon};
+use crate::mount::MountSettings;
+use crate::note;
+
+/// mount(8): wrong usage.
+const USAGE: u8 = 1;
+
+/// mount(8): nothing was mounted.
+const NOT_MOUNTED: u8 = 32;
+
+/// Options of fstab(5) and mount(8) that say nothing to this file system, or what it is anyhow.
+const NOT_FOR_US: [&str; 24] = [
+    "rw",
+    "ro",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "relatime",
+    "async",
+    "sync",
+    "default_permissions",
+    "fsname",
+];
+
+/// The arguments of a mount helper.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mount.fuse.backupfs",
+    version,
+    about = "Mount a backup; run by mount(8)",
+    disable_help_subcommand = true
+)]
+struct HelperArgs {
+    /// The backup
+    url: BackupUrl,
+    /// An empty directory
+    mountpoint: PathBuf,
+    /// Options, with commas between them: allow_other, cache_mb=N
+    #[arg(short, value_delimiter = ',')]
+    options: Vec<String>,
+    /// Pass over options that are unknown
+    #[arg(short)]
+    sloppy: bool,
+    /// Mount nothing
+    #[arg(short)]
+    fake: bool,
+    /// Taken for the sake of mount(8)
+    #[arg(short)]
+    no_mtab: bool,
+    /// Log more
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Taken for the sake of mount(8)
+    #[arg(short = 't')]
+    file_system_type: Option<String>,
+    /// Taken for the sake of mount(8)
+    #[arg(short = 'N')]
+    namespace: Option<OsString>,
+}
+
+/// Whether this program was started by mount(8), by the name it was started with.
+pub fn is_asked_for(name: Option<&OsStr>) -> bool {
+    let name = name.and_then(|name| Path::new(name).file_name());
+    name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount."))
+}
+
+/// Mounts, in the background, and returns the exit code.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
+    let args = match HelperArgs::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            // Whoever cannot be told is not told.
+            let _: std::io::Result<()> = error.print();
+            return if error.use_stderr() { USAGE } else { 0 };
+        }
+    };
+    let settings = match settings(&args) {
+        Ok(settings) => settings,
+        Err(error) => {
+            note!("mount.fuse.backupfs: {error}");
+            return USAGE;
+        }
+    };
+    if args.fake {
+        return 0;
+    }
+    match daemon::start(&settings, Verbosity { quiet: false, verbose: args.verbose }) {
+        Ok(()) => 0,
+        Err(failure) => {
+            note!("mount.fuse.backupfs: {failure}");
+            NOT_MOUNTED
+        }
+    }
+}
+
+/// The same as options of `backupfs mount`.
+fn settings(args: &HelperArgs) -> Result<MountArgs, String> {
+    let mut settings = MountArgs {
+        allow_other: false,
+        daemon: true,
+        syslog: true,
+        detached: false,
+        cache_mb: MountSettings::CACHE_MIB,
+        url: args.url.clone(),
+        mountpoint: args.mountpoint.clone(),
+    };
+    for option in &args.options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            "allow_other" => settings.allow_other = true,
+            "cache_mb" => {
+                let bad = |_| format!("option cache_mb={value}: write a number of MiB");
+                settings.cache_mb = value.parse().map_err(bad)?;
+            }
+            _ if name.is_empty() || name.starts_with("x-") || NOT_FOR_US.contains(&name) || args.sloppy => {}
+            _ => return Err(format!("unknown option {option}; there are allow_other and cache_mb=N")),
+        }
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings_of(options: &[&str]) -> Result<MountArgs, String> {
+        let arguments = ["/sbin/mount.fuse.backupfs", "file:///b/node.bkp", "/mnt/restore"];
+        settings(&HelperArgs::try_parse_from(arguments.iter().chain(options)).unwrap())
+    }
+
+    #[test]
+    fn what_mount_passes_on_is_understood() {
+        let settings = settings_of(&["-o", "rw,nosuid,allow_other,x-systemd.automount,cache_mb=64", "-v"]).unwrap();
+        assert_eq!((settings.allow_other, settings.cache_mb), (true, 64));
+        assert_eq!(settings.mountpoint, Path::new("/mnt/restore"));
+        assert!(!settings_of(&[]).unwrap().allow_other);
+        assert!(settings_of(&["-o", "cache_mb=lots"]).unwrap_err().contains("MiB"));
+        assert!(settings_of(&["-o", "passphrase=x"]).unwrap_err().contains("passphrase"));
+        settings_of(&["-s", "-o", "passphrase=x"]).unwrap();
+    }
+
+    #[test]
+    fn the_name_decides() {
+        assert!(is_asked_for(Some("/sbin/mount.fuse.backupfs".as_ref())));
+        assert!(!is_asked_for(Some("/usr/bin/backupfs".as_ref())));
+        assert!(!is_asked_for(None));
+    }
+}

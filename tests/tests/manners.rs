@@ -1,0 +1,126 @@
+//! How the command line behaves, whatever it is asked for: help, completions, manual pages, colours, pipes.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use tests::binaries;
+use tests::cli::{self, Ran};
+use tests::skip::skipped;
+use tests::small_node::SmallNode;
+
+fn backupfs(arguments: &[&str]) -> Ran {
+    cli::backupfs(arguments)
+}
+
+/// The commands that the help lists.
+fn commands() -> Vec<String> {
+    let help = backupfs(&["--help"]).expect_done("help").stdout;
+    let listed = help.split_once("Commands:\n").expect("a list").1.lines().take_while(|line| !line.is_empty());
+    // Longer descriptions go on in lines that begin further right.
+    let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    names.map(|line| line.split_whitespace().next().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn every_command_has_a_short_help_and_a_long_one_with_an_example() {
+    let commands = commands();
+    assert!(commands.len() > 8, "{commands:?}");
+    for command in &commands {
+        let short = backupfs(&[command, "-h"]).expect_done("short help").stdout;
+        let long = backupfs(&[command, "--help"]).expect_done("long help").stdout;
+        assert!(long.contains("Example") && long.contains(&format!("backupfs {command}")), "{long}");
+        assert!(long.contains("--quiet") && short.contains("--quiet"), "{command}");
+    }
+    let help = backupfs(&["--help"]).expect_done("help").stdout;
+    for needle in ["Exit codes", "NO_COLOR", "BACKUPFS_LOG", "Examples"] {
+        assert!(help.contains(needle), "{needle} is not in {help}");
+    }
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = backupfs(&["completions", shell]).expect_done("completions").stdout;
+        for command in commands() {
+            assert!(script.contains(&command), "{command} is not completed by {shell}");
+        }
+        assert!(script.contains("accept-stale-state"), "{shell}");
+        if shell != "bash" {
+            continue;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), script).unwrap();
+        cli::run(Command::new("bash").arg("-n").arg(file.path())).expect_done("bash understands it");
+    }
+    backupfs(&["completions", "tcsh"]).expect_refused(2, &["tcsh", "bash"]);
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man/man1");
+    backupfs(&["man", pages.to_str().unwrap()]).expect_done("man");
+    for command in commands() {
+        let page = fs::read_to_string(pages.join(format!("backupfs-{command}.1"))).expect("a page");
+        assert!(page.contains(".TH") && page.contains(".SH SYNOPSIS"), "{page}");
+    }
+    let whole = fs::read_to_string(pages.join("backupfs.1")).expect("a page");
+    assert!(whole.contains("Exit codes"), "{whole}");
+}
+
+#[test]
+fn quiet_and_verbose_go_anywhere_but_not_together() {
+    let node = SmallNode::created();
+    let backup = node.home.backup();
+    let backup = backup.to_str().unwrap();
+    for arguments in [&["-q", "versions", backup][..], &["versions", "-q", backup], &["versions", backup, "-vv"]] {
+        backupfs(arguments).expect_done("versions");
+    }
+    backupfs(&["-q", "-v", "versions", backup]).expect_refused(2, &["cannot be used with"]);
+}
+
+#[test]
+fn whoever_does_not_listen_any_more_is_no_error() {
+    let mut node = SmallNode::created();
+    for _ in 0..40 {
+        node.commit();
+    }
+    node.stop();
+    for command in ["versions", "status", "verify", "completions"] {
+        let argument = if command == "completions" { "bash".into() } else { node.home.backup().into_os_string() };
+        let mut child = Command::new(binaries::backupfs())
+            .arg(command)
+            .arg(argument)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() && said.is_empty(), "{command}: {status}, {said}");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let escape = '\u{1b}';
+    assert!(!backupfs(&["--help"]).expect_done("help").stdout.contains(escape), "a pipe is no terminal");
+    if Command::new("script").arg("--version").output().is_err() {
+        skipped("script is not installed, what a terminal sees is not tested");
+        return;
+    }
+    let on_terminal = |no_color: Option<&str>| {
+        let mut command = Command::new("script");
+        command.arg("-qec").arg(format!("{} --help", binaries::backupfs().display())).arg("/dev/null");
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR").stdin(Stdio::null());
+        if let Some(value) = no_color {
+            command.env("NO_COLOR", value);
+        }
+        cli::run(&mut command).expect_done("help on a terminal").stdout
+    };
+    assert!(on_terminal(None).contains(escape));
+    assert!(!on_terminal(Some("1")).contains(escape));
+}
