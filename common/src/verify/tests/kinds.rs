@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::RecordPlace;
 use crate::format::Damage;
+use crate::format::log_header::LOG_HEADER_LEN;
 use crate::history::Origin;
 use crate::verify::Wrong;
 use crate::verify::segment_body::check_body;
@@ -109,6 +111,64 @@ fn what_is_missing_or_belongs_elsewhere_is_told_as_such() {
     fs::copy(sound.path(&sound.names("log-")[0]), copy.path(&names::log(Seq::FIRST.next()))).unwrap();
     let report = copy.verify();
     assert_eq!((report.findings[0].wrong.kind(), report.findings.len(), report.lost.is_empty()), ("stray", 1, true));
+}
+
+#[test]
+fn without_its_manifest_a_backup_opens_no_version() {
+    let node = sample();
+    for damage in [
+        |copy: &Copy| copy.flip(names::MANIFEST, 20),
+        |copy: &Copy| {
+            fs::remove_file(copy.path(names::MANIFEST)).unwrap();
+        },
+    ] {
+        let copy = Copy::of(node.backup_path());
+        let all = copy.versions().len();
+        damage(&copy);
+        assert_eq!(copy.versions().len(), 0);
+        let report = copy.verify();
+        assert_eq!((found(&report, names::MANIFEST).len(), report.versions_lost), (1, Some(all as u64)));
+    }
+}
+
+/// What would go unnoticed: the log has lost its end, and what followed was written to the spare and never renamed.
+#[test]
+fn records_that_only_the_spare_has_are_missed() {
+    let node = sample();
+    let copy = Copy::of(node.backup_path());
+    let [older, newest] = &copy.names("log-")[..] else { panic!("two logs") };
+    fs::rename(copy.path(newest), copy.path(names::SPARE)).unwrap();
+    let report = copy.verify();
+    assert!(report.is_clean(), "it is the next log: {:?}", report.findings);
+    let mut bytes = fs::read(copy.path(older)).unwrap();
+    bytes[last_record_of(&copy, older)..].fill(0);
+    fs::write(copy.path(older), bytes).unwrap();
+    let expect_missing = |what: &str| {
+        let report = copy.verify();
+        let missing = |finding: &Finding| matches!(finding.wrong, Wrong::Damaged(Damage::Missing { .. }));
+        assert!(report.findings.iter().any(missing), "{what}: {:?}", report.findings);
+    };
+    expect_missing("all of it");
+    let mut spare = fs::read(copy.path(names::SPARE)).unwrap();
+    spare[..LOG_HEADER_LEN].fill(0);
+    fs::write(copy.path(names::SPARE), &spare).unwrap();
+    expect_missing("without its header");
+    spare.truncate(0);
+    fs::write(copy.path(names::SPARE), &spare).unwrap();
+    assert!(copy.verify().is_clean(), "what is not there cannot be missed");
+}
+
+/// Where the last record of a log begins.
+fn last_record_of(copy: &Copy, name: &str) -> usize {
+    let backup = Arc::new(Backup::open(&copy.url()).unwrap());
+    let (history, read) = backup.read_history();
+    read.unwrap();
+    let starts = history.unsealed_versions().flat_map(|version| history.records_of(version).unwrap());
+    let starts = starts.filter_map(|place| match place {
+        RecordPlace::Log { log, offset, .. } if names::log(log) == name => Some(offset),
+        _ => None,
+    });
+    usize::try_from(starts.max().unwrap()).unwrap()
 }
 
 #[test]
