@@ -53,7 +53,10 @@ pub enum OpenError {
         source: StorageError,
     },
     /// There is something that is not a directory.
-    #[error("{url} is not a directory, so it is not a backup; check the path")]
+    #[error(
+        "{url} is not a directory, so it is not a backup; check the path (of a file of the Python plugin `backup`, \
+         `backupfs import` makes one)"
+    )]
     NotADirectory {
         /// Where it was looked for.
         url: BackupUrl,

@@ -11,6 +11,7 @@ use tempfile::{NamedTempFile, PersistError};
 use uuid::Uuid;
 
 use crate::put_aside::free_name;
+use crate::python_plugin::PythonLock;
 use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp};
 
 /// What to do when `lightningd` has committed versions that were not recorded.
@@ -24,7 +25,8 @@ pub enum OnGap {
     Stop,
 }
 
-/// `backup.lock`: JSON, with the key `backend_url` of the Python plugin `backup` and keys of our own.
+/// `backup.lock`: JSON, with the key `backend_url` of the Python plugin `backup` and keys of our own. While that plugin has
+/// a `backup.lock` of its own there, which it reads at every start, ours is called `backupfs.lock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupLock {
     /// Where the backup is.
@@ -109,18 +111,35 @@ impl BackupLock {
     /// Its name in the lightning-dir.
     pub const FILE_NAME: &str = "backup.lock";
 
+    /// Its name beside a `backup.lock` of the Python plugin. When there is one it counts, and `backup.lock` does not.
+    pub const FILE_NAME_BESIDE: &str = "backupfs.lock";
+
     /// The database that `lightningd` uses unless told otherwise.
     const DATABASE: &str = "lightningd.sqlite3";
 
     /// A sane file is a few hundred bytes.
-    const LEN_MAX: u64 = 64 << 10;
+    pub(crate) const LEN_MAX: u64 = 64 << 10;
+
+    /// The file in `lightning_dir` that counts, if there is one: `backupfs.lock`, or else `backup.lock`.
+    pub fn path(lightning_dir: &Path) -> PathBuf {
+        let beside = lightning_dir.join(Self::FILE_NAME_BESIDE);
+        if beside.symlink_metadata().is_ok() { beside } else { lightning_dir.join(Self::FILE_NAME) }
+    }
+
+    /// The file in `lightning_dir` that is made, or made anew: never that of the Python plugin.
+    fn path_to_write(lightning_dir: &Path) -> PathBuf {
+        match PythonLock::find(lightning_dir) {
+            Some(_) => lightning_dir.join(Self::FILE_NAME_BESIDE),
+            None => Self::path(lightning_dir),
+        }
+    }
 
     /// Reads the file in `lightning_dir`.
     ///
     /// # Errors
     /// When it is absent, unreadable, not JSON, has keys that are unknown or of the wrong type, or its URL is none.
     pub fn read(lightning_dir: &Path) -> Result<Self, BackupLockError> {
-        let path = lightning_dir.join(Self::FILE_NAME);
+        let path = Self::path(lightning_dir);
         let bytes = match read_small_file(&path, Self::LEN_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BackupLockError::Missing { path }),
@@ -155,7 +174,7 @@ impl BackupLock {
     /// # Errors
     /// [`BackupLockError::Exists`] when there is one: it is left as it is.
     pub fn create(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
-        let path = lightning_dir.join(Self::FILE_NAME);
+        let path = Self::path_to_write(lightning_dir);
         self.write(lightning_dir, |temporary| temporary.persist_noclobber(&path)).map_err(|source| {
             match source.kind() {
                 io::ErrorKind::AlreadyExists => BackupLockError::Exists { path: path.clone() },
@@ -170,7 +189,7 @@ impl BackupLock {
     /// # Errors
     /// When it cannot be written; the old one is there then.
     pub fn replace(&self, lightning_dir: &Path) -> Result<Option<PathBuf>, BackupLockError> {
-        let path = lightning_dir.join(Self::FILE_NAME);
+        let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
             let copy = free_name(&path, Timestamp::now())?;
             let copy = match fs::copy(&path, &copy) {
@@ -225,7 +244,7 @@ impl BackupLock {
 }
 
 /// Reads a regular file that ought to be small, without waiting on a FIFO.
-fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
@@ -269,6 +288,32 @@ mod tests {
         assert_eq!((lock.backup_uuid, lock.on_gap), (None, OnGap::Heal));
         assert_eq!(lock.on_unreachable, OnUnreachable::default());
         assert_eq!(lock.database_path(Path::new("/l")), Path::new("/l/lightningd.sqlite3"));
+    }
+
+    #[test]
+    fn the_file_of_the_python_plugin_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = format!(r#"{{"backend_url": "file://{}"}}"#, dir.path().join("file.bkp").display());
+        fs::write(dir.path().join("file.bkp"), "").unwrap();
+        fs::write(dir.path().join("backup.lock"), &theirs).unwrap();
+        let mut lock = BackupLock {
+            backend_url: "file:///a/node.bkp".parse().unwrap(),
+            backup_uuid: None,
+            database: None,
+            on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
+        };
+        lock.create(dir.path()).unwrap();
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        lock.on_gap = OnGap::Heal;
+        let copy = lock.replace(dir.path()).unwrap().unwrap();
+        assert!(copy.file_name().unwrap().to_str().unwrap().starts_with("backupfs.lock.replaced-"), "{copy:?}");
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        assert_eq!(fs::read_to_string(dir.path().join("backup.lock")).unwrap(), theirs);
+        // Without the plugin it still is the one that counts.
+        fs::remove_file(dir.path().join("backup.lock")).unwrap();
+        assert!(matches!(lock.create(dir.path()), Err(BackupLockError::Exists { .. })));
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
     }
 
     #[test]

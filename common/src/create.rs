@@ -219,6 +219,35 @@ fn create(
     })
 }
 
+/// Makes a backup at `url` of what `fill` puts into the directory that it is given, durably.
+///
+/// That gets its name afterwards: whenever power fails, there is a whole backup or none.
+///
+/// # Errors
+/// When there is something at `url`, or `fill` fails. Nothing has been created then.
+pub(crate) fn create_filled<T, E: From<CreateError>>(
+    url: &BackupUrl,
+    fill: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let target = url.path();
+    let io = |source| io_error(target, source);
+    let parent = target.parent().filter(|parent| parent.is_dir());
+    let parent =
+        parent.ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
+    if !is_absent_or_empty(target).map_err(io)? {
+        return Err(CreateError::Exists { url: url.clone() }.into());
+    }
+    // Removed with all its contents when it does not get its name. Only its owner can look into it.
+    let building = tempfile::Builder::new().prefix(BUILDING_PREFIX).tempdir_in(parent).map_err(io)?;
+    let filled = fill(building.path())?;
+    let named = publish(&RealDirectory::new(parent), &file_name(building.path()), &file_name(target));
+    named.map_err(|error| match error.op {
+        StorageOp::Rename if is_taken(&error.source) => CreateError::Exists { url: url.clone() },
+        _ => error.into(),
+    })?;
+    Ok(filled)
+}
+
 /// Where a backup is made, and what it is to be called.
 pub(crate) struct Place<'a> {
     pub(crate) parent: &'a dyn Directory,
@@ -239,14 +268,18 @@ pub(crate) fn create_in(
 ) -> Result<Option<CreatedSnapshot>, CreateError> {
     let snapshot = fill(&place.inside, uuid, live, limits, progress)?;
     make_room()?;
-    // Replaces an empty directory, fails on anything that came into being since it was looked.
-    place.parent.rename(place.building, place.name)?;
-    if let Err(error) = place.parent.sync() {
-        // The name may not survive a power cut; better none than one that is trusted. The error that counts is `error`.
-        let _stays = place.parent.rename(place.name, place.building);
-        return Err(error.into());
-    }
+    publish(place.parent, place.building, place.name)?;
     Ok(snapshot)
+}
+
+/// Gives a directory that is complete its name, durably.
+fn publish(parent: &dyn Directory, building: &str, name: &str) -> Result<(), StorageError> {
+    // Replaces an empty directory, fails on anything that came into being since it was looked.
+    parent.rename(building, name)?;
+    parent.sync().inspect_err(|_| {
+        // The name may not survive a power cut; better none than one that is trusted. The error that counts is the other.
+        let _stays = parent.rename(name, building);
+    })
 }
 
 /// Writes the files of the new backup.

@@ -28,6 +28,7 @@
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
+//! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -60,6 +61,7 @@ mod on_unreachable;
 mod page_no;
 mod pages;
 mod put_aside;
+pub mod python_plugin;
 mod read_error;
 mod recently_used;
 mod record_error;

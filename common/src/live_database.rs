@@ -207,7 +207,7 @@ fn variable<T>(
 
 /// Page 1 with a header that says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database
 /// is in WAL mode: its pages go into a file that has no WAL, and must open on a read-only file system.
-fn in_rollback_mode(page: &[u8]) -> Vec<u8> {
+pub(crate) fn in_rollback_mode(page: &[u8]) -> Vec<u8> {
     let mut page = page.to_vec();
     if let Some(versions) = page.get_mut(18..20) {
         versions.fill(1);

@@ -21,7 +21,7 @@ use rusqlite::config::DbConfig;
 
 pub(crate) use self::bounds::Bounds;
 pub use self::bounds::{Forbidden, OutOfBounds};
-pub(crate) use self::execution::ChangeAbout;
+pub(crate) use self::execution::{ChangeAbout, is_pragma};
 use self::execution::{Control, execute};
 use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
@@ -232,6 +232,16 @@ impl Replay {
             && self.connection.execute_batch("PRAGMA shrink_memory").is_ok();
         let pages = self.mounted.replace(nothing);
         Ok((pages, foreign_keys, is_fit.then_some(IdleReplay(self))))
+    }
+
+    /// What the database says which version it is, in words if it does not.
+    pub(crate) fn read_data_version(&self) -> Result<DataVersion, String> {
+        const QUERY: &str = "SELECT intval FROM vars WHERE name = 'data_version'";
+        let query = || self.connection.query_row(QUERY, [], |row| row.get(0));
+        let (found, stopped) = bounds::within(&self.bounds, self.page_count(), query);
+        found
+            .map(DataVersion::from_database)
+            .map_err(|error| stopped.map_or_else(|| reason(&error), |why| why.to_string()))
     }
 
     /// Whether foreign keys are enforced now.

@@ -6,6 +6,7 @@
 //! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
 //! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
 //! * [`play`]: a trace played to a real recorder as it happened; [`runs`]: what happens between its writes.
+//! * [`python_file`]: files as the Python plugin `backup` writes them.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
@@ -26,6 +27,7 @@ pub mod home;
 pub mod listing;
 pub mod mounted;
 pub mod play;
+pub mod python_file;
 pub mod reference;
 pub mod runs;
 pub mod schedule;

@@ -45,6 +45,11 @@ pub fn shipped() -> TraceFolder {
 }
 
 impl TraceFolder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Its events, from the first.
     pub fn events(&self) -> Trace<'static> {
         Trace::open(&self.0.join("db_write.jsonl.zst")).expect("a trace folder has a trace")
@@ -66,7 +71,8 @@ impl TraceFolder {
         text.lines().map(|line| serde_json::from_str(line).expect("a crash")).collect()
     }
 
-    fn unpack(&self, name: &str, to: &Path) -> bool {
+    /// Writes what is in the compressed file `name` to `to`; `false` where there is no such file.
+    pub fn unpack(&self, name: &str, to: &Path) -> bool {
         let Ok(compressed) = File::open(self.0.join(name)) else { return false };
         let to = File::create(to).expect("a file for the database");
         zstd::stream::copy_decode(compressed, to).expect("an intact database in the trace");

@@ -59,9 +59,14 @@ pub(super) trait Executable: Copy {
     fn is_bump_of(self, data_version: DataVersion) -> bool;
 }
 
+/// Whether a statement is a PRAGMA: of such a change consists that is executed outside of any transaction.
+pub(crate) fn is_pragma(statement: &str) -> bool {
+    statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
+}
+
 impl Executable for &str {
     fn is_pragma(self) -> bool {
-        self.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
+        is_pragma(self)
     }
 
     fn is_bump_of(self, data_version: DataVersion) -> bool {

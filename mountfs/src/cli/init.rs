@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
+use common::python_plugin::PythonLock;
 use common::{
     BUILDING_PREFIX, BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, PagesDone, create_backup,
     replace_backup,
@@ -82,17 +83,42 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
             .into());
     }
     report(args, &lightning_dir, source.as_deref());
+    offer_import(args, &lightning_dir);
     Ok(())
 }
 
+/// Says what becomes of the Python plugin's backup, if the node has one.
+fn offer_import(args: &InitArgs, lightning_dir: &Path) {
+    let Some(theirs) = PythonLock::find(lightning_dir) else { return };
+    say!(
+        "\nThis node has a backup of the Python plugin `backup`, too: {}. That, and its backup.lock, stay as they are, and \
+         both plugins can run side by side.",
+        theirs.backend_url
+    );
+    if let Some(file) = theirs.file {
+        say!(
+            "To have the versions in that file as well, stop the node, move {} and {} away, and make a backup of it \
+             instead of this one:\n\n    backupfs import --lightning-dir {} {} {}",
+            args.url.path().display(),
+            BackupLock::path(lightning_dir).display(),
+            args.lightning_dir.display(),
+            file.display(),
+            args.url
+        );
+    }
+}
+
 /// The URL of a backup that is there, without `..` and links: it must still lead there from anywhere, years later.
-fn without_detours(url: &BackupUrl) -> BackupUrl {
+pub(super) fn without_detours(url: &BackupUrl) -> BackupUrl {
     let path = url.path().canonicalize().ok();
     path.and_then(|path| path.to_str()?.parse().ok()).unwrap_or_else(|| url.clone())
 }
 
 /// What `backup.lock` says now, which is to go on; `None` where there is none, or none that is usable.
 fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Option<BackupLock>> {
+    if has_only_theirs(lightning_dir) {
+        return Ok(None);
+    }
     let before = match BackupLock::read(lightning_dir) {
         Ok(before) => before,
         Err(BackupLockError::Missing { .. }) => return Ok(None),
@@ -106,10 +132,15 @@ fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Opti
         bail!(
             "this node is backed up at {}, not at {url}; to begin a backup elsewhere move {} away",
             before.backend_url,
-            lightning_dir.join(BackupLock::FILE_NAME).display()
+            BackupLock::path(lightning_dir).display()
         );
     }
     Ok(Some(before))
+}
+
+/// Whether the only `backup.lock` is that of the Python plugin.
+fn has_only_theirs(lightning_dir: &Path) -> bool {
+    BackupLock::path(lightning_dir).ends_with(BackupLock::FILE_NAME) && PythonLock::find(lightning_dir).is_some()
 }
 
 fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<PathBuf> {
@@ -123,8 +154,8 @@ fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<PathBuf> {
     if !lightning_dir.is_dir() {
         bail!("{} is not a directory; name the node's directory, for example ~/.lightning/bitcoin", given.display());
     }
-    let lock = lightning_dir.join(BackupLock::FILE_NAME);
-    if !args.replace && lock.symlink_metadata().is_ok() {
+    let lock = BackupLock::path(&lightning_dir);
+    if !args.replace && lock.symlink_metadata().is_ok() && !has_only_theirs(&lightning_dir) {
         bail!(
             "{} exists: the node has a backup already; `--replace` begins a new one in the same place, and keeps the old \
              one under another name",
@@ -152,12 +183,39 @@ fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
-    let lock = lightning_dir.join(BackupLock::FILE_NAME);
+    let lock = BackupLock::path(lightning_dir);
     match source {
         Some(database) => say!("created {} with a snapshot of {}", args.url, database.display()),
         None => say!("created {}, empty: it begins with the first write of the node", args.url),
     }
     say!("wrote {}", lock.display());
+    say_what_comes_next(lightning_dir);
+    look_around(&args.url, lightning_dir);
+}
+
+/// Says what is not as it should be around a new backup.
+pub(super) fn look_around(url: &BackupUrl, lightning_dir: &Path) {
+    on_same_file_system(url, lightning_dir);
+    for left in left_by_interrupted(url) {
+        note!(
+            "note: {} was left by an init or import that was interrupted; remove it unless one is running",
+            left.display()
+        );
+    }
+}
+
+/// What was being filled beside the backup when power failed.
+fn left_by_interrupted(url: &BackupUrl) -> Vec<PathBuf> {
+    let entries = url.path().parent().and_then(|parent| fs::read_dir(parent).ok());
+    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_left = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(BUILDING_PREFIX.as_bytes()))
+    };
+    paths.filter(is_left).collect()
+}
+
+/// Says how the recorder is started, and what is in no backup.
+pub(super) fn say_what_comes_next(lightning_dir: &Path) {
     let recorder = beside_this_program(RECORDER_NAME);
     say!(
         "\nPut this into the node's config ({}/config) and restart it:\n\n    important-plugin={}\n",
@@ -172,20 +230,6 @@ fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
          funds back.",
         lightning_dir.join("hsm_secret").display()
     );
-    on_same_file_system(&args.url, lightning_dir);
-    for left in left_by_interrupted(&args.url) {
-        note!("note: {} was left by an init that was interrupted; remove it unless one is running", left.display());
-    }
-}
-
-/// What was being filled beside the backup when power failed.
-fn left_by_interrupted(url: &BackupUrl) -> Vec<PathBuf> {
-    let entries = url.path().parent().and_then(|parent| fs::read_dir(parent).ok());
-    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_left = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(BUILDING_PREFIX.as_bytes()))
-    };
-    paths.filter(is_left).collect()
 }
 
 /// A backup on the disk that it is to replace is not much of a backup.

@@ -165,7 +165,7 @@ fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
 }
 
 /// Says of a version that is not there what became of it and which ones are near.
-fn why_not_there(history: &History, wanted: DataVersion) -> String {
+pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
     let mut fate = "is not in the backup";
     let distance = |version: DataVersion| version.distance_from(wanted);
     let (mut before, mut after) = (None::<DataVersion>, None::<DataVersion>);

@@ -1,0 +1,341 @@
+//! Copying the records of a file into the log of a new backup, and what is put right on the way.
+
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use uuid::Uuid;
+
+use super::import_error::{ImportError, RecordDamage};
+use super::order::{Follows, Order};
+use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};
+use super::spaces::with_spaces;
+use crate::format::record::{RunStart, SnapshotReason, SnapshotRef};
+use crate::format::record_index::ForeignKeys;
+use crate::format::segment::SnapshotId;
+use crate::format::snapshot::SnapshotHeader;
+use crate::live_database::in_rollback_mode;
+use crate::log::LogWriter;
+use crate::pages::{OverlayPages, SnapshotWriter};
+use crate::replay::Replay;
+use crate::version_rules::Bump;
+use crate::{Backup, DataVersion, LogLimits, PageNo, PageSize, Seq};
+
+/// Bytes of statements that are written to the log at once.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Bytes of a snapshot between two looks at whether to go on.
+const LOOK_BYTES: u64 = 1 << 20;
+
+/// Records left out that are named one by one.
+const NAMED_MAX: usize = 20;
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BytesDone {
+    /// Bytes of the file that were read.
+    pub done: u64,
+    /// Bytes of the file.
+    pub total: u64,
+}
+
+/// A record that was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The version that it would have led to.
+    pub data_version: DataVersion,
+    /// Where it begins in the file.
+    pub offset: u64,
+}
+
+/// What was put right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Changes that were never committed: how many.
+    pub never_committed: u64,
+    /// The first of them.
+    pub named: Vec<LeftOut>,
+    /// Statements that got a space before `WHERE`.
+    pub spaces: u64,
+    /// A record that stops at the end of the file: where it begins, and its bytes.
+    pub torn: Option<(u64, u64)>,
+    /// A change that the plugin had not noted in its header when it was killed.
+    pub not_noted: Option<DataVersion>,
+}
+
+/// What was imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Which backup it is.
+    pub uuid: Uuid,
+    /// Its first version.
+    pub first: DataVersion,
+    /// Its newest version.
+    pub newest: DataVersion,
+    /// Changes in it.
+    pub changes: u64,
+    /// What was put right.
+    pub repairs: Repairs,
+}
+
+/// Why no more is copied.
+pub(super) enum Stop {
+    /// Something is wrong.
+    Because(ImportError),
+    /// Nobody seals any more: whoever did knows why.
+    NobodySeals,
+}
+
+impl<E: Into<ImportError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Because(error.into())
+    }
+}
+
+/// Where the records go.
+pub(super) struct To<'a> {
+    /// The backup that is being made.
+    pub(super) backup: &'a Arc<Backup>,
+    /// Its log.
+    pub(super) writer: LogWriter,
+    /// The limits of that.
+    pub(super) limits: LogLimits,
+    /// Is told how far it is written, about once for each log. It waits when whoever seals has fallen behind.
+    pub(super) written: SyncSender<Seq>,
+}
+
+/// The newest change of the file so far: what comes next shows whether it was committed.
+struct Unsettled {
+    left_out: LeftOut,
+    bump: Bump,
+    run_start: RunStart,
+    statements: Vec<String>,
+}
+
+/// Records on their way from the file to the log.
+struct Copy<'a> {
+    path: PathBuf,
+    to: To<'a>,
+    order: Order,
+    unsettled: Option<Unsettled>,
+    next_run_start: RunStart,
+    first: Option<DataVersion>,
+    records: u64,
+    changes: u64,
+    repairs: Repairs,
+    /// Bytes of statements in the batch.
+    batch_bytes: usize,
+    /// Statements and bytes since somebody was told.
+    untold: (usize, u64),
+    time: crate::Timestamp,
+}
+
+/// Copies all records of `file`. `progress` is asked now and then, and can end it.
+pub(super) fn copy(
+    file: &mut PythonFile,
+    to: To<'_>,
+    progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
+) -> Result<Imported, Stop> {
+    let uuid = to.backup.manifest().uuid;
+    let total = file.len();
+    let mut go_on = |done| match progress(BytesDone { done, total }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ImportError::Interrupted),
+    };
+    let mut copy = Copy {
+        path: file.path().to_path_buf(),
+        to,
+        order: Order::default(),
+        unsettled: None,
+        next_run_start: RunStart::First,
+        first: None,
+        records: 0,
+        changes: 0,
+        repairs: Repairs::default(),
+        batch_bytes: 0,
+        untold: (0, 0),
+        time: file.modified(),
+    };
+    let header = *file.header();
+    loop {
+        match file.next_record()? {
+            Next::End => break,
+            Next::Torn { offset, claimed, left } => {
+                if offset < header.end || copy.order.newest() != Some(header.version) {
+                    return Err(copy.damaged(offset, RecordDamage::TooLong { claimed, left }).into());
+                }
+                copy.repairs.torn = Some((offset, left));
+                break;
+            }
+            Next::Record(NextRecord { offset, data_version, payload: Payload::Statements(statements) }) => {
+                copy.change(data_version, offset, &statements)?;
+            }
+            Next::Record(NextRecord { offset, data_version, payload: Payload::Snapshot { bytes, len } }) => {
+                copy.snapshot(data_version, offset, bytes, len, &mut |read| go_on(offset + read))?;
+            }
+        }
+        if copy.batch_bytes >= BATCH_BYTES {
+            copy.commit()?;
+            go_on(file.offset())?;
+        }
+    }
+    copy.settle()?;
+    copy.commit()?;
+    copy.tell()?;
+    go_on(total)?;
+    copy.check_header(&header)?;
+    let Copy { first, order, changes, repairs, path, .. } = copy;
+    let (Some(first), Some(newest)) = (first, order.newest()) else { return Err(ImportError::Empty { path }.into()) };
+    Ok(Imported { uuid, first, newest, changes, repairs })
+}
+
+impl Copy<'_> {
+    fn damaged(&self, offset: u64, damage: impl Into<RecordDamage>) -> ImportError {
+        ImportError::Damaged { path: self.path.clone(), offset, damage: damage.into() }
+    }
+
+    /// Takes a change; the one before it is settled by that.
+    fn change(&mut self, data_version: DataVersion, offset: u64, statements: &[&str]) -> Result<(), Stop> {
+        self.records += 1;
+        let bump = Bump::find(data_version, statements);
+        match self.order.change(data_version, bump).map_err(|why| self.damaged(offset, why))? {
+            Follows::Newest => self.settle()?,
+            Follows::InPlaceOfNewest => {
+                let never_committed = self.unsettled.take().map(|unsettled| unsettled.left_out);
+                self.repairs.never_committed += 1;
+                if self.repairs.named.len() < NAMED_MAX {
+                    self.repairs.named.extend(never_committed);
+                }
+                // What comes after a crash is a new run.
+                self.next_run_start = RunStart::First;
+            }
+        }
+        let repair = |statement: &&str| match with_spaces(statement) {
+            Some(repaired) => {
+                self.repairs.spaces += 1;
+                repaired
+            }
+            None => (*statement).to_owned(),
+        };
+        let statements = statements.iter().map(repair).collect();
+        let run_start = std::mem::replace(&mut self.next_run_start, RunStart::Later);
+        let left_out = LeftOut { data_version, offset };
+        self.unsettled = Some(Unsettled { left_out, bump, run_start, statements });
+        Ok(())
+    }
+
+    /// The newest change was committed, as far as the file knows.
+    fn settle(&mut self) -> Result<(), Stop> {
+        let Some(Unsettled { left_out, bump, run_start, statements }) = self.unsettled.take() else { return Ok(()) };
+        self.to.writer.push_change(left_out.data_version, self.time, run_start, bump, &statements)?;
+        let bytes = statements.iter().map(String::len).sum::<usize>();
+        self.first.get_or_insert(left_out.data_version);
+        self.changes += 1;
+        self.batch_bytes += bytes;
+        self.untold.0 += statements.len();
+        self.untold.1 += bytes as u64;
+        Ok(())
+    }
+
+    /// Writes what is settled to the log.
+    fn commit(&mut self) -> Result<(), Stop> {
+        self.to.writer.commit()?;
+        self.batch_bytes = 0;
+        let LogLimits { bytes, statements } = self.to.limits;
+        if self.untold.0 >= statements || self.untold.1 >= bytes { self.tell() } else { Ok(()) }
+    }
+
+    /// Says how far the log is written.
+    fn tell(&mut self) -> Result<(), Stop> {
+        self.untold = (0, 0);
+        let Some(newest) = Seq::new(self.to.writer.next_seq().get() - 1) else { return Ok(()) };
+        self.to.written.send(newest).map_err(|_| Stop::NobodySeals)
+    }
+
+    /// Takes a snapshot of `len` bytes; `go_on` is asked now and then, with the bytes that were read.
+    fn snapshot(
+        &mut self,
+        data_version: DataVersion,
+        offset: u64,
+        mut bytes: SnapshotBytes<'_>,
+        len: u32,
+        go_on: &mut dyn FnMut(u64) -> Result<(), ImportError>,
+    ) -> Result<(), Stop> {
+        self.records += 1;
+        self.order.snapshot(data_version).map_err(|why| self.damaged(offset, why))?;
+        self.settle()?;
+        self.commit()?;
+        let io = |source| ImportError::Io { path: self.path.clone(), source };
+        let no_database = |why: &str| self.damaged(offset, RecordDamage::NotADatabase(why.to_owned()));
+        let mut beginning = [0; 100];
+        bytes.read_exact(&mut beginning).map_err(|_| no_database("it is shorter than the header of one"))?;
+        let page_size = page_size(&beginning).ok_or_else(|| no_database("it does not begin as one"))?;
+        if !len.is_multiple_of(page_size.get()) {
+            return Err(no_database("it does not end with a whole page").into());
+        }
+        let page_count = len / page_size.get();
+        let backup = self.to.backup;
+        let seq = self.to.writer.next_seq();
+        let uuid = backup.manifest().uuid;
+        let created = self.time;
+        let header = SnapshotHeader { uuid, seq, base: None, data_version, page_size, page_count, created };
+        let mut writer = SnapshotWriter::create(&**backup.directory(), header)?;
+        let mut page_bytes = vec![0; page_size.bytes()];
+        page_bytes[..beginning.len()].copy_from_slice(&beginning);
+        bytes.read_exact(&mut page_bytes[beginning.len()..]).map_err(io)?;
+        writer.push(PageNo::FIRST, &in_rollback_mode(&page_bytes))?;
+        for page in (2..=page_count).filter_map(PageNo::new) {
+            bytes.read_exact(&mut page_bytes).map_err(io)?;
+            writer.push(page, &page_bytes)?;
+            let read = u64::from(page.get()) * u64::from(page_size.get());
+            if read.is_multiple_of(LOOK_BYTES) {
+                go_on(read)?;
+            }
+        }
+        let footer_checksum = writer.finish()?;
+        self.check_database(data_version, offset, SnapshotId { seq, footer_checksum })?;
+        let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Heal };
+        let snapshot = SnapshotRef { reason, page_size, page_count, base: None, footer_checksum };
+        self.first.get_or_insert(data_version);
+        self.to.writer.push_snapshot(data_version, self.time, &snapshot);
+        self.commit()
+    }
+
+    /// That what is stored as a snapshot is a database of this version.
+    fn check_database(&self, said: DataVersion, offset: u64, id: SnapshotId) -> Result<(), ImportError> {
+        let pages = OverlayPages::new(self.to.backup.full_snapshot(id)?);
+        let no_database = |why| self.damaged(offset, RecordDamage::NotADatabase(why));
+        let replay = Replay::start(pages, ForeignKeys::On).map_err(|error| no_database(error.to_string()))?;
+        let found = replay.read_data_version().map_err(no_database)?;
+        if found == said { Ok(()) } else { Err(self.damaged(offset, RecordDamage::OtherVersion { said, found })) }
+    }
+
+    /// That all that the header speaks of is there.
+    fn check_header(&mut self, header: &super::bytes::Header) -> Result<(), ImportError> {
+        let path = self.path.clone();
+        let Some(newest) = self.order.newest() else { return Err(ImportError::Empty { path }) };
+        if newest != header.version {
+            // Killed between the record and the header: nobody got an answer.
+            if newest != header.version.next() {
+                return Err(ImportError::HeaderDisagrees { path, header: header.version, records: newest });
+            }
+            self.repairs.not_noted = Some(newest);
+        }
+        if header.version_count > self.records {
+            return Err(ImportError::RecordsMissing { path, header: header.version_count, records: self.records });
+        }
+        Ok(())
+    }
+}
+
+/// The page size of a database that begins so; `None` if it is none (SQLite file format §1.3).
+fn page_size(beginning: &[u8; 100]) -> Option<PageSize> {
+    let rest = beginning.strip_prefix(b"SQLite format 3\0")?;
+    let [high, low] = *rest.first_chunk()?;
+    match (u32::from(high) << 8) | u32::from(low) {
+        1 => PageSize::new(65_536),
+        bytes => PageSize::new(bytes),
+    }
+}

@@ -1,0 +1,18 @@
+#![doc = include_str!("../../PYTHON_BACKUP.md")]
+
+pub mod bytes;
+mod copy;
+mod export;
+mod import;
+mod import_error;
+mod lock;
+mod order;
+mod reader;
+mod spaces;
+
+pub use copy::{BytesDone, Imported, LeftOut, Repairs};
+pub use export::{ExportError, Exported, export_backup};
+pub use import::import_backup;
+pub use import_error::{ImportError, OutOfOrder, RecordDamage};
+pub use lock::PythonLock;
+pub use reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};

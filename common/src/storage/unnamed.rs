@@ -1,0 +1,92 @@
+//! [`UnnamedDirectory`]: a directory that is being filled and has no name yet that anybody would look for.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{Access, Directory, RealDirectory, StorageError, StoredFile};
+
+/// A directory of which nothing counts before it gets its name. So nothing in it is made durable before everything is, once,
+/// by [`make_durable`](Self::make_durable).
+#[derive(Debug)]
+pub(crate) struct UnnamedDirectory(RealDirectory);
+
+impl UnnamedDirectory {
+    pub(crate) fn new(directory: RealDirectory) -> Self {
+        Self(directory)
+    }
+
+    /// Makes everything in it durable. Nobody may write to it any more.
+    ///
+    /// # Errors
+    /// When the operating system refuses; what is durable is then unknown.
+    pub(crate) fn make_durable(&self) -> Result<(), StorageError> {
+        for name in self.0.list()? {
+            self.0.open(&name, Access::Read)?.sync()?;
+        }
+        self.0.sync()
+    }
+}
+
+impl Directory for UnnamedDirectory {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError> {
+        Ok(Box::new(UnnamedFile(self.0.open(name, access)?)))
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
+        Ok(Box::new(UnnamedFile(self.0.create(name)?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        self.0.remove(name)
+    }
+
+    fn list(&self) -> Result<Vec<String>, StorageError> {
+        self.0.list()
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
+        self.0.lock(name)
+    }
+}
+
+/// A file in it.
+#[derive(Debug)]
+struct UnnamedFile(Box<dyn StoredFile>);
+
+impl StoredFile for UnnamedFile {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn read_len(&self) -> Result<u64, StorageError> {
+        self.0.read_len()
+    }
+
+    fn check_in_place(&self) -> Result<(), StorageError> {
+        self.0.check_in_place()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `backupfs export`.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::anyhow;
+use common::Backup;
+use common::python_plugin::{ExportError, export_backup};
+
+use super::progress::Bar;
+use super::signals::interrupted_by_signal;
+use super::{ExportArgs, Failure, behind};
+use crate::cli::restore::why_not_there;
+use crate::fs_error::chain;
+use crate::{note, say};
+
+/// Writes a file that the Python plugin can restore.
+///
+/// # Errors
+/// Exit code 1 when the version is not there or the backup is damaged, 2 for everything else.
+pub fn run(args: &ExportArgs) -> Result<(), Failure> {
+    let interrupted = interrupted_by_signal()?;
+    let backup = Arc::new(Backup::open(&args.url)?);
+    let (history, problem) = backup.read_history();
+    if args.version.is_none() {
+        // What cannot be read may be newer.
+        problem.map_err(|problem| {
+            Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(&problem)))
+        })?;
+        behind::warn(&backup.spool_sight());
+    }
+    let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
+    let version = match args.version {
+        None => newest.clone(),
+        Some(wanted) => {
+            let version = history.version(wanted).map_err(Failure::no)?;
+            version.ok_or_else(|| Failure::no(anyhow!(why_not_there(&history, wanted))))?
+        }
+    };
+    let mut bar = Bar::new("exporting");
+    let exported = export_backup(&backup, &history, &version, &args.file, &mut |bytes| {
+        bar.set(bytes.done, bytes.total);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish();
+    let exported = exported.map_err(failure)?;
+    say!(
+        "wrote versions {} to {} to {} ({} records, {} bytes)",
+        exported.first,
+        exported.newest,
+        args.file.display(),
+        exported.records,
+        exported.bytes
+    );
+    if let Some(problem) = exported.unreadable {
+        note!("warning: older history is not in it: {}", chain(&problem));
+    }
+    if version.seq != newest.seq {
+        note!(
+            "warning: version {} is not the newest, which is {}: never start a node on it, for it can broadcast a revoked \
+             state, and the peer then takes ALL funds of that channel",
+            version.data_version,
+            newest.data_version
+        );
+    }
+    Ok(())
+}
+
+fn failure(error: ExportError) -> Failure {
+    if error.is_damage() { Failure::no(error) } else { error.into() }
+}
