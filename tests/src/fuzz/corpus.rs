@@ -241,6 +241,10 @@ impl Corpus {
         all
     }
 
+    pub(super) fn python_files(&self) -> Vec<Vec<u8>> {
+        super::python::corpus(&self.writes)
+    }
+
     pub(super) fn messages(&self) -> Vec<Vec<u8>> {
         let message = |write: &TraceWrite| {
             let params = serde_json::json!({ "data_version": write.data_version.get(), "writes": write.statements });

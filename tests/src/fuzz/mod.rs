@@ -15,6 +15,7 @@ mod fixed;
 mod hook;
 mod lock;
 mod pieces;
+mod python;
 mod records;
 mod statements;
 
@@ -117,6 +118,20 @@ pub const TARGETS: &[Target] = &[
         corpus: |_| lock::corpus(),
         weight: 1,
         bytes_max: |len| (64 << 10) + 128 * len,
+    },
+    Target {
+        name: "python_records",
+        run: python::python_records,
+        corpus: Corpus::python_files,
+        weight: 8,
+        bytes_max: |len| (1 << 20) + 64 * len,
+    },
+    Target {
+        name: "python_import",
+        run: python::python_import,
+        corpus: Corpus::python_files,
+        weight: 600,
+        bytes_max: |_| 1 << 30,
     },
     Target { name: "file", run: files::file, corpus: Corpus::files, weight: 600, bytes_max: |_| 1 << 30 },
     Target { name: "file_sealed", run: files::file_sealed, corpus: Corpus::files, weight: 600, bytes_max: |_| 1 << 30 },
