@@ -5,12 +5,14 @@
 //! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
 //! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
 //! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
+//! * [`import`]: a file of the Python plugin made a backup, and back.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
 mod db_write;
 mod goals;
 mod heal;
+mod import;
 mod node;
 mod opening;
 mod record;
@@ -45,6 +47,8 @@ enum Command {
     Scale(scale::Args),
     /// Time the first answer after a gap, and after a kill, of a node with a large database, beside cat of that database
     Heal(heal::Args),
+    /// Time `backupfs import` of a file of the Python plugin, and `backupfs export` back to one
+    Import(import::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Command::Traces(args) => traces::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Heal(args) => heal::run(&args),
+        Command::Import(args) => import::run(&args),
     }
 }
 
