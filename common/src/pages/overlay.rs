@@ -48,6 +48,11 @@ impl OverlayPages {
         Self { page_count: base.page_count(), base, dirty: HashMap::default() }
     }
 
+    /// The same pages, with those that nothing has written taken from `base`, where they must be as they are here.
+    pub(crate) fn onto(self, base: Arc<dyn PageSource>) -> Self {
+        Self { base, ..self }
+    }
+
     /// What was written since `earlier`, a clone of this database as it was then: the pages that are other ones now, in
     /// ascending order, `None` for those that were cut off, even if the database has grown over them since: they are zeros.
     pub(crate) fn written_since(&self, earlier: &Self) -> Vec<(PageNo, Option<Arc<[u8]>>)> {

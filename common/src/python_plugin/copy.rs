@@ -1,4 +1,4 @@
-//! Copying the records of a file into the log of a new backup, and what is put right on the way.
+//! Copying the records of a file into the logs of a new backup, and what is put right on the way.
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
@@ -9,6 +9,7 @@ use std::sync::mpsc::SyncSender;
 use uuid::Uuid;
 
 use super::import_error::{ImportError, RecordDamage};
+use super::log_cutter::{CutLog, LogCutter};
 use super::order::{Follows, Order};
 use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};
 use super::spaces::with_spaces;
@@ -17,16 +18,12 @@ use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
 use crate::format::snapshot::SnapshotHeader;
 use crate::live_database::in_rollback_mode;
-use crate::log::LogWriter;
 use crate::pages::{OverlayPages, SnapshotWriter};
 use crate::replay::Replay;
 use crate::version_rules::Bump;
-use crate::{Backup, DataVersion, LogLimits, PageNo, PageSize, Seq};
+use crate::{Backup, DataVersion, PageNo, PageSize};
 
-/// Bytes of statements that are written to the log at once.
-const BATCH_BYTES: usize = 256 << 10;
-
-/// Bytes of a snapshot between two looks at whether to go on.
+/// Bytes of the file between two looks at whether to go on.
 const LOOK_BYTES: u64 = 1 << 20;
 
 /// Records left out that are named one by one.
@@ -84,8 +81,8 @@ pub struct Imported {
 pub(super) enum Stop {
     /// Something is wrong.
     Because(ImportError),
-    /// Nobody seals any more: whoever did knows why.
-    NobodySeals,
+    /// Nobody replays any more: whoever did knows why.
+    NobodyReplays,
 }
 
 impl<E: Into<ImportError>> From<E> for Stop {
@@ -98,12 +95,10 @@ impl<E: Into<ImportError>> From<E> for Stop {
 pub(super) struct To<'a> {
     /// The backup that is being made.
     pub(super) backup: &'a Arc<Backup>,
-    /// Its log.
-    pub(super) writer: LogWriter,
-    /// The limits of that.
-    pub(super) limits: LogLimits,
-    /// Is told how far it is written, about once for each log. It waits when whoever seals has fallen behind.
-    pub(super) written: SyncSender<Seq>,
+    /// What makes its records.
+    pub(super) cutter: LogCutter,
+    /// Takes each log. It waits when whoever replays has fallen behind.
+    pub(super) logs: SyncSender<CutLog>,
 }
 
 /// The newest change of the file so far: what comes next shows whether it was committed.
@@ -125,19 +120,17 @@ struct Copy<'a> {
     records: u64,
     changes: u64,
     repairs: Repairs,
-    /// Bytes of statements in the batch.
-    batch_bytes: usize,
-    /// Statements and bytes since somebody was told.
-    untold: (usize, u64),
+    /// Byte of the file at which it was asked whether to go on.
+    looked_at: u64,
     time: crate::Timestamp,
 }
 
-/// Copies all records of `file`. `progress` is asked now and then, and can end it.
+/// Copies all records of `file`; returns the newest log as well. `progress` is asked now and then, and can end it.
 pub(super) fn copy(
     file: &mut PythonFile,
     to: To<'_>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
-) -> Result<Imported, Stop> {
+) -> Result<(Imported, Option<CutLog>), Stop> {
     let uuid = to.backup.manifest().uuid;
     let total = file.len();
     let mut go_on = |done| match progress(BytesDone { done, total }) {
@@ -154,8 +147,7 @@ pub(super) fn copy(
         records: 0,
         changes: 0,
         repairs: Repairs::default(),
-        batch_bytes: 0,
-        untold: (0, 0),
+        looked_at: 0,
         time: file.modified(),
     };
     let header = *file.header();
@@ -176,19 +168,21 @@ pub(super) fn copy(
                 copy.snapshot(data_version, offset, bytes, len, &mut |read| go_on(offset + read))?;
             }
         }
-        if copy.batch_bytes >= BATCH_BYTES {
-            copy.commit()?;
+        if file.offset() - copy.looked_at >= LOOK_BYTES {
+            copy.looked_at = file.offset();
             go_on(file.offset())?;
         }
     }
     copy.settle()?;
-    copy.commit()?;
-    copy.tell()?;
     go_on(total)?;
     copy.check_header(&header)?;
-    let Copy { first, order, changes, repairs, path, .. } = copy;
+    let Copy { first, order, changes, repairs, path, to, .. } = copy;
     let (Some(first), Some(newest)) = (first, order.newest()) else { return Err(ImportError::Empty { path }.into()) };
-    Ok(Imported { uuid, first, newest, changes, repairs })
+    let newest_log = to.cutter.finish();
+    if let Some(log) = &newest_log {
+        to.logs.send(log.clone()).map_err(|_| Stop::NobodyReplays)?;
+    }
+    Ok((Imported { uuid, first, newest, changes, repairs }, newest_log))
 }
 
 impl Copy<'_> {
@@ -229,29 +223,16 @@ impl Copy<'_> {
     /// The newest change was committed, as far as the file knows.
     fn settle(&mut self) -> Result<(), Stop> {
         let Some(Unsettled { left_out, bump, run_start, statements }) = self.unsettled.take() else { return Ok(()) };
-        self.to.writer.push_change(left_out.data_version, self.time, run_start, bump, &statements)?;
-        let bytes = statements.iter().map(String::len).sum::<usize>();
+        let log = self.to.cutter.change(left_out.data_version, self.time, run_start, bump, statements);
+        let log = log.map_err(|error| self.damaged(left_out.offset, error))?;
         self.first.get_or_insert(left_out.data_version);
         self.changes += 1;
-        self.batch_bytes += bytes;
-        self.untold.0 += statements.len();
-        self.untold.1 += bytes as u64;
-        Ok(())
+        self.pass_on(log)
     }
 
-    /// Writes what is settled to the log.
-    fn commit(&mut self) -> Result<(), Stop> {
-        self.to.writer.commit()?;
-        self.batch_bytes = 0;
-        let LogLimits { bytes, statements } = self.to.limits;
-        if self.untold.0 >= statements || self.untold.1 >= bytes { self.tell() } else { Ok(()) }
-    }
-
-    /// Says how far the log is written.
-    fn tell(&mut self) -> Result<(), Stop> {
-        self.untold = (0, 0);
-        let Some(newest) = Seq::new(self.to.writer.next_seq().get() - 1) else { return Ok(()) };
-        self.to.written.send(newest).map_err(|_| Stop::NobodySeals)
+    /// Hands on a log that is finished.
+    fn pass_on(&self, log: Option<CutLog>) -> Result<(), Stop> {
+        log.map_or(Ok(()), |log| self.to.logs.send(log).map_err(|_| Stop::NobodyReplays))
     }
 
     /// Takes a snapshot of `len` bytes; `go_on` is asked now and then, with the bytes that were read.
@@ -266,7 +247,6 @@ impl Copy<'_> {
         self.records += 1;
         self.order.snapshot(data_version).map_err(|why| self.damaged(offset, why))?;
         self.settle()?;
-        self.commit()?;
         let io = |source| ImportError::Io { path: self.path.clone(), source };
         let no_database = |why: &str| self.damaged(offset, RecordDamage::NotADatabase(why.to_owned()));
         let mut beginning = [0; 100];
@@ -277,7 +257,7 @@ impl Copy<'_> {
         }
         let page_count = len / page_size.get();
         let backup = self.to.backup;
-        let seq = self.to.writer.next_seq();
+        let seq = self.to.cutter.next_seq();
         let uuid = backup.manifest().uuid;
         let created = self.time;
         let header = SnapshotHeader { uuid, seq, base: None, data_version, page_size, page_count, created };
@@ -299,8 +279,8 @@ impl Copy<'_> {
         let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Heal };
         let snapshot = SnapshotRef { reason, page_size, page_count, base: None, footer_checksum };
         self.first.get_or_insert(data_version);
-        self.to.writer.push_snapshot(data_version, self.time, &snapshot);
-        self.commit()
+        let log = self.to.cutter.snapshot(data_version, self.time, &snapshot);
+        self.pass_on(log)
     }
 
     /// That what is stored as a snapshot is a database of this version.

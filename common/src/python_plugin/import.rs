@@ -3,24 +3,24 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, ScopedJoinHandle};
 
 use uuid::Uuid;
 
 use super::copy::{BytesDone, Imported, Stop, To, copy};
 use super::import_error::ImportError;
+use super::log_cutter::LogCutter;
 use super::reader::PythonFile;
+use super::replay::{replay_logs, write_segments};
 use crate::create::create_filled;
 use crate::format::manifest::Manifest;
 use crate::format::names;
-use crate::log::create_first_log_within;
-use crate::seal::{SealError, Sealer};
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
-use crate::{Backup, BackupUrl, LogLimits, PageSize, Seq, Timestamp};
+use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Timestamp};
 
-/// Logs that may be written and not sealed yet.
-const LOGS_AHEAD: usize = 2;
+/// Logs that may be read and not replayed yet.
+const LOGS_AHEAD: usize = 1;
 
 /// Makes a backup at `url` of all versions in `file`, and replays each change on the way. Memory and what is on the disk
 /// beside the result are bounded, whatever the size of the file.
@@ -52,37 +52,41 @@ fn fill(
         Manifest { uuid: Uuid::new_v4(), created: Timestamp::now(), page_size: PageSize::DEFAULT, node_id: None };
     replace_file(&*directory, names::MANIFEST, &manifest.encode())?;
     let limits = LogLimits::from_env();
-    let writer = create_first_log_within(&directory, manifest.uuid, limits)?;
     let backup = Arc::new(Backup::of(directory, manifest));
-    let (copied, sealed) = thread::scope(|scope| {
-        let (written, told) = sync_channel(LOGS_AHEAD);
-        let sealing = thread::Builder::new()
-            .name("import-seal".to_owned())
-            .spawn_scoped(scope, || seal(&backup, limits, told))
-            .map_err(|source| ImportError::Io { path: file.path().to_path_buf(), source });
-        let sealing = match sealing {
-            Ok(sealing) => sealing,
-            Err(error) => return (Err(Stop::Because(error)), Ok(())),
+    let uuid = backup.manifest().uuid;
+    let (copied, replayed, written) = thread::scope(|scope| {
+        let (logs, to_replay) = sync_channel(LOGS_AHEAD);
+        // Without room: who has handed on a log knows that the one before it is written.
+        let (replayed, to_write) = sync_channel(0);
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let replaying =
+            named("import-replay").spawn_scoped(scope, || replay_logs(&backup, limits, to_replay, replayed));
+        let writing = named("import-write").spawn_scoped(scope, || write_segments(&backup, to_write));
+        let copied = match (&replaying, &writing) {
+            (Ok(_), Ok(_)) => copy(file, To { backup: &backup, cutter: LogCutter::new(uuid, limits), logs }, progress),
+            _ => Err(Stop::Because(ImportError::Thread)),
         };
-        let copied = copy(file, To { backup: &backup, writer, limits, written }, progress);
-        (copied, sealing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        (copied, replaying.map_or(Ok(()), join), writing.map_or(Ok(()), join))
     });
     // What does not replay is in front of what else may be wrong.
-    sealed.map_err(|error| match error {
-        SealError::Replay { source, .. } => ImportError::Replay { path: file.path().to_path_buf(), source },
-        error => ImportError::Seal(error),
+    replayed.map_err(|error| match error {
+        ReplayError::Pages(error) => ImportError::Read(error),
+        source => ImportError::Replay { path: file.path().to_path_buf(), source },
     })?;
-    let imported = copied.map_err(|stop| match stop {
+    written.map_err(ImportError::Seal)?;
+    let (imported, newest_log) = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
-        Stop::NobodySeals => unreachable!("BUG: sealing ended early and without an error"),
+        Stop::NobodyReplays => unreachable!("BUG: replay ended early and without an error"),
     })?;
+    if let Some(log) = newest_log {
+        log.write(backup.directory(), uuid, limits)?;
+    }
     drop(backup);
     unnamed.make_durable()?;
     Ok(imported)
 }
 
-/// Replays and seals what is written, until nothing is written any more.
-fn seal(backup: &Arc<Backup>, limits: LogLimits, told: Receiver<Seq>) -> Result<(), SealError> {
-    let mut sealer = Sealer::new(Arc::clone(backup), limits)?;
-    told.into_iter().try_for_each(|newest| sealer.advance(newest, &mut |_| ControlFlow::Continue(())))
+/// What a thread returned; its panic goes on here.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

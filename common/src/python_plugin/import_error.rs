@@ -142,6 +142,9 @@ pub enum ImportError {
     /// Whoever was shown the progress asked to stop.
     #[error("interrupted; nothing was made")]
     Interrupted,
+    /// The operating system gives no more threads.
+    #[error("cannot start a thread; nothing was made")]
+    Thread,
     /// The backup cannot be made.
     #[error(transparent)]
     Create(#[from] CreateError),

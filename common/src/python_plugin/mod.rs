@@ -6,8 +6,10 @@ mod export;
 mod import;
 mod import_error;
 mod lock;
+mod log_cutter;
 mod order;
 mod reader;
+mod replay;
 mod spaces;
 
 pub use copy::{BytesDone, Imported, LeftOut, Repairs};

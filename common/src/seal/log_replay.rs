@@ -7,7 +7,6 @@ use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Record};
 use crate::format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
 use crate::format::segment::Piece;
-use crate::format::statements::{Encoded, TemplatesWriter, encode_block};
 use crate::history::Start;
 use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
@@ -80,9 +79,8 @@ pub(crate) struct ReplayedLog {
     pub(crate) records: Vec<IndexedRecord>,
     /// Their blocks have no place yet.
     pub(crate) intervals: Vec<Interval>,
-    pub(super) templates: TemplatesWriter,
-    /// The statements of each interval.
-    pub(super) blocks: Vec<Encoded>,
+    /// The statements of each change of each interval.
+    pub(super) texts: Vec<Vec<Vec<String>>>,
     /// Of every page that changed, its images, in order.
     pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
     pub(crate) page_count: u32,
@@ -122,8 +120,7 @@ impl LogReplay {
             start_pages: StartPages(pages),
             records: Vec::new(),
             intervals: vec![Interval { first: 0, page_count, foreign_keys, block }],
-            templates: TemplatesWriter::new(),
-            blocks: Vec::new(),
+            texts: Vec::new(),
             images: BTreeMap::new(),
             page_count,
             foreign_keys,
@@ -271,7 +268,7 @@ impl LogReplay {
         }
         self.at_keyframe = now;
         if matches!(self.cuts, Cuts::Due(_)) {
-            self.log.blocks.push(encode_block(&mut self.log.templates, &self.texts));
+            self.log.texts.push(std::mem::take(&mut self.texts));
         }
         self.texts.clear();
         (self.statements, self.bytes, self.steps) = (0, 0, 0);
@@ -288,12 +285,17 @@ impl LogReplay {
     }
 
     /// The log is at its end.
-    pub(crate) fn finish(mut self) -> Result<ReplayedLog, ReplayError> {
+    pub(crate) fn finish(self) -> Result<ReplayedLog, ReplayError> {
+        self.finish_at().map(|(log, _)| log)
+    }
+
+    /// As [`finish`](Self::finish), with the database as it is then.
+    pub(crate) fn finish_at(mut self) -> Result<(ReplayedLog, OverlayPages), ReplayError> {
         self.settle()?;
         self.end_interval();
         self.log.page_count = self.replay.page_count();
         self.log.foreign_keys = self.replay.foreign_keys()?;
-        Ok(self.log)
+        Ok((self.log, self.at_keyframe))
     }
 }
 

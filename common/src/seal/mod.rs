@@ -35,7 +35,7 @@ use heal_check::Heals;
 pub(crate) use log_replay::Image;
 pub(crate) use log_replay::{Cuts, LogReplay, ReplayedLog};
 pub use offline::{SealBackupError, seal_backup};
-pub(crate) use write::{PageImage, PagesOfSnapshot};
+pub(crate) use write::{PageImage, PagesOfSnapshot, write_segment};
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ use crate::format::page_images::{ImageCodec, Keyframe};
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use crate::format::statements::{Encoded, TemplatesWriter, encode_block};
 use crate::history::{Before, Place, Start, Stretch};
 use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::{Backup, PageNo, ReadError, Seq};
@@ -34,7 +35,7 @@ struct Base {
 ///
 /// # Errors
 /// When it cannot be written, or does not read back as what was replayed. The log counts then.
-pub(super) fn write_segment(
+pub(crate) fn write_segment(
     backup: &Backup,
     log: ReplayedLog,
     followed_by: FollowedBy,
@@ -63,9 +64,13 @@ fn write(
     let base = base_of(backup, &log)?;
     let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
 
-    let templates = log.templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+    let mut templates = TemplatesWriter::new();
+    let texts = std::mem::take(&mut log.texts);
+    let blocks: Vec<Encoded> = texts.iter().map(|changes| encode_block(&mut templates, changes)).collect();
+    drop(texts);
+    let templates = templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
     let templates = writer.push(&templates)?.piece;
-    for (interval, block) in log.intervals.iter_mut().zip(&log.blocks) {
+    for (interval, block) in log.intervals.iter_mut().zip(&blocks) {
         let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
         interval.block = writer.push(&compressed)?.piece;
     }
