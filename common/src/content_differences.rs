@@ -6,9 +6,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Rows, Statement};
 
 use crate::contents::{Table, tables};
 
@@ -149,16 +150,18 @@ impl TableDifferences {
 }
 
 /// Type and name of what the schema has, and which table it is of and how it was made.
-type SchemaEntries = BTreeMap<(String, String), (String, Option<String>)>;
+pub(crate) type SchemaEntries = BTreeMap<(String, String), (String, Option<String>)>;
+
+/// What the schema of a database has.
+pub(crate) fn schema_entries(connection: &Connection) -> rusqlite::Result<SchemaEntries> {
+    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get(3)?))))?;
+    rows.collect()
+}
 
 fn schema_differences(backup: &Connection, database: &Connection) -> rusqlite::Result<Vec<SchemaDifference>> {
-    let entries = |connection: &Connection| -> rusqlite::Result<SchemaEntries> {
-        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'";
-        let mut statement = connection.prepare(sql)?;
-        let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get(3)?))))?;
-        rows.collect()
-    };
-    let (ours, theirs) = (entries(backup)?, entries(database)?);
+    let (ours, theirs) = (schema_entries(backup)?, schema_entries(database)?);
     let mut found = Vec::new();
     for ((kind, name), entry) in &ours {
         let which = match theirs.get(&(kind.clone(), name.clone())) {
@@ -174,17 +177,18 @@ fn schema_differences(backup: &Connection, database: &Connection) -> rusqlite::R
 }
 
 /// What a table is read as: its columns, of which the first are the key.
-#[derive(Debug, PartialEq, Eq)]
-struct Layout {
-    key: Vec<String>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Columns of the key; none if its rows are all that they say.
+    pub(crate) key: Vec<String>,
     /// Whether the key is a rowid, which is asked for under this name.
-    rowid: Option<&'static str>,
+    pub(crate) rowid: Option<&'static str>,
     /// All columns, whether in the key or not.
-    columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
 }
 
 impl Layout {
-    fn of(connection: &Connection, table: &Table) -> rusqlite::Result<Self> {
+    pub(crate) fn of(connection: &Connection, table: &Table) -> rusqlite::Result<Self> {
         let sql = "SELECT name, pk FROM pragma_table_info(?1) ORDER BY cid";
         let mut statement = connection.prepare(sql)?;
         let rows = statement.query_map([&table.name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
@@ -203,30 +207,54 @@ impl Layout {
 
     /// Reads the key, then all columns, in the order in which keys are compared here.
     fn query(&self, table: &str) -> String {
-        let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
-        let table = quoted(&table.to_owned());
-        let columns: Vec<String> = self.columns.iter().map(quoted).collect();
-        let all = columns.join(", ");
-        match (self.rowid, self.key.is_empty()) {
-            (Some(rowid), _) => format!("SELECT {rowid}, {all} FROM main.{table} ORDER BY {rowid}"),
-            (None, is_without) => {
-                let ordered = if is_without { columns } else { self.key.iter().map(quoted).collect() };
-                let order: Vec<String> = ordered.iter().map(|column| format!("{column} COLLATE BINARY")).collect();
-                let key: Vec<String> = self.key.iter().map(quoted).chain([all]).collect();
-                format!("SELECT {} FROM main.{table} ORDER BY {}", key.join(", "), order.join(", "))
+        format!("{} {}", self.select(table, &self.columns), self.order())
+    }
+
+    /// Reads the key, then these columns; NULL for those that the table does not have.
+    pub(crate) fn select(&self, table: &str, columns: &[String]) -> String {
+        let key = match self.rowid {
+            Some(rowid) => vec![rowid.to_owned()],
+            None => self.key.iter().map(|name| quoted(name)).collect(),
+        };
+        let columns =
+            columns.iter().map(|name| if self.columns.contains(name) { quoted(name) } else { "NULL".to_owned() });
+        let read: Vec<String> = key.into_iter().chain(columns).collect();
+        format!("SELECT {} FROM main.{}", read.join(", "), quoted(table))
+    }
+
+    /// The order in which keys are compared here.
+    pub(crate) fn order(&self) -> String {
+        let order: Vec<String> = match self.rowid {
+            Some(rowid) => vec![rowid.to_owned()],
+            None => {
+                let by = if self.key.is_empty() { &self.columns } else { &self.key };
+                by.iter().map(|name| format!("{} COLLATE BINARY", quoted(name))).collect()
             }
-        }
+        };
+        format!("ORDER BY {}", order.join(", "))
     }
 
     /// Columns of a row that say which it is.
-    fn compared_first(&self) -> usize {
+    pub(crate) fn compared_first(&self) -> usize {
         if self.key.is_empty() { self.columns.len() } else { self.key.len() }
+    }
+
+    /// The columns in which two rows differ, of which both have the key and then these columns.
+    pub(crate) fn differing<'l>(&'l self, our: &'l [Value], their: &'l [Value]) -> impl Iterator<Item = &'l String> {
+        let values = our.iter().zip(their).skip(self.key.len());
+        let columns = self.columns.iter().zip(values).filter(|(_, (our, their))| !same_value(our, their));
+        columns.map(|(name, _)| name)
     }
 
     fn key_of(&self, row: &[Value]) -> Vec<KeyPart> {
         let parts = self.key.iter().zip(row);
         parts.map(|(column, value)| KeyPart { column: column.clone(), value: told(value) }).collect()
     }
+}
+
+/// A name as SQL has it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn compare_table(
@@ -243,40 +271,76 @@ fn compare_table(
         changed: 0,
     };
     let sql = layout.query(table);
-    let (mut ours, mut theirs) = (backup.prepare(&sql)?, database.prepare(&sql)?);
-    let count = ours.column_count();
-    let (mut ours, mut theirs) = (ours.query([])?, theirs.query([])?);
-    let (mut our, mut their) = (values(ours.next()?, count)?, values(theirs.next()?, count)?);
+    let pair = (Some((backup, sql.as_str())), Some((database, sql.as_str())));
+    let rows = for_other_rows(pair, layout.compared_first(), &mut |our, their| {
+        match (our, their) {
+            (Some(our), None) => found.add(layout, our, WhichRow::OnlyInBackup, Vec::new()),
+            (None, Some(their)) => found.add(layout, their, WhichRow::OnlyInDatabase, Vec::new()),
+            (Some(our), Some(their)) => {
+                let columns = layout.differing(our, their);
+                found.add(layout, our, WhichRow::Changed, columns.cloned().collect());
+            }
+            (None, None) => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok((found, rows))
+}
+
+/// Where rows are read: on a connection, by a query.
+pub(crate) type RowSource<'a> = Option<(&'a Connection, &'a str)>;
+
+/// What to do with a row of one and that of the other; whether to go on.
+pub(crate) type TakeRows<'t> = &'t mut dyn FnMut(Option<&[Value]>, Option<&[Value]>) -> ControlFlow<()>;
+
+/// Reads the rows of two queries that are in the same order, of which the first `key` columns say which row it is, and hands
+/// those to `take` that only one has, or that differ, until it breaks. A query that is not there has none. Returns how many
+/// rows the first has.
+pub(crate) fn for_other_rows(
+    (ours, theirs): (RowSource<'_>, RowSource<'_>),
+    key: usize,
+    take: TakeRows<'_>,
+) -> rusqlite::Result<u64> {
+    let mut ours = ours.map(|(connection, sql)| connection.prepare(sql)).transpose()?;
+    let mut theirs = theirs.map(|(connection, sql)| connection.prepare(sql)).transpose()?;
+    let count = |statement: &Option<Statement<'_>>| statement.as_ref().map_or(0, |statement| statement.column_count());
+    let (our_count, their_count) = (count(&ours), count(&theirs));
+    let mut ours = ours.as_mut().map(|statement| statement.query([])).transpose()?;
+    let mut theirs = theirs.as_mut().map(|statement| statement.query([])).transpose()?;
+    let next = |rows: &mut Option<Rows<'_>>, count| match rows {
+        Some(rows) => values(rows.next()?, count),
+        None => Ok(None),
+    };
+    let (mut our, mut their) = (next(&mut ours, our_count)?, next(&mut theirs, their_count)?);
     let mut rows = 0;
     loop {
-        let first = layout.compared_first();
         let order = match (&our, &their) {
-            (None, None) => return Ok((found, rows)),
+            (None, None) => return Ok(rows),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(our), Some(their)) => compare_keys(&our[..first], &their[..first]),
+            (Some(our), Some(their)) => compare_keys(&our[..key], &their[..key]),
         };
-        match (order, &our, &their) {
-            (Ordering::Less, Some(our), _) => found.add(layout, our, WhichRow::OnlyInBackup, Vec::new()),
-            (Ordering::Greater, _, Some(their)) => found.add(layout, their, WhichRow::OnlyInDatabase, Vec::new()),
-            (_, Some(our), Some(their)) if !same_values(our, their) => {
-                let values = our.iter().zip(their).skip(layout.key.len());
-                let columns = layout.columns.iter().zip(values).filter(|(_, (our, their))| !same_value(our, their));
-                found.add(layout, our, WhichRow::Changed, columns.map(|(name, _)| name.clone()).collect());
-            }
-            _ => {}
+        let taken = match (order, &our, &their) {
+            (Ordering::Less, our, _) => take(our.as_deref(), None),
+            (Ordering::Greater, _, their) => take(None, their.as_deref()),
+            (_, Some(our), Some(their)) if !same_values(our, their) => take(Some(our), Some(their)),
+            _ => ControlFlow::Continue(()),
+        };
+        if taken.is_break() {
+            return Ok(rows);
         }
         if order.is_le() {
             rows += 1;
-            our = values(ours.next()?, count)?;
+            our = next(&mut ours, our_count)?;
         }
         if order.is_ge() {
-            their = values(theirs.next()?, count)?;
+            their = next(&mut theirs, their_count)?;
         }
     }
 }
 
-fn values(row: Option<&Row<'_>>, count: usize) -> rusqlite::Result<Option<Vec<Value>>> {
+/// The values of a row.
+pub(crate) fn values(row: Option<&Row<'_>>, count: usize) -> rusqlite::Result<Option<Vec<Value>>> {
     let read = |row: &Row<'_>| (0..count).map(|column| Ok(owned(row.get_ref(column)?))).collect();
     row.map(read).transpose()
 }
@@ -295,12 +359,13 @@ fn owned(value: ValueRef<'_>) -> Value {
     }
 }
 
-fn same_values(ours: &[Value], theirs: &[Value]) -> bool {
+/// Whether two rows are the same.
+pub(crate) fn same_values(ours: &[Value], theirs: &[Value]) -> bool {
     ours.iter().zip(theirs).all(|(our, their)| same_value(our, their))
 }
 
 /// Bit by bit: NaN is stored as NULL, and 0.0 and -0.0 are two numbers.
-fn same_value(our: &Value, their: &Value) -> bool {
+pub(crate) fn same_value(our: &Value, their: &Value) -> bool {
     match (our, their) {
         (Value::Real(our), Value::Real(their)) => our.to_bits() == their.to_bits(),
         _ => our == their,

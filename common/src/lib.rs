@@ -29,6 +29,7 @@
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
 //! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
+//! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -50,6 +51,7 @@ mod content_differences;
 mod contents;
 pub mod create;
 mod data_version;
+pub mod diff;
 pub mod durability;
 pub mod format;
 pub mod history;
@@ -100,7 +102,7 @@ pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
 pub use page_no::{PageNo, PageSize};
-pub use pages::PageSource;
+pub use pages::{PageIdentity, PageSource};
 pub use put_aside::{PutAsideError, free_name};
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};

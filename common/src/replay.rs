@@ -15,6 +15,7 @@ mod tests;
 
 use rusqlite::Connection;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
@@ -28,7 +29,7 @@ use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource};
-use crate::{DataVersion, ReadError, Seq, Timestamp};
+use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp};
 
 /// A change could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +205,16 @@ impl Replay {
             prepared: PreparedTemplates::new(&self.connection, templates),
             replay: self,
         }
+    }
+
+    /// From now on the pages that are read are noted.
+    pub(crate) fn note_reads(&self) {
+        self.mounted.note_reads();
+    }
+
+    /// The pages read since [`note_reads`](Self::note_reads).
+    pub(crate) fn take_reads(&self) -> HashSet<PageNo> {
+        self.mounted.take_reads()
     }
 
     /// The database as it is now, between two changes. Replay goes on with pages of its own.

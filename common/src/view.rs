@@ -1,5 +1,6 @@
 //! [`View`]: a version opened for reading, and how it is built.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::backup::Backup;
@@ -122,18 +123,33 @@ impl View {
             None => Replay::start(pages, foreign_keys),
         };
         let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
-        for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
-            match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
-                RecordedChanges::Log(records) => replay_log(&mut replay, records, run)?,
-                RecordedChanges::Segment(segment) => replay_segment(&mut replay, &segment, run)?,
-            }
-        }
+        replay_changes(backup, &mut replay, changes)?;
         let finished = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
         let (pages, foreign_keys, idle) = finished;
         if let (Some(line), Some(idle)) = (line, idle) {
             backup.idle_replays().put(line, idle);
         }
         Ok(Self { seq: plan.seq, pages, foreign_keys })
+    }
+}
+
+impl View {
+    /// The view of a later version, which these changes lead to, and all pages that executing them read.
+    pub(crate) fn build_onward(
+        &self,
+        backup: &Backup,
+        seq: Seq,
+        changes: &[PlannedChange],
+    ) -> Result<(Self, HashSet<PageNo>), BuildError> {
+        // On a new connection, which keeps no page yet: each that it looks at is read.
+        let pages = self.pages.clone();
+        let replay = Replay::start(pages, self.foreign_keys);
+        let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
+        replay.note_reads();
+        replay_changes(backup, &mut replay, changes)?;
+        let reads = replay.take_reads();
+        let (pages, foreign_keys, _) = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
+        Ok((Self { seq, pages, foreign_keys }, reads))
     }
 }
 
@@ -148,6 +164,21 @@ impl BuildError {
     fn pages(error: ReadError) -> Self {
         Self { at: None, reason: ReplayError::Pages(error) }
     }
+}
+
+/// Replays changes from wherever they are.
+pub(crate) fn replay_changes(
+    backup: &Backup,
+    replay: &mut Replay,
+    changes: &[PlannedChange],
+) -> Result<(), BuildError> {
+    for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
+        match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
+            RecordedChanges::Log(records) => replay_log(replay, records, run)?,
+            RecordedChanges::Segment(segment) => replay_segment(replay, &segment, run)?,
+        }
+    }
+    Ok(())
 }
 
 fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange]) -> Result<(), BuildError> {

@@ -231,6 +231,11 @@ impl<'a> PageImages<'a> {
         self.wanted.is_some()
     }
 
+    /// Which one is wanted: 0 for the newest, 1 for the one before it; `None` when all are too new.
+    pub fn wanted_back(&self) -> Option<usize> {
+        self.wanted
+    }
+
     /// What the newest image is the difference to; `None` when it is whole.
     pub fn anchor(&self) -> Option<Anchor> {
         self.anchor

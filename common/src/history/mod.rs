@@ -433,6 +433,36 @@ impl History {
         }
     }
 
+    /// The changes behind one record, up to another, which lead from the one's version to the other's; `None` when there are
+    /// more than `most`, or a snapshot is among them.
+    ///
+    /// # Errors
+    /// When a segment that holds some of them cannot be read.
+    pub(crate) fn changes_between(
+        &self,
+        after: Seq,
+        upto: Seq,
+        most: usize,
+    ) -> Result<Option<Vec<PlannedChange>>, ReadError> {
+        let (mut found, mut is_whole) = (Vec::new(), true);
+        self.for_stretches_from(Some(after), &mut |stretch| {
+            let records = stretch.records();
+            let from = records.partition_point(|record| record.seq() <= after);
+            for record in records.get(from..).unwrap_or_default() {
+                if record.seq() > upto {
+                    return ControlFlow::Break(());
+                }
+                is_whole &= record.kind == LiveKind::Change && found.len() < most;
+                if !is_whole {
+                    return ControlFlow::Break(());
+                }
+                found.push(PlannedChange { about: record.about, place: record.place });
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(is_whole.then_some(found))
+    }
+
     /// From the newest snapshot of the logs, or from the end of what is sealed.
     fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
         let end = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);

@@ -2,6 +2,7 @@
 
 mod in_runs;
 mod overlay;
+mod page_identity;
 mod read_ahead;
 mod snapshot_file;
 mod snapshot_pages;
@@ -12,6 +13,7 @@ use crate::{PageNo, PageSize, ReadError};
 
 pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};
+pub use page_identity::PageIdentity;
 pub(crate) use read_ahead::{PagesInOrder, read_ahead};
 pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};
 pub(crate) use snapshot_pages::{ExpectedSnapshot, SharedSnapshots, SnapshotPages};
@@ -46,6 +48,16 @@ pub trait PageSource: Send + Sync {
             }
             page = page.and_then(PageNo::next);
         }
+        Ok(())
+    }
+
+    /// Says of consecutive pages where their bytes come from, without reading them.
+    ///
+    /// # Errors
+    /// When what tells that cannot be read or is damaged.
+    fn identities(&self, first: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
+        let _ = first;
+        out.fill(PageIdentity::Unknown);
         Ok(())
     }
 }
@@ -96,6 +108,11 @@ impl PageSource for NoPages {
 
     fn read_page(&self, _: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         out.fill(0);
+        Ok(())
+    }
+
+    fn identities(&self, _: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
+        out.fill(PageIdentity::Zeros);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! The overlay: pages that replay has written, on top of pages that stay as they were.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::{PageSource, read_runs};
+use super::{PageIdentity, PageSource, read_runs};
 use crate::{PageNo, PageSize, ReadError};
 
 /// A database as it is after some changes. Cloning copies no page: clones share them until one writes.
@@ -105,6 +105,19 @@ impl PageSource for OverlayPages {
                 .try_for_each(|(page, out)| self.read_page(page, out))
         })
     }
+
+    fn identities(&self, first: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
+        self.base.identities(first, out)?;
+        let pages = std::iter::successors(Some(first), |page| page.next());
+        for (page, out) in pages.zip(out) {
+            if let Some(bytes) = self.dirty.get(&page) {
+                *out = PageIdentity::Written(Arc::as_ptr(bytes).cast::<u8>() as usize);
+            } else if page.get() > self.page_count {
+                *out = PageIdentity::Zeros;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An overlay as SQLite's file: read and written at any offset.
@@ -117,6 +130,8 @@ pub(crate) struct Overlay {
     written_bytes_max: u64,
     /// Whether there was a write beyond them.
     is_full: bool,
+    /// The pages that were read, for whoever wants to know.
+    reads: Option<HashSet<PageNo>>,
     scratch: Vec<u8>,
 }
 
@@ -130,7 +145,7 @@ struct Place {
 impl Overlay {
     /// An overlay of which writes fail when it has more than so many bytes of pages.
     pub(crate) fn with_room(pages: OverlayPages, written_bytes_max: u64) -> Self {
-        Self { pages, problem: None, written_bytes_max, is_full: false, scratch: Vec::new() }
+        Self { pages, problem: None, written_bytes_max, is_full: false, reads: None, scratch: Vec::new() }
     }
 
     pub(crate) fn pages(&self) -> &OverlayPages {
@@ -144,6 +159,16 @@ impl Overlay {
 
     pub(crate) fn is_full(&self) -> bool {
         self.is_full
+    }
+
+    /// From now on the pages that are read are noted.
+    pub(crate) fn note_reads(&mut self) {
+        self.reads = Some(HashSet::new());
+    }
+
+    /// The pages read since [`note_reads`](Self::note_reads).
+    pub(crate) fn take_reads(&mut self) -> HashSet<PageNo> {
+        self.reads.take().unwrap_or_default()
     }
 
     pub(crate) fn take_problem(&mut self) -> Option<ReadError> {
@@ -178,6 +203,9 @@ impl Overlay {
         while !rest.is_empty() {
             let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
             let (now, later) = rest.split_at_mut(place.len);
+            if let Some(reads) = &mut self.reads {
+                reads.insert(place.page);
+            }
             if place.len == self.page_size().bytes() {
                 self.pages.read_page(place.page, now).map_err(|error| keep(&mut self.problem, error))?;
             } else if let Some(bytes) = self.pages.dirty.get(&place.page) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::{PageSource, SnapshotFile, read_runs};
+use super::{PageIdentity, PageSource, SnapshotFile, read_runs};
 use crate::format::Damage;
 use crate::format::record::DeltaBase;
 use crate::storage::Directory;
@@ -116,6 +116,22 @@ impl PageSource for SnapshotPages {
                 }
             },
         )
+    }
+
+    fn identities(&self, first: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
+        match &self.below {
+            Some(below) => below.identities(first, out)?,
+            None => out.fill(PageIdentity::Zeros),
+        }
+        let pages = std::iter::successors(Some(first), |page| page.next());
+        for (page, out) in pages.zip(out) {
+            match self.holder(page) {
+                Holder::Own => *out = PageIdentity::Snapshot(self.file.header().seq),
+                Holder::Below => {}
+                Holder::Nobody => *out = PageIdentity::Zeros,
+            }
+        }
+        Ok(())
     }
 }
 

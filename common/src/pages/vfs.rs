@@ -4,7 +4,7 @@
 //! SQLite's "OS Interface" documentation (`sqlite3_vfs`, `sqlite3_io_methods` version 1).
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::{Overlay, OverlayPages, PageSource as _};
-use crate::{ReadError, Timestamp};
+use crate::{PageNo, ReadError, Timestamp};
 
 const VFS_NAME: &CStr = c"backupfs-overlay";
 
@@ -80,6 +80,16 @@ impl MountedOverlay {
     /// Whether a write was refused because too much has been written.
     pub(crate) fn is_full(&self) -> bool {
         lock(&self.overlay).is_full()
+    }
+
+    /// From now on the pages that are read are noted; of those that SQLite keeps it reads none.
+    pub(crate) fn note_reads(&self) {
+        lock(&self.overlay).note_reads();
+    }
+
+    /// The pages read since [`note_reads`](Self::note_reads).
+    pub(crate) fn take_reads(&self) -> HashSet<PageNo> {
+        lock(&self.overlay).take_reads()
     }
 
     /// The pages as they are now. Clones share them, so this is cheap.

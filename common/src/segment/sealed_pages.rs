@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::page_map::Finder;
 use super::{Anchors, SegmentFile, Segments};
-use crate::format::page_images::Keyframe;
+use crate::format::page_images::{Keyframe, PageImages};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::{Location, Piece};
-use crate::pages::PageSource;
+use crate::pages::{PageIdentity, PageSource};
 use crate::{PageNo, PageSize, ReadError, Seq};
 
 /// Which state of the database in a segment.
@@ -95,21 +95,35 @@ impl SealedPages {
         })
     }
 
-    /// Copies the page as it was before the segment.
-    fn read_before<'a>(&'a self, page: PageNo, map: &mut Option<Finder<'a>>, out: &mut [u8]) -> Result<(), ReadError> {
-        let map = match map {
+    /// The page map of the database before the segment.
+    fn map_before<'a, 'm>(&'a self, map: &'m mut Option<Finder<'a>>) -> Result<&'m mut Finder<'a>, ReadError> {
+        Ok(match map {
             Some(map) => map,
             None => {
                 let base = self.segment.footer().base.map(|base| self.segments.footer(base)).transpose()?;
                 map.insert(Finder::new(&self.segments, base.and_then(|footer| footer.map)))
             }
-        };
-        let Some(at) = map.find(page)? else {
+        })
+    }
+
+    /// Copies the page as it was before the segment.
+    fn read_before<'a>(&'a self, page: PageNo, map: &mut Option<Finder<'a>>, out: &mut [u8]) -> Result<(), ReadError> {
+        let Some(at) = self.map_before(map)?.find(page)? else {
             return self.read_snapshot(page, out);
         };
         self.segments.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, bytes| {
             self.anchors().read_image(at, bytes, page, Keyframe(u32::MAX), out).map(drop)
         })
+    }
+
+    /// Which image the page is, as it was before the segment; `None` when it is in the snapshot.
+    fn identity_before<'a>(
+        &'a self,
+        page: PageNo,
+        map: &mut Option<Finder<'a>>,
+    ) -> Result<Option<PageIdentity>, ReadError> {
+        let at = self.map_before(map)?.find(page)?;
+        Ok(at.map(|Location { segment, piece }| PageIdentity::Image { segment, offset: piece.offset, back: 0 }))
     }
 
     fn anchors(&self) -> Anchors<'_> {
@@ -200,6 +214,44 @@ impl PageSource for SealedPages {
                 }
                 rest = later;
                 page = page.and_then(|page| page.plus(run.len()));
+            }
+        }
+        Ok(())
+    }
+
+    fn identities(&self, first: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
+        match &self.snapshot {
+            Some(snapshot) => snapshot.identities(first, out)?,
+            None => out.fill(PageIdentity::Zeros),
+        }
+        let mut map = Finder::new(&self.segments, self.segment.footer().map);
+        let mut before = None;
+        let pages = std::iter::successors(Some(first), |page| page.next());
+        for (page, out) in pages.zip(out) {
+            let Location { segment, piece } = match self.holder(&mut map, page)? {
+                Holder::Segment(at) => at,
+                Holder::Snapshot => continue,
+                Holder::Nobody => {
+                    *out = PageIdentity::Zeros;
+                    continue;
+                }
+            };
+            // What the segment itself changed may have been changed only after the keyframe.
+            let is_own = segment == self.segment.first_seq() && self.keyframe != Keyframe(u32::MAX);
+            let back = if is_own {
+                self.segment.read_piece(piece, |bytes| {
+                    Ok(PageImages::open(bytes, page, segment, self.keyframe)?.wanted_back())
+                })?
+            } else {
+                Some(0)
+            };
+            match back {
+                Some(back) => *out = PageIdentity::Image { segment, offset: piece.offset, back },
+                None => {
+                    if let Some(identity) = self.identity_before(page, &mut before)? {
+                        *out = identity;
+                    }
+                }
             }
         }
         Ok(())

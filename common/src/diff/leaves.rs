@@ -1,0 +1,112 @@
+//! Which leaves of a table can hold rows that differ.
+
+use std::collections::HashSet;
+
+use super::tree::{TreeError, Trees};
+use crate::pages::{OverlayPages, PageIdentity, PageSource};
+use crate::{PageNo, ReadError};
+
+/// Pages that are asked about at once.
+const ASKED_AT_ONCE: u32 = 4096;
+
+/// Where rows that differ can be.
+#[derive(Debug)]
+pub(super) enum Scope {
+    /// Reading and writing these pages led from one database to the other. Where a row differs, they hold it in either
+    /// database, and the whole way to it.
+    Touched(HashSet<PageNo>),
+    /// All other pages are the same in both databases. A row can be on a page that is the same, but in the tree of one of them
+    /// only, or go on from there on pages that are not.
+    Differing(HashSet<PageNo>),
+    /// Anywhere.
+    Everywhere,
+}
+
+/// The leaves of a table, in either database.
+#[derive(Debug, Default)]
+pub(super) struct Leaves {
+    /// Those of each that can hold rows that differ.
+    pub(super) candidates: [Vec<PageNo>; 2],
+    /// Those that are the same page in both, of which only what rows go on with can differ.
+    pub(super) shared: HashSet<PageNo>,
+}
+
+impl Scope {
+    /// What the page maps tell of two databases of a backup.
+    pub(super) fn of_identities(ours: &OverlayPages, theirs: &OverlayPages) -> Result<Self, ReadError> {
+        if ours.page_size() != theirs.page_size() {
+            return Ok(Self::Everywhere);
+        }
+        let mut differing = HashSet::new();
+        let count = ours.page_count().max(theirs.page_count());
+        let mut identities = [(); 2].map(|()| vec![PageIdentity::Unknown; ASKED_AT_ONCE as usize]);
+        for first in (1..=count).step_by(ASKED_AT_ONCE as usize) {
+            let Some(page) = PageNo::new(first) else { continue };
+            let len = (count - first + 1).min(ASKED_AT_ONCE) as usize;
+            let [of_ours, of_theirs] = &mut identities;
+            ours.identities(page, &mut of_ours[..len])?;
+            theirs.identities(page, &mut of_theirs[..len])?;
+            let pairs = of_ours[..len].iter().zip(&of_theirs[..len]).enumerate();
+            let others = pairs.filter(|(_, (our, their))| !our.is_same(**their));
+            differing.extend(others.filter_map(|(index, _)| page.plus(index)));
+        }
+        Ok(Self::Differing(differing))
+    }
+
+    /// Whether nothing below the root of a tree can differ.
+    pub(super) fn excludes(&self, roots: [PageNo; 2]) -> bool {
+        match self {
+            Self::Touched(touched) => roots[0] == roots[1] && !touched.contains(&roots[0]),
+            Self::Differing(_) | Self::Everywhere => false,
+        }
+    }
+
+    /// The leaves of a table whose tree begins at `roots`.
+    pub(super) fn leaves(
+        &self,
+        trees: [&Trees; 2],
+        roots: [PageNo; 2],
+        interior: &mut HashSet<PageNo>,
+    ) -> Result<Leaves, TreeError> {
+        match self {
+            Self::Touched(touched) => {
+                let candidates =
+                    [trees[0].touched_leaves(roots[0], touched)?, trees[1].touched_leaves(roots[1], touched)?];
+                Ok(Leaves { candidates, shared: HashSet::new() })
+            }
+            Self::Differing(differing) => {
+                let all = [trees[0].leaves(roots[0], interior)?, trees[1].leaves(roots[1], interior)?];
+                let [ours, theirs] = all.each_ref().map(|leaves| leaves.iter().copied().collect::<HashSet<_>>());
+                let shared: HashSet<PageNo> =
+                    ours.intersection(&theirs).copied().filter(|page| !differing.contains(page)).collect();
+                let candidates = all.map(|leaves| leaves.into_iter().filter(|page| !shared.contains(page)).collect());
+                Ok(Leaves { candidates, shared })
+            }
+            Self::Everywhere => {
+                let candidates = [trees[0].leaves(roots[0], interior)?, trees[1].leaves(roots[1], interior)?];
+                Ok(Leaves { candidates, shared: HashSet::new() })
+            }
+        }
+    }
+}
+
+impl Leaves {
+    /// Makes candidates of some leaves that are shared, in the order of their rows.
+    pub(super) fn add(
+        &mut self,
+        trees: [&Trees; 2],
+        roots: [PageNo; 2],
+        found: &HashSet<PageNo>,
+    ) -> Result<(), TreeError> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        for (index, tree) in trees.into_iter().enumerate() {
+            let before: HashSet<PageNo> = self.candidates[index].iter().copied().collect();
+            let all = tree.leaves(roots[index], &mut HashSet::new())?;
+            self.candidates[index] =
+                all.into_iter().filter(|page| before.contains(page) || found.contains(page)).collect();
+        }
+        Ok(())
+    }
+}
