@@ -6,6 +6,8 @@ pub mod daemon;
 pub mod demo;
 pub mod export;
 pub mod import;
+mod chosen_version;
+pub mod diff;
 pub mod init;
 pub mod man;
 pub mod mount;
@@ -13,12 +15,15 @@ pub mod mount_helper;
 mod progress;
 pub mod restore;
 pub mod seal;
+pub mod show;
 pub mod signals;
 pub mod status;
 mod verbosity;
+mod values;
 pub mod verify;
 mod verify_against;
 pub mod versions;
+mod versions_graph;
 mod when;
 
 use std::fmt;
@@ -29,6 +34,7 @@ use common::{BackupUrl, DataVersion};
 use log::LevelFilter;
 
 pub use self::verbosity::Verbosity;
+use self::versions_graph::Unit;
 use self::when::Bound;
 use crate::fs_error::chain;
 use crate::logging::{self, LogTo};
@@ -73,6 +79,10 @@ pub enum Command {
     Restore(RestoreArgs),
     /// List the versions in a backup
     Versions(VersionsArgs),
+    /// Show a version: its statements, when it was recorded, how big it is
+    Show(show::ShowArgs),
+    /// Show what changed from one version to another, row by row
+    Diff(diff::DiffArgs),
     /// Say how a backup is doing: newest version, what is sealed, size
     Status(StatusArgs),
     /// Check that a backup is whole, and that all of it is what the node had
@@ -191,9 +201,12 @@ Both ends are included.
 
 --json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound, missing),
 commit (certain, seen, unknown), origin (change, snapshot), statements, bytes. What is not known is null. Fields are only ever added.
+With --graph it prints one object for each hour or day that has something: start (RFC 3339), unit (hours, days), versions,
+rewound, missing (noticed then), bytes.
 
-Example:
-  backupfs versions --since 2026-11-22 /var/backup/node.bkp")]
+Examples:
+  backupfs versions --since 2026-11-22 /var/backup/node.bkp
+  backupfs versions --graph=days /var/backup/node.bkp")]
 pub struct VersionsArgs {
     /// The backup
     pub url: BackupUrl,
@@ -206,6 +219,9 @@ pub struct VersionsArgs {
     /// Up to this version or time
     #[arg(long, value_name = "X", value_parser = Bound::until)]
     pub until: Option<Bound>,
+    /// How many versions each hour or day has, as bars
+    #[arg(long, value_name = "UNIT", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub graph: Option<Unit>,
 }
 
 /// Say how a backup is doing: newest version, what is sealed, size.
@@ -416,6 +432,8 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),

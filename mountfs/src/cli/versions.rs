@@ -10,7 +10,7 @@ use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timest
 use serde::Serialize;
 
 use super::when::Bound;
-use super::{Failure, VersionsArgs, behind};
+use super::{Failure, VersionsArgs, behind, versions_graph};
 use crate::content::origin_name;
 
 /// Lists what is in a backup.
@@ -22,7 +22,14 @@ pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let mut out = BufWriter::new(io::stdout().lock());
-    let listed = list(&history, args, &mut out).and_then(|read| out.flush().map(|()| read));
+    let listed = match args.graph {
+        Some(unit) => {
+            let range = Range::new(&history, args.since, args.until);
+            versions_graph::write(&history, &range, unit, args.json, &mut out)
+        }
+        None => list(&history, args, &mut out),
+    };
+    let listed = listed.and_then(|read| out.flush().map(|()| read));
     match listed {
         Ok(read) => problem.and(read).map_err(Failure::no),
         // `backupfs versions … | head`: whoever listened has heard enough.
@@ -32,7 +39,7 @@ pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
 }
 
 /// One line of the list.
-enum Line {
+pub(super) enum Line {
     Version(Row),
     /// Never recorded: all versions from the first to the last.
     Missing(DataVersion, DataVersion),
@@ -40,7 +47,7 @@ enum Line {
 
 /// One version. The field names are those of `--json`.
 #[derive(Serialize)]
-struct Row {
+pub(super) struct Row {
     data_version: u32,
     seq: Option<u64>,
     recorded_at: Option<String>,
@@ -68,6 +75,15 @@ impl Status {
             Self::Rewound => "rewound",
             Self::Missing => "missing",
         }
+    }
+}
+
+/// The word for whether a version was committed.
+pub(super) const fn commit_name(commit: Commit) -> &'static str {
+    match commit {
+        Commit::Certain => "certain",
+        Commit::Seen => "seen",
+        Commit::Unknown => "unknown",
     }
 }
 
@@ -143,7 +159,7 @@ fn missing(version: DataVersion) -> Row {
 }
 
 /// What was asked for.
-struct Range {
+pub(super) struct Range {
     /// First version of the backup, if its numbers have wrapped since.
     wrapped_at: Option<DataVersion>,
     since: Option<Bound>,
@@ -165,7 +181,7 @@ impl Range {
         u64::from(version.get()) + if wrapped { 1 << 32 } else { 0 }
     }
 
-    fn has(&self, version: DataVersion, at: Timestamp) -> bool {
+    pub(super) fn has(&self, version: DataVersion, at: Timestamp) -> bool {
         let since = match self.since {
             None => true,
             Some(Bound::Version(since)) => self.place(version) >= self.place(since),
@@ -180,7 +196,7 @@ impl Range {
     }
 
     /// The line for an entry, if it was asked for.
-    fn line(&self, entry: &TimelineEntry) -> Option<Line> {
+    pub(super) fn line(&self, entry: &TimelineEntry) -> Option<Line> {
         match entry {
             TimelineEntry::Recorded(version) => self.has(version.data_version, version.recorded_at).then(|| {
                 Line::Version(Row {
@@ -188,11 +204,7 @@ impl Range {
                     seq: Some(version.seq.get()),
                     recorded_at: Some(version.recorded_at.to_string()),
                     status: Status::Recorded,
-                    commit: Some(match version.commit {
-                        Commit::Certain => "certain",
-                        Commit::Seen => "seen",
-                        Commit::Unknown => "unknown",
-                    }),
+                    commit: Some(commit_name(version.commit)),
                     origin: Some(origin_name(&version.origin)),
                     statements: Some(version.statements),
                     bytes: Some(version.statement_bytes),
