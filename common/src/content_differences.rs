@@ -373,7 +373,7 @@ pub(crate) fn same_value(our: &Value, their: &Value) -> bool {
 }
 
 /// As SQLite sorts: NULL, numbers, texts, blobs.
-fn compare_keys(ours: &[Value], theirs: &[Value]) -> Ordering {
+pub(crate) fn compare_keys(ours: &[Value], theirs: &[Value]) -> Ordering {
     ours.iter()
         .zip(theirs)
         .map(|(our, their)| compare(our, their))

@@ -30,6 +30,7 @@
 //! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
+//! | [`find`] | the versions at which the answer of a condition changed: every change that can change it is replayed |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -53,6 +54,7 @@ pub mod create;
 mod data_version;
 pub mod diff;
 pub mod durability;
+pub mod find;
 pub mod format;
 pub mod history;
 mod live_database;

@@ -14,6 +14,7 @@ pub mod statement;
 mod tests;
 
 use rusqlite::Connection;
+use rusqlite::hooks::Action;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
-use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource};
+use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
 use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp};
 
 /// A change could not be replayed.
@@ -207,6 +208,27 @@ impl Replay {
         }
     }
 
+    /// From now on the rows of a table that SQLite says it writes are noted.
+    pub(crate) fn note_rows(&mut self, table: &str, notes: &RowNotes) -> rusqlite::Result<()> {
+        let (table, notes) = (table.to_owned(), notes.clone());
+        self.connection.update_hook(Some(move |action, database: &str, written: &str, rowid| {
+            if database == "main" && written.eq_ignore_ascii_case(&table) {
+                notes.add(action, rowid);
+            }
+        }))
+    }
+
+    /// Looks at the database between two changes, within the bounds of a change and with the clock standing at `now`.
+    /// Also returns which bound stopped it.
+    pub(crate) fn look<T>(&self, now: Timestamp, look: impl FnOnce(&Connection) -> T) -> (T, Option<OutOfBounds>) {
+        with_replay_clock(now, || bounds::within(&self.bounds, self.page_count(), || look(&self.connection)))
+    }
+
+    /// The first page that could not be read, if any.
+    pub(crate) fn take_problem(&self) -> Option<ReadError> {
+        self.mounted.take_problem()
+    }
+
     /// From now on the pages that are read are noted.
     pub(crate) fn note_reads(&self) {
         self.mounted.note_reads();
@@ -283,6 +305,21 @@ impl IdleReplay {
     }
 }
 
+/// Rows that were written, in order: what was done, and the rowid.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RowNotes(Arc<Mutex<Vec<(Action, i64)>>>);
+
+impl RowNotes {
+    fn add(&self, action: Action, rowid: i64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((action, rowid));
+    }
+
+    /// Those noted since the last call.
+    pub(crate) fn take(&self) -> Vec<(Action, i64)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A database being replayed onto from blocks with one table, whose templates stay prepared.
 pub(crate) struct StoredReplay<'r> {
     replay: &'r Replay,
@@ -291,6 +328,11 @@ pub(crate) struct StoredReplay<'r> {
 }
 
 impl StoredReplay<'_> {
+    /// The database.
+    pub(crate) fn replay(&self) -> &Replay {
+        self.replay
+    }
+
     /// As [`Replay::apply`].
     ///
     /// # Errors

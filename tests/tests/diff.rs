@@ -147,7 +147,7 @@ fn every_row_that_differs_is_told_and_no_other() {
 #[test]
 fn a_larger_node_is_compared_the_same_way() {
     if let Some(folder) = traces::folder("channels") {
-        compare_pairs(&folder, 1200, 7);
+        compare_pairs(&folder, 700, 7);
     }
 }
 

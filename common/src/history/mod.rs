@@ -476,7 +476,7 @@ impl History {
         (start.unwrap_or_else(|| self.sealed_end()), changes.collect())
     }
 
-    fn sealed_end(&self) -> Start {
+    pub(crate) fn sealed_end(&self) -> Start {
         self.sealed.last().map_or(Start::Nothing(self.page_size), |&last| Start::Segment(last, SealedState::End))
     }
 
@@ -504,6 +504,35 @@ impl History {
         let records = stretch.records().get(version.first_record..).unwrap_or_default();
         let own = records.iter().take_while(|record| record.seq() <= version.seq);
         Ok(own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place).collect())
+    }
+
+    /// What is not sealed, log by log.
+    pub(crate) fn unsealed(&self) -> &[Stretch] {
+        &self.tail
+    }
+
+    /// The newest version before the record with this seq.
+    ///
+    /// # Errors
+    /// When the segment that may hold it cannot be read.
+    pub(crate) fn version_before(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
+        let newest = |stretch: &Stretch| {
+            let versions = stretch.versions();
+            versions
+                .partition_point(|version| version.seq < seq)
+                .checked_sub(1)
+                .and_then(|at| versions.get(at))
+                .cloned()
+        };
+        if let Some(found) = self.tail.iter().rev().find_map(newest) {
+            return Ok(Some(found));
+        }
+        for &segment in self.sealed.iter().rev().filter(|&&first| first < seq) {
+            if let Some(found) = newest(&*self.segments.stretch(segment)?) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// The name of the file that holds the first record of `version`.

@@ -8,6 +8,7 @@ pub mod export;
 pub mod import;
 mod chosen_version;
 pub mod diff;
+pub mod find;
 pub mod init;
 pub mod man;
 pub mod mount;
@@ -83,6 +84,8 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Show what changed from one version to another, row by row
     Diff(diff::DiffArgs),
+    /// Find the versions at which the rows that match a condition changed
+    Find(find::FindArgs),
     /// Say how a backup is doing: newest version, what is sealed, size
     Status(StatusArgs),
     /// Check that a backup is whole, and that all of it is what the node had
@@ -434,6 +437,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Versions(args) => versions::run(args),
         Command::Show(args) => show::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Find(args) => find::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),

@@ -6,6 +6,7 @@
 //! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
 //! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
 //! * [`import`]: a file of the Python plugin made a backup, and back.
+//! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
@@ -13,6 +14,7 @@ mod db_write;
 mod goals;
 mod heal;
 mod import;
+mod looks;
 mod node;
 mod opening;
 mod record;
@@ -49,6 +51,10 @@ enum Command {
     Heal(heal::Args),
     /// Time `backupfs import` of a file of the Python plugin, and `backupfs export` back to one
     Import(import::Args),
+    /// Time `backupfs diff` of neighbouring versions, and of versions far apart, in a long history
+    Diff(looks::Args),
+    /// Time `backupfs find` over all versions of a long history
+    Find(looks::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -59,6 +65,8 @@ fn main() -> anyhow::Result<()> {
         Command::Scale(args) => scale::run(&args),
         Command::Heal(args) => heal::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Diff(args) => looks::diff(&args),
+        Command::Find(args) => looks::find(&args),
     }
 }
 

@@ -178,12 +178,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Output::from(args.json).print(&report, tables)
 }
 
-fn rehearse(source: &Source, place: &Place) -> anyhow::Result<Rehearsal> {
+/// Reads a trace, to go on with it without end.
+pub fn rehearse(source: &Source, place: &Place) -> anyhow::Result<Rehearsal> {
     eprintln!("reading the trace {}", source.name);
     Rehearsal::play(source, place.path()).with_context(|| format!("trace {}", source.name))
 }
 
-fn make(place: &Place, name: &str, wanted: Wanted, source: &Source, rehearsal: &Rehearsal) -> anyhow::Result<()> {
+/// Makes a history.
+pub fn make(place: &Place, name: &str, wanted: Wanted, source: &Source, rehearsal: &Rehearsal) -> anyhow::Result<()> {
     eprintln!("recording {} changes on a database of {} MB", wanted.changes, wanted.database_mb);
     let made = making::make(wanted, &source.name, rehearsal, &place.history(name))?;
     eprintln!("  {:.0} s to fill the database, {:.0} s to record", made.cost.padding_s, made.cost.recording_s);

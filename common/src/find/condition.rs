@@ -1,0 +1,253 @@
+//! [`Condition`]: what rows are looked for, checked before it is asked of anything.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+use super::FindError;
+use crate::content_differences::{Layout, quoted};
+use crate::contents::tables;
+use crate::replay::reason;
+
+/// Functions whose answer is another one each time, or about the connection, or that load code.
+const FORBIDDEN_FUNCTIONS: [&str; 9] = [
+    "random",
+    "randomblob",
+    "changes",
+    "total_changes",
+    "last_insert_rowid",
+    "load_extension",
+    "fts3_tokenizer",
+    "sqlite_log",
+    "sqlite_offset",
+];
+
+const A_QUERY: &str = "it must be a single expression about one row, without a query or a table in it";
+
+/// Whether there is a word in it that begins a query, or `IN` with a table behind it. SQLite itself says nothing of those that
+/// it can answer from an index.
+fn has_query(sql: &str) -> bool {
+    let mut letters = sql.char_indices().peekable();
+    let mut after_in = false;
+    while let Some((start, letter)) = letters.next() {
+        let is_start_of = |text: &str| sql.get(start..).is_some_and(|rest| rest.starts_with(text));
+        if letter.is_whitespace() {
+            continue;
+        }
+        let comment_end = if is_start_of("--") {
+            Some("\n")
+        } else if is_start_of("/*") {
+            Some("*/")
+        } else {
+            None
+        };
+        if let Some(end) = comment_end {
+            let end =
+                sql.get(start + 2..).and_then(|rest| rest.find(end)).map_or(sql.len(), |at| start + 2 + at + end.len());
+            while letters.next_if(|(at, _)| *at < end).is_some() {}
+            continue;
+        }
+        if after_in && letter != '(' {
+            return true;
+        }
+        after_in = false;
+        // What is doubled within is two that follow each other.
+        let closing = match letter {
+            '\'' | '"' | '`' => Some(letter),
+            '[' => Some(']'),
+            _ => None,
+        };
+        if let Some(closing) = closing {
+            while letters.next().is_some_and(|(_, inside)| inside != closing) {}
+            continue;
+        }
+        if letter.is_alphanumeric() || letter == '_' {
+            let mut end = start + letter.len_utf8();
+            while let Some((at, inside)) =
+                letters.next_if(|(_, inside)| inside.is_alphanumeric() || "_$".contains(*inside))
+            {
+                end = at + inside.len_utf8();
+            }
+            let word = sql.get(start..end).unwrap_or_default().to_ascii_uppercase();
+            if ["SELECT", "VALUES", "WITH", "EXISTS"].contains(&word.as_str()) {
+                return true;
+            }
+            after_in = word == "IN";
+        }
+    }
+    after_in
+}
+
+/// A condition on the rows of a table, in SQL: one expression about the columns of one row.
+#[derive(Debug, Clone)]
+pub(super) struct Condition {
+    /// The table, as its own schema spells it.
+    pub(super) table: String,
+    sql: String,
+    /// How its rows are told from each other.
+    pub(super) layout: Layout,
+    /// Columns that may change what the condition says, in small letters.
+    pub(super) columns: Columns,
+    /// Columns of the key, in small letters.
+    pub(super) key: BTreeSet<String>,
+    /// Whether a row can disappear without SQLite telling which: by a trigger, or by a conflict.
+    pub(super) is_opaque: bool,
+}
+
+/// Columns that a condition depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Columns {
+    /// These.
+    Some(BTreeSet<String>),
+    /// Any: what generates a column may be another one.
+    All,
+}
+
+impl Columns {
+    /// Whether this one is among them.
+    pub(super) fn have(&self, column: &str) -> bool {
+        match self {
+            Self::Some(columns) => columns.contains(&column.to_ascii_lowercase()),
+            Self::All => true,
+        }
+    }
+}
+
+/// What SQLite asked for while it prepared the condition.
+#[derive(Debug, Default)]
+struct Asked {
+    columns: BTreeSet<String>,
+    selects: u32,
+    refused: Option<String>,
+}
+
+impl Condition {
+    /// Checks a condition on a database that has the table.
+    ///
+    /// # Errors
+    /// When there is no such table, or the condition is not one expression about its columns.
+    pub(super) fn check(connection: &mut Connection, table: &str, sql: &str) -> Result<Self, FindError> {
+        let fail = |error: rusqlite::Error| FindError::Unreadable { reason: reason(&error) };
+        let bad = |reason: String| FindError::Condition { condition: sql.to_owned(), reason };
+        if has_query(sql) {
+            return Err(bad(A_QUERY.to_owned()));
+        }
+        let known = tables(connection).map_err(fail)?;
+        let known = known.into_iter().find(|known| known.name.eq_ignore_ascii_case(table));
+        let known = known.ok_or_else(|| FindError::NoSuchTable { table: table.to_owned() })?;
+        let layout = Layout::of(connection, &known).map_err(fail)?;
+        let name = known.name;
+        let (key, generated) = key_columns(connection, &name).map_err(fail)?;
+        let is_opaque = is_opaque(connection).map_err(fail)?;
+        // A word in double quotes that names nothing is a mistake here, not a string.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false).map_err(fail)?;
+        let asked = Arc::new(Mutex::new(Asked::default()));
+        let (answering, of_table) = (Arc::clone(&asked), name.clone());
+        let authorizer = move |context: AuthContext<'_>| answer(&answering, &of_table, &context);
+        connection.authorizer(Some(authorizer)).map_err(fail)?;
+        let of = quoted(&name);
+        // One expression fits in both places. A line's end ends a comment that would hide the parenthesis.
+        let prepared = [format!("SELECT ({sql}\n) FROM main.{of}"), format!("SELECT 1 FROM main.{of} WHERE ({sql}\n)")]
+            .map(|text| {
+                asked.lock().unwrap_or_else(PoisonError::into_inner).selects = 0;
+                let prepared =
+                    connection.prepare(&text).map(|statement| (statement.parameter_count(), statement.readonly()));
+                (prepared, asked.lock().unwrap_or_else(PoisonError::into_inner).selects)
+            });
+        connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(fail)?;
+        let asked = std::mem::take(&mut *asked.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(refused) = asked.refused {
+            return Err(bad(refused));
+        }
+        for (prepared, selects) in prepared {
+            match prepared {
+                Err(error) => return Err(bad(reason(&error))),
+                Ok((0, true)) if selects == 1 => {}
+                Ok((0, _)) => return Err(bad("it must be a single expression".to_owned())),
+                Ok(_) => return Err(bad("it has parameters".to_owned())),
+            }
+        }
+        let mut columns = asked.columns;
+        columns.extend(key.iter().cloned());
+        let columns = if generated { Columns::All } else { Columns::Some(columns) };
+        Ok(Self { table: name, sql: sql.to_owned(), layout, columns, key, is_opaque })
+    }
+
+    /// The keys of all rows that match.
+    pub(super) fn matching(&self) -> String {
+        let table = quoted(&self.table);
+        format!("SELECT {} FROM main.{table} WHERE ({}\n)", self.key_list(), self.sql)
+    }
+
+    /// A row for the row with the rowid that is bound, if it matches.
+    pub(super) fn matches(&self) -> Option<String> {
+        let rowid = self.layout.rowid?;
+        let table = quoted(&self.table);
+        Some(format!("SELECT 1 FROM main.{table} WHERE {rowid} = ?1 AND ({}\n)", self.sql))
+    }
+
+    /// The names of what a key consists of.
+    pub(super) fn key_columns(&self) -> &[String] {
+        if self.layout.key.is_empty() { &self.layout.columns } else { &self.layout.key }
+    }
+
+    fn key_list(&self) -> String {
+        match self.layout.rowid {
+            Some(rowid) => rowid.to_owned(),
+            None => self.key_columns().iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// The columns that make a row another row, and whether there are columns that are made of others.
+fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<(BTreeSet<String>, bool)> {
+    let mut statement = connection.prepare("SELECT lower(name), pk, hidden FROM pragma_table_xinfo(?1)")?;
+    let rows = statement
+        .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+    let (mut key, mut generated) = (BTreeSet::from(["rowid".to_owned()]), false);
+    for row in rows {
+        let (name, place, hidden) = row?;
+        generated |= hidden > 0;
+        if place > 0 {
+            key.insert(name);
+        }
+    }
+    Ok((key, generated))
+}
+
+fn is_opaque(connection: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' OR upper(sql) LIKE '%REPLACE%'";
+    connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|count| count > 0)
+}
+
+fn answer(asked: &Mutex<Asked>, table: &str, context: &AuthContext<'_>) -> Authorization {
+    let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let refused = match context.action {
+        AuthAction::Select => {
+            asked.selects += 1;
+            if asked.selects == 1 {
+                return Authorization::Allow;
+            }
+            A_QUERY.to_owned()
+        }
+        AuthAction::Read { table_name, column_name } if table_name.eq_ignore_ascii_case(table) => {
+            asked.columns.insert(column_name.to_ascii_lowercase());
+            return Authorization::Allow;
+        }
+        AuthAction::Read { table_name, .. } => {
+            format!("it reads {table_name}; a condition is about one row of {table}")
+        }
+        AuthAction::Function { function_name }
+            if FORBIDDEN_FUNCTIONS.iter().any(|name| function_name.eq_ignore_ascii_case(name)) =>
+        {
+            format!("{function_name}() does not depend on the row alone")
+        }
+        AuthAction::Function { .. } => return Authorization::Allow,
+        _ => "it does something else than to look at a row".to_owned(),
+    };
+    asked.refused.get_or_insert(refused);
+    Authorization::Deny
+}

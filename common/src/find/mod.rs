@@ -1,0 +1,218 @@
+//! The versions at which the answer of a condition changed: rows of a table began to match it, or ceased to.
+//!
+//! Exact, version by version. Of every recorded statement SQLite tells, when it prepares it, which columns of which tables it
+//! writes. From each keyframe to the next the changes are replayed only if one of them writes what the condition reads, and
+//! only up to the last of those; while they are, SQLite names each row that it writes, and only these are asked about.
+
+mod condition;
+mod relevance;
+mod search;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use rusqlite::types::Value;
+
+use self::condition::Condition;
+use self::search::Search;
+use self::standing::Asking;
+use crate::pages::MountedOverlay;
+use crate::replay::{OutOfBounds, ReplayError, reason};
+use crate::view::View;
+use crate::{Backup, History, ReadError, Seq, Timestamp, Version};
+
+/// Why nothing was found out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// There is no such table.
+    #[error("there is no table {table}, neither in the newest nor in the oldest of these versions")]
+    NoSuchTable {
+        /// What was asked for.
+        table: String,
+    },
+    /// The condition is not one expression about a row.
+    #[error("the condition `{condition}` cannot be used: {reason}")]
+    Condition {
+        /// The condition.
+        condition: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The condition has no answer for a row.
+    #[error("the condition cannot be answered: {reason}")]
+    Evaluation {
+        /// What SQLite says.
+        reason: String,
+    },
+    /// The condition takes too much.
+    #[error("the condition was stopped: it {why}")]
+    TooMuch {
+        /// Why it was stopped.
+        why: OutOfBounds,
+    },
+    /// A version cannot be opened, or a change not be replayed.
+    #[error(transparent)]
+    Replay {
+        /// Why.
+        source: ReplayError,
+    },
+    /// What is recorded cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A version cannot be read as a database.
+    #[error("a version cannot be read: {reason}; `backupfs verify` says whether the backup is damaged")]
+    Unreadable {
+        /// What SQLite says.
+        reason: String,
+    },
+}
+
+impl FindError {
+    /// Whether the backup is at fault.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Replay { .. } | Self::Read(_) | Self::Unreadable { .. })
+    }
+}
+
+/// The key of a row: its rowid, or the columns of its primary key.
+#[derive(Debug, Clone)]
+pub struct RowKey(pub Vec<Value>);
+
+/// A version at which the answer changed.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The version.
+    pub version: Version,
+    /// Rows that match in it and did not in the one before.
+    pub began: Vec<RowKey>,
+    /// Rows that matched in the one before.
+    pub ended: Vec<RowKey>,
+    /// Rows that match in it.
+    pub matches: u64,
+}
+
+/// The answer in the first version, and every version at which it changed.
+#[derive(Debug)]
+pub struct Turns {
+    /// The table, as its schema spells it.
+    pub table: String,
+    /// Names of the columns of a key.
+    pub key_columns: Vec<String>,
+    /// The first version that was asked.
+    pub first: Version,
+    /// Rows that matched in it.
+    pub matches: u64,
+    /// What came after it, in order.
+    pub turns: Vec<Turn>,
+}
+
+/// Finds the versions behind `first`, up to `last`, at which the rows of `table` that match a condition are others than in the
+/// version before.
+///
+/// # Errors
+/// When the condition is not one expression about a row, or something that is needed cannot be read.
+pub fn find(
+    backup: &Backup,
+    history: &History,
+    (first, last): (&Version, &Version),
+    table: &str,
+    condition: &str,
+) -> Result<Turns, FindError> {
+    let condition = check(backup, history, (first, last), table, condition)?;
+    let asking = Asking::new(&condition, Timestamp::now());
+    let wanted = first.seq..=last.seq;
+    let search = || Search::new(backup, history, &asking, wanted.clone());
+    let matches = search().all_at(first)?.len() as u64;
+    let jobs = jobs(history, first.seq, last.seq);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Done>> = Mutex::default();
+    let work = || {
+        let mut search = search();
+        let mut line = None;
+        while let Some((at, job)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?)))
+        {
+            let found = match *job {
+                Job::Segment(segment) => {
+                    backup.segments().footer(segment).map_err(FindError::from).and_then(|footer| {
+                        // A connection must not see two databases that a rewind or a snapshot lies between.
+                        if line.replace(footer.newest_snapshot) != Some(footer.newest_snapshot) {
+                            search.forget();
+                        }
+                        search.segment(segment)
+                    })
+                }
+                Job::Unsealed => {
+                    search.forget();
+                    search.unsealed()
+                }
+            };
+            let failed = found.is_err();
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((at, found));
+            if failed {
+                // Nobody need go on.
+                next.store(jobs.len(), Ordering::Relaxed);
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    let mut turns: Vec<Turn> = Vec::new();
+    for (_, found) in done {
+        turns.extend(found?);
+    }
+    let mut standing = matches;
+    for turn in &mut turns {
+        standing = (standing + turn.began.len() as u64).saturating_sub(turn.ended.len() as u64);
+        turn.matches = standing;
+    }
+    let key_columns = condition.key_columns().to_vec();
+    Ok(Turns { table: condition.table.clone(), key_columns, first: first.clone(), matches, turns })
+}
+
+/// What came of the job with this number.
+type Done = (usize, Result<Vec<Turn>, FindError>);
+
+/// What one thread does at a time.
+enum Job {
+    Segment(Seq),
+    Unsealed,
+}
+
+fn jobs(history: &History, first: Seq, last: Seq) -> Vec<Job> {
+    let sealed = history.sealed();
+    // The segment that holds the first version may hold later ones.
+    let from = sealed.partition_point(|&segment| segment <= first).saturating_sub(1);
+    let upto = sealed.partition_point(|&segment| segment <= last);
+    let segments = sealed.get(from..upto).unwrap_or_default().iter().map(|&segment| Job::Segment(segment));
+    let unsealed = (!history.is_sealed(last)).then_some(Job::Unsealed);
+    segments.chain(unsealed).collect()
+}
+
+/// Checks the condition on the newest version, or on the oldest one if that has not what it is about.
+fn check(
+    backup: &Backup,
+    history: &History,
+    (first, last): (&Version, &Version),
+    table: &str,
+    condition: &str,
+) -> Result<Condition, FindError> {
+    let on = |version: &Version| {
+        let plan = history.plan(version)?;
+        let view = View::build(backup, &plan, None).map_err(|error| FindError::Replay { source: error.reason })?;
+        let mounted = MountedOverlay::new(view.pages().clone());
+        let connection = mounted.connect();
+        let mut connection = connection.map_err(|error| FindError::Unreadable { reason: reason(&error) })?;
+        let checked = Condition::check(&mut connection, table, condition);
+        drop(connection);
+        checked.map_err(|error| mounted.take_problem().map_or(error, FindError::Read))
+    };
+    on(last).or_else(|error| if error.is_damage() { Err(error) } else { on(first).map_err(|_| error) })
+}

@@ -1,0 +1,354 @@
+//! The versions of one segment, or of what is not sealed, at which a condition turns.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::relevance::{Relevance, Statements};
+use super::standing::{Asking, Standing, Turned};
+use super::{FindError, RowKey, Turn};
+use crate::format::page_images::Keyframe;
+use crate::history::{LiveKind, LiveRecord, Start, Stretch};
+use crate::log::RecordPlace;
+use crate::pages::{MountedOverlay, OverlayPages};
+use crate::recorded_changes::{RecordedChanges, SegmentChanges};
+use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, parameters, reason};
+use crate::segment::SealedState;
+use crate::view::View;
+use crate::{Backup, History, Seq, Version};
+
+/// Looks for turns. Keeps its connections from one interval to the next.
+pub(super) struct Search<'a> {
+    pub(super) backup: &'a Backup,
+    pub(super) history: &'a History,
+    pub(super) asking: &'a Asking<'a>,
+    /// Seqs of the versions that are wanted.
+    pub(super) wanted: RangeInclusive<Seq>,
+    notes: RowNotes,
+    /// Where changes are replayed, and where it is asked what was before them.
+    idle: [Option<IdleReplay>; 2],
+}
+
+/// A database that a replay begins with.
+type Beginning = (OverlayPages, ForeignKeys);
+
+/// The changes of a version, by their positions.
+struct OfVersion<'s> {
+    version: &'s Version,
+    relevance: Relevance,
+    records: Vec<&'s LiveRecord>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(
+        backup: &'a Backup,
+        history: &'a History,
+        asking: &'a Asking<'a>,
+        wanted: RangeInclusive<Seq>,
+    ) -> Self {
+        Self { backup, history, asking, wanted, notes: RowNotes::default(), idle: [None, None] }
+    }
+
+    /// Finds the turns in a segment.
+    pub(super) fn segment(&mut self, first_seq: Seq) -> Result<Vec<Turn>, FindError> {
+        let segments = self.backup.segments();
+        let stretch = segments.stretch(first_seq)?;
+        let mut turns: Vec<Turn> = self.at_snapshot(&stretch)?.into_iter().collect();
+        let Some(begin) = stretch.interval(Keyframe(0)) else { return Ok(turns) };
+        let at = |keyframe, page_count, foreign_keys| {
+            Start::Segment(first_seq, SealedState::At { keyframe, page_count, foreign_keys })
+        };
+        let start = at(Keyframe(0), begin.page_count, begin.foreign_keys);
+        let (pages, _) = self.backup.start_pages(&start)?;
+        let mounted = MountedOverlay::new(OverlayPages::new(pages));
+        let mut connection = connect(&mounted)?;
+        let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
+        let changes = SegmentChanges { segments: Arc::clone(segments), first_seq };
+        let templates = segments.templates(first_seq)?;
+        for records in stretch.records().chunk_by(|a, b| interval_of(a) == interval_of(b)) {
+            let interval = interval_of(&records[0]);
+            let block = segments.block(first_seq, interval)?;
+            let mut failed = false;
+            let mut of = |record: &LiveRecord| {
+                let found = changes.find(&record.place).ok().and_then(|(_, position)| block.change(position));
+                failed |= found.is_none();
+                found.into_iter().flatten().map(|it| statements.of_stored(&it)).max().unwrap_or(Relevance::None)
+            };
+            let versions = self.versions(&stretch, records, &mut of);
+            if failed {
+                return Err(changes.missing().into());
+            }
+            let Some(about) = stretch.interval(interval).filter(|_| !versions.is_empty()) else { continue };
+            let start = at(interval, about.page_count, about.foreign_keys);
+            let (pages, foreign_keys) = self.backup.start_pages(&start)?;
+            let beginning = (OverlayPages::new(pages), foreign_keys);
+            let mut replay = self.start(0, beginning.clone())?;
+            replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
+            let mut stored = replay.stored(&templates);
+            let mut follow = Follow::new(beginning);
+            for version in &versions {
+                let before = follow.before(self, version, stored.replay())?;
+                for record in &version.records {
+                    let (_, position) = changes.find(&record.place)?;
+                    let statements = block.change(position).ok_or_else(|| changes.missing())?;
+                    stored.apply(&record.about, statements).map_err(|source| FindError::Replay { source })?;
+                }
+                turns.extend(follow.after(self, version, before, stored.replay())?);
+            }
+            drop(stored);
+            self.keep(0, replay)?;
+            follow.end(self)?;
+        }
+        Ok(turns)
+    }
+
+    /// Finds the turns in what is not sealed.
+    pub(super) fn unsealed(&mut self) -> Result<Vec<Turn>, FindError> {
+        let mut turns = Vec::new();
+        let (pages, foreign_keys) = self.backup.start_pages(&self.history.sealed_end())?;
+        let mut now = (OverlayPages::new(pages), foreign_keys);
+        for stretch in self.history.unsealed() {
+            turns.extend(self.at_snapshot(stretch)?);
+            if let Some(snapshot) = stretch.snapshot() {
+                let (pages, foreign_keys) =
+                    self.backup.start_pages(&Start::Snapshot(stretch.first_seq(), *snapshot))?;
+                now = (OverlayPages::new(pages), foreign_keys);
+            }
+            now = self.log(stretch, now, &mut turns)?;
+        }
+        Ok(turns)
+    }
+
+    /// Adds the turns in a log, and returns the database at its end.
+    fn log(&mut self, stretch: &Stretch, beginning: Beginning, turns: &mut Vec<Turn>) -> Result<Beginning, FindError> {
+        let Some(first) = stretch.records().iter().find(|record| record.kind == LiveKind::Change) else {
+            return Ok(beginning);
+        };
+        let mut texts = RecordedChanges::open(self.backup, &first.place)?;
+        let mut read = |record: &LiveRecord| -> Result<Vec<String>, FindError> {
+            let mut all = Vec::new();
+            texts.texts(&record.place, &mut all)?;
+            Ok(all)
+        };
+        let mounted = MountedOverlay::new(beginning.0.clone());
+        let mut connection = connect(&mounted)?;
+        let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
+        let mut failed = None;
+        let mut of = |record: &LiveRecord| match read(record) {
+            Ok(texts) => {
+                let of_text = |text: &String| match parameters::split(text) {
+                    Some(split) => statements.of_text(&split.template),
+                    None => statements.of_text(text),
+                };
+                texts.iter().map(of_text).max().unwrap_or(Relevance::None)
+            }
+            Err(error) => {
+                failed = failed.take().or(Some(error));
+                Relevance::None
+            }
+        };
+        let versions = self.all_versions(stretch, stretch.records(), &mut of);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut replay = self.start(0, beginning.clone())?;
+        replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
+        let mut follow = Follow::new(beginning);
+        for version in &versions {
+            let before = follow.before(self, version, &replay)?;
+            for record in &version.records {
+                let texts = read(record)?;
+                let about = record.about;
+                let change = Change {
+                    data_version: about.data_version,
+                    seq: about.seq,
+                    time: about.time,
+                    run_start: about.run_start,
+                    statements: &texts,
+                };
+                replay.apply(&change).map_err(|source| FindError::Replay { source })?;
+            }
+            turns.extend(follow.after(self, version, before, &replay)?);
+        }
+        follow.end(self)?;
+        let foreign_keys = replay.foreign_keys().map_err(|source| FindError::Replay { source })?;
+        Ok((replay.pages(), foreign_keys))
+    }
+
+    /// The changes of some records, version by version, up to the last one that matters; empty if none does.
+    fn versions<'s>(
+        &self,
+        stretch: &'s Stretch,
+        records: &'s [LiveRecord],
+        relevance: &mut dyn FnMut(&LiveRecord) -> Relevance,
+    ) -> Vec<OfVersion<'s>> {
+        let mut versions = self.all_versions(stretch, records, relevance);
+        let is_wanted = |of: &OfVersion<'_>| of.relevance != Relevance::None && self.wanted.contains(&of.version.seq);
+        let upto = versions.iter().rposition(is_wanted).map_or(0, |last| last + 1);
+        versions.truncate(upto);
+        versions
+    }
+
+    fn all_versions<'s>(
+        &self,
+        stretch: &'s Stretch,
+        records: &'s [LiveRecord],
+        relevance: &mut dyn FnMut(&LiveRecord) -> Relevance,
+    ) -> Vec<OfVersion<'s>> {
+        let mut versions: Vec<OfVersion<'s>> = Vec::new();
+        for record in records.iter().filter(|record| record.kind == LiveKind::Change) {
+            let position = stretch.versions().partition_point(|version| version.seq < record.seq());
+            let Some(version) = stretch.versions().get(position) else { continue };
+            let relevance = relevance(record);
+            match versions.last_mut().filter(|last| last.version.seq == version.seq) {
+                Some(last) => {
+                    last.relevance = last.relevance.max(relevance);
+                    last.records.push(record);
+                }
+                None => versions.push(OfVersion { version, relevance, records: vec![record] }),
+            }
+        }
+        versions
+    }
+
+    /// The turn at a version that was recorded as a snapshot.
+    fn at_snapshot(&mut self, stretch: &Stretch) -> Result<Option<Turn>, FindError> {
+        let is_snapshot = stretch.records().first().is_some_and(|record| record.kind == LiveKind::Snapshot);
+        let version = stretch.versions().first().filter(|version| self.wanted.contains(&version.seq));
+        let Some(version) = version.filter(|_| is_snapshot) else { return Ok(None) };
+        let Some(earlier) = self.history.version_before(stretch.first_seq())? else { return Ok(None) };
+        if earlier.seq < *self.wanted.start() {
+            return Ok(None);
+        }
+        let (before, after) = (self.all_at(&earlier)?, self.all_at_snapshot(stretch)?);
+        Ok(turn(version, Turned::between(&before, &after)))
+    }
+
+    /// All rows that match in a version.
+    pub(super) fn all_at(&mut self, version: &Version) -> Result<BTreeSet<RowKey>, FindError> {
+        let plan = self.history.plan(version)?;
+        let view = View::build(self.backup, &plan, None).map_err(|error| FindError::Replay { source: error.reason })?;
+        let replay = self.start(1, (view.pages().clone(), ForeignKeys::On))?;
+        let all = self.asking.all(&replay)?;
+        self.keep(1, replay)?;
+        Ok(all)
+    }
+
+    fn all_at_snapshot(&mut self, stretch: &Stretch) -> Result<BTreeSet<RowKey>, FindError> {
+        let start = match (stretch.snapshot(), stretch.interval(Keyframe(0))) {
+            (Some(snapshot), None) => Start::Snapshot(stretch.first_seq(), *snapshot),
+            (_, interval) => {
+                let (page_count, foreign_keys) =
+                    interval.map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
+                let keyframe = Keyframe(0);
+                Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
+            }
+        };
+        let (pages, foreign_keys) = self.backup.start_pages(&start)?;
+        let replay = self.start(1, (OverlayPages::new(pages), foreign_keys))?;
+        let all = self.asking.all(&replay)?;
+        self.keep(1, replay)?;
+        Ok(all)
+    }
+
+    fn start(&mut self, which: usize, (pages, foreign_keys): Beginning) -> Result<Replay, FindError> {
+        let started = match self.idle[which].take() {
+            Some(idle) => idle.start(pages, foreign_keys),
+            None => Replay::start(pages, foreign_keys),
+        };
+        started.map_err(|source| FindError::Replay { source })
+    }
+
+    fn keep(&mut self, which: usize, replay: Replay) -> Result<(), FindError> {
+        let (_, _, idle) = replay.finish_and_keep().map_err(|source| FindError::Replay { source })?;
+        self.idle[which] = idle;
+        Ok(())
+    }
+
+    /// What it keeps was of another line of history.
+    pub(super) fn forget(&mut self) {
+        self.idle = [None, None];
+    }
+}
+
+/// Goes along with a replay from its beginning.
+struct Follow {
+    beginning: Beginning,
+    /// The database at the beginning, once somebody has asked.
+    opened: Option<Replay>,
+    standing: Standing,
+}
+
+impl Follow {
+    fn new(beginning: Beginning) -> Self {
+        Self { beginning, opened: None, standing: Standing::default() }
+    }
+
+    /// What must be known before a version is replayed: all rows that match, if nobody will tell which it writes.
+    fn before(
+        &self,
+        search: &Search<'_>,
+        version: &OfVersion<'_>,
+        replay: &Replay,
+    ) -> Result<Option<BTreeSet<RowKey>>, FindError> {
+        let is_whole = version.relevance >= Relevance::Whole;
+        is_whole.then(|| search.asking.all(replay)).transpose()
+    }
+
+    /// The turn at a version that has been replayed, if it is wanted.
+    fn after(
+        &mut self,
+        search: &mut Search<'_>,
+        version: &OfVersion<'_>,
+        before: Option<BTreeSet<RowKey>>,
+        replay: &Replay,
+    ) -> Result<Option<Turn>, FindError> {
+        let notes = search.notes.take();
+        let turned = match (before, version.relevance) {
+            (Some(before), _) => self.standing.turn_all(&before, &search.asking.all(replay)?),
+            (None, Relevance::None) => return Ok(None),
+            (None, _) => {
+                if self.opened.is_none() {
+                    self.opened = Some(search.start(1, self.beginning.clone())?);
+                }
+                let opened = &self.opened;
+                let mut beginning =
+                    || opened.as_ref().ok_or_else(|| FindError::Unreadable { reason: "it is not open".to_owned() });
+                self.standing.turn_rows(search.asking, &notes, replay, &mut beginning)?
+            }
+        };
+        let is_wanted = search.wanted.contains(&version.version.seq) && version.version.seq != *search.wanted.start();
+        Ok(turn(version.version, turned).filter(|_| is_wanted))
+    }
+
+    fn end(self, search: &mut Search<'_>) -> Result<(), FindError> {
+        self.opened.map_or(Ok(()), |opened| search.keep(1, opened))
+    }
+}
+
+fn turn(version: &Version, turned: Turned) -> Option<Turn> {
+    let is_some = turned.is_some();
+    let Turned { began, ended } = turned;
+    is_some.then(|| Turn { version: version.clone(), began, ended, matches: 0 })
+}
+
+fn interval_of(record: &LiveRecord) -> Keyframe {
+    match record.place {
+        RecordPlace::Segment { interval, .. } => interval,
+        RecordPlace::Log { .. } => Keyframe(0),
+    }
+}
+
+fn connect(mounted: &MountedOverlay) -> Result<rusqlite::Connection, FindError> {
+    let connection = mounted
+        .connect()
+        .and_then(|connection| connection.execute_batch("PRAGMA foreign_keys = ON").map(|()| connection));
+    connection.map_err(|error| match mounted.take_problem() {
+        Some(problem) => FindError::Read(problem),
+        None => set_up(error),
+    })
+}
+
+fn set_up(error: rusqlite::Error) -> FindError {
+    FindError::Unreadable { reason: reason(&error) }
+}

@@ -1,0 +1,145 @@
+//! Which rows match, from version to version.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::hooks::Action;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::condition::Condition;
+use super::{FindError, RowKey};
+use crate::Timestamp;
+use crate::content_differences::{compare_keys, values};
+use crate::replay::{Replay, reason};
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for RowKey {}
+
+impl PartialOrd for RowKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RowKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_keys(&self.0, &other.0)
+    }
+}
+
+/// A condition, asked of one database after another.
+#[derive(Debug)]
+pub(super) struct Asking<'c> {
+    pub(super) condition: &'c Condition,
+    matching: String,
+    matches: Option<String>,
+    /// What `now` means in it, for all of them.
+    now: Timestamp,
+}
+
+impl<'c> Asking<'c> {
+    pub(super) fn new(condition: &'c Condition, now: Timestamp) -> Self {
+        Self { condition, matching: condition.matching(), matches: condition.matches(), now }
+    }
+
+    /// All rows that match; none while the table, or a column, is not there.
+    pub(super) fn all(&self, replay: &Replay) -> Result<BTreeSet<RowKey>, FindError> {
+        self.ask(replay, |connection| {
+            let Ok(mut statement) = connection.prepare_cached(&self.matching) else { return Ok(BTreeSet::new()) };
+            let count = statement.column_count();
+            let mut rows = statement.query([])?;
+            let mut found = BTreeSet::new();
+            while let Some(key) = values(rows.next()?, count)? {
+                found.insert(RowKey(key));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Whether the row with this rowid matches.
+    fn row(&self, replay: &Replay, rowid: i64) -> Result<bool, FindError> {
+        let Some(sql) = &self.matches else { return Ok(false) };
+        self.ask(replay, |connection| {
+            let Ok(mut statement) = connection.prepare_cached(sql) else { return Ok(false) };
+            Ok(statement.query_row([rowid], |_| Ok(())).optional()?.is_some())
+        })
+    }
+
+    fn ask<T>(&self, replay: &Replay, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, FindError> {
+        let (answer, stopped) = replay.look(self.now, ask);
+        answer.map_err(|error| match (replay.take_problem(), stopped) {
+            (Some(problem), _) => FindError::Read(problem),
+            (None, Some(why)) => FindError::TooMuch { why },
+            (None, None) => FindError::Evaluation { reason: reason(&error) },
+        })
+    }
+}
+
+/// Rows that began to match, and rows that ceased to.
+#[derive(Debug, Default)]
+pub(super) struct Turned {
+    pub(super) began: Vec<RowKey>,
+    pub(super) ended: Vec<RowKey>,
+}
+
+impl Turned {
+    pub(super) fn between(before: &BTreeSet<RowKey>, after: &BTreeSet<RowKey>) -> Self {
+        Self { began: after.difference(before).cloned().collect(), ended: before.difference(after).cloned().collect() }
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        !self.began.is_empty() || !self.ended.is_empty()
+    }
+}
+
+/// What is known of rows since some version, the *beginning*.
+#[derive(Debug, Default)]
+pub(super) struct Standing(BTreeMap<RowKey, bool>);
+
+impl Standing {
+    /// Takes note that all of these matched before a change and those match after it.
+    pub(super) fn turn_all(&mut self, before: &BTreeSet<RowKey>, after: &BTreeSet<RowKey>) -> Turned {
+        for key in before.union(after) {
+            self.0.insert(key.clone(), after.contains(key));
+        }
+        Turned::between(before, after)
+    }
+
+    /// Takes note of the rows that a change has written. `beginning` opens the database at the beginning: what was not
+    /// written since is as it was then.
+    pub(super) fn turn_rows<'r>(
+        &mut self,
+        asking: &Asking<'_>,
+        notes: &[(Action, i64)],
+        now: &Replay,
+        beginning: &mut dyn FnMut() -> Result<&'r Replay, FindError>,
+    ) -> Result<Turned, FindError> {
+        let mut first: BTreeMap<i64, Action> = BTreeMap::new();
+        for &(action, rowid) in notes {
+            first.entry(rowid).or_insert(action);
+        }
+        let mut turned = Turned::default();
+        for (rowid, action) in first {
+            let key = RowKey(vec![Value::Integer(rowid)]);
+            let was = match self.0.get(&key) {
+                Some(&known) => known,
+                None if action == Action::SQLITE_INSERT => false,
+                None => asking.row(beginning()?, rowid)?,
+            };
+            let is = asking.row(now, rowid)?;
+            self.0.insert(key.clone(), is);
+            match (was, is) {
+                (false, true) => turned.began.push(key),
+                (true, false) => turned.ended.push(key),
+                _ => {}
+            }
+        }
+        Ok(turned)
+    }
+}

@@ -1,0 +1,216 @@
+//! What is found is what asking every version would find.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use proptest::prelude::*;
+
+use super::standing::Asking;
+use super::{FindError, find};
+use crate::replay::{ForeignKeys, Replay};
+use crate::testing::{Fate, Node};
+use crate::view::View;
+use crate::{Backup, DataVersion, DbWrite, History, LogLimits, Recording, Timestamp, Version};
+
+/// A log after a few changes.
+const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 60 };
+
+/// The versions, with the keys that begin and cease to match in each.
+type Found = Vec<(u32, Vec<String>, Vec<String>, u64)>;
+
+fn told(keys: &[super::RowKey]) -> Vec<String> {
+    keys.iter().map(|key| format!("{:?}", key.0)).collect()
+}
+
+fn versions(history: &History) -> Vec<Version> {
+    let mut all = Vec::new();
+    let read = history.for_versions_after(None, &mut |version| {
+        all.push(version.clone());
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
+    all
+}
+
+/// By asking every version.
+fn expected(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> (u64, Found) {
+    let condition =
+        super::check(backup, history, (&versions[0], &versions[versions.len() - 1]), table, condition).unwrap();
+    let asking = Asking::new(&condition, Timestamp::now());
+    let mut found = Found::new();
+    let mut before: Option<BTreeSet<super::RowKey>> = None;
+    let mut first = 0;
+    for version in versions {
+        let view = View::build(backup, &history.plan(version).unwrap(), None).unwrap();
+        let replay = Replay::start(view.pages().clone(), ForeignKeys::On).unwrap();
+        let now = asking.all(&replay).unwrap();
+        match &before {
+            Some(before) if *before != now => {
+                let began: Vec<_> = now.difference(before).cloned().collect();
+                let ended: Vec<_> = before.difference(&now).cloned().collect();
+                found.push((version.data_version.get(), told(&began), told(&ended), now.len() as u64));
+            }
+            Some(_) => {}
+            None => first = now.len() as u64,
+        }
+        before = Some(now);
+    }
+    (first, found)
+}
+
+fn compare(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> usize {
+    let turns = find(backup, history, (&versions[0], &versions[versions.len() - 1]), table, condition).unwrap();
+    let found: Found = turns
+        .turns
+        .iter()
+        .map(|turn| (turn.version.data_version.get(), told(&turn.began), told(&turn.ended), turn.matches))
+        .collect();
+    let (first, expected) = expected(backup, history, versions, table, condition);
+    assert_eq!((turns.matches, &found), (first, &expected), "{table}: {condition}");
+    found.len()
+}
+
+/// A change, by lot: statements without the bump.
+fn change() -> impl Strategy<Value = Vec<String>> {
+    let id = 0..12_u32;
+    let statement = prop_oneof![
+        4 => id.clone().prop_map(|id| format!("INSERT OR IGNORE INTO things (id, state, note) VALUES ({id}, {id} % 3, 'n')")),
+        4 => (id.clone(), 0..4_u32).prop_map(|(id, state)| format!("UPDATE things SET state = {state} WHERE id = {id}")),
+        2 => id.clone().prop_map(|id| format!("UPDATE things SET note = 'x' || {id} WHERE id = {id}")),
+        2 => id.clone().prop_map(|id| format!("DELETE FROM things WHERE id = {id}")),
+        1 => Just("DELETE FROM things".to_owned()),
+        1 => id.clone().prop_map(|id| format!("REPLACE INTO things (id, state, note) VALUES ({id}, 1, 'unique 1')")),
+        1 => id.clone().prop_map(|id| format!("UPDATE things SET id = id + 20 WHERE id = {id}")),
+        // Done and undone within a change.
+        2 => id.clone().prop_map(|id| format!("UPDATE things SET state = 9 WHERE id = {id}")),
+        2 => id.clone().prop_map(|id| format!("INSERT INTO parts (thing, kind) SELECT id, {id} % 2 FROM things WHERE id = {id}")),
+        1 => id.clone().prop_map(|id| format!("INSERT OR REPLACE INTO keyed VALUES ('k' || ({id} % 5), {id})")),
+        1 => id.clone().prop_map(|id| format!("DELETE FROM keyed WHERE v = {id}")),
+        1 => Just("DROP TABLE IF EXISTS things_new; ".to_owned()),
+        1 => Just("INSERT INTO payments (note, amount) VALUES ('other', 1)".to_owned()),
+    ];
+    prop::collection::vec(statement, 1..4)
+}
+
+fn write(node: &mut Node, recording: &mut Recording, statements: &[String]) {
+    let mut all: Vec<Cow<'_, str>> = statements.iter().map(|text| Cow::Borrowed(text.as_str())).collect();
+    let bump = format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}", node.version);
+    all.push(bump.into());
+    node.connection.execute_batch(&format!("BEGIN; {}", all.join("; "))).unwrap();
+    let data_version = DataVersion::new(node.version + 1);
+    recording.record(&DbWrite { data_version, statements: &all, received_at: Timestamp::now() }).unwrap();
+    node.connection.execute_batch("COMMIT").unwrap();
+    node.version += 1;
+}
+
+fn tables() -> Vec<String> {
+    [
+        "CREATE TABLE things (id INTEGER PRIMARY KEY, state INTEGER, note TEXT)",
+        "CREATE UNIQUE INDEX things_note ON things (note) WHERE note LIKE 'unique%'",
+        "CREATE TABLE parts (thing INTEGER REFERENCES things(id) ON DELETE CASCADE ON UPDATE CASCADE, kind INTEGER)",
+        "CREATE TABLE keyed (k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_found_is_what_asking_every_version_finds(
+        changes in prop::collection::vec(change(), 20..60),
+        lost in prop::collection::vec(0..60_usize, 0..3),
+        seals: bool,
+    ) {
+        let mut node = Node::new("");
+        node.connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        let mut recording = node.record_within(SHORT);
+        write(&mut node, &mut recording, &tables());
+        for (at, change) in changes.iter().enumerate() {
+            if lost.contains(&at) {
+                // Recorded and rolled back, or committed without us: a rewind, and a gap with a snapshot behind it.
+                let fate = if at % 2 == 0 { Fate::Lost } else { Fate::Unseen };
+                node.write(&mut recording, "lost", fate).unwrap();
+            }
+            write(&mut node, &mut recording, change);
+        }
+        drop(recording);
+        if seals {
+            let mut sealer = crate::Sealer::new(node.backup(), SHORT).unwrap();
+            sealer.advance(crate::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+        }
+        let backup = node.backup();
+        let (history, read) = backup.read_history();
+        read.unwrap();
+        let versions = versions(&history);
+        let mut found = 0;
+        for (table, condition) in [
+            ("things", "state = 1"),
+            ("things", "note LIKE 'x%' AND state <> 9"),
+            ("things", "id > 5"),
+            ("parts", "kind = 0"),
+            ("parts", "thing < 6"),
+            ("keyed", "v % 2 = 0"),
+            ("THINGS", "state IN (2, 3) OR rowid = 4"),
+            ("vars", "name = 'data_version' AND intval % 2 = 0"),
+        ] {
+            found += compare(&backup, &history, &versions, table, condition);
+            let middle = versions.len() / 3;
+            compare(&backup, &history, &versions[middle..versions.len() - middle / 2], table, condition);
+        }
+        prop_assert!(found > 0);
+    }
+}
+
+#[test]
+fn a_condition_is_one_expression_about_a_row_and_does_nothing() {
+    let mut node = Node::new("");
+    let mut recording = node.record();
+    node.write(&mut recording, "one", Fate::Committed).unwrap();
+    let backup = node.backup();
+    let (history, _) = backup.read_history();
+    let all = versions(&history);
+    let ask = |table: &str, condition: &str| find(&backup, &history, (&all[0], &all[all.len() - 1]), table, condition);
+    for bad in [
+        "",
+        "amount = ",
+        "1; DELETE FROM payments",
+        "1) OR (1",
+        "1) GROUP BY (note",
+        "1) LIMIT (1",
+        "1) UNION SELECT (1",
+        "amount = (SELECT 1)",
+        "EXISTS (SELECT 1 FROM vars)",
+        "id IN vars",
+        "id IN (SELECT id FROM payments)",
+        "amount = ?1",
+        "amount = :x",
+        "elsewhere = 1",
+        "\"elsewhere\" = 1",
+        "count(*) > 1",
+        "random() > 0",
+        "length(randomblob(5)) > 0",
+        "load_extension('x')",
+        "changes() = 1",
+        "note = 'x' --) ; DROP TABLE payments",
+        "1 /* ",
+        "1, 2",
+        "(1, 2)",
+        "pragma_table_info('payments')",
+        "amount = 1\0",
+    ] {
+        let found = ask("payments", bad);
+        // What is an expression after all may be used.
+        let is_expression = matches!(bad, "1) OR (1" | "note = 'x' --) ; DROP TABLE payments" | "1 /* ");
+        match found {
+            Err(FindError::Condition { .. }) => {}
+            other => assert!(is_expression, "{bad}: {other:?}"),
+        }
+    }
+    assert!(matches!(ask("nowhere", "1"), Err(FindError::NoSuchTable { .. })));
+    assert!(matches!(ask("payments", "json_extract(note, '$') = 1"), Err(FindError::Evaluation { .. })));
+    assert!(matches!(ask("payments", "length(zeroblob(1000000000)) > 0"), Err(FindError::Evaluation { .. })));
+    assert_eq!(ask("payments", "note = 'one'").unwrap().turns.len(), 1);
+}
