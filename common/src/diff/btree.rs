@@ -170,7 +170,8 @@ mod tests {
             let lens: Vec<usize> = [0, 1, usable / 2, usable - 60, usable - 40]
                 .into_iter()
                 .chain(usable - 39..usable - 30)
-                .chain([usable, usable + 1, 2 * usable, 3 * usable + 77])
+                .chain(2 * usable - 46..2 * usable - 34)
+                .chain([usable, usable + 1, 3 * usable + 77])
                 .collect();
             for (at, len) in lens.iter().enumerate() {
                 let sql = "INSERT INTO t (rowid, x) VALUES (?1, randomblob(?2))";
