@@ -304,11 +304,9 @@ fn a_killed_import_leaves_nothing_under_the_name() {
     assert!(begun, "the import never began");
     child.kill().unwrap();
     child.wait().unwrap();
-    if home.backup().exists() {
-        println!("it was done before it was killed");
-        fs::remove_dir_all(home.backup()).unwrap();
+    if !home.backup().exists() {
+        import(&home, &path, &[]).expect_done("the next attempt");
     }
-    import(&home, &path, &[]).expect_done("the next attempt");
     assert_eq!(listing::with_status(&listing::versions(&home.backup(), &[]), Status::Recorded).len(), 19_999);
 }
 
