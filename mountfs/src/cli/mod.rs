@@ -1,14 +1,14 @@
 //! The command line: what can be asked for, and how an outcome becomes an exit code.
 
 pub mod behind;
+mod chosen_version;
 pub mod completions;
 pub mod daemon;
 pub mod demo;
-pub mod export;
-pub mod import;
-mod chosen_version;
 pub mod diff;
+pub mod export;
 pub mod find;
+pub mod import;
 pub mod init;
 pub mod man;
 pub mod mount;
@@ -19,8 +19,8 @@ pub mod seal;
 pub mod show;
 pub mod signals;
 pub mod status;
-mod verbosity;
 mod values;
+mod verbosity;
 pub mod verify;
 mod verify_against;
 pub mod versions;
