@@ -14,9 +14,9 @@ use crate::log::{LogCursor, RecordPlace, Unsealed};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
 use crate::recorded_changes::RecordedChanges;
 use crate::replay::IdleReplays;
-use crate::segment::{SealedPages, SealedState, Segments};
+use crate::segment::{Dropped, SealedPages, SealedState, Segments};
 use crate::storage::{Access, Directory, RealDirectory, StorageError};
-use crate::{BackupUrl, ReadError, Seq};
+use crate::{BackupUrl, ReadError, Seq, View};
 
 /// Why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +174,12 @@ impl Backup {
         Ok(all)
     }
 
+    /// Sees to it that a view stays readable although segments were dropped that it reads: takes hold of their files, which
+    /// are there for a moment still. To be called when [`Follower::poll`] tells that versions were dropped.
+    pub fn hold_dropped(&self, view: &View) {
+        view.hold_dropped(self);
+    }
+
     /// The database that a replay begins with, and whether foreign keys are enforced there.
     pub(crate) fn start_pages(&self, start: &Start) -> Result<(Arc<dyn PageSource>, ForeignKeys), ReadError> {
         match *start {
@@ -269,6 +275,8 @@ pub struct Polled {
     pub new_records: u64,
     /// Whether the history was read anew from the beginning, because what had been read was no longer there.
     pub reread: Reread,
+    /// Versions that are not in the history any more, because a compaction has dropped them.
+    pub dropped_versions: u64,
 }
 
 /// Whether the history was read anew.
@@ -300,7 +308,7 @@ impl Follower {
         self.cursor.place()
     }
 
-    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: two reads, four opens.
+    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: two reads, five opens.
     ///
     /// The history is locked only for moments.
     ///
@@ -309,10 +317,11 @@ impl Follower {
     /// again.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
+        let dropped_versions = self.forget_dropped(history)?;
         let result = self.read_and_adopt(history);
         let polled = |cursor: &LogCursor, reread| {
             let new_records = cursor.next_seq().get().saturating_sub(before.get());
-            Polled { new_records, reread }
+            Polled { new_records, reread, dropped_versions }
         };
         let error = match result {
             Ok(()) => return Ok(polled(&self.cursor, Reread::No)),
@@ -339,6 +348,20 @@ impl Follower {
         Ok(polled(&self.cursor, Reread::Yes))
     }
 
+    /// Takes versions out of the history that a compaction has dropped; returns how many.
+    fn forget_dropped(&self, history: &RwLock<History>) -> Result<u64, ReadError> {
+        match self.backup.segments.look_what_is_dropped() {
+            Ok(Dropped::Same) => Ok(0),
+            Ok(Dropped::Changed) => Ok(history.write().unwrap_or_else(PoisonError::into_inner).forget_dropped()),
+            // Said once. What is recorded can be read all the same.
+            Err(error @ ReadError::Damaged { .. }) => {
+                log::error!("{error}");
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn read_and_adopt(&mut self, history: &RwLock<History>) -> Result<(), ReadError> {
         self.adopt_sealed(history)?;
         let mut result = read_into(&mut self.cursor, history);
@@ -358,11 +381,7 @@ impl Follower {
         loop {
             let oldest = history.read().unwrap_or_else(PoisonError::into_inner).oldest_log();
             let oldest = oldest.unwrap_or(self.cursor.next_seq());
-            let footer = match self.backup.segments.footer(oldest) {
-                Ok(footer) => footer,
-                Err(ReadError::Storage(error)) if error.is_not_found() => return Ok(adopted),
-                Err(error) => return Err(error),
-            };
+            let Some(footer) = self.backup.segments.footer_of_new(oldest)? else { return Ok(adopted) };
             history.write().unwrap_or_else(PoisonError::into_inner).adopt(oldest)?;
             // What was not read of the log is in the segment.
             if self.cursor.next_seq() <= footer.last_seq {

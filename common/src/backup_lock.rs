@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, PersistError};
 use uuid::Uuid;
 
+use crate::compact::KeepPolicy;
 use crate::put_aside::free_name;
 use crate::python_plugin::PythonLock;
 use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp};
@@ -39,6 +40,8 @@ pub struct BackupLock {
     pub on_gap: OnGap,
     /// What to do while the backup's place cannot be written to.
     pub on_unreachable: OnUnreachable,
+    /// What history the recorder keeps; without it all of it.
+    pub compact: Option<KeepPolicy>,
 }
 
 /// Why there is no usable `backup.lock`.
@@ -105,6 +108,8 @@ struct Json {
     on_gap: OnGap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     on_unreachable: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compact: Option<KeepPolicy>,
 }
 
 impl BackupLock {
@@ -166,7 +171,11 @@ impl BackupLock {
         if backup_uuid.is_none() && matches!(on_unreachable, OnUnreachable::Spool { .. }) {
             return Err(bad("a spool needs the key backup_uuid, which `backupfs init` writes".to_owned()));
         }
-        Ok(Self { backend_url, backup_uuid, database: json.database, on_gap: json.on_gap, on_unreachable })
+        if let Some(policy) = json.compact {
+            policy.check().map_err(|error| bad(format!("compact: {error}")))?;
+        }
+        let Json { database, on_gap, compact, .. } = json;
+        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact })
     }
 
     /// Writes the file, durably, where there is none.
@@ -231,6 +240,7 @@ impl BackupLock {
             on_unreachable: Some(&self.on_unreachable)
                 .filter(|&policy| *policy != OnUnreachable::default())
                 .map(OnUnreachable::to_json),
+            compact: self.compact,
         };
         let mut bytes = serde_json::to_vec_pretty(&json)?;
         bytes.push(b'\n');
@@ -275,6 +285,7 @@ mod tests {
             database: Some("/elsewhere/db.sqlite3".into()),
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
+            compact: Some(KeepPolicy { within: Some("90d".parse().unwrap()), ..KeepPolicy::default() }),
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -302,6 +313,7 @@ mod tests {
             database: None,
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
+            compact: None,
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -328,6 +340,10 @@ mod tests {
         assert!(message(r#"{"backend_url": "file:///a", "backup_uuid": "x"}"#).contains("UUID"));
         assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": 3}"#).contains("on_unreachable 3"));
         assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": {"spool": "/s"}}"#).contains("backup_uuid"));
+        let policy = |policy: &str| message(&format!(r#"{{"backend_url": "file:///a", "compact": {policy}}}"#));
+        assert!(policy("{}").contains("keeps nothing") && policy(r#"{"keep_within": "0d"}"#).contains("keeps nothing"));
+        assert!(policy(r#"{"keep_within": "90"}"#).contains("`90` is no span of time"));
+        assert!(policy(r#"{"keep_witin": "90d"}"#).contains("keep_witin") && policy("[]").contains("not usable"));
         assert!(message(r#"{"backend_url": "ssh://a"}"#).contains("`ssh:` is not supported"));
         let dir = tempfile::tempdir().unwrap();
         let missing = BackupLock::read(dir.path()).unwrap_err().to_string();

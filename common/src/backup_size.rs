@@ -11,7 +11,7 @@ use crate::storage::{Access, FreeSpace, StorageError};
 pub struct BytesByKind {
     /// Logs, and the file that becomes the next one.
     pub logs: u64,
-    /// Segments.
+    /// Segments, and what remains of those that were dropped.
     pub segments: u64,
     /// Snapshots.
     pub snapshots: u64,
@@ -28,7 +28,7 @@ impl BytesByKind {
     fn of(&mut self, name: &str) -> &mut u64 {
         if names::parse_log(name).is_some() || name == names::SPARE {
             &mut self.logs
-        } else if names::parse_segment(name).is_some() {
+        } else if names::parse_segment(name).is_some() || name == names::REMAINS {
             &mut self.segments
         } else if names::parse_snapshot(name).is_some() {
             &mut self.snapshots

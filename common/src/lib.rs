@@ -27,6 +27,7 @@
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
+//! | [`compact`] | history that a policy does not keep dropped, while the recorder goes on |
 //! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
@@ -48,6 +49,7 @@ mod backup_url;
 #[cfg(test)]
 mod campaign;
 mod commit_check;
+pub mod compact;
 mod content_differences;
 mod contents;
 pub mod create;

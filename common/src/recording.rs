@@ -9,7 +9,7 @@ mod spooling;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,8 @@ struct Pushed {
     recorded: Recorded,
     /// Seq of the change.
     seq: Seq,
+    /// If a snapshot was taken for it: until its record is durable.
+    _healing: Option<HealUnderWay>,
 }
 
 /// A backup being recorded to. Holds its lock until dropped.
@@ -138,6 +140,48 @@ enum Comparison {
 #[derive(Debug, Clone)]
 pub struct SharedLock {
     _held: Arc<dyn fmt::Debug + Send + Sync>,
+    healing: Arc<Mutex<Healing>>,
+}
+
+/// Whether a snapshot is being taken of which there is no record yet: then nobody else can know what it builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Healing {
+    No,
+    Yes,
+}
+
+/// A snapshot is being taken until this is dropped.
+#[derive(Debug)]
+struct HealUnderWay(SharedLock);
+
+impl SharedLock {
+    /// That which is held by `lock`.
+    pub(crate) fn of(lock: impl Into<Arc<dyn fmt::Debug + Send + Sync>>) -> Self {
+        Self { _held: lock.into(), healing: Arc::new(Mutex::new(Healing::No)) }
+    }
+
+    /// Does what changes what a snapshot may build on, unless one is being taken. One that begins meanwhile waits for it.
+    pub(crate) fn unless_healing<T>(&self, change: impl FnOnce() -> T) -> Option<T> {
+        let healing = self.healing.lock().unwrap_or_else(PoisonError::into_inner);
+        (*healing == Healing::No).then(change)
+    }
+
+    /// As a recorder does that takes a snapshot, until what is returned is dropped.
+    #[cfg(test)]
+    pub(crate) fn pretend_to_heal(&self) -> impl Drop + use<> {
+        self.begin_to_heal()
+    }
+
+    fn begin_to_heal(&self) -> HealUnderWay {
+        *self.healing.lock().unwrap_or_else(PoisonError::into_inner) = Healing::Yes;
+        HealUnderWay(self.clone())
+    }
+}
+
+impl Drop for HealUnderWay {
+    fn drop(&mut self) {
+        *self.0.healing.lock().unwrap_or_else(PoisonError::into_inner) = Healing::No;
+    }
 }
 
 impl Recording {
@@ -273,8 +317,10 @@ impl Recording {
     /// Fills the batch with what the write is, and with what must be recorded before it.
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
+        let mut healing = None;
         let recorded = match decide(self.newest_for_rules(), data_version, bump) {
             Decision::Append if self.newest_is_another() => {
+                healing = Some(self.lock.begin_to_heal());
                 self.push_rewind(now);
                 let committed = bump.committed(data_version);
                 self.push_snapshot(committed, now)?;
@@ -291,6 +337,7 @@ impl Recording {
             }
             Decision::Heal { committed } => {
                 let from = self.known.newest.map(|newest| newest.data_version);
+                healing = Some(self.lock.begin_to_heal());
                 self.push_heal(committed, now)?;
                 Recorded::Healed { from, to: committed }
             }
@@ -299,7 +346,7 @@ impl Recording {
             }
         };
         let seq = self.log.push_change(data_version, now, self.known.run_start, bump, write.statements)?;
-        Ok(Pushed { recorded, seq })
+        Ok(Pushed { recorded, seq, _healing: healing })
     }
 
     /// Notes that `lightningd` committed the newest change, when its database says so. To be called when a run has ended:

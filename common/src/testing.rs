@@ -54,8 +54,14 @@ impl Node {
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         let created = create_backup(&url, Some(&database), &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
-        let backup_lock =
-            BackupLock { backend_url: url, backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
+        let backup_lock = BackupLock {
+            backend_url: url,
+            backup_uuid,
+            database: None,
+            on_gap: OnGap::Heal,
+            on_unreachable,
+            compact: None,
+        };
         Self { dir, connection, backup_lock, version: 10 }
     }
 
@@ -129,13 +135,24 @@ impl Node {
         note: &str,
         fate: Fate,
     ) -> Result<Option<Recorded>, RecordError> {
+        self.write_at(recording, note, fate, Timestamp::now())
+    }
+
+    /// The same, at this time.
+    pub(crate) fn write_at(
+        &mut self,
+        recording: &mut Recording,
+        note: &str,
+        fate: Fate,
+        received_at: Timestamp,
+    ) -> Result<Option<Recorded>, RecordError> {
         let statements = self.statements(note);
         let transaction = self.connection.transaction().unwrap();
         for statement in &statements {
             transaction.execute(statement, []).unwrap();
         }
         let data_version = DataVersion::new(self.version + 1);
-        let write = DbWrite { data_version, statements: &statements, received_at: Timestamp::now() };
+        let write = DbWrite { data_version, statements: &statements, received_at };
         let recorded = if fate == Fate::Unseen { None } else { Some(recording.record(&write)?) };
         if fate == Fate::Lost {
             transaction.rollback().unwrap();

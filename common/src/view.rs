@@ -1,15 +1,15 @@
 //! [`View`]: a version opened for reading, and how it is built.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::Backup;
-use crate::format::record::Body;
+use crate::format::record::{Body, DeltaBase};
 use crate::history::{PlannedChange, ReplayPlan, Start};
 use crate::pages::{OverlayPages, PageSource};
 use crate::recorded_changes::{LogRecords, RecordedChanges, SegmentChanges};
 use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
-use crate::segment::SealedState;
+use crate::segment::{SealedState, SegmentFile};
 use crate::{DataVersion, PageNo, PageSize, ReadError, Seq};
 
 /// A version cannot be opened.
@@ -32,6 +32,10 @@ pub struct View {
     pages: OverlayPages,
     /// What replay of the changes after this version begins with.
     foreign_keys: ForeignKeys,
+    /// The segment that its pages are read from, and older ones.
+    reads: Option<Seq>,
+    /// Segments that were dropped since.
+    held: Mutex<Vec<Arc<SegmentFile>>>,
 }
 
 impl View {
@@ -97,6 +101,13 @@ impl View {
         self.pages.dirty_bytes()
     }
 
+    /// Takes hold of the segments that were dropped and that it may read, while their files are still there.
+    pub(crate) fn hold_dropped(&self, backup: &Backup) {
+        let Some(reads) = self.reads else { return };
+        let files = backup.segments().hold_dropped(reads);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+    }
+
     /// Builds the view that `plan` describes, going on from `earlier` when that is a view of a version on the way.
     pub(crate) fn build(backup: &Backup, plan: &ReplayPlan, earlier: Option<&Self>) -> Result<Self, BuildError> {
         let (pages, foreign_keys, from) = match earlier {
@@ -106,10 +117,21 @@ impl View {
                 (OverlayPages::new(pages), foreign_keys, None)
             }
         };
+        let reads = match plan.start {
+            Start::Nothing(_) => None,
+            Start::Segment(first, _) => Some(first),
+            Start::Snapshot(_, snapshot) => match snapshot.base {
+                Some(DeltaBase::Segment(first)) => Some(first),
+                Some(DeltaBase::Snapshot(_)) | None => None,
+            },
+        };
+        // What one that it goes on from holds, it needs too.
+        let held = earlier.map(|view| view.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let held = Mutex::new(held.unwrap_or_default());
         let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq() <= seq));
         let changes = plan.changes.get(first..).unwrap_or_default();
         if changes.is_empty() {
-            return Ok(Self { seq: plan.seq, pages, foreign_keys });
+            return Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held });
         }
         // What is not sealed may be rewound, and its schema with it; a connection would not notice.
         let line = match plan.start {
@@ -129,7 +151,7 @@ impl View {
         if let (Some(line), Some(idle)) = (line, idle) {
             backup.idle_replays().put(line, idle);
         }
-        Ok(Self { seq: plan.seq, pages, foreign_keys })
+        Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held })
     }
 }
 
@@ -149,7 +171,8 @@ impl View {
         replay_changes(backup, &mut replay, changes)?;
         let reads = replay.take_reads();
         let (pages, foreign_keys, _) = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
-        Ok((Self { seq, pages, foreign_keys }, reads))
+        let held = Mutex::new(self.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        Ok((Self { seq, pages, foreign_keys, reads: self.reads, held }, reads))
     }
 }
 

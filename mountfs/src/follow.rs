@@ -72,6 +72,10 @@ impl Poller {
                 if polled.new_records > 0 {
                     log::debug!("{} new records", polled.new_records);
                 }
+                if polled.dropped_versions > 0 {
+                    log::info!("{} versions were dropped by a compaction", polled.dropped_versions);
+                    self.fs.hold_what_is_open();
+                }
                 if polled.reread == Reread::Yes {
                     self.fs.forget_history();
                 }

@@ -258,6 +258,16 @@ impl Fs {
         self.errors.forget();
     }
 
+    /// Versions were dropped: those that are open stay readable, the others are gone.
+    pub fn hold_what_is_open(&self) {
+        for view in self.open_files.views() {
+            self.backup.hold_dropped(&view);
+        }
+        self.views.forget();
+        self.last_hour.forget();
+        self.unlisted.forget();
+    }
+
     /// Opens the newest version, so that it is there when somebody asks for it. Whoever asks meanwhile waits for it.
     pub fn open_newest(&self) {
         let planned = {

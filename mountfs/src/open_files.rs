@@ -76,6 +76,16 @@ impl OpenFiles {
         handle
     }
 
+    /// The databases that are open.
+    pub fn views(&self) -> Vec<Arc<View>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let view = |file: &Arc<OpenFile>| match &file.content {
+            Content::View(view) => Some(Arc::clone(view)),
+            Content::Text(_) => None,
+        };
+        files.values().filter_map(view).collect()
+    }
+
     /// The file with this handle; `None` when it is not open.
     pub fn get(&self, handle: u64) -> Option<Arc<OpenFile>> {
         self.files.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()

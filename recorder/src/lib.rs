@@ -26,12 +26,14 @@
 //! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
 //! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
+//! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
 //! | [`places`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
 //! | [`latency`], [`look`] | what it says of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
 mod causes;
+pub mod compacting;
 pub mod draining;
 pub mod hook;
 pub mod latency;

@@ -1,4 +1,4 @@
-//! The part of the plugin that `cln-plugin` does: manifest, handshake, `backup-status`, notifications.
+//! The part of the plugin that `cln-plugin` does: manifest, handshake, `backup-status`, `backup-compact`, notifications.
 //!
 //! It runs in a thread of its own and is fed through memory; the thread that answers `db_write` never waits for it, and
 //! goes on answering when it has ended.
@@ -16,12 +16,16 @@ use memchr::memmem;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::compacting;
 use crate::message::DB_WRITE;
 use crate::outgoing::Outgoing;
 use crate::status::Status;
 
 /// The method that tells how the backup is doing.
 pub const BACKUP_STATUS: &str = "backup-status";
+
+/// The method that drops history which is not to be kept.
+pub const BACKUP_COMPACT: &str = "backup-compact";
 
 /// The request that begins the handshake.
 pub const GETMANIFEST: &str = "getmanifest";
@@ -125,6 +129,14 @@ async fn serve(
             BACKUP_STATUS,
             "Newest version in the backup, what is sealed and what replays, size, free space, latency, last problem",
             |plugin: Plugin<Arc<Status>>, _request| future::ready(Ok(plugin.state().to_json())),
+        )
+        .rpcmethod(
+            BACKUP_COMPACT,
+            "Drop history: keep_within=90d keep_hourly= keep_daily= keep_weekly= say what to keep, else backup.lock; dry_run=true",
+            |plugin: Plugin<Arc<Status>>, request| async move {
+                let answered = compacting::answer(request, Arc::clone(plugin.state())).await;
+                answered.map_err(|problem| cln_plugin::anyhow!(problem))
+            },
         )
         .start(status)
         .await?;

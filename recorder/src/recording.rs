@@ -119,6 +119,7 @@ impl BackupRecording {
     fn open_first(&mut self) -> Result<Open, Failure> {
         let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
         self.policy = lock.on_unreachable.clone();
+        self.status.compactions().set_policy(lock.compact);
         self.place = lock.backend_url.to_string();
         self.watched.set_limit(watchdog::place(&self.policy, &self.place), watchdog::patience(&self.policy));
         let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);

@@ -7,10 +7,11 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
-use common::{Backup, LogLimits, SealError, Sealer, Seq, SharedLock};
+use common::compact::{CompactOutcome, Compaction, KeepPolicy, Manner};
+use common::{Backup, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp};
 
 use crate::causes::with_causes;
 use crate::status::Status;
@@ -20,6 +21,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// The pause after a round that failed: a full disk is not full any sooner for being asked all the time.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether somebody has asked for a compaction, while nothing is recorded.
+const LOOK_FOR_REQUESTS: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether one is due.
+const LOOK_WHAT_IS_DUE: Duration = Duration::from_secs(60 * 60);
+
+/// The same, when that has failed.
+const AFTER_FAILED_COMPACTION: Duration = Duration::from_secs(10 * 60);
 
 /// Added to the thread's nice value: it gets what the node leaves over.
 const NICENESS: i32 = 10;
@@ -48,14 +58,15 @@ impl Sealing {
         let (bell, stop) = (Arc::new(Bell::default()), Arc::new(AtomicBool::new(false)));
         let (rung, stopped) = (Arc::clone(&bell), Arc::clone(&stop));
         thread::Builder::new().name("sealing".to_owned()).spawn(move || {
-            // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped.
-            let _lock = lock;
             // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
             if let Err(error) = rustix::process::nice(NICENESS) {
                 log::debug!("cannot lower the priority of sealing: {error}");
             }
             let round = panic::AssertUnwindSafe(|| {
-                Worker { backup, limits, status: Arc::clone(&status), sealer: None, shouted: None }
+                // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped and given the
+                // lock back.
+                let status = Arc::clone(&status);
+                Worker { backup, limits, status, lock, sealer: None, shouted: None, next_look: Instant::now() }
                     .run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
@@ -85,20 +96,32 @@ struct Worker {
     backup: Arc<Backup>,
     limits: LogLimits,
     status: Arc<Status>,
+    lock: SharedLock,
     sealer: Option<Sealer>,
+    /// When it is looked the next time whether history is to be dropped.
+    next_look: Instant,
     /// What was shouted last, so that it is shouted once and not after every write.
     shouted: Option<String>,
 }
 
 impl Worker {
     fn run(&mut self, bell: &Bell, stop: &Arc<AtomicBool>) {
-        while let Rung::Durable(durable) = bell.wait() {
+        loop {
+            let durable = match bell.wait(LOOK_FOR_REQUESTS) {
+                Rung::Durable(durable) => durable,
+                Rung::Nothing => {
+                    self.compact(stop);
+                    continue;
+                }
+                Rung::Stop => return,
+            };
             let sealed = self.seal(durable, stop);
             self.check_heals(stop);
             match sealed {
                 Ok(()) => {
                     self.shouted = None;
                     self.status.replay_is_well();
+                    self.compact(stop);
                     bell.pause(PAUSE);
                 }
                 Err(error) => {
@@ -122,6 +145,52 @@ impl Worker {
             // It does not go away when later changes replay well.
             self.status.problem(problem);
         }
+    }
+
+    /// Drops history if somebody has asked for it, or if it is due by the policy of `backup.lock`.
+    fn compact(&mut self, stop: &AtomicBool) {
+        let compactions = self.status.compactions();
+        if let Some(asked) = compactions.take_asked() {
+            if let Some(outcome) = self.compact_by(&asked.policy, stop) {
+                let _gone = asked.answer.send(outcome);
+            }
+            return;
+        }
+        let Some(policy) = compactions.policy().filter(|_| self.next_look <= Instant::now()) else { return };
+        let due = self.backup.is_compaction_due(&policy, Timestamp::now());
+        let outcome = match due {
+            Ok(false) => None,
+            Ok(true) => self.compact_by(&policy, stop).and_then(Result::err),
+            Err(error) => {
+                let problem = with_causes(&error);
+                compactions.ended(Some(&Err(problem.clone())));
+                Some(problem)
+            }
+        };
+        if let Some(problem) = &outcome {
+            log::warn!("{}: history is not dropped as backup.lock says: {problem}", self.backup.path().display());
+        }
+        self.next_look = Instant::now() + if outcome.is_none() { LOOK_WHAT_IS_DUE } else { AFTER_FAILED_COMPACTION };
+    }
+
+    /// `None` when it was interrupted by a stop.
+    fn compact_by(&self, policy: &KeepPolicy, stop: &AtomicBool) -> Option<Result<Compaction, String>> {
+        let compactions = self.status.compactions();
+        let mut watch = |progress| {
+            compactions.progress(progress);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let compacted = self.backup.compact(policy, Timestamp::now(), Manner::GENTLE, &self.lock, &mut watch);
+        let outcome = match compacted {
+            Ok(CompactOutcome::Interrupted) => None,
+            Ok(CompactOutcome::Done(compaction)) => Some(Ok(compaction)),
+            Err(error) => Some(Err(with_causes(&error))),
+        };
+        compactions.ended(outcome.as_ref());
+        if let Some(Ok(Compaction { dropped_versions: versions @ 1.., freed_bytes, .. })) = &outcome {
+            log::info!("dropped {versions} versions that are not to be kept, which has freed {freed_bytes} bytes");
+        }
+        outcome
     }
 
     fn seal(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
@@ -162,6 +231,8 @@ struct BellState {
 #[derive(Debug, PartialEq, Eq)]
 enum Rung {
     Durable(Seq),
+    /// Nobody has rung for a while.
+    Nothing,
     Stop,
 }
 
@@ -177,15 +248,16 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Sleeps until it is rung, once for all rings since the last time.
-    fn wait(&self) -> Rung {
-        let mut state = self
+    /// Sleeps until it is rung, once for all rings since the last time, but not for ever.
+    fn wait(&self, patience: Duration) -> Rung {
+        let (mut state, _) = self
             .changed
-            .wait_while(self.state(), |state| state.rung.is_none() && !state.stopped)
+            .wait_timeout_while(self.state(), patience, |state| state.rung.is_none() && !state.stopped)
             .unwrap_or_else(PoisonError::into_inner);
         match state.rung.take() {
-            Some(durable) if !state.stopped => Rung::Durable(durable),
-            _ => Rung::Stop,
+            _ if state.stopped => Rung::Stop,
+            Some(durable) => Rung::Durable(durable),
+            None => Rung::Nothing,
         }
     }
 
@@ -204,7 +276,8 @@ mod tests {
     use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, OpenRecordingError, Recording, create_backup};
 
     use super::*;
-    use std::time::Instant;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn seq(number: u64) -> Seq {
         Seq::new(number).unwrap()
@@ -215,10 +288,11 @@ mod tests {
         let bell = Bell::default();
         bell.ring(seq(1));
         bell.ring(seq(2));
-        assert_eq!(bell.wait(), Rung::Durable(seq(2)));
+        assert_eq!(bell.wait(PATIENCE), Rung::Durable(seq(2)));
         assert!(bell.state().rung.is_none());
         bell.ring(seq(3));
-        assert_eq!(bell.wait(), Rung::Durable(seq(3)), "a ring after the wait counts anew");
+        assert_eq!(bell.wait(PATIENCE), Rung::Durable(seq(3)), "a ring after the wait counts anew");
+        assert_eq!(bell.wait(Duration::ZERO), Rung::Nothing);
     }
 
     #[test]
@@ -226,12 +300,12 @@ mod tests {
         let bell = Arc::new(Bell::default());
         let sleeper = thread::spawn({
             let bell = Arc::clone(&bell);
-            move || bell.wait()
+            move || bell.wait(PATIENCE)
         });
         bell.stop();
         assert_eq!(sleeper.join().unwrap(), Rung::Stop);
         bell.ring(seq(1));
-        assert_eq!(bell.wait(), Rung::Stop, "a stop is final");
+        assert_eq!(bell.wait(PATIENCE), Rung::Stop, "a stop is final");
         let before = Instant::now();
         bell.pause(PAUSE_AFTER_FAILURE);
         assert!(before.elapsed() < PAUSE);
@@ -245,7 +319,7 @@ mod tests {
         let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, database, on_gap) = (Some(created.uuid), None, OnGap::Heal);
         let on_unreachable = OnUnreachable::Stop;
-        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable }
+        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable, compact: None }
             .create(dir.path())
             .unwrap();
         let limits = LogLimits::default();

@@ -14,6 +14,7 @@ use common::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::compacting::Compactions;
 use crate::latency::{Latency, LatencyFigures};
 use crate::look::Looks;
 
@@ -24,6 +25,7 @@ pub use common::NewestVersion as Newest;
 pub struct Status {
     known: Mutex<Known>,
     latency: Latency,
+    compactions: Compactions,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -70,6 +72,7 @@ struct Answer {
     fields: StatusFields,
     latency_us: LatencyFigures,
     spool: Option<Value>,
+    compaction: Value,
     last_problem: Option<Value>,
     recorder_version: &'static str,
 }
@@ -94,6 +97,17 @@ impl Status {
         if let (Some(unsealed), Some(newest), Some(recorded)) = (&mut known.unsealed, newest, recorded) {
             unsealed.recorded(newest.seq, recorded);
         }
+    }
+
+    /// What is known of compactions.
+    pub fn compactions(&self) -> &Compactions {
+        &self.compactions
+    }
+
+    /// The URL of the backup, if it is open and changes go there.
+    pub fn backup_at_hand(&self) -> Option<String> {
+        let known = self.known();
+        known.destination.as_ref().filter(|_| known.spool.is_none()).map(|destination| destination.url.clone())
     }
 
     /// A write was answered with "continue", this long after it had been read. Called by the thread that answers only.
@@ -179,6 +193,7 @@ impl Status {
             fields,
             latency_us: self.latency.figures(),
             spool: spool.map(Spool::to_json),
+            compaction: self.compactions.to_json(),
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
             recorder_version: env!("CARGO_PKG_VERSION"),
         })

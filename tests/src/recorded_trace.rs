@@ -36,7 +36,14 @@ impl RecordedTrace {
         let database = has_start.then_some(database.as_path());
         let created = create_backup(&url, database, &mut |_| ControlFlow::Continue(())).expect("a backup");
         let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
-        let lock = BackupLock { backend_url: url, backup_uuid, database: None, on_gap: OnGap::Stop, on_unreachable };
+        let lock = BackupLock {
+            backend_url: url,
+            backup_uuid,
+            database: None,
+            on_gap: OnGap::Stop,
+            on_unreachable,
+            compact: None,
+        };
         lock.create(&home.lightning_dir()).expect("a backup.lock");
         let limits = LogLimits { statements: LOG_STATEMENTS, ..LogLimits::default() };
         let mut recording = Recording::open(&home.lightning_dir(), limits).expect("a recording");

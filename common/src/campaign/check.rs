@@ -125,6 +125,11 @@ pub(super) fn state_of(home: &Home, tree: &Tree, possible: &[Arc<State>]) -> Res
     Found::read(home, &disk)?.expect(possible, "whoever opens it again")
 }
 
+/// The versions that a reader finds.
+pub(super) fn versions(home: &Home, disk: &Disk) -> Result<Vec<u32>, String> {
+    Ok(Found::read(home, disk)?.versions.into_keys().collect())
+}
+
 /// Checks what a power cut has left.
 pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -> Result<(), String> {
     let disk = Disk::of(tree.clone(), Vec::new());

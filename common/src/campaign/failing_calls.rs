@@ -43,5 +43,6 @@ fn whichever_call_fails_the_hook_is_refused_or_the_change_is_durable() {
     }
     println!("failing calls: {runs} runs, {total:?}");
     let checked = images.end("power cuts behind them");
+    assert!(total.versions_dropped > 1000, "{total:?}");
     assert!(runs > 200 && total.failed_in_the_background > 30 && checked > 500, "{runs} {total:?} {checked}");
 }

@@ -1,19 +1,45 @@
 //! The script, played on a disk: what is promised after every step, and what happens when a call fails.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::check;
 use super::disk::{Call, Cause, Disk, Fault, Kind, ROOT};
 use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, causes, drain};
 use super::model::{Existence, Held, Promise, State};
 use super::script::{FIRST_VERSION, HookCall, Script, Step, Then, Trouble};
+use crate::compact::{CompactOutcome, Compaction, KeepPolicy, KeepSpanError, Manner, Pace};
 use crate::create::{Place, create_in};
+use crate::format::names;
 use crate::live_database::LiveDatabase;
-use crate::{DataVersion, DbWrite, Recorded, Recording, Sealer, Timestamp};
+use crate::{Backup, DataVersion, DbWrite, Recorded, Recording, Sealer, SharedLock, Timestamp};
 
 /// Attempts until a call that failed once has to work.
 const ATTEMPTS: usize = 4;
+
+/// Writes within the span of which everything is kept.
+const KEPT_WRITES: usize = 12;
+
+/// When a write comes behind so many: ten minutes apart, in the future, as `init` looks at the real clock.
+fn time(writes: usize) -> Timestamp {
+    const BEGIN: i64 = 3500 * 7 * 24 * 3_600_000_000;
+    Timestamp::from_micros(BEGIN + writes as i64 * 600_000_000).expect("a time")
+}
+
+/// Drops what is older than two hours; of six hours before, of every hour the segment with its newest version stays.
+fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Compaction, String> {
+    let policy: Result<_, KeepSpanError> =
+        (|| Ok(KeepPolicy { within: Some("2h".parse()?), hourly: Some("8h".parse()?), ..KeepPolicy::default() }))();
+    let manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
+    let policy = policy.map_err(|error| causes(&error))?;
+    match backup.compact(&policy, now, manner, lock, &mut |_| ControlFlow::Continue(())) {
+        Ok(CompactOutcome::Done(compaction)) => Ok(compaction),
+        Ok(CompactOutcome::Interrupted) => Err("nobody interrupted it".to_owned()),
+        Err(error) => Err(causes(&error)),
+    }
+}
 
 /// What a play amounted to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +50,7 @@ pub(super) struct Tally {
     /// Seals and spares that failed, behind which recording went on.
     pub(super) failed_in_the_background: usize,
     pub(super) spells_in_the_spool: usize,
+    pub(super) versions_dropped: u64,
 }
 
 impl Tally {
@@ -33,6 +60,7 @@ impl Tally {
         self.logs_sealed += other.logs_sealed;
         self.failed_in_the_background += other.failed_in_the_background;
         self.spells_in_the_spool += other.spells_in_the_spool;
+        self.versions_dropped += other.versions_dropped;
     }
 }
 
@@ -62,6 +90,8 @@ pub(super) struct Play<'a> {
     is_fresh: bool,
     /// Failures that were noticed.
     noticed: usize,
+    /// When versions were written, by how many writes there were before.
+    written: BTreeMap<u32, usize>,
     pub(super) tally: Tally,
     /// How it went.
     pub(super) result: Result<(), String>,
@@ -81,6 +111,7 @@ impl<'a> Play<'a> {
             then,
             is_fresh: true,
             noticed: 0,
+            written: BTreeMap::new(),
             tally: Tally::default(),
             result: Ok(()),
         }
@@ -133,6 +164,7 @@ impl<'a> Play<'a> {
             Step::Write(call) => self.write(call),
             Step::Spare => self.in_the_background(|play| play.recording().make_spare().map_err(|error| causes(&error))),
             Step::Seal => self.in_the_background(Self::seal),
+            Step::Compact => self.compact(),
             Step::CleanRestart(database) => self.clean_restart(database),
             Step::Restart => self.restart(),
             Step::Trouble(trouble) => {
@@ -183,6 +215,53 @@ impl<'a> Play<'a> {
         let advanced = sealer.advance(newest, &mut |_| ControlFlow::Continue(()));
         self.tally.logs_sealed += sealer.progress().logs_sealed - before;
         advanced.map_err(|error| causes(&error))
+    }
+
+    /// What is left is told by a compaction of a copy, and by what no policy may drop. Until it is done there may be all or that.
+    fn compact(&mut self) -> Result<(), String> {
+        if self.is_spooling() {
+            return Ok(());
+        }
+        let left = self.left_by_compaction()?;
+        self.promise(&[Arc::clone(&left)], Existence::Certain);
+        for _ in 0..ATTEMPTS {
+            let lock = self.recording().share_lock();
+            let compacted =
+                self.home.backup(&self.disk).and_then(|backup| compact(&backup, time(self.tally.writes), &lock));
+            match compacted {
+                Ok(compaction) => {
+                    self.tally.versions_dropped += compaction.dropped_versions;
+                    self.state = left;
+                    self.promise(&[], Existence::Certain);
+                    return Ok(());
+                }
+                Err(_) if self.charge() => self.tally.failed_in_the_background += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Err("it is not compacted".to_owned())
+    }
+
+    fn left_by_compaction(&self) -> Result<Arc<State>, String> {
+        let copy = Disk::of(self.disk.tree(), Vec::new());
+        let backup = self.home.backup(&copy)?;
+        let lock = SharedLock::of(backup.directory().lock(names::LOCK).map_err(|error| causes(&error))?);
+        compact(&backup, time(self.tally.writes), &lock)?;
+        let mut left = State { versions: BTreeMap::new(), is_noted: self.state.is_noted };
+        for number in check::versions(self.home, &copy)? {
+            let held =
+                self.state.versions.get(&number).ok_or_else(|| format!("version {number} was not there before"))?;
+            left.versions.insert(number, held.clone());
+        }
+        let newest = self.tally.writes;
+        for (number, written) in
+            self.state.versions.keys().filter_map(|number| Some((number, *self.written.get(number)?)))
+        {
+            if written + KEPT_WRITES > newest && !left.versions.contains_key(number) {
+                return Err(format!("version {number} is to be kept and is not"));
+            }
+        }
+        Ok(Arc::new(left))
     }
 
     fn clean_restart(&mut self, database: &[u8]) -> Result<(), String> {
@@ -290,7 +369,8 @@ impl<'a> Play<'a> {
 
     /// What was recorded, if the recorder says "continue".
     fn record(&mut self, call: &HookCall) -> Result<Option<Recorded>, String> {
-        let received_at = Timestamp::from_micros(1_000_000 + self.tally.writes as i64).expect("a time");
+        let received_at = time(self.tally.writes);
+        self.written.insert(call.data_version, self.tally.writes);
         let data_version = DataVersion::new(call.data_version);
         let recorded = self.recording().record(&DbWrite { data_version, statements: &call.statements, received_at });
         match recorded {

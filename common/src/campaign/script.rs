@@ -22,6 +22,8 @@ pub(super) enum Step {
     Spare,
     /// The thread that seals gets its turn.
     Seal,
+    /// History goes that is not to be kept.
+    Compact,
     /// `lightningd` stops, with this database, and starts again.
     CleanRestart(Arc<Vec<u8>>),
     /// The recorder is killed, and started again.
@@ -115,15 +117,17 @@ impl Teller {
 
     /// A history with everything in it.
     fn tell_everything(&mut self) {
-        use Step::{Drain, Restart, Seal, Spare};
+        use Step::{Compact, Drain, Restart, Seal, Spare};
         self.tell_rolls();
+        self.steps.push(Compact);
         self.tell_rewinds_and_gaps();
         self.steps.extend([Seal, Spare]);
         self.tell_trouble();
+        self.steps.extend([Seal, Compact]);
         self.tell_spells_in_the_spool();
         self.clean_restart();
         self.committed(2);
-        self.steps.extend([Drain, Seal, Restart]);
+        self.steps.extend([Drain, Seal, Restart, Compact]);
         self.committed(1);
     }
 

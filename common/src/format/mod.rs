@@ -11,6 +11,7 @@ pub mod page_images;
 pub mod page_map;
 pub mod record;
 pub mod record_index;
+pub mod remains;
 pub mod segment;
 pub mod snapshot;
 pub mod spool;

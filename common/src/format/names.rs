@@ -11,6 +11,9 @@ pub const LOCK: &str = "LOCK";
 /// The file that becomes the next log; zeros until then.
 pub const SPARE: &str = "spare";
 
+/// What kept segments need of those that were dropped.
+pub const REMAINS: &str = "remains";
+
 /// What a spool says of itself.
 pub const SPOOL_HEADER: &str = "spool";
 

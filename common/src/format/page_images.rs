@@ -159,6 +159,31 @@ struct Scratch {
     image: Vec<u8>,
 }
 
+/// The same images without those that are older than the newest, which only versions of their own segment need.
+///
+/// # Errors
+/// When the bytes are not images of that page.
+pub fn newest_only(bytes: &[u8], page: PageNo, own: Seq) -> Result<Vec<u8>, Damage> {
+    let mut images = PageImages::open(bytes, page, own, Keyframe(u32::MAX))?;
+    let mut head = Reader::new(bytes);
+    head.varint()?;
+    if head.varint()? == 2 {
+        (0..3).try_for_each(|_| head.varint().map(drop))?;
+    }
+    let mut out = bytes[..bytes.len() - head.rest().len()].to_vec();
+    let mut newest = 0_u64;
+    for _ in 0..images.count {
+        newest += images.keyframes.varint()?;
+    }
+    let len = images.lens.varint()?;
+    let frame = images.frames.bytes(usize::try_from(len).unwrap_or(usize::MAX))?;
+    for field in [1, newest, len] {
+        put_varint(field, &mut out);
+    }
+    out.extend_from_slice(frame);
+    Ok(out)
+}
+
 /// The images of a page, and which of them is wanted.
 pub struct PageImages<'a> {
     anchor: Option<Anchor>,

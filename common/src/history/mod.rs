@@ -68,8 +68,10 @@ pub struct History {
     segments: Arc<Segments>,
     /// First seqs of the segments, ascending.
     sealed: Vec<Seq>,
-    /// Versions in them.
+    /// Versions in them, and in those that were dropped.
     sealed_versions: u64,
+    /// Versions that were dropped.
+    dropped_versions: u64,
     newest_sealed: Option<Version>,
     /// Where the newest of them stands.
     sealed_place: Before,
@@ -110,12 +112,14 @@ impl History {
             segments,
             sealed: Vec::new(),
             sealed_versions: 0,
+            dropped_versions: 0,
             newest_sealed: None,
             sealed_place: Before::Nothing,
             tail: Vec::new(),
         };
         let newest = sealed.last().copied();
         history.sealed = sealed;
+        history.forget_dropped();
         if let Some(newest) = newest
             && let Err(error) = history.take_over(newest)
         {
@@ -138,6 +142,14 @@ impl History {
                 Err(error) => log::error!("{error}"),
             }
         }
+    }
+
+    /// Takes out the segments that were dropped, as far as they are known of; returns how many versions fewer there are.
+    pub(crate) fn forget_dropped(&mut self) -> u64 {
+        let Some(remains) = self.segments.remains() else { return 0 };
+        self.sealed.retain(|&segment| remains.gap_of(segment).is_none());
+        let before = std::mem::replace(&mut self.dropped_versions, remains.versions());
+        self.dropped_versions.saturating_sub(before)
     }
 
     /// Makes the end of this segment the end of what is sealed.
@@ -266,7 +278,7 @@ impl History {
     /// How many versions there are. Those of segments that cannot be read are counted.
     pub fn version_count(&self) -> u64 {
         let in_tail = self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum();
-        self.sealed_versions.saturating_add(in_tail)
+        self.sealed_versions.saturating_sub(self.dropped_versions).saturating_add(in_tail)
     }
 
     /// Whether the record with this seq is part of a segment: nothing about it changes any more.
@@ -385,12 +397,27 @@ impl History {
     }
 
     /// Hands everything that happened to `take`, in order, until it breaks: versions recorded, changes rewound, versions
-    /// missing.
+    /// missing, versions dropped.
     ///
     /// # Errors
     /// When segments before the place where `take` broke could not be read: what all others tell was handed out.
     pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
-        self.for_stretches_from(None, &mut |stretch| stretch.timeline().try_for_each(&mut *take))
+        let remains = self.segments.remains();
+        let mut gaps = remains.as_ref().map_or(&[][..], |remains| remains.gaps()).iter().peekable();
+        let mut unreadable = None;
+        let read = self.for_stretches_from(None, &mut |stretch| {
+            while let Some(gap) = gaps.next_if(|gap| gap.last_seq < stretch.first_seq()) {
+                match self.segments.footer(gap.last_segment) {
+                    Ok(footer) => {
+                        let (last, before) = (Place(footer.place).data_version(), gap.last_seq.next());
+                        take(TimelineEntry::Dropped { versions: gap.versions, last, before })?;
+                    }
+                    Err(error) => unreadable = unreadable.take().or(Some(error)),
+                }
+            }
+            stretch.timeline().try_for_each(&mut *take)
+        });
+        read.and(unreadable.map_or(Ok(()), Err))
     }
 
     /// Visits the stretches from that which holds `seq` on, those that cannot be read last: as the error.

@@ -345,7 +345,7 @@ impl Stretch {
                 TimelineEntry::Rewound { seq, recorded_at, .. } => {
                     (*seq, *recorded_at) == (before.seq(), before.about.time)
                 }
-                TimelineEntry::Recorded(_) | TimelineEntry::Missing { .. } => false,
+                TimelineEntry::Recorded(_) | TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => false,
             }),
         })
     }
@@ -364,7 +364,7 @@ impl Stretch {
     pub(super) fn timeline(&self) -> impl Iterator<Item = TimelineEntry> + '_ {
         // A gap has the seq of the snapshot that closed it, and comes before it.
         let order = |entry: &TimelineEntry| match entry {
-            TimelineEntry::Missing { before, .. } => (*before, 0),
+            TimelineEntry::Missing { before, .. } | TimelineEntry::Dropped { before, .. } => (*before, 0),
             TimelineEntry::Rewound { seq, .. } => (*seq, 1),
             TimelineEntry::Recorded(version) => (version.seq, 1),
         };

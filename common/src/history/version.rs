@@ -89,6 +89,15 @@ pub enum TimelineEntry {
         /// Seq of the snapshot that closed the gap.
         before: Seq,
     },
+    /// Versions that a compaction has dropped.
+    Dropped {
+        /// How many.
+        versions: u64,
+        /// The newest of them.
+        last: DataVersion,
+        /// Seq of the record behind them.
+        before: Seq,
+    },
 }
 
 #[cfg(test)]

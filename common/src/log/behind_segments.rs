@@ -25,8 +25,17 @@ impl Unsealed {
     /// When that is damaged, the log that it was made from counts, which is there if the sealing was cut short; or else
     /// the first log behind it. Without any the cursor stands where the segment begins.
     pub(crate) fn find(directory: &Arc<dyn Directory>, uuid: Uuid, segments: &Segments) -> Result<Self, ReadError> {
+        // In this order: what is missing from the names was dropped before, and what remains of it is told by then.
         let names = directory.list()?;
+        match segments.look_what_is_dropped() {
+            Ok(_) => {}
+            Err(error @ ReadError::Damaged { .. }) => log::error!("{error}"),
+            Err(error) => return Err(error),
+        }
+        let remains = segments.remains();
+        let is_dropped = |first: Seq| remains.as_ref().is_some_and(|remains| remains.gap_of(first).is_some());
         let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
+        sealed.retain(|&first| !is_dropped(first));
         sealed.sort_unstable();
         let directory = Arc::clone(directory);
         let Some(&newest) = sealed.last() else {

@@ -51,7 +51,7 @@ pub(crate) fn attach(
         io::ErrorKind::WouldBlock => OpenRecordingError::Locked { url: url.clone() },
         _ => error.into(),
     })?;
-    let lock = SharedLock { _held: Arc::from(lock) };
+    let lock = SharedLock::of(lock);
     // Read again under the lock: the recorder that held it may have learned the node's id.
     let manifest = read_manifest(&**directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
     let backup = Backup::of(Arc::clone(directory), manifest.clone());

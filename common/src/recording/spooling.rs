@@ -118,7 +118,7 @@ impl Recording {
     fn spooling_to(held: HeldSpool, known: Known) -> Self {
         let HeldSpool { directory, lock, log, contents: SpoolContents { header, spooled, .. } } = held;
         let goes = Goes::ToSpool(Spooling { header, spooled });
-        Self { known, directory, log, lock: SharedLock { _held: lock }, goes }
+        Self { known, directory, log, lock: SharedLock::of(lock), goes }
     }
 
     /// The spool that it goes to: its directory and what is in it; `None` when it goes to the backup.

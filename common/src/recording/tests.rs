@@ -21,6 +21,7 @@ fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
         ),
         TimelineEntry::Rewound { data_version, .. } => (data_version.get(), "rewound"),
         TimelineEntry::Missing { first, .. } => (first.get(), "missing"),
+        TimelineEntry::Dropped { last, .. } => (last.get(), "dropped"),
     };
     let mut statuses = Vec::new();
     history

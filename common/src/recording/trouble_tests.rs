@@ -34,7 +34,7 @@ fn recorded(history: &History) -> Vec<u32> {
             match entry {
                 TimelineEntry::Recorded(version) => recorded.push(version.data_version.get()),
                 TimelineEntry::Rewound { data_version, .. } => panic!("{data_version} was recorded twice"),
-                TimelineEntry::Missing { .. } => {}
+                TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => {}
             }
             ControlFlow::Continue(())
         })
@@ -192,8 +192,14 @@ fn the_very_first_write_of_a_node_may_fail() {
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         let created = crate::create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
-        let lock =
-            BackupLock { backend_url: url.clone(), backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
+        let lock = BackupLock {
+            backend_url: url.clone(),
+            backup_uuid,
+            database: None,
+            on_gap: OnGap::Heal,
+            on_unreachable,
+            compact: None,
+        };
         let directory = Arc::new(FaultyDirectory::new(url.path()));
         let limits = LogLimits::default();
         let mut recording = Recording::open_in(Arc::clone(&directory) as _, &lock, dir.path(), limits).unwrap();

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use crate::compact::remove_dropped;
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::format::{Damage, names};
@@ -129,6 +130,7 @@ impl Sealer {
                 backup.directory().sync()?;
             }
             remove_sealed_logs(&backup, newest)?;
+            let _never_breaks = remove_dropped(&backup, history.sealed(), &mut || ControlFlow::Continue(()))?;
         }
         let (heals, health) = (Heals::default(), Health::Sound);
         Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, heals, health })

@@ -1,16 +1,19 @@
-//! A segment open for reading.
+//! A segment open for reading, or what remains of one.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::format::record_index::{INDEX_LEN_MAX, RecordIndex};
+use crate::format::remains::{RemainingPiece, SegmentPart};
 use crate::format::segment::{
     PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::format::{Damage, frames, names};
-use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::storage::{Access, Directory, StorageError, StorageOp, StoredFile, read_exact_at};
 use crate::{ReadError, Seq};
 
 thread_local! {
@@ -18,16 +21,29 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// Takes a piece and its bytes.
+type TakePiece<'a> = dyn FnMut(Piece, &[u8]) -> Result<(), ReadError> + 'a;
+
 /// A longer buffer is given back at once.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
 
 /// A sealed segment. Opening it reads its header and footer; pieces are read, and checked, when asked for.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
-    file: Box<dyn StoredFile>,
+    file: Arc<dyn StoredFile>,
     header: SegmentHeader,
     footer: SegmentFooter,
     footer_offset: u64,
+    held: Held,
+}
+
+/// How much of a segment there is.
+#[derive(Debug)]
+enum Held {
+    /// All of it, in a file of its own.
+    Whole,
+    /// These pieces, in the file `remains`. The path is that of the file that it was.
+    Part { pieces: Vec<RemainingPiece>, was: PathBuf },
 }
 
 impl SegmentFile {
@@ -54,28 +70,28 @@ impl SegmentFile {
         if !read_exact_at(&*file, &mut bytes, 0)? {
             return Err(short());
         }
-        let header = SegmentHeader::decode(&bytes).map_err(|damage| damaged(0, damage))?;
-        if header.uuid != uuid || header.first_seq != first_seq {
-            return Err(damaged(0, Damage::Foreign));
-        }
         let footer_offset = file_len.checked_sub(SEGMENT_FOOTER_LEN as u64).ok_or_else(short)?;
         let mut footer = [0; SEGMENT_FOOTER_LEN];
         if !read_exact_at(&*file, &mut footer, footer_offset)? {
             return Err(short());
         }
-        let footer = SegmentFooter::decode(&footer).map_err(|damage| damaged(footer_offset, damage))?;
-        let header_checksum = u32::from_le_bytes(*bytes.last_chunk().expect("BUG: a header is longer than 4 bytes"));
-        if footer.header_checksum != header_checksum || footer.last_seq < first_seq {
-            return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another segment")));
-        }
-        // What it builds on is older than itself, and its map leads to nothing newer: so no way leads around in a circle.
-        let older = footer.base.is_none_or(|base| base < first_seq)
-            && footer.map.is_none_or(|map| map.location.segment <= first_seq)
-            && footer.snapshot.is_none_or(|snapshot| snapshot.seq <= first_seq);
-        if !older {
-            return Err(damaged(footer_offset, Damage::Contradiction("it builds on what comes after it")));
-        }
-        Ok(Self { file, header, footer, footer_offset })
+        let (header, footer) = decode_frame(&bytes, &footer, uuid, first_seq)
+            .map_err(|(is_footer, damage)| damaged(if is_footer { footer_offset } else { 0 }, damage))?;
+        Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole })
+    }
+
+    /// What remains of the segment that begins with `first_seq`: `part`, found at byte `offset` of `file`.
+    pub(super) fn of_part(
+        directory: &dyn Directory,
+        file: Arc<dyn StoredFile>,
+        (offset, part): (u64, SegmentPart),
+        uuid: Uuid,
+        first_seq: Seq,
+    ) -> Result<Self, ReadError> {
+        let (header, footer) = decode_frame(&part.header, &part.footer, uuid, first_seq)
+            .map_err(|(_, damage)| ReadError::damaged(file.path(), offset, damage))?;
+        let held = Held::Part { pieces: part.pieces, was: directory.path().join(names::segment(first_seq)) };
+        Ok(Self { file, header, footer, footer_offset: offset, held })
     }
 
     /// Where it is.
@@ -98,9 +114,22 @@ impl SegmentFile {
         &self.footer
     }
 
-    /// Byte at which its footer begins.
+    /// Byte at which its footer begins; that of what tells of it, when it is no file of its own any more.
     pub(crate) fn footer_offset(&self) -> u64 {
         self.footer_offset
+    }
+
+    /// Bytes of its file, when it has one of its own.
+    pub(crate) fn len_bytes(&self) -> Option<u64> {
+        match self.held {
+            Held::Whole => Some(self.footer_offset + SEGMENT_FOOTER_LEN as u64),
+            Held::Part { .. } => None,
+        }
+    }
+
+    /// Its header and its footer, as they are stored.
+    pub(crate) fn frame(&self) -> ([u8; SEGMENT_HEADER_LEN], [u8; SEGMENT_FOOTER_LEN]) {
+        (self.header.encode(), self.footer.encode())
     }
 
     /// Reads a piece, checks it, and has it decoded.
@@ -129,7 +158,13 @@ impl SegmentFile {
         let Some(Piece { offset: start, .. }) = pieces.clone().next() else {
             return Ok(());
         };
-        let mut len = 0;
+        if let Held::Part { pieces: held, was } = &self.held {
+            return pieces.into_iter().try_for_each(|piece| {
+                let found = held.binary_search_by_key(&piece.offset, |held| held.offset).ok();
+                let found = found.and_then(|position| held.get(position)).ok_or_else(|| not_there(was))?;
+                self.read_stored(std::iter::once((Piece { len: found.len, ..piece }, found.place)), &mut take)
+            });
+        }
         for piece in pieces.clone() {
             // Nothing is allocated for what the file is too short to hold.
             let end = piece.end().filter(|&end| end <= self.footer_offset);
@@ -137,8 +172,21 @@ impl SegmentFile {
                 let damage = Damage::Field { field: "piece offset", value: piece.offset };
                 return Err(self.damaged(self.footer_offset, damage));
             }
-            len += piece.len as usize + PIECE_HEADER_LEN;
         }
+        debug_assert!(pieces.clone().zip(pieces.clone().skip(1)).all(|(a, b)| a.end() == Some(b.offset)), "{start}");
+        self.read_stored(pieces.map(|piece| (piece, piece.offset)), &mut take)
+    }
+
+    /// Reads pieces with the bytes of the file at which they are, each right behind the one before it.
+    fn read_stored(
+        &self,
+        pieces: impl Iterator<Item = (Piece, u64)> + Clone,
+        take: &mut TakePiece<'_>,
+    ) -> Result<(), ReadError> {
+        let Some((_, start)) = pieces.clone().next() else {
+            return Ok(());
+        };
+        let len = pieces.clone().map(|(piece, _)| piece.len as usize + PIECE_HEADER_LEN).sum();
         // Taken out, as `take` may read other pieces.
         let mut buffer = BUFFER.take();
         if buffer.len() < len {
@@ -146,10 +194,10 @@ impl SegmentFile {
         }
         let bytes = &mut buffer[..len];
         if !read_exact_at(&*self.file, bytes, start)? {
-            return Err(self.damaged(start, Damage::Short { have: 0, want: len }));
+            return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: len }));
         }
         let mut rest = &*bytes;
-        for piece in pieces {
+        for (piece, _) in pieces {
             let (now, later) = rest.split_at(piece.len as usize + PIECE_HEADER_LEN);
             let (found, payload) = now.split_first_chunk().expect("BUG: a piece's header is 4 bytes");
             let found = u32::from_le_bytes(*found);
@@ -189,8 +237,44 @@ impl SegmentFile {
         }
     }
 
-    /// What is wrong with it, and where.
+    /// What is wrong with it, and where: with the piece, or whatever it is, at this byte of the segment.
     pub(crate) fn damaged(&self, offset: u64, damage: Damage) -> ReadError {
-        ReadError::damaged(self.path(), offset, damage)
+        let held = match &self.held {
+            Held::Whole => None,
+            Held::Part { pieces, .. } => pieces.iter().find(|piece| piece.offset == offset),
+        };
+        ReadError::damaged(self.path(), held.map_or(offset, |piece| piece.place), damage)
     }
+}
+
+/// Reads header and footer of a segment. What is wrong is so with the footer or not.
+fn decode_frame(
+    header_bytes: &[u8; SEGMENT_HEADER_LEN],
+    footer: &[u8; SEGMENT_FOOTER_LEN],
+    uuid: Uuid,
+    first_seq: Seq,
+) -> Result<(SegmentHeader, SegmentFooter), (bool, Damage)> {
+    let header = SegmentHeader::decode(header_bytes).map_err(|damage| (false, damage))?;
+    if header.uuid != uuid || header.first_seq != first_seq {
+        return Err((false, Damage::Foreign));
+    }
+    let footer = SegmentFooter::decode(footer).map_err(|damage| (true, damage))?;
+    let header_checksum = u32::from_le_bytes(*header_bytes.last_chunk().expect("BUG: a header is longer than 4 bytes"));
+    if footer.header_checksum != header_checksum || footer.last_seq < first_seq {
+        return Err((true, Damage::Contradiction("its end belongs to another segment")));
+    }
+    // What it builds on is older than itself, and its map leads to nothing newer: so no way leads around in a circle.
+    let older = footer.base.is_none_or(|base| base < first_seq)
+        && footer.map.is_none_or(|map| map.location.segment <= first_seq)
+        && footer.snapshot.is_none_or(|snapshot| snapshot.seq <= first_seq);
+    if !older {
+        return Err((true, Damage::Contradiction("it builds on what comes after it")));
+    }
+    Ok((header, footer))
+}
+
+/// What was in a segment that was dropped is read by nobody who knows of that.
+pub(super) fn not_there(path: &Path) -> ReadError {
+    let source = io::Error::new(io::ErrorKind::NotFound, "it was dropped by a compaction");
+    StorageError { op: StorageOp::Open, path: path.to_path_buf(), offset: None, source }.into()
 }

@@ -4,12 +4,14 @@ mod anchors;
 mod file;
 mod open_segments;
 mod page_map;
+mod remains;
 mod sealed_pages;
 mod writer;
 
 pub(crate) use anchors::{AnchorFinder, Anchors};
 pub(crate) use file::SegmentFile;
-pub(crate) use open_segments::Segments;
+pub(crate) use open_segments::{Dropped, Segments};
 pub(crate) use page_map::{MapBuilder, MapError};
+pub(crate) use remains::Remains;
 pub(crate) use sealed_pages::{SealedPages, SealedState};
 pub(crate) use writer::SegmentWriter;

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
-use super::SegmentFile;
-use crate::format::Damage;
+use super::remains::{Found, LastBytes};
+use super::{Remains, SegmentFile};
 use crate::format::page_images::Keyframe;
 use crate::format::page_map::{MapNode, NODE_LEN_MAX};
 use crate::format::segment::{Location, SegmentFooter};
 use crate::format::statements::{Block, Encoded, Templates};
+use crate::format::{Damage, names};
 use crate::history::Stretch;
 use crate::recently_used::RecentlyUsed;
 use crate::storage::Directory;
@@ -47,6 +48,38 @@ pub(crate) struct Segments {
     stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
+    dropped: Mutex<KnownRemains>,
+    /// Those that were dropped while somebody had a version open that reads them.
+    held: Mutex<HashMap<Seq, Weak<SegmentFile>>>,
+    /// Whether the files of those that were dropped are taken when they are still there.
+    leftovers: Leftovers,
+}
+
+/// What was found of the segments that were dropped.
+#[derive(Debug, Default)]
+struct KnownRemains {
+    /// The last bytes of the file that was looked at, if there was one.
+    last: Option<LastBytes>,
+    /// That file, unless it is damaged.
+    remains: Option<Arc<Remains>>,
+}
+
+/// What is done with the file of a segment that was dropped and is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leftovers {
+    /// It is read: whoever has an old history still can.
+    Read,
+    /// It is read as if it were gone.
+    Hidden,
+}
+
+/// Whether segments were dropped since somebody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// They are the same.
+    Same,
+    /// Others are.
+    Changed,
 }
 
 fn files_max() -> usize {
@@ -71,7 +104,88 @@ impl Segments {
             stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
+            dropped: Mutex::default(),
+            held: Mutex::default(),
+            leftovers: Leftovers::Read,
         }
+    }
+
+    /// The segments as they are read once those that `remains` tells of are gone.
+    pub(crate) fn without_dropped(&self, remains: Remains) -> Self {
+        let dropped = Mutex::new(KnownRemains { last: None, remains: Some(Arc::new(remains)) });
+        let leftovers = Leftovers::Hidden;
+        Self { dropped, leftovers, ..Self::new(Arc::clone(&self.directory), self.uuid) }
+    }
+
+    /// What was dropped, as it was when somebody looked last; `None` when nothing was, or what tells of it is damaged.
+    pub(crate) fn remains(&self) -> Option<Arc<Remains>> {
+        lock(&self.dropped).remains.clone()
+    }
+
+    /// Whether all segments before this one were dropped.
+    pub(crate) fn is_dropped_before(&self, first_seq: Seq) -> bool {
+        let remains = self.remains();
+        let gap = remains.as_ref().and_then(|remains| remains.gap_at(Seq::FIRST));
+        gap.is_some_and(|gap| gap.last_seq.next() == first_seq)
+    }
+
+    /// Looks what was dropped. Cheap when that is the same as before.
+    ///
+    /// # Errors
+    /// When it cannot be read. What is damaged counts as not there, and is an error once.
+    pub(crate) fn look_what_is_dropped(&self) -> Result<Dropped, ReadError> {
+        let mut known = lock(&self.dropped);
+        let found = Remains::look(&self.directory, self.uuid, known.last.as_ref())?;
+        let (last, remains) = match found {
+            Found::Same => return Ok(Dropped::Same),
+            Found::Nothing if known.last.is_none() => return Ok(Dropped::Same),
+            Found::Nothing => (None, Ok(None)),
+            Found::Other(last, Err(error @ ReadError::Damaged { .. })) => (Some(last), Err(error)),
+            Found::Other(last, remains) => (Some(last), Ok(Some(Arc::new(remains?)))),
+        };
+        let (remains, result) = match remains {
+            Ok(remains) => (remains, Ok(Dropped::Changed)),
+            Err(error) => (None, Err(error)),
+        };
+        *known = KnownRemains { last, remains };
+        drop(known);
+        // Files that are open take room on the disk for as long as they are.
+        lock(&self.files).clear();
+        lock(&self.stretches).clear();
+        result
+    }
+
+    /// Opens the segments up to this one that were dropped, if it was, for somebody who goes on reading them. The newest first:
+    /// if the process may not open so many files, the oldest are left.
+    pub(crate) fn hold_dropped(&self, upto: Seq) -> Vec<Arc<SegmentFile>> {
+        let Some(remains) = self.remains().filter(|remains| remains.gap_of(upto).is_some()) else { return Vec::new() };
+        let mut firsts: Vec<Seq> = match self.directory.list() {
+            Ok(names) => names.iter().filter_map(|name| names::parse_segment(name)).collect(),
+            Err(error) => {
+                log::warn!("{error}: {}", error.source);
+                return Vec::new();
+            }
+        };
+        firsts.retain(|&first| first <= upto && remains.gap_of(first).is_some());
+        firsts.sort_unstable_by(|a, b| b.cmp(a));
+        let mut held = lock(&self.held);
+        held.retain(|_, file| file.strong_count() > 0);
+        let mut files = Vec::new();
+        for first_seq in firsts {
+            let known = held.get(&first_seq).and_then(Weak::upgrade);
+            match known.map_or_else(|| SegmentFile::open(&*self.directory, self.uuid, first_seq).map(Arc::new), Ok) {
+                Ok(file) => {
+                    held.insert(first_seq, Arc::downgrade(&file));
+                    files.push(file);
+                }
+                Err(ReadError::Storage(error)) if error.is_not_found() => {}
+                Err(error) => {
+                    log::warn!("a file that is open may become unreadable, as its version was dropped: {error}");
+                    break;
+                }
+            }
+        }
+        files
     }
 
     /// The directory that they are in.
@@ -84,9 +198,30 @@ impl Segments {
         if let Some(file) = lock(&self.files).get(first_seq) {
             return Ok(file);
         }
-        let file = Arc::new(SegmentFile::open(&*self.directory, self.uuid, first_seq)?);
+        if let Some(file) = lock(&self.held).get(&first_seq).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(self.open_file(first_seq)?);
         lock(&self.files).insert(first_seq, Arc::clone(&file));
         Ok(file)
+    }
+
+    fn open_file(&self, first_seq: Seq) -> Result<SegmentFile, ReadError> {
+        let known = self.remains();
+        let is_dropped = known.as_ref().is_some_and(|remains| remains.gap_of(first_seq).is_some());
+        if is_dropped && self.leftovers == Leftovers::Hidden {
+            let absent = || super::file::not_there(&self.path().join(names::segment(first_seq)));
+            return known.and_then(|remains| remains.segment(first_seq)).unwrap_or_else(|| Err(absent()));
+        }
+        let error = match SegmentFile::open(&*self.directory, self.uuid, first_seq) {
+            Err(ReadError::Storage(error)) if error.is_not_found() => error,
+            opened => return opened,
+        };
+        // It may have been dropped a moment ago.
+        if !is_dropped && self.leftovers == Leftovers::Read {
+            self.look_what_is_dropped()?;
+        }
+        self.remains().and_then(|remains| remains.segment(first_seq)).unwrap_or_else(|| Err(error.into()))
     }
 
     /// What a segment holds as a whole. Kept for every segment that was asked about: some hundred bytes.
@@ -97,6 +232,18 @@ impl Segments {
         let footer = Arc::new(self.open(first_seq)?.footer().clone());
         lock(&self.footers).insert(first_seq, Arc::clone(&footer));
         Ok(footer)
+    }
+
+    /// As [`footer`](Self::footer), of a segment that may not have been made yet, and cannot have been dropped.
+    pub(crate) fn footer_of_new(&self, first_seq: Seq) -> Result<Option<Arc<SegmentFooter>>, ReadError> {
+        if !lock(&self.footers).contains_key(&first_seq) {
+            match SegmentFile::open(&*self.directory, self.uuid, first_seq) {
+                Ok(file) => lock(&self.files).insert(first_seq, Arc::new(file)),
+                Err(ReadError::Storage(error)) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        self.footer(first_seq).map(Some)
     }
 
     /// A node of a page map.
@@ -169,5 +316,6 @@ impl Segments {
         lock(&self.stretches).clear();
         lock(&self.templates).clear();
         lock(&self.blocks).clear();
+        *lock(&self.dropped) = KnownRemains::default();
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
+use crate::format::remains::Gap;
 use crate::lock_look::LockLook;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
@@ -16,6 +17,8 @@ pub(super) struct InUse {
     pub(super) segments: BTreeSet<Seq>,
     pub(super) logs: BTreeSet<Seq>,
     pub(super) snapshots: BTreeSet<Seq>,
+    /// Segments that are not, for they were dropped.
+    pub(super) dropped: Vec<Gap>,
 }
 
 /// Sorts the names: what is not in use is noted, or found.
@@ -30,9 +33,14 @@ pub(super) fn check_names(
     let at_work = backup.look_at_lock().is_ok_and(|look| look == LockLook::Held);
     for name in names {
         let unused = match () {
-            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE].contains(&&**name) => None,
+            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS]
+                .contains(&&**name) =>
+            {
+                None
+            }
             () if name.ends_with(TEMPORARY_ENDING) => Some(Ok(NoteAbout::Leftover)),
             () => match (names::parse_segment(name), names::parse_log(name), names::parse_snapshot(name)) {
+                (Some(first), ..) if in_use.dropped.iter().any(|gap| gap.has(first)) => Some(Ok(NoteAbout::Leftover)),
                 (Some(first), ..) => {
                     (!in_use.segments.contains(&first)).then_some(Err("readers take a log instead of it"))
                 }

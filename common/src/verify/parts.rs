@@ -18,7 +18,7 @@ use crate::format::record_index::RecordIndex;
 use crate::format::segment::SnapshotId;
 use crate::history::Stretch;
 use crate::log::RecordPlace;
-use crate::segment::SegmentFile;
+use crate::segment::{Remains, SegmentFile};
 use crate::{Backup, DataVersion, Seq};
 
 /// A file that is checked by itself.
@@ -28,6 +28,8 @@ pub(super) enum Part {
     Segment(std::sync::Arc<SegmentFile>),
     /// A snapshot, and the version that its record says, if that is known.
     Snapshot(SnapshotId, Option<DataVersion>),
+    /// What remains of segments that were dropped.
+    Remains,
 }
 
 impl Part {
@@ -36,6 +38,7 @@ impl Part {
         match self {
             Self::Segment(file) => names::segment(file.first_seq()),
             Self::Snapshot(id, _) => names::snapshot(id.seq),
+            Self::Remains => names::REMAINS.to_owned(),
         }
     }
 }
@@ -79,6 +82,7 @@ pub(super) fn check_all(
             match part {
                 Part::Segment(file) => check_segment(backup, file, depth, &found),
                 Part::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
+                Part::Remains => check_remains(backup, &found),
             }
             progress.add(*bytes);
         }
@@ -160,6 +164,15 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
             .for_each(|version| around.add_place(version.place));
     }
     around
+}
+
+/// What of it versions need is found out by walking there: here every byte is looked at.
+fn check_remains(backup: &Backup, found: &Mutex<Found>) {
+    let problem = |error| drop(lock(found).findings.add_read(&error));
+    match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
+        Ok(remains) => remains.check(&mut { problem }),
+        Err(error) => problem(error),
+    }
 }
 
 fn check_one_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>, found: &Mutex<Found>) {

@@ -103,9 +103,10 @@ impl Picture {
         Ok(Self { names, history, read, end, next_seq })
     }
 
-    /// The place of the first version that there ever was in the backup.
+    /// The place of the first version that there is in the backup, or was before damage.
     pub(super) fn oldest_place(&self, backup: &Backup) -> u64 {
-        let first = self.history.sealed().first().filter(|&&first| first == Seq::FIRST);
+        let is_first = |first: Seq| first == Seq::FIRST || backup.segments().is_dropped_before(first);
+        let first = self.history.sealed().first().filter(|&&first| is_first(first));
         let stretch = first.and_then(|&first| backup.segments().stretch(first).ok());
         let sealed = stretch.and_then(|stretch| stretch.versions().first().map(|version| version.place.0));
         let unsealed = || {

@@ -7,6 +7,7 @@ use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
 use crate::format::record::DeltaBase;
 use crate::format::record::first_link;
+use crate::format::remains::Gap;
 use crate::format::segment::{FollowedBy, SegmentFooter};
 use crate::format::{Damage, names};
 use crate::segment::SegmentFile;
@@ -47,17 +48,21 @@ pub(super) fn open_all(
     findings: &mut Findings,
 ) -> Vec<Sealed> {
     let mut all: Vec<Sealed> = Vec::new();
+    let remains = backup.segments().remains();
+    // What was dropped is not missing.
+    let behind_gap = |next: Seq| {
+        let gap = remains.as_ref().and_then(|remains| remains.gap_at(next));
+        gap.map_or(next, |gap| gap.last_seq.next())
+    };
     for &first in firsts {
         let opened = backup.segments().open(first);
-        if let (Ok(file), Some(before)) = (&opened, all.last())
-            && let Some(footer) = before.footer()
-            && footer.last_seq.next() < first
-        {
-            all.push(missing(footer.last_seq.next(), file.footer(), findings));
-        } else if let (Ok(file), None) = (&opened, all.last())
-            && first != Seq::FIRST
-        {
-            all.push(missing(Seq::FIRST, file.footer(), findings));
+        let expected = match all.last() {
+            None => Some(Seq::FIRST),
+            Some(before) => before.footer().map(|footer| footer.last_seq.next()),
+        };
+        let expected = expected.map(behind_gap).filter(|&expected| expected < first);
+        if let (Ok(file), Some(expected)) = (&opened, expected) {
+            all.push(missing(expected, file.footer(), findings));
         }
         let why = opened.as_ref().err().map(|error| findings.add_read(error));
         all.push(Sealed { first, file: opened.ok(), places: (1, 0), versions: None, why });
@@ -118,21 +123,27 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
         let before = position.checked_sub(1).and_then(|position| sealed.get(position));
         let Some(file) = &one.file else { continue };
         let mut problems = Vec::new();
-        match before {
-            None => {
-                let link = (Seq::FIRST, first_link(backup.manifest().uuid), 0, 0);
-                check_link(file, link, &mut problems);
+        let mut before = match before {
+            None => Before::Beginning,
+            Some(Sealed { file: Some(before), .. }) => Before::Segment(Arc::clone(before)),
+            Some(_) => Before::Unknown,
+        };
+        if let Some(gap) = gap_before(backup, &before) {
+            let fits = before.link(backup).is_none_or(|link| {
+                link == (gap.first_seq, gap.previous_checksum, gap.versions_before, gap.place_before)
+            });
+            let end = backup.segments().open(gap.last_segment);
+            let fits = fits && end.as_ref().is_ok_and(|end| is_end_of(end.footer(), &gap));
+            if !fits {
+                let what = "what it says of dropped segments does not fit between those beside them";
+                problems.push(ReadError::damaged(&backup.path().join(names::REMAINS), 0, Damage::Contradiction(what)));
             }
-            Some(Sealed { file: Some(before), .. }) => {
-                let footer = before.footer();
-                let versions = footer.versions_before.saturating_add(footer.versions.into());
-                let place = if versions > 0 { footer.place } else { 0 };
-                check_link(file, (footer.last_seq.next(), footer.last_checksum, versions, place), &mut problems);
-            }
-            Some(_) => {}
+            before = end.map_or(Before::Unknown, Before::Segment);
         }
-        let before = before.and_then(|before| before.file.as_deref());
-        problems.extend(check_base(backup, file, before).err());
+        if let Some(link) = before.link(backup) {
+            check_link(file, link, &mut problems);
+        }
+        problems.extend(check_base(backup, file, before.segment()).err());
         for problem in problems {
             let at = findings.add_read(&problem);
             findings.cost(&at, |finding| finding.in_doubt.add(one.places.0, one.places.1));
@@ -140,15 +151,60 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
     }
 }
 
+/// What comes before a segment.
+enum Before {
+    /// Nothing: it is the first one.
+    Beginning,
+    /// This one, or what remains of it.
+    Segment(Arc<SegmentFile>),
+    /// It cannot be opened.
+    Unknown,
+}
+
+/// The first seq behind something, the checksum of the record before it, how many versions there are up to there, and
+/// the place of the newest of them.
+type Link = (Seq, u32, u64, u64);
+
+impl Before {
+    fn segment(&self) -> Option<&SegmentFile> {
+        match self {
+            Self::Segment(file) => Some(file),
+            Self::Beginning | Self::Unknown => None,
+        }
+    }
+
+    /// What the next segment, or gap, has to continue; `None` when it is not known.
+    fn link(&self, backup: &Backup) -> Option<Link> {
+        match self {
+            Self::Beginning => Some((Seq::FIRST, first_link(backup.manifest().uuid), 0, 0)),
+            Self::Segment(file) => {
+                let footer = file.footer();
+                let versions = footer.versions_before.saturating_add(footer.versions.into());
+                let place = if versions > 0 { footer.place } else { 0 };
+                Some((footer.last_seq.next(), footer.last_checksum, versions, place))
+            }
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// The segments that were dropped behind something.
+fn gap_before(backup: &Backup, before: &Before) -> Option<Gap> {
+    let (first, ..) = before.link(backup)?;
+    backup.segments().remains()?.gap_at(first).cloned()
+}
+
+/// Whether a gap ends with this segment.
+fn is_end_of(footer: &SegmentFooter, gap: &Gap) -> bool {
+    let versions = footer.versions_before.saturating_add(footer.versions.into());
+    (footer.last_seq, versions) == (gap.last_seq, gap.versions_before.saturating_add(gap.versions))
+}
+
 /// Bytes of a header before its first seq, and before the checksum of the record before.
 const FIRST_SEQ_AT: u64 = 32;
 const PREVIOUS_CHECKSUM_AT: u64 = 40;
 
-fn check_link(
-    file: &SegmentFile,
-    (first, checksum, versions, place): (Seq, u32, u64, u64),
-    problems: &mut Vec<ReadError>,
-) {
+fn check_link(file: &SegmentFile, (first, checksum, versions, place): Link, problems: &mut Vec<ReadError>) {
     let (header, footer) = (file.header(), file.footer());
     let mut check = |fits: bool, offset, what| {
         if !fits {

@@ -37,6 +37,8 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     let behind = picture.history.unsealed_versions().next().map(|version| version.place.0);
     let mut firsts: BTreeSet<Seq> = picture.history.sealed().iter().copied().collect();
     firsts.extend(picture.names.iter().filter_map(|name| names::parse_segment(name)));
+    let remains = backup.segments().remains();
+    firsts.retain(|&first| remains.as_ref().is_none_or(|remains| remains.gap_of(first).is_none()));
     // The log that a segment was made of counts while that cannot be read.
     let is_instead = |first: &Seq| picture.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
@@ -92,9 +94,7 @@ impl Verification {
         let found = std::mem::take(&mut self.found);
         self.found = check_all(&self.backup, &parts, self.depth, found, &progress);
         sealed::check_links(&self.backup, &self.sealed, self.places, &mut self.found.findings);
-        if !is_whole {
-            self.reach();
-        }
+        self.reach(is_whole);
         self.check_logs();
         let lost = sealed::cost_of_unopened(&self.sealed, self.places, &mut self.found.findings);
         self.lost.extend(&lost);
@@ -161,6 +161,9 @@ impl Verification {
             }
             parts.push(Part::Segment(Arc::clone(file)));
         }
+        if self.picture.names.iter().any(|name| name == names::REMAINS) {
+            parts.push(Part::Remains);
+        }
         for (seq, snapshot) in self.picture.history.unsealed_snapshots().filter(|_| self.has_logs()) {
             let version = self.picture.history.unsealed_records().find(|record| record.seq() == seq);
             let id = SnapshotId { seq, footer_checksum: snapshot.footer_checksum };
@@ -193,12 +196,18 @@ impl Verification {
         file.and_then(|file| file.read_len()).unwrap_or(0)
     }
 
-    /// Checks what the versions that were asked for need of other segments.
-    fn reach(&mut self) {
+    /// Checks what the versions that were asked for need of other segments: those that were dropped, and unless it `is_whole`
+    /// those that were not asked for.
+    fn reach(&mut self, is_whole: bool) {
         let whole: BTreeSet<Seq> = self.segments().map(|one| one.first).collect();
         let bases = self.segments().filter_map(|one| one.file.as_ref()?.footer().base);
-        let mut needed: BTreeSet<Seq> = bases.filter(|base| !whole.contains(base)).collect();
-        if self.has_logs() {
+        let unsealed = self.picture.history.unsealed_snapshots().filter_map(|(_, snapshot)| match snapshot.base {
+            Some(DeltaBase::Segment(base)) => Some(base),
+            _ => None,
+        });
+        let mut needed: BTreeSet<Seq> =
+            bases.chain(unsealed.filter(|_| self.has_logs())).filter(|base| !whole.contains(base)).collect();
+        if self.has_logs() && !is_whole {
             needed.extend(self.picture.history.sealed().last());
         }
         let Found { findings, unreadable, .. } = &mut self.found;
@@ -333,6 +342,9 @@ impl Verification {
         in_use.snapshots.extend(self.sealed.iter().filter_map(|one| Some(one.file.as_ref()?.footer().snapshot?.seq)));
         let bases = self.picture.history.unsealed_snapshots().filter_map(|(_, snapshot)| snapshot.base);
         in_use.snapshots.extend(bases.map(DeltaBase::seq));
+        if let Some(remains) = self.backup.segments().remains() {
+            in_use.dropped = remains.gaps().to_vec();
+        }
         let Found { findings, notes, .. } = &mut self.found;
         check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
     }

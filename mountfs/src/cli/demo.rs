@@ -108,8 +108,14 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     step("A new node and an empty backup for it");
     let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(()))?;
     let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
-    let lock =
-        BackupLock { backend_url: url.clone(), backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable };
+    let lock = BackupLock {
+        backend_url: url.clone(),
+        backup_uuid,
+        database: None,
+        on_gap: OnGap::Heal,
+        on_unreachable,
+        compact: None,
+    };
     lock.create(&place.node())?;
     say!("   node    {}", place.node().display());
     say!("   backup  {url}");

@@ -142,6 +142,7 @@ impl Node {
             database: None,
             on_gap: OnGap::Heal,
             on_unreachable: OnUnreachable::default(),
+            compact: None,
         };
         lock.create(&self.lightning_dir).with_context(|| {
             format!("{} is made, but the node is not connected to it; write backup.lock by hand", args.url)

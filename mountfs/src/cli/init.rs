@@ -57,6 +57,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         backup_uuid: Some(created.uuid),
         database,
         on_gap: before.as_ref().map_or_else(OnGap::default, |before| before.on_gap),
+        compact: before.as_ref().and_then(|before| before.compact),
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
     if let Some(aside) = &created.put_aside {

@@ -2,6 +2,7 @@
 
 pub mod behind;
 mod chosen_version;
+pub mod compact;
 pub mod completions;
 pub mod daemon;
 pub mod demo;
@@ -31,6 +32,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use common::compact::KeepSpan;
 use common::{BackupUrl, DataVersion};
 use log::LevelFilter;
 
@@ -92,6 +94,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Seal the finished logs of a backup that no recorder is writing to
     Seal(SealArgs),
+    /// Drop history that a policy does not keep
+    Compact(CompactArgs),
     /// Make a backup of a file of the Python plugin `backup`, with all its versions
     Import(ImportArgs),
     /// Write a file that the Python plugin `backup` can restore and go on with
@@ -236,7 +240,7 @@ pub struct VersionsArgs {
 #[command(after_help = "\
 --json prints one object: data_version, seq, recorded_at (RFC 3339), destination, bytes, bytes_by_kind, free_bytes,
 unsealed_changes, sealed_through, sealed_through_seq, replay (through, text, problem) and format as in backup-status;
-versions, oldest_version, locked (whether a recorder of this machine, or `backupfs seal`, is seen to hold the lock), and
+versions, oldest_version, dropped (what compactions have dropped so far: at, versions, segments, remains_bytes), locked (whether a recorder of this machine, or `backupfs seal`, is seen to hold the lock), and
 problem (why the backup cannot be read to its end). What is not known is null. Fields are only ever added.
 
 Example:
@@ -346,6 +350,49 @@ fn file_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Drop history that a policy does not keep.
+///
+/// Keeps everything within the span of --keep-within, and further back what --keep-hourly, --keep-daily and --keep-weekly say: of every
+/// hour, day or week (in UTC) that has versions the newest one. History goes by segments of some 900 changes, so with each
+/// version that is kept stay its neighbours in the same segment. Spans count back from the newest version, which is always
+/// kept. Versions that are kept stay what they are, byte for byte. It can be interrupted at any time.
+///
+/// For a backup that no recorder is writing to. A recorder does it by itself when `backup.lock` has a policy, or is told to by
+/// `lightning-cli -k backup-compact keep_within=90d`. With --dry-run it works beside a recorder.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SPAN is a number with a unit: 12h, 90d, 8w, 1y (365 days).
+
+Exit codes: 0 done, 1 the backup is damaged, 2 it could not be done, or the policy keeps nothing; nothing is changed then.
+--json prints one object: dry_run, dropped_versions, dropped_segments, kept_versions, oldest_version, freed_bytes,
+remains_bytes (what is left of all segments that were ever dropped). Fields are only ever added.
+
+Examples:
+  backupfs compact --keep-within 90d --dry-run /var/backup/node.bkp
+  backupfs compact --keep-within 30d --keep-hourly 90d --keep-daily 1y /var/backup/node.bkp")]
+pub struct CompactArgs {
+    /// Keep all versions of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_within: Option<KeepSpan>,
+    /// Keep the newest version of every hour of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_hourly: Option<KeepSpan>,
+    /// Keep the newest version of every day of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_daily: Option<KeepSpan>,
+    /// Keep the newest version of every week of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_weekly: Option<KeepSpan>,
+    /// Only say what would be dropped, and how much room that would free
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The backup
+    pub url: BackupUrl,
+}
+
 /// Show it all on a pretended node, in half a minute.
 ///
 /// Plays 1,500 database writes of a real node to the real `backup-recorder`, mounts the backup, restores the newest
@@ -441,6 +488,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Demo(args) => demo::run(args),

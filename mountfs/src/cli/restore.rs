@@ -185,7 +185,11 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
             TimelineEntry::Recorded(Version { data_version, .. }) => {
                 after = after.into_iter().chain([data_version]).min_by_key(|&version| distance(version));
             }
-            TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } => {}
+            // Those before it were told of already.
+            TimelineEntry::Dropped { last, .. } if after.is_none() && distance(last) >= 0 => {
+                fate = "was dropped by a compaction";
+            }
+            TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => {}
         }
         ControlFlow::Continue(())
     });

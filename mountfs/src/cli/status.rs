@@ -9,7 +9,7 @@ use common::{
     UnsealedChanges,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Failure, StatusArgs, behind};
 use crate::fs_error::chain;
@@ -54,6 +54,8 @@ struct Status {
     locked: Option<bool>,
     /// The spool that holds, or may hold, newer changes; null when the backup is known to have all.
     spool: Option<Value>,
+    /// What was dropped from it; null when nothing ever was.
+    dropped: Option<Value>,
     /// Why what comes behind the newest version cannot be read, or something before it.
     problem: Option<String>,
 }
@@ -93,6 +95,7 @@ impl Status {
             oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
             locked: locked.ok().map(|look| look == LockLook::Held),
             spool: behind::to_json(sight),
+            dropped: dropped_json(backup),
             problem: problem.map(|error| chain(error)),
         }
     }
@@ -108,6 +111,10 @@ impl Status {
         }
         let oldest = self.oldest_version.map(|oldest| format!(", the oldest is {oldest}")).unwrap_or_default();
         line("versions", &self.versions.map_or_else(|| NOT_KNOWN.to_owned(), |count| format!("{count}{oldest}")))?;
+        if let Some(dropped) = &self.dropped {
+            let text = |field: &str| dropped[field].as_str().map_or_else(|| dropped[field].to_string(), str::to_owned);
+            line("dropped", &format!("{} versions before, the last time {}", text("versions"), text("at")))?;
+        }
         match (fields.sealed_through, fields.sealed_through_seq, fields.unsealed_changes) {
             (Some(version), ..) => line("sealed", &format!("through version {version}"))?,
             (None, Some(seq), _) => line("sealed", &format!("through record {seq}, without any version"))?,
@@ -136,6 +143,16 @@ impl Status {
     }
 }
 
+fn dropped_json(backup: &Backup) -> Option<Value> {
+    let dropped = backup.read_dropped().inspect_err(|error| log::warn!("{}", chain(error))).ok()??;
+    Some(json!({
+        "at": dropped.at.to_string(),
+        "versions": dropped.versions,
+        "segments": dropped.segments,
+        "remains_bytes": dropped.remains_bytes,
+    }))
+}
+
 fn in_words(bytes: &BytesByKind) -> String {
     let BytesByKind { logs, segments, snapshots, other } = bytes;
     format!("{}: logs {logs}, segments {segments}, snapshots {snapshots}, other {other}", bytes.total())
@@ -159,6 +176,7 @@ mod tests {
             oldest_version: None,
             locked: None,
             spool: None,
+            dropped: None,
             problem: None,
         };
         let text = text(&status);
@@ -181,8 +199,15 @@ mod tests {
         let mut fields = StatusFields::new();
         fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
         let spool = behind::to_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
-        let status =
-            Status { fields, versions: Some(7), oldest_version: Some(3), locked: Some(true), spool, problem: None };
+        let status = Status {
+            fields,
+            versions: Some(7),
+            oldest_version: Some(3),
+            locked: Some(true),
+            spool,
+            dropped: None,
+            problem: None,
+        };
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["bytes"], &json["versions"]), (&4321.into(), &7.into()));
         assert_eq!((&json["bytes_by_kind"]["snapshots"], &json["locked"]), (&300.into(), &true.into()));

@@ -43,6 +43,8 @@ pub(super) enum Line {
     Version(Row),
     /// Never recorded: all versions from the first to the last.
     Missing(DataVersion, DataVersion),
+    /// Dropped by a compaction: so many versions, the newest of which is this one.
+    Dropped(u64, DataVersion),
 }
 
 /// One version. The field names are those of `--json`.
@@ -118,6 +120,12 @@ fn write_line(line: &Line, args: &VersionsArgs, out: &mut impl Write) -> io::Res
                 }
                 version = version.next();
             }
+        }
+        // Nothing is known of each of them.
+        Line::Dropped(..) if args.json => Ok(()),
+        Line::Dropped(versions, last) => {
+            let text = format!("({versions} versions up to this one were dropped by a compaction)");
+            writeln!(out, "{last:>12} {:>12}  {text}", "-")
         }
         Line::Missing(first, last) => {
             let versions = if first == last { first.to_string() } else { format!("{first}-{last}") };
@@ -230,6 +238,11 @@ impl Range {
                 let some = self.place(from) <= self.place(to);
                 (some && self.has(from, *noticed_at)).then_some(Line::Missing(from, to))
             }
+            // It has no time, so it is told when all versions are asked for.
+            TimelineEntry::Dropped { versions, last, .. } => {
+                let all = self.since.is_none() && self.until.is_none();
+                all.then_some(Line::Dropped(*versions, *last))
+            }
         }
     }
 }
@@ -271,7 +284,7 @@ mod tests {
     fn missing_in(range: &Range, entry: &TimelineEntry) -> Option<(u32, u32)> {
         match range.line(entry)? {
             Line::Missing(first, last) => Some((first.get(), last.get())),
-            Line::Version(_) => None,
+            Line::Version(_) | Line::Dropped(..) => None,
         }
     }
 

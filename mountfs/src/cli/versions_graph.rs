@@ -137,6 +137,8 @@ fn tallies(history: &History, range: &Range) -> (BTreeMap<i64, Tally>, Result<()
                 }
                 _ => None,
             },
+            // Nothing is known of when they were recorded.
+            TimelineEntry::Dropped { .. } => None,
         };
         if let Some((at, tally)) = found {
             hours.entry(at.as_micros() / HOUR_MICROS).or_default().add(&tally);

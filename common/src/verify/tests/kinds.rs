@@ -359,6 +359,7 @@ fn the_sample_is_eventful() {
                 }
                 crate::TimelineEntry::Rewound { .. } => rewound += 1,
                 crate::TimelineEntry::Missing { .. } => missing += 1,
+                crate::TimelineEntry::Dropped { .. } => {}
             }
             ControlFlow::Continue(())
         })

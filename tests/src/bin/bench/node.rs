@@ -44,6 +44,7 @@ impl Node {
             database: None,
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
+            compact: None,
         };
         lock.create(&node.lightning_dir())?;
         Ok(node)

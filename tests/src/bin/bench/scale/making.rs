@@ -72,7 +72,14 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let url = dir.url()?;
     let created = create_backup(&url, Some(&dir.database()), &mut |_| ControlFlow::Continue(()))?;
     let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
-    let lock = BackupLock { backend_url: url, backup_uuid, database: None, on_gap: OnGap::Stop, on_unreachable };
+    let lock = BackupLock {
+        backend_url: url,
+        backup_uuid,
+        database: None,
+        on_gap: OnGap::Stop,
+        on_unreachable,
+        compact: None,
+    };
     lock.create(&dir.lightning_dir())?;
     let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;
     let mut made = Made {

@@ -1,0 +1,96 @@
+//! Compacting a backup that nobody is recording to.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{CompactError, CompactOutcome, CompactProgress, Compaction, KeepPolicy, Manner, prepare};
+use crate::backup::OpenError;
+use crate::format::names;
+use crate::log::{RecoverError, recover};
+use crate::storage::StorageError;
+use crate::{Backup, BackupUrl, ReadError, SharedLock, Timestamp};
+
+/// Why a backup is not compacted. What is kept is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompactBackupError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Somebody records to it.
+    #[error(
+        "{url} is locked: a recorder is writing to it. Have that do it: lightning-cli -k backup-compact {options}; \
+         --dry-run works beside it"
+    )]
+    Locked {
+        /// Where it is.
+        url: BackupUrl,
+        /// The policy, as the recorder takes it.
+        options: String,
+    },
+    /// Its logs cannot be put right.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// It cannot be compacted.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl CompactBackupError {
+    /// Whether the backup is at fault, and not this moment.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Recover(RecoverError::Read(ReadError::Damaged { .. }))
+                | Self::Compact(CompactError::Read(ReadError::Damaged { .. }))
+        )
+    }
+}
+
+impl From<ReadError> for CompactBackupError {
+    fn from(error: ReadError) -> Self {
+        Self::Compact(error.into())
+    }
+}
+
+/// Compacts the backup at `url` under its lock; `watch` is asked again and again, and can break.
+///
+/// # Errors
+/// When somebody else has the backup, it cannot be read as a whole, or something cannot be written.
+pub fn compact_backup(
+    url: &BackupUrl,
+    policy: &KeepPolicy,
+    watch: &mut dyn FnMut(CompactProgress) -> ControlFlow<()>,
+) -> Result<CompactOutcome, CompactBackupError> {
+    policy.check().map_err(CompactError::from)?;
+    let backup = Arc::new(Backup::open(url)?);
+    let lock = backup.directory().lock(names::LOCK).map_err(|error| match error.source.kind() {
+        io::ErrorKind::WouldBlock => {
+            CompactBackupError::Locked { url: url.clone(), options: policy.as_options().join(" ") }
+        }
+        _ => error.into(),
+    })?;
+    let lock = SharedLock::of(lock);
+    // As a recorder does at its start: from here on everything that is read is durable.
+    let (_, cursor) = backup.sealed_history()?;
+    recover(cursor, &mut |_, _| Ok(()))?;
+    Ok(backup.compact(policy, Timestamp::now(), Manner::FULL, &lock, watch)?)
+}
+
+/// What a compaction of the backup at `url` would do. Takes no lock and changes nothing. `None` when `watch` has broken.
+///
+/// # Errors
+/// When it cannot be read as a whole.
+pub fn plan_compaction(
+    url: &BackupUrl,
+    policy: &KeepPolicy,
+    watch: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Option<Compaction>, CompactBackupError> {
+    policy.check().map_err(CompactError::from)?;
+    let backup = Arc::new(Backup::open(url)?);
+    Ok(prepare(&backup, policy, Timestamp::now(), watch)?.map(|prepared| prepared.compaction))
+}

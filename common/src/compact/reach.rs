@@ -1,0 +1,152 @@
+//! Which pieces of dropped segments are needed: what the page maps lead to that something kept builds on.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::plan::Plan;
+use crate::format::page_images::{Anchor, Keyframe, PageImages, newest_only};
+use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
+use crate::format::segment::{Location, MapRoot, Piece};
+use crate::segment::Segments;
+use crate::{PageNo, ReadError, Seq};
+
+/// What a piece is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// A node of a page map.
+    Node,
+    /// Images of a page.
+    Images(PageNo),
+}
+
+/// Takes a piece of a dropped segment: where it was, what it is, its bytes.
+type Take<'a> = dyn FnMut(Location, Role, &[u8]) -> Result<(), ReadError> + 'a;
+
+/// A piece that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Needed {
+    pub(super) segment: Seq,
+    pub(super) offset: u64,
+    /// Its bytes where it is now.
+    pub(super) len: u32,
+    pub(super) role: Role,
+    /// Its bytes where it will be.
+    pub(super) new_len: u32,
+}
+
+impl Needed {
+    /// The piece, where it is now.
+    pub(super) fn piece(&self) -> Piece {
+        Piece { offset: self.offset, len: self.len }
+    }
+}
+
+/// Walks from the roots to every node and all images, each once, and to their anchors.
+pub(super) struct Walk<'a> {
+    pub(super) segments: &'a Segments,
+    pub(super) plan: &'a Plan,
+    /// Asked before every piece; can break.
+    pub(super) watch: &'a mut dyn FnMut() -> ControlFlow<()>,
+    seen: HashSet<(Seq, u64)>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(segments: &'a Segments, plan: &'a Plan, watch: &'a mut dyn FnMut() -> ControlFlow<()>) -> Self {
+        Self { segments, plan, watch, seen: HashSet::new() }
+    }
+
+    fn is_dropped(&self, first: Seq) -> bool {
+        let position = self.plan.gaps.partition_point(|gap| gap.first_seq <= first).checked_sub(1);
+        position.and_then(|position| self.plan.gaps.get(position)).is_some_and(|gap| gap.has(first))
+    }
+
+    /// Hands the pieces of dropped segments below a root to `take`, with their bytes; breaks when `watch` does.
+    pub(super) fn below(&mut self, root: Option<MapRoot>, take: &mut Take<'_>) -> Result<ControlFlow<()>, ReadError> {
+        let Some(root) = root else { return Ok(ControlFlow::Continue(())) };
+        let mut nodes = vec![(root.location, root.height.min(HEIGHT_MAX), 0_u64)];
+        while let Some((at, height, skipped)) = nodes.pop() {
+            if !self.seen.insert((at.segment, at.piece.offset)) {
+                continue;
+            }
+            if (self.watch)().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let node = self.segments.node(at)?;
+            if self.is_dropped(at.segment) {
+                self.segments
+                    .open(at.segment)?
+                    .read_pieces(std::iter::once(at.piece), |_, bytes| take(at, Role::Node, bytes))?;
+            }
+            for slot in 0..FAN_OUT as usize {
+                let Some(entry) = node.get(slot) else { continue };
+                let skipped = skipped + slot as u64 * u64::from(FAN_OUT).pow(height.into());
+                match (height.checked_sub(1), u32::try_from(skipped + 1).ok().and_then(PageNo::new)) {
+                    (Some(height), _) => nodes.push((entry, height, skipped)),
+                    (None, Some(page)) => self.images(entry, page, take)?,
+                    (None, None) => {}
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Images, and their anchor, which has none itself.
+    fn images(&mut self, at: Location, page: PageNo, take: &mut Take<'_>) -> Result<(), ReadError> {
+        let mut next = Some(at);
+        while let Some(at) = next.take() {
+            if !self.seen.insert((at.segment, at.piece.offset)) {
+                continue;
+            }
+            let is_dropped = self.is_dropped(at.segment);
+            let file = self.segments.open(at.segment)?;
+            file.read_pieces(std::iter::once(at.piece), |piece, bytes| {
+                let images = PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX));
+                let anchor = images.map_err(|damage| file.damaged(piece.offset, damage))?.anchor();
+                if is_dropped {
+                    take(at, Role::Images(page), bytes)?;
+                }
+                next = match anchor {
+                    Some(Anchor::Segment(anchor)) => Some(anchor),
+                    Some(Anchor::Snapshot) | None => None,
+                };
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is kept of a piece: of images the newest.
+pub(super) fn kept_of(at: Location, role: Role, bytes: &[u8], segments: &Segments) -> Result<Vec<u8>, ReadError> {
+    match role {
+        Role::Node => Ok(bytes.to_vec()),
+        Role::Images(page) => newest_only(bytes, page, at.segment).map_err(|damage| match segments.open(at.segment) {
+            Ok(file) => file.damaged(at.piece.offset, damage),
+            Err(error) => error,
+        }),
+    }
+}
+
+/// All pieces that are needed, by segment and place in it. `None` when `watch` has broken.
+pub(super) fn needed(
+    segments: &Segments,
+    plan: &Plan,
+    watch: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Option<Vec<Needed>>, ReadError> {
+    let mut all = Vec::new();
+    let mut walk = Walk::new(segments, plan, watch);
+    for &base in &plan.bases {
+        let root = segments.footer(base)?.map;
+        let flow = walk.below(root, &mut |at, role, bytes| {
+            let new_len = u32::try_from(kept_of(at, role, bytes, segments)?.len()).unwrap_or(u32::MAX);
+            let Location { segment, piece } = at;
+            all.push(Needed { segment, offset: piece.offset, len: piece.len, role, new_len });
+            Ok(())
+        })?;
+        if flow.is_break() {
+            return Ok(None);
+        }
+    }
+    all.sort_unstable();
+    Ok(Some(all))
+}

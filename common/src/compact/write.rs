@@ -1,0 +1,195 @@
+//! Writing the file `remains`, and reading it back before it counts.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::plan::Plan;
+use super::reach::{Needed, Walk, kept_of};
+use super::{CompactError, Pace};
+use crate::format::names;
+use crate::format::remains::{
+    BLOCK_HEADER_LEN, PartEntry, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainingPiece, RemainsDirectory,
+    RemainsFooter, RemainsHeader, SegmentPart, block_checksum,
+};
+use crate::format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
+use crate::segment::{Remains, Segments};
+use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use crate::{Backup, ReadError, Seq, Timestamp};
+
+/// Bytes that are gathered before they are written, and synced.
+const BUFFER: usize = 1 << 20;
+
+/// Longest pause after a buffer was written.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// The name until it is whole and durable.
+pub(super) fn temporary_name() -> String {
+    format!("{}{TEMPORARY_ENDING}", names::REMAINS)
+}
+
+/// Writes bytes one behind the other, and leaves the disk to others half of the time.
+struct Output {
+    file: Box<dyn StoredFile>,
+    buffer: Vec<u8>,
+    written: u64,
+    pace: Pace,
+}
+
+impl Output {
+    fn at(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        let began = Instant::now();
+        self.file.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        if self.pace == Pace::Gentle {
+            // A long sync in one piece would hold up those of the recorder.
+            self.file.sync()?;
+            thread::sleep(began.elapsed().min(PAUSE_MAX));
+        }
+        Ok(())
+    }
+
+    /// Adds a part or the directory, behind its checksum; returns where that is, and what it is.
+    fn push_block(&mut self, backup: &Backup, block: &[u8]) -> (u64, u32) {
+        let offset = self.at();
+        let checksum = block_checksum(backup.manifest().uuid, offset, block);
+        self.buffer.extend_from_slice(&checksum.to_le_bytes());
+        self.buffer.extend_from_slice(block);
+        (offset, checksum)
+    }
+}
+
+/// The segments that are told of, ascending.
+fn told(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
+    let of_pieces = needed.iter().map(|needed| needed.segment);
+    of_pieces.chain(plan.gaps.iter().map(|gap| gap.last_segment)).chain(plan.bases.iter().copied()).collect()
+}
+
+/// Bytes of the file.
+pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
+    let mut at = REMAINS_HEADER_LEN as u64;
+    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new() };
+    let mut rest = needed;
+    for segment in told(plan, needed) {
+        let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
+        rest = later;
+        let mut pieces = Vec::with_capacity(own.len());
+        for needed in own {
+            pieces.push(RemainingPiece { offset: needed.offset, place: at, len: needed.new_len });
+            at += u64::from(needed.new_len) + PIECE_HEADER_LEN as u64;
+        }
+        let part = SegmentPart { header: [0; SEGMENT_HEADER_LEN], footer: [0; SEGMENT_FOOTER_LEN], pieces }.encode();
+        at += (BLOCK_HEADER_LEN + part.len()) as u64;
+        contents.parts.push(PartEntry { segment, offset: 0, len: 0 });
+    }
+    at + (BLOCK_HEADER_LEN + contents.encode().len() + REMAINS_FOOTER_LEN) as u64
+}
+
+/// Writes what remains under a temporary name, durably. Breaks when `watch`, which is told how many bytes are written, does.
+pub(super) fn write(
+    backup: &Backup,
+    plan: &Plan,
+    needed: &[Needed],
+    pace: Pace,
+    watch: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, CompactError> {
+    let (directory, segments) = (&**backup.directory(), &**backup.segments());
+    let temporary = temporary_name();
+    remove_if_present(directory, &temporary)?;
+    let file = directory.create(&temporary)?;
+    let header = RemainsHeader { uuid: backup.manifest().uuid, created: Timestamp::now() }.encode();
+    let mut out = Output { file, buffer: header.to_vec(), written: 0, pace };
+    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new() };
+    let mut rest = needed;
+    for segment in told(plan, needed) {
+        let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
+        rest = later;
+        let file = segments.open(segment)?;
+        let mut pieces = Vec::with_capacity(own.len());
+        for needed in own {
+            if watch(out.at()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let place = out.at();
+            file.read_pieces(std::iter::once(needed.piece()), |piece, bytes| {
+                let kept = kept_of(Location { segment, piece }, needed.role, bytes, segments)?;
+                out.buffer.extend_from_slice(&file.header().piece_checksum(piece.offset, &kept).to_le_bytes());
+                out.buffer.extend_from_slice(&kept);
+                let len = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+                pieces.push(RemainingPiece { offset: piece.offset, place, len });
+                Ok(())
+            })?;
+            if out.buffer.len() >= BUFFER {
+                out.flush()?;
+            }
+        }
+        let (header, footer) = file.frame();
+        let part = SegmentPart { header, footer, pieces }.encode();
+        let (offset, _) = out.push_block(backup, &part);
+        let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        contents.parts.push(PartEntry { segment, offset, len });
+    }
+    let (directory_offset, directory_checksum) = out.push_block(backup, &contents.encode());
+    let header_checksum = u32::from_le_bytes(*header.last_chunk().expect("BUG: a header is longer than 4 bytes"));
+    let footer = RemainsFooter { header_checksum, directory_checksum, directory_offset };
+    out.buffer.extend_from_slice(&footer.encode());
+    out.flush()?;
+    out.file.sync()?;
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Reads what was written as it will be read once the dropped segments are gone: every page that something kept builds on, and
+/// every page of the newest database that is sealed. What is not the same as it is now is an error.
+pub(super) fn read_back(
+    backup: &Backup,
+    plan: &Plan,
+    watch: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, CompactError> {
+    let now = &**backup.segments();
+    let remains = Remains::open_named(backup.directory(), backup.manifest().uuid, &temporary_name())?;
+    if remains.gaps() != plan.gaps {
+        return Err(CompactError::Differs { what: "it says that something else was dropped".to_owned() });
+    }
+    let then = now.without_dropped(remains);
+    let mut differs = None;
+    let mut walk = Walk::new(&then, plan, watch);
+    for &first in plan.bases.iter().chain(plan.kept.last()) {
+        let footer = then.footer(first)?;
+        if *footer != *now.footer(first)? {
+            return Err(CompactError::Differs { what: format!("the end of segment {first}") });
+        }
+        let flow = walk.below(footer.map, &mut |at, role, bytes| {
+            if expected(now, at, role, bytes)? {
+                return Ok(());
+            }
+            differs.get_or_insert(at);
+            Ok(())
+        })?;
+        if flow.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    match differs {
+        Some(at) => {
+            let what = format!("byte {} of segment {}", at.piece.offset, at.segment);
+            Err(CompactError::Differs { what })
+        }
+        None => Ok(ControlFlow::Continue(())),
+    }
+}
+
+/// Whether bytes are what is kept of a piece.
+fn expected(now: &Segments, at: Location, role: super::reach::Role, bytes: &[u8]) -> Result<bool, ReadError> {
+    let mut is_same = false;
+    now.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, before| {
+        is_same = kept_of(at, role, before, now)? == bytes;
+        Ok(())
+    })?;
+    Ok(is_same)
+}

@@ -1,0 +1,196 @@
+//! [`Remains`]: what kept segments need of those that were dropped, open for reading.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::SegmentFile;
+use crate::format::remains::{
+    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, Gap, PartEntry, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsDirectory,
+    RemainsFooter, RemainsHeader, SegmentPart, block_checksum,
+};
+use crate::format::{Damage, names};
+use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::{ReadError, Seq, Timestamp};
+
+/// The last bytes of the file, by which one is told from another.
+pub(super) type LastBytes = [u8; REMAINS_FOOTER_LEN];
+
+/// The file `remains`. Opening it reads its directory; what is told of a segment is read when somebody asks for that.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    directory: Arc<dyn Directory>,
+    file: Arc<dyn StoredFile>,
+    uuid: Uuid,
+    created: Timestamp,
+    /// Byte at which its footer begins.
+    len: u64,
+    contents: RemainsDirectory,
+}
+
+/// What there is under the name.
+pub(super) enum Found {
+    /// Nothing: no segment was ever dropped.
+    Nothing,
+    /// The same as before.
+    Same,
+    /// Another one, and what it ends with.
+    Other(LastBytes, Result<Remains, ReadError>),
+}
+
+impl Remains {
+    /// Looks whether there is another file than the one that ends with `known`.
+    pub(super) fn look(
+        directory: &Arc<dyn Directory>,
+        uuid: Uuid,
+        known: Option<&LastBytes>,
+    ) -> Result<Found, ReadError> {
+        let file = match directory.open(names::REMAINS, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(Found::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        let len = file.read_len()?;
+        let mut last = [0; REMAINS_FOOTER_LEN];
+        let at = len.saturating_sub(REMAINS_FOOTER_LEN as u64);
+        // What is too short is told by whoever opens it.
+        let _read: usize = file.read_at(&mut last, at)?;
+        if known == Some(&last) {
+            return Ok(Found::Same);
+        }
+        Ok(Found::Other(last, Self::of_file(directory, uuid, Arc::from(file))))
+    }
+
+    /// Opens the file with this name: that of one that is being written, perhaps.
+    pub(crate) fn open_named(directory: &Arc<dyn Directory>, uuid: Uuid, name: &str) -> Result<Self, ReadError> {
+        Self::of_file(directory, uuid, Arc::from(directory.open(name, Access::Read)?))
+    }
+
+    fn of_file(directory: &Arc<dyn Directory>, uuid: Uuid, file: Arc<dyn StoredFile>) -> Result<Self, ReadError> {
+        let len = file.read_len()?;
+        let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
+        let short = || {
+            let have = usize::try_from(len).unwrap_or(usize::MAX);
+            damaged(0, Damage::Short { have, want: REMAINS_HEADER_LEN + REMAINS_FOOTER_LEN })
+        };
+        let (mut header, mut footer) = ([0; REMAINS_HEADER_LEN], [0; REMAINS_FOOTER_LEN]);
+        let footer_offset = len.checked_sub(REMAINS_FOOTER_LEN as u64).ok_or_else(short)?;
+        if !read_exact_at(&*file, &mut header, 0)? || !read_exact_at(&*file, &mut footer, footer_offset)? {
+            return Err(short());
+        }
+        let header_checksum = header.last_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        let header = RemainsHeader::decode(&header).map_err(|damage| damaged(0, damage))?;
+        if header.uuid != uuid {
+            return Err(damaged(0, Damage::Foreign));
+        }
+        let footer = RemainsFooter::decode(&footer).map_err(|damage| damaged(footer_offset, damage))?;
+        if header_checksum != Some(footer.header_checksum) {
+            return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another file")));
+        }
+        let len_of_directory = footer_offset.checked_sub(footer.directory_offset + BLOCK_HEADER_LEN as u64);
+        let len_of_directory = len_of_directory.and_then(|len| u32::try_from(len).ok()).ok_or_else(|| {
+            damaged(footer_offset, Damage::Field { field: "directory_offset", value: footer.directory_offset })
+        })?;
+        let bytes = read_block(&*file, uuid, footer.directory_offset, len_of_directory, footer_offset)?;
+        if bytes.0 != footer.directory_checksum {
+            return Err(damaged(footer_offset, Damage::Contradiction("its end names another directory")));
+        }
+        let contents = RemainsDirectory::decode(&bytes.1);
+        let contents = contents.map_err(|damage| damaged(footer.directory_offset, damage))?;
+        let (directory, created) = (Arc::clone(directory), header.created);
+        Ok(Self { directory, file, uuid, created, len: footer_offset, contents })
+    }
+
+    /// What was dropped, ascending.
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        &self.contents.gaps
+    }
+
+    /// The gap that a segment is in; `None` when it was not dropped.
+    pub(crate) fn gap_of(&self, first_seq: Seq) -> Option<&Gap> {
+        self.contents.gap_of(first_seq)
+    }
+
+    /// The gap that begins with a record.
+    pub(crate) fn gap_at(&self, first_seq: Seq) -> Option<&Gap> {
+        self.contents.gap_at(first_seq)
+    }
+
+    /// When it was written.
+    pub(crate) fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    /// Versions that were dropped.
+    pub(crate) fn versions(&self) -> u64 {
+        self.gaps().iter().fold(0, |all, gap| all.saturating_add(gap.versions))
+    }
+
+    /// The segments of which something remains, ascending.
+    pub(crate) fn told(&self) -> impl Iterator<Item = Seq> {
+        self.contents.parts.iter().map(|part| part.segment)
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len + REMAINS_FOOTER_LEN as u64
+    }
+
+    /// What remains of a segment; `None` when it is not told of.
+    pub(super) fn segment(&self, first_seq: Seq) -> Option<Result<SegmentFile, ReadError>> {
+        let entry = self.contents.part_of(first_seq)?;
+        Some(self.read_part(entry).and_then(|part| {
+            let file = Arc::clone(&self.file);
+            SegmentFile::of_part(&*self.directory, file, (entry.offset, part), self.uuid, first_seq)
+        }))
+    }
+
+    fn read_part(&self, entry: PartEntry) -> Result<SegmentPart, ReadError> {
+        let (_, bytes) = read_block(&*self.file, self.uuid, entry.offset, entry.len, self.len)?;
+        SegmentPart::decode(&bytes, entry.offset)
+            .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
+    }
+
+    /// Reads every piece of every segment that is told of; hands what is wrong to `problem`.
+    pub(crate) fn check(&self, problem: &mut dyn FnMut(ReadError)) {
+        for entry in &self.contents.parts {
+            let part = self.read_part(*entry);
+            let segment = self.segment(entry.segment);
+            let (part, segment) = match (part, segment) {
+                (Ok(part), Some(Ok(segment))) => (part, segment),
+                (Err(error), _) | (_, Some(Err(error))) => {
+                    problem(error);
+                    continue;
+                }
+                (Ok(_), None) => continue,
+            };
+            for piece in part.pieces {
+                let piece = crate::format::segment::Piece { offset: piece.offset, len: piece.len };
+                if let Err(error) = segment.read_piece(piece, |_| Ok(())) {
+                    problem(error);
+                }
+            }
+        }
+    }
+}
+
+/// Reads a part or the directory, behind its checksum.
+fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64) -> Result<(u32, Vec<u8>), ReadError> {
+    let damaged = |damage| ReadError::damaged(file.path(), offset, damage);
+    let behind = offset.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
+    // Nothing is allocated for what the file is too short to hold.
+    if behind.is_none() || len > BLOCK_LEN_MAX || offset < REMAINS_HEADER_LEN as u64 {
+        return Err(damaged(Damage::Field { field: "offset", value: offset }));
+    }
+    let mut bytes = vec![0; len as usize + BLOCK_HEADER_LEN];
+    if !read_exact_at(file, &mut bytes, offset)? {
+        return Err(damaged(Damage::Short { have: 0, want: bytes.len() }));
+    }
+    let block = bytes.split_off(BLOCK_HEADER_LEN);
+    let found = u32::from_le_bytes(bytes.try_into().expect("BUG: a block's header is 4 bytes"));
+    let computed = block_checksum(uuid, offset, &block);
+    if found != computed {
+        return Err(damaged(Damage::Checksum { found, computed }));
+    }
+    Ok((found, block))
+}

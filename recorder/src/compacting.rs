@@ -1,0 +1,251 @@
+//! Dropping history that is not to be kept: by the policy of `backup.lock`, or when somebody asks for it.
+//!
+//! The thread that seals does it between two rounds; who asks waits for its answer, and the node for none of it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use common::Timestamp;
+use common::compact::{CompactProgress, Compaction, CompactionFields, KeepPolicy, Stage};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// What `backup-compact` is called with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CompactParams {
+    /// What is to be kept; that of `backup.lock` if it is empty.
+    pub policy: KeepPolicy,
+    /// Whether only to say what would be dropped.
+    pub dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    #[serde(default)]
+    keep_within: Option<Value>,
+    #[serde(default)]
+    keep_hourly: Option<Value>,
+    #[serde(default)]
+    keep_daily: Option<Value>,
+    #[serde(default)]
+    keep_weekly: Option<Value>,
+    #[serde(default)]
+    dry_run: Option<Value>,
+}
+
+impl CompactParams {
+    /// Reads the parameters of the method: by name, or the spans in this order.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_json(params: &Value) -> Result<Self, String> {
+        let named = match params {
+            Value::Array(spans) if spans.len() <= 5 => {
+                let at = |position: usize| spans.get(position).cloned();
+                Named { keep_within: at(0), keep_hourly: at(1), keep_daily: at(2), keep_weekly: at(3), dry_run: at(4) }
+            }
+            Value::Null => Named::deserialize(json!({})).map_err(|error| error.to_string())?,
+            params => Named::deserialize(params).map_err(|error| error.to_string())?,
+        };
+        let span = |value: Option<Value>| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => text.parse().map(Some).map_err(|error| format!("{error}")),
+            Some(other) => Err(format!("{other} is no span of time; write for example 90d")),
+        };
+        let policy = KeepPolicy {
+            within: span(named.keep_within)?,
+            hourly: span(named.keep_hourly)?,
+            daily: span(named.keep_daily)?,
+            weekly: span(named.keep_weekly)?,
+        };
+        let dry_run = match named.dry_run {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(dry_run)) => dry_run,
+            Some(Value::String(text)) if text == "true" => true,
+            Some(Value::String(text)) if text == "false" => false,
+            Some(other) => return Err(format!("dry_run is true or false, not {other}")),
+        };
+        Ok(Self { policy, dry_run })
+    }
+}
+
+/// Somebody who asked for a compaction.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is to be kept.
+    pub policy: KeepPolicy,
+    /// Where the answer goes; who asked may be gone by then.
+    pub answer: oneshot::Sender<Result<Compaction, String>>,
+}
+
+/// What is known of compactions. Shared by the thread that does them and those that ask.
+#[derive(Debug, Default)]
+pub struct Compactions(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// That of `backup.lock`.
+    policy: Option<KeepPolicy>,
+    asked: Option<Asked>,
+    under_way: Option<CompactProgress>,
+    last: Option<Last>,
+    problem: Option<String>,
+}
+
+#[derive(Debug)]
+struct Last {
+    at: Timestamp,
+    compaction: Compaction,
+}
+
+impl Compactions {
+    /// `backup.lock` says this.
+    pub fn set_policy(&self, policy: Option<KeepPolicy>) {
+        self.known().policy = policy;
+    }
+
+    /// What `backup.lock` says.
+    pub fn policy(&self) -> Option<KeepPolicy> {
+        self.known().policy
+    }
+
+    /// Asks for a compaction.
+    ///
+    /// # Errors
+    /// When one was asked for already, or is under way.
+    pub fn ask(&self, policy: KeepPolicy) -> Result<oneshot::Receiver<Result<Compaction, String>>, String> {
+        let mut known = self.known();
+        if known.asked.as_ref().is_some_and(|asked| !asked.answer.is_closed()) || known.under_way.is_some() {
+            return Err("a compaction is under way already; backup-status says how far it is".to_owned());
+        }
+        let (answer, answered) = oneshot::channel();
+        known.asked = Some(Asked { policy, answer });
+        Ok(answered)
+    }
+
+    /// Who has asked, once.
+    pub fn take_asked(&self) -> Option<Asked> {
+        self.known().asked.take().filter(|asked| !asked.answer.is_closed())
+    }
+
+    /// One is under way.
+    pub fn progress(&self, progress: CompactProgress) {
+        self.known().under_way = Some(progress);
+    }
+
+    /// It has ended; nothing is said of one that was interrupted.
+    pub fn ended(&self, outcome: Option<&Result<Compaction, String>>) {
+        let mut known = self.known();
+        known.under_way = None;
+        match outcome {
+            Some(Ok(compaction)) => {
+                known.problem = None;
+                if compaction.dropped_segments > 0 {
+                    known.last = Some(Last { at: Timestamp::now(), compaction: compaction.clone() });
+                }
+            }
+            Some(Err(problem)) => known.problem = Some(problem.clone()),
+            None => {}
+        }
+    }
+
+    /// For `backup-status`.
+    pub fn to_json(&self) -> Value {
+        let known = self.known();
+        json!({
+            "policy": known.policy,
+            "under_way": known.under_way.map(|progress| json!({
+                "stage": stage_name(progress.stage),
+                "done_bytes": progress.done_bytes,
+                "total_bytes": progress.total_bytes,
+            })),
+            "last": known.last.as_ref().map(|last| {
+                let mut json = json!(CompactionFields::from(&last.compaction));
+                json["at"] = json!(last.at.to_string());
+                json
+            }),
+            "problem": known.problem,
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change is a plain assignment, so what a panicking thread left behind is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Looking => "looking",
+        Stage::Writing => "writing",
+        Stage::Checking => "checking",
+        Stage::Removing => "removing",
+    }
+}
+
+/// Answers `backup-compact`: does it, or says what it would do.
+///
+/// # Errors
+/// Why it cannot be done.
+pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result<Value, String> {
+    let CompactParams { policy, dry_run } = CompactParams::from_json(&params)?;
+    let compactions = status.compactions();
+    let policy = if policy == KeepPolicy::default() { compactions.policy().unwrap_or(policy) } else { policy };
+    policy.check().map_err(|error| error.to_string())?;
+    let Some(url) = status.backup_at_hand() else {
+        return Err("the backup is out of reach; backup-status says more".to_owned());
+    };
+    let compaction = if dry_run {
+        tokio::task::spawn_blocking(move || {
+            let url = url.parse().map_err(|error| format!("{error}"))?;
+            let planned = common::compact::plan_compaction(&url, &policy, &mut || std::ops::ControlFlow::Continue(()));
+            let planned = planned.map_err(|error| crate::causes::with_causes(&error))?;
+            planned.ok_or_else(|| "interrupted".to_owned())
+        })
+        .await
+        .map_err(|error| error.to_string())??
+    } else {
+        compactions.ask(policy)?.await.map_err(|_| "interrupted: what is kept is as it was".to_owned())??
+    };
+    Ok(json!(CompactionFields { dry_run, ..CompactionFields::from(&compaction) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_come_by_name_or_in_order() {
+        let policy = |within: &str| KeepPolicy { within: Some(within.parse().unwrap()), ..KeepPolicy::default() };
+        let read = |json: Value| CompactParams::from_json(&json);
+        assert_eq!(read(json!({})), Ok(CompactParams::default()));
+        assert_eq!(read(json!([])), Ok(CompactParams::default()));
+        assert_eq!(read(json!({"keep_within": "90d"})), Ok(CompactParams { policy: policy("90d"), dry_run: false }));
+        assert_eq!(read(json!(["90d"])), Ok(CompactParams { policy: policy("90d"), dry_run: false }));
+        let dry = read(json!({"keep_within": "90d", "keep_daily": "1y", "dry_run": true})).unwrap();
+        assert_eq!(dry.policy, KeepPolicy { daily: Some("1y".parse().unwrap()), ..policy("90d") });
+        assert!(dry.dry_run);
+        assert!(read(json!({"keep_witin": "90d"})).unwrap_err().contains("keep_witin"));
+        assert!(read(json!({"keep_within": 90})).unwrap_err().contains("90 is no span"));
+        assert!(read(json!(["90"])).unwrap_err().contains("`90` is no span"));
+        assert!(read(json!({"dry_run": 3})).is_err());
+        assert!(read(json!("90d")).is_err());
+    }
+
+    #[test]
+    fn only_one_is_asked_for_at_a_time_unless_who_asked_has_gone() {
+        let compactions = Compactions::default();
+        let first = compactions.ask(KeepPolicy::default()).unwrap();
+        assert!(compactions.ask(KeepPolicy::default()).is_err());
+        drop(first);
+        let _second = compactions.ask(KeepPolicy::default()).unwrap();
+        assert!(compactions.take_asked().is_some() && compactions.take_asked().is_none());
+        compactions.progress(CompactProgress { stage: Stage::Writing, done_bytes: 1, total_bytes: 2 });
+        assert!(compactions.ask(KeepPolicy::default()).is_err());
+        assert_eq!(compactions.to_json()["under_way"], json!({"stage": "writing", "done_bytes": 1, "total_bytes": 2}));
+        compactions.ended(Some(&Err("no room".to_owned())));
+        let json = compactions.to_json();
+        assert_eq!((&json["under_way"], &json["problem"]), (&Value::Null, &json!("no room")));
+    }
+}
