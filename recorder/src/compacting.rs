@@ -124,6 +124,11 @@ impl Compactions {
         Ok(answered)
     }
 
+    /// Whether somebody has asked and waits for it.
+    pub fn is_asked(&self) -> bool {
+        self.known().asked.is_some()
+    }
+
     /// Who has asked, once.
     pub fn take_asked(&self) -> Option<Asked> {
         self.known().asked.take().filter(|asked| !asked.answer.is_closed())

@@ -116,12 +116,16 @@ impl Worker {
                 Rung::Stop => return,
             };
             let sealed = self.seal(durable, stop);
+            let is_broken_off = self.status.compactions().is_asked();
             self.check_heals(stop);
             match sealed {
                 Ok(()) => {
                     self.shouted = None;
                     self.status.replay_is_well();
                     self.compact(stop);
+                    if is_broken_off {
+                        bell.ring_unless_rung(durable);
+                    }
                     bell.pause(PAUSE);
                 }
                 Err(error) => {
@@ -198,7 +202,9 @@ impl Worker {
             Some(sealer) => sealer,
             none => none.insert(Sealer::new(Arc::clone(&self.backup), self.limits)?),
         };
-        let result = sealer.advance(durable, &mut |_| match stop.load(Ordering::Relaxed) {
+        // At full load there is always more to seal: who has asked for a compaction need not wait for the end of it.
+        let compactions = self.status.compactions();
+        let result = sealer.advance(durable, &mut |_| match stop.load(Ordering::Relaxed) || compactions.is_asked() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         });
@@ -241,6 +247,11 @@ impl Bell {
         if self.state().rung.replace(durable).is_none() {
             self.changed.notify_one();
         }
+    }
+
+    /// Rings for something older than whatever it has been rung for since.
+    fn ring_unless_rung(&self, durable: Seq) {
+        self.state().rung.get_or_insert(durable);
     }
 
     fn stop(&self) {

@@ -66,7 +66,7 @@ pub enum CompactError {
 /// How much of the disk a compaction leaves to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Half of its time, in small steps: a recorder is at work.
+    /// Most of it, and the rest in small steps: a recorder is at work.
     Gentle,
     /// Nothing.
     Full,
@@ -346,7 +346,7 @@ pub struct DroppedSoFar {
 }
 
 /// Between the removals of two files: removing one takes the file system a moment in which nobody else can sync.
-const PAUSE_BETWEEN_REMOVALS: Duration = Duration::from_millis(20);
+const PAUSE_BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 
 /// How long it takes at most until a stop is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

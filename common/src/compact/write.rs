@@ -19,17 +19,20 @@ use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_prese
 use crate::{Backup, ReadError, Seq, Timestamp};
 
 /// Bytes that are gathered before they are written, and synced.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 256 << 10;
+
+/// How many times as long as a buffer took nothing is written then.
+const PAUSES: u32 = 4;
 
 /// Longest pause after a buffer was written.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The name until it is whole and durable.
 pub(super) fn temporary_name() -> String {
     format!("{}{TEMPORARY_ENDING}", names::REMAINS)
 }
 
-/// Writes bytes one behind the other, and leaves the disk to others half of the time.
+/// Writes bytes one behind the other, and leaves the disk to others most of the time.
 struct Output {
     file: Box<dyn StoredFile>,
     buffer: Vec<u8>,
@@ -50,7 +53,7 @@ impl Output {
         if self.pace == Pace::Gentle {
             // A long sync in one piece would hold up those of the recorder.
             self.file.sync()?;
-            thread::sleep(began.elapsed().min(PAUSE_MAX));
+            thread::sleep((began.elapsed() * PAUSES).min(PAUSE_MAX));
         }
         Ok(())
     }

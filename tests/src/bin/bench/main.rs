@@ -4,12 +4,14 @@
 //! * [`record`]: what a `db_write` costs, beside a bare write and fdatasync; [`db_write`]: the messages for it.
 //! * [`traces`]: bytes per version, replay, opening a version; [`opening`]: how the last is timed.
 //! * [`scale`]: a backup of an operator's size, and every figure of a mount of it beside its yardstick.
+//! * [`compact`]: answers while history is dropped.
 //! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
 //! * [`import`]: a file of the Python plugin made a backup, and back.
 //! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
+mod compact;
 mod db_write;
 mod goals;
 mod heal;
@@ -55,6 +57,8 @@ enum Command {
     Diff(looks::Args),
     /// Time `backupfs find` over all versions of a long history
     Find(looks::Args),
+    /// Time the answers of a recorder at full load while history is dropped, beside those without that
+    Compact(compact::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -67,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Import(args) => import::run(&args),
         Command::Diff(args) => looks::diff(&args),
         Command::Find(args) => looks::find(&args),
+        Command::Compact(args) => compact::run(&args),
     }
 }
 

@@ -7,7 +7,7 @@
 //! * [`feed`]: the calls; [`floor`]: the floor; [`piped_floor`]: the one behind pipes; [`load`]: all of them, while the sealer keeps up and while it is busy.
 //! * [`first_answer`]: from the start of the process to the first answer. [`rows`]: the table of goals.
 
-mod feed;
+pub mod feed;
 mod first_answer;
 mod floor;
 mod load;
