@@ -108,8 +108,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("dropping history");
     let asked = recorder.send("backup-compact", &json!({"keep_within": args.keep_within.to_string()}))?;
     let began = Instant::now();
-    let during =
-        load(&mut recorder, &mut |recorder| !recorder.notifications().iter().any(|message| message["id"] == *asked))?;
+    let during = load(&mut recorder, &mut |recorder| {
+        let has_answered = recorder.notifications().iter().any(|message| message["id"] == *asked);
+        !has_answered && began.elapsed() < PATIENCE
+    })?;
     let compaction_s = began.elapsed().as_secs_f64();
     let answer = recorder.notifications().iter().find(|message| message["id"] == *asked).cloned();
     let compaction = answer.context("the compaction has not come to its end")?["result"].take();
