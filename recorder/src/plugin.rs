@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
-use std::{future, io};
+use std::{env, future, io};
 
 use cln_plugin::{Builder, Plugin};
+use common::python_plugin::PythonLock;
 use memchr::memmem;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -26,6 +27,10 @@ pub const BACKUP_STATUS: &str = "backup-status";
 
 /// The method that drops history which is not to be kept.
 pub const BACKUP_COMPACT: &str = "backup-compact";
+
+/// Its name while the Python plugin runs beside this one: that has a method of the same name, and `lightningd` does not start
+/// with two of them.
+pub const BACKUP_COMPACT_BESIDE: &str = "backupfs-compact";
 
 /// The request that begins the handshake.
 pub const GETMANIFEST: &str = "getmanifest";
@@ -131,7 +136,7 @@ async fn serve(
             |plugin: Plugin<Arc<Status>>, _request| future::ready(Ok(plugin.state().to_json())),
         )
         .rpcmethod(
-            BACKUP_COMPACT,
+            compact_method(),
             "Drop history: keep_within=90d keep_hourly= keep_daily= keep_weekly= say what to keep, else backup.lock; dry_run=true",
             |plugin: Plugin<Arc<Status>>, request| async move {
                 let answered = compacting::answer(request, Arc::clone(plugin.state())).await;
@@ -145,6 +150,12 @@ async fn serve(
         // The input ended after the manifest: `lightningd --help`.
         None => Ok(()),
     }
+}
+
+/// What the method is called where this plugin runs, which is the lightning-dir.
+fn compact_method() -> &'static str {
+    let is_beside = env::current_dir().is_ok_and(|lightning_dir| PythonLock::find(&lightning_dir).is_some());
+    if is_beside { BACKUP_COMPACT_BESIDE } else { BACKUP_COMPACT }
 }
 
 async fn pump(mut messages: UnboundedReceiver<Vec<u8>>, mut input: tokio::io::DuplexStream) {

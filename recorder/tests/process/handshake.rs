@@ -19,6 +19,21 @@ fn the_manifest_names_the_hook_the_method_and_the_subscription() {
     assert_eq!(manifest["options"], json!([]));
 }
 
+/// What went wrong: `lightningd` does not start when two plugins have a method of the same name.
+#[test]
+fn beside_the_python_plugin_its_method_is_left_to_it() {
+    let node = Node::without_backup();
+    let file = node.path().join("file.bkp");
+    std::fs::write(&file, "").unwrap();
+    let lock = json!({"backend_url": format!("file://{}", file.display())});
+    std::fs::write(node.path().join("backup.lock"), lock.to_string()).unwrap();
+    let manifest = RecorderProcess::start(node.path()).get_manifest();
+    let methods = manifest["rpcmethods"].as_array().unwrap().iter().map(|method| method["name"].as_str().unwrap());
+    let mut methods: Vec<_> = methods.collect();
+    methods.sort_unstable();
+    assert_eq!(methods, ["backup-status", "backupfs-compact"]);
+}
+
 #[test]
 fn writes_are_answered_before_between_and_after_the_handshake() {
     let node = Node::with_backup();
