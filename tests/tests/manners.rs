@@ -81,6 +81,38 @@ fn quiet_and_verbose_go_anywhere_but_not_together() {
 }
 
 #[test]
+fn every_field_of_json_is_on_its_page() {
+    let page = fs::read_to_string(binaries::workspace().join("mountfs/JSON.md")).unwrap();
+    let mut node = SmallNode::created();
+    node.commit();
+    node.stop();
+    let (backup, database) = (node.home.backup(), node.home.database());
+    let (backup, database) = (backup.to_str().unwrap(), database.to_str().unwrap());
+    for (section, arguments) in [
+        ("status", &["status", backup][..]),
+        ("versions", &["versions", backup]),
+        ("versions", &["versions", "--graph", backup]),
+        ("show", &["show", backup, "2"]),
+        ("diff", &["diff", backup, "1", "2"]),
+        ("find", &["find", backup, "--table", "vars", "--where", "intval > 0"]),
+        ("compact", &["compact", backup, "--keep-within", "1d", "--dry-run"]),
+        ("verify", &["verify", backup]),
+        ("verify", &["verify", backup, "--against", database]),
+    ] {
+        let text = page.split_once(&format!("\n## {section}\n")).expect("a section").1;
+        let mut text = text.split("\n## ").next().unwrap().to_owned();
+        if section == "show" {
+            text += page.split_once("\n## versions\n").unwrap().1.split("\n## ").next().unwrap();
+        }
+        let printed = backupfs(&[arguments, &["--json"]].concat()).expect_done(section).json_lines();
+        assert!(!printed.is_empty(), "{arguments:?}");
+        for field in printed.iter().flat_map(|object| object.as_object().expect("an object").keys()) {
+            assert!(text.contains(&format!("`{field}`")), "{field} of {arguments:?} is not described");
+        }
+    }
+}
+
+#[test]
 fn whoever_does_not_listen_any_more_is_no_error() {
     let mut node = SmallNode::created();
     for _ in 0..40 {

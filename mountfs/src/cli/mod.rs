@@ -264,7 +264,7 @@ pub struct StatusArgs {
 row of every table, and the schema. The database is only read, and never for longer than it takes to read it once.
 
 Exit codes: 0 nothing is wrong, 1 damage, or a difference, 2 it could not be verified.
---json prints one object; its fields are in README.md. Fields are only ever added.
+--json prints one object; its fields are in mountfs/JSON.md. Fields are only ever added.
 
 Examples:
   backupfs verify /var/backup/node.bkp
