@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::create::Created;
-use crate::{CreateError, PutAsideError, replace_backup};
+use crate::{CreateError, PutAsideError, Timestamp, free_name, replace_backup};
 
 impl Spooled {
     fn replace(&self) -> Result<Created, CreateError> {
@@ -38,8 +38,11 @@ fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     assert!(text.contains("version 15") && text.contains("at version 11"), "{text}");
     // Not either while the backup is away, or was put aside already when power failed.
     it.node.backup_lock.create(it.node.dir.path()).unwrap();
-    let aside = it.node.dir.path().join("aside");
-    fs::rename(it.node.backup_path(), &aside).unwrap();
+    let away = it.node.dir.path().join("away");
+    fs::rename(it.node.backup_path(), &away).unwrap();
+    assert!(matches!(it.refusal(), PutAsideError::NothingThere { .. }));
+    let aside = free_name(it.node.backup_path(), Timestamp::now()).unwrap();
+    fs::rename(&away, &aside).unwrap();
     assert!(matches!(it.refusal(), PutAsideError::DatabaseIsBehindSpool { .. }));
     assert!(!it.node.backup_path().exists());
     fs::rename(&aside, it.node.backup_path()).unwrap();
