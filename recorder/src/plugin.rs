@@ -12,7 +12,7 @@ use std::time::Duration;
 use std::{env, future, io};
 
 use cln_plugin::{Builder, Plugin};
-use common::python_plugin::PythonLock;
+use common::BackupLock;
 use memchr::memmem;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -152,9 +152,11 @@ async fn serve(
     }
 }
 
-/// What the method is called where this plugin runs, which is the lightning-dir.
+/// What the method is called where this plugin runs, which is the lightning-dir. Nothing is looked at outside of it: the place
+/// of the backup may hang.
 fn compact_method() -> &'static str {
-    let is_beside = env::current_dir().is_ok_and(|lightning_dir| PythonLock::find(&lightning_dir).is_some());
+    let lock = env::current_dir().map(|lightning_dir| BackupLock::path(&lightning_dir));
+    let is_beside = lock.is_ok_and(|lock| lock.ends_with(BackupLock::FILE_NAME_BESIDE));
     if is_beside { BACKUP_COMPACT_BESIDE } else { BACKUP_COMPACT }
 }
 

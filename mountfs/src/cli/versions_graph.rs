@@ -243,7 +243,7 @@ mod tests {
 
     fn hours(all: &[(i64, u64)]) -> BTreeMap<i64, Tally> {
         let tally = |versions| Tally { versions, bytes: versions * 10, ..Tally::default() };
-        // 2026-11-22 00:00.
+        // 2026-11-26 00:00.
         all.iter().map(|&(hour, versions)| (498_792 + hour, tally(versions))).collect()
     }
 
@@ -259,18 +259,18 @@ mod tests {
         all.get_mut(&(498_792 + 9)).unwrap().missing = 7;
         let text = drawn(&Graph::new(&all, Unit::Auto), Letters::Ascii);
         let expected = "\
-2026-11-22 00:00  100  ############
-2026-11-22 01:00    1  #
-2026-11-22 02:00    0
-2026-11-22 03:00   50  ######
+2026-11-26 00:00  100  ############
+2026-11-26 01:00    1  #
+2026-11-26 02:00    0
+2026-11-26 03:00   50  ######
 ...               5 hours without a version
-2026-11-22 09:00    0                7 missing
+2026-11-26 09:00    0                7 missing
 total             151  in 10 hours, 7 missing, 0 rewound, 1510 bytes of SQL
 ";
         assert_eq!(text, expected);
         assert!(text.lines().take(4).all(|line| line.len() <= 46 - "  7 missing".len()));
         let blocks = drawn(&Graph::new(&all, Unit::Days), Letters::Blocks);
-        assert!(blocks.starts_with("2026-11-22  151  ██████████"), "{blocks}");
+        assert!(blocks.starts_with("2026-11-26  151  ██████████"), "{blocks}");
     }
 
     #[test]

@@ -23,10 +23,7 @@ fn the_manifest_names_the_hook_the_method_and_the_subscription() {
 #[test]
 fn beside_the_python_plugin_its_method_is_left_to_it() {
     let node = Node::without_backup();
-    let file = node.path().join("file.bkp");
-    std::fs::write(&file, "").unwrap();
-    let lock = json!({"backend_url": format!("file://{}", file.display())});
-    std::fs::write(node.path().join("backup.lock"), lock.to_string()).unwrap();
+    std::fs::write(node.path().join("backupfs.lock"), "{}").unwrap();
     let manifest = RecorderProcess::start(node.path()).get_manifest();
     let methods = manifest["rpcmethods"].as_array().unwrap().iter().map(|method| method["name"].as_str().unwrap());
     let mut methods: Vec<_> = methods.collect();
