@@ -22,13 +22,18 @@ fn the_manifest_names_the_hook_the_method_and_the_subscription() {
 /// What went wrong: `lightningd` does not start when two plugins have a method of the same name.
 #[test]
 fn beside_the_python_plugin_its_method_is_left_to_it() {
-    let node = Node::without_backup();
-    std::fs::write(node.path().join("backupfs.lock"), "{}").unwrap();
-    let manifest = RecorderProcess::start(node.path()).get_manifest();
+    let node = Node::with_backup();
+    std::fs::rename(node.path().join("backup.lock"), node.path().join("backupfs.lock")).unwrap();
+    let mut recorder = RecorderProcess::start(node.path());
+    let manifest = recorder.get_manifest();
     let methods = manifest["rpcmethods"].as_array().unwrap().iter().map(|method| method["name"].as_str().unwrap());
     let mut methods: Vec<_> = methods.collect();
     methods.sort_unstable();
     assert_eq!(methods, ["backup-status", "backupfs-compact"]);
+    recorder.init();
+    recorder.record(&write(1));
+    let answer = recorder.call("backupfs-compact", &json!({"keep_within": "1y", "dry_run": true}));
+    assert_eq!(answer["result"]["kept_versions"], 1, "{answer}");
 }
 
 #[test]
