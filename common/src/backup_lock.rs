@@ -131,6 +131,18 @@ impl BackupLock {
         if beside.symlink_metadata().is_ok() { beside } else { lightning_dir.join(Self::FILE_NAME) }
     }
 
+    /// The method of the recorder that drops history.
+    pub const COMPACT_METHOD: &str = "backup-compact";
+
+    /// What it is called beside the Python plugin, which has one of that name.
+    pub const COMPACT_METHOD_BESIDE: &str = "backupfs-compact";
+
+    /// What the method is called of the recorder that runs in `lightning_dir`.
+    pub fn compact_method(lightning_dir: &Path) -> &'static str {
+        let is_beside = Self::path(lightning_dir).ends_with(Self::FILE_NAME_BESIDE);
+        if is_beside { Self::COMPACT_METHOD_BESIDE } else { Self::COMPACT_METHOD }
+    }
+
     /// The file in `lightning_dir` that is made, or made anew: never that of the Python plugin.
     fn path_to_write(lightning_dir: &Path) -> PathBuf {
         match PythonLock::find(lightning_dir) {

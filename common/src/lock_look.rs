@@ -18,7 +18,10 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockLook {
     /// Somebody records to it, or seals it.
-    Held,
+    Held {
+        /// The process, where it can be told from here.
+        process: Option<u32>,
+    },
     /// Nobody who can be seen from here: one on another machine, or in another container, cannot.
     NotSeen,
 }
@@ -36,8 +39,9 @@ impl Backup {
         // Some file systems (btrfs) show another device with their files than the kernel has in its list.
         let mounted = mounted_device(&fs::read_to_string(MOUNTS).unwrap_or_default(), file.stx_mnt_id);
         for line in BufReader::new(File::open(LOCKS)?).lines() {
-            if is_flock_on(&line?, file.stx_ino, &[Some(named.as_str()), mounted.as_deref()]) {
-                return Ok(LockLook::Held);
+            let holder = holder_of_flock_on(&line?, file.stx_ino, &[Some(named.as_str()), mounted.as_deref()]);
+            if let Some(process) = holder {
+                return Ok(LockLook::Held { process: Some(process).filter(|&process| process > 0) });
             }
         }
         Ok(LockLook::NotSeen)
@@ -56,15 +60,16 @@ fn mounted_device(mountinfo: &str, mount_id: u64) -> Option<String> {
     Some(device(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whether a line of the kernel's list is a lock, held and not waited for, on the file with this inode on one of these
-/// devices: `1: FLOCK  ADVISORY  WRITE 708 08:01:140 0 EOF`.
-fn is_flock_on(line: &str, inode: u64, devices: &[Option<&str>]) -> bool {
+/// Who holds the lock that a line of the kernel's list tells of, if it is one, held and not waited for, on the file with this
+/// inode on one of these devices: `1: FLOCK  ADVISORY  WRITE 708 08:01:140 0 EOF`. 0 for one who cannot be seen from here.
+fn holder_of_flock_on(line: &str, inode: u64, devices: &[Option<&str>]) -> Option<u32> {
     let mut words = line.split_ascii_whitespace().skip(1);
     if words.next() != Some("FLOCK") {
-        return false;
+        return None;
     }
-    let place = words.nth(3).and_then(|place| place.rsplit_once(':'));
-    place.is_some_and(|(device, found)| found.parse() == Ok(inode) && devices.contains(&Some(device)))
+    let process = words.nth(2)?.parse().unwrap_or(0);
+    let (device, found) = words.next()?.rsplit_once(':')?;
+    (found.parse() == Ok(inode) && devices.contains(&Some(device))).then_some(process)
 }
 
 #[cfg(test)]
@@ -75,7 +80,8 @@ mod tests {
     #[test]
     fn lines_of_the_kernel_are_understood() {
         let devices = [Some("fe:00"), None];
-        assert!(is_flock_on("1: FLOCK  ADVISORY  WRITE 31072 fe:00:12345346 0 EOF", 12_345_346, &devices));
+        let line = "1: FLOCK  ADVISORY  WRITE 31072 fe:00:12345346 0 EOF";
+        assert_eq!(holder_of_flock_on(line, 12_345_346, &devices), Some(31072));
         for other in [
             "1: FLOCK  ADVISORY  WRITE 31072 fe:00:12345347 0 EOF",
             "1: FLOCK  ADVISORY  WRITE 31072 fe:01:12345346 0 EOF",
@@ -84,7 +90,7 @@ mod tests {
             "1: FLOCK  ADVISORY  WRITE",
             "",
         ] {
-            assert!(!is_flock_on(other, 12_345_346, &devices), "{other}");
+            assert_eq!(holder_of_flock_on(other, 12_345_346, &devices), None, "{other}");
         }
         let mounts = "23 28 0:21 / /proc rw - proc proc rw\n28 1 254:16 / / rw - ext4 /dev/vda rw\nbroken\n";
         assert_eq!(mounted_device(mounts, 28).as_deref(), Some("fe:10"));
@@ -99,7 +105,8 @@ mod tests {
         let recording = node.record();
         // Where the kernel shows no locks at all nothing can be seen.
         let shown = fs::read_to_string(LOCKS).is_ok_and(|locks| locks.contains("FLOCK"));
-        assert_eq!(backup.look_at_lock().unwrap() == LockLook::Held, shown);
+        let held = LockLook::Held { process: Some(std::process::id()) };
+        assert_eq!(backup.look_at_lock().unwrap() == held, shown);
         drop(recording);
         assert_eq!(backup.look_at_lock().unwrap(), LockLook::NotSeen);
         fs::remove_file(node.backup_path().join(names::LOCK)).unwrap();

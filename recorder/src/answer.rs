@@ -4,14 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use common::Timestamp;
+use common::{BackupLock, Timestamp};
 use serde_json::value::RawValue;
 
 use crate::hook::IncomingWrite;
 use crate::message::{DB_WRITE, Head, Incoming, Params, Unreadable};
 use crate::outgoing::Outgoing;
 use crate::pending::Answerer;
-use crate::plugin::{BACKUP_COMPACT, BACKUP_COMPACT_BESIDE, BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
+use crate::plugin::{BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
 use crate::reply::{self, Code};
 use crate::splitter::{MESSAGE_BYTES_MAX, Message};
 use crate::status::Status;
@@ -163,8 +163,13 @@ impl<R: Record> Answering<R> {
         self.handshake = match (self.handshake, method) {
             (Handshake::Waiting, GETMANIFEST) => Handshake::ManifestAsked,
             (Handshake::ManifestAsked, INIT)
-            | (Handshake::Complete, BACKUP_STATUS | BACKUP_COMPACT | BACKUP_COMPACT_BESIDE) => Handshake::Complete,
-            (_, GETMANIFEST | INIT | BACKUP_STATUS | BACKUP_COMPACT | BACKUP_COMPACT_BESIDE) => {
+            | (Handshake::Complete, BACKUP_STATUS | BackupLock::COMPACT_METHOD | BackupLock::COMPACT_METHOD_BESIDE) => {
+                Handshake::Complete
+            }
+            (
+                _,
+                GETMANIFEST | INIT | BACKUP_STATUS | BackupLock::COMPACT_METHOD | BackupLock::COMPACT_METHOD_BESIDE,
+            ) => {
                 let text = format!("{method} out of turn: getmanifest and init come first, once each, in this order");
                 return self.error(Some(id), Code::InvalidRequest, &text);
             }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::Timestamp;
-use common::compact::{CompactProgress, Compaction, CompactionFields, KeepPolicy, Stage};
+use common::compact::{CompactProgress, Compaction, CompactionFields, KeepPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -161,7 +161,7 @@ impl Compactions {
         json!({
             "policy": known.policy,
             "under_way": known.under_way.map(|progress| json!({
-                "stage": stage_name(progress.stage),
+                "stage": progress.stage.name(),
                 "done_bytes": progress.done_bytes,
                 "total_bytes": progress.total_bytes,
             })),
@@ -177,15 +177,6 @@ impl Compactions {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Every change is a plain assignment, so what a panicking thread left behind is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Looking => "looking",
-        Stage::Writing => "writing",
-        Stage::Checking => "checking",
-        Stage::Removing => "removing",
     }
 }
 
@@ -218,6 +209,8 @@ pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result
 
 #[cfg(test)]
 mod tests {
+    use common::compact::Stage;
+
     use super::*;
 
     #[test]

@@ -25,13 +25,6 @@ use crate::status::Status;
 /// The method that tells how the backup is doing.
 pub const BACKUP_STATUS: &str = "backup-status";
 
-/// The method that drops history which is not to be kept.
-pub const BACKUP_COMPACT: &str = "backup-compact";
-
-/// Its name while the Python plugin runs beside this one: that has a method of the same name, and `lightningd` does not start
-/// with two of them.
-pub const BACKUP_COMPACT_BESIDE: &str = "backupfs-compact";
-
 /// The request that begins the handshake.
 pub const GETMANIFEST: &str = "getmanifest";
 
@@ -155,9 +148,7 @@ async fn serve(
 /// What the method is called where this plugin runs, which is the lightning-dir. Nothing is looked at outside of it: the place
 /// of the backup may hang.
 fn compact_method() -> &'static str {
-    let lock = env::current_dir().map(|lightning_dir| BackupLock::path(&lightning_dir));
-    let is_beside = lock.is_ok_and(|lock| lock.ends_with(BackupLock::FILE_NAME_BESIDE));
-    if is_beside { BACKUP_COMPACT_BESIDE } else { BACKUP_COMPACT }
+    env::current_dir().map_or(BackupLock::COMPACT_METHOD, |lightning_dir| BackupLock::compact_method(&lightning_dir))
 }
 
 async fn pump(mut messages: UnboundedReceiver<Vec<u8>>, mut input: tokio::io::DuplexStream) {

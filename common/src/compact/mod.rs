@@ -1,4 +1,4 @@
-//! Compaction: history that the policy does not keep is dropped, segment by segment, while the recorder goes on.
+//! Compaction: history that the policy does not keep is dropped while the recorder goes on.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -20,6 +20,8 @@ mod reach;
 mod removal;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thinning_tests;
 mod write;
 
 use std::ops::ControlFlow;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use offline::{CompactBackupError, compact_backup, plan_compaction};
 use plan::Plan;
@@ -102,6 +104,23 @@ pub enum Stage {
     Removing,
 }
 
+impl Stage {
+    /// What it is called in a status, and before a bar.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Looking => "looking",
+            Self::Writing => "writing",
+            Self::Checking => "checking",
+            Self::Removing => "removing",
+        }
+    }
+
+    /// That which is called so.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Looking, Self::Writing, Self::Checking, Self::Removing].into_iter().find(|stage| stage.name() == name)
+    }
+}
+
 /// How far a compaction has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactProgress {
@@ -118,7 +137,7 @@ pub struct CompactProgress {
 pub struct Compaction {
     /// Versions that go.
     pub dropped_versions: u64,
-    /// Segments that go.
+    /// Segments whose files go.
     pub dropped_segments: u64,
     /// Versions that stay.
     pub kept_versions: u64,
@@ -131,13 +150,13 @@ pub struct Compaction {
 }
 
 /// A compaction in JSON: of `backup-compact` and of `backupfs compact`. Fields are only ever added.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactionFields {
     /// Whether it was only planned.
     pub dry_run: bool,
     /// Versions that go.
     pub dropped_versions: u64,
-    /// Segments that go.
+    /// Segments whose files go.
     pub dropped_segments: u64,
     /// Versions that stay.
     pub kept_versions: u64,
@@ -190,15 +209,15 @@ fn prepare(
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Prepared>, CompactError> {
     let plan = Plan::make(backup, policy, now)?;
-    let needed = if plan.drops.is_empty() {
+    let needed = if !plan.drops_anything() {
         Vec::new()
     } else {
         let Some(needed) = reach::needed(backup.segments(), &plan, watch)? else { return Ok(None) };
         needed
     };
     let remains_before = backup.segments().remains().map_or(0, |remains| remains.len_bytes());
-    let remains_bytes = if plan.drops.is_empty() { remains_before } else { write::expected_bytes(&plan, &needed) };
-    let snapshots = if plan.drops.is_empty() { 0 } else { snapshots_freed(backup, &plan)? };
+    let remains_bytes = if !plan.drops_anything() { remains_before } else { write::expected_bytes(&plan, &needed) };
+    let snapshots = if !plan.drops_anything() { 0 } else { snapshots_freed(backup, &plan)? };
     let freed = plan.bytes.saturating_add(snapshots).saturating_add(remains_before);
     let compaction = Compaction {
         dropped_versions: plan.versions,
@@ -216,7 +235,7 @@ fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
     let is_dropped = |seq: &Seq| plan.gaps.iter().any(|gap| gap.seqs().contains(seq));
     let names = backup.directory().list()?;
     let mut seqs: Vec<Seq> = names.iter().filter_map(|name| names::parse_snapshot(name)).filter(is_dropped).collect();
-    for &first in plan.kept.iter().rev().chain(&plan.bases) {
+    for &first in plan.kept.iter().rev().chain(plan.needed.keys()).chain(&plan.bases) {
         if seqs.is_empty() {
             break;
         }
@@ -256,13 +275,13 @@ impl Backup {
         self.segments().look_what_is_dropped()?;
         let mut looking = || watch(CompactProgress { stage: Stage::Looking, done_bytes: 0, total_bytes: 0 });
         let Some(prepared) = prepare(self, policy, now, &mut looking)? else { return Ok(CompactOutcome::Interrupted) };
-        if !prepared.plan.drops.is_empty() && self.write_remains(&prepared, manner, lock, watch)?.is_break() {
+        if prepared.plan.drops_anything() && self.write_remains(&prepared, manner, lock, watch)?.is_break() {
             return Ok(CompactOutcome::Interrupted);
         }
         // Also what a compaction that was cut short has left.
         let total_bytes = prepared.plan.bytes;
         let mut removing = || watch(CompactProgress { stage: Stage::Removing, done_bytes: 0, total_bytes });
-        if !prepared.plan.drops.is_empty() && wait(manner.grace, &mut removing).is_break() {
+        if prepared.plan.drops_anything() && wait(manner.grace, &mut removing).is_break() {
             return Ok(CompactOutcome::Interrupted);
         }
         let mut gently = || {

@@ -20,8 +20,8 @@ pub enum CompactBackupError {
     Open(#[from] OpenError),
     /// Somebody records to it.
     #[error(
-        "{url} is locked: a recorder is writing to it. Have that do it: lightning-cli -k backup-compact {options}; \
-         --dry-run works beside it"
+        "{url} is locked: a recorder is writing to it that cannot be reached from here. Have it do this where it runs: \
+         lightning-cli -k backup-compact {options}; --dry-run works beside it"
     )]
     Locked {
         /// Where it is.
@@ -69,9 +69,10 @@ pub fn compact_backup(
     policy.check().map_err(CompactError::from)?;
     let backup = Arc::new(Backup::open(url)?);
     let lock = backup.directory().lock(names::LOCK).map_err(|error| match error.source.kind() {
-        io::ErrorKind::WouldBlock => {
-            CompactBackupError::Locked { url: url.clone(), options: policy.as_options().join(" ") }
-        }
+        io::ErrorKind::WouldBlock => CompactBackupError::Locked {
+            url: url.clone(),
+            options: policy.options().map(|(name, span)| format!("{name}={span}")).collect::<Vec<_>>().join(" "),
+        },
         _ => error.into(),
     })?;
     let lock = SharedLock::of(lock);

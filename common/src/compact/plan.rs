@@ -1,27 +1,32 @@
-//! What a compaction will drop: decided by the footers of the segments alone.
+//! What a compaction will drop: decided by the footers of the segments, and by the versions of a few.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::CompactError;
-use super::policy::{KeepPolicy, Times};
+use super::policy::{Keep, KeepPolicy, Times};
 use crate::format::record::DeltaBase;
-use crate::format::remains::Gap;
+use crate::format::remains_directory::{Gap, KeptVersion, Thinned};
 use crate::format::segment::SegmentFooter;
 use crate::format::{Damage, names};
-use crate::segment::Segments;
+use crate::history::NeededBy;
+use crate::segment::{Remains, Segments};
 use crate::{Backup, History, ReadError, Seq, Timestamp, Version};
 
 /// The decision.
 pub(super) struct Plan {
     pub(super) history: History,
-    /// Segments that go now, ascending.
+    /// Segments whose files go now, ascending.
     pub(super) drops: Vec<Seq>,
     /// Everything that will have been dropped by then, ascending.
     pub(super) gaps: Vec<Gap>,
+    /// Those of them that single versions are kept of, ascending.
+    pub(super) thinned: Vec<Thinned>,
+    /// What these versions need of their segments.
+    pub(super) needed: BTreeMap<Seq, NeededBy>,
     /// Segments, dropped by then, at whose end the database must be readable: something that is kept builds on it.
     pub(super) bases: BTreeSet<Seq>,
-    /// Segments that stay.
+    /// Segments that stay as they are.
     pub(super) kept: Vec<Seq>,
     /// Versions that go now.
     pub(super) versions: u64,
@@ -31,10 +36,12 @@ pub(super) struct Plan {
     pub(super) oldest: Option<Version>,
 }
 
-/// A segment that is there.
+/// A segment of which there is something.
 struct Present {
     first: Seq,
     footer: Arc<SegmentFooter>,
+    /// The versions that are left of it, if it was thinned before.
+    left: Option<Vec<KeptVersion>>,
 }
 
 impl Plan {
@@ -47,29 +54,51 @@ impl Plan {
         let (history, read) = backup.read_history();
         read?;
         let segments = &**backup.segments();
-        let before = known_gaps(backup)?;
-        let all = history.sealed().iter().map(|&first| Ok(Present { first, footer: segments.footer(first)? }));
+        // Of what is damaged nothing more is dropped.
+        let remains = known_remains(backup)?;
+        let before = remains.as_ref().map_or(&[][..], Remains::gaps);
+        let all = history.sealed().iter().map(|&first| {
+            let left = remains.as_ref().and_then(|remains| remains.kept_of(first)).map(<[_]>::to_vec);
+            Ok(Present { first, footer: segments.footer(first)?, left })
+        });
         let all = all.collect::<Result<Vec<_>, ReadError>>()?;
-        let keeps = keeps(&history, &all, policy, now);
-        let drops: Vec<Seq> =
-            all.iter().zip(&keeps).filter(|(_, keeps)| !**keeps).map(|(present, _)| present.first).collect();
+        let keeps = keeps(&history, segments, &all, policy, now)?;
+        let with_keeps = || all.iter().zip(&keeps);
         let kept: Vec<Seq> =
-            all.iter().zip(&keeps).filter(|(_, keeps)| **keeps).map(|(present, _)| present.first).collect();
-        let gaps = gaps(segments, &before, &all, &drops)?;
-        let bases = bases(&history, segments, &kept, &gaps)?;
-        let (versions_before, versions) = (sum(&before, |gap| gap.versions), sum(&gaps, |gap| gap.versions));
-        let bytes = sum(&gaps, |gap| gap.bytes).saturating_sub(sum(&before, |gap| gap.bytes));
-        let oldest = oldest(&history, segments, &kept)?;
-        let versions = versions.saturating_sub(versions_before);
-        Ok(Self { history, drops, gaps, bases, kept, versions, bytes, oldest })
+            with_keeps().filter(|(_, keep)| **keep == Keep::Whole).map(|(present, _)| present.first).collect();
+        let goes = |(present, keep): &(&Present, &Keep)| present.left.is_none() && **keep != Keep::Whole;
+        let drops: Vec<Seq> = with_keeps().filter(goes).map(|(present, _)| present.first).collect();
+        let thinned: Vec<Thinned> = with_keeps()
+            .filter_map(|(present, keep)| match keep {
+                Keep::Versions(versions) => Some(Thinned { segment: present.first, versions: versions.clone() }),
+                Keep::Whole | Keep::Nothing => None,
+            })
+            .collect();
+        let gaps = gaps(segments, before, &all, &drops)?;
+        let needed = needed(segments, &thinned)?;
+        let bases = bases(&history, segments, &kept, &needed, &gaps)?;
+        let count = |gaps: &[Gap], thinned: &[Thinned]| {
+            let kept: u64 = thinned.iter().map(|thinned| thinned.versions.len() as u64).sum();
+            sum(gaps, |gap| gap.versions).saturating_sub(kept)
+        };
+        let dropped_before = count(before, remains.as_ref().map_or(&[], Remains::thinned));
+        let versions = count(&gaps, &thinned).saturating_sub(dropped_before);
+        let bytes = sum(&gaps, |gap| gap.bytes).saturating_sub(sum(before, |gap| gap.bytes));
+        let oldest = oldest(&history, segments, &all, &keeps)?;
+        Ok(Self { history, drops, gaps, thinned, needed, bases, kept, versions, bytes, oldest })
+    }
+
+    /// Whether it changes anything.
+    pub(super) fn drops_anything(&self) -> bool {
+        self.versions > 0 || !self.drops.is_empty()
     }
 }
 
-/// What was dropped before. Of what is damaged nothing more is dropped.
-fn known_gaps(backup: &Backup) -> Result<Vec<Gap>, ReadError> {
-    match crate::segment::Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
-        Ok(remains) => Ok(remains.gaps().to_vec()),
-        Err(ReadError::Storage(error)) if error.is_not_found() => Ok(Vec::new()),
+/// What was dropped before.
+fn known_remains(backup: &Backup) -> Result<Option<Remains>, ReadError> {
+    match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
+        Ok(remains) => Ok(Some(remains)),
+        Err(ReadError::Storage(error)) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -78,25 +107,59 @@ fn sum(gaps: &[Gap], of: impl Fn(&Gap) -> u64) -> u64 {
     gaps.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// Which segments stay.
-fn keeps(history: &History, all: &[Present], policy: &KeepPolicy, now: Timestamp) -> Vec<bool> {
-    let Some(newest) = history.newest() else { return vec![true; all.len()] };
+/// What stays of each segment.
+fn keeps(
+    history: &History,
+    segments: &Segments,
+    all: &[Present],
+    policy: &KeepPolicy,
+    now: Timestamp,
+) -> Result<Vec<Keep>, ReadError> {
+    let Some(newest) = history.newest() else { return Ok(vec![Keep::Whole; all.len()]) };
     // Without a version there are no times; such a segment goes with the one before it.
-    let with_versions: Vec<Times> = all
-        .iter()
-        .filter(|present| present.footer.versions > 0)
-        .map(|present| Times { earliest: present.footer.times.0, latest: present.footer.times.1 })
-        .collect();
-    let mut by_policy = policy.keeps(now, newest.recorded_at, &with_versions).into_iter();
-    let mut keeps = Vec::with_capacity(all.len());
+    let with_versions: Vec<&Present> = all.iter().filter(|present| present.footer.versions > 0).collect();
+    let times: Vec<Times> = with_versions.iter().map(|present| present.times()).collect();
+    let mut versions_of = |position: usize| match with_versions.get(position) {
+        Some(Present { left: Some(left), .. }) => Ok(left.clone()),
+        Some(Present { first, .. }) => Ok(segments.stretch(*first)?.versions().iter().map(Version::as_kept).collect()),
+        None => Ok(Vec::new()),
+    };
+    let mut by_policy = policy.keeps(now, newest.recorded_at, &times, &mut versions_of)?.into_iter();
+    let mut keeps: Vec<Keep> = Vec::with_capacity(all.len());
     for present in all {
-        let of_this = if present.footer.versions > 0 { by_policy.next() } else { keeps.last().copied() };
-        keeps.push(of_this.unwrap_or(false));
+        let of_this = if present.footer.versions > 0 {
+            by_policy.next()
+        } else {
+            keeps.last().filter(|before| **before == Keep::Whole).cloned()
+        };
+        keeps.push(match (of_this.unwrap_or(Keep::Nothing), &present.left) {
+            (Keep::Whole, Some(left)) => Keep::Versions(left.clone()),
+            (keep, _) => keep,
+        });
     }
     // The next log is replayed onto the newest segment; the newest version may be in one before that.
     let needed = all.iter().rposition(|present| present.footer.versions > 0).unwrap_or(0);
-    keeps.iter_mut().skip(needed).for_each(|keeps| *keeps = true);
-    keeps
+    let is_file = |present: &Present| present.left.is_none();
+    keeps.iter_mut().zip(all).skip(needed).filter(|(_, it)| is_file(it)).for_each(|(keep, _)| *keep = Keep::Whole);
+    Ok(keeps)
+}
+
+impl Present {
+    /// When the versions that are left of it were recorded.
+    fn times(&self) -> Times {
+        let (earliest, latest) = self.footer.times;
+        let left = || self.left.iter().flatten().map(|version| version.recorded_at);
+        Times { earliest: left().min().unwrap_or(earliest), latest: left().max().unwrap_or(latest) }
+    }
+}
+
+/// What versions that are kept need of segments that are not.
+fn needed(segments: &Segments, thinned: &[Thinned]) -> Result<BTreeMap<Seq, NeededBy>, ReadError> {
+    let mut needed = BTreeMap::new();
+    for Thinned { segment, versions } in thinned {
+        needed.insert(*segment, segments.stretch(*segment)?.needed_by(versions));
+    }
+    Ok(needed)
 }
 
 /// What will have been dropped, each run of segments as one.
@@ -117,7 +180,7 @@ fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> 
         }
         None => gaps.push(gap),
     };
-    for Present { first, footer } in all {
+    for Present { first, footer, .. } in all.iter().filter(|present| present.left.is_none()) {
         while let Some(gap) = old.next_if(|gap| gap.first_seq < *first) {
             if gap.first_seq != next {
                 return Err(missing(next));
@@ -148,10 +211,17 @@ fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> 
 }
 
 /// The dropped segments that something kept builds on.
-fn bases(history: &History, segments: &Segments, kept: &[Seq], gaps: &[Gap]) -> Result<BTreeSet<Seq>, ReadError> {
+fn bases(
+    history: &History,
+    segments: &Segments,
+    kept: &[Seq],
+    needed: &BTreeMap<Seq, NeededBy>,
+    gaps: &[Gap],
+) -> Result<BTreeSet<Seq>, ReadError> {
     let is_dropped = |first: &Seq| gaps.iter().any(|gap| gap.has(*first));
     let mut bases = BTreeSet::new();
-    for &first in kept {
+    let thinned = needed.iter().filter(|(_, needed)| needed.reads_base()).map(|(first, _)| first);
+    for &first in kept.iter().chain(thinned) {
         bases.extend(segments.footer(first)?.base.filter(is_dropped));
     }
     for (_, snapshot) in history.unsealed_snapshots() {
@@ -162,9 +232,20 @@ fn bases(history: &History, segments: &Segments, kept: &[Seq], gaps: &[Gap]) -> 
     Ok(bases)
 }
 
-fn oldest(history: &History, segments: &Segments, kept: &[Seq]) -> Result<Option<Version>, ReadError> {
-    for &first in kept {
-        if let Some(version) = segments.stretch(first)?.versions().first() {
+fn oldest(
+    history: &History,
+    segments: &Segments,
+    all: &[Present],
+    keeps: &[Keep],
+) -> Result<Option<Version>, ReadError> {
+    for (present, keep) in all.iter().zip(keeps) {
+        let oldest = match keep {
+            Keep::Nothing => continue,
+            Keep::Whole => None,
+            Keep::Versions(versions) => versions.first().map(|version| version.seq),
+        };
+        let stretch = segments.stretch(present.first)?;
+        if let Some(version) = stretch.versions().iter().find(|it| oldest.is_none_or(|seq| it.seq == seq)) {
             return Ok(Some(version.clone()));
         }
     }

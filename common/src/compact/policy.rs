@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::format::remains_directory::KeptVersion;
+use crate::{ReadError, Timestamp};
 
 /// A span of time, as operators write it: `90d`, `12h`, `1y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,7 +79,7 @@ pub struct KeepPolicy {
     /// Everything within this span.
     #[serde(rename = "keep_within", default, skip_serializing_if = "Option::is_none")]
     pub within: Option<KeepSpan>,
-    /// Within this one, of every hour the newest version, with those in the same segment.
+    /// Within this one, of every hour the newest version.
     #[serde(rename = "keep_hourly", default, skip_serializing_if = "Option::is_none")]
     pub hourly: Option<KeepSpan>,
     /// The same of every day.
@@ -108,6 +109,20 @@ pub(super) struct Times {
     pub(super) latest: Timestamp,
 }
 
+/// What is kept of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// All that there is of it.
+    Whole,
+    /// These of its versions, at least one.
+    Versions(Vec<KeptVersion>),
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks up the versions of the segment at a position, in order.
+type VersionsOf<'a> = dyn FnMut(usize) -> Result<Vec<KeptVersion>, ReadError> + 'a;
+
 impl KeepPolicy {
     /// Whether it keeps anything.
     ///
@@ -120,39 +135,65 @@ impl KeepPolicy {
     }
 
     /// The rules that it has, as `backup.lock` and `backup-compact` name them, with their spans.
-    pub fn as_options(&self) -> Vec<String> {
+    pub fn options(&self) -> impl Iterator<Item = (&'static str, KeepSpan)> {
         let rules = [
             ("keep_within", self.within),
             ("keep_hourly", self.hourly),
             ("keep_daily", self.daily),
             ("keep_weekly", self.weekly),
         ];
-        rules.into_iter().filter_map(|(name, span)| Some(format!("{name}={}", span?))).collect()
+        rules.into_iter().filter_map(|(name, span)| Some((name, span?)))
     }
 
-    /// Which segments it keeps, in their order. The last one it keeps whatever its times are. `newest` is when the newest version was recorded.
+    /// What it keeps of each segment, in their order. The last one it keeps whatever its times are. `newest` is when the newest
+    /// version was recorded. Of few segments the versions are looked at.
     ///
     /// A clock that is wrong never makes it drop more: spans count back from the newest version, or from now if that is
-    /// earlier, and a segment with a version that claims to be of the future is kept.
-    pub(super) fn keeps(&self, now: Timestamp, newest: Timestamp, segments: &[Times]) -> Vec<bool> {
+    /// earlier, and a version that claims to be of the future is kept.
+    ///
+    /// # Errors
+    /// When the versions of a segment cannot be read.
+    pub(super) fn keeps(
+        &self,
+        now: Timestamp,
+        newest: Timestamp,
+        segments: &[Times],
+        versions_of: &mut VersionsOf<'_>,
+    ) -> Result<Vec<Keep>, ReadError> {
         let reference = now.min(newest).as_micros();
-        let is_within = |times: &Times, span: Option<KeepSpan>| {
+        let is_within = |time: Timestamp, span: Option<KeepSpan>| {
             let back = |span: KeepSpan| i64::try_from(span.seconds.saturating_mul(MICROS)).unwrap_or(i64::MAX);
-            span.is_some_and(|span| times.latest.as_micros() >= reference.saturating_sub(back(span)))
+            span.is_some_and(|span| time.as_micros() >= reference.saturating_sub(back(span)))
         };
         let rules = [(self.hourly, HOUR), (self.daily, DAY), (self.weekly, WEEK)];
-        let keeps = |position: usize, times: &Times| {
-            let Some(next) = segments.get(position + 1) else { return true };
-            is_within(times, self.within)
-                || rules.iter().any(|&(span, seconds)| {
-                    let period = |time: Timestamp| time.as_micros().div_euclid((seconds * MICROS).cast_signed());
-                    let of_next = period(next.earliest);
-                    // The next one has a later version of the only period that this one has versions of.
-                    let is_surpassed = [times.earliest, times.latest].iter().all(|&time| period(time) == of_next);
-                    is_within(times, span) && !is_surpassed
+        let period = |time: Timestamp, seconds: u64| time.as_micros().div_euclid((seconds * MICROS).cast_signed());
+        let mut keep_of = |position: usize, times: &Times| {
+            let Some(next) = segments.get(position + 1) else { return Ok(Keep::Whole) };
+            if is_within(times.latest, self.within) {
+                return Ok(Keep::Whole);
+            }
+            let mut of_rules = rules.iter().filter(|&&(span, seconds)| {
+                // The next one has a later version of the only period that this one has versions of.
+                let of_next = period(next.earliest, seconds);
+                let is_surpassed = [times.earliest, times.latest].iter().all(|&time| period(time, seconds) == of_next);
+                is_within(times.latest, span) && !is_surpassed
+            });
+            if of_rules.next().is_none() {
+                return Ok(Keep::Nothing);
+            }
+            let all = versions_of(position)?;
+            let later = all.iter().skip(1).map(|version| version.recorded_at).chain([next.earliest]);
+            let is_kept = |version: &KeptVersion, later: Timestamp| {
+                rules.iter().any(|&(span, seconds)| {
+                    let is_newest = period(version.recorded_at, seconds) != period(later, seconds);
+                    is_newest && is_within(version.recorded_at, span)
                 })
+            };
+            let kept = all.iter().zip(later).filter(|(version, later)| is_kept(version, *later));
+            let kept: Vec<KeptVersion> = kept.map(|(version, _)| *version).collect();
+            Ok(if kept.is_empty() { Keep::Nothing } else { Keep::Versions(kept) })
         };
-        segments.iter().enumerate().map(|(position, times)| keeps(position, times)).collect()
+        segments.iter().enumerate().map(|(position, times)| keep_of(position, times)).collect()
     }
 }
 
@@ -169,12 +210,38 @@ mod tests {
         Timestamp::from_micros((hours * 3600e6) as i64).unwrap()
     }
 
-    /// Segments with versions from the one hour to the other.
+    fn version(seq: usize, time: Timestamp) -> KeptVersion {
+        let seq = seq as u64 + 1;
+        KeptVersion { seq: crate::Seq::new(seq).unwrap(), place: seq, recorded_at: time }
+    }
+
+    /// What is kept of segments with versions at these hours, by their positions: all, or the versions with these positions.
+    fn kept_of(policy: &KeepPolicy, now: f64, segments: &[Vec<f64>]) -> Vec<(usize, Vec<usize>)> {
+        let newest = at(*segments.last().unwrap().last().unwrap());
+        let hours = |hours: &Vec<f64>| hours.iter().map(|&hour| at(hour)).collect::<Vec<_>>();
+        let times: Vec<_> = segments.iter().map(hours).collect();
+        let of = |times: &Vec<Timestamp>| Times {
+            earliest: *times.iter().min().unwrap(),
+            latest: *times.iter().max().unwrap(),
+        };
+        let spans: Vec<_> = times.iter().map(of).collect();
+        let mut versions_of =
+            |position: usize| Ok(times[position].iter().enumerate().map(|(seq, &at)| version(seq, at)).collect());
+        let keeps = policy.keeps(at(now), newest, &spans, &mut versions_of).unwrap();
+        let positions = keeps.into_iter().enumerate().filter_map(|(position, keep)| match keep {
+            Keep::Whole => Some((position, (0..segments[position].len()).collect())),
+            Keep::Versions(versions) => {
+                Some((position, versions.iter().map(|version| usize::try_from(version.place).unwrap() - 1).collect()))
+            }
+            Keep::Nothing => None,
+        });
+        positions.collect()
+    }
+
+    /// Segments with a version at the one hour and one at the other; those that are kept, whole or not.
     fn kept(policy: &KeepPolicy, now: f64, segments: &[(f64, f64)]) -> Vec<usize> {
-        let newest = at(segments.last().unwrap().1);
-        let times: Vec<_> = segments.iter().map(|&(from, to)| Times { earliest: at(from), latest: at(to) }).collect();
-        let keeps = policy.keeps(at(now), newest, &times);
-        keeps.iter().enumerate().filter(|(_, keeps)| **keeps).map(|(position, _)| position).collect()
+        let segments: Vec<_> = segments.iter().map(|&(from, to)| vec![from, to]).collect();
+        kept_of(policy, now, &segments).into_iter().map(|(position, _)| position).collect()
     }
 
     #[test]
@@ -227,54 +294,66 @@ mod tests {
     }
 
     #[test]
-    fn of_every_period_the_segment_with_its_newest_version_is_kept() {
+    fn of_every_period_the_newest_version_is_kept() {
         let policy = KeepPolicy { within: span("1h"), hourly: span("10h"), ..KeepPolicy::default() };
         let segments = [
-            (900.1, 900.9),   // too old
-            (1000.1, 1000.3), // surpassed by the next one
-            (1000.4, 1000.9),
-            (1001.1, 1001.2), // surpassed
-            (1001.3, 1003.2), // has the newest of 1001 and 1002
-            (1003.3, 1003.4),
-            (1008.0, 1008.1), // surpassed, and not within an hour
-            (1008.2, 1008.9),
-            (1009.4, 1009.5), // within an hour
-            (1009.6, 1010.0),
+            vec![900.1, 900.9],                   // too old
+            vec![1000.1, 1000.3],                 // surpassed by the next one
+            vec![1000.4, 1000.8, 1000.9],         // has the newest of its hour
+            vec![1001.1, 1001.2],                 // surpassed
+            vec![1001.3, 1001.4, 1002.0, 1003.2], // the newest of 1001 and of 1002, and of 1003 one that is surpassed
+            vec![1003.3, 1003.4],
+            vec![1008.0, 1008.1], // surpassed, and not within an hour
+            vec![1008.2, 1008.9, 1009.0],
+            vec![1009.4, 1009.5], // within an hour
+            vec![1009.6, 1010.0],
         ];
-        assert_eq!(kept(&policy, 1010.5, &segments), [2, 4, 5, 7, 8, 9]);
+        let expected =
+            [(2, vec![2]), (4, vec![1, 2]), (5, vec![1]), (7, vec![0, 1, 2]), (8, vec![0, 1]), (9, vec![0, 1])];
+        assert_eq!(kept_of(&policy, 1010.5, &segments), expected);
+        // Without the first rule, of the newest hours, too.
+        let hourly = KeepPolicy { within: None, ..policy };
+        let expected = [(2, vec![2]), (4, vec![1, 2]), (5, vec![1]), (7, vec![1]), (9, vec![0, 1])];
+        assert_eq!(kept_of(&hourly, 1010.5, &segments), expected);
     }
 
     #[test]
-    fn every_period_that_had_a_version_still_has_one() {
+    fn every_period_that_had_a_version_still_has_its_newest_one_and_no_other() {
         for (name, policy, hours) in [
             ("hourly", KeepPolicy { hourly: span("1y"), ..KeepPolicy::default() }, 1),
             ("daily", KeepPolicy { daily: span("1y"), ..KeepPolicy::default() }, 24),
             ("weekly", KeepPolicy { weekly: span("1y"), ..KeepPolicy::default() }, 24 * 7),
         ] {
             let mut state = 7_u64;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                f64::from(u32::try_from(state >> 40).unwrap()) / f64::from(1 << 24)
+            };
             let mut now = 5000.0;
             let mut segments = Vec::new();
             for _ in 0..500 {
-                let mut next = || {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    f64::from(u32::try_from(state >> 40).unwrap()) / f64::from(1 << 24)
-                };
-                let from = now + next().powi(4) * 30.0;
-                now = from + next().powi(3) * 5.0;
-                segments.push((from, now));
+                let mut versions = Vec::new();
+                let few = |random: f64| (1..7).filter(|&count| f64::from(count) <= random * 6.0 + 1.0).count();
+                for _ in 0..few(next()) {
+                    now += next().powi(4) * 20.0;
+                    versions.push(now);
+                }
+                segments.push(versions);
             }
-            let keeps = kept(&policy, now, &segments);
-            assert!(keeps.len() < 490 && keeps.len() > 10, "{name}: {}", keeps.len());
-            // The newest version of every period is in a segment that is kept.
             let period = |time: f64| at(time).as_micros() / (hours * 3_600_000_000);
             let mut newest = std::collections::BTreeMap::new();
-            for (position, &(from, to)) in segments.iter().enumerate() {
-                newest.insert(period(from), position);
-                newest.insert(period(to), position);
+            for (position, versions) in segments.iter().enumerate() {
+                versions.iter().enumerate().for_each(|(which, &at)| {
+                    newest.insert(period(at), (position, which));
+                });
             }
-            for (of, position) in newest {
-                assert!(keeps.contains(&position), "{name}: period {of}, segment {position}");
-            }
+            let mut expected: Vec<_> = newest.into_values().collect();
+            let last = segments.len() - 1;
+            expected.retain(|&(position, _)| position != last);
+            let kept = kept_of(&policy, now, &segments);
+            let found = kept.iter().flat_map(|(position, versions)| versions.iter().map(|&which| (*position, which)));
+            let found: Vec<_> = found.filter(|&(position, _)| position != last).collect();
+            assert_eq!(found, expected, "{name}");
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Which pieces of dropped segments are needed: what the page maps lead to that something kept builds on.
+//! Which pieces of dropped segments are needed: what the page maps lead to that something kept builds on, and what versions
+//! that are kept alone need of their own segments.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::plan::Plan;
-use crate::format::page_images::{Anchor, Keyframe, PageImages, newest_only};
+use crate::format::page_images::{Anchor, Keyframe, PageImages, from_keyframe};
 use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
 use crate::format::segment::{Location, MapRoot, Piece};
+use crate::history::NeededBy;
 use crate::segment::Segments;
 use crate::{PageNo, ReadError, Seq};
 
@@ -17,6 +19,8 @@ pub(super) enum Role {
     Node,
     /// Images of a page.
     Images(PageNo),
+    /// A record index, a template table, or statements.
+    Records,
 }
 
 /// Takes a piece of a dropped segment: where it was, what it is, its bytes.
@@ -116,15 +120,49 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What is kept of a piece: of images the newest.
-pub(super) fn kept_of(at: Location, role: Role, bytes: &[u8], segments: &Segments) -> Result<Vec<u8>, ReadError> {
-    match role {
-        Role::Node => Ok(bytes.to_vec()),
-        Role::Images(page) => newest_only(bytes, page, at.segment).map_err(|damage| match segments.open(at.segment) {
-            Ok(file) => file.damaged(at.piece.offset, damage),
-            Err(error) => error,
-        }),
+/// What is kept of a piece: of images the newest, and those that versions of their own segment need.
+pub(super) fn kept_of(
+    at: Location,
+    role: Role,
+    bytes: &[u8],
+    segments: &Segments,
+    plan: &Plan,
+) -> Result<Vec<u8>, ReadError> {
+    let Role::Images(page) = role else { return Ok(bytes.to_vec()) };
+    let oldest = plan.needed.get(&at.segment).map_or(Keyframe(u32::MAX), NeededBy::oldest);
+    from_keyframe(bytes, page, at.segment, oldest).map_err(|damage| match segments.open(at.segment) {
+        Ok(file) => file.damaged(at.piece.offset, damage),
+        Err(error) => error,
+    })
+}
+
+/// Hands everything to `take` that must be readable: pieces of dropped segments, each once. Breaks when `watch` does.
+pub(super) fn for_needed(
+    segments: &Segments,
+    plan: &Plan,
+    watch: &mut dyn FnMut() -> ControlFlow<()>,
+    take: &mut Take<'_>,
+) -> Result<ControlFlow<()>, ReadError> {
+    for (&first, needed) in &plan.needed {
+        if watch().is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let file = segments.open(first)?;
+        let stretch = segments.stretch(first)?;
+        let blocks = needed.blocks.iter().filter_map(|&interval| stretch.interval(interval)).map(|it| it.block);
+        let templates = (!needed.blocks.is_empty()).then_some(file.footer().templates);
+        for piece in blocks.chain(templates).chain([file.footer().index]) {
+            let at = Location { segment: first, piece };
+            file.read_pieces(std::iter::once(piece), |_, bytes| take(at, Role::Records, bytes))?;
+        }
     }
+    let mut walk = Walk::new(segments, plan, watch);
+    for &first in plan.bases.iter().chain(plan.needed.keys()) {
+        if walk.below(segments.footer(first)?.map, take)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// All pieces that are needed, by segment and place in it. `None` when `watch` has broken.
@@ -134,19 +172,12 @@ pub(super) fn needed(
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Vec<Needed>>, ReadError> {
     let mut all = Vec::new();
-    let mut walk = Walk::new(segments, plan, watch);
-    for &base in &plan.bases {
-        let root = segments.footer(base)?.map;
-        let flow = walk.below(root, &mut |at, role, bytes| {
-            let new_len = u32::try_from(kept_of(at, role, bytes, segments)?.len()).unwrap_or(u32::MAX);
-            let Location { segment, piece } = at;
-            all.push(Needed { segment, offset: piece.offset, len: piece.len, role, new_len });
-            Ok(())
-        })?;
-        if flow.is_break() {
-            return Ok(None);
-        }
-    }
+    let flow = for_needed(segments, plan, watch, &mut |at, role, bytes| {
+        let new_len = u32::try_from(kept_of(at, role, bytes, segments, plan)?.len()).unwrap_or(u32::MAX);
+        let Location { segment, piece } = at;
+        all.push(Needed { segment, offset: piece.offset, len: piece.len, role, new_len });
+        Ok(())
+    })?;
     all.sort_unstable();
-    Ok(Some(all))
+    Ok(flow.is_continue().then_some(all))
 }

@@ -11,28 +11,30 @@ use crate::verify::{NoteAbout, Report, Scope, verify};
 use crate::{DataVersion, LogLimits, Recording, Sealer, TimelineEntry, Views};
 
 /// Logs of a few changes.
-const LIMITS: LogLimits = LogLimits { bytes: 4 << 10, statements: 40 };
+pub(super) const LIMITS: LogLimits = LogLimits { bytes: 4 << 10, statements: 40 };
 
-const HOUR: i64 = 3_600_000_000;
+pub(super) const HOUR: i64 = 3_600_000_000;
 
 /// A whole number of weeks after 1970, so that hours and days begin with it; in the future, as `init` looks at the real clock.
 const BEGIN: i64 = 3500 * 7 * 24 * HOUR;
 
-const AT_ONCE: Manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
+pub(super) const AT_ONCE: Manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
 
-/// A node whose changes come an hour apart.
-struct Hourly {
-    node: Node,
+/// A node whose changes come an hour apart, or as many microseconds as it says.
+pub(super) struct Hourly {
+    pub(super) node: Node,
+    pub(super) apart: i64,
+    pub(super) limits: LogLimits,
     hours: i64,
     state: u64,
 }
 
 /// What a version is: the bytes of the database, and the statements.
-type Held = BTreeMap<u32, (Vec<u8>, Vec<String>)>;
+pub(super) type Held = BTreeMap<u32, (Vec<u8>, Vec<String>)>;
 
 impl Hourly {
-    fn new() -> Self {
-        Self { node: Node::new("PRAGMA page_size = 512"), hours: 0, state: 7 }
+    pub(super) fn new() -> Self {
+        Self { node: Node::new("PRAGMA page_size = 512"), apart: HOUR, limits: LIMITS, hours: 0, state: 7 }
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -40,8 +42,8 @@ impl Hourly {
         (self.state >> 33) % below
     }
 
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(BEGIN + self.hours * HOUR).unwrap()
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::from_micros(BEGIN + self.hours * self.apart).unwrap()
     }
 
     fn write(&mut self, recording: &mut Recording, note: &str, fate: Fate) {
@@ -51,8 +53,8 @@ impl Hourly {
     }
 
     /// Changes of all kinds: rows that come and go, versions that nobody recorded, changes that were never committed.
-    fn live(&mut self, changes: usize) {
-        let mut recording = self.node.record_within(LIMITS);
+    pub(super) fn live(&mut self, changes: usize) {
+        let mut recording = self.node.record_within(self.limits);
         for _ in 0..changes {
             let note = "x".repeat(1 + usize::try_from(self.random(400)).unwrap());
             match self.random(40) {
@@ -60,7 +62,7 @@ impl Hourly {
                 1 => {
                     self.write(&mut recording, &note, Fate::Lost);
                     drop(recording);
-                    recording = self.node.record_within(LIMITS);
+                    recording = self.node.record_within(self.limits);
                 }
                 2..5 => {
                     let sql = "DELETE FROM payments WHERE id % 3 = (SELECT max(id) FROM payments) % 3";
@@ -79,15 +81,15 @@ impl Hourly {
             }
         }
         let newest = recording.newest().unwrap().seq;
-        let mut sealer = Sealer::new(self.node.backup(), LIMITS).unwrap();
+        let mut sealer = Sealer::new(self.node.backup(), self.limits).unwrap();
         sealer.advance(newest, &mut |_| ControlFlow::Continue(())).unwrap();
     }
 
-    fn lock(&self) -> SharedLock {
+    pub(super) fn lock(&self) -> SharedLock {
         SharedLock::of(self.node.backup().directory().lock(names::LOCK).unwrap())
     }
 
-    fn compact(&self, policy: &KeepPolicy) -> Compaction {
+    pub(super) fn compact(&self, policy: &KeepPolicy) -> Compaction {
         let mut watch = |_| ControlFlow::Continue(());
         match self.node.backup().compact(policy, self.now(), AT_ONCE, &self.lock(), &mut watch).unwrap() {
             CompactOutcome::Done(compaction) => compaction,
@@ -95,21 +97,21 @@ impl Hourly {
         }
     }
 
-    fn held(&self) -> Held {
+    pub(super) fn held(&self) -> Held {
         held(&self.node.backup())
     }
 
-    fn verify(&self) -> Report {
+    pub(super) fn verify(&self) -> Report {
         verify(&self.node.backup_lock.backend_url, Scope::default(), &|_, _| {}).unwrap()
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let mut names = self.node.backup().directory().list().unwrap();
         names.sort_unstable();
         names
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.node.backup().read_bytes().unwrap().total()
     }
 }
@@ -132,13 +134,13 @@ fn held(backup: &Arc<Backup>) -> Held {
     all
 }
 
-fn policy(within: &str, daily: &str) -> KeepPolicy {
+pub(super) fn policy(within: &str, daily: &str) -> KeepPolicy {
     let span = |text: &str| Some(text.parse().unwrap());
     KeepPolicy { within: span(within), daily: span(daily), ..KeepPolicy::default() }
 }
 
 /// Checks that what is there is part of what was, and that nothing is there that should not be.
-fn expect_part_of(now: &Held, before: &Held, what: &str) {
+pub(super) fn expect_part_of(now: &Held, before: &Held, what: &str) {
     for (version, held) in now {
         assert!(before.get(version) == Some(held), "{what}: version {version} is another one");
     }

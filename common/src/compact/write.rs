@@ -6,17 +6,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::reach::{Needed, Walk, kept_of};
+use super::reach::{self, Needed, Role, Walk, kept_of};
 use super::{CompactError, Pace};
 use crate::format::names;
 use crate::format::remains::{
-    BLOCK_HEADER_LEN, PartEntry, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainingPiece, RemainsDirectory,
-    RemainsFooter, RemainsHeader, SegmentPart, block_checksum,
+    BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainingPiece, RemainsFooter, RemainsHeader,
+    SegmentPart, block_checksum,
 };
+use crate::format::remains_directory::{PartEntry, RemainsDirectory, Thinned};
 use crate::format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use crate::segment::{Remains, Segments};
 use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
-use crate::{Backup, ReadError, Seq, Timestamp};
+use crate::{Backup, ReadError, Seq, Timestamp, Version};
 
 /// Bytes that are gathered before they are written, and synced.
 const BUFFER: usize = 256 << 10;
@@ -77,7 +78,7 @@ fn told(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
 /// Bytes of the file.
 pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
     let mut at = REMAINS_HEADER_LEN as u64;
-    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new() };
+    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
     for segment in told(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
@@ -108,7 +109,7 @@ pub(super) fn write(
     let file = directory.create(&temporary)?;
     let header = RemainsHeader { uuid: backup.manifest().uuid, created: Timestamp::now() }.encode();
     let mut out = Output { file, buffer: header.to_vec(), written: 0, pace };
-    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new() };
+    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
     for segment in told(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
@@ -121,7 +122,7 @@ pub(super) fn write(
             }
             let place = out.at();
             file.read_pieces(std::iter::once(needed.piece()), |piece, bytes| {
-                let kept = kept_of(Location { segment, piece }, needed.role, bytes, segments)?;
+                let kept = kept_of(Location { segment, piece }, needed.role, bytes, segments, plan)?;
                 out.buffer.extend_from_slice(&file.header().piece_checksum(piece.offset, &kept).to_le_bytes());
                 out.buffer.extend_from_slice(&kept);
                 let len = u32::try_from(kept.len()).unwrap_or(u32::MAX);
@@ -147,8 +148,9 @@ pub(super) fn write(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Reads what was written as it will be read once the dropped segments are gone: every page that something kept builds on, and
-/// every page of the newest database that is sealed. What is not the same as it is now is an error.
+/// Reads what was written as it will be read once the dropped segments are gone: every page that something kept builds on,
+/// what versions that are kept alone need, and every page of the newest database that is sealed. What is not the same as it is
+/// now is an error.
 pub(super) fn read_back(
     backup: &Backup,
     plan: &Plan,
@@ -156,27 +158,35 @@ pub(super) fn read_back(
 ) -> Result<ControlFlow<()>, CompactError> {
     let now = &**backup.segments();
     let remains = Remains::open_named(backup.directory(), backup.manifest().uuid, &temporary_name())?;
-    if remains.gaps() != plan.gaps {
+    if remains.gaps() != plan.gaps || remains.thinned() != plan.thinned {
         return Err(CompactError::Differs { what: "it says that something else was dropped".to_owned() });
     }
     let then = now.without_dropped(remains);
-    let mut differs = None;
-    let mut walk = Walk::new(&then, plan, watch);
-    for &first in plan.bases.iter().chain(plan.kept.last()) {
-        let footer = then.footer(first)?;
-        if *footer != *now.footer(first)? {
+    for &first in plan.bases.iter().chain(plan.needed.keys()).chain(plan.kept.last()) {
+        if *then.footer(first)? != *now.footer(first)? {
             return Err(CompactError::Differs { what: format!("the end of segment {first}") });
         }
-        let flow = walk.below(footer.map, &mut |at, role, bytes| {
-            if expected(now, at, role, bytes)? {
-                return Ok(());
-            }
-            differs.get_or_insert(at);
-            Ok(())
-        })?;
-        if flow.is_break() {
-            return Ok(ControlFlow::Break(()));
+    }
+    for Thinned { segment, versions } in &plan.thinned {
+        let then = then.stretch(*segment)?;
+        let same = |version: &Version| versions.iter().any(|kept| *kept == version.as_kept());
+        if then.versions().len() != versions.len() || !then.versions().iter().all(same) {
+            return Err(CompactError::Differs { what: format!("the versions of segment {segment}") });
         }
+    }
+    let mut differs = None;
+    let mut compare = |at: Location, role, bytes: &[u8]| {
+        if !expected(now, plan, at, role, bytes)? {
+            differs.get_or_insert(at);
+        }
+        Ok(())
+    };
+    if reach::for_needed(&then, plan, watch, &mut compare)?.is_break() {
+        return Ok(ControlFlow::Break(()));
+    }
+    let newest = plan.kept.last().map(|&newest| then.footer(newest)).transpose()?;
+    if Walk::new(&then, plan, watch).below(newest.and_then(|footer| footer.map), &mut compare)?.is_break() {
+        return Ok(ControlFlow::Break(()));
     }
     match differs {
         Some(at) => {
@@ -188,10 +198,10 @@ pub(super) fn read_back(
 }
 
 /// Whether bytes are what is kept of a piece.
-fn expected(now: &Segments, at: Location, role: super::reach::Role, bytes: &[u8]) -> Result<bool, ReadError> {
+fn expected(now: &Segments, plan: &Plan, at: Location, role: Role, bytes: &[u8]) -> Result<bool, ReadError> {
     let mut is_same = false;
     now.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, before| {
-        is_same = kept_of(at, role, before, now)? == bytes;
+        is_same = kept_of(at, role, before, now, plan)? == bytes;
         Ok(())
     })?;
     Ok(is_same)

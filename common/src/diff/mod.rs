@@ -12,7 +12,7 @@ mod entries;
 mod hidden;
 mod leaves;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use std::ops::ControlFlow;

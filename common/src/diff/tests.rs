@@ -12,7 +12,8 @@ use super::databases::Databases;
 use super::leaves::Scope;
 use super::{DiffEntry, RowFate};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageIdentity, PageSource};
-use crate::{PageNo, PageSize, ReadError};
+use crate::view::View;
+use crate::{Backup, History, PageNo, PageSize, ReadError, Version};
 
 const SCHEMA: &str = "
     CREATE TABLE plain (a INTEGER, b TEXT, c BLOB);
@@ -189,6 +190,25 @@ fn found(from: &OverlayPages, to: &OverlayPages, scope: Scope) -> Found {
     }
     found.sort();
     found
+}
+
+/// Compares the payments of two versions of a backup, and that with all rows of both.
+pub(crate) fn compare_with_all_rows(backup: &Backup, history: &History, from: &Version, to: &Version) {
+    let rows = |version: &Version| {
+        let view = View::build(backup, &history.plan(version).unwrap(), None).unwrap();
+        all_rows(view.pages()).into_iter().filter(|((table, _), _)| table == "payments").collect::<Rows>()
+    };
+    let mut found = Found::new();
+    let taken = super::diff(backup, history, (from, to), &["payments".to_owned()], &mut |entry| {
+        if let DiffEntry::Row(row) = entry {
+            let key = told(&row.key[0]);
+            found.push((row.table.to_owned(), key, row.before.map(quoted), row.after.map(quoted)));
+        }
+        ControlFlow::Continue(())
+    });
+    taken.unwrap();
+    found.sort();
+    assert_eq!(found, expected(&rows(from), &rows(to)), "{} and {}", from.data_version, to.data_version);
 }
 
 /// A statement, by lot.

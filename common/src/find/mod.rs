@@ -9,7 +9,7 @@ mod relevance;
 mod search;
 mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};

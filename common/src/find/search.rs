@@ -53,6 +53,9 @@ impl<'a> Search<'a> {
     pub(super) fn segment(&mut self, first_seq: Seq) -> Result<Vec<Turn>, FindError> {
         let segments = self.backup.segments();
         let stretch = segments.stretch(first_seq)?;
+        if stretch.is_thinned() {
+            return stretch.versions().iter().filter_map(|version| self.alone(version).transpose()).collect();
+        }
         let mut turns: Vec<Turn> = self.at_snapshot(&stretch)?.into_iter().collect();
         let Some(begin) = stretch.interval(Keyframe(0)) else { return Ok(turns) };
         let at = |keyframe, page_count, foreign_keys| {
@@ -99,7 +102,25 @@ impl<'a> Search<'a> {
             self.keep(0, replay)?;
             follow.end(self)?;
         }
+        if let Some(first) = stretch.versions().first().filter(|_| stretch.snapshot().is_none())
+            && let Some(earlier) = self.history.version_before(first.seq)?
+            && self.history.is_dropped_between(earlier.seq, first_seq)
+        {
+            // What was found is its difference to a version that is not there any more.
+            turns.retain(|turn| turn.version.seq != first.seq);
+            turns.splice(0..0, self.alone(first)?);
+        }
         Ok(turns)
+    }
+
+    /// The turn at a version of which what led to it was dropped.
+    fn alone(&mut self, version: &Version) -> Result<Option<Turn>, FindError> {
+        if !self.wanted.contains(&version.seq) || version.seq == *self.wanted.start() {
+            return Ok(None);
+        }
+        let Some(earlier) = self.history.version_before(version.seq)? else { return Ok(None) };
+        let (before, after) = (self.all_at(&earlier)?, self.all_at(version)?);
+        Ok(turn(version, Turned::between(&before, &after)))
     }
 
     /// Finds the turns in what is not sealed.

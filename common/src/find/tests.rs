@@ -59,7 +59,8 @@ fn expected(backup: &Backup, history: &History, versions: &[Version], table: &st
     (first, found)
 }
 
-fn compare(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> usize {
+/// Compares what is found with asking every version; returns at how many the answer changed.
+pub(crate) fn compare(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> usize {
     let turns = find(backup, history, (&versions[0], &versions[versions.len() - 1]), table, condition).unwrap();
     let found: Found = turns
         .turns

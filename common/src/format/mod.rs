@@ -12,6 +12,7 @@ pub mod page_map;
 pub mod record;
 pub mod record_index;
 pub mod remains;
+pub mod remains_directory;
 pub mod segment;
 pub mod snapshot;
 pub mod spool;

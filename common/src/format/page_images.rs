@@ -159,28 +159,37 @@ struct Scratch {
     image: Vec<u8>,
 }
 
-/// The same images without those that are older than the newest, which only versions of their own segment need.
+/// The same images without those that are older than the one of `oldest`, or of the keyframe before it that has one. For
+/// `Keyframe(u32::MAX)` that is all but the newest: older ones are needed by versions of their own segment only.
 ///
 /// # Errors
 /// When the bytes are not images of that page.
-pub fn newest_only(bytes: &[u8], page: PageNo, own: Seq) -> Result<Vec<u8>, Damage> {
-    let mut images = PageImages::open(bytes, page, own, Keyframe(u32::MAX))?;
+pub fn from_keyframe(bytes: &[u8], page: PageNo, own: Seq, oldest: Keyframe) -> Result<Vec<u8>, Damage> {
+    let mut images = PageImages::open(bytes, page, own, oldest)?;
+    // All of them are newer: what is older is told by another segment.
+    let kept = images.wanted.map_or(images.count, |back| back + 1);
     let mut head = Reader::new(bytes);
     head.varint()?;
     if head.varint()? == 2 {
         (0..3).try_for_each(|_| head.varint().map(drop))?;
     }
     let mut out = bytes[..bytes.len() - head.rest().len()].to_vec();
-    let mut newest = 0_u64;
-    for _ in 0..images.count {
-        newest += images.keyframes.varint()?;
+    put_varint(kept as u64, &mut out);
+    let mut keyframe = 0_u64;
+    for back in (0..images.count).rev() {
+        keyframe += images.keyframes.varint()?;
+        if back < kept {
+            put_varint(keyframe, &mut out);
+            keyframe = 0;
+        }
     }
-    let len = images.lens.varint()?;
-    let frame = images.frames.bytes(usize::try_from(len).unwrap_or(usize::MAX))?;
-    for field in [1, newest, len] {
-        put_varint(field, &mut out);
+    let mut total = 0;
+    for _ in 0..kept {
+        let len = images.lens.varint()?;
+        put_varint(len, &mut out);
+        total += len;
     }
-    out.extend_from_slice(frame);
+    out.extend_from_slice(images.frames.bytes(usize::try_from(total).unwrap_or(usize::MAX))?);
     Ok(out)
 }
 
@@ -403,8 +412,17 @@ mod tests {
             let anchor = opened.anchor();
             let mut each = Vec::new();
             opened.read_each(Some(&ANCHOR), 512, |keyframe, image| each.insert(0, (keyframe, image.to_vec()))).unwrap();
-            prop_assert_eq!(each, images);
+            prop_assert_eq!(&each, &images);
             prop_assert!(anchor.is_none() || anchor == codec_anchor(anchored));
+            for oldest in (0..=keyframe + 1).chain([u32::MAX]) {
+                let fewer = from_keyframe(&bytes, PAGE, OWN, Keyframe(oldest)).unwrap();
+                let before = images.iter().filter(|(keyframe, _)| keyframe.0 <= oldest).count().saturating_sub(1);
+                prop_assert_eq!(PageImages::open(&fewer, PAGE, OWN, Keyframe(0)).unwrap().count, images.len() - before);
+                for upto in (oldest..=keyframe + 1).chain([u32::MAX]) {
+                    prop_assert_eq!(read(&fewer, upto), read(&bytes, upto), "{}", upto);
+                }
+                prop_assert_eq!(from_keyframe(&fewer, PAGE, OWN, Keyframe(oldest)).unwrap(), fewer);
+            }
             for cut in 0..bytes.len() {
                 prop_assert!(read(&bytes[..cut], keyframe).is_err());
             }

@@ -20,13 +20,21 @@ enum Which<'a> {
 impl History {
     /// The times of all stretches that have versions. Reads the footers of all segments, once.
     fn times(&self) -> impl Iterator<Item = Result<Times<'_>, ReadError>> {
-        let sealed = self.sealed.iter().filter_map(|&segment| match self.segments.footer(segment) {
-            Ok(footer) if footer.versions == 0 => None,
-            Ok(footer) => {
-                let (earliest, latest) = footer.times;
-                Some(Ok(Times { earliest, latest, stretch: Which::Segment(segment) }))
+        let remains = self.segments.remains();
+        let sealed = self.sealed.iter().filter_map(move |&segment| {
+            let stretch = Which::Segment(segment);
+            if let Some(kept) = remains.as_ref().and_then(|remains| remains.kept_of(segment)) {
+                let times = || kept.iter().map(|version| version.recorded_at);
+                return Some(Ok(Times { earliest: times().min()?, latest: times().max()?, stretch }));
             }
-            Err(error) => Some(Err(error)),
+            match self.segments.footer(segment) {
+                Ok(footer) if footer.versions == 0 => None,
+                Ok(footer) => {
+                    let (earliest, latest) = footer.times;
+                    Some(Ok(Times { earliest, latest, stretch }))
+                }
+                Err(error) => Some(Err(error)),
+            }
         });
         let tail = self.tail.iter().filter_map(|stretch| {
             let times = || stretch.versions().iter().map(|version| version.recorded_at);

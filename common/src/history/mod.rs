@@ -4,71 +4,37 @@
 //! asked for. What is not sealed yet is in memory as a whole: a log or two.
 
 mod by_time;
+mod dropped_runs;
+mod plan;
 mod stretch;
 mod version;
 
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use crate::format::page_images::Keyframe;
 use crate::format::record::{DeltaBase, Record, SnapshotRef};
-use crate::format::record_index::ForeignKeys;
 use crate::format::segment::{SegmentFooter, SnapshotId};
 use crate::format::{Damage, names};
 use crate::log::RecordPlace;
-use crate::replay::ChangeAbout;
-use crate::segment::{SealedState, Segments};
+use crate::segment::Segments;
 use crate::version_rules::Newest;
 use crate::{DataVersion, PageSize, ReadError, SealedThrough, Seq};
 
+use dropped_runs::DroppedRuns;
+pub use plan::ReplayPlan;
+pub(crate) use plan::{NeededBy, PlannedChange, Start};
 pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
 pub(crate) use version::Place;
 pub use version::{Origin, TimelineEntry, Version};
-
-/// All that a view of a version needs from the history; goes its own way from there.
-#[derive(Debug, Clone)]
-pub struct ReplayPlan {
-    pub(crate) data_version: DataVersion,
-    pub(crate) seq: Seq,
-    /// What to begin with.
-    pub(crate) start: Start,
-    /// The changes to replay, in order.
-    pub(crate) changes: Vec<PlannedChange>,
-}
-
-/// The database that a replay begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// An empty one, with this page size.
-    Nothing(PageSize),
-    /// That of the snapshot with this seq.
-    Snapshot(Seq, SnapshotRef),
-    /// That of a segment.
-    Segment(Seq, SealedState),
-}
-
-/// A change to replay.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PlannedChange {
-    pub(crate) about: ChangeAbout,
-    pub(crate) place: RecordPlace,
-}
-
-impl PlannedChange {
-    /// Its seq.
-    pub(crate) fn seq(&self) -> Seq {
-        self.about.seq
-    }
-}
 
 /// What the records of a backup amount to.
 #[derive(Debug)]
 pub struct History {
     page_size: PageSize,
     segments: Arc<Segments>,
-    /// First seqs of the segments, ascending.
+    /// First seqs of the segments, ascending; also of those that single versions were kept of.
     sealed: Vec<Seq>,
-    /// Versions in them, and in those that were dropped.
+    /// Versions in them, and those that were dropped.
     sealed_versions: u64,
     /// Versions that were dropped.
     dropped_versions: u64,
@@ -147,7 +113,7 @@ impl History {
     /// Takes out the segments that were dropped, as far as they are known of; returns how many versions fewer there are.
     pub(crate) fn forget_dropped(&mut self) -> u64 {
         let Some(remains) = self.segments.remains() else { return 0 };
-        self.sealed.retain(|&segment| remains.gap_of(segment).is_none());
+        self.sealed.retain(|&segment| !remains.is_gone(segment));
         let before = std::mem::replace(&mut self.dropped_versions, remains.versions());
         self.dropped_versions.saturating_sub(before)
     }
@@ -403,21 +369,33 @@ impl History {
     /// When segments before the place where `take` broke could not be read: what all others tell was handed out.
     pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
         let remains = self.segments.remains();
-        let mut gaps = remains.as_ref().map_or(&[][..], |remains| remains.gaps()).iter().peekable();
-        let mut unreadable = None;
-        let read = self.for_stretches_from(None, &mut |stretch| {
-            while let Some(gap) = gaps.next_if(|gap| gap.last_seq < stretch.first_seq()) {
-                match self.segments.footer(gap.last_segment) {
-                    Ok(footer) => {
-                        let (last, before) = (Place(footer.place).data_version(), gap.last_seq.next());
-                        take(TimelineEntry::Dropped { versions: gap.versions, last, before })?;
-                    }
-                    Err(error) => unreadable = unreadable.take().or(Some(error)),
-                }
+        let mut dropped = DroppedRuns::new(remains.as_ref().map_or(&[], |remains| remains.gaps()), &self.segments);
+        let mut run = None;
+        // What was dropped is one entry, whatever it was dropped from.
+        let mut entry = |next: TimelineEntry| match (next, &mut run) {
+            (TimelineEntry::Dropped { versions: more, last, before }, Some((versions, last_of_run, before_of_run))) => {
+                *versions += more;
+                (*last_of_run, *before_of_run) = (last, before);
+                ControlFlow::Continue(())
             }
-            stretch.timeline().try_for_each(&mut *take)
+            (TimelineEntry::Dropped { versions, last, before }, none) => {
+                *none = Some((versions, last, before));
+                ControlFlow::Continue(())
+            }
+            (next, run) => {
+                if let Some((versions, last, before)) = run.take() {
+                    take(TimelineEntry::Dropped { versions, last, before })?;
+                }
+                take(next)
+            }
+        };
+        let read = self.for_stretches_from(None, &mut |stretch| {
+            while let Some(next) = dropped.next_before(stretch) {
+                entry(next)?;
+            }
+            stretch.timeline().try_for_each(&mut entry)
         });
-        read.and(unreadable.map_or(Ok(()), Err))
+        read.and(dropped.unreadable.map_or(Ok(()), Err))
     }
 
     /// Visits the stretches from that which holds `seq` on, those that cannot be read last: as the error.
@@ -442,71 +420,6 @@ impl History {
         unreadable.map_or(Ok(()), Err)
     }
 
-    /// All that a view of `version` needs.
-    ///
-    /// # Errors
-    /// When the segment that holds it cannot be read.
-    pub fn plan(&self, version: &Version) -> Result<ReplayPlan, ReadError> {
-        let plan = |start, changes| ReplayPlan { data_version: version.data_version, seq: version.seq, start, changes };
-        match self.stretch_of(version.seq)? {
-            Some(Loaded::Sealed(stretch)) => {
-                let (start, changes) = plan_in_segment(&stretch, version.seq);
-                Ok(plan(start, changes))
-            }
-            _ => {
-                let (start, changes) = self.plan_in_tail(version.seq);
-                Ok(plan(start, changes))
-            }
-        }
-    }
-
-    /// The changes behind one record, up to another, which lead from the one's version to the other's; `None` when there are
-    /// more than `most`, or a snapshot is among them.
-    ///
-    /// # Errors
-    /// When a segment that holds some of them cannot be read.
-    pub(crate) fn changes_between(
-        &self,
-        after: Seq,
-        upto: Seq,
-        most: usize,
-    ) -> Result<Option<Vec<PlannedChange>>, ReadError> {
-        let (mut found, mut is_whole) = (Vec::new(), true);
-        self.for_stretches_from(Some(after), &mut |stretch| {
-            let records = stretch.records();
-            let from = records.partition_point(|record| record.seq() <= after);
-            for record in records.get(from..).unwrap_or_default() {
-                if record.seq() > upto {
-                    return ControlFlow::Break(());
-                }
-                is_whole &= record.kind == LiveKind::Change && found.len() < most;
-                if !is_whole {
-                    return ControlFlow::Break(());
-                }
-                found.push(PlannedChange { about: record.about, place: record.place });
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(is_whole.then_some(found))
-    }
-
-    /// From the newest snapshot of the logs, or from the end of what is sealed.
-    fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
-        let end = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
-        let logs = self.tail.get(..end).unwrap_or_default();
-        let with_snapshot = logs.iter().rposition(|stretch| stretch.snapshot().is_some());
-        let start = with_snapshot.and_then(|position| {
-            let stretch = logs.get(position)?;
-            Some(Start::Snapshot(stretch.first_seq(), *stretch.snapshot()?))
-        });
-        let changes = logs.iter().skip(with_snapshot.unwrap_or(0)).flat_map(|stretch| changes(stretch, seq));
-        (start.unwrap_or_else(|| self.sealed_end()), changes.collect())
-    }
-
-    pub(crate) fn sealed_end(&self) -> Start {
-        self.sealed.last().map_or(Start::Nothing(self.page_size), |&last| Start::Segment(last, SealedState::End))
-    }
-
     /// What the log that is sealed next is replayed onto, and a new delta snapshot is the difference to: pages that are
     /// stored as they were. `None` when there are none.
     pub(crate) fn newest_stored_state(&self) -> Option<DeltaBase> {
@@ -528,9 +441,7 @@ impl History {
         let Some(stretch) = self.stretch_of(version.seq)? else {
             return Ok(Vec::new());
         };
-        let records = stretch.records().get(version.first_record..).unwrap_or_default();
-        let own = records.iter().take_while(|record| record.seq() <= version.seq);
-        Ok(own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place).collect())
+        Ok(stretch.changes_of(version).collect())
     }
 
     /// What is not sealed, log by log.
@@ -576,39 +487,10 @@ impl History {
         let in_log = matches!(record.place, RecordPlace::Log { .. });
         Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
             names::snapshot(record.seq())
+        } else if stretch.is_thinned() {
+            names::REMAINS.to_owned()
         } else {
             record.place.file_name()
         }))
     }
-}
-
-/// From the keyframe before it, or the one that was taken right after it.
-fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
-    let end = stretch.records().partition_point(|record| record.seq() <= seq);
-    let (records, later) = stretch.records().split_at(end);
-    let interval_of = |record: &LiveRecord| match record.place {
-        RecordPlace::Segment { interval, .. } => interval,
-        RecordPlace::Log { .. } => Keyframe(0),
-    };
-    let interval = records.last().map_or(Keyframe(0), interval_of);
-    let at = |keyframe: Keyframe| {
-        let found = stretch.interval(keyframe).map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
-        let (page_count, foreign_keys) = found;
-        Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
-    };
-    match later.first().map(interval_of) {
-        None => return (Start::Segment(stretch.first_seq(), SealedState::End), Vec::new()),
-        // What was rewound may fill whole intervals; then the next live record is behind several keyframes.
-        Some(next) if next != interval => return (at(next), Vec::new()),
-        Some(_) => {}
-    }
-    let first = records.partition_point(|record| interval_of(record) != interval);
-    let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.kind == LiveKind::Change);
-    let changes = changes.map(|record| PlannedChange { about: record.about, place: record.place }).collect();
-    (at(interval), changes)
-}
-
-fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {
-    let live = stretch.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
-    live.map(|record| PlannedChange { about: record.about, place: record.place })
 }

@@ -5,6 +5,7 @@ use crate::format::Damage;
 use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Record, RunStart, SnapshotRef};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
+use crate::format::remains_directory::KeptVersion;
 use crate::format::segment::{FollowedBy, SegmentFooter, SegmentHeader};
 use crate::log::RecordPlace;
 use crate::replay::ChangeAbout;
@@ -78,6 +79,16 @@ pub(crate) struct Stretch {
     early_riders: (u64, u64),
     /// Those of the segment; empty for a log.
     intervals: Vec<Interval>,
+    left: Left,
+}
+
+/// How many of the versions of a segment there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All that were ever recorded.
+    All,
+    /// Those that a compaction has kept.
+    Some,
 }
 
 impl Stretch {
@@ -92,6 +103,7 @@ impl Stretch {
             asides: Vec::new(),
             early_riders: (0, 0),
             intervals: Vec::new(),
+            left: Left::All,
         }
     }
 
@@ -148,6 +160,54 @@ impl Stretch {
         }
         stretch.intervals = index.intervals;
         Ok(stretch)
+    }
+
+    /// The stretch with these of its versions only, which follow each other. What else happened is forgotten, too.
+    ///
+    /// # Errors
+    /// When it has not all of them.
+    pub(crate) fn thinned_to(mut self, kept: &[KeptVersion]) -> Result<Self, Damage> {
+        self.left = Left::Some;
+        self.asides.clear();
+        let mut kept = kept.iter().peekable();
+        let (mut versions, mut dropped) = (0, None);
+        let is_same = |kept: &KeptVersion, version: &Version| {
+            (kept.seq, kept.place, kept.recorded_at) == (version.seq, version.place.0, version.recorded_at)
+        };
+        let all = std::mem::take(&mut self.versions);
+        for version in all {
+            if kept.next_if(|kept| is_same(kept, &version)).is_none() {
+                versions += 1;
+                dropped = Some(version.data_version);
+                continue;
+            }
+            if let Some(last) = dropped.take() {
+                self.asides.push(TimelineEntry::Dropped { versions, last, before: version.seq });
+            }
+            versions = 0;
+            self.versions.push(version);
+        }
+        if let Some(last) = dropped
+            && let Some(record) = self.records.last()
+        {
+            self.asides.push(TimelineEntry::Dropped { versions, last, before: record.seq().next() });
+        }
+        match kept.next() {
+            None => Ok(self),
+            Some(_) => Err(Damage::Contradiction("it has not the versions that were kept of it")),
+        }
+    }
+
+    /// Whether single versions of it are left only.
+    pub(crate) fn is_thinned(&self) -> bool {
+        self.left == Left::Some
+    }
+
+    /// Where the changes of a version, riders included, are.
+    pub(crate) fn changes_of<'a>(&'a self, version: &'a Version) -> impl Iterator<Item = RecordPlace> + 'a {
+        let records = self.records.get(version.first_record..).unwrap_or_default();
+        let own = records.iter().take_while(|record| record.seq() <= version.seq);
+        own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place)
     }
 
     /// Adds a record of the log.

@@ -1,6 +1,7 @@
 //! What a history is made of: versions, and what else happened.
 
 use crate::format::record::SnapshotReason;
+use crate::format::remains_directory::KeptVersion;
 use crate::version_rules::Commit;
 use crate::{DataVersion, PageSize, Seq, Timestamp};
 
@@ -38,6 +39,13 @@ pub struct Version {
     pub(crate) place: Place,
     /// Position of its first record among the live ones of its stretch.
     pub(super) first_record: usize,
+}
+
+impl Version {
+    /// As a compaction that keeps it alone tells of it.
+    pub(crate) fn as_kept(&self) -> KeptVersion {
+        KeptVersion { seq: self.seq, place: self.place.0, recorded_at: self.recorded_at }
+    }
 }
 
 /// Where a version stands among all of its backup: its number, plus 2^32 for every time the numbers have wrapped.

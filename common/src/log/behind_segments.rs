@@ -36,6 +36,8 @@ impl Unsealed {
         let is_dropped = |first: Seq| remains.as_ref().is_some_and(|remains| remains.gap_of(first).is_some());
         let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
         sealed.retain(|&first| !is_dropped(first));
+        let thinned = remains.as_ref().map_or(&[][..], |remains| remains.thinned());
+        sealed.extend(thinned.iter().map(|thinned| thinned.segment));
         sealed.sort_unstable();
         let directory = Arc::clone(directory);
         let Some(&newest) = sealed.last() else {

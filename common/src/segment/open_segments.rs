@@ -122,11 +122,11 @@ impl Segments {
         lock(&self.dropped).remains.clone()
     }
 
-    /// Whether all segments before this one were dropped.
+    /// Whether all segments before this one, the first of which anything is left, were dropped.
     pub(crate) fn is_dropped_before(&self, first_seq: Seq) -> bool {
         let remains = self.remains();
         let gap = remains.as_ref().and_then(|remains| remains.gap_at(Seq::FIRST));
-        gap.is_some_and(|gap| gap.last_seq.next() == first_seq)
+        gap.is_some_and(|gap| gap.has(first_seq) || gap.last_seq.next() == first_seq)
     }
 
     /// Looks what was dropped. Cheap when that is the same as before.
@@ -269,9 +269,21 @@ impl Segments {
         }
         let file = self.open(first_seq)?;
         let index = file.read_index()?;
-        let stretch = Stretch::of_segment(file.header(), file.footer(), index);
+        // Only now: it may have been thinned before it was opened.
+        let known = self.remains();
+        let kept = known.as_ref().and_then(|remains| remains.kept_of(first_seq));
+        let whole = Stretch::of_segment(file.header(), file.footer(), index);
+        let stretch = whole.and_then(|whole| match kept {
+            Some(kept) => whole.thinned_to(kept),
+            None => Ok(whole),
+        });
         let stretch = Arc::new(stretch.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
-        lock(&self.stretches).insert(first_seq, Arc::clone(&stretch));
+        let mut stretches = lock(&self.stretches);
+        // What was thinned meanwhile is read anew by the next one who asks.
+        if self.remains().as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
+            stretches.insert(first_seq, Arc::clone(&stretch));
+        }
+        drop(stretches);
         Ok(stretch)
     }
 

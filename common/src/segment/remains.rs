@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use super::SegmentFile;
 use crate::format::remains::{
-    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, Gap, PartEntry, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsDirectory,
-    RemainsFooter, RemainsHeader, SegmentPart, block_checksum,
+    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, RemainsHeader, SegmentPart,
+    block_checksum,
 };
+use crate::format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StoredFile, read_exact_at};
 use crate::{ReadError, Seq, Timestamp};
@@ -116,6 +117,21 @@ impl Remains {
         self.contents.gap_at(first_seq)
     }
 
+    /// The segments that versions were kept of, ascending.
+    pub(crate) fn thinned(&self) -> &[Thinned] {
+        &self.contents.thinned
+    }
+
+    /// The versions that were kept of a segment; `None` when it was not thinned.
+    pub(crate) fn kept_of(&self, first_seq: Seq) -> Option<&[KeptVersion]> {
+        self.contents.thinned(first_seq).map(|thinned| &thinned.versions[..])
+    }
+
+    /// Whether a segment was dropped as a whole.
+    pub(crate) fn is_gone(&self, first_seq: Seq) -> bool {
+        self.gap_of(first_seq).is_some() && self.kept_of(first_seq).is_none()
+    }
+
     /// When it was written.
     pub(crate) fn created(&self) -> Timestamp {
         self.created
@@ -123,7 +139,9 @@ impl Remains {
 
     /// Versions that were dropped.
     pub(crate) fn versions(&self) -> u64 {
-        self.gaps().iter().fold(0, |all, gap| all.saturating_add(gap.versions))
+        let in_gaps = self.gaps().iter().fold(0_u64, |all, gap| all.saturating_add(gap.versions));
+        let kept = self.thinned().iter().map(|thinned| thinned.versions.len() as u64).sum();
+        in_gaps.saturating_sub(kept)
     }
 
     /// The segments of which something remains, ascending.
@@ -151,15 +169,15 @@ impl Remains {
             .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
     }
 
-    /// Reads every piece of every segment that is told of; hands what is wrong to `problem`.
-    pub(crate) fn check(&self, problem: &mut dyn FnMut(ReadError)) {
+    /// Reads every piece of every segment that is told of; hands what is wrong to `problem`, with the segment.
+    pub(crate) fn check(&self, problem: &mut dyn FnMut(Seq, ReadError)) {
         for entry in &self.contents.parts {
             let part = self.read_part(*entry);
             let segment = self.segment(entry.segment);
             let (part, segment) = match (part, segment) {
                 (Ok(part), Some(Ok(segment))) => (part, segment),
                 (Err(error), _) | (_, Some(Err(error))) => {
-                    problem(error);
+                    problem(entry.segment, error);
                     continue;
                 }
                 (Ok(_), None) => continue,
@@ -167,7 +185,7 @@ impl Remains {
             for piece in part.pieces {
                 let piece = crate::format::segment::Piece { offset: piece.offset, len: piece.len };
                 if let Err(error) = segment.read_piece(piece, |_| Ok(())) {
-                    problem(error);
+                    problem(entry.segment, error);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
-use crate::format::remains::Gap;
+use crate::format::remains_directory::Gap;
 use crate::lock_look::LockLook;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
@@ -30,7 +30,7 @@ pub(super) fn check_names(
     notes: &mut Vec<Note>,
 ) {
     let directory = &**backup.directory();
-    let at_work = backup.look_at_lock().is_ok_and(|look| look == LockLook::Held);
+    let at_work = backup.look_at_lock().is_ok_and(|look| look != LockLook::NotSeen);
     for name in names {
         let unused = match () {
             () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS]

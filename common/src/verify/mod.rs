@@ -34,6 +34,7 @@ mod snapshot;
 mod soundness;
 #[cfg(test)]
 mod tests;
+mod thinned;
 mod version_ranges;
 mod whole;
 

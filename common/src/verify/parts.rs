@@ -168,10 +168,13 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
 
 /// What of it versions need is found out by walking there: here every byte is looked at.
 fn check_remains(backup: &Backup, found: &Mutex<Found>) {
-    let problem = |error| drop(lock(found).findings.add_read(&error));
     match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
-        Ok(remains) => remains.check(&mut { problem }),
-        Err(error) => problem(error),
+        Ok(remains) => remains.check(&mut |segment, error| {
+            let mut found = lock(found);
+            found.findings.add_read(&error);
+            found.damaged.insert(segment);
+        }),
+        Err(error) => drop(lock(found).findings.add_read(&error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What versions need of segments that they are not in: the pages of the database that their own segment builds on.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::costs::Unreadable;
@@ -8,6 +8,7 @@ use super::finding::Findings;
 use crate::format::page_images::Keyframe;
 use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
 use crate::format::segment::{Location, MapRoot};
+use crate::history::NeededBy;
 use crate::pages::PageSource;
 use crate::segment::Anchors;
 use crate::{Backup, PageNo, PageSize, ReadError, Seq};
@@ -17,6 +18,8 @@ pub(super) struct Reach<'a> {
     backup: &'a Backup,
     /// Segments that are checked as a whole.
     whole: &'a BTreeSet<Seq>,
+    /// What versions need of segments that are not there any more.
+    thinned: &'a BTreeMap<Seq, NeededBy>,
     seen: HashSet<(Seq, u64)>,
     findings: &'a mut Findings,
     unreadable: &'a mut Unreadable,
@@ -25,11 +28,11 @@ pub(super) struct Reach<'a> {
 impl<'a> Reach<'a> {
     pub(super) fn new(
         backup: &'a Backup,
-        whole: &'a BTreeSet<Seq>,
+        (whole, thinned): (&'a BTreeSet<Seq>, &'a BTreeMap<Seq, NeededBy>),
         findings: &'a mut Findings,
         unreadable: &'a mut Unreadable,
     ) -> Self {
-        Self { backup, whole, seen: HashSet::new(), findings, unreadable }
+        Self { backup, whole, thinned, seen: HashSet::new(), findings, unreadable }
     }
 
     /// Checks what the database at the end of a segment is made of.
@@ -81,9 +84,12 @@ impl<'a> Reach<'a> {
             return;
         }
         let anchors = Anchors { segments: self.backup.segments(), snapshot };
+        // The newest is what later segments lead to.
+        let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
+        let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe(u32::MAX)]).collect();
         let read = self.backup.segments().open(at.segment).and_then(|file| {
             file.read_pieces(std::iter::once(at.piece), |_, bytes| {
-                anchors.read_image(at, bytes, page, Keyframe(u32::MAX), out).map(drop)
+                keyframes.iter().try_for_each(|&upto| anchors.read_image(at, bytes, page, upto, out).map(drop))
             })
         });
         if let Err(error) = read {

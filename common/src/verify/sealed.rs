@@ -7,7 +7,7 @@ use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
 use crate::format::record::DeltaBase;
 use crate::format::record::first_link;
-use crate::format::remains::Gap;
+use crate::format::remains_directory::Gap;
 use crate::format::segment::{FollowedBy, SegmentFooter};
 use crate::format::{Damage, names};
 use crate::segment::SegmentFile;

@@ -14,11 +14,12 @@ use super::reach::Reach;
 use super::sealed::{self, Sealed};
 use super::soundness::{Soundness, check_soundness};
 use super::version_ranges::OPEN;
-use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs};
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs, thinned};
 use crate::format::names;
 use crate::format::record::DeltaBase;
+use crate::format::remains_directory::Thinned;
 use crate::format::segment::SnapshotId;
-use crate::history::{Before, LiveKind, Place, Start, Version};
+use crate::history::{Before, LiveKind, NeededBy, Place, Start, Version};
 use crate::log::torn_len;
 use crate::storage::Access;
 use crate::view::View;
@@ -48,6 +49,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         backup,
         picture,
         sealed,
+        thinned: Vec::new(),
         oldest,
         depth: scope.depth,
         places: (0, OPEN),
@@ -55,6 +57,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         lost: VersionRanges::default(),
     };
     verification.places = verification.places_of(scope)?;
+    verification.thinned = thinned::asked_for(&remains, verification.places);
     let mut report = verification.run(scope, watch);
     if let Some(manifest) = manifest {
         let all = verification.all_versions();
@@ -75,6 +78,8 @@ struct Verification {
     backup: Arc<Backup>,
     picture: Picture,
     sealed: Vec<Sealed>,
+    /// What single versions were kept of, of those that were asked for.
+    thinned: Vec<Thinned>,
     /// Place of the first version.
     oldest: u64,
     depth: Depth,
@@ -205,13 +210,20 @@ impl Verification {
             Some(DeltaBase::Segment(base)) => Some(base),
             _ => None,
         });
+        let thinned: BTreeMap<Seq, NeededBy> =
+            self.thinned.iter().filter_map(|one| Some((one.segment, one.needed(&self.backup).ok()?))).collect();
+        let of_thinned = thinned.iter().flat_map(|(&first, needed)| {
+            let footer = self.backup.segments().footer(first).ok();
+            [Some(first), footer.and_then(|footer| footer.base).filter(|_| needed.reads_base())]
+        });
+        let bases = bases.chain(of_thinned.flatten());
         let mut needed: BTreeSet<Seq> =
             bases.chain(unsealed.filter(|_| self.has_logs())).filter(|base| !whole.contains(base)).collect();
         if self.has_logs() && !is_whole {
             needed.extend(self.picture.history.sealed().last());
         }
         let Found { findings, unreadable, .. } = &mut self.found;
-        let mut reach = Reach::new(&self.backup, &whole, findings, unreadable);
+        let mut reach = Reach::new(&self.backup, (&whole, &thinned), findings, unreadable);
         needed.into_iter().for_each(|first| reach.end_of(first));
     }
 
@@ -270,7 +282,7 @@ impl Verification {
         let file = self.backup.directory().open(&name, Access::Read);
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
         // A recorder at work has written more since.
-        let is_at_work = self.backup.look_at_lock().is_ok_and(|look| look == crate::LockLook::Held);
+        let is_at_work = self.backup.look_at_lock().is_ok_and(|look| look != crate::LockLook::NotSeen);
         if let Ok(bytes @ 1..) = torn
             && !is_at_work
         {
@@ -285,6 +297,9 @@ impl Verification {
         let Found { findings, unreadable, damaged, .. } = &mut self.found;
         let mut lost = VersionRanges::default();
         let mut costs = Costs::new(&self.backup, &self.picture.history, unreadable, findings);
+        for one in &self.thinned {
+            lost.extend(&thinned::open(&self.backup, one, self.depth, damaged, &mut costs));
+        }
         for first in of_segments {
             let start = Start::Segment(first, crate::segment::SealedState::End);
             if !damaged.contains(&first) && !costs.reaches(&start) {
@@ -329,7 +344,8 @@ impl Verification {
     fn check_names(&mut self) {
         let mut in_use = InUse::default();
         in_use.segments.extend(self.sealed.iter().map(|one| one.first));
-        in_use.segments.extend(self.picture.history.sealed());
+        let is_file = |first: &&Seq| !self.thinned.iter().any(|one| one.segment == **first);
+        in_use.segments.extend(self.picture.history.sealed().iter().filter(is_file));
         in_use.logs.extend(self.picture.history.logs());
         in_use.logs.extend(self.picture.end.map(|(log, _)| log));
         if self.picture.read.is_err() {
@@ -388,6 +404,7 @@ impl Verification {
     fn all_versions(&self) -> VersionRanges {
         let mut all = VersionRanges::default();
         self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
+        self.thinned.iter().flat_map(|one| &one.versions).for_each(|version| all.add_place(Place(version.place)));
         self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
         all.within(self.places.0, self.places.1)
     }
@@ -408,6 +425,7 @@ impl Verification {
             counted.unwrap_or(0)
         };
         let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
-        sealed + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
+        let thinned: u64 = self.thinned.iter().map(|one| one.versions.len() as u64).sum();
+        sealed + thinned + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
     }
 }

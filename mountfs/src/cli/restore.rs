@@ -90,7 +90,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
 /// What has to be true before a node is started on what was restored.
 fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
     let old_node = match backup.look_at_lock() {
-        Ok(LockLook::Held) => "IT IS RUNNING NOW: something records to this backup",
+        Ok(LockLook::Held { .. }) => "IT IS RUNNING NOW: something records to this backup",
         Ok(LockLook::NotSeen) | Err(_) => "two nodes on one set of channels lose money",
     };
     let secret = directory.join(HSM_SECRET);

@@ -93,7 +93,7 @@ impl Status {
             fields,
             versions: state.versions,
             oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
-            locked: locked.ok().map(|look| look == LockLook::Held),
+            locked: locked.ok().map(|look| look != LockLook::NotSeen),
             spool: behind::to_json(sight),
             dropped: dropped_json(backup),
             problem: problem.map(|error| chain(error)),

@@ -1,0 +1,55 @@
+//! Segments of which nothing was kept, as a timeline tells of them.
+
+use std::iter::Peekable;
+use std::slice::Iter;
+
+use super::version::{Place, TimelineEntry};
+use super::{Segments, Stretch};
+use crate::format::remains_directory::Gap;
+use crate::{ReadError, Seq};
+
+/// The runs of dropped segments, in order, between those that something is left of.
+pub(super) struct DroppedRuns<'a> {
+    segments: &'a Segments,
+    gaps: Peekable<Iter<'a, Gap>>,
+    /// Versions in all segments up to the end of what was told of the next gap.
+    told: u64,
+    /// What tells of one could not be read.
+    pub(super) unreadable: Option<ReadError>,
+}
+
+impl<'a> DroppedRuns<'a> {
+    pub(super) fn new(gaps: &'a [Gap], segments: &'a Segments) -> Self {
+        Self { segments, gaps: gaps.iter().peekable(), told: 0, unreadable: None }
+    }
+
+    /// The next of them before this stretch; `None` when there are no more.
+    pub(super) fn next_before(&mut self, stretch: &Stretch) -> Option<TimelineEntry> {
+        let first_seq = stretch.first_seq();
+        while let Some(gap) = self.gaps.next_if(|gap| gap.last_seq < first_seq) {
+            let told = std::mem::replace(&mut self.told, 0).max(gap.versions_before);
+            let end = gap.versions_before.saturating_add(gap.versions);
+            let place = self.segments.footer(gap.last_segment).map(|footer| footer.place);
+            if let Some(entry) = self.entry(told, end, place, gap.last_seq.next()) {
+                return Some(entry);
+            }
+        }
+        let gap = self.gaps.peek().filter(|gap| gap.has(first_seq))?;
+        let told = self.told.max(gap.versions_before);
+        // It is known: the stretch was made of it.
+        let footer = self.segments.footer(first_seq).ok()?;
+        self.told = footer.versions_before.saturating_add(footer.versions.into());
+        self.entry(told, footer.versions_before, Ok(footer.place_before), first_seq)
+    }
+
+    fn entry(&mut self, told: u64, upto: u64, place: Result<u64, ReadError>, before: Seq) -> Option<TimelineEntry> {
+        let versions = upto.checked_sub(told).filter(|&versions| versions > 0)?;
+        match place {
+            Ok(place) => Some(TimelineEntry::Dropped { versions, last: Place(place).data_version(), before }),
+            Err(error) => {
+                self.unreadable.get_or_insert(error);
+                None
+            }
+        }
+    }
+}

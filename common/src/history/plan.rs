@@ -1,0 +1,198 @@
+//! How a version is built: from which pages, by which changes.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use super::{History, LiveKind, LiveRecord, Loaded, Stretch, Version};
+use crate::format::page_images::Keyframe;
+use crate::format::record::SnapshotRef;
+use crate::format::record_index::ForeignKeys;
+use crate::format::remains_directory::KeptVersion;
+use crate::log::RecordPlace;
+use crate::replay::ChangeAbout;
+use crate::segment::SealedState;
+use crate::{DataVersion, PageSize, ReadError, Seq};
+
+/// All that a view of a version needs from the history; goes its own way from there.
+#[derive(Debug, Clone)]
+pub struct ReplayPlan {
+    pub(crate) data_version: DataVersion,
+    pub(crate) seq: Seq,
+    /// What to begin with.
+    pub(crate) start: Start,
+    /// The changes to replay, in order.
+    pub(crate) changes: Vec<PlannedChange>,
+}
+
+/// The database that a replay begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// An empty one, with this page size.
+    Nothing(PageSize),
+    /// That of the snapshot with this seq.
+    Snapshot(Seq, SnapshotRef),
+    /// That of a segment.
+    Segment(Seq, SealedState),
+}
+
+/// A change to replay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlannedChange {
+    pub(crate) about: ChangeAbout,
+    pub(crate) place: RecordPlace,
+}
+
+impl PlannedChange {
+    /// Its seq.
+    pub(crate) fn seq(&self) -> Seq {
+        self.about.seq
+    }
+}
+
+impl History {
+    /// All that a view of `version` needs.
+    ///
+    /// # Errors
+    /// When the segment that holds it cannot be read.
+    pub fn plan(&self, version: &Version) -> Result<ReplayPlan, ReadError> {
+        let plan = |start, changes| ReplayPlan { data_version: version.data_version, seq: version.seq, start, changes };
+        match self.stretch_of(version.seq)? {
+            Some(Loaded::Sealed(stretch)) => {
+                let (start, changes) = plan_in_segment(&stretch, version.seq);
+                Ok(plan(start, changes))
+            }
+            _ => {
+                let (start, changes) = self.plan_in_tail(version.seq);
+                Ok(plan(start, changes))
+            }
+        }
+    }
+
+    /// Whether something was dropped of what leads from the version that ends with one record to that which ends with another.
+    pub(crate) fn is_dropped_between(&self, after: Seq, upto: Seq) -> bool {
+        let remains = self.segments.remains();
+        remains.is_some_and(|remains| remains.gaps().iter().any(|gap| gap.last_seq > after && gap.first_seq <= upto))
+    }
+
+    /// The changes behind one record, up to another, which lead from the one's version to the other's; `None` when there are
+    /// more than `most`, a snapshot is among them, or some of them were dropped.
+    ///
+    /// # Errors
+    /// When a segment that holds some of them cannot be read.
+    pub(crate) fn changes_between(
+        &self,
+        after: Seq,
+        upto: Seq,
+        most: usize,
+    ) -> Result<Option<Vec<PlannedChange>>, ReadError> {
+        if self.is_dropped_between(after, upto) {
+            return Ok(None);
+        }
+        let (mut found, mut is_whole) = (Vec::new(), true);
+        self.for_stretches_from(Some(after), &mut |stretch| {
+            let records = stretch.records();
+            let from = records.partition_point(|record| record.seq() <= after);
+            for record in records.get(from..).unwrap_or_default() {
+                if record.seq() > upto {
+                    return ControlFlow::Break(());
+                }
+                is_whole &= record.kind == LiveKind::Change && found.len() < most;
+                if !is_whole {
+                    return ControlFlow::Break(());
+                }
+                found.push(PlannedChange { about: record.about, place: record.place });
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(is_whole.then_some(found))
+    }
+
+    /// From the newest snapshot of the logs, or from the end of what is sealed.
+    fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
+        let end = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
+        let logs = self.tail.get(..end).unwrap_or_default();
+        let with_snapshot = logs.iter().rposition(|stretch| stretch.snapshot().is_some());
+        let start = with_snapshot.and_then(|position| {
+            let stretch = logs.get(position)?;
+            Some(Start::Snapshot(stretch.first_seq(), *stretch.snapshot()?))
+        });
+        let changes = logs.iter().skip(with_snapshot.unwrap_or(0)).flat_map(|stretch| changes(stretch, seq));
+        (start.unwrap_or_else(|| self.sealed_end()), changes.collect())
+    }
+
+    pub(crate) fn sealed_end(&self) -> Start {
+        self.sealed.last().map_or(Start::Nothing(self.page_size), |&last| Start::Segment(last, SealedState::End))
+    }
+}
+
+/// From the keyframe before it, or the one that was taken right after it.
+fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
+    let end = stretch.records().partition_point(|record| record.seq() <= seq);
+    let (records, later) = stretch.records().split_at(end);
+    let interval_of = |record: &LiveRecord| match record.place {
+        RecordPlace::Segment { interval, .. } => interval,
+        RecordPlace::Log { .. } => Keyframe(0),
+    };
+    let interval = records.last().map_or(Keyframe(0), interval_of);
+    let at = |keyframe: Keyframe| {
+        let found = stretch.interval(keyframe).map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
+        let (page_count, foreign_keys) = found;
+        Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
+    };
+    match later.first().map(interval_of) {
+        None => return (Start::Segment(stretch.first_seq(), SealedState::End), Vec::new()),
+        // What was rewound may fill whole intervals; then the next live record is behind several keyframes.
+        Some(next) if next != interval => return (at(next), Vec::new()),
+        Some(_) => {}
+    }
+    let first = records.partition_point(|record| interval_of(record) != interval);
+    let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.kind == LiveKind::Change);
+    let changes = changes.map(|record| PlannedChange { about: record.about, place: record.place }).collect();
+    (at(interval), changes)
+}
+
+fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {
+    let live = stretch.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
+    live.map(|record| PlannedChange { about: record.about, place: record.place })
+}
+
+/// What is needed of a segment for some of its versions, beside its frame and its record index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NeededBy {
+    /// The keyframes that pages are read at; `Keyframe(u32::MAX)` for the end.
+    pub(crate) keyframes: BTreeSet<Keyframe>,
+    /// The intervals whose changes are replayed, or shown.
+    pub(crate) blocks: BTreeSet<Keyframe>,
+}
+
+impl NeededBy {
+    /// The oldest keyframe that pages are read at.
+    pub(crate) fn oldest(&self) -> Keyframe {
+        self.keyframes.first().copied().unwrap_or(Keyframe(u32::MAX))
+    }
+
+    /// Whether pages are read as they were before the segment.
+    pub(crate) fn reads_base(&self) -> bool {
+        self.oldest() != Keyframe(u32::MAX)
+    }
+}
+
+impl Stretch {
+    /// What of the segment some of its versions need.
+    pub(crate) fn needed_by(&self, kept: &[KeptVersion]) -> NeededBy {
+        let mut needed = NeededBy::default();
+        for version in kept.iter().filter_map(|kept| self.version_by_seq(kept.seq)) {
+            let (start, changes) = plan_in_segment(self, version.seq);
+            needed.keyframes.insert(match start {
+                Start::Segment(_, SealedState::At { keyframe, .. }) => keyframe,
+                _ => Keyframe(u32::MAX),
+            });
+            let places = changes.iter().map(|change| change.place).chain(self.changes_of(version));
+            needed.blocks.extend(places.filter_map(|place| match place {
+                RecordPlace::Segment { interval, .. } => Some(interval),
+                RecordPlace::Log { .. } => None,
+            }));
+        }
+        needed
+    }
+}

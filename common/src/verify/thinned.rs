@@ -1,0 +1,55 @@
+//! Versions that were kept of segments that are not there any more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::costs::Costs;
+use super::{Depth, VersionRanges};
+use crate::format::remains_directory::{KeptVersion, Thinned};
+use crate::history::{NeededBy, Start};
+use crate::segment::{Remains, SealedState};
+use crate::{Backup, ReadError, Seq};
+
+/// Those at these places, the first and the last one.
+pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64)) -> Vec<Thinned> {
+    let all = remains.as_ref().map_or(&[][..], |remains| remains.thinned());
+    let asked = all.iter().map(|thinned| {
+        let is_asked = |version: &&KeptVersion| (first..=last).contains(&version.place);
+        Thinned { versions: thinned.versions.iter().filter(is_asked).copied().collect(), ..*thinned }
+    });
+    asked.filter(|thinned| !thinned.versions.is_empty()).collect()
+}
+
+impl Thinned {
+    /// What its versions need of the segment.
+    pub(super) fn needed(&self, backup: &Backup) -> Result<NeededBy, ReadError> {
+        Ok(backup.segments().stretch(self.segment)?.needed_by(&self.versions))
+    }
+}
+
+/// Opens every version, or in a quick look those that damage may reach; returns those that cannot be opened.
+pub(super) fn open(
+    backup: &Backup,
+    thinned: &Thinned,
+    depth: Depth,
+    damaged: &BTreeSet<Seq>,
+    costs: &mut Costs<'_>,
+) -> VersionRanges {
+    let first = thinned.segment;
+    let stretch = match backup.segments().stretch(first) {
+        Ok(stretch) => stretch,
+        Err(error) => {
+            let mut lost = VersionRanges::default();
+            for KeptVersion { place, .. } in &thinned.versions {
+                lost.extend(&costs.whole(&error, (*place, *place), (*place, *place)));
+            }
+            return lost;
+        }
+    };
+    if depth == Depth::Quick && !damaged.contains(&first) && !costs.reaches(&Start::Segment(first, SealedState::End)) {
+        return VersionRanges::default();
+    }
+    let is_asked = |seq| thinned.versions.iter().any(|kept| kept.seq == seq);
+    let versions: Vec<_> = stretch.versions().iter().filter(|version| is_asked(version.seq)).cloned().collect();
+    costs.open(&versions)
+}
