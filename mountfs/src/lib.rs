@@ -24,6 +24,7 @@ pub mod follow;
 pub mod fs;
 pub mod fs_error;
 pub mod fuse;
+pub mod lightning_rpc;
 pub mod listing;
 pub mod logging;
 pub mod mount;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -186,6 +187,79 @@ fn the_command_does_it_when_no_recorder_runs_and_says_so_when_one_does() {
     let arguments = ["restore", "--accept-stale-state", "--version", &gone].map(AsRef::as_ref);
     cli::backupfs(&[&arguments[..], &[backup.as_os_str(), to.as_os_str()]].concat())
         .expect_refused(1, &["dropped by a compaction"]);
+}
+
+/// Passes on to the recorder of a node what comes to the node's socket, while something runs.
+fn beside_its_socket<T: Send>(node: &mut SmallNode, run: impl FnOnce() -> T + Send) -> T {
+    let socket = node.home.lightning_dir().join("lightning-rpc");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    listener.set_nonblocking(true).expect("a listener that does not wait");
+    let result = thread::scope(|scope| {
+        let running = scope.spawn(run);
+        while !running.is_finished() {
+            match listener.accept() {
+                Ok((stream, _)) => serve(node, stream),
+                Err(_none) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        running.join().expect("it does not panic")
+    });
+    fs::remove_file(&socket).expect("the socket");
+    result
+}
+
+fn serve(node: &mut SmallNode, mut stream: UnixStream) {
+    stream.set_nonblocking(false).expect("a stream that waits");
+    let (mut bytes, mut more) = (Vec::new(), [0; 4096]);
+    while !bytes.ends_with(b"\n\n") {
+        match stream.read(&mut more).expect("a request") {
+            // Somebody wanted to know whether anybody listens.
+            0 => return,
+            read => bytes.extend_from_slice(&more[..read]),
+        }
+    }
+    let request: Value = serde_json::from_slice(&bytes).expect("a request in JSON");
+    let method = request["method"].as_str().expect("a method");
+    let answer = match node.lightningd.rpc(method, &request["params"]) {
+        Ok(result) => json!({"jsonrpc": "2.0", "id": request["id"], "result": result}),
+        Err(error) => {
+            json!({"jsonrpc": "2.0", "id": request["id"], "error": {"code": -1, "message": error.to_string()}})
+        }
+    };
+    // Whoever asked may have gone.
+    let _gone = stream.write_all(format!("{answer}\n\n").as_bytes());
+}
+
+#[test]
+fn the_command_has_the_recorder_of_a_running_node_do_it() {
+    if !fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains("FLOCK")) {
+        println!("SKIPPED: the kernel does not show who holds a lock");
+        return;
+    }
+    let (mut node, mut copies) = node_with_old_history();
+    let backup = node.home.backup();
+    let all = versions(&backup);
+    let run = |keep: &str| cli::backupfs(&["compact".as_ref(), keep.as_ref(), "--json".as_ref(), backup.as_os_str()]);
+    beside_its_socket(&mut node, || run("--keep-within=0d")).expect_refused(2, &["keeps nothing"]);
+    assert_eq!(versions(&backup), all);
+    let done = beside_its_socket(&mut node, || run("--keep-within=1s")).expect_done("beside a recorder");
+    let done = done.json_lines().remove(0);
+    let dropped = done["dropped_versions"].as_u64().unwrap_or_else(|| panic!("{done}"));
+    assert!(dropped >= 30 && done["dry_run"] == false, "{done}");
+    let left = versions(&backup);
+    assert_eq!(left.len() as u64 + dropped, all.len() as u64);
+    let status = node.lightningd.rpc("backup-status", &json!({})).expect("backup-status");
+    assert_eq!(status["compaction"]["last"]["dropped_versions"], dropped, "{status}");
+    commit(&mut node, 5, &mut copies);
+    expect_contents(&backup, &[left[0], left[left.len() - 1]], &copies);
+    expect_whole(&backup);
+    // A node that is told to record elsewhere is not asked, whoever it is that has the lock.
+    let elsewhere = node.home.everything();
+    node.home.set_in_backup_lock("backend_url", json!("file:///somewhere/else"));
+    beside_its_socket(&mut node, || run("--keep-within=1s"))
+        .expect_refused(2, &["locked", "backup-compact keep_within=1s"]);
+    assert_eq!(node.home.everything().len(), elsewhere.len());
+    node.expect_restorable();
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
+use common::Timestamp;
 use common::compact::{
-    CompactOutcome, Compaction, CompactionFields, KeepPolicy, Stage, compact_backup, plan_compaction,
+    CompactBackupError, CompactOutcome, CompactionFields, KeepPolicy, Stage, compact_backup, plan_compaction,
 };
 use serde_json::json;
 
+use super::compact_beside::{compact_beside, recording_node};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
@@ -40,6 +42,13 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
             bars.show(progress.stage, progress.done_bytes, progress.total_bytes);
             goes_on()
         });
+        if let Err(CompactBackupError::Locked { .. }) = outcome
+            && let Some(lightning_dir) = recording_node(args.url.path())
+        {
+            let fields = compact_beside(&lightning_dir, &policy, &interrupted, &mut bars);
+            bars.finish();
+            return tell(&fields?, None, args);
+        }
         bars.finish();
         outcome
     };
@@ -49,29 +58,19 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
             "interrupted; what is kept is as it was, and the next time goes on from there"
         )));
     };
-    if args.json {
-        let json = json!(CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) });
-        return heard(write_json(&mut io::stdout().lock(), &json));
-    }
-    tell(&compaction, args.dry_run);
-    Ok(())
+    let recorded_at = compaction.oldest_kept.as_ref().map(|oldest| oldest.recorded_at);
+    tell(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
 }
 
 /// The bar of the stage that it is at; none of those that take no time.
 #[derive(Default)]
-struct Bars(Option<(Stage, Bar)>);
+pub(super) struct Bars(Option<(Stage, Bar)>);
 
 impl Bars {
-    fn show(&mut self, stage: Stage, done_bytes: u64, total_bytes: u64) {
+    pub(super) fn show(&mut self, stage: Stage, done_bytes: u64, total_bytes: u64) {
         if self.0.as_ref().is_none_or(|(of, _)| *of != stage) {
             self.finish();
-            let name = match stage {
-                Stage::Looking => "looking",
-                Stage::Writing => "writing",
-                Stage::Checking => "checking",
-                Stage::Removing => "removing",
-            };
-            self.0 = Some((stage, Bar::new(name)));
+            self.0 = Some((stage, Bar::new(stage.name())));
         }
         if let Some((_, bar)) = &mut self.0 {
             bar.set(done_bytes, total_bytes);
@@ -85,16 +84,21 @@ impl Bars {
     }
 }
 
-fn tell(compaction: &Compaction, dry_run: bool) {
-    let kept = match &compaction.oldest_kept {
-        Some(oldest) => format!(
-            "{} versions, the oldest is {}, recorded {}",
-            compaction.kept_versions, oldest.data_version, oldest.recorded_at
-        ),
-        None => format!("{} versions", compaction.kept_versions),
+fn tell(
+    compaction: &CompactionFields,
+    oldest_recorded_at: Option<Timestamp>,
+    args: &CompactArgs,
+) -> Result<(), Failure> {
+    if args.json {
+        return heard(write_json(&mut io::stdout().lock(), &json!(compaction)));
+    }
+    let CompactionFields { dropped_versions, freed_bytes, kept_versions, .. } = compaction;
+    let kept = match (compaction.oldest_version, oldest_recorded_at) {
+        (Some(oldest), Some(at)) => format!("{kept_versions} versions, the oldest is {oldest}, recorded {at}"),
+        (Some(oldest), None) => format!("{kept_versions} versions, the oldest is {oldest}"),
+        (None, _) => format!("{kept_versions} versions"),
     };
-    let Compaction { dropped_versions, dropped_segments, freed_bytes, .. } = compaction;
-    match (dropped_segments, dry_run) {
+    match (dropped_versions, compaction.dry_run) {
         (0, _) => say!("nothing to drop: all of it is kept ({kept})"),
         (_, true) => {
             say!("would drop {dropped_versions} versions and free {freed_bytes} bytes; nothing is changed");
@@ -105,4 +109,5 @@ fn tell(compaction: &Compaction, dry_run: bool) {
             say!("kept {kept}");
         }
     }
+    Ok(())
 }

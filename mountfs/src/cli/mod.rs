@@ -3,6 +3,7 @@
 pub mod behind;
 mod chosen_version;
 pub mod compact;
+mod compact_beside;
 pub mod completions;
 pub mod daemon;
 pub mod demo;
@@ -353,12 +354,12 @@ fn file_path(text: &str) -> Result<PathBuf, String> {
 /// Drop history that a policy does not keep.
 ///
 /// Keeps everything within the span of --keep-within, and further back what --keep-hourly, --keep-daily and --keep-weekly say: of every
-/// hour, day or week (in UTC) that has versions the newest one. History goes by segments of some 900 changes, so with each
-/// version that is kept stay its neighbours in the same segment. Spans count back from the newest version, which is always
+/// hour, day or week (in UTC) that has versions the newest one. Spans count back from the newest version, which is always
 /// kept. Versions that are kept stay what they are, byte for byte. It can be interrupted at any time.
 ///
-/// For a backup that no recorder is writing to. A recorder does it by itself when `backup.lock` has a policy, or is told to by
-/// `lightning-cli -k backup-compact keep_within=90d`. With --dry-run it works beside a recorder.
+/// While a node records to the backup, its recorder does it, and this command asks it to, by the node's socket, and waits; the
+/// node does not. The recorder also does it by itself when `backup.lock` has a policy, or is told to by
+/// `lightning-cli -k backup-compact keep_within=90d`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SPAN is a number with a unit: 12h, 90d, 8w, 1y (365 days).
