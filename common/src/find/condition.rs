@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::FindError;
-use crate::content_differences::{Layout, quoted};
+use super::condition_text::{as_one_expression, quoted};
+use crate::content_differences::Layout;
 use crate::contents::tables;
 use crate::replay::reason;
 
@@ -24,62 +24,6 @@ const FORBIDDEN_FUNCTIONS: [&str; 9] = [
     "sqlite_log",
     "sqlite_offset",
 ];
-
-const A_QUERY: &str = "it must be a single expression about one row, without a query or a table in it";
-
-/// Whether there is a word in it that begins a query, or `IN` with a table behind it. SQLite itself says nothing of those that
-/// it can answer from an index.
-fn has_query(sql: &str) -> bool {
-    let mut letters = sql.char_indices().peekable();
-    let mut after_in = false;
-    while let Some((start, letter)) = letters.next() {
-        let is_start_of = |text: &str| sql.get(start..).is_some_and(|rest| rest.starts_with(text));
-        if letter.is_whitespace() {
-            continue;
-        }
-        let comment_end = if is_start_of("--") {
-            Some("\n")
-        } else if is_start_of("/*") {
-            Some("*/")
-        } else {
-            None
-        };
-        if let Some(end) = comment_end {
-            let end =
-                sql.get(start + 2..).and_then(|rest| rest.find(end)).map_or(sql.len(), |at| start + 2 + at + end.len());
-            while letters.next_if(|(at, _)| *at < end).is_some() {}
-            continue;
-        }
-        if after_in && letter != '(' {
-            return true;
-        }
-        after_in = false;
-        // What is doubled within is two that follow each other.
-        let closing = match letter {
-            '\'' | '"' | '`' => Some(letter),
-            '[' => Some(']'),
-            _ => None,
-        };
-        if let Some(closing) = closing {
-            while letters.next().is_some_and(|(_, inside)| inside != closing) {}
-            continue;
-        }
-        if letter.is_alphanumeric() || letter == '_' {
-            let mut end = start + letter.len_utf8();
-            while let Some((at, inside)) =
-                letters.next_if(|(_, inside)| inside.is_alphanumeric() || "_$".contains(*inside))
-            {
-                end = at + inside.len_utf8();
-            }
-            let word = sql.get(start..end).unwrap_or_default().to_ascii_uppercase();
-            if ["SELECT", "VALUES", "WITH", "EXISTS"].contains(&word.as_str()) {
-                return true;
-            }
-            after_in = word == "IN";
-        }
-    }
-    after_in
-}
 
 /// A condition on the rows of a table, in SQL: one expression about the columns of one row.
 #[derive(Debug, Clone)]
@@ -132,9 +76,7 @@ impl Condition {
     pub(super) fn check(connection: &mut Connection, table: &str, sql: &str) -> Result<Self, FindError> {
         let fail = |error: rusqlite::Error| FindError::Unreadable { reason: reason(&error) };
         let bad = |reason: String| FindError::Condition { condition: sql.to_owned(), reason };
-        if has_query(sql) {
-            return Err(bad(A_QUERY.to_owned()));
-        }
+        let expression = as_one_expression(sql).map_err(|why| bad(why.to_owned()))?;
         let known = tables(connection).map_err(fail)?;
         let known = known.into_iter().find(|known| known.name.eq_ignore_ascii_case(table));
         let known = known.ok_or_else(|| FindError::NoSuchTable { table: table.to_owned() })?;
@@ -142,21 +84,22 @@ impl Condition {
         let name = known.name;
         let (key, generated) = key_columns(connection, &name).map_err(fail)?;
         let is_opaque = is_opaque(connection).map_err(fail)?;
-        // A word in double quotes that names nothing is a mistake here, not a string.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false).map_err(fail)?;
         let asked = Arc::new(Mutex::new(Asked::default()));
         let (answering, of_table) = (Arc::clone(&asked), name.clone());
         let authorizer = move |context: AuthContext<'_>| answer(&answering, &of_table, &context);
         connection.authorizer(Some(authorizer)).map_err(fail)?;
         let of = quoted(&name);
         // One expression fits in both places. A line's end ends a comment that would hide the parenthesis.
-        let prepared = [format!("SELECT ({sql}\n) FROM main.{of}"), format!("SELECT 1 FROM main.{of} WHERE ({sql}\n)")]
-            .map(|text| {
-                asked.lock().unwrap_or_else(PoisonError::into_inner).selects = 0;
-                let prepared =
-                    connection.prepare(&text).map(|statement| (statement.parameter_count(), statement.readonly()));
-                (prepared, asked.lock().unwrap_or_else(PoisonError::into_inner).selects)
-            });
+        let prepared = [
+            format!("SELECT ({expression}\n) FROM main.{of}"),
+            format!("SELECT 1 FROM main.{of} WHERE ({expression}\n)"),
+        ]
+        .map(|text| {
+            asked.lock().unwrap_or_else(PoisonError::into_inner).selects = 0;
+            let prepared =
+                connection.prepare(&text).map(|statement| (statement.parameter_count(), statement.readonly()));
+            (prepared, asked.lock().unwrap_or_else(PoisonError::into_inner).selects)
+        });
         connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(fail)?;
         let asked = std::mem::take(&mut *asked.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(refused) = asked.refused {
@@ -173,7 +116,7 @@ impl Condition {
         let mut columns = asked.columns;
         columns.extend(key.iter().cloned());
         let columns = if generated { Columns::All } else { Columns::Some(columns) };
-        Ok(Self { table: name, sql: sql.to_owned(), layout, columns, key, is_opaque })
+        Ok(Self { table: name, sql: expression, layout, columns, key, is_opaque })
     }
 
     /// The keys of all rows that match.
@@ -231,7 +174,7 @@ fn answer(asked: &Mutex<Asked>, table: &str, context: &AuthContext<'_>) -> Autho
             if asked.selects == 1 {
                 return Authorization::Allow;
             }
-            A_QUERY.to_owned()
+            "it must be a single expression about one row, without a query in it".to_owned()
         }
         AuthAction::Read { table_name, column_name } if table_name.eq_ignore_ascii_case(table) => {
             asked.columns.insert(column_name.to_ascii_lowercase());

@@ -5,6 +5,7 @@
 //! only up to the last of those; while they are, SQLite names each row that it writes, and only these are asked about.
 
 mod condition;
+mod condition_text;
 mod relevance;
 mod search;
 mod standing;

@@ -1,0 +1,116 @@
+//! The text of a condition, read letter by letter: SQLite itself does not tell an expression from what only looks like one when
+//! it stands between parentheses.
+
+const A_QUERY: &str = "it must be a single expression about one row, without a query or a table in it";
+const PARENTHESES: &str = "its parentheses do not match";
+
+/// The condition as one that means the same wherever it stands between parentheses, or why there is none.
+///
+/// A name in double quotes gets other quotes: in those that stand there SQLite takes the name of a column that is not there for
+/// a text, and a version in which the column does not exist yet would have rows that match.
+///
+/// Refused are a word that begins a query, `IN` with a table behind it (of those that it can answer from an index SQLite says
+/// nothing), and parentheses that close what is not open, as in `1) OR (1`.
+pub(super) fn as_one_expression(sql: &str) -> Result<String, &'static str> {
+    let mut out = String::with_capacity(sql.len());
+    let mut rest = sql;
+    let (mut depth, mut after_in) = (0_usize, false);
+    while let Some(letter) = rest.chars().next() {
+        let len = token_len(rest, letter);
+        let (token, behind) = rest.split_at(len);
+        rest = behind;
+        let is_comment = token.starts_with("--") || token.starts_with("/*");
+        if is_comment || letter.is_whitespace() {
+            out.push_str(token);
+            continue;
+        }
+        if after_in && letter != '(' {
+            return Err(A_QUERY);
+        }
+        after_in = token.eq_ignore_ascii_case("IN");
+        match letter {
+            '(' => depth += 1,
+            ')' => depth = depth.checked_sub(1).ok_or(PARENTHESES)?,
+            _ if ["SELECT", "VALUES", "WITH", "EXISTS"].iter().any(|word| token.eq_ignore_ascii_case(word)) => {
+                return Err(A_QUERY);
+            }
+            _ => {}
+        }
+        match token.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+            Some(name) => out.push_str(&quoted(&name.replace("\"\"", "\""))),
+            None => out.push_str(token),
+        }
+    }
+    match (depth, after_in) {
+        (0, false) => Ok(out),
+        (_, true) => Err(A_QUERY),
+        (_, false) => Err(PARENTHESES),
+    }
+}
+
+/// A name that is never taken for a text.
+pub(super) fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// Bytes of the comment, quoted text, word or letter that `sql` begins with.
+fn token_len(sql: &str, letter: char) -> usize {
+    let behind = |end: &str, from: usize| {
+        sql.get(from..).and_then(|rest| rest.find(end)).map_or(sql.len(), |at| from + at + end.len())
+    };
+    match letter {
+        '-' if sql.starts_with("--") => behind("\n", 2),
+        '/' if sql.starts_with("/*") => behind("*/", 2),
+        '[' => behind("]", 1),
+        '\'' | '"' | '`' => {
+            let mut end = 1;
+            loop {
+                match sql.get(end..).and_then(|rest| rest.find(letter)) {
+                    None => return sql.len(),
+                    // Doubled, it stands for itself.
+                    Some(at) if sql.get(end + at + 1..).is_some_and(|rest| rest.starts_with(letter)) => end += at + 2,
+                    Some(at) => return end + at + 1,
+                }
+            }
+        }
+        _ if is_of_word(letter) => sql.find(|inside: char| !is_of_word(inside) && inside != '$').unwrap_or(sql.len()),
+        _ => letter.len_utf8(),
+    }
+}
+
+fn is_of_word(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_parentheses_stays_there() {
+        for (sql, expected) in [
+            ("a = 1 AND (b IN (1, 2) OR c LIKE ')')", Ok("a = 1 AND (b IN (1, 2) OR c LIKE ')')")),
+            ("a = ')' -- ) (\n", Ok("a = ')' -- ) (\n")),
+            ("a /* ) */ = 'it''s)'", Ok("a /* ) */ = 'it''s)'")),
+            ("[a)] = `b)`", Ok("[a)] = `b)`")),
+            ("1) OR (1", Err(PARENTHESES)),
+            ("(1", Err(PARENTHESES)),
+            (")(", Err(PARENTHESES)),
+            ("'(' )", Err(PARENTHESES)),
+            ("a IN b", Err(A_QUERY)),
+            ("a IN", Err(A_QUERY)),
+            ("a in /* x */ `b`", Err(A_QUERY)),
+            ("exists (x)", Err(A_QUERY)),
+            ("inside = 1 AND selected = 2", Ok("inside = 1 AND selected = 2")),
+        ] {
+            assert_eq!(as_one_expression(sql), expected.map(str::to_owned), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_double_quotes_is_a_name() {
+        assert_eq!(as_one_expression(r#""a""b`c" = 'x"y' "#).unwrap(), "`a\"b``c` = 'x\"y' ");
+        // SQLite says what is wrong with it.
+        assert_eq!(as_one_expression(r#"a = "b"#).unwrap(), r#"a = "b"#);
+    }
+}
