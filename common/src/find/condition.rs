@@ -115,7 +115,8 @@ impl Condition {
         }
         let mut columns = asked.columns;
         columns.extend(key.iter().cloned());
-        let columns = if generated { Columns::All } else { Columns::Some(columns) };
+        // A row without a key is another one whatever changes of it.
+        let columns = if generated || layout.key.is_empty() { Columns::All } else { Columns::Some(columns) };
         Ok(Self { table: name, sql: expression, layout, columns, key, is_opaque })
     }
 

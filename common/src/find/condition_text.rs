@@ -2,7 +2,7 @@
 //! it stands between parentheses.
 
 const A_QUERY: &str = "it must be a single expression about one row, without a query or a table in it";
-const PARENTHESES: &str = "its parentheses do not match";
+const PARENTHESES: &str = "it is not a single expression: its parentheses do not match";
 
 /// The condition as one that means the same wherever it stands between parentheses, or why there is none.
 ///

@@ -50,8 +50,8 @@ impl<'c> Asking<'c> {
 
     /// All rows that match; none while the table, or a column, is not there.
     pub(super) fn all(&self, replay: &Replay) -> Result<BTreeSet<RowKey>, FindError> {
-        self.ask(replay, |connection| {
-            let Ok(mut statement) = connection.prepare_cached(&self.matching) else { return Ok(BTreeSet::new()) };
+        self.ask(replay, &self.matching, BTreeSet::new(), |connection| {
+            let mut statement = connection.prepare_cached(&self.matching)?;
             let count = statement.column_count();
             let mut rows = statement.query([])?;
             let mut found = BTreeSet::new();
@@ -65,14 +65,22 @@ impl<'c> Asking<'c> {
     /// Whether the row with this rowid matches.
     fn row(&self, replay: &Replay, rowid: i64) -> Result<bool, FindError> {
         let Some(sql) = &self.matches else { return Ok(false) };
-        self.ask(replay, |connection| {
-            let Ok(mut statement) = connection.prepare_cached(sql) else { return Ok(false) };
-            Ok(statement.query_row([rowid], |_| Ok(())).optional()?.is_some())
+        self.ask(replay, sql, false, |connection| {
+            Ok(connection.prepare_cached(sql)?.query_row([rowid], |_| Ok(())).optional()?.is_some())
         })
     }
 
-    fn ask<T>(&self, replay: &Replay, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, FindError> {
-        let (answer, stopped) = replay.look(self.now, ask);
+    /// Asks; the answer is `none` where `sql` means nothing. A statement that is kept tells so only when it is asked again.
+    fn ask<T>(
+        &self,
+        replay: &Replay,
+        sql: &str,
+        none: T,
+        ask: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, FindError> {
+        let (answer, stopped) = replay.look(self.now, |connection| {
+            ask(connection).or_else(|error| if connection.prepare(sql).is_err() { Ok(none) } else { Err(error) })
+        });
         answer.map_err(|error| match (replay.take_problem(), stopped) {
             (Some(problem), _) => FindError::Read(problem),
             (None, Some(why)) => FindError::TooMuch { why },

@@ -225,23 +225,51 @@ fn a_condition_is_one_expression_about_a_row_and_does_nothing() {
     assert_eq!(ask("payments", "note = 'one'").unwrap().turns.len(), 1);
 }
 
-#[test]
-fn before_a_column_is_there_no_row_matches() {
-    // A name in double quotes was taken for a text there, and rows matched that nobody had written.
+/// The seqs of the versions of a new history at which a condition turns, and those of all its versions.
+fn turns_of(statements: &[&str], table: &str, condition: &str) -> (Vec<crate::Seq>, Vec<crate::Seq>) {
     let mut node = Node::new("");
-    let mut recording = node.record();
-    for statement in [
-        "CREATE TABLE parts (id INTEGER PRIMARY KEY)",
-        "INSERT INTO parts VALUES (1)",
-        "ALTER TABLE parts ADD COLUMN kind",
-        "UPDATE parts SET kind = 'new'",
-    ] {
-        write(&mut node, &mut recording, &[statement.to_owned()]);
+    let mut recording = node.record_within(SHORT);
+    for statement in statements {
+        write(&mut node, &mut recording, &[(*statement).to_owned()]);
     }
     let backup = node.backup();
     let (history, _) = backup.read_history();
     let all = versions(&history);
-    let found = find(&backup, &history, (&all[0], &all[all.len() - 1]), "parts", "typeof(\"kind\") = 'text'").unwrap();
-    let turns: Vec<_> = found.turns.iter().map(|turn| turn.version.seq).collect();
-    assert_eq!((found.matches, turns), (0, vec![all[all.len() - 1].seq]));
+    let found = find(&backup, &history, (&all[0], &all[all.len() - 1]), table, condition).unwrap();
+    (found.turns.iter().map(|turn| turn.version.seq).collect(), all.iter().map(|version| version.seq).collect())
+}
+
+#[test]
+fn while_a_table_is_not_there_no_row_matches() {
+    // The statement that had asked before failed then, and with it the whole search.
+    let make = "CREATE TABLE parts (id INTEGER PRIMARY KEY)";
+    let statements = [make, "INSERT INTO parts VALUES (1)", "DROP TABLE parts", make, "INSERT INTO parts VALUES (2)"];
+    let (turns, all) = turns_of(&statements, "parts", "id > 0");
+    let all = &all[all.len() - statements.len()..];
+    assert_eq!(turns, [all[1], all[2], all[4]]);
+}
+
+#[test]
+fn a_row_without_a_key_is_another_one_whatever_changes_of_it() {
+    // So many that what is asked about is not in the log in which the table was made.
+    let others = vec!["INSERT INTO payments (note, amount) VALUES ('other', 1)"; 60];
+    let made = ["CREATE TABLE parts (rowid, oid, _rowid_, kind)", "INSERT INTO parts VALUES (1, 1, 1, 'a')"];
+    let changed = ["UPDATE parts SET kind = 'b' WHERE oid = 1"];
+    let statements = [&made, &others[..], &changed].concat();
+    let (turns, all) = turns_of(&statements, "parts", "oid = 1");
+    let all = &all[all.len() - statements.len()..];
+    assert_eq!(turns, [all[1], all[statements.len() - 1]]);
+}
+
+#[test]
+fn before_a_column_is_there_no_row_matches() {
+    // A name in double quotes was taken for a text there, and rows matched that nobody had written.
+    let statements = [
+        "CREATE TABLE parts (id INTEGER PRIMARY KEY)",
+        "INSERT INTO parts VALUES (1)",
+        "ALTER TABLE parts ADD COLUMN kind",
+        "UPDATE parts SET kind = 'new'",
+    ];
+    let (turns, all) = turns_of(&statements, "parts", "typeof(\"kind\") = 'text'");
+    assert_eq!(turns, [all[all.len() - 1]]);
 }
