@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{History, Stretch};
-use crate::{ReadError, Seq, Timestamp};
+use crate::{ReadError, Seq, Timestamp, Version};
 
 /// A stretch by its times.
 struct Times<'a> {
@@ -49,6 +49,32 @@ impl History {
             Which::Segment(segment) => visit(&*self.segments.stretch(*segment)?),
             Which::Tail(stretch) => visit(stretch),
         })
+    }
+
+    /// The newest version of those that were recorded at or before `micros` (since 1970). After the clock was set back it may
+    /// not be the one with the latest time.
+    ///
+    /// # Errors
+    /// When a segment that may tell cannot be read and no other does.
+    pub fn newest_recorded_by(&self, micros: i64) -> Result<Option<Version>, ReadError> {
+        let is_by = |at: Timestamp| at.as_micros() <= micros;
+        let mut unreadable = None;
+        for times in self.times().collect::<Vec<_>>().into_iter().rev() {
+            let found = times.and_then(|times| {
+                if !is_by(times.earliest) {
+                    return Ok(None);
+                }
+                self.visit(&times.stretch, |stretch| {
+                    stretch.versions().iter().rev().find(|version| is_by(version.recorded_at)).cloned()
+                })
+            });
+            match found {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => unreadable = unreadable.or(Some(error)),
+            }
+        }
+        unreadable.map_or(Ok(None), Err)
     }
 
     /// The earliest time of a version at or after `micros` (since 1970).
@@ -144,5 +170,49 @@ impl History {
     /// When a segment that may tell cannot be read.
     pub fn has_versions_between(&self, span: &Range<i64>) -> Result<bool, ReadError> {
         Ok(self.first_time_from(span.start)?.is_some_and(|at| at.as_micros() < span.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use crate::testing::Node;
+    use crate::{DataVersion, DbWrite, LogLimits, Sealer, Seq, Timestamp};
+
+    /// It was 3 o'clock by a wrong clock, then 2, and 2 is later than 3.
+    #[test]
+    fn the_newest_version_of_a_time_is_the_newest_one_also_when_the_clock_was_set_back() {
+        const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 2 };
+        let hour = |hours: i64| Timestamp::now().as_micros() + hours * 3_600_000_000;
+        let (one, two, three) = (hour(1), hour(2), hour(3));
+        for seals in [false, true] {
+            let mut node = Node::new("");
+            let mut recording = node.record_within(SHORT);
+            for micros in [one, three, two] {
+                let bump = format!(
+                    "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}",
+                    node.version
+                );
+                node.connection.execute_batch(&format!("BEGIN; {bump}")).unwrap();
+                let data_version = DataVersion::new(node.version + 1);
+                let received_at = Timestamp::from_micros(micros).unwrap();
+                recording.record(&DbWrite { data_version, statements: &[bump.into()], received_at }).unwrap();
+                node.connection.execute_batch("COMMIT").unwrap();
+                node.version += 1;
+            }
+            drop(recording);
+            if seals {
+                let mut sealer = Sealer::new(node.backup(), SHORT).unwrap();
+                sealer.advance(Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+            }
+            let (history, read) = node.backup().read_history();
+            read.unwrap();
+            let by = |micros: i64| history.newest_recorded_by(micros).unwrap().map(|it| it.data_version.get());
+            assert_eq!(
+                [0, hour(0), one, two - 1, two, three, three + 1].map(by),
+                [None, Some(10), Some(11), Some(11), Some(13), Some(13), Some(13)]
+            );
+        }
     }
 }

@@ -145,23 +145,15 @@ fn choose(history: &History, args: &RestoreArgs) -> Result<Version, Failure> {
 
 /// The newest version that had been recorded at a time.
 fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
-    let at = history.last_time_before(micros.saturating_add(1)).map_err(Failure::no)?;
-    let Some(at) = at else {
-        let oldest = history.oldest().map_err(Failure::no)?;
-        let oldest = oldest.map_or_else(String::new, |oldest| {
-            format!("; the oldest is version {}, of {}", oldest.data_version, oldest.recorded_at)
-        });
-        let when = Timestamp::from_micros(micros).map_or_else(|| "then".to_owned(), |when| format!("at {when}"));
-        return Err(Failure::no(anyhow!("nothing had been recorded {when}{oldest}")));
-    };
-    let (found, read) = history.versions_between(&(at.as_micros()..at.as_micros() + 1));
-    let newest = found.iter().map(|(_, seq)| *seq).max();
-    let version = newest.map(|seq| history.version_by_seq(seq)).transpose().map_err(Failure::no)?.flatten();
-    match (version, read) {
-        (Some(version), Ok(())) => Ok(version),
-        (None, Ok(())) => Err(Failure::no(anyhow!("the version of {at} is not in the backup any more"))),
-        (_, Err(error)) => Err(Failure::no(error)),
+    if let Some(version) = history.newest_recorded_by(micros).map_err(Failure::no)? {
+        return Ok(version);
     }
+    let oldest = history.oldest().map_err(Failure::no)?;
+    let oldest = oldest.map_or_else(String::new, |oldest| {
+        format!("; the oldest is version {}, of {}", oldest.data_version, oldest.recorded_at)
+    });
+    let when = Timestamp::from_micros(micros).map_or_else(|| "then".to_owned(), |when| format!("at {when}"));
+    Err(Failure::no(anyhow!("nothing had been recorded {when}{oldest}")))
 }
 
 /// Says of a version that is not there what became of it and which ones are near.

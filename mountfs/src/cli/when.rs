@@ -1,7 +1,7 @@
 //! [`Bound`]: the X of `--since X`, `--until X` and `--at X`.
 
 use common::DataVersion;
-use jiff::civil::{Date, DateTime};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 /// A version or a moment; what is asked for goes from or up to it, inclusive.
@@ -35,9 +35,12 @@ impl Bound {
     /// # Errors
     /// When it is no time.
     pub fn at(text: &str) -> Result<i64, String> {
-        match Self::until(text)? {
-            Self::Micros(last) => Ok(last),
-            Self::Version(_) => Err("not a time; for a data_version there is --version".to_owned()),
+        match Self::until(text) {
+            Ok(Self::Micros(last)) => Ok(last),
+            Ok(Self::Version(_)) => Err("not a time; for a data_version there is --version".to_owned()),
+            Err(_) => {
+                Err("not a time; write 2026-11-22, '2026-11-22 14:05', 2026-11-22T14:05:07Z or …+01:00".to_owned())
+            }
         }
     }
 
@@ -59,24 +62,43 @@ impl Bound {
 }
 
 /// The first microsecond of a moment and how many of them its precision covers.
+///
+/// Only what is spelled as in the message above, with or without an offset: of all else that the library would take it would
+/// pass over a part, such as the name of a time zone.
 fn moment(text: &str) -> Option<(i64, i64)> {
     const SECOND: i64 = 1_000_000;
-    let step = match text.len() {
-        10 => 24 * 60 * 60 * SECOND,
-        16 => 60 * SECOND,
-        _ if text.contains('.') => 1,
-        _ => SECOND,
+    let (date, rest) = text.split_at_checked(10)?;
+    if !is_like(date, "0000-00-00") {
+        return None;
+    }
+    if rest.is_empty() {
+        let start = date.parse::<Date>().ok()?.at(0, 0, 0, 0).to_zoned(TimeZone::UTC).ok()?;
+        return Some((start.timestamp().as_microsecond(), 24 * 60 * 60 * SECOND));
+    }
+    let clock = rest.strip_prefix(['T', 't', ' '])?;
+    let (clock, offset) = clock.split_at(clock.find(['Z', 'z', '+', '-']).unwrap_or(clock.len()));
+    let (clock, digits) = clock.split_once('.').map_or((clock, None), |(clock, digits)| (clock, Some(digits)));
+    let (seconds, fraction, step) = match digits {
+        None if is_like(clock, "00:00") => (":00", "0", 60 * SECOND),
+        None if is_like(clock, "00:00:00") => ("", "0", SECOND),
+        Some(digits) if is_like(clock, "00:00:00") && is_like(digits, "000000000".get(..digits.len())?) => {
+            let step = (0..digits.len().min(6)).fold(SECOND, |step, _| step / 10);
+            ("", digits, step)
+        }
+        _ => return None,
     };
-    let utc = |civil: DateTime| civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp().as_microsecond());
-    let start = match text.len() {
-        10 => utc(text.parse::<Date>().ok()?.at(0, 0, 0, 0)),
-        _ => match text.parse::<jiff::Timestamp>() {
-            // With `Z` or an offset.
-            Ok(timestamp) => Some(timestamp.as_microsecond()),
-            Err(_) => utc(text.parse().ok()?),
-        },
+    let offset = match offset {
+        "" | "z" => "Z",
+        offset => offset,
     };
-    Some((start?, step))
+    let start: jiff::Timestamp = format!("{date}T{clock}{seconds}.{fraction}{offset}").parse().ok()?;
+    Some((start.as_microsecond(), step))
+}
+
+/// Whether a text has digits where the pattern has, and all else where that has it.
+fn is_like(text: &str, pattern: &str) -> bool {
+    let same = |(byte, like): (u8, u8)| if like == b'0' { byte.is_ascii_digit() } else { byte == like };
+    !text.is_empty() && text.len() == pattern.len() && text.bytes().zip(pattern.bytes()).all(same)
 }
 
 #[cfg(test)]
@@ -99,13 +121,39 @@ mod tests {
             ("2026-11-22T14:05:07Z", "2026-11-22T14:05:07Z", "2026-11-22T14:05:07.999999Z"),
             ("2026-11-22T16:05:07+02:00", "2026-11-22T14:05:07Z", "2026-11-22T14:05:07.999999Z"),
             ("2026-11-22T14:05:07.123456Z", "2026-11-22T14:05:07.123456Z", "2026-11-22T14:05:07.123456Z"),
+            ("2026-11-22 14:05:07.5", "2026-11-22T14:05:07.5Z", "2026-11-22T14:05:07.599999Z"),
+            // A minute is one also where an offset follows; on the day when clocks are set back, too.
+            ("2026-11-22T14:05Z", "2026-11-22T14:05:00Z", "2026-11-22T14:05:59.999999Z"),
+            ("2026-10-25 02:30+02:00", "2026-10-25T00:30:00Z", "2026-10-25T00:30:59.999999Z"),
+            ("2026-10-25 02:30+01:00", "2026-10-25T01:30:00Z", "2026-10-25T01:30:59.999999Z"),
+            ("2026-10-25 02:30-0330", "2026-10-25T06:00:00Z", "2026-10-25T06:00:59.999999Z"),
         ] {
             assert_eq!(Bound::since(text), Ok(Bound::Micros(micros(first))), "{text}");
             assert_eq!(Bound::until(text), Ok(Bound::Micros(micros(last))), "{text}");
         }
         assert_eq!(Bound::at("2026-11-22 14:05"), Ok(micros("2026-11-22T14:05:59.999999Z")));
         assert!(Bound::at("123456").unwrap_err().contains("--version"));
-        for bad in ["", "yesterday", "2026-13-01", "2026-11-31", "4294967296", "-1", "14:05", "2026-11"] {
+        assert!(!Bound::at("now").unwrap_err().contains("data_version"));
+        for bad in [
+            "",
+            "yesterday",
+            "2026-13-01",
+            "2026-11-31",
+            "4294967296",
+            "-1",
+            "14:05",
+            "2026-11",
+            "2026-11-22 14",
+            "2026-11-22 25:00",
+            "2026-11-22Z",
+            "2026-11-22T14:05:07.",
+            "2026-11-22T14:05:07Zulu",
+            // Its zone would be passed over.
+            "2026-11-22T14:05:07[Europe/Berlin]",
+            "2026-11-22T14:05:07 CET",
+            "20261122T140507Z",
+            "2026-11-2é",
+        ] {
             assert!(Bound::since(bad).is_err(), "{bad:?}");
         }
     }
