@@ -50,6 +50,8 @@ pub enum Progress<'a> {
         /// All there are.
         total_pages: u64,
     },
+    /// It is complete, and gets its name; what is there is renamed first. Whoever ends the process now may leave neither.
+    Placing,
 }
 
 /// What a restored database has to stand before it gets its name.
@@ -251,6 +253,7 @@ pub fn restore(
     if proof == Proof::ReadBack {
         read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
     }
+    progress(Progress::Placing);
     let put_aside = destination.take(temporary)?;
     Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside })
 }

@@ -170,13 +170,49 @@ fn a_disk_that_stores_something_else_is_noticed_before_it_gets_its_name() {
             let database = rusqlite::Connection::open(&temporary).unwrap();
             assert_eq!(database.execute("INSERT INTO invoices (id) VALUES (-77)", []).unwrap(), 1);
         }
-        Progress::Copied(_) | Progress::ReadBack { .. } => {}
+        Progress::Copied(_) | Progress::ReadBack { .. } | Progress::Placing => {}
     };
     let restored = mountfs::restore::restore(&backup, &history, version, &destination, Proof::ReadBack, &mut tamper);
     assert!(matches!(restored, Err(RestoreError::NotAsWritten { .. })), "{restored:?}");
     assert!(everything(to.path()).is_empty(), "no part is left");
     let ran = restore(&node, to.path(), &["--verify"]).expect_done("restore");
     assert!(ran.stdout.contains("read back and compared"), "{ran:?}");
+}
+
+#[test]
+fn a_database_that_a_process_has_open_is_not_renamed() {
+    // A node whose database is not where the rest of it is: it would have gone on writing to what was put aside.
+    let (node, to) = node();
+    let file = to.path().join("wallet.sqlite3");
+    fs::write(&file, "precious").unwrap();
+    let open = fs::File::open(&file).unwrap();
+    let own = format!("process {}", std::process::id());
+    restore(&node, &file, &["--backup-existing"]).expect_refused(2, &[&own, "stop it first", "wallet.sqlite3"]);
+    assert_eq!(everything(to.path()).len(), 1, "nothing was renamed");
+    drop(open);
+    restore(&node, &file, &["--backup-existing"]).expect_done("nobody has it open");
+}
+
+#[test]
+fn whoever_may_be_interrupted_is_told_before_anything_is_renamed() {
+    // A signal in between left the database under another name, nothing in its place, and said that all was well.
+    let (node, to) = node();
+    let file = to.path().join("lightningd.sqlite3");
+    fs::write(&file, "precious").unwrap();
+    let url: common::BackupUrl = node.home.backup().to_str().unwrap().parse().unwrap();
+    let backup = Arc::new(Backup::open(&url).unwrap());
+    let (history, read) = backup.read_history();
+    read.unwrap();
+    let destination = Destination::check(to.path(), backup.path(), Existing::PutAside).unwrap();
+    let mut found = None;
+    let mut look = |progress: Progress<'_>| match progress {
+        Progress::Placing => found = Some((fs::read(&file).unwrap(), everything(to.path()).len())),
+        _ => assert!(found.is_none(), "nothing comes after it"),
+    };
+    let newest = history.newest().unwrap();
+    mountfs::restore::restore(&backup, &history, newest, &destination, Proof::QuickCheck, &mut look).unwrap();
+    assert_eq!(found, Some((b"precious".to_vec(), 2)), "both are complete, and neither was renamed");
+    assert_ne!(fs::read(&file).unwrap(), b"precious");
 }
 
 /// A process that listens where `lightningd` does, or holds the lock that it holds.

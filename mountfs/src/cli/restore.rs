@@ -52,27 +52,28 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         None => behind::warn(&sight),
     }
     let version = &choose(&history, args)?;
-    let temporary = Arc::new(Mutex::new(None));
-    remove_on_signal(Arc::clone(&temporary))?;
+    let unfinished = Arc::new(Mutex::new(Unfinished::Nothing));
+    remove_on_signal(Arc::clone(&unfinished))?;
     let mut bar = Bar::new("restoring");
     let mut total = 0;
     let mut reading_back = Bar::new("reading back");
     let proof = if args.verify { Proof::ReadBack } else { Proof::QuickCheck };
     let restored = restore(&backup, &history, version, &destination, proof, &mut |progress| match progress {
         Progress::Started { temporary: path, total_bytes } => {
-            *temporary.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
+            *unfinished.lock().unwrap_or_else(PoisonError::into_inner) = Unfinished::Temporary(path.to_owned());
             total = total_bytes;
         }
         Progress::Copied(done) => bar.set(done, total),
         Progress::Checking => bar.finish(),
         // The pages are those of the file.
+        Progress::Placing => *unfinished.lock().unwrap_or_else(PoisonError::into_inner) = Unfinished::Names,
         Progress::ReadBack { pages, total_pages } => reading_back.set(total / total_pages.max(1) * pages, total),
     });
     bar.finish();
     reading_back.finish();
     let restored = restored.map_err(failure)?;
     if let Some(aside) = &restored.put_aside {
-        say!("renamed the database that was there to {}", aside.display());
+        say!("renamed what was there to {}", aside.display());
     }
     let proven = if args.verify { ", read back and compared" } else { "" };
     say!(
@@ -194,19 +195,32 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
     format!("version {wanted} {fate}; nearest available: {nearest}{}", damage.unwrap_or_default())
 }
 
-/// Leaves no temporary file behind when the operator loses patience.
-fn remove_on_signal(temporary: Arc<Mutex<Option<PathBuf>>>) -> anyhow::Result<()> {
+/// What a signal finds.
+enum Unfinished {
+    Nothing,
+    /// A file that must not stay.
+    Temporary(PathBuf),
+    /// Files that are being renamed: what was there would be without its name, and nothing in its place.
+    Names,
+}
+
+/// Leaves no temporary file behind when the operator loses patience, and no files without their names.
+fn remove_on_signal(unfinished: Arc<Mutex<Unfinished>>) -> anyhow::Result<()> {
     let mut signals = signals_to_end()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if signals.forever().next().is_none() {
-            return;
+        for _ in signals.forever() {
+            // Held to the end: nothing may be renamed any more.
+            let unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*unfinished {
+                Unfinished::Names => continue,
+                Unfinished::Nothing => {}
+                Unfinished::Temporary(path) => {
+                    let _: std::io::Result<()> = std::fs::remove_file(path);
+                }
+            }
+            note!("backupfs: interrupted; no partial file was left behind");
+            std::process::exit(2);
         }
-        if let Some(path) = temporary.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // It has its final name already if the signal came at the very end.
-            let _: std::io::Result<()> = std::fs::remove_file(path);
-        }
-        note!("backupfs: interrupted; no partial file was left behind");
-        std::process::exit(2);
     })?;
     Ok(())
 }

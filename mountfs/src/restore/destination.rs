@@ -41,6 +41,10 @@ impl Destination {
     /// [`RestoreError`] says why nothing may be written there.
     pub fn check(path: &Path, backup: &Path, existing: Existing) -> Result<Self, RestoreError> {
         let path = if path.is_dir() { path.join(DATABASE_NAME) } else { path.to_owned() };
+        // Meant as a directory, and not there.
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(RestoreError::NoDirectory(path));
+        }
         let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !parent.is_dir() {
@@ -65,7 +69,8 @@ impl Destination {
             return Err(RestoreError::NodeRuns { node });
         }
         if self.existing == Existing::PutAside {
-            return Ok(());
+            // What listens and locks where it usually does was found above. This finds what was told to be elsewhere.
+            return RunningNode::with_open(&self.path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
         }
         // Not `exists()`: a link that leads nowhere is something, too.
         if self.path.symlink_metadata().is_ok() {
@@ -100,7 +105,7 @@ impl Destination {
                 .inspect_err(|_| drop(fs::remove_file(&self.path)))
         });
         match placed {
-            Ok(()) => Ok((!renamed.is_empty()).then_some(aside)),
+            Ok(()) => Ok(renamed.into_iter().next().map(|(_, aside)| aside)),
             Err(source) => {
                 let back = renamed.iter().rev().try_for_each(|(name, aside)| rename(aside, name));
                 Err(match source.kind() {
@@ -178,6 +183,7 @@ mod tests {
         fs::write(node.join(DATABASE_NAME), "").unwrap();
         assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));
         assert!(matches!(refusal(&dir.path().join("no/where"), &backup), RestoreError::NoDirectory(_)));
+        assert!(matches!(refusal(&dir.path().join("new/"), &backup), RestoreError::NoDirectory(_)));
         assert!(matches!(refusal(&backup.join("x"), &backup), RestoreError::InsideBackup(_)));
         for suffix in COMPANIONS {
             let name = dir.path().join(format!("with{suffix}"));

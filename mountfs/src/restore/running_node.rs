@@ -4,10 +4,14 @@
 //! (`pidfile_create` in its `lightningd/pidfile.c`), and listens on the socket `lightning-rpc` in that of the network
 //! (`lightningd/jsonrpc.c`). Either can be configured to be elsewhere, so both are looked at. A file that is left of a
 //! node that died is no sign: its lock is gone, and nobody listens.
+//!
+//! A database that is elsewhere than the rest (`--wallet=sqlite3://…`) has none of this beside it. Linux tells which process
+//! has it open, as far as those are of the same user and machine.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +33,13 @@ pub enum RunningNode {
     Listens {
         /// The socket.
         socket: PathBuf,
+    },
+    /// It, or something else, has the database open.
+    HasOpen {
+        /// The database.
+        database: PathBuf,
+        /// The process.
+        process: i32,
     },
 }
 
@@ -57,13 +68,30 @@ impl RunningNode {
         Ok(UnixStream::connect(&socket).is_ok().then_some(Self::Listens { socket }))
     }
 
+    /// A process that has this file open; `None` also where that cannot be seen.
+    pub fn with_open(database: &Path) -> Option<Self> {
+        let (wanted, real) = (fs::metadata(database).ok()?, database.canonicalize().ok()?);
+        let is_it = |descriptor: PathBuf| {
+            // Those of other names are not asked: a network file system that hangs would never answer.
+            fs::read_link(&descriptor).is_ok_and(|path| path.file_name() == real.file_name())
+                && fs::metadata(&descriptor).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
+        };
+        let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+        let mut numbered = processes.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
+        let found = numbered.find(|(_, path): &(i32, PathBuf)| {
+            fs::read_dir(path.join("fd")).is_ok_and(|open| open.flatten().any(|entry| is_it(entry.path())))
+        });
+        found.map(|(process, _)| Self::HasOpen { database: database.to_owned(), process })
+    }
+
     /// Whoever holds the lock of a pid file; `None` also where that may not be looked at: only its owner restores.
     fn holding(pid_file: &Path) -> io::Result<Option<Self>> {
         let Ok(file) = File::open(pid_file) else { return Ok(None) };
         let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))?;
         Ok(found.map(|lock| Self::Locks {
             pid_file: pid_file.to_owned(),
-            process: lock.pid.map(|pid| pid.as_raw_nonzero().get()),
+            // Less than nothing for one on another machine, or for a lock that is of no process.
+            process: lock.pid.map(|pid| pid.as_raw_nonzero().get()).filter(|&process| process > 0),
         }))
     }
 }
@@ -82,6 +110,7 @@ impl fmt::Display for RunningNode {
             Self::Locks { pid_file, process: None } => {
                 write!(f, "lightningd is running (it holds {})", pid_file.display())
             }
+            Self::HasOpen { database, process } => write!(f, "process {process} has {} open", database.display()),
             Self::Listens { socket } => write!(f, "lightningd is running (it listens on {})", socket.display()),
         }
     }
