@@ -184,3 +184,17 @@ fn a_node_on_an_old_state_is_not_connected() {
     import(&home, &file).expect_refused(2, &["version 3", "version 5", "do not run it"]);
     assert_eq!(home.everything(), before, "nothing is made");
 }
+
+#[test]
+fn the_directory_above_those_of_the_networks_is_no_node() {
+    // The recorder never looks there, and the import said that all was well.
+    let (home, file) = node(5, 5);
+    let above = home.join("above");
+    fs::create_dir_all(above.join("testnet")).unwrap();
+    let before = home.everything();
+    let backup = home.backup();
+    let arguments = ["import".as_ref(), "--lightning-dir".as_ref(), above.as_os_str(), file.as_os_str()];
+    let ran = cli::backupfs(&[&arguments[..], &[backup.as_os_str()]].concat());
+    ran.expect_refused(2, &["a directory for each network", "testnet"]);
+    assert_eq!(home.everything(), before, "nothing is made");
+}

@@ -73,7 +73,7 @@ fn fill(
         ReplayError::Pages(error) => ImportError::Read(error),
         source => ImportError::Replay { path: file.path().to_path_buf(), source },
     })?;
-    written.map_err(ImportError::Seal)?;
+    written?;
     let (imported, newest_log) = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
         Stop::NobodyReplays => unreachable!("BUG: replay ended early and without an error"),

@@ -96,7 +96,10 @@ pub enum ImportError {
         end: u64,
     },
     /// A record cannot be what the plugin wrote.
-    #[error("{path}: the record at byte {offset} is damaged: {damage}", path = .path.display())]
+    #[error(
+        "{path}: the record at byte {offset} is damaged: {damage}; import another copy, or begin anew with `backupfs init`",
+        path = .path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -150,10 +153,10 @@ pub enum ImportError {
     Create(#[from] CreateError),
     /// It cannot be written.
     #[error(transparent)]
-    Append(#[from] AppendError),
+    Append(AppendError),
     /// It cannot be sealed.
-    #[error(transparent)]
-    Seal(SealError),
+    #[error("the new backup is not what was imported, and was removed")]
+    Seal(#[source] SealError),
     /// What was written cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -162,5 +165,48 @@ pub enum ImportError {
 impl From<StorageError> for ImportError {
     fn from(error: StorageError) -> Self {
         Self::Create(error.into())
+    }
+}
+
+// What goes with a backup that is recorded to, such as to keep a copy, does not go with one that is not made.
+impl From<AppendError> for ImportError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Storage(error) => error.into(),
+            error => Self::Append(error),
+        }
+    }
+}
+
+impl From<SealError> for ImportError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Write(error) | SealError::Read(ReadError::Storage(error)) => error.into(),
+            SealError::Read(error) => error.into(),
+            error => Self::Seal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::StorageOp;
+
+    #[test]
+    fn a_disk_that_is_full_is_no_reason_to_keep_a_backup_that_is_not_made() {
+        let full = || StorageError {
+            op: StorageOp::Write,
+            path: PathBuf::from("new.bkp"),
+            offset: None,
+            source: io::ErrorKind::StorageFull.into(),
+        };
+        for error in [
+            ImportError::from(AppendError::Storage(full())),
+            ImportError::from(SealError::Write(full())),
+            ImportError::from(SealError::Read(ReadError::Storage(full()))),
+        ] {
+            assert_eq!(error.to_string(), "cannot write new.bkp");
+        }
     }
 }

@@ -10,7 +10,7 @@ use common::{BackupLock, DataVersion, OnGap, OnUnreachable, version_of_database}
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 use rusqlite::{Connection, OpenFlags};
 
-use super::init::{look_around, say_what_comes_next, without_detours};
+use super::init::{expect_one_network, look_around, say_what_comes_next, without_detours};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, ImportArgs};
@@ -120,6 +120,9 @@ impl Node {
             );
         }
         let database = NodeDatabase::look(&lightning_dir.join("lightningd.sqlite3"))?;
+        if matches!(database, NodeDatabase::Absent) {
+            expect_one_network(given, &lightning_dir)?;
+        }
         let newest = file.header().version;
         // One behind: it died before COMMIT, which the recorder puts right.
         if let NodeDatabase::At(version) = database

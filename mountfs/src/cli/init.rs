@@ -164,13 +164,18 @@ fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<PathBuf> {
         );
     }
     if args.database.is_none() && !lightning_dir.join("lightningd.sqlite3").exists() {
-        // The plugin runs in the directory of the network and would not find a `backup.lock` above it.
-        let network = NETWORKS.iter().map(|name| lightning_dir.join(name)).find(|path| path.is_dir());
-        if let Some(network) = network {
-            bail!("{} has a directory for each network; name that: {}", given.display(), network.display());
-        }
+        expect_one_network(given, &lightning_dir)?;
     }
     Ok(lightning_dir)
+}
+
+/// That it is not the directory above those of the networks: the plugin runs in one of these, and would not find a
+/// `backup.lock` above it.
+pub(super) fn expect_one_network(given: &Path, lightning_dir: &Path) -> anyhow::Result<()> {
+    let network = NETWORKS.iter().map(|name| lightning_dir.join(name)).find(|path| path.is_dir());
+    network.map_or(Ok(()), |network| {
+        bail!("{} has a directory for each network; name that: {}", given.display(), network.display())
+    })
 }
 
 fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
