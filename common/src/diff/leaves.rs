@@ -69,7 +69,8 @@ impl Scope {
         interior: &mut HashSet<PageNo>,
     ) -> Result<Leaves, TreeError> {
         match self {
-            Self::Touched(touched) => {
+            // Two tables that took each other's name: none of their pages need be touched.
+            Self::Touched(touched) if roots[0] == roots[1] => {
                 let candidates =
                     [trees[0].touched_leaves(roots[0], touched)?, trees[1].touched_leaves(roots[1], touched)?];
                 Ok(Leaves { candidates, shared: HashSet::new() })
@@ -82,7 +83,7 @@ impl Scope {
                 let candidates = all.map(|leaves| leaves.into_iter().filter(|page| !shared.contains(page)).collect());
                 Ok(Leaves { candidates, shared })
             }
-            Self::Everywhere => {
+            Self::Touched(_) | Self::Everywhere => {
                 let candidates = [trees[0].leaves(roots[0], interior)?, trees[1].leaves(roots[1], interior)?];
                 Ok(Leaves { candidates, shared: HashSet::new() })
             }

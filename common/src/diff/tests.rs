@@ -341,6 +341,21 @@ fn a_change_that_no_leaf_shows_is_found() {
 }
 
 #[test]
+fn two_tables_that_take_each_others_name_are_told() {
+    // No page of their rows was touched, and nothing was told of them.
+    let size = PageSize::new(512).unwrap();
+    let rows = |table: &str| format!("INSERT INTO {table} (x) VALUES ('of {table}'), (zeroblob(3000))");
+    let make = r#"CREATE TABLE "plain" (x); CREATE TABLE "keyed" (x)"#.to_owned();
+    let (before, _) = run(&empty(size), &[make, rows("plain"), rows("keyed")]);
+    let renames = [("plain", "other"), ("keyed", "plain"), ("other", "keyed")];
+    let renames = renames.map(|(from, to)| format!("ALTER TABLE {from} RENAME TO {to}"));
+    let (after, touched) = run(&before, &renames);
+    let all = expected(&all_rows(&before), &all_rows(&after));
+    assert_eq!(all.len(), 2);
+    assert_eq!(found(&before, &after, Scope::Touched(touched)), all);
+}
+
+#[test]
 fn columns_of_either_version_are_told_and_schema_changes_first() {
     let size = PageSize::new(512).unwrap();
     let (before, _) = run(&empty(size), &[
