@@ -102,6 +102,7 @@ fn expect_serves_until_unmounted(node: &SmallNode, mount: &MountPoint, syslog: &
     let stat = fs::read_to_string(process.join("stat")).expect("a process");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
     assert_eq!(fields[3], process_of(&said).to_string(), "it leads a session of its own: {stat}");
+    assert_eq!(fs::read_link(process.join("cwd")).expect("a link"), Path::new("/"), "it holds no other file system");
     for descriptor in ["0", "1", "2"] {
         assert_eq!(fs::read_link(process.join("fd").join(descriptor)).expect("a link"), Path::new("/dev/null"));
     }

@@ -60,6 +60,8 @@ fn arguments(args: &MountArgs, verbosity: Verbosity) -> Vec<OsString> {
 /// When there is no `/dev/null`.
 pub fn leave_terminal() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    // Where it was started nothing can be unmounted as long as it stays there. All its paths are whole ones.
+    std::env::set_current_dir("/")?;
     // Fails only for one that leads a session already, which is what is wanted.
     let _leads = setsid();
     dup2_stdin(&nothing)?;

@@ -20,7 +20,7 @@ const USAGE: u8 = 1;
 const NOT_MOUNTED: u8 = 32;
 
 /// Options of fstab(5) and mount(8) that say nothing to this file system, or what it is anyhow.
-const NOT_FOR_US: [&str; 24] = [
+const NOT_FOR_US: [&str; 39] = [
     "rw",
     "ro",
     "defaults",
@@ -41,6 +41,21 @@ const NOT_FOR_US: [&str; 24] = [
     "exec",
     "noatime",
     "relatime",
+    "norelatime",
+    "atime",
+    "diratime",
+    "nodiratime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "dirsync",
+    "silent",
+    "loud",
+    "symfollow",
+    "nosymfollow",
+    "nousers",
+    "comment",
     "async",
     "sync",
     "default_permissions",
@@ -155,7 +170,9 @@ mod tests {
 
     #[test]
     fn what_mount_passes_on_is_understood() {
-        let settings = settings_of(&["-o", "rw,nosuid,allow_other,x-systemd.automount,cache_mb=64", "-v"]).unwrap();
+        let settings =
+            settings_of(&["-o", "rw,nosuid,nodiratime,lazytime,allow_other,x-systemd.automount,cache_mb=64", "-v"])
+                .unwrap();
         assert_eq!((settings.allow_other, settings.cache_mb), (true, 64));
         assert_eq!(settings.mountpoint, Path::new("/mnt/restore"));
         assert!(!settings_of(&[]).unwrap().allow_other);
