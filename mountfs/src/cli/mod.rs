@@ -51,8 +51,9 @@ Exit codes:
   2  wrong usage, or it could not be done
 
 URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr.
-Progress bars and colours are for terminals only; NO_COLOR turns colours off, -q progress bars. BACKUPFS_LOG sets what is
-logged (error, warn, info, debug) more finely than -q and -v. A pipe that is closed is no error.
+Progress bars and colours are for terminals only; NO_COLOR turns colours off, -q progress bars.
+BACKUPFS_LOG sets what is logged (error, warn, info, debug) more finely than -q and -v.
+A pipe that is closed is no error.
 
 Examples:
   backupfs init --lightning-dir ~/.lightning/bitcoin /var/backup/node.bkp
