@@ -183,12 +183,12 @@ mod tests {
     /// It was 3 o'clock by a wrong clock, then 2, and 2 is later than 3.
     #[test]
     fn the_newest_version_of_a_time_is_the_newest_one_also_when_the_clock_was_set_back() {
-        const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 2 };
         let hour = |hours: i64| Timestamp::now().as_micros() + hours * 3_600_000_000;
         let (one, two, three) = (hour(1), hour(2), hour(3));
-        for seals in [false, true] {
+        for (statements, seals) in [(2, false), (2, true), (100, false)] {
+            let limits = LogLimits { bytes: 1 << 16, statements };
             let mut node = Node::new("");
-            let mut recording = node.record_within(SHORT);
+            let mut recording = node.record_within(limits);
             for micros in [one, three, two] {
                 let bump = format!(
                     "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}",
@@ -203,7 +203,7 @@ mod tests {
             }
             drop(recording);
             if seals {
-                let mut sealer = Sealer::new(node.backup(), SHORT).unwrap();
+                let mut sealer = Sealer::new(node.backup(), limits).unwrap();
                 sealer.advance(Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
             }
             let (history, read) = node.backup().read_history();
