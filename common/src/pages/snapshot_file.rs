@@ -36,6 +36,8 @@ pub(crate) struct SnapshotWriter<'a> {
     stored_pages: u32,
     groups: Vec<Group>,
     pending: Vec<u8>,
+    /// One for all groups: zstd takes longer to make one than to compress a group.
+    compressor: zstd::bulk::Compressor<'static>,
 }
 
 impl<'a> SnapshotWriter<'a> {
@@ -46,6 +48,8 @@ impl<'a> SnapshotWriter<'a> {
         remove_if_present(directory, &temporary)?;
         let file = directory.create(&temporary)?;
         file.write_at(&header.encode(), 0)?;
+        let compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL);
+        let compressor = compressor.map_err(|source| not_compressed(&*file, 0, source))?;
         Ok(Self {
             directory,
             header,
@@ -57,6 +61,7 @@ impl<'a> SnapshotWriter<'a> {
             stored_pages: 0,
             groups: Vec::new(),
             pending: Vec::new(),
+            compressor,
         })
     }
 
@@ -79,12 +84,8 @@ impl<'a> SnapshotWriter<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let compressed = zstd::bulk::compress(&self.pending, COMPRESSION_LEVEL).map_err(|source| StorageError {
-            op: crate::storage::StorageOp::Write,
-            path: self.file.path().to_path_buf(),
-            offset: Some(self.offset),
-            source,
-        })?;
+        let compressed = self.compressor.compress(&self.pending);
+        let compressed = compressed.map_err(|source| not_compressed(&*self.file, self.offset, source))?;
         let len = u32::try_from(compressed.len()).expect("BUG: a compressed group is about as large as 64 KiB at most");
         self.file.write_at(&compressed, self.offset)?;
         self.groups.push(Group { offset: self.offset, len, checksum: checksum(&[&compressed]) });
@@ -116,6 +117,11 @@ impl<'a> SnapshotWriter<'a> {
         self.directory.sync()?;
         Ok(last_four(&footer))
     }
+}
+
+fn not_compressed(file: &dyn StoredFile, offset: u64, source: std::io::Error) -> StorageError {
+    let (op, path) = (crate::storage::StorageOp::Write, file.path().to_path_buf());
+    StorageError { op, path, offset: Some(offset), source }
 }
 
 /// The checksum that a header or footer ends with.
