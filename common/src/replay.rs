@@ -7,6 +7,7 @@ pub(crate) mod equivalence;
 mod execution;
 #[cfg(test)]
 mod hostile_tests;
+pub(crate) mod lexed;
 mod lexer;
 pub(crate) mod parameters;
 pub mod statement;
@@ -25,6 +26,7 @@ pub(crate) use self::bounds::Bounds;
 pub use self::bounds::{Forbidden, OutOfBounds};
 pub(crate) use self::execution::{ChangeAbout, is_pragma};
 use self::execution::{Control, execute};
+use self::lexed::LexedChange;
 use self::statement::PreparedTemplates;
 use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
@@ -197,6 +199,16 @@ impl Replay {
         let statements = statements.iter().map(AsRef::as_ref);
         let mut control = Control::new(&self.connection);
         execute(self, &mut control, &about, statements, |sql| statement::execute(&self.connection, sql))
+    }
+
+    /// As [`apply`](Self::apply), of statements whose literals have been taken out.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn apply_lexed(&mut self, about: &ChangeAbout, change: &LexedChange) -> Result<(), ReplayError> {
+        let mut control = Control::new(&self.connection);
+        let run = |statement| statement::execute_lexed(&self.connection, &statement);
+        execute(self, &mut control, about, change.statements(), run)
     }
 
     /// Begins to execute changes of blocks with the table `templates`.

@@ -15,6 +15,7 @@ mod tests;
 mod varint;
 
 pub use decode::Block;
+pub(crate) use encode::encode_lexed;
 pub use encode::{TemplatesWriter, encode_block};
 pub use encoded::Encoded;
 pub use stored::{Statements, StoredStatement, Templated};

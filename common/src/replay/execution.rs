@@ -3,6 +3,7 @@
 use rusqlite::{CachedStatement, Connection};
 
 use super::bounds::{self, OutOfBounds};
+use super::lexed::LexedStatement;
 use super::statement::Executed;
 use super::{ForeignKeys, Replay, ReplayError, reason};
 use crate::format::record::RunStart;
@@ -71,6 +72,16 @@ impl Executable for &str {
 
     fn is_bump_of(self, data_version: DataVersion) -> bool {
         is_bump_of(self, data_version)
+    }
+}
+
+impl Executable for LexedStatement<'_> {
+    fn is_pragma(self) -> bool {
+        self.text.is_pragma()
+    }
+
+    fn is_bump_of(self, data_version: DataVersion) -> bool {
+        self.text.is_bump_of(data_version)
     }
 }
 

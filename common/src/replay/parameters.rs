@@ -20,7 +20,7 @@ pub(crate) const VALUES_MAX: usize = 999;
 pub(crate) const TEMPLATE_BYTES_MAX: usize = 16 << 10;
 
 /// A statement without its literals.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Parameterised<'a> {
     /// The whole text, with `?` in the places of the literals.
     pub(crate) template: String,
@@ -104,12 +104,20 @@ enum Parenthesis {
 
 /// Takes the literals out of a statement; `None` when it is not sure that the outcome does the same.
 pub(crate) fn split(sql: &str) -> Option<Parameterised<'_>> {
+    let mut out = Parameterised { template: String::with_capacity(sql.len()), literals: Vec::with_capacity(16) };
+    split_into(sql, &mut out).map(|()| out)
+}
+
+/// As [`split`], into what an earlier statement was split into.
+pub(crate) fn split_into<'a>(sql: &'a str, out: &mut Parameterised<'a>) -> Option<()> {
+    out.template.clear();
+    out.literals.clear();
     // SQLite reads no further than a NUL.
     if sql.as_bytes().contains(&0) {
         return None;
     }
     let mut lexer = Lexer::new(sql);
-    let mut split = Split::begin(sql, lexer.next().ok()??)?;
+    let mut split = Split::begin(sql, lexer.next().ok()??, out)?;
     let mut next = lexer.next().ok()?;
     while let Some(token) = next {
         next = lexer.next().ok()?;
@@ -122,7 +130,7 @@ pub(crate) fn split(sql: &str) -> Option<Parameterised<'_>> {
     split.finish()
 }
 
-struct Split<'a> {
+struct Split<'a, 'o> {
     sql: &'a str,
     clause: Clause,
     parentheses: Vec<Parenthesis>,
@@ -130,14 +138,13 @@ struct Split<'a> {
     others: usize,
     last: Token<'a>,
     before_last: Token<'a>,
-    template: String,
     /// How much of the text is in the template.
     copied: usize,
-    literals: Vec<Literal<'a>>,
+    out: &'o mut Parameterised<'a>,
 }
 
-impl<'a> Split<'a> {
-    fn begin(sql: &'a str, verb: Token<'a>) -> Option<Self> {
+impl<'a, 'o> Split<'a, 'o> {
+    fn begin(sql: &'a str, verb: Token<'a>, out: &'o mut Parameterised<'a>) -> Option<Self> {
         use Keyword::{Delete, Insert, Replace, Update};
         matches!(verb.kind, Kind::Word(Insert | Replace | Update | Delete)).then(|| Self {
             sql,
@@ -146,9 +153,8 @@ impl<'a> Split<'a> {
             others: 0,
             last: verb,
             before_last: verb,
-            template: String::with_capacity(sql.len().min(TEMPLATE_BYTES_MAX)),
             copied: 0,
-            literals: Vec::with_capacity(16),
+            out,
         })
     }
 
@@ -266,18 +272,19 @@ impl<'a> Split<'a> {
     }
 
     fn take_out(&mut self, start: usize, end: usize, meaning: Meaning<'a>) {
-        self.template.push_str(&self.sql[self.copied..start]);
-        self.literals.push(Literal { place: self.template.len(), text: &self.sql[start..end], meaning });
+        let Parameterised { template, literals } = &mut *self.out;
+        template.push_str(&self.sql[self.copied..start]);
+        literals.push(Literal { place: template.len(), text: &self.sql[start..end], meaning });
         // Nothing grows together with it: a question mark goes on in digits only, and no literal is followed by one.
-        self.template.push('?');
+        template.push('?');
         self.copied = end;
     }
 
-    fn finish(mut self) -> Option<Parameterised<'a>> {
-        self.template.push_str(&self.sql[self.copied..]);
-        let is_small = self.literals.len() <= VALUES_MAX && self.template.len() <= TEMPLATE_BYTES_MAX;
-        (is_small && self.parentheses.is_empty())
-            .then_some(Parameterised { template: self.template, literals: self.literals })
+    fn finish(self) -> Option<()> {
+        let Parameterised { template, literals } = self.out;
+        template.push_str(&self.sql[self.copied..]);
+        let is_small = literals.len() <= VALUES_MAX && template.len() <= TEMPLATE_BYTES_MAX;
+        (is_small && self.parentheses.is_empty()).then_some(())
     }
 }
 

@@ -10,6 +10,7 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Batch, CachedStatement, Connection, Statement, StatementStatus};
 
+use super::lexed::LexedStatement;
 use super::parameters::{self, Value};
 use crate::format::statements::{StoredStatement, Templates};
 
@@ -51,6 +52,19 @@ pub fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<Executed>
         }
     }
     execute_text(connection, sql)?;
+    Ok(Executed::AsText)
+}
+
+/// Does what [`execute`] does with the text of the statement.
+pub(super) fn execute_lexed(connection: &Connection, statement: &LexedStatement<'_>) -> rusqlite::Result<Executed> {
+    if let Some(shape) = statement.shape
+        && let Ok(mut prepared) = connection.prepare_cached(&shape.template)
+    {
+        bind(&mut prepared, statement.literals().map(|literal| literal.meaning.value()))?;
+        step_to_end(&mut prepared)?;
+        return Ok(Executed::Parameterised);
+    }
+    execute_text(connection, statement.text)?;
     Ok(Executed::AsText)
 }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::page_images::Keyframe;
-use crate::format::record::{Body, Record};
+use crate::format::record::{Body, Record, RecordHeader, RunStart};
 use crate::format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
 use crate::format::segment::Piece;
+use crate::format::statements::{Encoded, TemplatesWriter, encode_lexed};
 use crate::history::Start;
 use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
+use crate::replay::lexed::{LexedChange, Shapes};
 use crate::replay::statement::take_steps;
-use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
+use crate::replay::{ChangeAbout, Replay, ReplayError};
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, PageNo, Seq};
 
@@ -48,7 +50,9 @@ pub(crate) struct LogReplay {
     settled: Option<DataVersion>,
     /// The database at the newest keyframe.
     at_keyframe: OverlayPages,
-    texts: Vec<Vec<String>>,
+    shapes: Shapes,
+    /// The changes since the newest keyframe.
+    changes: Vec<LexedChange>,
     statements: usize,
     bytes: usize,
     /// Steps of SQLite since the newest keyframe.
@@ -79,8 +83,10 @@ pub(crate) struct ReplayedLog {
     pub(crate) records: Vec<IndexedRecord>,
     /// Their blocks have no place yet.
     pub(crate) intervals: Vec<Interval>,
-    /// The statements of each change of each interval.
-    pub(super) texts: Vec<Vec<Vec<String>>>,
+    /// The statements of each interval.
+    pub(super) blocks: Vec<Encoded>,
+    /// The templates of all of them.
+    pub(super) templates: TemplatesWriter,
     /// Of every page that changed, its images, in order.
     pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
     pub(crate) page_count: u32,
@@ -120,7 +126,8 @@ impl LogReplay {
             start_pages: StartPages(pages),
             records: Vec::new(),
             intervals: vec![Interval { first: 0, page_count, foreign_keys, block }],
-            texts: Vec::new(),
+            blocks: Vec::new(),
+            templates: TemplatesWriter::new(),
             images: BTreeMap::new(),
             page_count,
             foreign_keys,
@@ -132,7 +139,8 @@ impl LogReplay {
             unsettled: None,
             settled: None,
             at_keyframe,
-            texts: Vec::new(),
+            shapes: Shapes::default(),
+            changes: Vec::new(),
             statements: 0,
             bytes: 0,
             steps: 0,
@@ -152,45 +160,53 @@ impl LogReplay {
     /// Adds the next record of the log.
     pub(crate) fn add(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
         let header = &record.header;
-        let body = match &record.body {
+        match &record.body {
             Body::Change { run_start, statements } => {
                 let bump = Bump::find(header.data_version, statements);
-                self.settle()?;
-                // Cut only here: nothing that is before a change that bumps, or is one, is ever rewound.
-                if bump == Bump::Present && self.is_keyframe_due() {
-                    self.cut()?;
-                }
-                let bytes = statements.iter().map(|statement| statement.len()).sum::<usize>();
-                self.texts.push(statements.iter().map(|statement| statement.clone().into_owned()).collect());
-                self.statements += statements.len();
-                self.bytes += bytes;
-                let about = ChangeAbout {
-                    data_version: header.data_version,
-                    seq: header.seq,
-                    time: header.time,
-                    run_start: *run_start,
-                };
-                self.unsettled = Some(Unsettled { about, checked: Checked::No });
-                IndexedBody::Change {
-                    run_start: *run_start,
-                    bump,
-                    statements: u32::try_from(statements.len()).unwrap_or(u32::MAX),
-                    bytes: bytes as u64,
-                }
+                let change = self.shapes.lex(statements);
+                return self.add_change(header, *run_start, bump, change);
             }
             Body::Rewind { .. } => {
                 self.unsettled = None;
-                IndexedBody::Rewind
+                self.push(header, IndexedBody::Rewind);
             }
-            Body::Commit => IndexedBody::Commit,
+            Body::Commit => self.push(header, IndexedBody::Commit),
             Body::Snapshot(snapshot) => {
                 self.settled = Some(header.data_version);
-                IndexedBody::Snapshot(*snapshot)
+                self.push(header, IndexedBody::Snapshot(*snapshot));
             }
-        };
+        }
+        Ok(())
+    }
+
+    /// Adds the next record of the log, a change.
+    pub(crate) fn add_change(
+        &mut self,
+        header: &RecordHeader,
+        run_start: RunStart,
+        bump: Bump,
+        change: LexedChange,
+    ) -> Result<(), ReplayError> {
+        self.settle()?;
+        // Cut only here: nothing that is before a change that bumps, or is one, is ever rewound.
+        if bump == Bump::Present && self.is_keyframe_due() {
+            self.cut()?;
+        }
+        let (statements, bytes) = (change.len(), change.bytes());
+        self.statements += statements;
+        self.bytes += bytes;
+        self.changes.push(change);
+        let RecordHeader { data_version, seq, time, .. } = *header;
+        let about = ChangeAbout { data_version, seq, time, run_start };
+        self.unsettled = Some(Unsettled { about, checked: Checked::No });
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        self.push(header, IndexedBody::Change { run_start, bump, statements, bytes: bytes as u64 });
+        Ok(())
+    }
+
+    fn push(&mut self, header: &RecordHeader, body: IndexedBody) {
         let (data_version, time, page_count) = (header.data_version, header.time, self.replay.page_count());
         self.log.records.push(IndexedRecord { data_version, time, page_count, body });
-        Ok(())
     }
 
     fn is_keyframe_due(&self) -> bool {
@@ -209,11 +225,11 @@ impl LogReplay {
 
     /// Replays the newest change: what came after it shows that it was committed.
     pub(crate) fn settle(&mut self) -> Result<(), ReplayError> {
-        let (Some(Unsettled { about, .. }), Some(statements)) = (self.unsettled.take(), self.texts.last()) else {
+        let (Some(Unsettled { about, .. }), Some(change)) = (self.unsettled.take(), self.changes.last()) else {
             return Ok(());
         };
         take_steps();
-        apply(&mut self.replay, &about, statements)?;
+        self.replay.apply_lexed(&about, change)?;
         self.steps += take_steps();
         self.settled = Some(about.data_version);
         let page_count = self.replay.page_count();
@@ -228,11 +244,11 @@ impl LogReplay {
 
     /// Replays the newest change on a copy, if that was not done yet.
     pub(super) fn check_newest(&mut self) -> Result<(), ReplayError> {
-        if let (Some(unsettled), Some(statements)) = (&mut self.unsettled, self.texts.last())
+        if let (Some(unsettled), Some(change)) = (&mut self.unsettled, self.changes.last())
             && unsettled.checked == Checked::No
         {
             let mut copy = Replay::start(self.replay.pages(), self.replay.foreign_keys()?)?;
-            apply(&mut copy, &unsettled.about, statements)?;
+            copy.apply_lexed(&unsettled.about, change)?;
             unsettled.checked = Checked::Yes;
         }
         Ok(())
@@ -268,9 +284,9 @@ impl LogReplay {
         }
         self.at_keyframe = now;
         if matches!(self.cuts, Cuts::Due(_)) {
-            self.log.texts.push(std::mem::take(&mut self.texts));
+            self.log.blocks.push(encode_lexed(&mut self.log.templates, &self.changes));
         }
-        self.texts.clear();
+        self.changes.clear();
         (self.statements, self.bytes, self.steps) = (0, 0, 0);
     }
 
@@ -297,9 +313,4 @@ impl LogReplay {
         self.log.foreign_keys = self.replay.foreign_keys()?;
         Ok((self.log, self.at_keyframe))
     }
-}
-
-fn apply(replay: &mut Replay, about: &ChangeAbout, statements: &[String]) -> Result<(), ReplayError> {
-    let ChangeAbout { data_version, seq, time, run_start } = *about;
-    replay.apply(&Change { data_version, seq, time, run_start, statements })
 }

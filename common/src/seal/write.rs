@@ -10,7 +10,6 @@ use crate::format::page_images::{ImageCodec, Keyframe};
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::RecordIndex;
 use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
-use crate::format::statements::{Encoded, TemplatesWriter, encode_block};
 use crate::history::{Before, Place, Start, Stretch};
 use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::{Backup, PageNo, ReadError, Seq};
@@ -64,13 +63,9 @@ fn write(
     let base = base_of(backup, &log)?;
     let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
 
-    let mut templates = TemplatesWriter::new();
-    let texts = std::mem::take(&mut log.texts);
-    let blocks: Vec<Encoded> = texts.iter().map(|changes| encode_block(&mut templates, changes)).collect();
-    drop(texts);
-    let templates = templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
+    let templates = log.templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
     let templates = writer.push(&templates)?.piece;
-    for (interval, block) in log.intervals.iter_mut().zip(&blocks) {
+    for (interval, block) in log.intervals.iter_mut().zip(std::mem::take(&mut log.blocks)) {
         let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
         interval.block = writer.push(&compressed)?.piece;
     }

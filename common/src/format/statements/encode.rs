@@ -1,12 +1,14 @@
 //! Writing blocks, and the table that grows meanwhile.
 
-use super::super::fields::put_varint;
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use super::super::fields::put_varint;
 use super::cell::Form;
 use super::rows::{Parts, Reference, Writable, WritableRows};
 use super::{EXAMPLES_MAX, Encoded, LITERALS_MAX, TABLE_BYTES_MAX, TEMPLATES_MAX, varint};
-use crate::replay::parameters::{self, Literal, Meaning, Parameterised};
+use crate::replay::lexed::{LexedChange, LiteralKind, Shape, Shapes};
+use crate::replay::parameters::Literal;
 
 /// How many rows are searched for one with the same last literal, which in most statements is the key of a row.
 const SEARCHED_ROWS: usize = 16;
@@ -14,7 +16,9 @@ const SEARCHED_ROWS: usize = 16;
 /// Collects the templates of a segment while its blocks are encoded.
 #[derive(Debug, Default)]
 pub struct TemplatesWriter {
-    by_text: HashMap<String, usize>,
+    by_text: HashMap<Box<str>, usize>,
+    /// By where the shape is in memory: nearly always it is the one that a template was made of.
+    by_shape: HashMap<usize, usize>,
     templates: Vec<Draft>,
     /// Of texts and examples.
     bytes: usize,
@@ -25,42 +29,23 @@ pub struct TemplatesWriter {
 /// A template being collected.
 #[derive(Debug)]
 struct Draft {
-    text: String,
-    places: Vec<usize>,
+    shape: Arc<Shape>,
     examples: Vec<Vec<OwnedLiteral>>,
 }
 
 #[derive(Debug)]
 struct OwnedLiteral {
     text: String,
-    kind: OwnedKind,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum OwnedKind {
-    Integer(i64),
-    Text,
-    Blob,
+    kind: LiteralKind,
 }
 
 impl OwnedLiteral {
     fn new(literal: &Literal<'_>) -> Self {
-        let kind = match literal.meaning {
-            Meaning::Integer(number) => OwnedKind::Integer(number),
-            Meaning::Text(_) => OwnedKind::Text,
-            Meaning::Blob(_) => OwnedKind::Blob,
-        };
-        Self { text: literal.text.to_owned(), kind }
+        Self { text: literal.text.to_owned(), kind: LiteralKind::of(literal.meaning) }
     }
 
     fn writable(&self) -> Writable<'_> {
-        let text = &*self.text;
-        let meaning = match self.kind {
-            OwnedKind::Integer(number) => Meaning::Integer(number),
-            OwnedKind::Text => Meaning::Text(&text[1..text.len() - 1]),
-            OwnedKind::Blob => Meaning::Blob(&text[2..text.len() - 1]),
-        };
-        writable(&Literal { place: 0, text, meaning })
+        writable(&Literal { place: 0, text: &self.text, meaning: self.kind.meaning(&self.text) })
     }
 }
 
@@ -79,11 +64,12 @@ impl TemplatesWriter {
         let mut parts = Parts::default();
         varint::put_len(&mut parts.structure, self.templates.len());
         for template in &self.templates {
-            varint::put_len(&mut parts.structure, template.text.len());
-            parts.texts.extend_from_slice(template.text.as_bytes());
-            varint::put_len(&mut parts.structure, template.places.len());
+            let Shape { template: text, places } = &*template.shape;
+            varint::put_len(&mut parts.structure, text.len());
+            parts.texts.extend_from_slice(text.as_bytes());
+            varint::put_len(&mut parts.structure, places.len());
             let mut after_last = 0;
-            for place in &template.places {
+            for place in places {
                 varint::put_len(&mut parts.structure, place - after_last);
                 after_last = place + 1;
             }
@@ -99,19 +85,22 @@ impl TemplatesWriter {
     }
 
     /// The number of a statement's template, new if need be; `None` when the table is full.
-    fn intern(&mut self, split: &Parameterised<'_>) -> Option<usize> {
-        if let Some(&index) = self.by_text.get(&split.template) {
-            let places = split.literals.iter().map(|literal| literal.place);
-            return places.eq(self.templates[index].places.iter().copied()).then_some(index);
+    fn intern(&mut self, shape: &Arc<Shape>) -> Option<usize> {
+        if let Some(&index) = self.by_shape.get(&Arc::as_ptr(shape).addr()) {
+            return Some(index);
         }
-        if self.templates.len() == TEMPLATES_MAX || self.bytes + split.template.len() > TABLE_BYTES_MAX {
+        if let Some(&index) = self.by_text.get(&shape.template) {
+            return (self.templates[index].shape == *shape).then_some(index);
+        }
+        if self.templates.len() == TEMPLATES_MAX || self.bytes + shape.template.len() > TABLE_BYTES_MAX {
             return None;
         }
-        self.bytes += split.template.len();
+        self.bytes += shape.template.len();
         let index = self.templates.len();
-        self.by_text.insert(split.template.clone(), index);
-        let places = split.literals.iter().map(|literal| literal.place).collect();
-        self.templates.push(Draft { text: split.template.clone(), places, examples: Vec::new() });
+        self.by_text.insert(shape.template.clone(), index);
+        // The draft keeps it, so nothing else will be in its place.
+        self.by_shape.insert(Arc::as_ptr(shape).addr(), index);
+        self.templates.push(Draft { shape: Arc::clone(shape), examples: Vec::new() });
         Some(index)
     }
 
@@ -126,8 +115,12 @@ impl TemplatesWriter {
     }
 
     /// Keeps a row as an example, if there is room.
-    fn add_example(&mut self, template: usize, row: &[Literal<'_>]) -> Option<usize> {
-        let bytes: usize = row.iter().map(|literal| literal.text.len()).sum();
+    fn add_example<'l>(
+        &mut self,
+        template: usize,
+        row: impl ExactSizeIterator<Item = Literal<'l>> + Clone,
+    ) -> Option<usize> {
+        let bytes: usize = row.clone().map(|literal| literal.text.len()).sum();
         let examples = &mut self.templates[template].examples;
         if examples.len() == EXAMPLES_MAX
             || self.bytes + bytes > TABLE_BYTES_MAX
@@ -137,7 +130,7 @@ impl TemplatesWriter {
         }
         self.bytes += bytes;
         self.literals += row.len();
-        examples.push(row.iter().map(OwnedLiteral::new).collect());
+        examples.push(row.map(|literal| OwnedLiteral::new(&literal)).collect());
         Some(examples.len() - 1)
     }
 }
@@ -152,21 +145,27 @@ struct Rows {
 
 /// Encodes the statements of some changes. Not compressed.
 pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWriter, changes: &[C]) -> Encoded {
+    let mut shapes = Shapes::default();
+    let changes: Vec<_> = changes.iter().map(|change| shapes.lex(change.as_ref())).collect();
+    encode_lexed(templates, &changes)
+}
+
+/// As [`encode_block`], of statements whose literals have been taken out.
+pub(crate) fn encode_lexed(templates: &mut TemplatesWriter, changes: &[LexedChange]) -> Encoded {
     let mut parts = Parts::default();
     let mut rows: Vec<Rows> = Vec::new();
     let mut literals: Vec<Writable<'_>> = Vec::new();
     let mut plain = Vec::new();
     varint::put_len(&mut parts.structure, changes.len());
     for change in changes {
-        varint::put_len(&mut parts.structure, change.as_ref().len());
+        varint::put_len(&mut parts.structure, change.len());
     }
-    for sql in changes.iter().flat_map(|change| change.as_ref()) {
-        let sql = sql.as_ref();
-        let split = parameters::split(sql).filter(|split| literals.len() + split.literals.len() <= LITERALS_MAX);
-        let interned = split.and_then(|split| Some((templates.intern(&split)?, split)));
-        let Some((template, split)) = interned else {
+    for statement in changes.iter().flat_map(LexedChange::statements) {
+        let of_statement = statement.literals();
+        let shape = statement.shape.filter(|_| literals.len() + of_statement.len() <= LITERALS_MAX);
+        let Some(template) = shape.and_then(|shape| templates.intern(shape)) else {
             put_varint(0, &mut parts.structure);
-            plain.push(sql);
+            plain.push(statement.text);
             continue;
         };
         varint::put_len(&mut parts.structure, template + 1);
@@ -174,14 +173,14 @@ pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWrite
             rows.resize_with(template + 1, Rows::default);
         }
         let start = literals.len();
-        literals.extend(split.literals.iter().map(writable));
-        let reference = refer(templates, template, &rows[template], &literals, &split.literals);
+        literals.extend(of_statement.clone().map(|literal| writable(&literal)));
+        let reference = refer(templates, template, &rows[template], &literals[..], of_statement);
         rows[template].starts.push(start);
         rows[template].references.push(reference);
     }
     for (template, rows) in rows.iter().enumerate().filter(|(_, rows)| !rows.starts.is_empty()) {
         let draft = &templates.templates[template];
-        let columns = draft.places.len();
+        let columns = draft.shape.places.len();
         let of_block: Vec<_> = rows.starts.iter().map(|&start| &literals[start..start + columns]).collect();
         let examples: Vec<Vec<_>> =
             draft.examples.iter().map(|row| row.iter().map(OwnedLiteral::writable).collect()).collect();
@@ -197,14 +196,15 @@ pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWrite
 
 /// What a row is best written as a difference to: the newest row about the same thing, be it an example, or else the
 /// row before.
-fn refer(
+fn refer<'l>(
     templates: &mut TemplatesWriter,
     template: usize,
     rows: &Rows,
     literals: &[Writable<'_>],
-    row: &[Literal<'_>],
+    row: impl ExactSizeIterator<Item = Literal<'l>> + Clone,
 ) -> Reference {
-    let Some(key) = row.last().map(|last| last.text) else { return Reference::None };
+    // Those of the row itself are the newest.
+    let Some(key) = literals.last().filter(|_| row.len() > 0).map(|last| last.text) else { return Reference::None };
     let last_of = |start: &usize| literals[start + row.len() - 1].text;
     let newest_first = rows.starts.iter().rev().take(SEARCHED_ROWS);
     if let Some(up) = newest_first.map(last_of).position(|last| last == key) {
