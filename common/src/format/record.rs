@@ -171,7 +171,21 @@ pub fn encode_change<S: AsRef<str>>(
     statements: &[S],
     out: &mut Vec<u8>,
 ) -> Result<u32, PayloadTooLong> {
-    let bytes = 4 + statements.iter().map(|statement| 4 + statement.as_ref().len()).sum::<usize>();
+    encode_change_of(uuid, header, run_start, statements.iter().map(AsRef::as_ref), out)
+}
+
+/// As [`encode_change`], of statements wherever they are.
+///
+/// # Errors
+/// As there.
+pub fn encode_change_of<'s>(
+    uuid: Uuid,
+    header: &RecordHeader,
+    run_start: RunStart,
+    statements: impl ExactSizeIterator<Item = &'s str> + Clone,
+    out: &mut Vec<u8>,
+) -> Result<u32, PayloadTooLong> {
+    let bytes = 4 + statements.clone().map(|statement| 4 + statement.len()).sum::<usize>();
     if bytes > PAYLOAD_LEN_MAX {
         return Err(PayloadTooLong { bytes });
     }
@@ -182,9 +196,8 @@ pub fn encode_change<S: AsRef<str>>(
     Ok(encode(uuid, header, KIND_CHANGE, flags, bytes, out, |out| {
         out.extend_from_slice(&len_u32(statements.len()).to_le_bytes());
         for statement in statements {
-            let text = statement.as_ref().as_bytes();
-            out.extend_from_slice(&len_u32(text.len()).to_le_bytes());
-            out.extend_from_slice(text);
+            out.extend_from_slice(&len_u32(statement.len()).to_le_bytes());
+            out.extend_from_slice(statement.as_bytes());
         }
     }))
 }

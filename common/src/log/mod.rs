@@ -29,7 +29,7 @@ pub(crate) use tail::{LONGEST_LOG, intact_record_after, torn_len};
 pub use writer::AppendError;
 #[cfg(test)]
 pub(crate) use writer::create_first_log;
-pub(crate) use writer::{LogWriter, create_first_log_within, create_log_at};
+pub(crate) use writer::{LogWriter, create_first_log_within, create_log_at, write_log};
 
 /// Where a log ends: what the next record must say of itself and of the record before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

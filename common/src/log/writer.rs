@@ -130,6 +130,19 @@ pub(crate) fn create_log_at(
     Ok(writer)
 }
 
+/// Makes a log of records that are encoded already. No writer goes on with it before the log has been opened.
+pub(crate) fn write_log(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    from: LogEnd,
+    records: &[u8],
+    limits: LogLimits,
+) -> Result<(), StorageError> {
+    let LogEnd { next_seq, previous_checksum } = from;
+    let header = LogHeader { uuid, first_seq: next_seq, previous_checksum, created: Timestamp::now() };
+    create_log(directory, next_seq, &[&header.encode()[..], records].concat(), limits).map(drop)
+}
+
 /// Makes a log that has its name only once it is whole and durable, and begins with these bytes.
 fn create_log(
     directory: &dyn Directory,

@@ -1,18 +1,19 @@
 //! Copying the records of a file into the logs of a new backup, and what is put right on the way.
 
+use std::borrow::Cow;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use uuid::Uuid;
 
 use super::import_error::{ImportError, RecordDamage};
-use super::log_cutter::{CutLog, LogCutter};
+use super::log_cutter::{FinishedLog, LogCutter, NewestLog};
 use super::order::{Follows, Order};
 use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};
 use super::spaces::with_spaces;
+use super::to_replay::{Records, ToReplay};
 use crate::format::record::{RunStart, SnapshotReason, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
@@ -20,6 +21,7 @@ use crate::format::snapshot::SnapshotHeader;
 use crate::live_database::in_rollback_mode;
 use crate::pages::{OverlayPages, SnapshotWriter};
 use crate::replay::Replay;
+use crate::replay::lexed::{LexedChange, Shapes};
 use crate::version_rules::Bump;
 use crate::{Backup, DataVersion, PageNo, PageSize};
 
@@ -97,8 +99,8 @@ pub(super) struct To<'a> {
     pub(super) backup: &'a Arc<Backup>,
     /// What makes its records.
     pub(super) cutter: LogCutter,
-    /// Takes each log. It waits when whoever replays has fallen behind.
-    pub(super) logs: SyncSender<CutLog>,
+    /// Takes each record. It waits when whoever replays has fallen behind.
+    pub(super) records: Records,
 }
 
 /// The newest change of the file so far: what comes next shows whether it was committed.
@@ -106,7 +108,7 @@ struct Unsettled {
     left_out: LeftOut,
     bump: Bump,
     run_start: RunStart,
-    statements: Vec<String>,
+    statements: LexedChange,
 }
 
 /// Records on their way from the file to the log.
@@ -115,6 +117,7 @@ struct Copy<'a> {
     to: To<'a>,
     order: Order,
     unsettled: Option<Unsettled>,
+    shapes: Shapes,
     next_run_start: RunStart,
     first: Option<DataVersion>,
     records: u64,
@@ -125,12 +128,12 @@ struct Copy<'a> {
     time: crate::Timestamp,
 }
 
-/// Copies all records of `file`; returns the newest log as well. `progress` is asked now and then, and can end it.
+/// Copies all records of `file`; returns the newest log as well, which is in no segment. `progress` is asked now and then, and can end it.
 pub(super) fn copy(
     file: &mut PythonFile,
     to: To<'_>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
-) -> Result<(Imported, Option<CutLog>), Stop> {
+) -> Result<(Imported, NewestLog), Stop> {
     let uuid = to.backup.manifest().uuid;
     let total = file.len();
     let mut go_on = |done| match progress(BytesDone { done, total }) {
@@ -142,6 +145,7 @@ pub(super) fn copy(
         to,
         order: Order::default(),
         unsettled: None,
+        shapes: Shapes::default(),
         next_run_start: RunStart::First,
         first: None,
         records: 0,
@@ -179,9 +183,7 @@ pub(super) fn copy(
     let Copy { first, order, changes, repairs, path, to, .. } = copy;
     let (Some(first), Some(newest)) = (first, order.newest()) else { return Err(ImportError::Empty { path }.into()) };
     let newest_log = to.cutter.finish();
-    if let Some(log) = &newest_log {
-        to.logs.send(log.clone()).map_err(|_| Stop::NobodyReplays)?;
-    }
+    to.records.finish().map_err(|_| Stop::NobodyReplays)?;
     Ok((Imported { uuid, first, newest, changes, repairs }, newest_log))
 }
 
@@ -206,14 +208,10 @@ impl Copy<'_> {
                 self.next_run_start = RunStart::First;
             }
         }
-        let repair = |statement: &&str| match with_spaces(statement) {
-            Some(repaired) => {
-                self.repairs.spaces += 1;
-                repaired
-            }
-            None => (*statement).to_owned(),
-        };
-        let statements = statements.iter().map(repair).collect();
+        let repaired: Vec<Cow<'_, str>> =
+            statements.iter().map(|text| with_spaces(text).map_or(Cow::Borrowed(*text), Cow::Owned)).collect();
+        self.repairs.spaces += repaired.iter().filter(|text| matches!(text, Cow::Owned(_))).count() as u64;
+        let statements = self.shapes.lex(&repaired);
         let run_start = std::mem::replace(&mut self.next_run_start, RunStart::Later);
         let left_out = LeftOut { data_version, offset };
         self.unsettled = Some(Unsettled { left_out, bump, run_start, statements });
@@ -223,16 +221,17 @@ impl Copy<'_> {
     /// The newest change was committed, as far as the file knows.
     fn settle(&mut self) -> Result<(), Stop> {
         let Some(Unsettled { left_out, bump, run_start, statements }) = self.unsettled.take() else { return Ok(()) };
-        let log = self.to.cutter.change(left_out.data_version, self.time, run_start, bump, statements);
-        let log = log.map_err(|error| self.damaged(left_out.offset, error))?;
+        let added = self.to.cutter.change(left_out.data_version, self.time, run_start, bump, &statements);
+        let (header, end) = added.map_err(|error| self.damaged(left_out.offset, error))?;
         self.first.get_or_insert(left_out.data_version);
         self.changes += 1;
-        self.pass_on(log)
+        self.hand_on(end, ToReplay::Change { header, run_start, bump, statements })
     }
 
-    /// Hands on a log that is finished.
-    fn pass_on(&self, log: Option<CutLog>) -> Result<(), Stop> {
-        log.map_or(Ok(()), |log| self.to.logs.send(log).map_err(|_| Stop::NobodyReplays))
+    /// Hands on a record, and before it that the log in front of it has ended.
+    fn hand_on(&mut self, end: Option<FinishedLog>, record: ToReplay) -> Result<(), Stop> {
+        let end = end.map(ToReplay::End);
+        end.into_iter().chain([record]).try_for_each(|it| self.to.records.push(it)).map_err(|_| Stop::NobodyReplays)
     }
 
     /// Takes a snapshot of `len` bytes; `go_on` is asked now and then, with the bytes that were read.
@@ -279,8 +278,8 @@ impl Copy<'_> {
         let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Heal };
         let snapshot = SnapshotRef { reason, page_size, page_count, base: None, footer_checksum };
         self.first.get_or_insert(data_version);
-        let log = self.to.cutter.snapshot(data_version, self.time, &snapshot);
-        self.pass_on(log)
+        let (header, end) = self.to.cutter.snapshot(data_version, self.time, &snapshot);
+        self.hand_on(end, ToReplay::Snapshot { header, snapshot })
     }
 
     /// That what is stored as a snapshot is a database of this version.

@@ -13,14 +13,12 @@ use super::import_error::ImportError;
 use super::log_cutter::LogCutter;
 use super::reader::PythonFile;
 use super::replay::{replay_logs, write_segments};
+use super::to_replay::Records;
 use crate::create::create_filled;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
 use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Timestamp};
-
-/// Logs that may be read and not replayed yet.
-const LOGS_AHEAD: usize = 1;
 
 /// Makes a backup at `url` of all versions in `file`, and replays each change on the way. Memory and what is on the disk
 /// beside the result are bounded, whatever the size of the file.
@@ -55,7 +53,7 @@ fn fill(
     let backup = Arc::new(Backup::of(directory, manifest));
     let uuid = backup.manifest().uuid;
     let (copied, replayed, written) = thread::scope(|scope| {
-        let (logs, to_replay) = sync_channel(LOGS_AHEAD);
+        let (records, to_replay) = Records::way();
         // Without room: who has handed on a log knows that the one before it is written.
         let (replayed, to_write) = sync_channel(0);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -63,7 +61,14 @@ fn fill(
             named("import-replay").spawn_scoped(scope, || replay_logs(&backup, limits, to_replay, replayed));
         let writing = named("import-write").spawn_scoped(scope, || write_segments(&backup, to_write));
         let copied = match (&replaying, &writing) {
-            (Ok(_), Ok(_)) => copy(file, To { backup: &backup, cutter: LogCutter::new(uuid, limits), logs }, progress),
+            (Ok(_), Ok(_)) => {
+                let to = To { backup: &backup, cutter: LogCutter::new(uuid, limits), records };
+                copy(file, to, progress).and_then(|(imported, newest_log)| {
+                    // It may still be replayed: if that fails, nothing of all this is kept.
+                    newest_log.write(backup.directory(), uuid, limits)?;
+                    Ok(imported)
+                })
+            }
             _ => Err(Stop::Because(ImportError::Thread)),
         };
         (copied, replaying.map_or(Ok(()), join), writing.map_or(Ok(()), join))
@@ -74,13 +79,10 @@ fn fill(
         source => ImportError::Replay { path: file.path().to_path_buf(), source },
     })?;
     written?;
-    let (imported, newest_log) = copied.map_err(|stop| match stop {
+    let imported = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
         Stop::NobodyReplays => unreachable!("BUG: replay ended early and without an error"),
     })?;
-    if let Some(log) = newest_log {
-        log.write(backup.directory(), uuid, limits)?;
-    }
     drop(backup);
     unnamed.make_durable()?;
     Ok(imported)

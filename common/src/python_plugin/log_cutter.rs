@@ -1,51 +1,50 @@
 //! [`LogCutter`]: records made one behind the other, and cut into logs as the recorder cuts them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{
-    Body, PayloadTooLong, Record, RecordHeader, RunStart, SnapshotRef, encode_change, encode_snapshot, first_link,
+    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change_of, encode_snapshot, first_link,
 };
 use crate::format::segment::FollowedBy;
-use crate::log::{AppendError, LogEnd, create_log_at};
-use crate::storage::Directory;
+use crate::log::{LogEnd, write_log};
+use crate::replay::lexed::LexedChange;
+use crate::storage::{Directory, StorageError};
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, Seq, Timestamp};
 
-/// A log that is not in a file.
-#[derive(Debug, Clone)]
-pub(super) struct CutLog {
-    /// Seq of its first record, and the checksum of the record before that.
-    pub(super) begins: LogEnd,
-    /// Its records.
-    pub(super) records: Arc<Vec<Record<'static>>>,
-    /// Checksum of the last of them.
+/// A log that another one follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FinishedLog {
+    /// Checksum of its last record.
     pub(super) last_checksum: u32,
-    /// What the next log begins with; `None` for the newest one.
-    pub(super) followed_by: Option<FollowedBy>,
+    /// What the next log begins with.
+    pub(super) followed_by: FollowedBy,
 }
 
-/// Makes records of a new backup.
+/// The newest log, as the bytes of its records.
+#[derive(Debug)]
+pub(super) struct NewestLog {
+    begins: LogEnd,
+    records: Vec<u8>,
+}
+
+/// Makes records of a new backup. Of those of the newest log it keeps the bytes.
 #[derive(Debug)]
 pub(super) struct LogCutter {
     uuid: Uuid,
     limits: LogLimits,
     next: LogEnd,
-    begins: LogEnd,
-    records: Vec<Record<'static>>,
-    bytes: u64,
+    newest: NewestLog,
     statements: usize,
-    encoded: Vec<u8>,
 }
 
 impl LogCutter {
     pub(super) fn new(uuid: Uuid, limits: LogLimits) -> Self {
         let next = LogEnd { next_seq: Seq::FIRST, previous_checksum: first_link(uuid) };
-        let (records, bytes) = (Vec::new(), LOG_HEADER_LEN as u64);
-        Self { uuid, limits, next, begins: next, records, bytes, statements: 0, encoded: Vec::new() }
+        Self { uuid, limits, next, newest: NewestLog { begins: next, records: Vec::new() }, statements: 0 }
     }
 
     /// Seq of the next record.
@@ -53,45 +52,45 @@ impl LogCutter {
         self.next.next_seq
     }
 
-    /// Adds a change; returns the log before it if it begins another.
+    /// Adds a change; also returns the log before it if it begins another.
     pub(super) fn change(
         &mut self,
         data_version: DataVersion,
         time: Timestamp,
         run_start: RunStart,
         bump: Bump,
-        statements: Vec<String>,
-    ) -> Result<Option<CutLog>, PayloadTooLong> {
+        statements: &LexedChange,
+    ) -> Result<(RecordHeader, Option<FinishedLog>), PayloadTooLong> {
         let header = self.header(data_version, time);
-        self.encoded.clear();
-        let checksum = encode_change(self.uuid, &header, run_start, &statements, &mut self.encoded)?;
-        let (bytes, count) = (self.encoded.len() as u64, statements.len());
-        let is_full = self.bytes + bytes > self.limits.bytes || self.statements + count > self.limits.statements;
-        let log = if bump == Bump::Present && is_full { self.cut(FollowedBy::Change) } else { None };
-        let statements = statements.into_iter().map(Cow::Owned).collect();
-        self.add(Record { header, body: Body::Change { run_start, statements } }, checksum, bytes, count);
-        Ok(log)
+        let (before, count) = (self.newest.records.len(), statements.len());
+        let texts = statements.statements().map(|statement| statement.text);
+        let checksum = encode_change_of(self.uuid, &header, run_start, texts, &mut self.newest.records)?;
+        let bytes = LOG_HEADER_LEN as u64 + self.newest.records.len() as u64;
+        let is_full = bytes > self.limits.bytes || self.statements + count > self.limits.statements;
+        let begins_log = bump == Bump::Present && is_full;
+        let log = if begins_log { self.cut_before(before, FollowedBy::Change) } else { None };
+        self.statements += count;
+        self.advance(checksum);
+        Ok((header, log))
     }
 
-    /// Adds a snapshot, which begins a log; returns the one before it.
+    /// Adds a snapshot, which begins a log; also returns the one before it.
     pub(super) fn snapshot(
         &mut self,
         data_version: DataVersion,
         time: Timestamp,
         snapshot: &SnapshotRef,
-    ) -> Option<CutLog> {
+    ) -> (RecordHeader, Option<FinishedLog>) {
         let header = self.header(data_version, time);
-        self.encoded.clear();
-        let checksum = encode_snapshot(self.uuid, &header, snapshot, &mut self.encoded);
-        let log = self.cut(FollowedBy::Snapshot);
-        let bytes = self.encoded.len() as u64;
-        self.add(Record { header, body: Body::Snapshot(*snapshot) }, checksum, bytes, 0);
-        log
+        let log = self.cut_before(self.newest.records.len(), FollowedBy::Snapshot);
+        let checksum = encode_snapshot(self.uuid, &header, snapshot, &mut self.newest.records);
+        self.advance(checksum);
+        (header, log)
     }
 
-    /// The newest log, if there is any.
-    pub(super) fn finish(mut self) -> Option<CutLog> {
-        self.cut(FollowedBy::Change).map(|log| CutLog { followed_by: None, ..log })
+    /// The newest log.
+    pub(super) fn finish(self) -> NewestLog {
+        self.newest
     }
 
     fn header(&self, data_version: DataVersion, time: Timestamp) -> RecordHeader {
@@ -99,50 +98,29 @@ impl LogCutter {
         RecordHeader { seq, data_version, time, previous_checksum }
     }
 
-    fn add(&mut self, record: Record<'static>, checksum: u32, bytes: u64, statements: usize) {
-        self.next = LogEnd { next_seq: record.header.seq.next(), previous_checksum: checksum };
-        self.records.push(record);
-        self.bytes += bytes;
-        self.statements += statements;
+    fn advance(&mut self, checksum: u32) {
+        self.next = LogEnd { next_seq: self.next.next_seq.next(), previous_checksum: checksum };
     }
 
-    /// Ends the log, unless nothing is in it.
-    fn cut(&mut self, followed_by: FollowedBy) -> Option<CutLog> {
-        if self.records.is_empty() {
+    /// Ends the log before the record at `at`, the next one, unless nothing is in front of that.
+    fn cut_before(&mut self, at: usize, followed_by: FollowedBy) -> Option<FinishedLog> {
+        if at == 0 {
             return None;
         }
-        let log = CutLog {
-            begins: self.begins,
-            records: Arc::new(std::mem::take(&mut self.records)),
-            last_checksum: self.next.previous_checksum,
-            followed_by: Some(followed_by),
-        };
-        (self.begins, self.bytes, self.statements) = (self.next, LOG_HEADER_LEN as u64, 0);
-        Some(log)
+        self.newest.records.drain(..at);
+        (self.newest.begins, self.statements) = (self.next, 0);
+        Some(FinishedLog { last_checksum: self.next.previous_checksum, followed_by })
     }
 }
 
-impl CutLog {
-    /// Writes it to its file: the newest log is in no segment.
+impl NewestLog {
+    /// Writes it to its file.
     pub(super) fn write(
         &self,
         directory: &Arc<dyn Directory>,
         uuid: Uuid,
         limits: LogLimits,
-    ) -> Result<(), AppendError> {
-        let mut writer = create_log_at(directory, uuid, self.begins, limits)?;
-        for Record { header, body } in self.records.iter() {
-            match body {
-                Body::Change { run_start, statements } => {
-                    let bump = Bump::find(header.data_version, statements);
-                    writer.push_change(header.data_version, header.time, *run_start, bump, statements)?;
-                }
-                Body::Snapshot(snapshot) => {
-                    writer.push_snapshot(header.data_version, header.time, snapshot);
-                }
-                Body::Rewind { .. } | Body::Commit => {}
-            }
-        }
-        writer.commit()
+    ) -> Result<(), StorageError> {
+        write_log(&**directory, uuid, self.begins, &self.records, limits)
     }
 }

@@ -11,6 +11,7 @@ mod order;
 mod reader;
 mod replay;
 mod spaces;
+mod to_replay;
 
 pub use copy::{BytesDone, Imported, LeftOut, Repairs};
 pub use export::{ExportError, Exported, export_backup};

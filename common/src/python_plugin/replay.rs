@@ -1,10 +1,11 @@
-//! Replaying logs that are in memory, and writing their segments, one beside the other.
+//! Replaying records as they come, and writing the segments of their logs, one beside the other.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use super::log_cutter::CutLog;
-use crate::format::record::{Body, Record};
+use super::log_cutter::FinishedLog;
+use super::to_replay::ToReplay;
+use crate::format::record::{Body, Record, RecordHeader, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::FollowedBy;
 use crate::history::Start;
@@ -28,40 +29,71 @@ struct End {
     foreign_keys: ForeignKeys,
 }
 
-/// Replays each log and hands it on; the newest one is only replayed. Ends early, without an error, when nobody takes them.
+/// Replays all records, and hands on each log that is finished; the newest one is only replayed. Ends early, without an error,
+/// when nobody takes them.
 pub(super) fn replay_logs(
     backup: &Arc<Backup>,
     limits: LogLimits,
-    logs: Receiver<CutLog>,
+    records: Receiver<Vec<ToReplay>>,
     replayed: SyncSender<Replayed>,
 ) -> Result<(), ReplayError> {
     let mut end = None::<End>;
-    for CutLog { begins, records, last_checksum, followed_by } in logs {
-        let (first_seq, newest_segment) = (begins.next_seq, end.as_ref().map(|end| end.first_seq));
-        let (start, pages, foreign_keys) = begin(backup, first_seq, records.first(), end.take())?;
-        let (previous_checksum, cuts) = (begins.previous_checksum, Cuts::Due(limits));
-        let mut replay =
-            LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, cuts)?;
-        records.iter().try_for_each(|record| replay.add(record))?;
-        let (log, pages) = replay.finish_at()?;
-        let Some(followed_by) = followed_by else { return Ok(()) };
-        end = Some(End { first_seq, start, pages, foreign_keys: log.foreign_keys });
-        if replayed.send(Replayed { log, followed_by, last_checksum }).is_err() {
-            return Ok(());
+    let mut current = None::<LogReplay>;
+    for record in records.into_iter().flatten() {
+        let (header, snapshot) = match &record {
+            ToReplay::Change { header, .. } => (*header, None),
+            ToReplay::Snapshot { header, snapshot } => (*header, Some(*snapshot)),
+            ToReplay::End(FinishedLog { last_checksum, followed_by }) => {
+                let Some(replay) = current.take() else { continue };
+                let (log, pages) = replay.finish_at()?;
+                end = Some(End { first_seq: log.first_seq, start: log.start, pages, foreign_keys: log.foreign_keys });
+                let handed_on = Replayed { log, followed_by: *followed_by, last_checksum: *last_checksum };
+                if replayed.send(handed_on).is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let replay = match &mut current {
+            Some(replay) => replay,
+            None => current.insert(begin_log(backup, limits, &header, snapshot, end.take())?),
+        };
+        match record {
+            ToReplay::Change { header, run_start, bump, statements } => {
+                replay.add_change(&header, run_start, bump, statements)?;
+            }
+            ToReplay::Snapshot { header, snapshot } => {
+                replay.add(&Record { header, body: Body::Snapshot(snapshot) })?
+            }
+            ToReplay::End(_) => {}
         }
     }
-    Ok(())
+    current.map_or(Ok(()), |replay| replay.finish().map(drop))
+}
+
+/// Begins the replay of the log with this first record.
+fn begin_log(
+    backup: &Backup,
+    limits: LogLimits,
+    first: &RecordHeader,
+    snapshot: Option<SnapshotRef>,
+    before: Option<End>,
+) -> Result<LogReplay, ReplayError> {
+    let (first_seq, newest_segment) = (first.seq, before.as_ref().map(|end| end.first_seq));
+    let (start, pages, foreign_keys) = begin(backup, first_seq, snapshot, before)?;
+    let cuts = Cuts::Due(limits);
+    LogReplay::new(first_seq, first.previous_checksum, start, newest_segment, pages, foreign_keys, cuts)
 }
 
 /// What a log is replayed onto.
 fn begin(
     backup: &Backup,
     first_seq: Seq,
-    first: Option<&Record<'_>>,
+    snapshot: Option<SnapshotRef>,
     before: Option<End>,
 ) -> Result<(Start, Arc<dyn PageSource>, ForeignKeys), ReadError> {
-    let start = match (first.map(|record| &record.body), &before) {
-        (Some(Body::Snapshot(snapshot)), _) => Start::Snapshot(first_seq, *snapshot),
+    let start = match (snapshot, &before) {
+        (Some(snapshot), _) => Start::Snapshot(first_seq, snapshot),
         (_, Some(end)) => Start::Segment(end.first_seq, SealedState::End),
         (_, None) => Start::Nothing(backup.manifest().page_size),
     };
