@@ -1,7 +1,9 @@
 //! `bench import`: how fast a file of the Python plugin becomes a backup, and the other way.
 //!
 //! The real `backupfs import` and `backupfs export`, from their start to their end: every change is replayed, sealed, and
-//! durable in the end. Beside it `cp` of the file with a sync behind it.
+//! durable in the end. Beside it `cp` of the file with a sync behind it, and [SQLite alone](sqlite_alone).
+
+mod sqlite_alone;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,6 +17,7 @@ use serde::Serialize;
 use tests::python_file::{self, PythonFile};
 use tests::{binaries, traces};
 
+use self::sqlite_alone::{Changes, Way};
 use crate::Output;
 use crate::goals::{self, Row, mb};
 use crate::node::target_directory;
@@ -48,6 +51,8 @@ struct Report {
     import_ms: Times,
     export_ms: Times,
     copy_ms: Times,
+    /// SQLite executing the changes from templates, and as they are; absent when not all of them were committed.
+    sqlite_ms: Option<[Times; 2]>,
     changes_per_second: f64,
     goals: Vec<Row>,
 }
@@ -73,18 +78,30 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let backupfs = binaries::backupfs();
     let dir = args.dir.clone().map_or_else(target_directory, Ok)?;
     let place = tempfile::Builder::new().prefix("backupfs-import-").tempdir_in(&dir)?;
-    let [file, copy, exported, backup] =
-        ["file.bkp", "copy.bkp", "exported.bkp", "node.bkp"].map(|name| place.path().join(name));
+    let [file, copy, exported, backup, database] =
+        ["file.bkp", "copy.bkp", "exported.bkp", "node.bkp", "alone.sqlite3"].map(|name| place.path().join(name));
     let name = source(args.file.as_deref(), &file)?;
     let bytes = fs::read(&file)?;
-    let changes = python_file::records(&bytes).iter().filter(|record| record.kind == 1).count();
+    let records = python_file::records(&bytes);
     drop(bytes);
+    let alone = Changes::of(&records)?;
+    let changes = records.iter().filter(|record| record.kind == 1).count();
+    let mut alones = Some([Vec::new(), Vec::new()]);
     let (mut imports, mut exports, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     let mut backup_bytes = 0;
     for _ in 0..args.rounds {
         copies.push(timed(Command::new("cp").args([&file, &copy]))? + timed(Command::new("sync").arg(&copy))?);
         imports.push(timed(Command::new(&backupfs).args([OsStr::new("import"), file.as_ref(), backup.as_ref()]))?);
         exports.push(timed(Command::new(&backupfs).args([OsStr::new("export"), backup.as_ref(), exported.as_ref()]))?);
+        let ways = [Way::Templates, Way::Text].map(|way| alone.execute(way, &database));
+        alones = match (alones, ways) {
+            (Some([mut templates, mut texts]), [Ok(template), Ok(text)]) => {
+                templates.push(template);
+                texts.push(text);
+                Some([templates, texts])
+            }
+            _ => None,
+        };
         ensure!(fs::read(&file)? == fs::read(&exported)?, "what was exported is another file");
         backup_bytes = 0;
         for entry in fs::read_dir(&backup)? {
@@ -93,18 +110,30 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         fs::remove_dir_all(&backup)?;
         fs::remove_file(&exported)?;
         fs::remove_file(&copy)?;
+        fs::remove_file(&database)?;
     }
+    let sqlite_ms = match alones {
+        Some([templates, texts]) => Some([Times::of(templates)?, Times::of(texts)?]),
+        None => None,
+    };
     let (import_ms, export_ms, copy_ms) = (Times::of(imports)?, Times::of(exports)?, Times::of(copies)?);
     let changes_per_second = changes as f64 / import_ms.median * 1e3;
     let rate = |ms: f64| format!("{:.0} changes/s", changes as f64 / ms * 1e3);
     let beside = |ms: f64| format!("cp and sync {:.1} ms", ms);
-    let goals = vec![
+    let mut goals = vec![
         Row::new("import", "15,000 changes/s", rate(import_ms.median))
             .beside(beside(copy_ms.median), import_ms.median / copy_ms.median)
             .met(changes_per_second >= GOAL),
         Row::new("export", "", rate(export_ms.median))
             .beside(beside(copy_ms.median), export_ms.median / copy_ms.median),
     ];
+    if let Some([templates, texts]) = sqlite_ms {
+        let alone = |what: &str, took: Times| {
+            Row::new(what, "", rate(took.median)).beside("import".to_owned(), import_ms.median / took.median)
+        };
+        goals.push(alone("SQLite alone, from templates", templates));
+        goals.push(alone("SQLite alone, each statement prepared", texts));
+    }
     let file_bytes = fs::metadata(&file)?.len();
     let report = Report {
         file: name,
@@ -114,6 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         import_ms,
         export_ms,
         copy_ms,
+        sqlite_ms,
         changes_per_second,
         goals,
     };
