@@ -1,8 +1,10 @@
 //! The versions at which the answer of a condition changed: rows of a table began to match it, or ceased to.
 //!
 //! Exact, version by version. Of every recorded statement SQLite tells, when it prepares it, which columns of which tables it
-//! writes. From each keyframe to the next the changes are replayed only if one of them writes what the condition reads, and
-//! only up to the last of those; while they are, SQLite names each row that it writes, and only these are asked about.
+//! writes. From each keyframe to the next the changes are replayed only if one of them writes what the condition reads; where
+//! that is so of several in a row replay goes on from one to the next, with the pages that it has read, and in the last of
+//! them only up to the last such change. While they are replayed, SQLite names each row that it writes, and only these are
+//! asked about.
 
 mod condition;
 mod condition_text;

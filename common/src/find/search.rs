@@ -8,6 +8,7 @@ use super::relevance::{Relevance, Statements};
 use super::standing::{Asking, Standing, Turned};
 use super::{FindError, RowKey, Turn};
 use crate::format::page_images::Keyframe;
+use crate::format::statements::Block;
 use crate::history::{LiveKind, LiveRecord, Start, Stretch};
 use crate::log::RecordPlace;
 use crate::pages::{MountedOverlay, OverlayPages};
@@ -39,6 +40,15 @@ struct OfVersion<'s> {
     records: Vec<&'s LiveRecord>,
 }
 
+/// The changes from one keyframe to the next.
+struct OfInterval<'s> {
+    keyframe: Keyframe,
+    block: Arc<Block>,
+    versions: Vec<OfVersion<'s>>,
+    /// How many of them are replayed, if none behind them is.
+    wanted: usize,
+}
+
 impl<'a> Search<'a> {
     pub(super) fn new(
         backup: &'a Backup,
@@ -68,35 +78,45 @@ impl<'a> Search<'a> {
         let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
         let changes = SegmentChanges { segments: Arc::clone(segments), first_seq };
         let templates = segments.templates(first_seq)?;
+        let mut intervals = Vec::new();
         for records in stretch.records().chunk_by(|a, b| interval_of(a) == interval_of(b)) {
-            let interval = interval_of(&records[0]);
-            let block = segments.block(first_seq, interval)?;
+            let keyframe = interval_of(&records[0]);
+            let block = segments.block(first_seq, keyframe)?;
             let mut failed = false;
             let mut of = |record: &LiveRecord| {
                 let found = changes.find(&record.place).ok().and_then(|(_, position)| block.change(position));
                 failed |= found.is_none();
                 found.into_iter().flatten().map(|it| statements.of_stored(&it)).max().unwrap_or(Relevance::None)
             };
-            let versions = self.versions(&stretch, records, &mut of);
+            let versions = self.all_versions(&stretch, records, &mut of);
             if failed {
                 return Err(changes.missing().into());
             }
-            let Some(about) = stretch.interval(interval).filter(|_| !versions.is_empty()) else { continue };
-            let start = at(interval, about.page_count, about.foreign_keys);
+            let wanted = self.last_wanted(&versions);
+            intervals.push(OfInterval { keyframe, block, versions, wanted });
+        }
+        // What one interval ends with the next one begins with: whoever replays both goes on, with the pages that he has read.
+        for run in intervals.chunk_by(|a, b| a.wanted > 0 && b.wanted > 0 && a.keyframe.0 + 1 == b.keyframe.0) {
+            let [OfInterval { keyframe, wanted: 1.., .. }, ..] = run else { continue };
+            let Some(about) = stretch.interval(*keyframe) else { continue };
+            let start = at(*keyframe, about.page_count, about.foreign_keys);
             let (pages, foreign_keys) = self.backup.start_pages(&start)?;
             let beginning = (OverlayPages::new(pages), foreign_keys);
             let mut replay = self.start(0, beginning.clone())?;
             replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
             let mut stored = replay.stored(&templates);
             let mut follow = Follow::new(beginning);
-            for version in &versions {
-                let before = follow.before(self, version, stored.replay())?;
-                for record in &version.records {
-                    let (_, position) = changes.find(&record.place)?;
-                    let statements = block.change(position).ok_or_else(|| changes.missing())?;
-                    stored.apply(&record.about, statements).map_err(|source| FindError::Replay { source })?;
+            for (number, OfInterval { block, versions, wanted, .. }) in (1..).zip(run) {
+                let upto = if number == run.len() { *wanted } else { versions.len() };
+                for version in &versions[..upto] {
+                    let before = follow.before(self, version, stored.replay())?;
+                    for record in &version.records {
+                        let (_, position) = changes.find(&record.place)?;
+                        let statements = block.change(position).ok_or_else(|| changes.missing())?;
+                        stored.apply(&record.about, statements).map_err(|source| FindError::Replay { source })?;
+                    }
+                    turns.extend(follow.after(self, version, before, stored.replay())?);
                 }
-                turns.extend(follow.after(self, version, before, stored.replay())?);
             }
             drop(stored);
             self.keep(0, replay)?;
@@ -196,20 +216,13 @@ impl<'a> Search<'a> {
         Ok((replay.pages(), foreign_keys))
     }
 
-    /// The changes of some records, version by version, up to the last one that matters; empty if none does.
-    fn versions<'s>(
-        &self,
-        stretch: &'s Stretch,
-        records: &'s [LiveRecord],
-        relevance: &mut dyn FnMut(&LiveRecord) -> Relevance,
-    ) -> Vec<OfVersion<'s>> {
-        let mut versions = self.all_versions(stretch, records, relevance);
+    /// How many versions there are up to the last one that matters; 0 if none does.
+    fn last_wanted(&self, versions: &[OfVersion<'_>]) -> usize {
         let is_wanted = |of: &OfVersion<'_>| of.relevance != Relevance::None && self.wanted.contains(&of.version.seq);
-        let upto = versions.iter().rposition(is_wanted).map_or(0, |last| last + 1);
-        versions.truncate(upto);
-        versions
+        versions.iter().rposition(is_wanted).map_or(0, |last| last + 1)
     }
 
+    /// The changes of some records, version by version.
     fn all_versions<'s>(
         &self,
         stretch: &'s Stretch,
