@@ -20,6 +20,15 @@ impl Home {
         home
     }
 
+    /// As [`new`](Self::new), in memory where the machine has a place for that: for files that are written again and again.
+    pub fn in_memory() -> Self {
+        let place = Path::new("/dev/shm");
+        let made = tempfile::Builder::new().prefix("backupfs-test-").tempdir_in(place);
+        let Ok(home) = made.map(Self) else { return Self::new() };
+        fs::create_dir(home.lightning_dir()).expect("the lightning-dir");
+        home
+    }
+
     /// A path in here.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(name)
