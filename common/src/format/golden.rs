@@ -4,11 +4,16 @@ use uuid::Uuid;
 
 use super::log_header::LogHeader;
 use super::manifest::Manifest;
+use super::page_images::{Keyframe, PageImages};
 use super::page_map::MapNode;
 use super::record::{RecordHeader, RunStart, encode_change, first_link};
 use super::record_index::ForeignKeys;
-use super::segment::{FollowedBy, Location, MapRoot, PIECE_HEADER_LEN, Piece, SegmentFooter, SegmentHeader};
-use crate::{DataVersion, PageSize, Seq, Timestamp};
+use super::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart, block_checksum};
+use super::remains_directory::{Gap, PartEntry, RemainsDirectory};
+use super::segment::{
+    FollowedBy, Location, MapRoot, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
+};
+use crate::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
 const DOCUMENT: &str = include_str!("../../FORMAT.md");
 
@@ -84,6 +89,88 @@ fn footer() -> Vec<u8> {
     footer.encode().to_vec()
 }
 
+/// Of the first segment, which was dropped: the newest image of each page, all zeros, and the node that leads to them.
+fn remains() -> Vec<u8> {
+    const PAGE_OF_ZEROS: [u8; 7] = [0x60, 0, 0x0f, 3, 0x80, 0, 0];
+    let header = SegmentHeader {
+        uuid: UUID,
+        first_seq: Seq::FIRST,
+        previous_checksum: first_link(UUID),
+        page_size: PageSize::DEFAULT,
+    };
+    let stored = [(1, 289_000, 980), (2, 290_000, 90), (3, 290_094, 700)];
+    let mut node = MapNode::default();
+    let mut pieces = Vec::new();
+    for (page, offset, len) in stored {
+        let piece = Piece { offset, len };
+        node.set(page - 1, Location { segment: Seq::FIRST, piece });
+        // The page, no anchor, one image at keyframe 15, its length.
+        let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
+        let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
+        let mut zeros = [1; 4096];
+        let images = PageImages::open(&image, number, Seq::FIRST, Keyframe(u32::MAX)).unwrap();
+        assert!(images.anchor().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
+        pieces.push((offset, image));
+    }
+    let (node, offset) = (node.encode(Seq::FIRST), 290_798);
+    let root = Piece { offset, len: u32::try_from(node.len()).unwrap() };
+    let index = Piece { offset: offset + (PIECE_HEADER_LEN + node.len()) as u64, len: 5400 };
+    pieces.push((offset, node));
+    let time = |micros| Timestamp::from_micros(micros).unwrap();
+    let footer = SegmentFooter {
+        header_checksum: u32::from_le_bytes(*header.encode().last_chunk().unwrap()),
+        last_seq: seq(900),
+        last_checksum: segment_header().previous_checksum,
+        followed_by: FollowedBy::Change,
+        foreign_keys: ForeignKeys::On,
+        base: None,
+        snapshot: None,
+        newest_snapshot: None,
+        page_count: 3,
+        map: Some(MapRoot { location: Location { segment: Seq::FIRST, piece: root }, height: 0 }),
+        index,
+        templates: Piece { offset: 64, len: 15_000 },
+        versions_before: 0,
+        versions: 900,
+        place_before: 0,
+        place: 900,
+        times: (time(1_795_346_307_123_456), time(1_795_352_607_123_456)),
+    };
+    SegmentFooter::decode(&footer.encode()).unwrap();
+    let created = time(1_795_442_707_000_002);
+    let mut out = RemainsHeader { uuid: UUID, created }.encode().to_vec();
+    let header_checksum = u32::from_le_bytes(*out.last_chunk().unwrap());
+    let mut part = SegmentPart { header: header.encode(), footer: footer.encode(), pieces: Vec::new() };
+    for (offset, bytes) in pieces {
+        let len = u32::try_from(bytes.len()).unwrap();
+        part.pieces.push(RemainingPiece { offset, place: out.len() as u64, len });
+        out.extend(header.piece_checksum(offset, &bytes).to_le_bytes());
+        out.extend(bytes);
+    }
+    let (part, offset) = (part.encode(), out.len() as u64);
+    out.extend(block_checksum(UUID, offset, &part).to_le_bytes());
+    out.extend(&part);
+    let gap = Gap {
+        first_seq: Seq::FIRST,
+        previous_checksum: first_link(UUID),
+        last_segment: Seq::FIRST,
+        last_seq: seq(900),
+        versions_before: 0,
+        place_before: 0,
+        versions: 900,
+        segments: 1,
+        bytes: index.offset + PIECE_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,
+    };
+    let entry = PartEntry { segment: Seq::FIRST, offset, len: u32::try_from(part.len()).unwrap() };
+    let directory = RemainsDirectory { gaps: vec![gap], parts: vec![entry], thinned: Vec::new() }.encode();
+    let directory_offset = out.len() as u64;
+    let directory_checksum = block_checksum(UUID, directory_offset, &directory);
+    out.extend(directory_checksum.to_le_bytes());
+    out.extend(directory);
+    out.extend(RemainsFooter { header_checksum, directory_checksum, directory_offset }.encode());
+    out
+}
+
 /// `0000  00 11 …  |text|`, 16 bytes a line.
 fn dump(bytes: &[u8]) -> String {
     let line = |(number, line): (usize, &[u8])| {
@@ -98,9 +185,11 @@ fn dump(bytes: &[u8]) -> String {
 #[test]
 fn the_example_in_the_document_is_what_the_code_writes() {
     let mut blocks = DOCUMENT.split("```hex\n").skip(1).filter_map(|block| block.split("```").next());
-    for (name, bytes) in [("manifest", manifest()), ("log", log()), ("node", node().0), ("footer", footer())] {
+    let examples =
+        [("manifest", manifest()), ("log", log()), ("node", node().0), ("footer", footer()), ("remains", remains())];
+    for (name, bytes) in examples {
         let expected = dump(&bytes);
-        let found = blocks.next().expect("the document has four examples");
+        let found = blocks.next().unwrap_or_default();
         assert!(found == expected, "FORMAT.md shows another {name}; the code writes\n{expected}");
     }
 }

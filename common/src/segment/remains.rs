@@ -88,7 +88,8 @@ impl Remains {
         if header_checksum != Some(footer.header_checksum) {
             return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another file")));
         }
-        let len_of_directory = footer_offset.checked_sub(footer.directory_offset + BLOCK_HEADER_LEN as u64);
+        let directory_begins = footer.directory_offset.checked_add(BLOCK_HEADER_LEN as u64);
+        let len_of_directory = directory_begins.and_then(|begins| footer_offset.checked_sub(begins));
         let len_of_directory = len_of_directory.and_then(|len| u32::try_from(len).ok()).ok_or_else(|| {
             damaged(footer_offset, Damage::Field { field: "directory_offset", value: footer.directory_offset })
         })?;
@@ -211,4 +212,26 @@ fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64
         return Err(damaged(Damage::Checksum { found, computed }));
     }
     Ok((found, block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::RealDirectory;
+
+    /// Whoever can write to a backup can put the right checksums there.
+    #[test]
+    fn an_end_that_says_an_impossible_place_of_the_directory_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
+        let uuid = Uuid::from_u128(7);
+        let header = RemainsHeader { uuid, created: Timestamp::from_micros(8).unwrap() }.encode();
+        let header_checksum = u32::from_le_bytes(*header.last_chunk().unwrap());
+        for directory_offset in [0, 36, 37, 40, 41, 1 << 40, u64::MAX - 4, u64::MAX - 3, u64::MAX] {
+            let footer = RemainsFooter { header_checksum, directory_checksum: 1, directory_offset }.encode();
+            std::fs::write(dir.path().join(names::REMAINS), [&header[..], &footer].concat()).unwrap();
+            let error = Remains::open_named(&directory, uuid, names::REMAINS).unwrap_err();
+            assert!(matches!(error, ReadError::Damaged { .. }), "{directory_offset}: {error}");
+        }
+    }
 }

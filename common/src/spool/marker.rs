@@ -26,7 +26,7 @@ const LEN_MAX: usize = 8 << 10;
 
 /// The file [`FILE_NAME`](Self::FILE_NAME) in the lightning-dir.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SpoolMarker {
+pub struct SpoolMarker {
     /// Whose changes they are.
     pub(crate) uuid: Uuid,
     /// Where they are.
@@ -73,18 +73,30 @@ impl SpoolMarker {
         Ok(Some(marker).filter(|marker| uuid.is_none_or(|uuid| uuid == marker.uuid)))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// What is wrong with them, when they are not what a recorder writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let Json { backup_uuid, path, begun_us } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let uuid = backup_uuid.parse().map_err(|_| format!("backup_uuid `{backup_uuid}` is not a UUID"))?;
         let begun = Timestamp::from_micros(begun_us).ok_or_else(|| format!("begun_us {begun_us} is no time"))?;
         Ok(Self { uuid, path, begun })
     }
 
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// When the path is no text, which JSON cannot hold.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let (backup_uuid, begun_us) = (self.uuid.to_string(), self.begun.as_micros());
+        serde_json::to_vec(&Json { backup_uuid, path: self.path.clone(), begun_us })
+    }
+
     /// Makes it the marker of the node. Durable when it returns.
     pub(crate) fn write(&self, lightning_dir: &dyn Directory) -> Result<(), SpoolError> {
-        let json =
-            Json { backup_uuid: self.uuid.to_string(), path: self.path.clone(), begun_us: self.begun.as_micros() };
-        let bytes = serde_json::to_vec(&json)
+        let bytes = self
+            .encode()
             .map_err(|error| SpoolError::BadMarker { path: self.path.clone(), reason: error.to_string() })?;
         replace_file(lightning_dir, Self::FILE_NAME, &bytes).map_err(SpoolError::Marker)
     }

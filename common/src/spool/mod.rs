@@ -29,9 +29,9 @@ pub use contents::SpooledChanges;
 pub(crate) use contents::{SpoolContents, logs as spool_logs};
 pub use drain::{Drain, DrainError, DrainPlan};
 pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
-pub(crate) use marker::SpoolMarker;
-pub use note::{BehindSpool, SpoolSight};
-pub(crate) use note::{SpoolNote, SpoolNoteError, this_host};
+pub use marker::SpoolMarker;
+pub use note::{BehindSpool, SpoolNote, SpoolSight};
+pub(crate) use note::{SpoolNoteError, this_host};
 
 use crate::ReadError;
 use crate::log::{AppendError, RecoverError};

@@ -18,11 +18,11 @@ const LEN_MAX: usize = 8 << 10;
 
 /// Where the spool of a backup is: JSON in the file [`names::SPOOL_NOTE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpoolNote {
+pub struct SpoolNote {
     /// The name of the machine.
-    pub(crate) host: String,
+    pub host: String,
     /// The directory there.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// Why it is not known whether there is a note, or what it says.
@@ -37,6 +37,19 @@ pub(crate) enum SpoolNoteError {
 }
 
 impl SpoolNote {
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// When they are not what a recorder writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// The bytes of the file. None for a path that is no text, which JSON cannot hold.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// Reads it; `None` when there is none.
     pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Self>, SpoolNoteError> {
         let file = match directory.open(names::SPOOL_NOTE, Access::Read) {
@@ -46,7 +59,7 @@ impl SpoolNote {
         };
         let mut bytes = vec![0; LEN_MAX];
         let len = file.read_at(&mut bytes, 0).map_err(SpoolNoteError::Storage)?;
-        serde_json::from_slice(&bytes[..len])
+        Self::decode(&bytes[..len])
             .map(Some)
             .map_err(|source| SpoolNoteError::NotUnderstood { path: file.path().to_path_buf(), source })
     }
@@ -65,10 +78,7 @@ impl SpoolNote {
     pub(crate) fn replace(note: Option<&Self>, directory: &dyn Directory) -> Result<(), StorageError> {
         match (note, Self::read(directory)) {
             (_, Ok(there)) if there.as_ref() == note => Ok(()),
-            (Some(note), _) => {
-                let bytes = serde_json::to_vec(note).unwrap_or_default();
-                replace_file(directory, names::SPOOL_NOTE, &bytes)
-            }
+            (Some(note), _) => replace_file(directory, names::SPOOL_NOTE, &note.encode()),
             (None, _) => {
                 remove_if_present(directory, names::SPOOL_NOTE)?;
                 directory.sync()

@@ -1,18 +1,22 @@
-//! Inputs to begin with: the files of two small backups of the demo's node, and what is in them.
+//! Inputs to begin with: the files of small backups of the demo's node, and what is in them.
 
 use std::borrow::Cow;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use common::compact::{CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
 use common::format::page_map::{FAN_OUT, MapNode};
 use common::format::record_index::RecordIndex;
+use common::format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
 use common::format::segment::{
     Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use common::format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
-use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Views};
+use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Timestamp, Views};
 use mountfs::demo::trace::{Trace, TraceEvent, TraceWrite};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -30,16 +34,17 @@ const LIMITS: LogLimits = LogLimits { bytes: 64 << 10, statements: 150 };
 /// Changes of the first backup and of the second.
 const CHANGES: [usize; 2] = [60, 20];
 
-/// Two small backups: one from nothing, with segments; one that begins with a snapshot, with a log.
+/// Small backups: one from nothing, with segments; one that begins with a snapshot, with a log; and the first one again, of
+/// which the older half was dropped.
 pub struct Corpus {
     directory: TempDir,
     writes: Vec<TraceWrite>,
-    /// Name and bytes of every file of both backups, the first one's in front.
+    /// Name and bytes of every file of each backup, the first one's in front.
     pub(super) files: Vec<(&'static str, String, Vec<u8>)>,
 }
 
-/// The names of the two backups.
-pub(super) const BACKUPS: [&str; 2] = ["sealed", "snapshot"];
+/// The names of the backups.
+pub(super) const BACKUPS: [&str; 3] = ["sealed", "snapshot", "compacted"];
 
 /// Made once.
 pub static CORPUS: LazyLock<Corpus> = LazyLock::new(Corpus::make);
@@ -82,10 +87,7 @@ impl Corpus {
         let (first, second) = writes.split_at(CHANGES[0]);
         let (sealed, snapshot) = (directory.path().join(BACKUPS[0]), directory.path().join(BACKUPS[1]));
         record(&sealed, None, first);
-        let backup = Arc::new(Backup::open(&url(&sealed)).expect("a backup"));
-        let mut sealer = Sealer::new(Arc::clone(&backup), LIMITS).expect("a sealer");
-        let all = Seq::new(CHANGES[0] as u64).expect("not 0");
-        sealer.advance(all, &mut |_| ControlFlow::Continue(())).expect("sealed");
+        let backup = seal_all(&sealed);
         let database = directory.path().join("database");
         let (history, _) = backup.read_history();
         let plan = history.plan(history.newest().expect("a version")).expect("a plan");
@@ -94,6 +96,7 @@ impl Corpus {
         view.read_at(0, &mut bytes).expect("its pages");
         fs::write(&database, bytes).expect("a database");
         record(&snapshot, Some(&database), second);
+        compacted(&directory.path().join(BACKUPS[2]), first);
         let mut files = Vec::new();
         for backup in BACKUPS {
             let entries = fs::read_dir(directory.path().join(backup)).expect("a backup");
@@ -164,6 +167,10 @@ impl Corpus {
             all.push(file[..80].to_vec());
             all.push(file[file.len() - 32..].to_vec());
         }
+        for file in self.named("remains") {
+            all.push(file[..REMAINS_HEADER_LEN].to_vec());
+            all.push(file[file.len() - REMAINS_FOOTER_LEN..].to_vec());
+        }
         let mut spool = [b"BKPFSSPL\x01\0\x01\0", &[0; 160][..], &[0; 4]].concat();
         spool[12] = 9;
         spool[64] = 8;
@@ -205,6 +212,12 @@ impl Corpus {
         let mut frames = self.pieces_of(PieceKind::Block);
         frames.extend(self.pieces_of(PieceKind::Templates));
         frames
+    }
+
+    pub(super) fn remains(&self) -> Vec<Vec<u8>> {
+        self.named("remains")
+            .flat_map(|file| super::remains::blocks(file).into_iter().map(|block| file[block].to_vec()))
+            .collect()
     }
 
     pub(super) fn snapshot_indexes(&self) -> Vec<Vec<u8>> {
@@ -272,6 +285,40 @@ impl Corpus {
 
 fn url(path: &Path) -> BackupUrl {
     path.to_str().and_then(|path| path.parse().ok()).expect("a path that is text")
+}
+
+/// Seals what is recorded in the first of the backups.
+fn seal_all(path: &Path) -> Arc<Backup> {
+    let backup = Arc::new(Backup::open(&url(path)).expect("a backup"));
+    let mut sealer = Sealer::new(Arc::clone(&backup), LIMITS).expect("a sealer");
+    let all = Seq::new(CHANGES[0] as u64).expect("not 0");
+    sealer.advance(all, &mut |_| ControlFlow::Continue(())).expect("sealed");
+    backup
+}
+
+/// A backup of these changes, the older half of them recorded long ago and dropped, but for one.
+fn compacted(path: &Path, writes: &[TraceWrite]) {
+    let mut writes = writes.to_vec();
+    let old = writes.len() / 2;
+    for write in &mut writes[..old] {
+        write.at = Timestamp::from_micros(write.at.as_micros() - 7_200_000_000).expect("a time");
+    }
+    record(path, None, &writes);
+    seal_all(path);
+    let [hour, day] = ["1h", "1d"].map(|span| Some(span.parse().expect("a span")));
+    let policy = KeepPolicy { within: hour, hourly: day, ..KeepPolicy::default() };
+    // Whoever recorded may be making a spare still.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let outcome = loop {
+        match compact_backup(&url(path), &policy, &mut |_| ControlFlow::Continue(())) {
+            Err(CompactBackupError::Locked { .. }) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => break outcome.expect("it is compacted"),
+        }
+    };
+    let is_done = matches!(outcome, CompactOutcome::Done(compaction) if compaction.dropped_segments > 0);
+    assert!(is_done, "nothing was dropped");
 }
 
 fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {

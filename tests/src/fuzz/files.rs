@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::corpus::{BACKUPS, CORPUS, pieces};
 use super::crc::{crc32c, seal};
+use super::remains::seal_remains;
 
 /// Most bytes that are read of a version.
 const READ_MAX: u64 = 4 << 20;
@@ -56,6 +57,8 @@ pub(super) fn file_sealed(input: &[u8]) -> bool {
         seal_log(&uuid, &mut bytes);
     } else if name.starts_with("segment-") {
         seal_segment(intact, &mut bytes);
+    } else if name == "remains" {
+        seal_remains(&uuid, intact, &mut bytes);
     } else if name.starts_with("snapshot-") {
         let Some(footer) = seal_snapshot(&mut bytes) else { return false };
         // Its record names its checksum.

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use common::format::Damage;
 use common::format::log_header::LogHeader;
 use common::format::manifest::Manifest;
+use common::format::remains::{RemainsFooter, RemainsHeader};
 use common::format::segment::{SegmentFooter, SegmentHeader};
 use common::format::snapshot::{SnapshotFooter, SnapshotHeader};
 use common::format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
@@ -23,6 +24,8 @@ pub(super) fn header(input: &[u8]) -> bool {
         again(footer(input), |found| found.encode().to_vec(), footer),
         exactly(input, LogHeader::decode, |found| found.encode()),
         exactly(input, SegmentHeader::decode, |found| found.encode()),
+        exactly(input, RemainsHeader::decode, |found| found.encode()),
+        exactly(input, RemainsFooter::decode, |found| found.encode()),
         exactly(input, SnapshotHeader::decode, |found| found.encode()),
         exactly(input, SnapshotFooter::decode, |(found, _)| found.encode()),
     ]
@@ -55,7 +58,7 @@ fn exactly<const N: usize, T: Debug>(
 }
 
 /// What is read is the same when it is written and read again.
-fn again<T: Debug + PartialEq>(
+pub(super) fn again<T: Debug + PartialEq>(
     found: Result<T, Damage>,
     encode: impl FnOnce(&T) -> Vec<u8>,
     decode: impl FnOnce(&[u8]) -> Result<T, Damage>,

@@ -1,8 +1,9 @@
-//! `backup.lock`, which people write by hand.
+//! `backup.lock`, which people write by hand, and the other files that are JSON.
 
 use std::path::Path;
 
 use common::BackupLock;
+use common::spool::{SpoolMarker, SpoolNote};
 
 /// The bytes of the file. What is understood is the same when it is written and read again.
 pub(super) fn backup_lock(input: &[u8]) -> bool {
@@ -18,6 +19,36 @@ pub(super) fn backup_lock(input: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// `spool-note` and `backup.spool`, which say where a spool is.
+pub(super) fn spool_place(input: &[u8]) -> bool {
+    let note = SpoolNote::decode(input);
+    if let Ok(note) = &note {
+        assert_eq!(&SpoolNote::decode(&note.encode()).expect("what was written"), note);
+    }
+    let marker = SpoolMarker::decode(input);
+    match &marker {
+        Ok(marker) => {
+            let bytes = marker.encode().expect("JSON");
+            assert_eq!(SpoolMarker::decode(&bytes).as_ref(), Ok(marker));
+        }
+        Err(reason) => assert!(!reason.is_empty(), "an error that says nothing"),
+    }
+    note.is_ok() || marker.is_ok()
+}
+
+pub(super) fn spool_places() -> Vec<Vec<u8>> {
+    let uuid = r#""backup_uuid":"00112233-4455-6677-8899-aabbccddeeff""#;
+    [
+        r#"{"host":"node","path":"/var/spool/00112233-4455-6677-8899-aabbccddeeff"}"#.to_owned(),
+        r#"{"host":"","path":"\u0000/\u00e4 b"}"#.to_owned(),
+        format!(r#"{{{uuid},"path":"/var/spool","begun_us":1795356307123456}}"#),
+        format!(r#"{{{uuid},"path":"","begun_us":-1}}"#),
+        format!(r#"{{"host":{}1{}}}"#, "[".repeat(200), "]".repeat(200)),
+    ]
+    .map(String::into_bytes)
+    .to_vec()
 }
 
 pub(super) fn corpus() -> Vec<Vec<u8>> {

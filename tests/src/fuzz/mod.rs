@@ -17,6 +17,7 @@ mod lock;
 mod pieces;
 mod python;
 mod records;
+mod remains;
 mod statements;
 
 use self::corpus::Corpus;
@@ -95,6 +96,7 @@ pub const TARGETS: &[Target] = &[
         weight: 1,
         bytes_max: proportional,
     },
+    Target { name: "remains", run: remains::remains, corpus: Corpus::remains, weight: 1, bytes_max: proportional },
     Target { name: "compressed", run: pieces::compressed, corpus: Corpus::frames, weight: 8, bytes_max: expanding },
     Target { name: "templates", run: statements::templates, corpus: Corpus::tables, weight: 4, bytes_max: literals },
     Target { name: "block", run: statements::block, corpus: Corpus::blocks, weight: 8, bytes_max: literals },
@@ -116,6 +118,13 @@ pub const TARGETS: &[Target] = &[
         name: "backup_lock",
         run: lock::backup_lock,
         corpus: |_| lock::corpus(),
+        weight: 1,
+        bytes_max: |len| (64 << 10) + 128 * len,
+    },
+    Target {
+        name: "spool_place",
+        run: lock::spool_place,
+        corpus: |_| lock::spool_places(),
         weight: 1,
         bytes_max: |len| (64 << 10) + 128 * len,
     },
