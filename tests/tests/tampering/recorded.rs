@@ -158,10 +158,11 @@ impl Making {
         sealer.advance(newest, &mut |_| ControlFlow::Continue(())).expect("all of it replays");
     }
 
-    /// History that is more than an hour old is dropped.
+    /// Of history that is more than an hour old one version is kept.
     fn compact(&mut self) {
         self.recording = None;
-        let policy = KeepPolicy { within: Some("1h".parse().expect("a span")), ..KeepPolicy::default() };
+        let [hour, day] = ["1h", "1d"].map(|span| Some(span.parse().expect("a span")));
+        let policy = KeepPolicy { within: hour, hourly: day, ..KeepPolicy::default() };
         let backup = url(&self.node.home.backup());
         let compaction = Cell::new(None);
         // The recorder may be making a spare still.
