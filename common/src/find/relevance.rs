@@ -15,6 +15,8 @@ use crate::format::statements::StoredStatement;
 pub(super) enum Relevance {
     /// Nothing.
     None,
+    /// Nothing, but for rows that give way to those that it writes: what the condition reads is not in what it sets.
+    Beside,
     /// Something, and SQLite tells which rows it writes.
     Rows,
     /// Something, to rows that nobody tells.
@@ -74,9 +76,9 @@ impl<'c> Statements<'c> {
         let relevance = match found {
             // It is about what this schema does not have.
             _ if prepared.is_err() => Relevance::Whole,
-            Relevance::Rows if self.condition.is_opaque || self.condition.layout.rowid.is_none() || is_silent(text) => {
-                Relevance::Whole
-            }
+            Relevance::Beside | Relevance::Rows if self.condition.is_opaque || is_silent(text) => Relevance::Whole,
+            Relevance::Beside => Relevance::None,
+            Relevance::Rows if self.condition.layout.rowid.is_none() => Relevance::Whole,
             found => found,
         };
         self.is_over |= relevance == Relevance::Schema;
@@ -98,6 +100,7 @@ fn of_action(condition: &Condition, action: &AuthAction<'_>) -> Relevance {
         AuthAction::Update { table_name, column_name } if is_own(table_name) && condition.columns.have(column_name) => {
             Relevance::Rows
         }
+        AuthAction::Update { table_name, .. } if is_own(table_name) => Relevance::Beside,
         AuthAction::Insert { .. }
         | AuthAction::Delete { .. }
         | AuthAction::Update { .. }

@@ -262,6 +262,18 @@ fn a_row_without_a_key_is_another_one_whatever_changes_of_it() {
 }
 
 #[test]
+fn a_row_that_gives_way_to_another_ceases_to_match() {
+    // What is set is not what the condition reads, and yet the other row is gone.
+    let others = vec!["INSERT INTO payments (note, amount) VALUES ('other', 1)"; 60];
+    let made = ["CREATE TABLE parts (id INTEGER PRIMARY KEY, kind UNIQUE, x)", "INSERT INTO parts VALUES (1, 'a', 7)"];
+    let more = ["INSERT INTO parts VALUES (2, 'b', 7)", "UPDATE OR REPLACE parts SET kind = 'a' WHERE id = 2"];
+    let statements = [&made, &others[..], &more].concat();
+    let (turns, all) = turns_of(&statements, "parts", "x = 7");
+    let all = &all[all.len() - statements.len()..];
+    assert_eq!(turns, [all[1], all[statements.len() - 2], all[statements.len() - 1]]);
+}
+
+#[test]
 fn before_a_column_is_there_no_row_matches() {
     // A name in double quotes was taken for a text there, and rows matched that nobody had written.
     let statements = [
