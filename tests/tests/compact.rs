@@ -186,7 +186,7 @@ fn the_command_does_it_when_no_recorder_runs_and_says_so_when_one_does() {
     let to = scratch.path().join("x");
     let arguments = ["restore", "--accept-stale-state", "--version", &gone].map(AsRef::as_ref);
     cli::backupfs(&[&arguments[..], &[backup.as_os_str(), to.as_os_str()]].concat())
-        .expect_refused(1, &["dropped by a compaction"]);
+        .expect_refused(2, &["dropped by a compaction"]);
 }
 
 /// Passes on to the recorder of a node what comes to the node's socket, while something runs.

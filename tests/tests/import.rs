@@ -169,7 +169,7 @@ fn a_snapshot_is_where_the_history_begins() {
     fs::write(home.join("at-8.sqlite3"), at_8).unwrap();
     compare::same_contents(&home.join("at-8.sqlite3"), &home.join("python.sqlite3"), &[]).unwrap();
 
-    export(&home, &home.join("none"), &["--version", "3"]).expect_refused(1, &["version 3", "nearest"]);
+    export(&home, &home.join("none"), &["--version", "3"]).expect_refused(2, &["version 3", "nearest"]);
     export(&home, &earlier, &[]).expect_refused(2, &["exists"]);
     export(&home, &home.backup().join("x"), &[]).expect_refused(2, &["inside the backup"]);
     export(&home, &home.join("no/where"), &[]).expect_refused(2, &["no directory"]);

@@ -89,7 +89,7 @@ fn an_older_version_needs_both_options() {
     let (node, to) = node();
     let file = to.path().join("db");
     restore(&node, &file, &["--version", "3"]).expect_refused(2, &["accept-stale-state"]);
-    restore(&node, &file, &["--accept-stale-state", "--version", "99"]).expect_refused(1, &["99"]);
+    restore(&node, &file, &["--accept-stale-state", "--version", "99"]).expect_refused(2, &["99"]);
     restore(&node, &file, &["--accept-stale-state", "--version", "03"]).expect_refused(2, &["03"]);
     assert_eq!(everything(to.path()).len(), 0, "nothing was restored yet");
 
@@ -110,7 +110,7 @@ fn a_time_means_the_newest_version_that_had_been_recorded() {
         .collect();
     let file = to.path().join("db");
     restore(&node, &file, &["--at", &times[2]]).expect_refused(2, &["accept-stale-state", "version 3", "revoked"]);
-    restore(&node, &file, &["--at", "2020-02-02", "--accept-stale-state"]).expect_refused(1, &["oldest", &times[0]]);
+    restore(&node, &file, &["--at", "2020-02-02", "--accept-stale-state"]).expect_refused(2, &["oldest", &times[0]]);
     restore(&node, &file, &["--at", "3", "--accept-stale-state"]).expect_refused(2, &["--version"]);
     restore(&node, &file, &["--at", &times[2], "--version", "3"]).expect_refused(2, &["cannot be used with"]);
     assert_eq!(everything(to.path()).len(), 0, "nothing was restored yet");

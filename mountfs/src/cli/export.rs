@@ -10,33 +10,29 @@ use common::python_plugin::{ExportError, export_backup};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{ExportArgs, Failure, behind};
-use crate::cli::restore::why_not_there;
+use super::{ExportArgs, Failure, behind, chosen_version};
 use crate::fs_error::chain;
 use crate::{note, say};
 
 /// Writes a file that the Python plugin can restore.
 ///
 /// # Errors
-/// Exit code 1 when the version is not there or the backup is damaged, 2 for everything else.
+/// Exit code 1 when the backup is damaged, 2 for everything else.
 pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     let interrupted = interrupted_by_signal()?;
     let backup = Arc::new(Backup::open(&args.url)?);
     let (history, problem) = backup.read_history();
     if args.version.is_none() {
         // What cannot be read may be newer.
-        problem.map_err(|problem| {
-            Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(&problem)))
+        problem.as_ref().map_err(|problem| {
+            Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(problem)))
         })?;
         behind::warn(&backup.spool_sight());
     }
-    let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
+    let newest = history.newest().ok_or_else(|| anyhow!("{} has no version yet", args.url))?;
     let version = match args.version {
         None => newest.clone(),
-        Some(wanted) => {
-            let version = history.version(wanted).map_err(Failure::no)?;
-            version.ok_or_else(|| Failure::no(anyhow!(why_not_there(&history, wanted))))?
-        }
+        Some(wanted) => chosen_version::find(&history, problem.as_ref().err(), wanted)?,
     };
     let mut bar = Bar::new("exporting");
     let exported = export_backup(&backup, &history, &version, &args.file, &mut |bytes| {

@@ -47,8 +47,8 @@ use crate::mount::MountSettings;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  the answer is no: version not found, backup damaged
-  2  wrong usage, or it could not be done
+  1  the answer is no: the backup is damaged, or differs from a database
+  2  wrong usage, no such version, or it could not be done
 
 URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr.
 Progress bars and colours are for terminals only; NO_COLOR turns colours off, -q progress bars.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use common::{Backup, DataVersion, History, LockLook, TimelineEntry, Timestamp, Version};
+use common::{Backup, DataVersion, History, LockLook, ReadError, TimelineEntry, Timestamp, Version};
 
 use super::progress::Bar;
 use super::signals::signals_to_end;
-use super::{Failure, RestoreArgs, behind};
+use super::{Failure, RestoreArgs, behind, chosen_version};
 use crate::fs_error::chain;
 use crate::restore::{Destination, Existing, Progress, Proof, RestoreError, restore};
 use crate::{note, say};
@@ -20,13 +20,13 @@ const HSM_SECRET: &str = "hsm_secret";
 /// Restores the newest version, or another one if that was confirmed.
 ///
 /// # Errors
-/// Exit code 1 when the version is not there or the backup is damaged, 2 for everything else.
+/// Exit code 1 when the backup is damaged, 2 for everything else.
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let existing = if args.backup_existing { Existing::PutAside } else { Existing::Refuse };
     let destination = Destination::check(&args.dest, backup.path(), existing)?;
     let (history, problem) = backup.read_history();
-    if let Err(problem) = problem {
+    if let Err(problem) = &problem {
         // The newest version that can be read may not be the newest that was recorded: that is for a human to decide.
         let readable = match history.newest() {
             Some(newest) => format!("what comes after version {} cannot be read", newest.data_version),
@@ -34,7 +34,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         };
         let error = anyhow!(
             "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
-            chain(&problem)
+            chain(problem)
         );
         if (args.version.is_none() && args.at.is_none()) || !args.accept_stale_state {
             return Err(Failure::No(error));
@@ -51,7 +51,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         Some(stale) => note!("warning: {stale}."),
         None => behind::warn(&sight),
     }
-    let version = &choose(&history, args)?;
+    let version = &choose(&history, problem.as_ref().err(), args)?;
     let unfinished = Arc::new(Mutex::new(Unfinished::Nothing));
     remove_on_signal(Arc::clone(&unfinished))?;
     let mut bar = Bar::new("restoring");
@@ -116,15 +116,12 @@ fn failure(error: RestoreError) -> Failure {
     if error.is_damage() { Failure::no(error) } else { error.into() }
 }
 
-fn choose(history: &History, args: &RestoreArgs) -> Result<Version, Failure> {
-    let newest = history.newest().ok_or_else(|| Failure::no(anyhow!("{} has no version yet", args.url)))?;
+fn choose(history: &History, problem: Option<&ReadError>, args: &RestoreArgs) -> Result<Version, Failure> {
+    let newest = history.newest().ok_or_else(|| anyhow!("{} has no version yet", args.url))?;
     let version = match (args.version, args.at) {
         (None, None) => newest.clone(),
         (None, Some(micros)) => newest_at(history, micros)?,
-        (Some(wanted), _) => {
-            let version = history.version(wanted).map_err(Failure::no)?;
-            version.ok_or_else(|| Failure::no(anyhow!(why_not_there(history, wanted))))?
-        }
+        (Some(wanted), _) => chosen_version::find(history, problem, wanted)?,
     };
     if version.seq == newest.seq {
         return Ok(version);
@@ -154,7 +151,7 @@ fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
         format!("; the oldest is version {}, of {}", oldest.data_version, oldest.recorded_at)
     });
     let when = Timestamp::from_micros(micros).map_or_else(|| "then".to_owned(), |when| format!("at {when}"));
-    Err(Failure::no(anyhow!("nothing had been recorded {when}{oldest}")))
+    Err(Failure::Failed(anyhow!("nothing had been recorded {when}{oldest}")))
 }
 
 /// Says of a version that is not there what became of it and which ones are near.
