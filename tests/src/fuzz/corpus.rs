@@ -217,6 +217,7 @@ impl Corpus {
     pub(super) fn remains(&self) -> Vec<Vec<u8>> {
         self.named("remains")
             .flat_map(|file| super::remains::blocks(file).into_iter().map(|block| file[block].to_vec()))
+            .chain([super::remains::long_directory()])
             .collect()
     }
 

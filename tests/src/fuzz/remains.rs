@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use common::format::remains::{BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, SegmentPart};
-use common::format::remains_directory::RemainsDirectory;
+use common::format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
 use common::format::segment::PIECE_HEADER_LEN;
+use common::{Seq, Timestamp};
 
 use super::crc::{crc32c, seal};
 use super::fixed::again;
@@ -38,6 +39,33 @@ pub(super) fn remains(input: &[u8]) -> bool {
         again(part, SegmentPart::encode, |bytes| SegmentPart::decode(bytes, END)),
     ]
     .contains(&true)
+}
+
+/// A directory with several of everything.
+pub(super) fn long_directory() -> Vec<u8> {
+    let seq = |number| Seq::new(number).expect("not 0");
+    let gap = |first: u64, last: u64| Gap {
+        first_seq: seq(first),
+        previous_checksum: 1,
+        last_segment: seq(last),
+        last_seq: seq(last + 9),
+        versions_before: 2,
+        place_before: 3,
+        versions: 4,
+        segments: 5,
+        bytes: 6,
+    };
+    let parts =
+        [10, 20, 30, 40, 50, 100, 110, 120].map(|first| PartEntry { segment: seq(first), offset: 40, len: 300 });
+    let kept = |number| KeptVersion {
+        seq: seq(number),
+        place: number,
+        recorded_at: Timestamp::from_micros(7).expect("a time"),
+    };
+    let thinned =
+        [10, 100].map(|first| Thinned { segment: seq(first), versions: vec![kept(first + 1), kept(first + 3)] });
+    RemainsDirectory { gaps: vec![gap(1, 50), gap(100, 120)], parts: parts.to_vec(), thinned: thinned.to_vec() }
+        .encode()
 }
 
 fn small(number: u64) -> usize {
