@@ -43,6 +43,7 @@ use self::when::Bound;
 use crate::fs_error::chain;
 use crate::logging::{self, LogTo};
 use crate::mount::MountSettings;
+use crate::process::prepare_to_run;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -478,6 +479,9 @@ pub fn start_logging(cli: &Cli) {
 /// [`Failure`], with what to tell the operator and the exit code.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     progress::show(cli.verbosity.progress());
+    if !matches!(cli.command, Command::Mount(_)) {
+        prepare_to_run();
+    }
     match &cli.command {
         Command::Init(args) => init::run(args),
         Command::Mount(args) if args.daemon => daemon::start(args, cli.verbosity),
