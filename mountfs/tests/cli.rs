@@ -223,8 +223,8 @@ fn an_older_version_needs_a_confirmation_that_says_what_it_can_cost() {
         &["ALL funds", "--accept-stale-state", "newest, which is 7"],
     );
     let at = |version: &'static str| ["restore", backup, dest, "--accept-stale-state", "--version", version];
-    refused(&at("5"), 1, &["never recorded", "3 and 6"]);
-    refused(&at("4000"), 1, &["not in the backup", "nearest available: 7"]);
+    refused(&at("5"), 2, &["never recorded", "3 and 6"]);
+    refused(&at("4000"), 2, &["not in the backup", "nearest available: 7"]);
     refused(&at("007"), 2, &["007"]);
     assert!(!Path::new(dest).exists());
     let (_, stderr) = done(&at("2"));
