@@ -223,7 +223,7 @@ impl Model {
         if let Some(&missing) = self.missing.first() {
             let nowhere = self.node.home.join("nowhere");
             let ran = run_restore(&backup, missing, &nowhere);
-            assert!(ran.code == 1 && !nowhere.exists(), "version {missing} is missing: {ran:?}");
+            assert!(ran.code == 2 && !nowhere.exists(), "version {missing} is missing: {ran:?}");
         }
     }
 }
