@@ -248,7 +248,7 @@ fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
 
 impl Backup {
     /// Whether a compaction by this policy would drop so much that it is worth writing anew what remains of everything that
-    /// was dropped before. Reads the footers of all segments, once.
+    /// was dropped before. Reads the footers of all segments, once, and what of their versions a rule may choose from.
     ///
     /// # Errors
     /// As [`compact`](Self::compact).

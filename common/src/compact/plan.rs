@@ -77,12 +77,9 @@ impl Plan {
         let gaps = gaps(segments, before, &all, &drops)?;
         let needed = needed(segments, &thinned)?;
         let bases = bases(&history, segments, &kept, &needed, &gaps)?;
-        let count = |gaps: &[Gap], thinned: &[Thinned]| {
-            let kept: u64 = thinned.iter().map(|thinned| thinned.versions.len() as u64).sum();
-            sum(gaps, |gap| gap.versions).saturating_sub(kept)
-        };
-        let dropped_before = count(before, remains.as_ref().map_or(&[], Remains::thinned));
-        let versions = count(&gaps, &thinned).saturating_sub(dropped_before);
+        let kept_alone: u64 = thinned.iter().map(|thinned| thinned.versions.len() as u64).sum();
+        let dropped = sum(&gaps, |gap| gap.versions).saturating_sub(kept_alone);
+        let versions = dropped.saturating_sub(remains.as_ref().map_or(0, Remains::versions));
         let bytes = sum(&gaps, |gap| gap.bytes).saturating_sub(sum(before, |gap| gap.bytes));
         let oldest = oldest(&history, segments, &all, &keeps)?;
         Ok(Self { history, drops, gaps, thinned, needed, bases, kept, versions, bytes, oldest })

@@ -12,12 +12,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-const SOCKET: &str = "lightning-rpc";
+use crate::lightning_rpc::{LightningRpc, SOCKET};
 
 /// A node that runs, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +63,8 @@ impl RunningNode {
                 return Ok(Some(found));
             }
         }
-        let socket = directory.join(SOCKET);
-        Ok(UnixStream::connect(&socket).is_ok().then_some(Self::Listens { socket }))
+        let listens = LightningRpc::connect(directory).is_ok();
+        Ok(listens.then(|| Self::Listens { socket: directory.join(SOCKET) }))
     }
 
     /// A process that has this file open; `None` also where that cannot be seen.
