@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backup::Backup;
-use crate::contents::same_contents;
+use crate::contents::{Rowids, same_contents};
 use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{MountedOverlay, PageSource, read_ahead};
@@ -54,7 +54,7 @@ pub(crate) fn compare_newest(
         return Ok(Verdict::Same);
     }
     let mounted = MountedOverlay::new(view.pages().clone());
-    let same = mounted.connect().and_then(|ours| same_contents(&ours, database.connection()));
+    let same = mounted.connect().and_then(|ours| same_contents(&ours, database.connection(), Rowids::KeptByVacuum));
     match (same, mounted.take_problem()) {
         (Ok(true), _) => Ok(Verdict::Same),
         (Ok(false), _) => Ok(Verdict::Differs),

@@ -154,7 +154,7 @@ pub(crate) type SchemaEntries = BTreeMap<(String, String), (String, Option<Strin
 
 /// What the schema of a database has.
 pub(crate) fn schema_entries(connection: &Connection) -> rusqlite::Result<SchemaEntries> {
-    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'";
+    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get(3)?))))?;
     rows.collect()

@@ -26,7 +26,7 @@
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
-//! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases |
+//! | `commit_check`, `contents`, `rows_in_any_order` | whether the node committed what was recorded; comparing two databases |
 //! | [`compact`] | history that a policy does not keep dropped, while the recorder goes on |
 //! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
@@ -74,6 +74,7 @@ mod record_error;
 mod recorded_changes;
 pub mod recording;
 pub mod replay;
+mod rows_in_any_order;
 mod seal;
 mod segment;
 mod seq;

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::segment_body::{SegmentBody, read_images};
-use crate::contents::same_contents;
+use crate::contents::{Rowids, same_contents};
 use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Record, RecordHeader};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
@@ -327,7 +327,7 @@ impl Comparison<'_> {
         let (stored, _) = self.backup.start_pages(&Start::Segment(self.file.first_seq(), state))?;
         let [replayed, stored] = [Arc::new(replayed), stored]
             .map(|pages: Arc<dyn PageSource>| MountedOverlay::new(OverlayPages::new(pages)));
-        let same = || same_contents(&stored.connect()?, &replayed.connect()?);
+        let same = || same_contents(&stored.connect()?, &replayed.connect()?, Rowids::All);
         let same = same().map_err(|error| reason(&error));
         match stored.take_problem().or_else(|| replayed.take_problem()) {
             Some(problem) => Err(problem),
