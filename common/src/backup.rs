@@ -9,7 +9,7 @@ use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
 use crate::format::{Damage, names};
-use crate::history::{History, Start};
+use crate::history::{History, Readable, Start};
 use crate::log::{LogCursor, RecordPlace, Unsealed};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
 use crate::recorded_changes::RecordedChanges;
@@ -148,8 +148,20 @@ impl Backup {
     /// Reads the whole history.
     ///
     /// # Errors
-    /// When the log is damaged: what comes before the damage is in the history.
+    /// When the log is damaged: what comes before the damage is in the history. When the newest version cannot be opened: all others
+    /// are in the history.
     pub fn read_history(self: &Arc<Self>) -> (History, Result<(), ReadError>) {
+        let (history, read) = self.read_records();
+        let newest = history.newest_recorded().filter(|newest| newest.readable == Readable::No);
+        let unreadable = newest.map(|newest| {
+            let (path, version) = (self.path().to_path_buf(), newest.data_version);
+            ReadError::NewestUnreadable { path, version }
+        });
+        (history, read.and(unreadable.map_or(Ok(()), Err)))
+    }
+
+    /// As [`read_history`](Self::read_history), for the recorder: to it a newest version that cannot be opened is no error.
+    pub(crate) fn read_records(self: &Arc<Self>) -> (History, Result<(), ReadError>) {
         match self.follow() {
             Ok((history, mut follower)) => {
                 let result = follower.poll(&history).map(|_| ());

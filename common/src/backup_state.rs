@@ -86,8 +86,11 @@ impl UnsealedChanges {
     /// A change with this seq, the newest, was recorded.
     pub fn recorded(&mut self, seq: Seq, recorded: Recorded) {
         match recorded {
-            Recorded::Appended | Recorded::Healed { .. } => {}
-            Recorded::Rewound { .. } | Recorded::Replaced { .. } => self.pop(),
+            Recorded::Appended
+            | Recorded::Healed { .. }
+            | Recorded::Gap { .. }
+            | Recorded::Replaced { rewound: None, .. } => {}
+            Recorded::Rewound { .. } | Recorded::Replaced { rewound: Some(_), .. } => self.pop(),
         }
         self.push(seq);
     }

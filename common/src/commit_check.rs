@@ -1,66 +1,69 @@
-//! Whether the newest recorded change is what `lightningd` committed under its number.
+//! Whether the database of `lightningd` is what a recorded version says.
 //!
-//! When a run begins, the database is at the version recorded last: usually because that change was committed. But
-//! `lightningd` may have died before its COMMIT, and have run without the recorder until one other transaction took the
-//! same number. The version rules cannot tell; the contents can. A recorder that saw the end of its run has noted that
-//! the change was committed, so this is asked only after it was killed, or the power failed.
+//! The version rules tell by numbers alone. But another transaction may have taken a number while `lightningd` ran without the
+//! recorder, and another program may have changed the database without a new number. The contents can tell.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backup::Backup;
-use crate::contents::{Rowids, same_contents};
+use crate::contents::differing_tables;
 use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{MountedOverlay, PageSource, read_ahead};
 use crate::replay::reason;
 use crate::views::Views;
-use crate::{PageNo, ReadError};
+use crate::{DataVersion, PageNo, ReadError};
 
 /// What the comparison found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The database holds the recorded change.
+    /// The database holds the recorded version.
     Same,
-    /// It holds something else, or the recorded version cannot be opened.
-    Differs,
+    /// It holds something else in these tables.
+    Differs(Vec<String>),
+    /// The recorded version cannot be opened.
+    Unreadable,
 }
 
-/// Compares the newest version of `history` with the database: page by page first, which is enough when both were written
-/// by the same SQLite, then all rows of all tables.
+/// Compares a version of `history` with the database: page by page first, which is enough when both were written by the same
+/// SQLite, then all rows of all tables.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub(crate) fn compare_newest(
+pub(crate) fn compare_version(
     backup: Arc<Backup>,
     history: &History,
+    data_version: DataVersion,
     database: &LiveDatabase,
 ) -> Result<Verdict, LiveDatabaseError> {
-    let Some(newest) = history.newest() else {
-        return Ok(Verdict::Same);
-    };
-    let opened = history.plan(newest).map_err(|error| error.to_string()).and_then(|plan| {
-        let opened = Views::new(backup, 0).open(&plan);
-        opened.map_err(|error| format!("{error}: {}", error.reason))
+    let opened = history.version(data_version).and_then(|version| {
+        let plan = version.map(|version| history.plan(&version)).transpose();
+        plan.map(|plan| plan.map(|plan| Views::new(backup, 0).open(&plan)))
     });
     let view = match opened {
-        Ok(view) => view,
-        Err(problem) => {
-            log::error!("{problem}");
-            return Ok(Verdict::Differs);
+        Ok(Some(Ok(view))) => view,
+        Ok(Some(Err(error))) => {
+            log::error!("{error}: {}", error.reason);
+            return Ok(Verdict::Unreadable);
+        }
+        Ok(None) => return Ok(Verdict::Unreadable),
+        Err(error) => {
+            log::error!("{error}");
+            return Ok(Verdict::Unreadable);
         }
     };
     if same_pages(view.pages(), database)? {
         return Ok(Verdict::Same);
     }
     let mounted = MountedOverlay::new(view.pages().clone());
-    let same = mounted.connect().and_then(|ours| same_contents(&ours, database.connection(), Rowids::KeptByVacuum));
-    match (same, mounted.take_problem()) {
-        (Ok(true), _) => Ok(Verdict::Same),
-        (Ok(false), _) => Ok(Verdict::Differs),
-        (Err(_), Some(damage)) => {
+    let differing = mounted.connect().and_then(|ours| differing_tables(&ours, database.connection()));
+    match (differing, mounted.take_problem()) {
+        (Ok(tables), _) if tables.is_empty() => Ok(Verdict::Same),
+        (Ok(tables), None) => Ok(Verdict::Differs(tables)),
+        (_, Some(damage)) => {
             log::error!("{damage}");
-            Ok(Verdict::Differs)
+            Ok(Verdict::Unreadable)
         }
         (Err(error), None) => Err(database.unreadable(&reason(&error))),
     }

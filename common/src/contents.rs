@@ -42,7 +42,6 @@ pub(crate) fn same_contents(ours: &Connection, theirs: &Connection, rowids: Rowi
 ///
 /// # Errors
 /// When one of them cannot be read.
-#[cfg_attr(not(test), allow(dead_code, reason = "who logs what was changed is the next to be written"))]
 pub(crate) fn differing_tables(ours: &Connection, theirs: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut names = BTreeSet::new();
     for_differing_tables(ours, theirs, Rowids::KeptByVacuum, &mut |table| {

@@ -304,7 +304,8 @@ fn fill(
         return Ok(None);
     };
     let data_version = live.data_version()?;
-    let new = NewSnapshot { uuid, seq: writer.next_seq(), data_version, reason: SnapshotReason::Init, time: now };
+    let (seq, reason) = (writer.next_seq(), SnapshotReason::Init);
+    let new = NewSnapshot { uuid, seq, data_version, reason, unreadable_since: None, time: now };
     let snapshot = take_snapshot(&**directory, live, &new, None, progress)?;
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;

@@ -46,6 +46,7 @@ mod backup_lock;
 mod backup_size;
 mod backup_state;
 mod backup_url;
+mod boot;
 #[cfg(test)]
 mod campaign;
 mod commit_check;
@@ -100,7 +101,7 @@ pub use content_differences::{
 };
 pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
-pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
+pub use history::{History, NewestRecorded, Origin, Readable, ReplayPlan, TimelineEntry, Version};
 pub use live_database::{LiveDatabaseError, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::format::commit_note::DatabaseStamp;
 use crate::format::manifest::NodeId;
 use crate::replay::reason;
 use crate::{DataVersion, PageNo, PageSize};
@@ -121,6 +122,18 @@ impl LiveDatabase {
     /// `vars.data_version`; 0 where there is none, as in a database older than the counter or one just created.
     pub(crate) fn data_version(&self) -> Result<DataVersion, LiveDatabaseError> {
         version_of_database(&self.connection).map_err(|error| Self::error(&self.path, &error))
+    }
+
+    /// What page 1 says of how often the database was written to; `None` in WAL mode, and while it has no page.
+    pub(crate) fn stamp(&self) -> Result<Option<DatabaseStamp>, LiveDatabaseError> {
+        let first = "SELECT data FROM sqlite_dbpage WHERE pgno = 1";
+        let stamp = self.connection.query_row(first, [], |row| {
+            Ok(DatabaseStamp::of_first_page(row.get_ref(0)?.as_blob().unwrap_or_default()))
+        });
+        match stamp {
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+            stamp => stamp.map_err(|error| Self::error(&self.path, &error)),
+        }
     }
 
     /// `vars.node_id`; `None` in a database that does not have it yet.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::boot::current_boot;
 use crate::create::CreateError;
 use crate::format::Damage;
 use crate::format::manifest::NodeId;
 use crate::format::names;
 use crate::live_database::LiveDatabase;
 use crate::record_error::Hex;
+use crate::recording::commit_in_boot;
 use crate::spool::{HeldSpool, SpoolMarker};
 use crate::storage::{Directory, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Decision, Newest, decide};
@@ -164,7 +166,11 @@ impl Replaced {
         };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
-        let newest = backup.and_then(|backup| backup.read_history().0.newest_for_rules());
+        let newest = backup.and_then(|backup| {
+            let history = backup.read_records().0;
+            let newest = history.newest_for_rules()?;
+            Some(Newest { commit: commit_in_boot(newest.commit, history.note(), current_boot()), ..newest })
+        });
         Ok(Self { path, uuid, node_id, newest, _lock: lock })
     }
 
@@ -247,8 +253,10 @@ impl LeftSpool {
     /// [`PutAsideError::DatabaseIsBehindSpool`], or when the database cannot be read.
     pub(crate) fn expect_no_newer(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
         let contents = &self.held.contents;
-        let newest =
-            contents.newest.map(|newest| Newest { data_version: newest.data_version, commit: contents.commit });
+        let newest = contents.newest.map(|newest| {
+            let commit = commit_in_boot(contents.commit, contents.note, current_boot());
+            Newest { data_version: newest.data_version, commit }
+        });
         match older_than(newest, live)? {
             Some((database, newest)) => {
                 let path = self.path().to_path_buf();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::DataVersion;
 use crate::format::Damage;
 use crate::storage::StorageError;
 
@@ -21,6 +22,18 @@ pub enum ReadError {
         offset: u64,
         /// What is wrong.
         damage: Damage,
+    },
+    /// The newest version was recorded, and cannot be opened. Whatever can be is an old state.
+    #[error(
+        "version {version}, the newest of {path}, cannot be opened: it builds on a change that does not replay, or on versions that \
+         were never recorded. The recorder takes a snapshot of the node's database with the next write; start lightningd for that. \
+         What can be opened is older", path = .path.display()
+    )]
+    NewestUnreadable {
+        /// The backup.
+        path: PathBuf,
+        /// The version.
+        version: DataVersion,
     },
 }
 

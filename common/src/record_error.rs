@@ -140,6 +140,23 @@ pub enum RecordError {
         /// The backup.
         url: BackupUrl,
     },
+    /// The database was changed, and `backup.lock` says to stop then.
+    #[error(
+        "{path} is not what was recorded as version {committed}: it differs in tables: {tables}. Another program has changed it, or \
+         lightningd ran without the recorder; and backup.lock says \"on_gap\": \"stop\". To go on with the database as it is, set \
+         that to \"heal\" and start lightningd: a snapshot of it is taken. To go back to what was recorded, run \
+         `backupfs restore --backup-existing {url} DIR`", path = .path.display()
+    )]
+    Changed {
+        /// The database.
+        path: PathBuf,
+        /// The version that it should be.
+        committed: DataVersion,
+        /// The tables that differ.
+        tables: String,
+        /// The backup.
+        url: BackupUrl,
+    },
     /// A gap cannot be healed.
     #[error("versions up to {committed} were committed without being recorded, and no snapshot can be taken")]
     Heal {

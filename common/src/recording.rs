@@ -1,23 +1,29 @@
 //! [`Recording`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
 
 mod attach;
+mod comparison;
 mod heal;
 mod identity;
 mod interrupted;
 mod spooling;
+mod stamp_file;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::backup::Backup;
+use crate::boot::current_boot;
+use crate::format::commit_note::CommitNote;
 use crate::format::manifest::Manifest;
 use crate::format::record::RunStart;
-use crate::history::History;
-use crate::live_database::LiveDatabase;
+use crate::history::{History, Readable};
 use crate::log::{AppendError, LogWriter};
 use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
@@ -26,6 +32,8 @@ use crate::{
     Timestamp, UnsealedChanges,
 };
 pub(crate) use attach::{Attached, Expected, attach};
+use comparison::{Comparison, Replacement};
+use heal::Closed;
 use identity::Identity;
 pub use interrupted::Interrupted;
 use spooling::{Spooling, destination};
@@ -62,16 +70,26 @@ pub enum Recorded {
         /// The version that change would have led to.
         data_version: DataVersion,
     },
-    /// That the newest change is not what `lightningd` committed under its number, and a snapshot of what it did commit.
+    /// A snapshot of the version before the write, which takes the place of what was recorded as that version.
     Replaced {
         /// The version of the snapshot.
         data_version: DataVersion,
+        /// The version behind it that was rewound before, if one was.
+        rewound: Option<DataVersion>,
     },
     /// A snapshot that closes a gap.
     Healed {
         /// The newest version before the gap; `None` when there was none.
         from: Option<DataVersion>,
         /// The version of the snapshot.
+        to: DataVersion,
+    },
+    /// That versions were not recorded. The database could not be read, so a snapshot is owed: until it is taken no version
+    /// behind the gap can be opened.
+    Gap {
+        /// The newest version before the gap; `None` when there was none.
+        from: Option<DataVersion>,
+        /// The newest version that is missing.
         to: DataVersion,
     },
 }
@@ -86,6 +104,8 @@ struct Pushed {
     recorded: Recorded,
     /// Seq of the change.
     seq: Seq,
+    /// The change that did not replay, when it was made.
+    unreplayable: Option<Seq>,
     /// If a snapshot was taken for it: until its record is durable.
     _healing: Option<HealUnderWay>,
 }
@@ -121,19 +141,15 @@ struct Known {
     newest: Option<NewestVersion>,
     commit: Commit,
     run_start: RunStart,
+    /// Whether the database is what was recorded.
     comparison: Comparison,
+    /// The note that the newest version was committed, if it is the last record.
+    note: Option<CommitNote>,
+    /// The boot that this is; nil when it is not known.
+    boot: Uuid,
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
-}
-
-/// Whether the change that was the newest when the run began has to be compared with the database yet, because the run began
-/// in a spool. It is the next run that does it, of which the newest version builds on that change: a node that is running does
-/// not wait until all that was drained has been replayed, and the whole database read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    NotDue,
-    Due,
 }
 
 /// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
@@ -141,6 +157,8 @@ enum Comparison {
 pub struct SharedLock {
     _held: Arc<dyn fmt::Debug + Send + Sync>,
     healing: Arc<Mutex<Healing>>,
+    /// Seq of the first change that does not replay, and that no snapshot is behind; 0 when none is known.
+    unreplayable: Arc<AtomicU64>,
 }
 
 /// Whether a snapshot is being taken of which there is no record yet: then nobody else can know what it builds on.
@@ -157,7 +175,23 @@ struct HealUnderWay(SharedLock);
 impl SharedLock {
     /// That which is held by `lock`.
     pub(crate) fn of(lock: impl Into<Arc<dyn fmt::Debug + Send + Sync>>) -> Self {
-        Self { _held: lock.into(), healing: Arc::new(Mutex::new(Healing::No)) }
+        let (healing, unreplayable) = (Arc::new(Mutex::new(Healing::No)), Arc::default());
+        Self { _held: lock.into(), healing, unreplayable }
+    }
+
+    /// Asks for a snapshot with the next write: the change with this seq does not replay.
+    pub fn ask_for_snapshot(&self, unreplayable: Seq) {
+        self.unreplayable.store(unreplayable.get(), Ordering::Release);
+    }
+
+    fn unreplayable(&self) -> Option<Seq> {
+        Seq::new(self.unreplayable.load(Ordering::Acquire))
+    }
+
+    /// There is a snapshot behind what did not replay.
+    fn forget_unreplayable(&self, seq: Seq) {
+        // What was found meanwhile stays.
+        let _newer = self.unreplayable.compare_exchange(seq.get(), 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Does what changes what a snapshot may build on, unless one is being taken. One that begins meanwhile waits for it.
@@ -250,11 +284,17 @@ impl Recording {
         let url = backup_lock.backend_url.clone();
         let Attached { lock, manifest, log, history } =
             attach(&directory, &url, backup_lock.backup_uuid, limits, &Expected::Anything)?;
-        let newest = history.newest().map(|newest| NewestVersion {
+        let recorded = history.newest_recorded();
+        let newest = recorded.map(|newest| NewestVersion {
             data_version: newest.data_version,
             seq: newest.seq,
             recorded_at: newest.recorded_at,
         });
+        let note = history.note();
+        let mut comparison = Comparison::of_new_run(database.clone(), note);
+        if recorded.is_some_and(|newest| newest.readable == Readable::No) {
+            comparison.await_snapshot();
+        }
         let known = Known {
             url,
             lightning_dir,
@@ -264,9 +304,11 @@ impl Recording {
             limits,
             manifest,
             newest,
-            commit: history.newest_for_rules().map_or(Commit::Certain, |newest| newest.commit),
+            commit: recorded.map_or(Commit::Certain, |newest| newest.commit),
             run_start: RunStart::First,
-            comparison: Comparison::NotDue,
+            comparison,
+            note,
+            boot: current_boot(),
             history_before_run: Some(history),
             identity: Identity::default(),
         };
@@ -293,6 +335,16 @@ impl Recording {
         if let Goes::ToSpool(spooling) = &mut self.goes {
             spooling.spooled.count(write);
         }
+        match pushed.recorded {
+            Recorded::Healed { .. } | Recorded::Replaced { .. } => {
+                self.known.comparison.snapshot_was_taken();
+                pushed.unreplayable.into_iter().for_each(|seq| self.lock.forget_unreplayable(seq));
+            }
+            Recorded::Gap { .. } => self.known.comparison.await_snapshot(),
+            Recorded::Appended | Recorded::Rewound { .. } => {}
+        }
+        self.known.comparison.recorded(bump);
+        self.known.note = None;
         self.known.newest = Some(NewestVersion { data_version, seq: pushed.seq, recorded_at: write.received_at });
         self.known.commit = Commit::after(bump);
         self.known.run_start = RunStart::Later;
@@ -317,58 +369,59 @@ impl Recording {
     /// Fills the batch with what the write is, and with what must be recorded before it.
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
+        let committed = bump.committed(data_version);
+        let unreplayable = self.lock.unreplayable();
+        let from = self.known.newest.map(|newest| newest.data_version);
         let mut healing = None;
         let recorded = match decide(self.newest_for_rules(), data_version, bump) {
-            Decision::Append if self.newest_is_another() => {
-                healing = Some(self.lock.begin_to_heal());
-                self.push_rewind(now);
-                let committed = bump.committed(data_version);
-                self.push_snapshot(committed, now)?;
-                Recorded::Replaced { data_version: committed }
-            }
-            Decision::Append => Recorded::Appended,
-            Decision::Rewind => {
-                // The run before may have begun in a spool: then what the rewound change built on was never compared.
-                let may_be_due = matches!(self.known.on_unreachable, OnUnreachable::Spool { .. });
-                if self.known.run_start == RunStart::First && may_be_due {
-                    self.known.comparison = Comparison::Due;
+            decision @ (Decision::Append | Decision::Rewind) => {
+                let rewound = (decision == Decision::Rewind).then(|| self.push_rewind(now));
+                // Before the first version there is nothing to compare with.
+                let replacement = match from {
+                    Some(_) if committed != DataVersion::new(0) => self.compare_database(committed)?,
+                    _ => None,
+                };
+                match (replacement, rewound) {
+                    (Some(Replacement { reason, unreadable_since }), rewound) => {
+                        healing = Some(self.lock.begin_to_heal());
+                        self.push_snapshot(committed, now, reason, unreadable_since)?;
+                        Recorded::Replaced { data_version: committed, rewound }
+                    }
+                    (None, Some(data_version)) => Recorded::Rewound { data_version },
+                    (None, None) => Recorded::Appended,
                 }
-                self.push_rewind(now)
             }
             Decision::Heal { committed } => {
-                let from = self.known.newest.map(|newest| newest.data_version);
                 healing = Some(self.lock.begin_to_heal());
-                self.push_heal(committed, now)?;
-                Recorded::Healed { from, to: committed }
+                match self.push_heal(committed, bump, now)? {
+                    Closed::BySnapshot => Recorded::Healed { from, to: committed },
+                    Closed::NotYet => Recorded::Gap { from, to: committed },
+                }
             }
             Decision::Refuse { committed, newest } => {
                 return Err(RecordError::OldState { committed, newest, url: self.known.url.clone() });
             }
         };
         let seq = self.log.push_change(data_version, now, self.known.run_start, bump, write.statements)?;
-        Ok(Pushed { recorded, seq, _healing: healing })
+        Ok(Pushed { recorded, seq, unreplayable, _healing: healing })
     }
 
-    /// Notes that `lightningd` committed the newest change, when its database says so. To be called when a run has ended:
-    /// the next one then need not compare whole databases to be sure.
+    /// Notes, when a run has ended, that `lightningd` committed the newest version. Then the next run need not compare whole
+    /// databases. Nothing is noted when nothing was recorded in this run, or it owes a comparison.
     ///
     /// # Errors
-    /// When the note cannot be made durable. Nothing is lost by that.
+    /// When the note cannot be made durable.
     pub fn note_commit(&mut self) -> Result<(), AppendError> {
-        // Only of a change of this run: what the database holds of an earlier one was compared at its first write. Where that
-        // was not done the next run does it, for it finds no such note.
-        let is_due = self.known.run_start == RunStart::Later
-            && self.known.commit == Commit::Unknown
-            && self.known.comparison == Comparison::NotDue;
-        let Some(newest) = self.known.newest.filter(|_| is_due) else { return Ok(()) };
-        match LiveDatabase::open(&self.known.database).and_then(|database| database.data_version()) {
-            Ok(found) if found == newest.data_version => {
-                self.log.push_commit(newest.data_version, Timestamp::now());
-                self.log.commit()?;
-                self.known.commit = Commit::Seen;
-            }
-            Ok(_) => {}
-            Err(error) => log::debug!("whether version {} was committed is not known: {error}", newest.data_version),
+        if self.known.run_start == RunStart::First || self.known.note.is_some() {
+            return Ok(());
+        }
+        let Some(newest) = self.known.newest else { return Ok(()) };
+        let Some(note) = self.commit_note(newest.data_version) else { return Ok(()) };
+        self.log.push_commit(newest.data_version, Timestamp::now(), &note);
+        self.log.commit()?;
+        self.known.note = Some(note);
+        if self.known.commit == Commit::Unknown {
+            self.known.commit = Commit::Seen;
         }
         Ok(())
     }
@@ -389,14 +442,35 @@ impl Recording {
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {
-        self.known.newest.map(|newest| Newest { data_version: newest.data_version, commit: self.known.commit })
+        let commit = commit_in_boot(self.known.commit, self.known.note, self.known.boot);
+        self.known.newest.map(|newest| Newest { data_version: newest.data_version, commit })
     }
 
-    /// Adds to the batch that the newest change never happened.
-    fn push_rewind(&mut self, now: Timestamp) -> Recorded {
-        let newest = self.known.newest.expect("BUG: only a recorded change is rewound");
-        self.log.push_rewind(newest.data_version.previous(), now, newest.seq);
-        Recorded::Rewound { data_version: newest.data_version }
+    /// Adds to the batch that the newest change never happened; returns its version.
+    fn push_rewind(&mut self, now: Timestamp) -> DataVersion {
+        let NewestVersion { data_version, seq, .. } =
+            self.known.newest.expect("BUG: only a recorded change is rewound");
+        match self.known.commit {
+            Commit::Unknown | Commit::Certain => {
+                log::info!(
+                    "lightningd never committed version {data_version} as recorded: that record is void (rewound)"
+                );
+            }
+            Commit::Seen => {
+                let before = data_version.previous();
+                log::warn!(
+                    "version {data_version} was committed when lightningd stopped, and now the database is at version {before}. The \
+                     machine was started anew since: a power failure can have undone that commit. Version {data_version} becomes \
+                     void (rewound), and lightningd goes on from {before}. If this database may be an old copy, stop lightningd \
+                     and restore the newest version of {url} with `backupfs restore`: that is safer",
+                    url = self.known.url
+                );
+                // It is read before lightningd goes on.
+                log::logger().flush();
+            }
+        }
+        self.log.push_rewind(data_version.previous(), now, seq);
+        data_version
     }
 
     /// The newest recorded version; `None` when there is none yet.
@@ -425,6 +499,16 @@ impl Recording {
     }
 }
 
+/// What the note of a commit is worth in a boot. Only a power cut can undo what was seen to be committed.
+pub(crate) fn commit_in_boot(commit: Commit, note: Option<CommitNote>, boot: Uuid) -> Commit {
+    match (commit, note) {
+        (Commit::Seen, Some(note)) if note.boot == boot && !boot.is_nil() => Commit::Certain,
+        (commit, _) => commit,
+    }
+}
+
+#[cfg(test)]
+mod changed_tests;
 #[cfg(test)]
 mod spare_tests;
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(crate) struct NewSnapshot {
     pub(crate) seq: Seq,
     pub(crate) data_version: DataVersion,
     pub(crate) reason: SnapshotReason,
+    /// The first change before it that does not replay, if one is known.
+    pub(crate) unreadable_since: Option<Seq>,
     pub(crate) time: Timestamp,
 }
 
@@ -101,5 +103,7 @@ pub(crate) fn take_snapshot(
         None => copy(None),
     }?;
     let footer_checksum = writer.finish()?;
-    Ok(SnapshotRef { reason: new.reason, page_size, page_count, base: base.map(|base| base.name), footer_checksum })
+    let (reason, unreadable_since) = (new.reason, new.unreadable_since);
+    let base = base.map(|base| base.name);
+    Ok(SnapshotRef { reason, page_size, page_count, base, footer_checksum, unreadable_since })
 }

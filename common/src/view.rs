@@ -214,7 +214,7 @@ fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange
                 run_start: *run_start,
                 statements,
             }),
-            Body::Rewind { .. } | Body::Commit | Body::Snapshot(_) => Ok(()),
+            Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),
         });
         let at = Some(change.seq());
         replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;

@@ -1,5 +1,6 @@
 //! What is in `changes.sql` and `info.json`.
 
+use common::format::record::SnapshotReason;
 use common::{Origin, Version, View};
 use serde::Serialize;
 
@@ -86,6 +87,17 @@ pub fn origin_name(origin: &Origin) -> &'static str {
     match origin {
         Origin::Change => "change",
         Origin::Snapshot(_) => "snapshot",
+    }
+}
+
+/// The word for why a snapshot was taken; `None` for a change.
+pub fn reason_name(origin: &Origin) -> Option<&'static str> {
+    match origin {
+        Origin::Change => None,
+        Origin::Snapshot(SnapshotReason::Init) => Some("init"),
+        Origin::Snapshot(SnapshotReason::Gap) => Some("gap"),
+        Origin::Snapshot(SnapshotReason::Changed) => Some("changed"),
+        Origin::Snapshot(SnapshotReason::Unreplayable) => Some("unreplayable"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use common::{Backup, DataVersion, History, ReadError, ReplayError, Seq, Timestamp, Version, View, Views};
+use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Timestamp, Version, View, Views};
 
 use crate::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
 use crate::by_time::{self, LastHour};
@@ -445,8 +445,14 @@ impl Fs {
         if let Some(problem) = &*self.end_unknown.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(FsError::NewestUnknown { problem: problem.clone() });
         }
-        let newest = self.history().newest().map(|version| version.data_version);
-        newest.map(tree::latest_target).ok_or(FsError::NoEntry)
+        let newest = self.history().newest_recorded().ok_or(FsError::NoEntry)?;
+        match newest.readable {
+            Readable::Yes => Ok(tree::latest_target(newest.data_version)),
+            Readable::No => {
+                let problem = format!("version {}, the newest, cannot be opened", newest.data_version);
+                Err(FsError::NewestUnknown { problem })
+            }
+        }
     }
 
     fn known_shape(&self, version: &Version) -> Option<Shape> {

@@ -382,14 +382,10 @@ impl Record for BackupRecording {
 /// What happens at some starts and is worth a line then.
 fn tell(recorded: Recorded) {
     match recorded {
-        Recorded::Appended => {}
-        Recorded::Rewound { data_version } => {
-            log::info!("lightningd never committed version {data_version} as recorded; that record is void");
-        }
-        Recorded::Replaced { data_version } => {
-            log::warn!(
-                "version {data_version} is not what was recorded; that record is void, a snapshot takes its place"
-            );
+        // Said when it was noticed.
+        Recorded::Appended | Recorded::Rewound { .. } | Recorded::Gap { .. } => {}
+        Recorded::Replaced { data_version, .. } => {
+            log::info!("version {data_version} is a snapshot of the node's database now");
         }
         Recorded::Healed { from: Some(from), to } => {
             log::warn!("versions after {from} and before {to} were committed unseen; version {to} is a snapshot");

@@ -130,8 +130,13 @@ impl Worker {
                 }
                 Err(error) => {
                     let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
+                    if let SealError::Replay { change, .. } = error {
+                        self.lock.ask_for_snapshot(change);
+                    }
                     if self.shouted.as_ref() != Some(&problem) {
                         shout(&self.status, &problem);
+                        // It stays in the status when what comes behind the snapshot replays well.
+                        self.status.problem(problem.clone());
                         self.shouted = Some(problem);
                     }
                     bell.pause(PAUSE_AFTER_FAILURE);

@@ -128,7 +128,10 @@ fn the_timeline_tells_of_every_version_once_listed_or_dropped() {
                     assert!(dropped.last().unwrap().seq < before);
                     was_dropped = true;
                 }
-                TimelineEntry::Missing { .. } | TimelineEntry::Rewound { .. } => {}
+                TimelineEntry::Missing { .. }
+                | TimelineEntry::Rewound { .. }
+                | TimelineEntry::Replaced { .. }
+                | TimelineEntry::Unreadable { .. } => {}
             }
             ControlFlow::Continue(())
         });

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::commit_note::{COMMIT_NOTE_LEN, CommitNote};
 use super::segment::SnapshotId;
 use super::{Damage, checksum, fields::Reader};
 use crate::{DataVersion, PageSize, Seq, Timestamp};
@@ -21,6 +22,7 @@ const KIND_CHANGE: u8 = 1;
 const KIND_REWIND: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
 const KIND_COMMIT: u8 = 4;
+const KIND_GAP: u8 = 5;
 
 const FLAG_FIRST_OF_RUN: u8 = 1;
 
@@ -38,10 +40,33 @@ pub enum RunStart {
 /// Why a snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotReason {
-    /// By `init`, of the database as it was.
+    /// `init` took it, of the database as it was.
     Init,
     /// `lightningd` had committed versions that were not recorded.
-    Heal,
+    Gap,
+    /// The database held other rows than the version recorded last: another program had changed it, or `lightningd` had
+    /// committed something else under that number.
+    Changed,
+    /// A change recorded before it does not replay.
+    Unreplayable,
+}
+
+impl SnapshotReason {
+    const fn encode(self) -> u8 {
+        match self {
+            Self::Init => 1,
+            Self::Gap => 2,
+            Self::Changed => 3,
+            Self::Unreplayable => 4,
+        }
+    }
+
+    fn decode(byte: u8) -> Result<Self, Damage> {
+        [Self::Init, Self::Gap, Self::Changed, Self::Unreplayable]
+            .into_iter()
+            .find(|reason| reason.encode() == byte)
+            .ok_or(Damage::Field { field: "reason", value: byte.into() })
+    }
 }
 
 /// The database that a delta snapshot is the difference to: pages that are stored as they were, never the outcome of a
@@ -102,6 +127,9 @@ pub struct SnapshotRef {
     pub base: Option<DeltaBase>,
     /// Checksum of the file's footer, which covers the whole file.
     pub footer_checksum: u32,
+    /// The first change that does not replay; that one and all changes behind it, up to this snapshot, lead to versions
+    /// that cannot be opened. `None` when all of them replay, as far as is known.
+    pub unreadable_since: Option<Seq>,
 }
 
 /// What a record says, with its statements borrowed from where they were read.
@@ -119,8 +147,11 @@ pub enum Body<'a> {
         /// Seq of the change.
         rewound: Seq,
     },
-    /// `lightningd` committed the change before it: its database was seen at that version when the run ended.
-    Commit,
+    /// `lightningd` committed the newest version: its database was seen at that version when the run ended.
+    Commit(CommitNote),
+    /// `lightningd` committed versions up to this one that were not recorded, and its database could not be read. Until a
+    /// snapshot comes no version can be opened.
+    Gap,
     /// The pages of the database at this version are in the file [`snapshot`](super::names::snapshot) of this seq.
     Snapshot(SnapshotRef),
 }
@@ -208,8 +239,13 @@ pub fn encode_rewind(uuid: Uuid, header: &RecordHeader, rewound: Seq, out: &mut 
 }
 
 /// Appends the bytes of a commit to `out` and returns its checksum.
-pub fn encode_commit(uuid: Uuid, header: &RecordHeader, out: &mut Vec<u8>) -> u32 {
-    encode(uuid, header, KIND_COMMIT, 0, 0, out, |_| ())
+pub fn encode_commit(uuid: Uuid, header: &RecordHeader, note: &CommitNote, out: &mut Vec<u8>) -> u32 {
+    encode(uuid, header, KIND_COMMIT, 0, COMMIT_NOTE_LEN, out, |out| note.encode(out))
+}
+
+/// Appends the bytes of a gap to `out` and returns its checksum.
+pub fn encode_gap(uuid: Uuid, header: &RecordHeader, out: &mut Vec<u8>) -> u32 {
+    encode(uuid, header, KIND_GAP, 0, 0, out, |_| ())
 }
 
 /// Appends the bytes of a snapshot's record to `out` and returns its checksum.
@@ -224,11 +260,8 @@ impl SnapshotRef {
         out.extend_from_slice(&self.page_count.to_le_bytes());
         DeltaBase::encode(self.base, out);
         out.extend_from_slice(&self.footer_checksum.to_le_bytes());
-        let reason = match self.reason {
-            SnapshotReason::Init => 1,
-            SnapshotReason::Heal => 2,
-        };
-        out.extend_from_slice(&[reason, 0, 0]);
+        out.extend_from_slice(&[self.reason.encode(), 0, 0]);
+        out.extend_from_slice(&self.unreadable_since.map_or(0, Seq::get).to_le_bytes());
     }
 
     /// Reads the payload of a snapshot's record.
@@ -239,17 +272,14 @@ impl SnapshotRef {
         let page_count = fields.u32()?;
         let base = DeltaBase::decode(fields)?;
         let footer_checksum = fields.u32()?;
-        let reason = match fields.u8()? {
-            1 => SnapshotReason::Init,
-            2 => SnapshotReason::Heal,
-            other => return Err(Damage::Field { field: "reason", value: other.into() }),
-        };
+        let reason = SnapshotReason::decode(fields.u8()?)?;
         fields.zeros(2, "reserved")?;
-        Ok(Self { reason, page_size, page_count, base, footer_checksum })
+        let unreadable_since = Seq::new(fields.u64()?);
+        Ok(Self { reason, page_size, page_count, base, footer_checksum, unreadable_since })
     }
 }
 
-const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3;
+const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3 + 8;
 
 /// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
 fn len_u32(len: usize) -> u32 {
@@ -391,7 +421,8 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
         KIND_REWIND => {
             Body::Rewind { rewound: Seq::new(fields.u64()?).ok_or(Damage::Field { field: "rewound", value: 0 })? }
         }
-        KIND_COMMIT => Body::Commit,
+        KIND_COMMIT => Body::Commit(CommitNote::decode(&mut fields)?),
+        KIND_GAP => Body::Gap,
         KIND_SNAPSHOT => Body::Snapshot(SnapshotRef::decode(&mut fields)?),
         other => return Err(Damage::Field { field: "kind", value: other.into() }),
     };
@@ -407,6 +438,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::commit_note::DatabaseStamp;
 
     const UUID: Uuid = Uuid::from_u128(7);
 
@@ -438,21 +470,37 @@ mod tests {
 
     fn any_body() -> impl Strategy<Value = Body<'static>> {
         let run_start = prop_oneof![Just(RunStart::First), Just(RunStart::Later)];
-        let reason = prop_oneof![Just(SnapshotReason::Init), Just(SnapshotReason::Heal)];
+        let reason = prop_oneof![
+            Just(SnapshotReason::Init),
+            Just(SnapshotReason::Gap),
+            Just(SnapshotReason::Changed),
+            Just(SnapshotReason::Unreplayable),
+        ];
         prop_oneof![
             (run_start, proptest::collection::vec(".*", 0..6)).prop_map(|(run_start, statements)| Body::Change {
                 run_start,
                 statements: statements.into_iter().map(Cow::Owned).collect(),
             }),
-            Just(Body::Commit),
+            Just(Body::Gap),
+            (any::<u128>(), proptest::option::of(any::<[u32; 3]>())).prop_map(|(boot, stamp)| Body::Commit(
+                CommitNote {
+                    boot: Uuid::from_u128(boot),
+                    stamp: stamp.map(|[change_counter, page_count, schema_cookie]| DatabaseStamp {
+                        change_counter,
+                        page_count,
+                        schema_cookie,
+                    }),
+                }
+            )),
             (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
-            (reason, 9..=16_u32, any::<u32>(), any_base(), any::<u32>()).prop_map(
-                |(reason, size, page_count, base, footer_checksum)| Body::Snapshot(SnapshotRef {
+            (reason, 9..=16_u32, any::<u32>(), any_base(), any::<(u32, u64)>()).prop_map(
+                |(reason, size, page_count, base, (footer_checksum, unreadable_since))| Body::Snapshot(SnapshotRef {
                     reason,
                     page_size: PageSize::new(1 << size).unwrap(),
                     page_count,
                     base,
                     footer_checksum,
+                    unreadable_since: Seq::new(unreadable_since),
                 })
             ),
         ]
@@ -464,7 +512,8 @@ mod tests {
                 encode_change(UUID, &record.header, *run_start, statements, out).unwrap()
             }
             Body::Rewind { rewound } => encode_rewind(UUID, &record.header, *rewound, out),
-            Body::Commit => encode_commit(UUID, &record.header, out),
+            Body::Commit(note) => encode_commit(UUID, &record.header, note, out),
+            Body::Gap => encode_gap(UUID, &record.header, out),
             Body::Snapshot(snapshot) => encode_snapshot(UUID, &record.header, snapshot, out),
         }
     }
@@ -509,7 +558,7 @@ mod tests {
         }
 
         #[test]
-        fn any_payload_of_any_kind_is_a_body_or_an_error(kind in 0_u8..6, flags in 0_u8..3, payload: Vec<u8>) {
+        fn any_payload_of_any_kind_is_a_body_or_an_error(kind in 0_u8..7, flags in 0_u8..3, payload: Vec<u8>) {
             let _ = decode_body(kind, flags, &payload);
         }
     }

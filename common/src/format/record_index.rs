@@ -1,6 +1,7 @@
 //! The record index of a segment: what each of its records is, without the statements, and where those are.
 
 use super::Damage;
+use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
 use super::page_images::Keyframe;
 use super::record::{RunStart, SnapshotRef};
@@ -59,8 +60,10 @@ pub enum IndexedBody {
     },
     /// The change before it was never committed.
     Rewind,
-    /// The change before it was seen to be committed.
-    Commit,
+    /// The newest version was seen to be committed.
+    Commit(CommitNote),
+    /// Versions up to this one were not recorded.
+    Gap,
     /// The database as it was.
     Snapshot(SnapshotRef),
 }
@@ -98,12 +101,16 @@ pub struct RecordIndex {
     pub records: Vec<IndexedRecord>,
     /// The intervals, in order; number *k* begins with keyframe *k*.
     pub intervals: Vec<Interval>,
+    /// Position of the first record that is not in the pages: a change that does not replay, or whatever comes behind one, or
+    /// behind a gap. All records from there on are not in the pages either. `None` when all are.
+    pub unreplayed_from: Option<u32>,
 }
 
 const KIND_CHANGE: u8 = 1;
 const KIND_REWIND: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
 const KIND_COMMIT: u8 = 4;
+const KIND_GAP: u8 = 5;
 const FIRST_OF_RUN: u8 = 1 << 4;
 const BUMPS: u8 = 1 << 5;
 
@@ -113,6 +120,7 @@ impl RecordIndex {
         let mut out = Vec::with_capacity(self.records.len() * 12);
         put_varint(self.records.len() as u64, &mut out);
         put_varint(self.intervals.len() as u64, &mut out);
+        put_varint(self.unreplayed_from.map_or(self.records.len() as u64, u64::from), &mut out);
         // Field by field, each as the difference to the record before: like beside like compresses to little.
         out.extend(self.records.iter().map(|record| kind_byte(&record.body)));
         let differences = |value: &dyn Fn(&IndexedRecord) -> i64, out: &mut Vec<u8>| {
@@ -134,7 +142,8 @@ impl RecordIndex {
             match &record.body {
                 IndexedBody::Change { bytes, .. } => put_varint(*bytes, &mut out),
                 IndexedBody::Snapshot(snapshot) => snapshot.encode(&mut out),
-                IndexedBody::Rewind | IndexedBody::Commit => {}
+                IndexedBody::Commit(note) => note.encode(&mut out),
+                IndexedBody::Rewind | IndexedBody::Gap => {}
             }
         }
         for interval in &self.intervals {
@@ -161,6 +170,10 @@ impl RecordIndex {
         };
         let records = count(counts.0, "record count")?;
         let intervals = count(counts.1, "interval count")?;
+        let replayed = fields.varint_u32("replayed records")?;
+        if replayed as usize > records {
+            return Err(Damage::Field { field: "replayed records", value: replayed.into() });
+        }
         let kinds = fields.bytes(records)?;
         let mut sums = |field| {
             let mut sum = 0_i64;
@@ -176,7 +189,11 @@ impl RecordIndex {
         for kind in kinds {
             statements.push(if kind & 0x0f == KIND_CHANGE { fields.varint_u32("statement count")? } else { 0 });
         }
-        let mut decoded = Self { records: Vec::with_capacity(records), intervals: Vec::with_capacity(intervals) };
+        let mut decoded = Self {
+            records: Vec::with_capacity(records),
+            intervals: Vec::with_capacity(intervals),
+            unreplayed_from: Some(replayed).filter(|&replayed| (replayed as usize) < records),
+        };
         for (position, &kind) in kinds.iter().enumerate() {
             let narrow = |value: i64, field| {
                 u32::try_from(value).map_err(|_| Damage::Field { field, value: value.cast_unsigned() })
@@ -230,14 +247,16 @@ fn kind_byte(body: &IndexedBody) -> u8 {
         }
         IndexedBody::Rewind => KIND_REWIND,
         IndexedBody::Snapshot(_) => KIND_SNAPSHOT,
-        IndexedBody::Commit => KIND_COMMIT,
+        IndexedBody::Commit(_) => KIND_COMMIT,
+        IndexedBody::Gap => KIND_GAP,
     }
 }
 
 fn decode_body(kind: u8, statements: u32, fields: &mut Reader<'_>) -> Result<IndexedBody, Damage> {
     match kind {
         KIND_REWIND => Ok(IndexedBody::Rewind),
-        KIND_COMMIT => Ok(IndexedBody::Commit),
+        KIND_COMMIT => Ok(IndexedBody::Commit(CommitNote::decode(fields)?)),
+        KIND_GAP => Ok(IndexedBody::Gap),
         KIND_SNAPSHOT => Ok(IndexedBody::Snapshot(SnapshotRef::decode(fields)?)),
         _ if kind & !(FIRST_OF_RUN | BUMPS) == KIND_CHANGE => Ok(IndexedBody::Change {
             run_start: if kind & FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
@@ -254,17 +273,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::commit_note::DatabaseStamp;
     use crate::format::record::{DeltaBase, SnapshotReason};
     use crate::{PageSize, Seq};
 
     fn any_body() -> impl Strategy<Value = IndexedBody> {
         let snapshot = SnapshotRef {
-            reason: SnapshotReason::Heal,
+            reason: SnapshotReason::Gap,
             page_size: PageSize::DEFAULT,
             page_count: 7,
             base: Some(DeltaBase::Segment(Seq::FIRST)),
             footer_checksum: 9,
+            unreadable_since: Some(Seq::FIRST),
         };
+        let stamp = DatabaseStamp { change_counter: 1, page_count: 2, schema_cookie: 3 };
+        let note = CommitNote { boot: uuid::Uuid::from_u128(4), stamp: Some(stamp) };
         prop_oneof![
             4 => (any::<bool>(), any::<bool>(), any::<u32>(), any::<u64>()).prop_map(|(first, bumps, statements, bytes)| {
                 IndexedBody::Change {
@@ -275,7 +298,8 @@ mod tests {
                 }
             }),
             1 => Just(IndexedBody::Rewind),
-            1 => Just(IndexedBody::Commit),
+            1 => Just(IndexedBody::Commit(note)),
+            1 => Just(IndexedBody::Gap),
             1 => Just(IndexedBody::Snapshot(snapshot)),
         ]
     }
@@ -286,6 +310,7 @@ mod tests {
             every in 1..20_usize,
             pages: u32,
             offset: u64,
+            unreplayed: u32,
         ) -> RecordIndex {
             let records: Vec<_> = records.into_iter().map(|(version, micros, page_count, body)| IndexedRecord {
                 data_version: DataVersion::new(version),
@@ -299,7 +324,8 @@ mod tests {
                 foreign_keys: if first % 2 == 0 { ForeignKeys::On } else { ForeignKeys::Off },
                 block: Piece { offset, len: 5 },
             }).collect();
-            RecordIndex { records, intervals }
+            let unreplayed_from = Some(unreplayed % 80).filter(|&from| (from as usize) < records.len());
+            RecordIndex { records, intervals, unreplayed_from }
         }
     }
 

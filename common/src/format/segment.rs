@@ -124,12 +124,15 @@ pub struct SnapshotId {
     pub footer_checksum: u32,
 }
 
-/// Whether `lightningd` went on from the newest version of a segment.
+/// What becomes of the newest version of a segment. The next record that is not void tells: changes that are rewound, and
+/// their rewinds, are passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowedBy {
-    /// The next record is a change: it did.
+    /// A change: `lightningd` went on from that version.
     Change,
-    /// The next record is a snapshot: it is not known.
+    /// A snapshot of the same version, which takes its place.
+    SameVersion,
+    /// A snapshot of a newer version, or a gap: whether `lightningd` went on from that version is not known.
     Snapshot,
 }
 
@@ -195,6 +198,7 @@ impl SegmentFooter {
         }
         let followed_by = match self.followed_by {
             FollowedBy::Change => 1,
+            FollowedBy::SameVersion => 2,
             FollowedBy::Snapshot => 3,
         };
         let foreign_keys = self.foreign_keys.encode();
@@ -242,6 +246,7 @@ impl SegmentFooter {
         let map = map_segment.map(|segment| MapRoot { location: Location { segment, piece: root }, height });
         let followed_by = match fields.u8()? {
             1 => FollowedBy::Change,
+            2 => FollowedBy::SameVersion,
             3 => FollowedBy::Snapshot,
             other => return Err(Damage::Field { field: "followed_by", value: other.into() }),
         };

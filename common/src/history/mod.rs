@@ -12,7 +12,8 @@ mod version;
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use crate::format::record::{DeltaBase, Record, SnapshotRef};
+use crate::format::commit_note::CommitNote;
+use crate::format::record::{Body, DeltaBase, Record, SnapshotRef};
 use crate::format::segment::{SegmentFooter, SnapshotId};
 use crate::format::{Damage, names};
 use crate::log::RecordPlace;
@@ -25,7 +26,7 @@ pub use plan::ReplayPlan;
 pub(crate) use plan::{NeededBy, PlannedChange, Start};
 pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
 pub(crate) use version::Place;
-pub use version::{Origin, TimelineEntry, Version};
+pub use version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 
 /// What the records of a backup amount to.
 #[derive(Debug)]
@@ -39,6 +40,12 @@ pub struct History {
     /// Versions that were dropped.
     dropped_versions: u64,
     newest_sealed: Option<Version>,
+    /// The newest version that is sealed, whether it can be opened or not.
+    sealed_recorded: Option<NewestRecorded>,
+    /// Whether the pages at the end of the newest segment are those of its newest version.
+    sealed_end: Readable,
+    /// What the last record says, if it is the note of a commit.
+    note: Option<CommitNote>,
     /// Where the newest of them stands.
     sealed_place: Before,
     /// What is not sealed, log by log.
@@ -80,6 +87,9 @@ impl History {
             sealed_versions: 0,
             dropped_versions: 0,
             newest_sealed: None,
+            sealed_recorded: None,
+            sealed_end: Readable::Yes,
+            note: None,
             sealed_place: Before::Nothing,
             tail: Vec::new(),
         };
@@ -104,7 +114,10 @@ impl History {
             && let Some(&segment) = self.sealed.iter().rev().find(|segment| has_versions(segment))
         {
             match self.segments.stretch(segment) {
-                Ok(stretch) => self.newest_sealed = stretch.versions().last().cloned(),
+                Ok(stretch) => {
+                    self.newest_sealed = stretch.versions().last().cloned();
+                    self.sealed_recorded = self.sealed_recorded.or(stretch.newest_recorded());
+                }
                 Err(error) => log::error!("{error}"),
             }
         }
@@ -121,10 +134,12 @@ impl History {
     /// Makes the end of this segment the end of what is sealed.
     fn take_over(&mut self, segment: Seq) -> Result<(), ReadError> {
         let footer = self.segments.footer(segment)?;
-        let newest = self.segments.stretch(segment)?.versions().last().cloned();
+        let stretch = self.segments.stretch(segment)?;
+        let newest = stretch.versions().last().cloned();
+        self.sealed_end = if stretch.ends_unreadable() { Readable::No } else { Readable::Yes };
+        self.sealed_recorded = stretch.newest_recorded().or(self.sealed_recorded);
         self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
-        self.sealed_place =
-            if self.sealed_versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
+        self.sealed_place = Before::of_footer(self.sealed_versions, footer.place);
         // Without any, the newest is the one before.
         if newest.is_some() {
             self.newest_sealed = newest;
@@ -137,21 +152,65 @@ impl History {
     /// # Errors
     /// When an intact record contradicts those before it: no recorder writes such a thing. The history is unchanged.
     pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
-        let log = place.file_seq();
-        if self.tail.last().is_none_or(|stretch| stretch.first_seq() != log) {
-            let before = self.tail.last().map_or(self.sealed_place, Stretch::newest_place);
-            let mut next = Stretch::new(log, before);
-            next.apply_record(record, place)?;
-            // Only a change says that `lightningd` went on from what the log before ends with.
-            if matches!(record.body, crate::format::record::Body::Change { .. })
-                && let Some(last) = self.tail.last_mut()
-            {
-                last.confirm_newest();
-            }
-            self.tail.push(next);
-            return Ok(());
+        match self.tail.last_mut() {
+            Some(log) if log.first_seq() == place.file_seq() => log.apply_record(record, place)?,
+            _ => self.begin_log(record, place)?,
         }
-        self.tail.last_mut().map_or(Ok(()), |stretch| stretch.apply_record(record, place))
+        self.note = match &record.body {
+            Body::Commit(note) => Some(*note),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    fn begin_log(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+        let log = place.file_seq();
+        let begin = |before| {
+            let mut next = Stretch::new(log, before);
+            next.apply_record(record, place).map(|()| next)
+        };
+        if let Body::Snapshot(SnapshotRef { unreadable_since: Some(since), .. }) = record.body {
+            let logs = self.tail.iter_mut();
+            logs.filter(|log| log.ends_behind(since)).for_each(|log| log.is_unreadable_from(since));
+        }
+        let before = self.newest_place();
+        let is_snapshot = matches!(record.body, Body::Snapshot(_));
+        let mut next = match before {
+            Before::Version(newest) if is_snapshot && newest.data_version() == record.header.data_version => {
+                self.give_place_to_snapshot()?;
+                begin(self.newest_place())?
+            }
+            _ => begin(before)?,
+        };
+        // Only a change goes on from what the log before ends with, and says that `lightningd` committed that.
+        if matches!(record.body, Body::Change { .. }) {
+            let is_readable = match self.tail.last_mut() {
+                Some(last) => {
+                    last.confirm_newest();
+                    !last.ends_unreadable()
+                }
+                None => self.sealed_end == Readable::Yes,
+            };
+            if !is_readable {
+                next.is_unreadable_from(log);
+            }
+        }
+        self.tail.push(next);
+        Ok(())
+    }
+
+    /// A snapshot of the newest version, which is in a log, takes its place.
+    fn give_place_to_snapshot(&mut self) -> Result<(), Damage> {
+        let of_newest = self.tail.iter().rposition(Stretch::has_newest);
+        let Some(of_newest) = of_newest else {
+            return Err(Damage::Contradiction("a snapshot takes the place of a version that is sealed"));
+        };
+        let (holder, later) = self.tail.split_at_mut(of_newest + 1);
+        if let Some(holder) = holder.last_mut() {
+            holder.give_place_to_snapshot();
+            later.iter_mut().for_each(|void| void.set_before(holder.newest_place()));
+        }
+        Ok(())
     }
 
     /// The log that will be sealed next, if any of its records are here.
@@ -215,14 +274,26 @@ impl History {
         self.tail.last().map_or(self.sealed_place, Stretch::newest_place)
     }
 
-    /// The newest version; `None` for a backup that has none yet.
+    /// The newest version that can be opened, as far as the records tell; `None` for a backup that has none yet. It may be
+    /// older than the [newest recorded](Self::newest_recorded).
     pub fn newest(&self) -> Option<&Version> {
         self.tail.iter().rev().find_map(|stretch| stretch.versions().last()).or(self.newest_sealed.as_ref())
     }
 
+    /// The newest version that was recorded, whether it can be opened or not. Whoever restores an older one has an old state.
+    pub fn newest_recorded(&self) -> Option<NewestRecorded> {
+        let in_log = self.tail.iter().rev().find_map(Stretch::newest_recorded);
+        in_log.or(self.sealed_recorded)
+    }
+
     /// The newest version as the version rules see it.
     pub fn newest_for_rules(&self) -> Option<Newest> {
-        self.newest().map(|newest| Newest { data_version: newest.data_version, commit: newest.commit })
+        self.newest_recorded().map(|newest| Newest { data_version: newest.data_version, commit: newest.commit })
+    }
+
+    /// The note that the newest version was committed, if it is the last record.
+    pub(crate) fn note(&self) -> Option<CommitNote> {
+        self.note
     }
 
     /// The oldest version that can be opened.

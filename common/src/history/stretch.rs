@@ -1,6 +1,6 @@
 //! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
 
-use super::version::{Origin, Place, TimelineEntry, Version};
+use super::version::{NewestRecorded, Origin, Place, Readable, TimelineEntry, Version};
 use crate::format::Damage;
 use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Record, RunStart, SnapshotRef};
@@ -21,6 +21,13 @@ pub(crate) enum Before {
     Version(Place),
     /// Nothing: what tells about it is damaged.
     Unknown,
+}
+
+impl Before {
+    /// What a footer says of the versions up to a place. A place alone is that of versions that cannot be opened.
+    pub(crate) fn of_footer(versions: u64, place: u64) -> Self {
+        if versions > 0 || place > 0 { Self::Version(Place(place)) } else { Self::Nothing }
+    }
 }
 
 /// A record that is part of the newest state: no rewind, and not rewound.
@@ -71,8 +78,13 @@ pub(crate) struct Stretch {
     before: Before,
     /// The snapshot that it begins with.
     snapshot: Option<SnapshotRef>,
+    /// The gap that it begins with.
+    gap: Option<Gap>,
     records: Vec<LiveRecord>,
+    /// All versions, also those behind `unreadable_from`.
     versions: Vec<Version>,
+    /// Versions with records from this one on cannot be opened.
+    unreadable_from: Option<Seq>,
     asides: Vec<TimelineEntry>,
     /// Statements, and their bytes, of riders before the first version: the change that the log began with was rewound,
     /// and they acted on the newest version of the log before, which is finished. They count for the next version.
@@ -80,6 +92,15 @@ pub(crate) struct Stretch {
     /// Those of the segment; empty for a log.
     intervals: Vec<Interval>,
     left: Left,
+}
+
+/// Versions that were not recorded, and no snapshot could be taken.
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    /// Where the newest of them stands.
+    place: Place,
+    seq: Seq,
+    time: Timestamp,
 }
 
 /// How many of the versions of a segment there are.
@@ -98,8 +119,10 @@ impl Stretch {
             first_seq,
             before,
             snapshot: None,
+            gap: None,
             records: Vec::new(),
             versions: Vec::new(),
+            unreadable_from: None,
             asides: Vec::new(),
             early_riders: (0, 0),
             intervals: Vec::new(),
@@ -116,13 +139,12 @@ impl Stretch {
         footer: &SegmentFooter,
         index: RecordIndex,
     ) -> Result<Self, Damage> {
-        let has_before = footer.versions_before > 0;
-        let before = if has_before { Before::Version(Place(footer.place_before)) } else { Before::Nothing };
+        let before = Before::of_footer(footer.versions_before, footer.place_before);
         let mut stretch = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
         for version in &mut stretch.versions {
             version.page_size = Some(header.page_size);
         }
-        if stretch.versions.len() == footer.versions as usize {
+        if stretch.versions().len() == footer.versions as usize {
             Ok(stretch)
         } else {
             Err(Damage::Contradiction("its record index has another number of versions"))
@@ -155,8 +177,13 @@ impl Stretch {
                 .apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
             seq = seq.next();
         }
-        if followed_by == FollowedBy::Change {
-            stretch.confirm_newest();
+        if let Some(position) = index.unreplayed_from {
+            stretch.unreadable_from = Seq::new(first_seq.get().saturating_add(position.into()));
+        }
+        match followed_by {
+            FollowedBy::Change => stretch.confirm_newest(),
+            FollowedBy::SameVersion => stretch.give_place_to_snapshot(),
+            FollowedBy::Snapshot => {}
         }
         stretch.intervals = index.intervals;
         Ok(stretch)
@@ -169,6 +196,7 @@ impl Stretch {
     pub(crate) fn thinned_to(mut self, kept: &[KeptVersion]) -> Result<Self, Damage> {
         self.left = Left::Some;
         self.asides.clear();
+        self.versions.truncate(self.readable());
         let mut kept = kept.iter().peekable();
         let (mut versions, mut dropped) = (0, None);
         let is_same = |kept: &KeptVersion, version: &Version| {
@@ -224,7 +252,8 @@ impl Stretch {
                 return Err(Damage::Contradiction("a rewind is not of the change before it"));
             }
             Body::Rewind { .. } => IndexedBody::Rewind,
-            Body::Commit => IndexedBody::Commit,
+            Body::Commit(note) => IndexedBody::Commit(*note),
+            Body::Gap => IndexedBody::Gap,
             Body::Snapshot(snapshot) => IndexedBody::Snapshot(*snapshot),
         };
         let (seq, data_version, time) = (header.seq, header.data_version, header.time);
@@ -236,15 +265,79 @@ impl Stretch {
             IndexedBody::Change { run_start, bump, statements, bytes } => {
                 self.apply_change(entry, *run_start, *bump, (*statements).into(), *bytes)
             }
-            IndexedBody::Commit => self.apply_commit(entry.data_version),
+            IndexedBody::Commit(_) => self.apply_commit(entry.data_version),
+            IndexedBody::Gap => self.apply_gap(entry),
             IndexedBody::Rewind => self.apply_rewind(entry.data_version),
             IndexedBody::Snapshot(snapshot) => self.apply_snapshot(entry, snapshot),
         }
     }
 
-    /// Where the newest version stands, of this stretch or before it.
+    /// Where the newest version stands, of this stretch or before it, whether it can be opened or not.
     pub(crate) fn newest_place(&self) -> Before {
-        self.versions.last().map_or(self.before, |version| Before::Version(version.place))
+        let gap = self.gap.map(|gap| gap.place);
+        self.versions.last().map(|version| version.place).or(gap).map_or(self.before, Before::Version)
+    }
+
+    /// Whether it begins with versions that were not recorded.
+    pub(crate) fn begins_with_gap(&self) -> bool {
+        self.gap.is_some() || self.asides.iter().any(|aside| {
+            matches!(aside, TimelineEntry::Missing { before, .. } if *before == self.first_seq && self.snapshot.is_none())
+        })
+    }
+
+    /// Whether the newest version of the backup is one of this stretch, if nothing follows.
+    pub(super) fn has_newest(&self) -> bool {
+        !self.versions.is_empty() || self.gap.is_some()
+    }
+
+    /// The newest version of this stretch, whether it can be opened or not; also one that was not recorded before a gap.
+    pub(super) fn newest_recorded(&self) -> Option<NewestRecorded> {
+        let readable = if self.versions.len() == self.readable() { Readable::Yes } else { Readable::No };
+        if let Some(Version { data_version, seq, recorded_at, commit, .. }) = self.versions.last() {
+            let (data_version, seq, recorded_at, commit) = (*data_version, *seq, *recorded_at, *commit);
+            return Some(NewestRecorded { data_version, seq, recorded_at, commit, readable });
+        }
+        let Gap { place, seq, time } = self.gap?;
+        let (data_version, commit, readable) = (place.data_version(), Commit::Certain, Readable::No);
+        Some(NewestRecorded { data_version, seq, recorded_at: time, commit, readable })
+    }
+
+    /// Versions with this record, or one behind it, cannot be opened.
+    pub(super) fn is_unreadable_from(&mut self, seq: Seq) {
+        self.unreadable_from = Some(self.unreadable_from.map_or(seq, |before| before.min(seq)));
+    }
+
+    /// Whether it has records behind this one, or this one.
+    pub(super) fn ends_behind(&self, seq: Seq) -> bool {
+        self.records.last().is_some_and(|record| record.seq() >= seq)
+    }
+
+    /// Whether what it ends with cannot be opened: then a log that goes on from there cannot be, either.
+    pub(crate) fn ends_unreadable(&self) -> bool {
+        self.unreadable_from.is_some()
+    }
+
+    /// A snapshot of the newest version takes its place. The pages of this stretch are as they were.
+    pub(super) fn give_place_to_snapshot(&mut self) {
+        let unreadable = self.readable();
+        match self.versions.pop() {
+            Some(Version { data_version, seq, recorded_at, .. }) if self.versions.len() >= unreadable => {
+                self.asides.push(TimelineEntry::Unreadable { data_version, seq, recorded_at });
+            }
+            Some(Version { data_version, seq, recorded_at, .. }) => {
+                self.asides.push(TimelineEntry::Replaced { data_version, seq, recorded_at });
+            }
+            None => {
+                // The snapshot says which versions are missing.
+                self.gap = None;
+                self.asides.retain(|aside| !matches!(aside, TimelineEntry::Missing { .. }));
+            }
+        }
+    }
+
+    /// What is before it is something else now: a snapshot has taken the place of the newest version there.
+    pub(super) fn set_before(&mut self, before: Before) {
+        self.before = before;
     }
 
     fn apply_change(
@@ -257,6 +350,10 @@ impl Stretch {
     ) -> Result<(), Damage> {
         let committed = bump.committed(entry.data_version);
         let follows = match self.newest_place() {
+            // The version before the log may have given its place to a snapshot since: then this change is void.
+            Before::Version(newest) if !self.has_newest() => {
+                (0..=1).contains(&committed.distance_from(newest.data_version()))
+            }
             Before::Version(newest) => newest.data_version() == committed,
             Before::Nothing => committed == DataVersion::new(0),
             Before::Unknown => true,
@@ -294,13 +391,39 @@ impl Stretch {
     }
 
     fn apply_commit(&mut self, committed: DataVersion) -> Result<(), Damage> {
-        match self.versions.last_mut() {
-            Some(newest) if newest.data_version == committed && newest.commit == Commit::Unknown => {
-                newest.commit = Commit::Seen;
+        match (self.versions.last_mut(), self.before) {
+            (Some(newest), _) if newest.data_version == committed => {
+                if newest.commit == Commit::Unknown {
+                    newest.commit = Commit::Seen;
+                }
                 Ok(())
             }
-            _ => Err(Damage::Contradiction("a commit is not of the change before it")),
+            // All changes of the log were rewound, and riders on the version before it are what it ends with.
+            (None, Before::Version(before)) if before.data_version() == committed => Ok(()),
+            (None, Before::Unknown) => Ok(()),
+            _ => Err(Damage::Contradiction("a commit is not of the newest version")),
         }
+    }
+
+    fn apply_gap(&mut self, entry: &Entry) -> Result<(), Damage> {
+        if entry.seq != self.first_seq {
+            return Err(Damage::Contradiction("a gap is not the first record of its log"));
+        }
+        let place = match self.before {
+            Before::Version(newest) if entry.data_version.distance_from(newest.data_version()) <= 0 => {
+                return Err(Damage::Contradiction("a gap is not of a newer version"));
+            }
+            Before::Version(newest) => {
+                let (first, last) = (newest.data_version().next(), entry.data_version);
+                let (noticed_at, before) = (entry.time, entry.seq);
+                self.asides.push(TimelineEntry::Missing { first, last, noticed_at, before });
+                newest.of_later(entry.data_version)
+            }
+            Before::Nothing | Before::Unknown => Place(entry.data_version.get().into()),
+        };
+        self.gap = Some(Gap { place, seq: entry.seq, time: entry.time });
+        self.is_unreadable_from(entry.seq);
+        Ok(())
     }
 
     fn apply_rewind(&mut self, now_newest: DataVersion) -> Result<(), Damage> {
@@ -323,6 +446,7 @@ impl Stretch {
             return Err(Damage::Contradiction("a snapshot is not the first record of its log"));
         }
         if let Before::Version(newest) = self.before {
+            // Of the newest version before it, if that is the same, its stretch knows: see `give_place_to_snapshot`.
             let newest = newest.data_version();
             if entry.data_version.distance_from(newest) <= 0 {
                 return Err(Damage::Contradiction("a snapshot is not of a newer version"));
@@ -380,20 +504,26 @@ impl Stretch {
         self.snapshot.as_ref()
     }
 
-    /// Its versions, in order.
+    /// How many of its versions, the first ones, can be opened.
+    fn readable(&self) -> usize {
+        let is_readable = |version: &Version| self.unreadable_from.is_none_or(|from| version.seq < from);
+        self.versions.partition_point(is_readable)
+    }
+
+    /// The versions that can be opened, in order.
     pub(crate) fn versions(&self) -> &[Version] {
-        &self.versions
+        self.versions.get(..self.readable()).unwrap_or_default()
     }
 
     /// The version at a place.
     pub(super) fn version_at(&self, place: Place) -> Option<&Version> {
-        let position = self.versions.binary_search_by_key(&place, |version| version.place).ok()?;
+        let position = self.versions().binary_search_by_key(&place, |version| version.place).ok()?;
         self.versions.get(position)
     }
 
     /// The version whose newest record has this seq.
     pub(super) fn version_by_seq(&self, seq: Seq) -> Option<&Version> {
-        let position = self.versions.binary_search_by_key(&seq, |version| version.seq).ok()?;
+        let position = self.versions().binary_search_by_key(&seq, |version| version.seq).ok()?;
         self.versions.get(position)
     }
 
@@ -405,7 +535,11 @@ impl Stretch {
                 TimelineEntry::Rewound { seq, recorded_at, .. } => {
                     (*seq, *recorded_at) == (before.seq(), before.about.time)
                 }
-                TimelineEntry::Recorded(_) | TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => false,
+                TimelineEntry::Recorded(_)
+                | TimelineEntry::Unreadable { .. }
+                | TimelineEntry::Replaced { .. }
+                | TimelineEntry::Missing { .. }
+                | TimelineEntry::Dropped { .. } => false,
             }),
         })
     }
@@ -420,19 +554,27 @@ impl Stretch {
         self.intervals.get(keyframe.0 as usize)
     }
 
-    /// Everything that happened, in order: versions recorded, changes rewound, versions missing.
+    /// Everything that happened, in order: versions recorded, unreadable or replaced, changes rewound, versions missing.
     pub(super) fn timeline(&self) -> impl Iterator<Item = TimelineEntry> + '_ {
         // A gap has the seq of the snapshot that closed it, and comes before it.
         let order = |entry: &TimelineEntry| match entry {
             TimelineEntry::Missing { before, .. } | TimelineEntry::Dropped { before, .. } => (*before, 0),
-            TimelineEntry::Rewound { seq, .. } => (*seq, 1),
+            TimelineEntry::Rewound { seq, .. }
+            | TimelineEntry::Unreadable { seq, .. }
+            | TimelineEntry::Replaced { seq, .. } => (*seq, 1),
             TimelineEntry::Recorded(version) => (version.seq, 1),
         };
         let mut versions = self.versions.iter().peekable();
         let mut asides = self.asides.iter().peekable();
         std::iter::from_fn(move || match (versions.peek(), asides.peek()) {
             (Some(version), Some(aside)) if order(aside) < (version.seq, 1) => asides.next().cloned(),
-            (Some(_), _) => versions.next().cloned().map(TimelineEntry::Recorded),
+            (Some(_), _) => versions.next().cloned().map(|version| match self.unreadable_from {
+                Some(from) if version.seq >= from => {
+                    let Version { data_version, seq, recorded_at, .. } = version;
+                    TimelineEntry::Unreadable { data_version, seq, recorded_at }
+                }
+                _ => TimelineEntry::Recorded(version),
+            }),
             (None, _) => asides.next().cloned(),
         })
     }

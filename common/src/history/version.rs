@@ -48,6 +48,30 @@ impl Version {
     }
 }
 
+/// The newest version that was recorded, whether it can be opened or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewestRecorded {
+    /// Its number.
+    pub data_version: DataVersion,
+    /// Seq of its newest record.
+    pub seq: Seq,
+    /// When that record was received.
+    pub recorded_at: Timestamp,
+    /// Whether `lightningd` is known to have committed it.
+    pub commit: Commit,
+    /// Whether it can be opened, as far as is known without replaying it.
+    pub readable: Readable,
+}
+
+/// Whether a version can be opened, as far as the records tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readable {
+    /// It can.
+    Yes,
+    /// It cannot: see [`TimelineEntry::Unreadable`].
+    No,
+}
+
 /// Where a version stands among all of its backup: its number, plus 2^32 for every time the numbers have wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(pub(crate) u64);
@@ -84,6 +108,25 @@ pub enum TimelineEntry {
         /// Its seq.
         seq: Seq,
         /// When it was received.
+        recorded_at: Timestamp,
+    },
+    /// A version that was recorded, and cannot be opened: it builds on a change that does not replay, or on versions that
+    /// are missing.
+    Unreadable {
+        /// Its number.
+        data_version: DataVersion,
+        /// Seq of its newest record.
+        seq: Seq,
+        /// When that was received.
+        recorded_at: Timestamp,
+    },
+    /// A version as it was recorded first. The snapshot behind it has the same number and takes its place.
+    Replaced {
+        /// Its number.
+        data_version: DataVersion,
+        /// Seq of its newest record.
+        seq: Seq,
+        /// When that was received.
         recorded_at: Timestamp,
     },
     /// Versions that `lightningd` committed and nobody recorded.

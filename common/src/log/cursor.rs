@@ -1,5 +1,6 @@
 //! Reading a log, which somebody may be writing, from a place on.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -185,17 +186,29 @@ impl LogCursor {
         Ok(Behind::Nothing)
     }
 
-    /// Looks at the next record of the log without passing it.
-    pub(crate) fn peek<T>(&mut self, look: impl FnOnce(&Record<'_>) -> T) -> Result<Option<T>, ReadError> {
-        let (mut look, mut seen) = (Some(look), None);
-        let result = self.read_log(&mut |record, _| {
-            seen = look.take().map(|look| look(record));
-            // What `take` refuses is not passed.
-            Err(Damage::Contradiction("looked at only"))
-        });
-        match (seen, result) {
-            (Some(seen), _) => Ok(Some(seen)),
-            (None, result) => result.map(|_| None),
+    /// Hands records to `take` until it breaks, or no more are there by now. A record at which it breaks is not passed.
+    ///
+    /// # Errors
+    /// As [`read_new`](Self::read_new).
+    pub(crate) fn read_until(&mut self, take: &mut dyn FnMut(&Record<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
+        let (mut has_broken, mut looks) = (false, 0);
+        loop {
+            let progress = self.next_seq;
+            let read = self.read_to_end_of_log(&mut |record, _| {
+                has_broken = take(record).is_break();
+                // What is refused is not passed.
+                if has_broken { Err(Damage::Contradiction("reading was to end here")) } else { Ok(()) }
+            });
+            match read {
+                _ if has_broken => return Ok(()),
+                Ok(Behind::NextLog) => {}
+                Ok(Behind::Nothing) => return Ok(()),
+                Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
+                    looks = if self.next_seq == progress { looks + 1 } else { 1 };
+                    thread::sleep(SECOND_LOOK_AFTER);
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{LogEnd, Spares};
+use crate::format::commit_note::CommitNote;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::format::record::{
-    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_commit, encode_rewind, encode_snapshot,
-    first_link,
+    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
+    encode_snapshot, first_link,
 };
 use crate::storage::{
     Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present,
@@ -92,7 +93,7 @@ struct Encoded {
 /// adds to its newest version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BeginsLog {
-    /// A snapshot: what is before it has nothing to do with it.
+    /// A snapshot or a gap: what is before it has nothing to do with it.
     Always,
     /// A change that bumps: when the log before is full.
     WhenFull,
@@ -234,11 +235,18 @@ impl LogWriter {
         self.batch.advance(sum, BeginsLog::Never, 0)
     }
 
-    /// Adds to the batch that the newest change, which leads to `data_version`, was committed.
-    pub(crate) fn push_commit(&mut self, data_version: DataVersion, time: Timestamp) -> Seq {
+    /// Adds to the batch that the newest version, `data_version`, was committed.
+    pub(crate) fn push_commit(&mut self, data_version: DataVersion, time: Timestamp, note: &CommitNote) -> Seq {
         let header = self.batch.header(data_version, time);
-        let sum = encode_commit(self.uuid, &header, &mut self.batch.bytes);
+        let sum = encode_commit(self.uuid, &header, note, &mut self.batch.bytes);
         self.batch.advance(sum, BeginsLog::Never, 0)
+    }
+
+    /// Adds to the batch that versions up to `data_version` were committed and not recorded.
+    pub(crate) fn push_gap(&mut self, data_version: DataVersion, time: Timestamp) -> Seq {
+        let header = self.batch.header(data_version, time);
+        let sum = encode_gap(self.uuid, &header, &mut self.batch.bytes);
+        self.batch.advance(sum, BeginsLog::Always, 0)
     }
 
     /// Adds a snapshot, whose file is durable already, to the batch.

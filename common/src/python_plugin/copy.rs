@@ -275,8 +275,9 @@ impl Copy<'_> {
         }
         let footer_checksum = writer.finish()?;
         self.check_database(data_version, offset, SnapshotId { seq, footer_checksum })?;
-        let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Heal };
-        let snapshot = SnapshotRef { reason, page_size, page_count, base: None, footer_checksum };
+        let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Gap };
+        let snapshot =
+            SnapshotRef { reason, page_size, page_count, base: None, footer_checksum, unreadable_since: None };
         self.first.get_or_insert(data_version);
         let (header, end) = self.to.cutter.snapshot(data_version, self.time, &snapshot);
         self.hand_on(end, ToReplay::Snapshot { header, snapshot })

@@ -4,73 +4,32 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Comparison, Goes, Recording};
+use super::{Goes, Recording};
 use crate::backup::Backup;
-use crate::commit_check::{Verdict, compare_newest};
-use crate::format::record::{RunStart, SnapshotReason};
-use crate::live_database::LiveDatabase;
+use crate::format::record::SnapshotReason;
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::record_error::Shown;
 use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
-use crate::version_rules::Commit;
-use crate::{DataVersion, OnGap, RecordError, Timestamp};
+use crate::version_rules::Bump;
+use crate::{DataVersion, OnGap, RecordError, Seq, Timestamp};
+
+/// Whether a gap is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// A snapshot was taken.
+    BySnapshot,
+    /// The next write takes one.
+    NotYet,
+}
 
 impl Recording {
-    /// Whether `lightningd` has committed something else than the newest change under its number: asked when a run
-    /// begins and that change may have died before its COMMIT.
-    ///
-    /// A database that cannot be read now is taken for what it should be: the version rules, which decide everything
-    /// else, have found nothing wrong with it.
-    pub(super) fn newest_is_another(&mut self) -> bool {
-        let (Some(newest), Commit::Unknown, RunStart::First) =
-            (self.known.newest, self.known.commit, self.known.run_start)
-        else {
-            return false;
-        };
-        if let Goes::ToSpool(_) = self.goes {
-            log::warn!(
-                "whether lightningd committed version {} as recorded cannot be checked while the backup is out of reach; that \
-                 is done at the next start",
-                newest.data_version
-            );
-            self.known.comparison = Comparison::Due;
-            return false;
-        }
-        let Some(history) = &self.known.history_before_run else {
-            return false;
-        };
-        let compared = LiveDatabase::open(&self.known.database).and_then(|database| {
-            let found = database.data_version()?;
-            if found != newest.data_version {
-                let (path, committed) = (self.known.database.clone(), newest.data_version);
-                log::warn!("{}", RecordError::WrongDatabase { path, found, committed });
-                return Ok(Verdict::Same);
-            }
-            compare_newest(
-                Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone())),
-                history,
-                &database,
-            )
-        });
-        match compared {
-            Ok(Verdict::Same) => false,
-            Ok(Verdict::Differs) => {
-                log::warn!(
-                    "{} holds another version {} than the one recorded: lightningd ran without the recorder; taking a \
-                     snapshot",
-                    self.known.database.display(),
-                    newest.data_version
-                );
-                true
-            }
-            Err(error) => {
-                log::warn!("cannot check that version {} was committed as recorded: {error}", newest.data_version);
-                false
-            }
-        }
-    }
-
     /// Adds a snapshot that closes a gap to the batch, unless `backup.lock` says to stop.
-    pub(super) fn push_heal(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
+    pub(super) fn push_heal(
+        &mut self,
+        committed: DataVersion,
+        bump: Bump,
+        now: Timestamp,
+    ) -> Result<Closed, RecordError> {
         let newest = self.known.newest.map(|newest| newest.data_version);
         if self.known.on_gap == OnGap::Stop {
             return Err(RecordError::Gap { committed, newest, url: self.known.url.clone() });
@@ -80,11 +39,33 @@ impl Recording {
             Shown(&newest),
             self.known.database.display()
         );
-        self.push_snapshot(committed, now)
+        let since = self.lock.unreplayable();
+        match self.push_snapshot(committed, now, SnapshotReason::Gap, since) {
+            Ok(()) => Ok(Closed::BySnapshot),
+            // The transaction has spilled SQLite's cache, so nobody else can read the database before its COMMIT.
+            Err(RecordError::Heal { source: SnapshotError::Database(LiveDatabaseError::Busy { .. }), .. })
+                if bump == Bump::Present =>
+            {
+                log::warn!(
+                    "the database cannot be read in the middle of a large transaction. The write is recorded, and a snapshot is \
+                     taken with the next one. Until then nothing newer than {} can be restored",
+                    Shown(&newest)
+                );
+                self.log.push_gap(committed, now);
+                Ok(Closed::NotYet)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch.
-    pub(super) fn push_snapshot(&mut self, committed: DataVersion, now: Timestamp) -> Result<(), RecordError> {
+    pub(super) fn push_snapshot(
+        &mut self,
+        committed: DataVersion,
+        now: Timestamp,
+        reason: SnapshotReason,
+        unreadable_since: Option<Seq>,
+    ) -> Result<(), RecordError> {
         if let Goes::ToSpool(_) = self.goes {
             return Err(RecordError::HealWhileAway { committed, url: self.known.url.clone() });
         }
@@ -99,7 +80,8 @@ impl Recording {
             uuid: self.known.manifest.uuid,
             seq: self.log.next_seq(),
             data_version: committed,
-            reason: SnapshotReason::Heal,
+            reason,
+            unreadable_since,
             time: now,
         };
         let base = self.delta_base();
@@ -120,7 +102,7 @@ impl Recording {
     /// none that can be read, and a full snapshot is due.
     fn delta_base(&self) -> Option<Base> {
         let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
-        let (history, read) = backup.read_history();
+        let (history, read) = backup.read_records();
         let name = history.newest_stored_state()?;
         match read.and_then(|()| backup.stored_pages(name)) {
             Ok(pages) => Some(Base { name, pages }),

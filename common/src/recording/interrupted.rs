@@ -65,6 +65,7 @@ impl Known {
             database: self.database.clone(),
             manifest: self.manifest.clone(),
             on_unreachable: self.on_unreachable.clone(),
+            comparison: self.comparison.clone(),
             history_before_run: None,
             ..*self
         }

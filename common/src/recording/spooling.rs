@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::interrupted::Interrupted;
 use super::{Comparison, Goes, Identity, Known, NewestVersion, Recording, SharedLock};
+use crate::boot::current_boot;
 use crate::format::record::RunStart;
 use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use crate::log::LogEnd;
@@ -90,7 +91,7 @@ impl Recording {
         limits: LogLimits,
     ) -> Result<Option<Self>, SpoolError> {
         let Some(held) = HeldSpool::take(directory, &*lightning_dir, uuid, limits)? else { return Ok(None) };
-        let contents = &held.contents;
+        let (contents, database_of_run) = (&held.contents, database.clone());
         let known = Known {
             url: backup_lock.backend_url.clone(),
             lightning_dir,
@@ -102,7 +103,9 @@ impl Recording {
             newest: contents.newest,
             commit: contents.commit,
             run_start: RunStart::First,
-            comparison: Comparison::NotDue,
+            comparison: Comparison::of_new_run(database_of_run, contents.note),
+            note: contents.note,
+            boot: current_boot(),
             history_before_run: None,
             identity: Identity::default(),
         };

@@ -3,12 +3,13 @@
 use std::ops::ControlFlow;
 
 use super::*;
+use crate::format::record::SnapshotReason;
 use crate::log::AppendError;
 use crate::storage::faulty::FaultyDirectory;
 use crate::testing::{Fate, Node, contents};
 use crate::{Origin, TimelineEntry};
 
-fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
+pub(super) fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
     let (history, read) = node.backup().read_history();
     read.unwrap();
     let status = |entry| match entry {
@@ -16,10 +17,15 @@ fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
             version.data_version.get(),
             match version.origin {
                 Origin::Change => "change",
-                Origin::Snapshot(_) => "snapshot",
+                Origin::Snapshot(SnapshotReason::Init) => "init",
+                Origin::Snapshot(SnapshotReason::Gap) => "gap",
+                Origin::Snapshot(SnapshotReason::Changed) => "changed",
+                Origin::Snapshot(SnapshotReason::Unreplayable) => "unreplayable",
             },
         ),
         TimelineEntry::Rewound { data_version, .. } => (data_version.get(), "rewound"),
+        TimelineEntry::Replaced { data_version, .. } => (data_version.get(), "replaced"),
+        TimelineEntry::Unreadable { data_version, .. } => (data_version.get(), "unreadable"),
         TimelineEntry::Missing { first, .. } => (first.get(), "missing"),
         TimelineEntry::Dropped { last, .. } => (last.get(), "dropped"),
     };
@@ -65,7 +71,7 @@ fn a_change_that_was_not_committed_is_rewound_and_its_number_used_again() {
     node.write(&mut node.record(), "never", Fate::Lost).unwrap();
     let recorded = node.write(&mut node.record(), "two", Fate::Committed).unwrap();
     assert_eq!(recorded, Some(Recorded::Rewound { data_version: DataVersion::new(12) }));
-    assert_eq!(statuses(&node), [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "change")]);
+    assert_eq!(statuses(&node), [(10, "init"), (11, "change"), (12, "rewound"), (12, "change")]);
     assert_eq!(node.newest_contents(), (12, contents(&node.connection)));
 }
 
@@ -87,7 +93,7 @@ fn a_gap_is_healed_by_storing_the_pages_that_differ() {
         assert!(matches!(recorded, Some(Recorded::Healed { to: healed, .. }) if healed == to), "{recorded:?}");
         assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
     }
-    assert_eq!(&statuses(&node)[200..204], [(210, "change"), (211, "missing"), (213, "snapshot"), (214, "change")]);
+    assert_eq!(&statuses(&node)[200..204], [(210, "change"), (211, "missing"), (213, "gap"), (214, "change")]);
 }
 
 #[test]
@@ -99,7 +105,7 @@ fn on_gap_stop_refuses_and_records_nothing() {
     let error = node.write(&mut recording, "refused", Fate::Committed).unwrap_err();
     assert!(matches!(error, RecordError::Gap { .. }), "{error}");
     drop(recording);
-    assert_eq!(statuses(&node), [(10, "snapshot")]);
+    assert_eq!(statuses(&node), [(10, "init")]);
 }
 
 #[test]
@@ -128,7 +134,7 @@ fn the_database_of_another_node_is_refused() {
     node.connection.execute("UPDATE vars SET blobval = CAST(blobval AS BLOB) WHERE name = 'node_id'", []).unwrap();
     let error = node.write(&mut node.record(), "other", Fate::Committed).unwrap_err();
     assert!(matches!(error, RecordError::OtherNode { .. }), "{error}");
-    assert_eq!(statuses(&node), [(10, "snapshot")]);
+    assert_eq!(statuses(&node), [(10, "init")]);
 }
 
 #[test]
@@ -225,8 +231,8 @@ fn a_version_that_was_committed_with_other_contents_is_replaced() {
     let mut recording = node.record();
     node.write(&mut recording, "another", Fate::Unseen).unwrap();
     let recorded = node.write(&mut recording, "seen", Fate::Committed).unwrap();
-    assert_eq!(recorded, Some(Recorded::Replaced { data_version: DataVersion::new(12) }));
-    assert_eq!(statuses(&node), [(10, "snapshot"), (11, "change"), (12, "rewound"), (12, "snapshot"), (13, "change")]);
+    assert_eq!(recorded, Some(Recorded::Replaced { data_version: DataVersion::new(12), rewound: None }));
+    assert_eq!(statuses(&node), [(10, "init"), (11, "change"), (12, "replaced"), (12, "changed"), (13, "change")]);
     assert_eq!(node.newest_contents(), (13, contents(&node.connection)));
 }
 
@@ -275,7 +281,7 @@ fn only_what_this_run_recorded_and_the_database_holds_is_noted() {
     recording.note_commit().unwrap();
     assert_eq!(seen(&node), Commit::Seen);
     drop(recording);
-    // A power cut brings the journal back, and with it the version before.
+    // Another machine, or this one started anew: a power cut brings the journal back, and with it the version before.
     node.connection
         .execute_batch(
             "UPDATE vars SET intval = 10 WHERE name = 'data_version';
@@ -283,7 +289,11 @@ fn only_what_this_run_recorded_and_the_database_holds_is_noted() {
         )
         .unwrap();
     node.version = 10;
-    let recorded = node.write(&mut node.record(), "again", Fate::Committed).unwrap();
+    let refused = node.write(&mut node.record(), "again", Fate::Committed).unwrap_err();
+    assert!(matches!(refused, RecordError::OldState { .. }), "in the same boot nothing can undo a commit: {refused}");
+    let mut recording = node.record();
+    recording.pretend_another_boot();
+    let recorded = node.write(&mut recording, "again", Fate::Committed).unwrap();
     assert_eq!(recorded, Some(Recorded::Rewound { data_version: DataVersion::new(11) }));
 }
 

@@ -33,7 +33,9 @@ fn recorded(history: &History) -> Vec<u32> {
         .for_timeline(&mut |entry| {
             match entry {
                 TimelineEntry::Recorded(version) => recorded.push(version.data_version.get()),
-                TimelineEntry::Rewound { data_version, .. } => panic!("{data_version} was recorded twice"),
+                TimelineEntry::Rewound { data_version, .. }
+                | TimelineEntry::Replaced { data_version, .. }
+                | TimelineEntry::Unreadable { data_version, .. } => panic!("{data_version} was recorded twice"),
                 TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => {}
             }
             ControlFlow::Continue(())

@@ -62,7 +62,7 @@ impl Heals {
     pub(super) fn note(&mut self, record: &Record<'_>) {
         let (seq, data_version) = (record.header.seq, record.header.data_version);
         if let Body::Snapshot(snapshot) = record.body
-            && snapshot.reason == SnapshotReason::Heal
+            && snapshot.reason != SnapshotReason::Init
             && self.newest < Some(seq)
         {
             self.newest = Some(seq);

@@ -13,7 +13,7 @@ use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
 use crate::replay::lexed::{LexedChange, Shapes};
 use crate::replay::statement::take_steps;
-use crate::replay::{ChangeAbout, Replay, ReplayError};
+use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, PageNo, Seq};
 
@@ -36,6 +36,26 @@ pub(crate) enum Cuts {
     /// Where the segment has them: positions of the first records of its intervals, counted from the record that the replay
     /// begins with. Of the statements nothing is kept.
     AsSealed(Vec<u32>),
+}
+
+/// Which records of a log are replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replayed {
+    /// All of them.
+    All,
+    /// Those before this position. What is behind it builds on something that is not there, or does not replay: its statements
+    /// are kept, and the pages stay as they were at the newest keyframe.
+    Before(u32),
+}
+
+impl Replayed {
+    /// The position of the first of so many records that is only kept.
+    pub(super) fn unreplayed_from(self, records: usize) -> Option<u32> {
+        match self {
+            Self::Before(position) if (position as usize) < records => Some(position),
+            Self::All | Self::Before(_) => None,
+        }
+    }
 }
 
 /// A log being replayed.
@@ -80,6 +100,7 @@ pub(crate) struct ReplayedLog {
     pub(crate) start: Start,
     pub(super) newest_segment: Option<Seq>,
     pub(crate) start_pages: StartPages,
+    pub(crate) replayed: Replayed,
     pub(crate) records: Vec<IndexedRecord>,
     /// Their blocks have no place yet.
     pub(crate) intervals: Vec<Interval>,
@@ -124,6 +145,7 @@ impl LogReplay {
             start,
             newest_segment,
             start_pages: StartPages(pages),
+            replayed: Replayed::All,
             records: Vec::new(),
             intervals: vec![Interval { first: 0, page_count, foreign_keys, block }],
             blocks: Vec::new(),
@@ -145,6 +167,65 @@ impl LogReplay {
             bytes: 0,
             steps: 0,
         })
+    }
+
+    /// From this position on records are not replayed, only kept.
+    pub(crate) fn replay_before(&mut self, position: u32) {
+        self.log.replayed = Replayed::Before(position);
+        self.unsettled = None;
+        let page_count = self.at_keyframe.page_count();
+        for record in self.log.records.get_mut(position as usize..).unwrap_or_default() {
+            record.page_count = page_count;
+        }
+    }
+
+    /// The change that could not be replayed, and all that comes behind it, is not replayed, only kept.
+    pub(super) fn give_up_newest_change(&mut self) {
+        let is_change = |record: &IndexedRecord| matches!(record.body, IndexedBody::Change { .. });
+        let position = self.log.records.iter().rposition(is_change).unwrap_or(self.log.records.len());
+        self.replay_before(u32::try_from(position).unwrap_or(u32::MAX));
+    }
+
+    /// Whether the record at this position is only kept.
+    fn is_only_kept(&self, position: usize) -> bool {
+        matches!(self.log.replayed, Replayed::Before(first) if position >= first as usize)
+    }
+
+    /// Whether the pages are those of the newest keyframe, for the newest record is only kept.
+    fn has_given_up(&self) -> bool {
+        self.log.records.len().checked_sub(1).is_some_and(|newest| self.is_only_kept(newest))
+    }
+
+    /// Seq of the newest change that was added; of the log's first record if there is none.
+    pub(super) fn newest_change(&self) -> Seq {
+        let is_change = |record: &IndexedRecord| matches!(record.body, IndexedBody::Change { .. });
+        let position = self.log.records.iter().rposition(is_change).unwrap_or(0);
+        Seq::new(self.log.first_seq.get().saturating_add(position as u64)).unwrap_or(self.log.first_seq)
+    }
+
+    /// The newest version, as the newest record says it.
+    pub(super) fn newest_version(&self) -> Option<DataVersion> {
+        self.log.records.last().map(|record| record.data_version)
+    }
+
+    /// Whether none of its records is only kept.
+    pub(super) fn is_all_replayed(&self) -> bool {
+        !self.has_given_up()
+    }
+
+    /// Replays the newest change and then another one on a copy, to see whether they can be.
+    pub(super) fn check_onward(&self, record: &Record<'_>) -> Result<(), ReplayError> {
+        let Body::Change { run_start, statements } = &record.body else { return Ok(()) };
+        if self.has_given_up() {
+            return Ok(());
+        }
+        let mut copy = Replay::start(self.replay.pages(), self.replay.foreign_keys()?)?;
+        if let (Some(unsettled), Some(change)) = (&self.unsettled, self.changes.last()) {
+            copy.apply_lexed(&unsettled.about, change)?;
+        }
+        let RecordHeader { data_version, seq, time, .. } = record.header;
+        let run_start = *run_start;
+        copy.apply(&Change { data_version, seq, time, run_start, statements })
     }
 
     /// Seq of the log's first record.
@@ -170,7 +251,11 @@ impl LogReplay {
                 self.unsettled = None;
                 self.push(header, IndexedBody::Rewind);
             }
-            Body::Commit => self.push(header, IndexedBody::Commit),
+            Body::Commit(note) => self.push(header, IndexedBody::Commit(*note)),
+            Body::Gap => {
+                self.replay_before(0);
+                self.push(header, IndexedBody::Gap);
+            }
             Body::Snapshot(snapshot) => {
                 self.settled = Some(header.data_version);
                 self.push(header, IndexedBody::Snapshot(*snapshot));
@@ -196,16 +281,20 @@ impl LogReplay {
         self.statements += statements;
         self.bytes += bytes;
         self.changes.push(change);
-        let RecordHeader { data_version, seq, time, .. } = *header;
-        let about = ChangeAbout { data_version, seq, time, run_start };
-        self.unsettled = Some(Unsettled { about, checked: Checked::No });
+        if !self.is_only_kept(self.log.records.len()) {
+            let RecordHeader { data_version, seq, time, .. } = *header;
+            let about = ChangeAbout { data_version, seq, time, run_start };
+            self.unsettled = Some(Unsettled { about, checked: Checked::No });
+        }
         let statements = u32::try_from(statements).unwrap_or(u32::MAX);
         self.push(header, IndexedBody::Change { run_start, bump, statements, bytes: bytes as u64 });
         Ok(())
     }
 
     fn push(&mut self, header: &RecordHeader, body: IndexedBody) {
-        let (data_version, time, page_count) = (header.data_version, header.time, self.replay.page_count());
+        let is_kept = self.is_only_kept(self.log.records.len());
+        let pages = if is_kept { self.at_keyframe.page_count() } else { self.replay.page_count() };
+        let (data_version, time, page_count) = (header.data_version, header.time, pages);
         self.log.records.push(IndexedRecord { data_version, time, page_count, body });
     }
 
@@ -269,20 +358,31 @@ impl LogReplay {
     fn cut(&mut self) -> Result<(), ReplayError> {
         self.end_interval();
         let first = u32::try_from(self.log.records.len()).unwrap_or(u32::MAX);
-        let (page_count, foreign_keys) = (self.replay.page_count(), self.replay.foreign_keys()?);
+        let (page_count, foreign_keys) = self.at_end()?;
         let block = Piece { offset: 0, len: 0 };
         self.log.intervals.push(Interval { first, page_count, foreign_keys, block });
         Ok(())
     }
 
-    fn end_interval(&mut self) {
-        let now = self.replay.pages();
-        let keyframe = Keyframe(u32::try_from(self.log.intervals.len()).unwrap_or(u32::MAX));
-        for (page, bytes) in now.written_since(&self.at_keyframe) {
-            let image = bytes.map_or(Image::Cut, Image::Bytes);
-            self.log.images.entry(page).or_default().push((keyframe, image));
+    /// Pages of the database as it is now, and whether foreign keys are enforced.
+    fn at_end(&self) -> Result<(u32, ForeignKeys), ReplayError> {
+        let newest = self.log.intervals.last();
+        match newest.filter(|_| self.has_given_up()) {
+            Some(newest) => Ok((newest.page_count, newest.foreign_keys)),
+            None => Ok((self.replay.page_count(), self.replay.foreign_keys()?)),
         }
-        self.at_keyframe = now;
+    }
+
+    fn end_interval(&mut self) {
+        if !self.has_given_up() {
+            let now = self.replay.pages();
+            let keyframe = Keyframe(u32::try_from(self.log.intervals.len()).unwrap_or(u32::MAX));
+            for (page, bytes) in now.written_since(&self.at_keyframe) {
+                let image = bytes.map_or(Image::Cut, Image::Bytes);
+                self.log.images.entry(page).or_default().push((keyframe, image));
+            }
+            self.at_keyframe = now;
+        }
         if matches!(self.cuts, Cuts::Due(_)) {
             self.log.blocks.push(encode_lexed(&mut self.log.templates, &self.changes));
         }
@@ -309,8 +409,7 @@ impl LogReplay {
     pub(crate) fn finish_at(mut self) -> Result<(ReplayedLog, OverlayPages), ReplayError> {
         self.settle()?;
         self.end_interval();
-        self.log.page_count = self.replay.page_count();
-        self.log.foreign_keys = self.replay.foreign_keys()?;
+        (self.log.page_count, self.log.foreign_keys) = self.at_end()?;
         Ok((self.log, self.at_keyframe))
     }
 }

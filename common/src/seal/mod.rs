@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod corner_tests;
+mod followed_by;
 mod heal_check;
 mod log_replay;
 mod offline;
@@ -25,11 +26,12 @@ use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::format::{Damage, names};
 use crate::history::{Start, sealed_through};
-use crate::log::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
+use crate::log::{Behind as BehindLog, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
+use followed_by::{Behind, or_keep};
 pub use heal_check::HealCheckError;
 use heal_check::Heals;
 #[cfg(test)]
@@ -45,14 +47,17 @@ pub enum SealError {
     /// What is recorded cannot be read back.
     #[error("what is recorded cannot be read back; check the disk, and keep a copy of the backup")]
     Read(#[from] ReadError),
-    /// A change does not replay. Every later one depends on it.
+    /// A change does not replay. Every later one depends on it, up to the next snapshot.
     #[error(
-        "a change in {path} does not replay, so versions from there to the next snapshot cannot be restored; keep this \
-         backup, make a new one with `backupfs init`, and report this", path = .path.display()
+        "a change in {path} does not replay, so the versions from there on cannot be restored. The recorder takes a snapshot of \
+         the node's database with the next write; from then on the newest version can be restored again. If that does not \
+         happen, begin a new backup with `backupfs init --replace`. Please report this", path = .path.display()
     )]
     Replay {
         /// The log.
         path: PathBuf,
+        /// Seq of the change.
+        change: Seq,
         /// Why.
         source: ReplayError,
     },
@@ -103,6 +108,8 @@ pub struct Sealer {
     progress: Progress,
     heals: Heals,
     health: Health,
+    /// The change behind the log, not followed by anything yet, that was replayed on a copy.
+    checked_behind: Option<Seq>,
 }
 
 /// Whether what a sealer has in memory goes with where its cursor is.
@@ -133,7 +140,8 @@ impl Sealer {
             let _never_breaks = remove_dropped(&backup, history.sealed(), &mut || ControlFlow::Continue(()))?;
         }
         let (heals, health) = (Heals::default(), Health::Sound);
-        Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, heals, health })
+        let (current, checked_behind) = (None, None);
+        Ok(Self { backup, limits, cursor, newest_segment, current, progress, heals, health, checked_behind })
     }
 
     /// How far it has come.
@@ -188,24 +196,31 @@ impl Sealer {
     ) -> Result<(), SealError> {
         loop {
             if self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor)) {
-                if self.cursor.next_seq() > durable {
-                    break;
+                match self.look_behind(durable)? {
+                    Behind::Decided(followed_by) => self.seal_current(followed_by)?,
+                    behind => {
+                        self.check_newest()?;
+                        if let Behind::Undecided(change) = behind {
+                            self.check_behind(change)?;
+                        }
+                        return Ok(());
+                    }
                 }
-                let Some(followed_by) = self.cursor.peek(|record| followed_by(&record.body))? else { break };
-                self.seal_current(followed_by)?;
             }
             match self.read_log(watch)? {
                 Reached::NextLog => {}
-                Reached::End => break,
+                Reached::End => return self.check_newest(),
                 Reached::Break => return Ok(()),
             }
         }
-        if let Some(current) = &mut self.current {
-            let checked = current.check_newest();
-            self.progress.replayed_through = current.replayed_through().or(self.progress.replayed_through);
-            checked.map_err(|source| self.backup.does_not_replay(current.first_seq(), source))?;
-        }
-        Ok(())
+    }
+
+    /// Replays the newest change of the log on a copy, to see whether it can be.
+    fn check_newest(&mut self) -> Result<(), SealError> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let checked = current.check_newest();
+        self.progress.replayed_through = current.replayed_through().or(self.progress.replayed_through);
+        checked.map_err(|source| self.backup.does_not_replay(current.first_seq(), current.newest_change(), source))
     }
 
     /// Replays the records of one log that are there by now. Damage is looked at again before it is believed: somebody may
@@ -245,9 +260,9 @@ impl Sealer {
                     .and_then(|replay| {
                         let first_seq = replay.first_seq();
                         let replay = current.insert(replay);
-                        let added = replay.add(record);
+                        let added = or_keep(replay, backup, |replay| replay.add(record));
                         progress.replayed_through = replay.replayed_through().or(progress.replayed_through);
-                        added.map_err(|source| backup.does_not_replay(first_seq, source))
+                        added.map_err(|source| backup.does_not_replay(first_seq, replay.newest_change(), source))
                     })
                     .map_err(Interrupted::Failed)
             };
@@ -260,18 +275,22 @@ impl Sealer {
         match (interrupted, read) {
             (Some(Interrupted::Failed(error)), _) => Err(error),
             (Some(Interrupted::Break), _) => Ok(Ok(Reached::Break)),
-            (None, Ok(Behind::NextLog)) => Ok(Ok(Reached::NextLog)),
-            (None, Ok(Behind::Nothing)) => Ok(Ok(Reached::End)),
+            (None, Ok(BehindLog::NextLog)) => Ok(Ok(Reached::NextLog)),
+            (None, Ok(BehindLog::Nothing)) => Ok(Ok(Reached::End)),
             (None, Err(error)) => Ok(Err(error)),
         }
     }
 
     fn seal_current(&mut self, followed_by: FollowedBy) -> Result<(), SealError> {
-        let Some(current) = self.current.take() else {
+        let Some(mut current) = self.current.take() else {
             return Ok(());
         };
         let first_seq = current.first_seq();
-        let finished = current.finish().map_err(|source| self.backup.does_not_replay(first_seq, source))?;
+        let does_not_replay = |change, source| self.backup.does_not_replay(first_seq, change, source);
+        let settled = or_keep(&mut current, &self.backup, LogReplay::settle);
+        let newest_change = current.newest_change();
+        let finished =
+            settled.and_then(|()| current.finish()).map_err(|source| does_not_replay(newest_change, source))?;
         let footer = write::write_segment(&self.backup, finished, followed_by, self.cursor.previous_checksum())?;
         self.newest_segment = Some(first_seq);
         self.progress.sealed_through = Some(sealed_through(&footer));
@@ -293,13 +312,6 @@ enum Reached {
     Break,
 }
 
-fn followed_by(body: &Body<'_>) -> FollowedBy {
-    match body {
-        Body::Snapshot(_) => FollowedBy::Snapshot,
-        Body::Change { .. } | Body::Rewind { .. } | Body::Commit => FollowedBy::Change,
-    }
-}
-
 /// Begins to replay the log that begins with a record that says this.
 pub(crate) fn begin(
     backup: &Arc<Backup>,
@@ -311,7 +323,7 @@ pub(crate) fn begin(
 ) -> Result<LogReplay, SealError> {
     let snapshot: Option<SnapshotRef> = match first {
         Body::Snapshot(snapshot) => Some(*snapshot),
-        Body::Change { .. } | Body::Rewind { .. } | Body::Commit => None,
+        Body::Change { .. } | Body::Rewind { .. } | Body::Commit(_) | Body::Gap => None,
     };
     let start = match (snapshot, newest_segment) {
         (Some(snapshot), _) => Start::Snapshot(first_seq, snapshot),
@@ -319,15 +331,22 @@ pub(crate) fn begin(
         (None, None) => Start::Nothing(backup.manifest().page_size),
     };
     let (pages, foreign_keys) = backup.start_pages(&start)?;
-    LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, Cuts::Due(limits))
-        .map_err(|source| backup.does_not_replay(first_seq, source))
+    let mut replay =
+        LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, Cuts::Due(limits))
+            .map_err(|source| backup.does_not_replay(first_seq, first_seq, source))?;
+    if let (Start::Segment(newest, _), Body::Change { .. }) = (start, first)
+        && backup.segments().stretch(newest)?.ends_unreadable()
+    {
+        replay.replay_before(0);
+    }
+    Ok(replay)
 }
 
 impl Backup {
-    fn does_not_replay(&self, log: Seq, source: ReplayError) -> SealError {
+    fn does_not_replay(&self, log: Seq, change: Seq, source: ReplayError) -> SealError {
         match source {
             ReplayError::Pages(error) => SealError::Read(error),
-            source => SealError::Replay { path: self.path().join(names::log(log)), source },
+            source => SealError::Replay { path: self.path().join(names::log(log)), change, source },
         }
     }
 }

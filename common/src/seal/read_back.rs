@@ -27,6 +27,7 @@ pub(super) fn expect_whole(
     match body.problems.first() {
         Some(ReadError::Damaged { offset, damage, .. }) => return differs(format!("at byte {offset}: {damage}")),
         Some(ReadError::Storage(error)) => return differs(format!("{error}: {}", error.source)),
+        Some(error @ ReadError::NewestUnreadable { .. }) => return differs(error.to_string()),
         None => {}
     }
     let keyframes = u32::try_from(log.intervals.len()).unwrap_or(u32::MAX);

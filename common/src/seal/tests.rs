@@ -243,7 +243,15 @@ fn a_log_is_sealed_only_when_what_follows_it_is_durable() {
         node.write(&mut recording, "change", Fate::Committed).unwrap();
     }
     assert_eq!(seal(node.backup(), before_roll).unwrap().logs_sealed, 0);
+    let progress = seal(node.backup(), newest_seq(&recording)).unwrap();
+    assert_eq!(progress.logs_sealed, 0, "the change behind it may still be rewound, and a snapshot come");
+    assert_eq!(
+        progress.replayed_through,
+        Some(recording.newest().unwrap().data_version),
+        "it is replayed all the same"
+    );
     assert_eq!(files(node.backup_path(), "segment-").len(), 0);
+    node.write(&mut recording, "change", Fate::Committed).unwrap();
     assert_eq!(seal(node.backup(), newest_seq(&recording)).unwrap().logs_sealed, 1);
 }
 
@@ -399,7 +407,7 @@ fn a_change_that_does_not_replay_stays_in_its_log_and_is_told() {
     let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
     for _ in 0..2 {
         let error = sealer.advance(newest_seq(&recording), &mut go_on).unwrap_err();
-        let SealError::Replay { path, source } = &error else { panic!("{error:?}") };
+        let SealError::Replay { path, source, .. } = &error else { panic!("{error:?}") };
         assert!(path.exists() && source.to_string().contains("nowhere"), "{source}");
         assert!(!source.to_string().contains("secret"), "{source}");
     }

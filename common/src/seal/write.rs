@@ -73,7 +73,8 @@ fn write(
     let changed = write_images(backup, &log, &base, &mut writer)?;
     let map = MapBuilder { segments: backup.segments(), writer: &mut writer }.write(base.map, &changed)?;
 
-    let index = RecordIndex { records: log.records, intervals: log.intervals };
+    let unreplayed_from = log.replayed.unreplayed_from(log.records.len());
+    let index = RecordIndex { records: log.records, intervals: log.intervals, unreplayed_from };
     let compressed = zstd::bulk::compress(&index.encode(), INDEX_LEVEL).map_err(SealError::Compress)?;
     let piece = writer.push(&compressed)?.piece;
     (log.records, log.intervals) = (index.records.clone(), index.intervals.clone());
@@ -148,8 +149,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Befo
     };
     let footer = backup.segments().footer(newest)?;
     let versions = footer.versions_before.saturating_add(footer.versions.into());
-    let before = if versions > 0 { Before::Version(Place(footer.place)) } else { Before::Nothing };
-    Ok((before, versions))
+    Ok((Before::of_footer(versions, footer.place), versions))
 }
 
 /// Writes the images of all pages that changed; returns where each page's are.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::format::commit_note::CommitNote;
 use crate::format::record::{Body, RECORD_HEADER_LEN, Record};
 use crate::format::spool::SpoolHeader;
 use crate::format::{Damage, names};
@@ -34,6 +35,8 @@ pub(crate) struct SpoolContents {
     /// The newest version of backup and spool together.
     pub(crate) newest: Option<NewestVersion>,
     pub(crate) commit: Commit,
+    /// The note that it was committed, if that is the last record.
+    pub(crate) note: Option<CommitNote>,
     /// The version before the newest, when that is known.
     before: Option<NewestVersion>,
 }
@@ -48,13 +51,14 @@ impl SpoolContents {
         let commit = header.newest.map_or(Commit::Certain, |newest| newest.commit);
         let since = header.begun;
         let spooled = SpooledChanges { changes: 0, from_version: None, to_version: None, bytes: 0, since };
-        Self { header, records: 0, spooled, newest, commit, before: None }
+        Self { header, records: 0, spooled, newest, commit, note: None, before: None }
     }
 
     /// Adds a record that is in the spool already.
     pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), Damage> {
         let header = &record.header;
         self.records += 1;
+        self.note = None;
         match &record.body {
             Body::Change { statements, .. } => {
                 let bump = Bump::find(header.data_version, statements);
@@ -74,8 +78,13 @@ impl SpoolContents {
                 self.newest = Some(self.before.take().unwrap_or(derived));
                 self.commit = Commit::Certain;
             }
-            Body::Commit => self.commit = Commit::Seen,
-            Body::Snapshot(_) => return Err(Damage::Contradiction("a spool holds no snapshots")),
+            Body::Commit(note) => {
+                self.note = Some(*note);
+                if self.commit == Commit::Unknown {
+                    self.commit = Commit::Seen;
+                }
+            }
+            Body::Gap | Body::Snapshot(_) => return Err(Damage::Contradiction("a spool holds no snapshots")),
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
 //! [`Drain`]: bringing what was spooled into the backup.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::contents::{ends, first_record, logs};
 use crate::backup::Backup;
-use crate::format::Damage;
 use crate::format::manifest::Manifest;
 use crate::format::record::{Body, Record};
 use crate::format::spool::SpoolHeader;
-use crate::log::{AppendError, Behind, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
+use crate::log::{AppendError, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
 use crate::recording::{Attached, Expected, SharedLock, attach};
 use crate::storage::{Directory, LeavableDirectory, RealDirectory};
 use crate::version_rules::Bump;
@@ -155,7 +155,7 @@ impl DrainPlan {
         let Some(mut cursor) = first_record(&self.spool, &self.header)? else {
             return if end == self.recorded { Ok(None) } else { Err(forked()) };
         };
-        read_until(&mut cursor, &mut |record| record.header.seq < end.next_seq)?;
+        cursor.read_until(&mut |record| go_on_if(record.header.seq < end.next_seq))?;
         if cursor.end() == end { Ok(Some(cursor)) } else { Err(forked()) }
     }
 }
@@ -184,18 +184,13 @@ impl Drain {
         while cursor.next_seq() < through.next_seq {
             let (mut taken, mut failed) = (0, None);
             let before = cursor.end();
-            read_until(cursor, &mut |record| {
-                if taken == BATCH_RECORDS || record.header.seq >= through.next_seq || failed.is_some() {
-                    return false;
+            cursor.read_until(&mut |record| {
+                if taken == BATCH_RECORDS || record.header.seq >= through.next_seq {
+                    return ControlFlow::Break(());
                 }
                 taken += 1;
-                match push(log, record) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
-                }
+                failed = push(log, record).err();
+                go_on_if(failed.is_none())
             })?;
             if let Some(error) = failed {
                 return Err(error);
@@ -223,6 +218,10 @@ impl Drain {
     }
 }
 
+fn go_on_if(condition: bool) -> ControlFlow<()> {
+    if condition { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
 /// Adds a record to the batch as it is in the spool.
 fn push(log: &mut LogWriter, record: &Record<'_>) -> Result<(), DrainError> {
     let header = &record.header;
@@ -234,28 +233,10 @@ fn push(log: &mut LogWriter, record: &Record<'_>) -> Result<(), DrainError> {
         Body::Rewind { rewound } => {
             log.push_rewind(header.data_version, header.time, *rewound);
         }
-        Body::Commit => {
-            log.push_commit(header.data_version, header.time);
+        Body::Commit(note) => {
+            log.push_commit(header.data_version, header.time, note);
         }
-        Body::Snapshot(_) => return Err(DrainError::NotTheSame { seq: header.seq }),
+        Body::Gap | Body::Snapshot(_) => return Err(DrainError::NotTheSame { seq: header.seq }),
     }
     Ok(())
-}
-
-/// Passes records for as long as `pass` takes them.
-fn read_until(cursor: &mut LogCursor, pass: &mut dyn FnMut(&Record<'_>) -> bool) -> Result<(), ReadError> {
-    loop {
-        let mut stopped = false;
-        let read = cursor.read_to_end_of_log(&mut |record, _| {
-            stopped = !pass(record);
-            // What is refused is not passed.
-            if stopped { Err(Damage::Contradiction("the drain stopped here")) } else { Ok(()) }
-        });
-        match read {
-            _ if stopped => return Ok(()),
-            Ok(Behind::NextLog) => {}
-            Ok(Behind::Nothing) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -192,5 +192,6 @@ fn told(error: &ReadError) -> (String, Option<u64>, Wrong) {
         ReadError::Storage(StorageError { op, path, offset, source }) => {
             (name(path), *offset, Wrong::Unreadable { reason: format!("{op}: {source}") })
         }
+        ReadError::NewestUnreadable { path, .. } => (name(path), None, Wrong::Unreadable { reason: error.to_string() }),
     }
 }

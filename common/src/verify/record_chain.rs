@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crate::Seq;
 use crate::format::Damage;
 use crate::format::page_images::Keyframe;
-use crate::format::record::{RecordHeader, encode_change, encode_commit, encode_rewind, encode_snapshot};
+use crate::format::record::{RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot};
 use crate::format::record_index::{IndexedBody, IndexedRecord, RecordIndex};
 use crate::format::segment::{SegmentFooter, SegmentHeader};
 use crate::format::statements::Block;
@@ -75,7 +75,8 @@ impl<'a> RecordChain<'a> {
                 encoded.map_err(|_| Damage::Contradiction("a change is longer than a record can be"))?
             }
             IndexedBody::Rewind => encode_rewind(uuid, &header, self.newest_change, out),
-            IndexedBody::Commit => encode_commit(uuid, &header, out),
+            IndexedBody::Commit(note) => encode_commit(uuid, &header, note, out),
+            IndexedBody::Gap => encode_gap(uuid, &header, out),
             IndexedBody::Snapshot(snapshot) => encode_snapshot(uuid, &header, snapshot, out),
         };
         self.link = Some((seq.next(), checksum));

@@ -10,6 +10,7 @@ use crate::format::record::first_link;
 use crate::format::remains_directory::Gap;
 use crate::format::segment::{FollowedBy, SegmentFooter};
 use crate::format::{Damage, names};
+use crate::history::Stretch;
 use crate::segment::SegmentFile;
 use crate::{Backup, ReadError, Seq};
 
@@ -180,8 +181,7 @@ impl Before {
             Self::Segment(file) => {
                 let footer = file.footer();
                 let versions = footer.versions_before.saturating_add(footer.versions.into());
-                let place = if versions > 0 { footer.place } else { 0 };
-                Some((footer.last_seq.next(), footer.last_checksum, versions, place))
+                Some((footer.last_seq.next(), footer.last_checksum, versions, footer.place))
             }
             Self::Unknown => None,
         }
@@ -242,18 +242,32 @@ fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>)
         },
     };
     let needs_snapshot = stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none());
-    let follows = match stretch.snapshot() {
-        None => FollowedBy::Change,
-        Some(_) => FollowedBy::Snapshot,
+    let follows = match &before {
+        Some((before, _)) => what_follows(backup, *before, &stretch),
+        None => None,
     };
     let what = if (base, snapshot, newest) != (footer.base, footer.snapshot, footer.newest_snapshot)
         || needs_snapshot && footer.snapshot.is_none()
     {
         "it builds on something else than its first record says"
-    } else if before.is_some_and(|(_, before)| before.followed_by != follows) {
+    } else if before.is_some_and(|(_, before)| follows.is_some_and(|follows| before.followed_by != follows)) {
         "the segment before it says that something else follows"
     } else {
         return Ok(());
     };
     Err(file.damaged(file.footer_offset(), Damage::Contradiction(what)))
+}
+
+/// What a segment has to say of its newest version, by the stretch that comes behind it; `None` when that does not tell: all its
+/// changes are void, or the segment cannot be read.
+fn what_follows(backup: &Backup, segment: Seq, next: &Stretch) -> Option<FollowedBy> {
+    let newest = backup.segments().stretch(segment).ok()?.records().last().map(|record| record.about.data_version)?;
+    match next.snapshot() {
+        Some(_) => {
+            let snapshot = next.records().first()?.about.data_version;
+            Some(if snapshot == newest { FollowedBy::SameVersion } else { FollowedBy::Snapshot })
+        }
+        None if next.begins_with_gap() => Some(FollowedBy::Snapshot),
+        None => (!next.records().is_empty()).then_some(FollowedBy::Change),
+    }
 }

@@ -125,7 +125,12 @@ impl Run<'_> {
         let (pages, foreign_keys) = self.backup.start_pages(&start)?;
         let cuts = Cuts::AsSealed(all.iter().map(|interval| interval.first - first).collect());
         let first_seq = self.seq(first as usize);
-        LogReplay::new(first_seq, self.file.header().previous_checksum, start, None, pages, foreign_keys, cuts)
+        let previous_checksum = self.file.header().previous_checksum;
+        let mut replay = LogReplay::new(first_seq, previous_checksum, start, None, pages, foreign_keys, cuts)?;
+        if let Some(position) = self.index.unreplayed_from {
+            replay.replay_before(position.saturating_sub(first));
+        }
+        Ok(replay)
     }
 
     fn seq(&self, position: usize) -> Seq {
@@ -151,7 +156,8 @@ impl Run<'_> {
                     Body::Change { run_start, statements }
                 }
                 IndexedBody::Rewind => Body::Rewind { rewound: newest_change },
-                IndexedBody::Commit => Body::Commit,
+                IndexedBody::Commit(note) => Body::Commit(note),
+                IndexedBody::Gap => Body::Gap,
                 IndexedBody::Snapshot(snapshot) => Body::Snapshot(snapshot),
             };
             replay.add(&Record { header, body })?;

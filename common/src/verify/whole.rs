@@ -23,7 +23,7 @@ use crate::history::{Before, LiveKind, NeededBy, Place, Start, Version};
 use crate::log::torn_len;
 use crate::storage::Access;
 use crate::view::View;
-use crate::{Backup, BackupUrl, DataVersion, ReadError, Seq};
+use crate::{Backup, BackupUrl, DataVersion, NewestRecorded, ReadError, Readable, Seq};
 
 /// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
 ///
@@ -254,7 +254,7 @@ impl Verification {
                 let log = path.file_name().and_then(|name| names::parse_log(name.to_str()?));
                 log.filter(|log| logs.contains(log)).map(|log| (log, *offset))
             }
-            (ReadError::Storage(_), end) => end,
+            (ReadError::Storage(_) | ReadError::NewestUnreadable { .. }, end) => end,
         };
         if from.is_none() {
             let next = self.picture.next_seq;
@@ -365,8 +365,18 @@ impl Verification {
         check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
     }
 
+    /// That the newest version cannot be opened is a finding: what can be restored is an old state.
+    fn note_unreadable_newest(&mut self) {
+        let newest = self.picture.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
+        if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
+            let path = self.backup.path().to_path_buf();
+            self.found.findings.add_read(&ReadError::NewestUnreadable { path, version });
+        }
+    }
+
     /// Has SQLite check the newest version, if it was asked for and can be opened.
     fn check_newest(&mut self) -> Option<Soundness> {
+        self.note_unreadable_newest();
         let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay)?;
         if self.lost.contains_place(newest.place) {
             return None;

@@ -179,7 +179,14 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
             TimelineEntry::Dropped { last, .. } if after.is_none() && distance(last) >= 0 => {
                 fate = "was dropped by a compaction";
             }
-            TimelineEntry::Rewound { .. } | TimelineEntry::Missing { .. } | TimelineEntry::Dropped { .. } => {}
+            TimelineEntry::Unreadable { data_version, .. } if data_version == wanted => {
+                fate = "was recorded and cannot be opened: it builds on a change that does not replay, or on versions that are missing";
+            }
+            TimelineEntry::Rewound { .. }
+            | TimelineEntry::Unreadable { .. }
+            | TimelineEntry::Replaced { .. }
+            | TimelineEntry::Missing { .. }
+            | TimelineEntry::Dropped { .. } => {}
         }
         ControlFlow::Continue(())
     });

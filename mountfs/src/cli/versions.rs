@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::when::Bound;
 use super::{Failure, VersionsArgs, behind, versions_graph};
-use crate::content::origin_name;
+use crate::content::{origin_name, reason_name};
 
 /// Lists what is in a backup.
 ///
@@ -58,15 +58,19 @@ pub(super) struct Row {
     /// newest change of a run, and for one behind which `lightningd` ran without the recorder.
     commit: Option<&'static str>,
     origin: Option<&'static str>,
+    /// Why a snapshot was taken.
+    reason: Option<&'static str>,
     statements: Option<u64>,
     bytes: Option<u64>,
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
     Recorded,
     Rewound,
+    Replaced,
+    Unreadable,
     Missing,
 }
 
@@ -75,6 +79,8 @@ impl Status {
         match self {
             Self::Recorded => "recorded",
             Self::Rewound => "rewound",
+            Self::Replaced => "replaced",
+            Self::Unreadable => "unreadable",
             Self::Missing => "missing",
         }
     }
@@ -95,7 +101,7 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
     if !args.json {
         writeln!(
             out,
-            "{:>12} {:>12}  {:27}  {:8} {:>10} {:>10}",
+            "{:>12} {:>12}  {:27}  {:10} {:>10} {:>10}",
             "DATA_VERSION", "SEQ", "RECORDED AT", "STATUS", "STATEMENTS", "BYTES"
         )?;
     }
@@ -143,7 +149,7 @@ fn write_row(row: &Row, out: &mut impl Write) -> io::Result<()> {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     writeln!(
         out,
-        "{:>12} {:>12}  {:27}  {:8} {:>10} {:>10}",
+        "{:>12} {:>12}  {:27}  {:10} {:>10} {:>10}",
         row.data_version,
         number(row.seq),
         row.recorded_at.as_deref().unwrap_or("-"),
@@ -161,6 +167,7 @@ fn missing(version: DataVersion) -> Row {
         status: Status::Missing,
         commit: None,
         origin: None,
+        reason: None,
         statements: None,
         bytes: None,
     }
@@ -203,6 +210,23 @@ impl Range {
         since && until
     }
 
+    /// The line for a version that cannot be opened, if it was asked for.
+    fn void(&self, status: Status, data_version: DataVersion, seq: Seq, recorded_at: Timestamp) -> Option<Line> {
+        let row = || Row {
+            data_version: data_version.get(),
+            seq: Some(seq.get()),
+            recorded_at: Some(recorded_at.to_string()),
+            status,
+            commit: None,
+            // A snapshot that was replaced is no change; of the others that is not known.
+            origin: (status == Status::Rewound).then_some("change"),
+            reason: None,
+            statements: None,
+            bytes: None,
+        };
+        self.has(data_version, recorded_at).then(|| Line::Version(row()))
+    }
+
     /// The line for an entry, if it was asked for.
     pub(super) fn line(&self, entry: &TimelineEntry) -> Option<Line> {
         match entry {
@@ -214,12 +238,19 @@ impl Range {
                     status: Status::Recorded,
                     commit: Some(commit_name(version.commit)),
                     origin: Some(origin_name(&version.origin)),
+                    reason: reason_name(&version.origin),
                     statements: Some(version.statements),
                     bytes: Some(version.statement_bytes),
                 })
             }),
             TimelineEntry::Rewound { data_version, seq, recorded_at } => {
-                self.has(*data_version, *recorded_at).then(|| Line::Version(rewound(*data_version, *seq, *recorded_at)))
+                self.void(Status::Rewound, *data_version, *seq, *recorded_at)
+            }
+            TimelineEntry::Replaced { data_version, seq, recorded_at } => {
+                self.void(Status::Replaced, *data_version, *seq, *recorded_at)
+            }
+            TimelineEntry::Unreadable { data_version, seq, recorded_at } => {
+                self.void(Status::Unreadable, *data_version, *seq, *recorded_at)
             }
             // A gap has the time at which it was noticed.
             TimelineEntry::Missing { first, last, noticed_at, .. } => {
@@ -244,19 +275,6 @@ impl Range {
                 all.then_some(Line::Dropped(*versions, *last))
             }
         }
-    }
-}
-
-fn rewound(data_version: DataVersion, seq: Seq, recorded_at: Timestamp) -> Row {
-    Row {
-        data_version: data_version.get(),
-        seq: Some(seq.get()),
-        recorded_at: Some(recorded_at.to_string()),
-        status: Status::Rewound,
-        commit: None,
-        origin: Some("change"),
-        statements: None,
-        bytes: None,
     }
 }
 

@@ -137,6 +137,8 @@ fn tallies(history: &History, range: &Range) -> (BTreeMap<i64, Tally>, Result<()
                 }
                 _ => None,
             },
+            // They lead nowhere, and their bytes are none of any version's.
+            TimelineEntry::Replaced { .. } | TimelineEntry::Unreadable { .. } => None,
             // Nothing is known of when they were recorded.
             TimelineEntry::Dropped { .. } => None,
         };

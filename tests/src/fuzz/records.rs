@@ -1,8 +1,8 @@
 //! Records of a log.
 
 use common::format::record::{
-    Body, PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, encode_change, encode_commit, encode_rewind,
-    encode_snapshot, parse,
+    Body, PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, encode_change, encode_commit, encode_gap,
+    encode_rewind, encode_snapshot, parse,
 };
 
 use super::corpus::UUID;
@@ -58,7 +58,8 @@ fn encode(record: &Record<'_>) -> (Vec<u8>, u32) {
             encode_change(UUID, header, *run_start, statements, &mut out).expect("it was short enough")
         }
         Body::Rewind { rewound } => encode_rewind(UUID, header, *rewound, &mut out),
-        Body::Commit => encode_commit(UUID, header, &mut out),
+        Body::Commit(note) => encode_commit(UUID, header, note, &mut out),
+        Body::Gap => encode_gap(UUID, header, &mut out),
         Body::Snapshot(snapshot) => encode_snapshot(UUID, header, snapshot, &mut out),
     };
     (out, sum)

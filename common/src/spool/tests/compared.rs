@@ -1,31 +1,56 @@
-//! What a run that begins in the spool cannot compare.
+//! What a run that begins in the spool cannot compare is owed, whatever becomes of that run.
 
 use super::*;
+use crate::DbWrite;
 
-/// What was invented: when such a run died between hook and COMMIT, the next one rewound its last change, noted at its end
-/// that all was committed, and the change that had never been compared stayed in the backup for good.
-#[test]
-fn what_could_not_be_compared_is_compared_though_the_run_died_in_the_hook() {
+/// A run that began in the spool, without anybody noticing that another transaction had taken the number of its predecessor's
+/// newest change.
+fn run_with_a_debt() -> (Spooled, Recording) {
     let mut it = Spooled::new();
     let (mut recording, _) = it.spooling();
     it.node.write(&mut recording, "recorded", Fate::Lost).unwrap();
     drop(recording);
-    // Without the recorder another transaction takes its number.
     let mut nobody = it.reopened().unwrap();
     it.node.write(&mut nobody, "another", Fate::Unseen).unwrap();
     drop(nobody);
     let mut recording = it.reopened().unwrap();
     it.write(&mut recording, "next");
-    drain(&mut recording).unwrap();
-    it.node.write(&mut recording, "dies in the hook", Fate::Lost).unwrap();
-    drop(recording);
+    (it, recording)
+}
+
+fn expect_repaid(it: &mut Spooled, expected: crate::Recorded) {
     let mut recording = it.record();
-    let rewound = it.node.write(&mut recording, "instead", Fate::Committed).unwrap();
-    assert_eq!(rewound, Some(crate::Recorded::Rewound { data_version: DataVersion::new(14) }));
+    let recorded = it.node.write(&mut recording, "instead", Fate::Committed).unwrap();
+    assert_eq!(recorded, Some(expected));
+    assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
+}
+
+/// What was invented: when such a run died between hook and COMMIT, the next one rewound its last change, noted at its end
+/// that all was committed, and the change that had never been compared stayed in the backup for good. The policy of the next run
+/// may be another one.
+#[test]
+fn it_is_paid_by_the_next_run_though_the_run_died_in_the_hook() {
+    for policy in [None, Some(OnUnreachable::Stop)] {
+        let (mut it, mut recording) = run_with_a_debt();
+        // It is drained, and has not written to the backup itself, when it dies.
+        it.node.write(&mut recording, "dies in the hook", Fate::Lost).unwrap();
+        drain(&mut recording).unwrap();
+        drop(recording);
+        it.node.backup_lock.on_unreachable = policy.unwrap_or(it.node.backup_lock.on_unreachable.clone());
+        let [before, lost] = [13, 14].map(DataVersion::new);
+        expect_repaid(&mut it, crate::Recorded::Replaced { data_version: before, rewound: Some(lost) });
+    }
+}
+
+/// A rider makes the version before it certain, and says nothing of what that holds.
+#[test]
+fn it_is_paid_by_the_next_run_though_the_run_ended_with_a_rider() {
+    let (mut it, mut recording) = run_with_a_debt();
+    let data_version = DataVersion::new(it.node.version);
+    let statements = ["PRAGMA foreign_keys = ON;".into()];
+    recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
+    drain(&mut recording).unwrap();
     recording.note_commit().unwrap();
     drop(recording);
-    let mut recording = it.record();
-    let replaced = it.node.write(&mut recording, "the next run", Fate::Committed).unwrap();
-    assert_eq!(replaced, Some(crate::Recorded::Replaced { data_version: DataVersion::new(14) }));
-    assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
+    expect_repaid(&mut it, crate::Recorded::Replaced { data_version: DataVersion::new(13), rewound: None });
 }

@@ -17,10 +17,10 @@ fn segments(copy: &Copy) -> Vec<(String, RangeInclusive<u32>)> {
     read.unwrap();
     let of = |&first: &Seq| {
         let stretch = backup.segments().stretch(first).unwrap();
-        let number = |at: Option<&crate::Version>| at.unwrap().data_version.get();
-        (names::segment(first), number(stretch.versions().first())..=number(stretch.versions().last()))
+        let [oldest, newest] = [stretch.versions().first()?, stretch.versions().last()?];
+        Some((names::segment(first), oldest.data_version.get()..=newest.data_version.get()))
     };
-    history.sealed().iter().map(of).collect()
+    history.sealed().iter().filter_map(of).collect()
 }
 
 /// The one with the most versions, of those that are not the first.
@@ -359,7 +359,9 @@ fn the_sample_is_eventful() {
                 }
                 crate::TimelineEntry::Rewound { .. } => rewound += 1,
                 crate::TimelineEntry::Missing { .. } => missing += 1,
-                crate::TimelineEntry::Dropped { .. } => {}
+                crate::TimelineEntry::Dropped { .. }
+                | crate::TimelineEntry::Replaced { .. }
+                | crate::TimelineEntry::Unreadable { .. } => {}
             }
             ControlFlow::Continue(())
         })

@@ -270,7 +270,8 @@ fn what_the_sealer_has_replayed_is_what_its_segment_says() {
         }
         let log = replay.unwrap().finish().unwrap();
         let mut sealer = Sealer::new(Arc::clone(&backup), LIMITS).unwrap();
-        sealer.advance(cursor.next_seq(), &mut |_| ControlFlow::Continue(())).unwrap();
+        let next = cursor.next_seq().next();
+        sealer.advance(next, &mut |_| ControlFlow::Continue(())).unwrap();
         let file = backup.segments().open(log.first_seq).unwrap();
         let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id).unwrap());
         let body = check_body(backup.segments(), &file, snapshot.as_ref());
@@ -281,7 +282,7 @@ fn what_the_sealer_has_replayed_is_what_its_segment_says() {
         with_delta += u32::from(matches!(log.start, Start::Snapshot(_, snapshot) if snapshot.base.is_some()));
         // Another page, from wherever it came.
         let mut other = log;
-        let (_, images) = other.images.iter_mut().find(|(page, _)| page.get() > 1).unwrap();
+        let Some((_, images)) = other.images.iter_mut().find(|(page, _)| page.get() > 1) else { continue };
         *images.last_mut().unwrap() = (images.last().unwrap().0, Image::Cut);
         let same = compare_with_replay(&backup, &file, &body, &other, Keyframe(0)..Keyframe(keyframes)).unwrap();
         assert!(!same.differences.is_empty());

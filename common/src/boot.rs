@@ -1,0 +1,14 @@
+//! Which boot of the machine this is.
+
+use std::fs;
+
+use uuid::Uuid;
+
+/// The boot of this machine, as the kernel names it (Linux `Documentation/admin-guide/sysctl/kernel.rst`, `random`); nil when it
+/// cannot be read, as in a container without `/proc`.
+///
+/// What was committed to a database in this boot is there: only a power cut can undo it, and that begins another boot.
+pub(crate) fn current_boot() -> Uuid {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    id.and_then(|id| Uuid::parse_str(id.trim()).ok()).unwrap_or_else(Uuid::nil)
+}

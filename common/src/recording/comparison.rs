@@ -1,0 +1,322 @@
+//! Whether the node's database is what the backup says it is, looked at with every write.
+//!
+//! A run owes a comparison from its beginning, unless the run before has noted the stamp that the database still has. Only a run
+//! that owes nothing writes such a note at its end: so a debt that is not paid, for whatever reason, is owed by the next run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::stamp_file::StampFile;
+use super::{Goes, Recording};
+use crate::backup::Backup;
+use crate::commit_check::{Verdict, compare_version};
+use crate::format::commit_note::CommitNote;
+use crate::format::record::{RunStart, SnapshotReason};
+use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::version_rules::Bump;
+use crate::{DataVersion, OnGap, RecordError, Seq};
+
+/// While lightningd runs, comparisons with the database take at most this share of the time.
+const PAUSE_PER_COMPARISON: u32 = 10;
+
+/// While lightningd runs, the pause after a comparison that could not be made.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// Most writes between two attempts to compare.
+const WRITES_BETWEEN_ATTEMPTS_MAX: u32 = 1023;
+
+/// What is known of the node's database beside the versions.
+#[derive(Debug, Clone)]
+pub(super) struct Comparison {
+    file: StampFile,
+    state: State,
+    /// Writes until the next attempt to pay, and how many it was the last time.
+    wait: (u32, u32),
+    /// Before this no database is compared because of its change counter.
+    not_before: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was looked at in this run. This is the last record of the run before, if it is a note.
+    Unlooked(Option<CommitNote>),
+    /// The database is what was recorded, if its change counter is this one. `None` where it tells nothing: in WAL mode.
+    Paid { change_counter: Option<u32> },
+    /// A comparison is owed.
+    Owed(Debt),
+}
+
+/// Why a comparison is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Debt {
+    /// The run before ended without a note.
+    NothingNoted,
+    /// The database was written to since the note.
+    StampChanged,
+    /// The newest version cannot be opened: a snapshot is owed, whatever the database holds.
+    Awaited,
+}
+
+/// What is recorded before a write because of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Replacement {
+    pub(super) reason: SnapshotReason,
+    pub(super) unreadable_since: Option<Seq>,
+}
+
+impl Comparison {
+    /// At the beginning of a run: `note` is the last record, if it is a note.
+    pub(super) fn of_new_run(database: std::path::PathBuf, note: Option<CommitNote>) -> Self {
+        let (file, state) = (StampFile::new(database), State::Unlooked(note));
+        Self { file, state, wait: (0, 0), not_before: None }
+    }
+
+    /// The newest version cannot be opened, so a snapshot is owed.
+    pub(super) fn await_snapshot(&mut self) {
+        (self.state, self.wait) = (State::Owed(Debt::Awaited), (0, 0));
+    }
+
+    /// What is recorded goes on from the database as it is.
+    pub(super) fn snapshot_was_taken(&mut self) {
+        let stamp = self.file.read();
+        self.paid(stamp.map(|stamp| stamp.change_counter));
+    }
+
+    /// The database is what was recorded: it was compared, or a snapshot was taken.
+    fn paid(&mut self, change_counter: Option<u32>) {
+        (self.state, self.wait) = (State::Paid { change_counter }, (0, 0));
+    }
+
+    /// Nothing can be compared now for a reason that may last.
+    fn postpone(&mut self) {
+        self.not_before = Instant::now().checked_add(PAUSE_AFTER_FAILURE);
+        let writes = (self.wait.1 * 2 + 1).min(WRITES_BETWEEN_ATTEMPTS_MAX);
+        self.wait = (writes, writes);
+    }
+
+    /// A write was recorded, which `lightningd` commits next.
+    pub(super) fn recorded(&mut self, bump: Bump) {
+        if let (State::Paid { change_counter: Some(counter) }, Bump::Present) = (&mut self.state, bump) {
+            *counter = counter.wrapping_add(1);
+        }
+    }
+
+    /// The change counter that the database has if nobody but `lightningd` wrote to it; the outer `None` when a comparison
+    /// is owed.
+    pub(super) fn expected_counter(&self) -> Option<Option<u32>> {
+        match self.state {
+            State::Paid { change_counter } => Some(change_counter),
+            State::Unlooked(_) | State::Owed(_) => None,
+        }
+    }
+
+    /// Looks at the stamp; `true` when the contents are to be looked at, too.
+    fn is_due(&mut self) -> bool {
+        let found = self.file.read();
+        match self.state {
+            State::Unlooked(note) => {
+                let noted = note.and_then(|note| note.stamp);
+                if noted.is_some() && noted == found {
+                    self.paid(found.map(|stamp| stamp.change_counter));
+                    return false;
+                }
+                self.state = State::Owed(if note.is_some() { Debt::StampChanged } else { Debt::NothingNoted });
+                true
+            }
+            State::Paid { change_counter: Some(expected) } => {
+                let is_other = found.is_some_and(|stamp| stamp.change_counter != expected);
+                is_other && self.not_before.is_none_or(|then| then <= Instant::now())
+            }
+            // A database has no stamp before its first transaction.
+            State::Paid { change_counter: None } => {
+                self.paid(found.map(|stamp| stamp.change_counter));
+                false
+            }
+            State::Owed(_) if self.wait.0 > 0 => {
+                self.wait.0 -= 1;
+                false
+            }
+            State::Owed(_) => true,
+        }
+    }
+}
+
+impl Recording {
+    /// Compares the database with the version that `lightningd` has committed, if that is due: returns what has to be
+    /// recorded before the write. When it cannot be compared now, that stays owed.
+    ///
+    /// # Errors
+    /// When it is another one and `backup.lock` says to stop then.
+    pub(super) fn compare_database(&mut self, committed: DataVersion) -> Result<Option<Replacement>, RecordError> {
+        let unreplayable = self.lock.unreplayable();
+        let is_due = self.known.comparison.is_due();
+        if !is_due && unreplayable.is_none() {
+            return Ok(None);
+        }
+        if let Goes::ToSpool(_) = self.goes {
+            if self.known.run_start == RunStart::First {
+                log::warn!(
+                    "whether the database is what was recorded as version {committed} cannot be checked while the backup is \
+                     out of reach; that is done when it is back"
+                );
+            }
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let database = match self.open_at(committed) {
+            Ok(Some(database)) => database,
+            // The next write finds it free: a transaction that spilled the cache has ended by then.
+            Err(LiveDatabaseError::Busy { .. }) => return Ok(None),
+            Ok(None) => {
+                self.known.comparison.postpone();
+                return Ok(None);
+            }
+            Err(error) => {
+                self.cannot_compare(committed, &error);
+                return Ok(None);
+            }
+        };
+        if let Some(since) = unreplayable {
+            log::warn!("a change recorded before does not replay: taking a snapshot of the node's database");
+            return Ok(Some(Replacement { reason: SnapshotReason::Unreplayable, unreadable_since: Some(since) }));
+        }
+        if self.known.comparison.state == State::Owed(Debt::Awaited) {
+            log::info!("the database can be read again: taking the snapshot that closes the gap");
+            return Ok(Some(Replacement { reason: SnapshotReason::Gap, unreadable_since: None }));
+        }
+        let verdict = self.compare_with_recorded(committed, &database);
+        let counter = database.stamp();
+        drop(database);
+        let stamp_and_verdict = verdict.and_then(|verdict| Ok((verdict, counter?)));
+        let (verdict, stamp) = match stamp_and_verdict {
+            Ok(found) => found,
+            Err(error) => {
+                self.cannot_compare(committed, &error);
+                return Ok(None);
+            }
+        };
+        let took = began.elapsed();
+        self.known.comparison.not_before = Instant::now().checked_add(took.saturating_mul(PAUSE_PER_COMPARISON));
+        if verdict == Verdict::Same {
+            if took >= Duration::from_secs(1) {
+                log::info!(
+                    "compared the database with version {committed} in {:.1} s: it is the same",
+                    took.as_secs_f32()
+                );
+            }
+            self.known.comparison.paid(stamp.map(|stamp| stamp.change_counter));
+            return Ok(None);
+        }
+        self.report_difference(committed, &verdict)?;
+        Ok(Some(Replacement { reason: SnapshotReason::Changed, unreadable_since: None }))
+    }
+
+    /// The database, if it is at this version.
+    fn open_at(&self, committed: DataVersion) -> Result<Option<LiveDatabase>, LiveDatabaseError> {
+        let database = LiveDatabase::open(&self.known.database)?;
+        let found = database.data_version()?;
+        if found == committed {
+            return Ok(Some(database));
+        }
+        let path = self.known.database.clone();
+        log::warn!("{}", RecordError::WrongDatabase { path, found, committed });
+        Ok(None)
+    }
+
+    fn compare_with_recorded(
+        &self,
+        committed: DataVersion,
+        database: &LiveDatabase,
+    ) -> Result<Verdict, LiveDatabaseError> {
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
+        match &self.known.history_before_run {
+            Some(history) => compare_version(backup, history, committed, database),
+            None => {
+                let (history, read) = backup.read_records();
+                if let Err(error) = read {
+                    log::error!("{error}");
+                }
+                compare_version(backup, &history, committed, database)
+            }
+        }
+    }
+
+    fn cannot_compare(&mut self, committed: DataVersion, error: &LiveDatabaseError) {
+        if self.known.comparison.wait.1 == 0 {
+            log::warn!(
+                "cannot check that the database is what was recorded as version {committed}: {error}. It is tried again"
+            );
+        }
+        self.known.comparison.postpone();
+    }
+
+    /// Says what differs, and whether that is an error.
+    fn report_difference(&self, committed: DataVersion, verdict: &Verdict) -> Result<(), RecordError> {
+        let path = self.known.database.clone();
+        let Verdict::Differs(tables) = verdict else {
+            log::warn!(
+                "version {committed} cannot be opened, so it is not known whether {} is the same",
+                path.display()
+            );
+            return Ok(());
+        };
+        let tables = tables.join(", ");
+        if self.known.on_gap == OnGap::Stop {
+            return Err(RecordError::Changed { path, committed, tables, url: self.known.url.clone() });
+        }
+        match self.known.comparison.state {
+            State::Owed(Debt::StampChanged) => log::warn!(
+                "{} was changed while lightningd was not running, in tables: {tables}. Taking a snapshot of it, which takes \
+                 the place of version {committed}",
+                path.display()
+            ),
+            State::Paid { .. } => log::warn!(
+                "another program has written to {} while lightningd is running, in tables: {tables}. Taking a snapshot of \
+                 it, which takes the place of version {committed}. Stop that program: it endangers the node",
+                path.display()
+            ),
+            State::Unlooked(_) | State::Owed(_) => log::warn!(
+                "{} holds another version {committed} than the one recorded, in tables: {tables}. lightningd ran without \
+                 the recorder, or another program has changed it. Taking a snapshot, which takes that version's place",
+                path.display()
+            ),
+        }
+        Ok(())
+    }
+
+    /// The next comparison need not wait.
+    #[cfg(test)]
+    pub(crate) fn compare_at_once(&mut self) {
+        self.known.comparison.not_before = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend_another_boot(&mut self) {
+        self.known.boot = uuid::Uuid::from_u128(1);
+    }
+
+    /// Notes that the newest version was committed, if the run owes no comparison and the database holds it: then the next run
+    /// need not compare.
+    pub(super) fn commit_note(&self, newest: DataVersion) -> Option<CommitNote> {
+        let expected = self.known.comparison.expected_counter()?;
+        let read = || -> Result<_, LiveDatabaseError> {
+            let database = LiveDatabase::open(&self.known.database)?;
+            Ok((database.data_version()?, database.stamp()?))
+        };
+        match read() {
+            Ok((found, stamp)) => {
+                let is_ours = match (stamp, expected) {
+                    (Some(stamp), Some(expected)) => stamp.change_counter == expected,
+                    _ => true,
+                };
+                // A stamp that was not followed from write to write says nothing to the next run.
+                let stamp = stamp.filter(|_| expected.is_some());
+                (found == newest && is_ours).then_some(CommitNote { boot: self.known.boot, stamp })
+            }
+            Err(error) => {
+                log::debug!("whether version {newest} was committed is not known: {error}");
+                None
+            }
+        }
+    }
+}
