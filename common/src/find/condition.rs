@@ -8,8 +8,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::FindError;
 use super::condition_text::{as_one_expression, quoted};
-use crate::content_differences::Layout;
-use crate::contents::tables;
+use crate::contents::table::{Layout, tables};
 use crate::replay::reason;
 
 /// Functions whose answer is another one each time, or about the connection, or that load code.

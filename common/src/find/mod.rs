@@ -19,15 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rusqlite::types::Value;
-
 use self::condition::Condition;
 use self::search::Search;
 use self::standing::Asking;
 use crate::pages::MountedOverlay;
 use crate::replay::{OutOfBounds, ReplayError, reason};
 use crate::view::View;
-use crate::{Backup, History, ReadError, Seq, Timestamp, Version};
+use crate::{Backup, History, ReadError, Seq, Timestamp, Value, Version};
 
 /// Why nothing was found out.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +82,7 @@ impl FindError {
 }
 
 /// The key of a row: its rowid, or the columns of its primary key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey(pub Vec<Value>);
 
 /// A version at which the answer changed.

@@ -1,37 +1,15 @@
 //! Which rows match, from version to version.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::hooks::Action;
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::condition::Condition;
 use super::{FindError, RowKey};
-use crate::Timestamp;
-use crate::content_differences::{compare_keys, values};
+use crate::contents::rows::values;
 use crate::replay::{Replay, reason};
-
-impl PartialEq for RowKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for RowKey {}
-
-impl PartialOrd for RowKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for RowKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        compare_keys(&self.0, &other.0)
-    }
-}
+use crate::{Timestamp, Value};
 
 /// A condition, asked of one database after another.
 #[derive(Debug)]
