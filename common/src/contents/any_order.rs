@@ -72,9 +72,7 @@ impl RowSum {
 
 impl Fingerprint {
     fn part(self) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "what is left is less than the number of parts")]
-        let part = (self.0 % PARTS as u128) as usize;
-        part
+        (self.0 % PARTS as u128) as usize
     }
 }
 
