@@ -388,7 +388,7 @@ fn what_is_before_the_damage_is_rescued_when_that_is_asked_for() {
         let before = home.everything();
         import(&home, &file, &[]).expect_refused(2, &[why, "--until-damage"]);
         if newest == 5 {
-            import(&home, &file, &connecting).expect_refused(2, &["does not prove"]);
+            import(&home, &file, &connecting).expect_refused(2, &["--lightning-dir out"]);
         }
         assert_eq!(home.everything(), before, "{what}: nothing is made");
         let ran = import(&home, &file, &["--until-damage"]).expect_done(what);

@@ -208,8 +208,8 @@ pub(super) fn copy(
         Ok(()) => None,
         Err(Stop::Unreplayable { offset }) => Some(Rescue { offset, why }),
         Err(Stop::Because(ImportError::Damaged { path, offset, damage, .. })) => {
-            let may_have_been_committed = copy.unsettled.is_some();
-            let before = copy.newest.or(may_have_been_committed.then_some(copy.order.newest()).flatten());
+            let unsettled = copy.unsettled.as_ref().map(|unsettled| unsettled.left_out.data_version);
+            let before = unsettled.or(copy.newest);
             if matches!(until, Until::End) || before.is_none() {
                 return Err(ImportError::Damaged { path, offset, damage, before }.into());
             }
