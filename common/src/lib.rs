@@ -26,9 +26,9 @@
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
-//! | `commit_check`, `contents`, `rows_in_any_order` | whether the node committed what was recorded; comparing two databases |
+//! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases, and what differs in them |
 //! | [`compact`] | history that a policy does not keep dropped, while the recorder goes on |
-//! | [`mod@verify`], `content_differences` | whether a backup is what it was, and what the node has; what differs in two databases |
+//! | [`mod@verify`] | whether a backup is what it was, and what the node has |
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
 //! | [`find`] | the versions at which the answer of a condition changed: every change that can change it is replayed |
@@ -51,7 +51,6 @@ mod boot;
 mod campaign;
 mod commit_check;
 pub mod compact;
-mod content_differences;
 mod contents;
 pub mod create;
 mod data_version;
@@ -75,7 +74,6 @@ mod record_error;
 mod recorded_changes;
 pub mod recording;
 pub mod replay;
-mod rows_in_any_order;
 mod seal;
 mod segment;
 mod seq;
@@ -96,9 +94,10 @@ pub use backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use backup_size::BytesByKind;
 pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};
 pub use backup_url::{BackupUrl, BackupUrlError};
-pub use content_differences::{
+pub use contents::differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
+pub use contents::value::Value;
 pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, NewestRecorded, Origin, Readable, ReplayPlan, TimelineEntry, Version};

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
 use rusqlite::Connection;
-use rusqlite::types::Value;
 
 use super::DiffError;
 use super::entries::{DiffEntry, RowChange, RowFate, SchemaChange, TableTotals};
 use super::hidden::HiddenPages;
 use super::leaves::{Leaves, Scope};
 use super::tree::{TreeError, Trees};
-use crate::PageNo;
-use crate::content_differences::{Layout, SchemaEntries, for_other_rows, same_values, schema_entries, values};
-use crate::contents::tables;
+use crate::contents::any_order::for_other_rows_in_any_order;
+use crate::contents::rows::{for_other_rows, values};
+use crate::contents::table::{Layout, SchemaEntries, schema_entries, tables};
 use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::reason;
+use crate::{PageNo, Value};
 
 /// KiB of pages that SQLite may keep of either database.
 const CACHE_KIB: u32 = 32 << 10;
@@ -194,7 +194,7 @@ impl Databases {
             let [ours, theirs] = &mut statements;
             let our = values(ours.query([rowid])?.next()?, count)?;
             let their = values(theirs.query([rowid])?.next()?, count)?;
-            if matches!((&our, &their), (Some(our), Some(their)) if same_values(our, their)) {
+            if matches!((&our, &their), (Some(our), Some(their)) if our == their) {
                 continue;
             }
             if hand_out(table, layout, our.as_deref(), their.as_deref(), take).is_break() {
@@ -214,7 +214,9 @@ impl Databases {
         let layouts = tables.map(|table| table.map(|table| &table.layout));
         let both = match layouts {
             [Some(ours), Some(theirs)] => {
-                let same_key = ours.key == theirs.key && ours.rowid.is_some() == theirs.rowid.is_some();
+                let is_rowid = |layout: &Layout| layout.rowid.is_some();
+                let same_key =
+                    (&ours.key, &ours.order, is_rowid(ours)) == (&theirs.key, &theirs.order, is_rowid(theirs));
                 same_key && (!ours.key.is_empty() || ours.columns == theirs.columns)
             }
             _ => false,
@@ -224,10 +226,12 @@ impl Databases {
         for pass in passes {
             let Some(layout) = joined(pass) else { continue };
             let queries =
-                pass.map(|own| own.map(|own| format!("{} {}", own.select(table, &layout.columns), own.order())));
+                pass.map(|own| own.map(|own| format!("{} {}", own.select(table, &layout.columns), own.in_order())));
             let source = |side: usize| queries[side].as_deref().map(|sql| (&self.connections[side], sql));
             let mut flow = ControlFlow::Continue(());
-            for_other_rows((source(0), source(1)), layout.compared_first(), &mut |our, their| {
+            // Rows without a key are what they say, wherever they are.
+            let compare = if layout.key.is_empty() { for_other_rows_in_any_order } else { for_other_rows };
+            compare((source(0), source(1)), &layout.order, &mut |our, their| {
                 flow = hand_out(table, &layout, our, their, take);
                 flow
             })?;

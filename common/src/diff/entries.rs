@@ -1,6 +1,6 @@
 //! What differs in two versions, as it is told.
 
-use rusqlite::types::Value;
+use crate::Value;
 
 /// What became of a row, or of an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ impl RowChange<'_> {
     pub fn differing(&self) -> Vec<usize> {
         let (Some(before), Some(after)) = (self.before, self.after) else { return Vec::new() };
         let is_other = |&at: &usize| match (before.get(at), after.get(at)) {
-            (Some(before), Some(after)) => !crate::content_differences::same_value(before, after),
+            (Some(before), Some(after)) => before != after,
             _ => false,
         };
         (0..self.columns.len()).filter(is_other).collect()

@@ -7,19 +7,21 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 
 use super::databases::Databases;
 use super::leaves::Scope;
-use super::{DiffEntry, RowFate};
+use super::{DiffEntry, RowChange, RowFate};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageIdentity, PageSource};
 use crate::view::View;
-use crate::{Backup, History, PageNo, PageSize, ReadError, Version};
+use crate::{Backup, History, PageNo, PageSize, ReadError, Value, Version};
 
 const SCHEMA: &str = "
     CREATE TABLE plain (a INTEGER, b TEXT, c BLOB);
     CREATE TABLE keyed (id INTEGER PRIMARY KEY, x, y BLOB);
     CREATE INDEX keyed_x ON keyed (x);
     CREATE TABLE without (k TEXT PRIMARY KEY, v BLOB) WITHOUT ROWID;
+    CREATE TABLE mixed (k TEXT COLLATE NOCASE, l, v, PRIMARY KEY (l DESC, k)) WITHOUT ROWID;
     CREATE TABLE taken (rowid, _rowid_, oid);
     CREATE TABLE child (keyed REFERENCES keyed(id) ON DELETE CASCADE, note);";
 
@@ -96,18 +98,16 @@ fn all_rows(pages: &OverlayPages) -> Rows {
     for table in tables.map(Result::unwrap) {
         let mut columns = connection.prepare(&format!("SELECT name FROM pragma_table_info('{table}')")).unwrap();
         let columns = columns.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        let columns: Vec<String> = columns.map(|name| format!("quote({})", name.unwrap())).collect();
-        let row = columns.join(" || ',' || ");
+        let columns: Vec<String> = columns.map(Result::unwrap).collect();
+        let row = quote_all(&columns);
         let key = match table.as_str() {
-            "without" => "quote(k)",
-            "taken" => row.as_str(),
-            _ => "rowid",
+            "without" => quote_all(&["k"]),
+            "mixed" => key_of_mixed("l", "k"),
+            "taken" => row.clone(),
+            _ => "CAST(rowid AS TEXT)".to_owned(),
         };
         let mut rows = connection.prepare(&format!("SELECT {key}, {row} FROM {table} ORDER BY 1")).unwrap();
-        let rows = rows.query_map([], |row| {
-            let key: rusqlite::types::Value = row.get(0)?;
-            Ok((told(&key), row.get::<_, String>(1)?))
-        });
+        let rows = rows.query_map([], |row| Ok((told(row.get_ref(0)?), told(row.get_ref(1)?))));
         for (number, row) in rows.unwrap().enumerate() {
             let (key, row) = row.unwrap();
             // Rows without a key may be the same one twice.
@@ -118,20 +118,39 @@ fn all_rows(pages: &OverlayPages) -> Rows {
     found
 }
 
-fn told(value: &rusqlite::types::Value) -> String {
-    match value {
-        rusqlite::types::Value::Integer(number) => number.to_string(),
-        rusqlite::types::Value::Text(text) => text.clone(),
-        other => panic!("{other:?} is no key"),
+/// As SQL would write some values; they need not be UTF-8.
+fn quote_all(values: &[impl AsRef<str>]) -> String {
+    let quoted: Vec<String> = values.iter().map(|value| format!("quote({})", value.as_ref())).collect();
+    quoted.join(" || ',' || ")
+}
+
+/// What is the same for what is the same key: numbers that are equal, letters that differ in size.
+fn key_of_mixed(l: &str, k: &str) -> String {
+    format!("CASE typeof({l}) WHEN 'integer' THEN quote({l} * 1.0) ELSE quote({l}) END || ',' || quote(lower({k}))")
+}
+
+fn told(value: ValueRef<'_>) -> String {
+    value.as_bytes().unwrap().escape_ascii().to_string().replace(r"\'", "'")
+}
+
+fn asked(sql: &str, values: &[Value]) -> String {
+    let connection = Connection::open_in_memory().unwrap();
+    let sql = format!("SELECT {sql}");
+    connection.query_row(&sql, rusqlite::params_from_iter(values), |row| Ok(told(row.get_ref(0)?))).unwrap()
+}
+
+fn key(row: &RowChange<'_>) -> String {
+    match row.table {
+        "taken" => String::new(),
+        "without" => quoted(row.key),
+        "mixed" => asked(&key_of_mixed("?1", "?2"), row.key),
+        _ => asked("CAST(?1 AS TEXT)", row.key),
     }
 }
 
-fn quoted(values: &[rusqlite::types::Value]) -> String {
-    let connection = Connection::open_in_memory().unwrap();
-    let quote = |value: &rusqlite::types::Value| -> String {
-        connection.query_row("SELECT quote(?1)", [value], |row| row.get(0)).unwrap()
-    };
-    values.iter().map(quote).collect::<Vec<_>>().join(",")
+fn quoted(values: &[Value]) -> String {
+    let places: Vec<String> = (1..=values.len()).map(|at| format!("?{at}")).collect();
+    asked(&quote_all(&places), values)
 }
 
 /// What differs by all rows. Of a row without a key only how often it is there matters.
@@ -168,14 +187,9 @@ fn found(from: &OverlayPages, to: &OverlayPages, scope: Scope) -> Found {
         .compare(scope, &[], &mut |entry| {
             match entry {
                 DiffEntry::Row(row) => {
-                    let key = match row.table {
-                        "taken" => String::new(),
-                        "without" => quoted(row.key),
-                        _ => told(&row.key[0]),
-                    };
                     assert_eq!(row.fate == RowFate::Added, row.before.is_none());
                     assert_eq!(row.fate == RowFate::Changed, !row.differing().is_empty());
-                    found.push((row.table.to_owned(), key, row.before.map(quoted), row.after.map(quoted)));
+                    found.push((row.table.to_owned(), key(row), row.before.map(quoted), row.after.map(quoted)));
                 }
                 DiffEntry::Table(table) => {
                     totals.insert(table.table.clone(), table.added + table.removed + table.changed);
@@ -201,8 +215,7 @@ pub(crate) fn compare_with_all_rows(backup: &Backup, history: &History, from: &V
     let mut found = Found::new();
     let taken = super::diff(backup, history, (from, to), &["payments".to_owned()], &mut |entry| {
         if let DiffEntry::Row(row) = entry {
-            let key = told(&row.key[0]);
-            found.push((row.table.to_owned(), key, row.before.map(quoted), row.after.map(quoted)));
+            found.push((row.table.to_owned(), key(row), row.before.map(quoted), row.after.map(quoted)));
         }
         ControlFlow::Continue(())
     });
@@ -225,6 +238,14 @@ fn statement() -> impl Strategy<Value = String> {
         3 => (id.clone(), len.clone()).prop_map(|(id, len)| {
             format!("INSERT OR REPLACE INTO without VALUES ('key {id}', zeroblob({len}))")
         }),
+        // Keys that are equal and not the same, and texts that are no UTF-8.
+        3 => (id.clone(), len.clone()).prop_map(|(id, len)| {
+            let l = ["1", "1.0", "2.5", "3", "'x'", "CAST(x'ff' AS TEXT)", "'\\xff'", "x'ff'"][id as usize % 8];
+            let k = ["'a'", "'A'", "CAST(x'5cff' AS TEXT)", "'_'", "'Z'"][id as usize % 5];
+            format!("INSERT OR REPLACE INTO mixed VALUES ({k}, {l}, zeroblob({len}))")
+        }),
+        1 => id.clone().prop_map(|id| format!("INSERT OR REPLACE INTO without VALUES (CAST(x'ff{id:02x}' AS TEXT), {id})")),
+        1 => id.clone().prop_map(|id| format!("DELETE FROM mixed WHERE l > {id}")),
         1 => (id.clone(), 0..3_u32).prop_map(|(id, other)| format!("INSERT INTO taken VALUES ({id} % 3, {other}, NULL)")),
         1 => id.clone().prop_map(|id| format!("INSERT INTO child SELECT id, 'of {id}' FROM keyed WHERE id >= {id} LIMIT 3")),
         3 => id.clone().prop_map(|id| format!("UPDATE plain SET a = a + 1 WHERE a % 5 = {id} % 5")),

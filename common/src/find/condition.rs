@@ -8,8 +8,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::FindError;
 use super::condition_text::{as_one_expression, quoted};
-use crate::content_differences::Layout;
-use crate::contents::tables;
+use crate::contents::table::{Layout, tables};
 use crate::replay::reason;
 
 /// Functions whose answer is another one each time, or about the connection, or that load code.
@@ -82,8 +81,7 @@ impl Condition {
         let known = known.ok_or_else(|| FindError::NoSuchTable { table: table.to_owned() })?;
         let layout = Layout::of(connection, &known).map_err(fail)?;
         let name = known.name;
-        let (key, generated) = key_columns(connection, &name).map_err(fail)?;
-        let is_opaque = is_opaque(connection).map_err(fail)?;
+        let Hidden { key, has_generated, is_opaque } = Hidden::of(connection, &name).map_err(fail)?;
         let asked = Arc::new(Mutex::new(Asked::default()));
         let (answering, of_table) = (Arc::clone(&asked), name.clone());
         let authorizer = move |context: AuthContext<'_>| answer(&answering, &of_table, &context);
@@ -116,8 +114,18 @@ impl Condition {
         let mut columns = asked.columns;
         columns.extend(key.iter().cloned());
         // A row without a key is another one whatever changes of it.
-        let columns = if generated || layout.key.is_empty() { Columns::All } else { Columns::Some(columns) };
+        let columns = if has_generated || layout.key.is_empty() { Columns::All } else { Columns::Some(columns) };
         Ok(Self { table: name, sql: expression, layout, columns, key, is_opaque })
+    }
+
+    /// Takes account of another schema, in which it is asked as well.
+    pub(super) fn add(&mut self, other: Hidden) {
+        match &mut self.columns {
+            Columns::Some(columns) if !other.has_generated => columns.extend(other.key.iter().cloned()),
+            columns => *columns = Columns::All,
+        }
+        self.key.extend(other.key);
+        self.is_opaque |= other.is_opaque;
     }
 
     /// The keys of all rows that match.
@@ -146,25 +154,34 @@ impl Condition {
     }
 }
 
-/// The columns that make a row another row, and whether there are columns that are made of others.
-fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<(BTreeSet<String>, bool)> {
-    let mut statement = connection.prepare("SELECT lower(name), pk, hidden FROM pragma_table_xinfo(?1)")?;
-    let rows = statement
-        .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-    let (mut key, mut generated) = (BTreeSet::from(["rowid".to_owned()]), false);
-    for row in rows {
-        let (name, place, hidden) = row?;
-        generated |= hidden > 0;
-        if place > 0 {
-            key.insert(name);
-        }
-    }
-    Ok((key, generated))
+/// What the schema says of how a row can become another one without being told by the condition.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    /// Columns of the key, in small letters.
+    key: BTreeSet<String>,
+    /// Whether there are columns that are made of others.
+    has_generated: bool,
+    /// Whether a row can disappear without SQLite telling which: by a trigger, or by a conflict.
+    pub(super) is_opaque: bool,
 }
 
-fn is_opaque(connection: &Connection) -> rusqlite::Result<bool> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' OR upper(sql) LIKE '%REPLACE%'";
-    connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|count| count > 0)
+impl Hidden {
+    pub(super) fn of(connection: &Connection, table: &str) -> rusqlite::Result<Self> {
+        let mut statement = connection.prepare("SELECT lower(name), pk, hidden FROM pragma_table_xinfo(?1)")?;
+        let rows = statement
+            .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
+        let (mut key, mut has_generated) = (BTreeSet::from(["rowid".to_owned()]), false);
+        for row in rows {
+            let (name, place, hidden) = row?;
+            has_generated |= hidden > 0;
+            if place > 0 {
+                key.insert(name);
+            }
+        }
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' OR upper(sql) LIKE '%REPLACE%'";
+        let is_opaque = connection.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0;
+        Ok(Self { key, has_generated, is_opaque })
+    }
 }
 
 fn answer(asked: &Mutex<Asked>, table: &str, context: &AuthContext<'_>) -> Authorization {

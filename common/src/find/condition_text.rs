@@ -53,6 +53,21 @@ pub(super) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
+/// The words of a statement, and its other letters, without comments and what is in quotes.
+pub(super) fn words(sql: &str) -> impl Iterator<Item = &str> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        let letter = rest.chars().next()?;
+        let (token, behind) = rest.split_at(token_len(rest, letter));
+        rest = behind;
+        Some(token)
+    })
+    .filter(|token| {
+        let is_comment = token.starts_with("--") || token.starts_with("/*");
+        !is_comment && !token.starts_with(|letter: char| letter.is_whitespace() || "'\"`[".contains(letter))
+    })
+}
+
 /// Bytes of the comment, quoted text, word or letter that `sql` begins with.
 fn token_len(sql: &str, letter: char) -> usize {
     let behind = |end: &str, from: usize| {

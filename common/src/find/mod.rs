@@ -19,15 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rusqlite::types::Value;
-
 use self::condition::Condition;
 use self::search::Search;
 use self::standing::Asking;
 use crate::pages::MountedOverlay;
 use crate::replay::{OutOfBounds, ReplayError, reason};
 use crate::view::View;
-use crate::{Backup, History, ReadError, Seq, Timestamp, Version};
+use crate::{Backup, DataVersion, History, ReadError, Seq, Timestamp, Value, Version};
 
 /// Why nothing was found out.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +44,19 @@ pub enum FindError {
         condition: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The names of what it is about are other ones from a version on.
+    #[error(
+        "the condition does not mean the same before and from version {version} on: of table {table}, {why}; ask for the \
+        versions before it with --to, and for it and those after it with --from, each time with the names of those versions"
+    )]
+    Renamed {
+        /// The first version with the other names.
+        version: DataVersion,
+        /// The table.
+        table: String,
+        /// What is another one.
+        why: String,
     },
     /// The condition has no answer for a row.
     #[error("the condition cannot be answered: {reason}")]
@@ -83,9 +94,10 @@ impl FindError {
     }
 }
 
-/// The key of a row: its rowid, or the columns of its primary key.
-#[derive(Debug, Clone)]
-pub struct RowKey(pub Vec<Value>);
+/// The key of a row: its rowid, or the columns of its primary key, or all columns of a table without either; of which rows
+/// there can be several, told apart by a number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey(pub Vec<Value>, u32);
 
 /// A version at which the answer changed.
 #[derive(Debug, Clone)]
@@ -131,7 +143,7 @@ pub fn find(
     let asking = Asking::new(&condition, Timestamp::now());
     let wanted = first.seq..=last.seq;
     let search = || Search::new(backup, history, &asking, wanted.clone());
-    let matches = search().all_at(first)?.len() as u64;
+    let matches = search().all_at(first)?.0.len() as u64;
     let jobs = jobs(history, first.seq, last.seq);
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<Done>> = Mutex::default();
@@ -192,7 +204,10 @@ enum Job {
 fn jobs(history: &History, first: Seq, last: Seq) -> Vec<Job> {
     let sealed = history.sealed();
     // The segment that holds the first version may hold later ones.
-    let from = sealed.partition_point(|&segment| segment <= first).saturating_sub(1);
+    let from = match history.is_sealed(first) {
+        true => sealed.partition_point(|&segment| segment <= first).saturating_sub(1),
+        false => sealed.len(),
+    };
     let upto = sealed.partition_point(|&segment| segment <= last);
     let segments = sealed.get(from..upto).unwrap_or_default().iter().map(|&segment| Job::Segment(segment));
     let unsealed = (!history.is_sealed(last)).then_some(Job::Unsealed);

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-use super::condition::Condition;
+use super::condition::{Condition, Hidden};
+use super::condition_text::words;
 use crate::format::statements::StoredStatement;
 
 /// What a statement, or a change, can do to what a condition says.
@@ -29,6 +30,8 @@ pub(super) enum Relevance {
 pub(super) struct Statements<'c> {
     connection: &'c Connection,
     condition: &'c Condition,
+    /// Whether rows can disappear without SQLite telling which.
+    is_opaque: bool,
     found: Arc<Mutex<Relevance>>,
     known: HashMap<String, Relevance>,
     /// Whether the schema has changed since.
@@ -39,7 +42,12 @@ impl<'c> Statements<'c> {
     /// Looks at statements on a connection that is used for nothing else.
     pub(super) fn on(connection: &'c mut Connection, condition: &'c Condition) -> rusqlite::Result<Self> {
         let found = Arc::new(Mutex::new(Relevance::None));
-        let (noting, about) = (Arc::clone(&found), condition.clone());
+        // The schema may be another one than that on which the condition was checked.
+        let mut about = condition.clone();
+        let here = Hidden::of(connection, &condition.table)?;
+        let is_opaque = condition.is_opaque || here.is_opaque;
+        about.add(here);
+        let noting = Arc::clone(&found);
         let authorizer = move |context: AuthContext<'_>| {
             let mut found = noting.lock().unwrap_or_else(PoisonError::into_inner);
             *found = (*found).max(of_action(&about, &context.action));
@@ -51,7 +59,7 @@ impl<'c> Statements<'c> {
             }
         };
         connection.authorizer(Some(authorizer))?;
-        Ok(Self { connection, condition, found, known: HashMap::new(), is_over: false })
+        Ok(Self { connection, condition, is_opaque, found, known: HashMap::new(), is_over: false })
     }
 
     /// What a statement can do, as it is stored.
@@ -65,7 +73,7 @@ impl<'c> Statements<'c> {
     /// What a statement, or the statements of a template, can do.
     pub(super) fn of_text(&mut self, text: &str) -> Relevance {
         if self.is_over {
-            return Relevance::Whole;
+            return Relevance::Schema;
         }
         if let Some(&known) = self.known.get(text) {
             return known;
@@ -76,7 +84,7 @@ impl<'c> Statements<'c> {
         let relevance = match found {
             // It is about what this schema does not have.
             _ if prepared.is_err() => Relevance::Whole,
-            Relevance::Beside | Relevance::Rows if self.condition.is_opaque || is_silent(text) => Relevance::Whole,
+            Relevance::Beside | Relevance::Rows if self.is_opaque || is_silent(text) => Relevance::Whole,
             Relevance::Beside => Relevance::None,
             Relevance::Rows if self.condition.layout.rowid.is_none() => Relevance::Whole,
             found => found,
@@ -90,6 +98,8 @@ impl<'c> Statements<'c> {
 fn of_action(condition: &Condition, action: &AuthAction<'_>) -> Relevance {
     let is_own = |table: &str| table.eq_ignore_ascii_case(&condition.table);
     match *action {
+        // SQLite keeps it itself when rows are added to other tables, and tells nobody.
+        AuthAction::Insert { .. } if is_own("sqlite_sequence") => Relevance::Whole,
         AuthAction::Insert { table_name } | AuthAction::Delete { table_name } if is_own(table_name) => Relevance::Rows,
         // Of a row that gets another key SQLite tells only the new one.
         AuthAction::Update { table_name, column_name }
@@ -116,9 +126,47 @@ fn of_action(condition: &Condition, action: &AuthAction<'_>) -> Relevance {
 }
 
 /// Whether SQLite may write rows without telling: those that give way to others, and all of a table at once (SQLite,
-/// `sqlite3_update_hook`). A comment may hide what it is.
+/// `sqlite3_update_hook`), as a DELETE does that has no WHERE of its own.
 fn is_silent(text: &str) -> bool {
-    let text = text.to_ascii_uppercase();
-    let is_everything = text.contains("DELETE") && !text.contains("WHERE");
-    is_everything || text.contains("REPLACE") || text.contains("--") || text.contains("/*")
+    let (mut depth, mut begins, mut deletes, mut has_where) = (0_usize, None, false, false);
+    for word in words(text) {
+        let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
+        begins.get_or_insert(is("DELETE"));
+        match word {
+            "(" => depth += 1,
+            ")" => depth = depth.saturating_sub(1),
+            _ if is("REPLACE") => return true,
+            _ if is("DELETE") => deletes = true,
+            _ if is("WHERE") && depth == 0 => has_where = true,
+            _ => {}
+        }
+    }
+    deletes && !(begins == Some(true) && has_where)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_empties_a_table_or_makes_rows_give_way_is_silent() {
+        for (text, silent) in [
+            ("DELETE FROM t WHERE id = 1", false),
+            ("DELETE FROM t -- all\n where (id = 1)", false),
+            ("DELETE FROM t", true),
+            ("delete from nowhere", true),
+            ("DELETE FROM \"a WHERE b\"", true),
+            ("DELETE FROM [where]", true),
+            ("DELETE FROM t /* WHERE id = 1 */", true),
+            ("DELETE FROM t -- WHERE", true),
+            ("/* first */ DELETE FROM t WHERE x = 'DELETE'", false),
+            ("WITH c AS (SELECT 1 WHERE 1) DELETE FROM t", true),
+            ("INSERT INTO t VALUES ('DELETE', 'REPLACE')", false),
+            ("INSERT INTO deleted SELECT * FROM t", false),
+            ("INSERT OR /**/ replace INTO t VALUES (1)", true),
+            ("UPDATE OR REPLACE t SET id = 2", true),
+        ] {
+            assert_eq!(is_silent(text), silent, "{text}");
+        }
+    }
 }

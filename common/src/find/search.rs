@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::relevance::{Relevance, Statements};
-use super::standing::{Asking, Standing, Turned};
+use super::standing::{Asking, Shape, Standing, Turned};
 use super::{FindError, RowKey, Turn};
 use crate::format::page_images::Keyframe;
 use crate::format::statements::Block;
@@ -67,11 +67,13 @@ impl<'a> Search<'a> {
             return stretch.versions().iter().filter_map(|version| self.alone(version).transpose()).collect();
         }
         let mut turns: Vec<Turn> = self.at_snapshot(&stretch)?.into_iter().collect();
-        let Some(begin) = stretch.interval(Keyframe(0)) else { return Ok(turns) };
+        let asked = self.asked_records(&stretch);
+        let Some(begins) = asked.first().map(interval_of) else { return Ok(turns) };
+        let Some(begin) = stretch.interval(begins) else { return Ok(turns) };
         let at = |keyframe, page_count, foreign_keys| {
             Start::Segment(first_seq, SealedState::At { keyframe, page_count, foreign_keys })
         };
-        let start = at(Keyframe(0), begin.page_count, begin.foreign_keys);
+        let start = at(begins, begin.page_count, begin.foreign_keys);
         let (pages, _) = self.backup.start_pages(&start)?;
         let mounted = MountedOverlay::new(OverlayPages::new(pages));
         let mut connection = connect(&mounted)?;
@@ -79,7 +81,7 @@ impl<'a> Search<'a> {
         let changes = SegmentChanges { segments: Arc::clone(segments), first_seq };
         let templates = segments.templates(first_seq)?;
         let mut intervals = Vec::new();
-        for records in stretch.records().chunk_by(|a, b| interval_of(a) == interval_of(b)) {
+        for records in asked.chunk_by(|a, b| interval_of(a) == interval_of(b)) {
             let keyframe = interval_of(&records[0]);
             let block = segments.block(first_seq, keyframe)?;
             let mut failed = false;
@@ -123,6 +125,7 @@ impl<'a> Search<'a> {
             follow.end(self)?;
         }
         if let Some(first) = stretch.versions().first().filter(|_| stretch.snapshot().is_none())
+            && self.is_turn_wanted(first)
             && let Some(earlier) = self.history.version_before(first.seq)?
             && self.history.is_dropped_between(earlier.seq, first_seq)
         {
@@ -133,29 +136,68 @@ impl<'a> Search<'a> {
         Ok(turns)
     }
 
+    /// The records of a segment, from the interval on with which a replay of the versions behind the first begins. What others
+    /// are stored in may be damaged.
+    fn asked_records<'s>(&self, stretch: &'s Stretch) -> &'s [LiveRecord] {
+        let records = stretch.records();
+        let upto = records.partition_point(|record| record.seq() <= *self.wanted.end());
+        let first = records.partition_point(|record| record.seq() <= *self.wanted.start());
+        let Some(interval) = records.get(first).map(interval_of) else { return &[] };
+        let from = records.partition_point(|record| interval_of(record) < interval);
+        records.get(from..upto).unwrap_or_default()
+    }
+
+    /// Whether it is to be told what a version turns: not of the first one.
+    fn is_turn_wanted(&self, version: &Version) -> bool {
+        self.wanted.contains(&version.seq) && version.seq != *self.wanted.start()
+    }
+
     /// The turn at a version of which what led to it was dropped.
     fn alone(&mut self, version: &Version) -> Result<Option<Turn>, FindError> {
-        if !self.wanted.contains(&version.seq) || version.seq == *self.wanted.start() {
+        if !self.is_turn_wanted(version) {
             return Ok(None);
         }
         let Some(earlier) = self.history.version_before(version.seq)? else { return Ok(None) };
         let (before, after) = (self.all_at(&earlier)?, self.all_at(version)?);
-        Ok(turn(version, Turned::between(&before, &after)))
+        self.check_names(version, &before.1, &after.1)?;
+        Ok(turn(version, Turned::between(&before.0, &after.0)))
+    }
+
+    /// Whether the condition still means what it meant before a version.
+    fn check_names(&self, version: &Version, before: &Shape, after: &Shape) -> Result<(), FindError> {
+        let table = &self.asking.condition.table;
+        match before.why_another(after, table).filter(|_| self.is_turn_wanted(version)) {
+            Some(why) => Err(FindError::Renamed { version: version.data_version, table: table.clone(), why }),
+            None => Ok(()),
+        }
     }
 
     /// Finds the turns in what is not sealed.
     pub(super) fn unsealed(&mut self) -> Result<Vec<Turn>, FindError> {
         let mut turns = Vec::new();
-        let (pages, foreign_keys) = self.backup.start_pages(&self.history.sealed_end())?;
-        let mut now = (OverlayPages::new(pages), foreign_keys);
-        for stretch in self.history.unsealed() {
+        let logs = self.history.unsealed();
+        // What lies before the snapshot that the first version builds on may be damaged.
+        let is_start = |log: &Stretch| log.snapshot().is_some() && log.first_seq() <= *self.wanted.start();
+        let from = logs.iter().rposition(is_start);
+        let mut now = match from {
+            Some(_) => None,
+            None => {
+                let (pages, foreign_keys) = self.backup.start_pages(&self.history.sealed_end())?;
+                Some((OverlayPages::new(pages), foreign_keys))
+            }
+        };
+        for stretch in logs.iter().skip(from.unwrap_or(0)) {
+            if stretch.first_seq() > *self.wanted.end() {
+                break;
+            }
             turns.extend(self.at_snapshot(stretch)?);
             if let Some(snapshot) = stretch.snapshot() {
                 let (pages, foreign_keys) =
                     self.backup.start_pages(&Start::Snapshot(stretch.first_seq(), *snapshot))?;
-                now = (OverlayPages::new(pages), foreign_keys);
+                now = Some((OverlayPages::new(pages), foreign_keys));
             }
-            now = self.log(stretch, now, &mut turns)?;
+            let Some(beginning) = now.take() else { break };
+            now = Some(self.log(stretch, beginning, &mut turns)?);
         }
         Ok(turns)
     }
@@ -195,7 +237,8 @@ impl<'a> Search<'a> {
         let mut replay = self.start(0, beginning.clone())?;
         replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
         let mut follow = Follow::new(beginning);
-        for version in &versions {
+        let last = *self.wanted.end();
+        for version in versions.iter().take_while(|of| of.version.seq <= last) {
             let before = follow.before(self, version, &replay)?;
             for record in &version.records {
                 let texts = read(record)?;
@@ -249,26 +292,29 @@ impl<'a> Search<'a> {
     fn at_snapshot(&mut self, stretch: &Stretch) -> Result<Option<Turn>, FindError> {
         let is_snapshot = stretch.records().first().is_some_and(|record| record.kind == LiveKind::Snapshot);
         let version = stretch.versions().first().filter(|version| self.wanted.contains(&version.seq));
-        let Some(version) = version.filter(|_| is_snapshot) else { return Ok(None) };
+        let Some(version) = version.filter(|version| is_snapshot && self.is_turn_wanted(version)) else {
+            return Ok(None);
+        };
         let Some(earlier) = self.history.version_before(stretch.first_seq())? else { return Ok(None) };
         if earlier.seq < *self.wanted.start() {
             return Ok(None);
         }
         let (before, after) = (self.all_at(&earlier)?, self.all_at_snapshot(stretch)?);
-        Ok(turn(version, Turned::between(&before, &after)))
+        self.check_names(version, &before.1, &after.1)?;
+        Ok(turn(version, Turned::between(&before.0, &after.0)))
     }
 
     /// All rows that match in a version.
-    pub(super) fn all_at(&mut self, version: &Version) -> Result<BTreeSet<RowKey>, FindError> {
+    pub(super) fn all_at(&mut self, version: &Version) -> Result<(BTreeSet<RowKey>, Shape), FindError> {
         let plan = self.history.plan(version)?;
         let view = View::build(self.backup, &plan, None).map_err(|error| FindError::Replay { source: error.reason })?;
         let replay = self.start(1, (view.pages().clone(), ForeignKeys::On))?;
-        let all = self.asking.all(&replay)?;
+        let all = (self.asking.all(&replay)?, self.asking.shape(&replay)?);
         self.keep(1, replay)?;
         Ok(all)
     }
 
-    fn all_at_snapshot(&mut self, stretch: &Stretch) -> Result<BTreeSet<RowKey>, FindError> {
+    fn all_at_snapshot(&mut self, stretch: &Stretch) -> Result<(BTreeSet<RowKey>, Shape), FindError> {
         let start = match (stretch.snapshot(), stretch.interval(Keyframe(0))) {
             (Some(snapshot), None) => Start::Snapshot(stretch.first_seq(), *snapshot),
             (_, interval) => {
@@ -280,7 +326,7 @@ impl<'a> Search<'a> {
         };
         let (pages, foreign_keys) = self.backup.start_pages(&start)?;
         let replay = self.start(1, (OverlayPages::new(pages), foreign_keys))?;
-        let all = self.asking.all(&replay)?;
+        let all = (self.asking.all(&replay)?, self.asking.shape(&replay)?);
         self.keep(1, replay)?;
         Ok(all)
     }
@@ -305,6 +351,13 @@ impl<'a> Search<'a> {
     }
 }
 
+/// What there was before a change that may do anything.
+struct Before {
+    rows: BTreeSet<RowKey>,
+    /// Only of one that changes the schema.
+    shape: Option<Shape>,
+}
+
 /// Goes along with a replay from its beginning.
 struct Follow {
     beginning: Beginning,
@@ -324,9 +377,13 @@ impl Follow {
         search: &Search<'_>,
         version: &OfVersion<'_>,
         replay: &Replay,
-    ) -> Result<Option<BTreeSet<RowKey>>, FindError> {
-        let is_whole = version.relevance >= Relevance::Whole;
-        is_whole.then(|| search.asking.all(replay)).transpose()
+    ) -> Result<Option<Before>, FindError> {
+        let shape = match version.relevance {
+            Relevance::None | Relevance::Beside | Relevance::Rows => return Ok(None),
+            Relevance::Whole => None,
+            Relevance::Schema => Some(search.asking.shape(replay)?),
+        };
+        Ok(Some(Before { rows: search.asking.all(replay)?, shape }))
     }
 
     /// The turn at a version that has been replayed, if it is wanted.
@@ -334,12 +391,17 @@ impl Follow {
         &mut self,
         search: &mut Search<'_>,
         version: &OfVersion<'_>,
-        before: Option<BTreeSet<RowKey>>,
+        before: Option<Before>,
         replay: &Replay,
     ) -> Result<Option<Turn>, FindError> {
         let notes = search.notes.take();
         let turned = match (before, version.relevance) {
-            (Some(before), _) => self.standing.turn_all(&before, &search.asking.all(replay)?),
+            (Some(before), _) => {
+                if let Some(shape) = &before.shape {
+                    search.check_names(version.version, shape, &search.asking.shape(replay)?)?;
+                }
+                self.standing.turn_all(&before.rows, &search.asking.all(replay)?)
+            }
             (None, Relevance::None) => return Ok(None),
             (None, _) => {
                 if self.opened.is_none() {
@@ -351,8 +413,7 @@ impl Follow {
                 self.standing.turn_rows(search.asking, &notes, replay, &mut beginning)?
             }
         };
-        let is_wanted = search.wanted.contains(&version.version.seq) && version.version.seq != *search.wanted.start();
-        Ok(turn(version.version, turned).filter(|_| is_wanted))
+        Ok(turn(version.version, turned).filter(|_| search.is_turn_wanted(version.version)))
     }
 
     fn end(self, search: &mut Search<'_>) -> Result<(), FindError> {

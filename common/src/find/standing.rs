@@ -1,37 +1,15 @@
 //! Which rows match, from version to version.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::hooks::Action;
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::condition::Condition;
 use super::{FindError, RowKey};
-use crate::Timestamp;
-use crate::content_differences::{compare_keys, values};
+use crate::contents::rows::values;
 use crate::replay::{Replay, reason};
-
-impl PartialEq for RowKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for RowKey {}
-
-impl PartialOrd for RowKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for RowKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        compare_keys(&self.0, &other.0)
-    }
-}
+use crate::{Timestamp, Value};
 
 /// A condition, asked of one database after another.
 #[derive(Debug)]
@@ -56,9 +34,29 @@ impl<'c> Asking<'c> {
             let mut rows = statement.query([])?;
             let mut found = BTreeSet::new();
             while let Some(key) = values(rows.next()?, count)? {
-                found.insert(RowKey(key));
+                let mut key = RowKey(key, 0);
+                // Rows without a key can be there more than once.
+                while !found.insert(key.clone()) {
+                    key.1 += 1;
+                }
             }
             Ok(found)
+        })
+    }
+
+    /// What tables there are, and whether the condition can be asked of its own.
+    pub(super) fn shape(&self, replay: &Replay) -> Result<Shape, FindError> {
+        const QUERY: &str = "SELECT lower(t.name), lower(c.name) FROM pragma_table_list AS t \
+             JOIN pragma_table_xinfo(t.name) AS c WHERE t.schema = 'main' AND t.type = 'table'";
+        self.ask(replay, QUERY, Shape::default(), |connection| {
+            let mut shape = Shape { is_askable: connection.prepare(&self.matching).is_ok(), ..Shape::default() };
+            let mut statement = connection.prepare(QUERY)?;
+            let columns = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for column in columns {
+                let (table, column): (String, String) = column?;
+                shape.tables.entry(table).or_default().insert(column);
+            }
+            Ok(shape)
         })
     }
 
@@ -86,6 +84,47 @@ impl<'c> Asking<'c> {
             (None, Some(why)) => FindError::TooMuch { why },
             (None, None) => FindError::Evaluation { reason: reason(&error) },
         })
+    }
+}
+
+/// What there is in a version to ask of.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    /// The columns of all tables, in small letters.
+    tables: BTreeMap<String, BTreeSet<String>>,
+    is_askable: bool,
+}
+
+impl Shape {
+    /// Why a condition on `table` does not mean the same from here to `after`: a name is another one. `None` while it does, and
+    /// where the table or a column was only made or dropped: without them no row matches.
+    pub(super) fn why_another(&self, after: &Self, table: &str) -> Option<String> {
+        let table = table.to_ascii_lowercase();
+        let list = |names: BTreeSet<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        match (self.tables.get(&table), after.tables.get(&table)) {
+            (Some(before), Some(now)) if self.is_askable != after.is_askable => {
+                let (gone, new) = (before.difference(now).collect(), now.difference(before).collect());
+                let (gone, new): (BTreeSet<&String>, BTreeSet<&String>) = (gone, new);
+                match (gone.is_empty(), new.is_empty()) {
+                    (true, true) => Some("its key is another one from there on".to_owned()),
+                    (false, false) => Some(format!("it has {} there in place of {}", list(new), list(gone))),
+                    _ => None,
+                }
+            }
+            (Some(columns), None) => {
+                let new = after.with_columns(columns).find(|name| !self.tables.contains_key(*name))?;
+                Some(format!("it is called {new} from there on"))
+            }
+            (None, Some(columns)) => {
+                let old = self.with_columns(columns).find(|name| !after.tables.contains_key(*name))?;
+                Some(format!("it was called {old} before"))
+            }
+            _ => None,
+        }
+    }
+
+    fn with_columns(&self, columns: &BTreeSet<String>) -> impl Iterator<Item = &String> {
+        self.tables.iter().filter(move |(_, of_table)| *of_table == columns).map(|(name, _)| name)
     }
 }
 
@@ -134,7 +173,7 @@ impl Standing {
         }
         let mut turned = Turned::default();
         for (rowid, action) in first {
-            let key = RowKey(vec![Value::Integer(rowid)]);
+            let key = RowKey(vec![Value::Integer(rowid)], 0);
             let was = match self.0.get(&key) {
                 Some(&known) => known,
                 None if action == Action::SQLITE_INSERT => false,

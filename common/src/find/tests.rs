@@ -285,3 +285,198 @@ fn before_a_column_is_there_no_row_matches() {
     let (turns, all) = turns_of(&statements, "parts", "typeof(\"kind\") = 'text'");
     assert_eq!(turns, [all[all.len() - 1]]);
 }
+
+/// Statements that write nothing of what is asked about, so many that what comes behind them is in another log.
+fn others() -> Vec<&'static str> {
+    vec!["INSERT INTO payments (note, amount) VALUES ('other', 1)"; 60]
+}
+
+#[test]
+fn a_table_is_emptied_whatever_its_name_and_the_comments_say() {
+    for (table, delete) in [
+        ("nowhere", "DELETE FROM nowhere"),
+        ("nowhere", "DELETE FROM \"nowhere\" -- WHERE id = 1"),
+        ("'a WHERE b'", "DELETE FROM [a WHERE b]"),
+    ] {
+        let made = [
+            format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY, x)"),
+            format!("INSERT INTO {table} VALUES (1, 7), (2, 8), (3, 7)"),
+        ];
+        let made: Vec<&str> = made.iter().map(String::as_str).collect();
+        let statements = [&made[..], &others(), &[delete]].concat();
+        let (turns, all) = turns_of(&statements, table.trim_matches('\''), "x = 7");
+        assert_eq!(turns, [all[all.len() - 62], all[all.len() - 1]], "{delete}");
+    }
+}
+
+/// What a search over a new history says.
+fn outcome(statements: &[&str], table: &str, condition: &str, from: usize) -> Result<Vec<usize>, String> {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(SHORT);
+    for statement in statements {
+        write(&mut node, &mut recording, &statement.split("; ").map(str::to_owned).collect::<Vec<_>>());
+    }
+    let backup = node.backup();
+    let (history, _) = backup.read_history();
+    let all = versions(&history);
+    // Number 0 is what was there before the first statement.
+    let all = &all[all.len() - statements.len() - 1..];
+    let found = find(&backup, &history, (&all[from], &all[all.len() - 1]), table, condition);
+    let place = |turn: &super::Turn| all.iter().position(|version| version.seq == turn.version.seq).unwrap();
+    found.map(|found| found.turns.iter().map(place).collect()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_is_said_across_a_version_from_which_names_are_other_ones() {
+    let make = "CREATE TABLE parts (k TEXT PRIMARY KEY, x) WITHOUT ROWID";
+    let fill = "INSERT INTO parts VALUES ('a', 1), ('b', 2)";
+    let more = "INSERT INTO parts VALUES ('c', 1)";
+    let rebuilt = "CREATE TABLE n (k INTEGER PRIMARY KEY, x); INSERT INTO n SELECT rowid, x FROM (SELECT 1 AS rowid, 1 AS x); \
+         DROP TABLE parts; ALTER TABLE n RENAME TO parts";
+    for (rename, table, condition, why) in [
+        ("ALTER TABLE parts RENAME COLUMN k TO key", "parts", "x = 1", Some("it has key there in place of k")),
+        ("ALTER TABLE parts RENAME COLUMN x TO y", "parts", "y = 1", Some("it has y there in place of x")),
+        ("ALTER TABLE parts RENAME COLUMN x TO y", "parts", "\"y\" = 1", Some("it has y there in place of x")),
+        ("ALTER TABLE parts RENAME COLUMN x TO y", "parts", "x = 1", Some("it has y there in place of x")),
+        ("ALTER TABLE parts RENAME TO pieces", "pieces", "x = 1", Some("it was called parts before")),
+        ("ALTER TABLE parts RENAME TO pieces", "parts", "x = 1", Some("it is called pieces from there on")),
+        (rebuilt, "parts", "rowid = 1 OR x = 1", Some("its key is another one from there on")),
+        ("ALTER TABLE parts RENAME COLUMN x TO y", "parts", "k = 'a'", None),
+        ("ALTER TABLE parts ADD COLUMN z DEFAULT 1", "parts", "z = 1", None),
+    ] {
+        let after = if table == "pieces" { more.replace("parts", "pieces") } else { more.to_owned() };
+        let after = if rename.contains("TO pieces") { after.replace("parts", "pieces") } else { after };
+        let after = match rename {
+            _ if rename == rebuilt => "INSERT INTO parts VALUES (7, 1)",
+            _ if rename.contains("ADD COLUMN") => "INSERT INTO parts VALUES ('c', 1, 1)",
+            _ => after.as_str(),
+        };
+        let statements = [&[make, fill][..], &others(), &[rename, after]].concat();
+        let at = statements.len() - 1;
+        let found = outcome(&statements, table, condition, 2);
+        match why {
+            Some(why) => {
+                assert!(found.as_ref().is_err_and(|error| error.contains(why)), "{rename}: {condition}: {found:?}")
+            }
+            None => assert!(found.is_ok(), "{rename}: {condition}: {found:?}"),
+        }
+        // From there on it means something again, and so it did before.
+        let behind = outcome(&statements, table, condition, at);
+        let checked_before = condition.starts_with('x') && rename.contains("COLUMN x")
+            || table == "parts" && rename.contains("TO pieces");
+        if checked_before {
+            assert!(behind.is_err(), "{rename}: {condition}: {behind:?}");
+        } else {
+            behind.unwrap_or_else(|error| panic!("{rename}: {condition}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn a_trigger_that_is_not_there_any_more_is_known_of_where_it_was() {
+    let made = [
+        "CREATE TABLE parts (id INTEGER PRIMARY KEY, kind)",
+        "CREATE TABLE marks (id INTEGER PRIMARY KEY, part)",
+        "CREATE TRIGGER gone AFTER INSERT ON marks BEGIN DELETE FROM parts WHERE id = new.part;END",
+        "INSERT INTO parts VALUES (1, 'a'), (2, 'a')",
+    ];
+    let statements =
+        [&made[..], &others(), &["INSERT INTO marks VALUES (1, 2)"], &others(), &["DROP TRIGGER gone"]].concat();
+    assert_eq!(outcome(&statements, "parts", "kind = 'a'", 0), Ok(vec![4, 65]));
+}
+
+#[test]
+fn what_sqlite_counts_by_itself_is_found() {
+    let made = ["CREATE TABLE parts (id INTEGER PRIMARY KEY AUTOINCREMENT)", "INSERT INTO parts VALUES (5)"];
+    let statements = [&made[..], &others(), &["INSERT INTO parts DEFAULT VALUES"]].concat();
+    assert_eq!(outcome(&statements, "sqlite_sequence", "name = 'parts' AND seq = 6", 0), Ok(vec![63]));
+}
+
+#[test]
+fn rows_without_a_key_count_as_often_as_they_are_there() {
+    let made = ["CREATE TABLE parts (rowid, oid, _rowid_)", "INSERT INTO parts VALUES (1, 1, 1), (1, 1, 1), (2, 2, 2)"];
+    let statements = [&made[..], &others(), &["DELETE FROM parts WHERE rowid = 1"]].concat();
+    let mut node = Node::new("");
+    let mut recording = node.record_within(SHORT);
+    for statement in &statements {
+        write(&mut node, &mut recording, &[(*statement).to_owned()]);
+    }
+    let backup = node.backup();
+    let (history, _) = backup.read_history();
+    let all = versions(&history);
+    let found = find(&backup, &history, (&all[0], &all[all.len() - 1]), "parts", "oid = 1").unwrap();
+    assert_eq!(
+        found.turns.iter().map(|turn| (turn.began.len(), turn.ended.len(), turn.matches)).collect::<Vec<_>>(),
+        [(2, 0, 2), (0, 2, 0)]
+    );
+}
+
+/// Whatever byte of a segment is damaged: of versions that can all be opened something is said, and the same as before.
+#[test]
+fn damage_outside_of_what_is_asked_about_does_not_matter() {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(SHORT);
+    for number in 0..60_u32 {
+        let update =
+            format!("INSERT OR REPLACE INTO payments (id, note, amount) VALUES ({}, 'n', {number})", number % 7 + 1);
+        write(&mut node, &mut recording, &[update, "DELETE FROM payments WHERE amount = 3".to_owned()]);
+    }
+    drop(recording);
+    let mut sealer = crate::Sealer::new(node.backup(), SHORT).unwrap();
+    sealer.advance(crate::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let backup = node.backup();
+    let (history, _) = backup.read_history();
+    let all = versions(&history);
+    let segment = *history.sealed().last().unwrap();
+    let behind = all.iter().position(|version| !history.is_sealed(version.seq)).unwrap();
+    let inside = all.iter().position(|version| version.seq >= segment).unwrap();
+    assert!(all.len() - behind > 5 && behind - inside > 5 && inside > 5);
+    let ask = |backup: &std::sync::Arc<Backup>, first: usize, last: usize| {
+        let (history, _) = backup.read_history();
+        let ends = (&all[first], &all[last]);
+        let opens = |version: &Version| {
+            let opened = history.plan(version).is_ok_and(|plan| {
+                View::build(backup, &plan, None).is_ok_and(|view| {
+                    let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
+                    view.read_at(0, &mut bytes).is_ok()
+                })
+            });
+            opened && history.records_of(version).is_ok_and(|places| backup.statements(&places).is_ok())
+        };
+        if !all[first..=last].iter().all(opens) {
+            return None;
+        }
+        let found =
+            find(backup, &history, ends, "payments", "amount % 5 = 2").map(|found| format!("{:?}", found.turns));
+        let mut rows = Vec::new();
+        let compared = crate::diff::diff(backup, &history, ends, &[], &mut |entry| {
+            rows.push(format!("{entry:?}"));
+            ControlFlow::Continue(())
+        });
+        Some((found.map_err(|error| error.to_string()), compared.map(|()| rows).map_err(|error| error.to_string())))
+    };
+    let ranges = [
+        (0, inside - 2),
+        (2, inside - 1),
+        (inside, inside + 3),
+        (behind - 4, behind - 2),
+        (behind, all.len() - 1),
+        (behind + 1, behind + 3),
+    ];
+    let expected = ranges.map(|(first, last)| ask(&backup, first, last).unwrap());
+    let file = backup.path().join(crate::format::names::segment(segment));
+    let bytes = std::fs::read(&file).unwrap();
+    let mut whole = [0; 6];
+    for at in (0..bytes.len()).step_by(bytes.len() / 25) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(&file, &damaged).unwrap();
+        for (number, (first, last)) in ranges.into_iter().enumerate() {
+            if let Some(answer) = ask(&node.backup(), first, last) {
+                assert_eq!(answer, expected[number], "byte {at}, {first} to {last}");
+                whole[number] += 1;
+            }
+        }
+    }
+    assert!(whole.iter().all(|&whole| whole > 2), "{whole:?}");
+}

@@ -14,6 +14,9 @@ pub const SPARE: &str = "spare";
 /// What kept segments need of those that were dropped.
 pub const REMAINS: &str = "remains";
 
+/// A text that is there only when the backup was rescued from a damaged file of the Python plugin: what is missing, and why.
+pub const RESCUED: &str = "RESCUED.txt";
+
 /// What a spool says of itself.
 pub const SPOOL_HEADER: &str = "spool";
 

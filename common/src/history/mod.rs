@@ -475,7 +475,12 @@ impl History {
         seq: Option<Seq>,
         visit: &mut dyn FnMut(&Stretch) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
+        let from = match seq {
+            None => 0,
+            Some(seq) if self.is_sealed(seq) => self.sealed.partition_point(|&first| first <= seq).saturating_sub(1),
+            // It is in no segment, so what is wrong with one does not matter.
+            Some(_) => self.sealed.len(),
+        };
         let mut unreadable = None;
         let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.stretch(segment) {
             Ok(stretch) => visit(&stretch),

@@ -102,6 +102,10 @@ impl History {
                 }
                 found.push(PlannedChange { about: record.about, place: record.place });
             }
+            // What comes behind it may be damaged, and is not asked for.
+            if stretch.records().last().is_some_and(|last| last.seq() >= upto) {
+                return ControlFlow::Break(());
+            }
             ControlFlow::Continue(())
         })?;
         Ok(is_whole.then_some(found))

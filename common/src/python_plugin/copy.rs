@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::import_error::{ImportError, RecordDamage};
 use super::log_cutter::{FinishedLog, LogCutter, NewestLog};
 use super::order::{Follows, Order};
-use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};
+use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes, TornBy};
 use super::spaces::with_spaces;
 use super::to_replay::{Records, ToReplay};
+use crate::format::names;
 use crate::format::record::{RunStart, SnapshotReason, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
@@ -22,8 +23,9 @@ use crate::live_database::in_rollback_mode;
 use crate::pages::{OverlayPages, SnapshotWriter};
 use crate::replay::Replay;
 use crate::replay::lexed::{LexedChange, Shapes};
+use crate::storage::remove_if_present;
 use crate::version_rules::Bump;
-use crate::{Backup, DataVersion, PageNo, PageSize};
+use crate::{Backup, DataVersion, PageNo, PageSize, Seq};
 
 /// Bytes of the file between two looks at whether to go on.
 const LOOK_BYTES: u64 = 1 << 20;
@@ -58,10 +60,21 @@ pub struct Repairs {
     pub named: Vec<LeftOut>,
     /// Statements that got a space before `WHERE`.
     pub spaces: u64,
-    /// A record that stops at the end of the file: where it begins, and its bytes.
-    pub torn: Option<(u64, u64)>,
-    /// A change that the plugin had not noted in its header when it was killed.
-    pub not_noted: Option<DataVersion>,
+    /// What is behind the last whole record: where it begins, how many bytes it has, and whether it ends with zeros.
+    pub torn: Option<(u64, u64, TornBy)>,
+    /// The version that the header says is the newest, when the records end with another one.
+    pub header_version: Option<DataVersion>,
+    /// Records that the header counts and those that there are, when it counts more.
+    pub counted: Option<(u64, u64)>,
+}
+
+/// Why what is behind some version was not imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rescue {
+    /// Where what was left out begins.
+    pub offset: u64,
+    /// What is wrong there.
+    pub why: String,
 }
 
 /// What was imported.
@@ -77,6 +90,27 @@ pub struct Imported {
     pub changes: u64,
     /// What was put right.
     pub repairs: Repairs,
+    /// There when more is in the file than was imported.
+    pub rescue: Option<Rescue>,
+}
+
+impl Imported {
+    /// The newest version that the node is known to have reached: what is newer than `newest` is missing.
+    pub fn newest_known(&self) -> DataVersion {
+        let newer = |version: &DataVersion| version.distance_from(self.newest) > 0;
+        self.repairs.header_version.filter(newer).unwrap_or(self.newest)
+    }
+}
+
+/// How far a file is imported.
+#[derive(Debug, Clone)]
+pub(super) enum Until {
+    /// To its end; damage is an error.
+    End,
+    /// To the damage, if there is any.
+    Damage,
+    /// To this record of the backup, which does not replay.
+    Unreplayable(Seq, String),
 }
 
 /// Why no more is copied.
@@ -85,6 +119,8 @@ pub(super) enum Stop {
     Because(ImportError),
     /// Nobody replays any more: whoever did knows why.
     NobodyReplays,
+    /// What begins at this byte does not replay.
+    Unreplayable { offset: u64 },
 }
 
 impl<E: Into<ImportError>> From<E> for Stop {
@@ -120,18 +156,24 @@ struct Copy<'a> {
     shapes: Shapes,
     next_run_start: RunStart,
     first: Option<DataVersion>,
+    newest: Option<DataVersion>,
     records: u64,
     changes: u64,
-    repairs: Repairs,
+    repairs: &'a mut Repairs,
+    /// The record before which it ends.
+    unreplayable: Option<Seq>,
     /// Byte of the file at which it was asked whether to go on.
     looked_at: u64,
     time: crate::Timestamp,
 }
 
-/// Copies all records of `file`; returns the newest log as well, which is in no segment. `progress` is asked now and then, and can end it.
+/// Copies the records of `file`; returns the newest log as well, which is in no segment. What is put right is noted in `repairs`
+/// as it comes. `progress` is asked now and then, and can end it.
 pub(super) fn copy(
     file: &mut PythonFile,
+    until: &Until,
     to: To<'_>,
+    repairs: &mut Repairs,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<(Imported, NewestLog), Stop> {
     let uuid = to.backup.manifest().uuid;
@@ -139,6 +181,10 @@ pub(super) fn copy(
     let mut go_on = |done| match progress(BytesDone { done, total }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(ImportError::Interrupted),
+    };
+    let (unreplayable, why) = match until {
+        Until::End | Until::Damage => (None, String::new()),
+        Until::Unreplayable(seq, why) => (Some(*seq), why.clone()),
     };
     let mut copy = Copy {
         path: file.path().to_path_buf(),
@@ -148,48 +194,91 @@ pub(super) fn copy(
         shapes: Shapes::default(),
         next_run_start: RunStart::First,
         first: None,
+        newest: None,
         records: 0,
         changes: 0,
-        repairs: Repairs::default(),
+        repairs,
+        unreplayable,
         looked_at: 0,
         time: file.modified(),
     };
     let header = *file.header();
-    loop {
-        match file.next_record()? {
-            Next::End => break,
-            Next::Torn { offset, claimed, left } => {
-                if offset < header.end || copy.order.newest() != Some(header.version) {
-                    return Err(copy.damaged(offset, RecordDamage::TooLong { claimed, left }).into());
+    let copied = copy.records(file, &mut go_on).and_then(|()| copy.settle());
+    let rescue = match copied {
+        Ok(()) => None,
+        Err(Stop::Unreplayable { offset }) => Some(Rescue { offset, why }),
+        Err(Stop::Because(ImportError::Damaged { path, offset, damage, .. })) => {
+            let unsettled = copy.unsettled.as_ref().map(|unsettled| unsettled.left_out.data_version);
+            let before = unsettled.or(copy.newest);
+            if matches!(until, Until::End) || before.is_none() {
+                return Err(ImportError::Damaged { path, offset, damage, before }.into());
+            }
+            match copy.settle() {
+                Err(Stop::Unreplayable { offset }) => Some(Rescue { offset, why }),
+                settled => {
+                    settled?;
+                    Some(Rescue { offset, why: damage.to_string() })
                 }
-                copy.repairs.torn = Some((offset, left));
-                break;
-            }
-            Next::Record(NextRecord { offset, data_version, payload: Payload::Statements(statements) }) => {
-                copy.change(data_version, offset, &statements)?;
-            }
-            Next::Record(NextRecord { offset, data_version, payload: Payload::Snapshot { bytes, len } }) => {
-                copy.snapshot(data_version, offset, bytes, len, &mut |read| go_on(offset + read))?;
             }
         }
-        if file.offset() - copy.looked_at >= LOOK_BYTES {
-            copy.looked_at = file.offset();
-            go_on(file.offset())?;
-        }
-    }
-    copy.settle()?;
+        Err(other) => return Err(other),
+    };
     go_on(total)?;
-    copy.check_header(&header)?;
-    let Copy { first, order, changes, repairs, path, to, .. } = copy;
-    let (Some(first), Some(newest)) = (first, order.newest()) else { return Err(ImportError::Empty { path }.into()) };
+    copy.compare_header(&header);
+    let Copy { first, newest, changes, repairs, path, to, .. } = copy;
+    let (Some(first), Some(newest)) = (first, newest) else { return Err(ImportError::Empty { path }.into()) };
     let newest_log = to.cutter.finish();
     to.records.finish().map_err(|_| Stop::NobodyReplays)?;
-    Ok((Imported { uuid, first, newest, changes, repairs }, newest_log))
+    Ok((Imported { uuid, first, newest, changes, repairs: repairs.clone(), rescue }, newest_log))
 }
 
 impl Copy<'_> {
     fn damaged(&self, offset: u64, damage: impl Into<RecordDamage>) -> ImportError {
-        ImportError::Damaged { path: self.path.clone(), offset, damage: damage.into() }
+        ImportError::Damaged { path: self.path.clone(), offset, damage: damage.into(), before: None }
+    }
+
+    /// Takes all records, as far as they are whole.
+    fn records(
+        &mut self,
+        file: &mut PythonFile,
+        go_on: &mut dyn FnMut(u64) -> Result<(), ImportError>,
+    ) -> Result<(), Stop> {
+        let (len, header) = (file.len(), *file.header());
+        loop {
+            match file.next_record()? {
+                Next::End => return Ok(()),
+                Next::Torn { offset, left, by } => {
+                    // Of a file that is as long as it should be, and not at its end, the end was not cut off.
+                    if let TornBy::Short { claimed } = by
+                        && offset < header.end
+                        && header.end <= len
+                        && self.order.newest() != Some(header.version)
+                    {
+                        return Err(self.damaged(offset, RecordDamage::TooLong { claimed, left }).into());
+                    }
+                    self.repairs.torn = Some((offset, left, by));
+                    return Ok(());
+                }
+                Next::Record(NextRecord { offset, data_version, payload: Payload::Statements(statements) }) => {
+                    self.change(data_version, offset, &statements)?;
+                }
+                Next::Record(NextRecord { offset, data_version, payload: Payload::Snapshot { bytes, len } }) => {
+                    self.snapshot(data_version, offset, bytes, len, &mut |read| go_on(offset + read))?;
+                }
+            }
+            if file.offset() - self.looked_at >= LOOK_BYTES {
+                self.looked_at = file.offset();
+                go_on(file.offset())?;
+            }
+        }
+    }
+
+    /// Whether the next record is the one that does not replay.
+    fn check_replayable(&self, offset: u64) -> Result<(), Stop> {
+        if self.unreplayable == Some(self.to.cutter.next_seq()) {
+            return Err(Stop::Unreplayable { offset });
+        }
+        Ok(())
     }
 
     /// Takes a change; the one before it is settled by that.
@@ -221,9 +310,11 @@ impl Copy<'_> {
     /// The newest change was committed, as far as the file knows.
     fn settle(&mut self) -> Result<(), Stop> {
         let Some(Unsettled { left_out, bump, run_start, statements }) = self.unsettled.take() else { return Ok(()) };
+        self.check_replayable(left_out.offset)?;
         let added = self.to.cutter.change(left_out.data_version, self.time, run_start, bump, &statements);
         let (header, end) = added.map_err(|error| self.damaged(left_out.offset, error))?;
         self.first.get_or_insert(left_out.data_version);
+        self.newest = Some(left_out.data_version);
         self.changes += 1;
         self.hand_on(end, ToReplay::Change { header, run_start, bump, statements })
     }
@@ -246,6 +337,7 @@ impl Copy<'_> {
         self.records += 1;
         self.order.snapshot(data_version).map_err(|why| self.damaged(offset, why))?;
         self.settle()?;
+        self.check_replayable(offset)?;
         let io = |source| ImportError::Io { path: self.path.clone(), source };
         let no_database = |why: &str| self.damaged(offset, RecordDamage::NotADatabase(why.to_owned()));
         let mut beginning = [0; 100];
@@ -274,11 +366,15 @@ impl Copy<'_> {
             }
         }
         let footer_checksum = writer.finish()?;
-        self.check_database(data_version, offset, SnapshotId { seq, footer_checksum })?;
+        if let Err(error) = self.check_database(data_version, offset, SnapshotId { seq, footer_checksum }) {
+            remove_if_present(&**backup.directory(), &names::snapshot(seq))?;
+            return Err(error.into());
+        }
         let reason = if self.first.is_none() { SnapshotReason::Init } else { SnapshotReason::Gap };
         let snapshot =
             SnapshotRef { reason, page_size, page_count, base: None, footer_checksum, unreadable_since: None };
         self.first.get_or_insert(data_version);
+        self.newest = Some(data_version);
         let (header, end) = self.to.cutter.snapshot(data_version, self.time, &snapshot);
         self.hand_on(end, ToReplay::Snapshot { header, snapshot })
     }
@@ -292,21 +388,12 @@ impl Copy<'_> {
         if found == said { Ok(()) } else { Err(self.damaged(offset, RecordDamage::OtherVersion { said, found })) }
     }
 
-    /// That all that the header speaks of is there.
-    fn check_header(&mut self, header: &super::bytes::Header) -> Result<(), ImportError> {
-        let path = self.path.clone();
-        let Some(newest) = self.order.newest() else { return Err(ImportError::Empty { path }) };
-        if newest != header.version {
-            // Killed between the record and the header: nobody got an answer.
-            if newest != header.version.next() {
-                return Err(ImportError::HeaderDisagrees { path, header: header.version, records: newest });
-            }
-            self.repairs.not_noted = Some(newest);
-        }
-        if header.version_count > self.records {
-            return Err(ImportError::RecordsMissing { path, header: header.version_count, records: self.records });
-        }
-        Ok(())
+    /// Notes in what header and records disagree. The plugin writes the header after the record: in a copy that is made
+    /// meanwhile, or when it is killed, the records go on behind what the header says. The other way round some are missing.
+    fn compare_header(&mut self, header: &super::bytes::Header) {
+        self.repairs.header_version = Some(header.version).filter(|version| self.newest != Some(*version));
+        let counted = (header.version_count, self.records);
+        self.repairs.counted = Some(counted).filter(|(said, records)| said > records);
     }
 }
 

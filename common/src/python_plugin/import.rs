@@ -8,7 +8,8 @@ use std::thread::{self, ScopedJoinHandle};
 
 use uuid::Uuid;
 
-use super::copy::{BytesDone, Imported, Stop, To, copy};
+use super::bytes::Header;
+use super::copy::{BytesDone, Imported, Repairs, Rescue, Stop, To, Until, copy};
 use super::import_error::ImportError;
 use super::log_cutter::LogCutter;
 use super::reader::PythonFile;
@@ -18,28 +19,90 @@ use crate::create::create_filled;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
-use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Timestamp};
+use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Seq, Timestamp};
 
-/// Makes a backup at `url` of all versions in `file`, and replays each change on the way. Memory and what is on the disk
+/// What becomes of a file that is damaged, or has a change that does not replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Nothing is made.
+    Refuse,
+    /// What is before it is imported, and the backup says that it is not all of the file.
+    StopBefore,
+}
+
+/// Makes a backup at `url` of the versions in `file`, and replays each change on the way. Memory and what is on the disk
 /// beside the result are bounded, whatever the size of the file.
 ///
 /// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
-/// `progress` is asked now and then, and can end it.
+/// `accept` is told what it amounts to before it is there, and may say why that will not do. `progress` is asked now and then,
+/// and can end it.
 ///
 /// # Errors
-/// When there is something at `url`, or the file is none of the plugin, is damaged, or does not replay. Nothing has been
-/// made then.
+/// When there is something at `url`, or the file is none of the plugin, is damaged, or does not replay, or it is not accepted.
+/// Nothing has been made then.
 pub fn import_backup(
     mut file: PythonFile,
     url: &BackupUrl,
+    on_damage: OnDamage,
+    accept: &dyn Fn(&Imported) -> Result<(), String>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
-    create_filled(url, |building| fill(building, &mut file, progress))
+    let mut until = match on_damage {
+        OnDamage::Refuse => Until::End,
+        OnDamage::StopBefore => Until::Damage,
+    };
+    loop {
+        let imported = create_filled(url, |building| fill(building, &mut file, &until, accept, progress));
+        match imported {
+            // By then it is part of logs and segments: all is made anew, and ends before it.
+            Err(ImportError::Replay { source, .. })
+                if on_damage == OnDamage::StopBefore && record_of(&source).is_some_and(|seq| seq > Seq::FIRST) =>
+            {
+                let why = source.to_string();
+                until = record_of(&source).map_or(Until::Damage, |seq| Until::Unreplayable(seq, why));
+                file = PythonFile::open(file.path())?;
+            }
+            imported => return imported,
+        }
+    }
+}
+
+/// The record that does not replay.
+fn record_of(error: &ReplayError) -> Option<Seq> {
+    match *error {
+        ReplayError::Statement { seq, .. }
+        | ReplayError::OutOfBounds { seq, .. }
+        | ReplayError::BumpMissed { seq, .. } => Some(seq),
+        ReplayError::SetUp { .. } | ReplayError::Pages(_) => None,
+    }
+}
+
+/// Whether the plugin's own restore, which executes all records up to the version of the header with foreign keys not enforced,
+/// fails there for the same reason.
+fn fails_in_the_plugin(error: &ReplayError, header: &Header, repairs: &Repairs) -> bool {
+    const OF_ANY_SQLITE: [&str; 6] = [
+        "no such table",
+        "no such column",
+        "UNIQUE constraint",
+        "NOT NULL constraint",
+        "syntax error",
+        "already exists",
+    ];
+    match error {
+        ReplayError::Statement { data_version, reason, .. } => {
+            repairs.never_committed == 0
+                && data_version.distance_from(header.version) <= 0
+                && OF_ANY_SQLITE.iter().any(|known| reason.contains(known))
+        }
+        _ => false,
+    }
 }
 
 fn fill(
     building: &Path,
     file: &mut PythonFile,
+    until: &Until,
+    accept: &dyn Fn(&Imported) -> Result<(), String>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
     let unnamed = Arc::new(UnnamedDirectory::new(RealDirectory::new(building)));
@@ -52,6 +115,7 @@ fn fill(
     let limits = LogLimits::from_env();
     let backup = Arc::new(Backup::of(directory, manifest));
     let uuid = backup.manifest().uuid;
+    let mut repairs = Repairs::default();
     let (copied, replayed, written) = thread::scope(|scope| {
         let (records, to_replay) = Records::way();
         // Without room: who has handed on a log knows that the one before it is written.
@@ -63,7 +127,7 @@ fn fill(
         let copied = match (&replaying, &writing) {
             (Ok(_), Ok(_)) => {
                 let to = To { backup: &backup, cutter: LogCutter::new(uuid, limits), records };
-                copy(file, to, progress).and_then(|(imported, newest_log)| {
+                copy(file, until, to, &mut repairs, progress).and_then(|(imported, newest_log)| {
                     // It may still be replayed: if that fails, nothing of all this is kept.
                     newest_log.write(backup.directory(), uuid, limits)?;
                     Ok(imported)
@@ -76,16 +140,41 @@ fn fill(
     // What does not replay is in front of what else may be wrong.
     replayed.map_err(|error| match error {
         ReplayError::Pages(error) => ImportError::Read(error),
-        source => ImportError::Replay { path: file.path().to_path_buf(), source },
+        source => {
+            let plugin_too = fails_in_the_plugin(&source, file.header(), &repairs);
+            ImportError::Replay { path: file.path().to_path_buf(), source, plugin_too }
+        }
     })?;
     written?;
     let imported = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
-        Stop::NobodyReplays => unreachable!("BUG: replay ended early and without an error"),
+        Stop::NobodyReplays | Stop::Unreplayable { .. } => {
+            unreachable!("BUG: replay ended early and without an error")
+        }
     })?;
+    accept(&imported).map_err(ImportError::NotWanted)?;
+    if let Some(rescue) = &imported.rescue {
+        let text = rescue_text(file.path(), &imported, rescue);
+        replace_file(&**backup.directory(), names::RESCUED, text.as_bytes())?;
+    }
     drop(backup);
     unnamed.make_durable()?;
     Ok(imported)
+}
+
+/// What the backup says of itself when it is not all of the file.
+fn rescue_text(file: &Path, imported: &Imported, rescue: &Rescue) -> String {
+    format!(
+        "This backup was rescued from a damaged file of the Python plugin, and ends before the damage.\n\
+         Never run a node on it: what came after version {} is missing.\n\
+         \n\
+         file: {}\nfrom byte: {}\nbecause: {}\nthe header of the file says that its newest version is: {}\n",
+        imported.newest,
+        file.display(),
+        rescue.offset,
+        rescue.why,
+        imported.newest_known(),
+    )
 }
 
 /// What a thread returned; its panic goes on here.

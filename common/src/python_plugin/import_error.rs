@@ -20,8 +20,10 @@ pub enum RecordDamage {
     /// It is of no known type.
     #[error("its type is {0}, where 1 is a change and 2 a snapshot")]
     UnknownType(u8),
-    /// It is longer than what is left.
-    #[error("it claims {claimed} bytes, and {left} are left: the end of the file was cut off, or this is no record")]
+    /// It is longer than what is left, and the file was not cut off.
+    #[error(
+        "it claims {claimed} bytes, and {left} are left, but the file is as long as its header says: this is no record"
+    )]
     TooLong {
         /// Bytes that it should have, header included.
         claimed: u64,
@@ -48,6 +50,14 @@ pub enum RecordDamage {
         /// What the database says.
         found: DataVersion,
     },
+}
+
+/// What to do about a record that is damaged, with this version before it.
+fn way_out(before: Option<DataVersion>) -> String {
+    let until = before.map_or_else(String::new, |before| {
+        format!(" `--until-damage` imports what is before it, up to version {before};")
+    });
+    format!("import another copy;{until} or begin anew with `backupfs init`")
 }
 
 /// Why a file was not imported. Nothing was made.
@@ -82,24 +92,8 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
     },
-    /// It ends too early.
-    #[error(
-        "{path} was cut off: it has {len} bytes, and its header says that its records end at byte {end}; \
-         import another copy, or begin anew with `backupfs init`", path = .path.display()
-    )]
-    CutOff {
-        /// The file.
-        path: PathBuf,
-        /// Bytes that there are.
-        len: u64,
-        /// Bytes that there should be.
-        end: u64,
-    },
     /// A record cannot be what the plugin wrote.
-    #[error(
-        "{path}: the record at byte {offset} is damaged: {damage}; import another copy, or begin anew with `backupfs init`",
-        path = .path.display()
-    )]
+    #[error("{path}: the record at byte {offset} is damaged: {damage}; {}", way_out(*before), path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -107,41 +101,25 @@ pub enum ImportError {
         offset: u64,
         /// What is wrong.
         damage: RecordDamage,
-    },
-    /// Header and records are not of one file.
-    #[error(
-        "{path}: its header says that version {header} is the newest, but its records end with version {records}; \
-         import another copy, or begin anew with `backupfs init`", path = .path.display()
-    )]
-    HeaderDisagrees {
-        /// The file.
-        path: PathBuf,
-        /// What the header says.
-        header: DataVersion,
-        /// What the records say.
-        records: DataVersion,
-    },
-    /// The header counts more records than there are.
-    #[error(
-        "{path}: its header counts {header} records, and there are {records}; import another copy, or begin anew with \
-         `backupfs init`", path = .path.display()
-    )]
-    RecordsMissing {
-        /// The file.
-        path: PathBuf,
-        /// What the header says.
-        header: u64,
-        /// Those that there are.
-        records: u64,
+        /// The newest version before it that can be imported, if any.
+        before: Option<DataVersion>,
     },
     /// A change does not replay.
-    #[error("{path} cannot be restored beyond this, not by the Python plugin either; begin anew with `backupfs init`", path = .path.display())]
+    #[error(
+        "{path} cannot be restored beyond this{}; `--until-damage` imports what is before it, or begin anew with \
+         `backupfs init`", if *plugin_too { ", not by the Python plugin either" } else { "" }, path = .path.display()
+    )]
     Replay {
         /// The file.
         path: PathBuf,
         /// Which statement of which version, and why.
         source: ReplayError,
+        /// Whether the plugin executes the same and fails, too.
+        plugin_too: bool,
     },
+    /// Whoever was asked whether it will do did not want it.
+    #[error("{0}")]
+    NotWanted(String),
     /// Whoever was shown the progress asked to stop.
     #[error("interrupted; nothing was made")]
     Interrupted,

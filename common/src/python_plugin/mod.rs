@@ -13,9 +13,9 @@ mod replay;
 mod spaces;
 mod to_replay;
 
-pub use copy::{BytesDone, Imported, LeftOut, Repairs};
+pub use copy::{BytesDone, Imported, LeftOut, Repairs, Rescue};
 pub use export::{ExportError, Exported, export_backup};
-pub use import::import_backup;
+pub use import::{OnDamage, import_backup};
 pub use import_error::{ImportError, OutOfOrder, RecordDamage};
 pub use lock::PythonLock;
-pub use reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};
+pub use reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes, TornBy};

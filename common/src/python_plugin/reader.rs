@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::bytes::{HEADER_LEN, Header, Kind, RECORD_HEADER_LEN, RecordHeader, split_statements};
@@ -20,6 +20,8 @@ pub struct PythonFile {
     file: BufReader<File>,
     header: Header,
     len: u64,
+    /// From here on it is zeros.
+    zeros_from: u64,
     modified: Timestamp,
     /// Where the next record begins.
     offset: u64,
@@ -59,24 +61,37 @@ pub type SnapshotBytes<'f> = io::Take<&'f mut BufReader<File>>;
 pub enum Next<'f> {
     /// A record.
     Record(NextRecord<'f>),
-    /// So many bytes that are too few for a record.
+    /// The rest of the file, which is no whole record.
     Torn {
-        /// Where they begin.
+        /// Where it begins.
         offset: u64,
-        /// What the record should have, as far as that can be said.
-        claimed: u64,
-        /// How many.
+        /// How many bytes it has.
         left: u64,
+        /// What is wrong with it.
+        by: TornBy,
     },
     /// Nothing: the file ends where the record before does.
     End,
 }
 
+/// How a file ends that does not end with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TornBy {
+    /// The record should have more bytes.
+    Short {
+        /// So many, as far as that can be said.
+        claimed: u64,
+    },
+    /// The end of the record is zeros, and so is all behind it, as a power cut leaves what was never written to the disk. What
+    /// the plugin writes ends with a statement.
+    Zeros,
+}
+
 impl PythonFile {
-    /// Opens a file and reads its header.
+    /// Opens a file and reads its header. It may be shorter than that says.
     ///
     /// # Errors
-    /// When it cannot be read, is none of the plugin, or is shorter than its header says.
+    /// When it cannot be read, or is none of the plugin.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let io = |source| ImportError::Io { path: path.to_path_buf(), source };
         // Opening a FIFO must not wait for a writer.
@@ -97,12 +112,10 @@ impl PythonFile {
         let header = Header::decode(&bytes).map_err(not_ours)?;
         // The header is written after the record: what it says is in the file by now.
         let len = file.get_ref().metadata().map_err(io)?.len();
-        if header.end > len {
-            return Err(ImportError::CutOff { path: path.to_path_buf(), len, end: header.end });
-        }
+        let zeros_from = zeros_from(file.get_ref(), len).map_err(io)?;
         let modified = metadata.mtime().checked_mul(1_000_000).and_then(Timestamp::from_micros);
         let (modified, offset) = (modified.unwrap_or_else(Timestamp::now), HEADER_LEN as u64);
-        Ok(Self { path: path.to_path_buf(), file, header, len, modified, offset, payload: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), file, header, len, zeros_from, modified, offset, payload: Vec::new() })
     }
 
     /// Where it is.
@@ -142,18 +155,29 @@ impl PythonFile {
         if left == 0 {
             return Ok(Next::End);
         }
+        let torn = |by| Ok(Next::Torn { offset, left, by });
+        if self.zeros_from <= offset {
+            return torn(TornBy::Zeros);
+        }
         if left < RECORD_HEADER_LEN as u64 {
-            return Ok(Next::Torn { offset, claimed: RECORD_HEADER_LEN as u64, left });
+            return torn(TornBy::Short { claimed: RECORD_HEADER_LEN as u64 });
         }
         let path = &self.path;
         let io = |source| ImportError::Io { path: path.clone(), source };
-        let damaged = |damage| ImportError::Damaged { path: path.clone(), offset, damage };
+        let damaged = |damage| ImportError::Damaged { path: path.clone(), offset, damage, before: None };
         let mut bytes = [0; RECORD_HEADER_LEN];
         self.file.read_exact(&mut bytes).map_err(io)?;
+        if self.zeros_from < offset + RECORD_HEADER_LEN as u64 {
+            return torn(TornBy::Zeros);
+        }
         let header = RecordHeader::decode(bytes).map_err(|unknown| damaged(RecordDamage::UnknownType(unknown.0)))?;
         let claimed = RECORD_HEADER_LEN as u64 + u64::from(header.len);
         if claimed > left {
-            return Ok(Next::Torn { offset, claimed, left });
+            return torn(TornBy::Short { claimed });
+        }
+        // A database may end with zeros.
+        if header.kind == Kind::Change && self.zeros_from < offset + claimed {
+            return torn(TornBy::Zeros);
         }
         self.offset += claimed;
         let payload = match header.kind {
@@ -174,4 +198,21 @@ impl PythonFile {
         };
         Ok(Next::Record(NextRecord { offset, data_version: header.data_version, payload }))
     }
+}
+
+/// Where the zeros begin that a file of `len` bytes ends with. Usually its last byte is none.
+fn zeros_from(file: &File, len: u64) -> io::Result<u64> {
+    let mut bytes = vec![0; READ_BYTES];
+    let mut end = len;
+    while end > 0 {
+        let from = end.saturating_sub(READ_BYTES as u64);
+        #[expect(clippy::cast_possible_truncation, reason = "no more than are read at once")]
+        let part = &mut bytes[..(end - from) as usize];
+        file.read_exact_at(part, from)?;
+        if let Some(last) = part.iter().rposition(|&byte| byte != 0) {
+            return Ok(from + last as u64 + 1);
+        }
+        end = from;
+    }
+    Ok(0)
 }

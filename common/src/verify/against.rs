@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::commit_check::same_but_for_the_writer;
-use crate::content_differences::{ContentDifferences, differences};
+use crate::contents::differences::{ContentDifferences, differences};
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns, read_ahead};
 use crate::replay::{ReplayError, reason};

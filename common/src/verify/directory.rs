@@ -38,6 +38,7 @@ pub(super) fn check_names(
             {
                 None
             }
+            () if name == names::RESCUED => Some(Ok(NoteAbout::Rescued)),
             () if name.ends_with(TEMPORARY_ENDING) => Some(Ok(NoteAbout::Leftover)),
             () => match (names::parse_segment(name), names::parse_log(name), names::parse_snapshot(name)) {
                 (Some(first), ..) if in_use.dropped.iter().any(|gap| gap.has(first)) => Some(Ok(NoteAbout::Leftover)),

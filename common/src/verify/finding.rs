@@ -101,6 +101,11 @@ pub enum NoteAbout {
     /// No file of a backup has such a name.
     #[error("it is none of the files of a backup")]
     Stranger,
+    /// The backup was rescued from a damaged file of the Python plugin.
+    #[error(
+        "this backup ends before the damage in a file of the Python plugin: never run a node on it unless it goes on from there"
+    )]
+    Rescued,
     /// A crash has left it.
     #[error("it is not needed any more, or was never finished: the next recorder removes it")]
     Leftover,
@@ -123,6 +128,7 @@ impl NoteAbout {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Stranger => "stranger",
+            Self::Rescued => "rescued",
             Self::Leftover => "leftover",
             Self::TornWrite { .. } => "torn_write",
             Self::OtherLayout { .. } => "other_layout",

@@ -23,7 +23,8 @@ the numbers of its rows.
 
 --json prints one object a line. `kind` is row (table, change: added, removed or changed; key, before, after: objects with
 columns and values, null where there is no row; columns: those that differ), schema (type, name, table, change, before, after:
-its SQL) or table (table, added, removed, changed: how many rows). A blob is an object with its hexadecimal digits as `blob`.
+its SQL) or table (table, added, removed, changed: how many rows). What JSON does not have is an object: a blob has its
+hexadecimal digits as `blob`, a text that is not UTF-8 as `text`, an infinite number is `real`.
 --summary leaves out the rows. Fields, and kinds, are only ever added.
 
 Exit codes: 0 done, whether anything differs or not, 1 the backup is damaged, 2 there is no such version or table, or it could

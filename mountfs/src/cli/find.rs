@@ -19,7 +19,8 @@ const KEYS_TOLD: usize = 6;
 ///
 /// Tells each version in which a row matches that did not in the version before, or the other way round. Exact, version by
 /// version: also a row that matched for a single version is found. Changes that write nothing of what the condition reads are
-/// passed over, all others are replayed. In versions without the table, or a column of the condition, no row matches.
+/// passed over, all others are replayed. Before the table, or a column of the condition, was made, and after it was dropped, no
+/// row matches. Where one of them got another name it says at which version, for nothing can be asked across that.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SQL is one expression about the columns of a row, as behind WHERE: no query, no aggregate, no parameter. Nothing it says can
@@ -81,8 +82,12 @@ pub fn run(args: &FindArgs) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = if args.json { write_json(&turns, &mut out) } else { write_text(&turns, &mut out) };
     heard(written.and_then(|()| out.flush()))?;
-    // What can be read is told all the same.
-    problem.map_err(Failure::no)
+    match args.to {
+        // What cannot be read comes behind it.
+        Some(_) => Ok(()),
+        // What can be read is told all the same.
+        None => problem.map_err(Failure::no),
+    }
 }
 
 fn write_json(turns: &Turns, out: &mut impl Write) -> io::Result<()> {

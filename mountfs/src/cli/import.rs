@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::python_plugin::{Imported, PythonFile, PythonLock, Repairs, import_backup};
+use common::python_plugin::{Imported, OnDamage, PythonFile, PythonLock, Repairs, TornBy, import_backup};
 use common::{BackupLock, DataVersion, OnGap, OnUnreachable, version_of_database};
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 use rusqlite::{Connection, OpenFlags};
@@ -25,12 +25,25 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     let node = args.lightning_dir.as_deref().map(|given| Node::find(given, &file)).transpose()?;
     let interrupted = interrupted_by_signal()?;
     let mut bar = Bar::new("importing");
-    let imported = import_backup(file, &args.url, &mut |bytes| {
+    let on_damage = if args.until_damage { OnDamage::StopBefore } else { OnDamage::Refuse };
+    let accept = |imported: &Imported| node.as_ref().map_or(Ok(()), |node| node.accepts(imported, args));
+    let imported = import_backup(file, &args.url, on_damage, &accept, &mut |bytes| {
         bar.set(bytes.done, bytes.total);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish();
     let imported = imported?;
+    if let Some(rescue) = &imported.rescue {
+        note!(
+            "RESCUE: {} is damaged at byte {} ({}); {} ends before that, with version {}, and says so in RESCUED.txt. What came \
+             after it is missing: never run a node on this version",
+            args.file.display(),
+            rescue.offset,
+            rescue.why,
+            args.url,
+            imported.newest
+        );
+    }
     say!(
         "imported {} changes of {}: versions {} to {} are in {}, and every change has been replayed",
         imported.changes,
@@ -39,7 +52,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         imported.newest,
         args.url
     );
-    tell_repairs(&imported.repairs);
+    tell_repairs(&imported);
     note!("note: the file does not say when a version was recorded, so all have the time at which it was last written");
     match &node {
         Some(node) => node.connect(args, &imported)?,
@@ -49,7 +62,8 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
 }
 
 /// Says what was left out and changed, and why.
-fn tell_repairs(repairs: &Repairs) {
+fn tell_repairs(imported: &Imported) {
+    let repairs = &imported.repairs;
     for left_out in &repairs.named {
         say!(
             "left out the first record of version {} (byte {}): lightningd died before it committed that, and made another \
@@ -66,17 +80,37 @@ fn tell_repairs(repairs: &Repairs) {
     if repairs.spaces > 0 {
         say!("put the space before WHERE that lightningd left out until 2020 into {} statements", repairs.spaces);
     }
-    if let Some((offset, bytes)) = repairs.torn {
-        say!(
-            "left out the last {bytes} bytes (from byte {offset}): a record that the plugin did not finish, so that \
-             lightningd did not commit it"
-        );
+    if let Some((offset, bytes, by)) = repairs.torn {
+        let what = match by {
+            TornBy::Short { .. } => "a record that is not whole",
+            TornBy::Zeros => "zeros, as a power cut leaves",
+        };
+        say!("left out the last {bytes} bytes (from byte {offset}): {what}");
     }
-    if let Some(version) = repairs.not_noted {
-        say!(
-            "version {version} is not in the header of the file: the plugin was killed before lightningd got its answer, \
-             which may not have committed it"
-        );
+    if imported.rescue.is_none() {
+        tell_disagreements(imported.newest, repairs);
+    }
+}
+
+/// Says in what header and records disagree, and what may be missing.
+fn tell_disagreements(newest: DataVersion, repairs: &Repairs) {
+    match repairs.header_version {
+        Some(header) if header.distance_from(newest) > 0 => note!(
+            "warning: the header of the file says that version {header} is the newest, but its whole records end with version \
+             {newest}: what is between them is missing. Look for another copy; never run a node on version {newest}"
+        ),
+        Some(header) if header.next() == newest => say!(
+            "version {newest} is not in the header of the file: the plugin was killed before lightningd got its answer, which \
+             may not have committed it, or the file was copied while the plugin was writing"
+        ),
+        Some(header) => note!(
+            "warning: the header of the file says that version {header} is the newest, and its records go on to version \
+             {newest}: it was copied while the plugin was writing. All that is whole was imported; newer versions may be missing"
+        ),
+        None => {}
+    }
+    if let Some((said, records)) = repairs.counted {
+        note!("warning: the header of the file counts {said} records, and there are {records}: some may be missing");
     }
 }
 
@@ -135,6 +169,29 @@ impl Node {
             );
         }
         Ok(Self { lightning_dir, database })
+    }
+
+    /// Whether the node may be connected to what was imported: its database must not be older, and where something of the
+    /// file is missing it must be there, and newer.
+    fn accepts(&self, imported: &Imported, args: &ImportArgs) -> Result<(), String> {
+        let (newest, known) = (imported.newest, imported.newest_known());
+        let is_all = imported.rescue.is_none() && known == newest;
+        let out = "leave --lightning-dir out to import without connecting the node";
+        match self.database {
+            // One behind: it died before COMMIT, which the recorder puts right.
+            NodeDatabase::At(version) if version.distance_from(known) < -1 => Err(format!(
+                "the database of this node is at version {version}, but {} holds version {known}: this node was put on an old \
+                 state; do not run it. {out}, and restore the newest version",
+                args.file.display()
+            )),
+            _ if is_all => Ok(()),
+            NodeDatabase::At(version) if version.distance_from(newest) > 0 => Ok(()),
+            _ => Err(format!(
+                "versions after {newest} are missing from {}, and the node's database does not prove that it is newer: nothing \
+                 would stop it from running on an old state. {out}, and look for another copy of the file or of the database",
+                args.file.display()
+            )),
+        }
     }
 
     /// Writes `backup.lock`, and says what happens next.

@@ -308,18 +308,24 @@ pub struct SealArgs {
 /// Make a backup of a file of the Python plugin `backup`, with all its versions.
 ///
 /// Every change is replayed on the way. Left out, with a line that says so, are changes that were never committed and that the
-/// plugin failed to take back; the space that lightningd forgot before WHERE until 2020 is put in. When a change does not
-/// replay, or the file is damaged, nothing is made. The file is only read; its plugin may be writing to it.
+/// plugin failed to take back; the space that lightningd forgot before WHERE until 2020 is put in. What is behind the last whole
+/// record is left out, and where header and records disagree it says so, and what may be missing. When a change does not replay,
+/// or a record in the middle is damaged, nothing is made, but with --until-damage. The file is only read; its plugin may be
+/// writing to it.
 ///
 /// With --lightning-dir the node is connected to the new backup. Stop it first; its database must not be older than the file.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         backupfs import --lightning-dir ~/.lightning/bitcoin /mnt/usb/file.bkp /mnt/usb/node.bkp\n  \
-                        backupfs import file:///mnt/usb/file.bkp file:///tmp/look.bkp")]
+                        backupfs import file:///mnt/usb/file.bkp file:///tmp/look.bkp\n  \
+                        backupfs import --until-damage /mnt/usb/damaged.bkp /tmp/rescued.bkp")]
 pub struct ImportArgs {
     /// The node's directory, that of the network, to go on recording into the backup
     #[arg(long, value_name = "DIR")]
     pub lightning_dir: Option<PathBuf>,
+    /// Import what is before the damage, or before a change that does not replay; never run a node on that
+    #[arg(long)]
+    pub until_damage: bool,
     /// The file of the Python plugin; also as file:///path
     #[arg(value_parser = file_path)]
     pub file: PathBuf,

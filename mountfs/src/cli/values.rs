@@ -1,8 +1,6 @@
 //! Values of a database as they are told: to people as SQL would write them, to programs as JSON.
 
-use std::fmt::Write as _;
-
-use rusqlite::types::Value;
+use common::Value;
 use serde_json::json;
 
 /// Letters of a text, or bytes of a blob, that people are told.
@@ -10,30 +8,30 @@ const TOLD_MAX: usize = 64;
 
 /// As SQL would write it; what is long is cut, and says how long it is. No control characters.
 pub(super) fn text(value: &Value) -> String {
+    let blob = |bytes: &[u8]| {
+        let told = format!("x'{}", digits(bytes.get(..TOLD_MAX).unwrap_or(bytes)));
+        told + &end(bytes.len() > TOLD_MAX, bytes.len())
+    };
     match value {
         Value::Null => "NULL".to_owned(),
         Value::Integer(number) => number.to_string(),
         Value::Real(number) => format!("{number:?}"),
-        Value::Text(text) => {
-            let mut told = String::from("'");
-            for letter in text.chars().take(TOLD_MAX) {
-                match letter {
-                    '\'' => told.push_str("''"),
-                    letter if letter.is_control() => told.extend(letter.escape_default()),
-                    letter => told.push(letter),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let mut told = String::from("'");
+                for letter in text.chars().take(TOLD_MAX) {
+                    match letter {
+                        '\'' => told.push_str("''"),
+                        letter if letter.is_control() => told.extend(letter.escape_default()),
+                        letter => told.push(letter),
+                    }
                 }
+                let is_cut = text.chars().nth(TOLD_MAX).is_some();
+                told + &end(is_cut, text.len())
             }
-            let is_cut = text.chars().nth(TOLD_MAX).is_some();
-            told + &end(is_cut, text.len())
-        }
-        Value::Blob(bytes) => {
-            let mut told = String::from("x'");
-            for byte in bytes.iter().take(TOLD_MAX) {
-                // To a string nothing fails.
-                let _: std::fmt::Result = write!(told, "{byte:02x}");
-            }
-            told + &end(bytes.len() > TOLD_MAX, bytes.len())
-        }
+            Err(_) => format!("CAST({} AS TEXT)", blob(bytes)),
+        },
+        Value::Blob(bytes) => blob(bytes),
     }
 }
 
@@ -41,20 +39,24 @@ fn end(is_cut: bool, bytes: usize) -> String {
     if is_cut { format!("…' ({bytes} bytes)") } else { "'".to_owned() }
 }
 
-/// Whole: a number, a text, null, or for a blob an object with its digits as `blob`. A number that JSON does not have is a
-/// text.
+/// Whole: a number, a text, null, or an object for what JSON does not have: `blob` with the hexadecimal digits of its bytes,
+/// `text` with those of a text that is not UTF-8, `real` with a number that is infinite.
 pub(super) fn json(value: &Value) -> serde_json::Value {
     match value {
         Value::Null => serde_json::Value::Null,
         Value::Integer(number) => json!(number),
         Value::Real(number) if number.is_finite() => json!(number),
-        Value::Real(number) => json!(number.to_string()),
-        Value::Text(text) => json!(text),
-        Value::Blob(bytes) => {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({"blob": digits})
-        }
+        Value::Real(number) => json!({"real": number.to_string()}),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => json!(text),
+            Err(_) => json!({"text": digits(bytes)}),
+        },
+        Value::Blob(bytes) => json!({"blob": digits(bytes)}),
     }
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Columns and their values as an object.
@@ -68,11 +70,12 @@ mod tests {
 
     #[test]
     fn people_see_no_control_characters_and_no_endless_values() {
-        assert_eq!(text(&Value::Text("it's\u{1b}[2J".to_owned())), "'it''s\\u{1b}[2J'");
+        assert_eq!(text(&Value::Text("it's\u{1b}[2J".into())), "'it''s\\u{1b}[2J'");
         assert_eq!(text(&Value::Blob(vec![0xab; 2])), "x'abab'");
-        assert_eq!(text(&Value::Text("ü".repeat(64))), format!("'{}'", "ü".repeat(64)));
-        assert_eq!(text(&Value::Text("ü".repeat(65))), format!("'{}…' (130 bytes)", "ü".repeat(64)));
+        assert_eq!(text(&Value::Text("ü".repeat(64).into())), format!("'{}'", "ü".repeat(64)));
+        assert_eq!(text(&Value::Text("ü".repeat(65).into())), format!("'{}…' (130 bytes)", "ü".repeat(64)));
         assert!(text(&Value::Blob(vec![1; 65])).ends_with("01…' (65 bytes)"));
+        assert_eq!(text(&Value::Text(vec![b'a', 0xff])), "CAST(x'61ff' AS TEXT)");
         assert_eq!((text(&Value::Real(1.0)), text(&Value::Null)), ("1.0".to_owned(), "NULL".to_owned()));
     }
 
@@ -80,7 +83,18 @@ mod tests {
     fn programs_see_all_of_it() {
         assert_eq!(json(&Value::Blob(vec![0, 255])), json!({"blob": "00ff"}));
         assert_eq!(json(&Value::Integer(i64::MIN)), json!(i64::MIN));
-        assert_eq!(json(&Value::Real(f64::INFINITY)), json!("inf"));
-        assert_eq!(json(&Value::Text("x".repeat(1000))), json!("x".repeat(1000)));
+        assert_eq!(json(&Value::Real(f64::NEG_INFINITY)), json!({"real": "-inf"}));
+        assert_eq!(json(&Value::Text("x".repeat(1000).into())), json!("x".repeat(1000)));
+    }
+
+    #[test]
+    fn to_programs_no_two_values_look_alike() {
+        let mut all = vec![Value::Null, Value::Integer(1), Value::Real(1.0), Value::Real(f64::INFINITY)];
+        let bytes: [&[u8]; 8] = [b"", b"1", b"inf", b"\\xff", b"\xff", b"\xef\xbf\xbd", b"ff", b"null"];
+        all.extend(bytes.iter().flat_map(|it| [Value::Text(it.to_vec()), Value::Blob(it.to_vec())]));
+        let told: std::collections::HashSet<String> = all.iter().map(|value| json(value).to_string()).collect();
+        assert_eq!(told.len(), all.len(), "{told:?}");
+        let told: std::collections::HashSet<String> = all.iter().map(text).collect();
+        assert_eq!(told.len(), all.len(), "{told:?}");
     }
 }

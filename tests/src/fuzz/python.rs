@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use common::python_plugin::bytes::{Kind, RecordHeader, join_statements};
-use common::python_plugin::{Next, NextRecord, Payload, PythonFile, export_backup, import_backup};
+use common::python_plugin::{Next, NextRecord, OnDamage, Payload, PythonFile, TornBy, export_backup, import_backup};
 use common::{Backup, BackupUrl, Views};
 use mountfs::demo::trace::TraceWrite;
 use tempfile::TempDir;
@@ -42,8 +42,12 @@ pub(super) fn python_records(input: &[u8]) -> bool {
                 assert_eq!(end, input.len());
                 return true;
             }
-            Ok(Next::Torn { offset, claimed, left }) => {
-                assert!(offset + left == input.len() as u64 && claimed > left);
+            Ok(Next::Torn { offset, left, by }) => {
+                assert_eq!(offset + left, input.len() as u64);
+                match by {
+                    TornBy::Short { claimed } => assert!(claimed > left),
+                    TornBy::Zeros => assert_eq!(input.last(), Some(&0)),
+                }
                 return true;
             }
             Ok(Next::Record(NextRecord { offset, data_version, payload })) => {
@@ -76,9 +80,21 @@ pub(super) fn python_import(input: &[u8]) -> bool {
     let go_on = &mut |_| ControlFlow::Continue(());
     let [first, exported, second] = ["first.bkp", "exported.bkp", "second.bkp"].map(|name| directory.join(name));
     let url = |path: &Path| path.to_str().and_then(|path| path.parse::<BackupUrl>().ok()).expect("a path");
-    let Ok(imported) = import_backup(file, &url(&first), go_on) else {
-        assert!(!first.exists(), "nothing is left of what failed");
-        return false;
+    let until =
+        |damage, file| import_backup(file, &url(&first), damage, &|_| Ok(()), &mut |_| ControlFlow::Continue(()));
+    let (imported, whole) = match until(OnDamage::Refuse, file) {
+        Ok(imported) => (imported, true),
+        Err(_) => {
+            assert!(!first.exists(), "nothing is left of what failed");
+            let Ok(rescued) =
+                until(OnDamage::StopBefore, PythonFile::open(&directory.join("file.bkp")).expect("a header"))
+            else {
+                assert!(!first.exists(), "nothing is left of what failed");
+                return false;
+            };
+            assert!(rescued.rescue.is_some() && first.join("RESCUED.txt").exists());
+            (rescued, false)
+        }
     };
     let backup = Arc::new(Backup::open(&url(&first)).expect("what was imported"));
     let (history, read) = backup.read_history();
@@ -88,13 +104,14 @@ pub(super) fn python_import(input: &[u8]) -> bool {
     let views = Views::new(Arc::clone(&backup), 0);
     views.open(&history.plan(newest).expect("a plan")).expect("a version that was replayed");
     if export_backup(&backup, &history, newest, &exported, go_on).is_ok() {
-        let again = import_backup(PythonFile::open(&exported).expect("its header"), &url(&second), go_on);
+        let again = PythonFile::open(&exported).expect("its header");
+        let again = import_backup(again, &url(&second), OnDamage::Refuse, &|_| Ok(()), go_on);
         assert_eq!(again.expect("what was exported").newest, imported.newest);
         fs::remove_dir_all(&second).expect("a directory");
         fs::remove_file(&exported).expect("a file");
     }
     fs::remove_dir_all(&first).expect("a directory");
-    true
+    whole
 }
 
 /// Files with what there can be in them: changes, riders, what was never committed, a snapshot.

@@ -1,17 +1,19 @@
 //! What differs in two databases, row by row: whose keys are where, and which columns say something else. Values are never
 //! told: they may be secrets.
 //!
-//! Both are read once, in the order of their keys, side by side: nothing of them is kept.
+//! Both are read once, in the order of their keys, side by side: nothing of them is kept. Rows without a key that means
+//! anything are compared whatever their order ([`any_order`](super::any_order)), in more passes where they differ.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
-use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, Row, Rows, Statement};
+use rusqlite::Connection;
 
-use crate::contents::{Table, tables};
+use super::any_order::for_other_rows_in_any_order;
+use super::rows::for_other_rows;
+use super::table::{Layout, Table, schema_entries, tables};
+use super::value::Value;
 
 /// Rows that are told of each table.
 const ROWS_TOLD: usize = 20;
@@ -66,7 +68,8 @@ pub struct TableDifferences {
 /// A row that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowDifference {
-    /// Its rowid or primary key; empty for a row of a table that has neither.
+    /// Its rowid or primary key; empty for a row of a table that has neither. Where VACUUM changes rowids, a row has this one in
+    /// the database that has the row.
     pub key: Vec<KeyPart>,
     /// Which of the two has it, or that both have another.
     pub which: WhichRow,
@@ -125,7 +128,9 @@ pub(crate) fn differences(backup: &Connection, database: &Connection) -> rusqlit
         if layout != Layout::of(database, theirs)? {
             continue;
         }
-        let compared = compare_table(&ours.name, &layout, backup, database)?;
+        let is_keyless = layout.key.is_empty() || ours.is_renumbered || theirs.is_renumbered;
+        let identity = if is_keyless { Identity::Contents } else { Identity::Key };
+        let compared = compare_table(&ours.name, (&layout, identity), backup, database)?;
         found.rows += compared.1;
         found.tables.extend(Some(compared.0).filter(TableDifferences::is_some));
     }
@@ -144,20 +149,9 @@ impl TableDifferences {
             WhichRow::Changed => self.changed += 1,
         }
         if self.first.len() < ROWS_TOLD {
-            self.first.push(RowDifference { key: layout.key_of(row), which, columns });
+            self.first.push(RowDifference { key: key_of(layout, row), which, columns });
         }
     }
-}
-
-/// Type and name of what the schema has, and which table it is of and how it was made.
-pub(crate) type SchemaEntries = BTreeMap<(String, String), (String, Option<String>)>;
-
-/// What the schema of a database has.
-pub(crate) fn schema_entries(connection: &Connection) -> rusqlite::Result<SchemaEntries> {
-    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'";
-    let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get(3)?))))?;
-    rows.collect()
 }
 
 fn schema_differences(backup: &Connection, database: &Connection) -> rusqlite::Result<Vec<SchemaDifference>> {
@@ -176,90 +170,23 @@ fn schema_differences(backup: &Connection, database: &Connection) -> rusqlite::R
     Ok(found)
 }
 
-/// What a table is read as: its columns, of which the first are the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Layout {
-    /// Columns of the key; none if its rows are all that they say.
-    pub(crate) key: Vec<String>,
-    /// Whether the key is a rowid, which is asked for under this name.
-    pub(crate) rowid: Option<&'static str>,
-    /// All columns, whether in the key or not.
-    pub(crate) columns: Vec<String>,
+fn key_of(layout: &Layout, row: &[Value]) -> Vec<KeyPart> {
+    let parts = layout.key.iter().zip(row);
+    parts.map(|(column, value)| KeyPart { column: column.clone(), value: told(value) }).collect()
 }
 
-impl Layout {
-    pub(crate) fn of(connection: &Connection, table: &Table) -> rusqlite::Result<Self> {
-        let sql = "SELECT name, pk FROM pragma_table_info(?1) ORDER BY cid";
-        let mut statement = connection.prepare(sql)?;
-        let rows = statement.query_map([&table.name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-        let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-        let columns: Vec<String> = rows.iter().map(|(name, _)| name.clone()).collect();
-        let mut primary: Vec<_> = rows.into_iter().filter(|(_, place)| *place > 0).collect();
-        primary.sort_by_key(|(_, place)| *place);
-        let key = match (table.rowid, primary.is_empty()) {
-            (Some(_), _) => vec!["rowid".to_owned()],
-            (None, false) => primary.into_iter().map(|(name, _)| name).collect(),
-            // All names of its rowid are taken by columns: its rows are all that they say.
-            (None, true) => Vec::new(),
-        };
-        Ok(Self { key, rowid: table.rowid, columns })
-    }
-
-    /// Reads the key, then all columns, in the order in which keys are compared here.
-    fn query(&self, table: &str) -> String {
-        format!("{} {}", self.select(table, &self.columns), self.order())
-    }
-
-    /// Reads the key, then these columns; NULL for those that the table does not have.
-    pub(crate) fn select(&self, table: &str, columns: &[String]) -> String {
-        let key = match self.rowid {
-            Some(rowid) => vec![rowid.to_owned()],
-            None => self.key.iter().map(|name| quoted(name)).collect(),
-        };
-        let columns =
-            columns.iter().map(|name| if self.columns.contains(name) { quoted(name) } else { "NULL".to_owned() });
-        let read: Vec<String> = key.into_iter().chain(columns).collect();
-        format!("SELECT {} FROM main.{}", read.join(", "), quoted(table))
-    }
-
-    /// The order in which keys are compared here.
-    pub(crate) fn order(&self) -> String {
-        let order: Vec<String> = match self.rowid {
-            Some(rowid) => vec![rowid.to_owned()],
-            None => {
-                let by = if self.key.is_empty() { &self.columns } else { &self.key };
-                by.iter().map(|name| format!("{} COLLATE BINARY", quoted(name))).collect()
-            }
-        };
-        format!("ORDER BY {}", order.join(", "))
-    }
-
-    /// Columns of a row that say which it is.
-    pub(crate) fn compared_first(&self) -> usize {
-        if self.key.is_empty() { self.columns.len() } else { self.key.len() }
-    }
-
-    /// The columns in which two rows differ, of which both have the key and then these columns.
-    pub(crate) fn differing<'l>(&'l self, our: &'l [Value], their: &'l [Value]) -> impl Iterator<Item = &'l String> {
-        let values = our.iter().zip(their).skip(self.key.len());
-        let columns = self.columns.iter().zip(values).filter(|(_, (our, their))| !same_value(our, their));
-        columns.map(|(name, _)| name)
-    }
-
-    fn key_of(&self, row: &[Value]) -> Vec<KeyPart> {
-        let parts = self.key.iter().zip(row);
-        parts.map(|(column, value)| KeyPart { column: column.clone(), value: told(value) }).collect()
-    }
-}
-
-/// A name as SQL has it.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// How the rows of a table are told from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// By their keys.
+    Key,
+    /// By all that they say: they have no key, or one that VACUUM changes.
+    Contents,
 }
 
 fn compare_table(
     table: &str,
-    layout: &Layout,
+    (layout, identity): (&Layout, Identity),
     backup: &Connection,
     database: &Connection,
 ) -> rusqlite::Result<(TableDifferences, u64)> {
@@ -272,7 +199,11 @@ fn compare_table(
     };
     let sql = layout.query(table);
     let pair = (Some((backup, sql.as_str())), Some((database, sql.as_str())));
-    let rows = for_other_rows(pair, layout.compared_first(), &mut |our, their| {
+    let compare = match identity {
+        Identity::Key => for_other_rows,
+        Identity::Contents => for_other_rows_in_any_order,
+    };
+    let rows = compare(pair, &layout.order, &mut |our, their| {
         match (our, their) {
             (Some(our), None) => found.add(layout, our, WhichRow::OnlyInBackup, Vec::new()),
             (None, Some(their)) => found.add(layout, their, WhichRow::OnlyInDatabase, Vec::new()),
@@ -287,137 +218,27 @@ fn compare_table(
     Ok((found, rows))
 }
 
-/// Where rows are read: on a connection, by a query.
-pub(crate) type RowSource<'a> = Option<(&'a Connection, &'a str)>;
-
-/// What to do with a row of one and that of the other; whether to go on.
-pub(crate) type TakeRows<'t> = &'t mut dyn FnMut(Option<&[Value]>, Option<&[Value]>) -> ControlFlow<()>;
-
-/// Reads the rows of two queries that are in the same order, of which the first `key` columns say which row it is, and hands
-/// those to `take` that only one has, or that differ, until it breaks. A query that is not there has none. Returns how many
-/// rows the first has.
-pub(crate) fn for_other_rows(
-    (ours, theirs): (RowSource<'_>, RowSource<'_>),
-    key: usize,
-    take: TakeRows<'_>,
-) -> rusqlite::Result<u64> {
-    let mut ours = ours.map(|(connection, sql)| connection.prepare(sql)).transpose()?;
-    let mut theirs = theirs.map(|(connection, sql)| connection.prepare(sql)).transpose()?;
-    let count = |statement: &Option<Statement<'_>>| statement.as_ref().map_or(0, |statement| statement.column_count());
-    let (our_count, their_count) = (count(&ours), count(&theirs));
-    let mut ours = ours.as_mut().map(|statement| statement.query([])).transpose()?;
-    let mut theirs = theirs.as_mut().map(|statement| statement.query([])).transpose()?;
-    let next = |rows: &mut Option<Rows<'_>>, count| match rows {
-        Some(rows) => values(rows.next()?, count),
-        None => Ok(None),
-    };
-    let (mut our, mut their) = (next(&mut ours, our_count)?, next(&mut theirs, their_count)?);
-    let mut rows = 0;
-    loop {
-        let order = match (&our, &their) {
-            (None, None) => return Ok(rows),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(our), Some(their)) => compare_keys(&our[..key], &their[..key]),
-        };
-        let taken = match (order, &our, &their) {
-            (Ordering::Less, our, _) => take(our.as_deref(), None),
-            (Ordering::Greater, _, their) => take(None, their.as_deref()),
-            (_, Some(our), Some(their)) if !same_values(our, their) => take(Some(our), Some(their)),
-            _ => ControlFlow::Continue(()),
-        };
-        if taken.is_break() {
-            return Ok(rows);
-        }
-        if order.is_le() {
-            rows += 1;
-            our = next(&mut ours, our_count)?;
-        }
-        if order.is_ge() {
-            their = next(&mut theirs, their_count)?;
-        }
-    }
-}
-
-/// The values of a row.
-pub(crate) fn values(row: Option<&Row<'_>>, count: usize) -> rusqlite::Result<Option<Vec<Value>>> {
-    let read = |row: &Row<'_>| (0..count).map(|column| Ok(owned(row.get_ref(column)?))).collect();
-    row.map(read).transpose()
-}
-
-/// A text that is not UTF-8 is told from all others by its bytes.
-fn owned(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => Value::Integer(number),
-        ValueRef::Real(number) => Value::Real(number),
-        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => Value::Text(text.to_owned()),
-            Err(_) => Value::Text(bytes.escape_ascii().to_string()),
-        },
-        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-    }
-}
-
-/// Whether two rows are the same.
-pub(crate) fn same_values(ours: &[Value], theirs: &[Value]) -> bool {
-    ours.iter().zip(theirs).all(|(our, their)| same_value(our, their))
-}
-
-/// Bit by bit: NaN is stored as NULL, and 0.0 and -0.0 are two numbers.
-pub(crate) fn same_value(our: &Value, their: &Value) -> bool {
-    match (our, their) {
-        (Value::Real(our), Value::Real(their)) => our.to_bits() == their.to_bits(),
-        _ => our == their,
-    }
-}
-
-/// As SQLite sorts: NULL, numbers, texts, blobs.
-pub(crate) fn compare_keys(ours: &[Value], theirs: &[Value]) -> Ordering {
-    ours.iter()
-        .zip(theirs)
-        .map(|(our, their)| compare(our, their))
-        .find(|order| order.is_ne())
-        .unwrap_or(Ordering::Equal)
-}
-
-fn compare(our: &Value, their: &Value) -> Ordering {
-    let class = |value: &Value| match value {
-        Value::Null => 0,
-        Value::Integer(_) | Value::Real(_) => 1,
-        Value::Text(_) => 2,
-        Value::Blob(_) => 3,
-    };
-    match (our, their) {
-        (Value::Integer(our), Value::Integer(their)) => our.cmp(their),
-        (Value::Real(our), Value::Real(their)) => our.total_cmp(their),
-        (Value::Integer(our), Value::Real(their)) => compare_mixed(*our, *their),
-        (Value::Real(our), Value::Integer(their)) => compare_mixed(*their, *our).reverse(),
-        (Value::Text(our), Value::Text(their)) => our.as_bytes().cmp(their.as_bytes()),
-        (Value::Blob(our), Value::Blob(their)) => our.cmp(their),
-        _ => class(our).cmp(&class(their)),
-    }
-}
-
-/// A whole number and another one, which are different keys even if they are equal.
-#[expect(clippy::cast_precision_loss, reason = "only to sort them")]
-fn compare_mixed(whole: i64, real: f64) -> Ordering {
-    (whole as f64).total_cmp(&real).then(Ordering::Less)
-}
-
 fn told(value: &Value) -> String {
-    let short = |text: String| match text.char_indices().nth(KEY_BYTES_TOLD) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    let digits = |bytes: &[u8]| {
+        let end = if bytes.len() > KEY_BYTES_TOLD { "…" } else { "" };
+        let digits: String = bytes.iter().take(KEY_BYTES_TOLD).map(|byte| format!("{byte:02x}")).collect();
+        format!("x'{digits}{end}'")
     };
     match value {
         Value::Null => "NULL".to_owned(),
         Value::Integer(number) => number.to_string(),
-        Value::Real(number) => number.to_string(),
-        Value::Text(text) => format!("'{}'", short(text.escape_debug().to_string())),
-        Value::Blob(bytes) => {
-            format!("x'{}'", short(bytes.iter().take(KEY_BYTES_TOLD).map(|byte| format!("{byte:02x}")).collect()))
-        }
+        Value::Real(number) => format!("{number:?}"),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let text = text.escape_debug().to_string();
+                match text.char_indices().nth(KEY_BYTES_TOLD) {
+                    Some((end, _)) => format!("'{}…'", &text[..end]),
+                    None => format!("'{text}'"),
+                }
+            }
+            Err(_) => format!("CAST({} AS TEXT)", digits(bytes)),
+        },
+        Value::Blob(bytes) => digits(bytes),
     }
 }
 
@@ -485,6 +306,17 @@ mod tests {
             ("DELETE FROM b WHERE k = 'm'", r"b 1 0 0; [l = x'01', k = 'm'] only in the backup []"),
             ("INSERT INTO n VALUES ('bb', 9)", r"n 0 1 0; [k = 'bb'] only in the database []"),
             ("DELETE FROM taken WHERE oid = 3", r"taken 2 0 0; [] only in the backup []; [] only in the backup []"),
+            (
+                "UPDATE taken SET oid = 3.0 WHERE _rowid_ = 'x'",
+                r"taken 1 1 0; [] only in the backup []; [] only in the database []",
+            ),
+            // The same key to SQLite, and another value.
+            ("UPDATE b SET l = 2.0 WHERE l = 2", r#"b 0 0 1; [l = 2, k = 'l'] differs ["l"]"#),
+            ("UPDATE n SET k = 'A' WHERE k = 'a'", r#"n 0 0 1; [k = 'a'] differs ["k"]"#),
+            (
+                "INSERT INTO n VALUES (CAST(x'ff' AS TEXT), 1), ('\\xff', 1), (x'ff', 1)",
+                r"n 0 3 0; [k = x'ff'] only in the database []; [k = CAST(x'ff' AS TEXT)] only in the database []; [k = '\\xff'] only in the database []",
+            ),
             ("DROP INDEX i", "index i only in the backup"),
             ("CREATE TABLE c (x)", "table c only in the database"),
             ("ALTER TABLE a ADD COLUMN z", "table a differs"),
@@ -502,5 +334,47 @@ mod tests {
         );
         let found = differences(&database(""), &database(&many)).unwrap();
         assert_eq!((found.tables[0].only_in_database, found.tables[0].first.len()), (1000, ROWS_TOLD));
+    }
+
+    #[test]
+    fn a_text_that_is_no_utf8_is_not_the_text_that_looks_like_it() {
+        let rows = |value: &str| database(&format!("UPDATE a SET y = {value} WHERE x = 2"));
+        let found = differences(&rows("'\\xff'"), &rows("CAST(x'ff' AS TEXT)")).unwrap();
+        assert_eq!(found.tables[0].changed, 1);
+    }
+
+    /// Sorted otherwise than texts: numbers that are the same key, texts that are no UTF-8, other collations.
+    #[test]
+    fn rows_are_found_whatever_their_key_is_sorted_by() {
+        let many = "INSERT OR IGNORE INTO b (l, k) VALUES (1, 'z'), (1.0, 'y'), (9007199254740993, 'k'), \
+             (9007199254740992.0, 'l'), (CAST(x'ff' AS TEXT), 'k'), (CAST(x'5c80' AS TEXT), 'k'), ('\\', 'k'), ('é', 'k');
+             INSERT INTO n VALUES ('Z', 1), ('_', 2), ('[', 3), (CAST(x'ff' AS TEXT), 4), ('é', 5)";
+        assert_eq!(told_of(many, many), "");
+        for gone in ["b WHERE k = 'y'", "b WHERE l = CAST(x'5c80' AS TEXT)", "n WHERE k = '_'", "n WHERE k = 'é'"] {
+            let found = differences(&database(many), &database(&format!("{many}; DELETE FROM {gone}"))).unwrap();
+            let [table] = &found.tables[..] else { panic!("{gone}: {found:?}") };
+            assert_eq!((table.only_in_backup, table.only_in_database, table.changed), (1, 0, 0), "{gone}");
+        }
+    }
+
+    #[test]
+    fn rows_that_vacuum_renumbered_are_the_same_and_others_are_told_where_they_are() {
+        let made = "CREATE TABLE log (at, what); INSERT INTO log VALUES (1, 'a'), (2, 'b'), (2, 'b'), (3, 'c'), (4, 'd'); \
+             DELETE FROM log WHERE at = 1";
+        let told = |sql: &str| told_of(made, &format!("{made}; {sql}"));
+        assert_eq!(told("VACUUM"), "");
+        // Rows 2 to 5 are rows 1 to 4 then. Of two that are the same the first is told.
+        assert_eq!(told("DELETE FROM log WHERE at = 3; VACUUM"), "log 1 0 0; [rowid = 4] only in the backup []");
+        assert_eq!(told("INSERT INTO log VALUES (3, 'c'); VACUUM"), "log 0 1 0; [rowid = 3] only in the database []");
+        assert_eq!(
+            told("UPDATE log SET what = 'new' WHERE at = 4; VACUUM"),
+            "log 1 1 0; [rowid = 4] only in the database []; [rowid = 5] only in the backup []"
+        );
+        // Without VACUUM it is the same row, changed.
+        assert_eq!(told("UPDATE log SET what = 'new' WHERE at = 4"), r#"log 0 0 1; [rowid = 5] differs ["what"]"#);
+        assert_eq!(
+            told("DROP TABLE log; CREATE TABLE log (at, what)"),
+            "log 4 0 0; [rowid = 2] only in the backup []; [rowid = 3] only in the backup []; [rowid = 4] only in the backup []; [rowid = 5] only in the backup []"
+        );
     }
 }

@@ -4,14 +4,20 @@
 //! VACUUM, which `lightningd` runs without telling, gives new ones to the rows of tables that have neither an index nor an
 //! `INTEGER PRIMARY KEY`. Of those tables the rows are compared, in any order ([`Rowids::KeptByVacuum`]).
 
+pub(crate) mod any_order;
+pub(crate) mod differences;
+pub(crate) mod rows;
+pub(crate) mod table;
+pub(crate) mod value;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
-use crate::content_differences::schema_entries;
-use crate::rows_in_any_order::{Fingerprints, RowSum};
+use self::any_order::{Fingerprints, RowSum};
+use self::table::{Table, quoted, schema_entries, tables};
 
 /// Which implicit rowids are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,69 +81,21 @@ fn for_differing_tables(
     Ok(())
 }
 
-/// A table, and how its rows can be told from each other.
-#[derive(Debug, Clone)]
-pub(crate) struct Table {
-    pub(crate) name: String,
-    /// By what name its implicit rowid can be asked for.
-    pub(crate) rowid: Option<&'static str>,
-    /// Whether its rows have rowids that VACUUM changes.
-    pub(crate) is_renumbered: bool,
-}
-
-impl Table {
-    /// A query for all its rows in the order in which they are stored: by rowid, or by the key of a table without.
-    fn rows_in_order(&self, rowids: Rowids) -> String {
-        let name = self.name.replace('"', "\"\"");
-        match self.rowid {
-            Some(rowid) if self.is_renumbered && rowids == Rowids::KeptByVacuum => {
-                format!("SELECT * FROM main.\"{name}\" ORDER BY {rowid}")
-            }
-            Some(rowid) => format!("SELECT {rowid}, * FROM main.\"{name}\" ORDER BY {rowid}"),
-            // An index that has all columns would have them in another order.
-            None => format!("SELECT * FROM main.\"{name}\" NOT INDEXED"),
+/// A query for all rows in the order in which they are stored: by rowid, or by the key of a table without.
+fn rows_in_order(table: &Table, rowids: Rowids) -> String {
+    let name = quoted(&table.name);
+    match table.rowid {
+        Some(rowid) if table.is_renumbered && rowids == Rowids::KeptByVacuum => {
+            format!("SELECT * FROM main.{name} ORDER BY {rowid}")
         }
+        Some(rowid) => format!("SELECT {rowid}, * FROM main.{name} ORDER BY {rowid}"),
+        // An index that has all columns would have them in another order.
+        None => format!("SELECT * FROM main.{name} NOT INDEXED"),
     }
-}
-
-/// The tables of a database, by name.
-pub(crate) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
-    let mut statement = connection.prepare(
-        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
-         AND name <> 'sqlite_schema' AND name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\' ORDER BY name",
-    )?;
-    let names = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?)))?;
-    names
-        .map(|table| {
-            let (name, without_rowid) = table?;
-            let rowid = if without_rowid { None } else { rowid_name(connection, &name)? };
-            let is_renumbered = !without_rowid && has_no_key(connection, &name)?;
-            Ok(Table { name, rowid, is_renumbered })
-        })
-        .collect()
-}
-
-/// A name of the rowid that no column of the table has taken (SQLite, "ROWIDs and the INTEGER PRIMARY KEY").
-fn rowid_name(connection: &Connection, table: &str) -> rusqlite::Result<Option<&'static str>> {
-    for name in ["rowid", "_rowid_", "oid"] {
-        let taken = "SELECT count(*) FROM pragma_table_xinfo(?1) WHERE name = ?2 COLLATE NOCASE";
-        if connection.query_row(taken, [table, name], |row| row.get::<_, i64>(0))? == 0 {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a table has neither an `INTEGER PRIMARY KEY` nor an index, be it one that SQLite makes by itself for any other
-/// key. VACUUM copies the rows of such a table to new rowids, in their order (`sqlite3XferOptimization`).
-fn has_no_key(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
-    let keys = "SELECT (SELECT count(*) FROM pragma_table_xinfo(?1) WHERE pk > 0) \
-         + (SELECT count(*) FROM pragma_index_list(?1))";
-    connection.query_row(keys, [table], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
 fn same_rows(table: &Table, rowids: Rowids, ours: &Connection, theirs: &Connection) -> rusqlite::Result<bool> {
-    let sql = table.rows_in_order(rowids);
+    let sql = rows_in_order(table, rowids);
     let (mut ours, mut theirs) = (ours.prepare(&sql)?, theirs.prepare(&sql)?);
     let columns = ours.column_count();
     if columns != theirs.column_count() {

@@ -1,0 +1,231 @@
+//! [`Value`]: a value of a row, exactly as it is stored.
+
+use std::cmp::Ordering;
+
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+
+/// A value of a row. Equal to another one only if all bits are: `1` is not `1.0`, and a text is never a blob.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// Any other number.
+    Real(f64),
+    /// A text: usually UTF-8, but SQLite stores any bytes as one.
+    Text(Vec<u8>),
+    /// Bytes.
+    Blob(Vec<u8>),
+}
+
+/// By what rule SQLite sorts the texts of a key (SQLite, "Datatypes" §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Collation {
+    Binary,
+    NoCase,
+    RTrim,
+}
+
+impl Value {
+    /// As SQLite hands it out.
+    pub(crate) fn as_ref(&self) -> ValueRef<'_> {
+        match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Real(number) => ValueRef::Real(*number),
+            Self::Text(text) => ValueRef::Text(text),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        }
+    }
+
+    /// Where it stands beside another one in an index: NULL, numbers, texts, blobs. Equal are those that SQLite takes for the
+    /// same key, such as `1` and `1.0`.
+    pub(crate) fn compare(&self, other: &Self, collation: Collation) -> Ordering {
+        let class = |value: &Self| match value {
+            Self::Null => 0,
+            Self::Integer(_) | Self::Real(_) => 1,
+            Self::Text(_) => 2,
+            Self::Blob(_) => 3,
+        };
+        match (self, other) {
+            (Self::Integer(own), Self::Integer(other)) => own.cmp(other),
+            (Self::Real(own), Self::Real(other)) => own.partial_cmp(other).unwrap_or_else(|| own.total_cmp(other)),
+            (Self::Integer(own), Self::Real(other)) => compare_mixed(*own, *other),
+            (Self::Real(own), Self::Integer(other)) => compare_mixed(*other, *own).reverse(),
+            (Self::Text(own), Self::Text(other)) => collation.compare(own, other),
+            (Self::Blob(own), Self::Blob(other)) => own.cmp(other),
+            _ => class(self).cmp(&class(other)),
+        }
+    }
+}
+
+impl From<ValueRef<'_>> for Value {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(number) => Self::Integer(number),
+            ValueRef::Real(number) => Self::Real(number),
+            ValueRef::Text(bytes) => Self::Text(bytes.to_vec()),
+            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
+        }
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(self.as_ref()))
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Value {}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Value {
+    /// As in an index; what is the same key there and yet another value has an order of its own.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.compare(other, Collation::Binary).then_with(|| match (self, other) {
+            (Self::Real(own), Self::Real(other)) => own.total_cmp(other),
+            (Self::Integer(_), Self::Real(_)) => Ordering::Less,
+            (Self::Real(_), Self::Integer(_)) => Ordering::Greater,
+            _ => Ordering::Equal,
+        })
+    }
+}
+
+impl Collation {
+    /// The collation of this name; SQLite refuses to read an index that has any other one.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            _ if name.eq_ignore_ascii_case("NOCASE") => Self::NoCase,
+            _ if name.eq_ignore_ascii_case("RTRIM") => Self::RTrim,
+            _ => Self::Binary,
+        }
+    }
+
+    fn compare(self, own: &[u8], other: &[u8]) -> Ordering {
+        match self {
+            Self::Binary => own.cmp(other),
+            // To `sqlite3_strnicmp` a byte of zero is the end of either.
+            Self::NoCase => {
+                let small = |text: &[u8]| {
+                    text.iter().take_while(|&&byte| byte != 0).map(u8::to_ascii_lowercase).collect::<Vec<_>>()
+                };
+                let common = own.len().min(other.len());
+                small(&own[..common]).cmp(&small(&other[..common])).then(own.len().cmp(&other.len()))
+            }
+            Self::RTrim => {
+                let trimmed = |text: &[u8]| text.len() - text.iter().rev().take_while(|&&byte| byte == b' ').count();
+                own[..trimmed(own)].cmp(&other[..trimmed(other)])
+            }
+        }
+    }
+}
+
+/// A whole number and another one, exactly (`sqlite3IntFloatCompare`).
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "after the range is known")]
+fn compare_mixed(whole: i64, real: f64) -> Ordering {
+    const BOUND: f64 = 9_223_372_036_854_775_808.0;
+    if real < -BOUND {
+        Ordering::Greater
+    } else if real >= BOUND {
+        Ordering::Less
+    } else {
+        whole.cmp(&(real as i64)).then_with(|| (whole as f64).partial_cmp(&real).unwrap_or(Ordering::Greater))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let integers = vec![0, 1, -1, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX, i64::MIN];
+        let reals = vec![
+            0.0,
+            -0.0,
+            1.0,
+            1.5,
+            -1.5,
+            9_007_199_254_740_992.0,
+            9_223_372_036_854_775_808.0,
+            -9_223_372_036_854_775_808.0,
+            1e300,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ];
+        let texts: Vec<&[u8]> = vec![
+            b"",
+            b"a",
+            b"A",
+            b"a ",
+            b"a  ",
+            b"ab",
+            b"Z",
+            b"[",
+            b"\xff",
+            b"\xc3\xa9",
+            b"\xc3",
+            b"a\0b",
+            b"a\0c",
+            b"A\0",
+            b"\\xff",
+        ];
+        prop_oneof![
+            Just(Value::Null),
+            prop::sample::select(integers).prop_map(Value::Integer),
+            prop::sample::select(reals).prop_map(Value::Real),
+            prop::sample::select(texts.clone()).prop_map(|text| Value::Text(text.to_vec())),
+            prop::sample::select(texts).prop_map(|blob| Value::Blob(blob.to_vec())),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+        /// SQLite itself is asked.
+        #[test]
+        fn values_stand_where_sqlite_puts_them(own in value(), other in value()) {
+            thread_local!(static SQLITE: Connection = Connection::open_in_memory().unwrap());
+            for (collation, name) in
+                [(Collation::Binary, "BINARY"), (Collation::NoCase, "NOCASE"), (Collation::RTrim, "RTRIM")]
+            {
+                // NULL is less than all else, to an index: `<` would not say so.
+                let sql = format!(
+                    "SELECT CASE WHEN ?1 IS ?2 COLLATE {name} THEN 0 ELSE \
+                       (SELECT CASE at WHEN 1 THEN -1 ELSE 1 END FROM (SELECT 1 AS at, ?1 AS v UNION ALL SELECT 2, ?2) \
+                        ORDER BY v COLLATE {name} LIMIT 1) END"
+                );
+                let expected: i64 = SQLITE.with(|sqlite| sqlite.query_row(&sql, [&own, &other], |row| row.get(0)).unwrap());
+                prop_assert_eq!(own.compare(&other, collation) as i64, expected, "{}", name);
+                prop_assert_eq!(other.compare(&own, collation) as i64, -expected, "{}", name);
+            }
+            // Whatever differs in a bit or in its type is another value.
+            let bits = |value: &Value| match value {
+                Value::Real(number) => format!("{}", number.to_bits()),
+                other => format!("{other:?}"),
+            };
+            prop_assert_eq!(own == other, bits(&own) == bits(&other));
+        }
+
+        #[test]
+        fn all_values_have_one_order(a in value(), b in value(), c in value()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert!(!(a <= b && b <= c) || a <= c);
+        }
+    }
+}
