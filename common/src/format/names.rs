@@ -14,6 +14,9 @@ pub const SPARE: &str = "spare";
 /// What kept segments need of those that were dropped.
 pub const REMAINS: &str = "remains";
 
+/// What SQLite said of the snapshots.
+pub const CHECKED: &str = "checked";
+
 /// What a spool says of itself.
 pub const SPOOL_HEADER: &str = "spool";
 

@@ -77,6 +77,8 @@ pub struct Imported {
     pub changes: u64,
     /// What was put right.
     pub repairs: Repairs,
+    /// What SQLite says is wrong with the copy of the database that the file begins with, if anything is.
+    pub damage: Option<String>,
 }
 
 /// Why no more is copied.
@@ -184,7 +186,7 @@ pub(super) fn copy(
     let (Some(first), Some(newest)) = (first, order.newest()) else { return Err(ImportError::Empty { path }.into()) };
     let newest_log = to.cutter.finish();
     to.records.finish().map_err(|_| Stop::NobodyReplays)?;
-    Ok((Imported { uuid, first, newest, changes, repairs }, newest_log))
+    Ok((Imported { uuid, first, newest, changes, repairs, damage: None }, newest_log))
 }
 
 impl Copy<'_> {
