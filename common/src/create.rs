@@ -374,6 +374,9 @@ fn fill(
     let snapshot = take_snapshot(&**directory, live, &new, None, progress)?;
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;
+    let virtual_tables = live.virtual_tables()?;
+    // What follows takes as long again, and needs nothing of the node's.
+    live.let_go()?;
     let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
     let stored = StoredSnapshot { seq: new.seq, data_version, snapshot };
     let mut is_stopped = false;
@@ -388,7 +391,6 @@ fn fill(
     };
     // Before the backup has its name: there is none of a damaged database that does not say so.
     write_checked(&**directory, uuid, &CheckedSnapshots::add(None, new.seq, data_version, damage.as_deref()))?;
-    let virtual_tables = live.virtual_tables()?;
     Ok(Some(CreatedSnapshot { data_version, page_count, page_size, damage, virtual_tables }))
 }
 

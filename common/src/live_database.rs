@@ -137,6 +137,11 @@ impl LiveDatabase {
         virtual_tables(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
+    /// Ends the transaction, so that nobody waits for it any more.
+    pub(crate) fn let_go(&self) -> Result<(), LiveDatabaseError> {
+        self.connection.execute_batch("COMMIT").map_err(|error| Self::error(&self.path, &error))
+    }
+
     /// The transaction, to be read by other queries.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection

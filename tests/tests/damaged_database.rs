@@ -8,11 +8,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use common::DataVersion;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tests::cli::{Ran, backupfs};
 use tests::home::{Home, everything};
-use tests::small_node::{NODE_ID, SmallNode, creation};
+use tests::python_file::PythonFile;
+use tests::small_node::{NODE_ID, SmallNode, bump, creation};
 
 /// A database of a node at version 1, with old rows on some hundred pages that no later transaction touches.
 fn home_with_database(schema: &str) -> Home {
@@ -149,6 +151,27 @@ fn foreign_keys_that_the_node_violates_are_a_warning() {
     assert_eq!((&verified["clean"], &verified["warnings"][0]["kind"]), (&json!(true), &json!("foreign_keys")));
     assert_eq!(verified["warnings"][0]["data_version"], 2);
     assert!(everything(&node.home.backup()) == before, "verify has changed something");
+}
+
+#[test]
+fn an_import_tells_of_a_damaged_copy_and_of_a_damaged_node() {
+    let home = home_with_database("");
+    damage(&home.database());
+    let (file, mut theirs) = (home.join("file.bkp"), PythonFile::default());
+    theirs.snapshot(1, &fs::read(home.database()).unwrap());
+    let next = DataVersion::new(2);
+    theirs.change(2, &["INSERT INTO invoices (label) VALUES ('tea')".to_owned(), bump(next)]);
+    fs::write(&file, theirs.bytes()).unwrap();
+
+    let (lightning_dir, backup) = (home.lightning_dir(), home.backup());
+    let paths = [lightning_dir.as_ref(), file.as_ref(), backup.as_ref()];
+    let ran = run(&["import", "--lightning-dir"], &paths).expect_done("import");
+    let (of_copy, of_node) = ("begins with is DAMAGED", "the node's database is DAMAGED");
+    assert!(ran.stderr.contains(of_copy) && ran.stderr.contains(of_node), "{ran:?}");
+    assert_eq!(json_of("status", &home)["database_damage"]["data_version"], 1);
+    let restored = home.join("restored.sqlite3");
+    restore(&home, &restored, &[]).expect_refused(1, &["--accept-damaged"]);
+    restore(&home, &restored, &["--accept-damaged"]).expect_done("restore --accept-damaged");
 }
 
 #[test]

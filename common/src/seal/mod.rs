@@ -133,7 +133,7 @@ impl Sealer {
             remove_sealed_logs(&backup, newest)?;
             let _never_breaks = remove_dropped(&backup, history.sealed(), &mut || ControlFlow::Continue(()))?;
         }
-        let (snapshots, health) = (SnapshotChecks::of(&backup, &history)?, Health::Sound);
+        let (snapshots, health) = (SnapshotChecks::of(&backup, &history), Health::Sound);
         Ok(Self { backup, limits, cursor, newest_segment, current: None, progress, snapshots, health })
     }
 

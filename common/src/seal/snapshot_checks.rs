@@ -54,16 +54,18 @@ pub(super) struct SnapshotChecks {
 impl SnapshotChecks {
     /// Goes on from what is noted in the backup, with the snapshot that the newest version of `sealed` stands on when that
     /// was not checked: a log may have been sealed before somebody came to it.
-    pub(super) fn of(backup: &Backup, sealed: &History) -> Result<Self, ReadError> {
+    pub(super) fn of(backup: &Backup, sealed: &History) -> Self {
         let noted = backup.read_checked().unwrap_or_else(|error| {
             log::warn!("{error}; the snapshots are checked again");
             None
         });
         let mut checks = Self { unchecked: Vec::new(), newest: noted.as_ref().map(|noted| noted.newest), noted };
-        if let Some(snapshot) = StoredSnapshot::newest(backup, sealed)? {
-            checks.add(snapshot);
+        match StoredSnapshot::newest(backup, sealed) {
+            Ok(newest) => newest.into_iter().for_each(|snapshot| checks.add(snapshot)),
+            // An old segment is in nobody's way: what comes is sealed all the same.
+            Err(error) => log::error!("whether the newest snapshot is sound is not known: {error}"),
         }
-        Ok(checks)
+        checks
     }
 
     /// Notes the record if it is of a snapshot.

@@ -50,11 +50,8 @@ pub(super) struct Judgement {
 }
 
 /// Has SQLite check the newest version. `given` is asked for what the node gave when something is wrong: the pages that it
-/// was replayed onto; `None` when it was replayed from nothing.
-pub(super) fn judge(
-    newest: &Looked,
-    given: impl FnOnce() -> Result<Option<Looked>, ReadError>,
-) -> Result<Judgement, ReadError> {
+/// was replayed onto; `None` when it was replayed from nothing, or that cannot be read.
+pub(super) fn judge(newest: &Looked, given: impl FnOnce() -> Option<Looked>) -> Result<Judgement, ReadError> {
     let Looked { data_version, .. } = *newest;
     let mut seen = Seen::of(newest)?;
     let soundness = Soundness {
@@ -66,10 +63,8 @@ pub(super) fn judge(
     if seen.integrity_check == OK && judgement.soundness.foreign_key_check == OK {
         return Ok(judgement);
     }
-    let given = match given()? {
-        Some(looked) => Some((looked.data_version, Seen::of(&looked)?)),
-        None => None,
-    };
+    // What of it cannot be read excuses nothing.
+    let given = given().and_then(|looked| Some((looked.data_version, Seen::of(&looked).ok()?)));
     if seen.integrity_check != OK {
         let snapshot = given.as_ref().filter(|(_, seen)| seen.integrity_check != OK).map(|(version, _)| *version);
         let found = seen.integrity_check;

@@ -377,7 +377,8 @@ impl Verification {
             return (None, Vec::new());
         };
         let Ok(Some(file)) = self.picture.history.file_name_of(newest) else { return (None, Vec::new()) };
-        let checked = self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node())?));
+        let checked =
+            self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node().ok().flatten())?));
         match checked {
             Ok(Judgement { soundness, wrong, warnings }) => {
                 for wrong in wrong {
@@ -405,7 +406,7 @@ impl Verification {
     }
 
     /// The pages that the newest version was replayed onto as the node gave them; when those were dropped, the oldest version
-    /// that is left. `None` when everything was replayed from nothing.
+    /// that is left. `None` when everything was replayed from nothing. What cannot be read of it is told elsewhere.
     fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
         let (backup, history) = (&self.backup, &self.picture.history);
         if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
