@@ -111,7 +111,7 @@ impl SnapshotChecks {
             self.noted = Some(noted);
             match found {
                 Some(found) => return Err(SnapshotCheckError::Unsound { data_version, found }),
-                None => log::info!("the snapshot of version {data_version} is a sound database"),
+                None => log::info!("the snapshot of version {data_version} is sound"),
             }
         }
         Ok(())
