@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(bytes.logs, 53 + length(names::log(crate::Seq::FIRST)));
         assert_eq!(bytes.segments, 700);
         assert_eq!(bytes.snapshots, length(names::snapshot(crate::Seq::FIRST)));
-        assert_eq!(bytes.other, 11_000 + length(names::MANIFEST.to_owned()));
+        assert_eq!(bytes.other, 11_000 + length(names::MANIFEST.to_owned()) + length(names::CHECKED.to_owned()));
         assert_eq!(bytes.total(), bytes.logs + bytes.segments + bytes.snapshots + bytes.other);
         assert!(backup.read_free_bytes().unwrap() > 0);
     }

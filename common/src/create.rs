@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::format::checked::CheckedSnapshots;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::format::record::SnapshotReason;
@@ -15,8 +16,9 @@ use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::log::{AppendError, create_first_log_within};
 use crate::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
+use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_file};
-use crate::{BackupUrl, DataVersion, LogLimits, PageSize, Timestamp};
+use crate::{Backup, BackupUrl, DataVersion, LogLimits, PageSize, ReadError, Timestamp};
 
 /// How the name of a directory begins in which a backup is being made, beside its future place. A power cut leaves it.
 pub const BUILDING_PREFIX: &str = ".backupfs-init.";
@@ -30,7 +32,18 @@ enum Existing<'a> {
     PutAside {
         /// Where it is noted that changes are in a spool.
         lightning_dir: &'a Path,
+        /// What if the new one is of a damaged database.
+        damaged: DamagedDatabase,
     },
+}
+
+/// What is to happen when a damaged database would take the place of a backup that is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DamagedDatabase {
+    /// The old backup stays.
+    Refuse,
+    /// A backup of it is made all the same.
+    Accept,
 }
 
 /// Why no backup was made. Nothing was created.
@@ -76,6 +89,25 @@ pub enum CreateError {
     /// What is there cannot be put aside.
     #[error(transparent)]
     PutAside(#[from] PutAsideError),
+    /// What was stored cannot be read back.
+    #[error("what was stored cannot be read back, so no backup was made; check the disk")]
+    ReadBack(#[from] ReadError),
+    /// The backup that is there is worth more than one of this database.
+    #[error(
+        "the database is damaged ({found}), and the backup at {path} is whole up to version {newest}, so it stays where it is. \
+         {}. To begin anew with the damaged database all the same, add --accept-damaged-database",
+        instead_of_damaged(*newest, *database), path = .path.display()
+    )]
+    DamagedDatabase {
+        /// The backup.
+        path: PathBuf,
+        /// Its newest version.
+        newest: DataVersion,
+        /// The version of the database.
+        database: DataVersion,
+        /// What SQLite says of the database.
+        found: String,
+    },
     /// The new backup cannot take the place of the old one, nor can that have its name back.
     #[error("{path} could not be replaced, and is now {aside}; rename it back by hand",
         path = .path.display(), aside = .aside.display())]
@@ -102,8 +134,19 @@ pub struct Created {
     pub left_spool: Option<PathBuf>,
 }
 
+/// What to do with a damaged database when there is a backup.
+fn instead_of_damaged(newest: DataVersion, database: DataVersion) -> String {
+    if newest == database {
+        return "Restore that version instead: `backupfs restore --backup-existing`".to_owned();
+    }
+    format!(
+        "The database is at version {database}, so do not run a node on what is in the backup: repair the database, for \
+         instance with `sqlite3 lightningd.sqlite3 .recover`"
+    )
+}
+
 /// The snapshot a backup begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSnapshot {
     /// Version of the database.
     pub data_version: DataVersion,
@@ -111,6 +154,10 @@ pub struct CreatedSnapshot {
     pub page_count: u32,
     /// Bytes in a page.
     pub page_size: PageSize,
+    /// What SQLite says is wrong with the database, if anything is: the backup has it as it is.
+    pub damage: Option<String>,
+    /// Its virtual tables: a change that writes to one may not replay.
+    pub virtual_tables: Vec<String>,
 }
 
 /// Makes a backup at `url`: with a snapshot of `database`, or empty for a node that does not exist yet.
@@ -136,15 +183,16 @@ pub fn create_backup(
 ///
 /// # Errors
 /// As [`create_backup`], and when what is there, or the spool that `lightning_dir` knows of, is in use or newer than the
-/// database, or what is there is no backup or belongs to another node. Nothing has been created then, and but for
-/// [`CreateError::LeftAside`] nothing renamed.
+/// database, or what is there is no backup or belongs to another node; unless `damaged` accepts it also when the database is
+/// damaged and what is there is whole. Nothing has been created then, and but for [`CreateError::LeftAside`] nothing renamed.
 pub fn replace_backup(
     url: &BackupUrl,
     lightning_dir: &Path,
     database: Option<&Path>,
+    damaged: DamagedDatabase,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, database, Existing::PutAside { lightning_dir }, progress)
+    create(url, database, Existing::PutAside { lightning_dir, damaged }, progress)
 }
 
 fn create(
@@ -160,7 +208,7 @@ fn create(
         .ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
     let replaced = match (is_absent_or_empty(target).map_err(|source| io_error(target, source))?, existing) {
         (true, Existing::Refuse) => None,
-        (true, Existing::PutAside { lightning_dir }) => {
+        (true, Existing::PutAside { lightning_dir, .. }) => {
             expect_gone(target, lightning_dir)?;
             None
         }
@@ -169,7 +217,7 @@ fn create(
     };
     let left_spool = match existing {
         Existing::Refuse => None,
-        Existing::PutAside { lightning_dir } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
+        Existing::PutAside { lightning_dir, .. } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
     };
     // Beside the one that is replaced, wherever a link leads to.
     let (target, parent) = match &replaced {
@@ -201,7 +249,12 @@ fn create(
         inside: Arc::new(RealDirectory::new(building.path())),
     };
     let (uuid, mut put_aside) = (Uuid::new_v4(), None);
-    let made = create_in(&place, uuid, live.as_ref(), LogLimits::default(), progress, &mut || {
+    let made = create_in(&place, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
+        if let (Some(replaced), Some(snapshot), Existing::PutAside { damaged: DamagedDatabase::Refuse, .. }) =
+            (&replaced, snapshot, existing)
+        {
+            expect_sound(replaced, snapshot)?;
+        }
         put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
         Ok(())
     });
@@ -217,6 +270,18 @@ fn create(
             (_, error) => error,
         }
     })
+}
+
+/// That a damaged database takes the place of no backup that can be restored.
+fn expect_sound(replaced: &Replaced, snapshot: &CreatedSnapshot) -> Result<(), CreateError> {
+    let Some(found) = snapshot.damage.clone() else { return Ok(()) };
+    match replaced.restorable() {
+        Some(newest) => {
+            let (path, database) = (replaced.path().to_path_buf(), snapshot.data_version);
+            Err(CreateError::DamagedDatabase { path, newest, database, found })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Makes a backup at `url` of what `fill` puts into the directory that it is given, durably.
@@ -264,10 +329,10 @@ pub(crate) fn create_in(
     live: Option<&LiveDatabase>,
     limits: LogLimits,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
-    make_room: &mut dyn FnMut() -> Result<(), CreateError>,
+    make_room: &mut dyn FnMut(Option<&CreatedSnapshot>) -> Result<(), CreateError>,
 ) -> Result<Option<CreatedSnapshot>, CreateError> {
     let snapshot = fill(&place.inside, uuid, live, limits, progress)?;
-    make_room()?;
+    make_room(snapshot.as_ref())?;
     publish(place.parent, place.building, place.name)?;
     Ok(snapshot)
 }
@@ -299,6 +364,7 @@ fn fill(
         node_id: live.map(LiveDatabase::node_id).transpose()?.flatten(),
     };
     replace_file(&**directory, names::MANIFEST, &manifest.encode())?;
+    let backup = Backup::of(Arc::clone(directory), manifest);
     let mut writer = create_first_log_within(directory, uuid, limits)?;
     let Some(live) = live else {
         return Ok(None);
@@ -309,8 +375,24 @@ fn fill(
     let snapshot = take_snapshot(&**directory, live, &new, None, progress)?;
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;
+    let virtual_tables = live.virtual_tables()?;
+    // What follows takes as long again, and needs nothing of the node's.
+    live.let_go()?;
     let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
-    Ok(Some(CreatedSnapshot { data_version, page_count, page_size }))
+    let stored = StoredSnapshot { seq: new.seq, data_version, snapshot };
+    let mut is_stopped = false;
+    let mut go_on = || {
+        is_stopped |= progress(PagesDone { done: page_count, total: page_count, page_size }).is_break();
+        !is_stopped
+    };
+    let checked = interruptible(&mut go_on, |stop| stored.check(&backup, stop));
+    let damage = match checked.map_err(|source| io_error(directory.path(), source))? {
+        Err(_) if is_stopped => return Err(SnapshotError::Interrupted.into()),
+        checked => checked?,
+    };
+    // Before the backup has its name: there is none of a damaged database that does not say so.
+    write_checked(&**directory, uuid, &CheckedSnapshots::add(None, new.seq, data_version, damage.as_deref()))?;
+    Ok(Some(CreatedSnapshot { data_version, page_count, page_size, damage, virtual_tables }))
 }
 
 /// Whether a database is none yet: SQLite makes an empty file first.

@@ -24,6 +24,8 @@
 //! | [`spool`] | where changes go while the backup's place is out of reach, and how they come into the backup |
 //! | `on_unreachable` | what the recorder does while the backup's place cannot be written to |
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
+//! | `snapshot_check` | whether what was copied is a sound database, and what is remembered of that |
+//! | `sqlite_reason` | what SQLite says of an error, without what it quotes |
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases, and what differs in them |
@@ -78,7 +80,9 @@ mod seal;
 mod segment;
 mod seq;
 mod snapshot;
+mod snapshot_check;
 pub mod spool;
+mod sqlite_reason;
 mod status_fields;
 pub mod storage;
 #[cfg(test)]
@@ -98,7 +102,9 @@ pub use contents::differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
 pub use contents::value::Value;
-pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
+pub use create::{
+    BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, replace_backup,
+};
 pub use data_version::DataVersion;
 pub use history::{History, NewestRecorded, Origin, Readable, ReplayPlan, TimelineEntry, Version};
 pub use live_database::{LiveDatabaseError, version_of_database};
@@ -112,12 +118,14 @@ pub use put_aside::{PutAsideError, free_name};
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
-pub use replay::{Forbidden, OutOfBounds, ReplayError};
-pub use seal::{HealCheckError, Progress, SealBackupError, SealError, Sealer, seal_backup};
+pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
+pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
 pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
+pub use snapshot_check::quick_check;
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
-pub use status_fields::{ReplayCheck, StatusFields};
+pub use sqlite_reason::reason as sqlite_reason;
+pub use status_fields::{DatabaseDamage, ReplayCheck, StatusFields};
 pub use storage::{FreeSpace, Pulse};
 pub use timestamp::Timestamp;
 pub use view::{View, ViewError};

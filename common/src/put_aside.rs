@@ -17,9 +17,11 @@ use crate::format::names;
 use crate::live_database::LiveDatabase;
 use crate::record_error::Hex;
 use crate::recording::commit_in_boot;
+use crate::snapshot_check::check_pages;
 use crate::spool::{HeldSpool, SpoolMarker};
 use crate::storage::{Directory, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Decision, Newest, decide};
+use crate::view::View;
 use crate::{Backup, BackupLock, BackupUrl, DataVersion, LogLimits, OpenError, SpoolError, Timestamp};
 
 /// Why a backup cannot be put aside. It is as it was.
@@ -126,6 +128,7 @@ pub(crate) struct Replaced {
     uuid: Option<Uuid>,
     node_id: Option<NodeId>,
     newest: Option<Newest>,
+    backup: Option<Arc<Backup>>,
     /// Not there in a backup that has lost its `LOCK`.
     _lock: Option<Box<dyn fmt::Debug + Send + Sync>>,
 }
@@ -166,12 +169,12 @@ impl Replaced {
         };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
-        let newest = backup.and_then(|backup| {
+        let newest = backup.as_ref().and_then(|backup| {
             let history = backup.read_records().0;
             let newest = history.newest_for_rules()?;
             Some(Newest { commit: commit_in_boot(newest.commit, history.note(), current_boot()), ..newest })
         });
-        Ok(Self { path, uuid, node_id, newest, _lock: lock })
+        Ok(Self { path, uuid, node_id, newest, backup, _lock: lock })
     }
 
     /// Where it is, without links.
@@ -196,6 +199,16 @@ impl Replaced {
             Some((database, newest)) => Err(PutAsideError::DatabaseIsBehind { path: path(), newest, database }.into()),
             None => Ok(()),
         }
+    }
+
+    /// Its newest version, if that can be restored: all records can be read, it opens, and SQLite finds it sound.
+    pub(crate) fn restorable(&self) -> Option<DataVersion> {
+        let backup = self.backup.as_ref()?;
+        let (history, read) = backup.read_history();
+        let newest = read.ok().and_then(|()| history.newest())?;
+        let view = View::build(backup, &history.plan(newest).ok()?, None).ok()?;
+        let checked = check_pages(Arc::new(view.pages().clone()), newest.data_version, &Arc::default());
+        checked.is_ok_and(|found| found.is_none()).then_some(newest.data_version)
     }
 
     /// Renames it to a name beside it that is free, and returns that. Not durable before the parent directory is synced.
@@ -341,8 +354,8 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::replace_backup;
     use crate::testing::Node;
+    use crate::{DamagedDatabase, replace_backup};
 
     /// What went wrong: a backup that an older release cannot read was taken for a broken one, of which neither the node nor
     /// the newest version is known.
@@ -356,7 +369,9 @@ mod tests {
         bytes[format_version] = 99;
         fs::write(&manifest, bytes).unwrap();
         let url = &node.backup_lock.backend_url;
-        let replaced = replace_backup(url, node.dir.path(), Some(&node.database()), &mut |_| ControlFlow::Continue(()));
+        let (dir, database) = (node.dir.path(), node.database());
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let replaced = replace_backup(url, dir, Some(&database), DamagedDatabase::Refuse, go_on);
         let Err(CreateError::PutAside(refused @ PutAsideError::NewerFormat { .. })) = replaced else {
             panic!("{replaced:?}")
         };

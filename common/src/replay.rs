@@ -13,6 +13,7 @@ pub(crate) mod parameters;
 pub mod statement;
 #[cfg(test)]
 mod tests;
+mod virtual_table;
 
 use rusqlite::Connection;
 use rusqlite::hooks::Action;
@@ -28,10 +29,12 @@ pub(crate) use self::execution::{ChangeAbout, is_pragma};
 use self::execution::{Control, execute};
 use self::lexed::LexedChange;
 use self::statement::PreparedTemplates;
+pub use self::virtual_table::VirtualTable;
 use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
+pub(crate) use crate::sqlite_reason::reason;
 use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp};
 
 /// A change could not be replayed.
@@ -52,8 +55,9 @@ pub enum ReplayError {
     },
     /// A statement does what none of `lightningd` does.
     #[error(
-        "statement {statement} of version {data_version} (record {seq}) was stopped: it {why}, which no statement of \
-         lightningd does; somebody else wrote to this backup, so restore from a copy that nobody else can write to"
+        "statement {statement} of version {data_version} (record {seq}) was stopped: it {why}, which no statement of a \
+         known lightningd does. Somebody else may have written to this backup: compare it with a copy that nobody else can \
+         write to"
     )]
     OutOfBounds {
         /// The version.
@@ -64,6 +68,22 @@ pub enum ReplayError {
         statement: usize,
         /// Why it was stopped.
         why: OutOfBounds,
+    },
+    /// A statement has to do with a virtual table.
+    #[error(
+        "statement {statement} of version {data_version} (record {seq}) {how}. Virtual tables (FTS5 and the like) are not \
+         supported: what writes to one need not replay. lightningd needs none: stop it, drop them with their triggers \
+         (`sqlite3 lightningd.sqlite3 .schema` shows both), and begin anew with `backupfs init --replace`"
+    )]
+    VirtualTable {
+        /// The version.
+        data_version: DataVersion,
+        /// The record.
+        seq: Seq,
+        /// Which one, from 1.
+        statement: usize,
+        /// What it has to do with it.
+        how: VirtualTable,
     },
     /// The bump found another version than the one recorded before it.
     #[error(
@@ -358,15 +378,5 @@ impl ForeignKeys {
     fn set_on(self, connection: &Connection) -> rusqlite::Result<()> {
         // The PRAGMA would make every prepared statement be prepared anew, even when it changes nothing.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self == Self::On).map(drop)
-    }
-}
-
-/// What SQLite says, without the text of the statement.
-pub(crate) fn reason(error: &rusqlite::Error) -> String {
-    match error {
-        rusqlite::Error::SqliteFailure(code, None) => code.to_string(),
-        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-        other => other.to_string(),
     }
 }

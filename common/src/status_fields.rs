@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::backup_size::BytesByKind;
+use crate::format::checked::CheckedSnapshots;
 use crate::{DataVersion, NewestVersion, UnsealedChanges};
 
 /// How a backup is doing, as JSON. What is not known is null; fields are only ever added.
@@ -31,10 +32,29 @@ pub struct StatusFields {
     pub sealed_through: Option<u32>,
     /// Seq of the last record that is.
     pub sealed_through_seq: Option<u64>,
+    /// What is wrong with the node's own database, as the newest snapshot has it.
+    pub database_damage: Option<DatabaseDamage>,
     /// What is known to replay.
     pub replay: ReplayCheck,
     /// Version of the format that the program writes.
     pub format: u32,
+}
+
+/// The node's own database was damaged when it was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatabaseDamage {
+    /// The version of the snapshot.
+    pub data_version: u32,
+    /// What SQLite says of it.
+    pub text: String,
+}
+
+impl DatabaseDamage {
+    /// What the newest snapshot that was checked tells; `None` when it is sound, or none was checked.
+    pub fn of(checked: &CheckedSnapshots) -> Option<Self> {
+        let unsound = checked.newest_unsound()?;
+        Some(Self { data_version: unsound.data_version.get(), text: unsound.found.clone() })
+    }
 }
 
 /// What is known to replay.

@@ -276,7 +276,10 @@ mod tests {
             |version| views.open(&history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap());
         let reason = open(12).unwrap_err().reason.to_string();
         assert!(reason.contains("statement 2 of version 12"), "{reason}");
-        assert!(reason.contains("nowhere") && !reason.contains("secret"), "{reason}");
+        assert!(
+            reason.contains("no such table") && !reason.contains("nowhere") && !reason.contains("secret"),
+            "{reason}"
+        );
         assert_eq!(node.contents_of(&history, 11), good);
         open(13).unwrap();
         open(14).unwrap();

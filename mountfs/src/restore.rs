@@ -14,8 +14,11 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
 use common::verify::{AgainstError, compare_with_database};
-use common::{Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, version_of_database};
-use rusqlite::{Connection, OpenFlags};
+use common::{
+    Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, quick_check, sqlite_reason,
+    version_of_database,
+};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use self::destination::{Destination, Existing};
 pub use self::running_node::RunningNode;
@@ -63,6 +66,18 @@ pub enum Proof {
     ReadBack,
 }
 
+/// What is to happen with a version that SQLite finds damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damaged {
+    /// It is not restored.
+    Refuse,
+    /// It is, and what SQLite said is told.
+    Accept,
+}
+
+/// Lines of `quick_check` that are told of a version that is restored all the same.
+const FINDINGS_MAX: u32 = 20;
+
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -74,6 +89,8 @@ pub struct Restored {
     pub bytes: u64,
     /// What the database that was there before is called now.
     pub put_aside: Option<PathBuf>,
+    /// What SQLite's `quick_check` says is wrong with it; nothing, unless that was accepted.
+    pub damage: Vec<String>,
 }
 
 /// Why nothing was restored. In every case no file was left behind.
@@ -145,17 +162,25 @@ pub enum RestoreError {
         source: ReadError,
     },
     /// SQLite cannot read the copy.
-    #[error("SQLite cannot read what was restored of version {version}; do not use this backup before it is examined")]
+    #[error("SQLite cannot read what was restored of version {version} ({reason}); try again, or on another disk")]
     Sqlite {
         /// The version.
         version: DataVersion,
         /// What it said.
-        #[source]
-        source: rusqlite::Error,
+        reason: String,
+    },
+    /// The backup does not have as many bytes as it says.
+    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` says what is damaged")]
+    Incomplete {
+        /// The version.
+        version: DataVersion,
+        /// Where it ends.
+        finding: String,
     },
     /// SQLite found damage.
     #[error(
-        "version {version} did not pass SQLite's quick_check ({finding}); do not use this backup before it is examined"
+        "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` says whether the backup is \
+         damaged, or the node's own database was; --accept-damaged restores it all the same"
     )]
     Damaged {
         /// The version.
@@ -207,6 +232,7 @@ impl RestoreError {
             Self::View { .. }
             | Self::Read { .. }
             | Self::Sqlite { .. }
+            | Self::Incomplete { .. }
             | Self::Damaged { .. }
             | Self::OtherVersion { .. } => true,
         }
@@ -215,7 +241,8 @@ impl RestoreError {
 
 /// Writes `version` to `destination`.
 ///
-/// When this returns `Ok`, the file is complete, has stood the `proof`, and survives a power cut under its name.
+/// When this returns `Ok`, the file is complete, has stood the `proof`, and survives a power cut under its name. With
+/// [`Damaged::Accept`] what SQLite says against it is in the result.
 ///
 /// # Errors
 /// [`RestoreError`]; no file is left behind then.
@@ -225,6 +252,7 @@ pub fn restore(
     version: &Version,
     destination: &Destination,
     proof: Proof,
+    damaged: Damaged,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Restored, RestoreError> {
     let data_version = version.data_version;
@@ -246,16 +274,19 @@ pub fn restore(
     let (checked, synced) = thread::scope(|scope| {
         let sync = || temporary.as_file().sync_all();
         let syncing = thread::Builder::new().name("restore-sync".to_owned()).spawn_scoped(scope, sync);
-        (check(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
+        (look(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
     });
-    checked?;
+    let damage = checked?;
+    if let (Some(finding), Damaged::Refuse) = (damage.first(), damaged) {
+        return Err(RestoreError::Damaged { version: data_version, finding: finding.clone() });
+    }
     synced.map_err(write_error)?;
     if proof == Proof::ReadBack {
         read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
     }
     progress(Progress::Placing);
     let put_aside = destination.take(temporary)?;
-    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside })
+    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside, damage })
 }
 
 /// Reads from the disk what has been synced to it, and compares it with the backup.
@@ -356,7 +387,7 @@ fn copy_chunk<'a>(
         return Ok(&chunk[..read]);
     }
     let finding = format!("it ends at byte {} of {}", offset + read as u64, view.size_bytes());
-    Err(RestoreError::Damaged { version, finding })
+    Err(RestoreError::Incomplete { version, finding })
 }
 
 /// What a thread returned; its panic goes on here.
@@ -369,18 +400,33 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 /// # Errors
 /// [`RestoreError::Sqlite`], [`RestoreError::Damaged`] or [`RestoreError::OtherVersion`].
 pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> {
-    let sqlite = |source| RestoreError::Sqlite { version, source };
+    match look(database, version)?.into_iter().next() {
+        Some(finding) => Err(RestoreError::Damaged { version, finding }),
+        None => Ok(()),
+    }
+}
+
+/// What SQLite says is wrong with a database file, which must hold this version unless even that cannot be read.
+fn look(database: &Path, version: DataVersion) -> Result<Vec<String>, RestoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags).map_err(sqlite)?;
-    let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
-    if finding != "ok" {
-        return Err(RestoreError::Damaged { version, finding });
+    let sqlite = |error: &rusqlite::Error| RestoreError::Sqlite { version, reason: sqlite_reason(error) };
+    let connection = Connection::open_with_flags(database, flags).map_err(|error| sqlite(&error))?;
+    let is_damage = |error: &rusqlite::Error| {
+        matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    };
+    let mut findings = match quick_check(&connection, FINDINGS_MAX) {
+        Err(error) if is_damage(&error) => vec![sqlite_reason(&error)],
+        findings => findings.map_err(|error| sqlite(&error))?,
+    };
+    match version_of_database(&connection) {
+        Ok(found) if found == version => {}
+        Ok(found) => return Err(RestoreError::OtherVersion { expected: version, found }),
+        Err(error) if is_damage(&error) => {
+            findings.push(format!("its data_version cannot be read: {}", sqlite_reason(&error)));
+        }
+        Err(error) => return Err(sqlite(&error)),
     }
-    let found = version_of_database(&connection).map_err(sqlite)?;
-    if found != version {
-        return Err(RestoreError::OtherVersion { expected: version, found });
-    }
-    Ok(())
+    Ok(findings)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
 use common::compact::{CompactOutcome, Compaction, KeepPolicy, Manner};
-use common::{Backup, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp};
+use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp};
 
 use crate::causes::with_causes;
 use crate::status::Status;
@@ -117,7 +117,7 @@ impl Worker {
             };
             let sealed = self.seal(durable, stop);
             let is_broken_off = self.status.compactions().is_asked();
-            self.check_heals(stop);
+            self.check_snapshots(stop);
             match sealed {
                 Ok(()) => {
                     self.shouted = None;
@@ -145,9 +145,18 @@ impl Worker {
         }
     }
 
-    /// Looks at what healed gaps, when all that was recorded since has been replayed.
-    fn check_heals(&mut self, stop: &Arc<AtomicBool>) {
-        while let Some(Err(error)) = self.sealer.as_mut().map(|sealer| sealer.check_heals(stop)) {
+    /// Looks at snapshots that nobody has looked at, when all that was recorded since has been replayed.
+    fn check_snapshots(&mut self, stop: &Arc<AtomicBool>) {
+        let Some(sealer) = &mut self.sealer else { return };
+        let before = sealer.checked_snapshots().cloned();
+        let mut problems = Vec::new();
+        while let Err(error) = sealer.check_snapshots(stop) {
+            problems.push(error);
+        }
+        if before.as_ref() != sealer.checked_snapshots() {
+            self.status.database_damage(sealer.checked_snapshots().and_then(DatabaseDamage::of));
+        }
+        for error in problems {
             let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
             log::error!("{problem}");
             log::logger().flush();
@@ -205,7 +214,18 @@ impl Worker {
     fn seal(&mut self, durable: Seq, stop: &AtomicBool) -> Result<(), SealError> {
         let sealer = match &mut self.sealer {
             Some(sealer) => sealer,
-            none => none.insert(Sealer::new(Arc::clone(&self.backup), self.limits)?),
+            none => {
+                let sealer = none.insert(Sealer::new(Arc::clone(&self.backup), self.limits)?);
+                let damage = sealer.checked_snapshots().and_then(DatabaseDamage::of);
+                if let Some(DatabaseDamage { data_version, text }) = &damage {
+                    log::warn!(
+                        "the node's own database was damaged when version {data_version} was copied from it ({text}): \
+                         `backupfs restore` needs --accept-damaged for that version and those after it"
+                    );
+                }
+                self.status.database_damage(damage);
+                sealer
+            }
         };
         // At full load there is always more to seal: who has asked for a compaction need not wait for the end of it.
         let compactions = self.status.compactions();

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{
-    Backup, DataVersion, FreeSpace, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields, Timestamp,
-    UnsealedChanges,
+    Backup, DataVersion, DatabaseDamage, FreeSpace, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields,
+    Timestamp, UnsealedChanges,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,6 +37,7 @@ struct Known {
     last_problem: Option<Problem>,
     progress: Progress,
     replay_problem: Option<String>,
+    database_damage: Option<DatabaseDamage>,
     spool: Option<Spool>,
 }
 
@@ -150,6 +151,11 @@ impl Status {
         }
     }
 
+    /// What is wrong with the node's own database, if anything is known to be.
+    pub fn database_damage(&self, damage: Option<DatabaseDamage>) {
+        self.known().database_damage = damage;
+    }
+
     /// Nothing is wrong with replaying and sealing (any more).
     pub fn replay_is_well(&self) {
         self.known().replay_problem = None;
@@ -176,6 +182,7 @@ impl Status {
         let sealed = known.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
         let replayed_through = known.progress.replayed_through.or(sealed.and_then(|sealed| sealed.data_version));
         fields.replay = ReplayCheck::new(replayed_through, known.replay_problem);
+        fields.database_damage = known.database_damage;
         let spool = known.spool.as_ref();
         fields.destination = spool.map(|spool| spool.url.clone());
         // A backup that is out of reach is not asked while changes go to a spool.

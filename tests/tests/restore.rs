@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use common::Backup;
-use mountfs::restore::{Destination, Existing, Progress, Proof, RestoreError};
+use mountfs::restore::{Damaged, Destination, Existing, Progress, Proof, RestoreError};
 use tests::home::everything;
 use tests::skip::skipped;
 use tests::small_node::SmallNode;
@@ -172,7 +172,8 @@ fn a_disk_that_stores_something_else_is_noticed_before_it_gets_its_name() {
         }
         Progress::Copied(_) | Progress::ReadBack { .. } | Progress::Placing => {}
     };
-    let restored = mountfs::restore::restore(&backup, &history, version, &destination, Proof::ReadBack, &mut tamper);
+    let (proof, damaged) = (Proof::ReadBack, Damaged::Refuse);
+    let restored = mountfs::restore::restore(&backup, &history, version, &destination, proof, damaged, &mut tamper);
     assert!(matches!(restored, Err(RestoreError::NotAsWritten { .. })), "{restored:?}");
     assert!(everything(to.path()).is_empty(), "no part is left");
     let ran = restore(&node, to.path(), &["--verify"]).expect_done("restore");
@@ -210,7 +211,8 @@ fn whoever_may_be_interrupted_is_told_before_anything_is_renamed() {
         _ => assert!(found.is_none(), "nothing comes after it"),
     };
     let newest = history.newest().unwrap();
-    mountfs::restore::restore(&backup, &history, newest, &destination, Proof::QuickCheck, &mut look).unwrap();
+    let (proof, damaged) = (Proof::QuickCheck, Damaged::Refuse);
+    mountfs::restore::restore(&backup, &history, newest, &destination, proof, damaged, &mut look).unwrap();
     assert_eq!(found, Some((b"precious".to_vec(), 2)), "both are complete, and neither was renamed");
     assert_ne!(fs::read(&file).unwrap(), b"precious");
 }

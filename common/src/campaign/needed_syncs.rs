@@ -10,10 +10,13 @@ use super::play::journal_of;
 use super::random::Random;
 
 /// Syncs that a power cut does not show to be needed, and why they are made.
-const NOT_NEEDED: [(&str, &str); 14] = [
+const NOT_NEEDED: [(&str, &str); 17] = [
+    (".backupfs-init.x, in which checked.tmp became checked", "without the note the snapshot is checked again"),
     (".backupfs-init.x, in which log.tmp became log", "that of the snapshot's name comes later"),
     (".backupfs-init.x, in which manifest.tmp became manifest", "the same"),
+    (".backupfs-init.x, in which snapshot.tmp became snapshot", "that of the note's name comes later"),
     (".backupfs-init.x/LOCK", "it is empty"),
+    (".backupfs-init.x/checked.tmp", "without the note the snapshot is checked again"),
     (".backupfs-init.x/log.tmp", "the first record is synced later; an empty backup has none"),
     ("lightning-dir, in which nothing", "what is not there was removed for good before"),
     ("node.bkp, in which log was removed", "what is removed is not needed, and may stay"),

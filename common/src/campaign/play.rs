@@ -145,7 +145,7 @@ impl<'a> Play<'a> {
             };
             let place = Place { parent: &*parent, building: &building, name: BACKUP, inside };
             let live = LiveDatabase::open(&self.home.database()).map_err(|error| causes(&error))?;
-            match create_in(&place, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut || Ok(())) {
+            match create_in(&place, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut |_| Ok(())) {
                 Ok(_) => {
                     self.promise(&[], Existence::Certain);
                     return Ok(());

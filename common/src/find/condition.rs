@@ -10,6 +10,7 @@ use super::FindError;
 use super::condition_text::{as_one_expression, quoted};
 use crate::contents::table::{Layout, tables};
 use crate::replay::reason;
+use crate::sqlite_reason::whole_message;
 
 /// Functions whose answer is another one each time, or about the connection, or that load code.
 const FORBIDDEN_FUNCTIONS: [&str; 9] = [
@@ -105,7 +106,7 @@ impl Condition {
         }
         for (prepared, selects) in prepared {
             match prepared {
-                Err(error) => return Err(bad(reason(&error))),
+                Err(error) => return Err(bad(whole_message(&error))),
                 Ok((0, true)) if selects == 1 => {}
                 Ok((0, _)) => return Err(bad("it must be a single expression".to_owned())),
                 Ok(_) => return Err(bad("it has parameters".to_owned())),

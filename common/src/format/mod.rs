@@ -1,5 +1,6 @@
 #![doc = include_str!("../../FORMAT.md")]
 
+pub mod checked;
 pub mod commit_note;
 pub mod fields;
 pub mod frames;

@@ -16,6 +16,8 @@ pub const REMAINS: &str = "remains";
 
 /// A text that is there only when the backup was rescued from a damaged file of the Python plugin: what is missing, and why.
 pub const RESCUED: &str = "RESCUED.txt";
+/// What SQLite said of the snapshots.
+pub const CHECKED: &str = "checked";
 
 /// What a spool says of itself.
 pub const SPOOL_HEADER: &str = "spool";

@@ -92,6 +92,8 @@ pub struct Imported {
     pub repairs: Repairs,
     /// There when more is in the file than was imported.
     pub rescue: Option<Rescue>,
+    /// What SQLite says is wrong with the copy of the database that the file begins with, if anything is.
+    pub damage: Option<String>,
 }
 
 impl Imported {
@@ -229,7 +231,7 @@ pub(super) fn copy(
     let (Some(first), Some(newest)) = (first, newest) else { return Err(ImportError::Empty { path }.into()) };
     let newest_log = to.cutter.finish();
     to.records.finish().map_err(|_| Stop::NobodyReplays)?;
-    Ok((Imported { uuid, first, newest, changes, repairs: repairs.clone(), rescue }, newest_log))
+    Ok((Imported { uuid, first, newest, changes, repairs: repairs.clone(), rescue, damage: None }, newest_log))
 }
 
 impl Copy<'_> {

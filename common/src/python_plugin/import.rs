@@ -16,8 +16,10 @@ use super::reader::PythonFile;
 use super::replay::{replay_logs, write_segments};
 use super::to_replay::Records;
 use crate::create::create_filled;
+use crate::format::checked::CheckedSnapshots;
 use crate::format::manifest::Manifest;
 use crate::format::names;
+use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
 use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Seq, Timestamp};
 
@@ -72,6 +74,7 @@ fn record_of(error: &ReplayError) -> Option<Seq> {
     match *error {
         ReplayError::Statement { seq, .. }
         | ReplayError::OutOfBounds { seq, .. }
+        | ReplayError::VirtualTable { seq, .. }
         | ReplayError::BumpMissed { seq, .. } => Some(seq),
         ReplayError::SetUp { .. } | ReplayError::Pages(_) => None,
     }
@@ -146,7 +149,7 @@ fn fill(
         }
     })?;
     written?;
-    let imported = copied.map_err(|stop| match stop {
+    let mut imported = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
         Stop::NobodyReplays | Stop::Unreplayable { .. } => {
             unreachable!("BUG: replay ended early and without an error")
@@ -157,6 +160,7 @@ fn fill(
         let text = rescue_text(file.path(), &imported, rescue);
         replace_file(&**backup.directory(), names::RESCUED, text.as_bytes())?;
     }
+    imported.damage = check_copy(&backup, file.len(), progress)?;
     drop(backup);
     unnamed.make_durable()?;
     Ok(imported)
@@ -175,6 +179,30 @@ fn rescue_text(file: &Path, imported: &Imported, rescue: &Rescue) -> String {
         rescue.why,
         imported.newest_known(),
     )
+}
+
+/// Has SQLite look at the copy of the node's database that the file begins with, as it was stored, and notes what it says.
+fn check_copy(
+    backup: &Arc<Backup>,
+    total: u64,
+    progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
+) -> Result<Option<String>, ImportError> {
+    let (history, read) = backup.read_history();
+    read?;
+    let Some(copy) = StoredSnapshot::newest(backup, &history)? else { return Ok(None) };
+    let mut is_stopped = false;
+    let mut go_on = || {
+        is_stopped |= progress(BytesDone { done: total, total }).is_break();
+        !is_stopped
+    };
+    let checked = interruptible(&mut go_on, |stop| copy.check(backup, stop)).map_err(|_| ImportError::Thread)?;
+    let found = match checked {
+        Err(_) if is_stopped => return Err(ImportError::Interrupted),
+        checked => checked?,
+    };
+    let checked = CheckedSnapshots::add(None, copy.seq, copy.data_version, found.as_deref());
+    write_checked(&**backup.directory(), backup.manifest().uuid, &checked)?;
+    Ok(found)
 }
 
 /// What a thread returned; its panic goes on here.

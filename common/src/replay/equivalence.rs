@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::statement::{self, Executed};
+use crate::sqlite_reason::whole_message;
 
 /// After the largest possible rowid SQLite takes random ones: the CHECKs keep them away.
 const SCHEMA: &str = "
@@ -174,7 +175,7 @@ fn set_up(connection: Connection) -> Connection {
 
 /// What a statement did, as far as it tells.
 fn outcome<T: Debug>(connection: &Connection, result: rusqlite::Result<T>) -> (Option<String>, u64, i64, bool) {
-    let error = result.err().map(|error| super::reason(&error));
+    let error = result.err().map(|error| whole_message(&error));
     (error, connection.changes(), connection.last_insert_rowid(), connection.is_autocommit())
 }
 
@@ -259,5 +260,5 @@ fn a_text_that_cannot_be_prepared_says_so_itself() {
     let connection = connection();
     statement::set_up(&connection).unwrap();
     let error = statement::execute(&connection, "UPDATE a SET lost = 5").unwrap_err();
-    assert_eq!(super::reason(&error), "no such column: lost");
+    assert_eq!(whole_message(&error), "no such column: lost");
 }

@@ -5,7 +5,7 @@ use rusqlite::{CachedStatement, Connection};
 use super::bounds::{self, OutOfBounds};
 use super::lexed::LexedStatement;
 use super::statement::Executed;
-use super::{ForeignKeys, Replay, ReplayError, reason};
+use super::{ForeignKeys, Replay, ReplayError, VirtualTable, reason};
 use crate::format::record::RunStart;
 use crate::format::statements::StoredStatement;
 use crate::pages::with_replay_clock;
@@ -129,11 +129,11 @@ pub(super) fn execute<T: Executable>(
             return ReplayError::Pages(problem);
         }
         let stopped = stopped.or(replay.mounted.is_full().then_some(OutOfBounds::Memory(replay.bounds.memory_bytes)));
-        match (stopped, error) {
-            (Some(why), ReplayError::Statement { data_version, seq, statement, .. }) => {
-                ReplayError::OutOfBounds { data_version, seq, statement, why }
-            }
-            (_, error) => error,
+        let ReplayError::Statement { data_version, seq, statement, reason } = error else { return error };
+        match (VirtualTable::of(replay, stopped, &reason), stopped) {
+            (Some(how), _) => ReplayError::VirtualTable { data_version, seq, statement, how },
+            (None, Some(why)) => ReplayError::OutOfBounds { data_version, seq, statement, why },
+            (None, None) => ReplayError::Statement { data_version, seq, statement, reason },
         }
     })
 }

@@ -6,10 +6,10 @@
 #[cfg(test)]
 mod corner_tests;
 mod followed_by;
-mod heal_check;
 mod log_replay;
 mod offline;
 mod read_back;
+mod snapshot_checks;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crate::compact::remove_dropped;
+use crate::format::checked::CheckedSnapshots;
 use crate::format::record::{Body, SnapshotRef};
 use crate::format::segment::FollowedBy;
 use crate::format::{Damage, names};
@@ -32,12 +33,12 @@ use crate::segment::{MapError, SealedState};
 use crate::storage::{StorageError, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
 use followed_by::{Behind, or_keep};
-pub use heal_check::HealCheckError;
-use heal_check::Heals;
 #[cfg(test)]
 pub(crate) use log_replay::Image;
 pub(crate) use log_replay::{Cuts, LogReplay, ReplayedLog};
 pub use offline::{SealBackupError, seal_backup};
+pub use snapshot_checks::SnapshotCheckError;
+use snapshot_checks::SnapshotChecks;
 pub(crate) use write::{PageImage, PagesOfSnapshot, write_segment};
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
@@ -106,7 +107,7 @@ pub struct Sealer {
     newest_segment: Option<Seq>,
     current: Option<LogReplay>,
     progress: Progress,
-    heals: Heals,
+    snapshots: SnapshotChecks,
     health: Health,
     /// The change behind the log, not followed by anything yet, that was replayed on a copy.
     checked_behind: Option<Seq>,
@@ -139,9 +140,9 @@ impl Sealer {
             remove_sealed_logs(&backup, newest)?;
             let _never_breaks = remove_dropped(&backup, history.sealed(), &mut || ControlFlow::Continue(()))?;
         }
-        let (heals, health) = (Heals::default(), Health::Sound);
+        let (snapshots, health) = (SnapshotChecks::of(&backup, &history), Health::Sound);
         let (current, checked_behind) = (None, None);
-        Ok(Self { backup, limits, cursor, newest_segment, current, progress, heals, health, checked_behind })
+        Ok(Self { backup, limits, cursor, newest_segment, current, progress, snapshots, health, checked_behind })
     }
 
     /// How far it has come.
@@ -171,21 +172,26 @@ impl Sealer {
         result
     }
 
-    /// Checks that the snapshots that healed gaps are sound databases: those it has come across, each once. It takes seconds
-    /// where the database is large, and ends at once when `stop` says so.
+    /// Checks that snapshots are sound databases: those it has come across and that nobody has checked, each once. It takes
+    /// seconds where the database is large, and ends at once when `stop` says so.
     ///
     /// # Errors
     /// When one is not; the next call goes on with the next.
-    pub fn check_heals(&mut self, stop: &Arc<AtomicBool>) -> Result<(), HealCheckError> {
-        self.heals.check(&self.backup, stop)
+    pub fn check_snapshots(&mut self, stop: &Arc<AtomicBool>) -> Result<(), SnapshotCheckError> {
+        self.snapshots.check(&self.backup, stop)
+    }
+
+    /// What is known of the snapshots by now.
+    pub fn checked_snapshots(&self) -> Option<&CheckedSnapshots> {
+        self.snapshots.known()
     }
 
     /// The log that something went wrong with is read again from its beginning.
     fn begin_anew(&mut self) -> Result<(), SealError> {
         let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
         let sealed_through = begun.progress.sealed_through;
-        let heals = std::mem::take(&mut self.heals);
-        *self = Self { progress: Progress { sealed_through, ..self.progress }, heals, ..begun };
+        let snapshots = std::mem::take(&mut self.snapshots);
+        *self = Self { progress: Progress { sealed_through, ..self.progress }, snapshots, ..begun };
         Ok(())
     }
 
@@ -244,14 +250,14 @@ impl Sealer {
         &mut self,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Result<Reached, ReadError>, SealError> {
-        let Self { backup, limits, cursor, newest_segment, current, progress, heals, .. } = self;
+        let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, .. } = self;
         let mut interrupted = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, place| {
             let added = if watch(*progress).is_break() {
                 Err(Interrupted::Break)
             } else {
-                heals.note(record);
+                snapshots.note(record);
                 let replay = match current.take() {
                     Some(replay) => Ok(replay),
                     None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body),

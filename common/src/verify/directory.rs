@@ -33,7 +33,7 @@ pub(super) fn check_names(
     let at_work = backup.look_at_lock().is_ok_and(|look| look != LockLook::NotSeen);
     for name in names {
         let unused = match () {
-            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS]
+            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS, names::CHECKED]
                 .contains(&&**name) =>
             {
                 None
@@ -63,6 +63,9 @@ pub(super) fn check_names(
     }
     check_lock(directory, findings);
     check_spool_note(directory, findings);
+    if let Err(error) = backup.read_checked() {
+        findings.add_read(&error);
+    }
 }
 
 /// What a log is that no record was read from.

@@ -68,6 +68,19 @@ pub enum Wrong {
         /// Its first words.
         found: String,
     },
+    /// The newest version is as damaged as what the node gave.
+    #[error(
+        "the node's own database is damaged. integrity_check of version {data_version} says: {found}; and so it was when \
+         version {snapshot} was copied from it. The backup has what the node had"
+    )]
+    NodeDatabase {
+        /// The version.
+        data_version: crate::DataVersion,
+        /// The version that was copied from the node.
+        snapshot: crate::DataVersion,
+        /// The first words of the check.
+        found: String,
+    },
 }
 
 impl Wrong {
@@ -81,6 +94,7 @@ impl Wrong {
             Self::Replay { .. } => "replay",
             Self::Differs { .. } => "differs",
             Self::Unsound { .. } => "unsound",
+            Self::NodeDatabase { .. } => "node_database",
         }
     }
 }

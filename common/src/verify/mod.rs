@@ -8,7 +8,7 @@
 //! | `snapshot`, `logs`, `directory` | the other files |
 //! | `reach` | what versions need of segments that they are not in |
 //! | `costs` | which versions cannot be opened |
-//! | `soundness` | what SQLite says of the newest version |
+//! | `soundness`, `warning` | what SQLite says of the newest version; what is wrong with the node's own database |
 //! | `picture`, `parts`, `whole` | the moment that is looked at; what threads do at once; one after the other |
 //! | `finding`, `version_ranges` | what is told |
 //! | `against` | a database beside its version: another question altogether |
@@ -36,6 +36,7 @@ mod soundness;
 mod tests;
 mod thinned;
 mod version_ranges;
+mod warning;
 mod whole;
 
 pub use against::{Against, AgainstError, compare_with_database};
@@ -45,6 +46,7 @@ pub(crate) use segment_body::check_body;
 pub(crate) use segment_replay::compare_with_replay;
 pub use soundness::Soundness;
 pub use version_ranges::{VersionRange, VersionRanges};
+pub use warning::Warning;
 pub use whole::verify;
 
 use crate::DataVersion;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Finding, Note, Soundness, VersionRanges};
+use super::{Finding, Note, Soundness, VersionRanges, Warning, Wrong};
 
 /// What was verified and what was found.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Report {
     pub versions: u64,
     /// What is wrong, by file and byte.
     pub findings: Vec<Finding>,
+    /// What is wrong with the node's own database, and no damage of the backup.
+    pub warnings: Vec<Warning>,
     /// What is worth a note.
     pub notes: Vec<Note>,
     /// Versions that cannot be opened.
@@ -33,5 +35,11 @@ impl Report {
     /// Whether everything is as it should be.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// Whether all that is wrong is that the node's own database is damaged.
+    pub fn is_only_of_the_node(&self) -> bool {
+        let of_the_node = |finding: &Finding| matches!(finding.wrong, Wrong::NodeDatabase { .. });
+        !self.is_clean() && self.findings.iter().all(of_the_node)
     }
 }

@@ -12,18 +12,20 @@ use super::parts::{Found, Part, Progress, check_all};
 use super::picture::{Picture, open};
 use super::reach::Reach;
 use super::sealed::{self, Sealed};
-use super::soundness::{Soundness, check_soundness};
+use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
-use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs, thinned};
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, thinned};
+use crate::format::checked::UnsoundSnapshot;
 use crate::format::names;
 use crate::format::record::DeltaBase;
 use crate::format::remains_directory::Thinned;
 use crate::format::segment::SnapshotId;
 use crate::history::{Before, LiveKind, NeededBy, Place, Start, Version};
 use crate::log::torn_len;
+use crate::snapshot_check::StoredSnapshot;
 use crate::storage::Access;
 use crate::view::View;
-use crate::{Backup, BackupUrl, DataVersion, NewestRecorded, ReadError, Readable, Seq};
+use crate::{Backup, BackupUrl, DataVersion, NewestRecorded, ReadError, Readable, ReplayError, Seq};
 
 /// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
 ///
@@ -107,7 +109,10 @@ impl Verification {
         if is_whole {
             self.check_names();
         }
-        report.newest = self.check_newest();
+        (report.newest, report.warnings) = self.check_newest();
+        if is_whole {
+            report.warnings.extend(self.damaged_snapshots());
+        }
         (report.files, report.bytes) = self.sizes(&parts);
         report.versions = self.count_versions();
         report
@@ -375,32 +380,62 @@ impl Verification {
     }
 
     /// Has SQLite check the newest version, if it was asked for and can be opened.
-    fn check_newest(&mut self) -> Option<Soundness> {
+    fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
         self.note_unreadable_newest();
-        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay)?;
-        if self.lost.contains_place(newest.place) {
-            return None;
-        }
-        let file = self.picture.history.file_name_of(newest).ok()??;
-        let plan = self.picture.history.plan(newest).ok()?;
-        let checked = View::build(&self.backup, &plan, None)
-            .map_err(|error| error.reason)
-            .and_then(|view| check_soundness(&view, newest.data_version));
+        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
+        let Some(newest) = newest.filter(|newest| !self.lost.contains_place(newest.place)) else {
+            return (None, Vec::new());
+        };
+        let Ok(Some(file)) = self.picture.history.file_name_of(newest) else { return (None, Vec::new()) };
+        let checked =
+            self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node().ok().flatten())?));
         match checked {
-            Ok(soundness) => {
-                for wrong in soundness.problems() {
+            Ok(Judgement { soundness, wrong, warnings }) => {
+                for wrong in wrong {
+                    let is_in_doubt = !matches!(wrong, Wrong::NodeDatabase { .. });
                     let at = self.found.findings.add(&file, None, wrong);
-                    self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
+                    if is_in_doubt {
+                        self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
+                    }
                 }
-                Some(soundness)
+                (Some(soundness), warnings)
             }
             Err(error) => {
                 let at = self.found.findings.add_replay(&file, None, &error);
                 self.found.findings.cost(&at, |finding| finding.lost.add_place(newest.place));
                 self.lost.add_place(newest.place);
-                None
+                (None, Vec::new())
             }
         }
+    }
+
+    fn look_at(&self, version: &Version) -> Result<Looked, ReplayError> {
+        let plan = self.picture.history.plan(version)?;
+        let view = View::build(&self.backup, &plan, None).map_err(|error| error.reason)?;
+        Ok(Looked { data_version: version.data_version, pages: Arc::new(view.pages().clone()) })
+    }
+
+    /// The pages that the newest version was replayed onto as the node gave them; when those were dropped, the oldest version
+    /// that is left. `None` when everything was replayed from nothing. What cannot be read of it is told elsewhere.
+    fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
+        let (backup, history) = (&self.backup, &self.picture.history);
+        if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
+            let pages = snapshot.pages(backup)?;
+            return Ok(Some(Looked { data_version: snapshot.data_version, pages }));
+        }
+        let newest_segment = history.sealed().last().map(|&last| backup.segments().footer(last)).transpose()?;
+        let was_given = newest_segment.is_some_and(|footer| footer.newest_snapshot.is_some());
+        let oldest = history.oldest()?.filter(|_| was_given);
+        // What damage it has is told elsewhere.
+        Ok(oldest.and_then(|oldest| self.look_at(&oldest).ok()))
+    }
+
+    /// Snapshots of which it was noted that the node's database was damaged when they were taken.
+    fn damaged_snapshots(&self) -> Vec<Warning> {
+        let noted = self.backup.read_checked().ok().flatten();
+        let unsound = noted.map_or_else(Vec::new, |noted| noted.unsound);
+        let warning = |it: UnsoundSnapshot| Warning::NodeDatabase { data_version: it.data_version, found: it.found };
+        unsound.into_iter().map(warning).collect()
     }
 
     /// Files that were read, and their bytes.

@@ -23,7 +23,7 @@ use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, Pretend
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::Access;
 use crate::mount::{Mount, MountError, MountSettings};
-use crate::restore::{Destination, Existing, Proof, restore};
+use crate::restore::{Damaged, Destination, Existing, Proof, restore};
 use crate::say;
 
 /// 1,500 writes of a real node, from its first one on.
@@ -266,8 +266,8 @@ fn restore_newest(
     let version = history.version(newest).map_err(Failure::no)?;
     let version = version.ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
     let destination = Destination::check(&place.new_node(), backup.path(), Existing::Refuse)?;
-    let restored =
-        restore(&backup, &history, &version, &destination, Proof::QuickCheck, &mut |_| {}).map_err(Failure::no)?;
+    let restored = restore(&backup, &history, &version, &destination, Proof::QuickCheck, Damaged::Refuse, &mut |_| {})
+        .map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
     say!("   backupfs restore {url} {}", place.new_node().display());
     say!("   quick_check: ok");

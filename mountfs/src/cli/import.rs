@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
 use common::python_plugin::{Imported, OnDamage, PythonFile, PythonLock, Repairs, TornBy, import_backup};
-use common::{BackupLock, DataVersion, OnGap, OnUnreachable, version_of_database};
+use common::{BackupLock, DataVersion, OnGap, OnUnreachable, quick_check, sqlite_reason, version_of_database};
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::init::{expect_one_network, look_around, say_what_comes_next, without_detours};
+use super::init::{database_is_damaged, expect_one_network, look_around, say_what_comes_next, without_detours};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, ImportArgs};
@@ -54,6 +54,13 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     );
     tell_repairs(&imported);
     note!("note: the file does not say when a version was recorded, so all have the time at which it was last written");
+    if let Some(found) = &imported.damage {
+        note!(
+            "warning: the copy of the database that {} begins with is DAMAGED: the node's database was so when the plugin \
+             copied it. SQLite's quick_check says: {found}. `backupfs restore` needs --accept-damaged for what was imported",
+            args.file.display()
+        );
+    }
     match &node {
         Some(node) => node.connect(args, &imported)?,
         None => note!("note: no node records into it yet; that takes `--lightning-dir`"),
@@ -194,6 +201,21 @@ impl Node {
         }
     }
 
+    /// What SQLite says is wrong with the node's own database, if it can be looked at.
+    fn look_for_damage(&self) -> Option<String> {
+        let NodeDatabase::At(_) = self.database else { return None };
+        let path = self.lightning_dir.join("lightningd.sqlite3");
+        let look = || quick_check(&Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, 1);
+        match look() {
+            Ok(found) => found.into_iter().next(),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => Some(sqlite_reason(&error)),
+            Err(error) => {
+                note!("warning: whether {} is sound is not known: {}", path.display(), sqlite_reason(&error));
+                None
+            }
+        }
+    }
+
     /// Writes `backup.lock`, and says what happens next.
     fn connect(&self, args: &ImportArgs, imported: &Imported) -> anyhow::Result<()> {
         let lock = BackupLock {
@@ -239,6 +261,9 @@ impl Node {
                 say!("there is no database in {} yet: restore it before you start", self.lightning_dir.display());
             }
         }
+        if let Some(found) = self.look_for_damage() {
+            note!("{}", database_is_damaged(&found));
+        }
         say_what_comes_next(&self.lightning_dir);
         look_around(&args.url, &self.lightning_dir);
         Ok(())
@@ -257,7 +282,7 @@ impl NodeDatabase {
                 Ok(Self::LeftByCrash)
             }
             Err(error) => {
-                Err(error).with_context(|| format!("cannot read {}; stop the node first", database.display()))
+                bail!("cannot read {} ({}); stop the node first", database.display(), sqlite_reason(&error))
             }
         }
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, bail};
 use common::python_plugin::PythonLock;
 use common::{
-    BUILDING_PREFIX, BackupLock, BackupLockError, BackupUrl, OnGap, OnUnreachable, PagesDone, create_backup,
-    replace_backup,
+    BUILDING_PREFIX, BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable,
+    PagesDone, create_backup, replace_backup,
 };
 
 use super::progress::Bar;
@@ -46,7 +46,8 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let created = if args.replace {
-        replace_backup(&args.url, &lightning_dir, source.as_deref(), progress)
+        let damaged = if args.accept_damaged_database { DamagedDatabase::Accept } else { DamagedDatabase::Refuse };
+        replace_backup(&args.url, &lightning_dir, source.as_deref(), damaged, progress)
     } else {
         create_backup(&args.url, source.as_deref(), progress)
     };
@@ -84,8 +85,38 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
             .into());
     }
     report(args, &lightning_dir, source.as_deref());
+    if let Some(snapshot) = &created.snapshot {
+        warn_about_database(snapshot);
+    }
     offer_import(args, &lightning_dir);
     Ok(())
+}
+
+/// Says what is wrong with the database that was copied, and what of it is not supported.
+fn warn_about_database(snapshot: &CreatedSnapshot) {
+    if let Some(found) = &snapshot.damage {
+        note!("{}", database_is_damaged(found));
+    }
+    if let Some(table) = snapshot.virtual_tables.first() {
+        let more = match snapshot.virtual_tables.len() {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        note!(
+            "warning: the database has the virtual table {table}{more}. Virtual tables (FTS5 and the like) are not supported: \
+             a change that writes to one, also by a trigger, may not replay, and then versions from there on cannot be \
+             restored. lightningd needs none: stop it, drop them with their triggers, and run `backupfs init --replace`"
+        );
+    }
+}
+
+/// The warning about a damaged database.
+pub(super) fn database_is_damaged(found: &str) -> String {
+    format!(
+        "warning: the node's database is DAMAGED. SQLite's quick_check says: {found}. The backup holds it as it is, which is \
+         better than no backup, and `backupfs restore` needs --accept-damaged for it. Stop lightningd and repair the \
+         database, for instance with `sqlite3 lightningd.sqlite3 .recover`; then run `backupfs init --replace`"
+    )
 }
 
 /// Says what becomes of the Python plugin's backup, if the node has one.

@@ -131,6 +131,9 @@ pub struct InitArgs {
     /// Rename the backup that is there, and begin anew
     #[arg(long)]
     pub replace: bool,
+    /// With --replace: even when the database is damaged and the backup that is there is whole
+    #[arg(long, requires = "replace")]
+    pub accept_damaged_database: bool,
     /// Where the backup shall be: a directory that does not exist yet or is empty, or with --replace a backup
     pub url: BackupUrl,
 }
@@ -198,6 +201,9 @@ pub struct RestoreArgs {
     /// Rename a database that is there, with its journal, to DEST.replaced-TIME
     #[arg(long)]
     pub backup_existing: bool,
+    /// Restore a version that fails SQLite's quick_check all the same, and print what that says
+    #[arg(long)]
+    pub accept_damaged: bool,
 }
 
 /// List the versions in a backup.

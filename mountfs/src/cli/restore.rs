@@ -11,7 +11,7 @@ use super::progress::Bar;
 use super::signals::signals_to_end;
 use super::{Failure, RestoreArgs, behind, chosen_version};
 use crate::fs_error::chain;
-use crate::restore::{Destination, Existing, Progress, Proof, RestoreError, restore};
+use crate::restore::{Damaged, Destination, Existing, Progress, Proof, RestoreError, Restored, restore};
 use crate::{note, say};
 
 /// The file with the node's keys, beside its database.
@@ -58,7 +58,8 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let mut total = 0;
     let mut reading_back = Bar::new("reading back");
     let proof = if args.verify { Proof::ReadBack } else { Proof::QuickCheck };
-    let restored = restore(&backup, &history, version, &destination, proof, &mut |progress| match progress {
+    let damaged = if args.accept_damaged { Damaged::Accept } else { Damaged::Refuse };
+    let restored = restore(&backup, &history, version, &destination, proof, damaged, &mut |progress| match progress {
         Progress::Started { temporary: path, total_bytes } => {
             *unfinished.lock().unwrap_or_else(PoisonError::into_inner) = Unfinished::Temporary(path.to_owned());
             total = total_bytes;
@@ -82,10 +83,24 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         restored.path.display(),
         restored.bytes
     );
+    if !restored.damage.is_empty() {
+        note!("{}", about_damage(&restored));
+    }
     if Some(version.seq) == history.newest().map(|newest| newest.seq) {
         note!("{}", checklist(&backup, version, destination.directory()));
     }
     Ok(())
+}
+
+/// What SQLite says of a damaged version that was restored all the same, and what can be done with it.
+fn about_damage(restored: &Restored) -> String {
+    let path = restored.path.display();
+    format!(
+        "warning: version {} is DAMAGED. SQLite's quick_check says:\n  {}\nlightningd may fail on it, now or later. \
+         Repair it before it is used, for instance with `sqlite3 {path} .recover | sqlite3 repaired.sqlite3`",
+        restored.data_version,
+        restored.damage.join("\n  ")
+    )
 }
 
 /// What has to be true before a node is started on what was restored.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::{
-    Backup, BackupState, BytesByKind, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight, StatusFields,
-    UnsealedChanges,
+    Backup, BackupState, BytesByKind, DatabaseDamage, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight,
+    StatusFields, UnsealedChanges,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -80,6 +80,8 @@ impl Status {
         // To be sealed a log is replayed. What is known of the others is known to the recorder only.
         let sealed = state.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
         fields.replay = ReplayCheck::new(sealed.and_then(|sealed| sealed.data_version), None);
+        let checked = backup.read_checked().inspect_err(|error| log::warn!("{}", chain(error)));
+        fields.database_damage = checked.ok().flatten().as_ref().and_then(DatabaseDamage::of);
         match backup.read_bytes() {
             Ok(bytes) => fields.set_bytes(bytes),
             Err(error) => fields.bytes_problem = Some(chain(&error)),
@@ -124,6 +126,9 @@ impl Status {
         let unsealed = fields.unsealed_changes.map(|count| format!("{count} changes"));
         line("not sealed yet", unsealed.as_deref().unwrap_or(NOT_KNOWN))?;
         line("replay", &fields.replay.text)?;
+        if let Some(DatabaseDamage { data_version, text }) = &fields.database_damage {
+            line("node's database", &format!("DAMAGED when version {data_version} was copied from it: {text}"))?;
+        }
         match (&fields.bytes_by_kind, &fields.bytes_problem) {
             (Some(bytes), _) => line("bytes", &in_words(bytes))?,
             (None, problem) => line("bytes", &format!("not known: {}", problem.as_deref().unwrap_or_default()))?,
@@ -198,6 +203,7 @@ mod tests {
     fn json_is_flat_and_has_every_field() {
         let mut fields = StatusFields::new();
         fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
+        fields.database_damage = Some(DatabaseDamage { data_version: 5, text: "Tree 2 page 3".to_owned() });
         let spool = behind::to_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
         let status = Status {
             fields,
@@ -213,6 +219,8 @@ mod tests {
         assert_eq!((&json["bytes_by_kind"]["snapshots"], &json["locked"]), (&300.into(), &true.into()));
         assert_eq!((&json["spool"]["host"], &json["spool"]["changes"]), (&"node".into(), &Value::Null));
         assert!(json.get("problem").is_some_and(serde_json::Value::is_null));
+        assert_eq!(json["database_damage"]["data_version"], 5);
+        assert!(text(&status).contains("node's database   DAMAGED when version 5 was copied from it: Tree 2 page 3\n"));
         assert!(text(&status).contains("4321: logs 1, segments 20, snapshots 300, other 4000\n"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
-use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, verify};
+use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
 use common::{Backup, SpoolSight};
 use serde_json::{Value, json};
 
@@ -46,6 +46,11 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     heard(written)?;
     if report.is_clean() {
         Ok(())
+    } else if report.is_only_of_the_node() {
+        Err(Failure::No(anyhow!(
+            "the node's own database is damaged, and the backup has it as it is. Stop lightningd and repair the database, for \
+             instance with `sqlite3 lightningd.sqlite3 .recover`; then run `backupfs init --replace`"
+        )))
     } else {
         Err(Failure::No(anyhow!("the backup is damaged; keep all of it, and see what is lost above")))
     }
@@ -83,6 +88,13 @@ fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolSight
             "in_doubt": ranges(&finding.in_doubt),
         })
     };
+    let warning = |warning: &Warning| {
+        json!({
+            "kind": warning.kind(),
+            "data_version": warning.data_version().get(),
+            "text": warning.to_string(),
+        })
+    };
     let note = |note: &Note| json!({"file": note.file, "kind": note.about.kind(), "text": note.about.to_string()});
     let newest = report.newest.as_ref().map(|newest| {
         json!({
@@ -104,6 +116,7 @@ fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolSight
         "lost": ranges(&report.lost),
         "in_doubt": ranges(&report.in_doubt),
         "findings": report.findings.iter().map(finding).collect::<Value>(),
+        "warnings": report.warnings.iter().map(warning).collect::<Value>(),
         "notes": report.notes.iter().map(note).collect::<Value>(),
         "newest": newest,
         "spool": sight.and_then(behind::to_json),
@@ -121,9 +134,14 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
         if !in_doubt.is_empty() {
             writeln!(out, "    may not be what the node had: {in_doubt}")?;
         }
-        if lost.is_empty() && in_doubt.is_empty() {
+        if let Wrong::NodeDatabase { .. } = wrong {
+            writeln!(out, "    costs no version of the backup; `backupfs restore` needs --accept-damaged")?;
+        } else if lost.is_empty() && in_doubt.is_empty() {
             writeln!(out, "    costs no version")?;
         }
+    }
+    for warning in &report.warnings {
+        writeln!(out, "warning: {warning}")?;
     }
     for Note { file, about } in &report.notes {
         writeln!(out, "{file}: note: {about}")?;
@@ -148,7 +166,8 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
     }
     let count = report.versions_lost.map_or_else(String::new, |count| format!(" ({count})"));
     match (report.is_clean(), report.lost.is_empty()) {
-        (true, _) => writeln!(out, "nothing is wrong")?,
+        (true, _) if report.warnings.is_empty() => writeln!(out, "nothing is wrong")?,
+        (true, _) => writeln!(out, "nothing is wrong with the backup")?,
         (false, true) => writeln!(out, "{} findings; no version is lost", report.findings.len())?,
         (false, false) => writeln!(
             out,

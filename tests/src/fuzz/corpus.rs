@@ -171,6 +171,7 @@ impl Corpus {
             all.push(file[..REMAINS_HEADER_LEN].to_vec());
             all.push(file[file.len() - REMAINS_FOOTER_LEN..].to_vec());
         }
+        all.extend(self.named("checked").map(<[u8]>::to_vec));
         let mut spool = [b"BKPFSSPL\x01\0\x01\0", &[0; 160][..], &[0; 4]].concat();
         spool[12] = 9;
         spool[64] = 8;

@@ -1,14 +1,16 @@
-//! Structures of one length: headers, footers, the manifest.
+//! Small structures: headers, footers, the manifest, the note of checked snapshots.
 
 use std::fmt::Debug;
 
 use common::format::Damage;
+use common::format::checked::CheckedSnapshots;
 use common::format::log_header::LogHeader;
 use common::format::manifest::Manifest;
 use common::format::remains::{RemainsFooter, RemainsHeader};
 use common::format::segment::{SegmentFooter, SegmentHeader};
 use common::format::snapshot::{SnapshotFooter, SnapshotHeader};
 use common::format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
+use uuid::Uuid;
 
 use super::crc;
 
@@ -18,7 +20,11 @@ pub(super) fn header(input: &[u8]) -> bool {
         Ok(bytes) => SegmentFooter::decode(bytes),
         Err(_) => Err(Damage::Short { have: bytes.len(), want: 0 }),
     };
+    // As the backup that it says it is of.
+    let uuid = Uuid::from_slice(input.get(16..32).unwrap_or_default()).unwrap_or_default();
+    let checked = |bytes: &[u8]| CheckedSnapshots::decode(bytes, uuid);
     [
+        again(checked(input), |found| found.encode(uuid), checked),
         again(Manifest::decode(input), |found| found.encode().to_vec(), Manifest::decode),
         again(SpoolHeader::decode(input), |found| found.encode().to_vec(), SpoolHeader::decode),
         again(footer(input), |found| found.encode().to_vec(), footer),

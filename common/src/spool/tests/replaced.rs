@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::create::Created;
-use crate::{CreateError, PutAsideError, Timestamp, free_name, replace_backup};
+use crate::{CreateError, DamagedDatabase, PutAsideError, Timestamp, free_name, replace_backup};
 
 impl Spooled {
     fn replace(&self) -> Result<Created, CreateError> {
         let (url, database) = (&self.node.backup_lock.backend_url, self.node.database());
-        replace_backup(url, self.node.dir.path(), Some(&database), &mut |_| ControlFlow::Continue(()))
+        replace_backup(url, self.node.dir.path(), Some(&database), DamagedDatabase::Refuse, &mut |_| {
+            ControlFlow::Continue(())
+        })
     }
 
     fn refusal(&self) -> PutAsideError {

@@ -249,25 +249,6 @@ fn a_change_that_does_not_replay_costs_the_versions_up_to_the_next_snapshot() {
 }
 
 #[test]
-fn an_unsound_database_is_told_and_not_lost() {
-    let mut node = Node::new("");
-    let mut recording = node.record_within(LIMITS);
-    node.connection
-        .execute_batch(
-            "PRAGMA foreign_keys = OFF; CREATE TABLE child (p REFERENCES payments (id)); INSERT INTO child VALUES (99)",
-        )
-        .unwrap();
-    node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
-    node.write(&mut recording, "healed", Fate::Committed).unwrap();
-    drop(recording);
-    let report = Copy::of(node.backup_path()).verify();
-    let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
-    assert_eq!((finding.wrong.kind(), finding.in_doubt.to_string()), ("unsound", "12".to_owned()));
-    assert!(finding.wrong.to_string().contains("row 1 of child"), "{}", finding.wrong);
-    assert!(report.lost.is_empty());
-}
-
-#[test]
 fn what_was_not_asked_for_is_not_verified_unless_it_is_needed() {
     let node = sample();
     let sound = Copy::of(node.backup_path());

@@ -1,6 +1,7 @@
 //! What is damaged is found and named, and costs what it costs whoever opens versions.
 
 mod kinds;
+mod of_the_node;
 mod rebuilt;
 
 use std::collections::{BTreeMap, BTreeSet};

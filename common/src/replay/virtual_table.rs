@@ -1,0 +1,95 @@
+//! Virtual tables, which replay does not support: the module behind one does what it likes, with statements of its own.
+//!
+//! Somebody has made one in the node's database, with triggers that keep it up to date: then it is the statements of
+//! `lightningd` that fail, and nobody has written to the backup.
+
+use std::fmt;
+
+use super::bounds::{self, Forbidden, OutOfBounds};
+use super::{Bounds, Replay};
+use crate::live_database::virtual_tables;
+
+/// What a statement that cannot be replayed has to do with a virtual table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VirtualTable {
+    /// It makes one.
+    Made,
+    /// It fails in a database that has one.
+    Present {
+        /// The first of them.
+        table: String,
+        /// What SQLite says.
+        reason: String,
+    },
+}
+
+impl fmt::Display for VirtualTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Made => f.write_str("makes a virtual table"),
+            Self::Present { table, reason } => {
+                write!(f, "fails ({reason}) in a database that has the virtual table {table}")
+            }
+        }
+    }
+}
+
+impl VirtualTable {
+    /// Whether a statement that failed, or was stopped, did so for a virtual table.
+    pub(super) fn of(replay: &Replay, stopped: Option<OutOfBounds>, reason: &str) -> Option<Self> {
+        match stopped {
+            Some(OutOfBounds::Forbidden(Forbidden::VirtualTable)) => return Some(Self::Made),
+            // A module asks for what no statement of `lightningd` asks for.
+            Some(OutOfBounds::Forbidden(Forbidden::Pragma | Forbidden::Function)) => {}
+            Some(OutOfBounds::Steps(_) | OutOfBounds::Memory(_) | OutOfBounds::Time(_)) => return None,
+            // That of a table of `lightningd`.
+            None if reason.contains("constraint failed") => return None,
+            None => {}
+        }
+        let within: &Bounds = &replay.bounds;
+        let (tables, _) = bounds::within(within, replay.page_count(), || virtual_tables(&replay.connection));
+        let table = tables.ok()?.into_iter().next()?;
+        Some(Self::Present { table, reason: stopped.map_or_else(|| reason.to_owned(), |why| format!("it {why}")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use crate::testing::Node;
+    use crate::{LogLimits, SealError, Sealer};
+
+    /// A node in whose database somebody has made a virtual table that a trigger writes to; what the sealer says.
+    fn sealed_with(schema: &str) -> String {
+        let mut node = Node::new(schema);
+        let mut recording = node.record();
+        node.execute(&mut recording, "INSERT INTO notes (text) VALUES ('a secret')");
+        let mut sealer = Sealer::new(node.backup(), LogLimits::default()).unwrap();
+        match sealer.advance(recording.newest().unwrap().seq, &mut |_| ControlFlow::Continue(())) {
+            Ok(()) => "replayed".to_owned(),
+            Err(SealError::Replay { source, .. }) => source.to_string(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_trigger_that_writes_to_one_is_told_for_what_it_is() {
+        let said = sealed_with(
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);
+             CREATE VIRTUAL TABLE found USING fts5(text);
+             CREATE TRIGGER keep AFTER INSERT ON notes BEGIN INSERT INTO found (text) VALUES (new.text); END;",
+        );
+        for part in ["version 11", "virtual table found", "not supported", "init --replace"] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        assert!(!said.contains("omebody else") && !said.contains("secret"), "{said}");
+    }
+
+    #[test]
+    fn one_that_nobody_writes_to_is_in_nobodys_way() {
+        let schema =
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT); CREATE VIRTUAL TABLE found USING fts5(text)";
+        assert_eq!(sealed_with(schema), "replayed");
+    }
+}
