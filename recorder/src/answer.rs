@@ -34,6 +34,9 @@ pub trait Record {
     /// The answer to the write that was recorded last is sent: now is the time for what nobody waits for.
     fn answered(&mut self);
 
+    /// Whether `lightningd` is seen to be in the middle of a transaction, such as a COMMIT that takes long.
+    fn is_in_transaction(&self) -> bool;
+
     /// The run has ended: no write will come any more.
     fn end(&mut self);
 }
@@ -82,6 +85,11 @@ impl<R: Record> Answering<R> {
         watched: Arc<Watched>,
     ) -> Self {
         Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
+    }
+
+    /// Whether a write that was answered may not be committed yet, or another one may be about to come.
+    pub fn is_in_transaction(&self) -> bool {
+        self.recording.is_in_transaction()
     }
 
     /// The conversation is over.

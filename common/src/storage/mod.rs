@@ -26,7 +26,7 @@ pub(crate) use watched::WatchedDirectory;
 
 /// A file system call that failed: which one, on what, where.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {op} {path}{}", AtByte(*.offset), path = .path.display())]
+#[error("cannot {op} {path}{}{}", AtByte(*.offset), WayOut(.source), path = .path.display())]
 pub struct StorageError {
     /// The call.
     pub op: StorageOp,
@@ -52,6 +52,20 @@ struct AtByte(Option<u64>);
 impl fmt::Display for AtByte {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |offset| write!(f, " at byte {offset}"))
+    }
+}
+
+/// Says what to do where what the operating system says does not tell, or nothing.
+struct WayOut<'a>(&'a io::Error);
+
+impl fmt::Display for WayOut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            io::ErrorKind::FileTooLarge => {
+                f.write_str(", because the size of files is limited (raise `ulimit -f`, or LimitFSIZE= of the service)")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
