@@ -198,8 +198,9 @@ impl<R: Record> Answering<R> {
 
     fn refuse_oversized(&mut self, head: &Head<'_>, bytes: u64) -> io::Result<()> {
         let reason = format!(
-            "the message is {bytes} bytes long, and more than {MESSAGE_BYTES_MAX} are not taken; \
-             if this is a write of a real node, please report it with its size"
+            "the message is {bytes} bytes long, and more than {MESSAGE_BYTES_MAX} are not taken. To let lightningd make this \
+             change, take backup-recorder out of its configuration, start it, stop it, and put the plugin back: the next \
+             start takes a snapshot, unless \"on_gap\" is \"stop\" in backup.lock"
         );
         match head {
             Head { id: Some(id), method: Some(method) } if method == DB_WRITE => {
