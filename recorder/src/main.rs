@@ -63,7 +63,12 @@ fn main() -> ExitCode {
 /// `ignored` is what `lightningd` started this with: some of its own flags are handed to every plugin.
 fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     let outgoing = Arc::new(Outgoing::stdout().context("cannot use standard output")?);
-    LightningdLog::from_env(Arc::clone(&outgoing)).context("cannot start a thread")?.install()?;
+    match LightningdLog::from_env(Arc::clone(&outgoing)) {
+        Ok(log) => log.install()?,
+        Err(error) => {
+            eprintln!("backup-recorder: cannot start a thread ({error}); nothing is logged, but all is recorded")
+        }
+    }
     outlive_signals()?;
     if !ignored.is_empty() {
         log::info!("ignored the arguments {ignored:?}, which mean nothing to backup-recorder");
@@ -72,8 +77,9 @@ fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     let status = Arc::new(Status::default());
     let (inbox, plugin) = PluginThread::spawn(Arc::clone(&outgoing), Arc::clone(&status))?;
     let watched = Arc::new(Watched::default());
-    watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status))?;
-    places::watch(Arc::clone(&status))?;
+    let watchdog = watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status));
+    go_on_without(watchdog, "a call to the backup's place that hangs holds lightningd up until it returns");
+    go_on_without(places::watch(Arc::clone(&status)), "nothing warns before the disk is full");
     let recording = BackupRecording::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
     let answering = Answering::new(recording, outgoing, inbox, status, watched);
     let end = converse(io::stdin(), answering).context("cannot read")?;
@@ -84,6 +90,13 @@ fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     }
     log::logger().flush();
     Ok(())
+}
+
+/// Where a thread is missed that changes can be recorded without, the node need not stay down.
+fn go_on_without(started: io::Result<()>, missed: &str) {
+    if let Err(error) = started {
+        log::error!("cannot start a thread ({error}): {missed}");
+    }
 }
 
 /// From here on they do nothing: a call that is interrupted by one goes on.
