@@ -13,7 +13,7 @@ use tests::{cli, compare};
 const KNOB: &str = "BACKUPFS_LARGE_WRITE_MIB";
 
 /// What the recorder may take in memory: so many times the write, and this.
-const TIMES: u64 = 7;
+const TIMES: u64 = 6;
 const BESIDES_KIB: u64 = 64 << 10;
 
 /// As the bookkeeper's accounts were moved: an INSERT for each event.
