@@ -26,6 +26,7 @@
 //! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
 //! | `snapshot_check` | whether what was copied is a sound database, and what is remembered of that |
 //! | `sqlite_reason` | what SQLite says of an error, without what it quotes |
+//! | `open_transaction` | whether `lightningd` is in the middle of a transaction, found out without a lock |
 //! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases, and what differs in them |
@@ -66,6 +67,7 @@ mod lock_look;
 mod log;
 mod log_limits;
 mod on_unreachable;
+mod open_transaction;
 mod page_no;
 mod pages;
 mod put_aside;
@@ -112,6 +114,7 @@ pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
+pub use open_transaction::is_in_transaction;
 pub use page_no::{PageNo, PageSize};
 pub use pages::{PageIdentity, PageSource};
 pub use put_aside::{PutAsideError, free_name};

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mountfs::cli::{self, Cli, mount_helper};
+use mountfs::cli::{self, Cli, mount_helper, signals};
 use mountfs::note;
 
 fn main() -> ExitCode {
+    signals::fail_where_files_may_not_grow();
     if mount_helper::is_asked_for(std::env::args_os().next().as_deref()) {
         return mount_helper::run(std::env::args_os()).into();
     }

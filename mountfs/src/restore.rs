@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
-use common::verify::{AgainstError, compare_with_database};
+use common::verify::{AgainstError, Hold, compare_with_database};
 use common::{
     Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, quick_check, sqlite_reason,
     version_of_database,
@@ -301,8 +301,8 @@ fn read_back(
     // What the kernel keeps in memory proves nothing. Only a hint: where it is not taken, less is proven, nothing is wrong.
     let _hint = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     let mut watch = |pages, total_pages| progress(Progress::ReadBack { pages, total_pages });
-    let compared =
-        compare_with_database(backup, path, &mut watch).map_err(|source| RestoreError::Compare { version, source })?;
+    let compared = compare_with_database(backup, path, Hold::AsLongAsItTakes, &mut watch)
+        .map_err(|source| RestoreError::Compare { version, source })?;
     if compared.is_same() && compared.data_version == version {
         return Ok(());
     }

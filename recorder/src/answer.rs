@@ -34,6 +34,9 @@ pub trait Record {
     /// The answer to the write that was recorded last is sent: now is the time for what nobody waits for.
     fn answered(&mut self);
 
+    /// Whether `lightningd` is seen to be in the middle of a transaction, such as a COMMIT that takes long.
+    fn is_in_transaction(&self) -> bool;
+
     /// The run has ended: no write will come any more.
     fn end(&mut self);
 }
@@ -82,6 +85,11 @@ impl<R: Record> Answering<R> {
         watched: Arc<Watched>,
     ) -> Self {
         Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
+    }
+
+    /// Whether a write that was answered may not be committed yet, or another one may be about to come.
+    pub fn is_in_transaction(&self) -> bool {
+        self.recording.is_in_transaction()
     }
 
     /// The conversation is over.
@@ -190,8 +198,9 @@ impl<R: Record> Answering<R> {
 
     fn refuse_oversized(&mut self, head: &Head<'_>, bytes: u64) -> io::Result<()> {
         let reason = format!(
-            "the message is {bytes} bytes long, and more than {MESSAGE_BYTES_MAX} are not taken; \
-             if this is a write of a real node, please report it with its size"
+            "the message is {bytes} bytes long, and more than {MESSAGE_BYTES_MAX} are not taken. To let lightningd make this \
+             change, take backup-recorder out of its configuration, start it, stop it, and put the plugin back: the next \
+             start takes a snapshot, unless \"on_gap\" is \"stop\" in backup.lock"
         );
         match head {
             Head { id: Some(id), method: Some(method) } if method == DB_WRITE => {

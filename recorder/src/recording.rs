@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     BackupLock, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded, Recording, Timestamp,
+    is_in_transaction,
 };
 
 use crate::answer::{Record, Refusal};
@@ -45,6 +46,8 @@ pub struct BackupRecording {
     policy: OnUnreachable,
     /// The URL of the backup, once it is known.
     place: String,
+    /// That of `lightningd`, once it is known.
+    database: Option<PathBuf>,
     state: State,
 }
 
@@ -87,6 +90,7 @@ impl BackupRecording {
             watched,
             policy: OnUnreachable::default(),
             place: String::new(),
+            database: None,
             state: State::Closed,
         }
     }
@@ -121,6 +125,7 @@ impl BackupRecording {
         self.policy = lock.on_unreachable.clone();
         self.status.compactions().set_policy(lock.compact);
         self.place = lock.backend_url.to_string();
+        self.database = Some(lock.database_path(&self.lightning_dir));
         self.watched.set_limit(watchdog::place(&self.policy, &self.place), watchdog::patience(&self.policy));
         let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);
         let spool = Recording::open_spool(&lock, &self.lightning_dir, limits, pulse);
@@ -365,6 +370,10 @@ impl Record for BackupRecording {
         let recorded = open.untold.take();
         self.status.recorded(newest, recorded);
         recorded.into_iter().for_each(tell);
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        self.database.as_deref().is_some_and(is_in_transaction)
     }
 
     fn end(&mut self) {

@@ -3,13 +3,14 @@
 //! Messages end with an empty line, and compact JSON never holds one: finding `\n\n` is all it takes. Pure: whoever reads
 //! the bytes puts them into [`Splitter::space`], says how many they were, and takes the messages out.
 
+use common::format::record::PAYLOAD_LEN_MAX;
 use memchr::memmem;
 
-/// A message longer than this is refused: 64 MiB.
+/// A message longer than this is refused: 1 GiB of statements, and what JSON adds to them.
 ///
-/// The largest write seen of a real node, a migration, is below 1 MiB. The limit is there so that a broken or hostile
-/// sender costs bounded memory.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A migration of `lightningd` is one write: that of the bookkeeper's accounts takes 300 bytes for each event there ever was.
+/// The limit is there so that a broken or hostile sender costs bounded memory.
+pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_LEN_MAX + (64 << 20);
 
 /// What is kept of a message over the limit: enough for the request's id and method, which come first.
 const HEAD_BYTES: usize = 64 << 10;
@@ -80,12 +81,17 @@ impl Splitter {
             }
         }
         if self.buffer.len() - self.end < READ_BYTES_MIN {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.scanned -= self.start;
-            self.end -= self.start;
-            self.start = 0;
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.scanned -= self.start;
+                self.end -= self.start;
+                self.start = 0;
+            }
             if self.buffer.len() - self.end < READ_BYTES_MIN {
-                self.buffer.resize((2 * self.buffer.len()).max(self.end + READ_BYTES_MIN), 0);
+                // So a message takes little more memory than its bytes, and each of them is moved a few times at most.
+                let more = (self.buffer.len() / 4).max(READ_BYTES_MIN);
+                self.buffer.reserve_exact(more);
+                self.buffer.resize(self.buffer.len() + more, 0);
             }
         }
         &mut self.buffer[self.end..]

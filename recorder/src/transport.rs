@@ -16,12 +16,18 @@ use crate::splitter::Splitter;
 /// plugin that left at once took the node down with it in 15 of 40 stops.
 pub const QUIET_AFTER_SHUTDOWN: Duration = Duration::from_millis(300);
 
+/// How long it may take from the `shutdown` notification on until the recorder leaves, as long as `lightningd` is seen to be
+/// in a transaction: on a slow disk a COMMIT takes longer than [`QUIET_AFTER_SHUTDOWN`], and more may come behind it.
+///
+/// `lightningd` gives its plugins 30 s from the notification on, and ends them then.
+pub const STAY_FOR_TRANSACTION: Duration = Duration::from_secs(25);
+
 /// How a conversation ended. None of them is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// `lightningd` closed its end.
     EndOfInput,
-    /// `lightningd` said that it stops, and then nothing for [`QUIET_AFTER_SHUTDOWN`].
+    /// `lightningd` said that it stops, and then nothing for [`QUIET_AFTER_SHUTDOWN`], nor is it in a transaction.
     Quiet,
     /// `lightningd` reads no answers any more.
     NobodyListens,
@@ -31,26 +37,36 @@ pub enum End {
 ///
 /// # Errors
 /// When `input` cannot be read.
-pub fn converse<R: Record>(input: impl AsFd, mut answering: Answering<R>) -> io::Result<End> {
-    let end = answer_until_the_end(&input, &mut answering);
+pub fn converse<R: Record>(input: impl AsFd, answering: Answering<R>) -> io::Result<End> {
+    converse_staying(STAY_FOR_TRANSACTION, input, answering)
+}
+
+fn converse_staying<R: Record>(stay: Duration, input: impl AsFd, mut answering: Answering<R>) -> io::Result<End> {
+    let end = answer_until_the_end(stay, &input, &mut answering);
     answering.end();
     end
 }
 
-fn answer_until_the_end<R: Record>(input: &impl AsFd, answering: &mut Answering<R>) -> io::Result<End> {
+fn answer_until_the_end<R: Record>(stay: Duration, input: &impl AsFd, answering: &mut Answering<R>) -> io::Result<End> {
     let mut splitter = Splitter::default();
-    let mut heard = Heard::Something;
+    // Since the shutdown notification: until when a transaction of lightningd is waited for.
+    let mut stops: Option<Instant> = None;
     loop {
         // Every message starts the wait anew: it begins when all that came has been answered.
-        if heard == Heard::Shutdown && wait_readable(input, Some(QUIET_AFTER_SHUTDOWN))? == Wait::TimedOut {
-            return Ok(End::Quiet);
+        if let Some(until) = stops
+            && wait_readable(input, Some(QUIET_AFTER_SHUTDOWN))? == Wait::TimedOut
+        {
+            if Instant::now() >= until || !answering.is_in_transaction() {
+                return Ok(End::Quiet);
+            }
+            continue;
         }
         let count = match rustix::io::read(input, splitter.space()) {
             Ok(count) => count,
             Err(Errno::INTR) => continue,
             // The other end may have made a shared pipe non-blocking.
             Err(Errno::AGAIN) => {
-                if heard != Heard::Shutdown {
+                if stops.is_none() {
                     wait_readable(input, None)?;
                 }
                 continue;
@@ -60,7 +76,7 @@ fn answer_until_the_end<R: Record>(input: &impl AsFd, answering: &mut Answering<
         splitter.filled(count);
         while let Some(message) = if count == 0 { splitter.finish() } else { splitter.next_message() } {
             match answering.answer(&message) {
-                Ok(Heard::Shutdown) => heard = Heard::Shutdown,
+                Ok(Heard::Shutdown) => stops = stops.or_else(|| Some(Instant::now() + stay)),
                 Ok(Heard::Something) => {}
                 Err(_gone) => return Ok(End::NobodyListens),
             }
@@ -97,6 +113,7 @@ mod tests {
     use super::*;
     use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::{self, JoinHandle};
 
     use common::{DataVersion, Timestamp};
@@ -110,6 +127,7 @@ mod tests {
 
     /// Records in memory and refuses version 13.
     struct Notebook {
+        in_transaction: Arc<AtomicBool>,
         seen: std::sync::mpsc::Sender<String>,
         answers: PipeWriter,
         unread: std::sync::mpsc::Sender<u64>,
@@ -133,6 +151,10 @@ mod tests {
             self.unread.send(rustix::io::ioctl_fionread(&self.answers).unwrap()).unwrap();
         }
 
+        fn is_in_transaction(&self) -> bool {
+            self.in_transaction.load(Ordering::Relaxed)
+        }
+
         fn end(&mut self) {}
     }
 
@@ -145,21 +167,33 @@ mod tests {
         unread: std::sync::mpsc::Receiver<u64>,
         forwarded: UnboundedReceiver<Vec<u8>>,
         status: Arc<Status>,
+        /// Whether `lightningd` is to be seen in a transaction.
+        in_transaction: Arc<AtomicBool>,
         end: JoinHandle<io::Result<End>>,
     }
 
     fn talk() -> Talk {
+        talk_staying(STAY_FOR_TRANSACTION)
+    }
+
+    fn talk_staying(stay: Duration) -> Talk {
         let (input, say) = io::pipe().unwrap();
         let (hear, output) = io::pipe().unwrap();
         let (sender, seen) = std::sync::mpsc::channel();
         let (inbox, forwarded) = PluginInbox::new();
         let status = Arc::new(Status::default());
         let (unread_sender, unread) = std::sync::mpsc::channel();
-        let notebook = Notebook { seen: sender, answers: output.try_clone().unwrap(), unread: unread_sender };
+        let in_transaction = Arc::new(AtomicBool::new(false));
+        let notebook = Notebook {
+            in_transaction: Arc::clone(&in_transaction),
+            seen: sender,
+            answers: output.try_clone().unwrap(),
+            unread: unread_sender,
+        };
         let outgoing = Arc::new(Outgoing::new(output));
         let answering = Answering::new(notebook, outgoing, inbox, Arc::clone(&status), Arc::default());
-        let end = thread::spawn(move || converse(input, answering));
-        Talk { say, hear, seen, unread, forwarded, status, end }
+        let end = thread::spawn(move || converse_staying(stay, input, answering));
+        Talk { say, hear, seen, unread, forwarded, status, in_transaction, end }
     }
 
     impl Talk {
@@ -303,6 +337,37 @@ mod tests {
         let mut replies = String::new();
         talk.hear.read_to_string(&mut replies).unwrap();
         assert_eq!(replies.split_terminator("\n\n").collect::<Vec<_>>(), [1, 2, 3, 4, 5].map(go_on));
+    }
+
+    #[test]
+    fn after_a_shutdown_it_stays_as_long_as_lightningd_is_in_a_transaction() {
+        let mut talk = talk();
+        talk.in_transaction.store(true, Ordering::Relaxed);
+        talk.say.write_all(format!("{SHUTDOWN}\n\n{}\n\n", db_write(1, 5)).as_bytes()).unwrap();
+        // The COMMIT takes so long; another write follows.
+        thread::sleep(4 * QUIET_AFTER_SHUTDOWN);
+        talk.say.write_all(format!("{}\n\n", db_write(2, 6)).as_bytes()).unwrap();
+        thread::sleep(2 * QUIET_AFTER_SHUTDOWN);
+        assert!(!talk.end.is_finished());
+        talk.in_transaction.store(false, Ordering::Relaxed);
+        assert_eq!(talk.end.join().unwrap().unwrap(), End::Quiet);
+        assert_eq!(talk.seen.iter().collect::<Vec<_>>(), ["5: A; B", "6: A; B"]);
+    }
+
+    #[test]
+    fn a_transaction_without_end_is_not_waited_for_for_ever_nor_after_lightningd_has_gone() {
+        let mut endless = talk_staying(3 * QUIET_AFTER_SHUTDOWN);
+        endless.in_transaction.store(true, Ordering::Relaxed);
+        let before = Instant::now();
+        endless.say.write_all(format!("{SHUTDOWN}\n\n").as_bytes()).unwrap();
+        assert_eq!(endless.end.join().unwrap().unwrap(), End::Quiet);
+        assert!(before.elapsed() >= 3 * QUIET_AFTER_SHUTDOWN && before.elapsed() < STAY_FOR_TRANSACTION);
+        let mut gone = talk();
+        gone.in_transaction.store(true, Ordering::Relaxed);
+        gone.say.write_all(format!("{SHUTDOWN}\n\n").as_bytes()).unwrap();
+        thread::sleep(2 * QUIET_AFTER_SHUTDOWN);
+        drop(gone.say);
+        assert_eq!(gone.end.join().unwrap().unwrap(), End::EndOfInput);
     }
 
     #[test]

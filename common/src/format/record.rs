@@ -15,8 +15,8 @@ pub const RECORD_TAG: [u8; 4] = *b"BREC";
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_LEN: usize = 40;
 
-/// Most bytes that a payload may have.
-pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
+/// Most bytes that a payload may have: 1 GiB, more than `lightningd` sends in its largest migrations.
+pub const PAYLOAD_LEN_MAX: usize = 1 << 30;
 
 const KIND_CHANGE: u8 = 1;
 const KIND_REWIND: u8 = 2;
@@ -185,7 +185,11 @@ pub fn first_link(uuid: Uuid) -> u32 {
 
 /// A write that does not fit into a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes of statements are more than the {PAYLOAD_LEN_MAX} that a record can hold")]
+#[error(
+    "{bytes} bytes of statements are more than the {PAYLOAD_LEN_MAX} that a record can hold. To let lightningd make this \
+     change, take backup-recorder out of its configuration, start it, stop it, and put the plugin back: the next start \
+     takes a snapshot, unless \"on_gap\" is \"stop\" in backup.lock"
+)]
 pub struct PayloadTooLong {
     /// Bytes that the payload would have.
     pub bytes: usize,

@@ -10,7 +10,7 @@ use crate::version_rules::Bump;
 use crate::{DataVersion, Timestamp};
 
 /// Most records that a segment can have. A log has at most one for every 40 of its bytes, and it ends after 4 MiB or a
-/// record of 64 MiB.
+/// record, the longest of which is alone with a few short ones.
 pub const RECORDS_MAX: usize = 4 << 20;
 
 /// Most bytes that an encoded index can have.

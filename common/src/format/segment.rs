@@ -21,7 +21,7 @@ pub const SEGMENT_FOOTER_LEN: usize = 152;
 pub const PIECE_HEADER_LEN: usize = 4;
 
 /// Most bytes of a piece. A reader allocates no more for one, whatever the file says.
-pub const PIECE_LEN_MAX: u32 = 160 << 20;
+pub const PIECE_LEN_MAX: u32 = 1344 << 20;
 
 /// What a segment says of itself before anything else.
 #[derive(Debug, Clone, PartialEq, Eq)]

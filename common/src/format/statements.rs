@@ -21,8 +21,9 @@ pub use encoded::Encoded;
 pub use stored::{Statements, StoredStatement, Templated};
 pub use templates::{TemplateId, Templates};
 
-/// Most bytes that a table or a block may have, not compressed. The statements of one change are at most half as long.
-pub const STATEMENT_BYTES_MAX: usize = 256 << 20;
+/// Most bytes that a table or a block may have, not compressed. The statements of one change are at most four fifths as
+/// long.
+pub const STATEMENT_BYTES_MAX: usize = 1280 << 20;
 
 /// Most templates that a table has. Statements of other shapes are stored as they are.
 pub const TEMPLATES_MAX: usize = 4096;

@@ -13,11 +13,14 @@ use super::{LogEnd, RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::record::{Parsed, Record, first_link, parse};
 use crate::format::{Damage, names};
-use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::storage::{Access, Directory, StoredFile, read_exact_at, read_on};
 use crate::{ReadError, Seq};
 
 /// Bytes read at once: a handful of changes when following, a few hundred reads for a log of 4 MiB.
 pub(super) const CHUNK: usize = 64 << 10;
+
+/// A longer buffer is given back behind an unusually large record.
+const KEEP_BYTES: usize = 1 << 20;
 
 /// How often, and after what pause, damage is looked at again before it is believed.
 ///
@@ -267,10 +270,10 @@ impl LogCursor {
         loop {
             buffer.drain(..start);
             start = 0;
-            let have = buffer.len();
-            buffer.resize(wanted.max(CHUNK), 0);
-            let read = log.file.read_at(&mut buffer[have..], log.offset + have as u64)?;
-            buffer.truncate(have + read);
+            if buffer.capacity() > KEEP_BYTES && buffer.len().max(wanted) <= KEEP_BYTES {
+                buffer.shrink_to(KEEP_BYTES);
+            }
+            read_on(&*log.file, &mut buffer, log.offset, wanted.max(CHUNK))?;
             let at_end = buffer.len() < wanted;
             wanted = loop {
                 match parse(self.uuid, &buffer[start..]) {

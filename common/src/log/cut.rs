@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{LogCursor, LogEnd, RecordPlace};
 use crate::format::names;
-use crate::storage::{Access, StorageError};
+use crate::storage::{Access, StorageError, fill_with_zeros};
 use crate::{ReadError, Seq};
 
 /// Why a backup that was let go of is not recorded to again.
@@ -93,7 +93,7 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
         } else {
             // The first log of a backup is there without a record, too.
             let file = directory.open(&name, Access::ReadWrite)?;
-            file.write_at(&vec![0; len], offset)?;
+            fill_with_zeros(&*file, offset..offset + len as u64)?;
             file.sync()?;
         }
     }

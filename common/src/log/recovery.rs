@@ -11,7 +11,7 @@ use super::{LogCursor, LogWriter, RecordPlace};
 use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{Body, Record};
 use crate::format::{Damage, names};
-use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, read_exact_at};
+use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, write_again};
 use crate::{ReadError, Seq};
 
 /// Most records that are written at once: a rewind, a snapshot and a change.
@@ -80,7 +80,7 @@ pub(crate) fn recover(
              machine stopped, and that was never acknowledged",
             file.path().display()
         );
-        file.write_at(&vec![0; torn], offset)?;
+        fill_with_zeros(&*file, offset..offset + torn)?;
     }
     // The batch before the crash may be whole only in the page cache: a sync that failed leaves pages that read well,
     // count as clean, and are not on the disk. Appending behind them would turn a lost tail into a hole. Writing the
@@ -88,10 +88,7 @@ pub(crate) fn recover(
     if let Some(&first) = last_places.front() {
         // The header of a log is written with its first record.
         let first = if first == LOG_HEADER_LEN as u64 { 0 } else { first };
-        let mut bytes = vec![0; usize::try_from(offset - first).unwrap_or(0)];
-        if read_exact_at(&*file, &mut bytes, first)? {
-            file.write_at(&bytes, first)?;
-        }
+        write_again(&*file, first..offset)?;
     }
     file.sync()?;
     if is_spare {

@@ -14,7 +14,7 @@ use crate::format::record::{
     encode_snapshot, first_link,
 };
 use crate::storage::{
-    Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present,
+    Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_durably,
 };
 use crate::version_rules::Bump;
 use crate::{DataVersion, LogLimits, Seq, Timestamp};
@@ -69,9 +69,16 @@ enum Health {
     Poisoned,
 }
 
+/// Room for the header of a log in front of the records of a batch.
+const ROOM: usize = LOG_HEADER_LEN;
+
+/// What a batch may keep of the memory of an unusually large record.
+const KEEP_BYTES: usize = 1 << 20;
+
 /// Records encoded but not written.
 #[derive(Debug)]
 struct Batch {
+    /// The records, behind [`ROOM`].
     bytes: Vec<u8>,
     records: Vec<Encoded>,
     next_seq: Seq,
@@ -156,8 +163,7 @@ fn create_log(
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
     fill_with_zeros(&*file, 0..limits.bytes)?;
-    file.write_at(start, 0)?;
-    file.sync()?;
+    write_durably(&*file, start, 0)?;
     directory.rename(&temporary, &name)?;
     directory.sync()?;
     // The same file, known by the name that it has now.
@@ -175,7 +181,7 @@ impl LogWriter {
         previous_checksum: u32,
         log_holds: Holds,
     ) -> Self {
-        let batch = Batch { bytes: Vec::new(), records: Vec::new(), next_seq, previous_checksum };
+        let batch = Batch { bytes: vec![0; ROOM], records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
         let spares = Arc::new(Spares::new(Arc::clone(&directory), limits.bytes));
         Self {
@@ -284,7 +290,10 @@ impl LogWriter {
 
     /// Forgets the batch.
     pub(crate) fn discard(&mut self) {
-        self.batch.bytes.clear();
+        self.batch.bytes.truncate(ROOM);
+        if self.batch.bytes.capacity() > KEEP_BYTES {
+            self.batch.bytes.shrink_to_fit();
+        }
         self.batch.records.clear();
         self.batch.next_seq = self.next_seq;
         self.batch.previous_checksum = self.previous_checksum;
@@ -315,7 +324,7 @@ impl LogWriter {
 
     fn write_batch(&mut self) -> Result<(), StorageError> {
         self.file.check_in_place()?;
-        let mut start = 0;
+        let mut start = ROOM;
         for record in std::mem::take(&mut self.batch.records) {
             let len = (record.end - start) as u64;
             if self.rolls_before(&record, len) {
@@ -323,8 +332,7 @@ impl LogWriter {
                 self.offset = LOG_HEADER_LEN as u64;
                 self.log_holds = Holds::default();
             } else {
-                self.file.write_at(&self.batch.bytes[start..record.end], self.offset)?;
-                self.file.sync()?;
+                write_durably(&*self.file, &self.batch.bytes[start..record.end], self.offset)?;
             }
             self.offset += len;
             self.log_holds.records += 1;
@@ -345,12 +353,14 @@ impl LogWriter {
     fn begin_log(&mut self, record: &Encoded, start: usize) -> Result<(), StorageError> {
         let (uuid, first_seq, previous_checksum) = (self.uuid, record.seq, record.previous_checksum);
         let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
-        let bytes = [&header.encode(), &self.batch.bytes[start..record.end]].concat();
+        // In front of the record is room, or another one that is durable already.
+        let start = start - LOG_HEADER_LEN;
+        self.batch.bytes[start..start + LOG_HEADER_LEN].copy_from_slice(&header.encode());
+        let bytes = &self.batch.bytes[start..record.end];
         if let Some(spare) = self.spares.take() {
             if spare.check_in_place().is_ok() {
                 let name = names::log(first_seq);
-                spare.write_at(&bytes, 0)?;
-                spare.sync()?;
+                write_durably(&*spare, bytes, 0)?;
                 self.directory.rename(names::SPARE, &name)?;
                 // The same file, known by the name that it has now.
                 self.file = self.directory.open(&name, Access::ReadWrite)?;
@@ -360,7 +370,7 @@ impl LogWriter {
             self.spares.lost();
         }
         self.spares.make_name_durable()?;
-        self.file = create_log(&*self.directory, first_seq, &bytes, self.limits)?;
+        self.file = create_log(&*self.directory, first_seq, bytes, self.limits)?;
         self.spares.try_again();
         Ok(())
     }

@@ -157,6 +157,13 @@ impl Overlay {
         std::mem::replace(self, Self::with_room(pages, self.written_bytes_max)).pages
     }
 
+    /// Lets at least so many bytes of pages be written, in addition to those there are where that is more than before.
+    pub(crate) fn make_room(&mut self, bytes: u64) {
+        if bytes > self.written_bytes_max {
+            self.written_bytes_max = bytes.saturating_add(self.pages.dirty_bytes());
+        }
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.is_full
     }

@@ -77,6 +77,12 @@ impl MountedOverlay {
         lock(&self.overlay).replace(pages)
     }
 
+    /// From now on there is room for at least so many bytes of pages beside those written so far, if it was made with room
+    /// for less than all.
+    pub(crate) fn make_room(&self, bytes: u64) {
+        lock(&self.overlay).make_room(bytes);
+    }
+
     /// Whether a write was refused because too much has been written.
     pub(crate) fn is_full(&self) -> bool {
         lock(&self.overlay).is_full()

@@ -169,11 +169,11 @@ fn a_write_that_does_not_fit_is_refused_and_the_next_one_recorded() {
     let mut recording = node.record();
     let huge = "x".repeat(crate::format::record::PAYLOAD_LEN_MAX);
     let write =
-        DbWrite { data_version: DataVersion::new(11), statements: &[huge.into()], received_at: Timestamp::now() };
+        DbWrite { data_version: DataVersion::new(11), statements: &[(&*huge).into()], received_at: Timestamp::now() };
     // Without a bump it would be a rider on 11, a gap; with one it is too long. Either way it is refused.
     assert!(recording.record(&write).is_err());
     let mut statements = node.statements("x");
-    statements.push("y".repeat(crate::format::record::PAYLOAD_LEN_MAX).into());
+    statements.push((&*huge).into());
     let write = DbWrite { statements: &statements, ..write };
     assert!(matches!(recording.record(&write), Err(RecordError::Append(AppendError::TooLong(_)))));
     node.write(&mut recording, "fits", Fate::Committed).unwrap();

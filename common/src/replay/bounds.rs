@@ -15,8 +15,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ffi};
 
-use crate::format::record::PAYLOAD_LEN_MAX;
-
 /// How much the replay of a change may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -39,9 +37,15 @@ const STEPS_BETWEEN_LOOKS: u16 = 256;
 /// How often it is looked how large the process is: most changes are over before.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(5);
 
-/// Most bytes of a string, a blob or a row. None that was recorded as a literal is longer.
-#[expect(clippy::cast_possible_truncation, reason = "64 MiB")]
-const VALUE_BYTES_MAX: c_int = PAYLOAD_LEN_MAX as c_int;
+/// Most bytes of a string, a blob or a row, unless the statements of the change have more.
+const VALUE_BYTES_MAX: c_int = 64 << 20;
+
+/// Most that SQLite takes, and with it `lightningd`.
+const VALUE_BYTES_OF_SQLITE: c_int = 1_000_000_000;
+
+/// What a change gets of memory for each byte of its statements, where that is more than the share of the machine's.
+/// Rows take no more room than the text that says them, and an index of all columns no more than the rows.
+const MEMORY_PER_BYTE: u64 = 4;
 
 /// Most bytes of a pattern: matching a value takes as many steps as both have bytes.
 const PATTERN_BYTES_MAX: c_int = 1000;
@@ -53,6 +57,32 @@ impl Default for Bounds {
         let time = Duration::from_secs(2 * 60 * 60);
         Self { steps: 200_000_000, steps_per_page: 1_000_000, memory_bytes, time }
     }
+}
+
+impl Bounds {
+    /// What a change gets whose statements have so many bytes.
+    pub(super) fn of_change(self, statement_bytes: u64) -> Self {
+        Self { memory_bytes: self.memory_bytes.max(statement_bytes.saturating_mul(MEMORY_PER_BYTE)), ..self }
+    }
+}
+
+/// The limit of a value in a change whose statements have so many bytes; `None` when it is the usual one.
+fn value_limit(statement_bytes: u64) -> Option<c_int> {
+    let bytes = c_int::try_from(statement_bytes).unwrap_or(c_int::MAX);
+    (bytes > VALUE_BYTES_MAX).then_some(bytes.min(VALUE_BYTES_OF_SQLITE))
+}
+
+/// Lets the values of a change with so many bytes of statements be as long as they can be told by it.
+pub(super) fn with_values_of<T>(
+    connection: &Connection,
+    statement_bytes: u64,
+    work: impl FnOnce() -> T,
+) -> rusqlite::Result<T> {
+    let Some(limit) = value_limit(statement_bytes) else { return Ok(work()) };
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, limit)?;
+    let done = work();
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
+    Ok(done)
 }
 
 /// A quarter of the machine's memory.

@@ -58,6 +58,9 @@ pub(super) trait Executable: Copy {
 
     /// Whether it is the bump that leads to a version.
     fn is_bump_of(self, data_version: DataVersion) -> bool;
+
+    /// About how many bytes its text has, never more.
+    fn len_min(self) -> usize;
 }
 
 /// Whether a statement is a PRAGMA: of such a change consists that is executed outside of any transaction.
@@ -73,6 +76,10 @@ impl Executable for &str {
     fn is_bump_of(self, data_version: DataVersion) -> bool {
         is_bump_of(self, data_version)
     }
+
+    fn len_min(self) -> usize {
+        self.len()
+    }
 }
 
 impl Executable for LexedStatement<'_> {
@@ -83,9 +90,17 @@ impl Executable for LexedStatement<'_> {
     fn is_bump_of(self, data_version: DataVersion) -> bool {
         self.text.is_bump_of(data_version)
     }
+
+    fn len_min(self) -> usize {
+        self.text.len()
+    }
 }
 
 impl Executable for StoredStatement<'_> {
+    fn len_min(self) -> usize {
+        StoredStatement::len_min(&self)
+    }
+
     fn is_pragma(self) -> bool {
         match self {
             Self::Plain(text) => text.is_pragma(),
@@ -119,16 +134,26 @@ pub(super) fn execute<T: Executable>(
         }
         Ok(executed)
     };
+    let bytes = statements.clone().map(|statement| statement.len_min() as u64).sum();
+    let bounds = replay.bounds.of_change(bytes);
+    replay.mounted.make_room(bounds.memory_bytes);
     let work = || execute_at_its_time(&replay.connection, control, about, statements, run);
+    let work = || {
+        let fail = |error| {
+            let ChangeAbout { data_version, seq, .. } = *about;
+            ReplayError::Statement { data_version, seq, statement: 0, reason: reason(&error) }
+        };
+        bounds::with_values_of(&replay.connection, bytes, work).map_err(fail)?
+    };
     let timed = || with_replay_clock(about.time, work);
-    let (executed, stopped) = bounds::within(&replay.bounds, replay.page_count(), timed);
+    let (executed, stopped) = bounds::within(&bounds, replay.page_count(), timed);
     executed.map_err(|error| {
         replay.is_clean.set(false);
         // SQLite says only that a read failed, or to stop; the overlay knows of which page and why.
         if let Some(problem) = replay.mounted.take_problem() {
             return ReplayError::Pages(problem);
         }
-        let stopped = stopped.or(replay.mounted.is_full().then_some(OutOfBounds::Memory(replay.bounds.memory_bytes)));
+        let stopped = stopped.or(replay.mounted.is_full().then_some(OutOfBounds::Memory(bounds.memory_bytes)));
         let ReplayError::Statement { data_version, seq, statement, reason } = error else { return error };
         match (VirtualTable::of(replay, stopped, &reason), stopped) {
             (Some(how), _) => ReplayError::VirtualTable { data_version, seq, statement, how },

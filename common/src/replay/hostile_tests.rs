@@ -111,6 +111,21 @@ fn memory_is_not_taken_without_measure() {
     }
 }
 
+/// As a migration of `lightningd`: its rows take the room that its text says, on a machine with little memory too.
+#[test]
+fn a_change_with_very_many_statements_gets_memory_for_what_they_say() {
+    const LITTLE: Bounds = Bounds { steps: u64::MAX, memory_bytes: 1 << 20, ..SMALL };
+    let note = "n".repeat(1000);
+    let statements: Vec<String> = (0..20_000).map(|id| format!("INSERT INTO t VALUES ({id}, '{note}')")).collect();
+    let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+    let mut replay = start_within(LITTLE);
+    apply(&mut replay, &["CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)"]).unwrap();
+    apply(&mut replay, &statements).unwrap();
+    let hostile = format!("{ENDLESS} INSERT INTO t SELECT NULL, zeroblob(100000) FROM c");
+    let error = apply(&mut replay, &[&hostile]).unwrap_err();
+    assert!(matches!(error, ReplayError::OutOfBounds { why: OutOfBounds::Memory(_), .. }), "{error}");
+}
+
 #[test]
 fn a_change_that_takes_too_long_is_stopped() {
     let hasty = Bounds { steps: u64::MAX, time: Duration::from_millis(300), ..SMALL };

@@ -178,7 +178,7 @@ impl LexedChange {
     }
 }
 
-/// A change is at most 64 MiB long.
+/// A change is at most as long as a record.
 fn short(number: usize) -> u32 {
     u32::try_from(number).expect("BUG: a change is longer than a record can be")
 }

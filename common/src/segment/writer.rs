@@ -41,7 +41,13 @@ impl<'a> SegmentWriter<'a> {
         let offset = self.written + self.buffer.len() as u64;
         let len = u32::try_from(bytes.len()).expect("BUG: a piece is at most PIECE_LEN_MAX bytes");
         self.buffer.extend_from_slice(&self.header.piece_checksum(offset, bytes).to_le_bytes());
-        self.buffer.extend_from_slice(bytes);
+        if bytes.len() >= BUFFER {
+            self.flush()?;
+            self.file.write_at(bytes, self.written)?;
+            self.written += bytes.len() as u64;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
         if self.buffer.len() >= BUFFER {
             self.flush()?;
         }

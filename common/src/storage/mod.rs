@@ -26,7 +26,7 @@ pub(crate) use watched::WatchedDirectory;
 
 /// A file system call that failed: which one, on what, where.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {op} {path}{}", AtByte(*.offset), path = .path.display())]
+#[error("cannot {op} {path}{}{}", AtByte(*.offset), WayOut(.source), path = .path.display())]
 pub struct StorageError {
     /// The call.
     pub op: StorageOp,
@@ -52,6 +52,20 @@ struct AtByte(Option<u64>);
 impl fmt::Display for AtByte {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |offset| write!(f, " at byte {offset}"))
+    }
+}
+
+/// Says what to do where what the operating system says does not tell, or nothing.
+struct WayOut<'a>(&'a io::Error);
+
+impl fmt::Display for WayOut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            io::ErrorKind::FileTooLarge => {
+                f.write_str(", because the size of files is limited (raise `ulimit -f`, or LimitFSIZE= of the service)")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -214,10 +228,69 @@ pub(crate) fn replace_file(directory: &dyn Directory, name: &str, bytes: &[u8]) 
     directory.sync()
 }
 
-/// Writes zeros to a stretch of a file.
+/// Bytes that are written before they are synced, and read in one call: no call takes longer for more of them, and one that
+/// takes long is one that hangs. Nearly all records are one step.
+const STEP: usize = 16 << 20;
+
+/// Writes to a file and syncs it: with one call each, unless that would be very many bytes. A power cut leaves then, as of a
+/// write in one call, a part of them.
+pub(crate) fn write_durably(file: &dyn StoredFile, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+    for (step, bytes) in (0_u64..).zip(bytes.chunks(STEP)) {
+        file.write_at(bytes, offset + step * STEP as u64)?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
+/// Reads on at the end of `buffer`, which holds what the file has from `offset` on, until it holds as much as `wanted` or the
+/// file ends. Whatever `wanted` says, nothing is allocated for what is not there.
+pub(crate) fn read_on(
+    file: &dyn StoredFile,
+    buffer: &mut Vec<u8>,
+    offset: u64,
+    wanted: usize,
+) -> Result<(), StorageError> {
+    while let Some(missing) = wanted.checked_sub(buffer.len()).filter(|&missing| missing > 0) {
+        let (have, step) = (buffer.len(), missing.min(STEP));
+        if buffer.capacity() < have + step {
+            buffer.reserve_exact(step.max(have / 4));
+        }
+        buffer.resize(have + step, 0);
+        let read = file.read_at(&mut buffer[have..], offset + have as u64);
+        buffer.truncate(have + *read.as_ref().unwrap_or(&0));
+        if read? < step {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the same bytes again to a stretch of a file: what a failed sync has left in memory alone is on the disk when the
+/// caller has synced it.
+pub(crate) fn write_again(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
+    let mut bytes = Vec::new();
+    for offset in range.clone().step_by(STEP) {
+        bytes.clear();
+        let len = usize::try_from(range.end - offset).unwrap_or(STEP).min(STEP);
+        read_on(file, &mut bytes, offset, len)?;
+        sync_between_steps(file, &range, offset)?;
+        file.write_at(&bytes, offset)?;
+    }
+    Ok(())
+}
+
+/// No sync has more than a step to do: this one is made before the write at `offset`, a whole number of steps behind the
+/// first of `range`.
+fn sync_between_steps(file: &dyn StoredFile, range: &Range<u64>, offset: u64) -> Result<(), StorageError> {
+    let done = offset - range.start;
+    if done > 0 && done.is_multiple_of(STEP as u64) { file.sync() } else { Ok(()) }
+}
+
+/// Writes zeros to a stretch of a file. The caller syncs it.
 pub(crate) fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     for offset in range.clone().step_by(ZEROS.len()) {
+        sync_between_steps(file, &range, offset)?;
         let len = usize::try_from(range.end - offset).unwrap_or(ZEROS.len()).min(ZEROS.len());
         file.write_at(&ZEROS[..len], offset)?;
     }
@@ -236,6 +309,43 @@ pub(crate) fn remove_if_present(directory: &dyn Directory, name: &str) -> Result
 mod tests {
     use super::faulty::FaultyDirectory;
     use super::*;
+
+    #[test]
+    fn a_length_that_lies_takes_no_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDirectory::new(dir.path()).create("log").unwrap();
+        file.write_at(&[7; 1000], 0).unwrap();
+        let mut bytes = Vec::new();
+        read_on(&*file, &mut bytes, 100, usize::MAX / 2).unwrap();
+        assert_eq!(bytes, [7; 900]);
+        assert!(bytes.capacity() <= STEP, "{} bytes", bytes.capacity());
+        read_on(&*file, &mut bytes, 100, 800).unwrap();
+        assert_eq!(bytes.len(), 900, "what is there stays");
+    }
+
+    #[test]
+    fn very_many_bytes_are_written_and_read_in_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let faulty = FaultyDirectory::new(dir.path());
+        let file = faulty.create("log").unwrap();
+        let bytes: Vec<u8> = (0..2 * STEP + 5).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for (written, steps) in [(&bytes[..STEP], 1), (&bytes[..], 3)] {
+            let before = faulty.calls();
+            write_durably(&*file, written, 3).unwrap();
+            assert_eq!(faulty.calls() - before, 2 * steps, "a write and a sync for each step");
+            let mut read = Vec::new();
+            read_on(&*file, &mut read, 3, written.len()).unwrap();
+            assert!(read == written);
+        }
+        write_again(&*file, 3..3 + bytes.len() as u64).unwrap();
+        let mut read = Vec::new();
+        read_on(&*file, &mut read, 3, bytes.len()).unwrap();
+        assert!(read == bytes);
+        fill_with_zeros(&*file, 4..3 + bytes.len() as u64).unwrap();
+        let mut read = Vec::new();
+        read_on(&*file, &mut read, 3, bytes.len()).unwrap();
+        assert!(read[0] == 0 && read[1..].iter().all(|&byte| byte == 0));
+    }
 
     #[test]
     fn a_replaced_file_is_durable_before_it_has_its_name() {

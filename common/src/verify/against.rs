@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::hold::{DatabaseFile, Held, Hold};
 use crate::commit_check::same_but_for_the_writer;
 use crate::contents::differences::{ContentDifferences, differences};
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
@@ -73,6 +74,20 @@ pub enum AgainstError {
         /// The database.
         path: PathBuf,
     },
+    /// To read it takes longer than a node bears.
+    #[error(
+        "{path} was let go after {} s, before all of it was read: lightningd stops when it cannot commit for 60 s. The disk \
+         of the database or of the backup is slow now. Nothing was compared. Try again when less is going on; or stop the \
+         node, copy the database to a faster disk, and compare the copy",
+        .after.as_secs_f32(),
+        path = .path.display()
+    )]
+    LetGo {
+        /// The database.
+        path: PathBuf,
+        /// How long it was held.
+        after: Duration,
+    },
     /// The database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
@@ -118,35 +133,45 @@ impl AgainstError {
 /// all there are.
 ///
 /// # Errors
-/// When there is nothing to compare with, or one of them cannot be read.
+/// When there is nothing to compare with, one of them cannot be read, or not as fast as `hold` wants.
 pub fn compare_with_database(
     backup: &Arc<Backup>,
     database: &Path,
+    hold: Hold,
     watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Against, AgainstError> {
-    compare(backup, database, CHASE, watch)
+    compare(backup, database, hold, CHASE, watch)
 }
 
 fn compare(
     backup: &Arc<Backup>,
     database: &Path,
+    hold: Hold,
     chase: Duration,
     watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Against, AgainstError> {
+    let file = DatabaseFile::read_ahead(database);
     let began = Instant::now();
     loop {
         let expected = open_patiently(database, began)?.data_version()?;
         let view = view_of(backup, database, expected, began)?;
         // Opened anew, for as short as can be.
-        let live = open_patiently(database, began)?;
-        let held = Instant::now();
-        let data_version = live.data_version()?;
-        if data_version != expected && began.elapsed() < chase {
-            continue;
-        }
-        let theirs = read_other_pages(&view, &live, watch)?;
-        drop(live);
-        let held = held.elapsed();
+        let read: Result<_, AgainstError> = file.held(hold, |held| {
+            let live = open_patiently(database, began)?;
+            let since = Instant::now();
+            let data_version = live.data_version()?;
+            if data_version != expected && began.elapsed() < chase {
+                return Ok(None);
+            }
+            let theirs = read_other_pages(&view, &live, held, watch).map_err(|ended| match ended {
+                Ended::Ours(error) => AgainstError::Version { version: data_version, source: error.into() },
+                Ended::Theirs(error) => error.into(),
+                Ended::Aside(error) => AgainstError::Aside(error),
+                Ended::LetGo => AgainstError::LetGo { path: database.to_owned(), after: since.elapsed() },
+            })?;
+            Ok(Some((data_version, theirs, since.elapsed())))
+        });
+        let Some((data_version, theirs, held)) = read? else { continue };
         let is_moved = data_version != expected;
         let same_pages = theirs.is_same() && !is_moved;
         let differences = if same_pages {
@@ -202,6 +227,7 @@ enum Ended {
     Ours(ReadError),
     Theirs(LiveDatabaseError),
     Aside(io::Error),
+    LetGo,
 }
 
 impl From<LiveDatabaseError> for Ended {
@@ -214,16 +240,20 @@ impl From<LiveDatabaseError> for Ended {
 fn read_other_pages(
     view: &View,
     live: &LiveDatabase,
+    held: &Held,
     watch: &mut dyn FnMut(u64, u64),
-) -> Result<TheirPages, AgainstError> {
+) -> Result<TheirPages, Ended> {
     let ours = view.pages();
     let same_size = live.page_size() == ours.page_size();
-    let mut theirs = TheirPages::new(ours.clone(), live).map_err(AgainstError::Aside)?;
+    let mut theirs = TheirPages::new(ours.clone(), live).map_err(Ended::Aside)?;
     let pages = if same_size { ours.page_count() } else { 0 };
     let total = u64::from(live.page_count());
     let read = read_ahead(ours, pages, |ours| {
         let mut number = 0;
         live.read_pages(|page, bytes| {
+            if held.is_over() {
+                return Err(Ended::LetGo);
+            }
             number += 1;
             if number % 256 == 0 {
                 watch(number, total);
@@ -239,13 +269,8 @@ fn read_other_pages(
         })
     });
     match read {
-        Ok(()) => Ok(theirs),
-        Err(Ended::Ours(error)) => {
-            let version = live.data_version()?;
-            Err(AgainstError::Version { version, source: error.into() })
-        }
-        Err(Ended::Theirs(error)) => Err(error.into()),
-        Err(Ended::Aside(error)) => Err(AgainstError::Aside(error)),
+        _ if held.is_over() => Err(Ended::LetGo),
+        read => read.map(|()| theirs),
     }
 }
 
@@ -329,6 +354,7 @@ impl PageSource for TheirPages {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
@@ -336,7 +362,45 @@ mod tests {
     use crate::testing::{Fate, Node};
 
     fn go(url: &BackupUrl, database: &Path, chase: Duration) -> Result<Against, AgainstError> {
-        compare(&Arc::new(Backup::open(url).unwrap()), database, chase, &mut |_, _| ())
+        compare(&Arc::new(Backup::open(url).unwrap()), database, Hold::BESIDE_A_NODE, chase, &mut |_, _| ())
+    }
+
+    /// The disk is slow, in many reads or stuck in one: `lightningd` commits all the same, soon after the time is up.
+    #[test]
+    fn a_database_that_takes_too_long_is_let_go() {
+        const AT_MOST: Duration = Duration::from_millis(300);
+        for (slow_at, pause) in [(u64::MAX, Duration::from_millis(100)), (1024, Duration::from_secs(4))] {
+            let mut node = Node::new("");
+            node.connection
+                .execute_batch("CREATE TABLE large (x); INSERT INTO large VALUES (zeroblob(10000000))")
+                .unwrap();
+            let mut recording = node.record();
+            node.write(&mut recording, "first", Fate::Committed).unwrap();
+            let (url, path) = (node.backup_lock.backend_url.clone(), node.database());
+            let (begun, has_begun) = std::sync::mpsc::channel();
+            let comparing = thread::spawn(move || {
+                let mut watch = |pages, _| {
+                    let _told = begun.send(());
+                    if slow_at == u64::MAX || pages == slow_at {
+                        thread::sleep(pause);
+                    }
+                };
+                let backup = Arc::new(Backup::open(&url).unwrap());
+                compare(&backup, &path, Hold::AtMost(AT_MOST), CHASE, &mut watch)
+            });
+            has_begun.recv().unwrap();
+            // By another process: within this one SQLite itself keeps count of who reads.
+            let sql = "BEGIN IMMEDIATE; INSERT INTO payments (note) VALUES ('waits'); COMMIT";
+            let sqlite = Command::new("sqlite3").args(["-cmd", ".timeout 3000"]).arg(node.database()).arg(sql).output();
+            match sqlite {
+                Ok(output) => assert!(output.status.success(), "{output:?}"),
+                Err(_) => println!("SKIPPED in part: there is no sqlite3 command line"),
+            }
+            let outcome = comparing.join().unwrap();
+            let Err(error @ AgainstError::LetGo { .. }) = outcome else { panic!("{outcome:?}") };
+            assert!(!error.is_damage() && error.to_string().contains("Nothing was compared"), "{error}");
+            drop(recording);
+        }
     }
 
     /// It never stays at one version for long enough: what was read belongs to another one than was looked up.

@@ -127,7 +127,7 @@ pub enum NoteAbout {
     #[error("{bytes} bytes behind its last record are the remains of a write that was never acknowledged")]
     TornWrite {
         /// How many.
-        bytes: usize,
+        bytes: u64,
     },
     /// Replay puts the same rows elsewhere.
     #[error("replay with this release of SQLite puts the same rows on other pages at {keyframes} keyframes")]

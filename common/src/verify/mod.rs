@@ -20,6 +20,7 @@ mod against;
 mod costs;
 mod directory;
 mod finding;
+mod hold;
 mod logs;
 mod page_map;
 mod parts;
@@ -41,6 +42,7 @@ mod whole;
 
 pub use against::{Against, AgainstError, compare_with_database};
 pub use finding::{Finding, Note, NoteAbout, Wrong};
+pub use hold::Hold;
 pub use report::Report;
 pub(crate) use segment_body::check_body;
 pub(crate) use segment_replay::compare_with_replay;

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// From here on these signals do not kill the process: whoever asked for them tidies up and ends.
@@ -17,6 +17,14 @@ pub fn signals_to_end() -> anyhow::Result<Signals> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hangup = (!ignores_hangup(&status)).then_some(SIGHUP);
     Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup)).context("cannot wait for signals")
+}
+
+/// A file that may not grow any longer (`ulimit -f`) is a write that fails, with an error that is told as any other, and no
+/// sudden end that leaves half of something behind.
+pub fn fail_where_files_may_not_grow() {
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))) {
+        log::debug!("cannot catch SIGXFSZ: {error}");
+    }
 }
 
 /// Becomes true when a signal asks for an end, so that whatever takes long can stop and leave nothing behind.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::anyhow;
-use common::verify::{Against, compare_with_database};
+use common::verify::{Against, Hold, compare_with_database};
 use common::{Backup, RowDifference, TableDifferences, WhichRow};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const PAGE_BYTES: u64 = 4096;
 pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let mut bar = Bar::new("reading");
-    let compared = compare_with_database(&backup, database, &mut |done, total| {
+    let compared = compare_with_database(&backup, database, Hold::BESIDE_A_NODE, &mut |done, total| {
         bar.set(done * PAGE_BYTES, total * PAGE_BYTES);
     });
     bar.finish();

@@ -30,6 +30,23 @@ impl Node {
         fs::write(self.path().join("backup.lock"), json!({ "backend_url": url }).to_string()).unwrap();
     }
 
+    /// Says where the database is that `lightningd` uses.
+    pub fn name_database(&self, database: &Path) {
+        self.change_lock("database", &json!(database));
+    }
+
+    /// Says what is done while the backup cannot be written to.
+    pub fn on_unreachable(&self, policy: &str) {
+        self.change_lock("on_unreachable", &json!(policy));
+    }
+
+    fn change_lock(&self, key: &str, value: &Value) {
+        let path = self.path().join("backup.lock");
+        let mut lock: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        lock[key] = value.clone();
+        fs::write(&path, lock.to_string()).unwrap();
+    }
+
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

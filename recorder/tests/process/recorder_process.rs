@@ -23,7 +23,12 @@ pub struct RecorderProcess {
 
 impl RecorderProcess {
     pub fn start(lightning_dir: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_backup-recorder"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_backup-recorder")), lightning_dir)
+    }
+
+    /// Started by a command that runs it or becomes it.
+    pub fn start_by(mut command: Command, lightning_dir: &Path) -> Self {
+        let mut child = command
             .current_dir(lightning_dir)
             .env_remove("CLN_PLUGIN_LOG")
             .stdin(Stdio::piped())
@@ -126,6 +131,17 @@ impl RecorderProcess {
             }
             assert!(Instant::now() < deadline, "still {status}");
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a line of its log says so.
+    pub fn logs(&mut self, part: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.logs.iter().any(|line| line["params"]["message"].as_str().unwrap().contains(part)) {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line["method"] == "log" => self.logs.push(line),
+                other => panic!("the log does not say {part:?} but {:?}; {other:?}", self.logs),
+            }
         }
     }
 

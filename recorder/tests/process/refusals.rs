@@ -84,20 +84,20 @@ fn wrong_messages_are_refused_and_the_next_good_write_is_recorded() {
 }
 
 #[test]
-fn a_line_of_100_megabytes_is_refused_by_its_id_and_the_next_write_is_recorded() {
+fn a_line_longer_than_any_write_is_refused_by_its_id_and_the_next_write_is_recorded() {
     let node = Node::with_backup();
     let mut recorder = RecorderProcess::start(node.path());
     recorder
         .say(br#"{"jsonrpc":"2.0","id":"cln:db_write#1","method":"db_write","params":{"data_version":1,"writes":[""#);
     let megabyte = vec![b'x'; 1 << 20];
-    for _ in 0..100 {
+    for _ in 0..1100 {
         recorder.say(&megabyte);
     }
     recorder.say(b"\"]}}\n\n");
     let answer = recorder.hear();
     assert_eq!(answer["id"], "cln:db_write#1");
     let reason = refusal(&answer);
-    assert!(reason.contains("67108864"), "{reason}");
+    assert!(reason.contains("1140850688") && reason.contains("take backup-recorder out"), "{reason}");
     recorder.record(&write(1));
 }
 

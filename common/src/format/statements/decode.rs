@@ -34,6 +34,11 @@ impl Block {
     /// # Errors
     /// When it is damaged, or belongs to another table.
     pub fn decode(encoded: &Encoded, templates: &Arc<Templates>) -> Result<Self, Damage> {
+        Self::decode_within(PAYLOAD_LEN_MAX as u64, encoded, templates)
+    }
+
+    /// As [`decode`](Self::decode), of changes of at most so many bytes of statements.
+    pub(super) fn decode_within(most: u64, encoded: &Encoded, templates: &Arc<Templates>) -> Result<Self, Damage> {
         let mut parts = PartReaders::new(encoded, templates.texts.len(), templates.blobs.len())?;
         let ends = read_ends(&mut parts)?;
         let count = ends.last().map_or(0, |&end| end as usize);
@@ -73,16 +78,16 @@ impl Block {
         parts.end()?;
         let (texts, blobs) = (parts.texts.to_owned(), parts.blobs.to_vec());
         let block = Self { templates: Arc::clone(templates), ends, statements, cells, texts, blobs };
-        block.check_lengths()?;
+        block.check_lengths(most)?;
         Ok(block)
     }
 
     /// The statements of a change were in a record once: literals that are told once and meant often make no more of them.
-    fn check_lengths(&self) -> Result<(), Damage> {
+    fn check_lengths(&self, most: u64) -> Result<(), Damage> {
         for index in 0..self.change_count() {
             let lengths = self.change(index).into_iter().flatten().map(|statement| statement.len_min() as u64);
             let len = lengths.sum::<u64>();
-            if len > PAYLOAD_LEN_MAX as u64 {
+            if len > most {
                 return Err(Damage::Field { field: "bytes of statements", value: len });
             }
         }

@@ -40,11 +40,14 @@ impl Encoded {
         let mut compressor = zstd::bulk::Compressor::new(level)?;
         let mut pack = |piece: &[u8]| if piece.is_empty() { Ok(Vec::new()) } else { compressor.compress(piece) };
         let frames = [pack(&self.head)?, pack(&self.blobs)?];
-        let mut out = Vec::with_capacity(frames[0].len() + frames[1].len() + 16);
+        let mut out = Vec::new();
         for len in [self.head.len(), self.blobs.len(), frames[0].len()] {
             varint::put_len(&mut out, len);
         }
-        out.extend(frames.concat());
+        out.reserve_exact(frames[0].len() + frames[1].len());
+        for frame in frames {
+            out.extend_from_slice(&frame);
+        }
         Ok(out)
     }
 

@@ -28,7 +28,7 @@ pub struct Templated<'a> {
 
 impl<'a> StoredStatement<'a> {
     /// Bytes that its text has at least.
-    pub(super) fn len_min(&self) -> usize {
+    pub(crate) fn len_min(&self) -> usize {
         match self {
             Self::Plain(text) => text.len(),
             Self::Templated(Templated { template, cells, .. }) => {

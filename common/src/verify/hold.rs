@@ -1,0 +1,86 @@
+//! Holding the database of a running node open for no longer than the node can bear.
+//!
+//! Whoever reads holds SQLite's SHARED lock, and a COMMIT of `lightningd` waits for it: for 60 s, then `lightningd` aborts. A
+//! disk that is slow, or a backup on a network that hangs, must not take it that far. So the file is read into the page cache
+//! before, without any lock, and a thread watches how long the lock is held.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a database may be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// As long as it takes: nobody waits for it.
+    AsLongAsItTakes,
+    /// Not longer, for somebody may wait.
+    AtMost(Duration),
+}
+
+impl Hold {
+    /// What a running node bears: a quarter of what it waits.
+    pub const BESIDE_A_NODE: Self = Self::AtMost(Duration::from_secs(15));
+}
+
+/// Whether the database is still held.
+#[derive(Debug)]
+pub(super) struct Held {
+    let_go: AtomicBool,
+    until: Option<Instant>,
+}
+
+impl Held {
+    /// Whether it has been let go, or has to be: what is read from now on may belong to another transaction.
+    pub(super) fn is_over(&self) -> bool {
+        self.let_go.load(Ordering::Relaxed) || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+/// A file that a database is in, read into the page cache once.
+#[derive(Debug)]
+pub(super) struct DatabaseFile(Option<File>);
+
+impl DatabaseFile {
+    /// Reads it. What cannot be read is told by whoever opens it as a database.
+    pub(super) fn read_ahead(path: &Path) -> Self {
+        let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+        let mut file = File::open(path).ok().filter(|_| is_file);
+        if let Some(file) = &mut file {
+            let mut buffer = vec![0; 1 << 20];
+            while file.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        }
+        Self(file)
+    }
+
+    /// Does `work`, which opens the database and closes it again.
+    ///
+    /// When the time is up the locks of this process on the database are given back from outside, even while `work` is
+    /// stuck in a call: by the rules of POSIX they all go when any descriptor of the file is closed.
+    pub(super) fn held<T>(&self, hold: Hold, work: impl FnOnce(&Held) -> T) -> T {
+        let Hold::AtMost(at_most) = hold else {
+            return work(&Held { let_go: AtomicBool::new(false), until: None });
+        };
+        let held = Held { let_go: AtomicBool::new(false), until: Some(Instant::now() + at_most) };
+        thread::scope(|scope| {
+            let (done, is_done) = channel::<()>();
+            let held = &held;
+            let another = self.0.as_ref().and_then(|file| file.try_clone().ok());
+            let watch = move || {
+                if is_done.recv_timeout(at_most) == Err(RecvTimeoutError::Timeout) {
+                    held.let_go.store(true, Ordering::Relaxed);
+                }
+                drop(another);
+            };
+            if let Err(error) = thread::Builder::new().name("holding".to_owned()).spawn_scoped(scope, watch) {
+                log::debug!("only looked at between two pages: cannot start a thread ({error})");
+            }
+            let outcome = work(held);
+            drop(done);
+            outcome
+        })
+    }
+}
