@@ -6,7 +6,7 @@
 //! * [`home`] and [`listing`]: a node's directory with its backup, and what `backupfs versions` says of it.
 //! * [`traces`] and [`schedule`]: recorded traces, and what became of each write in them.
 //! * [`play`]: a trace played to a real recorder as it happened; [`runs`]: what happens between its writes.
-//! * [`python_file`]: files as the Python plugin `backup` writes them.
+//! * [`python_file`]: files as the Python plugin `backup` writes them; [`python_node`]: a node that has it.
 //! * [`recorded_trace`]: the beginning of a trace in a backup, at once.
 //! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
@@ -29,6 +29,7 @@ pub mod listing;
 pub mod mounted;
 pub mod play;
 pub mod python_file;
+pub mod python_node;
 pub mod recorded_trace;
 pub mod reference;
 pub mod runs;

@@ -475,12 +475,9 @@ impl History {
         seq: Option<Seq>,
         visit: &mut dyn FnMut(&Stretch) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let from = match seq {
-            None => 0,
-            Some(seq) if self.is_sealed(seq) => self.sealed.partition_point(|&first| first <= seq).saturating_sub(1),
-            // It is in no segment, so what is wrong with one does not matter.
-            Some(_) => self.sealed.len(),
-        };
+        let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
+        // What is in no segment needs none of them, which may be damaged.
+        let from = if seq.is_some_and(|seq| !self.is_sealed(seq)) { self.sealed.len() } else { from };
         let mut unreadable = None;
         let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.stretch(segment) {
             Ok(stretch) => visit(&stretch),
