@@ -32,6 +32,7 @@
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
 //! | [`find`] | the versions at which the answer of a condition changed: every change that can change it is replayed |
+//! | `owner`, `unfinished`, `regular_file` | to whom root gives what it makes; what has no final name yet; what is opened by a name of others |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -64,6 +65,7 @@ mod lock_look;
 mod log;
 mod log_limits;
 mod on_unreachable;
+mod owner;
 mod page_no;
 mod pages;
 mod put_aside;
@@ -73,6 +75,7 @@ mod recently_used;
 mod record_error;
 mod recorded_changes;
 pub mod recording;
+mod regular_file;
 pub mod replay;
 mod rows_in_any_order;
 mod seal;
@@ -85,6 +88,7 @@ pub mod storage;
 #[cfg(test)]
 mod testing;
 mod timestamp;
+mod unfinished;
 pub mod verify;
 pub mod version_rules;
 mod view;
@@ -98,20 +102,22 @@ pub use backup_url::{BackupUrl, BackupUrlError};
 pub use content_differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
-pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
+pub use create::{CreateError, Created, CreatedSnapshot, create_backup, create_backup_for, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
-pub use live_database::{LiveDatabaseError, version_of_database};
+pub use live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
+pub use owner::Owner;
 pub use page_no::{PageNo, PageSize};
 pub use pages::{PageIdentity, PageSource};
 pub use put_aside::{PutAsideError, free_name};
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
+pub use regular_file::{expect_regular_file, open_regular_file};
 pub use replay::{Forbidden, OutOfBounds, ReplayError};
 pub use seal::{HealCheckError, Progress, SealBackupError, SealError, Sealer, seal_backup};
 pub use seq::Seq;
@@ -120,5 +126,6 @@ pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledCha
 pub use status_fields::{ReplayCheck, StatusFields};
 pub use storage::{FreeSpace, Pulse};
 pub use timestamp::Timestamp;
+pub use unfinished::{Unfinished, Workplace};
 pub use view::{View, ViewError};
 pub use views::Views;

@@ -18,7 +18,7 @@ use crate::create::create_filled;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
-use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Timestamp};
+use crate::{Backup, BackupUrl, LogLimits, Owner, PageSize, ReplayError, Timestamp};
 
 /// Makes a backup at `url` of all versions in `file`, and replays each change on the way. Memory and what is on the disk
 /// beside the result are bounded, whatever the size of the file.
@@ -30,11 +30,36 @@ use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Timestamp};
 /// When there is something at `url`, or the file is none of the plugin, is damaged, or does not replay. Nothing has been
 /// made then.
 pub fn import_backup(
+    file: PythonFile,
+    url: &BackupUrl,
+    progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
+) -> Result<Imported, ImportError> {
+    let place = url.path().parent().unwrap_or(url.path());
+    // Whose node it is the file knows, when the place does not.
+    let owner = Owner::other_than_root([place, file.path()]);
+    import_for(owner, file, url, progress)
+}
+
+/// As [`import_backup`], for the node in `lightning_dir`: whoever owns that owns the backup, when root makes it.
+///
+/// # Errors
+/// As [`import_backup`].
+pub fn import_backup_for(
+    lightning_dir: &Path,
+    file: PythonFile,
+    url: &BackupUrl,
+    progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
+) -> Result<Imported, ImportError> {
+    import_for(Owner::other_than_root([lightning_dir]), file, url, progress)
+}
+
+fn import_for(
+    owner: Option<Owner>,
     mut file: PythonFile,
     url: &BackupUrl,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
-    create_filled(url, |building| fill(building, &mut file, progress))
+    create_filled(url, owner, |building| fill(building, &mut file, progress))
 }
 
 fn fill(
@@ -44,7 +69,6 @@ fn fill(
 ) -> Result<Imported, ImportError> {
     let unnamed = Arc::new(UnnamedDirectory::new(RealDirectory::new(building)));
     let directory: Arc<dyn Directory> = unnamed.clone();
-    directory.create(names::LOCK)?;
     // Whose it is the recorder finds out at its first start, as it does for a new node.
     let manifest =
         Manifest { uuid: Uuid::new_v4(), created: Timestamp::now(), page_size: PageSize::DEFAULT, node_id: None };

@@ -15,7 +15,7 @@ mod to_replay;
 
 pub use copy::{BytesDone, Imported, LeftOut, Repairs};
 pub use export::{ExportError, Exported, export_backup};
-pub use import::import_backup;
+pub use import::{import_backup, import_backup_for};
 pub use import_error::{ImportError, OutOfOrder, RecordDamage};
 pub use lock::PythonLock;
 pub use reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes};

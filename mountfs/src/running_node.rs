@@ -1,4 +1,4 @@
-//! [`RunningNode`]: a `lightningd` that has the directory in use into which a database is to be restored.
+//! [`RunningNode`]: a `lightningd` that has a directory in use for which something is to be made.
 //!
 //! `lightningd` holds a POSIX lock on its file `lightningd-<network>.pid`, in the directory above that of the network
 //! (`pidfile_create` in its `lightningd/pidfile.c`), and listens on the socket `lightning-rpc` in that of the network
@@ -9,11 +9,12 @@
 //! has it open, as far as those are of the same user and machine.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use common::open_regular_file;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::lightning_rpc::{LightningRpc, SOCKET};
@@ -85,7 +86,7 @@ impl RunningNode {
 
     /// Whoever holds the lock of a pid file; `None` also where that may not be looked at: only its owner restores.
     fn holding(pid_file: &Path) -> io::Result<Option<Self>> {
-        let Ok(file) = File::open(pid_file) else { return Ok(None) };
+        let Ok(file) = open_regular_file(pid_file) else { return Ok(None) };
         let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))?;
         Ok(found.map(|lock| Self::Locks {
             pid_file: pid_file.to_owned(),
