@@ -86,15 +86,22 @@ impl LightningDir {
         self.usual_database().is_none() && self.0.join(HSM_SECRET).exists()
     }
 
-    /// That no node runs on it, nor has this database open.
+    /// That no node runs on it, nor has this database open. Of another process that has it open, which may only look, a warning
+    /// tells.
     ///
     /// # Errors
     /// [`LightningDirError::NodeRuns`], or when that cannot be found out.
     pub fn expect_stopped(&self, database: Option<&Path>) -> Result<(), LightningDirError> {
         let found =
             RunningNode::find(&self.0).map_err(|source| LightningDirError::Read { path: self.0.clone(), source })?;
-        let with_open = || database.and_then(RunningNode::with_open);
-        found.or_else(with_open).map_or(Ok(()), |node| Err(LightningDirError::NodeRuns(node)))
+        match found.or_else(|| database.and_then(RunningNode::with_open)) {
+            None => Ok(()),
+            Some(other) if !other.is_lightningd() => {
+                log::warn!("{other}: if it changes it, stop it first, and do this again");
+                Ok(())
+            }
+            Some(node) => Err(LightningDirError::NodeRuns(node)),
+        }
     }
 }
 

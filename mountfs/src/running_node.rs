@@ -19,6 +19,9 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::lightning_rpc::{LightningRpc, SOCKET};
 
+/// What the process of a node is called.
+const LIGHTNINGD: &str = "lightningd";
+
 /// A node that runs, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunningNode {
@@ -68,7 +71,7 @@ impl RunningNode {
         Ok(listens.then(|| Self::Listens { socket: directory.join(SOCKET) }))
     }
 
-    /// A process that has this file open; `None` also where that cannot be seen.
+    /// A process that has this file open, a `lightningd` before all others; `None` also where that cannot be seen.
     pub fn with_open(database: &Path) -> Option<Self> {
         let (wanted, real) = (fs::metadata(database).ok()?, database.canonicalize().ok()?);
         let is_it = |descriptor: PathBuf| {
@@ -77,11 +80,22 @@ impl RunningNode {
                 && fs::metadata(&descriptor).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
         };
         let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-        let mut numbered = processes.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
-        let found = numbered.find(|(_, path): &(i32, PathBuf)| {
+        let numbered = processes.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
+        let found = numbered.filter(|(_, path): &(i32, PathBuf)| {
             fs::read_dir(path.join("fd")).is_ok_and(|open| open.flatten().any(|entry| is_it(entry.path())))
         });
-        found.map(|(process, _)| Self::HasOpen { database: database.to_owned(), process })
+        let found = found.map(|(process, _)| Self::HasOpen { database: database.to_owned(), process });
+        found.max_by_key(Self::is_lightningd)
+    }
+
+    /// Whether it is `lightningd`, and not something else that has the database open.
+    pub fn is_lightningd(&self) -> bool {
+        match self {
+            Self::Locks { .. } | Self::Listens { .. } => true,
+            Self::HasOpen { process, .. } => {
+                fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim_end() == LIGHTNINGD)
+            }
+        }
     }
 
     /// Whoever holds the lock of a pid file; `None` also where that may not be looked at: only its owner restores.

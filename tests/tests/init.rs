@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::Commit;
@@ -101,13 +102,20 @@ fn a_node_that_runs_has_to_be_stopped_first() {
     expect_refused("lightning-rpc");
     drop(listening);
     // Neither where it locks nor where it listens is where it usually is: but it has its database open.
+    let lightningd = home.join("lightningd");
+    fs::copy("/bin/sleep", &lightningd).unwrap();
+    let mut running = Command::new(&lightningd);
+    let mut running = running.arg("1000").stdin(fs::File::open(home.database()).unwrap()).spawn().unwrap();
+    expect_refused(&format!("process {}", running.id()));
+    running.kill().unwrap();
+    running.wait().unwrap();
     let database = rusqlite::Connection::open(home.database()).unwrap();
-    database.execute_batch("BEGIN").unwrap();
-    expect_refused(&format!("process {}", std::process::id()));
-    database.execute_batch("COMMIT; BEGIN EXCLUSIVE").unwrap();
-    expect_refused(&format!("process {}", std::process::id()));
-    drop(database);
-    home.init();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    expect_refused("lightningd.sqlite3");
+    database.execute_batch("COMMIT").unwrap();
+    // Somebody who only looks.
+    let said = home.init().stderr;
+    assert!(said.contains(&format!("process {}", std::process::id())) && said.contains("stop it first"), "{said}");
 }
 
 #[test]

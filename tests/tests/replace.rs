@@ -198,7 +198,7 @@ fn nothing_changes_when_it_is_refused() {
     let mut node = stopped_node();
     node.start();
     node.commit();
-    replace(&node.home, &node.home.backup()).expect_refused(2, &["stop lightningd first"]);
+    replace(&node.home, &node.home.backup()).expect_refused(2, &["in use", "stop the node"]);
     node.commit();
     node.expect_restorable();
     node.stop();

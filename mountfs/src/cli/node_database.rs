@@ -1,6 +1,7 @@
 //! [`NodeDatabase`]: how far the database of a node is that is to be connected to a backup.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use common::format::manifest::NodeId;
@@ -38,6 +39,7 @@ impl NodeDatabase {
         }
         let read = || {
             let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(Duration::ZERO)?;
             let version = version_of_database(&connection)?;
             Ok(Self::At { version, node_id: node_id_of_database(&connection)? })
         };
@@ -45,7 +47,7 @@ impl NodeDatabase {
             if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_READONLY_ROLLBACK) {
                 return Ok(Self::LeftByCrash);
             }
-            Err(error).with_context(|| format!("cannot read {}; stop the node first", database.display()))
+            Err(error).with_context(|| format!("cannot read {}; stop lightningd first", database.display()))
         })
     }
 
