@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
+use clap::Args;
 use common::python_plugin::PythonLock;
 use common::version_rules::{Bump, Decision, decide};
 use common::{Backup, BackupLock, BackupLockError, BackupUrl, History, LockLook, OnGap, OnUnreachable, Owner};
@@ -12,11 +13,30 @@ use super::init::{
     elsewhere, find_database, has_only_theirs, on_same_file_system, say_what_comes_next, without_detours,
 };
 use super::node_database::NodeDatabase;
-use super::{AttachArgs, Failure, behind};
+use super::{Failure, behind};
 use crate::fs_error::chain;
 use crate::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::readme_text::shell_word;
 use crate::{note, say};
+
+/// Connect a node to a backup that is there.
+///
+/// For a node that was restored, on this machine or another one, and for a backup that was moved. Writes `backup.lock` into the
+/// lightning-dir; one that names this backup is brought up to date, and its other settings stay. The backup must be of the node whose
+/// database is there, and that must not be an old state. The backup is not changed. Stop the node first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs restore /mnt/usb/node.bkp ~/.lightning/bitcoin\n  \
+                        backupfs attach --lightning-dir ~/.lightning/bitcoin /mnt/usb/node.bkp")]
+pub struct AttachArgs {
+    /// The node's directory, that of the network: ~/.lightning/bitcoin
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+    /// The database, if it is not lightningd.sqlite3 in the lightning-dir
+    #[arg(long, value_name = "PATH")]
+    pub database: Option<PathBuf>,
+    /// The backup
+    pub url: BackupUrl,
+}
 
 /// Connects a node to a backup that is there.
 ///

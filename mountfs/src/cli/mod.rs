@@ -82,7 +82,7 @@ pub enum Command {
     /// Create a backup of a node and connect the node to it
     Init(InitArgs),
     /// Connect a node to a backup that is there
-    Attach(AttachArgs),
+    Attach(attach::AttachArgs),
     /// Mount a backup: every version is a directory
     Mount(MountArgs),
     /// Write the newest version of the database to a file
@@ -137,25 +137,6 @@ pub struct InitArgs {
     #[arg(long)]
     pub replace: bool,
     /// Where the backup shall be: a directory that does not exist yet or is empty, or with --replace a backup
-    pub url: BackupUrl,
-}
-
-/// Connect a node to a backup that is there.
-///
-/// For a node that was restored, on this machine or another one, and for a backup that was moved. Writes `backup.lock` into the
-/// lightning-dir; one that names this backup is brought up to date, and its other settings stay. The backup must be of the node whose
-/// database is there, and that must not be an old state. The backup is not changed. Stop the node first.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  backupfs restore /mnt/usb/node.bkp ~/.lightning/bitcoin\n  \
-                        backupfs attach --lightning-dir ~/.lightning/bitcoin /mnt/usb/node.bkp")]
-pub struct AttachArgs {
-    /// The node's directory, that of the network: ~/.lightning/bitcoin
-    #[arg(long, value_name = "DIR")]
-    pub lightning_dir: PathBuf,
-    /// The database, if it is not lightningd.sqlite3 in the lightning-dir
-    #[arg(long, value_name = "PATH")]
-    pub database: Option<PathBuf>,
-    /// The backup
     pub url: BackupUrl,
 }
 
