@@ -23,7 +23,10 @@ use crate::{BackupUrl, ReadError, Seq, View};
 #[non_exhaustive]
 pub enum OpenError {
     /// There is nothing.
-    #[error("there is no backup at {url}; check the path, mount the disk it is on, or make one with `backupfs init`")]
+    #[error(
+        "there is no backup at {url}; check the path, or mount the disk it is on. If it was moved, `backupfs attach` connects the \
+         node to its new place; `backupfs init` makes a new one"
+    )]
     Missing {
         /// Where it was looked for.
         url: BackupUrl,

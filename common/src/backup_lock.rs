@@ -1,8 +1,7 @@
 //! [`BackupLock`]: the file in the lightning-dir that says where the backup of this node is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,8 @@ use uuid::Uuid;
 use crate::compact::KeepPolicy;
 use crate::put_aside::free_name;
 use crate::python_plugin::PythonLock;
-use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp};
+use crate::regular_file::open_regular_file;
+use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp, Unfinished, Workplace};
 
 /// What to do when `lightningd` has committed versions that were not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,7 +49,8 @@ pub struct BackupLock {
 #[non_exhaustive]
 pub enum BackupLockError {
     /// There is none.
-    #[error("there is no {path}, so nobody knows where to record: run `backupfs init --lightning-dir {dir} URL`",
+    #[error("there is no {path}, so nobody knows where to record. For a new backup run `backupfs init --lightning-dir {dir} URL`; \
+        for one that is there, `backupfs attach --lightning-dir {dir} URL`",
         path = .path.display(), dir = .path.parent().unwrap_or(Path::new(".")).display())]
     Missing {
         /// Where it was looked for.
@@ -64,7 +65,7 @@ pub enum BackupLockError {
         source: io::Error,
     },
     /// It is not the JSON object expected.
-    #[error("{path} is not usable ({reason}); correct it, or move it away and run `backupfs init` again", path = .path.display())]
+    #[error("{path} is not usable ({reason}); correct it, or move it away and run `backupfs attach`, which writes another", path = .path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -80,7 +81,7 @@ pub enum BackupLockError {
         source: BackupUrlError,
     },
     /// There is one already.
-    #[error("{path} exists already: this node has a backup; move the file away to begin another one", path = .path.display())]
+    #[error("{path} exists already: this node has a backup; move the file away to give it another one", path = .path.display())]
     Exists {
         /// The file.
         path: PathBuf,
@@ -181,7 +182,7 @@ impl BackupLock {
         let on_unreachable = json.on_unreachable.as_ref().map(OnUnreachable::from_json).transpose();
         let on_unreachable = on_unreachable.map_err(|what| bad(format!("on_unreachable {what}")))?.unwrap_or_default();
         if backup_uuid.is_none() && matches!(on_unreachable, OnUnreachable::Spool { .. }) {
-            return Err(bad("a spool needs the key backup_uuid, which `backupfs init` writes".to_owned()));
+            return Err(bad("a spool needs the key backup_uuid, which `backupfs attach` writes".to_owned()));
         }
         if let Some(policy) = json.compact {
             policy.check().map_err(|error| bad(format!("compact: {error}")))?;
@@ -204,7 +205,7 @@ impl BackupLock {
         })
     }
 
-    /// Writes the file, durably, in place of the one that is there. That is kept as a copy beside it, whose path is
+    /// Writes the file, durably, in place of the one that is there. That is kept as it is under another name, which is
     /// returned; there may be none.
     ///
     /// # Errors
@@ -213,16 +214,17 @@ impl BackupLock {
         let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
             let copy = free_name(&path, Timestamp::now())?;
-            let copy = match fs::copy(&path, &copy) {
-                Ok(_) => {
-                    File::open(&copy)?.sync_all()?;
-                    Some(copy)
-                }
+            // Both names stand for it until the new one takes the first: whatever it is, nothing opens it.
+            let kept = match fs::hard_link(&path, &copy) {
+                Ok(()) => Some(copy),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            self.write(lightning_dir, |temporary| temporary.persist(&path))?;
-            Ok(copy)
+            self.write(lightning_dir, |temporary| temporary.persist(&path)).inspect_err(|_| {
+                // The error that counts is the first.
+                kept.iter().for_each(|kept| drop(fs::remove_file(kept)));
+            })?;
+            Ok(kept)
         };
         replace().map_err(|source| BackupLockError::Write { path: path.clone(), source })
     }
@@ -232,7 +234,8 @@ impl BackupLock {
         lightning_dir: &Path,
         name: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
     ) -> io::Result<()> {
-        let mut temporary = tempfile::Builder::new().prefix(".backup.lock.").tempfile_in(lightning_dir)?;
+        let workplace = Workplace::enter(lightning_dir, Unfinished::BackupLock);
+        let mut temporary = workplace.new_file()?;
         temporary.write_all(&self.encode()?)?;
         temporary.as_file().sync_all()?;
         name(temporary).map_err(|error| error.error)?;
@@ -268,10 +271,9 @@ impl BackupLock {
 /// Reads a regular file that ought to be small, without waiting on a FIFO.
 pub(crate) fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > len_max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a small regular file"));
+    let file = open_regular_file(path)?;
+    if file.metadata()?.len() > len_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
     }
     let mut bytes = Vec::new();
     file.take(len_max).read_to_end(&mut bytes)?;

@@ -1,5 +1,6 @@
 //! Making a new backup.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -18,10 +19,8 @@ use crate::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
 use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_file};
-use crate::{Backup, BackupUrl, DataVersion, LogLimits, PageSize, ReadError, Timestamp};
-
-/// How the name of a directory begins in which a backup is being made, beside its future place. A power cut leaves it.
-pub const BUILDING_PREFIX: &str = ".backupfs-init.";
+use crate::unfinished::new_building;
+use crate::{Backup, BackupUrl, DataVersion, LogLimits, Owner, PageSize, ReadError, Timestamp};
 
 /// What is to happen with a backup that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +51,9 @@ pub enum DamagedDatabase {
 pub enum CreateError {
     /// There is something already.
     #[error(
-        "{url} exists already and is not an empty directory; choose another place, or move it away; \
-             `backupfs init --replace` renames a broken backup and begins anew"
+        "{url} exists already and is not an empty directory. If it is the backup of this node, connect the node to it with \
+         `backupfs attach --lightning-dir DIR {url}`; `backupfs init --replace` renames a broken one and begins anew. Else choose \
+         another place"
     )]
     Exists {
         /// Where the backup was to be.
@@ -77,6 +77,12 @@ pub enum CreateError {
     /// A file system call failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The database is being written to.
+    #[error("{path} is locked by a node that is running: stop lightningd first (`lightning-cli stop`)", path = .path.display())]
+    NodeRuns {
+        /// The database.
+        path: PathBuf,
+    },
     /// The database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
@@ -172,7 +178,20 @@ pub fn create_backup(
     database: Option<&Path>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, database, Existing::Refuse, progress)
+    create(url, None, database, Existing::Refuse, progress)
+}
+
+/// As [`create_backup`], for the node in `lightning_dir`: whoever owns that owns the backup, when root makes it.
+///
+/// # Errors
+/// As [`create_backup`].
+pub fn create_backup_for(
+    url: &BackupUrl,
+    lightning_dir: &Path,
+    database: Option<&Path>,
+    progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
+) -> Result<Created, CreateError> {
+    create(url, Some(lightning_dir), database, Existing::Refuse, progress)
 }
 
 /// Makes a backup at `url` as [`create_backup`] does, and renames the one that is there, whole or broken.
@@ -192,11 +211,12 @@ pub fn replace_backup(
     damaged: DamagedDatabase,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, database, Existing::PutAside { lightning_dir, damaged }, progress)
+    create(url, Some(lightning_dir), database, Existing::PutAside { lightning_dir, damaged }, progress)
 }
 
 fn create(
     url: &BackupUrl,
+    node: Option<&Path>,
     database: Option<&Path>,
     existing: Existing<'_>,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
@@ -230,18 +250,18 @@ fn create(
         // end in the same way.
         Existing::PutAside { .. } => LiveDatabase::open_rolled_back,
     };
-    let live = database.filter(|path| !is_new(path)).map(open).transpose()?;
+    let live = database.filter(|path| !is_new(path)).map(open).transpose().map_err(|error| match error {
+        LiveDatabaseError::Busy { path } => CreateError::NodeRuns { path },
+        error => error.into(),
+    })?;
     if let Some(replaced) = &replaced {
         replaced.expect_same_node(live.as_ref())?;
     }
     if let Some(spool) = &left_spool {
         spool.expect_no_newer(live.as_ref())?;
     }
-    // Removed with all its contents when it does not get its name. Only its owner can look into it.
-    let building = tempfile::Builder::new()
-        .prefix(BUILDING_PREFIX)
-        .tempdir_in(parent)
-        .map_err(|source| io_error(target, source))?;
+    let owner = Owner::other_than_root([node.unwrap_or(parent)]);
+    let building = new_building(parent, owner).map_err(|source| io_error(target, source))?;
     let place = Place {
         parent: &RealDirectory::new(parent),
         building: &file_name(building.path()),
@@ -284,7 +304,7 @@ fn expect_sound(replaced: &Replaced, snapshot: &CreatedSnapshot) -> Result<(), C
     }
 }
 
-/// Makes a backup at `url` of what `fill` puts into the directory that it is given, durably.
+/// Makes a backup at `url` of what `fill` puts into the directory that it is given, durably. It is root's to give it to `owner`.
 ///
 /// That gets its name afterwards: whenever power fails, there is a whole backup or none.
 ///
@@ -292,6 +312,7 @@ fn expect_sound(replaced: &Replaced, snapshot: &CreatedSnapshot) -> Result<(), C
 /// When there is something at `url`, or `fill` fails. Nothing has been created then.
 pub(crate) fn create_filled<T, E: From<CreateError>>(
     url: &BackupUrl,
+    owner: Option<Owner>,
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
     let target = url.path();
@@ -302,8 +323,8 @@ pub(crate) fn create_filled<T, E: From<CreateError>>(
     if !is_absent_or_empty(target).map_err(io)? {
         return Err(CreateError::Exists { url: url.clone() }.into());
     }
-    // Removed with all its contents when it does not get its name. Only its owner can look into it.
-    let building = tempfile::Builder::new().prefix(BUILDING_PREFIX).tempdir_in(parent).map_err(io)?;
+    let building = new_building(parent, owner).map_err(io)?;
+    let _lock = lock_building(&RealDirectory::new(building.path())).map_err(CreateError::from)?;
     let filled = fill(building.path())?;
     let named = publish(&RealDirectory::new(parent), &file_name(building.path()), &file_name(target));
     named.map_err(|error| match error.op {
@@ -331,10 +352,18 @@ pub(crate) fn create_in(
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
     make_room: &mut dyn FnMut(Option<&CreatedSnapshot>) -> Result<(), CreateError>,
 ) -> Result<Option<CreatedSnapshot>, CreateError> {
+    let _lock = lock_building(&*place.inside)?;
     let snapshot = fill(&place.inside, uuid, live, limits, progress)?;
     make_room(snapshot.as_ref())?;
     publish(place.parent, place.building, place.name)?;
     Ok(snapshot)
+}
+
+/// Makes the file for the lock and takes it, before anything else: a directory without, or with one that nobody holds, is one
+/// that was left.
+fn lock_building(inside: &dyn Directory) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
+    inside.create(names::LOCK)?.sync()?;
+    inside.lock(names::LOCK)
 }
 
 /// Gives a directory that is complete its name, durably.
@@ -356,7 +385,6 @@ fn fill(
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Option<CreatedSnapshot>, CreateError> {
     let now = Timestamp::now();
-    directory.create(names::LOCK)?.sync()?;
     let manifest = Manifest {
         uuid,
         created: now,

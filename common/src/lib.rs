@@ -35,6 +35,7 @@
 //! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
 //! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
 //! | [`find`] | the versions at which the answer of a condition changed: every change that can change it is replayed |
+//! | `owner`, `unfinished`, `regular_file` | to whom root gives what it makes; what has no final name yet; what is opened by a name of others |
 //! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
 //! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
@@ -68,6 +69,7 @@ mod log;
 mod log_limits;
 mod on_unreachable;
 mod open_transaction;
+mod owner;
 mod page_no;
 mod pages;
 mod put_aside;
@@ -77,6 +79,7 @@ mod recently_used;
 mod record_error;
 mod recorded_changes;
 pub mod recording;
+mod regular_file;
 pub mod replay;
 mod seal;
 mod segment;
@@ -90,6 +93,7 @@ pub mod storage;
 #[cfg(test)]
 mod testing;
 mod timestamp;
+mod unfinished;
 pub mod verify;
 pub mod version_rules;
 mod view;
@@ -105,22 +109,24 @@ pub use contents::differences::{
 };
 pub use contents::value::Value;
 pub use create::{
-    BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, replace_backup,
+    CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
 pub use data_version::DataVersion;
 pub use history::{History, NewestRecorded, Origin, Readable, ReplayPlan, TimelineEntry, Version};
-pub use live_database::{LiveDatabaseError, version_of_database};
+pub use live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
 pub use open_transaction::is_in_transaction;
+pub use owner::Owner;
 pub use page_no::{PageNo, PageSize};
 pub use pages::{PageIdentity, PageSource};
 pub use put_aside::{PutAsideError, free_name};
 pub use read_error::ReadError;
 pub use record_error::{OpenRecordingError, RecordError};
 pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
+pub use regular_file::{expect_regular_file, open_regular_file};
 pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
 pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
 pub use seq::Seq;
@@ -131,5 +137,6 @@ pub use sqlite_reason::reason as sqlite_reason;
 pub use status_fields::{DatabaseDamage, ReplayCheck, StatusFields};
 pub use storage::{FreeSpace, Pulse};
 pub use timestamp::Timestamp;
+pub use unfinished::{Unfinished, Workplace};
 pub use view::{View, ViewError};
 pub use views::Views;

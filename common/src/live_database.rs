@@ -1,5 +1,6 @@
 //! The database of a running or stopped `lightningd`, read through SQLite without disturbing it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
@@ -8,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::format::commit_note::DatabaseStamp;
 use crate::format::manifest::NodeId;
 use crate::replay::reason;
-use crate::{DataVersion, PageNo, PageSize};
+use crate::{DataVersion, PageNo, PageSize, expect_regular_file};
 
 /// The live database cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +59,7 @@ pub(crate) struct LiveDatabase {
 impl LiveDatabase {
     /// Opens the database read-only and begins a transaction.
     pub(crate) fn open(path: &Path) -> Result<Self, LiveDatabaseError> {
-        if !path.exists() {
-            return Err(LiveDatabaseError::Missing { path: path.to_path_buf() });
-        }
+        expect_openable(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<(Connection, i64, i64)> {
             let connection = Connection::open_with_flags(path, flags)?;
@@ -138,11 +137,7 @@ impl LiveDatabase {
 
     /// `vars.node_id`; `None` in a database that does not have it yet.
     pub(crate) fn node_id(&self) -> Result<Option<NodeId>, LiveDatabaseError> {
-        let node_id = variable(&self.connection, "blobval", "node_id", |value| match value {
-            ValueRef::Blob(bytes) => bytes.try_into().ok(),
-            _ => None,
-        });
-        node_id.map_err(|error| Self::error(&self.path, &error))
+        node_id_of_database(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
     /// Names of its virtual tables, of which a module of SQLite's makes what it likes.
@@ -195,6 +190,41 @@ impl LiveDatabase {
     pub(crate) fn unreadable(&self, reason: &str) -> LiveDatabaseError {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
     }
+}
+
+/// That SQLite can open the database and what lies beside it, without waiting for ever: it would for a FIFO.
+///
+/// # Errors
+/// [`LiveDatabaseError::Missing`], or [`LiveDatabaseError::Unreadable`] for what is no regular file.
+pub fn expect_openable(database: &Path) -> Result<(), LiveDatabaseError> {
+    let unreadable = |path: &Path, reason: io::Error| LiveDatabaseError::Unreadable {
+        path: path.to_path_buf(),
+        reason: reason.to_string(),
+    };
+    expect_regular_file(database).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LiveDatabaseError::Missing { path: database.to_path_buf() },
+        _ => unreadable(database, error),
+    })?;
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let mut beside = database.as_os_str().to_owned();
+        beside.push(suffix);
+        match expect_regular_file(Path::new(&beside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unreadable(Path::new(&beside), error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `vars.node_id` of a database; `None` in one that does not have it yet.
+///
+/// # Errors
+/// What SQLite says.
+pub fn node_id_of_database(connection: &Connection) -> rusqlite::Result<Option<NodeId>> {
+    variable(connection, "blobval", "node_id", |value| match value {
+        ValueRef::Blob(bytes) => bytes.try_into().ok(),
+        _ => None,
+    })
 }
 
 /// `vars.data_version` of a database; 0 where there is none, as CLN did not always have it.
@@ -312,6 +342,23 @@ mod tests {
         let result = LiveDatabase::open(&crashed);
         assert!(matches!(result, Err(LiveDatabaseError::HotJournal { .. })), "{result:?}");
         assert_eq!(fs::read(&crashed).unwrap(), before);
+    }
+
+    /// SQLite would wait for somebody to write to it, and hold up a node.
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = |name: &str| {
+            let path = dir.path().join(name);
+            mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            path
+        };
+        assert!(matches!(LiveDatabase::open(&fifo("fifo")), Err(LiveDatabaseError::Unreadable { .. })));
+        drop(database(&dir.path().join("db")));
+        let journal = fifo("db-journal");
+        let error = LiveDatabase::open(&dir.path().join("db")).unwrap_err();
+        assert!(error.to_string().contains(journal.to_str().unwrap()), "{error}");
     }
 
     #[test]

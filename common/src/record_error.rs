@@ -24,7 +24,8 @@ pub enum OpenRecordingError {
     /// Another one than `backup.lock` names.
     #[error(
         "{url} holds backup {found}, but backup.lock of this node names {expected}: it is the backup of another node, or \
-         of an earlier `init`; correct backend_url in backup.lock, or run `backupfs init --replace`, which begins a new one"
+         of an earlier `init`; correct backend_url in backup.lock. If it is the newest backup of this node, move backup.lock away and run \
+         `backupfs attach`; if there is none, `backupfs init --replace` begins a new one"
     )]
     Foreign {
         /// Where it is.

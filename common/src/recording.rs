@@ -328,8 +328,8 @@ impl Recording {
         }
         // After a failed write the last batch may be in the log or not: not even its snapshot may be replaced.
         self.log.check_sound().map_err(|source| self.not_appended(source))?;
-        self.check_identity()?;
         let bump = Bump::find(data_version, write.statements);
+        self.check_identity(bump.committed(data_version))?;
         let pushed = self.push(write, bump).inspect_err(|_| self.log.discard())?;
         self.commit_batch()?;
         if let Goes::ToSpool(spooling) = &mut self.goes {

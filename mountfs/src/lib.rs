@@ -10,7 +10,7 @@
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`process`] – what it asks of the system;
 //!   [`follow`] – keeps it up to date; [`newest_view`] – keeps its newest version open
 //!
-//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints, [`logging`] logs.
+//! Beside it: [`restore`] writes a version to a file, [`lightning_dir`] and [`running_node`] look at a node before, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints, [`logging`] logs.
 
 pub mod attr;
 pub mod by_time;
@@ -24,6 +24,7 @@ pub mod follow;
 pub mod fs;
 pub mod fs_error;
 pub mod fuse;
+pub mod lightning_dir;
 pub mod lightning_rpc;
 pub mod listing;
 pub mod logging;
@@ -36,6 +37,7 @@ pub mod process;
 pub mod read_ahead;
 pub mod readme_text;
 pub mod restore;
+pub mod running_node;
 pub mod shapes;
 pub mod speak;
 pub mod tree;

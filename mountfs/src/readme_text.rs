@@ -50,7 +50,11 @@ HOW TO RESTORE
 3. Copy your hsm_secret to the same directory. It is never in a backup made by this program: it does not change, and it
    is the key to everything. Without it the database is worthless.
 
-4. Start lightningd, then look at `lightning-cli listpeerchannels`.
+4. To go on recording to this backup, connect the node to it:
+
+     backupfs attach --lightning-dir ~/.lightning/bitcoin {backup}
+
+5. Start lightningd, then look at `lightning-cli listpeerchannels`.
 
 
 TO LOOK AT A VERSION
@@ -80,7 +84,7 @@ fn wrapped(text: &str) -> String {
 }
 
 /// A path as a shell takes it for one word: in quotes if it needs them.
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -1,7 +1,7 @@
 //! Writing a version to a file: all of it, checked, or nothing.
 
 mod destination;
-mod running_node;
+mod made_directories;
 
 use std::fs::File;
 use std::io;
@@ -21,7 +21,9 @@ use common::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use self::destination::{Destination, Existing};
-pub use self::running_node::RunningNode;
+pub use self::made_directories::MadeDirectories;
+use crate::lightning_dir::AboveNetworks;
+use crate::running_node::RunningNode;
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -126,8 +128,25 @@ pub enum RestoreError {
     )]
     Companion(PathBuf),
     /// The directory of the destination is not there.
-    #[error("directory {path} does not exist; create it with `mkdir -p {path}`", path = .0.display())]
+    #[error("there is no directory {path}; make it with `mkdir -p {path}`, or have it made with --create", path = .0.display())]
     NoDirectory(PathBuf),
+    /// Neither a directory, nor the name of a file.
+    #[error(
+        "there is no directory {path}; make it with `mkdir -p {path}`, or have it made with --create. To restore to a file, \
+         give its name an extension: {path}.sqlite3", path = .0.display()
+    )]
+    NoDirectoryOrFile(PathBuf),
+    /// No node looks there.
+    #[error(transparent)]
+    AboveNetworks(#[from] AboveNetworks),
+    /// The node in that directory has its database elsewhere.
+    #[error("{lock} says that the database of this node is {database}: restore to that", lock = .lock.display(), database = .database.display())]
+    Elsewhere {
+        /// Its `backup.lock`.
+        lock: PathBuf,
+        /// The database.
+        database: PathBuf,
+    },
     /// The destination is a place in the backup.
     #[error("{} is inside the backup; name a destination outside of it", .0.display())]
     InsideBackup(PathBuf),
@@ -222,6 +241,9 @@ impl RestoreError {
             Self::Exists(_)
             | Self::Companion(_)
             | Self::NoDirectory(_)
+            | Self::NoDirectoryOrFile(_)
+            | Self::AboveNetworks(_)
+            | Self::Elsewhere { .. }
             | Self::InsideBackup(_)
             | Self::NoFileName(_)
             | Self::NodeRuns { .. }
@@ -263,11 +285,7 @@ pub fn restore(
         .open(&plan)
         .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
 
-    let temporary = tempfile::Builder::new()
-        .prefix(".restoring-")
-        .suffix(".tmp")
-        .tempfile_in(destination.directory())
-        .map_err(write_error)?;
+    let temporary = destination.new_file().map_err(write_error)?;
     progress(Progress::Started { temporary: temporary.path(), total_bytes: view.size_bytes() });
     copy(&view, data_version, destination, temporary.as_file(), progress)?;
     progress(Progress::Checking);

@@ -199,9 +199,9 @@ fn restore_writes_the_newest_version_and_nothing_over_anything() {
     refused(&["restore", text(&backup), text(&target.join("no/x"))], 2, &["mkdir -p"]);
     refused(&["restore", text(&backup), text(&backup.join("x"))], 2, &["inside the backup"]);
     for suffix in ["-journal", "-wal", "-shm"] {
-        let companion = target.join(format!("other{suffix}"));
+        let companion = target.join(format!("other.db{suffix}"));
         fs::write(&companion, "").unwrap();
-        refused(&["restore", text(&backup), text(&target.join("other"))], 2, &[text(&companion), "move it away"]);
+        refused(&["restore", text(&backup), text(&target.join("other.db"))], 2, &[text(&companion), "move it away"]);
         fs::remove_file(&companion).unwrap();
     }
     assert_eq!(files_in(&target), ["lightningd.sqlite3"]);
@@ -215,7 +215,7 @@ fn an_older_version_needs_a_confirmation_that_says_what_it_can_cost() {
     node.write(7, &["INSERT INTO rows VALUES (77, '')".to_owned()], "2026-11-22T01:00:00Z");
     let backup = node.backup_path();
     let backup = text(&backup);
-    let dest = node.path().join("old");
+    let dest = node.path().join("old.sqlite3");
     let dest = text(&dest);
     refused(
         &["restore", backup, dest, "--version", "2"],
@@ -233,7 +233,7 @@ fn an_older_version_needs_a_confirmation_that_says_what_it_can_cost() {
     let database = Connection::open(dest).unwrap();
     let version: u32 = database.query_row("SELECT intval FROM vars", [], |row| row.get(0)).unwrap();
     assert_eq!(version, 2);
-    let newest = node.path().join("newest");
+    let newest = node.path().join("newest.sqlite3");
     done(&["restore", backup, text(&newest), "--version", "7"]);
 }
 
@@ -322,7 +322,7 @@ fn work_that_is_done_is_a_success_even_when_nobody_can_be_told() {
         let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
         Command::new(env!("CARGO_BIN_EXE_backupfs")).args(args).stdout(full()).stderr(full()).status().unwrap().code()
     };
-    let restored = node.path().join("restored");
+    let restored = node.path().join("restored.sqlite3");
     assert_eq!(deaf(&["restore", text(&node.backup_path()), text(&restored)]), Some(0));
     assert!(restored.exists());
     let lightning_dir = node.path().join("another");
@@ -341,7 +341,7 @@ fn a_mount_serves_until_it_is_told_to_end() {
     let Some(mut mounted) = Mounted::start(&node) else { return };
     assert!(mounted.line.starts_with("mounted file://"), "{}", mounted.line);
     assert!(mounted.line.contains("newest 3 "), "{}", mounted.line);
-    let restored = node.path().join("restored");
+    let restored = node.path().join("restored.sqlite3");
     done(&["restore", text(&node.backup_path()), text(&restored)]);
     assert_eq!(fs::read(mounted.path("latest/lightningd.sqlite3")).unwrap(), fs::read(&restored).unwrap());
     for name in ["README", "latest/info.json", "new"] {

@@ -45,7 +45,7 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
             for place in status.places() {
                 if seen.insert(place.clone()) && is_open_to_others(&place).is_ok_and(|open| open) {
                     log::warn!(
-                        "{} is not closed to other users of this machine, who may learn all about the channels: chmod 700",
+                        "{} is not closed to other users of this machine: they see the names, sizes and times of its files; chmod 700",
                         place.display()
                     );
                 }

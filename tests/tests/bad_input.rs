@@ -269,7 +269,7 @@ fn a_change_that_cannot_be_replayed_is_recorded_and_told() {
     let changes = fs::read_to_string(mounted.join("versions/2/changes.sql")).unwrap();
     assert!(changes.contains("no_such_table"), "what was received is there all the same");
     fs::read(mounted.database(1)).expect("the version before is readable");
-    let to = node.home.join("restored");
+    let to = node.home.join("restored.sqlite3");
     let ran = cli::backupfs(&["restore".as_ref(), node.home.backup().as_os_str(), to.as_os_str()]);
     assert!(ran.code != 0 && ran.stderr.contains("no such table") && !quotes(&ran.stderr) && !to.exists(), "{ran:?}");
 }

@@ -67,7 +67,8 @@ fn expect_contents(backup: &Path, versions: &[u32], copies: &Copies) {
     let scratch = tempfile::tempdir().expect("a directory");
     for version in versions {
         let Some(bytes) = copies.get(version) else { continue };
-        let (expected, found) = (scratch.path().join("expected"), scratch.path().join(format!("found-{version}")));
+        let (expected, found) =
+            (scratch.path().join("expected"), scratch.path().join(format!("found-{version}.sqlite3")));
         fs::write(&expected, bytes).expect("a file");
         let number = version.to_string();
         let arguments = ["restore", "--accept-stale-state", "--version", &number].map(AsRef::as_ref);
@@ -183,7 +184,7 @@ fn the_command_does_it_when_no_recorder_runs_and_says_so_when_one_does() {
     let gone = all[5].to_string();
     run(&["versions"]).expect_done("versions").stdout.find("dropped by a compaction").expect("it is told");
     let scratch = tempfile::tempdir().expect("a directory");
-    let to = scratch.path().join("x");
+    let to = scratch.path().join("x.sqlite3");
     let arguments = ["restore", "--accept-stale-state", "--version", &gone].map(AsRef::as_ref);
     cli::backupfs(&[&arguments[..], &[backup.as_os_str(), to.as_os_str()]].concat())
         .expect_refused(2, &["dropped by a compaction"]);

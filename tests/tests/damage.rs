@@ -61,7 +61,7 @@ fn the_recorder_appends_nothing_and_changes_nothing() {
 fn restore_of_the_newest_version_is_refused_and_of_an_intact_one_is_not() {
     let (node, log) = node();
     damage(&log);
-    let (backup, to) = (node.home.backup(), node.home.join("restored"));
+    let (backup, to) = (node.home.backup(), node.home.join("restored.sqlite3"));
     cli::backupfs(&["restore".as_ref(), backup.as_os_str(), to.as_os_str()])
         .expect_refused(1, &["log-00000000000000000001", "damaged at byte"]);
     assert!(!to.exists());

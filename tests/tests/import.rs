@@ -248,7 +248,7 @@ fn an_interrupted_import_and_an_interrupted_export_leave_nothing() {
     let url: BackupUrl = home.backup().to_str().unwrap().parse().unwrap();
     let before = home.everything();
     let file = Reader::open(&file).unwrap();
-    let interrupted = import_backup(file, &url, OnDamage::Refuse, &|_| Ok(()), &mut |_| ControlFlow::Break(()));
+    let interrupted = import_backup(None, file, &url, OnDamage::Refuse, &|_| Ok(()), &mut |_| ControlFlow::Break(()));
     assert!(matches!(interrupted, Err(ImportError::Interrupted)), "{interrupted:?}");
     assert_eq!(home.everything(), before);
     import(&home, &home.join("file.bkp"), &[]).expect_done("import");
@@ -314,7 +314,7 @@ proptest! {
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         let go_on = &mut |_| ControlFlow::Continue(());
         let read = Reader::open(&path).unwrap();
-        let imported = import_backup(read, &url, OnDamage::Refuse, &|_| Ok(()), go_on).unwrap();
+        let imported = import_backup(None, read, &url, OnDamage::Refuse, &|_| Ok(()), go_on).unwrap();
         let left_out: usize = versions.iter().map(|(attempts, _)| attempts.len() - 1).sum();
         prop_assert_eq!(imported.repairs.never_committed, left_out as u64);
         let backup = Arc::new(Backup::open(&url).unwrap());

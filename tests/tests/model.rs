@@ -216,12 +216,12 @@ impl Model {
         assert_eq!(of(Status::Missing), self.missing, "missing");
         let step = (self.recorded.len() / 5).max(1);
         for (&version, copy) in self.recorded.iter().rev().step_by(step) {
-            let restored = self.node.home.join(format!("restored-{version}"));
+            let restored = self.node.home.join(format!("restored-{version}.sqlite3"));
             restore(&backup, version, &restored);
             compare::same_contents(copy, &restored, &[]).unwrap_or_else(|error| panic!("version {version}: {error}"));
         }
         if let Some(&missing) = self.missing.first() {
-            let nowhere = self.node.home.join("nowhere");
+            let nowhere = self.node.home.join("nowhere.sqlite3");
             let ran = run_restore(&backup, missing, &nowhere);
             assert!(ran.code == 2 && !nowhere.exists(), "version {missing} is missing: {ran:?}");
         }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 use tests::cli;
 use tests::home::{Home, everything};
@@ -84,6 +86,7 @@ fn a_damaged_backup_is_put_aside_as_it_was_and_the_node_goes_on() {
     let copy =
         names_in(&node.home.lightning_dir()).into_iter().find(|path| names_it(path, "backup.lock.replaced-")).unwrap();
     assert_eq!(fs::read(copy).unwrap(), lock_before);
+    assert_eq!(fs::metadata(node.home.backup_lock()).unwrap().nlink(), 1, "they are two files");
     node.start();
     node.commit();
     node.expect_restorable();
@@ -112,7 +115,7 @@ fn doing_it_again_finishes_what_was_interrupted() {
     let left = node.home.join(".backupfs-init.x1y2z3");
     fs::create_dir(&left).unwrap();
     let ran = replace(&node.home, &node.home.backup()).expect_done("nothing to put aside");
-    assert!(ran.stderr.contains(left.to_str().unwrap()) && left.exists(), "{ran:?}");
+    assert!(ran.stderr.contains(left.to_str().unwrap()) && !left.exists(), "{ran:?}");
     let lock = fs::read(node.home.backup_lock()).unwrap();
     replace(&node.home, &node.home.backup()).expect_done("once more");
     fs::write(node.home.backup_lock(), lock).unwrap();
@@ -124,6 +127,16 @@ fn doing_it_again_finishes_what_was_interrupted() {
     node.start();
     node.commit();
     node.expect_restorable();
+}
+
+/// What went wrong: the copy of what was there was waited for, for ever.
+#[test]
+fn a_backup_lock_that_is_no_file_is_renamed() {
+    let node = stopped_node();
+    fs::remove_file(node.home.backup_lock()).unwrap();
+    mknodat(CWD, node.home.backup_lock(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    replace(&node.home, &node.home.backup()).expect_done("init --replace");
+    assert!(fs::metadata(node.home.backup_lock()).unwrap().is_file());
 }
 
 /// What went wrong: with the disk of the backup not mounted a new one was begun below the mount point, and the old one went
@@ -191,7 +204,7 @@ fn nothing_changes_when_it_is_refused() {
     node.stop();
 
     let newest = fs::read(node.home.database()).unwrap();
-    let to = node.home.join("old");
+    let to = node.home.join("old.sqlite3");
     let old = ["restore", "--version", "5", "--accept-stale-state"].map(AsRef::<std::ffi::OsStr>::as_ref);
     let backup = node.home.backup();
     cli::backupfs(&[&old[..], &[backup.as_os_str(), to.as_os_str()]].concat()).expect_done("an old version");

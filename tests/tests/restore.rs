@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use common::Backup;
 use mountfs::restore::{Damaged, Destination, Existing, Progress, Proof, RestoreError};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 use tests::home::everything;
 use tests::skip::skipped;
 use tests::small_node::SmallNode;
@@ -76,9 +78,9 @@ fn a_dangling_link_is_an_existing_file() {
 fn a_journal_beside_the_destination_would_corrupt_it() {
     let (node, to) = node();
     for suffix in ["-journal", "-wal"] {
-        let journal = to.path().join(format!("db{suffix}"));
+        let journal = to.path().join(format!("db.sqlite3{suffix}"));
         fs::write(&journal, "left over").unwrap();
-        restore(&node, &to.path().join("db"), &[]).expect_refused(2, &[&format!("db{suffix}")]);
+        restore(&node, &to.path().join("db.sqlite3"), &[]).expect_refused(2, &[&format!("db.sqlite3{suffix}")]);
         assert_eq!(everything(to.path()).len(), 1);
         fs::remove_file(&journal).unwrap();
     }
@@ -87,7 +89,7 @@ fn a_journal_beside_the_destination_would_corrupt_it() {
 #[test]
 fn an_older_version_needs_both_options() {
     let (node, to) = node();
-    let file = to.path().join("db");
+    let file = to.path().join("db.sqlite3");
     restore(&node, &file, &["--version", "3"]).expect_refused(2, &["accept-stale-state"]);
     restore(&node, &file, &["--accept-stale-state", "--version", "99"]).expect_refused(2, &["99"]);
     restore(&node, &file, &["--accept-stale-state", "--version", "03"]).expect_refused(2, &["03"]);
@@ -108,7 +110,7 @@ fn a_time_means_the_newest_version_that_had_been_recorded() {
         .iter()
         .map(|line| line["recorded_at"].as_str().expect("a time").to_owned())
         .collect();
-    let file = to.path().join("db");
+    let file = to.path().join("db.sqlite3");
     restore(&node, &file, &["--at", &times[2]]).expect_refused(2, &["accept-stale-state", "version 3", "revoked"]);
     restore(&node, &file, &["--at", "2020-02-02", "--accept-stale-state"]).expect_refused(2, &["oldest", &times[0]]);
     restore(&node, &file, &["--at", "3", "--accept-stale-state"]).expect_refused(2, &["--version"]);
@@ -264,11 +266,104 @@ fn nothing_is_restored_where_a_node_runs() {
     }
 }
 
+/// What went wrong: a FIFO was waited for, for ever.
+#[test]
+fn what_only_looks_like_a_pid_file_is_not_waited_for() {
+    let (node, to) = node();
+    let network = to.path().join("bitcoin");
+    fs::create_dir_all(network.join("lightningd-directory.pid")).unwrap();
+    let special = |path: &Path, kind: FileType, device| mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, device);
+    for directory in [to.path(), &network] {
+        special(&directory.join("lightningd-bitcoin.pid"), FileType::Fifo, 0).unwrap();
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(network.join("lightningd-socket.pid")).unwrap();
+    if special(&network.join("lightningd-device.pid"), FileType::CharacterDevice, makedev(1, 5)).is_err() {
+        skipped("only root makes devices, one as a pid file is not tested");
+    }
+    for name in ["lightning-rpc", "backup.lock", "backup.spool", "config"] {
+        special(&network.join(name), FileType::Fifo, 0).unwrap();
+    }
+    fs::remove_file(network.join("backup.spool")).unwrap();
+    restore(&node, &network, &[]).expect_done("restore");
+}
+
+/// What went wrong: the half of a database stayed for good.
+#[test]
+fn what_a_restore_that_was_killed_has_left_is_removed_by_the_next_one() {
+    let (mut node, to) = node();
+    node.start();
+    // Writing it takes longer than noticing it.
+    node.commit_also(&["INSERT INTO htlcs (id, preimage) VALUES (-1, zeroblob(30000000))"]);
+    node.stop();
+    let file = to.path().join("db.sqlite3");
+    let unfinished = || {
+        let names = fs::read_dir(to.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".restoring-")).collect::<Vec<_>>()
+    };
+    let mut killed = (0..20).find_map(|_| {
+        let mut child = Command::new(tests::binaries::backupfs())
+            .args([OsStr::new("restore"), node.home.backup().as_os_str(), file.as_os_str()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while unfinished().is_empty() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+        if child.try_wait().unwrap().is_none() && !file.exists() {
+            return Some(child);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(fs::remove_file(&file));
+        None
+    });
+    let child = killed.as_mut().expect("a restore that is stopped half way");
+    let left = unfinished();
+    let [name] = &left[..] else { panic!("{left:?}") };
+
+    let other = to.path().join("other.sqlite3");
+    let ran = restore(&node, &other, &[]).expect_done("another restore");
+    assert!(unfinished() == left && !ran.stderr.contains("removed"), "it is still being made: {ran:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = restore(&node, &file, &[]).expect_done("the next restore");
+    assert!(ran.stderr.contains("removed") && ran.stderr.contains(name), "{ran:?}");
+    assert_eq!(everything(to.path()).len(), 2, "the two databases");
+}
+
+/// What went wrong: it went to `~/.lightning/lightningd.sqlite3`, or to a file `~/.lightning/bitcoin`.
+#[test]
+fn it_goes_where_a_lightningd_looks() {
+    let (node, to) = node();
+    let (above, network) = (to.path().join("lightning"), to.path().join("lightning/bitcoin"));
+    let directory = network.to_str().unwrap();
+    let mkdir = format!("mkdir -p {directory}");
+    restore(&node, &network, &[]).expect_refused(2, &[&mkdir, "--create", ".sqlite3"]);
+    restore(&node, &network, &["--create", "--version", "99"]).expect_refused(2, &["99"]);
+    assert!(everything(to.path()).is_empty(), "what was made goes again");
+    restore(&node, &network, &["--create"]).expect_done("restore");
+    let database = network.join("lightningd.sqlite3");
+    compare::same_contents(&node.home.database(), &database, &[]).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&above), mode(&network), mode(&database)), (0o700, 0o700, 0o600));
+
+    for more in [&[][..], &["--create"], &["--backup-existing"]] {
+        restore(&node, &above, more).expect_refused(2, &["a directory for each network", directory]);
+    }
+    fs::write(network.join("hsm_secret"), "").unwrap();
+    fs::write(above.join("lightningd.sqlite3"), "by mistake").unwrap();
+    restore(&node, &above, &["--backup-existing"]).expect_refused(2, &["a directory for each network", directory]);
+    restore(&node, &above.join("look.sqlite3"), &[]).expect_done("only to look at it");
+}
+
 #[test]
 fn what_to_do_before_the_node_starts_is_said() {
     let (mut node, to) = node();
     let said = restore(&node, to.path(), &[]).expect_done("restore");
-    for needle in ["old node cannot run", "newer version than 5", "copy hsm_secret to"] {
+    let attach = format!("backupfs attach --lightning-dir {} file://", to.path().display());
+    for needle in ["old node cannot run", "newer version than 5", "copy hsm_secret to", &attach] {
         assert!(said.stderr.contains(needle), "{said:?}");
     }
     assert!(!said.stderr.contains("RUNNING NOW"), "{said:?}");
@@ -304,7 +399,7 @@ fn a_disk_that_fills_up_half_way_keeps_no_part() {
     let size = fs::metadata(node.home.database()).unwrap().len();
     assert!(size > 16 << 10, "{size}");
     let Some(disk) = TinyDisk::mounted(to.path(), c"size=16k") else { return };
-    let ran = restore(&node, &disk.path().join("db"), &[]);
+    let ran = restore(&node, &disk.path().join("db.sqlite3"), &[]);
     let left = everything(disk.path());
     ran.expect_refused(2, &["space", "db"]);
     assert!(left.is_empty(), "{:?}", left.keys());

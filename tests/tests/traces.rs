@@ -151,7 +151,8 @@ fn check_verify(home: &Home) {
 fn check_restore(home: &Home, samples: &BTreeMap<DataVersion, Sample>, mounted: &Mounted) -> anyhow::Result<()> {
     let (newest, _) = samples.last_key_value().context("no samples")?;
     let middle = samples.keys().nth(samples.len() / 2).context("no samples")?;
-    let [backup, to_newest, to_middle] = [home.backup(), home.join("restored"), home.join("restored-middle")];
+    let [backup, to_newest, to_middle] =
+        [home.backup(), home.join("restored.sqlite3"), home.join("restored-middle.sqlite3")];
     let restore = [Path::new("restore"), &backup];
     cli::backupfs(&[&restore[..], &[&to_newest]].concat()).expect_done("restore of the newest version");
     let number = middle.to_string();

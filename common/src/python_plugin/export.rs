@@ -10,7 +10,7 @@ use super::bytes::{HEADER_LEN, Header, HoldsZero, Kind, RECORD_HEADER_LEN, Recor
 use super::copy::BytesDone;
 use crate::log::RecordPlace;
 use crate::replay::{ReplayError, is_pragma};
-use crate::{Backup, DataVersion, History, Origin, ReadError, Version, View, Views};
+use crate::{Backup, DataVersion, History, Origin, ReadError, Unfinished, Version, View, Views, Workplace};
 
 /// Bytes of a database that are copied at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -128,8 +128,9 @@ pub fn export_backup(
     let io = |source| ExportError::Io { path: path.to_path_buf(), source };
     let directory = check_destination(path, backup.path())?;
     let beginning = find_beginning(history, version)?;
-    let temporary =
-        tempfile::Builder::new().prefix(".exporting-").suffix(".tmp").tempfile_in(&directory).map_err(io)?;
+    // Whose node it is the backup knows, when the place does not.
+    let workplace = Workplace::enter(&directory, Unfinished::Exported).or_owner_of(backup.path());
+    let temporary = workplace.new_file().map_err(io)?;
     let mut out = Out {
         path,
         file: BufWriter::with_capacity(CHUNK_BYTES, temporary.as_file()),

@@ -21,7 +21,7 @@ use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
-use crate::{Backup, BackupUrl, LogLimits, PageSize, ReplayError, Seq, Timestamp};
+use crate::{Backup, BackupUrl, LogLimits, Owner, PageSize, ReplayError, Seq, Timestamp};
 
 /// What becomes of a file that is damaged, or has a change that does not replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,25 +36,31 @@ pub enum OnDamage {
 /// beside the result are bounded, whatever the size of the file.
 ///
 /// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
-/// `accept` is told what it amounts to before it is there, and may say why that will not do. `progress` is asked now and then,
+/// Whoever owns `lightning_dir` owns the backup, when root makes it. `accept` is told what it amounts to before it is there, and may say why that will not do. `progress` is asked now and then,
 /// and can end it.
 ///
 /// # Errors
 /// When there is something at `url`, or the file is none of the plugin, is damaged, or does not replay, or it is not accepted.
 /// Nothing has been made then.
 pub fn import_backup(
+    lightning_dir: Option<&Path>,
     mut file: PythonFile,
     url: &BackupUrl,
     on_damage: OnDamage,
     accept: &dyn Fn(&Imported) -> Result<(), String>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
+    // Whose node it is the file knows, when nothing else does.
+    let owner = match lightning_dir {
+        Some(lightning_dir) => Owner::other_than_root([lightning_dir]),
+        None => Owner::other_than_root([url.path().parent().unwrap_or(url.path()), file.path()]),
+    };
     let mut until = match on_damage {
         OnDamage::Refuse => Until::End,
         OnDamage::StopBefore => Until::Damage,
     };
     loop {
-        let imported = create_filled(url, |building| fill(building, &mut file, &until, accept, progress));
+        let imported = create_filled(url, owner, |building| fill(building, &mut file, &until, accept, progress));
         match imported {
             // By then it is part of logs and segments: all is made anew, and ends before it.
             Err(ImportError::Replay { source, .. })
@@ -110,7 +116,6 @@ fn fill(
 ) -> Result<Imported, ImportError> {
     let unnamed = Arc::new(UnnamedDirectory::new(RealDirectory::new(building)));
     let directory: Arc<dyn Directory> = unnamed.clone();
-    directory.create(names::LOCK)?;
     // Whose it is the recorder finds out at its first start, as it does for a new node.
     let manifest =
         Manifest { uuid: Uuid::new_v4(), created: Timestamp::now(), page_size: PageSize::DEFAULT, node_id: None };

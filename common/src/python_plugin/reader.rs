@@ -1,14 +1,14 @@
 //! [`PythonFile`]: a file of the plugin, read from its beginning to its end, once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::bytes::{HEADER_LEN, Header, Kind, RECORD_HEADER_LEN, RecordHeader, split_statements};
 use super::import_error::{ImportError, RecordDamage};
 use crate::format::record::{PAYLOAD_LEN_MAX, PayloadTooLong};
-use crate::{DataVersion, Timestamp};
+use crate::{DataVersion, Timestamp, open_regular_file};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -94,12 +94,11 @@ impl PythonFile {
     /// When it cannot be read, or is none of the plugin.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let io = |source| ImportError::Io { path: path.to_path_buf(), source };
-        // Opening a FIFO must not wait for a writer.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
+        let file = open_regular_file(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => ImportError::NotAFile { path: path.to_path_buf() },
+            _ => io(error),
+        })?;
         let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(ImportError::NotAFile { path: path.to_path_buf() });
-        }
         let mut file = BufReader::with_capacity(READ_BYTES, file);
         let not_ours = |reason| ImportError::NotAPythonBackup { path: path.to_path_buf(), reason };
         let mut bytes = [0; HEADER_LEN];

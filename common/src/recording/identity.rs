@@ -1,12 +1,13 @@
 //! Whose database it is: a backup belongs to one node.
 
 use super::{Goes, Recording};
-use crate::RecordError;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::record_error::Hex;
 use crate::storage::replace_file;
+use crate::version_rules::Commit;
+use crate::{DataVersion, RecordError};
 
 /// When the database is looked at next to learn or check whose it is.
 ///
@@ -26,7 +27,7 @@ impl Default for Identity {
 
 impl Recording {
     /// Looks, now and then, whether the database is that of the node that the backup belongs to.
-    pub(super) fn check_identity(&mut self) -> Result<(), RecordError> {
+    pub(super) fn check_identity(&mut self, committed: DataVersion) -> Result<(), RecordError> {
         let Identity::Unchecked { writes, next_look } = &mut self.known.identity else {
             return Ok(());
         };
@@ -34,15 +35,44 @@ impl Recording {
         if writes < next_look {
             return Ok(());
         }
+        let is_first = *writes == 1;
         *next_look = next_look.saturating_mul(2);
         match LiveDatabase::open(&self.known.database) {
-            Ok(database) => self.compare_node_id(&database),
+            Ok(database) => {
+                // Where a comparison is due it says so itself.
+                if is_first && self.known.commit != Commit::Unknown {
+                    self.warn_of_another_database(&database, committed);
+                }
+                self.compare_node_id(&database)
+            }
             // It is a check on top of the version rules, which decide alone when the file cannot be read now.
-            Err(LiveDatabaseError::Busy { .. } | LiveDatabaseError::Missing { .. }) => Ok(()),
+            Err(LiveDatabaseError::Busy { .. }) => Ok(()),
+            Err(LiveDatabaseError::Missing { path }) => {
+                if is_first {
+                    log::warn!(
+                        "there is no {}, so lightningd has its database elsewhere: `wallet=` in its config, or `--wallet`, says \
+                         where. Name it as \"database\" in backup.lock: when lightningd has once run without this plugin, writes \
+                         are refused without it",
+                        path.display()
+                    );
+                }
+                Ok(())
+            }
             Err(error) => {
                 log::warn!("cannot check whose database this is: {error}");
                 Ok(())
             }
+        }
+    }
+
+    /// Says at the beginning of a run, and not only when a snapshot is needed, that this is not the file that `lightningd` uses.
+    fn warn_of_another_database(&self, database: &LiveDatabase, committed: DataVersion) {
+        match database.data_version() {
+            Ok(found) if found != committed => {
+                log::warn!("{}", RecordError::WrongDatabase { path: self.known.database.clone(), found, committed });
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("cannot check whether lightningd uses this database: {error}"),
         }
     }
 

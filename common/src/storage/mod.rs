@@ -124,7 +124,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// When it is absent, not a regular file, or not accessible.
     fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError>;
 
-    /// Creates a new file with mode 0600, for reading and writing.
+    /// Creates a new file with mode 0600, for reading and writing. It belongs to the owner of the directory, when root makes it.
     ///
     /// # Errors
     /// When the name exists already.

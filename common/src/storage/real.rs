@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::Owner;
+
 use super::{Access, Directory, StorageError, StorageOp, StoredFile};
 
 /// A directory of the operating system.
@@ -55,7 +57,12 @@ impl Directory for RealDirectory {
     fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
-        Ok(Box::new(self.open_with(&mut options, StorageOp::Create, name)?))
+        let file = self.open_with(&mut options, StorageOp::Create, name)?;
+        // Root may be at work on the backup of another user's node, which has to go on with it.
+        if let Some(owner) = Owner::other_than_root([self.path.as_path()]) {
+            owner.take(&file.file, &file.path);
+        }
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
-use common::Backup;
 use common::python_plugin::{ExportError, export_backup};
+use common::{Backup, Owner};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -49,6 +49,9 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
         exported.records,
         exported.bytes
     );
+    if let Some(owner) = Owner::given(&args.file) {
+        say!("it belongs to {owner}");
+    }
     if let Some(problem) = exported.unreadable {
         note!("warning: older history is not in it: {}", chain(&problem));
     }

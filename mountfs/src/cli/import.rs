@@ -6,14 +6,16 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
 use common::python_plugin::{Imported, OnDamage, PythonFile, PythonLock, Repairs, TornBy, import_backup};
-use common::{BackupLock, DataVersion, OnGap, OnUnreachable, quick_check, sqlite_reason, version_of_database};
-use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
+use common::{BackupLock, DataVersion, OnGap, OnUnreachable, Owner, quick_check, sqlite_reason};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::init::{database_is_damaged, expect_one_network, look_around, say_what_comes_next, without_detours};
+use super::attach::{attach_command, restore_command};
+use super::init::{database_is_damaged, on_same_file_system, say_owner, say_what_comes_next, without_detours};
+use super::node_database::NodeDatabase;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, ImportArgs};
+use crate::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::{note, say};
 
 /// Makes a backup of a file of the Python plugin, and connects a node to it if one is named.
@@ -27,7 +29,8 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     let mut bar = Bar::new("importing");
     let on_damage = if args.until_damage { OnDamage::StopBefore } else { OnDamage::Refuse };
     let accept = |imported: &Imported| node.as_ref().map_or(Ok(()), |node| node.accepts(imported, args));
-    let imported = import_backup(file, &args.url, on_damage, &accept, &mut |bytes| {
+    let lightning_dir = node.as_ref().map(|node| &*node.lightning_dir);
+    let imported = import_backup(lightning_dir, file, &args.url, on_damage, &accept, &mut |bytes| {
         bar.set(bytes.done, bytes.total);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -63,7 +66,12 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     }
     match &node {
         Some(node) => node.connect(args, &imported)?,
-        None => note!("note: no node records into it yet; that takes `--lightning-dir`"),
+        None => {
+            if let Some(owner) = Owner::given(args.url.path()) {
+                say!("it belongs to {owner}");
+            }
+            note!("note: no node records into it yet; `{}` connects one", attach_command("DIR", &args.url));
+        }
     }
     Ok(())
 }
@@ -127,30 +135,11 @@ struct Node {
     database: NodeDatabase,
 }
 
-/// How far the database of a node is.
-#[derive(Debug, Clone, Copy)]
-enum NodeDatabase {
-    /// There is none yet.
-    Absent,
-    /// In the middle of a transaction, which lightningd rolls back when it starts: when a plugin refuses a write it dies so.
-    LeftByCrash,
-    /// At this version.
-    At(DataVersion),
-}
-
 impl Node {
     /// Looks at the node before anything is made.
     fn find(given: &Path, file: &PythonFile) -> anyhow::Result<Self> {
-        let not_there = || {
-            format!(
-                "{} is not a lightning-dir; name the node's directory, for example ~/.lightning/bitcoin",
-                given.display()
-            )
-        };
-        let lightning_dir = given.canonicalize().with_context(not_there)?;
-        if !lightning_dir.is_dir() {
-            bail!(not_there());
-        }
+        let node = LightningDir::find(given)?;
+        let lightning_dir = node.path().to_owned();
         let lock = BackupLock::path(&lightning_dir);
         let is_theirs = lock.ends_with(BackupLock::FILE_NAME) && PythonLock::find(&lightning_dir).is_some();
         if lock.symlink_metadata().is_ok() && !is_theirs {
@@ -160,13 +149,12 @@ impl Node {
                 lock.display()
             );
         }
-        let database = NodeDatabase::look(&lightning_dir.join("lightningd.sqlite3"))?;
-        if matches!(database, NodeDatabase::Absent) {
-            expect_one_network(given, &lightning_dir)?;
-        }
+        expect_one_network(&lightning_dir)?;
+        node.expect_stopped(node.usual_database().as_deref())?;
+        let database = NodeDatabase::look(&lightning_dir.join(DATABASE_NAME))?;
         let newest = file.header().version;
         // One behind: it died before COMMIT, which the recorder puts right.
-        if let NodeDatabase::At(version) = database
+        if let NodeDatabase::At { version, .. } = database
             && version.distance_from(newest) < -1
         {
             bail!(
@@ -186,13 +174,13 @@ impl Node {
         let out = "leave --lightning-dir out to import without connecting the node";
         match self.database {
             // One behind: it died before COMMIT, which the recorder puts right.
-            NodeDatabase::At(version) if version.distance_from(known) < -1 => Err(format!(
+            NodeDatabase::At { version, .. } if version.distance_from(known) < -1 => Err(format!(
                 "the database of this node is at version {version}, but {} holds version {known}: this node was put on an old \
                  state; do not run it. {out}, and restore the newest version",
                 args.file.display()
             )),
             _ if is_all => Ok(()),
-            NodeDatabase::At(version) if version.distance_from(newest) > 0 => Ok(()),
+            NodeDatabase::At { version, .. } if version.distance_from(newest) > 0 => Ok(()),
             _ => Err(format!(
                 "versions after {newest} are missing from {}, and the node's database does not prove that it is newer: nothing \
                  would stop it from running on an old state. {out}, and look for another copy of the file or of the database",
@@ -203,7 +191,7 @@ impl Node {
 
     /// What SQLite says is wrong with the node's own database, if it can be looked at.
     fn look_for_damage(&self) -> Option<String> {
-        let NodeDatabase::At(_) = self.database else { return None };
+        let NodeDatabase::At { .. } = self.database else { return None };
         let path = self.lightning_dir.join("lightningd.sqlite3");
         let look = || quick_check(&Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, 1);
         match look() {
@@ -227,7 +215,8 @@ impl Node {
             compact: None,
         };
         lock.create(&self.lightning_dir).with_context(|| {
-            format!("{} is made, but the node is not connected to it; write backup.lock by hand", args.url)
+            let attach = attach_command(&self.lightning_dir.display().to_string(), &args.url);
+            format!("{} is made, but the node is not connected to it; when that is mended: `{attach}`", args.url)
         })?;
         say!("wrote {}", BackupLock::path(&self.lightning_dir).display());
         if let Some(theirs) = PythonLock::find(&self.lightning_dir) {
@@ -237,53 +226,14 @@ impl Node {
                 theirs.backend_url
             );
         }
-        let newest = imported.newest;
-        match self.database {
-            NodeDatabase::At(version) => match version.distance_from(newest) {
-                0 => say!(
-                    "the node's database is at version {newest}, too; at its first start the recorder compares all of it \
-                     with the backup"
-                ),
-                distance if distance > 0 => say!(
-                    "the node's database is at version {version}: at its first start the recorder takes a snapshot of it; \
-                     versions between {newest} and {version} are missing"
-                ),
-                _ => say!(
-                    "the node's database is at version {version}: lightningd died before it committed version {newest}, \
-                     which the recorder rewinds at its first start"
-                ),
-            },
-            NodeDatabase::LeftByCrash => say!(
-                "the node's database was left in the middle of a transaction, which lightningd rolls back when it starts; \
-                 the recorder then compares it with the backup"
-            ),
-            NodeDatabase::Absent => {
-                say!("there is no database in {} yet: restore it before you start", self.lightning_dir.display());
-            }
-        }
         if let Some(found) = self.look_for_damage() {
             note!("{}", database_is_damaged(&found));
         }
+        let restore = restore_command(&args.url, &self.lightning_dir);
+        self.database.say_how_it_stands(imported.newest, &restore);
+        say_owner(&args.url, &self.lightning_dir);
         say_what_comes_next(&self.lightning_dir);
-        look_around(&args.url, &self.lightning_dir);
+        on_same_file_system(&args.url, &self.lightning_dir);
         Ok(())
-    }
-}
-
-impl NodeDatabase {
-    fn look(database: &Path) -> anyhow::Result<Self> {
-        if !database.exists() {
-            return Ok(Self::Absent);
-        }
-        let read = || version_of_database(&Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
-        match read() {
-            Ok(version) => Ok(Self::At(version)),
-            Err(error) if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_READONLY_ROLLBACK) => {
-                Ok(Self::LeftByCrash)
-            }
-            Err(error) => {
-                bail!("cannot read {} ({}); stop the node first", database.display(), sqlite_reason(&error))
-            }
-        }
     }
 }

@@ -8,35 +8,37 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, bail};
 use common::python_plugin::PythonLock;
 use common::{
-    BUILDING_PREFIX, BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable,
-    PagesDone, create_backup, replace_backup,
+    BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable, Owner, PagesDone,
+    create_backup_for, replace_backup,
 };
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, InitArgs};
+use crate::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
 use crate::{note, say};
 
 /// Name of the plugin, which is built and installed beside this program.
 pub const RECORDER_NAME: &str = "backup-recorder";
-
-/// Networks that have a directory of their own in `~/.lightning`.
-const NETWORKS: [&str; 6] = ["bitcoin", "testnet", "testnet4", "signet", "regtest", "liquid"];
 
 /// Creates a backup and connects a node to it.
 ///
 /// # Errors
 /// Exit code 2; nothing was created then.
 pub fn run(args: &InitArgs) -> Result<(), Failure> {
-    let lightning_dir = check_lightning_dir(args)?;
+    let node = check_lightning_dir(args)?;
+    let lightning_dir = node.path().to_owned();
     let before = args.replace.then(|| settings_before(&lightning_dir, &args.url)).transpose()?.flatten();
     let given = args.database.as_deref().map(find_database).transpose()?;
     let database = given.or_else(|| before.as_ref().and_then(|before| before.database.clone()));
-    let usual = lightning_dir.join("lightningd.sqlite3");
     let source = match &database {
         Some(database) => Some(find_database(&lightning_dir.join(database))?),
-        None => usual.exists().then_some(usual),
+        None => node.usual_database(),
     };
+    node.expect_stopped(source.as_deref())?;
+    if source.is_none() && node.has_its_database_elsewhere() {
+        note!("{}", elsewhere(&lightning_dir, "--database"));
+    }
 
     let interrupted = interrupted_by_signal()?;
     let mut bar = Bar::new("snapshot");
@@ -49,7 +51,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         let damaged = if args.accept_damaged_database { DamagedDatabase::Accept } else { DamagedDatabase::Refuse };
         replace_backup(&args.url, &lightning_dir, source.as_deref(), damaged, progress)
     } else {
-        create_backup(&args.url, source.as_deref(), progress)
+        create_backup_for(&args.url, &lightning_dir, source.as_deref(), progress)
     };
     bar.finish();
     let created = created?;
@@ -140,6 +142,14 @@ fn offer_import(args: &InitArgs, lightning_dir: &Path) {
     }
 }
 
+/// The warning about a node that has run, and has no database where it usually is.
+pub(super) fn elsewhere(lightning_dir: &Path, how: &str) -> String {
+    format!(
+        "warning: {} is there, but no database: if `wallet=` in the node's config says that it is elsewhere, name it with {how}",
+        lightning_dir.join(HSM_SECRET).display()
+    )
+}
+
 /// The URL of a backup that is there, without `..` and links: it must still lead there from anywhere, years later.
 pub(super) fn without_detours(url: &BackupUrl) -> BackupUrl {
     let path = url.path().canonicalize().ok();
@@ -171,45 +181,27 @@ fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Opti
 }
 
 /// Whether the only `backup.lock` is that of the Python plugin.
-fn has_only_theirs(lightning_dir: &Path) -> bool {
+pub(super) fn has_only_theirs(lightning_dir: &Path) -> bool {
     BackupLock::path(lightning_dir).ends_with(BackupLock::FILE_NAME) && PythonLock::find(lightning_dir).is_some()
 }
 
-fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<PathBuf> {
-    let given = &args.lightning_dir;
-    let lightning_dir = given.canonicalize().with_context(|| {
-        format!(
-            "{} is not a lightning-dir; name the node's directory, for example ~/.lightning/bitcoin",
-            given.display()
-        )
-    })?;
-    if !lightning_dir.is_dir() {
-        bail!("{} is not a directory; name the node's directory, for example ~/.lightning/bitcoin", given.display());
-    }
-    let lock = BackupLock::path(&lightning_dir);
-    if !args.replace && lock.symlink_metadata().is_ok() && !has_only_theirs(&lightning_dir) {
+fn check_lightning_dir(args: &InitArgs) -> anyhow::Result<LightningDir> {
+    let node = LightningDir::find(&args.lightning_dir)?;
+    let lock = BackupLock::path(node.path());
+    if !args.replace && lock.symlink_metadata().is_ok() && !has_only_theirs(node.path()) {
         bail!(
             "{} exists: the node has a backup already; `--replace` begins a new one in the same place, and keeps the old \
              one under another name",
             lock.display()
         );
     }
-    if args.database.is_none() && !lightning_dir.join("lightningd.sqlite3").exists() {
-        expect_one_network(given, &lightning_dir)?;
+    if args.database.is_none() {
+        expect_one_network(node.path())?;
     }
-    Ok(lightning_dir)
+    Ok(node)
 }
 
-/// That it is not the directory above those of the networks: the plugin runs in one of these, and would not find a
-/// `backup.lock` above it.
-pub(super) fn expect_one_network(given: &Path, lightning_dir: &Path) -> anyhow::Result<()> {
-    let network = NETWORKS.iter().map(|name| lightning_dir.join(name)).find(|path| path.is_dir());
-    network.map_or(Ok(()), |network| {
-        bail!("{} has a directory for each network; name that: {}", given.display(), network.display())
-    })
-}
-
-fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn find_database(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(|| {
         format!(
             "there is no database {}; leave --database out if the node has never run, or start it once without the \
@@ -226,36 +218,16 @@ fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
         None => say!("created {}, empty: it begins with the first write of the node", args.url),
     }
     say!("wrote {}", lock.display());
+    say_owner(&args.url, lightning_dir);
     say_what_comes_next(lightning_dir);
-    look_around(&args.url, lightning_dir);
-}
-
-/// Says what is not as it should be around a new backup.
-pub(super) fn look_around(url: &BackupUrl, lightning_dir: &Path) {
-    on_same_file_system(url, lightning_dir);
-    for left in left_by_interrupted(url) {
-        note!(
-            "note: {} was left by an init or import that was interrupted; remove it unless one is running",
-            left.display()
-        );
-    }
-}
-
-/// What was being filled beside the backup when power failed.
-fn left_by_interrupted(url: &BackupUrl) -> Vec<PathBuf> {
-    let entries = url.path().parent().and_then(|parent| fs::read_dir(parent).ok());
-    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_left = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(BUILDING_PREFIX.as_bytes()))
-    };
-    paths.filter(is_left).collect()
+    on_same_file_system(&args.url, lightning_dir);
 }
 
 /// Says how the recorder is started, and what is in no backup.
 pub(super) fn say_what_comes_next(lightning_dir: &Path) {
     let recorder = beside_this_program(RECORDER_NAME);
     say!(
-        "\nPut this into the node's config ({}/config) and restart it:\n\n    important-plugin={}\n",
+        "\nPut this into the node's config ({}/config), if it is not there yet, and start the node:\n\n    important-plugin={}\n",
         lightning_dir.display(),
         recorder.display()
     );
@@ -265,12 +237,19 @@ pub(super) fn say_what_comes_next(lightning_dir: &Path) {
     say!(
         "Copy {} to a safe place by hand, once. It is never in the backup, and without it the backup cannot bring the \
          funds back.",
-        lightning_dir.join("hsm_secret").display()
+        lightning_dir.join(HSM_SECRET).display()
     );
 }
 
+/// Says whom root has given the backup to: otherwise `lightningd` could not record to it.
+pub(super) fn say_owner(url: &BackupUrl, lightning_dir: &Path) {
+    if let Some(owner) = Owner::given(url.path()) {
+        say!("both belong to {owner}, as {} does", lightning_dir.display());
+    }
+}
+
 /// A backup on the disk that it is to replace is not much of a backup.
-fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
+pub(super) fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
     use std::os::unix::fs::MetadataExt as _;
     if let (Ok(backup), Ok(node)) = (fs::metadata(url.path()), fs::metadata(lightning_dir))
         && backup.dev() == node.dev()

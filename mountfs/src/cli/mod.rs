@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and how an outcome becomes an exit code.
 
+pub mod attach;
 pub mod behind;
 mod chosen_version;
 pub mod compact;
@@ -15,6 +16,7 @@ pub mod init;
 pub mod man;
 pub mod mount;
 pub mod mount_helper;
+mod node_database;
 mod progress;
 pub mod restore;
 pub mod seal;
@@ -79,6 +81,8 @@ pub struct Cli {
 pub enum Command {
     /// Create a backup of a node and connect the node to it
     Init(InitArgs),
+    /// Connect a node to a backup that is there
+    Attach(attach::AttachArgs),
     /// Mount a backup: every version is a directory
     Mount(MountArgs),
     /// Write the newest version of the database to a file
@@ -114,7 +118,8 @@ pub enum Command {
 /// Create a backup of a node and connect the node to it.
 ///
 /// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
-/// plugin `backup-recorder` finds it. Stop the node first: while the snapshot is taken it could not commit.
+/// plugin `backup-recorder` finds it. Stop the node first: it would go on without being recorded. Run by root for the node of
+/// another user, the backup belongs to the owner of the lightning-dir.
 ///
 /// With --replace a backup that is there already, damaged or not, is renamed to URL.replaced-TIME and stays mountable as far
 /// as it is readable; the node keeps what its `backup.lock` says besides. A transaction that `lightningd` died in, as it does
@@ -170,13 +175,14 @@ pub struct MountArgs {
 /// Write the newest version of the database to a file.
 ///
 /// The file appears under its name when it is complete and has passed SQLite's quick_check; nothing is overwritten. Refused while
-/// `lightningd` runs on that directory.
+/// `lightningd` runs on that directory. Run by root, the file belongs to the owner of the directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 TIME is in UTC, or with an offset: 2026-11-20, '2026-11-20 14:05', 2026-11-20T14:05:07Z. A day or a minute means its end.
 
 Examples:
   backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --create /var/backup/node.bkp ~/.lightning/bitcoin
   backupfs restore --verify --backup-existing /var/backup/node.bkp ~/.lightning/bitcoin
   backupfs restore --at '2026-11-20 14:05' --accept-stale-state /var/backup/node.bkp /tmp/look.sqlite3
 
@@ -184,8 +190,11 @@ The old node must not run any more, and hsm_secret has to be copied by hand.")]
 pub struct RestoreArgs {
     /// The backup
     pub url: BackupUrl,
-    /// The new file; a directory means lightningd.sqlite3 in it
+    /// The node's directory, that of the network, which gets a lightningd.sqlite3; or a new file, with an extension
     pub dest: PathBuf,
+    /// Make the directory if it is not there
+    #[arg(long)]
+    pub create: bool,
     /// Another version than the newest; only to look at it, never to run a node on it
     #[arg(long, value_name = "N")]
     pub version: Option<DataVersion>,
@@ -496,6 +505,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     }
     match &cli.command {
         Command::Init(args) => init::run(args),
+        Command::Attach(args) => attach::run(args),
         Command::Mount(args) if args.daemon => daemon::start(args, cli.verbosity),
         Command::Mount(args) => mount::run(args),
         Command::Restore(args) => restore::run(args),

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use common::{Backup, DataVersion, History, LockLook, ReadError, TimelineEntry, Timestamp, Version};
+use common::{Backup, BackupLock, DataVersion, History, LockLook, Owner, ReadError, TimelineEntry, Timestamp, Version};
 
+use super::attach::attach_command;
 use super::progress::Bar;
 use super::signals::signals_to_end;
 use super::{Failure, RestoreArgs, behind, chosen_version};
 use crate::fs_error::chain;
-use crate::restore::{Damaged, Destination, Existing, Progress, Proof, RestoreError, Restored, restore};
+use crate::lightning_dir::{DATABASE_NAME, HSM_SECRET};
+use crate::restore::{
+    Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
+};
 use crate::{note, say};
-
-/// The file with the node's keys, beside its database.
-const HSM_SECRET: &str = "hsm_secret";
 
 /// Restores the newest version, or another one if that was confirmed.
 ///
@@ -24,6 +25,7 @@ const HSM_SECRET: &str = "hsm_secret";
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let existing = if args.backup_existing { Existing::PutAside } else { Existing::Refuse };
+    let _made = args.create.then(|| MadeDirectories::make_for(&args.dest, backup.path())).transpose()?;
     let destination = Destination::check(&args.dest, backup.path(), existing)?;
     let (history, problem) = backup.read_history();
     if let Err(problem) = &problem {
@@ -86,8 +88,14 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     if !restored.damage.is_empty() {
         note!("{}", about_damage(&restored));
     }
+    if let Some(owner) = Owner::given(&restored.path) {
+        say!("it belongs to {owner}, as {} does", destination.directory().display());
+    }
     if Some(version.seq) == history.newest().map(|newest| newest.seq) {
         note!("{}", checklist(&backup, version, destination.directory()));
+        if restored.path.ends_with(DATABASE_NAME) {
+            note!("{}", going_on(&backup, args, destination.directory()));
+        }
     }
     Ok(())
 }
@@ -125,6 +133,19 @@ fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
          - {secret}",
         version.data_version, version.recorded_at
     )
+}
+
+/// What has to be done to go on recording.
+fn going_on(backup: &Backup, args: &RestoreArgs, directory: &Path) -> String {
+    let lock = BackupLock::read(directory).ok().filter(|lock| lock.backup_uuid == Some(backup.manifest().uuid));
+    if lock.is_some_and(|lock| lock.backend_url.path().canonicalize().ok() == backup.path().canonicalize().ok()) {
+        return format!(
+            "- {} names this backup: the node goes on recording to it",
+            BackupLock::path(directory).display()
+        );
+    }
+    let attach = attach_command(&directory.display().to_string(), &args.url);
+    format!("- to go on recording to this backup: `{attach}`")
 }
 
 fn failure(error: RestoreError) -> Failure {

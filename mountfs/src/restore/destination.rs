@@ -5,14 +5,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::{Timestamp, free_name};
+use common::{BackupLock, Timestamp, Unfinished, Workplace, free_name};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::NamedTempFile;
 
-use super::{RestoreError, RunningNode};
-
-/// Name of the database in a directory given as the destination.
-const DATABASE_NAME: &str = "lightningd.sqlite3";
+use super::RestoreError;
+use crate::lightning_dir::{DATABASE_NAME, expect_one_network};
+use crate::running_node::RunningNode;
 
 /// Files that SQLite would take for a part of the restored database.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
@@ -27,15 +26,17 @@ pub enum Existing {
 }
 
 /// A place for a database: checked before anything is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Destination {
     path: PathBuf,
     directory: PathBuf,
     existing: Existing,
+    workplace: Workplace,
 }
 
 impl Destination {
-    /// Checks `path`; a directory means a file of the usual name in it.
+    /// Checks `path`; a directory means a file of the usual name in it. What a restore to that directory that was killed has left
+    /// there is removed.
     ///
     /// # Errors
     /// [`RestoreError`] says why nothing may be written there.
@@ -45,10 +46,18 @@ impl Destination {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(RestoreError::NoDirectory(path));
         }
+        let is_absent = path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The directory of a network that is not there yet: no lightningd looks for a file of that name.
+        let is_no_file = is_absent && path.extension().is_none();
         if !parent.is_dir() {
-            return Err(RestoreError::NoDirectory(parent.to_owned()));
+            let missing = if is_no_file {
+                RestoreError::NoDirectoryOrFile(path)
+            } else {
+                RestoreError::NoDirectory(parent.to_owned())
+            };
+            return Err(missing);
         }
         let resolve = |directory: &Path| {
             directory.canonicalize().map_err(|source| RestoreError::Write { path: path.clone(), source })
@@ -57,35 +66,21 @@ impl Destination {
         if directory.starts_with(resolve(backup)?) {
             return Err(RestoreError::InsideBackup(path));
         }
-        let destination = Self { path: parent.join(name), directory, existing };
-        destination.expect_free()?;
-        Ok(destination)
+        if is_no_file {
+            return Err(RestoreError::NoDirectoryOrFile(path));
+        }
+        let path = parent.join(name);
+        if name == DATABASE_NAME {
+            expect_looked_for(&directory)?;
+        }
+        expect_free(&path, &directory, existing)?;
+        let workplace = Workplace::enter(&directory, Unfinished::Restored);
+        Ok(Self { path, directory, existing, workplace })
     }
 
-    /// That no node uses the place, and that nothing is there, unless that may be put aside.
-    fn expect_free(&self) -> Result<(), RestoreError> {
-        let error = |source| RestoreError::Write { path: self.path.clone(), source };
-        if let Some(node) = RunningNode::find(&self.directory).map_err(error)? {
-            return Err(RestoreError::NodeRuns { node });
-        }
-        if self.existing == Existing::PutAside {
-            // What listens and locks where it usually does was found above. This finds what was told to be elsewhere.
-            return RunningNode::with_open(&self.path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
-        }
-        // Not `exists()`: a link that leads nowhere is something, too.
-        if self.path.symlink_metadata().is_ok() {
-            return Err(RestoreError::Exists(self.path.clone()));
-        }
-        match self.companions().next() {
-            Some((companion, _)) => Err(RestoreError::Companion(companion)),
-            None => Ok(()),
-        }
-    }
-
-    /// The files beside it that SQLite takes for a part of it, and the ends of their names.
-    fn companions(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
-        let companions = COMPANIONS.into_iter().map(|suffix| (with_suffix(&self.path, suffix), suffix));
-        companions.filter(|(companion, _)| companion.symlink_metadata().is_ok())
+    /// A file in the directory, for what is to get the name.
+    pub(super) fn new_file(&self) -> io::Result<NamedTempFile> {
+        self.workplace.new_file()
     }
 
     /// Gives the complete file its name, durably, and what is there another one, which is returned.
@@ -93,7 +88,7 @@ impl Destination {
     /// The database goes first, then its journal: without it a journal does no harm, and without its journal a database may be
     /// half a transaction. If power fails in between there is no database.
     pub(super) fn take(&self, temporary: NamedTempFile) -> Result<Option<PathBuf>, RestoreError> {
-        self.expect_free()?;
+        expect_free(&self.path, &self.directory, self.existing)?;
         let error = |source| RestoreError::Write { path: self.path.clone(), source };
         let aside = free_name(&self.path, Timestamp::now()).map_err(error)?;
         let mut renamed = Vec::new();
@@ -123,7 +118,7 @@ impl Destination {
             return Ok(());
         }
         let database = self.path.symlink_metadata().is_ok().then(|| (self.path.clone(), ""));
-        for (path, suffix) in database.into_iter().chain(self.companions()) {
+        for (path, suffix) in database.into_iter().chain(companions(&self.path)) {
             let aside = with_suffix(aside, suffix);
             rename(&path, &aside)?;
             renamed.push((path, aside));
@@ -140,6 +135,44 @@ impl Destination {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
+}
+
+/// That a node looks there for a database of the usual name.
+fn expect_looked_for(directory: &Path) -> Result<(), RestoreError> {
+    expect_one_network(directory)?;
+    let database = BackupLock::read(directory).ok().and_then(|lock| lock.database);
+    match database.map(|database| directory.join(database)) {
+        Some(database) if database != directory.join(DATABASE_NAME) => {
+            Err(RestoreError::Elsewhere { lock: BackupLock::path(directory), database })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// That no node uses the place, and that nothing is there, unless that may be put aside.
+fn expect_free(path: &Path, directory: &Path, existing: Existing) -> Result<(), RestoreError> {
+    let error = |source| RestoreError::Write { path: path.to_owned(), source };
+    if let Some(node) = RunningNode::find(directory).map_err(error)? {
+        return Err(RestoreError::NodeRuns { node });
+    }
+    if existing == Existing::PutAside {
+        // What listens and locks where it usually does was found above. This finds what was told to be elsewhere.
+        return RunningNode::with_open(path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
+    }
+    // Not `exists()`: a link that leads nowhere is something, too.
+    if path.symlink_metadata().is_ok() {
+        return Err(RestoreError::Exists(path.to_owned()));
+    }
+    match companions(path).next() {
+        Some((companion, _)) => Err(RestoreError::Companion(companion)),
+        None => Ok(()),
+    }
+}
+
+/// The files beside it that SQLite takes for a part of it, and the ends of their names.
+fn companions(path: &Path) -> impl Iterator<Item = (PathBuf, &'static str)> {
+    let companions = COMPANIONS.into_iter().map(|suffix| (with_suffix(path, suffix), suffix));
+    companions.filter(|(companion, _)| companion.symlink_metadata().is_ok())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -182,14 +215,53 @@ mod tests {
         assert!(matches!(refusal(&dangling, &backup), RestoreError::Exists(_)));
         fs::write(node.join(DATABASE_NAME), "").unwrap();
         assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));
-        assert!(matches!(refusal(&dir.path().join("no/where"), &backup), RestoreError::NoDirectory(_)));
+        assert!(matches!(refusal(&dir.path().join("no/where.sqlite3"), &backup), RestoreError::NoDirectory(_)));
         assert!(matches!(refusal(&dir.path().join("new/"), &backup), RestoreError::NoDirectory(_)));
         assert!(matches!(refusal(&backup.join("x"), &backup), RestoreError::InsideBackup(_)));
         for suffix in COMPANIONS {
-            let name = dir.path().join(format!("with{suffix}"));
+            let name = dir.path().join(format!("with.db{suffix}"));
             fs::write(&name, "").unwrap();
-            assert!(matches!(refusal(&dir.path().join("with"), &backup), RestoreError::Companion(_)), "{suffix}");
+            assert!(matches!(refusal(&dir.path().join("with.db"), &backup), RestoreError::Companion(_)), "{suffix}");
             fs::remove_file(name).unwrap();
         }
+    }
+
+    /// What went wrong: a file `bitcoin` was made where no lightningd looks for it.
+    #[test]
+    fn a_name_without_an_extension_is_a_directory_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("node.bkp");
+        fs::create_dir(&backup).unwrap();
+        for name in ["bitcoin", "lightning/bitcoin"] {
+            let path = dir.path().join(name);
+            let refused = refusal(&path, &backup);
+            assert!(matches!(refused, RestoreError::NoDirectoryOrFile(_)), "{refused}");
+            assert!(refused.to_string().contains(&format!("`mkdir -p {}`", path.display())), "{refused}");
+        }
+        assert!(matches!(refusal(&dir.path().join("no/db.sqlite3"), &backup), RestoreError::NoDirectory(_)));
+        fs::write(dir.path().join("bitcoin"), "").unwrap();
+        assert!(matches!(refusal(&dir.path().join("bitcoin"), &backup), RestoreError::Exists(_)));
+    }
+
+    #[test]
+    fn a_database_goes_where_its_node_looks_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (backup, above) = (dir.path().join("node.bkp"), dir.path().join("lightning"));
+        let network = above.join("bitcoin");
+        fs::create_dir_all(&network).unwrap();
+        fs::create_dir(&backup).unwrap();
+        for path in [above.clone(), above.join(DATABASE_NAME)] {
+            let refused = refusal(&path, &backup).to_string();
+            assert!(refused.contains(network.to_str().unwrap()), "{refused}");
+        }
+        assert!(
+            Destination::check(&above.join("look.sqlite3"), &backup, Existing::Refuse).is_ok(),
+            "only to look at it"
+        );
+        assert!(Destination::check(&network, &backup, Existing::Refuse).is_ok());
+        fs::write(network.join("backup.lock"), r#"{"backend_url": "file:///b", "database": "/data/wallet.sqlite3"}"#)
+            .unwrap();
+        let refused = refusal(&network, &backup).to_string();
+        assert!(refused.contains("/data/wallet.sqlite3: restore to that"), "{refused}");
     }
 }

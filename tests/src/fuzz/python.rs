@@ -81,7 +81,7 @@ pub(super) fn python_import(input: &[u8]) -> bool {
     let [first, exported, second] = ["first.bkp", "exported.bkp", "second.bkp"].map(|name| directory.join(name));
     let url = |path: &Path| path.to_str().and_then(|path| path.parse::<BackupUrl>().ok()).expect("a path");
     let until =
-        |damage, file| import_backup(file, &url(&first), damage, &|_| Ok(()), &mut |_| ControlFlow::Continue(()));
+        |damage, file| import_backup(None, file, &url(&first), damage, &|_| Ok(()), &mut |_| ControlFlow::Continue(()));
     let (imported, whole) = match until(OnDamage::Refuse, file) {
         Ok(imported) => (imported, true),
         Err(_) => {
@@ -105,7 +105,7 @@ pub(super) fn python_import(input: &[u8]) -> bool {
     views.open(&history.plan(newest).expect("a plan")).expect("a version that was replayed");
     if export_backup(&backup, &history, newest, &exported, go_on).is_ok() {
         let again = PythonFile::open(&exported).expect("its header");
-        let again = import_backup(again, &url(&second), OnDamage::Refuse, &|_| Ok(()), go_on);
+        let again = import_backup(None, again, &url(&second), OnDamage::Refuse, &|_| Ok(()), go_on);
         assert_eq!(again.expect("what was exported").newest, imported.newest);
         fs::remove_dir_all(&second).expect("a directory");
         fs::remove_file(&exported).expect("a file");

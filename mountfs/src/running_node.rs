@@ -1,4 +1,4 @@
-//! [`RunningNode`]: a `lightningd` that has the directory in use into which a database is to be restored.
+//! [`RunningNode`]: a `lightningd` that has a directory in use for which something is to be made.
 //!
 //! `lightningd` holds a POSIX lock on its file `lightningd-<network>.pid`, in the directory above that of the network
 //! (`pidfile_create` in its `lightningd/pidfile.c`), and listens on the socket `lightning-rpc` in that of the network
@@ -9,14 +9,18 @@
 //! has it open, as far as those are of the same user and machine.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use common::open_regular_file;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::lightning_rpc::{LightningRpc, SOCKET};
+
+/// What the process of a node is called.
+const LIGHTNINGD: &str = "lightningd";
 
 /// A node that runs, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +71,7 @@ impl RunningNode {
         Ok(listens.then(|| Self::Listens { socket: directory.join(SOCKET) }))
     }
 
-    /// A process that has this file open; `None` also where that cannot be seen.
+    /// A process that has this file open, a `lightningd` before all others; `None` also where that cannot be seen.
     pub fn with_open(database: &Path) -> Option<Self> {
         let (wanted, real) = (fs::metadata(database).ok()?, database.canonicalize().ok()?);
         let is_it = |descriptor: PathBuf| {
@@ -76,16 +80,27 @@ impl RunningNode {
                 && fs::metadata(&descriptor).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
         };
         let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-        let mut numbered = processes.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
-        let found = numbered.find(|(_, path): &(i32, PathBuf)| {
+        let numbered = processes.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
+        let found = numbered.filter(|(_, path): &(i32, PathBuf)| {
             fs::read_dir(path.join("fd")).is_ok_and(|open| open.flatten().any(|entry| is_it(entry.path())))
         });
-        found.map(|(process, _)| Self::HasOpen { database: database.to_owned(), process })
+        let found = found.map(|(process, _)| Self::HasOpen { database: database.to_owned(), process });
+        found.max_by_key(Self::is_lightningd)
+    }
+
+    /// Whether it is `lightningd`, and not something else that has the database open.
+    pub fn is_lightningd(&self) -> bool {
+        match self {
+            Self::Locks { .. } | Self::Listens { .. } => true,
+            Self::HasOpen { process, .. } => {
+                fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim_end() == LIGHTNINGD)
+            }
+        }
     }
 
     /// Whoever holds the lock of a pid file; `None` also where that may not be looked at: only its owner restores.
     fn holding(pid_file: &Path) -> io::Result<Option<Self>> {
-        let Ok(file) = File::open(pid_file) else { return Ok(None) };
+        let Ok(file) = open_regular_file(pid_file) else { return Ok(None) };
         let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))?;
         Ok(found.map(|lock| Self::Locks {
             pid_file: pid_file.to_owned(),
