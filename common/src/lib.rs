@@ -52,6 +52,7 @@ mod commit_check;
 pub mod compact;
 mod content_differences;
 mod contents;
+mod counted;
 pub mod create;
 mod data_version;
 pub mod diff;
@@ -97,6 +98,7 @@ pub use backup_url::{BackupUrl, BackupUrlError};
 pub use content_differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
+pub use counted::{Counted, counted};
 pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
 pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
@@ -117,7 +119,7 @@ pub use seq::Seq;
 pub use snapshot::{PagesDone, SnapshotError};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
 pub use status_fields::{ReplayCheck, StatusFields};
-pub use storage::{FreeSpace, Pulse};
+pub use storage::{FreeSpace, Pulse, Trouble};
 pub use timestamp::Timestamp;
 pub use view::{View, ViewError};
 pub use views::Views;

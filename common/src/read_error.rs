@@ -25,6 +25,14 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// What is wrong and why, with what to do about it: a line for the log.
+    pub(crate) fn in_words(&self) -> String {
+        match self {
+            Self::Storage(error) => format!("{error}: {}", error.source),
+            Self::Damaged { .. } => format!("{self}; `backupfs verify` says which versions that costs"),
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, offset: u64, damage: Damage) -> Self {
         Self::Damaged { path: path.to_path_buf(), offset, damage }
     }

@@ -217,9 +217,12 @@ impl Recording {
     }
 
     /// From now on the file of the next log is made before it is needed.
-    pub(crate) fn make_room_ahead(&self) {
+    pub fn make_room_ahead(&self) {
         if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
-            log::warn!("recording goes on without room made ahead: cannot start a thread ({error})");
+            log::warn!(
+                "the file of the next log is not made ahead: cannot start a thread ({error}). Recording goes on; an answer \
+                 takes longer now and then"
+            );
         }
     }
 
@@ -334,6 +337,10 @@ impl Recording {
                     self.known.comparison = Comparison::Due;
                 }
                 self.push_rewind(now)
+            }
+            // Without a bump it would be taken for a write behind versions that nobody has seen.
+            Decision::Heal { .. } if bump == Bump::Absent && Bump::is_worded_otherwise(write.statements) => {
+                return Err(RecordError::UnknownBump { data_version });
             }
             Decision::Heal { committed } => {
                 let from = self.known.newest.map(|newest| newest.data_version);

@@ -89,7 +89,7 @@ impl History {
         if let Some(newest) = newest
             && let Err(error) = history.take_over(newest)
         {
-            log::error!("{error}");
+            log::error!("{}", error.in_words());
             history.sealed_place = Before::Unknown;
         }
         history.find_newest_sealed();
@@ -105,7 +105,7 @@ impl History {
         {
             match self.segments.stretch(segment) {
                 Ok(stretch) => self.newest_sealed = stretch.versions().last().cloned(),
-                Err(error) => log::error!("{error}"),
+                Err(error) => log::error!("{}", error.in_words()),
             }
         }
     }

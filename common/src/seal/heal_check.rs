@@ -55,9 +55,16 @@ pub(super) struct Heals {
     unchecked: Vec<Heal>,
     /// The newest that was ever noted: one that is read again need not be looked at again.
     newest: Option<Seq>,
+    /// Up to here they are checked as ever, and no word is lost about those that are sound: another run has said it.
+    told_through: Option<Seq>,
 }
 
 impl Heals {
+    /// Of those up to here no word is lost when they are sound.
+    pub(super) fn set_told_through(&mut self, seq: Option<Seq>) {
+        self.told_through = seq;
+    }
+
     /// Notes the record if it is of a heal.
     pub(super) fn note(&mut self, record: &Record<'_>) {
         let (seq, data_version) = (record.header.seq, record.header.data_version);
@@ -82,7 +89,8 @@ impl Heals {
             }
             self.unchecked.remove(0);
             checked?;
-            log::info!("version {}, which was healed with a snapshot, is sound", heal.data_version);
+            let level = if Some(heal.seq) > self.told_through { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, "the snapshot of version {}, which was taken after a gap, is sound", heal.data_version);
         }
         Ok(())
     }
