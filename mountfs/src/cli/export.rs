@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
-use common::Backup;
 use common::python_plugin::{ExportError, export_backup};
+use common::{Backup, counted};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -42,11 +42,11 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     bar.finish();
     let exported = exported.map_err(failure)?;
     say!(
-        "wrote versions {} to {} to {} ({} records, {} bytes)",
+        "wrote versions {} to {} to {} ({}, {} bytes)",
         exported.first,
         exported.newest,
         args.file.display(),
-        exported.records,
+        counted(exported.records, "record"),
         exported.bytes
     );
     if let Some(problem) = exported.unreadable {

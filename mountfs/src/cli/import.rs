@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
 use common::python_plugin::{Imported, PythonFile, PythonLock, Repairs, import_backup};
-use common::{BackupLock, DataVersion, OnGap, OnUnreachable, version_of_database};
+use common::{BackupLock, DataVersion, OnGap, OnUnreachable, counted, version_of_database};
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 use rusqlite::{Connection, OpenFlags};
 
@@ -32,8 +32,8 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     bar.finish();
     let imported = imported?;
     say!(
-        "imported {} changes of {}: versions {} to {} are in {}, and every change has been replayed",
-        imported.changes,
+        "imported {} of {}: versions {} to {} are in {}, and every change has been replayed",
+        counted(imported.changes, "change"),
         args.file.display(),
         imported.first,
         imported.newest,
@@ -61,15 +61,19 @@ fn tell_repairs(repairs: &Repairs) {
     }
     let more = repairs.never_committed.saturating_sub(repairs.named.len() as u64);
     if more > 0 {
-        say!("left out {more} more records of that kind");
+        say!("left out {} of that kind", counted(more, "more record"));
     }
     if repairs.spaces > 0 {
-        say!("put the space before WHERE that lightningd left out until 2020 into {} statements", repairs.spaces);
+        say!(
+            "put the space before WHERE that lightningd left out until 2020 into {}",
+            counted(repairs.spaces, "statement")
+        );
     }
     if let Some((offset, bytes)) = repairs.torn {
         say!(
-            "left out the last {bytes} bytes (from byte {offset}): a record that the plugin did not finish, so that \
-             lightningd did not commit it"
+            "left out the end of the file, {} from byte {offset} on: a record that the plugin did not finish, so that \
+             lightningd did not commit it",
+            counted(bytes, "byte")
         );
     }
     if let Some(version) = repairs.not_noted {

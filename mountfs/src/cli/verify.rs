@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, verify};
-use common::{Backup, SpoolSight};
+use common::{Backup, SpoolSight, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -135,8 +135,10 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
     let seconds = report.duration.as_secs_f64();
     writeln!(
         out,
-        "{} files, {} bytes, {} versions, {how}, in {seconds:.1} s",
-        report.files, report.bytes, report.versions
+        "{}, {} bytes, {}, {how}, in {seconds:.1} s",
+        counted(report.files, "file"),
+        report.bytes,
+        counted(report.versions, "version")
     )?;
     if let Some(newest) = &report.newest {
         let (integrity, foreign_keys) = (&newest.integrity_check, &newest.foreign_key_check);
@@ -149,11 +151,11 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
     let count = report.versions_lost.map_or_else(String::new, |count| format!(" ({count})"));
     match (report.is_clean(), report.lost.is_empty()) {
         (true, _) => writeln!(out, "nothing is wrong")?,
-        (false, true) => writeln!(out, "{} findings; no version is lost", report.findings.len())?,
+        (false, true) => writeln!(out, "{}; no version is lost", counted(report.findings.len(), "finding"))?,
         (false, false) => writeln!(
             out,
-            "{} findings; lost: {}{count}; every other version can be mounted and restored",
-            report.findings.len(),
+            "{}; lost: {}{count}; every other version can be mounted and restored",
+            counted(report.findings.len(), "finding"),
             report.lost
         )?,
     }
