@@ -202,7 +202,7 @@ impl BackupRecording {
         let recorded = match recording.record(write) {
             Ok(recorded) => recorded,
             Err(error) if error.is_trouble() => {
-                let (trouble, is_hang) = (with_causes(&error), error.is_hang());
+                let (trouble, is_hang) = (with_remedy(&error), error.is_hang());
                 drop(recording);
                 self.let_go();
                 return Err(if is_hang { Failure::Hang(trouble) } else { Failure::Trouble(trouble) });
@@ -251,7 +251,7 @@ impl BackupRecording {
                 Ok(())
             }
             Ok(None) => Err(Refusal(trouble.to_owned())),
-            Err(error) => Err(Refusal(format!("{trouble}; and {}", with_causes(&error)))),
+            Err(error) => Err(Refusal(format!("{trouble}; and {}", with_remedy(&error)))),
         }
     }
 }
@@ -275,7 +275,7 @@ impl Open {
 
 impl Failure {
     fn of_opening(error: &OpenRecordingError) -> Self {
-        let text = with_causes(error);
+        let text = with_remedy(error);
         if error.is_trouble() { Self::Trouble(text) } else { Self::Refused(Refusal(text)) }
     }
 

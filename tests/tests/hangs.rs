@@ -166,38 +166,6 @@ fn without_a_spool_a_write_whose_call_hangs_is_refused_and_the_recorder_ends() {
     });
 }
 
-/// What was lost: not a word was said of a disk that was slow for 8 s, however often.
-#[test]
-fn a_call_that_comes_back_in_time_is_told_when_it_hangs_and_when_it_is_over() {
-    const HANGS_FOR: Duration = Duration::from_secs(3);
-    let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, Some(json!("stop"))) else { return };
-    let faults = Arc::clone(faulty.faults());
-    faults.add(hang(Call::Fsync, LOGS).times(1));
-    let healing = thread::spawn(move || {
-        assert!(until_soon(PATIENCE, || faults.hanging() > 0), "nothing hangs");
-        thread::sleep(HANGS_FOR);
-        faults.heal();
-    });
-    let Answer::Continue { elapsed } = faulty.node.write(Commit::Normal) else { panic!("it comes back in time") };
-    healing.join().expect("it hangs");
-    assert!(elapsed >= HANGS_FOR, "{elapsed:?}");
-    thread::sleep(Duration::from_millis(600));
-    let status = status_of(&mut faulty.node);
-    let log = faulty.node.lightningd.recorder().expect("it runs").log_lines();
-    let at = |told: &str| log.iter().position(|line| line.starts_with("warn") && line.contains(told));
-    let (begun, over) = (at("has been waiting for its write to be recorded for 1."), at("goes on: it has waited 3."));
-    assert!(begun.is_some() && begun < over, "{log:?}");
-    assert!(log[begun.unwrap_or(0)].contains("node.bkp has not answered for"), "{log:?}");
-    let problem = &status["last_problem"];
-    assert!(problem["text"].as_str().is_some_and(|text| text.contains("has waited 3.")), "{status}");
-    assert!(problem["at"].as_str().is_some(), "{status}");
-    let last = &status["stalls"]["last"];
-    assert!(last["over"] == true && last["refused"] == false && last["seconds"].as_f64() >= Some(3.0), "{status}");
-    assert_eq!(status["stalls"]["count"], 1, "{status}");
-    faulty.node.stop();
-    expect_well(&mut faulty);
-}
-
 #[test]
 fn a_start_that_hangs_is_refused_too() {
     let rules = [hang(Call::Open, Names::Exactly(names::MANIFEST.to_owned())), hang(Call::Read, LOGS)];

@@ -12,7 +12,7 @@ pub fn warning(sight: &SpoolSight) -> Option<String> {
         SpoolSight::Complete => None,
         SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
             "warning: THIS BACKUP IS BEHIND by {} ({}): the newest changes are in {}; start the node with the backup \
-             reachable, and it takes them over",
+             reachable to drain them",
             counted(*changes, "change"),
             versions(*from_version, *to_version),
             path.display()
@@ -95,7 +95,10 @@ mod tests {
             })
         };
         assert!(warning(&behind(9)).is_some_and(|text| text.contains("3 changes (versions 7..9)")));
-        assert!(warning(&behind(7)).is_some_and(|text| text.contains("(version 7), they are in /spool/x")));
+        assert!(
+            warning(&behind(7))
+                .is_some_and(|text| text.contains("by 3 changes (version 7): the newest changes are in /spool/x"))
+        );
         assert!(stale(&behind(9)).is_some_and(|text| text.contains("/spool/x")));
         let unknown = SpoolSight::Unreadable { path: "/backup/spool-note".into(), reason: "EIO".to_owned() };
         for text in [warning(&unknown), stale(&unknown)] {
