@@ -71,7 +71,7 @@ fn tell_repairs(repairs: &Repairs) {
     }
     if let Some((offset, bytes)) = repairs.torn {
         say!(
-            "left out the end of the file, {} from byte {offset} on: a record that the plugin did not finish, so that \
+            "left out the last {} (from byte {offset}): a record that the plugin did not finish, so that \
              lightningd did not commit it",
             counted(bytes, "byte")
         );
