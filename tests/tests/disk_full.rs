@@ -250,10 +250,14 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     room.join().expect("room");
     let log = |node: &mut SmallNode| node.lightningd.recorder().expect("it runs").log_lines();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !status(&mut node)["sealing"]["problem"].is_null() {
+    let is_over = |told: &Value| told["sealing"]["problem"].is_null() && told["stalls"]["last"]["over"] == true;
+    while !is_over(&status(&mut node)) {
         assert!(Instant::now() < deadline, "{}", status(&mut node));
         std::thread::sleep(Duration::from_millis(100));
     }
+    // Log lines come behind answers.
+    std::thread::sleep(Duration::from_millis(300));
+    status(&mut node);
     let log = log(&mut node);
     let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert_eq!((count("cannot be read back"), count("error: ")), (0, 0), "{log:#?}");
