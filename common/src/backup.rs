@@ -64,8 +64,18 @@ pub enum OpenError {
         /// Where it was looked for.
         url: BackupUrl,
     },
-    /// A directory without a manifest.
-    #[error("{url} has no file `{}`, so it is not a backup; check the path", names::MANIFEST)]
+    /// An empty directory: what is mounted there, if anything ever is, is not.
+    #[error("{url} is empty, so it is not a backup; check the path, or mount the disk that belongs there")]
+    Empty {
+        /// Where it was looked for.
+        url: BackupUrl,
+    },
+    /// A directory with other files, and without a manifest.
+    #[error(
+        "{url} has no file `{}`, so it is not a backup; check the path: the directory that `backupfs init` was given is meant, \
+         not the one above it",
+        names::MANIFEST
+    )]
     NoManifest {
         /// Where it was looked for.
         url: BackupUrl,
@@ -259,10 +269,11 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
     let file = match directory.open(names::MANIFEST, Access::Read) {
         Ok(file) => file,
         Err(error) if error.is_not_found() => {
-            return Err(if directory.list().is_err() {
-                OpenError::Missing { url: url.clone() }
-            } else {
-                OpenError::NoManifest { url: url.clone() }
+            let url = url.clone();
+            return Err(match directory.list() {
+                Err(_) => OpenError::Missing { url },
+                Ok(names) if names.is_empty() => OpenError::Empty { url },
+                Ok(_) => OpenError::NoManifest { url },
             });
         }
         Err(error) if error.source.kind() == std::io::ErrorKind::NotADirectory => {

@@ -56,6 +56,7 @@ mod campaign;
 mod commit_check;
 pub mod compact;
 mod contents;
+mod counted;
 pub mod create;
 mod data_version;
 pub mod diff;
@@ -108,6 +109,7 @@ pub use contents::differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
 pub use contents::value::Value;
+pub use counted::{Counted, counted};
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
@@ -135,7 +137,7 @@ pub use snapshot_check::quick_check;
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
 pub use sqlite_reason::reason as sqlite_reason;
 pub use status_fields::{DatabaseDamage, ReplayCheck, StatusFields};
-pub use storage::{FreeSpace, Pulse};
+pub use storage::{FreeSpace, Pulse, Trouble};
 pub use timestamp::Timestamp;
 pub use unfinished::{Unfinished, Workplace};
 pub use view::{View, ViewError};

@@ -38,6 +38,15 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// What is wrong and why, with what to do about it: a line for the log.
+    pub(crate) fn in_words(&self) -> String {
+        match self {
+            Self::Storage(error) => format!("{error}: {}", error.source),
+            Self::Damaged { .. } => format!("{self}; `backupfs verify` says which versions that costs"),
+            Self::NewestUnreadable { .. } => self.to_string(),
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, offset: u64, damage: Damage) -> Self {
         Self::Damaged { path: path.to_path_buf(), offset, damage }
     }

@@ -8,8 +8,8 @@ use crate::backup::OpenError;
 use crate::format::manifest::NodeId;
 use crate::log::{AppendError, CutError, RecoverError};
 use crate::snapshot::SnapshotError;
-use crate::storage::StorageError;
-use crate::{BackupLockError, BackupUrl, DataVersion};
+use crate::storage::{StorageError, Trouble};
+use crate::{BackupLockError, BackupUrl, DataVersion, counted};
 
 /// Why recording cannot begin. Nothing was created or changed.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub enum OpenRecordingError {
         url: BackupUrl,
     },
     /// It was let go of, and is not as it was left.
-    #[error("{url} is not recorded to any more")]
+    #[error("{url} was changed while this recorder could not reach it, so nothing more is recorded there")]
     NotWhatWeWrote {
         /// Where it is.
         url: BackupUrl,
@@ -56,8 +56,9 @@ pub enum OpenRecordingError {
     Recover(#[from] RecoverError),
     /// Changes are left in a spool.
     #[error(
-        "{changes} changes that {url} does not have are left in the spool {path}, which backup.lock does not name; put          \"on_unreachable\": {{\"spool\": …}} back for one start of the node, and they are drained",
-        path = .path.display()
+        "the spool {path}, which backup.lock does not name, holds {} that {url} does not have; put \"on_unreachable\": \
+         {{\"spool\": …}} back into backup.lock for one start of the node, and the spool is drained",
+        counted(*.changes, "change"), path = .path.display()
     )]
     ForgottenSpool {
         /// The backup.
@@ -68,7 +69,7 @@ pub enum OpenRecordingError {
         changes: u64,
     },
     /// No thread can be started to make its calls.
-    #[error("cannot start a thread")]
+    #[error("cannot start a thread; let lightningd have more of them (`ulimit -u`), or more memory")]
     Thread(#[source] std::io::Error),
     /// A file system call failed.
     #[error(transparent)]
@@ -81,6 +82,7 @@ impl OpenRecordingError {
         match self {
             Self::Open(
                 OpenError::Missing { .. }
+                | OpenError::Empty { .. }
                 | OpenError::NoManifest { .. }
                 | OpenError::NotADirectory { .. }
                 | OpenError::NoPermission { .. }
@@ -97,6 +99,22 @@ impl OpenRecordingError {
             | Self::Recover(RecoverError::Read(_))
             | Self::ForgottenSpool { .. }
             | Self::NotWhatWeWrote { .. } => false,
+        }
+    }
+
+    /// Whether waiting does not help: the path leads to something else, or this user may not go there.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Open(
+                OpenError::NotADirectory { .. } | OpenError::NoPermission { .. } | OpenError::NoManifest { .. },
+            ) => true,
+            Self::Open(OpenError::Storage(error))
+            | Self::Storage(error)
+            | Self::Recover(RecoverError::Storage(error) | RecoverError::Read(ReadError::Storage(error))) => {
+                error.trouble() == Trouble::NoPermission
+                    || matches!(error.source.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG))
+            }
+            error => !error.is_trouble(),
         }
     }
 }
@@ -166,10 +184,20 @@ pub enum RecordError {
         /// Why.
         source: SnapshotError,
     },
+    /// The write counts data_version up, but not in the words that are known.
+    #[error(
+        "the write of version {data_version} counts data_version up with a statement that this backup-recorder does not \
+         know: it was made for other releases of lightningd than this one. Nothing was committed, and nothing is lost. \
+         Install a newer backup-recorder, or start the release of lightningd that ran before; and please report this"
+    )]
+    UnknownBump {
+        /// The version.
+        data_version: DataVersion,
+    },
     /// The database file is not the one that the write is about.
     #[error(
         "{path} is at version {found}, not {committed}: it is not the database that lightningd is writing; name the right \
-         one as `database` in backup.lock", path = .path.display()
+         one as `database` in backup.lock{}", OrUnknownBump { found: *.found, committed: *.committed }, path = .path.display()
     )]
     WrongDatabase {
         /// The database.
@@ -242,6 +270,24 @@ impl RecordError {
             }
             _ => false,
         }
+    }
+}
+
+/// What else may be behind a database that is one version behind: a write that was not seen to count it up.
+struct OrUnknownBump {
+    found: DataVersion,
+    committed: DataVersion,
+}
+
+impl fmt::Display for OrUnknownBump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.found.next() != self.committed {
+            return Ok(());
+        }
+        f.write_str(
+            ". If it is the right one, this release of lightningd counts data_version up in a way that this backup-recorder \
+             does not know: then install a newer backup-recorder",
+        )
     }
 }
 

@@ -251,9 +251,12 @@ impl Recording {
     }
 
     /// From now on the file of the next log is made before it is needed.
-    pub(crate) fn make_room_ahead(&self) {
+    pub fn make_room_ahead(&self) {
         if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
-            log::warn!("recording goes on without room made ahead: cannot start a thread ({error})");
+            log::warn!(
+                "the file of the next log is not made ahead: cannot start a thread ({error}). Recording goes on; an answer \
+                 takes longer now and then"
+            );
         }
     }
 
@@ -390,6 +393,10 @@ impl Recording {
                     (None, Some(data_version)) => Recorded::Rewound { data_version },
                     (None, None) => Recorded::Appended,
                 }
+            }
+            // Without a bump it would be taken for a write behind versions that nobody has seen.
+            Decision::Heal { .. } if bump == Bump::Absent && Bump::is_worded_otherwise(write.statements) => {
+                return Err(RecordError::UnknownBump { data_version });
             }
             Decision::Heal { committed } => {
                 healing = Some(self.lock.begin_to_heal());

@@ -35,7 +35,7 @@ pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
 pub(crate) use crate::sqlite_reason::reason;
-use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp};
+use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp, counted};
 
 /// A change could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,8 @@ pub enum ReplayError {
     },
     /// The bump found another version than the one recorded before it.
     #[error(
-        "version {data_version} (record {seq}) does not follow the version in the database: its bump changes {rows} rows"
+        "version {data_version} (record {seq}) does not follow the version in the database: its bump changes {}",
+        counted(*.rows, "row")
     )]
     BumpMissed {
         /// The version.

@@ -30,6 +30,17 @@ impl Bump {
         if found { Self::Present } else { Self::Absent }
     }
 
+    /// Whether a statement seems to increment `vars.data_version` in other words than the bump: those of a release of CLN
+    /// that is not known yet.
+    pub fn is_worded_otherwise<S: AsRef<str>>(statements: &[S]) -> bool {
+        statements.iter().any(|statement| {
+            // What is inserted into `vars` is the beginning of a new database.
+            let statement = statement.as_ref().trim_start().to_ascii_lowercase();
+            let is_update = statement.strip_prefix("update").is_some_and(|rest| rest.starts_with(char::is_whitespace));
+            is_update && statement.contains("data_version")
+        })
+    }
+
     /// What `lightningd` has on disk while it waits for the answer to a write of this version.
     pub const fn committed(self, data_version: DataVersion) -> DataVersion {
         match self {
@@ -137,6 +148,23 @@ mod tests {
 
     fn v(number: u32) -> DataVersion {
         DataVersion::new(number)
+    }
+
+    #[test]
+    fn a_bump_in_other_words_is_noticed() {
+        for statement in [
+            "UPDATE vars SET intval=intval+1 WHERE name='data_version'",
+            "update vars set intval = 8 where name = 'data_version' and intval = 7",
+            "UPDATE vars SET data_version = data_version + 1",
+        ] {
+            assert_eq!(Bump::find(v(8), &[statement]), Bump::Absent, "{statement}");
+            assert!(Bump::is_worded_otherwise(&["PRAGMA x", statement]), "{statement}");
+        }
+        for statement in
+            ["PRAGMA foreign_keys = OFF;", "UPDATE vars SET intval = 1 WHERE name = 'next_pubkey'", "UPDATED"]
+        {
+            assert!(!Bump::is_worded_otherwise(&[statement]), "{statement}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::{Follower, Reread};
+use common::{Follower, Reread, counted};
 
 use crate::fs::Fs;
 use crate::fs_error::chain;
@@ -73,7 +73,7 @@ impl Poller {
                     log::debug!("{} new records", polled.new_records);
                 }
                 if polled.dropped_versions > 0 {
-                    log::info!("{} versions were dropped by a compaction", polled.dropped_versions);
+                    log::info!("a compaction has dropped {}", counted(polled.dropped_versions, "version"));
                     self.fs.hold_what_is_open();
                 }
                 if polled.reread == Reread::Yes {

@@ -24,7 +24,7 @@ pub enum RpcError {
     #[error("no answer from lightningd")]
     Io(#[from] io::Error),
     /// What came is no answer.
-    #[error("lightningd has sent what is no answer: {0}")]
+    #[error("lightningd has sent something that is not an answer: {0}")]
     NoAnswer(String),
     /// It says why not.
     #[error("{0}")]

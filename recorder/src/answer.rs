@@ -14,6 +14,7 @@ use crate::pending::Answerer;
 use crate::plugin::{BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
 use crate::reply::{self, Code};
 use crate::splitter::{MESSAGE_BYTES_MAX, Message};
+use crate::stalls::Outcome;
 use crate::status::Status;
 use crate::watchdog::Watched;
 
@@ -143,7 +144,8 @@ impl<R: Record> Answering<R> {
             Ok(write) => {
                 self.watched.pending.begin(id);
                 let recorded = self.recording.record(&write, received_at);
-                match (self.watched.pending.end(), recorded) {
+                let outcome = if recorded.is_ok() { Outcome::Done } else { Outcome::Refused };
+                match (self.watched.pending.end(outcome), recorded) {
                     (Answerer::Recorder, Ok(())) => {
                         reply::write_continue(&mut self.reply, id);
                         let sent = self.outgoing.send(&self.reply);
@@ -155,7 +157,11 @@ impl<R: Record> Answering<R> {
                     // It was refused meanwhile. If it is recorded all the same, it is one that lightningd never committed,
                     // as after a crash between hook and COMMIT.
                     (Answerer::Watchdog, recorded) => {
-                        log::warn!("a write that hung, and was refused, has come back: {recorded:?}");
+                        let came_of_it = recorded.map_or_else(|refusal| refusal.0, |()| "it is recorded".to_owned());
+                        log::warn!(
+                            "a write that was refused, because a call did not return, has come back: {came_of_it}. \
+                             lightningd has not committed it; the next start puts that right"
+                        );
                         Ok(())
                     }
                 }
@@ -183,12 +189,15 @@ impl<R: Record> Answering<R> {
             }
             _ => return self.error(Some(id), Code::MethodNotFound, "backup-recorder has no such method"),
         };
-        if method == INIT
-            && let Err(refusal) = self.recording.open()
-        {
-            let text = format!("backup-recorder will refuse database writes: {refusal}");
-            log::error!("{text}");
-            self.status.problem(text);
+        if method == INIT {
+            self.watched.pending.begin_opening();
+            let opened = self.recording.open();
+            self.watched.pending.end(if opened.is_ok() { Outcome::Done } else { Outcome::Refused });
+            if let Err(refusal) = opened {
+                let text = format!("backup-recorder will refuse database writes: {refusal}");
+                log::error!("{text}");
+                self.status.problem(text);
+            }
         }
         match self.plugin.forward(message) {
             Ok(()) => Ok(()),

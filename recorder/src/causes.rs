@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use common::Trouble;
+
 /// An error and what caused it, in one line.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -16,6 +18,15 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// As [`with_causes`], and behind that what to do, where the operating system's error tells.
+pub(crate) fn with_remedy(error: &(dyn Error + 'static)) -> String {
+    let text = with_causes(error);
+    match Trouble::behind(error).and_then(Trouble::remedy) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -38,5 +49,8 @@ mod tests {
         assert_eq!(with_causes(&error), "cannot open the backup: the disk is gone");
         let error = Twice { source: error };
         assert_eq!(with_causes(&error), "refused: cannot open the backup: the disk is gone");
+        assert_eq!(with_remedy(&error), with_causes(&error), "nothing is known of it");
+        let error = Outer(std::io::ErrorKind::StorageFull.into());
+        assert_eq!(with_remedy(&error), format!("{}; the disk is full: make room on it", with_causes(&error)));
     }
 }

@@ -10,6 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::causes::with_causes;
+use crate::plugin::MethodError;
+
 /// What `backup-compact` is called with.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CompactParams {
@@ -18,6 +21,9 @@ pub struct CompactParams {
     /// Whether only to say what would be dropped.
     pub dry_run: bool,
 }
+
+/// The parameters of `backup-compact`, in the order in which they are taken without names.
+pub const PARAMS: [&str; 5] = ["keep_within", "keep_hourly", "keep_daily", "keep_weekly", "dry_run"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +47,14 @@ impl CompactParams {
     /// What is wrong with them.
     pub fn from_json(params: &Value) -> Result<Self, String> {
         let named = match params {
-            Value::Array(spans) if spans.len() <= 5 => {
+            Value::Array(spans) if spans.len() > PARAMS.len() => {
+                return Err(format!(
+                    "there are {} parameters: {} are taken, in this order",
+                    spans.len(),
+                    PARAMS.join(", ")
+                ));
+            }
+            Value::Array(spans) => {
                 let at = |position: usize| spans.get(position).cloned();
                 Named { keep_within: at(0), keep_hourly: at(1), keep_daily: at(2), keep_weekly: at(3), dry_run: at(4) }
             }
@@ -184,25 +197,34 @@ impl Compactions {
 ///
 /// # Errors
 /// Why it cannot be done.
-pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result<Value, String> {
-    let CompactParams { policy, dry_run } = CompactParams::from_json(&params)?;
+pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result<Value, MethodError> {
+    let CompactParams { policy, dry_run } = CompactParams::from_json(&params).map_err(MethodError::params)?;
     let compactions = status.compactions();
     let policy = if policy == KeepPolicy::default() { compactions.policy().unwrap_or(policy) } else { policy };
-    policy.check().map_err(|error| error.to_string())?;
+    policy.check().map_err(MethodError::params)?;
     let Some(url) = status.backup_at_hand() else {
-        return Err("the backup is out of reach; backup-status says more".to_owned());
+        return Err(MethodError::internal("the backup is out of reach; backup-status says more"));
     };
+    compact(url, policy, dry_run, &status).await.map_err(MethodError::internal)
+}
+
+async fn compact(
+    url: String,
+    policy: KeepPolicy,
+    dry_run: bool,
+    status: &crate::status::Status,
+) -> Result<Value, String> {
     let compaction = if dry_run {
         tokio::task::spawn_blocking(move || {
             let url = url.parse().map_err(|error| format!("{error}"))?;
             let planned = common::compact::plan_compaction(&url, &policy, &mut || std::ops::ControlFlow::Continue(()));
-            let planned = planned.map_err(|error| crate::causes::with_causes(&error))?;
+            let planned = planned.map_err(|error| with_causes(&error))?;
             planned.ok_or_else(|| "interrupted".to_owned())
         })
         .await
         .map_err(|error| error.to_string())??
     } else {
-        compactions.ask(policy)?.await.map_err(|_| "interrupted: what is kept is as it was".to_owned())??
+        status.compactions().ask(policy)?.await.map_err(|_| "interrupted: what is kept is as it was".to_owned())??
     };
     Ok(json!(CompactionFields { dry_run, ..CompactionFields::from(&compaction) }))
 }
@@ -229,6 +251,7 @@ mod tests {
         assert!(read(json!(["90"])).unwrap_err().contains("`90` is no span"));
         assert!(read(json!({"dry_run": 3})).is_err());
         assert!(read(json!("90d")).is_err());
+        assert!(read(json!(["1d", "1d", "1d", "1d", true, 1])).unwrap_err().contains("there are 6 parameters"));
     }
 
     #[test]

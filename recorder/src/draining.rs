@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use common::{DrainError, Recording};
+use common::{DrainError, Recording, counted};
 
-use crate::causes::with_causes;
+use crate::causes::with_remedy;
 use crate::status::Status;
 
 /// The pause before the next attempt.
@@ -101,7 +101,7 @@ impl Worker {
             if self.stopped() {
                 return;
             }
-            let text = format!("the spool is not drained: {}", with_causes(&error));
+            let text = format!("the spool is not drained: {}", with_remedy(&error));
             if error.is_trouble() {
                 self.shout();
                 log::debug!("{text}");
@@ -132,7 +132,7 @@ impl Worker {
             let Some(through) = self.recording.upgrade().map(|recording| taken(&recording).end()) else {
                 return Ok(Emptied::Yes);
             };
-            log::info!("draining the spool up to record {}", through.next_seq.get() - 1);
+            log::debug!("draining the spool up to record {}", through.next_seq.get() - 1);
             drain.advance(through)?;
             if self.stopped() {
                 return Ok(Emptied::Yes);
@@ -148,12 +148,18 @@ impl Worker {
             // Whoever stops now has the recording next, and finds the spool empty.
             match recording.return_to_backup(drain) {
                 Ok(()) => {
-                    log::warn!("the spool is drained: changes go to {} again", recording.url());
+                    log::warn!(
+                        "the spool is drained: {} has all changes, and new ones go there again",
+                        recording.url()
+                    );
                     self.status.spool_drained();
                 }
                 Err(error) => {
-                    let text =
-                        format!("the backup has all of the spool, which cannot be emptied: {}", with_causes(&error));
+                    let text = format!(
+                        "the backup has all that is in the spool, which cannot be emptied: {}. Nothing is lost by that; new \
+                         changes go to the spool, and it is tried again in a minute",
+                        with_remedy(&error)
+                    );
                     log::error!("{text}");
                     self.status.problem(text);
                     return Ok(Emptied::No);
@@ -172,9 +178,10 @@ impl Worker {
         let recording = taken(&recording);
         if let Some((path, spooled)) = recording.spooled() {
             log::error!(
-                "{} is out of reach and behind by {} changes: they are in {} on this machine only",
+                "{} is out of reach and behind by {}: the newest changes are in {}, on this machine only. Make the backup \
+                 reachable",
                 recording.url(),
-                spooled.changes,
+                counted(spooled.changes, "change"),
                 path.display()
             );
         }

@@ -24,7 +24,8 @@
 //! | [`recording`] | the backup that writes go to, opened when first needed, and again when its place has failed |
 //! | [`waiting`] | keeping `lightningd` in the hook while that place is out of reach |
 //! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
-//! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread |
+//! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread, which also tells of long waits |
+//! | [`stalls`] | what `backup-status` says of those waits |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
 //! | [`places`] | warnings about the directories of backup and spool: little room, open to others |
@@ -48,6 +49,7 @@ pub mod recording;
 pub mod reply;
 pub mod sealing;
 pub mod splitter;
+pub mod stalls;
 pub mod status;
 pub mod transport;
 pub mod waiting;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
+use common::counted;
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 use crate::outgoing::{Outgoing, SMALL_BYTES_MAX, Sent};
@@ -140,7 +141,8 @@ impl Queue {
         waiting.lines.pop_front();
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let text = format!("{dropped} log lines were dropped about here, for lightningd read them too slowly");
+            let text =
+                format!("{} not sent about here: lightningd reads them too slowly", counted(dropped, "log line"));
             waiting.lines.push_back(notification(Level::Warn, &text));
         }
         self.changed.notify_all();
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(answers.len(), ANSWERS);
         let text = |line: &serde_json::Value| line["params"]["message"].as_str().unwrap().to_owned();
         let (told, others): (Vec<String>, Vec<String>) =
-            lines.into_iter().map(text).partition(|text| text.contains("were dropped"));
+            lines.into_iter().map(text).partition(|text| text.contains("not sent about here"));
         let dropped: usize = told.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
         assert!(dropped > 0, "the queue has a limit");
         assert_eq!(others.len() + dropped, 4 * LINES_MAX);

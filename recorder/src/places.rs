@@ -53,7 +53,8 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
                 let Ok(free) = FreeSpace::at(&place) else { continue };
                 if is_little(free) && !recently {
                     log::warn!(
-                        "only {} MiB are free on the disk of {}: when it is full writes are refused, and lightningd stops",
+                        "only {} MiB are free on the disk of {}: make room. When it is full nothing can be recorded there, and \
+                         lightningd stops",
                         free.bytes >> 20,
                         place.display()
                     );

@@ -3,6 +3,7 @@
 //! It runs in a thread of its own and is fed through memory; the thread that answers `db_write` never waits for it, and
 //! goes on answering when it has ended.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,15 +12,17 @@ use std::thread;
 use std::time::Duration;
 use std::{env, future, io};
 
-use cln_plugin::{Builder, Plugin};
+use cln_plugin::{Builder, Plugin, RpcMethodBuilder};
 use common::BackupLock;
 use memchr::memmem;
+use serde_json::{Value, json};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::compacting;
 use crate::message::DB_WRITE;
 use crate::outgoing::Outgoing;
+use crate::reply::Code;
 use crate::status::Status;
 
 /// The method that tells how the backup is doing.
@@ -64,6 +67,33 @@ impl PluginInbox {
     /// When nobody reads it any more.
     pub fn forward(&self, message: &[u8]) -> Result<(), PluginEnded> {
         self.0.send([message, b"\n\n"].concat()).map_err(|_| PluginEnded)
+    }
+}
+
+/// Why a method is not answered with a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodError {
+    /// JSON-RPC's number for it.
+    pub code: Code,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+impl MethodError {
+    /// The parameters are not those that the method takes.
+    pub fn params(message: impl fmt::Display) -> Self {
+        Self { code: Code::InvalidParams, message: message.to_string() }
+    }
+
+    /// Nothing is wrong with the parameters.
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self { code: Code::Internal, message: message.to_string() }
+    }
+
+    /// As `cln-plugin` wants it, which takes an error for one of JSON-RPC when its text is that in JSON.
+    fn into_cln(self) -> cln_plugin::Error {
+        let Self { code, message } = self;
+        cln_plugin::anyhow!(json!({"code": code.number(), "message": message}).to_string())
     }
 }
 
@@ -123,18 +153,21 @@ async fn serve(
             future::ready(Err(cln_plugin::anyhow!("BUG: a db_write came to the part that does not answer it")))
         })
         .subscribe(SHUTDOWN, |_plugin, _notification| future::ready(Ok(())))
-        .rpcmethod(
-            BACKUP_STATUS,
-            "Newest version in the backup, what is sealed and what replays, size, free space, latency, last problem",
-            |plugin: Plugin<Arc<Status>>, _request| future::ready(Ok(plugin.state().to_json())),
+        .rpcmethod_from_builder(
+            RpcMethodBuilder::new(BACKUP_STATUS, |plugin: Plugin<Arc<Status>>, params| {
+                let answer = takes_no_params(&params).map(|()| plugin.state().to_json());
+                future::ready(answer.map_err(MethodError::into_cln))
+            })
+            .description(STATUS_HELP)
+            .usage(&format!("({STATUS_HELP})")),
         )
-        .rpcmethod(
-            compact_method(),
-            "Drop history: keep_within=90d keep_hourly= keep_daily= keep_weekly= say what to keep, else backup.lock; dry_run=true",
-            |plugin: Plugin<Arc<Status>>, request| async move {
-                let answered = compacting::answer(request, Arc::clone(plugin.state())).await;
-                answered.map_err(|problem| cln_plugin::anyhow!(problem))
-            },
+        .rpcmethod_from_builder(
+            RpcMethodBuilder::new(compact_method(), |plugin: Plugin<Arc<Status>>, params| async move {
+                let answered = compacting::answer(params, Arc::clone(plugin.state())).await;
+                answered.map_err(MethodError::into_cln)
+            })
+            .description(COMPACT_HELP)
+            .usage(&format!("{} ({COMPACT_HELP})", compacting::PARAMS.map(|name| format!("[{name}]")).join(" "))),
         )
         .start(status)
         .await?;
@@ -142,6 +175,31 @@ async fn serve(
         Some(plugin) => plugin.join().await,
         // The input ended after the manifest: `lightningd --help`.
         None => Ok(()),
+    }
+}
+
+/// All that releases of `lightningd` from v26 on print for `lightning-cli help METHOD` is the *usage*; those before print this
+/// as the description.
+const STATUS_HELP: &str = "Tells how the backup of this node is doing: the newest version in it, up to which version \
+    everything replays, what is sealed, its size, the room on its disk, how long answers take, what went wrong last. Takes no \
+    parameters";
+
+/// As [`STATUS_HELP`].
+const COMPACT_HELP: &str = "Drops old versions from the backup of this node. Each span of time says what to keep: \
+    keep_within=90d every version, keep_hourly, keep_daily and keep_weekly one for each hour, day or week. Without any the \
+    policy of backup.lock counts. dry_run=true only tells what would be dropped. Use lightning-cli -k";
+
+/// A mistyped parameter must not look as if it had been heeded.
+fn takes_no_params(params: &Value) -> Result<(), MethodError> {
+    let given = match params {
+        Value::Null => return Ok(()),
+        Value::Array(values) => values.first().map(Value::to_string),
+        Value::Object(named) => named.keys().next().cloned(),
+        other => Some(other.to_string()),
+    };
+    match given {
+        None => Ok(()),
+        Some(given) => Err(MethodError::params(format_args!("{BACKUP_STATUS} takes no parameters; leave out {given}"))),
     }
 }
 
@@ -185,5 +243,22 @@ impl AsyncWrite for WholeMessages {
 
     fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_where_none_is_taken_is_named() {
+        for nothing in [json!({}), json!([]), Value::Null] {
+            assert_eq!(takes_no_params(&nothing), Ok(()));
+        }
+        for (params, named) in [(json!({"versoin": 3}), "versoin"), (json!([7]), "7"), (json!("x"), "x")] {
+            let error = takes_no_params(&params).unwrap_err();
+            assert_eq!(error.code, Code::InvalidParams);
+            assert!(error.message.contains(named), "{error:?}");
+        }
     }
 }

@@ -12,13 +12,13 @@ use common::{
 };
 
 use crate::answer::{Record, Refusal};
-use crate::causes::with_causes;
+use crate::causes::{with_causes, with_remedy};
 use crate::draining::{self, Draining, SharedRecording};
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
 use crate::status::{Destination, Status};
 use crate::waiting::Waiting;
-use crate::watchdog::{self, Watched};
+use crate::watchdog::Watched;
 
 /// How long the drain of a spool that was found gets, if it has not failed, before changes go there again.
 const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);
@@ -69,6 +69,15 @@ struct Open {
     draining: Option<Draining>,
     /// What was recorded with the last write, until that is answered and there is time to tell.
     untold: Option<Recorded>,
+    background: Background,
+}
+
+/// Whether what goes on beside recording has been begun: sealing, and making room for the next log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Background {
+    Begun,
+    /// With the first write that is durable.
+    Due,
 }
 
 /// Why a write is not recorded at the first attempt.
@@ -106,17 +115,14 @@ impl BackupRecording {
     }
 
     fn open_backup(&mut self) -> Result<Open, Failure> {
-        let recording = match &self.state {
-            State::Interrupted(interrupted) => {
-                interrupted.reopen(&self.watched.pulse).map_err(|error| match error {
-                    // What was sealing may not have ended yet.
-                    OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
-                    error => Failure::of_opening(&error),
-                })?
-            }
-            State::Closed | State::Open(_) => return self.open_first(),
-        };
-        self.begin(recording)
+        let State::Interrupted(interrupted) = &self.state else { return self.open_first() };
+        let recording = interrupted.reopen(&self.watched.pulse).map_err(|error| match error {
+            // What was sealing may not have ended yet.
+            OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
+            error => Failure::of_opening(&error),
+        })?;
+        // It may be one of many attempts: nothing else is begun, nor said, before a write is durable.
+        Ok(Open { background: Background::Due, ..Open::of(recording) })
     }
 
     /// Opens what `backup.lock` names: a spool that holds changes, or else the backup.
@@ -126,7 +132,7 @@ impl BackupRecording {
         self.status.compactions().set_policy(lock.compact);
         self.place = lock.backend_url.to_string();
         self.database = Some(lock.database_path(&self.lightning_dir));
-        self.watched.set_limit(watchdog::place(&self.policy, &self.place), watchdog::patience(&self.policy));
+        self.watched.set_limit(&self.policy, &self.place);
         let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);
         let spool = Recording::open_spool(&lock, &self.lightning_dir, limits, pulse);
         if let Some(spooling) = spool.map_err(|error| Failure::refused(&error))? {
@@ -136,8 +142,13 @@ impl BackupRecording {
             }
             // With the backup at hand the beginning of a run is as any other.
         }
-        let recording = Recording::open_locked(&lock, &self.lightning_dir, limits, &self.watched.pulse)
-            .map_err(|error| Failure::of_opening(&error))?;
+        let recording = Recording::open_locked(&lock, &self.lightning_dir, limits, &self.watched.pulse).map_err(
+            |error| match error.is_lasting() {
+                // Nothing was recorded yet, so that it is more likely a mistake than bad luck: that is told at once.
+                true => Failure::refused(&error),
+                false => Failure::of_opening(&error),
+            },
+        )?;
         self.begin(recording)
     }
 
@@ -155,7 +166,8 @@ impl BackupRecording {
             }
             if waited >= patience {
                 log::warn!(
-                    "the spool is not drained after {} s: changes go there while it is, and lightningd goes on",
+                    "the spool is not drained after {} s; lightningd goes on, and new changes go to the spool until the backup has \
+                     all of them",
                     patience.as_secs()
                 );
                 return false;
@@ -163,7 +175,7 @@ impl BackupRecording {
             if waited >= next_line {
                 next_line += SAY_EVERY;
                 let left = (patience - waited).as_secs_f64().ceil();
-                log::info!("draining the spool before lightningd goes on, for {left} s at most");
+                log::info!("lightningd waits while the spool is drained into the backup, for {left} s more at most");
             }
             thread::sleep(DRAINED_YET);
         }
@@ -171,8 +183,7 @@ impl BackupRecording {
 
     /// Makes it known where changes go, and has them sealed, or drained, from now on.
     fn begin(&self, recording: Recording) -> Result<Open, Failure> {
-        let recording: SharedRecording = Arc::new(Mutex::new(recording));
-        let mut open = Open { recording, sealing: None, draining: None, untold: None };
+        let mut open = Open::of(recording);
         let spooled = draining::taken(&open.recording).spooled();
         match spooled {
             Some((path, spooled)) => {
@@ -196,7 +207,7 @@ impl BackupRecording {
         let recorded = match recording.record(write) {
             Ok(recorded) => recorded,
             Err(error) if error.is_trouble() => {
-                let (trouble, is_hang) = (with_causes(&error), error.is_hang());
+                let (trouble, is_hang) = (with_remedy(&error), error.is_hang());
                 drop(recording);
                 self.let_go();
                 return Err(if is_hang { Failure::Hang(trouble) } else { Failure::Trouble(trouble) });
@@ -245,7 +256,7 @@ impl BackupRecording {
                 Ok(())
             }
             Ok(None) => Err(Refusal(trouble.to_owned())),
-            Err(error) => Err(Refusal(format!("{trouble}; and {}", with_causes(&error)))),
+            Err(error) => Err(Refusal(format!("{trouble}; and {}", with_remedy(&error)))),
         }
     }
 }
@@ -256,6 +267,11 @@ fn drain_gets(policy: &OnUnreachable) -> Duration {
 }
 
 impl Open {
+    fn of(recording: Recording) -> Self {
+        let recording: SharedRecording = Arc::new(Mutex::new(recording));
+        Self { recording, sealing: None, draining: None, untold: None, background: Background::Begun }
+    }
+
     fn begin_sealing(&mut self, status: &Arc<Status>) {
         let recording = draining::taken(&self.recording);
         self.sealing = begin_sealing(&recording, status);
@@ -264,12 +280,12 @@ impl Open {
 
 impl Failure {
     fn of_opening(error: &OpenRecordingError) -> Self {
-        let text = with_causes(error);
+        let text = with_remedy(error);
         if error.is_trouble() { Self::Trouble(text) } else { Self::Refused(Refusal(text)) }
     }
 
-    fn refused(error: &dyn Error) -> Self {
-        Self::Refused(Refusal(with_causes(error)))
+    fn refused(error: &(dyn Error + 'static)) -> Self {
+        Self::Refused(Refusal(with_remedy(error)))
     }
 
     fn into_refusal(self) -> Refusal {
@@ -299,9 +315,12 @@ fn begin_sealing(recording: &Recording, status: &Arc<Status>) -> Option<Sealing>
     ) {
         Ok(sealing) => Some(sealing),
         Err(error) => {
-            let problem = format!("what is recorded is neither replayed nor sealed: cannot start a thread ({error})");
+            let problem = format!(
+                "changes are recorded, but neither replayed nor sealed: cannot start a thread ({error}). Nothing is lost by \
+                 that; give lightningd more memory or threads, and start it again"
+            );
             log::error!("{problem}");
-            status.replay_problem(problem);
+            status.sealing_problem(problem);
             None
         }
     }
@@ -317,17 +336,13 @@ impl Record for BackupRecording {
         let mut waiting: Option<Waiting> = None;
         loop {
             let (trouble, hangs) = match self.attempt(&write) {
-                Ok(()) => {
-                    if let Some(waiting) = waiting {
-                        let waited = waiting.waited().as_secs_f32();
-                        log::warn!("changes for {} are recorded again; lightningd waited {waited:.1} s", self.place);
-                    }
-                    return Ok(());
-                }
+                // How long lightningd has waited is told by the watchdog.
+                Ok(()) => return Ok(()),
                 Err(Failure::Refused(refusal)) => return Err(refusal),
                 Err(Failure::Trouble(trouble)) => (trouble, false),
                 Err(Failure::Hang(trouble)) => (trouble, true),
             };
+            self.watched.pending.note_trouble(&trouble);
             if self.watched.pending.is_refused() {
                 return Err(Refusal(trouble));
             }
@@ -364,6 +379,11 @@ impl Record for BackupRecording {
                 }
             }
         }
+        if open.background == Background::Due {
+            open.background = Background::Begun;
+            draining::taken(&open.recording).make_room_ahead();
+            open.begin_sealing(&self.status);
+        }
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
             sealing.wake(newest.seq);
         }
@@ -380,7 +400,11 @@ impl Record for BackupRecording {
         let State::Open(open) = &mut self.state else { return };
         let mut recording = draining::taken(&open.recording);
         if let Err(error) = recording.note_commit() {
-            log::warn!("cannot note that the last change was committed: {}", with_causes(&error));
+            log::warn!(
+                "cannot note that the last change was committed: {}. Nothing is lost by that; the next start compares the \
+                 whole database with the backup, which takes some seconds",
+                with_remedy(&error)
+            );
         }
         if let Err(error) = recording.give_back_room() {
             log::debug!("the room for the next log stays: {}", with_causes(&error));

@@ -1,8 +1,8 @@
 //! The background thread that replays what is recorded and seals finished logs.
 //!
 //! It reads the backup as any other reader does and shares nothing with the recording but a bell. A change that does not
-//! replay never stops recording, for it is what `lightningd` did; it is shouted about instead, and so is everything else
-//! that goes wrong here.
+//! replay never stops recording, for it is what `lightningd` did; it is shouted about instead. A disk that has no room for
+//! segments is no fault of the backup: that is told as what it is.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
 use common::compact::{CompactOutcome, Compaction, KeepPolicy, Manner};
-use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp};
+use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted};
 
-use crate::causes::with_causes;
+use crate::causes::with_remedy;
 use crate::status::Status;
 
 /// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
@@ -66,7 +66,7 @@ impl Sealing {
                 // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped and given the
                 // lock back.
                 let status = Arc::clone(&status);
-                Worker { backup, limits, status, lock, sealer: None, shouted: None, next_look: Instant::now() }
+                Worker { backup, limits, status, lock, sealer: None, told: None, next_look: Instant::now() }
                     .run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
@@ -100,8 +100,17 @@ struct Worker {
     sealer: Option<Sealer>,
     /// When it is looked the next time whether history is to be dropped.
     next_look: Instant,
-    /// What was shouted last, so that it is shouted once and not after every write.
-    shouted: Option<String>,
+    /// What was told last, so that it is told once and not after every write.
+    told: Option<Told>,
+}
+
+/// What goes wrong with sealing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    /// The backup cannot be restored as it is, in these words.
+    OfTheBackup(String),
+    /// Its place is in trouble. The words are not always the same, such as the byte that there was no room for.
+    OfItsPlace(Option<Trouble>),
 }
 
 impl Worker {
@@ -120,8 +129,10 @@ impl Worker {
             self.check_snapshots(stop);
             match sealed {
                 Ok(()) => {
-                    self.shouted = None;
-                    self.status.replay_is_well();
+                    if self.told.take().is_some() {
+                        log::info!("{}: changes are replayed and sealed again", self.backup.path().display());
+                    }
+                    self.status.sealing_is_well();
                     self.compact(stop);
                     if is_broken_off {
                         bell.ring_unless_rung(durable);
@@ -129,20 +140,45 @@ impl Worker {
                     bell.pause(PAUSE);
                 }
                 Err(error) => {
-                    let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
-                    if let SealError::Replay { change, .. } = error {
-                        self.lock.ask_for_snapshot(change);
-                    }
-                    if self.shouted.as_ref() != Some(&problem) {
-                        shout(&self.status, &problem);
-                        // It stays in the status when what comes behind the snapshot replays well.
-                        self.status.problem(problem.clone());
-                        self.shouted = Some(problem);
-                    }
+                    self.tell(&error);
                     bell.pause(PAUSE_AFTER_FAILURE);
                 }
             }
         }
+    }
+
+    /// Tells what goes wrong, if that is news.
+    fn tell(&mut self, error: &SealError) {
+        if let SealError::Replay { change, .. } = error {
+            self.lock.ask_for_snapshot(*change);
+        }
+        let problem = format!("{}: {}", self.backup.path().display(), with_remedy(error));
+        let trouble = Trouble::behind(error);
+        let told = match error.is_of_the_backup() && self.is_there() {
+            true => Told::OfTheBackup(problem.clone()),
+            false => Told::OfItsPlace(trouble),
+        };
+        if self.told.as_ref() == Some(&told) {
+            return;
+        }
+        match &told {
+            Told::OfTheBackup(problem) => {
+                shout(&self.status, problem);
+                // It stays in the status when what comes behind a snapshot replays well.
+                self.status.problem(problem.clone());
+            }
+            Told::OfItsPlace(trouble) => {
+                let level = if *trouble == Some(Trouble::BadDisk) { log::Level::Error } else { log::Level::Warn };
+                log::log!(level, "{problem}");
+                self.status.sealing_problem(problem);
+            }
+        }
+        self.told = Some(told);
+    }
+
+    /// Whether the directory is that of a backup: where it is not mounted, no file is missing from it.
+    fn is_there(&self) -> bool {
+        self.backup.path().join(common::format::names::MANIFEST).exists()
     }
 
     /// Looks at snapshots that nobody has looked at, when all that was recorded since has been replayed.
@@ -157,7 +193,7 @@ impl Worker {
             self.status.database_damage(sealer.checked_snapshots().and_then(DatabaseDamage::of));
         }
         for error in problems {
-            let problem = format!("{}: {}", self.backup.path().display(), with_causes(&error));
+            let problem = format!("{}: {}", self.backup.path().display(), with_remedy(&error));
             log::error!("{problem}");
             log::logger().flush();
             // It does not go away when later changes replay well.
@@ -180,13 +216,17 @@ impl Worker {
             Ok(false) => None,
             Ok(true) => self.compact_by(&policy, stop).and_then(Result::err),
             Err(error) => {
-                let problem = with_causes(&error);
+                let problem = with_remedy(&error);
                 compactions.ended(Some(&Err(problem.clone())));
                 Some(problem)
             }
         };
         if let Some(problem) = &outcome {
-            log::warn!("{}: history is not dropped as backup.lock says: {problem}", self.backup.path().display());
+            log::warn!(
+                "{}: old versions are not dropped as `compact` in backup.lock says; nothing is lost by that: {problem}. It \
+                 is tried again in 10 minutes",
+                self.backup.path().display()
+            );
         }
         self.next_look = Instant::now() + if outcome.is_none() { LOOK_WHAT_IS_DUE } else { AFTER_FAILED_COMPACTION };
     }
@@ -202,11 +242,14 @@ impl Worker {
         let outcome = match compacted {
             Ok(CompactOutcome::Interrupted) => None,
             Ok(CompactOutcome::Done(compaction)) => Some(Ok(compaction)),
-            Err(error) => Some(Err(with_causes(&error))),
+            Err(error) => Some(Err(with_remedy(&error))),
         };
         compactions.ended(outcome.as_ref());
         if let Some(Ok(Compaction { dropped_versions: versions @ 1.., freed_bytes, .. })) = &outcome {
-            log::info!("dropped {versions} versions that are not to be kept, which has freed {freed_bytes} bytes");
+            log::info!(
+                "dropped {}, as the policy says; that has freed {freed_bytes} bytes",
+                counted(*versions, "old version")
+            );
         }
         outcome
     }

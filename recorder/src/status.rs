@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::compacting::Compactions;
 use crate::latency::{Latency, LatencyFigures};
 use crate::look::Looks;
+use crate::stalls::{Stall, Stalls};
 
 pub use common::NewestVersion as Newest;
 
@@ -38,6 +39,8 @@ struct Known {
     progress: Progress,
     replay_problem: Option<String>,
     database_damage: Option<DatabaseDamage>,
+    sealing_problem: Option<String>,
+    stalls: Stalls,
     spool: Option<Spool>,
 }
 
@@ -74,6 +77,8 @@ struct Answer {
     latency_us: LatencyFigures,
     spool: Option<Value>,
     compaction: Value,
+    sealing: Value,
+    stalls: Value,
     last_problem: Option<Value>,
     recorder_version: &'static str,
 }
@@ -157,15 +162,28 @@ impl Status {
     }
 
     /// Nothing is wrong with replaying and sealing (any more).
-    pub fn replay_is_well(&self) {
-        self.known().replay_problem = None;
+    pub fn sealing_is_well(&self) {
+        let mut known = self.known();
+        (known.replay_problem, known.sealing_problem) = (None, None);
     }
 
-    /// What is recorded does not replay, or cannot be sealed.
+    /// What is recorded does not replay, or cannot be read back.
     pub fn replay_problem(&self, text: String) {
         let mut known = self.known();
         known.replay_problem = Some(text.clone());
         known.last_problem = Some(Problem { text, at: Timestamp::now() });
+    }
+
+    /// Finished logs cannot be sealed now, for a reason that is none of the backup.
+    pub fn sealing_problem(&self, text: String) {
+        let mut known = self.known();
+        known.sealing_problem = Some(text.clone());
+        known.last_problem = Some(Problem { text, at: Timestamp::now() });
+    }
+
+    /// `lightningd` waits, or has waited, for long: what is known of that by now.
+    pub fn stall(&self, stall: Stall) {
+        self.known().stalls.note(stall);
     }
 
     /// The answer of `backup-status`. Fields are only ever added.
@@ -201,6 +219,8 @@ impl Status {
             latency_us: self.latency.figures(),
             spool: spool.map(Spool::to_json),
             compaction: self.compactions.to_json(),
+            sealing: json!({"problem": known.sealing_problem}),
+            stalls: known.stalls.to_json(),
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
             recorder_version: env!("CARGO_PKG_VERSION"),
         })
@@ -296,11 +316,21 @@ mod tests {
             "version 7 does not replay",
             "as long as nobody says otherwise"
         );
-        status.replay_is_well();
+        status.sealing_is_well();
         let answer = status.to_json();
         let text = "every change up to version 7 has been replayed";
         assert_eq!(answer["replay"], json!({"through": 7, "text": text, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
+        // That nothing can be sealed says nothing of what is recorded.
+        status.sealing_problem("the disk is full".to_owned());
+        let answer = status.to_json();
+        assert_eq!(
+            (&answer["replay"]["problem"], &answer["sealing"]["problem"]),
+            (&Value::Null, &json!("the disk is full"))
+        );
+        assert_eq!(answer["last_problem"]["text"], "the disk is full");
+        status.sealing_is_well();
+        assert_eq!(status.to_json()["sealing"], json!({"problem": null}));
     }
 
     #[test]

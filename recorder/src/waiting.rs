@@ -12,6 +12,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often the log says that it is still waiting.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it says so when it has said it for as long.
+const SAY_LATER_EVERY: Duration = Duration::from_secs(10);
+
 /// One wait, from the first failure of a write on.
 #[derive(Debug)]
 pub struct Waiting {
@@ -37,7 +40,7 @@ impl Waiting {
             return Err(self.give_up(place, trouble));
         };
         if waited >= self.next_line {
-            self.next_line = waited + SAY_EVERY;
+            self.next_line = waited + if waited < SAY_LATER_EVERY { SAY_EVERY } else { SAY_LATER_EVERY };
             log::warn!("waiting for {place}, {} s left, then {then}: {trouble}", left.as_secs_f64().ceil());
         }
         thread::sleep(self.pause.min(left));
@@ -45,15 +48,10 @@ impl Waiting {
         Ok(())
     }
 
-    /// How long it has been.
-    pub fn waited(&self) -> Duration {
-        self.began.elapsed()
-    }
-
     fn give_up(&self, place: &str, trouble: &str) -> Refusal {
         let tried = match self.patience {
-            Duration::ZERO => "backup.lock says \"on_unreachable\": \"stop\", so it is not tried again".to_owned(),
-            patience => format!("it was tried again for {} s (`wait_s` in backup.lock)", patience.as_secs()),
+            Duration::ZERO => "backup.lock says \"on_unreachable\": \"stop\", so that it is not tried again".to_owned(),
+            patience => format!("It was tried again for {} s (`wait_s` in backup.lock)", patience.as_secs()),
         };
         Refusal(format!(
             "{trouble}. {tried}. Make {place} reachable again (mounted, writable, with room on its disk), then start \
@@ -82,6 +80,6 @@ mod tests {
         while waiting.pause("file:///a", "gone", "refusing").is_ok() {
             attempts += 1;
         }
-        assert!(waiting.waited() >= patience && (2..=3).contains(&attempts), "{attempts} attempts");
+        assert!(waiting.began.elapsed() >= patience && (2..=3).contains(&attempts), "{attempts} attempts");
     }
 }

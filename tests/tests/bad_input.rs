@@ -95,9 +95,16 @@ fn a_bad_destination_is_refused_by_the_recorder() {
     fs::write(node.home.backup().join("manifest"), newer_manifest(&aside)).unwrap();
     let message = refused_untouched(&mut node, &["node.bkp", "newer"]);
     assert!(!message.contains("not a backup"), "it is one: {message}");
+    // What cannot be bad luck is told at once, however long anything else is waited for.
+    node.home.set_in_backup_lock("on_unreachable", json!({"wait_s": 600}));
+    let before = Instant::now();
+    fs::remove_file(node.home.backup().join("manifest")).unwrap();
+    fs::write(node.home.backup().join("letters.txt"), "a directory of something else").unwrap();
+    refused_untouched(&mut node, &["node.bkp", "check the path"]);
     fs::remove_dir_all(node.home.backup()).unwrap();
     fs::write(node.home.backup(), "a file").unwrap();
-    refused_untouched(&mut node, &["node.bkp"]);
+    refused_untouched(&mut node, &["node.bkp", "not a directory"]);
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
 }
 
 /// The manifest of a backup with a format version that is not written yet.

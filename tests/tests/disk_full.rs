@@ -13,6 +13,7 @@ use tests::home::Home;
 use tests::listing::{self, Status};
 use tests::small_node::{NODE_ID, SmallNode, bump, creation};
 use tests::tiny_disk::TinyDisk;
+use tests::wait::until;
 
 #[test]
 fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
@@ -190,6 +191,81 @@ fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
         assert_eq!(status(&mut node)["spool"], Value::Null, "drained before the first answer");
         expect_whole(&node);
     }
+    node.stop();
+    expect_whole(&node);
+}
+
+/// Sealing needs room before recording does. What was lost: that was told as a backup that cannot be read back, and while the
+/// node waited every attempt had lines of its own.
+#[test]
+fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some() {
+    let home = Home::new();
+    let Some(disk) = TinyDisk::mounted(&home.join("disk"), c"size=40m") else { return };
+    let backup = disk.path().join("node.bkp");
+    std::os::unix::fs::symlink(&backup, home.backup()).unwrap();
+    let lightning_dir = home.lightning_dir();
+    let init = ["init".as_ref(), "--lightning-dir".as_ref(), lightning_dir.as_os_str(), backup.as_os_str()];
+    tests::cli::backupfs(&init).expect_done("init");
+    home.set_on_unreachable(json!({"wait_s": 60}));
+    let mut node = SmallNode::at(home);
+    node.lightningd.end_logs_after(60);
+    node.start();
+    let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
+    assert!(first.is_continue(), "{first:?}");
+    let spare = backup.join(common::format::names::SPARE);
+    let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == common::LogLimits::default().bytes);
+    assert!(until(Duration::from_secs(20), is_made), "no room is made ahead");
+    let filler = fill(disk.path());
+    // Into the log that was made ahead: the one before is finished then.
+    while spare.exists() {
+        node.commit();
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let told = loop {
+        node.commit();
+        let told = status(&mut node);
+        if !told["sealing"]["problem"].is_null() {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    let problem = told["sealing"]["problem"].as_str().unwrap_or_default();
+    for part in ["not sealed", "nothing is lost", "No space left", "make room"] {
+        assert!(problem.contains(part), "no {part:?} in {told}");
+    }
+    assert_eq!(
+        (&told["replay"]["problem"], &told["last_problem"]["text"]),
+        (&Value::Null, &told["sealing"]["problem"])
+    );
+    // Until the log is full: then lightningd waits, and there is room again.
+    let room = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(4));
+        fs::remove_file(filler).expect("room");
+    });
+    let before = Instant::now();
+    let waited =
+        (0..60).any(|_| matches!(node.write(Commit::Normal), Answer::Continue { elapsed } if elapsed.as_secs() > 0));
+    assert!(waited, "it never waited in {:?}", before.elapsed());
+    room.join().expect("room");
+    let log = |node: &mut SmallNode| node.lightningd.recorder().expect("it runs").log_lines();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let is_over = |told: &Value| told["sealing"]["problem"].is_null() && told["stalls"]["last"]["over"] == true;
+    while !is_over(&status(&mut node)) {
+        assert!(Instant::now() < deadline, "{}", status(&mut node));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Log lines come behind answers.
+    std::thread::sleep(Duration::from_millis(300));
+    status(&mut node);
+    let log = log(&mut node);
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("cannot be read back"), count("error: ")), (0, 0), "{log:#?}");
+    assert_eq!(count("info: recording to"), 2, "at the start, and when there was room: {log:#?}");
+    assert_eq!(count("finished logs are not sealed"), 1, "{log:#?}");
+    assert!(count("is not made ahead") <= 2 && count("goes on: it has waited") == 1, "{log:#?}");
+    assert!(log.len() < 30, "{log:#?}");
+    expect_whole(&node);
     node.stop();
     expect_whole(&node);
 }

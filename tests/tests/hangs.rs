@@ -234,11 +234,14 @@ fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
 }
 
 fn spool_of(node: &mut SmallNode) -> Value {
+    status_of(node)["spool"].take()
+}
+
+fn status_of(node: &mut SmallNode) -> Value {
     if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
         node.lightningd.init().expect("the recorder takes init");
     }
-    let status = node.lightningd.rpc("backup-status", &json!({})).expect("an answer");
-    status["spool"].clone()
+    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
 }
 
 /// Writes until one has waited for the call that hangs; returns how long.
@@ -307,6 +310,15 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
         assert!(waited >= SPOOLED_AFTER && waited < SPOOLED_AFTER + SLACK, "{rule:?}: {waited:?}");
         let median = commit_quickly(&mut faulty.node, 100, QUICK);
         eprintln!("{rule:?}: spooled after {waited:.1?}, then answered in {median:?}");
+        let status = status_of(&mut faulty.node);
+        let log = faulty.node.lightningd.recorder().expect("it runs").log_lines().join("\n");
+        for told in
+            ["has been waiting for its write to be recorded for 1.", "node.bkp has not answered for", "goes on: it"]
+        {
+            assert!(log.contains(told), "{rule:?}: no {told:?} in {log}");
+        }
+        let last = &status["stalls"]["last"];
+        assert!(last["over"] == true && last["seconds"].as_f64() >= Some(SPOOLED_AFTER.as_secs_f64()), "{status}");
         let spool = spool_of(&mut faulty.node);
         assert!(spool["changes"].as_u64() > Some(100), "{rule:?}: {spool}");
         assert!(faulty.faults().hanging() > 0);

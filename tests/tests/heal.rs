@@ -136,6 +136,15 @@ fn what_a_heal_stored_is_checked_soon_after() {
     });
     node.commit();
     node.expect_restorable();
+    // What was lost: at every start there was a line for every heal that there ever was.
+    node.stop();
+    node.start();
+    node.commit();
+    node.lightningd.init().unwrap();
+    let newest = node.data_version().get();
+    wait_for(&mut node, "it is replayed again", |status, _| status["replay"]["through"] == newest);
+    thread::sleep(Duration::from_millis(500));
+    wait_for(&mut node, "nothing is said", |_, lines| lines.iter().all(|line| !line.contains("is sound")));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::python_plugin::{ExportError, ImportError, OnDamage, PythonFile as Reader, export_backup, import_backup};
-use common::{Backup, BackupUrl, DataVersion};
+use common::{Backup, BackupUrl, DataVersion, counted};
 use proptest::prelude::*;
 use tests::home::Home;
 use tests::listing::{self, Status};
@@ -205,7 +205,7 @@ fn what_the_plugin_had_not_answered_does_no_harm() {
     for cut in [1, 8, 9, 30] {
         fs::write(&file, [&before, &ahead[before.len()..before.len() + cut]].concat()).unwrap();
         let said = import(&home, &file, &[]).expect_done("import").stdout;
-        assert!(said.contains(&format!("the last {cut} bytes (from byte {})", before.len())), "{said}");
+        assert!(said.contains(&format!("the last {} (from byte {})", counted(cut, "byte"), before.len())), "{said}");
         expect_newest(&home, &home.database());
         fs::remove_dir_all(home.backup()).unwrap();
     }

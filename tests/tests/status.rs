@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::DataVersion;
+use common::{DataVersion, counted};
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use serde_json::{Value, json};
 use tests::cli::{self, Ran};
 use tests::fault_fs::{Caching, Call, Effect, FaultFs, Rule};
+use tests::faulty_node::{FaultyNode, LOGS};
 use tests::home::Home;
 use tests::listing::{self, Status};
 use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, creation};
+use tests::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -156,7 +158,7 @@ fn both_tell_the_same_of_what_is_sealed_and_what_is_not() {
     for part in [
         format!("newest version    {}, recorded 20", node.data_version()),
         format!("sealed            through version {}\n", found["sealed_through"]),
-        format!("not sealed yet    {} changes\n", found["unsealed_changes"]),
+        format!("not sealed yet    {}\n", counted(number(&found, "unsealed_changes"), "change")),
         format!("replay            {}\n", found["replay"]["text"].as_str().expect("a text")),
         "none is seen from here".to_owned(),
     ] {
@@ -206,7 +208,9 @@ fn asking_a_hundred_times_neither_loses_nor_delays_what_is_being_recorded() {
     done.store(true, Ordering::Relaxed);
     let last = asked(&mut node);
     assert_eq!(last["data_version"], 1 + 2 * 100 * ROUNDS);
-    assert_eq!(last["last_problem"], Value::Null, "{last}");
+    if last["stalls"]["count"] == 0 {
+        assert_eq!(last["last_problem"], Value::Null, "{last}");
+    }
 
     // Every question has its answer, and each tells no less than the one before.
     assert_eq!(ids.len(), 100);
@@ -329,4 +333,37 @@ fn a_destination_that_does_not_answer_keeps_neither_the_status_nor_the_node() {
     assert_eq!(problem(&told), "");
     node.stop();
     node.expect_restorable();
+}
+
+/// What was lost: not a word was said of a disk that was slow for 8 s, however often.
+#[test]
+fn a_call_that_comes_back_in_time_is_told_when_it_hangs_and_when_it_is_over() {
+    const HANGS_FOR: Duration = Duration::from_secs(3);
+    let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, Some(json!("stop"))) else { return };
+    let faults = Arc::clone(faulty.faults());
+    faults.add(Rule::new(Effect::Hang).calls(&[Call::Fsync]).names(LOGS).times(1));
+    let healing = thread::spawn(move || {
+        assert!(until(PATIENCE, || faults.hanging() > 0), "nothing hangs");
+        thread::sleep(HANGS_FOR);
+        faults.heal();
+    });
+    let Answer::Continue { elapsed } = faulty.node.write(Commit::Normal) else { panic!("it comes back in time") };
+    healing.join().expect("it hangs");
+    assert!(elapsed >= HANGS_FOR, "{elapsed:?}");
+    faulty.node.lightningd.init().expect("the recorder takes init");
+    thread::sleep(Duration::from_millis(600));
+    let status = asked(&mut faulty.node);
+    let log = faulty.node.lightningd.recorder().expect("it runs").log_lines();
+    let at = |told: &str| log.iter().position(|line| line.starts_with("warn") && line.contains(told));
+    let (begun, over) = (at("has been waiting for its write to be recorded for 1."), at("goes on: it has waited 3."));
+    assert!(begun.is_some() && begun < over, "{log:?}");
+    assert!(log[begun.unwrap_or(0)].contains("node.bkp has not answered for"), "{log:?}");
+    let problem = &status["last_problem"];
+    assert!(problem["text"].as_str().is_some_and(|text| text.contains("has waited 3.")), "{status}");
+    assert!(problem["at"].as_str().is_some(), "{status}");
+    let last = &status["stalls"]["last"];
+    assert!(last["over"] == true && last["refused"] == false && last["seconds"].as_f64() >= Some(3.0), "{status}");
+    assert_eq!(status["stalls"]["count"], 1, "{status}");
+    faulty.node.stop();
+    faulty.expect_all_below();
 }

@@ -51,12 +51,28 @@ fn log_lines(node: &mut SmallNode) -> String {
     node.lightningd.recorder().expect("it runs").log_lines().join("\n")
 }
 
+/// Whether this is soon told so often.
+fn until_told(node: &mut SmallNode, text: &str, times: usize) -> bool {
+    let until = Instant::now() + Duration::from_secs(10);
+    while log_lines(node).matches(text).count() < times {
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(50));
+        status_of(node);
+    }
+    true
+}
+
 fn spool_of(node: &mut SmallNode) -> Value {
+    status_of(node)["spool"].take()
+}
+
+fn status_of(node: &mut SmallNode) -> Value {
     if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
         node.lightningd.init().expect("the recorder takes init");
     }
-    let status = node.lightningd.rpc("backup-status", &json!({})).expect("an answer");
-    status["spool"].clone()
+    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
 }
 
 /// Writes until the backup has everything; the spool is then gone.
@@ -110,6 +126,14 @@ fn a_place_that_comes_back_in_time_costs_the_node_nothing_but_time() {
     let log = log_lines(&mut node);
     assert!(log.contains(" s left, then the write is refused"), "{log}");
     assert!(log.matches("waiting for file://").count() >= 4, "a line a second: {log}");
+    // How long each outage took is told, and stays.
+    assert!(until_told(&mut node, "goes on: it has waited 2.", 2), "{}", log_lines(&mut node));
+    let status = status_of(&mut node);
+    let problem = status["last_problem"]["text"].as_str().unwrap_or_default();
+    assert!(problem.contains("has waited 2.") && problem.contains("node.bkp"), "{status}");
+    let last = &status["stalls"]["last"];
+    assert_eq!((&status["stalls"]["count"], &last["over"], &last["refused"]), (&json!(2), &json!(true), &json!(false)));
+    assert!(last["seconds"].as_f64() > Some(2.0) && last["began"].as_str().is_some(), "{status}");
     expect_whole(&node);
     node.stop();
     expect_whole(&node);
@@ -160,7 +184,8 @@ fn with_a_spool_the_node_goes_on_and_the_backup_catches_up() {
     let spool = spool_of(&mut node);
     assert_eq!(spool["changes"], 30, "{spool}");
     assert_eq!((&spool["from_version"], &spool["to_version"]), (&from.get().into(), &node.data_version().get().into()));
-    assert!(log_lines(&mut node).contains("exist on this machine only"), "{}", log_lines(&mut node));
+    let log = log_lines(&mut node);
+    assert!(log.contains("exist on this machine only") && log.contains(&format!("from version {from} on")), "{log}");
     bring_back(&node);
     commit_until_drained(&mut node);
     expect_whole(&node);

@@ -50,12 +50,15 @@ pub enum CompactError {
     Policy(#[from] KeepPolicyError),
     /// The backup cannot be read, or is damaged.
     #[error("nothing is dropped from a backup that cannot be read as a whole; `backupfs verify` says what is wrong")]
-    Read(#[from] ReadError),
+    Read(#[source] ReadError),
     /// Something cannot be written or removed.
-    #[error("the backup is not compacted to the end; what is kept is as it was")]
-    Write(#[from] StorageError),
+    #[error("the backup is not compacted to the end; nothing that is to be kept is lost by that")]
+    Write(#[source] StorageError),
     /// What was written does not read back as it should.
-    #[error("what remains of dropped segments does not read back as it was ({what}); nothing is dropped. Report this")]
+    #[error(
+        "what is to be kept of old versions does not read back as it should ({what}). Nothing is dropped, and nothing is lost. \
+         Check the disk and the memory of this machine; if they are sound, report this"
+    )]
     Differs {
         /// What is wrong.
         what: String,
@@ -63,6 +66,22 @@ pub enum CompactError {
     /// A snapshot is being taken, which may build on what would be dropped.
     #[error("a gap is being healed right now; nothing is dropped. Try again in a minute")]
     Healing,
+}
+
+impl From<StorageError> for CompactError {
+    /// The call tells which of them it is: whoever writes also reads, the other way round, too.
+    fn from(error: StorageError) -> Self {
+        if error.is_of_a_change() { Self::Write(error) } else { Self::Read(error.into()) }
+    }
+}
+
+impl From<ReadError> for CompactError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Storage(error) => error.into(),
+            error => Self::Read(error),
+        }
+    }
 }
 
 /// How much of the disk a compaction leaves to others.

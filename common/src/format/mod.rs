@@ -20,7 +20,7 @@ pub mod snapshot;
 pub mod spool;
 pub mod statements;
 
-use crate::Seq;
+use crate::{Seq, counted};
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
@@ -30,7 +30,7 @@ pub const FORMAT_VERSION: u16 = 1;
 #[non_exhaustive]
 pub enum Damage {
     /// The structure is longer than the bytes.
-    #[error("it ends after {have} bytes where {want} are needed")]
+    #[error("it ends after {} where {want} are needed", counted(*.have, "byte"))]
     Short {
         /// Bytes at hand.
         have: usize,

@@ -99,7 +99,7 @@ impl History {
         if let Some(newest) = newest
             && let Err(error) = history.take_over(newest)
         {
-            log::error!("{error}");
+            log::error!("{}", error.in_words());
             history.sealed_place = Before::Unknown;
         }
         history.find_newest_sealed();
@@ -118,7 +118,7 @@ impl History {
                     self.newest_sealed = stretch.versions().last().cloned();
                     self.sealed_recorded = self.sealed_recorded.or(stretch.newest_recorded());
                 }
-                Err(error) => log::error!("{error}"),
+                Err(error) => log::error!("{}", error.in_words()),
             }
         }
     }

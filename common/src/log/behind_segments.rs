@@ -29,7 +29,7 @@ impl Unsealed {
         let names = directory.list()?;
         match segments.look_what_is_dropped() {
             Ok(_) => {}
-            Err(error @ ReadError::Damaged { .. }) => log::error!("{error}"),
+            Err(error @ ReadError::Damaged { .. }) => log::error!("{}", error.in_words()),
             Err(error) => return Err(error),
         }
         let remains = segments.remains();
@@ -50,7 +50,7 @@ impl Unsealed {
             }
             Err(error) => error,
         };
-        log::error!("{error}");
+        log::error!("{}", error.in_words());
         let logs = names.iter().filter_map(|name| names::parse_log(name)).filter(|&first| first >= newest);
         let cursor = match logs.min() {
             // What is wrong with a header is told by whoever reads on.

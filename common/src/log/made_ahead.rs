@@ -74,6 +74,11 @@ pub(crate) enum Made {
     Nothing,
 }
 
+/// What to do, as the end of a sentence.
+fn remedy(error: &StorageError) -> String {
+    error.trouble().remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default()
+}
+
 impl Spares {
     /// No spare yet; those to come have this many bytes.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
@@ -150,8 +155,10 @@ impl Spares {
         if is_fresh {
             if let Err(error) = self.unhurried.sync() {
                 log::error!(
-                    "{error}: {}; the log is recorded to until it is full, and no other one begun",
-                    error.source
+                    "{error}: {}; recording goes on until the log is full, and is refused then, for nobody would know which \
+                     log is the newest after a power cut{}",
+                    error.source,
+                    remedy(&error)
                 );
                 self.state().newest_name = NewestName::Uncertain(error);
                 return Ok(Made::Nothing);
@@ -249,10 +256,15 @@ impl Spares {
             match self.make() {
                 Ok(_) => said = None,
                 Err(error) => {
-                    let problem = format!("{error}: {}; recording goes on without room made ahead", error.source);
-                    if said.as_ref() != Some(&problem) {
-                        log::warn!("{problem}");
-                        said = Some(problem);
+                    // Where in the file it was is not always the same.
+                    let trouble = Some((error.op, error.trouble()));
+                    if said != trouble {
+                        log::warn!(
+                            "{error}: {}; the file of the next log is not made ahead. Recording goes on{}",
+                            error.source,
+                            remedy(&error)
+                        );
+                        said = trouble;
                     }
                     self.pause_after_failure();
                 }

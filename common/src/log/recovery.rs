@@ -12,7 +12,7 @@ use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{Body, Record};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, write_again};
-use crate::{ReadError, Seq};
+use crate::{ReadError, Seq, counted};
 
 /// Most records that are written at once: a rewind, a snapshot and a change.
 const BATCH_RECORDS_MAX: usize = 3;
@@ -76,9 +76,10 @@ pub(crate) fn recover(
     let torn = torn_len(&*file, offset)?;
     if torn > 0 {
         log::warn!(
-            "{}: cutting {torn} bytes at byte {offset}: a record that was being written when the recorder or the \
-             machine stopped, and that was never acknowledged",
-            file.path().display()
+            "{}: cutting {} at byte {offset}: a record that was being written when the recorder or the machine stopped, and \
+             that was never acknowledged. Nothing is lost by that",
+            file.path().display(),
+            counted(torn, "byte")
         );
         fill_with_zeros(&*file, offset..offset + torn)?;
     }
@@ -94,9 +95,8 @@ pub(crate) fn recover(
     if is_spare {
         // Not before it is durable: a log with its own name has a record.
         log::info!(
-            "{}: {} becomes {name}; power failed before that name was durable",
-            directory.path().display(),
-            names::SPARE
+            "{}: the newest log gets its name {name} again, which a power cut has undone. Nothing is lost by that",
+            directory.path().display()
         );
         directory.rename(names::SPARE, &name)?;
     }
@@ -118,9 +118,9 @@ fn remove_leftovers(directory: &dyn Directory, next_seq: Seq) -> Result<(), Stor
         // A snapshot whose record was never written.
         let orphan = names::parse_snapshot(&name).is_some_and(|seq| seq >= next_seq);
         if orphan || name.ends_with(TEMPORARY_ENDING) {
-            log::info!("{}: removing {name}, which was not finished", directory.path().display());
+            log::debug!("{}: removing {name}, which was not finished", directory.path().display());
             if let Err(error) = directory.remove(&name) {
-                log::warn!("{error}: {}; remove it by hand", error.source);
+                log::warn!("{error}: {}; it is of no use to anybody: remove it by hand", error.source);
             }
         }
     }

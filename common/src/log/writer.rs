@@ -24,10 +24,10 @@ use crate::{DataVersion, LogLimits, Seq, Timestamp};
 #[non_exhaustive]
 pub enum AppendError {
     /// A write or sync failed. What is on disk is unknown until the log is opened anew.
-    #[error("what is on disk now is not known, so nothing more is recorded until the backup has been opened anew")]
+    #[error("a change cannot be recorded")]
     Storage(#[from] StorageError),
     /// A write or sync failed before.
-    #[error("an earlier write to {path} failed, so its end cannot be trusted before it is opened anew", path = .path.display())]
+    #[error("a change cannot be recorded: an earlier write to {path} failed, and it has to be opened anew first", path = .path.display())]
     Poisoned {
         /// The log.
         path: PathBuf,

@@ -159,7 +159,9 @@ impl From<AppendError> for ImportError {
 impl From<SealError> for ImportError {
     fn from(error: SealError) -> Self {
         match error {
-            SealError::Write(error) | SealError::Read(ReadError::Storage(error)) => error.into(),
+            SealError::Write(error) | SealError::OutOfReach(error) | SealError::Read(ReadError::Storage(error)) => {
+                error.into()
+            }
             SealError::Read(error) => error.into(),
             error => Self::Seal(error),
         }

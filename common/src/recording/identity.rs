@@ -110,7 +110,10 @@ impl Recording {
                         self.known.manifest = learned;
                         self.known.identity = Identity::Checked;
                     }
-                    Err(error) => log::warn!("cannot note whose backup this is: {error}"),
+                    Err(error) => log::warn!(
+                        "cannot note which node this backup is of ({error}: {}); nothing is lost by that, it is tried again",
+                        error.source
+                    ),
                 }
                 Ok(())
             }

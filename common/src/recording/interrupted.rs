@@ -31,13 +31,13 @@ impl Recording {
 
 impl Interrupted {
     /// Opens the backup again, by its path, and goes on behind the last acknowledged record, which must be there. What was
-    /// written behind that is cut off.
+    /// written behind that is cut off. No [room is made ahead](Recording::make_room_ahead) yet.
     ///
     /// # Errors
     /// When the backup cannot be opened, or is not as it was left.
     pub fn reopen(&self, pulse: &Arc<Pulse>) -> Result<Recording, OpenRecordingError> {
         let directory = destination(&self.known.url, &self.known.on_unreachable, pulse)?;
-        self.reopen_in(directory).inspect(Recording::make_room_ahead)
+        self.reopen_in(directory)
     }
 
     pub(crate) fn reopen_in(&self, directory: Arc<dyn Directory>) -> Result<Recording, OpenRecordingError> {

@@ -97,7 +97,7 @@ fn slow(node: &Node) -> (Arc<dyn Directory>, Receiver<()>, Sender<()>) {
     let (done, is_done) = channel();
     let real = RealDirectory::new(node.backup_path());
     let slow = SlowSpare { real, asked, done: Arc::new(Mutex::new(is_done)) };
-    let leavable = LeavableDirectory::new(Arc::new(slow)).unwrap();
+    let leavable = LeavableDirectory::new(Arc::new(slow), Arc::default()).unwrap();
     leavable.set_patience(Duration::from_secs(1));
     (Arc::new(leavable), is_asked, done)
 }

@@ -12,13 +12,12 @@ use crate::boot::current_boot;
 use crate::format::record::RunStart;
 use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use crate::log::LogEnd;
-use crate::record_error::Shown;
 use crate::spool::{
     Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpoolNoteError, SpooledChanges,
     clear_spool, spool_directory, spool_logs, spool_path, this_host,
 };
 use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
-use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp};
+use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp, counted};
 
 /// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(5);
@@ -40,7 +39,7 @@ pub(super) fn destination(
     if !matches!(policy, OnUnreachable::Spool { .. }) {
         return Ok(Arc::new(WatchedDirectory::new(real, Arc::clone(pulse))));
     }
-    let leavable = LeavableDirectory::new(Arc::new(real)).map_err(OpenRecordingError::Thread)?;
+    let leavable = LeavableDirectory::new(Arc::new(real), Arc::clone(pulse)).map_err(OpenRecordingError::Thread)?;
     leavable.set_patience(call_patience(policy));
     Ok(Arc::new(leavable))
 }
@@ -110,9 +109,10 @@ impl Recording {
             identity: Identity::default(),
         };
         log::warn!(
-            "the backup {} is behind by {} changes, which are in the spool {}: they are drained as soon as it is reachable",
+            "the backup {} is behind by {}; what it does not have is in the spool {}, and goes into it as soon as it can be \
+             reached",
             known.url,
-            contents.spooled.changes,
+            counted(contents.spooled.changes, "change"),
             held.directory.path().display()
         );
         Ok(Some(Self::spooling_to(held, known)))
@@ -170,7 +170,10 @@ impl Recording {
             if has_log || self.directory.sync().is_err() {
                 return Err(error);
             }
-            log::warn!("the spool {} is empty, and not tidied up: {error}", self.directory.path().display());
+            log::warn!(
+                "the spool {} is empty, and cannot be tidied up: {error}. Nothing is lost by that",
+                self.directory.path().display()
+            );
         }
         drain.set_patience(call_patience(&self.known.on_unreachable));
         let Drain { directory, lock, manifest, log, .. } = drain;
@@ -188,7 +191,10 @@ impl Recording {
             OnUnreachable::Spool { directory, .. } => {
                 // Better known now than when it is needed.
                 if let Err(error) = spool_directory(directory, self.known.manifest.uuid) {
-                    log::error!("changes could not be spooled: {error}: {}", reason(&error));
+                    log::error!(
+                        "{error}: {}. Mend that now: without a spool lightningd stops when the backup is out of reach",
+                        reason(&error)
+                    );
                 }
                 let root = directory.canonicalize().unwrap_or_else(|_| directory.clone());
                 Some(SpoolNote { host: this_host(), path: spool_path(&root, self.known.manifest.uuid) })
@@ -269,10 +275,13 @@ impl Interrupted {
         };
         let held = HeldSpool::begin(directory, &*known.lightning_dir, header, known.limits)?;
         log::error!(
-            "{} is out of reach: from version {} on changes go to the spool {}. Until they are drained the newest changes \
+            "{} is out of reach: from {} on changes go to the spool {}. Until they are drained the newest changes \
              exist on this machine only",
             known.url,
-            Shown(&known.newest.map(|newest| newest.data_version)),
+            match known.newest {
+                Some(newest) => format!("version {}", newest.data_version.next()),
+                None => "the first version".to_owned(),
+            },
             held.directory.path().display()
         );
         Ok(Recording::spooling_to(held, known.without_history()))

@@ -308,3 +308,26 @@ fn the_database_of_another_node_stays_refused() {
         assert!(matches!(error, RecordError::OtherNode { .. }), "{error}");
     }
 }
+
+/// What was lost: it was refused as the database of somebody else.
+#[test]
+fn a_bump_in_words_that_are_not_known_is_named_as_what_it_may_be() {
+    let mut node = Node::new("");
+    let mut recording = node.record();
+    node.write(&mut recording, "as ever", Fate::Committed).unwrap();
+    let newest = recording.newest().unwrap();
+    let record = |recording: &mut Recording, bump: &'static str| {
+        let statements = [Cow::Borrowed("DELETE FROM payments"), Cow::Borrowed(bump)];
+        let data_version = DataVersion::new(node.version + 1);
+        recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap_err()
+    };
+    let known = record(&mut recording, "UPDATE vars SET intval=intval+1 WHERE name='data_version'");
+    assert!(matches!(known, RecordError::UnknownBump { .. }), "{known}");
+    let said = known.to_string();
+    assert!(said.contains("newer backup-recorder") && said.contains("nothing is lost"), "{said}");
+    let unknown = record(&mut recording, "INSERT INTO counted VALUES (12)");
+    assert!(matches!(unknown, RecordError::WrongDatabase { .. }), "{unknown}");
+    assert!(unknown.to_string().contains("newer backup-recorder"), "{unknown}");
+    assert_eq!(recording.newest(), Some(newest), "nothing is recorded");
+    node.write(&mut recording, "as ever", Fate::Committed).unwrap();
+}

@@ -135,9 +135,13 @@ fn pages_that_a_delta_snapshot_cut_off_do_not_come_back() {
     }
 }
 
-/// The disk is full: what was written of the segment must not take the space that the recorder needs.
+/// What the operating system says to whoever writes.
+const ERRORS_OF_WRITES: [i32; 6] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EROFS, libc::EACCES, libc::EIO];
+
+/// The disk is full: what was written of the segment must not take the space that the recorder needs. What was lost, too: it
+/// was told as a backup that cannot be read back.
 #[test]
-fn a_sealing_that_fails_leaves_no_temporary_file() {
+fn a_sealing_that_fails_leaves_no_temporary_file_and_is_no_fault_of_the_backup() {
     let mut node = Node::new("");
     let mut recording = record(&node);
     let fill_a_log = |node: &mut Node, recording: &mut Recording| {
@@ -152,8 +156,17 @@ fn a_sealing_that_fails_leaves_no_temporary_file() {
         let faulty = Arc::new(FaultyDirectory::new(node.backup_path()));
         let backup = Arc::new(Backup::of(Arc::clone(&faulty) as _, node.backup().manifest().clone()));
         let mut sealer = Sealer::new(backup, LIMITS).unwrap();
+        let errno = ERRORS_OF_WRITES[usize::try_from(nth).unwrap() % ERRORS_OF_WRITES.len()];
+        faulty.fail_with(errno);
         faulty.fail_nth(nth);
         let result = sealer.advance(newest_seq(&recording), &mut go_on);
+        if let Err(error) = &result {
+            assert!(
+                matches!(error, SealError::Write(error) if error.source.raw_os_error() == Some(errno)),
+                "{error:?}"
+            );
+            assert!(!error.is_of_the_backup(), "{error:?}");
+        }
         assert!(files(node.backup_path(), "segment-").iter().all(|name| !name.ends_with(".tmp")), "call {nth}");
         let segment = files(node.backup_path(), "log-")[0].replace("log", "segment");
         if result.is_err() && node.backup_path().join(segment).exists() && !is_removal(&result) {

@@ -30,7 +30,7 @@ use crate::history::{Start, sealed_through};
 use crate::log::{Behind as BehindLog, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
-use crate::storage::{StorageError, remove_if_present};
+use crate::storage::{StorageError, Trouble, remove_if_present};
 use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
 use followed_by::{Behind, or_keep};
 #[cfg(test)]
@@ -47,7 +47,10 @@ pub(crate) use write::{PageImage, PagesOfSnapshot, write_segment};
 pub enum SealError {
     /// What is recorded cannot be read back.
     #[error("what is recorded cannot be read back; check the disk, and keep a copy of the backup")]
-    Read(#[from] ReadError),
+    Read(#[source] ReadError),
+    /// It cannot be read now: it is not damaged.
+    #[error("finished logs are not sealed while the backup cannot be read; nothing is lost by that")]
+    OutOfReach(#[source] StorageError),
     /// A change does not replay. Every later one depends on it, up to the next snapshot.
     #[error(
         "a change in {path} does not replay, so the versions from there on cannot be restored. The recorder takes a snapshot of \
@@ -63,13 +66,14 @@ pub enum SealError {
         source: ReplayError,
     },
     /// The segment cannot be written.
-    #[error("a finished log cannot be sealed; it is kept as it is")]
-    Write(#[from] StorageError),
+    #[error("finished logs are not sealed; nothing is lost by that: they are kept, and recording goes on")]
+    Write(#[source] StorageError),
     /// zstd gets no memory.
-    #[error("a finished log cannot be compressed; it is kept as it is")]
+    #[error("finished logs cannot be compressed; nothing is lost by that: they are kept, and recording goes on")]
     Compress(#[source] io::Error),
     /// What was written does not read back as what was replayed.
-    #[error("the segment of {path} does not say what it should ({what}); the log is kept as it is. Report this", path = .path.display())]
+    #[error("the segment made of {path} does not read back as it should ({what}). The log is kept, so nothing is lost. Check the disk and \
+         the memory of this machine; if they are sound, report this", path = .path.display())]
     Differs {
         /// The log.
         path: PathBuf,
@@ -78,11 +82,44 @@ pub enum SealError {
     },
 }
 
+impl From<StorageError> for SealError {
+    /// The call tells which of them it is: whoever writes a segment also reads, the other way round, too.
+    fn from(error: StorageError) -> Self {
+        match error.trouble() {
+            _ if error.is_of_a_change() => Self::Write(error),
+            // A file that is not there is missing from a backup that is.
+            _ if error.is_not_found() => Self::Read(error.into()),
+            Trouble::OutOfReach | Trouble::NoPermission | Trouble::TooManyFiles => Self::OutOfReach(error),
+            _ => Self::Read(error.into()),
+        }
+    }
+}
+
+impl From<ReadError> for SealError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Storage(error) => error.into(),
+            error => Self::Read(error),
+        }
+    }
+}
+
 impl From<MapError> for SealError {
     fn from(error: MapError) -> Self {
         match error {
-            MapError::Read(error) => Self::Read(error),
-            MapError::Write(error) => Self::Write(error),
+            MapError::Read(error) => error.into(),
+            MapError::Write(error) => error.into(),
+        }
+    }
+}
+
+impl SealError {
+    /// Whether it is the backup that is at fault: something in it is damaged, missing, or does not replay, and cannot be
+    /// restored. Everything else only keeps logs from being sealed, for as long as it lasts.
+    pub fn is_of_the_backup(&self) -> bool {
+        match self {
+            Self::Read(_) | Self::Replay { .. } | Self::Differs { .. } => true,
+            Self::OutOfReach(_) | Self::Write(_) | Self::Compress(_) => false,
         }
     }
 }
@@ -351,7 +388,7 @@ pub(crate) fn begin(
 impl Backup {
     fn does_not_replay(&self, log: Seq, change: Seq, source: ReplayError) -> SealError {
         match source {
-            ReplayError::Pages(error) => SealError::Read(error),
+            ReplayError::Pages(error) => error.into(),
             source => SealError::Replay { path: self.path().join(names::log(log)), change, source },
         }
     }

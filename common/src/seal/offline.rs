@@ -52,7 +52,7 @@ impl SealBackupError {
 
 impl From<ReadError> for SealBackupError {
     fn from(error: ReadError) -> Self {
-        Self::Seal(SealError::Read(error))
+        Self::Seal(error.into())
     }
 }
 

@@ -23,10 +23,10 @@ pub(super) fn expect_whole(
 ) -> Result<(), SealError> {
     let differs = |what| Err(SealError::Differs { path: path_of_log(), what });
     let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id)).transpose()?;
-    let body = check_body(backup.segments(), file, snapshot.as_ref());
-    match body.problems.first() {
+    let mut body = check_body(backup.segments(), file, snapshot.as_ref());
+    match std::mem::take(&mut body.problems).into_iter().next() {
         Some(ReadError::Damaged { offset, damage, .. }) => return differs(format!("at byte {offset}: {damage}")),
-        Some(ReadError::Storage(error)) => return differs(format!("{error}: {}", error.source)),
+        Some(error @ ReadError::Storage(_)) => return Err(error.into()),
         Some(error @ ReadError::NewestUnreadable { .. }) => return differs(error.to_string()),
         None => {}
     }

@@ -65,7 +65,7 @@ impl<'a> SegmentWriter<'a> {
     pub(crate) fn abandon(directory: &dyn Directory, header: &SegmentHeader) {
         let temporary = temporary_name(header);
         if let Err(error) = remove_if_present(directory, &temporary) {
-            log::warn!("{error}: {}", error.source);
+            log::warn!("{error}: {}; it is of no use and takes room until the next start", error.source);
         }
     }
 

@@ -55,7 +55,7 @@ pub enum DrainError {
         seq: Seq,
     },
     /// The spool cannot be read.
-    #[error("the spool cannot be read")]
+    #[error("the spool cannot be read; keep it, for what is in it may be the newest there is")]
     Read(#[from] ReadError),
     /// The backup cannot be written to.
     #[error(transparent)]
@@ -104,7 +104,8 @@ impl DrainPlan {
     /// # Errors
     /// When the backup cannot be opened, or it does not end with a record of the spool or the one before.
     pub fn attach(&self) -> Result<Drain, DrainError> {
-        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(self.url.path())))?;
+        // While it drains nobody waits for its calls but itself.
+        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
         leavable.set_patience(CALL_TAKES_AT_MOST);
         self.attach_in(Arc::new(leavable.clone()), Some(leavable))
     }

@@ -99,7 +99,10 @@ impl HeldSpool {
                 // go on from what is recorded to the backup by then. And nobody is to be refused because of an empty spool
                 // when its disk is not mounted.
                 if let Err(error) = clear(&*directory, lightning_dir) {
-                    log::warn!("the spool {} is empty and stays as it is: {error}", directory.path().display());
+                    log::warn!(
+                        "the spool {} is empty, and cannot be tidied up: {error}. Nothing is lost by that",
+                        directory.path().display()
+                    );
                 }
                 Ok(None)
             }

@@ -33,9 +33,9 @@ pub use marker::SpoolMarker;
 pub use note::{BehindSpool, SpoolNote, SpoolSight};
 pub(crate) use note::{SpoolNoteError, this_host};
 
-use crate::ReadError;
 use crate::log::{AppendError, RecoverError};
 use crate::storage::StorageError;
+use crate::{ReadError, counted};
 
 /// Why nothing can be spooled.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// Somebody else spools there.
-    #[error("the spool {path} is locked: another recorder of the same backup is writing to it", path = .path.display())]
+    #[error("the spool {path} is locked: another recorder of the same backup is writing to it; stop the other lightningd", path = .path.display())]
     Locked {
         /// The spool.
         path: PathBuf,
@@ -85,9 +85,9 @@ pub enum SpoolError {
     },
     /// Changes are left in a spool that is not named any more.
     #[error(
-        "{changes} changes that the backup does not have are left in the spool {path}, which backup.lock does not name; put \
-         \"on_unreachable\": {{\"spool\": …}} back for one start of the node, and they are drained",
-        path = .path.display()
+        "the spool {path}, which backup.lock does not name, holds {} that the backup does not have; put \"on_unreachable\": \
+         {{\"spool\": …}} back into backup.lock for one start of the node, and the spool is drained",
+        counted(*.changes, "change"), path = .path.display()
     )]
     Forgotten {
         /// The spool.
@@ -96,7 +96,9 @@ pub enum SpoolError {
         changes: u64,
     },
     /// The marker beside `backup.lock` cannot be read, written or removed.
-    #[error("whether there are changes in a spool must be noted beside backup.lock, and that cannot be done")]
+    #[error(
+        "the file backup.spool, beside backup.lock, says whether there are changes in a spool, and it cannot be read or written"
+    )]
     Marker(#[source] StorageError),
     /// The marker is not what a recorder writes.
     #[error(

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Access, Directory, StorageError, StorageOp, StoredFile};
+use super::{Access, Directory, Pulse, StorageError, StorageOp, StoredFile};
 
 /// A directory of which every call returns in time: when it does not, that is an error, and so is every later call. The
 /// thread that is stuck in it closes all files, and gives back the lock, when it comes back: until then the lock is
@@ -30,15 +30,17 @@ struct Caller {
     jobs: Mutex<Sender<Job>>,
     left: AtomicBool,
     patience_ms: AtomicU64,
+    /// Shows for how long a call has been waited for.
+    pulse: Arc<Pulse>,
 }
 
 impl LeavableDirectory {
-    /// Starts the thread. Calls may take any time until [`set_patience`](Self::set_patience).
-    pub(crate) fn new(directory: Arc<dyn Directory>) -> io::Result<Self> {
+    /// Starts the thread. Calls may take any time until [`set_patience`](Self::set_patience), and show in `pulse`.
+    pub(crate) fn new(directory: Arc<dyn Directory>, pulse: Arc<Pulse>) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new().name("destination".to_owned()).spawn(move || queue.iter().for_each(|job| job()))?;
         let (jobs, left, patience_ms) = (Mutex::new(jobs), AtomicBool::new(false), AtomicU64::new(u64::MAX));
-        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms }) })
+        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms, pulse }) })
     }
 
     /// From now on a call may take so long.
@@ -80,7 +82,8 @@ impl Caller {
         let (answer, answered) = sync_channel(1);
         // What nobody waits for any more is dropped where it was made: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
-        match answered.recv_timeout(Duration::from_millis(self.patience_ms.load(Ordering::Relaxed))) {
+        let patience = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
+        match self.pulse.during_leavable(|| answered.recv_timeout(patience)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 self.left.store(true, Ordering::Relaxed);
@@ -229,7 +232,7 @@ mod tests {
     #[test]
     fn it_does_what_the_directory_does() {
         let dir = tempfile::tempdir().unwrap();
-        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(dir.path()))).unwrap();
+        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(dir.path())), Arc::default()).unwrap();
         leavable.set_patience(Duration::from_secs(60));
         let file = leavable.create("a").unwrap();
         file.write_at(b"hello", 3).unwrap();
@@ -247,14 +250,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("LOCK"), "").unwrap();
         let real: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
-        let leavable = LeavableDirectory::new(Arc::clone(&real)).unwrap();
+        let pulse = Arc::new(Pulse::default());
+        let leavable = LeavableDirectory::new(Arc::clone(&real), Arc::clone(&pulse)).unwrap();
         leavable.set_patience(Duration::from_millis(30));
         let lock = leavable.lock("LOCK").unwrap();
         let (release, released) = mpsc::channel::<()>();
-        let hung = leavable.call(StorageOp::Sync, "x", move |_| {
-            let _ended = released.recv();
-            Ok(())
+        let hung = thread::scope(|scope| {
+            let hung = scope.spawn(|| {
+                leavable.call(StorageOp::Sync, "x", move |_| {
+                    let _ended = released.recv();
+                    Ok(())
+                })
+            });
+            while pulse.in_leavable_call_for().is_none() && !hung.is_finished() {
+                thread::yield_now();
+            }
+            assert!(!hung.is_finished() && pulse.in_call_for().is_none(), "it shows while it is waited for");
+            hung.join().unwrap()
         });
+        assert_eq!(pulse.in_leavable_call_for(), None, "nobody waits for it any more");
         assert_eq!(hung.unwrap_err().source.kind(), io::ErrorKind::TimedOut);
         let before = Instant::now();
         assert!(leavable.list().is_err() && before.elapsed() < Duration::from_millis(20), "it is not asked again");

@@ -8,6 +8,7 @@ pub(crate) mod faulty;
 mod free_space;
 mod leavable;
 mod real;
+mod trouble;
 mod unnamed;
 mod watched;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use free_space::FreeSpace;
 pub(crate) use leavable::LeavableDirectory;
 pub use real::RealDirectory;
+pub use trouble::Trouble;
 pub(crate) use unnamed::UnnamedDirectory;
 pub use watched::Pulse;
 pub(crate) use watched::WatchedDirectory;

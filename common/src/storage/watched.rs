@@ -16,9 +16,14 @@ use super::{Access, Directory, StorageError, StoredFile};
 #[derive(Debug)]
 pub struct Pulse {
     epoch: Instant,
-    /// For each call that is running: microseconds from the epoch to its beginning, plus 1; 0 in a place that is free.
-    running: [AtomicU64; CALLS_MAX],
+    running: Running,
+    /// Those that are left behind when they hang: nobody waits for them for ever.
+    leavable: Running,
 }
+
+/// For each call that is running: microseconds from the epoch to its beginning, plus 1; 0 in a place that is free.
+#[derive(Debug)]
+struct Running([AtomicU64; CALLS_MAX]);
 
 /// Calls that can be told apart. There are three threads that make some: one that records, one that makes room ahead and
 /// one that drains. Those that they leave behind when they hang come on top.
@@ -26,23 +31,41 @@ const CALLS_MAX: usize = 16;
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { epoch: Instant::now(), running: [const { AtomicU64::new(0) }; CALLS_MAX] }
+        let none = || Running([const { AtomicU64::new(0) }; CALLS_MAX]);
+        Self { epoch: Instant::now(), running: none(), leavable: none() }
     }
 }
 
 impl Pulse {
     /// How long the call that has been running longest has been running; `None` when none is.
     pub fn in_call_for(&self) -> Option<Duration> {
-        let began = self.running.iter().filter_map(|call| call.load(Ordering::Relaxed).checked_sub(1)).min()?;
+        self.longest_of(&self.running)
+    }
+
+    /// The same of the calls that are left behind when they hang.
+    pub fn in_leavable_call_for(&self) -> Option<Duration> {
+        self.longest_of(&self.leavable)
+    }
+
+    fn longest_of(&self, running: &Running) -> Option<Duration> {
+        let began = running.0.iter().filter_map(|call| call.load(Ordering::Relaxed).checked_sub(1)).min()?;
         Some(self.epoch.elapsed().saturating_sub(Duration::from_micros(began)))
     }
 
     fn during<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.during_one_of(&self.running, call)
+    }
+
+    pub(super) fn during_leavable<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.during_one_of(&self.leavable, call)
+    }
+
+    fn during_one_of<T>(&self, running: &Running, call: impl FnOnce() -> T) -> T {
         let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
         let free =
             |place: &&AtomicU64| place.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         // When there is none, so many calls hang that this one need not be noticed.
-        let place = self.running.iter().find(free);
+        let place = running.0.iter().find(free);
         let returned = call();
         if let Some(place) = place {
             place.store(0, Ordering::Relaxed);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::VersionRanges;
-use crate::ReadError;
 use crate::format::Damage;
 use crate::replay::ReplayError;
 use crate::storage::StorageError;
+use crate::{ReadError, counted};
 
 /// Something that is not as it was when it was written, or never was as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub enum NoteAbout {
     #[error("it is not needed any more, or was never finished: the next recorder removes it")]
     Leftover,
     /// What follows its last record was never acknowledged.
-    #[error("{bytes} bytes behind its last record are the remains of a write that was never acknowledged")]
+    #[error("behind its last record are remains of a write that was never acknowledged ({})", counted(*.bytes, "byte"))]
     TornWrite {
         /// How many.
         bytes: u64,

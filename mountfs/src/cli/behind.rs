@@ -1,7 +1,7 @@
 //! What a command says when the backup is behind what its node has recorded in a spool.
 
 use common::spool::BehindSpool;
-use common::{DataVersion, SpoolSight};
+use common::{DataVersion, SpoolSight, counted};
 use serde_json::{Value, json};
 
 use crate::note;
@@ -11,8 +11,9 @@ pub fn warning(sight: &SpoolSight) -> Option<String> {
     match sight {
         SpoolSight::Complete => None,
         SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
-            "warning: THIS BACKUP IS BEHIND by {changes} changes ({}), they are in {}; start the node with the backup \
+            "warning: THIS BACKUP IS BEHIND by {} ({}): the newest changes are in {}; start the node with the backup \
              reachable to drain them",
+            counted(*changes, "change"),
             versions(*from_version, *to_version),
             path.display()
         )),
@@ -38,7 +39,8 @@ pub fn warn(sight: &SpoolSight) {
 pub fn stale(sight: &SpoolSight) -> Option<String> {
     let what = match sight {
         SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
-            "behind by {changes} changes ({}), which are in {}",
+            "behind by {} ({}): the newest changes are in {}",
+            counted(*changes, "change"),
             versions(*from_version, *to_version),
             path.display()
         ),
@@ -93,7 +95,10 @@ mod tests {
             })
         };
         assert!(warning(&behind(9)).is_some_and(|text| text.contains("3 changes (versions 7..9)")));
-        assert!(warning(&behind(7)).is_some_and(|text| text.contains("(version 7), they are in /spool/x")));
+        assert!(
+            warning(&behind(7))
+                .is_some_and(|text| text.contains("by 3 changes (version 7): the newest changes are in /spool/x"))
+        );
         assert!(stale(&behind(9)).is_some_and(|text| text.contains("/spool/x")));
         let unknown = SpoolSight::Unreadable { path: "/backup/spool-note".into(), reason: "EIO".to_owned() };
         for text in [warning(&unknown), stale(&unknown)] {

@@ -4,10 +4,10 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::Timestamp;
 use common::compact::{
     CompactBackupError, CompactOutcome, CompactionFields, KeepPolicy, Stage, compact_backup, plan_compaction,
 };
+use common::{Timestamp, counted};
 use serde_json::json;
 
 use super::compact_beside::{compact_beside, recording_node};
@@ -93,19 +93,20 @@ fn tell(
         return heard(write_json(&mut io::stdout().lock(), &json!(compaction)));
     }
     let CompactionFields { dropped_versions, freed_bytes, kept_versions, .. } = compaction;
+    let (dropped, kept) = (counted(*dropped_versions, "version"), counted(*kept_versions, "version"));
     let kept = match (compaction.oldest_version, oldest_recorded_at) {
-        (Some(oldest), Some(at)) => format!("{kept_versions} versions, the oldest is {oldest}, recorded {at}"),
-        (Some(oldest), None) => format!("{kept_versions} versions, the oldest is {oldest}"),
-        (None, _) => format!("{kept_versions} versions"),
+        (Some(oldest), Some(at)) => format!("{kept}, the oldest is {oldest}, recorded {at}"),
+        (Some(oldest), None) => format!("{kept}, the oldest is {oldest}"),
+        (None, _) => kept.to_string(),
     };
     match (dropped_versions, compaction.dry_run) {
         (0, _) => say!("nothing to drop: all of it is kept ({kept})"),
         (_, true) => {
-            say!("would drop {dropped_versions} versions and free {freed_bytes} bytes; nothing is changed");
+            say!("would drop {dropped} and free {freed_bytes} bytes; nothing is changed");
             say!("would keep {kept}");
         }
         (_, false) => {
-            say!("dropped {dropped_versions} versions and freed {freed_bytes} bytes");
+            say!("dropped {dropped} and freed {freed_bytes} bytes");
             say!("kept {kept}");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
 use common::python_plugin::{ExportError, export_backup};
-use common::{Backup, Owner};
+use common::{Backup, Owner, counted};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -42,11 +42,11 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     bar.finish();
     let exported = exported.map_err(failure)?;
     say!(
-        "wrote versions {} to {} to {} ({} records, {} bytes)",
+        "wrote versions {} to {} to {} ({}, {} bytes)",
         exported.first,
         exported.newest,
         args.file.display(),
-        exported.records,
+        counted(exported.records, "record"),
         exported.bytes
     );
     if let Some(owner) = Owner::given(&args.file) {

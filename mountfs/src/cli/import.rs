@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
 use common::python_plugin::{Imported, OnDamage, PythonFile, PythonLock, Repairs, TornBy, import_backup};
-use common::{BackupLock, DataVersion, OnGap, OnUnreachable, Owner, quick_check, sqlite_reason};
+use common::{BackupLock, DataVersion, OnGap, OnUnreachable, Owner, counted, quick_check, sqlite_reason};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::attach::{attach_command, restore_command};
@@ -48,8 +48,8 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         );
     }
     say!(
-        "imported {} changes of {}: versions {} to {} are in {}, and every change has been replayed",
-        imported.changes,
+        "imported {} of {}: versions {} to {} are in {}, and every change has been replayed",
+        counted(imported.changes, "change"),
         args.file.display(),
         imported.first,
         imported.newest,
@@ -90,10 +90,13 @@ fn tell_repairs(imported: &Imported) {
     }
     let more = repairs.never_committed.saturating_sub(repairs.named.len() as u64);
     if more > 0 {
-        say!("left out {more} more records of that kind");
+        say!("left out {} of that kind", counted(more, "more record"));
     }
     if repairs.spaces > 0 {
-        say!("put the space before WHERE that lightningd left out until 2020 into {} statements", repairs.spaces);
+        say!(
+            "put the space before WHERE that lightningd left out until 2020 into {}",
+            counted(repairs.spaces, "statement")
+        );
     }
     if let Some((offset, bytes, by)) = repairs.torn {
         let what = match by {

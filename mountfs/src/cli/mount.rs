@@ -1,6 +1,7 @@
 //! `backupfs mount`.
 
 use anyhow::Context as _;
+use common::counted;
 use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 
@@ -76,7 +77,9 @@ fn announce(mount: &Mount, args: &MountArgs) -> String {
         let history = mount.fs().history();
         let count = history.version_count();
         match history.newest() {
-            Some(newest) => format!("{count} versions, newest {} of {}", newest.data_version, newest.recorded_at),
+            Some(newest) => {
+                format!("{}, newest {} of {}", counted(count, "version"), newest.data_version, newest.recorded_at)
+            }
             None => "no version recorded yet".to_owned(),
         }
     };

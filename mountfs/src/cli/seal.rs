@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::{LogLimits, seal_backup};
+use common::{LogLimits, counted, seal_backup};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -27,13 +27,14 @@ pub fn run(args: &SealArgs) -> Result<(), Failure> {
     let progress = sealed.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
     if interrupted.load(Ordering::Relaxed) {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "interrupted after {} logs; nothing is lost, and the next time goes on from there",
-            progress.logs_sealed
+            "interrupted after {}; nothing is lost, and the next time goes on from there",
+            counted(progress.logs_sealed, "log")
         )));
     }
-    match (progress.logs_sealed, progress.replayed_through) {
-        (sealed, Some(version)) => say!("sealed {sealed} logs; every change up to version {version} has been replayed"),
-        (sealed, None) => say!("sealed {sealed} logs; no version is recorded yet"),
+    let sealed = counted(progress.logs_sealed, "log");
+    match progress.replayed_through {
+        Some(version) => say!("sealed {sealed}; every change up to version {version} has been replayed"),
+        None => say!("sealed {sealed}; no version is recorded yet"),
     }
     Ok(())
 }

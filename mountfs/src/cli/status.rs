@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use common::{
     Backup, BackupState, BytesByKind, DatabaseDamage, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight,
-    StatusFields, UnsealedChanges,
+    StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -114,8 +114,9 @@ impl Status {
         let oldest = self.oldest_version.map(|oldest| format!(", the oldest is {oldest}")).unwrap_or_default();
         line("versions", &self.versions.map_or_else(|| NOT_KNOWN.to_owned(), |count| format!("{count}{oldest}")))?;
         if let Some(dropped) = &self.dropped {
-            let text = |field: &str| dropped[field].as_str().map_or_else(|| dropped[field].to_string(), str::to_owned);
-            line("dropped", &format!("{} versions before, the last time {}", text("versions"), text("at")))?;
+            let versions = counted(dropped["versions"].as_u64().unwrap_or_default(), "version");
+            let at = dropped["at"].as_str().unwrap_or(NOT_KNOWN);
+            line("dropped", &format!("{versions} before, the last time {at}"))?;
         }
         match (fields.sealed_through, fields.sealed_through_seq, fields.unsealed_changes) {
             (Some(version), ..) => line("sealed", &format!("through version {version}"))?,
@@ -123,7 +124,7 @@ impl Status {
             (None, None, Some(_)) => line("sealed", "nothing yet")?,
             (None, None, None) => line("sealed", NOT_KNOWN)?,
         }
-        let unsealed = fields.unsealed_changes.map(|count| format!("{count} changes"));
+        let unsealed = fields.unsealed_changes.map(|count| counted(count, "change").to_string());
         line("not sealed yet", unsealed.as_deref().unwrap_or(NOT_KNOWN))?;
         line("replay", &fields.replay.text)?;
         if let Some(DatabaseDamage { data_version, text }) = &fields.database_damage {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
-use common::{Backup, SpoolSight};
+use common::{Backup, SpoolSight, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -153,8 +153,10 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
     let seconds = report.duration.as_secs_f64();
     writeln!(
         out,
-        "{} files, {} bytes, {} versions, {how}, in {seconds:.1} s",
-        report.files, report.bytes, report.versions
+        "{}, {} bytes, {}, {how}, in {seconds:.1} s",
+        counted(report.files, "file"),
+        report.bytes,
+        counted(report.versions, "version")
     )?;
     if let Some(newest) = &report.newest {
         let (integrity, foreign_keys) = (&newest.integrity_check, &newest.foreign_key_check);
@@ -168,11 +170,11 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
     match (report.is_clean(), report.lost.is_empty()) {
         (true, _) if report.warnings.is_empty() => writeln!(out, "nothing is wrong")?,
         (true, _) => writeln!(out, "nothing is wrong with the backup")?,
-        (false, true) => writeln!(out, "{} findings; no version is lost", report.findings.len())?,
+        (false, true) => writeln!(out, "{}; no version is lost", counted(report.findings.len(), "finding"))?,
         (false, false) => writeln!(
             out,
-            "{} findings; lost: {}{count}; every other version can be mounted and restored",
-            report.findings.len(),
+            "{}; lost: {}{count}; every other version can be mounted and restored",
+            counted(report.findings.len(), "finding"),
             report.lost
         )?,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use common::verify::{Against, Hold, compare_with_database};
-use common::{Backup, RowDifference, TableDifferences, WhichRow};
+use common::{Backup, RowDifference, TableDifferences, WhichRow, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -106,7 +106,8 @@ fn write_text(out: &mut impl Write, against: &Against) -> io::Result<()> {
     match (against.is_same(), against.same_pages) {
         (true, true) => writeln!(out, "version {version} is the same, page by page, in {seconds:.1} s")?,
         (true, false) => {
-            writeln!(out, "version {version} is the same, all {} rows of it, in {seconds:.1} s", differences.rows)?;
+            let rows = counted(differences.rows, "row");
+            writeln!(out, "version {version} is the same, all of it ({rows}), in {seconds:.1} s")?;
         }
         (false, _) => writeln!(out, "version {version} is NOT the same")?,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::version_rules::Commit;
-use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp};
+use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, counted};
 use serde::Serialize;
 
 use super::when::Bound;
@@ -130,7 +130,7 @@ fn write_line(line: &Line, args: &VersionsArgs, out: &mut impl Write) -> io::Res
         // Nothing is known of each of them.
         Line::Dropped(..) if args.json => Ok(()),
         Line::Dropped(versions, last) => {
-            let text = format!("({versions} versions up to this one were dropped by a compaction)");
+            let text = format!("({} up to this one: dropped by a compaction)", counted(versions, "version"));
             writeln!(out, "{last:>12} {:>12}  {text}", "-")
         }
         Line::Missing(first, last) => {

@@ -14,6 +14,12 @@ fn the_manifest_names_the_hook_the_method_and_the_subscription() {
     let mut methods: Vec<_> = methods.collect();
     methods.sort_unstable();
     assert_eq!(methods, ["backup-compact", "backup-status"]);
+    for method in manifest["rpcmethods"].as_array().unwrap() {
+        let usage = method["usage"].as_str().unwrap();
+        assert!(usage.len() > 100, "all that `lightning-cli help` prints of {}: {usage:?}", method["name"]);
+    }
+    let usage = |at: usize| manifest["rpcmethods"][at]["usage"].to_string();
+    assert!(usage(0).contains("[keep_within] [keep_hourly]") || usage(1).contains("[keep_within] [keep_hourly]"));
     assert_eq!(manifest["subscriptions"], json!(["shutdown"]));
     assert_eq!(manifest["dynamic"], false);
     assert_eq!(manifest["options"], json!([]));
@@ -110,4 +116,35 @@ fn a_failed_handshake_is_told_and_does_not_touch_the_writes() {
     let status = recorder.call("backup-status", &json!({}));
     assert!(status["error"]["message"].as_str().unwrap().contains("recording goes on"), "{status}");
     recorder.record(&write(2));
+}
+
+/// What went wrong: `lightning-cli` was told -32700, as if lightningd could not write JSON.
+#[test]
+fn parameters_that_a_method_does_not_take_are_refused_by_name_and_as_such() {
+    let node = Node::with_backup();
+    let mut recorder = RecorderProcess::start(node.path());
+    recorder.get_manifest();
+    recorder.init();
+    recorder.record(&write(1));
+    let cases = [
+        ("backup-status", json!({"verbose": true}), -32602, "verbose"),
+        ("backup-status", json!([1]), -32602, "takes no parameters"),
+        ("backup-compact", json!({"keep_witin": "90d"}), -32602, "keep_witin"),
+        ("backup-compact", json!(["1d", "1d", "1d", "1d", true, 1]), -32602, "6 parameters"),
+        ("backup-compact", json!({"keep_within": "soon"}), -32602, "soon"),
+        ("backup-compact", json!({"dry_run": "perhaps"}), -32602, "perhaps"),
+        ("backup-compact", json!({}), -32602, "keeps nothing"),
+    ];
+    for (method, params, code, named) in cases {
+        let answer = recorder.call(method, &params);
+        assert_eq!(answer["error"]["code"], code, "{method} {params}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(named), "{method} {params}: {answer}");
+    }
+    for params in [json!({}), json!([])] {
+        assert_eq!(recorder.call("backup-status", &params)["result"]["data_version"], 1);
+    }
+    // What the recorder cannot do is no fault of who asks.
+    std::fs::rename(node.backup(), node.path().join("aside")).unwrap();
+    let answer = recorder.call("backup-compact", &json!({"keep_within": "90d", "dry_run": true}));
+    assert_eq!(answer["error"]["code"], -32603, "{answer}");
 }
