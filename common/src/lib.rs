@@ -99,7 +99,7 @@ pub use content_differences::{
 };
 pub use create::{BUILDING_PREFIX, CreateError, Created, CreatedSnapshot, create_backup, replace_backup};
 pub use data_version::DataVersion;
-pub use history::{History, Origin, ReplayPlan, TimelineEntry, Version};
+pub use history::{History, Origin, RecordedBy, ReplayPlan, TimelineEntry, Version};
 pub use live_database::{LiveDatabaseError, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
