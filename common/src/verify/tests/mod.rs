@@ -2,6 +2,7 @@
 
 mod kinds;
 mod rebuilt;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
