@@ -114,7 +114,7 @@ pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
 pub use data_version::DataVersion;
-pub use history::{History, NewestRecorded, Origin, Readable, ReplayPlan, TimelineEntry, Version};
+pub use history::{History, NewestRecorded, Origin, Readable, RecordedBy, ReplayPlan, TimelineEntry, Version};
 pub use live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
 pub use lock_look::LockLook;
 pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};

@@ -1,6 +1,7 @@
 //! [`Timestamp`]: when something was recorded.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A moment in UTC, to the microsecond, as the recorder's clock had it. Clocks are set back: order is [`Seq`](crate::Seq)'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,20 +11,21 @@ impl Timestamp {
     /// Microseconds of the earliest and the latest moment: 1970 to the end of 9999, as far as the time library goes.
     const RANGE: std::ops::RangeInclusive<i64> = 0..=253_402_207_199_999_999;
 
-    /// Now, by the system clock.
+    /// Now, by the system clock. A clock before 1970 says the first moment that there is, one behind 9999 the last: a clock
+    /// gone mad must not stop a node.
     pub fn now() -> Self {
-        Self::from_micros_clamped(jiff::Timestamp::now().as_microsecond())
+        Self::from_system_time(SystemTime::now())
+    }
+
+    fn from_system_time(time: SystemTime) -> Self {
+        // Earlier than 1970 is an error.
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX).min(*Self::RANGE.end()))
     }
 
     /// A moment given in microseconds since 1970-01-01T00:00:00Z; `None` outside the years 1970 to 9999.
     pub fn from_micros(micros: i64) -> Option<Self> {
         Self::RANGE.contains(&micros).then_some(Self(micros))
-    }
-
-    /// Like [`from_micros`](Self::from_micros); a moment outside the range becomes the nearest inside: a clock gone mad
-    /// must not stop a node.
-    fn from_micros_clamped(micros: i64) -> Self {
-        Self(micros.clamp(*Self::RANGE.start(), *Self::RANGE.end()))
     }
 
     /// Microseconds since 1970-01-01T00:00:00Z, never negative.
@@ -52,6 +54,20 @@ impl fmt::Display for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Linux takes a clock up to the year 2232 only, but a virtual machine may have any, and files of other systems, too.
+    #[test]
+    fn a_clock_that_is_off_the_calendar_says_the_nearest_moment_that_there_is() {
+        let at = |seconds: u64| Timestamp::from_system_time(UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let last = Timestamp(*Timestamp::RANGE.end());
+        assert_eq!(at(253_402_207_199).as_micros(), 253_402_207_199_000_000);
+        for beyond in [253_402_207_200, 253_402_300_800, 1 << 40, (i64::MAX / 1_000_000).unsigned_abs() + 1, 1 << 62] {
+            assert_eq!(at(beyond), last, "{beyond}");
+        }
+        let before = UNIX_EPOCH - std::time::Duration::from_secs(1);
+        assert_eq!(Timestamp::from_system_time(before).as_micros(), 0);
+        assert!(Timestamp::now() > Timestamp(1_700_000_000_000_000));
+    }
 
     #[test]
     fn displays_rfc_3339_to_the_microsecond() {

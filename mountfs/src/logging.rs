@@ -1,10 +1,12 @@
 //! Where log messages go, and which of them.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use common::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use syslog::{BasicLogger, Facility, Formatter3164};
+use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
 
 /// Environment variable with the filter for log messages.
 pub const LEVELS_VARIABLE: &str = "BACKUPFS_LOG";
@@ -42,10 +44,16 @@ fn start_on_stderr(level: LevelFilter) {
     let default = format!("{level},{FUSER}={}", level.min(LevelFilter::Warn));
     let environment = env_logger::Env::new().filter_or(LEVELS_VARIABLE, default);
     let mut builder = env_logger::Builder::from_env(environment);
-    builder.format_target(false);
     if stderr_is_journal() {
         // It adds the time itself.
         builder.format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()));
+    } else {
+        // The time that the library would write ends at the year 9999, and with it the thread that logs.
+        builder.format(|out, record| {
+            let (level, second) = (record.level(), Timestamp::now().to_civil().strftime("%Y-%m-%dT%H:%M:%SZ"));
+            let style = out.default_level_style(level);
+            writeln!(out, "[{second} {style}{level:<5}{style:#}] {}", record.args())
+        });
     }
     builder.init();
 }
@@ -68,19 +76,13 @@ fn stderr_is_journal() -> bool {
 
 fn start_on_syslog(level: LevelFilter) {
     let level = std::env::var(LEVELS_VARIABLE).ok().and_then(|level| level.parse().ok()).unwrap_or(level);
-    let formatter = Formatter3164 {
-        facility: Facility::LOG_DAEMON,
-        hostname: None,
-        process: PROCESS.to_owned(),
-        pid: std::process::id(),
-    };
     let logger = match std::env::var_os(SYSLOG_VARIABLE) {
-        Some(socket) => syslog::unix_custom(formatter, socket),
-        None => syslog::unix(formatter),
+        Some(socket) => syslog::unix_custom(Rfc3164, socket),
+        None => syslog::unix(Rfc3164),
     };
     match logger {
         Ok(logger) => {
-            let logger = Box::new(WithoutFuser(BasicLogger::new(logger)));
+            let logger = Box::new(ToSyslog(Mutex::new(logger)));
             if log::set_boxed_logger(logger).is_ok() {
                 log::set_max_level(level);
             }
@@ -92,21 +94,47 @@ fn start_on_syslog(level: LevelFilter) {
     }
 }
 
-/// A logger that passes on only what is wrong of [`FUSER`].
-struct WithoutFuser(BasicLogger);
+/// A line for the syslog daemon. That of the library ends, and with it the thread that logs, when the clock is past the year
+/// 9999.
+#[derive(Debug, Clone)]
+struct Rfc3164;
 
-impl Log for WithoutFuser {
+impl<T: std::fmt::Display> LogFormat<T> for Rfc3164 {
+    fn format<W: Write>(&self, out: &mut W, severity: Severity, message: T) -> syslog::Result<()> {
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        let second = Timestamp::now().to_civil().strftime("%b %d %H:%M:%S");
+        write!(out, "<{priority}>{second} {PROCESS}[{}]: {message}", std::process::id()).map_err(syslog::Error::Write)
+    }
+}
+
+/// A logger that passes on only what is wrong of [`FUSER`].
+struct ToSyslog(Mutex<Logger<LoggerBackend, Rfc3164>>);
+
+impl ToSyslog {
+    fn logger(&self) -> MutexGuard<'_, Logger<LoggerBackend, Rfc3164>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for ToSyslog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        (metadata.level() <= Level::Warn || !metadata.target().starts_with(FUSER)) && self.0.enabled(metadata)
+        metadata.level() <= Level::Warn || !metadata.target().starts_with(FUSER)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.0.log(record);
+            let (mut logger, message) = (self.logger(), record.args());
+            // A daemon that is gone is told nothing, and nobody else is there to be told so.
+            let _not_told: syslog::Result<()> = match record.level() {
+                Level::Error => logger.err(message),
+                Level::Warn => logger.warning(message),
+                Level::Info => logger.info(message),
+                Level::Debug | Level::Trace => logger.debug(message),
+            };
         }
     }
 
     fn flush(&self) {
-        self.0.flush();
+        let _not_told: io::Result<()> = self.logger().backend.flush();
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::Timestamp;
-use common::compact::{CompactProgress, Compaction, CompactionFields, KeepPolicy};
+use common::compact::{ClockInDoubt, CompactProgress, Compaction, CompactionFields, Force, KeepPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -20,10 +20,12 @@ pub struct CompactParams {
     pub policy: KeepPolicy,
     /// Whether only to say what would be dropped.
     pub dry_run: bool,
+    /// Whether the clock is to be believed although it has leapt.
+    pub force: Force,
 }
 
 /// The parameters of `backup-compact`, in the order in which they are taken without names.
-pub const PARAMS: [&str; 5] = ["keep_within", "keep_hourly", "keep_daily", "keep_weekly", "dry_run"];
+pub const PARAMS: [&str; 6] = ["keep_within", "keep_hourly", "keep_daily", "keep_weekly", "dry_run", "force"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +40,8 @@ struct Named {
     keep_weekly: Option<Value>,
     #[serde(default)]
     dry_run: Option<Value>,
+    #[serde(default)]
+    force: Option<Value>,
 }
 
 impl CompactParams {
@@ -56,7 +60,14 @@ impl CompactParams {
             }
             Value::Array(spans) => {
                 let at = |position: usize| spans.get(position).cloned();
-                Named { keep_within: at(0), keep_hourly: at(1), keep_daily: at(2), keep_weekly: at(3), dry_run: at(4) }
+                Named {
+                    keep_within: at(0),
+                    keep_hourly: at(1),
+                    keep_daily: at(2),
+                    keep_weekly: at(3),
+                    dry_run: at(4),
+                    force: at(5),
+                }
             }
             Value::Null => Named::deserialize(json!({})).map_err(|error| error.to_string())?,
             params => Named::deserialize(params).map_err(|error| error.to_string())?,
@@ -72,14 +83,15 @@ impl CompactParams {
             daily: span(named.keep_daily)?,
             weekly: span(named.keep_weekly)?,
         };
-        let dry_run = match named.dry_run {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(dry_run)) => dry_run,
-            Some(Value::String(text)) if text == "true" => true,
-            Some(Value::String(text)) if text == "false" => false,
-            Some(other) => return Err(format!("dry_run is true or false, not {other}")),
+        let flag = |name: &str, value: Option<Value>| match value {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(Value::String(text)) if text == "true" => Ok(true),
+            Some(Value::String(text)) if text == "false" => Ok(false),
+            Some(other) => Err(format!("{name} is true or false, not {other}")),
         };
-        Ok(Self { policy, dry_run })
+        let force = if flag("force", named.force)? { Force::Yes } else { Force::No };
+        Ok(Self { policy, dry_run: flag("dry_run", named.dry_run)?, force })
     }
 }
 
@@ -88,6 +100,8 @@ impl CompactParams {
 pub struct Asked {
     /// What is to be kept.
     pub policy: KeepPolicy,
+    /// Whether the clock is to be believed although it has leapt.
+    pub force: Force,
     /// Where the answer goes; who asked may be gone by then.
     pub answer: oneshot::Sender<Result<Compaction, String>>,
 }
@@ -104,6 +118,7 @@ struct Known {
     under_way: Option<CompactProgress>,
     last: Option<Last>,
     problem: Option<String>,
+    clock_in_doubt: Option<ClockInDoubt>,
 }
 
 #[derive(Debug)]
@@ -127,13 +142,17 @@ impl Compactions {
     ///
     /// # Errors
     /// When one was asked for already, or is under way.
-    pub fn ask(&self, policy: KeepPolicy) -> Result<oneshot::Receiver<Result<Compaction, String>>, String> {
+    pub fn ask(
+        &self,
+        policy: KeepPolicy,
+        force: Force,
+    ) -> Result<oneshot::Receiver<Result<Compaction, String>>, String> {
         let mut known = self.known();
         if known.asked.as_ref().is_some_and(|asked| !asked.answer.is_closed()) || known.under_way.is_some() {
             return Err("a compaction is under way already; backup-status says how far it is".to_owned());
         }
         let (answer, answered) = oneshot::channel();
-        known.asked = Some(Asked { policy, answer });
+        known.asked = Some(Asked { policy, force, answer });
         Ok(answered)
     }
 
@@ -145,6 +164,12 @@ impl Compactions {
     /// Who has asked, once.
     pub fn take_asked(&self) -> Option<Asked> {
         self.known().asked.take().filter(|asked| !asked.answer.is_closed())
+    }
+
+    /// What `backup.lock` says is not done as long as the clock is in doubt. Returns whether this is news.
+    pub fn doubt_clock(&self, doubt: Option<ClockInDoubt>) -> bool {
+        let before = std::mem::replace(&mut self.known().clock_in_doubt, doubt);
+        doubt.is_some_and(|doubt| before.is_none_or(|before| before.before != doubt.before))
     }
 
     /// One is under way.
@@ -184,6 +209,7 @@ impl Compactions {
                 json
             }),
             "problem": known.problem,
+            "clock_in_doubt": known.clock_in_doubt.map(|doubt| doubt.to_string()),
         })
     }
 
@@ -198,20 +224,21 @@ impl Compactions {
 /// # Errors
 /// Why it cannot be done.
 pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result<Value, MethodError> {
-    let CompactParams { policy, dry_run } = CompactParams::from_json(&params).map_err(MethodError::params)?;
+    let CompactParams { policy, dry_run, force } = CompactParams::from_json(&params).map_err(MethodError::params)?;
     let compactions = status.compactions();
     let policy = if policy == KeepPolicy::default() { compactions.policy().unwrap_or(policy) } else { policy };
     policy.check().map_err(MethodError::params)?;
     let Some(url) = status.backup_at_hand() else {
         return Err(MethodError::internal("the backup is out of reach; backup-status says more"));
     };
-    compact(url, policy, dry_run, &status).await.map_err(MethodError::internal)
+    compact(url, policy, dry_run, force, &status).await.map_err(MethodError::internal)
 }
 
 async fn compact(
     url: String,
     policy: KeepPolicy,
     dry_run: bool,
+    force: Force,
     status: &crate::status::Status,
 ) -> Result<Value, String> {
     let compaction = if dry_run {
@@ -224,7 +251,11 @@ async fn compact(
         .await
         .map_err(|error| error.to_string())??
     } else {
-        status.compactions().ask(policy)?.await.map_err(|_| "interrupted: what is kept is as it was".to_owned())??
+        status
+            .compactions()
+            .ask(policy, force)?
+            .await
+            .map_err(|_| "interrupted: what is kept is as it was".to_owned())??
     };
     Ok(json!(CompactionFields { dry_run, ..CompactionFields::from(&compaction) }))
 }
@@ -241,11 +272,18 @@ mod tests {
         let read = |json: Value| CompactParams::from_json(&json);
         assert_eq!(read(json!({})), Ok(CompactParams::default()));
         assert_eq!(read(json!([])), Ok(CompactParams::default()));
-        assert_eq!(read(json!({"keep_within": "90d"})), Ok(CompactParams { policy: policy("90d"), dry_run: false }));
-        assert_eq!(read(json!(["90d"])), Ok(CompactParams { policy: policy("90d"), dry_run: false }));
+        assert_eq!(
+            read(json!({"keep_within": "90d"})),
+            Ok(CompactParams { policy: policy("90d"), ..CompactParams::default() })
+        );
+        assert_eq!(read(json!(["90d"])), Ok(CompactParams { policy: policy("90d"), ..CompactParams::default() }));
         let dry = read(json!({"keep_within": "90d", "keep_daily": "1y", "dry_run": true})).unwrap();
         assert_eq!(dry.policy, KeepPolicy { daily: Some("1y".parse().unwrap()), ..policy("90d") });
-        assert!(dry.dry_run);
+        assert!(dry.dry_run && dry.force == Force::No);
+        for forced in [json!({"force": "true"}), json!({"force": true}), json!([null, null, null, null, false, true])] {
+            assert_eq!(read(forced).unwrap().force, Force::Yes);
+        }
+        assert!(read(json!({"force": 1})).unwrap_err().contains("force is true or false"));
         assert!(read(json!({"keep_witin": "90d"})).unwrap_err().contains("keep_witin"));
         assert!(read(json!({"keep_within": 90})).unwrap_err().contains("90 is no span"));
         assert!(read(json!(["90"])).unwrap_err().contains("`90` is no span"));
@@ -257,13 +295,13 @@ mod tests {
     #[test]
     fn only_one_is_asked_for_at_a_time_unless_who_asked_has_gone() {
         let compactions = Compactions::default();
-        let first = compactions.ask(KeepPolicy::default()).unwrap();
-        assert!(compactions.ask(KeepPolicy::default()).is_err());
+        let first = compactions.ask(KeepPolicy::default(), Force::No).unwrap();
+        assert!(compactions.ask(KeepPolicy::default(), Force::No).is_err());
         drop(first);
-        let _second = compactions.ask(KeepPolicy::default()).unwrap();
+        let _second = compactions.ask(KeepPolicy::default(), Force::No).unwrap();
         assert!(compactions.take_asked().is_some() && compactions.take_asked().is_none());
         compactions.progress(CompactProgress { stage: Stage::Writing, done_bytes: 1, total_bytes: 2 });
-        assert!(compactions.ask(KeepPolicy::default()).is_err());
+        assert!(compactions.ask(KeepPolicy::default(), Force::No).is_err());
         assert_eq!(compactions.to_json()["under_way"], json!({"stage": "writing", "done_bytes": 1, "total_bytes": 2}));
         compactions.ended(Some(&Err("no room".to_owned())));
         let json = compactions.to_json();

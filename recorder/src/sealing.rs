@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
-use common::compact::{CompactOutcome, Compaction, KeepPolicy, Manner};
+use common::compact::{Clock, ClockWatch, CompactError, CompactOutcome, Compaction, Force, KeepPolicy, Manner};
 use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted};
 
 use crate::causes::with_remedy;
@@ -66,7 +66,8 @@ impl Sealing {
                 // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped and given the
                 // lock back.
                 let status = Arc::clone(&status);
-                Worker { backup, limits, status, lock, sealer: None, told: None, next_look: Instant::now() }
+                let (began, watch) = (Instant::now(), ClockWatch::default());
+                Worker { backup, limits, status, lock, sealer: None, told: None, next_look: began, began, watch }
                     .run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
@@ -100,6 +101,9 @@ struct Worker {
     sealer: Option<Sealer>,
     /// When it is looked the next time whether history is to be dropped.
     next_look: Instant,
+    /// Since when the clock is watched.
+    began: Instant,
+    watch: ClockWatch,
     /// What was told last, so that it is told once and not after every write.
     told: Option<Told>,
 }
@@ -203,48 +207,73 @@ impl Worker {
 
     /// Drops history if somebody has asked for it, or if it is due by the policy of `backup.lock`.
     fn compact(&mut self, stop: &AtomicBool) {
-        let compactions = self.status.compactions();
+        let status = Arc::clone(&self.status);
+        let compactions = status.compactions();
         if let Some(asked) = compactions.take_asked() {
-            if let Some(outcome) = self.compact_by(&asked.policy, stop) {
+            if let Some(outcome) = self.compact_by(&asked.policy, asked.force, stop) {
+                let outcome = outcome.map_err(|error| with_remedy(&error));
+                compactions.ended(Some(&outcome));
                 let _gone = asked.answer.send(outcome);
             }
             return;
         }
         let Some(policy) = compactions.policy().filter(|_| self.next_look <= Instant::now()) else { return };
-        let due = self.backup.is_compaction_due(&policy, Timestamp::now());
-        let outcome = match due {
+        let clock = Clock::Watched(&mut self.watch, self.began.elapsed());
+        let compacted = match self.backup.is_compaction_due(&policy, Timestamp::now(), clock) {
             Ok(false) => None,
-            Ok(true) => self.compact_by(&policy, stop).and_then(Result::err),
-            Err(error) => {
-                let problem = with_remedy(&error);
-                compactions.ended(Some(&Err(problem.clone())));
-                Some(problem)
-            }
+            Ok(true) => self.compact_by(&policy, Force::No, stop),
+            Err(error) => Some(Err(error)),
         };
-        if let Some(problem) = &outcome {
-            log::warn!(
-                "{}: old versions are not dropped as `compact` in backup.lock says; nothing is lost by that: {problem}. It \
-                 is tried again in 10 minutes",
-                self.backup.path().display()
-            );
+        self.next_look = Instant::now() + LOOK_WHAT_IS_DUE;
+        let where_it_is = self.backup.path().display();
+        match compacted {
+            Some(Err(CompactError::Clock(doubt))) => {
+                if compactions.doubt_clock(Some(doubt)) {
+                    log::warn!(
+                        "{where_it_is}: old versions are not dropped as `compact` in backup.lock says, for now: {doubt}"
+                    );
+                }
+                return;
+            }
+            Some(Err(error)) => {
+                let problem = with_remedy(&error);
+                log::warn!(
+                    "{where_it_is}: old versions are not dropped as `compact` in backup.lock says; nothing is lost by that: \
+                     {problem}. It is tried again in 10 minutes"
+                );
+                compactions.ended(Some(&Err(problem)));
+                self.next_look = Instant::now() + AFTER_FAILED_COMPACTION;
+            }
+            Some(Ok(compaction)) => compactions.ended(Some(&Ok(compaction))),
+            None => {}
         }
-        self.next_look = Instant::now() + if outcome.is_none() { LOOK_WHAT_IS_DUE } else { AFTER_FAILED_COMPACTION };
+        compactions.doubt_clock(None);
     }
 
     /// `None` when it was interrupted by a stop.
-    fn compact_by(&self, policy: &KeepPolicy, stop: &AtomicBool) -> Option<Result<Compaction, String>> {
+    fn compact_by(
+        &mut self,
+        policy: &KeepPolicy,
+        force: Force,
+        stop: &AtomicBool,
+    ) -> Option<Result<Compaction, CompactError>> {
         let compactions = self.status.compactions();
         let mut watch = |progress| {
             compactions.progress(progress);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let compacted = self.backup.compact(policy, Timestamp::now(), Manner::GENTLE, &self.lock, &mut watch);
+        let ran = self.began.elapsed();
+        let clock = match force {
+            Force::Yes => Clock::Trusted,
+            Force::No => Clock::Watched(&mut self.watch, ran),
+        };
+        let compacted = self.backup.compact(policy, (Timestamp::now(), clock), Manner::GENTLE, &self.lock, &mut watch);
         let outcome = match compacted {
             Ok(CompactOutcome::Interrupted) => None,
             Ok(CompactOutcome::Done(compaction)) => Some(Ok(compaction)),
-            Err(error) => Some(Err(with_remedy(&error))),
+            Err(error) => Some(Err(error)),
         };
-        compactions.ended(outcome.as_ref());
+        compactions.ended(None);
         if let Some(Ok(Compaction { dropped_versions: versions @ 1.., freed_bytes, .. })) = &outcome {
             log::info!(
                 "dropped {}, as the policy says; that has freed {freed_bytes} bytes",

@@ -64,8 +64,13 @@ impl Mounted {
 
     /// The same, with more patience than any mount in a test needs.
     pub fn start_within(backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
+        Self::start_by(&mut Command::new(binaries::backupfs()), backup, mountpoint, patience)
+    }
+
+    /// The same by a command that is `backupfs`, in whatever surroundings.
+    pub fn start_by(backupfs: &mut Command, backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
         let stderr = NamedTempFile::new().expect("a temporary file");
-        let mut daemon = Command::new(binaries::backupfs())
+        let mut daemon = backupfs
             .arg("mount")
             .args([backup, mountpoint.path()])
             .stdin(Stdio::null())

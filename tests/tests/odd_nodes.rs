@@ -175,7 +175,22 @@ fn a_clock_that_is_set_back_changes_nothing_but_the_times() {
     drop(recording);
     node.lightningd.kill();
     node.expect_restorable();
+    let at_noon = Timestamp::from_micros(noon + 10_000_000).unwrap().to_string();
     for sealed in ["as recorded", "sealed"] {
+        // Ten seconds past noon it was twice: for version 10, and when the clock had been set back, for all from 20 on.
+        let restored = node.home.join("restored.sqlite3");
+        let backup = node.home.backup();
+        let arguments =
+            ["restore".as_ref(), "--at".as_ref(), at_noon.as_ref(), backup.as_os_str(), restored.as_os_str()];
+        let ran = cli::backupfs(&arguments).expect_done(sealed);
+        assert!(ran.stdout.contains("restored version 60"), "{sealed}: {ran:?}");
+        for told in ["clock was set back", "version 11, recorded at", "version 60, recorded at", "--version 10"] {
+            assert!(ran.stderr.contains(told), "{sealed}: no {told:?} in {ran:?}");
+        }
+        fs::remove_file(&restored).unwrap();
+        let arguments = ["versions".as_ref(), "--until".as_ref(), at_noon.as_ref(), backup.as_os_str()];
+        let ran = cli::backupfs(&arguments).expect_done(sealed);
+        assert!(ran.stderr.contains("clock was wrong once, for version 11"), "{sealed}: {ran:?}");
         let listed = listing::versions(&node.home.backup(), &[]);
         assert_eq!(listing::with_status(&listed, Status::Recorded), (1..=60).collect::<Vec<_>>(), "{sealed}");
         if fuse_is_here() {

@@ -54,6 +54,54 @@ fn files_in(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     everything(directory).into_iter().map(|(path, bytes)| (relative(&path), bytes)).collect()
 }
 
+/// As an interrupted copy leaves it: acknowledged versions are gone, and nobody says "nothing is wrong".
+#[test]
+fn a_log_that_was_cut_off_is_told_by_all_and_there_is_a_way_on() {
+    let mut node = stopped_node();
+    let backup = node.home.backup();
+    let log = backup.join("log-00000000000000000001");
+    let bytes = fs::read(&log).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    let run = |arguments: &[&str]| {
+        let arguments = arguments.iter().map(AsRef::as_ref).chain([backup.as_os_str()]);
+        cli::backupfs(&arguments.collect::<Vec<&std::ffi::OsStr>>())
+    };
+    // Within the zeros nothing was lost: it is told, all can be restored, and the recorder makes it whole.
+    fs::write(&log, &bytes[..bytes.len() - 1000]).unwrap();
+    run(&["verify"]).expect_refused(1, &["damaged"]).stdout.find("its end was cut off").expect("it is told");
+    node.expect_restorable();
+    node.start();
+    node.lightningd.init().expect("the recorder takes init");
+    node.commit();
+    let told = node.lightningd.recorder().expect("it runs").log_lines();
+    assert!(told.iter().any(|told| told.contains("it is made whole again")), "{told:?}");
+    node.stop();
+    run(&["verify"]).expect_done("verify");
+    // Within the records some are lost.
+    fs::write(&log, &bytes[..end / 2]).unwrap();
+    let told = run(&["verify"]).expect_refused(1, &["damaged"]);
+    assert!(told.stdout.contains("its end was cut off") && told.stdout.contains("and all after it"), "{told:?}");
+    run(&["versions"]).expect_refused(1, &["its end was cut off"]);
+    let restored = node.home.join("restored.sqlite3");
+    let restore = |more: &[&str]| {
+        let mut arguments = vec!["restore"];
+        arguments.extend(more);
+        let paths = [backup.as_os_str(), restored.as_os_str()];
+        let arguments = arguments.into_iter().map(AsRef::as_ref).chain(paths);
+        cli::backupfs(&arguments.collect::<Vec<&std::ffi::OsStr>>())
+    };
+    restore(&[]).expect_refused(1, &["its end was cut off"]);
+    restore(&["--version", "2", "--accept-stale-state"]).expect_done("a version that is there");
+    let refused = node.start_refused();
+    assert!(refused.contains("its end was cut off") && refused.contains("init --replace"), "{refused}");
+    node.lightningd.kill();
+    replace(&node.home, &backup).expect_done("init --replace");
+    node.start();
+    node.commit();
+    node.expect_restorable();
+    run(&["verify"]).expect_done("verify");
+}
+
 #[test]
 fn a_damaged_backup_is_put_aside_as_it_was_and_the_node_goes_on() {
     let mut node = stopped_node();

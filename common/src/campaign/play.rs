@@ -10,7 +10,7 @@ use super::disk::{Call, Cause, Disk, Fault, Kind, ROOT};
 use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, causes, drain};
 use super::model::{Existence, Held, Promise, State};
 use super::script::{FIRST_VERSION, HookCall, Script, Step, Then, Trouble};
-use crate::compact::{CompactOutcome, Compaction, KeepPolicy, KeepSpanError, Manner, Pace};
+use crate::compact::{Clock, CompactOutcome, Compaction, KeepPolicy, KeepSpanError, Manner, Pace};
 use crate::create::{Place, create_in};
 use crate::format::names;
 use crate::live_database::LiveDatabase;
@@ -34,7 +34,7 @@ fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Co
         (|| Ok(KeepPolicy { within: Some("2h".parse()?), hourly: Some("8h".parse()?), ..KeepPolicy::default() }))();
     let manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
     let policy = policy.map_err(|error| causes(&error))?;
-    match backup.compact(&policy, now, manner, lock, &mut |_| ControlFlow::Continue(())) {
+    match backup.compact(&policy, (now, Clock::Trusted), manner, lock, &mut |_| ControlFlow::Continue(())) {
         Ok(CompactOutcome::Done(compaction)) => Ok(compaction),
         Ok(CompactOutcome::Interrupted) => Err("nobody interrupted it".to_owned()),
         Err(error) => Err(causes(&error)),

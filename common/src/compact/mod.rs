@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `policy` | what is to be kept: pure |
+//! | `clock` | whether the clock can be believed that decides it |
 //! | `plan` | which segments go |
 //! | `reach` | which of their pieces are needed by what is kept |
 //! | `write` | those pieces written to the file `remains`, and read back |
@@ -13,6 +14,9 @@
 //! `remains` instead of in the segment that they were in, byte for byte. The rename of that file is the moment at which the
 //! history becomes shorter.
 
+mod clock;
+#[cfg(test)]
+mod clock_tests;
 mod offline;
 mod plan;
 mod policy;
@@ -31,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use clock::{Clock, ClockInDoubt, ClockWatch, Force};
 pub use offline::{CompactBackupError, compact_backup, plan_compaction};
 use plan::Plan;
 pub use policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanError};
@@ -48,6 +53,9 @@ pub enum CompactError {
     /// The policy is none.
     #[error(transparent)]
     Policy(#[from] KeepPolicyError),
+    /// History would be dropped by a clock that may be wrong.
+    #[error(transparent)]
+    Clock(#[from] ClockInDoubt),
     /// The backup cannot be read, or is damaged.
     #[error("nothing is dropped from a backup that cannot be read as a whole; `backupfs verify` says what is wrong")]
     Read(#[source] ReadError),
@@ -166,6 +174,8 @@ pub struct Compaction {
     pub freed_bytes: u64,
     /// Bytes of what remains of everything that was ever dropped.
     pub remains_bytes: u64,
+    /// Why the clock may be wrong that this was decided by; `None` when it is not doubted, or nothing is dropped.
+    pub clock_in_doubt: Option<ClockInDoubt>,
 }
 
 /// A compaction in JSON: of `backup-compact` and of `backupfs compact`. Fields are only ever added.
@@ -185,6 +195,9 @@ pub struct CompactionFields {
     pub freed_bytes: u64,
     /// Bytes of what remains of everything that was ever dropped.
     pub remains_bytes: u64,
+    /// Why it needs `force`; `None` when it does not.
+    #[serde(default)]
+    pub clock_in_doubt: Option<String>,
 }
 
 impl From<&Compaction> for CompactionFields {
@@ -193,6 +206,7 @@ impl From<&Compaction> for CompactionFields {
         let &Compaction { dropped_versions, dropped_segments, kept_versions, freed_bytes, remains_bytes, .. } =
             compaction;
         let oldest_version = compaction.oldest_kept.as_ref().map(|oldest| oldest.data_version.get());
+        let clock_in_doubt = compaction.clock_in_doubt.map(|doubt| doubt.to_string());
         Self {
             dry_run: false,
             dropped_versions,
@@ -201,6 +215,7 @@ impl From<&Compaction> for CompactionFields {
             oldest_version,
             freed_bytes,
             remains_bytes,
+            clock_in_doubt,
         }
     }
 }
@@ -225,9 +240,11 @@ fn prepare(
     backup: &Arc<Backup>,
     policy: &KeepPolicy,
     now: Timestamp,
+    clock: Clock<'_>,
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Prepared>, CompactError> {
     let plan = Plan::make(backup, policy, now)?;
+    let clock_in_doubt = plan.check_clock(now, clock)?.err();
     let needed = if !plan.drops_anything() {
         Vec::new()
     } else {
@@ -245,6 +262,7 @@ fn prepare(
         oldest_kept: plan.oldest.clone(),
         freed_bytes: freed.saturating_sub(remains_bytes),
         remains_bytes,
+        clock_in_doubt,
     };
     Ok(Some(Prepared { plan, needed, compaction }))
 }
@@ -271,29 +289,45 @@ impl Backup {
     ///
     /// # Errors
     /// As [`compact`](Self::compact).
-    pub fn is_compaction_due(self: &Arc<Self>, policy: &KeepPolicy, now: Timestamp) -> Result<bool, CompactError> {
+    pub fn is_compaction_due(
+        self: &Arc<Self>,
+        policy: &KeepPolicy,
+        now: Timestamp,
+        clock: Clock<'_>,
+    ) -> Result<bool, CompactError> {
         let plan = Plan::make(self, policy, now)?;
+        // Also when nothing is due: a clock is watched from the beginning on.
+        let in_doubt = plan.check_clock(now, clock)?;
         let remains = self.segments().remains().map_or(0, |remains| remains.len_bytes());
-        Ok(!plan.drops.is_empty() && plan.bytes >= remains / 2)
+        let is_due = !plan.drops.is_empty() && plan.bytes >= remains / 2;
+        if is_due {
+            in_doubt?;
+        }
+        Ok(is_due)
     }
 
     /// Drops what the policy does not keep. `lock` is that of the backup, which the caller has; `watch` is asked again and
     /// again, and can break at any time.
     ///
     /// # Errors
-    /// When the backup cannot be read as a whole, or something cannot be written. Either nothing has changed then, or only
-    /// files are left that the next compaction, or recorder, removes.
+    /// When the backup cannot be read as a whole, the clock may be wrong, or something cannot be written. Either nothing has
+    /// changed then, or only files are left that the next compaction, or recorder, removes.
     pub fn compact(
         self: &Arc<Self>,
         policy: &KeepPolicy,
-        now: Timestamp,
+        (now, clock): (Timestamp, Clock<'_>),
         manner: Manner,
         lock: &SharedLock,
         watch: &mut dyn FnMut(CompactProgress) -> ControlFlow<()>,
     ) -> Result<CompactOutcome, CompactError> {
         self.segments().look_what_is_dropped()?;
         let mut looking = || watch(CompactProgress { stage: Stage::Looking, done_bytes: 0, total_bytes: 0 });
-        let Some(prepared) = prepare(self, policy, now, &mut looking)? else { return Ok(CompactOutcome::Interrupted) };
+        let Some(prepared) = prepare(self, policy, now, clock, &mut looking)? else {
+            return Ok(CompactOutcome::Interrupted);
+        };
+        if let Some(in_doubt) = prepared.compaction.clock_in_doubt {
+            return Err(in_doubt.into());
+        }
         if prepared.plan.drops_anything() && self.write_remains(&prepared, manner, lock, watch)?.is_break() {
             return Ok(CompactOutcome::Interrupted);
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{CompactError, CompactOutcome, CompactProgress, Compaction, KeepPolicy, Manner, prepare};
+use super::{Clock, CompactError, CompactOutcome, CompactProgress, Compaction, KeepPolicy, Manner, prepare};
 use crate::backup::OpenError;
 use crate::format::names;
 use crate::log::{RecoverError, recover};
@@ -60,10 +60,11 @@ impl From<ReadError> for CompactBackupError {
 /// Compacts the backup at `url` under its lock; `watch` is asked again and again, and can break.
 ///
 /// # Errors
-/// When somebody else has the backup, it cannot be read as a whole, or something cannot be written.
+/// When somebody else has the backup, it cannot be read as a whole, the clock may be wrong, or something cannot be written.
 pub fn compact_backup(
     url: &BackupUrl,
     policy: &KeepPolicy,
+    clock: Clock<'_>,
     watch: &mut dyn FnMut(CompactProgress) -> ControlFlow<()>,
 ) -> Result<CompactOutcome, CompactBackupError> {
     policy.check().map_err(CompactError::from)?;
@@ -79,10 +80,10 @@ pub fn compact_backup(
     // As a recorder does at its start: from here on everything that is read is durable.
     let (_, cursor) = backup.sealed_history()?;
     recover(cursor, &mut |_, _| Ok(()))?;
-    Ok(backup.compact(policy, Timestamp::now(), Manner::FULL, &lock, watch)?)
+    Ok(backup.compact(policy, (Timestamp::now(), clock), Manner::FULL, &lock, watch)?)
 }
 
-/// What a compaction of the backup at `url` would do. Takes no lock and changes nothing. `None` when `watch` has broken.
+/// What a compaction of the backup at `url` would do, and whether it would be refused for the clock. Takes no lock and changes nothing. `None` when `watch` has broken.
 ///
 /// # Errors
 /// When it cannot be read as a whole.
@@ -93,5 +94,5 @@ pub fn plan_compaction(
 ) -> Result<Option<Compaction>, CompactBackupError> {
     policy.check().map_err(CompactError::from)?;
     let backup = Arc::new(Backup::open(url)?);
-    Ok(prepare(&backup, policy, Timestamp::now(), watch)?.map(|prepared| prepared.compaction))
+    Ok(prepare(&backup, policy, Timestamp::now(), Clock::Unwatched, watch)?.map(|prepared| prepared.compaction))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::CompactError;
+use super::clock::{Clock, ClockInDoubt};
 use super::policy::{Keep, KeepPolicy, Times};
 use crate::format::record::DeltaBase;
 use crate::format::remains_directory::{Gap, KeptVersion, Thinned};
@@ -83,6 +84,13 @@ impl Plan {
         let bytes = sum(&gaps, |gap| gap.bytes).saturating_sub(sum(before, |gap| gap.bytes));
         let oldest = oldest(&history, segments, &all, &keeps)?;
         Ok(Self { history, drops, gaps, thinned, needed, bases, kept, versions, bytes, oldest })
+    }
+
+    /// Whether the clock that it was made by can be believed; of one that drops nothing this does not matter.
+    pub(super) fn check_clock(&self, now: Timestamp, clock: Clock<'_>) -> Result<Result<(), ClockInDoubt>, ReadError> {
+        let Some(newest) = self.history.newest() else { return Ok(Ok(())) };
+        let checked = clock.check(&self.history, now.min(newest.recorded_at))?;
+        Ok(if self.drops_anything() { checked } else { Ok(()) })
     }
 
     /// Whether it changes anything.

@@ -149,7 +149,8 @@ impl KeepPolicy {
     /// version was recorded. Of few segments the versions are looked at.
     ///
     /// A clock that is wrong never makes it drop more: spans count back from the newest version, or from now if that is
-    /// earlier, and a version that claims to be of the future is kept.
+    /// earlier; a version that claims to be of the future is kept; and a version counts as no older than any that was recorded
+    /// before it. That the newest version does not claim to be of the future is settled before: see `clock`.
     ///
     /// # Errors
     /// When the versions of a segment cannot be read.
@@ -161,32 +162,38 @@ impl KeepPolicy {
         versions_of: &mut VersionsOf<'_>,
     ) -> Result<Vec<Keep>, ReadError> {
         let reference = now.min(newest).as_micros();
-        let is_within = |time: Timestamp, span: Option<KeepSpan>| {
+        let is_within = |micros: i64, span: Option<KeepSpan>| {
             let back = |span: KeepSpan| i64::try_from(span.seconds.saturating_mul(MICROS)).unwrap_or(i64::MAX);
-            span.is_some_and(|span| time.as_micros() >= reference.saturating_sub(back(span)))
+            span.is_some_and(|span| micros >= reference.saturating_sub(back(span)))
         };
         let rules = [(self.hourly, HOUR), (self.daily, DAY), (self.weekly, WEEK)];
         let period = |time: Timestamp, seconds: u64| time.as_micros().div_euclid((seconds * MICROS).cast_signed());
+        // The latest time of everything so far.
+        let mut latest = i64::MIN;
         let mut keep_of = |position: usize, times: &Times| {
+            let latest_before = latest;
+            latest = latest.max(times.latest.as_micros());
             let Some(next) = segments.get(position + 1) else { return Ok(Keep::Whole) };
-            if is_within(times.latest, self.within) {
+            if is_within(latest, self.within) {
                 return Ok(Keep::Whole);
             }
             let mut of_rules = rules.iter().filter(|&&(span, seconds)| {
                 // The next one has a later version of the only period that this one has versions of.
                 let of_next = period(next.earliest, seconds);
                 let is_surpassed = [times.earliest, times.latest].iter().all(|&time| period(time, seconds) == of_next);
-                is_within(times.latest, span) && !is_surpassed
+                is_within(latest, span) && !is_surpassed
             });
             if of_rules.next().is_none() {
                 return Ok(Keep::Nothing);
             }
             let all = versions_of(position)?;
             let later = all.iter().skip(1).map(|version| version.recorded_at).chain([next.earliest]);
-            let is_kept = |version: &KeptVersion, later: Timestamp| {
+            let mut latest = latest_before;
+            let mut is_kept = |version: &KeptVersion, later: Timestamp| {
+                latest = latest.max(version.recorded_at.as_micros());
                 rules.iter().any(|&(span, seconds)| {
                     let is_newest = period(version.recorded_at, seconds) != period(later, seconds);
-                    is_newest && is_within(version.recorded_at, span)
+                    is_newest && is_within(latest, span)
                 })
             };
             let kept = all.iter().zip(later).filter(|(version, later)| is_kept(version, *later));
@@ -290,7 +297,10 @@ mod tests {
         assert_eq!(kept(&policy, 1020.0, &back), [0, 1, 2, 3]);
         // One in the middle was recorded in the far future.
         let future = [(1000.0, 99_000.0), segments[1], segments[2], segments[3]];
-        assert_eq!(kept(&policy, 1020.0, &future), [0, 2, 3]);
+        assert_eq!(kept(&policy, 1020.0, &future), [0, 1, 2, 3]);
+        // Some in the middle were recorded long ago, or so they say.
+        let past = [(1000.0, 1019.0), (5.0, 6.0), (6.0, 7.0), (1019.0, 1020.0)];
+        assert_eq!(kept(&policy, 1020.0, &past), [0, 1, 2, 3]);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Hourly {
         Timestamp::from_micros(BEGIN + self.hours * self.apart).unwrap()
     }
 
+    /// What is to be compacted by.
+    pub(super) fn clock(&self) -> (Timestamp, Clock<'static>) {
+        (self.now(), Clock::Trusted)
+    }
+
     fn write(&mut self, recording: &mut Recording, note: &str, fate: Fate) {
         self.hours += 1;
         let at = self.now();
@@ -91,7 +96,7 @@ impl Hourly {
 
     pub(super) fn compact(&self, policy: &KeepPolicy) -> Compaction {
         let mut watch = |_| ControlFlow::Continue(());
-        match self.node.backup().compact(policy, self.now(), AT_ONCE, &self.lock(), &mut watch).unwrap() {
+        match self.node.backup().compact(policy, self.clock(), AT_ONCE, &self.lock(), &mut watch).unwrap() {
             CompactOutcome::Done(compaction) => compaction,
             CompactOutcome::Interrupted => panic!("nobody interrupted it"),
         }
@@ -157,8 +162,9 @@ fn versions_that_are_kept_are_the_same_byte_for_byte() {
         let what = format!("round {round}");
         let (bytes, segments) = (it.bytes(), it.files().len());
         let policy = policy(within, daily);
-        let foretold =
-            prepare(&it.node.backup(), &policy, it.now(), &mut || ControlFlow::Continue(())).unwrap().unwrap();
+        let foretold = prepare(&it.node.backup(), &policy, it.now(), Clock::Trusted, &mut || ControlFlow::Continue(()))
+            .unwrap()
+            .unwrap();
         let compaction = it.compact(&policy);
         assert_eq!(compaction, foretold.compaction, "{what}");
         assert!(compaction.dropped_segments > 0 && it.files().len() < segments, "{what}: {compaction:?}");
@@ -225,7 +231,7 @@ fn a_policy_that_would_drop_everything_is_refused_and_nothing_is_changed() {
     let before = it.files();
     for nothing in [KeepPolicy::default(), policy("0s", "0d")] {
         let mut watch = |_| ControlFlow::Continue(());
-        let refused = it.node.backup().compact(&nothing, it.now(), AT_ONCE, &it.lock(), &mut watch);
+        let refused = it.node.backup().compact(&nothing, it.clock(), AT_ONCE, &it.lock(), &mut watch);
         assert!(matches!(refused, Err(CompactError::Policy(KeepPolicyError::KeepsNothing))), "{refused:?}");
     }
     assert_eq!(it.files(), before);
@@ -248,7 +254,7 @@ fn whoever_interrupts_it_finds_all_or_what_is_left_of_it_goes_later() {
             asked += 1;
             if asked > cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let outcome = it.node.backup().compact(&policy, it.now(), AT_ONCE, &it.lock(), &mut watch).unwrap();
+        let outcome = it.node.backup().compact(&policy, it.clock(), AT_ONCE, &it.lock(), &mut watch).unwrap();
         assert!(!it.files().iter().any(|name| name.ends_with(".tmp")), "cut {cut}");
         let now = it.held();
         expect_part_of(&now, &before, &format!("cut {cut}"));
@@ -328,7 +334,7 @@ fn a_reader_follows_and_what_it_has_open_stays_readable() {
         }
         ControlFlow::Continue(())
     };
-    it.node.backup().compact(&policy("40h", "0h"), it.now(), AT_ONCE, &it.lock(), &mut watch).unwrap();
+    it.node.backup().compact(&policy("40h", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch).unwrap();
     assert!(looked);
     let now = it.held();
     {
@@ -376,7 +382,7 @@ fn every_flipped_bit_of_what_remains_is_found() {
     bad[good.len() - REMAINS_FOOTER_LEN - 1] ^= 1;
     fs::write(&path, &bad).unwrap();
     let mut watch = |_| ControlFlow::Continue(());
-    let refused = it.node.backup().compact(&policy("1s", "0h"), it.now(), AT_ONCE, &it.lock(), &mut watch);
+    let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
     assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
     // The recorder goes on all the same.
     let mut recording = it.node.record_within(LIMITS);
@@ -409,7 +415,7 @@ fn an_older_copy_of_what_remains_does_not_pass() {
     let report = it.verify();
     assert!(report.findings.iter().any(|it| it.wrong.kind() == "missing"), "{report:?}");
     let mut watch = |_| ControlFlow::Continue(());
-    let refused = it.node.backup().compact(&policy("1s", "0h"), it.now(), AT_ONCE, &it.lock(), &mut watch);
+    let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
     assert!(refused.is_err(), "{refused:?}");
     // That of another backup is none of this one.
     fs::write(&path, &newer).unwrap();
@@ -428,11 +434,11 @@ fn nothing_is_dropped_while_a_gap_is_healed() {
     let healing = lock.pretend_to_heal();
     let before = it.files();
     let mut watch = |_| ControlFlow::Continue(());
-    let refused = it.node.backup().compact(&policy("20h", "0h"), it.now(), AT_ONCE, &lock, &mut watch);
+    let refused = it.node.backup().compact(&policy("20h", "0h"), it.clock(), AT_ONCE, &lock, &mut watch);
     assert!(matches!(refused, Err(CompactError::Healing)), "{refused:?}");
     assert_eq!(it.files(), before);
     drop(healing);
-    it.node.backup().compact(&policy("20h", "0h"), it.now(), AT_ONCE, &lock, &mut watch).unwrap();
+    it.node.backup().compact(&policy("20h", "0h"), it.clock(), AT_ONCE, &lock, &mut watch).unwrap();
     assert_ne!(it.files(), before);
 }
 

@@ -59,8 +59,9 @@ fn single_versions_are_kept_whole_and_those_beside_them_go() {
         [(keep(Some("1y"), None, None), 1), (keep(None, Some("1y"), None), 24), (keep(None, None, Some("1y")), 24 * 7)]
     {
         let (_, all) = versions(&it);
-        let foretold =
-            prepare(&it.node.backup(), &policy, it.now(), &mut || ControlFlow::Continue(())).unwrap().unwrap();
+        let foretold = prepare(&it.node.backup(), &policy, it.now(), Clock::Trusted, &mut || ControlFlow::Continue(()))
+            .unwrap()
+            .unwrap();
         let bytes = it.bytes();
         let compaction = it.compact(&policy);
         assert_eq!(compaction, foretold.compaction, "{hours} h");

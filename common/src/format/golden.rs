@@ -27,7 +27,8 @@ fn manifest() -> Vec<u8> {
 fn log() -> Vec<u8> {
     let link = first_link(UUID);
     let created = Timestamp::from_micros(1_795_356_307_000_001).unwrap();
-    let mut bytes = LogHeader { uuid: UUID, first_seq: Seq::FIRST, previous_checksum: link, created }.encode().to_vec();
+    let header = LogHeader { uuid: UUID, first_seq: Seq::FIRST, previous_checksum: link, created, unit: 4 << 20 };
+    let mut bytes = header.encode().to_vec();
     let header = RecordHeader {
         seq: Seq::FIRST,
         data_version: DataVersion::new(1),

@@ -21,7 +21,12 @@ pub struct LogHeader {
     pub previous_checksum: u32,
     /// When the file was made.
     pub created: Timestamp,
+    /// What the length of the file is always a whole multiple of.
+    pub unit: u64,
 }
+
+/// The greatest unit: a log is made with 4 MiB.
+const UNIT_MAX: u64 = 1 << 30;
 
 impl LogHeader {
     /// The first bytes of the file.
@@ -34,7 +39,8 @@ impl LogHeader {
         out.extend_from_slice(self.uuid.as_bytes());
         out.extend_from_slice(&self.first_seq.get().to_le_bytes());
         out.extend_from_slice(&self.created.as_micros().to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&self.unit.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
         out.try_into().expect("BUG: the fields of a log header are LOG_HEADER_LEN bytes")
     }
@@ -54,8 +60,12 @@ impl LogHeader {
         let created = fields.i64()?;
         let created = Timestamp::from_micros(created)
             .ok_or(Damage::Field { field: "created", value: created.cast_unsigned() })?;
-        fields.zeros(12, "reserved")?;
-        Ok(Self { uuid, first_seq, previous_checksum, created })
+        let unit = fields.u64()?;
+        if !(LOG_HEADER_LEN as u64 + 1..=UNIT_MAX).contains(&unit) {
+            return Err(Damage::Field { field: "unit", value: unit });
+        }
+        fields.zeros(4, "reserved")?;
+        Ok(Self { uuid, first_seq, previous_checksum, created, unit })
     }
 }
 
@@ -70,9 +80,14 @@ mod tests {
             first_seq: Seq::new(1025).unwrap(),
             previous_checksum: 0xdead_beef,
             created: Timestamp::from_micros(1).unwrap(),
+            unit: 4 << 20,
         };
         let bytes = header.encode();
-        assert_eq!(LogHeader::decode(&bytes), Ok(header));
+        assert_eq!(LogHeader::decode(&bytes), Ok(header.clone()));
+        for unit in [0, LOG_HEADER_LEN as u64, UNIT_MAX + 1, u64::MAX] {
+            let bytes = LogHeader { unit, ..header.clone() }.encode();
+            assert_eq!(LogHeader::decode(&bytes), Err(Damage::Field { field: "unit", value: unit }));
+        }
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -74,6 +74,25 @@ pub enum Damage {
         /// The record expected.
         expected: Seq,
     },
+    /// A log ends where it always goes on.
+    #[error(
+        "the file ends after {len} bytes, within a record or right behind one, where a log always goes on: its end was cut off, \
+         as by a copy that was interrupted, and records with it"
+    )]
+    CutOff {
+        /// Its bytes.
+        len: u64,
+    },
+    /// A log has a length that no log has.
+    #[error(
+        "it is {len} bytes long, and a log is always a multiple of {unit}: its end was cut off, or something was added"
+    )]
+    LogLength {
+        /// Its bytes.
+        len: u64,
+        /// What it should be a multiple of.
+        unit: u64,
+    },
     /// The bytes cannot be decompressed.
     #[error("it cannot be decompressed")]
     Compression,

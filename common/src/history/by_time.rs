@@ -5,6 +5,16 @@ use std::ops::Range;
 use super::{History, Stretch};
 use crate::{ReadError, Seq, Timestamp, Version};
 
+/// The newest version that was recorded by some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedBy {
+    /// The newest of all whose time is not later.
+    pub newest: Version,
+    /// The first version that was recorded before it and whose time is later, and the version before that: the clock was set
+    /// back in between. Where it was behind when `newest` was recorded the older of these was the newest at that time.
+    pub set_back: Option<(Option<Version>, Version)>,
+}
+
 /// A stretch by its times.
 struct Times<'a> {
     earliest: Timestamp,
@@ -51,12 +61,44 @@ impl History {
         })
     }
 
+    /// What was recorded at or before `micros` (since 1970): the newest version whose time is not later, and what speaks against
+    /// it, as far as segments can be read. `None` when there is no such version.
+    ///
+    /// # Errors
+    /// When a segment that may tell cannot be read and no other does.
+    pub fn recorded_by(&self, micros: i64) -> Result<Option<RecordedBy>, ReadError> {
+        let Some(newest) = self.newest_recorded_by(micros)? else { return Ok(None) };
+        let is_later = |version: &Version| version.recorded_at.as_micros() > micros && version.seq < newest.seq;
+        let mut before: Option<Version> = None;
+        for times in self.times() {
+            let Ok(times) = times else { continue };
+            let Ok((later, last)) = self.visit(&times.stretch, |stretch| {
+                let versions = stretch.versions();
+                let later = versions.iter().position(is_later).map(|position| {
+                    let before = position.checked_sub(1).and_then(|position| versions.get(position));
+                    (versions.get(position).cloned(), before.cloned())
+                });
+                (later, versions.last().cloned())
+            }) else {
+                continue;
+            };
+            if let Some((Some(later), before_it)) = later {
+                return Ok(Some(RecordedBy { newest, set_back: Some((before_it.or(before), later)) }));
+            }
+            if last.as_ref().is_some_and(|last| last.seq >= newest.seq) {
+                break;
+            }
+            before = last.or(before);
+        }
+        Ok(Some(RecordedBy { newest, set_back: None }))
+    }
+
     /// The newest version of those that were recorded at or before `micros` (since 1970). After the clock was set back it may
     /// not be the one with the latest time.
     ///
     /// # Errors
     /// When a segment that may tell cannot be read and no other does.
-    pub fn newest_recorded_by(&self, micros: i64) -> Result<Option<Version>, ReadError> {
+    fn newest_recorded_by(&self, micros: i64) -> Result<Option<Version>, ReadError> {
         let is_by = |at: Timestamp| at.as_micros() <= micros;
         let mut unreadable = None;
         for times in self.times().collect::<Vec<_>>().into_iter().rev() {
@@ -208,10 +250,24 @@ mod tests {
             }
             let (history, read) = node.backup().read_history();
             read.unwrap();
-            let by = |micros: i64| history.newest_recorded_by(micros).unwrap().map(|it| it.data_version.get());
+            let number = |version: &crate::Version| version.data_version.get();
+            let by = |micros: i64| {
+                let by = history.recorded_by(micros).unwrap()?;
+                let set_back = by.set_back.map(|(before, later)| (before.as_ref().map(number), number(&later)));
+                Some((number(&by.newest), set_back))
+            };
+            let is_told = Some((Some(11), 12));
             assert_eq!(
-                [0, hour(0), one, two - 1, two, three, three + 1].map(by),
-                [None, Some(10), Some(11), Some(11), Some(13), Some(13), Some(13)]
+                [0, hour(0), one, two - 1, two, three - 1, three].map(by),
+                [
+                    None,
+                    Some((10, None)),
+                    Some((11, None)),
+                    Some((11, None)),
+                    Some((13, is_told)),
+                    Some((13, is_told)),
+                    Some((13, None))
+                ]
             );
         }
     }

@@ -21,6 +21,7 @@ use crate::segment::Segments;
 use crate::version_rules::Newest;
 use crate::{DataVersion, PageSize, ReadError, SealedThrough, Seq};
 
+pub use by_time::RecordedBy;
 use dropped_runs::DroppedRuns;
 pub use plan::ReplayPlan;
 pub(crate) use plan::{NeededBy, PlannedChange, Start};

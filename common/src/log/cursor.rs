@@ -11,7 +11,7 @@ use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, Record, first_link, parse};
+use crate::format::record::{Parsed, RECORD_TAG, Record, first_link, parse};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StoredFile, read_exact_at, read_on};
 use crate::{ReadError, Seq};
@@ -47,6 +47,8 @@ struct OpenLog {
     file: Box<dyn StoredFile>,
     first_seq: Seq,
     offset: u64,
+    /// What its length is a multiple of.
+    unit: u64,
     name: Name,
 }
 
@@ -63,6 +65,8 @@ pub(super) enum Name {
 enum End {
     /// Nothing was written here yet.
     Unused,
+    /// The file ends right behind a record, or within what may be one: no writer leaves that.
+    CutOff(Damage),
     /// Something that is no record: a write that is not finished, or damage.
     NoRecord(Damage),
 }
@@ -132,6 +136,11 @@ impl LogCursor {
     /// The log that the cursor is in, as its first seq and the byte at which its next record begins.
     pub(crate) fn place(&self) -> Option<(Seq, u64)> {
         self.log.as_ref().map(|log| (log.first_seq, log.offset))
+    }
+
+    /// What the length of the log that the cursor is in is a multiple of.
+    pub(super) fn unit(&self) -> Option<u64> {
+        self.log.as_ref().map(|log| log.unit)
     }
 
     /// Under which name the log that the cursor is in was found.
@@ -255,8 +264,10 @@ impl LogCursor {
             found = named()?;
         }
         let Some((file, name)) = found else { return Ok(false) };
-        check_continues(&*file, &read_header(&*file, self.uuid)?, link)?;
-        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset: LOG_HEADER_LEN as u64, name });
+        let header = read_header(&*file, self.uuid)?;
+        check_continues(&*file, &header, link)?;
+        let (offset, unit) = (LOG_HEADER_LEN as u64, header.unit);
+        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset, unit, name });
         Ok(true)
     }
 
@@ -294,9 +305,9 @@ impl LogCursor {
                     Ok(Parsed::NotUnderstood(damage)) => {
                         return Err(ReadError::damaged(log.file.path(), log.offset, damage));
                     }
-                    Ok(Parsed::Short { wanted: _ }) if at_end && start == buffer.len() => return Ok(End::Unused),
-                    Ok(Parsed::Short { wanted }) if at_end => {
-                        return Ok(End::NoRecord(Damage::Short { have: buffer.len() - start, want: wanted }));
+                    Ok(Parsed::Short { .. }) if at_end => {
+                        let len = log.offset + (buffer.len() - start) as u64;
+                        return Ok(End::at_end_of_file(&buffer[start..], len));
                     }
                     Ok(Parsed::Short { wanted }) => break wanted,
                     Err(damage) => return Ok(End::NoRecord(damage)),
@@ -329,6 +340,7 @@ impl LogCursor {
             End::Unused if self.checked_to_the_end && !is_without_record => return Ok(()),
             End::Unused => Damage::Missing { expected: self.next_seq },
             End::NoRecord(damage) => damage,
+            End::CutOff(damage) => return Err(ReadError::damaged(log.file.path(), log.offset, damage)),
         };
         // This program cannot tell whether a record of a newer format is intact.
         if damage.is_too_new()
@@ -344,6 +356,19 @@ impl LogCursor {
     }
 }
 
+impl End {
+    /// That of a log with these bytes, too few for a record, behind its last one.
+    fn at_end_of_file(rest: &[u8], len: u64) -> Self {
+        // A record that was acknowledged begins with its tag.
+        let tag = &rest[..rest.len().min(RECORD_TAG.len())];
+        match rest.iter().all(|&byte| byte == 0) {
+            _ if RECORD_TAG.starts_with(tag) => Self::CutOff(Damage::CutOff { len }),
+            true => Self::Unused,
+            false => Self::NoRecord(Damage::Magic { expected: "record" }),
+        }
+    }
+}
+
 fn read_header(file: &dyn StoredFile, uuid: Uuid) -> Result<LogHeader, ReadError> {
     let damaged = |damage| ReadError::damaged(file.path(), 0, damage);
     let mut bytes = [0; LOG_HEADER_LEN];
@@ -355,153 +380,4 @@ fn read_header(file: &dyn StoredFile, uuid: Uuid) -> Result<LogHeader, ReadError
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use super::*;
-    use crate::format::record::{Body, RunStart};
-    use crate::log::{LogWriter, RecoverError, create_first_log, recover};
-    use crate::storage::RealDirectory;
-    use crate::version_rules::Bump;
-    use crate::{DataVersion, Timestamp};
-
-    const UUID: Uuid = Uuid::from_u128(7);
-
-    fn directory(path: &Path) -> Arc<dyn Directory> {
-        Arc::new(RealDirectory::new(path))
-    }
-
-    fn recover_all(path: &Path) -> Result<LogWriter, RecoverError> {
-        recover(LogCursor::new(directory(path), UUID), &mut |_, _| Ok(()))
-    }
-
-    fn append(writer: &mut LogWriter, text: &str) {
-        let now = Timestamp::from_micros(1).unwrap();
-        writer.push_change(DataVersion::new(1), now, RunStart::Later, Bump::Present, &[text]).unwrap();
-        writer.commit().unwrap();
-    }
-
-    /// The first statements of all records, and how reading ended. No second looks: nobody is writing.
-    fn read(path: &Path, uuid: Uuid) -> (Vec<String>, Result<(), ReadError>) {
-        let mut texts = Vec::new();
-        let mut cursor = LogCursor::new(directory(path), uuid);
-        let result = cursor.read_once(&mut |record, _| {
-            if let Body::Change { statements, .. } = &record.body {
-                texts.extend(statements.first().map(ToString::to_string));
-            }
-            Ok(())
-        });
-        (texts, result)
-    }
-
-    /// A log with these records, cut behind the last one. Returns its bytes and where each record ends.
-    fn sample(path: &Path) -> (Vec<u8>, Vec<usize>) {
-        let mut writer = create_first_log(&directory(path), UUID).unwrap();
-        let mut ends = Vec::new();
-        for text in ["a", "INSERT INTO t VALUES ('BREC')", "", "'\u{1f980}\n'"] {
-            append(&mut writer, text);
-            let mut cursor = LogCursor::new(directory(path), UUID);
-            cursor.read_new(&mut |_, _| Ok(())).unwrap();
-            ends.push(usize::try_from(cursor.place().unwrap().1).unwrap());
-        }
-        let file = path.join(names::log(Seq::FIRST));
-        let mut bytes = fs::read(&file).unwrap();
-        bytes.truncate(*ends.last().unwrap());
-        fs::write(&file, &bytes).unwrap();
-        (bytes, ends)
-    }
-
-    #[test]
-    fn every_cut_leaves_a_shorter_history_and_recovers_to_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let (bytes, ends) = sample(dir.path());
-        let (all, result) = read(dir.path(), UUID);
-        result.unwrap();
-        let file = dir.path().join(names::log(Seq::FIRST));
-        for zeros in [0, 512] {
-            for cut in 0..=bytes.len() {
-                let torn = [&bytes[..cut], &vec![0; zeros]].concat();
-                // A record that ends in zeros is whole even when they are cut off and zeros follow.
-                let whole = ends.iter().filter(|&&end| torn.get(..end) == bytes.get(..end)).count();
-                fs::write(&file, &torn).unwrap();
-                let (texts, result) = read(dir.path(), UUID);
-                if cut < LOG_HEADER_LEN {
-                    // A log has its name only once its header is durable, so this is no torn write.
-                    assert!(result.is_err() && texts.is_empty(), "cut at {cut}");
-                    continue;
-                }
-                result.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
-                assert_eq!(texts, all[..whole], "cut at {cut}");
-                let mut writer = recover_all(dir.path()).unwrap();
-                let once = fs::read(&file).unwrap();
-                recover_all(dir.path()).unwrap();
-                assert!(once == fs::read(&file).unwrap(), "cut at {cut}: recovering twice differs from once");
-                append(&mut writer, "after");
-                let (texts, result) = read(dir.path(), UUID);
-                result.unwrap();
-                assert_eq!(texts, [&all[..whole], &["after".to_owned()]].concat(), "cut at {cut}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_is_damage_or_a_shorter_history_and_never_another_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let (bytes, ends) = sample(dir.path());
-        let (all, _) = read(dir.path(), UUID);
-        let last_begins = ends[ends.len() - 2];
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            fs::write(dir.path().join(names::log(Seq::FIRST)), &flipped).unwrap();
-            let (texts, result) = read(dir.path(), UUID);
-            let whole = ends.iter().filter(|&&end| end <= bit / 8).count();
-            let whole = if bit / 8 < LOG_HEADER_LEN { 0 } else { whole };
-            assert_eq!(texts, all[..whole], "bit {bit}");
-            // Damage in the last record looks like a torn write: the next data_version exposes it.
-            assert_eq!(result.is_err(), bit / 8 < last_begins, "bit {bit}: {result:?}");
-            // Sampled, for `recover` looks twice at what seems damaged.
-            if result.is_err() && bit % 31 == 0 {
-                let recovered = recover_all(dir.path());
-                assert!(recovered.is_err(), "bit {bit}: appending to a damaged log");
-                let now = fs::read(dir.path().join(names::log(Seq::FIRST))).unwrap();
-                assert!(now == flipped, "bit {bit}: a damaged log was changed");
-            }
-        }
-    }
-
-    #[test]
-    fn a_log_that_is_missing_swapped_or_of_another_backup_is_damage() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = create_first_log(&directory(dir.path()), UUID).unwrap();
-        let long = "x".repeat(1 << 20);
-        for _ in 0..20 {
-            append(&mut writer, &long);
-        }
-        drop(writer);
-        let (texts, result) = read(dir.path(), UUID);
-        result.unwrap();
-        assert_eq!(texts.len(), 20);
-        let mut logs: Vec<_> = directory(dir.path()).list().unwrap();
-        logs.sort();
-        assert!(logs.len() >= 5, "{logs:?}");
-        for (position, log) in logs.iter().enumerate() {
-            let (path, aside) = (dir.path().join(log), dir.path().join("aside"));
-            fs::rename(&path, &aside).unwrap();
-            let (before, result) = read(dir.path(), UUID);
-            let last = position + 1 == logs.len();
-            // Without its last log a backup is a shorter one; the next data_version exposes that.
-            assert_eq!(result.is_err(), !last, "{log} missing: {result:?}");
-            if let Some(next) = logs.get(position + 1) {
-                fs::copy(dir.path().join(next), &path).unwrap();
-                assert!(read(dir.path(), UUID).1.is_err(), "{log} replaced by {next}");
-                fs::remove_file(&path).unwrap();
-            }
-            fs::rename(&aside, &path).unwrap();
-            assert!(before.len() < 20);
-        }
-        assert!(read(dir.path(), Uuid::from_u128(8)).1.is_err());
-        assert!(read(dir.path(), UUID).1.is_ok());
-    }
-}
+mod tests;

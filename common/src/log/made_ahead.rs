@@ -49,8 +49,8 @@ struct State {
 enum Spare {
     /// There is none; it may be in the making.
     Absent,
-    /// Durable, name and zeros.
-    Ready(Box<dyn StoredFile>),
+    /// Durable, name and zeros; so many bytes.
+    Ready(Box<dyn StoredFile>, u64),
     /// It is becoming a log. Until that has its name, nothing else may get the name of the spare.
     Taken,
 }
@@ -93,12 +93,12 @@ impl Spares {
         self.state().bytes = bytes;
     }
 
-    /// The spare, if it is ready. Say what became of it with [`named`](Self::named) or [`lost`](Self::lost); if neither
+    /// The spare and its length, if it is ready. Say what became of it with [`named`](Self::named) or [`lost`](Self::lost); if neither
     /// is said, for it is not known, no other one is made.
-    pub(super) fn take(&self) -> Option<Box<dyn StoredFile>> {
+    pub(super) fn take(&self) -> Option<(Box<dyn StoredFile>, u64)> {
         let mut state = self.state();
         match std::mem::replace(&mut state.spare, Spare::Taken) {
-            Spare::Ready(file) => Some(file),
+            Spare::Ready(file, bytes) => Some((file, bytes)),
             other => {
                 state.spare = other;
                 None
@@ -172,7 +172,7 @@ impl Spares {
         }
         match made? {
             Some(file) => {
-                self.state().spare = Spare::Ready(self.directory.adopt(file));
+                self.state().spare = Spare::Ready(self.directory.adopt(file), bytes);
                 Ok(Made::Spare)
             }
             None => Ok(Made::Nothing),
@@ -275,7 +275,7 @@ impl Spares {
     /// Whether there is none that could be gone on in.
     #[cfg(test)]
     pub(crate) fn is_in_the_making(&self) -> bool {
-        !matches!(self.state().spare, Spare::Ready(_))
+        !matches!(self.state().spare, Spare::Ready(..))
     }
 
     /// Waits until another attempt is worth it. Not at all when it was told to stop meanwhile: whoever did waits for the

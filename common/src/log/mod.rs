@@ -5,6 +5,9 @@ mod cursor;
 mod cut;
 mod made_ahead;
 mod recovery;
+mod room;
+#[cfg(test)]
+mod room_tests;
 mod spare;
 #[cfg(test)]
 mod spare_tests;
@@ -24,6 +27,7 @@ pub(crate) use cut::cut_behind;
 pub(crate) use made_ahead::Spares;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
+pub(crate) use room::check_len;
 pub(crate) use spare::{check_unused, open_log};
 pub(crate) use tail::{LONGEST_LOG, intact_record_after, torn_len};
 pub use writer::AppendError;

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::cursor::{Name, Taken};
+use super::room::{Room, check_len, lengthen};
 use super::spare::remove_unused;
 use super::tail::torn_len;
-use super::writer::Holds;
+use super::writer::{Holds, OpenEnd};
 use super::{LogCursor, LogWriter, RecordPlace};
 use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{Body, Record};
@@ -24,7 +25,7 @@ pub enum RecoverError {
     /// It is damaged, or cannot be read.
     #[error(
         "nothing is appended to a backup that cannot be read to its end; if it is damaged, `backupfs verify` says what that \
-         costs, and `backupfs init --replace` puts it aside and begins a new one"
+         costs. If there is a whole copy of it, bring that back; else `backupfs init --replace` puts it aside and begins a new one"
     )]
     Read(#[from] ReadError),
     /// What a crash left cannot be cleared away.
@@ -36,7 +37,7 @@ pub enum RecoverError {
 ///
 /// Runs under the lock. Power may fail at any point: zeroing the remains of a torn write leaves remains of a torn write;
 /// files that are removed here hold no record that is not in a log; a spare that is a log has either name and the same
-/// contents. Recovering twice does the same as once.
+/// contents; a log that has not its whole length has what is in it. Recovering twice does the same as once.
 ///
 /// # Errors
 /// When a log is damaged: nothing is changed then.
@@ -83,6 +84,20 @@ pub(crate) fn recover(
         );
         fill_with_zeros(&*file, offset..offset + torn)?;
     }
+    let (unit, len) = (cursor.unit().unwrap_or(1), file.read_len()?);
+    let room = if check_len(len, unit).is_ok() {
+        Room { len, unit }
+    } else {
+        let room = Room::for_end(len.max(offset), unit);
+        log::warn!(
+            "{}: it is {len} bytes long, and a log is always a multiple of {unit}: its end was cut off, as by a copy that was \
+             interrupted, or something was added. No record was in what is missing, for zeros follow the last one; it is made whole \
+             again",
+            file.path().display()
+        );
+        lengthen(&*file, room.len)?;
+        room
+    };
     // The batch before the crash may be whole only in the page cache: a sync that failed leaves pages that read well,
     // count as clean, and are not on the disk. Appending behind them would turn a lost tail into a hole. Writing the
     // same bytes again makes them dirty again; a power cut meanwhile finds old and new bytes equal.
@@ -108,8 +123,7 @@ pub(crate) fn recover(
         file = directory.open(&name, Access::ReadWrite)?;
     }
     remove_leftovers(&*directory, cursor.next_seq())?;
-    let (uuid, next_seq, previous_checksum) = (cursor.uuid(), cursor.next_seq(), cursor.previous_checksum());
-    Ok(LogWriter::new(directory, uuid, file, offset, next_seq, previous_checksum, holds))
+    Ok(LogWriter::new(directory, cursor.uuid(), OpenEnd { file, offset, room, holds }, cursor.end()))
 }
 
 /// Removes what a crash left unfinished. It is in nobody's way, so that what cannot be removed is no reason to stop.

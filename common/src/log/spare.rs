@@ -5,6 +5,7 @@ use std::io;
 use uuid::Uuid;
 
 use super::cursor::CHUNK;
+use super::room::check_len;
 use super::tail::intact_record_after;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::record::{Parsed, parse};
@@ -61,6 +62,8 @@ pub(super) fn open_continuing(directory: &dyn Directory, link: Link) -> Result<O
         return Ok(None);
     }
     check_continues(&*file, &header, link)?;
+    // It had its length before it had a header.
+    check_len(file.read_len()?, header.unit).map_err(|damage| ReadError::damaged(file.path(), 0, damage))?;
     Ok(first_record_is_whole(&*file, link)?.then_some(file))
 }
 
@@ -147,7 +150,11 @@ fn first_record_is_whole(file: &dyn StoredFile, link: Link) -> Result<bool, Read
             }
             Ok(Parsed::Short { wanted }) if read == bytes.len() && wanted > read => bytes.resize(wanted, 0),
             Ok(Parsed::NotUnderstood(damage)) => return Err(ReadError::damaged(file.path(), offset, damage)),
-            Ok(Parsed::Short { .. } | Parsed::Unused) | Err(_) => return Ok(false),
+            Ok(Parsed::Short { .. }) => {
+                let len = offset + read as u64;
+                return Err(ReadError::damaged(file.path(), offset, Damage::CutOff { len }));
+            }
+            Ok(Parsed::Unused) | Err(_) => return Ok(false),
         }
     }
 }

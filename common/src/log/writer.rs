@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::room::Room;
 use super::{LogEnd, Spares};
 use crate::format::commit_note::CommitNote;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
@@ -44,6 +45,8 @@ pub(crate) struct LogWriter {
     uuid: Uuid,
     file: Box<dyn StoredFile>,
     offset: u64,
+    /// Of the log that is open.
+    room: Room,
     next_seq: Seq,
     previous_checksum: u32,
     health: Health,
@@ -130,10 +133,10 @@ pub(crate) fn create_log_at(
     limits: LogLimits,
 ) -> Result<LogWriter, StorageError> {
     let LogEnd { next_seq, previous_checksum } = from;
-    let header = LogHeader { uuid, first_seq: next_seq, previous_checksum, created: Timestamp::now() };
-    let file = create_log(&**directory, next_seq, &header.encode(), limits)?;
-    let (offset, holds) = (LOG_HEADER_LEN as u64, Holds::default());
-    let mut writer = LogWriter::new(Arc::clone(directory), uuid, file, offset, next_seq, previous_checksum, holds);
+    let header = header(uuid, from, limits.bytes);
+    let (file, room) = create_log(&**directory, next_seq, &header.encode(), limits)?;
+    let open = OpenEnd { file, offset: LOG_HEADER_LEN as u64, room, holds: Holds::default() };
+    let mut writer = LogWriter::new(Arc::clone(directory), uuid, open, LogEnd { next_seq, previous_checksum });
     writer.set_limits(limits);
     Ok(writer)
 }
@@ -146,9 +149,14 @@ pub(crate) fn write_log(
     records: &[u8],
     limits: LogLimits,
 ) -> Result<(), StorageError> {
-    let LogEnd { next_seq, previous_checksum } = from;
-    let header = LogHeader { uuid, first_seq: next_seq, previous_checksum, created: Timestamp::now() };
-    create_log(directory, next_seq, &[&header.encode()[..], records].concat(), limits).map(drop)
+    let header = header(uuid, from, limits.bytes);
+    create_log(directory, from.next_seq, &[&header.encode()[..], records].concat(), limits).map(drop)
+}
+
+/// What a log says of itself that goes on from there.
+fn header(uuid: Uuid, from: LogEnd, unit: u64) -> LogHeader {
+    let LogEnd { next_seq: first_seq, previous_checksum } = from;
+    LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now(), unit }
 }
 
 /// Makes a log that has its name only once it is whole and durable, and begins with these bytes.
@@ -157,30 +165,35 @@ fn create_log(
     first_seq: Seq,
     start: &[u8],
     limits: LogLimits,
-) -> Result<Box<dyn StoredFile>, StorageError> {
+) -> Result<(Box<dyn StoredFile>, Room), StorageError> {
     let name = names::log(first_seq);
     let temporary = format!("{name}{TEMPORARY_ENDING}");
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
-    fill_with_zeros(&*file, 0..limits.bytes)?;
+    let room = Room::for_end(start.len() as u64, limits.bytes);
+    fill_with_zeros(&*file, 0..room.len)?;
     write_durably(&*file, start, 0)?;
     directory.rename(&temporary, &name)?;
     directory.sync()?;
     // The same file, known by the name that it has now.
-    directory.open(&name, Access::ReadWrite)
+    Ok((directory.open(&name, Access::ReadWrite)?, room))
+}
+
+/// The end of a log that is open.
+#[derive(Debug)]
+pub(super) struct OpenEnd {
+    pub(super) file: Box<dyn StoredFile>,
+    /// Behind its last record.
+    pub(super) offset: u64,
+    pub(super) room: Room,
+    pub(super) holds: Holds,
 }
 
 impl LogWriter {
-    /// A writer that goes on at `offset` of an open log, behind whose last record there are only zeros.
-    pub(super) fn new(
-        directory: Arc<dyn Directory>,
-        uuid: Uuid,
-        file: Box<dyn StoredFile>,
-        offset: u64,
-        next_seq: Seq,
-        previous_checksum: u32,
-        log_holds: Holds,
-    ) -> Self {
+    /// A writer that goes on at the end of an open log, behind whose last record there are only zeros.
+    pub(super) fn new(directory: Arc<dyn Directory>, uuid: Uuid, open: OpenEnd, end: LogEnd) -> Self {
+        let OpenEnd { file, offset, room, holds: log_holds } = open;
+        let LogEnd { next_seq, previous_checksum } = end;
         let batch = Batch { bytes: vec![0; ROOM], records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
         let spares = Arc::new(Spares::new(Arc::clone(&directory), limits.bytes));
@@ -189,6 +202,7 @@ impl LogWriter {
             uuid,
             file,
             offset,
+            room,
             next_seq,
             previous_checksum,
             health,
@@ -305,7 +319,8 @@ impl LogWriter {
     /// A power cut before this returns leaves a prefix of the batch's records, each of them whole, and maybe remains
     /// of the next one that recovery cuts off: nothing of the batch was acknowledged. That is why no record is written
     /// before the one in front of it is durable: a disk writes sectors in any order, and a whole record behind the
-    /// remains of another is damage.
+    /// remains of another is damage. A log that is too short for a record is made longer before that is written, which costs a
+    /// write and a sync more: so no torn write reaches to the end of a file, and what does was cut off.
     ///
     /// # Errors
     /// After a failed write or sync the writer is poisoned: every later call fails too.
@@ -332,6 +347,7 @@ impl LogWriter {
                 self.offset = LOG_HEADER_LEN as u64;
                 self.log_holds = Holds::default();
             } else {
+                self.room.make(&*self.file, self.offset + len)?;
                 write_durably(&*self.file, &self.batch.bytes[start..record.end], self.offset)?;
             }
             self.offset += len;
@@ -342,24 +358,33 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Puts the header of a log in front of its first record, into the batch.
+    fn put_header(&mut self, start: usize, from: LogEnd, unit: u64) {
+        let header = header(self.uuid, from, unit).encode();
+        self.batch.bytes[start..start + LOG_HEADER_LEN].copy_from_slice(&header);
+    }
+
     /// Goes on in a new log, which begins with the record of the batch at `start`. Header and record are one write, so
     /// that no log is without a record.
     ///
-    /// Power may fail at any point. Before the sync the spare holds nothing, remains, or the whole record, and nothing was
+    /// Power may fail at any point. A spare that is too short is made longer before anything else, durably. Before the sync of
+    /// the record it holds nothing, remains, or the whole record, and nothing was
     /// acknowledged. From the sync on the record is found under the name that the file has then, whichever it is: that of
     /// the spare is durable, and the new one only takes its place. What follows in this log is found with it. No other log
     /// is begun before the new name is durable: that is settled before the next spare is made or, without one, when a log
     /// is made here.
     fn begin_log(&mut self, record: &Encoded, start: usize) -> Result<(), StorageError> {
-        let (uuid, first_seq, previous_checksum) = (self.uuid, record.seq, record.previous_checksum);
-        let header = LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now() };
+        let (first_seq, previous_checksum) = (record.seq, record.previous_checksum);
+        let from = LogEnd { next_seq: first_seq, previous_checksum };
         // In front of the record is room, or another one that is durable already.
         let start = start - LOG_HEADER_LEN;
-        self.batch.bytes[start..start + LOG_HEADER_LEN].copy_from_slice(&header.encode());
-        let bytes = &self.batch.bytes[start..record.end];
-        if let Some(spare) = self.spares.take() {
+        if let Some((spare, unit)) = self.spares.take() {
             if spare.check_in_place().is_ok() {
                 let name = names::log(first_seq);
+                self.put_header(start, from, unit);
+                let bytes = &self.batch.bytes[start..record.end];
+                self.room = Room { len: unit, unit };
+                self.room.make(&*spare, bytes.len() as u64)?;
                 write_durably(&*spare, bytes, 0)?;
                 self.directory.rename(names::SPARE, &name)?;
                 // The same file, known by the name that it has now.
@@ -370,7 +395,9 @@ impl LogWriter {
             self.spares.lost();
         }
         self.spares.make_name_durable()?;
-        self.file = create_log(&*self.directory, first_seq, bytes, self.limits)?;
+        self.put_header(start, from, self.limits.bytes);
+        let bytes = &self.batch.bytes[start..record.end];
+        (self.file, self.room) = create_log(&*self.directory, first_seq, bytes, self.limits)?;
         self.spares.try_again();
         Ok(())
     }
@@ -378,7 +405,8 @@ impl LogWriter {
     /// Whether a record goes to a new log. The old one is whole and durable then.
     fn rolls_before(&self, record: &Encoded, len: u64) -> bool {
         let statements = self.log_holds.statements + record.statements;
-        let full = self.offset + len > self.limits.bytes || statements > self.limits.statements;
+        // A log is longer than its records.
+        let full = self.offset + len >= self.limits.bytes || statements > self.limits.statements;
         match record.begins_log {
             _ if self.log_holds.records == 0 => false,
             BeginsLog::Always => true,

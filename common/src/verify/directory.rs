@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::names;
 use crate::format::remains_directory::Gap;
+use crate::format::{Damage, names};
 use crate::lock_look::LockLook;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
@@ -85,8 +85,10 @@ fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, 
 
 /// Without it no recorder can begin.
 fn check_lock(directory: &dyn Directory, findings: &mut Findings) {
-    if let Err(error) = directory.open(names::LOCK, Access::Read) {
-        findings.add_read(&error.into());
+    match directory.open(names::LOCK, Access::Read).and_then(|file| file.read_len()) {
+        Ok(0) => {}
+        Ok(_) => drop(findings.add(names::LOCK, Some(0), Wrong::Damaged(Damage::Contradiction("it should be empty")))),
+        Err(error) => drop(findings.add_read(&error.into())),
     }
 }
 

@@ -9,12 +9,38 @@ use super::finding::{Findings, Where, Wrong};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::record::{Parsed, parse};
 use crate::format::{Damage, names};
-use crate::log::{LONGEST_LOG, intact_record_after};
-use crate::storage::{Access, Directory, StoredFile};
+use crate::log::{LONGEST_LOG, check_len, intact_record_after};
+use crate::storage::{Access, Directory, StorageError, StoredFile, read_exact_at};
 use crate::{DataVersion, ReadError, Seq};
 
 /// Places in one log at which the chain is told to be broken. A file that is all wrong is not told byte by byte.
 const BREAKS_MAX: usize = 100;
+
+/// Looks whether the logs have lengths that logs have. One that has not and is read to its end has lost no record; one that
+/// cannot be is told elsewhere. `file` is what a log of that name is called where it is told.
+pub(super) fn check_lengths(
+    directory: &dyn Directory,
+    uuid: Uuid,
+    logs: impl IntoIterator<Item = Seq>,
+    file: impl Fn(String) -> String,
+    findings: &mut Findings,
+) {
+    for log in logs {
+        let name = names::log(log);
+        let read = || -> Result<Option<(u64, u64)>, StorageError> {
+            let file = directory.open(&name, Access::Read)?;
+            let mut bytes = [0; LOG_HEADER_LEN];
+            let is_whole = read_exact_at(&*file, &mut bytes, 0)?;
+            let header = LogHeader::decode(&bytes).ok().filter(|header| is_whole && header.uuid == uuid);
+            header.map(|header| Ok((file.read_len()?, header.unit))).transpose()
+        };
+        // It may have been sealed meanwhile.
+        let Ok(Some((len, unit))) = read() else { continue };
+        if let Err(damage) = check_len(len, unit) {
+            findings.add(&file(name), Some(len), Wrong::Damaged(damage));
+        }
+    }
+}
 
 /// What is intact behind damage.
 #[derive(Debug, Default)]

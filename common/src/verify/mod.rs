@@ -5,7 +5,7 @@
 //! | `segment_body`, `record_chain`, `page_map` | one segment against its own index |
 //! | `segment_replay` | its replay, by the sealer's machinery, against the pages that it has |
 //! | `sealed` | the segments side by side |
-//! | `snapshot`, `logs`, `directory` | the other files |
+//! | `snapshot`, `logs`, `directory`, `spool` | the other files |
 //! | `reach` | what versions need of segments that they are not in |
 //! | `costs` | which versions cannot be opened |
 //! | `soundness`, `warning` | what SQLite says of the newest version; what is wrong with the node's own database |
@@ -33,6 +33,7 @@ mod segment_body;
 mod segment_replay;
 mod snapshot;
 mod soundness;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod thinned;

@@ -57,6 +57,25 @@ impl VersionRanges {
         within
     }
 
+    /// What of it is not in `other`.
+    #[must_use]
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut without = Self::default();
+        for &(begin, end) in &self.ranges {
+            let mut next = Some(begin);
+            for &(first, last) in other.ranges.iter().filter(|&&(first, last)| first <= end && last >= begin) {
+                if let Some(begin) = next.filter(|&begin| begin < first) {
+                    without.add(begin, first - 1);
+                }
+                next = last.checked_add(1);
+            }
+            if let Some(begin) = next {
+                without.add(begin, end);
+            }
+        }
+        without
+    }
+
     /// Whether the version at a place is among them.
     pub(crate) fn contains_place(&self, place: Place) -> bool {
         self.ranges.iter().any(|&(first, last)| (first..=last).contains(&place.0))
@@ -143,6 +162,14 @@ mod tests {
         assert!(some.contains(DataVersion::new(6)) && !some.contains(DataVersion::new(7)));
         assert_eq!(some.within(6, 7).to_string(), "6");
         assert_eq!(ranges(&[(3, OPEN)]).within(1, 9).to_string(), "3-9");
+        let without = |from: &[(u64, u64)], other: &[(u64, u64)]| ranges(from).without(&ranges(other)).to_string();
+        assert_eq!(
+            without(&[(5, 6), (8, 20), (30, OPEN)], &[(1, 5), (10, 12), (15, 15), (20, 33)]),
+            "6, 8-9, 13-14, 16-19, 34 and all after it"
+        );
+        assert_eq!(without(&[(5, 6)], &[(1, 9)]), "none");
+        assert_eq!(without(&[(5, 6)], &[(7, OPEN)]), "5-6");
+        assert_eq!(without(&[(5, OPEN)], &[(7, OPEN)]), "5-6");
         let mut both = ranges(&[(7, 7)]);
         both.extend(&some);
         assert_eq!(both.to_string(), "5-8");

@@ -14,7 +14,7 @@ use super::reach::Reach;
 use super::sealed::{self, Sealed};
 use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
-use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, thinned};
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, spool, thinned};
 use crate::format::checked::UnsoundSnapshot;
 use crate::format::names;
 use crate::format::record::DeltaBase;
@@ -66,9 +66,14 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         verification.found.findings.cost(&manifest, |finding| finding.lost.extend(&all));
         verification.lost.extend(&all);
     }
-    report.lost = verification.lost;
+    // What was dropped cannot be lost, although nothing but `remains` tells it from what lies beside it.
+    let dropped = verification.dropped();
+    report.lost = verification.lost.without(&dropped);
     report.versions_lost = report.lost.count();
     report.findings = verification.found.findings.into_vec();
+    for finding in &mut report.findings {
+        (finding.lost, finding.in_doubt) = (finding.lost.without(&dropped), finding.in_doubt.without(&dropped));
+    }
     report.findings.iter().for_each(|finding| report.in_doubt.extend(&finding.in_doubt));
     report.notes.extend(verification.found.notes);
     report.notes.sort_by(|a, b| a.file.cmp(&b.file));
@@ -108,6 +113,7 @@ impl Verification {
         self.open_what_damage_reaches();
         if is_whole {
             self.check_names();
+            spool::check(&self.backup, &mut self.found.findings);
         }
         (report.newest, report.warnings) = self.check_newest();
         if is_whole {
@@ -239,6 +245,9 @@ impl Verification {
         }
         let directory = &**self.backup.directory();
         let Err(error) = &self.picture.read else {
+            let logs: BTreeSet<Seq> = self.picture.history.logs().chain(self.picture.end.map(|(log, _)| log)).collect();
+            let uuid = self.backup.manifest().uuid;
+            logs::check_lengths(directory, uuid, logs, |name| name, &mut self.found.findings);
             self.note_torn_write();
             return;
         };
@@ -445,6 +454,20 @@ impl Verification {
         parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
     }
 
+    /// Versions that compactions have dropped, as far as that can be read.
+    fn dropped(&self) -> VersionRanges {
+        let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
+        let Some(remains) = self.backup.segments().remains() else { return dropped };
+        for gap in remains.gaps() {
+            if let Ok(footer) = self.backup.segments().footer(gap.last_segment) {
+                dropped.add(if gap.versions_before == 0 { 0 } else { gap.place_before + 1 }, footer.place);
+            }
+        }
+        let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
+        alone.for_each(|version| kept.add_place(Place(version.place)));
+        dropped.without(&kept)
+    }
+
     /// All versions that are known.
     fn all_versions(&self) -> VersionRanges {
         let mut all = VersionRanges::default();
@@ -456,11 +479,12 @@ impl Verification {
 
     /// How many versions were asked for, as far as that is known.
     fn count_versions(&self) -> u64 {
-        let (first, last) = self.places;
+        let ((first, last), dropped) = (self.places, self.dropped());
         let of_one = |one: &Sealed| {
             let inside = first <= one.places.0 && one.places.1 <= last;
             let mut places = VersionRanges::default();
             places.add(one.places.0.max(first), one.places.1.min(last));
+            let places = places.without(&dropped);
             let counted = match self.backup.segments().stretch(one.first) {
                 Ok(stretch) if one.file.is_some() => {
                     Some(stretch.versions().iter().filter(|version| self.has(version)).count() as u64)

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use common::compact::{
-    CompactBackupError, CompactOutcome, CompactionFields, KeepPolicy, Stage, compact_backup, plan_compaction,
+    Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, KeepPolicy, Stage, compact_backup,
+    plan_compaction,
 };
 use common::{Timestamp, counted};
 use serde_json::json;
@@ -15,7 +16,7 @@ use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
 use super::{CompactArgs, Failure};
-use crate::say;
+use crate::{note, say};
 
 /// Drops what the policy does not keep, or says what that would be.
 ///
@@ -38,14 +39,15 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
             .map(|planned| planned.map_or(CompactOutcome::Interrupted, CompactOutcome::Done))
     } else {
         let mut bars = Bars::default();
-        let outcome = compact_backup(&args.url, &policy, &mut |progress| {
+        let (force, clock) = if args.force { (Force::Yes, Clock::Trusted) } else { (Force::No, Clock::Unwatched) };
+        let outcome = compact_backup(&args.url, &policy, clock, &mut |progress| {
             bars.show(progress.stage, progress.done_bytes, progress.total_bytes);
             goes_on()
         });
         if let Err(CompactBackupError::Locked { .. }) = outcome
             && let Some(lightning_dir) = recording_node(args.url.path())
         {
-            let fields = compact_beside(&lightning_dir, &policy, &interrupted, &mut bars);
+            let fields = compact_beside(&lightning_dir, &policy, force, &interrupted, &mut bars);
             bars.finish();
             return tell(&fields?, None, args);
         }
@@ -104,6 +106,9 @@ fn tell(
         (_, true) => {
             say!("would drop {dropped} and free {freed_bytes} bytes; nothing is changed");
             say!("would keep {kept}");
+            if let Some(doubt) = compaction.clock_in_doubt.as_ref().filter(|_| !args.force) {
+                note!("warning: it would be refused: {doubt}");
+            }
         }
         (_, false) => {
             say!("dropped {dropped} and freed {freed_bytes} bytes");

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use common::compact::{CompactionFields, KeepPolicy, Stage};
+use common::compact::{CompactionFields, Force, KeepPolicy, Stage};
 use common::{Backup, BackupLock, LockLook};
 use serde_json::{Map, Value};
 
@@ -42,6 +42,7 @@ pub(super) fn recording_node(backup: &Path) -> Option<PathBuf> {
 pub(super) fn compact_beside(
     lightning_dir: &Path,
     policy: &KeepPolicy,
+    force: Force,
     interrupted: &AtomicBool,
     bars: &mut Bars,
 ) -> Result<CompactionFields, Failure> {
@@ -50,6 +51,7 @@ pub(super) fn compact_beside(
         Failure::Failed(anyhow::Error::new(error).context(context))
     };
     let options = policy.options().map(|(name, span)| (name.to_owned(), Value::from(span.to_string())));
+    let options = options.chain((force == Force::Yes).then(|| ("force".to_owned(), Value::from(true))));
     let params = Value::Object(options.collect::<Map<_, _>>());
     let rpc = LightningRpc::connect(lightning_dir).map_err(|error| asked(error.into()))?;
     let method = BackupLock::compact_method(lightning_dir);

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use common::{Backup, BackupLock, DataVersion, History, LockLook, Owner, ReadError, TimelineEntry, Timestamp, Version};
+use common::{
+    Backup, BackupLock, DataVersion, History, LockLook, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp, Version,
+};
 
 use super::attach::attach_command;
 use super::progress::Bar;
@@ -177,10 +179,26 @@ fn choose(history: &History, problem: Option<&ReadError>, args: &RestoreArgs) ->
     Ok(version)
 }
 
-/// The newest version that had been recorded at a time.
+/// The newest version that had been recorded at a time. After the clock was wrong there may be two that it could be: one is
+/// taken, and the other one told.
 fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
-    if let Some(version) = history.newest_recorded_by(micros).map_err(Failure::no)? {
-        return Ok(version);
+    if let Some(RecordedBy { newest, set_back }) = history.recorded_by(micros).map_err(Failure::no)? {
+        if let Some((before, later)) = set_back {
+            let other = before.map_or_else(
+                || format!("no version before {} was recorded by then", later.data_version),
+                |before| format!("the newest at that time was version {}: --version {0}", before.data_version),
+            );
+            note!(
+                "warning: the clock was set back once: version {}, recorded at {}, comes before version {}, recorded at {}. \
+                 --at takes the newest version with such a time, which is {2}. If the clock was behind when that was recorded, \
+                 {other}. `backupfs versions` lists all of them, in the order in which they were recorded.",
+                later.data_version,
+                later.recorded_at,
+                newest.data_version,
+                newest.recorded_at
+            );
+        }
+        return Ok(newest);
     }
     let oldest = history.oldest().map_err(Failure::no)?;
     let oldest = oldest.map_or_else(String::new, |oldest| {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::version_rules::Commit;
-use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, counted};
+use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
 use serde::Serialize;
 
 use super::when::Bound;
 use super::{Failure, VersionsArgs, behind, versions_graph};
 use crate::content::{origin_name, reason_name};
+use crate::note;
 
 /// Lists what is in a backup.
 ///
@@ -105,12 +106,52 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
             "DATA_VERSION", "SEQ", "RECORDED AT", "STATUS", "STATEMENTS", "BYTES"
         )?;
     }
-    let mut written = Ok(());
+    let (mut written, mut clock) = (Ok(()), ClockOfList::default());
     let read = history.for_timeline(&mut |entry| {
+        if let TimelineEntry::Recorded(version) = &entry {
+            clock.see(version, range.has(version.data_version, version.recorded_at));
+        }
         written = range.line(&entry).map_or(Ok(()), |line| write_line(&line, args, out));
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
+    if written.is_ok() {
+        clock.tell();
+    }
     written.map(|()| read)
+}
+
+/// Whether what was asked for by its time is one stretch of the versions. It is, unless the clock was wrong once.
+#[derive(Default)]
+struct ClockOfList {
+    listed: bool,
+    /// The first version behind one that is listed that is not.
+    left_out: Option<Version>,
+    /// The first that is listed again.
+    again: Option<Version>,
+}
+
+impl ClockOfList {
+    fn see(&mut self, version: &Version, is_listed: bool) {
+        match (is_listed, &self.left_out) {
+            (true, None) => self.listed = true,
+            (true, Some(_)) => drop(self.again.get_or_insert_with(|| version.clone())),
+            (false, _) if self.listed => drop(self.left_out.get_or_insert_with(|| version.clone())),
+            (false, _) => {}
+        }
+    }
+
+    fn tell(&self) {
+        let (Some(left_out), Some(again)) = (&self.left_out, &self.again) else { return };
+        note!(
+            "warning: the clock was wrong once, for version {}, recorded at {}, comes before version {}, recorded at {}. Each \
+             version is listed by its own time; give versions instead of times to see them in the order in which they were \
+             recorded.",
+            left_out.data_version,
+            left_out.recorded_at,
+            again.data_version,
+            again.recorded_at
+        );
+    }
 }
 
 fn write_line(line: &Line, args: &VersionsArgs, out: &mut impl Write) -> io::Result<()> {

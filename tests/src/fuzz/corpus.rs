@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::compact::{CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
+use common::compact::{Clock, CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
 use common::format::page_map::{FAN_OUT, MapNode};
 use common::format::record_index::RecordIndex;
 use common::format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
@@ -312,7 +312,7 @@ fn compacted(path: &Path, writes: &[TraceWrite]) {
     // Whoever recorded may be making a spare still.
     let deadline = Instant::now() + Duration::from_secs(30);
     let outcome = loop {
-        match compact_backup(&url(path), &policy, &mut |_| ControlFlow::Continue(())) {
+        match compact_backup(&url(path), &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(())) {
             Err(CompactBackupError::Locked { .. }) if Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(20));
             }

@@ -30,6 +30,8 @@ pub enum Tampering {
     Directory,
     /// Its beginning follows its end.
     Grown,
+    /// Zeros do.
+    GrownByZeros,
     /// There is a copy with this number.
     DoubledAs(u64),
     /// A file that was there once and is gone.
@@ -56,7 +58,7 @@ impl Tampering {
             Self::BackAgain => "put back",
             Self::Removed => "removed",
             Self::LinkToItsContents | Self::Fifo | Self::Directory => "no file",
-            Self::Grown => "grown",
+            Self::Grown | Self::GrownByZeros => "grown",
         }
     }
 
@@ -94,6 +96,7 @@ impl Tampering {
                 fs::create_dir(path).expect("a directory");
             }
             Self::Grown => write(&[bytes, &bytes[..written(bytes).min(4096)]].concat()),
+            Self::GrownByZeros => write(&[bytes, &[0; 100]].concat()),
             Self::DoubledAs(number) => {
                 fs::write(numbered(path, number).expect("it has a number"), bytes).expect("a file");
             }
@@ -116,7 +119,13 @@ impl fmt::Display for Tampering {
                 write!(f, "is {} {of}", other.display())
             }
             Self::DoubledAs(number) => write!(f, "doubled as {number}"),
-            Self::Removed | Self::LinkToItsContents | Self::Fifo | Self::Directory | Self::Grown | Self::BackAgain => {
+            Self::Removed
+            | Self::LinkToItsContents
+            | Self::Fifo
+            | Self::Directory
+            | Self::Grown
+            | Self::GrownByZeros
+            | Self::BackAgain => {
                 write!(f, "{self:?}")
             }
         }
@@ -162,6 +171,13 @@ pub fn cases(recorded: &Recorded, attacked: &[PathBuf], another: &Files, wanted:
         add(Tampering::Fifo);
         add(Tampering::Directory);
         add(Tampering::Grown);
+        add(Tampering::GrownByZeros);
+        // Within the zeros, and as a copy ends that was interrupted at the end of a record or of a block.
+        for at in [written(bytes), (len + bytes.len()) / 2, bytes.len().saturating_sub(1)] {
+            if at < bytes.len() {
+                add(Tampering::Cut(at));
+            }
+        }
         if let Some(number) = number_of(file) {
             for copy in [number + 1, number - 1, number + 1000, 0, u64::MAX] {
                 add(Tampering::DoubledAs(copy));

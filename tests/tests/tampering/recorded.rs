@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::compact::{CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
+use common::compact::{Clock, CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
 use common::{
     Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, Recording, Sealer, SpoolSight, Timestamp, Views,
 };
@@ -167,7 +167,7 @@ impl Making {
         let compaction = Cell::new(None);
         // The recorder may be making a spare still.
         let is_done = || {
-            let outcome = compact_backup(&backup, &policy, &mut |_| ControlFlow::Continue(()));
+            let outcome = compact_backup(&backup, &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(()));
             let is_locked = matches!(outcome, Err(CompactBackupError::Locked { .. }));
             compaction.set(Some(outcome));
             !is_locked

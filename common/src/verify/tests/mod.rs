@@ -3,6 +3,7 @@
 mod kinds;
 mod of_the_node;
 mod rebuilt;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,0 +1,40 @@
+//! The spool of a backup, where it can be seen from here: a backup that is whole may lack what is in it.
+
+use std::thread;
+
+use super::finding::{Findings, Wrong};
+use super::logs;
+use crate::Backup;
+use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS};
+use crate::spool::{SpoolNote, SpoolSight, spool_logs};
+use crate::storage::RealDirectory;
+
+/// Looks whether the spool can be read to its end. A recorder may be at work there.
+pub(super) fn check(backup: &Backup, findings: &mut Findings) {
+    let Ok(Some(note)) = SpoolNote::read(&**backup.directory()) else { return };
+    let mut looks = 0;
+    let sight = loop {
+        match backup.spool_sight() {
+            SpoolSight::Unreadable { .. } if looks < SECOND_LOOKS => looks += 1,
+            sight => break sight,
+        }
+        thread::sleep(SECOND_LOOK_AFTER);
+    };
+    match sight {
+        SpoolSight::Unreadable { path, reason } => {
+            findings.add(&path.display().to_string(), None, Wrong::Unreadable { reason });
+        }
+        SpoolSight::OutOfSight { .. } => {}
+        SpoolSight::Complete | SpoolSight::Behind(_) => {
+            let directory = RealDirectory::new(&note.path);
+            let file = |name: String| note.path.join(name).display().to_string();
+            logs::check_lengths(
+                &directory,
+                backup.manifest().uuid,
+                spool_logs(&directory).unwrap_or_default(),
+                file,
+                findings,
+            );
+        }
+    }
+}
