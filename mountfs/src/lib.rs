@@ -10,7 +10,8 @@
 //! * [`mount`] – a backup that is mounted; [`mountpoint`] – where; [`process`] – what it asks of the system;
 //!   [`follow`] – keeps it up to date; [`newest_view`] – keeps its newest version open
 //!
-//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints, [`logging`] logs.
+//! Beside it: [`restore`] writes a version to a file, [`cli`] has a file per command, [`demo`] shows it all; [`speak`] prints, [`logging`] logs,
+//! [`log_queue`] without making anybody wait.
 
 pub mod attr;
 pub mod by_time;
@@ -26,6 +27,7 @@ pub mod fs_error;
 pub mod fuse;
 pub mod lightning_rpc;
 pub mod listing;
+pub mod log_queue;
 pub mod logging;
 pub mod mount;
 pub mod mountpoint;
