@@ -10,7 +10,7 @@ use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, Record, first_link, parse};
+use crate::format::record::{Parsed, RECORD_HEADER_LEN, Record, first_link, parse};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StoredFile, read_exact_at};
 use crate::{ReadError, Seq};
@@ -44,6 +44,8 @@ struct OpenLog {
     first_seq: Seq,
     offset: u64,
     name: Name,
+    /// Where the last record that was read begins, and with which bytes.
+    last: Option<(u64, [u8; RECORD_HEADER_LEN])>,
 }
 
 /// What a log is called.
@@ -185,6 +187,21 @@ impl LogCursor {
         Ok(Behind::Nothing)
     }
 
+    /// Looks whether the last record that was read is still there. It is gone when the log was overwritten with an older
+    /// copy, or when the machine that records has lost what was not durable: nothing of that shows behind the record.
+    ///
+    /// # Errors
+    /// When another one is there, or nothing.
+    pub(crate) fn check_last(&self) -> Result<(), ReadError> {
+        let Some((log, (offset, header))) = self.log.as_ref().and_then(|log| Some((log, log.last?))) else {
+            return Ok(());
+        };
+        let mut now = [0; RECORD_HEADER_LEN];
+        // Too short a file leaves zeros.
+        let _read: usize = log.file.read_at(&mut now, offset)?;
+        if now == header { Ok(()) } else { Err(ReadError::damaged(log.file.path(), offset, Damage::Replaced)) }
+    }
+
     /// Looks at the next record of the log without passing it.
     pub(crate) fn peek<T>(&mut self, look: impl FnOnce(&Record<'_>) -> T) -> Result<Option<T>, ReadError> {
         let (mut look, mut seen) = (Some(look), None);
@@ -240,7 +257,7 @@ impl LogCursor {
         }
         let Some((file, name)) = found else { return Ok(false) };
         check_continues(&*file, &read_header(&*file, self.uuid)?, link)?;
-        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset: LOG_HEADER_LEN as u64, name });
+        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset: LOG_HEADER_LEN as u64, name, last: None });
         Ok(true)
     }
 
@@ -267,10 +284,12 @@ impl LogCursor {
                         if header.seq != self.next_seq || header.previous_checksum != self.previous_checksum {
                             return Err(damaged(Damage::Missing { expected: self.next_seq }));
                         }
-                        let place = RecordPlace::Log { log: log.first_seq, seq: header.seq, offset: log.offset, len };
+                        let (offset, seq) = (log.offset, header.seq);
+                        let place = RecordPlace::Log { log: log.first_seq, seq, offset, len, checksum };
                         take(&record, place).map_err(damaged)?;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
+                        log.last = buffer[start..].first_chunk().map(|header| (log.offset, *header));
                         log.offset += len as u64;
                         start += len;
                     }
@@ -295,7 +314,7 @@ impl LogCursor {
         let log = self.log.as_ref().expect("BUG: a log is open");
         match log.file.check_in_place() {
             Err(error) if error.is_not_found() && log.name == Name::Own => {
-                Err(ReadError::damaged(log.file.path(), 0, Damage::Contradiction("it was removed or made anew")))
+                Err(ReadError::damaged(log.file.path(), 0, Damage::Replaced))
             }
             // The spare gets its own name any moment.
             Err(error) if error.is_not_found() => Ok(()),
