@@ -197,9 +197,13 @@ impl LogCursor {
             return Ok(());
         };
         let mut now = [0; RECORD_HEADER_LEN];
-        // Too short a file leaves zeros.
-        let _read: usize = log.file.read_at(&mut now, offset)?;
-        if now == header { Ok(()) } else { Err(ReadError::damaged(log.file.path(), offset, Damage::Replaced)) }
+        // Too short a file leaves zeros. What cannot be read is told by whoever reads on.
+        let is_read = log.file.read_at(&mut now, offset).is_ok();
+        if !is_read || now == header {
+            Ok(())
+        } else {
+            Err(ReadError::damaged(log.file.path(), offset, Damage::Replaced))
+        }
     }
 
     /// Looks at the next record of the log without passing it.

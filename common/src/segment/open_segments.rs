@@ -177,7 +177,11 @@ impl Segments {
         let mut files = Vec::new();
         for first_seq in firsts {
             let known = held.get(&first_seq).and_then(Weak::upgrade);
-            match known.map_or_else(|| SegmentFile::open(&*self.directory, self.uuid, first_seq).map(Arc::new), Ok) {
+            let open = || {
+                let file = SegmentFile::open(&*self.directory, self.uuid, first_seq)?;
+                self.recognise(&file).map(|()| Arc::new(file))
+            };
+            match known.map_or_else(open, Ok) {
                 Ok(file) => {
                     held.insert(first_seq, Arc::downgrade(&file));
                     files.push(file);
