@@ -149,13 +149,21 @@ impl Backup {
     /// When the directory cannot be listed, or the newest segment is damaged and nothing follows it.
     pub fn follow(self: &Arc<Self>) -> Result<(RwLock<History>, Follower), ReadError> {
         let (history, cursor) = self.sealed_history()?;
-        Ok((RwLock::new(history), Follower { backup: Arc::clone(self), cursor, damaged_at: None }))
+        Ok((RwLock::new(history), Follower { backup: Arc::clone(self), cursor }))
     }
 
     /// The history of what is sealed, and a cursor behind it.
     pub(crate) fn sealed_history(&self) -> Result<(History, LogCursor), ReadError> {
         let Unsealed { sealed, cursor } = Unsealed::find(&self.directory, self.manifest.uuid, &self.segments)?;
         Ok((History::new(self.manifest.page_size, Arc::clone(&self.segments), sealed), cursor))
+    }
+
+    /// Takes note of all segments, so that what is put in the place of one later is not read for it.
+    ///
+    /// # Errors
+    /// When that has happened already, or two segments do not belong together.
+    pub fn recognise_segments(&self) -> Result<(), ReadError> {
+        self.segments.recognise_all()
     }
 
     /// Reads the whole history.
@@ -299,19 +307,8 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
 pub struct Polled {
     /// Records that were not there before.
     pub new_records: u64,
-    /// Whether the history was read anew from the beginning, because what had been read was no longer there.
-    pub reread: Reread,
     /// Versions that are not in the history any more, because a compaction has dropped them.
     pub dropped_versions: u64,
-}
-
-/// Whether the history was read anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reread {
-    /// No: only what is new was read.
-    No,
-    /// Yes. Seqs may stand for other records than before, so everything derived from them is void.
-    Yes,
 }
 
 /// Follows a backup that a recorder may be writing.
@@ -319,8 +316,6 @@ pub enum Reread {
 pub struct Follower {
     backup: Arc<Backup>,
     cursor: LogCursor,
-    /// Where damage was found that reading anew did not explain.
-    damaged_at: Option<Seq>,
 }
 
 impl Follower {
@@ -334,44 +329,22 @@ impl Follower {
         self.cursor.place()
     }
 
-    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: two reads, five opens.
+    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: three reads, five opens.
     ///
     /// The history is locked only for moments.
     ///
     /// # Errors
     /// When the log is damaged. The history then holds what comes before the damage, and later calls return the error
-    /// again.
+    /// again. Records that were read before they were durable can be gone after a crash of the machine that recorded them,
+    /// and others have their seqs then; or another copy was put in the place of the backup. Seen from here that looks like
+    /// damage: whoever opens the backup anew knows.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
         let dropped_versions = self.forget_dropped(history)?;
-        let result = self.read_and_adopt(history);
-        let polled = |cursor: &LogCursor, reread| {
-            let new_records = cursor.next_seq().get().saturating_sub(before.get());
-            Polled { new_records, reread, dropped_versions }
-        };
-        let error = match result {
-            Ok(()) => return Ok(polled(&self.cursor, Reread::No)),
-            Err(error @ ReadError::Storage(_)) => return Err(error),
-            Err(error) if self.damaged_at == Some(self.cursor.next_seq()) || before == Seq::FIRST => {
-                return Err(error);
-            }
-            Err(error) => error,
-        };
-        // Records that were read before they were durable can be gone after a crash of the machine that recorded them,
-        // and others have their seqs now. Seen from here that looks like damage: reading anew tells.
-        log::info!("{error}; reading the history anew");
-        self.backup.segments.forget();
-        self.backup.idle_replays.clear();
-        let (anew, mut fresh) = self.backup.follow()?;
-        if let Err(error) = fresh.read_and_adopt(&anew) {
-            self.damaged_at = Some(self.cursor.next_seq());
-            return Err(error);
-        }
-        *history.write().unwrap_or_else(PoisonError::into_inner) =
-            anew.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.cursor = fresh.cursor;
-        self.damaged_at = None;
-        Ok(polled(&self.cursor, Reread::Yes))
+        self.cursor.check_last()?;
+        self.read_and_adopt(history)?;
+        let new_records = self.cursor.next_seq().get().saturating_sub(before.get());
+        Ok(Polled { new_records, dropped_versions })
     }
 
     /// Takes versions out of the history that a compaction has dropped; returns how many.

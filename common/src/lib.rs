@@ -100,7 +100,7 @@ pub mod version_rules;
 mod view;
 mod views;
 
-pub use backup::{Backup, Follower, OpenError, Polled, Reread};
+pub use backup::{Backup, Follower, OpenError, Polled};
 pub use backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use backup_size::BytesByKind;
 pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};

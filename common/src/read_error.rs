@@ -50,4 +50,9 @@ impl ReadError {
     pub(crate) fn damaged(path: &Path, offset: u64, damage: Damage) -> Self {
         Self::Damaged { path: path.to_path_buf(), offset, damage }
     }
+
+    /// Whether something else is there than when the backup was opened: what was read of it since is void.
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Damaged { damage, .. } if damage.is_replaced())
+    }
 }

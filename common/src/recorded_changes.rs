@@ -108,7 +108,7 @@ impl LogRecords {
 
     /// Reads the record at `place`, whole and checked, and hands it to `take`.
     pub(crate) fn read<T>(&mut self, place: &RecordPlace, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
-        let RecordPlace::Log { offset, len, .. } = *place else {
+        let RecordPlace::Log { offset, len, checksum: expected, .. } = *place else {
             return Err(ReadError::damaged(self.file.path(), 0, Damage::Contradiction("a record is not in this log")));
         };
         let start = offset
@@ -130,7 +130,9 @@ impl LogRecords {
         };
         let damaged = |damage| ReadError::damaged(self.file.path(), offset, damage);
         match parse(self.uuid, &self.buffer[start..start + len]) {
-            Ok(Parsed::Record { record, .. }) => Ok(take(&record)),
+            Ok(Parsed::Record { record, checksum, .. }) if checksum == expected => Ok(take(&record)),
+            // A sound record of another copy of the backup.
+            Ok(Parsed::Record { .. }) => Err(damaged(Damage::Replaced)),
             Ok(Parsed::Short { wanted }) => Err(damaged(Damage::Short { have: len, want: wanted })),
             Ok(Parsed::Unused) => Err(damaged(Damage::Magic { expected: "record" })),
             Ok(Parsed::NotUnderstood(damage)) | Err(damage) => Err(damaged(damage)),

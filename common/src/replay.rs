@@ -161,11 +161,6 @@ impl IdleReplays {
             kept.remove(0);
         }
     }
-
-    /// Closes all.
-    pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }
 
 impl Replay {

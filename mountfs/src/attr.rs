@@ -39,8 +39,6 @@ pub struct Entry {
     pub attr: Attr,
     /// Whether the name can come to stand for something else.
     pub name_lasts: Lasts,
-    /// Another number than before: the inode is another file than before.
-    pub generation: u64,
 }
 
 /// How many directories there are in one.

@@ -7,6 +7,9 @@ use crate::fs_error::FsError;
 /// The one place where an error of the file system becomes a number.
 pub fn errno(error: &FsError) -> Errno {
     match error {
+        // Upon this the kernel looks the whole path up anew.
+        error if error.is_stale() => Errno::ESTALE,
+        FsError::Stale => Errno::ESTALE,
         FsError::NoEntry => Errno::ENOENT,
         FsError::NotADirectory => Errno::ENOTDIR,
         FsError::IsADirectory => Errno::EISDIR,

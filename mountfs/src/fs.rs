@@ -1,11 +1,11 @@
 //! [`Fs`]: the mounted tree over a backup, without FUSE: names and inodes in, attributes and bytes out.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Timestamp, Version, View, Views};
+use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Version, View, Views};
 
 use crate::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
 use crate::by_time::{self, LastHour};
@@ -15,7 +15,7 @@ use crate::error_log::ErrorLog;
 use crate::fs_error::{FsError, chain};
 use crate::listing::Unlisted;
 use crate::open_files::{Content, OpenFile, OpenFiles};
-use crate::prefill::{Generation, Prefill, Reading};
+use crate::prefill::{Prefill, Reading};
 use crate::shapes::Shapes;
 use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
 
@@ -36,8 +36,8 @@ pub enum Cost {
 pub struct Fs {
     backup: Arc<Backup>,
     history: RwLock<History>,
-    generation: Arc<Generation>,
     views: Views,
+    views_bytes_max: u64,
     last_hour: LastHour,
     unlisted: Unlisted,
     readme: Arc<[u8]>,
@@ -50,28 +50,39 @@ pub struct Fs {
     touched_ms: AtomicU64,
     /// Why the history may end before the newest version, if it may.
     end_unknown: Mutex<Option<String>>,
+    /// Whether a file of the backup was another one than before when it was read.
+    replaced: AtomicBool,
 }
 
 impl Fs {
     /// The tree over `backup`, showing `history`, which a [`Following`](crate::follow::Following) keeps up to date. The
     /// versions that are kept ready take about `views_bytes_max` of memory.
     pub fn new(backup: Arc<Backup>, history: RwLock<History>, readme: String, views_bytes_max: u64) -> Self {
-        let generation = Arc::<Generation>::default();
+        Self::with_readme(backup, history, Arc::from(readme.into_bytes()), views_bytes_max)
+    }
+
+    /// The tree over what is in the place of the backup now.
+    pub fn again(&self, backup: Arc<Backup>, history: RwLock<History>) -> Self {
+        Self::with_readme(backup, history, Arc::clone(&self.readme), self.views_bytes_max)
+    }
+
+    fn with_readme(backup: Arc<Backup>, history: RwLock<History>, readme: Arc<[u8]>, views_bytes_max: u64) -> Self {
         Self {
             views: Views::new(Arc::clone(&backup), views_bytes_max),
+            views_bytes_max,
             backup,
             history,
-            prefill: Prefill::new(Arc::clone(&generation)),
-            generation,
+            prefill: Prefill::default(),
             last_hour: LastHour::default(),
             unlisted: Unlisted::default(),
-            readme: Arc::from(readme.into_bytes()),
+            readme,
             open_files: OpenFiles::default(),
             shapes: Shapes::default(),
             errors: ErrorLog::default(),
             started: Instant::now(),
             touched_ms: AtomicU64::new(0),
             end_unknown: Mutex::default(),
+            replaced: AtomicBool::new(false),
         }
     }
 
@@ -82,8 +93,7 @@ impl Fs {
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
         self.touch();
         let node = self.child(parent, name)?;
-        let generation = self.generation.now();
-        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node), generation })
+        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
     }
 
     /// What a [`lookup`](Self::lookup) costs.
@@ -91,14 +101,21 @@ impl Fs {
         self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
     }
 
-    /// What a lookup of this inode's name would answer; `None` when it would have to build a view, or fail.
-    pub fn entry_at_hand(&self, inode: u64) -> Option<Entry> {
-        let node = Node::from_inode(inode)?;
-        if self.attr_cost(node) != Cost::Small {
-            return None;
+    /// What a lookup of this inode's name answers.
+    ///
+    /// # Errors
+    /// As [`getattr`](Self::getattr).
+    pub fn entry(&self, inode: u64) -> Result<Entry, FsError> {
+        let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
+        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
+    }
+
+    /// What it costs to list a directory with the attributes of all that is in it.
+    pub fn entries_cost(&self, inode: u64) -> Cost {
+        match Node::from_inode(inode) {
+            Some(Node::OfVersion(seq, Part::Directory)) => self.attr_cost(Node::OfVersion(seq, Part::Database)),
+            _ => Cost::Small,
         }
-        let generation = self.generation.now();
-        Some(Entry { attr: self.attr(node).ok()?, name_lasts: self.name_lasts(node), generation })
     }
 
     /// The attributes of an inode.
@@ -136,8 +153,6 @@ impl Fs {
     /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read: it is logged, too.
     pub fn open(&self, inode: u64) -> Result<(u64, Lasts), FsError> {
         self.touch();
-        // Before anything is looked up: what is opened is then of this generation or a later one.
-        let generation = self.generation.now();
         let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
         let mut lasts = Lasts::Forever;
         let (content, time) = match node {
@@ -162,7 +177,7 @@ impl Fs {
             }
         };
         let attr = file_attr(node, content.size_bytes(), time, lasts);
-        let file = OpenFile { attr, content, reading: Reading::default(), generation };
+        let file = OpenFile { attr, content, reading: Reading::default() };
         Ok((self.open_files.insert(file), lasts))
     }
 
@@ -197,22 +212,13 @@ impl Fs {
         }
         let out = &mut scratch[..wanted];
         let read = file.content.read_into(offset, out).map_err(|source| {
+            self.note_replaced(&source);
             let error = FsError::Page { inode, offset, source };
             log::error!("{}", chain(&error));
             error
         })?;
         self.prefill.notice(&file, size);
         Ok(&out[..read])
-    }
-
-    /// When the backup was created.
-    pub fn created(&self) -> Timestamp {
-        self.backup.manifest().created
-    }
-
-    /// Which generation inodes belong to now.
-    pub fn generation(&self) -> u64 {
-        self.generation.now()
     }
 
     /// What puts files into the kernel's page cache.
@@ -223,6 +229,27 @@ impl Fs {
     /// Closes an open file.
     pub fn close(&self, handle: u64) {
         self.open_files.close(handle);
+        self.views.trim();
+    }
+
+    /// The inodes of the files that are open.
+    pub fn open_inodes(&self) -> Vec<u64> {
+        self.open_files.inodes()
+    }
+
+    /// Bytes of memory that versions take which are open or kept ready.
+    pub fn views_bytes(&self) -> u64 {
+        self.views.memory_bytes()
+    }
+
+    /// The backup.
+    pub fn backup(&self) -> &Backup {
+        &self.backup
+    }
+
+    /// Whether a file of the backup was another one than before when it was read: all that is known of it is void.
+    pub fn was_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
     }
 
     /// Bytes that the backup takes on its disk; 0 when that cannot be found out.
@@ -247,17 +274,6 @@ impl Fs {
         *self.end_unknown.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
-    /// Drops everything derived from a history that was replaced by another one: its seqs, and so the inodes, may stand
-    /// for other versions now.
-    pub fn forget_history(&self) {
-        self.generation.advance();
-        self.views.forget();
-        self.last_hour.forget();
-        self.unlisted.forget();
-        self.shapes.forget();
-        self.errors.forget();
-    }
-
     /// Versions were dropped: those that are open stay readable, the others are gone.
     pub fn hold_what_is_open(&self) {
         for view in self.open_files.views() {
@@ -278,7 +294,7 @@ impl Fs {
             && let Ok(plan) = plan.map_err(|error| self.history_error(error))
             && let Ok(view) = self.views.open_ahead(&plan).map_err(|error| self.view_error(&newest, error.reason))
         {
-            self.shapes.insert(newest.seq, Shape::of(&view));
+            self.insert_shape(newest.seq, Shape::of(&view));
         }
     }
 
@@ -464,8 +480,12 @@ impl Fs {
             return Ok(shape);
         }
         let shape = Shape::of(&*self.view(version)?);
-        self.shapes.insert(version.seq, shape);
+        self.insert_shape(version.seq, shape);
         Ok(shape)
+    }
+
+    fn insert_shape(&self, seq: Seq, shape: Shape) {
+        self.shapes.insert(seq, shape, |seq| self.history().is_sealed(seq));
     }
 
     fn view(&self, version: &Version) -> Result<Arc<View>, FsError> {
@@ -481,6 +501,7 @@ impl Fs {
         match self.backup.statements(&places) {
             Ok(statements) => Ok(content::changes_sql(&statements)),
             Err(source) => {
+                self.note_replaced(&source);
                 let error = FsError::Statements { version: version.data_version, seq: version.seq, source };
                 self.errors.log_once(&error);
                 Err(error)
@@ -507,12 +528,22 @@ impl Fs {
 
     /// The history cannot tell what was asked. Logged once.
     pub(crate) fn history_error(&self, error: ReadError) -> FsError {
+        self.note_replaced(&error);
         let error = FsError::History(Arc::new(error));
         self.errors.log_once(&error);
         error
     }
 
+    fn note_replaced(&self, error: &ReadError) {
+        if error.is_replaced() {
+            self.replaced.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn view_error(&self, version: &Version, source: Arc<ReplayError>) -> FsError {
+        if let ReplayError::Pages(error) = &*source {
+            self.note_replaced(error);
+        }
         let error = FsError::View { version: version.data_version, seq: version.seq, source };
         self.errors.log_once(&error);
         error

@@ -10,6 +10,9 @@ pub enum FsError {
     /// Nothing has this name or inode: it never did, was lost in a gap or rewound.
     #[error("there is no such file")]
     NoEntry,
+    /// The inode is of a backup, or of a copy, that is not there any more.
+    #[error("the backup was replaced by another one, and this is of the earlier one; look it up anew")]
+    Stale,
     /// A directory was needed.
     #[error("this is not a directory")]
     NotADirectory,
@@ -67,6 +70,19 @@ pub enum FsError {
         #[source]
         source: ReadError,
     },
+}
+
+impl FsError {
+    /// Whether it is about something that is not there any more, because something else is in its place.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Self::Stale => true,
+            Self::History(error) => error.is_replaced(),
+            Self::Statements { source, .. } | Self::Page { source, .. } => source.is_replaced(),
+            Self::View { source, .. } => matches!(&**source, ReplayError::Pages(error) if error.is_replaced()),
+            _ => false,
+        }
+    }
 }
 
 /// An error with all its causes, in one line.

@@ -17,16 +17,16 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::attr::{Attr, Lasts};
+use crate::attr::{Attr, Entry, Lasts};
 use crate::errno::errno;
 use crate::fs::{Cost, Fs};
 use crate::fs_error::FsError;
-use crate::prefill::PageCache;
+use crate::kernel_inode::Tag;
+use crate::shown::{KernelMemory, Shown, Tree};
 use crate::tree::Kind;
 use crate::workers::Workers;
 
-/// How long the kernel keeps what never changes. Not longer, so that a backup that was replaced by another one under a
-/// mount is noticed within a day.
+/// How long the kernel keeps what never changes.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
@@ -70,9 +70,9 @@ impl Owner {
     }
 }
 
-/// Serves an [`Fs`] to the kernel.
+/// Serves what is shown to the kernel.
 pub struct FuseAdapter {
-    fs: Arc<Fs>,
+    shown: Arc<Shown>,
     owner: Owner,
     end: End,
     workers: Workers,
@@ -89,31 +89,17 @@ pub struct End {
 
 impl FuseAdapter {
     /// An adapter that makes `end` known.
-    pub fn new(fs: Arc<Fs>, owner: Owner, end: End) -> Self {
-        Self { fs, owner, end, workers: Workers::default() }
-    }
-
-    /// What a listing says about a file whose size takes a view to find out. It is out of date at once, so that the kernel
-    /// looks the name up before it uses any of it.
-    ///
-    /// That the size is wrong harms no reader: to have the file open he must have looked it up, and then it is known.
-    fn not_yet_known(&self, inode: u64, kind: Kind) -> FileAttr {
-        let permissions = match kind {
-            Kind::Directory => 0o500,
-            Kind::File => 0o400,
-            Kind::Link => 0o777,
-        };
-        let (time, lasts) = (self.fs.created(), Lasts::Moment);
-        file_attr(&Attr { inode, kind, size_bytes: 0, links: 1, permissions, time, lasts }, self.owner)
+    pub fn new(shown: Arc<Shown>, owner: Owner, end: End) -> Self {
+        Self { shown, owner, end, workers: Workers::default() }
     }
 
     /// Answers here, or on a thread of its own when the answer may have to wait for a view: the few threads that talk to
     /// the kernel stay free for reads.
-    fn answer(&self, cost: Cost, answer: impl FnOnce(&Fs) + Send + 'static) {
+    fn answer(&self, tree: Tree, cost: Cost, answer: impl FnOnce(&Fs) + Send + 'static) {
+        let fs = tree.fs;
         match cost {
-            Cost::Small => answer(&self.fs),
+            Cost::Small => answer(&fs),
             Cost::View => {
-                let fs = Arc::clone(&self.fs);
                 if let Err(error) = self.workers.start(Box::new(move || answer(&fs))) {
                     // The reply went with the closure; dropped, it answers EIO.
                     log::error!("cannot start a thread to build a view: {error}");
@@ -123,12 +109,74 @@ impl FuseAdapter {
     }
 }
 
-/// The kernel's cache, reached through the connection of a mount.
-pub struct KernelCache(pub Notifier);
+/// What the kernel keeps, reached through the connection of a mount.
+pub struct Kernel(pub Notifier);
 
-impl PageCache for KernelCache {
+impl KernelMemory for Kernel {
     fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.store(INodeNo(inode), offset, bytes)
+    }
+
+    fn forget_name(&self, name: &str) -> io::Result<()> {
+        self.0.inval_entry(INodeNo::ROOT, OsStr::new(name))
+    }
+
+    fn forget_contents(&self, inode: u64) -> io::Result<()> {
+        // All of it: to the end of the file.
+        self.0.inval_inode(INodeNo(inode), 0, 0)
+    }
+}
+
+/// What a listing says about a directory or a link of which nothing can be read. It is out of date at once.
+fn not_known(fs: &Fs, inode: u64, kind: Kind) -> Attr {
+    let permissions = if kind == Kind::Link { 0o777 } else { 0o500 };
+    let (time, lasts) = (fs.backup().manifest().created, Lasts::Moment);
+    Attr { inode, kind, size_bytes: 0, links: 1, permissions, time, lasts }
+}
+
+/// Answers a listing in which every name comes with what `stat` tells of it.
+fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner, mut reply: ReplyDirectoryPlus) {
+    let mut cookie = offset;
+    loop {
+        // Gathered first: attributes are not looked up while the listing holds on to the history.
+        let mut names = Vec::with_capacity(NAMES_AT_ONCE);
+        let listed = fs.list(inode, cookie, &mut |entry| {
+            names.push((entry.name.to_owned(), entry.inode, entry.kind, entry.cookie));
+            if names.len() < NAMES_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        match listed {
+            Ok(()) => {}
+            Err(error) if cookie == offset => {
+                reply.error(errno(&error));
+                return;
+            }
+            // The names that were found first go first; the next request gets the error.
+            Err(_) => {
+                reply.ok();
+                return;
+            }
+        }
+        for &(ref name, inode, kind, behind) in &names {
+            let Entry { attr, name_lasts } = match fs.entry(inode) {
+                Ok(entry) => entry,
+                // A file that is gone by now is not listed: a size that is not known must not be told.
+                Err(_) if kind == Kind::File => continue,
+                // The name is there, and whoever asks for it is told what is wrong.
+                Err(_) => Entry { attr: not_known(fs, inode, kind), name_lasts: Lasts::Moment },
+            };
+            // One time for both is all that can be given here.
+            let lasts = if attr.lasts == name_lasts { name_lasts } else { Lasts::Moment };
+            let told = file_attr(&attr, tag, owner);
+            if reply.add(told.ino, behind, name, &ttl(lasts), &told, Generation(tag.tree)) {
+                reply.ok();
+                return;
+            }
+            cookie = behind;
+        }
+        if names.len() < NAMES_AT_ONCE {
+            reply.ok();
+            return;
+        }
     }
 }
 
@@ -154,10 +202,10 @@ fn open_flags(lasts: Lasts) -> FopenFlags {
     }
 }
 
-fn file_attr(attr: &Attr, owner: Owner) -> FileAttr {
+fn file_attr(attr: &Attr, tag: Tag, owner: Owner) -> FileAttr {
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(attr.time.as_micros().unsigned_abs());
     FileAttr {
-        ino: INodeNo(attr.inode),
+        ino: INodeNo(tag.outward(attr.inode)),
         size: attr.size_bytes,
         blocks: attr.size_bytes.div_ceil(512),
         atime: time,
@@ -194,17 +242,16 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (owner, name) = (self.owner, name.to_owned());
-        let cost = self.fs.lookup_cost(parent.0, &name);
-        self.answer(cost, move |fs| match fs.lookup(parent.0, &name) {
-            Ok(entry) => {
-                let attr = file_attr(&entry.attr, owner);
-                reply.entry_with_ttls(
-                    &ttl(entry.attr.lasts),
-                    &ttl(entry.name_lasts),
-                    &attr,
-                    Generation(entry.generation),
-                );
+        let (tree, parent) = match self.shown.of(parent.0) {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (owner, tag, name) = (self.owner, tree.tag, name.to_owned());
+        let cost = tree.fs.lookup_cost(parent, &name);
+        self.answer(tree, cost, move |fs| match fs.lookup(parent, &name) {
+            Ok(Entry { attr, name_lasts }) => {
+                let told = file_attr(&attr, tag, owner);
+                reply.entry_with_ttls(&ttl(attr.lasts), &ttl(name_lasts), &told, Generation(tag.tree));
             }
             // Answered as an error and not as an empty entry: the version may be there the next moment.
             Err(error) => reply.error(errno(&error)),
@@ -212,22 +259,26 @@ impl Filesystem for FuseAdapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let owner = self.owner;
-        let cost = if fh.is_some() { Cost::Small } else { self.fs.getattr_cost(ino.0) };
-        self.answer(cost, move |fs| {
+        let (tree, inode) = match self.shown.of(ino.0) {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (owner, tag) = (self.owner, tree.tag);
+        let cost = if fh.is_some() { Cost::Small } else { tree.fs.getattr_cost(inode) };
+        self.answer(tree, cost, move |fs| {
             let attr = match fh {
-                Some(handle) => fs.getattr_open(handle.0).or_else(|_| fs.getattr(ino.0)),
-                None => fs.getattr(ino.0),
+                Some(handle) => fs.getattr_open(handle.0).or_else(|_| fs.getattr(inode)),
+                None => fs.getattr(inode),
             };
             match attr {
-                Ok(attr) => reply.attr(&ttl(attr.lasts), &file_attr(&attr, owner)),
+                Ok(attr) => reply.attr(&ttl(attr.lasts), &file_attr(&attr, tag, owner)),
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino.0) {
+        match self.shown.of(ino.0).and_then(|(tree, inode)| tree.fs.readlink(inode)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(errno(&error)),
         }
@@ -238,7 +289,12 @@ impl Filesystem for FuseAdapter {
             reply.error(errno(&FsError::ReadOnly));
             return;
         }
-        self.answer(self.fs.open_cost(ino.0), move |fs| match fs.open(ino.0) {
+        let (tree, inode) = match self.shown.of(ino.0) {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let cost = tree.fs.open_cost(inode);
+        self.answer(tree, cost, move |fs| match fs.open(inode) {
             Ok((handle, lasts)) => reply.opened(FileHandle(handle), open_flags(lasts)),
             Err(error) => reply.error(errno(&error)),
         });
@@ -247,7 +303,7 @@ impl Filesystem for FuseAdapter {
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -255,7 +311,11 @@ impl Filesystem for FuseAdapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        READ.with_borrow_mut(|scratch| match self.fs.read(fh.0, offset, size, scratch) {
+        let tree = match self.shown.of(ino.0) {
+            Ok((tree, _)) => tree,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        READ.with_borrow_mut(|scratch| match tree.fs.read(fh.0, offset, size, scratch) {
             Ok(bytes) => reply.data(bytes),
             Err(error) => reply.error(errno(&error)),
         });
@@ -264,21 +324,27 @@ impl Filesystem for FuseAdapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.close(fh.0);
+        // What was open in an earlier tree went with it.
+        if let Ok((tree, _)) = self.shown.of(ino.0) {
+            tree.fs.close(fh.0);
+        }
         reply.ok();
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.fs.list(ino.0, offset, &mut |entry| {
-            let full = reply.add(INodeNo(entry.inode), entry.cookie, file_type(entry.kind), entry.name);
-            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let listed = self.shown.of(ino.0).and_then(|(Tree { fs, tag }, inode)| {
+            fs.list(inode, offset, &mut |entry| {
+                let inode = INodeNo(tag.outward(entry.inode));
+                let full = reply.add(inode, entry.cookie, file_type(entry.kind), entry.name);
+                if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -286,53 +352,20 @@ impl Filesystem for FuseAdapter {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let mut cookie = offset;
-        loop {
-            // Gathered first: attributes are not looked up while the listing holds on to the history.
-            let mut names = Vec::with_capacity(NAMES_AT_ONCE);
-            let listed = self.fs.list(ino.0, cookie, &mut |entry| {
-                names.push((entry.name.to_owned(), entry.inode, entry.kind, entry.cookie));
-                if names.len() < NAMES_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            match listed {
-                Ok(()) => {}
-                Err(error) if cookie == offset => {
-                    reply.error(errno(&error));
-                    return;
-                }
-                // The names that were found first go first; the next request gets the error.
-                Err(_) => {
-                    reply.ok();
-                    return;
-                }
-            }
-            for (name, inode, kind, behind) in &names {
-                let (attr, lasts, generation) = match self.fs.entry_at_hand(*inode) {
-                    // One time for both is all that can be given here.
-                    Some(entry) if entry.attr.lasts == entry.name_lasts => {
-                        (file_attr(&entry.attr, self.owner), entry.name_lasts, entry.generation)
-                    }
-                    Some(entry) => (file_attr(&entry.attr, self.owner), Lasts::Moment, entry.generation),
-                    None => (self.not_yet_known(*inode, *kind), Lasts::Moment, self.fs.generation()),
-                };
-                if reply.add(INodeNo(*inode), *behind, name, &ttl(lasts), &attr, Generation(generation)) {
-                    reply.ok();
-                    return;
-                }
-                cookie = *behind;
-            }
-            if names.len() < NAMES_AT_ONCE {
-                reply.ok();
-                return;
-            }
-        }
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let (tree, inode) = match self.shown.of(ino.0) {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (owner, tag) = (self.owner, tree.tag);
+        let cost = tree.fs.entries_cost(inode);
+        self.answer(tree, cost, move |fs| list_with_attributes(fs, inode, offset, tag, owner, reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         // Full, and as big as the backup on its disk.
-        let bytes = self.fs.stored_bytes();
-        let files = self.fs.file_count();
+        let fs = self.shown.now().fs;
+        let (bytes, files) = (fs.stored_bytes(), fs.file_count());
         reply.statfs(bytes.div_ceil(u64::from(BLOCK_BYTES)), 0, 0, files, 0, BLOCK_BYTES, 255, BLOCK_BYTES);
     }
 

@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
+
+use crate::log_queue::LogQueue;
 
 /// Environment variable with the filter for log messages.
 pub const LEVELS_VARIABLE: &str = "BACKUPFS_LOG";
@@ -32,15 +34,38 @@ pub enum LogTo {
     Syslog,
 }
 
+/// Whether whoever logs something waits until it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// He does.
+    AtOnce,
+    /// He does not: he serves others, who would wait with him.
+    Queued,
+}
+
 /// From now on messages of this level and worse go there, unless `BACKUPFS_LOG` says otherwise.
-pub fn start(to: LogTo, level: LevelFilter) {
-    match to {
-        LogTo::Stderr => start_on_stderr(level),
-        LogTo::Syslog => start_on_syslog(level),
+pub fn start(to: LogTo, writing: Writing, level: LevelFilter) {
+    let logger = match to {
+        LogTo::Stderr => Some(on_stderr(level)),
+        LogTo::Syslog => on_syslog(level),
+    };
+    let Some((logger, level)) = logger else { return };
+    let set = match writing {
+        Writing::AtOnce => log::set_boxed_logger(Box::new(logger)),
+        Writing::Queued => match LogQueue::start(Arc::clone(&logger)) {
+            Ok(queue) => log::set_boxed_logger(Box::new(queue)),
+            Err(error) => {
+                crate::note!("warning: no thread for the log can be started ({error}): whoever logs may have to wait");
+                log::set_boxed_logger(Box::new(logger))
+            }
+        },
+    };
+    if set.is_ok() {
+        log::set_max_level(level);
     }
 }
 
-fn start_on_stderr(level: LevelFilter) {
+fn on_stderr(level: LevelFilter) -> (Arc<dyn Log>, LevelFilter) {
     let default = format!("{level},{FUSER}={}", level.min(LevelFilter::Warn));
     let environment = env_logger::Env::new().filter_or(LEVELS_VARIABLE, default);
     let mut builder = env_logger::Builder::from_env(environment);
@@ -55,7 +80,9 @@ fn start_on_stderr(level: LevelFilter) {
             writeln!(out, "[{second} {style}{level:<5}{style:#}] {}", record.args())
         });
     }
-    builder.init();
+    let logger = builder.build();
+    let level = logger.filter();
+    (Arc::new(logger), level)
 }
 
 /// As in syslog(3).
@@ -74,23 +101,21 @@ fn stderr_is_journal() -> bool {
     stream.zip(stderr).is_some_and(|(stream, stderr)| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-fn start_on_syslog(level: LevelFilter) {
+fn on_syslog(level: LevelFilter) -> Option<(Arc<dyn Log>, LevelFilter)> {
     let level = std::env::var(LEVELS_VARIABLE).ok().and_then(|level| level.parse().ok()).unwrap_or(level);
     let logger = match std::env::var_os(SYSLOG_VARIABLE) {
         Some(socket) => syslog::unix_custom(Rfc3164, socket),
         None => syslog::unix(Rfc3164),
     };
     match logger {
-        Ok(logger) => {
-            let logger = Box::new(ToSyslog(Mutex::new(logger)));
-            if log::set_boxed_logger(logger).is_ok() {
-                log::set_max_level(level);
-            }
+        Ok(logger) => Some((Arc::new(ToSyslog(Mutex::new(logger))), level)),
+        Err(error) => {
+            crate::note!(
+                "warning: no log is written: there is no syslog daemon to be reached ({error}); {SYSLOG_VARIABLE} names its \
+                 socket if it is not /dev/log"
+            );
+            None
         }
-        Err(error) => crate::note!(
-            "warning: no log is written: there is no syslog daemon to be reached ({error}); {SYSLOG_VARIABLE} names its socket if \
-             it is not /dev/log"
-        ),
     }
 }
 

@@ -13,7 +13,9 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     cli::start_logging(&cli);
-    match cli::run(&cli) {
+    let ran = cli::run(&cli);
+    log::logger().flush();
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             note!("backupfs: {failure}");

@@ -8,19 +8,20 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use common::{Backup, BackupUrl, OpenError, ReadError};
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use crate::cli::behind;
 use crate::follow::Following;
 use crate::fs::Fs;
-use crate::fuse::{Access, End, FuseAdapter, KernelCache, Owner};
-use crate::mountpoint::{self, Mountpoint, MountpointError};
+use crate::fuse::{Access, End, FuseAdapter, Kernel, Owner};
+use crate::kernel_mount::Serving;
+use crate::mountpoint::{Mountpoint, MountpointError};
 use crate::process::prepare_to_serve;
 use crate::read_ahead;
 use crate::readme_text::readme_text;
+use crate::shown::Shown;
 
-/// Threads that talk to the kernel. They answer from memory or read pages; views are built elsewhere.
-const THREADS: usize = 4;
+/// How long a mount may take until it answers: what is read first lies in memory.
+const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long an unmount may take before it counts as being in use.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
@@ -55,8 +56,8 @@ pub enum MountError {
     /// The system does not let it start a thread.
     #[error("cannot start a thread to follow the backup")]
     Thread(#[source] io::Error),
-    /// The mount is there but does not work.
-    #[error("the mount does not answer")]
+    /// The mount was made but does not work; it is gone again.
+    #[error("the mount does not answer, so it was removed again; look into the log for the reason, and try once more")]
     NoAnswer(#[source] io::Error),
 }
 
@@ -71,11 +72,11 @@ pub enum Unmounted {
 
 /// A mounted backup; dropping it unmounts.
 pub struct Mount {
-    session: Option<BackgroundSession>,
+    session: Option<Serving>,
     mountpoint: Mountpoint,
     ended: Receiver<()>,
     end: End,
-    fs: Arc<Fs>,
+    shown: Arc<Shown>,
     warning: Option<String>,
     // After the session, so that the tree stays up to date for as long as it is there.
     _following: Following,
@@ -95,17 +96,19 @@ impl Mount {
         let warning = behind::warning(&backup.spool_sight());
         let readme = readme_text(url, mountpoint.path(), warning.as_deref());
         let fs = Arc::new(Fs::new(backup, history, readme, u64::from(cache_mib) << 20));
-        let following = Following::start(follower, Arc::clone(&fs)).map_err(MountError::Thread)?;
+        let shown = Arc::new(Shown::new(fs));
+        let following = Following::start(url, follower, Arc::clone(&shown)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };
         let (wake, ended) = mpsc::channel();
         let end = End { gone: Arc::default(), wake };
-        let adapter = FuseAdapter::new(Arc::clone(&fs), owner, end.clone());
-        let session = Session::new(adapter, mountpoint.path(), &config(url, access))
-            .and_then(Session::spawn)
-            .map_err(|error| mountpoint.explain(error))?;
-        fs.prefill().begin(Arc::new(KernelCache(session.notifier())));
-        let mount = Self { session: Some(session), mountpoint, ended, end, fs, warning, _following: following };
-        std::fs::read(mount.mountpoint.path().join("README")).map_err(MountError::NoAnswer)?;
+        let adapter = FuseAdapter::new(Arc::clone(&shown), owner, end.clone());
+        // A comma would end the name where options are passed on as one text.
+        let source = url.to_string().replace(',', "%2C");
+        let session =
+            Serving::start(adapter, &source, &mountpoint, access).map_err(|error| mountpoint.explain(error))?;
+        shown.begin(Arc::new(Kernel(session.notifier())));
+        let mount = Self { session: Some(session), mountpoint, ended, end, shown, warning, _following: following };
+        first_answer(mount.mountpoint.path(), FIRST_ANSWER_PATIENCE).map_err(MountError::NoAnswer)?;
         if let Err(error) = read_ahead::raise(mount.mountpoint.path()) {
             log::debug!("the kernel goes on reading ahead as little as it does by itself: {error}");
         }
@@ -123,8 +126,8 @@ impl Mount {
     }
 
     /// What is shown.
-    pub fn fs(&self) -> &Fs {
-        &self.fs
+    pub fn fs(&self) -> Arc<Fs> {
+        self.shown.now().fs
     }
 
     /// Whoever holds this can end [`wait`](Self::wait).
@@ -148,7 +151,7 @@ impl Mount {
 
     fn end(&mut self) -> io::Result<Unmounted> {
         let Some(session) = self.session.take() else { return Ok(Unmounted::Clean) };
-        self.fs.prefill().end();
+        self.shown.end();
         if self.end.gone.load(Ordering::Acquire) {
             // Somebody else unmounted. The session does not see that (fuser 0.18 takes a dead connection for a mount) and
             // would unmount whatever is mounted there now; so it does not get to unmount, at the price of a descriptor.
@@ -158,9 +161,10 @@ impl Mount {
         let (done, unmounted) = mpsc::channel();
         // On a thread of its own: without root the helper detaches a mount that is in use, and then this would wait
         // until the last file in it is closed.
+        let mountpoint = self.mountpoint.path().to_owned();
         std::thread::Builder::new().name("unmount".to_owned()).spawn(move || {
             // Nobody listens any more when it took too long.
-            let _: Result<(), _> = done.send(session.umount_and_join());
+            let _: Result<(), _> = done.send(session.unmount(&mountpoint));
         })?;
         match unmounted.recv_timeout(UNMOUNT_PATIENCE) {
             Ok(Ok(())) => Ok(Unmounted::Clean),
@@ -184,24 +188,17 @@ impl Drop for Mount {
     }
 }
 
-fn config(url: &BackupUrl, access: Access) -> Config {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::RO,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoExec,
-        MountOption::NoAtime,
-        MountOption::DefaultPermissions,
-        // A comma would end the name where options are passed on as one text.
-        MountOption::FSName(url.to_string().replace(',', "%2C")),
-        MountOption::Subtype("backupfs".to_owned()),
-    ];
-    config.acl = match access {
-        Access::Owner => SessionACL::Owner,
-        Access::Others => SessionACL::All,
-    };
-    config.n_threads = Some(THREADS);
-    config.clone_fd = mountpoint::can_clone_fd();
-    config
+/// Reads a file of the mount, so that nobody is told of a mount that does not answer. On a thread of its own: should nobody
+/// serve the mount, only that one waits for ever.
+///
+/// # Errors
+/// When the file cannot be read, or not in time.
+pub fn first_answer(mountpoint: &Path, patience: Duration) -> io::Result<()> {
+    let (answered, answer) = mpsc::channel();
+    let readme = mountpoint.join("README");
+    std::thread::Builder::new().name("first-answer".to_owned()).spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _: Result<(), _> = answered.send(std::fs::read(readme).map(drop));
+    })?;
+    answer.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

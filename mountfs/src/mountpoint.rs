@@ -1,6 +1,6 @@
 //! [`Mountpoint`]: the checks before a mount, and the ways to get rid of one.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-const DEV_FUSE: &str = "/dev/fuse";
+use crate::mount_rights::{NoRight, check_device};
 
 /// A mount on top of another dead mount is unusual, but a service that crashes at every start makes them.
 const STALE_MOUNTS_MAX: usize = 16;
@@ -64,21 +64,9 @@ pub enum MountpointError {
         #[source]
         source: io::Error,
     },
-    /// The kernel has no FUSE, or hides it.
-    #[error(
-        "there is no {DEV_FUSE}: load the module with `modprobe fuse`, or start the container with `--device {DEV_FUSE}`"
-    )]
-    NoFuse,
-    /// Not root, and no setuid helper.
-    #[error(
-        "no right to mount: run this as root, or install the package `fuse3` (it brings `fusermount3`) and let this user \
-         open {DEV_FUSE}"
-    )]
-    NoRight {
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    /// The system does not let this process mount.
+    #[error(transparent)]
+    NoRight(#[from] NoRight),
 }
 
 impl Mountpoint {
@@ -88,9 +76,7 @@ impl Mountpoint {
     /// [`MountpointError`] says what is wrong with it; nothing has been changed then.
     pub fn prepare(path: &Path, backup: &Path) -> Result<Self, MountpointError> {
         let io_error = |source| MountpointError::Io { path: path.to_owned(), source };
-        if !Path::new(DEV_FUSE).exists() {
-            return Err(MountpointError::NoFuse);
-        }
+        check_device()?;
         detach_stale_mounts(path)?;
         let metadata = fs::metadata(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => MountpointError::Missing(path.to_owned()),
@@ -117,10 +103,9 @@ impl Mountpoint {
 
     /// What a failed mount means for the operator.
     pub fn explain(&self, error: io::Error) -> MountpointError {
-        match error.kind() {
-            // `NotFound` is the helper `fusermount3`: the path itself has been checked.
-            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => MountpointError::NoRight { source: error },
-            _ => MountpointError::Io { path: self.path.clone(), source: error },
+        match NoRight::behind(&error) {
+            Some(no_right) => no_right.into(),
+            None => MountpointError::Io { path: self.path.clone(), source: error },
         }
     }
 
@@ -131,11 +116,6 @@ impl Mountpoint {
     pub fn detach(&self) -> io::Result<()> {
         detach(&self.path)
     }
-}
-
-/// True if this process can open more connections to the kernel for the mount it makes.
-pub fn can_clone_fd() -> bool {
-    File::options().read(true).write(true).open(DEV_FUSE).is_ok()
 }
 
 fn detach_stale_mounts(path: &Path) -> Result<(), MountpointError> {
@@ -175,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// `NoFuse` comes first, so that these need a machine with FUSE; without it they show just that.
+    /// A missing device comes first, so that these need a machine with FUSE; without it they show just that.
     fn refusal(path: &Path, backup: &Path) -> String {
         Mountpoint::prepare(path, backup).unwrap_err().to_string()
     }
@@ -187,7 +167,7 @@ mod tests {
         fs::create_dir_all(backup.join("inside")).unwrap();
         let good = dir.path().join("mnt");
         fs::create_dir(&good).unwrap();
-        if !Path::new(DEV_FUSE).exists() {
+        if !Path::new(crate::mount_rights::DEV_FUSE).exists() {
             assert!(refusal(&good, &backup).contains("modprobe fuse"));
             return;
         }

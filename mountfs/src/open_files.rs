@@ -17,8 +17,6 @@ pub struct OpenFile {
     pub content: Content,
     /// How it is being read.
     pub reading: Reading,
-    /// The generation of its inode when it was opened.
-    pub generation: u64,
 }
 
 /// Where the bytes of an open file come from.
@@ -84,6 +82,12 @@ impl OpenFiles {
             Content::Text(_) => None,
         };
         files.values().filter_map(view).collect()
+    }
+
+    /// The inodes of what is open.
+    pub fn inodes(&self) -> Vec<u64> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.values().map(|file| file.attr.inode).collect()
     }
 
     /// The file with this handle; `None` when it is not open.

@@ -6,8 +6,8 @@
 //! kernel, which then answers by itself. Whoever wants only a few pages, or reads in order anyway, never starts it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::open_files::OpenFile;
 
@@ -32,37 +32,6 @@ pub trait PageCache: Send + Sync {
     /// # Errors
     /// When it takes nothing: the mount is gone, or the kernel is too old.
     fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()>;
-}
-
-/// Which file an inode is. It becomes another one when the history was replaced under the mount.
-#[derive(Debug, Default)]
-pub struct Generation {
-    number: AtomicU64,
-    /// The one whose bytes may be handed over: ahead of the number while the next one is about to begin.
-    handed_over: AtomicU64,
-    /// Held while bytes are handed over.
-    gate: RwLock<()>,
-}
-
-impl Generation {
-    /// The present one.
-    pub fn now(&self) -> u64 {
-        self.number.load(Ordering::Acquire)
-    }
-
-    /// Begins the next one. No bytes of an earlier one reach the kernel after that.
-    pub fn advance(&self) {
-        // First, so that nobody begins again while what is under way is waited for.
-        self.handed_over.fetch_add(1, Ordering::AcqRel);
-        let _closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        self.number.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Does `what` while it is this generation; `None` when it is not any more.
-    fn during<T>(&self, generation: u64, what: impl FnOnce() -> T) -> Option<T> {
-        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        (self.handed_over.load(Ordering::Acquire) == generation).then(what)
-    }
 }
 
 /// How an open file is being read, and whether it still is.
@@ -94,7 +63,6 @@ pub struct Prefill(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    generation: Arc<Generation>,
     state: Mutex<State>,
 }
 
@@ -113,11 +81,6 @@ impl Shared {
 }
 
 impl Prefill {
-    /// Fills files of `generation` as long as that lasts.
-    pub fn new(generation: Arc<Generation>) -> Self {
-        Self(Arc::new(Shared { generation, state: Mutex::default() }))
-    }
-
     /// From now on there is a cache to fill.
     pub fn begin(&self, cache: Arc<dyn PageCache>) {
         self.0.state().cache = Some(cache);
@@ -180,7 +143,7 @@ impl Fill {
 
     /// Hands the file over from its beginning to its end, until there is a reason to stop.
     fn fill(&self) -> io::Result<u64> {
-        let OpenFile { attr, content, reading, generation } = &*self.file;
+        let OpenFile { attr, content, reading } = &*self.file;
         let length = usize::try_from(attr.size_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES);
         let mut piece = vec![0; length];
         let mut offset = 0;
@@ -189,11 +152,7 @@ impl Fill {
             let read = content.read_into(offset, &mut piece).map_err(io::Error::other)?;
             // Less than a piece only at the end of the file, where the kernel fills the page with zeros.
             let bytes = &piece[..read];
-            let stored = self.shared.generation.during(*generation, || cache.store(attr.inode, offset, bytes));
-            match stored {
-                Some(result) => result?,
-                None => break,
-            }
+            cache.store(attr.inode, offset, bytes)?;
             offset += read as u64;
             if read == 0 {
                 break;
@@ -227,15 +186,6 @@ mod tests {
         }
         let noticed: Vec<u32> = (1..1000).filter(|_| reading.notice(4096)).collect();
         assert_eq!(noticed, [SMALL_READS]);
-    }
-
-    #[test]
-    fn nothing_is_done_for_a_generation_that_is_over() {
-        let generation = Generation::default();
-        assert_eq!(generation.during(0, || 7), Some(7));
-        generation.advance();
-        assert_eq!(generation.during(0, || 7), None);
-        assert_eq!(generation.during(generation.now(), || 7), Some(7));
     }
 
     #[test]

@@ -30,6 +30,38 @@ fn allow_open_files() {
     }
 }
 
+/// Memory that was freed since less was given back to the system is not worth the search for it.
+const GIVEN_BACK_MIN: u64 = 16 << 20;
+
+/// Gives memory back that many versions took.
+#[derive(Debug, Default)]
+pub struct FreedMemory {
+    /// Bytes that they took at most since that was done last.
+    most: u64,
+}
+
+impl FreedMemory {
+    /// To be told, now and then, how many bytes they take. glibc keeps what lies between other things; asked for it, it gives
+    /// back whole pages from there, too (`malloc_trim(3)`).
+    pub fn give_back(&mut self, now: u64) {
+        self.most = self.most.max(now);
+        if self.most - now >= GIVEN_BACK_MIN {
+            self.most = now;
+            trim_heap();
+        }
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "there is no other way to the C library's heap")]
+fn trim_heap() {
+    // SAFETY: it takes the locks of the heap itself, and touches nothing that is in use.
+    let _given_back = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim_heap() {}
+
 /// Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
 /// and asks for it again a page or two at a time. It stops that once it has seen a large block come and go: from then on
 /// blocks of that size and twice as much at the end of the heap are kept (mallopt(3), `M_MMAP_THRESHOLD`). Another C

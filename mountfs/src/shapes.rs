@@ -7,32 +7,35 @@ use common::Seq;
 
 use crate::content::Shape;
 
-/// Shapes kept: more than there are versions that are not sealed.
-const SHAPES_MAX: usize = 8 << 10;
+/// Shapes above which those are looked for that are not needed any more.
+const SHAPES_FEW: usize = 8 << 10;
 
-/// The shapes of versions that are not sealed yet, so that `ls` builds a view once and not again after the cache has
-/// dropped it. Those of the oldest versions, which are sealed meanwhile, go.
+/// The shapes of versions that are not sealed yet. One that was told stays known until the backup says it: whoever has the
+/// file mapped, and so whoever made the kernel ask, would die if it became another one.
 #[derive(Debug, Default)]
-pub struct Shapes(Mutex<BTreeMap<Seq, Shape>>);
+pub struct Shapes(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    shapes: BTreeMap<Seq, Shape>,
+    /// How many there may be until some are looked for again.
+    enough: usize,
+}
 
 impl Shapes {
     /// The shape of a version, if it was looked at.
     pub fn get(&self, seq: Seq) -> Option<Shape> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&seq).copied()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shapes.get(&seq).copied()
     }
 
-    /// Keeps the shape of a version.
-    pub fn insert(&self, seq: Seq, shape: Shape) {
-        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shapes.insert(seq, shape);
-        if shapes.len() > SHAPES_MAX {
-            shapes.pop_first();
+    /// Keeps the shape of a version. Now and then those of versions go that are sealed.
+    pub fn insert(&self, seq: Seq, shape: Shape, is_sealed: impl Fn(Seq) -> bool) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.shapes.insert(seq, shape);
+        if known.shapes.len() > known.enough.max(SHAPES_FEW) {
+            known.shapes.retain(|&seq, _| !is_sealed(seq));
+            known.enough = 2 * known.shapes.len();
         }
-    }
-
-    /// Forgets all: the seqs stand for other versions now.
-    pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -41,15 +44,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_versions_go_when_there_are_too_many() {
+    fn what_was_told_of_a_version_stays_known_until_it_is_sealed() {
         let shapes = Shapes::default();
         let shape = Shape { pages: 1, page_size: 512, size_bytes: 512 };
         let seq = |number: usize| Seq::new(number as u64).unwrap();
-        for number in 1..=SHAPES_MAX + 10 {
-            shapes.insert(seq(number), shape);
+        let unsealed = 3 * SHAPES_FEW;
+        for number in 1..=unsealed {
+            shapes.insert(seq(number), shape, |_| false);
         }
-        assert_eq!((shapes.get(seq(10)), shapes.get(seq(11))), (None, Some(shape)));
-        shapes.forget();
-        assert_eq!(shapes.get(seq(11)), None);
+        assert!((1..=unsealed).all(|number| shapes.get(seq(number)) == Some(shape)));
+        for number in unsealed + 1..=4 * unsealed {
+            shapes.insert(seq(number), shape, |seq| seq.get() <= unsealed as u64);
+        }
+        assert_eq!((shapes.get(seq(unsealed)), shapes.get(seq(unsealed + 1))), (None, Some(shape)));
     }
 }

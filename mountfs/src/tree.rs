@@ -23,9 +23,10 @@ const BY_TIME: u64 = 5;
 const PERIOD_BIT: u64 = 1 << 63;
 const PART_BITS: u32 = 3;
 
-/// Highest seq that fits into an inode. At a million records a second it lasts for 18,000 years; a backup that claims a
-/// higher one is not to be believed, and its versions do not appear in the mount.
-pub const SEQ_MAX: u64 = (1 << 59) - 1;
+/// Highest seq that fits into an inode, beside what [`kernel_inode`](crate::kernel_inode) adds. At a thousand records a second
+/// it lasts for 278 years; a backup that claims a higher one is not to be believed, and its versions do not appear in the
+/// mount.
+pub const SEQ_MAX: u64 = (1 << 43) - 1;
 
 /// Something in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

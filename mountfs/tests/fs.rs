@@ -11,7 +11,7 @@ use fixture::Node;
 use fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
 use mountfs::attr::Lasts;
 use mountfs::errno::errno;
-use mountfs::fs::Fs;
+use mountfs::fs::Cost;
 use mountfs::fs_error::{FsError, chain};
 use mountfs::tree::Kind;
 
@@ -202,31 +202,31 @@ fn a_listing_goes_on_from_every_place_and_misses_nothing_that_is_added() {
     assert_eq!(listed, expected);
 }
 
-/// What a listing with attributes can say: everything that takes no view, and the rest once somebody has looked.
+/// A listing with attributes tells a size only when it is known; until then it is no small thing to ask for.
 #[test]
-fn attributes_are_at_hand_unless_they_take_a_view() {
+fn a_listing_with_attributes_tells_what_a_lookup_tells() {
     let node = Node::with_versions(5);
     let (fs, _) = node.tree();
     let directory = attr(&fs, "versions/4").inode;
-    let mut inodes = vec![ROOT, attr(&fs, "latest").inode, directory, attr(&fs, "versions/4/changes.sql").inode];
+    let mut inodes = vec![ROOT, attr(&fs, "latest").inode, directory];
     for path in ["README", "by-time", "by-time/2026/11", "by-time/2026/11/22/00h/04m00.000001s-v4"] {
         inodes.push(attr(&fs, path).inode);
     }
-    for inode in inodes {
-        assert_eq!(fs.entry_at_hand(inode).unwrap().attr, fs.getattr(inode).unwrap());
-    }
-    let mut in_directory = Vec::new();
+    assert!(inodes.iter().all(|&inode| inode == directory || fs.entries_cost(inode) == Cost::Small));
+    assert_eq!(fs.entries_cost(directory), Cost::View);
     fs.list(directory, 2, &mut |entry| {
-        in_directory.push(entry.inode);
+        inodes.push(entry.inode);
         ControlFlow::Continue(())
     })
     .unwrap();
-    let at_hand = |fs: &Fs| in_directory.iter().map(|inode| fs.entry_at_hand(*inode).is_some()).collect::<Vec<_>>();
-    assert_eq!(at_hand(&fs), [false, true, false]);
+    for inode in inodes {
+        assert_eq!(fs.entry(inode).unwrap().attr, fs.getattr(inode).unwrap());
+    }
+    assert_eq!(fs.entries_cost(directory), Cost::Small);
     let looked_up = find(&fs, "versions/4/lightningd.sqlite3").unwrap();
-    assert_eq!(at_hand(&fs), [true, true, true]);
-    assert_eq!(fs.entry_at_hand(looked_up.attr.inode), Some(looked_up));
-    assert_eq!(fs.entry_at_hand(u64::MAX), None);
+    assert!(looked_up.attr.size_bytes > 0);
+    assert_eq!(fs.entry(looked_up.attr.inode).unwrap(), looked_up);
+    assert!(fs.entry(u64::MAX).is_err());
 }
 
 #[test]

@@ -224,29 +224,3 @@ fn a_rewound_version_does_not_get_into_the_file_of_the_new_one() {
     tree.hop(new, 40);
     tree.expect_whole(new_inode, &new_bytes);
 }
-
-/// The inode stands for another version after that: nothing of the old one may arrive any more, not even what is on its
-/// way.
-#[test]
-fn nothing_arrives_after_the_history_was_replaced() {
-    let tree = Tree::new();
-    let (handle, late) = (tree.open(3), tree.open(2));
-    tree.hop(handle, 40);
-    tree.expect_piece();
-    std::thread::scope(|scope| {
-        let replaced = scope.spawn(|| tree.fs.forget_history());
-        std::thread::sleep(MOMENT);
-        assert!(!replaced.is_finished(), "a piece of the old history is on its way");
-        tree.allow.send(Ok(())).unwrap();
-        replaced.join().unwrap();
-    });
-    tree.allow_all();
-    tree.expect_none();
-    // Opened before, read after.
-    tree.hop(late, 40);
-    tree.expect_none();
-    let handle = tree.open(3);
-    let bytes = tree.whole(handle);
-    tree.hop(handle, 40);
-    tree.expect_whole(tree.inode(3), &bytes);
-}

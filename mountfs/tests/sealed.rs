@@ -18,6 +18,7 @@ use mountfs::errno::errno;
 use mountfs::follow::Following;
 use mountfs::fs::{Cost, Fs};
 use mountfs::fs_error::{FsError, chain};
+use mountfs::shown::Shown;
 
 /// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -173,7 +174,8 @@ fn the_newest_version_is_opened_before_anybody_asks() {
     let mut node = Node::with_versions(3);
     let (fs, follower) = node.tree();
     let fs = Arc::new(fs);
-    let _following = Following::start(follower, Arc::clone(&fs)).unwrap();
+    let url = node.backup_path().to_str().unwrap().parse().unwrap();
+    let _following = Following::start(&url, follower, Arc::new(Shown::new(Arc::clone(&fs)))).unwrap();
     let ready = |version: u32| {
         let started = Instant::now();
         // Only an open view tells the size of a version that is not sealed.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The database at each version, as the node had it.
 type Copies = BTreeMap<u32, Vec<u8>>;
+
+/// A process that stands in a directory.
+struct Standing(Child);
+
+impl Standing {
+    fn in_directory(path: &Path) -> Self {
+        Self(Command::new("sleep").arg("600").current_dir(path).spawn().expect("sleep starts"))
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        // It is asleep.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
 
 fn files(backup: &Path, prefix: &str) -> usize {
     let names = fs::read_dir(backup).expect("a backup").map(|entry| entry.expect("a file").file_name());
@@ -85,6 +102,13 @@ fn a_recorder_drops_history_while_it_goes_on_and_a_mount_follows() {
     let old = before[10];
     let mounted = fuse_is_here().then(|| Mounted::start(&backup));
     let mut open = mounted.as_ref().map(|mounted| File::open(mounted.database(old)).expect("an old version opens"));
+    let stands_in = mounted.as_ref().map(|mounted| {
+        // The kernel knows all of them from now on, and of one it cannot let go.
+        for version in &before {
+            assert!(mounted.database(version).exists(), "{version}");
+        }
+        Standing::in_directory(&mounted.join(format!("versions/{}", before[9])))
+    });
 
     let recorder = node.lightningd.recorder().expect("it runs");
     let asked = recorder.send("backup-compact", &json!({"keep_within": "1s"})).expect("it is asked");
@@ -109,7 +133,11 @@ fn a_recorder_drops_history_while_it_goes_on_and_a_mount_follows() {
             let mut listed = fs::read_dir(mounted.join("versions")).expect("versions");
             !listed.any(|entry| entry.expect("a version").file_name() == *old.to_string())
         });
-        assert!(File::open(mounted.database(before[11])).is_err());
+        let still_there = before.iter().filter(|version| !after.contains(version));
+        let still_there = still_there.filter(|version| mounted.join(format!("versions/{version}")).exists());
+        assert_eq!(still_there.collect::<Vec<_>>(), Vec::<&u32>::new());
+        assert!(after.iter().all(|version| mounted.database(version).exists()));
+        drop(stands_in);
         let mut bytes = Vec::new();
         open.read_to_end(&mut bytes).expect("what is open stays readable");
         let scratch = tempfile::tempdir().expect("a directory");

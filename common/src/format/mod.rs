@@ -93,6 +93,11 @@ pub enum Damage {
         /// What it should be a multiple of.
         unit: u64,
     },
+    /// Something else is there than what was read before.
+    #[error(
+        "it is not what was there when the backup was opened: another copy was put in its place, or its end was lost"
+    )]
+    Replaced,
     /// The bytes cannot be decompressed.
     #[error("it cannot be decompressed")]
     Compression,
@@ -105,6 +110,11 @@ impl Damage {
     /// Whether the bytes are well-formed but of a version of the format that this program does not know.
     pub fn is_too_new(&self) -> bool {
         matches!(self, Self::TooNew { .. })
+    }
+
+    /// Whether all may be well, but with another backup, or another copy of it, than the one that was opened.
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Replaced)
     }
 }
 

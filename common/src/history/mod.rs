@@ -227,8 +227,8 @@ impl History {
         if let Some(log) = self.tail.first().filter(|stretch| stretch.first_seq() == first_seq)
             && !self.segments.stretch(first_seq)?.goes_on_from(log)
         {
-            let damage = Damage::Contradiction("it does not hold what was read of its log");
-            return Err(self.segments.open(first_seq)?.damaged(0, damage));
+            // It does not hold what was read of its log.
+            return Err(self.segments.open(first_seq)?.damaged(0, Damage::Replaced));
         }
         self.take_over(first_seq)?;
         self.sealed.push(first_seq);

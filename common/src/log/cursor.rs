@@ -11,7 +11,7 @@ use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordPlace, open_log};
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, RECORD_TAG, Record, first_link, parse};
+use crate::format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, first_link, parse};
 use crate::format::{Damage, names};
 use crate::storage::{Access, Directory, StoredFile, read_exact_at, read_on};
 use crate::{ReadError, Seq};
@@ -50,6 +50,8 @@ struct OpenLog {
     /// What its length is a multiple of.
     unit: u64,
     name: Name,
+    /// Where the last record that was read begins, and with which bytes.
+    last: Option<(u64, [u8; RECORD_HEADER_LEN])>,
 }
 
 /// What a log is called.
@@ -224,6 +226,25 @@ impl LogCursor {
         }
     }
 
+    /// Looks whether the last record that was read is still there. It is gone when the log was overwritten with an older
+    /// copy, or when the machine that records has lost what was not durable: nothing of that shows behind the record.
+    ///
+    /// # Errors
+    /// When another one is there, or nothing.
+    pub(crate) fn check_last(&self) -> Result<(), ReadError> {
+        let Some((log, (offset, header))) = self.log.as_ref().and_then(|log| Some((log, log.last?))) else {
+            return Ok(());
+        };
+        let mut now = [0; RECORD_HEADER_LEN];
+        // Too short a file leaves zeros. What cannot be read is told by whoever reads on.
+        let is_read = log.file.read_at(&mut now, offset).is_ok();
+        if !is_read || now == header {
+            Ok(())
+        } else {
+            Err(ReadError::damaged(log.file.path(), offset, Damage::Replaced))
+        }
+    }
+
     /// A log that was found under the name of the spare gets its own soon, or is made anew if it was not durable.
     fn look_for_own_name(&mut self) -> Result<(), ReadError> {
         let Some(log) = self.log.as_mut().filter(|log| log.name == Name::Spare) else { return Ok(()) };
@@ -267,7 +288,7 @@ impl LogCursor {
         let header = read_header(&*file, self.uuid)?;
         check_continues(&*file, &header, link)?;
         let (offset, unit) = (LOG_HEADER_LEN as u64, header.unit);
-        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset, unit, name });
+        self.log = Some(OpenLog { file, first_seq: self.next_seq, offset, unit, name, last: None });
         Ok(true)
     }
 
@@ -294,10 +315,12 @@ impl LogCursor {
                         if header.seq != self.next_seq || header.previous_checksum != self.previous_checksum {
                             return Err(damaged(Damage::Missing { expected: self.next_seq }));
                         }
-                        let place = RecordPlace::Log { log: log.first_seq, seq: header.seq, offset: log.offset, len };
+                        let (offset, seq) = (log.offset, header.seq);
+                        let place = RecordPlace::Log { log: log.first_seq, seq, offset, len, checksum };
                         take(&record, place).map_err(damaged)?;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
+                        log.last = buffer[start..].first_chunk().map(|header| (log.offset, *header));
                         log.offset += len as u64;
                         start += len;
                     }
@@ -322,7 +345,7 @@ impl LogCursor {
         let log = self.log.as_ref().expect("BUG: a log is open");
         match log.file.check_in_place() {
             Err(error) if error.is_not_found() && log.name == Name::Own => {
-                Err(ReadError::damaged(log.file.path(), 0, Damage::Contradiction("it was removed or made anew")))
+                Err(ReadError::damaged(log.file.path(), 0, Damage::Replaced))
             }
             // The spare gets its own name any moment.
             Err(error) if error.is_not_found() => Ok(()),

@@ -57,6 +57,8 @@ pub enum RecordPlace {
         offset: u64,
         /// Its bytes.
         len: usize,
+        /// Its checksum, which covers all records before it, too.
+        checksum: u32,
     },
     /// In a segment.
     Segment {

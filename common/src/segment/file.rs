@@ -13,7 +13,7 @@ use crate::format::segment::{
     PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::format::{Damage, frames, names};
-use crate::storage::{Access, Directory, StorageError, StorageOp, StoredFile, read_exact_at};
+use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
 use crate::{ReadError, Seq};
 
 thread_local! {
@@ -35,6 +35,24 @@ pub(crate) struct SegmentFile {
     footer: SegmentFooter,
     footer_offset: u64,
     held: Held,
+    /// What the file looked like when it was opened: nobody writes to a segment.
+    stamp: Option<Stamp>,
+}
+
+/// By what a segment is known again. Its footer has the checksum of its last record, which covers all records before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Of its file, when it has one of its own.
+    stamp: Option<Stamp>,
+    footer_checksum: u32,
+}
+
+impl Mark {
+    /// Whether both are of the same segment, which may have lost its file to a compaction in between.
+    pub(super) fn is_same(self, other: Self) -> bool {
+        let (own, others) = (self.stamp, other.stamp);
+        self.footer_checksum == other.footer_checksum && (own.is_none() || others.is_none() || own == others)
+    }
 }
 
 /// How much of a segment there is.
@@ -77,7 +95,8 @@ impl SegmentFile {
         }
         let (header, footer) = decode_frame(&bytes, &footer, uuid, first_seq)
             .map_err(|(is_footer, damage)| damaged(if is_footer { footer_offset } else { 0 }, damage))?;
-        Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole })
+        let stamp = file.stamp();
+        Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole, stamp })
     }
 
     /// What remains of the segment that begins with `first_seq`: `part`, found at byte `offset` of `file`.
@@ -91,12 +110,25 @@ impl SegmentFile {
         let (header, footer) = decode_frame(&part.header, &part.footer, uuid, first_seq)
             .map_err(|(_, damage)| ReadError::damaged(file.path(), offset, damage))?;
         let held = Held::Part { pieces: part.pieces, was: directory.path().join(names::segment(first_seq)) };
-        Ok(Self { file, header, footer, footer_offset: offset, held })
+        let stamp = file.stamp();
+        Ok(Self { file, header, footer, footer_offset: offset, held, stamp })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// By what it is known again.
+    pub(super) fn mark(&self) -> Mark {
+        let stamp = self.stamp.filter(|_| matches!(self.held, Held::Whole));
+        let footer_checksum = self.footer.encode().last_chunk().map_or(0, |checksum| u32::from_le_bytes(*checksum));
+        Mark { stamp, footer_checksum }
+    }
+
+    /// That another file has its name now, or its bytes.
+    pub(super) fn replaced(&self) -> ReadError {
+        self.damaged(0, Damage::Replaced)
     }
 
     /// Seq of its first record.
@@ -195,6 +227,10 @@ impl SegmentFile {
         let bytes = &mut buffer[..len];
         if !read_exact_at(&*self.file, bytes, start)? {
             return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: len }));
+        }
+        // Pieces of another copy of the backup, written over these, have checksums that are right.
+        if self.file.stamp() != self.stamp {
+            return Err(self.replaced());
         }
         let mut rest = &*bytes;
         for (piece, _) in pieces {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
+use super::file::Mark;
 use super::remains::{Found, LastBytes};
 use super::{Remains, SegmentFile};
 use crate::format::page_images::Keyframe;
@@ -48,6 +49,8 @@ pub(crate) struct Segments {
     stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
+    /// Every segment that was seen so far, by what it is known again: under its name another one may be put.
+    marks: Mutex<HashMap<Seq, Mark>>,
     dropped: Mutex<KnownRemains>,
     /// Those that were dropped while somebody had a version open that reads them.
     held: Mutex<HashMap<Seq, Weak<SegmentFile>>>,
@@ -104,6 +107,7 @@ impl Segments {
             stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
+            marks: Mutex::default(),
             dropped: Mutex::default(),
             held: Mutex::default(),
             leftovers: Leftovers::Read,
@@ -173,7 +177,11 @@ impl Segments {
         let mut files = Vec::new();
         for first_seq in firsts {
             let known = held.get(&first_seq).and_then(Weak::upgrade);
-            match known.map_or_else(|| SegmentFile::open(&*self.directory, self.uuid, first_seq).map(Arc::new), Ok) {
+            let open = || {
+                let file = SegmentFile::open(&*self.directory, self.uuid, first_seq)?;
+                self.recognise(&file).map(|()| Arc::new(file))
+            };
+            match known.map_or_else(open, Ok) {
                 Ok(file) => {
                     held.insert(first_seq, Arc::downgrade(&file));
                     files.push(file);
@@ -202,8 +210,38 @@ impl Segments {
             return Ok(file);
         }
         let file = Arc::new(self.open_file(first_seq)?);
+        self.recognise(&file)?;
         lock(&self.files).insert(first_seq, Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Sees to it that this is the segment that was seen under its name before.
+    fn recognise(&self, file: &SegmentFile) -> Result<(), ReadError> {
+        let mark = file.mark();
+        let known = *lock(&self.marks).entry(file.first_seq()).or_insert(mark);
+        if known.is_same(mark) { Ok(()) } else { Err(file.replaced()) }
+    }
+
+    /// Takes note of all segments that there are, so that each is known again whenever it is opened, and sees to it that each
+    /// goes on from the one before it. Those that cannot be read are passed over.
+    ///
+    /// # Errors
+    /// When one is another than before, or two do not belong together: a copy is being put in the place of this backup.
+    pub(crate) fn recognise_all(&self) -> Result<(), ReadError> {
+        let mut firsts: Vec<Seq> =
+            self.directory.list()?.iter().filter_map(|name| names::parse_segment(name)).collect();
+        firsts.sort_unstable();
+        let mut before = None;
+        for first_seq in firsts {
+            let Ok(file) = SegmentFile::open(&*self.directory, self.uuid, first_seq) else { continue };
+            self.recognise(&file)?;
+            let (header, footer) = (file.header(), file.footer());
+            if before.is_some_and(|(next, checksum)| next == first_seq && checksum != header.previous_checksum) {
+                return Err(file.replaced());
+            }
+            before = Some((footer.last_seq.next(), footer.last_checksum));
+        }
+        Ok(())
     }
 
     fn open_file(&self, first_seq: Seq) -> Result<SegmentFile, ReadError> {
@@ -238,7 +276,10 @@ impl Segments {
     pub(crate) fn footer_of_new(&self, first_seq: Seq) -> Result<Option<Arc<SegmentFooter>>, ReadError> {
         if !lock(&self.footers).contains_key(&first_seq) {
             match SegmentFile::open(&*self.directory, self.uuid, first_seq) {
-                Ok(file) => lock(&self.files).insert(first_seq, Arc::new(file)),
+                Ok(file) => {
+                    self.recognise(&file)?;
+                    lock(&self.files).insert(first_seq, Arc::new(file));
+                }
                 Err(ReadError::Storage(error)) if error.is_not_found() => return Ok(None),
                 Err(error) => return Err(error),
             }
@@ -318,16 +359,5 @@ impl Segments {
         let block = Arc::new(block);
         lock(&self.blocks).insert((first_seq, interval), Arc::clone(&block));
         Ok(block)
-    }
-
-    /// Forgets what was read: other files may have the names now.
-    pub(crate) fn forget(&self) {
-        lock(&self.files).clear();
-        lock(&self.footers).clear();
-        lock(&self.nodes).clear();
-        lock(&self.stretches).clear();
-        lock(&self.templates).clear();
-        lock(&self.blocks).clear();
-        *lock(&self.dropped) = KnownRemains::default();
     }
 }

@@ -175,6 +175,16 @@ pub trait Directory: fmt::Debug + Send + Sync {
     }
 }
 
+/// The length of a file, and when it was written to last, in nanoseconds: both stay the same for as long as nobody writes to
+/// it. What identifies a file to the system may be another number each time it is opened, over SSH for instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Bytes.
+    pub len: u64,
+    /// Seconds and nanoseconds.
+    pub modified: (i64, i64),
+}
+
 /// A file of a backup directory.
 pub trait StoredFile: fmt::Debug + Send + Sync {
     /// Where it is.
@@ -185,6 +195,11 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the operating system refuses.
     fn read_len(&self) -> Result<u64, StorageError>;
+
+    /// What it looks like from outside; `None` where that is not known.
+    fn stamp(&self) -> Option<Stamp> {
+        None
+    }
 
     /// Whether its name still stands for it. Once it was moved or deleted, what is written to it is found by nobody.
     ///

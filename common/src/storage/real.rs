@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Owner;
 
-use super::{Access, Directory, StorageError, StorageOp, StoredFile};
+use super::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile};
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -133,6 +133,11 @@ impl StoredFile for RealFile {
 
     fn read_len(&self) -> Result<u64, StorageError> {
         self.file.metadata().map(|metadata| metadata.len()).map_err(|e| self.error(StorageOp::Measure, None, e))
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        let metadata = self.file.metadata().ok()?;
+        Some(Stamp { len: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
     }
 
     fn check_in_place(&self) -> Result<(), StorageError> {

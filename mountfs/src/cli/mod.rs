@@ -43,7 +43,7 @@ pub use self::verbosity::Verbosity;
 use self::versions_graph::Unit;
 use self::when::Bound;
 use crate::fs_error::chain;
-use crate::logging::{self, LogTo};
+use crate::logging::{self, LogTo, Writing};
 use crate::mount::MountSettings;
 use crate::process::prepare_to_run;
 
@@ -497,7 +497,11 @@ pub fn start_logging(cli: &Cli) {
         Command::Mount(_) => (LogTo::Stderr, LevelFilter::Info),
         _ => (LogTo::Stderr, LevelFilter::Warn),
     };
-    logging::start(to, cli.verbosity.level(usual));
+    let writing = match &cli.command {
+        Command::Mount(_) | Command::Demo(_) => Writing::Queued,
+        _ => Writing::AtOnce,
+    };
+    logging::start(to, writing, cli.verbosity.level(usual));
 }
 
 /// Does what was asked for.

@@ -74,7 +74,8 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
 /// Says what is mounted, and returns the state of the backup.
 fn announce(mount: &Mount, args: &MountArgs) -> String {
     let state = {
-        let history = mount.fs().history();
+        let fs = mount.fs();
+        let history = fs.history();
         let count = history.version_count();
         match history.newest() {
             Some(newest) => {
@@ -83,6 +84,8 @@ fn announce(mount: &Mount, args: &MountArgs) -> String {
             None => "no version recorded yet".to_owned(),
         }
     };
+    // Whoever waits for the line below finds before it what there is to say of the mount.
+    log::logger().flush();
     say!("mounted {} on {} ({state})", args.url, mount.path().display());
     state
 }

@@ -1,0 +1,126 @@
+//! Making the mount: with mount(2) where this process may, else with the setuid helper `fusermount3`. It has the same type
+//! both ways.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{geteuid, getgid, getuid};
+
+use crate::fuse::{Access, FuseAdapter};
+use crate::mount_rights::{DEV_FUSE, can_open_device};
+use crate::mountpoint::Mountpoint;
+
+/// The type of the mount, as `mount`, `findmnt -t` and `PRUNEFS` name it.
+pub const FILE_SYSTEM_TYPE: &str = "fuse.backupfs";
+
+/// The part of it that `fusermount3` is told.
+const SUBTYPE: &str = "backupfs";
+
+/// Threads that talk to the kernel. They answer from memory or read pages; views are built elsewhere.
+const THREADS: usize = 4;
+
+/// The connection of a mount, served.
+pub struct Serving {
+    session: BackgroundSession,
+    made: Made,
+}
+
+/// Who made the mount, and so takes it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// This process itself.
+    Here,
+    /// `fusermount3`.
+    ByHelper,
+}
+
+impl Serving {
+    /// Mounts `source` and serves it.
+    ///
+    /// # Errors
+    /// When it cannot be mounted; nothing is mounted then.
+    pub fn start(adapter: FuseAdapter, source: &str, mountpoint: &Mountpoint, access: Access) -> io::Result<Self> {
+        let config = config(source, access);
+        if !geteuid().is_root() {
+            let session = Session::new(adapter, mountpoint.path(), &config).and_then(Session::spawn)?;
+            return Ok(Self { session, made: Made::ByHelper });
+        }
+        let connection = connect(source, mountpoint.path(), access)?;
+        let session = Session::from_fd(adapter, connection, config.acl, config).and_then(Session::spawn);
+        let session = session.inspect_err(|_| {
+            if let Err(error) = mountpoint.detach() {
+                log::error!("cannot unmount {}: {error}", mountpoint.path().display());
+            }
+        })?;
+        Ok(Self { session, made: Made::Here })
+    }
+
+    /// What tells the kernel something.
+    pub fn notifier(&self) -> fuser::Notifier {
+        self.session.notifier()
+    }
+
+    /// Unmounts, and waits until everything is answered.
+    ///
+    /// # Errors
+    /// When somebody uses it, or it is not mounted any more.
+    pub fn unmount(self, mountpoint: &Path) -> io::Result<()> {
+        match self.made {
+            Made::Here => {
+                unmount(mountpoint, UnmountFlags::empty())?;
+                self.session.join()
+            }
+            Made::ByHelper => self.session.umount_and_join(),
+        }
+    }
+}
+
+/// Mounts with mount(2). Requests are read from what is returned.
+///
+/// # Errors
+/// What the system says.
+pub fn connect(source: &str, mountpoint: &Path, access: Access) -> io::Result<OwnedFd> {
+    let connection = rustix::fs::open(DEV_FUSE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let root_mode = fs::metadata(mountpoint)?.permissions().mode();
+    let others = match access {
+        Access::Owner => "",
+        Access::Others => ",allow_other",
+    };
+    let options = format!(
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions{others}",
+        connection.as_raw_fd(),
+        getuid().as_raw(),
+        getgid().as_raw(),
+    );
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
+    mount(source, mountpoint, FILE_SYSTEM_TYPE, flags, CString::new(options)?.as_c_str())?;
+    Ok(connection)
+}
+
+fn config(source: &str, access: Access) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoExec,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+        MountOption::FSName(source.to_owned()),
+        MountOption::Subtype(SUBTYPE.to_owned()),
+    ];
+    config.acl = match access {
+        Access::Owner => SessionACL::Owner,
+        Access::Others => SessionACL::All,
+    };
+    config.n_threads = Some(THREADS);
+    config.clone_fd = can_open_device();
+    config
+}

@@ -1,0 +1,203 @@
+//! [`LogQueue`]: a log that makes nobody wait.
+//!
+//! Whoever writes to a pipe that nobody reads, or to a syslog daemon that is stuck, waits for ever. A mount must not: its
+//! readers would wait with it, and cannot be killed. So a thread of its own writes what was logged. When it cannot, and too
+//! much waits, messages are left out; how many is logged as soon as there is room again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::{Level, Log, Metadata, Record};
+
+/// Bytes of messages that may wait.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// What a message takes beside its text, about.
+const MESSAGE_BYTES: usize = 64;
+
+/// How long the end of the process waits for what was logged before.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Passes on to another log what is logged, from a thread of its own.
+pub struct LogQueue {
+    to: Arc<dyn Log>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Message>,
+    bytes: usize,
+    /// Messages that were left out since the last one that waits.
+    left_out: u64,
+    is_writing: bool,
+}
+
+struct Message {
+    level: Level,
+    target: String,
+    text: String,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        MESSAGE_BYTES + self.target.len() + self.text.len()
+    }
+
+    fn write(&self, to: &dyn Log) {
+        let (level, target) = (self.level, self.target.as_str());
+        to.log(&Record::builder().level(level).target(target).args(format_args!("{}", self.text)).build());
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next message to be written; waits for it.
+    fn next(&self) -> Message {
+        let mut state = self.state();
+        state.is_writing = false;
+        self.changed.notify_all();
+        loop {
+            if let Some(message) = state.waiting.pop_front() {
+                state.bytes -= message.bytes();
+                state.is_writing = true;
+                return message;
+            }
+            let left_out = std::mem::take(&mut state.left_out);
+            if left_out > 0 {
+                state.is_writing = true;
+                let text =
+                    format!("{left_out} messages were not logged, because nobody read those before them in time");
+                return Message { level: Level::Warn, target: module_path!().to_owned(), text };
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl LogQueue {
+    /// A log before `to`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(to: Arc<dyn Log>) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let (writing, queue) = (Arc::clone(&to), Arc::clone(&shared));
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            loop {
+                queue.next().write(&*writing);
+            }
+        })?;
+        Ok(Self { to, shared })
+    }
+}
+
+impl Log for LogQueue {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.to.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let (target, text) = (record.target().to_owned(), record.args().to_string());
+        let message = Message { level: record.level(), target, text };
+        let mut state = self.shared.state();
+        // Once some were left out, so are all until that could be said: they stay in order.
+        if state.left_out > 0 || state.bytes + message.bytes() > WAITING_BYTES_MAX {
+            state.left_out += 1;
+        } else {
+            state.bytes += message.bytes();
+            state.waiting.push_back(message);
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until all is written, but not for long.
+    fn flush(&self) {
+        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty() || state.left_out > 0;
+        let waited = self.shared.changed.wait_timeout_while(self.shared.state(), FLUSH_PATIENCE, is_busy);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.to.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Writes a message when it is told to.
+    struct Slow {
+        written: Mutex<Sender<String>>,
+        may: Mutex<Receiver<()>>,
+    }
+
+    impl Log for Slow {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.level() <= Level::Warn
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            // Hung up: everything may be written.
+            let _: Result<(), _> = self.may.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let _: Result<(), _> =
+                self.written.lock().unwrap_or_else(PoisonError::into_inner).send(record.args().to_string());
+        }
+
+        fn flush(&self) {}
+    }
+
+    fn log(queue: &LogQueue, level: Level, text: &str) {
+        queue.log(&Record::builder().level(level).args(format_args!("{text}")).build());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_log_that_is_stuck_and_what_was_left_out_is_counted() {
+        let (send, written) = channel();
+        let (may, wait) = channel();
+        let queue = LogQueue::start(Arc::new(Slow { written: Mutex::new(send), may: Mutex::new(wait) })).unwrap();
+        let begun = Instant::now();
+        let long = "x".repeat(1000);
+        for number in 0..3000 {
+            log(&queue, Level::Warn, &format!("{number} {long}"));
+            log(&queue, Level::Info, "of no interest");
+        }
+        queue.flush();
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert!(queue.shared.state().bytes <= WAITING_BYTES_MAX);
+        drop(may);
+        let mut told = 0;
+        let left_out = loop {
+            let text = written.recv_timeout(Duration::from_secs(20)).unwrap();
+            match text.split_once(' ') {
+                Some((number, rest)) if rest == long => assert_eq!(number.parse::<u64>().unwrap(), told),
+                Some((number, rest)) => {
+                    assert!(rest.starts_with("messages were not logged"), "{text}");
+                    break number.parse::<u64>().unwrap();
+                }
+                None => panic!("{text}"),
+            }
+            told += 1;
+        };
+        assert!(told > 500 && left_out > 500 && told + left_out == 3000, "{told} {left_out}");
+        log(&queue, Level::Error, "all is well again");
+        assert_eq!(written.recv_timeout(Duration::from_secs(20)).unwrap(), "all is well again");
+        queue.flush();
+    }
+}
