@@ -147,7 +147,7 @@ fn instead_of_damaged(newest: DataVersion, database: DataVersion) -> String {
     }
     format!(
         "The database is at version {database}, so do not run a node on what is in the backup: repair the database, for \
-         instance with `sqlite3 lightningd.sqlite3 .recover`"
+         instance with `sqlite3 lightningd.sqlite3 .recover | sqlite3 repaired.sqlite3`, and put the repaired one in its place"
     )
 }
 

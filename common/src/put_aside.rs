@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::boot::current_boot;
+use crate::boot::{commit_in_boot, current_boot};
 use crate::create::CreateError;
 use crate::format::Damage;
 use crate::format::manifest::NodeId;
 use crate::format::names;
 use crate::live_database::LiveDatabase;
 use crate::record_error::Hex;
-use crate::recording::commit_in_boot;
 use crate::snapshot_check::check_pages;
 use crate::spool::{HeldSpool, SpoolMarker};
 use crate::storage::{Directory, RealDirectory, StorageError};
@@ -169,11 +168,7 @@ impl Replaced {
         };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
         let node_id = backup.as_ref().and_then(|backup| backup.manifest().node_id);
-        let newest = backup.as_ref().and_then(|backup| {
-            let history = backup.read_records().0;
-            let newest = history.newest_for_rules()?;
-            Some(Newest { commit: commit_in_boot(newest.commit, history.note(), current_boot()), ..newest })
-        });
+        let newest = backup.as_ref().and_then(|backup| backup.read_records().0.newest_for_rules());
         Ok(Self { path, uuid, node_id, newest, backup, _lock: lock })
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::backup::Backup;
-use crate::boot::current_boot;
+use crate::boot::{commit_in_boot, current_boot};
 use crate::format::commit_note::CommitNote;
 use crate::format::manifest::Manifest;
 use crate::format::record::RunStart;
@@ -503,14 +503,6 @@ impl Recording {
     /// What the backup is.
     pub fn manifest(&self) -> &Manifest {
         &self.known.manifest
-    }
-}
-
-/// What the note of a commit is worth in a boot. Only a power cut can undo what was seen to be committed.
-pub(crate) fn commit_in_boot(commit: Commit, note: Option<CommitNote>, boot: Uuid) -> Commit {
-    match (commit, note) {
-        (Commit::Seen, Some(note)) if note.boot == boot && !boot.is_nil() => Commit::Certain,
-        (commit, _) => commit,
     }
 }
 

@@ -243,7 +243,7 @@ fn a_version_that_cannot_be_replayed_is_not_restored() {
     node.write(3, &["INSERT INTO no_such_table VALUES (1)".to_owned()], "2026-11-22T00:03:00Z");
     let target = node.path().join("new");
     fs::create_dir(&target).unwrap();
-    refused(&["restore", text(&node.backup_path()), text(&target)], 1, &["version 3", "no_such_table"]);
+    refused(&["restore", text(&node.backup_path()), text(&target)], 1, &["version 3", "no such table"]);
     assert!(files_in(&target).is_empty());
 }
 

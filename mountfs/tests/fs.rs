@@ -166,10 +166,10 @@ fn a_version_that_cannot_be_replayed_is_listed_and_answers_eio() {
     let error = fs.open(broken.inode).unwrap_err();
     assert_eq!(errno(&error).code(), libc::EIO);
     let text = chain(&error);
-    assert!(text.contains("version 4") && text.contains("no_such_table"), "{text}");
+    assert!(text.contains("version 4") && text.contains("no such table"), "{text}");
     let info: serde_json::Value = serde_json::from_slice(&read(&fs, "versions/4/info.json")).unwrap();
     assert_eq!(info["pages"], serde_json::Value::Null);
-    assert!(info["problem"].as_str().unwrap().contains("no_such_table"));
+    assert!(info["problem"].as_str().unwrap().contains("no such table"));
     assert!(String::from_utf8(read(&fs, "versions/4/changes.sql")).unwrap().starts_with("INSERT INTO no_such_table"));
 }
 

@@ -289,7 +289,7 @@ mod tests {
         assert!(read(json!(["90"])).unwrap_err().contains("`90` is no span"));
         assert!(read(json!({"dry_run": 3})).is_err());
         assert!(read(json!("90d")).is_err());
-        assert!(read(json!(["1d", "1d", "1d", "1d", true, 1])).unwrap_err().contains("there are 6 parameters"));
+        assert!(read(json!(["1d", "1d", "1d", "1d", true, true, 1])).unwrap_err().contains("there are 7 parameters"));
     }
 
     #[test]

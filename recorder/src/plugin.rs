@@ -187,7 +187,8 @@ const STATUS_HELP: &str = "Tells how the backup of this node is doing: the newes
 /// As [`STATUS_HELP`].
 const COMPACT_HELP: &str = "Drops old versions from the backup of this node. Each span of time says what to keep: \
     keep_within=90d every version, keep_hourly, keep_daily and keep_weekly one for each hour, day or week. Without any the \
-    policy of backup.lock counts. dry_run=true only tells what would be dropped. Use lightning-cli -k";
+    policy of backup.lock counts. dry_run=true only tells what would be dropped. force=true believes \
+    a clock that has leapt. Use lightning-cli -k";
 
 /// A mistyped parameter must not look as if it had been heeded.
 fn takes_no_params(params: &Value) -> Result<(), MethodError> {

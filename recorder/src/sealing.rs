@@ -145,6 +145,10 @@ impl Worker {
                 }
                 Err(error) => {
                     self.tell(&error);
+                    // That makes room.
+                    if is_broken_off {
+                        self.compact(stop);
+                    }
                     bell.pause(PAUSE_AFTER_FAILURE);
                 }
             }

@@ -14,6 +14,10 @@ pub enum Status {
     Recorded,
     /// It was reported and never committed.
     Rewound,
+    /// A snapshot of the same version took its place.
+    Replaced,
+    /// It cannot be opened.
+    Unreadable,
     /// It was committed and never reported.
     Missing,
 }
@@ -46,6 +50,8 @@ fn listed(line: &Value) -> Listed {
     let status = match line["status"].as_str() {
         Some("recorded") => Status::Recorded,
         Some("rewound") => Status::Rewound,
+        Some("replaced") => Status::Replaced,
+        Some("unreadable") => Status::Unreadable,
         Some("missing") => Status::Missing,
         other => panic!("status {other:?} in {line}"),
     };

@@ -174,7 +174,9 @@ fn a_node_that_was_started_once_with_a_clock_months_ahead_keeps_its_history() {
     assert!(refused.contains("force=true"), "{refused}");
     let told = node.lightningd.recorder().expect("it runs").log_lines();
     assert_eq!(
-        told.iter().filter(|told| told.contains("history is not dropped as backup.lock says")).count(),
+        told.iter()
+            .filter(|told| told.contains("old versions are not dropped as `compact` in backup.lock says"))
+            .count(),
         1,
         "{told:?}"
     );

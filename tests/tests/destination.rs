@@ -234,7 +234,7 @@ fn a_sealer_without_room_disturbs_nobody_and_says_so_until_there_is_room() {
     expect_sealing_to_fail(&mut faulty, failing, Errno::NOSPC);
     // Without a restart, as soon as the sealer tries again.
     faulty.faults().heal();
-    let well = until(PATIENCE, || files(&faulty, "log-") == 1 && files(&faulty, "segment-") > 0);
+    let well = until(PATIENCE, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
     assert!(well, "nothing is sealed: {}", faulty.node.home.recorder_stderr());
     assert!(until_replay_is_well(&mut faulty), "the problem stays");
     expect_well(&mut faulty, &Came::Recorded);
@@ -251,7 +251,7 @@ fn a_segment_that_cannot_be_finished_is_made_anew() {
         faulty.faults().heal();
         faulty.node.start();
         faulty.node.commit();
-        let well = until(PATIENCE, || files(&faulty, "log-") == 1 && files(&faulty, "segment-") > 0);
+        let well = until(PATIENCE, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
         assert!(well, "{call:?}: nothing is sealed: {}", faulty.node.home.recorder_stderr());
         expect_well(&mut faulty, &Came::Recorded);
     }
@@ -272,7 +272,7 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
     }
     let deadline = Instant::now() + PATIENCE;
     let problem = loop {
-        match status(faulty)["replay"]["problem"].as_str() {
+        match status(faulty)["sealing"]["problem"].as_str() {
             Some(problem) => break problem.to_lowercase(),
             None => assert!(Instant::now() < deadline, "backup-status never says that sealing fails"),
         }
@@ -286,7 +286,7 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
 
 fn until_replay_is_well(faulty: &mut FaultyNode) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    while status(faulty)["replay"]["problem"] != Value::Null {
+    while status(faulty)["sealing"]["problem"] != Value::Null {
         if Instant::now() > deadline {
             return false;
         }

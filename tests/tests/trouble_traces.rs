@@ -263,7 +263,7 @@ fn play(tail: &Tail, policy: Policy, trouble: Trouble) -> Option<()> {
         let asked = Instant::now();
         let mut answer = runs.write(fate, write).expect("the node's database takes what it took");
         if let (Policy::Stop, Answer::Refused { message }) = (policy, &answer) {
-            assert!(message.contains("so it is not tried again"), "{message}");
+            assert!(message.contains("so that it is not tried again"), "{message}");
             refusals += 1;
             place.heal();
             answer = runs.write_again(fate, write).expect("the node's database takes what it took");

@@ -89,7 +89,18 @@ impl Found {
                     .take(4)
                     .map(|(n, held)| short(n, held.seq, held.statements.len()))
                     .collect();
-                format!("{} versions, newest {newest:?}, noted {}", state.versions.len(), state.is_noted)
+                let other = self.versions.iter().zip(&state.versions).find(
+                    |((number, (seq, is_snapshot, statements)), (of, held))| {
+                        (*number, seq, is_snapshot, statements) != (*of, &held.seq, &held.is_snapshot, &held.statements)
+                    },
+                );
+                let other = other.map(|((number, (seq, is_snapshot, _)), (of, held))| {
+                    format!(
+                        "{number} (seq {seq}, snapshot {is_snapshot}) is not {of} (seq {}, snapshot {})",
+                        held.seq, held.is_snapshot
+                    )
+                });
+                format!("{} versions, newest {newest:?}, noted {}, {other:?}", state.versions.len(), state.is_noted)
             };
             let expected: Vec<_> = possible.iter().map(list).collect();
             format!(

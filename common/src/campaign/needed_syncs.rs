@@ -22,6 +22,7 @@ const NOT_NEEDED: [(&str, &str); 17] = [
     ("node.bkp, in which log was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which manifest.tmp became manifest", "the old manifest is as good, and written again"),
     ("node.bkp, in which nothing", "by a recorder that cannot know what the one before has left undone"),
+    ("node.bkp, in which segment was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which spare was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which spool-note.tmp became spool-note", "others follow before anything is spooled"),
     ("spool, in which nothing", "by a recorder that cannot know what the one before has left undone"),

@@ -440,9 +440,8 @@ impl<'a> Play<'a> {
         let is_another = state.versions.get(&(version - 1)).is_some_and(|held| held.contents != call.contents_before);
         let is_replaced = is_another || if_unreadable == IfUnreadable::Replaced;
         if is_replaced && state.newest() == Some(version - 1) {
-            next_seq();
+            // The snapshot takes its place.
             state = state.without(version - 1);
-            chain.push(state.clone());
         }
         if state.newest() != Some(version - 1) {
             let contents = Arc::clone(&call.contents_before);

@@ -12,6 +12,7 @@ mod version;
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
+use crate::boot::{commit_in_boot, current_boot};
 use crate::format::commit_note::CommitNote;
 use crate::format::record::{Body, DeltaBase, Record, SnapshotRef};
 use crate::format::segment::{SegmentFooter, SnapshotId};
@@ -287,9 +288,15 @@ impl History {
         in_log.or(self.sealed_recorded)
     }
 
-    /// The newest version as the version rules see it.
+    /// The newest version as the version rules see it, in this boot of this machine.
     pub fn newest_for_rules(&self) -> Option<Newest> {
-        self.newest_recorded().map(|newest| Newest { data_version: newest.data_version, commit: newest.commit })
+        let NewestRecorded { data_version, commit, .. } = self.newest_recorded()?;
+        Some(Newest { data_version, commit: commit_in_boot(commit, self.note, current_boot()) })
+    }
+
+    /// Whether a snapshot may take the place of this version, which nothing follows that is not void: it is in a log.
+    pub(crate) fn can_be_replaced(&self, data_version: DataVersion) -> bool {
+        !matches!(self.version(data_version), Ok(Some(version)) if self.is_sealed(version.seq))
     }
 
     /// The note that the newest version was committed, if it is the last record.

@@ -184,7 +184,7 @@ impl Recording {
             log::info!("the database can be read again: taking the snapshot that closes the gap");
             return Ok(Some(Replacement { reason: SnapshotReason::Gap, unreadable_since: None }));
         }
-        let verdict = self.compare_with_recorded(committed, &database);
+        let (verdict, can_be_replaced) = self.compare_with_recorded(committed, &database);
         let counter = database.stamp();
         drop(database);
         let stamp_and_verdict = verdict.and_then(|verdict| Ok((verdict, counter?)));
@@ -208,6 +208,11 @@ impl Recording {
             return Ok(None);
         }
         self.report_difference(committed, &verdict)?;
+        if !can_be_replaced {
+            // Only behind an import whose newest log had a single change, which was never committed. The change that is
+            // recorded now is in a log: the next write finds that one differs, and a snapshot takes its place.
+            return Ok(None);
+        }
         Ok(Some(Replacement { reason: SnapshotReason::Changed, unreadable_since: None }))
     }
 
@@ -227,16 +232,18 @@ impl Recording {
         &self,
         committed: DataVersion,
         database: &LiveDatabase,
-    ) -> Result<Verdict, LiveDatabaseError> {
+    ) -> (Result<Verdict, LiveDatabaseError>, bool) {
         let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
         match &self.known.history_before_run {
-            Some(history) => compare_version(backup, history, committed, database),
+            Some(history) => {
+                (compare_version(backup, history, committed, database), history.can_be_replaced(committed))
+            }
             None => {
                 let (history, read) = backup.read_records();
                 if let Err(error) = read {
                     log::error!("{error}");
                 }
-                compare_version(backup, &history, committed, database)
+                (compare_version(backup, &history, committed, database), history.can_be_replaced(committed))
             }
         }
     }

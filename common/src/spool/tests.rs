@@ -436,7 +436,7 @@ fn compared(payer: &str) {
         // Now it is known.
         recording.note_commit().unwrap();
         let (history, _) = it.node.backup().read_history();
-        assert_eq!(history.newest_for_rules().unwrap().commit, crate::version_rules::Commit::Seen);
+        assert_eq!(history.newest_recorded().unwrap().commit, crate::version_rules::Commit::Seen);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns, read_ahead};
 use crate::replay::{ReplayError, reason};
 use crate::storage::{StorageError, StorageOp};
+use crate::version_rules::Commit;
 use crate::view::View;
 use crate::{Backup, DataVersion, History, PageNo, PageSize, ReadError};
 
@@ -43,6 +44,9 @@ pub struct Against {
     pub data_version: DataVersion,
     /// Whether all pages are the same, so that no row was looked at.
     pub same_pages: bool,
+    /// How many versions the database is behind the newest of the backup: it is an old state if there are any. A version that
+    /// `lightningd` is about to commit, or died before committing, does not count.
+    pub behind: u32,
     /// What differs.
     pub differences: ContentDifferences,
     /// How long the database was held open.
@@ -157,7 +161,7 @@ fn compare(
         let view = view_of(backup, database, expected, began)?;
         // Opened anew, for as short as can be.
         let read: Result<_, AgainstError> = file.held(hold, |held| {
-            let live = open_patiently(database, began)?;
+            let live = open_patiently(database, Instant::now())?;
             let since = Instant::now();
             let data_version = live.data_version()?;
             if data_version != expected && began.elapsed() < chase {
@@ -181,8 +185,18 @@ fn compare(
             let view = if is_moved { view_of(backup, database, data_version, began)? } else { view };
             compare_rows(&view, theirs, data_version)?
         };
-        return Ok(Against { data_version, same_pages, differences, held, duration: began.elapsed() });
+        let behind = versions_behind(backup, database)?;
+        return Ok(Against { data_version, same_pages, behind, differences, held, duration: began.elapsed() });
     }
+}
+
+/// How many versions the database is behind the backup. The database is looked at last: while a node runs on it, it has all but
+/// the newest version that was recorded before.
+fn versions_behind(backup: &Arc<Backup>, database: &Path) -> Result<u32, AgainstError> {
+    let Some(newest) = backup.read_records().0.newest_recorded() else { return Ok(0) };
+    let now = open_patiently(database, Instant::now())?.data_version()?;
+    let behind = u32::try_from(newest.data_version.distance_from(now)).unwrap_or(0);
+    Ok(if behind == 1 && newest.commit == Commit::Unknown { 0 } else { behind })
 }
 
 fn open_patiently(path: &Path, began: Instant) -> Result<LiveDatabase, AgainstError> {
@@ -401,6 +415,32 @@ mod tests {
             assert!(!error.is_damage() && error.to_string().contains("Nothing was compared"), "{error}");
             drop(recording);
         }
+    }
+
+    /// What was told: "the same", of a database that its node must never run on.
+    #[test]
+    fn a_database_that_is_behind_is_an_old_state_unless_its_node_is_about_to_commit() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        node.write(&mut recording, "first", Fate::Committed).unwrap();
+        let old = node.dir.path().join("old.sqlite3");
+        std::fs::copy(node.database(), &old).unwrap();
+        let url = node.backup_lock.backend_url.clone();
+        let behind = |database: &Path| {
+            let against = go(&url, database, CHASE).unwrap();
+            assert!(against.is_same());
+            against.behind
+        };
+        assert_eq!(behind(&old), 0);
+        node.write(&mut recording, "lost", Fate::Lost).unwrap();
+        assert_eq!((behind(&old), behind(&node.database())), (0, 0), "it may be that of a node in the hook");
+        drop(recording);
+        let mut recording = node.record();
+        node.write(&mut recording, "second", Fate::Committed).unwrap();
+        recording.note_commit().unwrap();
+        assert_eq!((behind(&old), behind(&node.database())), (1, 0), "it was seen to be committed");
+        node.write(&mut recording, "third", Fate::Committed).unwrap();
+        assert_eq!((behind(&old), behind(&node.database())), (2, 0));
     }
 
     /// It never stays at one version for long enough: what was read belongs to another one than was looked up.

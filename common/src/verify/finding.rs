@@ -40,6 +40,12 @@ pub enum Wrong {
         /// What the operating system says.
         reason: String,
     },
+    /// It was recorded last, and cannot be opened, for it builds on something that does not replay or is not there.
+    #[error("{reason}")]
+    NewestUnreadable {
+        /// Which version, and what to do.
+        reason: String,
+    },
     /// It has one of our names, and nothing leads to it.
     #[error("it is no part of the backup: {why}")]
     Stray {
@@ -88,6 +94,7 @@ impl Wrong {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "damaged",
+            Self::NewestUnreadable { .. } => "newest_unreadable",
             Self::Missing => "missing",
             Self::Unreadable { .. } => "unreadable",
             Self::Stray { .. } => "stray",
@@ -212,6 +219,8 @@ fn told(error: &ReadError) -> (String, Option<u64>, Wrong) {
         ReadError::Storage(StorageError { op, path, offset, source }) => {
             (name(path), *offset, Wrong::Unreadable { reason: format!("{op}: {source}") })
         }
-        ReadError::NewestUnreadable { path, .. } => (name(path), None, Wrong::Unreadable { reason: error.to_string() }),
+        ReadError::NewestUnreadable { path, .. } => {
+            (name(path), None, Wrong::NewestUnreadable { reason: error.to_string() })
+        }
     }
 }

@@ -12,6 +12,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::open_regular_file;
+
 /// How long a database may be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
@@ -47,8 +49,7 @@ pub(super) struct DatabaseFile(Option<File>);
 impl DatabaseFile {
     /// Reads it. What cannot be read is told by whoever opens it as a database.
     pub(super) fn read_ahead(path: &Path) -> Self {
-        let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
-        let mut file = File::open(path).ok().filter(|_| is_file);
+        let mut file = open_regular_file(path).ok();
         if let Some(file) = &mut file {
             let mut buffer = vec![0; 1 << 20];
             while file.read(&mut buffer).is_ok_and(|read| read > 0) {}

@@ -42,4 +42,10 @@ impl Report {
         let of_the_node = |finding: &Finding| matches!(finding.wrong, Wrong::NodeDatabase { .. });
         !self.is_clean() && self.findings.iter().all(of_the_node)
     }
+
+    /// Whether all that is wrong is that the newest version cannot be opened.
+    pub fn is_only_of_the_newest(&self) -> bool {
+        let of_the_newest = |finding: &Finding| matches!(finding.wrong, Wrong::NewestUnreadable { .. });
+        !self.is_clean() && self.findings.iter().all(of_the_newest)
+    }
 }

@@ -24,7 +24,7 @@ pub enum Warning {
     /// A snapshot is of a damaged database.
     #[error(
         "the node's own database was damaged when version {data_version} was copied from it ({found}). The backup has what the \
-         node had; `backupfs restore` needs --accept-damaged for that version and those that were recorded behind it"
+         node had; `backupfs restore` needs --accept-damaged for versions from there on, up to the next snapshot"
     )]
     NodeDatabase {
         /// The version that was copied.

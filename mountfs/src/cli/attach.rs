@@ -7,7 +7,9 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use common::python_plugin::PythonLock;
 use common::version_rules::{Bump, Decision, decide};
-use common::{Backup, BackupLock, BackupLockError, BackupUrl, History, LockLook, OnGap, OnUnreachable, Owner};
+use common::{
+    Backup, BackupLock, BackupLockError, BackupUrl, History, LockLook, OnGap, OnUnreachable, Owner, ReadError,
+};
 
 use super::init::{
     elsewhere, find_database, has_only_theirs, on_same_file_system, say_what_comes_next, without_detours,
@@ -55,7 +57,9 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
     node.expect_stopped(Some(&path))?;
     expect_not_recorded_to(&backup, &args.url)?;
     let (history, problem) = backup.read_history();
-    if let Err(problem) = problem {
+    if let Err(problem @ ReadError::NewestUnreadable { .. }) = &problem {
+        note!("note: {problem}");
+    } else if let Err(problem) = problem {
         return Err(Failure::no(anyhow!(
             "the backup is damaged, and no node can go on recording to it: {}. `backupfs verify {}` says what that costs; \
              `backupfs init --replace` begins a new one",
@@ -82,7 +86,7 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
     if found == NodeDatabase::Absent && node.has_its_database_elsewhere() {
         note!("{}", elsewhere(node.path(), "--database"));
     }
-    match history.newest() {
+    match history.newest_recorded() {
         Some(newest) => found.say_how_it_stands(newest.data_version, &restore_command(&args.url, node.path())),
         None => say!("the backup is empty: it begins with the next write of the node"),
     }
@@ -157,8 +161,16 @@ fn expect_its_node(
             "{} is at version {version}, but {url} holds version {newest}: this is an old state, which peers may punish; do not \
              run it. Restore the newest version: `{} --backup-existing`",
             path.display(),
-            restore_command(url, path.parent().unwrap_or(path))
+            restore_command(url, where_to_restore(path))
         ),
+    }
+}
+
+/// What `restore` is to be told: the directory, unless the database has another name there.
+fn where_to_restore(database: &Path) -> &Path {
+    match database.parent() {
+        Some(directory) if database.file_name().is_some_and(|name| name == DATABASE_NAME) => directory,
+        _ => database,
     }
 }
 

@@ -103,7 +103,7 @@ fn tell_repairs(imported: &Imported) {
             TornBy::Short { .. } => "a record that is not whole",
             TornBy::Zeros => "zeros, as a power cut leaves",
         };
-        say!("left out the last {bytes} bytes (from byte {offset}): {what}");
+        say!("left out the last {} (from byte {offset}): {what}", counted(bytes, "byte"));
     }
     if imported.rescue.is_none() {
         tell_disagreements(imported.newest, repairs);

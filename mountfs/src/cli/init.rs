@@ -117,7 +117,8 @@ pub(super) fn database_is_damaged(found: &str) -> String {
     format!(
         "warning: the node's database is DAMAGED. SQLite's quick_check says: {found}. The backup holds it as it is, which is \
          better than no backup, and `backupfs restore` needs --accept-damaged for it. Stop lightningd and repair the \
-         database, for instance with `sqlite3 lightningd.sqlite3 .recover`; then run `backupfs init --replace`"
+         database, for instance with `sqlite3 lightningd.sqlite3 .recover | sqlite3 repaired.sqlite3`, and put the repaired \
+         one in its place; then run `backupfs init --replace`"
     )
 }
 

@@ -224,8 +224,9 @@ pub struct RestoreArgs {
 X is a data_version (digits only) or a time in UTC: 2026-11-22, '2026-11-22 14:05', 2026-11-22T14:05:07Z.
 Both ends are included.
 
---json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound, missing),
-commit (certain, seen, unknown), origin (change, snapshot), statements, bytes. What is not known is null. Fields are only ever added.
+--json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound,
+replaced, unreadable, missing), commit (certain, seen, unknown), origin (change, snapshot), reason (of a snapshot: init, gap, changed,
+unreplayable), statements, bytes. What is not known is null. Fields are only ever added.
 With --graph it prints one object for each hour or day that has something: start (RFC 3339), unit (hours, days), versions,
 rewound, missing (noticed then), bytes.
 
@@ -279,9 +280,10 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every
-row of every table, and the schema. The database is only read, and never for longer than it takes to read it once.
+row of every table, and the schema. The database is only read, and let go after 15 s at most (exit code 2 then).
 
-Exit codes: 0 nothing is wrong, 1 damage, or a difference, 2 it could not be verified.
+Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database,
+2 it could not be verified.
 --json prints one object; its fields are in mountfs/JSON.md. Fields are only ever added.
 
 Examples:

@@ -36,10 +36,13 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
             Some(newest) => format!("what comes after version {} cannot be read", newest.data_version),
             None => "no version can be read".to_owned(),
         };
-        let error = anyhow!(
-            "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
-            chain(problem)
-        );
+        let error = match problem {
+            ReadError::NewestUnreadable { .. } => anyhow!("{problem}"),
+            _ => anyhow!(
+                "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
+                chain(problem)
+            ),
+        };
         if (args.version.is_none() && args.at.is_none()) || !args.accept_stale_state {
             return Err(Failure::No(error));
         }
@@ -93,7 +96,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     if let Some(owner) = Owner::given(&restored.path) {
         say!("it belongs to {owner}, as {} does", destination.directory().display());
     }
-    if Some(version.seq) == history.newest().map(|newest| newest.seq) {
+    if Some(version.seq) == history.newest_recorded().map(|newest| newest.seq) {
         note!("{}", checklist(&backup, version, destination.directory()));
         if restored.path.ends_with(DATABASE_NAME) {
             note!("{}", going_on(&backup, args, destination.directory()));
@@ -155,9 +158,10 @@ fn failure(error: RestoreError) -> Failure {
 }
 
 fn choose(history: &History, problem: Option<&ReadError>, args: &RestoreArgs) -> Result<Version, Failure> {
-    let newest = history.newest().ok_or_else(|| anyhow!("{} has no version yet", args.url))?;
+    let readable = history.newest().ok_or_else(|| anyhow!("{} has no version yet", args.url))?;
+    let newest = history.newest_recorded().ok_or_else(|| anyhow!("{} has no version yet", args.url))?;
     let version = match (args.version, args.at) {
-        (None, None) => newest.clone(),
+        (None, None) => readable.clone(),
         (None, Some(micros)) => newest_at(history, micros)?,
         (Some(wanted), _) => chosen_version::find(history, problem, wanted)?,
     };

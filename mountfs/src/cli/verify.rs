@@ -49,7 +49,13 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     } else if report.is_only_of_the_node() {
         Err(Failure::No(anyhow!(
             "the node's own database is damaged, and the backup has it as it is. Stop lightningd and repair the database, for \
-             instance with `sqlite3 lightningd.sqlite3 .recover`; then run `backupfs init --replace`"
+             instance with `sqlite3 lightningd.sqlite3 .recover | sqlite3 repaired.sqlite3`, and put the repaired one in its \
+             place; then run `backupfs init --replace`"
+        )))
+    } else if report.is_only_of_the_newest() {
+        Err(Failure::No(anyhow!(
+            "nothing is damaged, but the newest version cannot be opened, and whatever can be is an OLD STATE. Start lightningd: \
+             with its next write the recorder takes a snapshot"
         )))
     } else {
         Err(Failure::No(anyhow!("the backup is damaged; keep all of it, and see what is lost above")))

@@ -34,10 +34,15 @@ pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
     } else {
         write_text(&mut out, &against)
     })?;
-    if against.is_same() {
-        Ok(())
-    } else {
-        Err(Failure::No(anyhow!("version {} of the backup is not what the database holds", against.data_version)))
+    let version = against.data_version;
+    match (against.is_same(), against.behind) {
+        (true, 0) => Ok(()),
+        (false, _) => Err(Failure::No(anyhow!("version {version} of the backup is not what the database holds"))),
+        (true, behind) => Err(Failure::No(anyhow!(
+            "this database is {} behind the backup: it is an OLD STATE. Never start lightningd on it; restore the newest version \
+             with `backupfs restore`",
+            counted(behind, "version")
+        ))),
     }
 }
 
@@ -72,6 +77,7 @@ fn to_json(backup: &Path, database: &Path, against: &Against) -> Value {
         "database": database,
         "data_version": against.data_version.get(),
         "same": against.is_same(),
+        "behind": against.behind,
         "same_pages": against.same_pages,
         "rows": (!against.same_pages).then_some(differences.rows),
         "schema": schema,

@@ -141,7 +141,12 @@ impl Destination {
 fn expect_looked_for(directory: &Path) -> Result<(), RestoreError> {
     expect_one_network(directory)?;
     let database = BackupLock::read(directory).ok().and_then(|lock| lock.database);
-    match database.map(|database| directory.join(database)) {
+    // The directory has no links in it, and what `backup.lock` says may.
+    let without_links = |path: PathBuf| match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path,
+    };
+    match database.map(|database| without_links(directory.join(database))) {
         Some(database) if database != directory.join(DATABASE_NAME) => {
             Err(RestoreError::Elsewhere { lock: BackupLock::path(directory), database })
         }

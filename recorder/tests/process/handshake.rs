@@ -130,7 +130,7 @@ fn parameters_that_a_method_does_not_take_are_refused_by_name_and_as_such() {
         ("backup-status", json!({"verbose": true}), -32602, "verbose"),
         ("backup-status", json!([1]), -32602, "takes no parameters"),
         ("backup-compact", json!({"keep_witin": "90d"}), -32602, "keep_witin"),
-        ("backup-compact", json!(["1d", "1d", "1d", "1d", true, 1]), -32602, "6 parameters"),
+        ("backup-compact", json!(["1d", "1d", "1d", "1d", true, true, 1]), -32602, "7 parameters"),
         ("backup-compact", json!({"keep_within": "soon"}), -32602, "soon"),
         ("backup-compact", json!({"dry_run": "perhaps"}), -32602, "perhaps"),
         ("backup-compact", json!({}), -32602, "keeps nothing"),

@@ -52,6 +52,7 @@ fn kind(name: &str) -> &str {
 fn why_silent(name: &str, change: Change, is_newest_log: bool) -> Option<&'static str> {
     match (kind(name), change) {
         (names::SPARE, _) => Some("a crash leaves any of it, and it holds no record"),
+        (names::CHECKED, Missing) => Some("the recorder checks its snapshots again"),
         ("log", Missing | Aside) if is_newest_log => Some("that another log followed is told by nothing before it"),
         _ => None,
     }
