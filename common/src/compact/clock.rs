@@ -4,9 +4,10 @@
 //! is dropped by a clock that has leapt, until it has gone on from there for a day. How long that is two things tell: the
 //! times of the versions, and for as long as this process runs its own, which no clock can change.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::{History, ReadError, Timestamp};
+use crate::{History, ReadError, Seq, Timestamp};
 
 /// How far a clock may be ahead without being noticed, and how long it must have gone on after a leap.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
@@ -50,7 +51,9 @@ impl Clock<'_> {
     /// Whether history can be dropped by the time `newest`; when not, why.
     pub(super) fn check(self, history: &History, newest: Timestamp) -> Result<Result<(), ClockInDoubt>, ReadError> {
         match self {
-            Clock::Watched(watch, ran) => watch.check(history, micros(ran), newest),
+            Clock::Watched(watch, ran) => {
+                watch.look(Moment { ran: micros(ran), time: newest }, || Leap::find(history, newest))
+            }
             Clock::Unwatched => {
                 let leap = Leap::find(history, newest)?;
                 Ok(leap.map_or(Ok(()), |Leap { before, .. }| Err(ClockInDoubt { before, newest })))
@@ -60,44 +63,50 @@ impl Clock<'_> {
     }
 }
 
-/// More than a day without a version, and less than a day with some since.
+/// A version that was recorded more than a day later than the one before it, with less than a day of versions since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leap {
-    /// The last time before it.
+    /// The time of the version before it.
     pub(super) before: Timestamp,
     /// The first time behind it.
     pub(super) after: Timestamp,
 }
 
 impl Leap {
-    /// Looks for one behind which there is less than a day up to `newest`. Times later than that are those of a clock that was
-    /// set right since.
+    /// Looks for the last one up to the time `newest`.
     fn find(history: &History, newest: Timestamp) -> Result<Option<Self>, ReadError> {
-        let first_from = |micros| history.first_time_from(micros);
-        let Some(Self { before, after }) =
-            Self::between(newest, first_from, |micros| history.last_time_before(micros))?
-        else {
-            return Ok(None);
-        };
         // Where history was dropped before, of a day there may be one version left, or none.
-        let (beside, read) = history.versions_between(&(before.as_micros()..after.as_micros() + 1));
-        read?;
-        let is_thinned = match (beside.first(), beside.last()) {
-            (Some(&(_, first)), Some(&(_, last))) => history.is_dropped_between(first.min(last), first.max(last)),
-            _ => false,
-        };
-        Ok((!is_thinned).then_some(Self { before, after }))
+        let is_dropped = |before, after| history.is_dropped_between(before, after);
+        Self::find_in(newest, |visit| history.visit_times_backwards(visit), is_dropped)
     }
 
-    /// The same of times of which the first from one on and the last before one can be asked for.
-    pub(super) fn between(
+    /// The same of versions that `visit_backwards` visits from the newest on; `is_dropped` tells whether there were others
+    /// between two.
+    pub(super) fn find_in(
         newest: Timestamp,
-        first_from: impl Fn(i64) -> Result<Option<Timestamp>, ReadError>,
-        last_before: impl Fn(i64) -> Result<Option<Timestamp>, ReadError>,
+        visit_backwards: impl FnOnce(&mut dyn FnMut(Timestamp, Seq) -> ControlFlow<()>) -> Result<(), ReadError>,
+        is_dropped: impl Fn(Seq, Seq) -> bool,
     ) -> Result<Option<Self>, ReadError> {
-        let after = first_from(newest.as_micros() - DAY)?.map_or(newest, |after| after.min(newest));
-        let leap = last_before(after.as_micros())?.map(|before| Self { before, after });
-        Ok(leap.filter(|leap| leap.after.as_micros() - leap.before.as_micros() > DAY))
+        let (mut leap, mut after, mut after_seq) = (None, newest, None);
+        visit_backwards(&mut |before, seq| {
+            // Of a clock that was set right since.
+            if before > newest {
+                return ControlFlow::Continue(());
+            }
+            let was_dropped = after_seq.is_some_and(|after| is_dropped(seq, after));
+            if after.as_micros() - before.as_micros() > DAY && !was_dropped {
+                leap = Some(Self { before, after });
+            }
+            (after, after_seq) = (before, Some(seq));
+            let has_held = newest.as_micros() - before.as_micros() >= DAY;
+            if leap.is_some() || has_held { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(leap)
+    }
+
+    /// When the process that is at `now` would have seen it.
+    fn seen_by(self, now: Moment) -> Moment {
+        Moment { ran: now.ran - (now.time.as_micros() - self.after.as_micros()), time: self.after }
     }
 }
 
@@ -125,35 +134,36 @@ impl Moment {
 }
 
 impl ClockWatch {
-    fn check(&mut self, history: &History, ran: i64, newest: Timestamp) -> Result<Result<(), ClockInDoubt>, ReadError> {
-        if self.trusted.is_none() {
-            self.begin(Leap::find(history, newest)?, Moment { ran, time: newest });
-        }
-        Ok(self.look(Moment { ran, time: newest }))
-    }
-
-    /// Begins with what was recorded before.
-    pub(super) fn begin(&mut self, leap: Option<Leap>, now: Moment) {
-        let trusted = leap.map_or(now.time, |leap| leap.before);
-        self.trusted = Some(Moment { time: trusted, ..now });
-        let since = |leap: Leap| now.time.as_micros() - leap.after.as_micros();
-        self.leapt = leap.map(|leap| Moment { ran: now.ran - since(leap), time: leap.after });
-    }
-
-    pub(super) fn look(&mut self, now: Moment) -> Result<(), ClockInDoubt> {
-        let trusted = *self.trusted.get_or_insert(now);
-        if trusted.allows(now) {
-            self.leapt = None;
-            return Ok(());
-        }
-        let leapt = *self.leapt.get_or_insert(now);
-        if !leapt.allows(now) {
-            self.leapt = Some(now);
-        } else if now.ran - leapt.ran >= DAY {
+    /// Whether the clock can be believed now. `find` looks for a leap in what was recorded, when that is needed.
+    pub(super) fn look(
+        &mut self,
+        now: Moment,
+        find: impl FnOnce() -> Result<Option<Leap>, ReadError>,
+    ) -> Result<Result<(), ClockInDoubt>, ReadError> {
+        let trusted = match self.trusted {
+            Some(trusted) if trusted.allows(now) => None,
+            Some(trusted) => Some((trusted, find()?)),
+            // What was recorded before tells whether the clock has leapt.
+            None => find()?.map(|leap| (Moment { time: leap.before, ..now }, Some(leap))),
+        };
+        let Some((trusted, leap)) = trusted else {
+            *self = Self { trusted: self.trusted.or(Some(now)), leapt: None };
+            return Ok(Ok(()));
+        };
+        self.trusted = Some(trusted);
+        let leapt = match (self.leapt, leap.map(|leap| leap.seen_by(now))) {
+            // It may have been set right since the last look, and have leapt again.
+            (Some(seen), Some(recorded)) if recorded.ran > seen.ran => recorded,
+            (Some(seen), _) if seen.allows(now) => seen,
+            (None, Some(recorded)) => recorded,
+            _ => now,
+        };
+        if now.ran - leapt.ran >= DAY {
             *self = Self { trusted: Some(now), leapt: None };
-            return Ok(());
+            return Ok(Ok(()));
         }
-        Err(ClockInDoubt { before: trusted.time, newest: now.time })
+        self.leapt = Some(leapt);
+        Ok(Err(ClockInDoubt { before: trusted.time, newest: now.time }))
     }
 }
 

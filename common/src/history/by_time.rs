@@ -1,6 +1,6 @@
 //! The history in the order of the clock, which is that of the seqs until somebody sets it back.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::{History, Stretch};
 use crate::{ReadError, Seq, Timestamp, Version};
@@ -143,6 +143,25 @@ impl History {
             |at| at.as_micros() < micros,
             Ord::max,
         )
+    }
+
+    /// Visits the times of all versions from the newest to the oldest, until it is told to stop.
+    ///
+    /// # Errors
+    /// When a segment cannot be read: none that is older is visited.
+    pub(crate) fn visit_times_backwards(
+        &self,
+        visit: &mut dyn FnMut(Timestamp, Seq) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        for times in self.times().collect::<Vec<_>>().into_iter().rev() {
+            let flow = self.visit(&times?.stretch, |stretch| {
+                stretch.versions().iter().rev().try_for_each(|version| visit(version.recorded_at, version.seq))
+            })?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The best time among those that are `wanted`. A stretch whose own best one is wanted need not be read.
