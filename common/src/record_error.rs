@@ -262,6 +262,12 @@ impl RecordError {
         }
     }
 
+    /// Whether there was no room for a snapshot.
+    pub(crate) fn is_no_space(&self) -> bool {
+        let Self::Heal { source: SnapshotError::Storage(error), .. } = self else { return false };
+        matches!(error.source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+
     /// Whether the call that failed did not return in time: trying again is going to take as long.
     pub fn is_hang(&self) -> bool {
         match self {

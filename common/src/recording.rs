@@ -22,7 +22,7 @@ use crate::backup::Backup;
 use crate::boot::{commit_in_boot, current_boot};
 use crate::format::commit_note::CommitNote;
 use crate::format::manifest::Manifest;
-use crate::format::record::RunStart;
+use crate::format::record::{RunStart, SnapshotReason};
 use crate::history::{History, Readable};
 use crate::log::{AppendError, LogWriter};
 use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
@@ -147,6 +147,8 @@ struct Known {
     note: Option<CommitNote>,
     /// The boot that this is; nil when it is not known.
     boot: Uuid,
+    /// The change behind the newest snapshot of this run.
+    newest_snapshot: Option<Seq>,
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
@@ -312,6 +314,7 @@ impl Recording {
             comparison,
             note,
             boot: current_boot(),
+            newest_snapshot: None,
             history_before_run: Some(history),
             identity: Identity::default(),
         };
@@ -341,6 +344,7 @@ impl Recording {
         match pushed.recorded {
             Recorded::Healed { .. } | Recorded::Replaced { .. } => {
                 self.known.comparison.snapshot_was_taken();
+                self.known.newest_snapshot = Some(pushed.seq);
                 pushed.unreplayable.into_iter().for_each(|seq| self.lock.forget_unreplayable(seq));
             }
             Recorded::Gap { .. } => self.known.comparison.await_snapshot(),
@@ -373,7 +377,7 @@ impl Recording {
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
         let committed = bump.committed(data_version);
-        let unreplayable = self.lock.unreplayable();
+        let unreplayable = self.unreplayable();
         let from = self.known.newest.map(|newest| newest.data_version);
         let mut healing = None;
         let recorded = match decide(self.newest_for_rules(), data_version, bump) {
@@ -381,14 +385,21 @@ impl Recording {
                 let rewound = (decision == Decision::Rewind).then(|| self.push_rewind(now));
                 // Before the first version there is nothing to compare with.
                 let replacement = match from {
-                    Some(_) if committed != DataVersion::new(0) => self.compare_database(committed)?,
+                    Some(_) if committed != DataVersion::new(0) => self.compare_database(committed, unreplayable)?,
                     _ => None,
                 };
                 match (replacement, rewound) {
                     (Some(Replacement { reason, unreadable_since }), rewound) => {
                         healing = Some(self.lock.begin_to_heal());
-                        self.push_snapshot(committed, now, reason, unreadable_since)?;
-                        Recorded::Replaced { data_version: committed, rewound }
+                        match self.push_snapshot(committed, now, reason, unreadable_since) {
+                            Ok(()) => Recorded::Replaced { data_version: committed, rewound },
+                            // What is known to differ is not built upon: without a snapshot the write fails.
+                            Err(error) if reason != SnapshotReason::Changed && error.is_no_space() => {
+                                self.put_off_snapshot(committed, &error);
+                                rewound.map_or(Recorded::Appended, |data_version| Recorded::Rewound { data_version })
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                     (None, Some(data_version)) => Recorded::Rewound { data_version },
                     (None, None) => Recorded::Appended,
@@ -400,7 +411,7 @@ impl Recording {
             }
             Decision::Heal { committed } => {
                 healing = Some(self.lock.begin_to_heal());
-                match self.push_heal(committed, bump, now)? {
+                match self.push_heal(committed, bump, now, unreplayable)? {
                     Closed::BySnapshot => Recorded::Healed { from, to: committed },
                     Closed::NotYet => Recorded::Gap { from, to: committed },
                 }
@@ -411,6 +422,17 @@ impl Recording {
         };
         let seq = self.log.push_change(data_version, now, self.known.run_start, bump, write.statements)?;
         Ok(Pushed { recorded, seq, unreplayable, _healing: healing })
+    }
+
+    /// The first change that does not replay, if no snapshot is behind it.
+    fn unreplayable(&self) -> Option<Seq> {
+        let asked = self.lock.unreplayable()?;
+        if self.known.newest_snapshot.is_some_and(|snapshot| asked < snapshot) {
+            // The word came late.
+            self.lock.forget_unreplayable(asked);
+            return None;
+        }
+        Some(asked)
     }
 
     /// Notes, when a run has ended, that `lightningd` committed the newest version. Then the next run need not compare whole
@@ -508,6 +530,8 @@ impl Recording {
 
 #[cfg(test)]
 mod changed_tests;
+#[cfg(test)]
+mod replaced_tests;
 #[cfg(test)]
 mod spare_tests;
 #[cfg(test)]

@@ -63,8 +63,9 @@ fn a_transaction_too_big_for_the_cache_is_recorded_and_the_next_write_closes_the
     assert!(answer.is_continue(), "the node has to start: {answer:?}");
     // Until the next write nothing is claimed of that version.
     let restored = node.home.join("restored.sqlite3");
-    let restore = ["restore".as_ref(), node.home.backup().into_os_string(), restored.into_os_string()];
-    cli::backupfs(&restore.each_ref().map(|part| &**part)).expect_refused(1, &[&format!("version {next}, the newest")]);
+    let backup = node.home.backup();
+    cli::backupfs(&["restore".as_ref(), backup.as_os_str(), restored.as_os_str()])
+        .expect_refused(1, &[&format!("version {next}, the newest")]);
     node.commit();
     node.expect_restorable();
     let listed = listing::versions(&node.home.backup(), &[]);

@@ -57,6 +57,8 @@ struct Model {
     /// Restorable versions, each with a copy of the database.
     recorded: BTreeMap<u32, PathBuf>,
     rewound: Vec<u32>,
+    /// Recorded and lost in a crash, until a snapshot took their place.
+    replaced: Vec<u32>,
     missing: Vec<u32>,
     /// The newest version that the recorder was told of.
     last: u32,
@@ -75,6 +77,7 @@ impl Model {
             running: true,
             recorded: BTreeMap::new(),
             rewound: Vec::new(),
+            replaced: Vec::new(),
             missing: Vec::new(),
             last: 1,
             taken: false,
@@ -116,7 +119,7 @@ impl Model {
             self.rewound.push(self.last);
             self.recorded.remove(&self.last);
         } else if self.taken && committed == self.last {
-            self.rewound.push(self.last);
+            self.replaced.push(self.last);
             self.record(committed);
         } else if committed > self.last {
             self.missing.extend(self.last + 1..committed);
@@ -213,6 +216,7 @@ impl Model {
         let of = |status| listing::with_status(&listed, status);
         assert_eq!(of(Status::Recorded), self.recorded.keys().copied().collect::<Vec<_>>(), "recorded");
         assert_eq!(of(Status::Rewound), self.rewound, "rewound");
+        assert_eq!(of(Status::Replaced), self.replaced, "replaced");
         assert_eq!(of(Status::Missing), self.missing, "missing");
         let step = (self.recorded.len() / 5).max(1);
         for (&version, copy) in self.recorded.iter().rev().step_by(step) {

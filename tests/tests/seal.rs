@@ -53,7 +53,8 @@ fn a_recorder_seals_while_the_node_runs_and_every_version_stays_what_it_was() {
     let (mut node, mut copies) = node(60);
     let backup = node.home.backup();
     assert!(until(Duration::from_secs(20), || files(&backup, "log-") <= 2), "not all finished logs are sealed");
-    assert!(files(&backup, "segment-") >= 8, "{}", files(&backup, "segment-"));
+    // Nine logs, of which the last two are not sealed before a second record follows the first change of the newest.
+    assert!(files(&backup, "segment-") >= 7, "{}", files(&backup, "segment-"));
     expect_versions(&backup, &copies);
     let locked = cli::backupfs(&["seal".as_ref(), backup.as_os_str()]);
     locked.expect_refused(2, &["locked", "recorder"]);

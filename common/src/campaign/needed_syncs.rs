@@ -10,7 +10,7 @@ use super::play::journal_of;
 use super::random::Random;
 
 /// Syncs that a power cut does not show to be needed, and why they are made.
-const NOT_NEEDED: [(&str, &str); 17] = [
+const NOT_NEEDED: [(&str, &str); 18] = [
     (".backupfs-init.x, in which checked.tmp became checked", "without the note the snapshot is checked again"),
     (".backupfs-init.x, in which log.tmp became log", "that of the snapshot's name comes later"),
     (".backupfs-init.x, in which manifest.tmp became manifest", "the same"),

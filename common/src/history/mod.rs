@@ -172,7 +172,10 @@ impl History {
             next.apply_record(record, place).map(|()| next)
         };
         if let Body::Snapshot(SnapshotRef { unreadable_since: Some(since), .. }) = record.body {
-            let logs = self.tail.iter_mut();
+            // Up to the next snapshot: what builds on that can be opened.
+            let is_end = |log: &Stretch| log.first_seq() > since && log.snapshot().is_some();
+            let end = self.tail.iter().position(is_end).unwrap_or(self.tail.len());
+            let logs = self.tail.iter_mut().take(end);
             logs.filter(|log| log.ends_behind(since)).for_each(|log| log.is_unreadable_from(since));
         }
         let before = self.newest_place();
@@ -234,6 +237,9 @@ impl History {
         self.take_over(first_seq)?;
         self.sealed.push(first_seq);
         self.tail.retain(|stretch| stretch.first_seq() > first_seq);
+        // A snapshot may have taken the place of its newest version, and logs without a version stand before that.
+        let sealed_place = self.sealed_place;
+        self.tail.iter_mut().take_while(|log| !log.has_newest()).for_each(|log| log.set_before(sealed_place));
         Ok(())
     }
 

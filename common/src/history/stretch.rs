@@ -286,7 +286,7 @@ impl Stretch {
     }
 
     /// Whether the newest version of the backup is one of this stretch, if nothing follows.
-    pub(super) fn has_newest(&self) -> bool {
+    pub(crate) fn has_newest(&self) -> bool {
         !self.versions.is_empty() || self.gap.is_some()
     }
 
@@ -350,13 +350,12 @@ impl Stretch {
     ) -> Result<(), Damage> {
         let committed = bump.committed(entry.data_version);
         let follows = match self.newest_place() {
-            // The version before the log may have given its place to a snapshot since: then this change is void.
-            Before::Version(newest) if !self.has_newest() => {
-                (0..=1).contains(&committed.distance_from(newest.data_version()))
-            }
+            _ if entry.seq == Seq::FIRST => committed == DataVersion::new(0),
+            // What was before the log may have given its place to a snapshot since, or is missing: then this change is void. That
+            // no record is missing in between is what the chain of checksums says.
+            _ if !self.has_newest() => true,
             Before::Version(newest) => newest.data_version() == committed,
-            Before::Nothing => committed == DataVersion::new(0),
-            Before::Unknown => true,
+            Before::Nothing | Before::Unknown => true,
         };
         if !follows {
             return Err(Damage::Contradiction("a change does not follow the version before it"));
@@ -373,7 +372,7 @@ impl Stretch {
             None if bump == Bump::Absent && entry.seq == self.first_seq && self.before != Before::Nothing => {
                 return Err(Damage::Contradiction("a log begins with a change that does not bump"));
             }
-            None if bump == Bump::Absent && self.before != Before::Nothing => {
+            None if bump == Bump::Absent && entry.seq != self.first_seq => {
                 let (before, bytes_before) = self.early_riders;
                 self.early_riders = (before.saturating_add(statements), bytes_before.saturating_add(bytes));
             }
@@ -391,17 +390,16 @@ impl Stretch {
     }
 
     fn apply_commit(&mut self, committed: DataVersion) -> Result<(), Damage> {
-        match (self.versions.last_mut(), self.before) {
-            (Some(newest), _) if newest.data_version == committed => {
+        match self.versions.last_mut() {
+            Some(newest) if newest.data_version == committed => {
                 if newest.commit == Commit::Unknown {
                     newest.commit = Commit::Seen;
                 }
                 Ok(())
             }
             // All changes of the log were rewound, and riders on the version before it are what it ends with.
-            (None, Before::Version(before)) if before.data_version() == committed => Ok(()),
-            (None, Before::Unknown) => Ok(()),
-            _ => Err(Damage::Contradiction("a commit is not of the newest version")),
+            None => Ok(()),
+            Some(_) => Err(Damage::Contradiction("a commit is not of the newest version")),
         }
     }
 

@@ -151,7 +151,7 @@ fn a_writer_behind_the_last_write_is_found_by_the_next_run() {
 }
 
 /// A transaction that is larger than SQLite's cache, recorded while nobody else can read the database.
-fn write_spilling(node: &mut Node, recording: &mut Recording, fate: Fate) -> Result<Recorded, RecordError> {
+pub(super) fn write_spilling(node: &mut Node, recording: &mut Recording, fate: Fate) -> Result<Recorded, RecordError> {
     node.connection.execute_batch("PRAGMA cache_size = 10").unwrap();
     let text = "x".repeat(2000);
     let mut statements: Vec<Cow<'_, str>> =

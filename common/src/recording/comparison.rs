@@ -12,6 +12,7 @@ use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_version};
 use crate::format::commit_note::CommitNote;
 use crate::format::record::{RunStart, SnapshotReason};
+use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::version_rules::Bump;
 use crate::{DataVersion, OnGap, RecordError, Seq};
@@ -34,6 +35,8 @@ pub(super) struct Comparison {
     wait: (u32, u32),
     /// Before this no database is compared because of its change counter.
     not_before: Option<Instant>,
+    /// Before this nothing is tried again that could not be done for a reason that may last.
+    put_off_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl Comparison {
     /// At the beginning of a run: `note` is the last record, if it is a note.
     pub(super) fn of_new_run(database: std::path::PathBuf, note: Option<CommitNote>) -> Self {
         let (file, state) = (StampFile::new(database), State::Unlooked(note));
-        Self { file, state, wait: (0, 0), not_before: None }
+        Self { file, state, wait: (0, 0), not_before: None, put_off_until: None }
     }
 
     /// The newest version cannot be opened, so a snapshot is owed.
@@ -89,7 +92,7 @@ impl Comparison {
 
     /// Nothing can be compared now for a reason that may last.
     fn postpone(&mut self) {
-        self.not_before = Instant::now().checked_add(PAUSE_AFTER_FAILURE);
+        self.put_off_until = Instant::now().checked_add(PAUSE_AFTER_FAILURE);
         let writes = (self.wait.1 * 2 + 1).min(WRITES_BETWEEN_ATTEMPTS_MAX);
         self.wait = (writes, writes);
     }
@@ -110,6 +113,16 @@ impl Comparison {
         }
     }
 
+    /// Whether the last attempt failed for a reason that may last.
+    fn is_put_off(&self) -> bool {
+        self.put_off_until.is_some_and(|then| then > Instant::now())
+    }
+
+    /// Whether the database was compared a moment ago.
+    fn pauses(&self) -> bool {
+        self.not_before.is_some_and(|then| then > Instant::now())
+    }
+
     /// Looks at the stamp; `true` when the contents are to be looked at, too.
     fn is_due(&mut self) -> bool {
         let found = self.file.read();
@@ -124,8 +137,7 @@ impl Comparison {
                 true
             }
             State::Paid { change_counter: Some(expected) } => {
-                let is_other = found.is_some_and(|stamp| stamp.change_counter != expected);
-                is_other && self.not_before.is_none_or(|then| then <= Instant::now())
+                found.is_some_and(|stamp| stamp.change_counter != expected) && !self.is_put_off() && !self.pauses()
             }
             // A database has no stamp before its first transaction.
             State::Paid { change_counter: None } => {
@@ -147,10 +159,14 @@ impl Recording {
     ///
     /// # Errors
     /// When it is another one and `backup.lock` says to stop then.
-    pub(super) fn compare_database(&mut self, committed: DataVersion) -> Result<Option<Replacement>, RecordError> {
-        let unreplayable = self.lock.unreplayable();
+    pub(super) fn compare_database(
+        &mut self,
+        committed: DataVersion,
+        unreplayable: Option<Seq>,
+    ) -> Result<Option<Replacement>, RecordError> {
         let is_due = self.known.comparison.is_due();
-        if !is_due && unreplayable.is_none() {
+        let is_wanted = unreplayable.is_some() && !self.known.comparison.is_put_off();
+        if !is_due && !is_wanted {
             return Ok(None);
         }
         if let Goes::ToSpool(_) = self.goes {
@@ -176,6 +192,12 @@ impl Recording {
                 return Ok(None);
             }
         };
+        let (history, can_be_replaced) = self.history_with(committed);
+        if !can_be_replaced {
+            // Only behind an import whose newest log had a single change, which was never committed. The change that is
+            // recorded now is in a log: should the next write find that one to differ, a snapshot takes its place.
+            return Ok(None);
+        }
         if let Some(since) = unreplayable {
             log::warn!("a change recorded before does not replay: taking a snapshot of the node's database");
             return Ok(Some(Replacement { reason: SnapshotReason::Unreplayable, unreadable_since: Some(since) }));
@@ -184,7 +206,10 @@ impl Recording {
             log::info!("the database can be read again: taking the snapshot that closes the gap");
             return Ok(Some(Replacement { reason: SnapshotReason::Gap, unreadable_since: None }));
         }
-        let (verdict, can_be_replaced) = self.compare_with_recorded(committed, &database);
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
+        let history = history.as_ref().or(self.known.history_before_run.as_ref());
+        let verdict =
+            history.map_or(Ok(Verdict::Unreadable), |history| compare_version(backup, history, committed, &database));
         let counter = database.stamp();
         drop(database);
         let stamp_and_verdict = verdict.and_then(|verdict| Ok((verdict, counter?)));
@@ -208,11 +233,6 @@ impl Recording {
             return Ok(None);
         }
         self.report_difference(committed, &verdict)?;
-        if !can_be_replaced {
-            // Only behind an import whose newest log had a single change, which was never committed. The change that is
-            // recorded now is in a log: the next write finds that one differs, and a snapshot takes its place.
-            return Ok(None);
-        }
         Ok(Some(Replacement { reason: SnapshotReason::Changed, unreadable_since: None }))
     }
 
@@ -228,24 +248,29 @@ impl Recording {
         Ok(None)
     }
 
-    fn compare_with_recorded(
-        &self,
-        committed: DataVersion,
-        database: &LiveDatabase,
-    ) -> (Result<Verdict, LiveDatabaseError>, bool) {
-        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
-        match &self.known.history_before_run {
-            Some(history) => {
-                (compare_version(backup, history, committed, database), history.can_be_replaced(committed))
-            }
-            None => {
-                let (history, read) = backup.read_records();
-                if let Err(error) = read {
-                    log::error!("{error}");
-                }
-                (compare_version(backup, &history, committed, database), history.can_be_replaced(committed))
-            }
+    /// What was recorded, read anew unless it is known from the beginning of the run; and whether a snapshot may take the
+    /// place of this version.
+    fn history_with(&self, committed: DataVersion) -> (Option<History>, bool) {
+        if let Some(history) = &self.known.history_before_run {
+            return (None, history.can_be_replaced(committed));
         }
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
+        let (history, read) = backup.read_records();
+        if let Err(error) = read {
+            log::error!("{}", error.in_words());
+        }
+        let can_be_replaced = history.can_be_replaced(committed);
+        (Some(history), can_be_replaced)
+    }
+
+    /// There is no room for a snapshot that the node can go on without: it stays owed.
+    pub(super) fn put_off_snapshot(&mut self, committed: DataVersion, error: &RecordError) {
+        log::error!(
+            "no snapshot of version {committed} can be taken: {error}: {}. Make room on the disk of the backup. Changes are recorded, \
+             and the snapshot is tried again",
+            std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+        );
+        self.known.comparison.postpone();
     }
 
     fn cannot_compare(&mut self, committed: DataVersion, error: &LiveDatabaseError) {
@@ -294,7 +319,7 @@ impl Recording {
     /// The next comparison need not wait.
     #[cfg(test)]
     pub(crate) fn compare_at_once(&mut self) {
-        self.known.comparison.not_before = None;
+        (self.known.comparison.not_before, self.known.comparison.put_off_until) = (None, None);
     }
 
     #[cfg(test)]

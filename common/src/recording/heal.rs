@@ -29,6 +29,7 @@ impl Recording {
         committed: DataVersion,
         bump: Bump,
         now: Timestamp,
+        unreplayable: Option<Seq>,
     ) -> Result<Closed, RecordError> {
         let newest = self.known.newest.map(|newest| newest.data_version);
         if self.known.on_gap == OnGap::Stop {
@@ -39,8 +40,7 @@ impl Recording {
             Shown(&newest),
             self.known.database.display()
         );
-        let since = self.lock.unreplayable();
-        match self.push_snapshot(committed, now, SnapshotReason::Gap, since) {
+        match self.push_snapshot(committed, now, SnapshotReason::Gap, unreplayable) {
             Ok(()) => Ok(Closed::BySnapshot),
             // The transaction has spilled SQLite's cache, so nobody else can read the database before its COMMIT.
             Err(RecordError::Heal { source: SnapshotError::Database(LiveDatabaseError::Busy { .. }), .. })

@@ -105,6 +105,7 @@ impl Recording {
             comparison: Comparison::of_new_run(database_of_run, contents.note),
             note: contents.note,
             boot: current_boot(),
+            newest_snapshot: None,
             history_before_run: None,
             identity: Identity::default(),
         };

@@ -39,6 +39,8 @@ impl Sealer {
                 (Body::Rewind { rewound }, Behind::Undecided(change)) if *rewound == change => Behind::Nothing,
                 // It may stand between a change and its rewind.
                 (Body::Commit(_), behind) => behind,
+                // A rider belongs to the version of this log: all changes of the next one before it are void.
+                (Body::Change { .. }, Behind::Nothing) if newest == Some(record.header.data_version) => Behind::Nothing,
                 (_, Behind::Nothing) => Behind::Undecided(record.header.seq),
                 (_, Behind::Undecided(_) | Behind::Decided(_)) => Behind::Decided(FollowedBy::Change),
             };

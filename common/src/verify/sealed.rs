@@ -268,6 +268,6 @@ fn what_follows(backup: &Backup, segment: Seq, next: &Stretch) -> Option<Followe
             Some(if snapshot == newest { FollowedBy::SameVersion } else { FollowedBy::Snapshot })
         }
         None if next.begins_with_gap() => Some(FollowedBy::Snapshot),
-        None => (!next.records().is_empty()).then_some(FollowedBy::Change),
+        None => next.has_newest().then_some(FollowedBy::Change),
     }
 }
