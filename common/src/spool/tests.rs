@@ -111,7 +111,16 @@ impl Spooled {
 }
 
 fn drain(recording: &mut Recording) -> Result<(), DrainError> {
-    let mut drain = recording.drain_plan().expect("it spools").attach()?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut drain = loop {
+        match recording.drain_plan().expect("it spools").attach() {
+            // A process that another test starts has the lock that was let go of, too, until it runs its own program.
+            Err(DrainError::Open(OpenRecordingError::Locked { .. })) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            attached => break attached?,
+        }
+    };
     drain.advance(recording.end())?;
     recording.return_to_backup(drain).expect("the spool can be emptied");
     Ok(())
