@@ -2,7 +2,8 @@
 //!
 //! That is so when it ran without the recorder, which then takes a snapshot, and when the recorder was killed, which then
 //! cannot know whether the newest change was committed, and compares. A real `backup-recorder` answers a write of a node
-//! with a large database; `cat` of that database to `/dev/null` is timed just before, from the page cache both.
+//! with a large database; `cat` of that database to `/dev/null` is timed just before, from the page cache both. Beside them is
+//! a start after a clean stop, which compares nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,7 @@ struct Report {
     database_bytes: u64,
     heals: Vec<Round>,
     after_kills: Vec<Round>,
+    after_stops: Vec<Round>,
     goals: Vec<Row>,
 }
 
@@ -106,13 +108,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let database_bytes = made.database_bytes;
     let node = Node::resume(&rehearsal.laps, NodeDatabase::open(&dir.database())?, &mut made)?;
     let mut bench = Bench { dir, node, calls: 0 };
-    let (mut heals, mut after_kills) = (Vec::new(), Vec::new());
+    let (mut heals, mut after_kills, mut after_stops) = (Vec::new(), Vec::new(), Vec::new());
     for number in 1..=args.rounds {
         eprintln!("round {number}");
         heals.push(bench.heal()?);
         after_kills.push(bench.after_kill()?);
+        after_stops.push(bench.after_stop()?);
     }
-    let mut report = Report { place: place.path().to_owned(), database_bytes, heals, after_kills, goals: Vec::new() };
+    let mut report =
+        Report { place: place.path().to_owned(), database_bytes, heals, after_kills, after_stops, goals: Vec::new() };
     report.goals = rows(&report);
     Output::from(args.json).print(&report, tables)
 }
@@ -154,6 +158,16 @@ impl Bench<'_> {
         Ok(round)
     }
 
+    /// A start after a clean stop: the run before has noted the stamp of the database, and nothing is compared.
+    fn after_stop(&mut self) -> anyhow::Result<Round> {
+        let mut recorder = record::start(&self.dir.lightning_dir())?;
+        self.record(&mut recorder)?;
+        ensure!(recorder.end_input()?.success(), "the recorder did not end well");
+        let (round, mut recorder) = self.first_write()?;
+        ensure!(recorder.end_input()?.success(), "the recorder did not end well");
+        Ok(round)
+    }
+
     /// Starts a recorder and times its first answer.
     fn first_write(&mut self) -> anyhow::Result<(Round, RecorderProcess)> {
         settle(&self.dir.lightning_dir())?;
@@ -189,7 +203,12 @@ fn cat(file: &Path) -> anyhow::Result<Duration> {
 fn rows(report: &Report) -> Vec<Row> {
     let size = mb(report.database_bytes as f64);
     let mut rows = Vec::new();
-    for (what, rounds) in [("heal", &report.heals), ("comparison after a kill", &report.after_kills)] {
+    let kinds = [
+        ("heal", &report.heals),
+        ("comparison after a kill", &report.after_kills),
+        ("nothing to compare after a stop", &report.after_stops),
+    ];
+    for (what, rounds) in kinds {
         let Some(worst) = rounds.iter().copied().max_by(|a, b| a.of_goal().total_cmp(&b.of_goal())) else { continue };
         rows.push(
             Row::new(&format!("{what}, {size}, worst of {}", rounds.len()), "≤ 2 × cat + 1 s", ms(worst.answer_us))
@@ -207,7 +226,8 @@ fn rows(report: &Report) -> Vec<Row> {
 
 fn tables(report: &Report) -> String {
     let mut text = format!("{}\n", report.place.display());
-    for (what, rounds) in [("heal", &report.heals), ("after a kill", &report.after_kills)] {
+    let kinds = [("heal", &report.heals), ("after a kill", &report.after_kills), ("after a stop", &report.after_stops)];
+    for (what, rounds) in kinds {
         for round in rounds {
             text += &format!(
                 "  {what}: {}, cat {}, ratio {:.2}\n",
