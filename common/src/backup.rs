@@ -337,7 +337,7 @@ impl Follower {
     /// When the log is damaged. The history then holds what comes before the damage, and later calls return the error
     /// again. Records that were read before they were durable can be gone after a crash of the machine that recorded them,
     /// and others have their seqs then; or another copy was put in the place of the backup. Seen from here that looks like
-    /// damage: whoever opens the backup anew knows.
+    /// damage: opening the backup anew tells them apart.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
         let dropped_versions = self.forget_dropped(history)?;

@@ -181,7 +181,7 @@ pub fn create_backup(
     create(url, None, database, Existing::Refuse, progress)
 }
 
-/// As [`create_backup`], for the node in `lightning_dir`: whoever owns that owns the backup, when root makes it.
+/// As [`create_backup`], for the node in `lightning_dir`: its owner owns the backup, when root makes it.
 ///
 /// # Errors
 /// As [`create_backup`].
@@ -359,7 +359,7 @@ pub(crate) fn create_in(
     Ok(snapshot)
 }
 
-/// Makes the file for the lock and takes it, before anything else: a directory without, or with one that nobody holds, is one
+/// Makes the file for the lock and takes it, before anything else: a directory without it, or whose lock is free, is one
 /// that was left.
 fn lock_building(inside: &dyn Directory) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
     inside.create(names::LOCK)?.sync()?;

@@ -1,8 +1,8 @@
 //! Whether the clock can be believed that history is to be dropped by.
 //!
 //! A clock that leaps ahead makes everything old at once, and nothing in a backup tells it from a node that was off. So nothing
-//! is dropped by a clock that has leapt, until it has gone on from there for a day. How long that is two things tell: the
-//! times of the versions, and for as long as this process runs its own, which no clock can change.
+//! is dropped by a clock that has leapt, until it has gone on from there for a day. The times of the versions say how long that
+//! is, and so does the time that this process has run, which no clock can change.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -20,19 +20,19 @@ pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
      been recorded for a day since. If the clock is right, ask for it with force=true (backupfs compact --force)"
 )]
 pub struct ClockInDoubt {
-    /// The latest time before the leap.
+    /// The time of the version before the leap.
     pub before: Timestamp,
     /// The time that history would be dropped by.
     pub newest: Timestamp,
 }
 
-/// Whether somebody says that the clock is right although it has leapt.
+/// Whether the operator says that the clock is right although it has leapt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Force {
-    /// Nobody does.
+    /// It has to be checked.
     #[default]
     No,
-    /// It is.
+    /// It is right.
     Yes,
 }
 
@@ -134,7 +134,11 @@ impl Moment {
 }
 
 impl ClockWatch {
-    /// Whether the clock can be believed now. `find` looks for a leap in what was recorded, when that is needed.
+    /// Whether the clock can be believed now. `find` is called to look for a leap in what was recorded, when the clock has gained
+    /// more than a day on the process, and the first time.
+    ///
+    /// # Errors
+    /// Those of `find`.
     pub(super) fn look(
         &mut self,
         now: Moment,

@@ -77,7 +77,7 @@ pub enum CompactError {
 }
 
 impl From<StorageError> for CompactError {
-    /// The call tells which of them it is: whoever writes also reads, the other way round, too.
+    /// The call that failed decides: what is written is read, too, and the other way round.
     fn from(error: StorageError) -> Self {
         if error.is_of_a_change() { Self::Write(error) } else { Self::Read(error.into()) }
     }

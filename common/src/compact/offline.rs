@@ -60,7 +60,7 @@ impl From<ReadError> for CompactBackupError {
 /// Compacts the backup at `url` under its lock; `watch` is asked again and again, and can break.
 ///
 /// # Errors
-/// When somebody else has the backup, it cannot be read as a whole, the clock may be wrong, or something cannot be written.
+/// When another process has locked the backup, the backup cannot be read as a whole, the clock may be wrong, or something cannot be written.
 pub fn compact_backup(
     url: &BackupUrl,
     policy: &KeepPolicy,

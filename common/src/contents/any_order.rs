@@ -1,7 +1,7 @@
 //! Rows compared whatever their order: two tables hold the same when the sums of their rows' fingerprints are the same.
 //!
 //! A sum needs no memory, however many rows there are, and says nothing of the rows. Fingerprints have 128 bits and another key
-//! each time, so that nobody can prepare rows of which two sets have the same sum.
+//! each time, so that rows cannot be prepared of which two sets have the same sum.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher, RandomState};

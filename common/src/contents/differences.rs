@@ -363,7 +363,7 @@ mod tests {
              DELETE FROM log WHERE at = 1";
         let told = |sql: &str| told_of(made, &format!("{made}; {sql}"));
         assert_eq!(told("VACUUM"), "");
-        // Rows 2 to 5 are rows 1 to 4 then. Of two that are the same the first is told.
+        // Rows 2 to 5 are rows 1 to 4 then. Of two that are the same the first is named.
         assert_eq!(told("DELETE FROM log WHERE at = 3; VACUUM"), "log 1 0 0; [rowid = 4] only in the backup []");
         assert_eq!(told("INSERT INTO log VALUES (3, 'c'); VACUUM"), "log 0 1 0; [rowid = 3] only in the database []");
         assert_eq!(
