@@ -153,6 +153,27 @@ fn a_late_word_of_a_change_that_does_not_replay_changes_nothing() {
     expect_sound(&mut node, recording);
 }
 
+/// A run that knows nothing of the first snapshot takes a second one for the same change: what builds on the first stays good.
+#[test]
+fn a_second_snapshot_for_the_same_change_leaves_what_builds_on_the_first() {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(SOME);
+    node.write(&mut recording, "good", Fate::Committed).unwrap();
+    node.record_only(&mut recording, "INSERT INTO nowhere VALUES (1)");
+    let change = recording.newest().unwrap().seq;
+    for _ in 0..2 {
+        recording.share_lock().ask_for_snapshot(change);
+        node.write(&mut recording, "heals", Fate::Committed).unwrap();
+        node.write(&mut recording, "good", Fate::Committed).unwrap();
+        recording.note_commit().unwrap();
+        drop(recording);
+        recording = node.record_within(SOME);
+    }
+    let first = [(12, "unreadable"), (12, "unreplayable"), (13, "change")];
+    let second = [(14, "replaced"), (14, "unreplayable"), (15, "change"), (16, "change")];
+    assert_eq!(statuses(&node)[2..], [&first[..], &second].concat());
+}
+
 /// What was lost: the change behind the gap began a log of its own and was never committed.
 #[test]
 fn a_gap_is_closed_although_the_change_behind_it_is_void_and_in_another_log() {
