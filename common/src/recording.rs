@@ -22,7 +22,7 @@ use crate::backup::Backup;
 use crate::boot::{commit_in_boot, current_boot};
 use crate::format::commit_note::CommitNote;
 use crate::format::manifest::Manifest;
-use crate::format::record::{RunStart, SnapshotReason};
+use crate::format::record::{ChangeFlags, Predecessor, RunStart, SnapshotReason};
 use crate::history::{History, Readable};
 use crate::log::{AppendError, LogWriter};
 use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
@@ -32,7 +32,7 @@ use crate::{
     Timestamp, UnsealedChanges,
 };
 pub(crate) use attach::{Attached, Expected, attach};
-use comparison::{Comparison, Replacement};
+use comparison::Comparison;
 use heal::Closed;
 use identity::Identity;
 pub use interrupted::Interrupted;
@@ -379,19 +379,17 @@ impl Recording {
         let committed = bump.committed(data_version);
         let unreplayable = self.unreplayable();
         let from = self.known.newest.map(|newest| newest.data_version);
+        // Before the first version there is nothing to compare with.
+        let has_predecessor = from.is_some() && committed != DataVersion::new(0);
         let mut healing = None;
         let recorded = match decide(self.newest_for_rules(), data_version, bump) {
             decision @ (Decision::Append | Decision::Rewind) => {
                 let rewound = (decision == Decision::Rewind).then(|| self.push_rewind(now));
-                // Before the first version there is nothing to compare with.
-                let replacement = match from {
-                    Some(_) if committed != DataVersion::new(0) => self.compare_database(committed, unreplayable)?,
-                    _ => None,
-                };
+                let replacement = if has_predecessor { self.compare_database(committed, unreplayable)? } else { None };
                 match (replacement, rewound) {
-                    (Some(Replacement { reason, unreadable_since }), rewound) => {
+                    (Some(reason), rewound) => {
                         healing = Some(self.lock.begin_to_heal());
-                        match self.push_snapshot(committed, now, reason, unreadable_since) {
+                        match self.push_snapshot(committed, now, reason, unreplayable) {
                             Ok(()) => Recorded::Replaced { data_version: committed, rewound },
                             // What is known to differ is not built upon: without a snapshot the write fails.
                             Err(error) if reason != SnapshotReason::Changed && error.is_no_space() => {
@@ -420,7 +418,12 @@ impl Recording {
                 return Err(RecordError::OldState { committed, newest, url: self.known.url.clone() });
             }
         };
-        let seq = self.log.push_change(data_version, now, self.known.run_start, bump, write.statements)?;
+        let predecessor = match recorded {
+            Recorded::Appended | Recorded::Rewound { .. } if has_predecessor => self.known.comparison.predecessor(),
+            _ => Predecessor::Verified,
+        };
+        let flags = ChangeFlags { run_start: self.known.run_start, predecessor };
+        let seq = self.log.push_change(data_version, now, flags, bump, write.statements)?;
         Ok(Pushed { recorded, seq, unreplayable, _healing: healing })
     }
 

@@ -207,11 +207,11 @@ pub(crate) fn replay_changes(
 fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange]) -> Result<(), BuildError> {
     for change in run {
         let replayed = records.read(&change.place, |record| match &record.body {
-            Body::Change { run_start, statements } => replay.apply(&Change {
+            Body::Change { flags, statements } => replay.apply(&Change {
                 data_version: record.header.data_version,
                 seq: record.header.seq,
                 time: record.header.time,
-                run_start: *run_start,
+                run_start: flags.run_start,
                 statements,
             }),
             Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),

@@ -9,6 +9,8 @@ pub(super) struct Held {
     pub(super) seq: u64,
     pub(super) is_snapshot: bool,
     pub(super) statements: Vec<String>,
+    /// Whether the node's database was compared with what had been recorded, by then.
+    pub(super) is_verified: bool,
     /// Every row of the database; empty when that is not told.
     pub(super) contents: Arc<Vec<String>>,
 }
@@ -47,6 +49,15 @@ impl State {
     pub(super) fn with(&self, version: u32, held: Held) -> Self {
         let mut versions = self.versions.clone();
         versions.insert(version, held);
+        Self { versions, is_noted: false }
+    }
+
+    /// What a snapshot leaves: it takes the place of what was not verified.
+    pub(super) fn verified(&self) -> Self {
+        let mut versions = self.versions.clone();
+        while versions.last_entry().is_some_and(|newest| !newest.get().is_verified) {
+            versions.pop_last();
+        }
         Self { versions, is_noted: false }
     }
 

@@ -27,7 +27,7 @@ impl Next {
         let seq = recording.end().next_seq.get();
         // Nobody asks what the database looks like then.
         let contents = Arc::default();
-        let held = Held { seq, is_snapshot: false, statements: statements.clone(), contents };
+        let held = Held { seq, is_snapshot: false, is_verified: true, statements: statements.clone(), contents };
         Self { data_version, statements, state: Arc::new(state.with(data_version, held)) }
     }
 

@@ -86,8 +86,8 @@ pub(super) struct Play<'a> {
     trouble: Option<Trouble>,
     /// What is done about a write that fails for another reason.
     then: Then,
-    /// Whether the run has only begun.
-    is_fresh: bool,
+    /// Whether the run has not yet found the database to be what is recorded.
+    owes: bool,
     /// Failures that were noticed.
     noticed: usize,
     /// When versions were written, by how many writes there were before.
@@ -109,7 +109,7 @@ impl<'a> Play<'a> {
             backup_may_hold: None,
             trouble: None,
             then,
-            is_fresh: true,
+            owes: true,
             noticed: 0,
             written: BTreeMap::new(),
             tally: Tally::default(),
@@ -134,7 +134,7 @@ impl<'a> Play<'a> {
     fn create(&mut self, script: &Script) -> Result<(), String> {
         self.home.put_database(&script.database);
         let contents = Arc::clone(&script.contents);
-        let held = Held { seq: 1, is_snapshot: true, statements: Vec::new(), contents };
+        let held = Held { seq: 1, is_snapshot: true, is_verified: true, statements: Vec::new(), contents };
         self.state = Arc::new(State::default().with(FIRST_VERSION, held));
         self.promise(&[], Existence::Maybe);
         for attempt in 0..ATTEMPTS {
@@ -285,7 +285,7 @@ impl<'a> Play<'a> {
             match self.home.open(&self.disk, &self.home.database()) {
                 Ok(recording) => {
                     self.recording = Some(recording);
-                    self.is_fresh = true;
+                    self.owes = !self.state.is_noted;
                     if !self.is_spooling() {
                         self.backup_may_hold = None;
                     }
@@ -317,11 +317,7 @@ impl<'a> Play<'a> {
 
     /// Has a write recorded, at the second attempt if the first is refused.
     fn write(&mut self, call: &HookCall) -> Result<(), String> {
-        // Later in a run nobody looks at it, unless a snapshot is due.
-        if self.is_fresh || !self.follows(call) {
-            self.home.put_database(&call.database);
-            self.is_fresh = false;
-        }
+        self.home.put_database(&call.database);
         if self.is_spooling() && !self.follows(call) {
             // No snapshot goes to a spool, and what a run begins with is compared only when the backup is opened.
             self.drain()?;
@@ -351,6 +347,8 @@ impl<'a> Play<'a> {
             };
             let replaced = self.foretell(call, IfUnreadable::Replaced);
             let recorded = self.record(call)?;
+            // It is compared before the call that may have failed.
+            self.owes &= self.is_spooling() || (recorded.is_none() && !self.follows(call));
             if let Some(recorded) = recorded {
                 self.tally.writes += 1;
                 let is_replaced = matches!(recorded, Recorded::Replaced { .. });
@@ -443,14 +441,18 @@ impl<'a> Play<'a> {
             // The snapshot takes its place.
             state = state.without(version - 1);
         }
-        if state.newest() != Some(version - 1) {
+        let is_healed = state.newest() != Some(version - 1);
+        if is_healed {
+            state = state.verified();
             let contents = Arc::clone(&call.contents_before);
-            let held = Held { seq: next_seq(), is_snapshot: true, statements: Vec::new(), contents };
+            let held = Held { seq: next_seq(), is_snapshot: true, is_verified: true, statements: Vec::new(), contents };
             state = state.with(version - 1, held);
             chain.push(state.clone());
         }
         let contents = Arc::clone(&call.contents_after);
-        chain.push(state.with(version, Held { seq: next_seq(), is_snapshot: false, statements, contents }));
+        let is_verified = is_healed || !self.owes || !self.is_spooling();
+        chain
+            .push(state.with(version, Held { seq: next_seq(), is_snapshot: false, is_verified, statements, contents }));
         chain.into_iter().map(Arc::new).collect()
     }
 

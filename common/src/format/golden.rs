@@ -6,7 +6,7 @@ use super::log_header::LogHeader;
 use super::manifest::Manifest;
 use super::page_images::{Keyframe, PageImages};
 use super::page_map::MapNode;
-use super::record::{RecordHeader, RunStart, encode_change, first_link};
+use super::record::{ChangeFlags, RecordHeader, RunStart, encode_change, first_link};
 use super::record_index::ForeignKeys;
 use super::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart, block_checksum};
 use super::remains_directory::{Gap, PartEntry, RemainsDirectory};
@@ -36,7 +36,7 @@ fn log() -> Vec<u8> {
         previous_checksum: link,
     };
     let statement = "INSERT INTO vars (name, intval)  VALUES ('last_processed_block',7)";
-    encode_change(UUID, &header, RunStart::First, &[statement], &mut bytes).unwrap();
+    encode_change(UUID, &header, ChangeFlags::verified(RunStart::First), &[statement], &mut bytes).unwrap();
     bytes.resize(192, 0);
     bytes
 }

@@ -25,6 +25,7 @@ const KIND_COMMIT: u8 = 4;
 const KIND_GAP: u8 = 5;
 
 const FLAG_FIRST_OF_RUN: u8 = 1;
+const FLAG_UNVERIFIED: u8 = 2;
 
 /// Whether a change is the first one that a run of `lightningd` sent.
 ///
@@ -35,6 +36,45 @@ pub enum RunStart {
     First,
     /// Any other.
     Later,
+}
+
+/// Whether the node's database is known to have held, before a change, what the version before it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predecessor {
+    /// It held that version, as far as a recorder can tell.
+    Verified,
+    /// The comparison that would tell is owed. When the next snapshot comes before the next verified change, the versions of
+    /// all unverified changes in front of it cannot be opened: they may build on another database than the node's.
+    Unverified,
+}
+
+/// The flags of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeFlags {
+    /// Whether a run begins here.
+    pub run_start: RunStart,
+    /// What is known of the version that it leads on from.
+    pub predecessor: Predecessor,
+}
+
+impl ChangeFlags {
+    /// Those of a change whose predecessor is verified.
+    pub const fn verified(run_start: RunStart) -> Self {
+        Self { run_start, predecessor: Predecessor::Verified }
+    }
+
+    const fn encode(self) -> u8 {
+        let first = if matches!(self.run_start, RunStart::First) { FLAG_FIRST_OF_RUN } else { 0 };
+        let unverified = if matches!(self.predecessor, Predecessor::Unverified) { FLAG_UNVERIFIED } else { 0 };
+        first | unverified
+    }
+
+    const fn decode(flags: u8) -> Self {
+        Self {
+            run_start: if flags & FLAG_FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
+            predecessor: if flags & FLAG_UNVERIFIED == 0 { Predecessor::Verified } else { Predecessor::Unverified },
+        }
+    }
 }
 
 /// Why a snapshot was taken.
@@ -127,8 +167,8 @@ pub struct SnapshotRef {
     pub base: Option<DeltaBase>,
     /// Checksum of the file's footer, which covers the whole file.
     pub footer_checksum: u32,
-    /// The first change that does not replay; that one and all changes behind it, up to this snapshot, lead to versions
-    /// that cannot be opened. `None` when all of them replay, as far as is known.
+    /// The first change that does not replay, or whose predecessor was not verified; that one and all changes behind it, up
+    /// to this snapshot, lead to versions that cannot be opened. `None` when there is none, as far as is known.
     pub unreadable_since: Option<Seq>,
 }
 
@@ -137,8 +177,8 @@ pub struct SnapshotRef {
 pub enum Body<'a> {
     /// One `db_write`: its statements, in order, as received.
     Change {
-        /// Whether a run begins here.
-        run_start: RunStart,
+        /// Its flags.
+        flags: ChangeFlags,
         /// The statements.
         statements: Vec<Cow<'a, str>>,
     },
@@ -202,11 +242,11 @@ pub struct PayloadTooLong {
 pub fn encode_change<S: AsRef<str>>(
     uuid: Uuid,
     header: &RecordHeader,
-    run_start: RunStart,
+    flags: ChangeFlags,
     statements: &[S],
     out: &mut Vec<u8>,
 ) -> Result<u32, PayloadTooLong> {
-    encode_change_of(uuid, header, run_start, statements.iter().map(AsRef::as_ref), out)
+    encode_change_of(uuid, header, flags, statements.iter().map(AsRef::as_ref), out)
 }
 
 /// As [`encode_change`], of statements wherever they are.
@@ -216,7 +256,7 @@ pub fn encode_change<S: AsRef<str>>(
 pub fn encode_change_of<'s>(
     uuid: Uuid,
     header: &RecordHeader,
-    run_start: RunStart,
+    flags: ChangeFlags,
     statements: impl ExactSizeIterator<Item = &'s str> + Clone,
     out: &mut Vec<u8>,
 ) -> Result<u32, PayloadTooLong> {
@@ -224,11 +264,7 @@ pub fn encode_change_of<'s>(
     if bytes > PAYLOAD_LEN_MAX {
         return Err(PayloadTooLong { bytes });
     }
-    let flags = match run_start {
-        RunStart::First => FLAG_FIRST_OF_RUN,
-        RunStart::Later => 0,
-    };
-    Ok(encode(uuid, header, KIND_CHANGE, flags, bytes, out, |out| {
+    Ok(encode(uuid, header, KIND_CHANGE, flags.encode(), bytes, out, |out| {
         out.extend_from_slice(&len_u32(statements.len()).to_le_bytes());
         for statement in statements {
             out.extend_from_slice(&len_u32(statement.len()).to_le_bytes());
@@ -397,14 +433,13 @@ fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
 }
 
 fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> {
-    let allowed = if kind == KIND_CHANGE { FLAG_FIRST_OF_RUN } else { 0 };
+    let allowed = if kind == KIND_CHANGE { FLAG_FIRST_OF_RUN | FLAG_UNVERIFIED } else { 0 };
     if flags & !allowed != 0 {
         return Err(Damage::Field { field: "flags", value: flags.into() });
     }
     let mut fields = Reader::new(payload);
     let body = match kind {
         KIND_CHANGE => {
-            let run_start = if flags & FLAG_FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First };
             let count = fields.u32()?;
             // Every statement takes at least its length field, so a count cannot make us allocate more than that.
             let most = fields.rest().len() / 4;
@@ -420,7 +455,7 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
                     .map_err(|_| Damage::Field { field: "statement (not UTF-8)", value: len.into() })?;
                 statements.push(Cow::Borrowed(text));
             }
-            Body::Change { run_start, statements }
+            Body::Change { flags: ChangeFlags::decode(flags), statements }
         }
         KIND_REWIND => {
             Body::Rewind { rewound: Seq::new(fields.u64()?).ok_or(Damage::Field { field: "rewound", value: 0 })? }
@@ -473,7 +508,7 @@ mod tests {
     }
 
     fn any_body() -> impl Strategy<Value = Body<'static>> {
-        let run_start = prop_oneof![Just(RunStart::First), Just(RunStart::Later)];
+        let flags = (0..4_u8).prop_map(ChangeFlags::decode);
         let reason = prop_oneof![
             Just(SnapshotReason::Init),
             Just(SnapshotReason::Gap),
@@ -481,8 +516,8 @@ mod tests {
             Just(SnapshotReason::Unreplayable),
         ];
         prop_oneof![
-            (run_start, proptest::collection::vec(".*", 0..6)).prop_map(|(run_start, statements)| Body::Change {
-                run_start,
+            (flags, proptest::collection::vec(".*", 0..6)).prop_map(|(flags, statements)| Body::Change {
+                flags,
                 statements: statements.into_iter().map(Cow::Owned).collect(),
             }),
             Just(Body::Gap),
@@ -512,9 +547,7 @@ mod tests {
 
     fn encode_any(record: &Record<'_>, out: &mut Vec<u8>) -> u32 {
         match &record.body {
-            Body::Change { run_start, statements } => {
-                encode_change(UUID, &record.header, *run_start, statements, out).unwrap()
-            }
+            Body::Change { flags, statements } => encode_change(UUID, &record.header, *flags, statements, out).unwrap(),
             Body::Rewind { rewound } => encode_rewind(UUID, &record.header, *rewound, out),
             Body::Commit(note) => encode_commit(UUID, &record.header, note, out),
             Body::Gap => encode_gap(UUID, &record.header, out),
@@ -576,7 +609,7 @@ mod tests {
             previous_checksum: 0,
         };
         let mut bytes = Vec::new();
-        encode_change(UUID, &header, RunStart::First, &["x"], &mut bytes).unwrap();
+        encode_change(UUID, &header, ChangeFlags::verified(RunStart::First), &["x"], &mut bytes).unwrap();
         assert!(matches!(parse(UUID, &bytes), Ok(Parsed::Record { .. })));
         assert!(matches!(parse(Uuid::from_u128(8), &bytes), Err(Damage::Checksum { .. })));
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -595,7 +628,9 @@ mod tests {
         };
         let mut out = b"before".to_vec();
         let half = "x".repeat(PAYLOAD_LEN_MAX / 2);
-        assert!(encode_change(UUID, &header, RunStart::Later, &[&half, &half], &mut out).is_err());
+        assert!(
+            encode_change(UUID, &header, ChangeFlags::verified(RunStart::Later), &[&half, &half], &mut out).is_err()
+        );
         assert_eq!(out, b"before");
     }
 }

@@ -4,7 +4,7 @@ use super::Damage;
 use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
 use super::page_images::Keyframe;
-use super::record::{RunStart, SnapshotRef};
+use super::record::{ChangeFlags, Predecessor, RunStart, SnapshotRef};
 use super::segment::Piece;
 use crate::version_rules::Bump;
 use crate::{DataVersion, Timestamp};
@@ -49,8 +49,8 @@ impl ForeignKeys {
 pub enum IndexedBody {
     /// A change.
     Change {
-        /// Whether a run begins here.
-        run_start: RunStart,
+        /// Its flags.
+        flags: ChangeFlags,
         /// Whether it bumps the data_version.
         bump: Bump,
         /// Its statements.
@@ -113,6 +113,7 @@ const KIND_COMMIT: u8 = 4;
 const KIND_GAP: u8 = 5;
 const FIRST_OF_RUN: u8 = 1 << 4;
 const BUMPS: u8 = 1 << 5;
+const UNVERIFIED: u8 = 1 << 6;
 
 impl RecordIndex {
     /// The bytes of the index, to be compressed.
@@ -240,10 +241,11 @@ impl RecordIndex {
 
 fn kind_byte(body: &IndexedBody) -> u8 {
     match body {
-        IndexedBody::Change { run_start, bump, .. } => {
-            let first = if *run_start == RunStart::First { FIRST_OF_RUN } else { 0 };
+        IndexedBody::Change { flags, bump, .. } => {
+            let first = if flags.run_start == RunStart::First { FIRST_OF_RUN } else { 0 };
+            let unverified = if flags.predecessor == Predecessor::Unverified { UNVERIFIED } else { 0 };
             let bumps = if *bump == Bump::Present { BUMPS } else { 0 };
-            KIND_CHANGE | first | bumps
+            KIND_CHANGE | first | bumps | unverified
         }
         IndexedBody::Rewind => KIND_REWIND,
         IndexedBody::Snapshot(_) => KIND_SNAPSHOT,
@@ -258,8 +260,11 @@ fn decode_body(kind: u8, statements: u32, fields: &mut Reader<'_>) -> Result<Ind
         KIND_COMMIT => Ok(IndexedBody::Commit(CommitNote::decode(fields)?)),
         KIND_GAP => Ok(IndexedBody::Gap),
         KIND_SNAPSHOT => Ok(IndexedBody::Snapshot(SnapshotRef::decode(fields)?)),
-        _ if kind & !(FIRST_OF_RUN | BUMPS) == KIND_CHANGE => Ok(IndexedBody::Change {
-            run_start: if kind & FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
+        _ if kind & !(FIRST_OF_RUN | BUMPS | UNVERIFIED) == KIND_CHANGE => Ok(IndexedBody::Change {
+            flags: ChangeFlags {
+                run_start: if kind & FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
+                predecessor: if kind & UNVERIFIED == 0 { Predecessor::Verified } else { Predecessor::Unverified },
+            },
             bump: if kind & BUMPS == 0 { Bump::Absent } else { Bump::Present },
             statements,
             bytes: fields.varint()?,
@@ -289,9 +294,12 @@ mod tests {
         let stamp = DatabaseStamp { change_counter: 1, page_count: 2, schema_cookie: 3 };
         let note = CommitNote { boot: uuid::Uuid::from_u128(4), stamp: Some(stamp) };
         prop_oneof![
-            4 => (any::<bool>(), any::<bool>(), any::<u32>(), any::<u64>()).prop_map(|(first, bumps, statements, bytes)| {
+            4 => (any::<[bool; 3]>(), any::<u32>(), any::<u64>()).prop_map(|([first, bumps, unverified], statements, bytes)| {
                 IndexedBody::Change {
-                    run_start: if first { RunStart::First } else { RunStart::Later },
+                    flags: ChangeFlags {
+                        run_start: if first { RunStart::First } else { RunStart::Later },
+                        predecessor: if unverified { Predecessor::Unverified } else { Predecessor::Verified },
+                    },
                     bump: if bumps { Bump::Present } else { Bump::Absent },
                     statements,
                     bytes,

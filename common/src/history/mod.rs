@@ -310,6 +310,13 @@ impl History {
         self.note
     }
 
+    /// The first of the changes behind the newest verified one or snapshot, as far as they are not sealed. Should the node's
+    /// database turn out to be another one, these build on something else. `None` when there is none.
+    pub(crate) fn unverified_since(&self) -> Option<Seq> {
+        let verified = self.tail.iter().rposition(|log| log.verified().is_some()).unwrap_or(0);
+        self.tail.get(verified..).unwrap_or_default().iter().find_map(Stretch::unverified_since)
+    }
+
     /// The oldest version that can be opened.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::version::{NewestRecorded, Origin, Place, Readable, TimelineEntry, Version};
 use crate::format::Damage;
 use crate::format::page_images::Keyframe;
-use crate::format::record::{Body, Record, RunStart, SnapshotRef};
+use crate::format::record::{Body, ChangeFlags, Predecessor, Record, RunStart, SnapshotRef};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
 use crate::format::remains_directory::KeptVersion;
 use crate::format::segment::{FollowedBy, SegmentFooter, SegmentHeader};
@@ -85,6 +85,8 @@ pub(crate) struct Stretch {
     versions: Vec<Version>,
     /// Versions with records from this one on cannot be opened.
     unreadable_from: Option<Seq>,
+    /// The newest record, void or not, up to which the versions are known to be those of the node's database.
+    verified: Option<Seq>,
     asides: Vec<TimelineEntry>,
     /// Statements, and their bytes, of riders before the first version: the change that the log began with was rewound,
     /// and they acted on the newest version of the log before, which is finished. They count for the next version.
@@ -123,6 +125,7 @@ impl Stretch {
             records: Vec::new(),
             versions: Vec::new(),
             unreadable_from: None,
+            verified: None,
             asides: Vec::new(),
             early_riders: (0, 0),
             intervals: Vec::new(),
@@ -242,8 +245,8 @@ impl Stretch {
     pub(super) fn apply_record(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
         let header = &record.header;
         let body = match &record.body {
-            Body::Change { run_start, statements } => IndexedBody::Change {
-                run_start: *run_start,
+            Body::Change { flags, statements } => IndexedBody::Change {
+                flags: *flags,
                 bump: Bump::find(header.data_version, statements),
                 statements: u32::try_from(statements.len()).unwrap_or(u32::MAX),
                 bytes: statements.iter().map(|statement| statement.len() as u64).sum(),
@@ -262,8 +265,8 @@ impl Stretch {
 
     fn apply(&mut self, entry: &Entry, body: &IndexedBody) -> Result<(), Damage> {
         match body {
-            IndexedBody::Change { run_start, bump, statements, bytes } => {
-                self.apply_change(entry, *run_start, *bump, (*statements).into(), *bytes)
+            IndexedBody::Change { flags, bump, statements, bytes } => {
+                self.apply_change(entry, *flags, *bump, (*statements).into(), *bytes)
             }
             IndexedBody::Commit(_) => self.apply_commit(entry.data_version),
             IndexedBody::Gap => self.apply_gap(entry),
@@ -307,6 +310,17 @@ impl Stretch {
         self.unreadable_from = Some(self.unreadable_from.map_or(seq, |before| before.min(seq)));
     }
 
+    /// The first live record behind all that are known to lead on from the node's database.
+    pub(super) fn unverified_since(&self) -> Option<Seq> {
+        let behind = self.records.partition_point(|record| Some(record.seq()) <= self.verified);
+        self.records.get(behind).map(LiveRecord::seq)
+    }
+
+    /// The newest record, void or not, up to which all is known to be what the node's database held.
+    pub(super) fn verified(&self) -> Option<Seq> {
+        self.verified
+    }
+
     /// Whether it has records behind this one, or this one.
     pub(super) fn ends_behind(&self, seq: Seq) -> bool {
         self.records.last().is_some_and(|record| record.seq() >= seq)
@@ -343,7 +357,7 @@ impl Stretch {
     fn apply_change(
         &mut self,
         entry: &Entry,
-        run_start: RunStart,
+        flags: ChangeFlags,
         bump: Bump,
         statements: u64,
         bytes: u64,
@@ -378,7 +392,7 @@ impl Stretch {
             }
             None => self.push_version(entry, Origin::Change, Commit::after(bump), statements, bytes),
         }
-        self.push_record(entry, run_start, LiveKind::Change);
+        self.push_record(entry, flags, LiveKind::Change);
         Ok(())
     }
 
@@ -461,12 +475,16 @@ impl Stretch {
             version.page_size = Some(snapshot.page_size);
         }
         self.snapshot = Some(*snapshot);
-        self.push_record(entry, RunStart::Later, LiveKind::Snapshot);
+        self.push_record(entry, ChangeFlags::verified(RunStart::Later), LiveKind::Snapshot);
         Ok(())
     }
 
-    fn push_record(&mut self, entry: &Entry, run_start: RunStart, kind: LiveKind) {
-        let about = ChangeAbout { data_version: entry.data_version, seq: entry.seq, time: entry.time, run_start };
+    fn push_record(&mut self, entry: &Entry, flags: ChangeFlags, kind: LiveKind) {
+        if flags.predecessor == Predecessor::Verified {
+            self.verified = Some(entry.seq);
+        }
+        let (data_version, seq, time, run_start) = (entry.data_version, entry.seq, entry.time, flags.run_start);
+        let about = ChangeAbout { data_version, seq, time, run_start };
         self.records.push(LiveRecord { about, place: entry.place, kind });
     }
 

@@ -102,6 +102,11 @@ impl LogCursor {
         Self { first_log: self.next_seq, ..self }
     }
 
+    /// Another cursor at the beginning of the log that this one has come to the beginning of.
+    pub(crate) fn behind(&self) -> Self {
+        Self::at(Arc::clone(&self.directory), self.uuid, self.next_seq, self.previous_checksum)
+    }
+
     /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
     pub(crate) fn at_log(directory: Arc<dyn Directory>, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
         let mut cursor = Self::at(directory, uuid, first_seq, 0);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::room::check_len;
 use super::{LogCursor, LogWriter, create_first_log_within, recover, write_log};
 use crate::format::names;
-use crate::format::record::{Body, RunStart};
+use crate::format::record::{Body, ChangeFlags, RunStart};
 use crate::log::LogEnd;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory};
@@ -29,7 +29,7 @@ fn real(path: &Path) -> Arc<dyn Directory> {
 
 fn push(writer: &mut LogWriter, bump: Bump, record_len: usize) {
     let (now, text) = (Timestamp::from_micros(1).unwrap(), "x".repeat(record_len - AROUND));
-    writer.push_change(DataVersion::new(1), now, RunStart::Later, bump, &[text]).unwrap();
+    writer.push_change(DataVersion::new(1), now, ChangeFlags::verified(RunStart::Later), bump, &[text]).unwrap();
 }
 
 fn read(path: &Path) -> Result<usize, ReadError> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::writer::create_first_log_within;
 use super::{LogCursor, LogWriter, RecoverError, recover};
 use crate::format::names;
-use crate::format::record::{Body, RunStart};
+use crate::format::record::{Body, ChangeFlags, RunStart};
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory};
 use crate::version_rules::Bump;
@@ -42,7 +42,9 @@ fn push(writer: &mut LogWriter, number: &str) {
     let now = Timestamp::from_micros(1).unwrap();
     // Text that is different everywhere, so that a half is not taken for a whole.
     let text = format!("{number} ").repeat(1200 / (number.len() + 1));
-    writer.push_change(DataVersion::new(1), now, RunStart::Later, Bump::Present, &[text]).unwrap();
+    writer
+        .push_change(DataVersion::new(1), now, ChangeFlags::verified(RunStart::Later), Bump::Present, &[text])
+        .unwrap();
 }
 
 fn read_with(cursor: &mut LogCursor) -> Result<Vec<String>, ReadError> {

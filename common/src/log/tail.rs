@@ -102,7 +102,7 @@ pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::record::{RecordHeader, RunStart, encode_change};
+    use crate::format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
     use crate::storage::{Directory as _, RealDirectory};
     use crate::{DataVersion, Timestamp};
 
@@ -112,7 +112,7 @@ mod tests {
         let (data_version, time) = (DataVersion::new(1), Timestamp::from_micros(0).unwrap());
         let header = RecordHeader { seq: Seq::new(seq).unwrap(), data_version, time, previous_checksum: 0 };
         let mut bytes = Vec::new();
-        encode_change(UUID, &header, RunStart::Later, &["x".repeat(3000)], &mut bytes).unwrap();
+        encode_change(UUID, &header, ChangeFlags::verified(RunStart::Later), &["x".repeat(3000)], &mut bytes).unwrap();
         bytes
     }
 

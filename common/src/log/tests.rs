@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{LogCursor, LogWriter, RecoverError, create_first_log, recover};
 use crate::format::log_header::LOG_HEADER_LEN;
-use crate::format::record::{Body, RECORD_HEADER_LEN, RunStart};
+use crate::format::record::{Body, ChangeFlags, RECORD_HEADER_LEN, RunStart};
 use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp};
@@ -32,7 +32,9 @@ fn now() -> Timestamp {
 }
 
 fn push(writer: &mut LogWriter, text: &str) {
-    writer.push_change(DataVersion::new(1), now(), RunStart::Later, Bump::Present, &[text]).unwrap();
+    writer
+        .push_change(DataVersion::new(1), now(), ChangeFlags::verified(RunStart::Later), Bump::Present, &[text])
+        .unwrap();
 }
 
 /// The records there are, as the first statement of a change, or "rewind".

@@ -11,7 +11,7 @@ use crate::format::commit_note::CommitNote;
 use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
 use crate::format::names;
 use crate::format::record::{
-    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
+    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
     encode_snapshot, first_link,
 };
 use crate::storage::{
@@ -235,12 +235,12 @@ impl LogWriter {
         &mut self,
         data_version: DataVersion,
         time: Timestamp,
-        run_start: RunStart,
+        flags: ChangeFlags,
         bump: Bump,
         statements: &[S],
     ) -> Result<Seq, AppendError> {
         let header = self.batch.header(data_version, time);
-        let sum = encode_change(self.uuid, &header, run_start, statements, &mut self.batch.bytes)?;
+        let sum = encode_change(self.uuid, &header, flags, statements, &mut self.batch.bytes)?;
         let begins_log = match bump {
             Bump::Present => BeginsLog::WhenFull,
             Bump::Absent => BeginsLog::Never,

@@ -15,7 +15,7 @@ use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes, TornBy
 use super::spaces::with_spaces;
 use super::to_replay::{Records, ToReplay};
 use crate::format::names;
-use crate::format::record::{RunStart, SnapshotReason, SnapshotRef};
+use crate::format::record::{ChangeFlags, RunStart, SnapshotReason, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
 use crate::format::snapshot::SnapshotHeader;
@@ -145,7 +145,7 @@ pub(super) struct To<'a> {
 struct Unsettled {
     left_out: LeftOut,
     bump: Bump,
-    run_start: RunStart,
+    flags: ChangeFlags,
     statements: LexedChange,
 }
 
@@ -303,22 +303,22 @@ impl Copy<'_> {
             statements.iter().map(|text| with_spaces(text).map_or(Cow::Borrowed(*text), Cow::Owned)).collect();
         self.repairs.spaces += repaired.iter().filter(|text| matches!(text, Cow::Owned(_))).count() as u64;
         let statements = self.shapes.lex(&repaired);
-        let run_start = std::mem::replace(&mut self.next_run_start, RunStart::Later);
+        let flags = ChangeFlags::verified(std::mem::replace(&mut self.next_run_start, RunStart::Later));
         let left_out = LeftOut { data_version, offset };
-        self.unsettled = Some(Unsettled { left_out, bump, run_start, statements });
+        self.unsettled = Some(Unsettled { left_out, bump, flags, statements });
         Ok(())
     }
 
     /// The newest change was committed, as far as the file knows.
     fn settle(&mut self) -> Result<(), Stop> {
-        let Some(Unsettled { left_out, bump, run_start, statements }) = self.unsettled.take() else { return Ok(()) };
+        let Some(Unsettled { left_out, bump, flags, statements }) = self.unsettled.take() else { return Ok(()) };
         self.check_replayable(left_out.offset)?;
-        let added = self.to.cutter.change(left_out.data_version, self.time, run_start, bump, &statements);
+        let added = self.to.cutter.change(left_out.data_version, self.time, flags, bump, &statements);
         let (header, end) = added.map_err(|error| self.damaged(left_out.offset, error))?;
         self.first.get_or_insert(left_out.data_version);
         self.newest = Some(left_out.data_version);
         self.changes += 1;
-        self.hand_on(end, ToReplay::Change { header, run_start, bump, statements })
+        self.hand_on(end, ToReplay::Change { header, flags, bump, statements })
     }
 
     /// Hands on a record, and before it that the log in front of it has ended.

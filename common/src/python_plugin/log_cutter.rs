@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::format::log_header::LOG_HEADER_LEN;
 use crate::format::record::{
-    PayloadTooLong, RecordHeader, RunStart, SnapshotRef, encode_change_of, encode_snapshot, first_link,
+    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change_of, encode_snapshot, first_link,
 };
 use crate::format::segment::FollowedBy;
 use crate::log::{LogEnd, write_log};
@@ -57,14 +57,14 @@ impl LogCutter {
         &mut self,
         data_version: DataVersion,
         time: Timestamp,
-        run_start: RunStart,
+        flags: ChangeFlags,
         bump: Bump,
         statements: &LexedChange,
     ) -> Result<(RecordHeader, Option<FinishedLog>), PayloadTooLong> {
         let header = self.header(data_version, time);
         let (before, count) = (self.newest.records.len(), statements.len());
         let texts = statements.statements().map(|statement| statement.text);
-        let checksum = encode_change_of(self.uuid, &header, run_start, texts, &mut self.newest.records)?;
+        let checksum = encode_change_of(self.uuid, &header, flags, texts, &mut self.newest.records)?;
         let bytes = LOG_HEADER_LEN as u64 + self.newest.records.len() as u64;
         let is_full = bytes > self.limits.bytes || self.statements + count > self.limits.statements;
         let begins_log = bump == Bump::Present && is_full;

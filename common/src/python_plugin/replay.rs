@@ -59,8 +59,8 @@ pub(super) fn replay_logs(
             None => current.insert(begin_log(backup, limits, &header, snapshot, end.take())?),
         };
         match record {
-            ToReplay::Change { header, run_start, bump, statements } => {
-                replay.add_change(&header, run_start, bump, statements)?;
+            ToReplay::Change { header, flags, bump, statements } => {
+                replay.add_change(&header, flags, bump, statements)?;
             }
             ToReplay::Snapshot { header, snapshot } => {
                 replay.add(&Record { header, body: Body::Snapshot(snapshot) })?

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 use super::log_cutter::FinishedLog;
-use crate::format::record::{RecordHeader, RunStart, SnapshotRef};
+use crate::format::record::{ChangeFlags, RecordHeader, SnapshotRef};
 use crate::replay::lexed::LexedChange;
 use crate::version_rules::Bump;
 
@@ -17,7 +17,7 @@ const BATCHES_AHEAD: usize = 4;
 #[derive(Debug)]
 pub(super) enum ToReplay {
     /// A change.
-    Change { header: RecordHeader, run_start: RunStart, bump: Bump, statements: LexedChange },
+    Change { header: RecordHeader, flags: ChangeFlags, bump: Bump, statements: LexedChange },
     /// A snapshot, which begins a log.
     Snapshot { header: RecordHeader, snapshot: SnapshotRef },
     /// The log ends here, and another one follows.

@@ -193,6 +193,78 @@ fn a_comparison_that_a_large_transaction_prevents_is_made_at_the_next_write_or_b
     }
 }
 
+/// Changes that were recorded before the comparison came are good if it finds no difference, and if it finds one they build on
+/// another database than the node's. Until it is known which, their logs are not sealed: nothing could be said of them any more.
+#[test]
+fn what_was_recorded_before_a_late_comparison_is_as_good_as_its_outcome() {
+    let late: Vec<_> = (13..=16).collect();
+    for (change, newest, reason) in [("", "change", None), (CHANGES[0], "unreadable", Some((16, "changed")))] {
+        for runs in [1, 2] {
+            let mut node = stopped("");
+            // A run that is killed leaves no note.
+            node.write(&mut node.record(), "killed", Fate::Lost).unwrap();
+            node.connection.execute_batch(change).unwrap();
+            let mut recording = node.record();
+            let mut sealer = Sealer::new(node.backup(), SHORT).unwrap();
+            let mut go_on = |_| std::ops::ControlFlow::Continue(());
+            for position in 0..late.len() {
+                if runs == 2 && position == 2 {
+                    drop(recording);
+                    recording = node.record();
+                }
+                write_spilling(&mut node, &mut recording, Fate::Committed).unwrap();
+                sealer.advance(recording.newest().unwrap().seq, &mut go_on).unwrap();
+            }
+            let sealed = sealer.progress().sealed_through.and_then(|through| through.data_version);
+            assert!(sealed.is_none_or(|sealed| sealed.get() <= 12), "{sealed:?}");
+
+            let mut expected = vec![(10, "init"), (11, "change"), (12, "change"), (13, "rewound")];
+            expected.extend(late.iter().map(|version| (*version, newest)));
+            expected.extend(reason);
+            expected.push((17, "change"));
+            node.write(&mut recording, "finds it free", Fate::Committed).unwrap();
+            assert_eq!(statuses(&node), expected, "{change} {runs}");
+            expect_newest(&node);
+            // One that has not seen them replay.
+            if runs == 2 {
+                sealer = Sealer::new(node.backup(), SHORT).unwrap();
+            }
+            for _ in 0..40 {
+                node.write(&mut recording, &"sealed".repeat(500), Fate::Committed).unwrap();
+                expected.push((node.version, "change"));
+            }
+            sealer.advance(recording.newest().unwrap().seq, &mut go_on).unwrap();
+            let sealed = sealer.progress().sealed_through.and_then(|through| through.data_version);
+            assert!(sealed.is_some_and(|sealed| sealed.get() > 17), "{sealed:?}");
+            assert_eq!(statuses(&node), expected, "{change} {runs}, sealed");
+            expect_newest(&node);
+            let (history, read) = node.backup().read_history();
+            read.unwrap();
+            node.contents_of(&history, 12);
+            let url = &node.backup_lock.backend_url;
+            let report = crate::verify::verify(url, crate::verify::Scope::default(), &|_, _| ()).unwrap();
+            assert!(report.findings.is_empty(), "{:?}", report.findings);
+        }
+    }
+}
+
+/// A database that can never be read does not keep the backup from being sealed for ever.
+#[test]
+fn a_comparison_that_never_comes_is_not_waited_for_without_end() {
+    let mut node = stopped("");
+    node.write(&mut node.record(), "killed", Fate::Lost).unwrap();
+    let mut recording = node.record();
+    let mut sealer = Sealer::new(node.backup(), SHORT).unwrap();
+    for _ in 0..20 {
+        write_spilling(&mut node, &mut recording, Fate::Committed).unwrap();
+        sealer.advance(recording.newest().unwrap().seq, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    }
+    let logs_sealed = sealer.progress().logs_sealed;
+    assert!((1..6).contains(&logs_sealed), "{logs_sealed}");
+    node.write(&mut recording, "finds it free", Fate::Committed).unwrap();
+    expect_newest(&node);
+}
+
 /// A transaction that spills changes page 1 before its COMMIT: that is no other writer.
 #[test]
 fn a_large_transaction_in_the_middle_of_a_run_is_no_reason_to_compare() {

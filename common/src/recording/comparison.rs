@@ -11,7 +11,7 @@ use super::{Goes, Recording};
 use crate::backup::Backup;
 use crate::commit_check::{Verdict, compare_version};
 use crate::format::commit_note::CommitNote;
-use crate::format::record::{RunStart, SnapshotReason};
+use crate::format::record::{Predecessor, RunStart, SnapshotReason};
 use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::version_rules::Bump;
@@ -37,6 +37,8 @@ pub(super) struct Comparison {
     not_before: Option<Instant>,
     /// Before this nothing is tried again that could not be done for a reason that may last.
     put_off_until: Option<Instant>,
+    /// What the last look at the stamp said, when nothing is owed.
+    predecessor: Predecessor,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +62,12 @@ enum Debt {
     Awaited,
 }
 
-/// What is recorded before a write because of the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Replacement {
-    pub(super) reason: SnapshotReason,
-    pub(super) unreadable_since: Option<Seq>,
-}
-
 impl Comparison {
     /// At the beginning of a run: `note` is the last record, if it is a note.
     pub(super) fn of_new_run(database: std::path::PathBuf, note: Option<CommitNote>) -> Self {
         let (file, state) = (StampFile::new(database), State::Unlooked(note));
-        Self { file, state, wait: (0, 0), not_before: None, put_off_until: None }
+        let (wait, predecessor) = ((0, 0), Predecessor::Unverified);
+        Self { file, state, wait, not_before: None, put_off_until: None, predecessor }
     }
 
     /// The newest version cannot be opened, so a snapshot is owed.
@@ -87,7 +83,7 @@ impl Comparison {
 
     /// The database is what was recorded: it was compared, or a snapshot was taken.
     fn paid(&mut self, change_counter: Option<u32>) {
-        (self.state, self.wait) = (State::Paid { change_counter }, (0, 0));
+        (self.state, self.wait, self.predecessor) = (State::Paid { change_counter }, (0, 0), Predecessor::Verified);
     }
 
     /// Nothing can be compared now for a reason that may last.
@@ -110,6 +106,14 @@ impl Comparison {
         match self.state {
             State::Paid { change_counter } => Some(change_counter),
             State::Unlooked(_) | State::Owed(_) => None,
+        }
+    }
+
+    /// Whether the database is known to be what the version before the next change says.
+    pub(super) fn predecessor(&self) -> Predecessor {
+        match self.state {
+            State::Paid { .. } => self.predecessor,
+            State::Unlooked(_) | State::Owed(_) => Predecessor::Unverified,
         }
     }
 
@@ -137,7 +141,9 @@ impl Comparison {
                 true
             }
             State::Paid { change_counter: Some(expected) } => {
-                found.is_some_and(|stamp| stamp.change_counter != expected) && !self.is_put_off() && !self.pauses()
+                let is_changed = found.is_some_and(|stamp| stamp.change_counter != expected);
+                self.predecessor = if is_changed { Predecessor::Unverified } else { Predecessor::Verified };
+                is_changed && !self.is_put_off() && !self.pauses()
             }
             // A database has no stamp before its first transaction.
             State::Paid { change_counter: None } => {
@@ -154,8 +160,8 @@ impl Comparison {
 }
 
 impl Recording {
-    /// Compares the database with the version that `lightningd` has committed, if that is due: returns what has to be
-    /// recorded before the write. When it cannot be compared now, that stays owed.
+    /// Compares the database with the version that `lightningd` has committed, if that is due: returns why a snapshot has
+    /// to be taken before the write. When it cannot be compared now, that stays owed.
     ///
     /// # Errors
     /// When it is another one and `backup.lock` says to stop then.
@@ -163,7 +169,7 @@ impl Recording {
         &mut self,
         committed: DataVersion,
         unreplayable: Option<Seq>,
-    ) -> Result<Option<Replacement>, RecordError> {
+    ) -> Result<Option<SnapshotReason>, RecordError> {
         let is_due = self.known.comparison.is_due();
         let is_wanted = unreplayable.is_some() && !self.known.comparison.is_put_off();
         if !is_due && !is_wanted {
@@ -198,13 +204,13 @@ impl Recording {
             // recorded now is in a log: should the next write find that one to differ, a snapshot takes its place.
             return Ok(None);
         }
-        if let Some(since) = unreplayable {
+        if unreplayable.is_some() {
             log::warn!("a change recorded before does not replay: taking a snapshot of the node's database");
-            return Ok(Some(Replacement { reason: SnapshotReason::Unreplayable, unreadable_since: Some(since) }));
+            return Ok(Some(SnapshotReason::Unreplayable));
         }
         if self.known.comparison.state == State::Owed(Debt::Awaited) {
             log::info!("the database can be read again: taking the snapshot that closes the gap");
-            return Ok(Some(Replacement { reason: SnapshotReason::Gap, unreadable_since: None }));
+            return Ok(Some(SnapshotReason::Gap));
         }
         let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
         let history = history.as_ref().or(self.known.history_before_run.as_ref());
@@ -233,7 +239,7 @@ impl Recording {
             return Ok(None);
         }
         self.report_difference(committed, &verdict)?;
-        Ok(Some(Replacement { reason: SnapshotReason::Changed, unreadable_since: None }))
+        Ok(Some(SnapshotReason::Changed))
     }
 
     /// The database, if it is at this version.

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::{Goes, Recording};
 use crate::backup::Backup;
 use crate::format::record::SnapshotReason;
+use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::record_error::Shown;
 use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::version_rules::Bump;
-use crate::{DataVersion, OnGap, RecordError, Seq, Timestamp};
+use crate::{DataVersion, OnGap, ReadError, RecordError, Seq, Timestamp};
 
 /// Whether a gap is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Recording {
         committed: DataVersion,
         now: Timestamp,
         reason: SnapshotReason,
-        unreadable_since: Option<Seq>,
+        unreplayable: Option<Seq>,
     ) -> Result<(), RecordError> {
         if let Goes::ToSpool(_) = self.goes {
             return Err(RecordError::HealWhileAway { committed, url: self.known.url.clone() });
@@ -76,6 +77,10 @@ impl Recording {
             return Err(RecordError::WrongDatabase { path: self.known.database.clone(), found, committed });
         }
         self.compare_node_id(&database)?;
+        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
+        let (history, read) = backup.read_records();
+        // Whatever else it was taken for, it is not compared any more what unverified changes build on.
+        let unreadable_since = unreplayable.into_iter().chain(history.unverified_since()).min();
         let new = NewSnapshot {
             uuid: self.known.manifest.uuid,
             seq: self.log.next_seq(),
@@ -84,7 +89,7 @@ impl Recording {
             unreadable_since,
             time: now,
         };
-        let base = self.delta_base();
+        let base = delta_base(&backup, &history, read);
         let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut tell_progress());
         let snapshot = match taken {
             Err(SnapshotError::Base(error)) => {
@@ -97,19 +102,17 @@ impl Recording {
         self.log.push_snapshot(committed, now, &snapshot);
         Ok(())
     }
+}
 
-    /// What a delta can build on: the newest pages of the backup that are stored as they were. `None` when there are
-    /// none that can be read, and a full snapshot is due.
-    fn delta_base(&self) -> Option<Base> {
-        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
-        let (history, read) = backup.read_records();
-        let name = history.newest_stored_state()?;
-        match read.and_then(|()| backup.stored_pages(name)) {
-            Ok(pages) => Some(Base { name, pages }),
-            Err(error) => {
-                log::error!("{error}; taking a full snapshot instead of a delta");
-                None
-            }
+/// What a delta can build on: the newest pages of the backup that are stored as they were. `None` when there are none that can
+/// be read, and a full snapshot is due.
+fn delta_base(backup: &Arc<Backup>, history: &History, read: Result<(), ReadError>) -> Option<Base> {
+    let name = history.newest_stored_state()?;
+    match read.and_then(|()| backup.stored_pages(name)) {
+        Ok(pages) => Some(Base { name, pages }),
+        Err(error) => {
+            log::error!("{error}; taking a full snapshot instead of a delta");
+            None
         }
     }
 }

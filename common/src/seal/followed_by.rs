@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{LogReplay, SealError, Sealer};
-use crate::format::record::Body;
+use crate::format::names;
+use crate::format::record::{Body, Predecessor};
 use crate::format::segment::FollowedBy;
 use crate::log::LogCursor;
 use crate::replay::ReplayError;
@@ -18,13 +19,69 @@ pub(super) enum Behind {
     /// A change with this seq, and nothing behind it yet. It may still be rewound, and a snapshot of the version before it may
     /// follow then.
     Undecided(Seq),
+    /// It is not known yet whether the newest versions of the log were those of the node's database.
+    Unverified,
+    /// From this record of the log on, or from before the log, versions were not those of the node's database.
+    Condemned(Seq),
     /// What they say of the newest version of the log is final.
     Decided(FollowedBy),
 }
 
+/// Logs behind one that ends unverified, after which it is sealed all the same. Each open of a version behind it replays all of
+/// them.
+const LOGS_BEHIND_UNVERIFIED_MAX: usize = 16;
+
 impl Sealer {
     /// Looks at the records behind the log that was read to its end, up to the newest that is durable.
-    pub(super) fn look_behind(&self, durable: Seq) -> Result<Behind, SealError> {
+    pub(super) fn look_behind(&mut self, durable: Seq) -> Result<Behind, SealError> {
+        let behind = self.look_what_follows(durable)?;
+        if !matches!(behind, Behind::Decided(_)) {
+            return Ok(behind);
+        }
+        match &self.current {
+            Some(current) if current.is_all_replayed() && current.ends_unverified() => {
+                Ok(self.look_for_verdict(current.first_seq(), durable)?.unwrap_or(behind))
+            }
+            _ => Ok(behind),
+        }
+    }
+
+    /// Looks behind a log that ends unverified for a verified change, which makes all before it good, or a snapshot, which says
+    /// from where on it is not; `None` when the log is good. A verdict that does not come is not waited for without end.
+    fn look_for_verdict(&mut self, log: Seq, durable: Seq) -> Result<Option<Behind>, SealError> {
+        let end = self.cursor.next_seq();
+        let cursor = self.ahead.get_or_insert_with(|| self.cursor.behind());
+        let mut verdict = Some(Behind::Unverified);
+        cursor.read_until(&mut |record| {
+            if record.header.seq > durable {
+                return ControlFlow::Break(());
+            }
+            verdict = match &record.body {
+                Body::Change { flags, .. } if flags.predecessor == Predecessor::Verified => None,
+                Body::Snapshot(snapshot) => {
+                    snapshot.unreadable_since.filter(|since| *since < end).map(Behind::Condemned)
+                }
+                Body::Change { .. } | Body::Rewind { .. } | Body::Commit(_) | Body::Gap => {
+                    return ControlFlow::Continue(());
+                }
+            };
+            ControlFlow::Break(())
+        })?;
+        let names = self.backup.directory().list()?;
+        let logs_behind = names.iter().filter_map(|name| names::parse_log(name)).filter(|first| *first > log).count();
+        if verdict == Some(Behind::Unverified) && logs_behind > LOGS_BEHIND_UNVERIFIED_MAX {
+            log::warn!(
+                "{}: {} is sealed although the node's database could not be compared with it. The recorder says above why it \
+                 cannot read that database",
+                self.backup.path().display(),
+                names::log(log)
+            );
+            return Ok(None);
+        }
+        Ok(verdict)
+    }
+
+    fn look_what_follows(&self, durable: Seq) -> Result<Behind, SealError> {
         let newest = self.current.as_ref().and_then(LogReplay::newest_version);
         let mut behind = Behind::Nothing;
         self.read_behind(&mut |record| {
@@ -42,7 +99,7 @@ impl Sealer {
                 // A rider belongs to the version of this log: all changes of the next one before it are void.
                 (Body::Change { .. }, Behind::Nothing) if newest == Some(record.header.data_version) => Behind::Nothing,
                 (_, Behind::Nothing) => Behind::Undecided(record.header.seq),
-                (_, Behind::Undecided(_) | Behind::Decided(_)) => Behind::Decided(FollowedBy::Change),
+                (_, _) => Behind::Decided(FollowedBy::Change),
             };
             if matches!(behind, Behind::Decided(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
@@ -72,9 +129,7 @@ impl Sealer {
         &self,
         take: &mut dyn FnMut(&crate::format::record::Record<'_>) -> ControlFlow<()>,
     ) -> Result<(), SealError> {
-        let (directory, uuid) = (Arc::clone(self.backup.directory()), self.backup.manifest().uuid);
-        let mut cursor = LogCursor::at(directory, uuid, self.cursor.next_seq(), self.cursor.previous_checksum());
-        Ok(cursor.read_until(take)?)
+        Ok(self.cursor.behind().read_until(take)?)
     }
 }
 

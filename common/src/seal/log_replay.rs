@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::page_images::Keyframe;
-use crate::format::record::{Body, Record, RecordHeader, RunStart};
+use crate::format::record::{Body, ChangeFlags, Predecessor, Record, RecordHeader};
 use crate::format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
 use crate::format::segment::Piece;
 use crate::format::statements::{Encoded, TemplatesWriter, encode_lexed};
@@ -169,6 +169,12 @@ impl LogReplay {
         })
     }
 
+    /// From this record on, or from the log's first one if that is later, records are not replayed, only kept.
+    pub(super) fn replay_before_seq(&mut self, seq: Seq) {
+        let position = seq.get().saturating_sub(self.log.first_seq.get());
+        self.replay_before(u32::try_from(position).unwrap_or(u32::MAX));
+    }
+
     /// From this position on records are not replayed, only kept.
     pub(crate) fn replay_before(&mut self, position: u32) {
         self.log.replayed = Replayed::Before(position);
@@ -203,6 +209,16 @@ impl LogReplay {
         Seq::new(self.log.first_seq.get().saturating_add(position as u64)).unwrap_or(self.log.first_seq)
     }
 
+    /// Whether it is not known, as far as the log tells, that its newest versions were those of the node's database.
+    pub(super) fn ends_unverified(&self) -> bool {
+        let newest = self.log.records.iter().rev().find_map(|record| match record.body {
+            IndexedBody::Change { flags, .. } => Some(flags.predecessor),
+            IndexedBody::Snapshot(_) => Some(Predecessor::Verified),
+            IndexedBody::Rewind | IndexedBody::Commit(_) | IndexedBody::Gap => None,
+        });
+        newest == Some(Predecessor::Unverified)
+    }
+
     /// The newest version, as the newest record says it.
     pub(super) fn newest_version(&self) -> Option<DataVersion> {
         self.log.records.last().map(|record| record.data_version)
@@ -215,7 +231,7 @@ impl LogReplay {
 
     /// Replays the newest change and then another one on a copy, to see whether they can be.
     pub(super) fn check_onward(&self, record: &Record<'_>) -> Result<(), ReplayError> {
-        let Body::Change { run_start, statements } = &record.body else { return Ok(()) };
+        let Body::Change { flags, statements } = &record.body else { return Ok(()) };
         if self.has_given_up() {
             return Ok(());
         }
@@ -224,7 +240,7 @@ impl LogReplay {
             copy.apply_lexed(&unsettled.about, change)?;
         }
         let RecordHeader { data_version, seq, time, .. } = record.header;
-        let run_start = *run_start;
+        let run_start = flags.run_start;
         copy.apply(&Change { data_version, seq, time, run_start, statements })
     }
 
@@ -242,10 +258,10 @@ impl LogReplay {
     pub(crate) fn add(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
         let header = &record.header;
         match &record.body {
-            Body::Change { run_start, statements } => {
+            Body::Change { flags, statements } => {
                 let bump = Bump::find(header.data_version, statements);
                 let change = self.shapes.lex(statements);
-                return self.add_change(header, *run_start, bump, change);
+                return self.add_change(header, *flags, bump, change);
             }
             Body::Rewind { .. } => {
                 self.unsettled = None;
@@ -268,7 +284,7 @@ impl LogReplay {
     pub(crate) fn add_change(
         &mut self,
         header: &RecordHeader,
-        run_start: RunStart,
+        flags: ChangeFlags,
         bump: Bump,
         change: LexedChange,
     ) -> Result<(), ReplayError> {
@@ -283,11 +299,11 @@ impl LogReplay {
         self.changes.push(change);
         if !self.is_only_kept(self.log.records.len()) {
             let RecordHeader { data_version, seq, time, .. } = *header;
-            let about = ChangeAbout { data_version, seq, time, run_start };
+            let about = ChangeAbout { data_version, seq, time, run_start: flags.run_start };
             self.unsettled = Some(Unsettled { about, checked: Checked::No });
         }
         let statements = u32::try_from(statements).unwrap_or(u32::MAX);
-        self.push(header, IndexedBody::Change { run_start, bump, statements, bytes: bytes as u64 });
+        self.push(header, IndexedBody::Change { flags, bump, statements, bytes: bytes as u64 });
         Ok(())
     }
 

@@ -148,6 +148,10 @@ pub struct Sealer {
     health: Health,
     /// The change behind the log, not followed by anything yet, that was replayed on a copy.
     checked_behind: Option<Seq>,
+    /// Where it is looked next, behind a log that ends unverified, for what verifies or condemns it.
+    ahead: Option<LogCursor>,
+    /// The first record of the unsealed logs that a snapshot behind them says is unreadable, though it replays.
+    condemned: Option<Seq>,
 }
 
 /// Whether what a sealer has in memory goes with where its cursor is.
@@ -178,8 +182,19 @@ impl Sealer {
             let _never_breaks = remove_dropped(&backup, history.sealed(), &mut || ControlFlow::Continue(()))?;
         }
         let (snapshots, health) = (SnapshotChecks::of(&backup, &history), Health::Sound);
-        let (current, checked_behind) = (None, None);
-        Ok(Self { backup, limits, cursor, newest_segment, current, progress, snapshots, health, checked_behind })
+        Ok(Self {
+            backup,
+            limits,
+            cursor,
+            newest_segment,
+            current: None,
+            progress,
+            snapshots,
+            health,
+            checked_behind: None,
+            ahead: None,
+            condemned: None,
+        })
     }
 
     /// How far it has come.
@@ -241,6 +256,10 @@ impl Sealer {
             if self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor)) {
                 match self.look_behind(durable)? {
                     Behind::Decided(followed_by) => self.seal_current(followed_by)?,
+                    Behind::Condemned(since) => {
+                        self.begin_anew()?;
+                        self.condemned = Some(since);
+                    }
                     behind => {
                         self.check_newest()?;
                         if let Behind::Undecided(change) = behind {
@@ -287,7 +306,7 @@ impl Sealer {
         &mut self,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Result<Reached, ReadError>, SealError> {
-        let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, .. } = self;
+        let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, condemned, .. } = self;
         let mut interrupted = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, place| {
@@ -297,7 +316,11 @@ impl Sealer {
                 snapshots.note(record);
                 let replay = match current.take() {
                     Some(replay) => Ok(replay),
-                    None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body),
+                    None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body)
+                        .map(|mut replay| {
+                            condemned.iter().for_each(|since| replay.replay_before_seq(*since));
+                            replay
+                        }),
                 };
                 replay
                     .and_then(|replay| {
@@ -328,6 +351,7 @@ impl Sealer {
         let Some(mut current) = self.current.take() else {
             return Ok(());
         };
+        (self.ahead, self.condemned) = (None, None);
         let first_seq = current.first_seq();
         let does_not_replay = |change, source| self.backup.does_not_replay(first_seq, change, source);
         let settled = or_keep(&mut current, &self.backup, LogReplay::settle);

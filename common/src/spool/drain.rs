@@ -227,9 +227,9 @@ fn go_on_if(condition: bool) -> ControlFlow<()> {
 fn push(log: &mut LogWriter, record: &Record<'_>) -> Result<(), DrainError> {
     let header = &record.header;
     match &record.body {
-        Body::Change { run_start, statements } => {
+        Body::Change { flags, statements } => {
             let bump = Bump::find(header.data_version, statements);
-            log.push_change(header.data_version, header.time, *run_start, bump, statements)?;
+            log.push_change(header.data_version, header.time, *flags, bump, statements)?;
         }
         Body::Rewind { rewound } => {
             log.push_rewind(header.data_version, header.time, *rewound);

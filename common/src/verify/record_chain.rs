@@ -69,9 +69,9 @@ impl<'a> RecordChain<'a> {
         let (uuid, out) = (self.header.uuid, &mut self.encoded);
         out.clear();
         let checksum = match &record.body {
-            IndexedBody::Change { run_start, .. } => {
+            IndexedBody::Change { flags, .. } => {
                 self.newest_change = seq;
-                let encoded = encode_change(uuid, &header, *run_start, texts, out);
+                let encoded = encode_change(uuid, &header, *flags, texts, out);
                 encoded.map_err(|_| Damage::Contradiction("a change is longer than a record can be"))?
             }
             IndexedBody::Rewind => encode_rewind(uuid, &header, self.newest_change, out),

@@ -148,12 +148,12 @@ impl Run<'_> {
             let header =
                 RecordHeader { seq, data_version: record.data_version, time: record.time, previous_checksum: 0 };
             let body = match record.body {
-                IndexedBody::Change { run_start, .. } => {
+                IndexedBody::Change { flags, .. } => {
                     let stored = block.change(position).into_iter().flatten();
                     position += 1;
                     newest_change = seq;
                     let statements = stored.map(|statement| Cow::Owned(statement.text().into_owned())).collect();
-                    Body::Change { run_start, statements }
+                    Body::Change { flags, statements }
                 }
                 IndexedBody::Rewind => Body::Rewind { rewound: newest_change },
                 IndexedBody::Commit(note) => Body::Commit(note),

@@ -54,8 +54,8 @@ fn encode(record: &Record<'_>) -> (Vec<u8>, u32) {
     let mut out = Vec::new();
     let header = &record.header;
     let sum = match &record.body {
-        Body::Change { run_start, statements } => {
-            encode_change(UUID, header, *run_start, statements, &mut out).expect("it was short enough")
+        Body::Change { flags, statements } => {
+            encode_change(UUID, header, *flags, statements, &mut out).expect("it was short enough")
         }
         Body::Rewind { rewound } => encode_rewind(UUID, header, *rewound, &mut out),
         Body::Commit(note) => encode_commit(UUID, header, note, &mut out),

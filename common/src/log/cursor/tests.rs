@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::format::record::{Body, RunStart};
+use crate::format::record::{Body, ChangeFlags, RunStart};
 use crate::log::{LogWriter, RecoverError, create_first_log, create_first_log_within, recover};
 use crate::storage::RealDirectory;
 use crate::version_rules::Bump;
@@ -22,7 +22,9 @@ fn recover_all(path: &Path) -> Result<LogWriter, RecoverError> {
 
 fn append(writer: &mut LogWriter, text: &str) {
     let now = Timestamp::from_micros(1).unwrap();
-    writer.push_change(DataVersion::new(1), now, RunStart::Later, Bump::Present, &[text]).unwrap();
+    writer
+        .push_change(DataVersion::new(1), now, ChangeFlags::verified(RunStart::Later), Bump::Present, &[text])
+        .unwrap();
     writer.commit().unwrap();
 }
 

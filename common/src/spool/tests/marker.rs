@@ -1,6 +1,7 @@
 //! A spool that is not there is not an empty one.
 
 use super::*;
+use crate::format::record::{ChangeFlags, RunStart};
 use crate::format::spool::SpoolHeader;
 
 impl Spooled {
@@ -131,7 +132,8 @@ fn no_power_cut_leaves_a_marker_alone_or_a_change_without_one() {
         let begun = HeldSpool::begin(Arc::clone(spool) as _, beside_lock, header, SHORT);
         let mut held = begun.map_err(|error| (false, error))?;
         let (version, statements) = (DataVersion::new(11), it.node.statements("spooled"));
-        let (first, bump) = (crate::format::record::RunStart::First, crate::version_rules::Bump::Present);
+        let first = ChangeFlags::verified(RunStart::First);
+        let bump = crate::version_rules::Bump::Present;
         held.log.push_change(version, Timestamp::now(), first, bump, &statements).unwrap();
         held.log.commit().map_err(|error| (false, error.into()))?;
         // From here on the backup has it, once one log is gone.

@@ -56,7 +56,7 @@ pub fn borrowed(write: &TraceWrite) -> Vec<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use common::format::record::{RecordHeader, RunStart, encode_change};
+    use common::format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
     use common::{Seq, Timestamp};
 
     use super::*;
@@ -71,7 +71,8 @@ mod tests {
             previous_checksum: 1,
         };
         let mut encoded = Vec::new();
-        encode_change(Default::default(), &header, RunStart::First, &statements, &mut encoded).unwrap();
+        encode_change(Default::default(), &header, ChangeFlags::verified(RunStart::First), &statements, &mut encoded)
+            .unwrap();
         assert_eq!(record_bytes(&statements), encoded.len());
     }
 }
