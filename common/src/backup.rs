@@ -1,16 +1,20 @@
 //! [`Backup`]: a backup directory open for reading. Takes no lock and changes nothing.
 
+pub(crate) mod attach_error;
+pub(crate) mod shared_lock;
+
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::Keyframe;
 use crate::format::manifest::{MANIFEST_LEN, Manifest};
-use crate::format::page_images::Keyframe;
 use crate::format::record::{DeltaBase, SnapshotRef};
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::SnapshotId;
 use crate::format::{Damage, names};
 use crate::history::{History, Readable, Start};
-use crate::log::{LogCursor, RecordPlace, Unsealed};
+use crate::log::behind_segments::Unsealed;
+use crate::log::{LogCursor, RecordPlace};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
 use crate::recorded_changes::RecordedChanges;
 use crate::replay::IdleReplays;

@@ -10,9 +10,9 @@ use tempfile::{NamedTempFile, PersistError};
 use uuid::Uuid;
 
 use crate::compact::KeepPolicy;
-use crate::put_aside::free_name;
 use crate::python_plugin::PythonLock;
 use crate::regular_file::open_regular_file;
+use crate::unused_name::unused_name;
 use crate::{BackupUrl, BackupUrlError, OnUnreachable, Timestamp, Unfinished, Workplace};
 
 /// What to do when `lightningd` has committed versions that were not recorded.
@@ -213,7 +213,7 @@ impl BackupLock {
     pub fn replace(&self, lightning_dir: &Path) -> Result<Option<PathBuf>, BackupLockError> {
         let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
-            let copy = free_name(&path, Timestamp::now())?;
+            let copy = unused_name(&path, Timestamp::now())?;
             // Both names stand for it until the new one takes the first: whatever it is, nothing opens it.
             let kept = match fs::hard_link(&path, &copy) {
                 Ok(()) => Some(copy),

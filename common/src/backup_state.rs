@@ -4,17 +4,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::history::{LiveKind, Version};
-use crate::{Backup, DataVersion, History, ReadError, Recorded, Seq};
-
-/// How far a backup is sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SealedThrough {
-    /// Seq of the last record that is in a segment.
-    pub seq: Seq,
-    /// The newest version that is; `None` when the changes that are sealed were all rewound.
-    pub data_version: Option<DataVersion>,
-}
+use crate::history::{LiveKind, SealedThrough, Version};
+use crate::{Backup, History, ReadError, Recorded, Seq};
 
 /// What a backup holds, as its files tell. What they cannot tell for damage is `None`.
 #[derive(Debug)]
@@ -140,6 +131,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::DataVersion;
     use crate::testing::{Fate, Node};
     use crate::{LogLimits, Recording, Sealer};
 

@@ -64,6 +64,7 @@ pub mod durability;
 pub mod find;
 pub mod format;
 pub mod history;
+mod keyframe;
 mod live_database;
 mod lock_look;
 mod log;
@@ -85,6 +86,7 @@ pub mod replay;
 mod seal;
 mod segment;
 mod seq;
+mod shown;
 mod snapshot;
 mod snapshot_check;
 pub mod spool;
@@ -95,15 +97,18 @@ pub mod storage;
 mod testing;
 mod timestamp;
 mod unfinished;
+mod unused_name;
 pub mod verify;
 pub mod version_rules;
 mod view;
 mod views;
 
+pub use backup::attach_error::OpenRecordingError;
+pub use backup::shared_lock::SharedLock;
 pub use backup::{Backup, Follower, OpenError, Polled};
 pub use backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use backup_size::BytesByKind;
-pub use backup_state::{BackupState, SealedThrough, UnsealedChanges};
+pub use backup_state::{BackupState, UnsealedChanges};
 pub use backup_url::{BackupUrl, BackupUrlError};
 pub use contents::differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
@@ -114,20 +119,24 @@ pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
 pub use data_version::DataVersion;
-pub use history::{History, NewestRecorded, Origin, Readable, RecordedBy, ReplayPlan, TimelineEntry, Version};
+pub use history::{
+    History, NewestRecorded, NewestVersion, Origin, Readable, Recorded, RecordedBy, ReplayPlan, SealedThrough,
+    TimelineEntry, Version,
+};
+pub use keyframe::Keyframe;
 pub use live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
 pub use lock_look::LockLook;
-pub use log::{AppendError, CutError, LogEnd, RecordPlace, RecoverError};
+pub use log::{AppendError, CutError, DbWrite, LogEnd, RecordPlace, RecoverError};
 pub use log_limits::LogLimits;
 pub use on_unreachable::OnUnreachable;
 pub use open_transaction::is_in_transaction;
 pub use owner::Owner;
 pub use page_no::{PageNo, PageSize};
 pub use pages::{PageIdentity, PageSource};
-pub use put_aside::{PutAsideError, free_name};
+pub use put_aside::PutAsideError;
 pub use read_error::ReadError;
-pub use record_error::{OpenRecordingError, RecordError};
-pub use recording::{DbWrite, Interrupted, NewestVersion, Recorded, Recording, SharedLock};
+pub use record_error::RecordError;
+pub use recording::{Interrupted, Recording};
 pub use regular_file::{expect_regular_file, open_regular_file};
 pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
 pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
@@ -140,5 +149,6 @@ pub use status_fields::{DatabaseDamage, ReplayCheck, StatusFields};
 pub use storage::{FreeSpace, Pulse, Trouble};
 pub use timestamp::Timestamp;
 pub use unfinished::{Unfinished, Workplace};
+pub use unused_name::unused_name;
 pub use view::{View, ViewError};
 pub use views::Views;

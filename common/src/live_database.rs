@@ -142,7 +142,7 @@ impl LiveDatabase {
 
     /// Names of its virtual tables, of which a module of SQLite's makes what it likes.
     pub(crate) fn virtual_tables(&self) -> Result<Vec<String>, LiveDatabaseError> {
-        virtual_tables(&self.connection).map_err(|error| Self::error(&self.path, &error))
+        crate::replay::virtual_tables(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
     /// Ends the transaction, so that nobody waits for it any more.
@@ -237,16 +237,6 @@ pub fn version_of_database(connection: &Connection) -> rusqlite::Result<DataVers
         _ => None,
     })?;
     Ok(value.unwrap_or(DataVersion::new(0)))
-}
-
-/// Names of the virtual tables of a database, in order.
-///
-/// # Errors
-/// What SQLite says.
-pub(crate) fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    // As SQLite does it (file format, "Representation Of SQL Tables"): the root page of a virtual table is 0 or NULL.
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) = 0 ORDER BY name";
-    connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
 
 /// A value of table `vars`; old databases lack the table or the column.

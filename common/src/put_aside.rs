@@ -15,10 +15,11 @@ use crate::format::Damage;
 use crate::format::manifest::NodeId;
 use crate::format::names;
 use crate::live_database::LiveDatabase;
-use crate::record_error::Hex;
+use crate::shown::Hex;
 use crate::snapshot_check::check_pages;
 use crate::spool::{HeldSpool, SpoolMarker};
 use crate::storage::{Directory, RealDirectory, StorageError};
+use crate::unused_name::{REPLACED, unused_name};
 use crate::version_rules::{Bump, Decision, Newest, decide};
 use crate::view::View;
 use crate::{Backup, BackupLock, BackupUrl, DataVersion, LogLimits, OpenError, SpoolError, Timestamp};
@@ -212,7 +213,7 @@ impl Replaced {
     /// When the operating system refuses, as it does for a mount point.
     pub(crate) fn rename(&self, now: Timestamp) -> Result<PathBuf, PutAsideError> {
         let io_error = |source| PutAsideError::Io { path: self.path.clone(), source };
-        let aside = free_name(&self.path, now).map_err(io_error)?;
+        let aside = unused_name(&self.path, now).map_err(io_error)?;
         fs::rename(&self.path, &aside).map_err(io_error)?;
         Ok(aside)
     }
@@ -317,31 +318,6 @@ fn is_of_a_backup(name: &str) -> bool {
         || names::parse_log(name).is_some()
         || names::parse_segment(name).is_some()
         || names::parse_snapshot(name).is_some()
-}
-
-/// What a name goes on with when something was put aside.
-const REPLACED: &str = ".replaced-";
-
-/// A name beside `path` that says when it was replaced and is not taken: `node.bkp.replaced-20261122T140507Z`.
-///
-/// # Errors
-/// When it cannot be looked there.
-pub fn free_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
-    let stamp = now.to_civil().strftime("%Y%m%dT%H%M%SZ");
-    for attempt in 1.. {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!("{REPLACED}{stamp}"));
-        if attempt > 1 {
-            name.push(format!("-{attempt}"));
-        }
-        let candidate = path.with_file_name(name);
-        match candidate.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(candidate),
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]

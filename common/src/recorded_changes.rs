@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::Keyframe;
 use crate::format::Damage;
-use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Parsed, Record, parse};
 use crate::log::{RecordPlace, open_log};
 use crate::segment::Segments;

@@ -8,23 +8,21 @@ mod interrupted;
 mod spooling;
 mod stamp_file;
 
-use std::borrow::Cow;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use crate::backup::Backup;
+use crate::backup::shared_lock::{HealUnderWay, SharedLock};
 use crate::boot::{commit_in_boot, current_boot};
 use crate::format::commit_note::CommitNote;
 use crate::format::manifest::Manifest;
 use crate::format::record::{ChangeFlags, Predecessor, RunStart, SnapshotReason};
-use crate::history::{History, Readable};
-use crate::log::{AppendError, LogWriter};
+use crate::history::{History, NewestVersion, Readable, Recorded};
+use crate::log::{AppendError, DbWrite, LogWriter};
 use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
 use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
 use crate::{
@@ -37,62 +35,6 @@ use heal::Closed;
 use identity::Identity;
 pub use interrupted::Interrupted;
 use spooling::{Spooling, destination};
-
-/// A `db_write` to record.
-#[derive(Debug)]
-pub struct DbWrite<'a> {
-    /// The version it leads to.
-    pub data_version: DataVersion,
-    /// Its statements, in order, as received.
-    pub statements: &'a [Cow<'a, str>],
-    /// When it was received.
-    pub received_at: Timestamp,
-}
-
-/// The newest recorded version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NewestVersion {
-    /// Its number.
-    pub data_version: DataVersion,
-    /// Its record.
-    pub seq: Seq,
-    /// When that was received.
-    pub recorded_at: Timestamp,
-}
-
-/// What was recorded for a write, beside the write itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    /// Nothing else.
-    Appended,
-    /// That the change before it was never committed.
-    Rewound {
-        /// The version that change would have led to.
-        data_version: DataVersion,
-    },
-    /// A snapshot of the version before the write, which takes the place of what was recorded as that version.
-    Replaced {
-        /// The version of the snapshot.
-        data_version: DataVersion,
-        /// The version behind it that was rewound before, if one was.
-        rewound: Option<DataVersion>,
-    },
-    /// A snapshot that closes a gap.
-    Healed {
-        /// The newest version before the gap; `None` when there was none.
-        from: Option<DataVersion>,
-        /// The version of the snapshot.
-        to: DataVersion,
-    },
-    /// That versions were not recorded. The database could not be read, so a snapshot is owed: until it is taken no version
-    /// behind the gap can be opened.
-    Gap {
-        /// The newest version before the gap; `None` when there was none.
-        from: Option<DataVersion>,
-        /// The newest version that is missing.
-        to: DataVersion,
-    },
-}
 
 /// How long the recorder of the run before may take to end. A supervisor starts a node that died at once, and its recorder
 /// may still be waiting for the disk.
@@ -152,72 +94,6 @@ struct Known {
     /// What was recorded before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
-}
-
-/// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
-#[derive(Debug, Clone)]
-pub struct SharedLock {
-    _held: Arc<dyn fmt::Debug + Send + Sync>,
-    healing: Arc<Mutex<Healing>>,
-    /// Seq of the first change that does not replay, and that no snapshot is behind; 0 when none is known.
-    unreplayable: Arc<AtomicU64>,
-}
-
-/// Whether a snapshot is being taken of which there is no record yet: then nobody else can know what it builds on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Healing {
-    No,
-    Yes,
-}
-
-/// A snapshot is being taken until this is dropped.
-#[derive(Debug)]
-struct HealUnderWay(SharedLock);
-
-impl SharedLock {
-    /// That which is held by `lock`.
-    pub(crate) fn of(lock: impl Into<Arc<dyn fmt::Debug + Send + Sync>>) -> Self {
-        let (healing, unreplayable) = (Arc::new(Mutex::new(Healing::No)), Arc::default());
-        Self { _held: lock.into(), healing, unreplayable }
-    }
-
-    /// Asks for a snapshot with the next write: the change with this seq does not replay.
-    pub fn ask_for_snapshot(&self, unreplayable: Seq) {
-        self.unreplayable.store(unreplayable.get(), Ordering::Release);
-    }
-
-    fn unreplayable(&self) -> Option<Seq> {
-        Seq::new(self.unreplayable.load(Ordering::Acquire))
-    }
-
-    /// There is a snapshot behind what did not replay.
-    fn forget_unreplayable(&self, seq: Seq) {
-        // What was found meanwhile stays.
-        let _newer = self.unreplayable.compare_exchange(seq.get(), 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Does what changes what a snapshot may build on, unless one is being taken. One that begins meanwhile waits for it.
-    pub(crate) fn unless_healing<T>(&self, change: impl FnOnce() -> T) -> Option<T> {
-        let healing = self.healing.lock().unwrap_or_else(PoisonError::into_inner);
-        (*healing == Healing::No).then(change)
-    }
-
-    /// As a recorder does that takes a snapshot, until what is returned is dropped.
-    #[cfg(test)]
-    pub(crate) fn pretend_to_heal(&self) -> impl Drop + use<> {
-        self.begin_to_heal()
-    }
-
-    fn begin_to_heal(&self) -> HealUnderWay {
-        *self.healing.lock().unwrap_or_else(PoisonError::into_inner) = Healing::Yes;
-        HealUnderWay(self.clone())
-    }
-}
-
-impl Drop for HealUnderWay {
-    fn drop(&mut self) {
-        *self.0.healing.lock().unwrap_or_else(PoisonError::into_inner) = Healing::No;
-    }
 }
 
 impl Recording {

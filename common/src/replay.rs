@@ -3,8 +3,10 @@
 #[expect(unsafe_code, reason = "SQLite asks through C function pointers; every block says why it is sound")]
 mod bounds;
 #[cfg(test)]
-pub(crate) mod equivalence;
+mod equivalence;
 mod execution;
+#[cfg(test)]
+pub(crate) mod generated;
 #[cfg(test)]
 mod hostile_tests;
 pub(crate) mod lexed;
@@ -30,6 +32,7 @@ use self::execution::{Control, execute};
 use self::lexed::LexedChange;
 use self::statement::PreparedTemplates;
 pub use self::virtual_table::VirtualTable;
+pub(crate) use self::virtual_table::virtual_tables;
 use crate::format::record::RunStart;
 pub(crate) use crate::format::record_index::ForeignKeys;
 use crate::format::statements::{Statements, Templates};

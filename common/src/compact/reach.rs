@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::plan::Plan;
-use crate::format::page_images::{Anchor, Keyframe, PageImages, from_keyframe};
+use crate::Keyframe;
+use crate::format::page_images::{Anchor, PageImages, from_keyframe};
 use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
 use crate::format::segment::{Location, MapRoot, Piece};
 use crate::history::NeededBy;
@@ -104,7 +105,7 @@ impl<'a> Walk<'a> {
             let is_dropped = self.is_dropped(at.segment);
             let file = self.segments.open(at.segment)?;
             file.read_pieces(std::iter::once(at.piece), |piece, bytes| {
-                let images = PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX));
+                let images = PageImages::open(bytes, page, at.segment, Keyframe::END);
                 let anchor = images.map_err(|damage| file.damaged(piece.offset, damage))?.anchor();
                 if is_dropped {
                     take(at, Role::Images(page), bytes)?;
@@ -129,7 +130,7 @@ pub(super) fn kept_of(
     plan: &Plan,
 ) -> Result<Vec<u8>, ReadError> {
     let Role::Images(page) = role else { return Ok(bytes.to_vec()) };
-    let oldest = plan.needed.get(&at.segment).map_or(Keyframe(u32::MAX), NeededBy::oldest);
+    let oldest = plan.needed.get(&at.segment).map_or(Keyframe::END, NeededBy::oldest);
     from_keyframe(bytes, page, at.segment, oldest).map_err(|damage| match segments.open(at.segment) {
         Ok(file) => file.damaged(at.piece.offset, damage),
         Err(error) => error,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::relevance::{Relevance, Statements};
 use super::standing::{Asking, Shape, Standing, Turned};
 use super::{FindError, RowKey, Turn};
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::format::statements::Block;
 use crate::history::{LiveKind, LiveRecord, Start, Stretch};
 use crate::log::RecordPlace;

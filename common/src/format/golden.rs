@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::log_header::LogHeader;
 use super::manifest::Manifest;
-use super::page_images::{Keyframe, PageImages};
+use super::page_images::PageImages;
 use super::page_map::MapNode;
 use super::record::{ChangeFlags, RecordHeader, RunStart, encode_change, first_link};
 use super::record_index::ForeignKeys;
@@ -13,6 +13,7 @@ use super::remains_directory::{Gap, PartEntry, RemainsDirectory};
 use super::segment::{
     FollowedBy, Location, MapRoot, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
 };
+use crate::Keyframe;
 use crate::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
 const DOCUMENT: &str = include_str!("../../FORMAT.md");
@@ -109,7 +110,7 @@ fn remains() -> Vec<u8> {
         let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
         let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
         let mut zeros = [1; 4096];
-        let images = PageImages::open(&image, number, Seq::FIRST, Keyframe(u32::MAX)).unwrap();
+        let images = PageImages::open(&image, number, Seq::FIRST, Keyframe::END).unwrap();
         assert!(images.anchor().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
         pieces.push((offset, image));
     }

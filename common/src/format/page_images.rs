@@ -13,7 +13,7 @@ use zstd::zstd_safe::CParameter;
 use super::fields::{Reader, put_varint};
 use super::segment::{Location, Piece};
 use super::{Damage, frames};
-use crate::{PageNo, Seq};
+use crate::{Keyframe, PageNo, Seq};
 
 /// zstd's level for the newest image, which is most of what a segment stores beside the statements.
 const WHOLE_LEVEL: i32 = 6;
@@ -43,10 +43,6 @@ pub enum Anchor {
     /// The newest image in another piece, which is whole.
     Segment(Location),
 }
-
-/// Number of a keyframe within its segment. 0 is the database before the first change of the segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Keyframe(pub u32);
 
 /// Compresses images; keeps what zstd needs for it.
 pub struct ImageCodec {
@@ -160,7 +156,7 @@ struct Scratch {
 }
 
 /// The same images without those that are older than the one of `oldest`, or of the keyframe before it that has one. For
-/// `Keyframe(u32::MAX)` that is all but the newest: older ones are needed by versions of their own segment only.
+/// `Keyframe::END` that is all but the newest: older ones are needed by versions of their own segment only.
 ///
 /// # Errors
 /// When the bytes are not images of that page.

@@ -3,9 +3,9 @@
 use super::Damage;
 use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
-use super::page_images::Keyframe;
 use super::record::{ChangeFlags, Predecessor, RunStart, SnapshotRef};
 use super::segment::Piece;
+use crate::Keyframe;
 use crate::version_rules::Bump;
 use crate::{DataVersion, Timestamp};
 

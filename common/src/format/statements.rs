@@ -28,9 +28,7 @@ pub const STATEMENT_BYTES_MAX: usize = 1280 << 20;
 /// Most templates that a table has. Statements of other shapes are stored as they are.
 pub const TEMPLATES_MAX: usize = 4096;
 
-/// Most literals that a table or a block has, every row counted in full; each takes 16 bytes of memory when decoded.
-/// Statements beyond them are stored as they are.
-pub const LITERALS_MAX: usize = 1 << 20;
+pub use crate::replay::lexed::LITERALS_MAX;
 
 /// Most bytes of templates and of their examples that a writer puts into a table.
 const TABLE_BYTES_MAX: usize = 1 << 20;

@@ -6,6 +6,8 @@
 mod by_time;
 mod dropped_runs;
 mod plan;
+mod recorded;
+mod sealed_through;
 mod stretch;
 mod version;
 
@@ -20,12 +22,15 @@ use crate::format::{Damage, names};
 use crate::log::RecordPlace;
 use crate::segment::Segments;
 use crate::version_rules::Newest;
-use crate::{DataVersion, PageSize, ReadError, SealedThrough, Seq};
+use crate::{DataVersion, PageSize, ReadError, Seq};
 
 pub use by_time::RecordedBy;
 use dropped_runs::DroppedRuns;
 pub use plan::ReplayPlan;
 pub(crate) use plan::{NeededBy, PlannedChange, Start};
+pub use recorded::{NewestVersion, Recorded};
+pub use sealed_through::SealedThrough;
+pub(crate) use sealed_through::sealed_through;
 pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
 pub(crate) use version::Place;
 pub use version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
@@ -52,13 +57,6 @@ pub struct History {
     sealed_place: Before,
     /// What is not sealed, log by log.
     tail: Vec<Stretch>,
-}
-
-/// What is sealed when this is the end of the newest segment.
-pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
-    let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
-    let data_version = has_versions.then(|| Place(footer.place).data_version());
-    SealedThrough { seq: footer.last_seq, data_version }
 }
 
 /// A stretch, wherever it is.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::{History, LiveKind, LiveRecord, Loaded, Stretch, Version};
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::format::record::SnapshotRef;
 use crate::format::record_index::ForeignKeys;
 use crate::format::remains_directory::KeptVersion;
@@ -163,7 +163,7 @@ fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> 
 /// What is needed of a segment for some of its versions, beside its frame and its record index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NeededBy {
-    /// The keyframes that pages are read at; `Keyframe(u32::MAX)` for the end.
+    /// The keyframes that pages are read at; `Keyframe::END` for the end.
     pub(crate) keyframes: BTreeSet<Keyframe>,
     /// The intervals whose changes are replayed, or shown.
     pub(crate) blocks: BTreeSet<Keyframe>,
@@ -172,12 +172,12 @@ pub(crate) struct NeededBy {
 impl NeededBy {
     /// The oldest keyframe that pages are read at.
     pub(crate) fn oldest(&self) -> Keyframe {
-        self.keyframes.first().copied().unwrap_or(Keyframe(u32::MAX))
+        self.keyframes.first().copied().unwrap_or(Keyframe::END)
     }
 
     /// Whether pages are read as they were before the segment.
     pub(crate) fn reads_base(&self) -> bool {
-        self.oldest() != Keyframe(u32::MAX)
+        self.oldest() != Keyframe::END
     }
 }
 
@@ -189,7 +189,7 @@ impl Stretch {
             let (start, changes) = plan_in_segment(self, version.seq);
             needed.keyframes.insert(match start {
                 Start::Segment(_, SealedState::At { keyframe, .. }) => keyframe,
-                _ => Keyframe(u32::MAX),
+                _ => Keyframe::END,
             });
             let places = changes.iter().map(|change| change.place).chain(self.changes_of(version));
             needed.blocks.extend(places.filter_map(|place| match place {

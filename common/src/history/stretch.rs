@@ -1,8 +1,8 @@
 //! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
 
 use super::version::{NewestRecorded, Origin, Place, Readable, TimelineEntry, Version};
+use crate::Keyframe;
 use crate::format::Damage;
-use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, ChangeFlags, Predecessor, Record, RunStart, SnapshotRef};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
 use crate::format::remains_directory::KeptVersion;

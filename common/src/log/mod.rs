@@ -1,8 +1,9 @@
 //! The log: records appended to files, read back in order, and put right after a crash.
 
-mod behind_segments;
+pub(crate) mod behind_segments;
 mod cursor;
 mod cut;
+mod db_write;
 mod made_ahead;
 mod recovery;
 mod room;
@@ -16,14 +17,14 @@ mod tail;
 mod tests;
 mod writer;
 
+use crate::Keyframe;
 use crate::Seq;
 use crate::format::names;
-use crate::format::page_images::Keyframe;
 
-pub(crate) use behind_segments::Unsealed;
 pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 pub use cut::CutError;
 pub(crate) use cut::cut_behind;
+pub use db_write::DbWrite;
 pub(crate) use made_ahead::Spares;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;

@@ -1,5 +1,7 @@
 //! What the recorder makes of a database that is not what was recorded: changed by others, locked, or not to be replayed.
 
+use std::borrow::Cow;
+
 use super::tests::statuses;
 use super::*;
 use crate::format::record::RunStart;

@@ -9,7 +9,7 @@ use crate::backup::Backup;
 use crate::format::record::SnapshotReason;
 use crate::history::History;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::record_error::Shown;
+use crate::shown::Shown;
 use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::version_rules::Bump;
 use crate::{DataVersion, OnGap, ReadError, RecordError, Seq, Timestamp};

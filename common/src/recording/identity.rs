@@ -4,7 +4,7 @@ use super::{Goes, Recording};
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::record_error::Hex;
+use crate::shown::Hex;
 use crate::storage::replace_file;
 use crate::version_rules::Commit;
 use crate::{DataVersion, RecordError};

@@ -7,10 +7,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::interrupted::Interrupted;
-use super::{Comparison, Goes, Identity, Known, NewestVersion, Recording, SharedLock};
+use super::{Comparison, Goes, Identity, Known, Recording};
+use crate::backup::shared_lock::SharedLock;
 use crate::boot::current_boot;
 use crate::format::record::RunStart;
 use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
+use crate::history::NewestVersion;
 use crate::log::LogEnd;
 use crate::spool::{
     Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpoolNoteError, SpooledChanges,

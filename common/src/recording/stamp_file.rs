@@ -34,3 +34,45 @@ impl StampFile {
         DatabaseStamp::of_first_page(&header[..len])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use crate::format::commit_note::DatabaseStamp;
+
+    fn stamp(path: &std::path::Path) -> Option<DatabaseStamp> {
+        DatabaseStamp::of_first_page(&std::fs::read(path).unwrap())
+    }
+
+    /// What the recorder relies on, of the SQLite that is built in.
+    #[test]
+    fn every_transaction_adds_one_and_nothing_else_changes_a_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)").unwrap();
+        let before = stamp(&path).unwrap();
+        for sql in ["SELECT * FROM t", "PRAGMA integrity_check", "BEGIN; DELETE FROM t; ROLLBACK", "BEGIN; COMMIT"] {
+            connection.execute_batch(sql).unwrap();
+            assert_eq!(stamp(&path), Some(before), "{sql}");
+        }
+        std::fs::copy(&path, dir.path().join("copy")).unwrap();
+        assert_eq!(stamp(&dir.path().join("copy")), Some(before));
+        let mut expected = before.change_counter;
+        for sql in [
+            "INSERT INTO t VALUES (3)",
+            "UPDATE t SET x = x + 1",
+            "BEGIN; DELETE FROM t; INSERT INTO t VALUES (4); COMMIT",
+            "CREATE INDEX i ON t (x)",
+            "VACUUM",
+            "ANALYZE",
+        ] {
+            connection.execute_batch(sql).unwrap();
+            expected += 1;
+            assert_eq!(stamp(&path).unwrap().change_counter, expected, "{sql}");
+        }
+        connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        assert_eq!(stamp(&path), None);
+    }
+}

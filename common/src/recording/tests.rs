@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use std::borrow::Cow;
+
 use super::*;
 use crate::format::record::SnapshotReason;
 use crate::log::AppendError;

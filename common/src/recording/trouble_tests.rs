@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::fs;
 use std::ops::ControlFlow;
 
+use std::borrow::Cow;
+
 use super::*;
 use crate::format::names;
 use crate::log::CutError;

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::parameters::{Literal, Meaning, Parameterised, split_into};
-use crate::format::statements::LITERALS_MAX;
+
+/// Most literals that a table or a block has, every row counted in full; each takes 16 bytes of memory when decoded.
+/// Statements beyond them are stored as they are.
+pub const LITERALS_MAX: usize = 1 << 20;
 
 /// A template with the places of its literals: what statements of one kind have in common.
 #[derive(Debug, PartialEq, Eq)]
@@ -187,7 +190,7 @@ fn short(number: usize) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::equivalence::statement;
+    use super::super::generated::statement;
     use super::super::parameters::split;
     use super::*;
 

@@ -5,9 +5,10 @@
 
 use std::fmt;
 
+use rusqlite::Connection;
+
 use super::bounds::{self, Forbidden, OutOfBounds};
 use super::{Bounds, Replay};
-use crate::live_database::virtual_tables;
 
 /// What a statement that cannot be replayed has to do with a virtual table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,16 @@ impl VirtualTable {
         let table = tables.ok()?.into_iter().next()?;
         Some(Self::Present { table, reason: stopped.map_or_else(|| reason.to_owned(), |why| format!("it {why}")) })
     }
+}
+
+/// Names of the virtual tables of a database, in order.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    // As SQLite does it (file format, "Representation Of SQL Tables"): the root page of a virtual table is 0 or NULL.
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) = 0 ORDER BY name";
+    connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::format::record::{Body, ChangeFlags, Predecessor, Record, RecordHeader};
 use crate::format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
 use crate::format::segment::Piece;

@@ -8,6 +8,7 @@ mod corner_tests;
 mod followed_by;
 mod log_replay;
 mod offline;
+pub(crate) mod pages_of_snapshot;
 mod read_back;
 mod snapshot_checks;
 #[cfg(test)]
@@ -39,7 +40,7 @@ pub(crate) use log_replay::{Cuts, LogReplay, ReplayedLog};
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
-pub(crate) use write::{PageImage, PagesOfSnapshot, write_segment};
+pub(crate) use write::write_segment;
 
 /// Why logs are not sealed. They are kept, and so is everything in them.
 #[derive(Debug, thiserror::Error)]

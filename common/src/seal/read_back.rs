@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::SealError;
 use super::log_replay::ReplayedLog;
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::segment::SegmentFile;
 use crate::verify::{check_body, compare_with_replay};
 use crate::{Backup, ReadError};

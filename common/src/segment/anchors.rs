@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Segments;
 use super::page_map::Finder;
+use crate::Keyframe;
 use crate::format::Damage;
-use crate::format::page_images::{Anchor, Keyframe, PageImages};
+use crate::format::page_images::{Anchor, PageImages};
 use crate::format::segment::{Location, MapRoot};
 use crate::pages::PageSource;
 use crate::{PageNo, ReadError};
@@ -25,7 +26,7 @@ impl Anchors<'_> {
                 let file = self.segments.open(at.segment)?;
                 file.read_piece(at.piece, |bytes| {
                     // One that is a difference itself is refused, so this ends whatever the pieces say.
-                    PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX))?.read(None, out)
+                    PageImages::open(bytes, page, at.segment, Keyframe::END)?.read(None, out)
                 })
             }
             (Anchor::Snapshot, Some(snapshot)) => snapshot.read_page(page, out),
@@ -82,9 +83,8 @@ impl<'a> AnchorFinder<'a> {
             return Ok((page.get() <= self.snapshot_pages).then_some(Anchor::Snapshot));
         };
         let file = self.segments.open(at.segment)?;
-        let anchor = file.read_piece(at.piece, |bytes| {
-            Ok(PageImages::open(bytes, page, at.segment, Keyframe(u32::MAX))?.anchor())
-        })?;
+        let anchor =
+            file.read_piece(at.piece, |bytes| Ok(PageImages::open(bytes, page, at.segment, Keyframe::END)?.anchor()))?;
         Ok(Some(anchor.unwrap_or(Anchor::Segment(at))))
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::file::Mark;
 use super::remains::{Found, LastBytes};
 use super::{Remains, SegmentFile};
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::format::page_map::{MapNode, NODE_LEN_MAX};
 use crate::format::segment::{Location, SegmentFooter};
 use crate::format::statements::{Block, Encoded, Templates};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::page_map::Finder;
 use super::{Anchors, SegmentFile, Segments};
-use crate::format::page_images::{Keyframe, PageImages};
+use crate::Keyframe;
+use crate::format::page_images::PageImages;
 use crate::format::record_index::ForeignKeys;
 use crate::format::segment::{Location, Piece};
 use crate::pages::{PageIdentity, PageSource};
@@ -53,7 +54,7 @@ impl SealedPages {
     ) -> Self {
         let (keyframe, page_count) = match state {
             SealedState::At { keyframe, page_count, .. } => (keyframe, page_count),
-            SealedState::End => (Keyframe(u32::MAX), segment.footer().page_count),
+            SealedState::End => (Keyframe::END, segment.footer().page_count),
         };
         Self { segments, segment, keyframe, page_count, snapshot }
     }
@@ -78,7 +79,7 @@ impl SealedPages {
         let (file, upto) = if segment == self.segment.first_seq() {
             (Arc::clone(&self.segment), self.keyframe)
         } else {
-            (self.segments.open(segment)?, Keyframe(u32::MAX))
+            (self.segments.open(segment)?, Keyframe::END)
         };
         let mut pages = out.chunks_exact_mut(self.page_size().bytes());
         let mut next = Some(first);
@@ -112,7 +113,7 @@ impl SealedPages {
             return self.read_snapshot(page, out);
         };
         self.segments.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, bytes| {
-            self.anchors().read_image(at, bytes, page, Keyframe(u32::MAX), out).map(drop)
+            self.anchors().read_image(at, bytes, page, Keyframe::END, out).map(drop)
         })
     }
 
@@ -237,7 +238,7 @@ impl PageSource for SealedPages {
                 }
             };
             // What the segment itself changed may have been changed only after the keyframe.
-            let is_own = segment == self.segment.first_seq() && self.keyframe != Keyframe(u32::MAX);
+            let is_own = segment == self.segment.first_seq() && self.keyframe != Keyframe::END;
             let back = if is_own {
                 self.segment.read_piece(piece, |bytes| {
                     Ok(PageImages::open(bytes, page, segment, self.keyframe)?.wanted_back())

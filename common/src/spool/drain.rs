@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::contents::{ends, first_record, logs};
 use crate::backup::Backup;
+use crate::backup::shared_lock::SharedLock;
 use crate::format::manifest::Manifest;
 use crate::format::record::{Body, Record};
 use crate::format::spool::SpoolHeader;
 use crate::log::{AppendError, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
-use crate::recording::{Attached, Expected, SharedLock, attach};
+use crate::recording::{Attached, Expected, attach};
 use crate::storage::{Directory, LeavableDirectory, RealDirectory};
 use crate::version_rules::Bump;
 use crate::{BackupUrl, LogLimits, OpenRecordingError, ReadError, Seq};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::costs::Unreadable;
 use super::finding::Findings;
-use crate::format::page_images::Keyframe;
+use crate::Keyframe;
 use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
 use crate::format::segment::{Location, MapRoot};
 use crate::history::NeededBy;
@@ -86,7 +86,7 @@ impl<'a> Reach<'a> {
         let anchors = Anchors { segments: self.backup.segments(), snapshot };
         // The newest is what later segments lead to.
         let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
-        let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe(u32::MAX)]).collect();
+        let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe::END]).collect();
         let read = self.backup.segments().open(at.segment).and_then(|file| {
             file.read_pieces(std::iter::once(at.piece), |_, bytes| {
                 keyframes.iter().try_for_each(|&upto| anchors.read_image(at, bytes, page, upto, out).map(drop))

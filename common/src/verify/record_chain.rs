@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
+use crate::Keyframe;
 use crate::Seq;
 use crate::format::Damage;
-use crate::format::page_images::Keyframe;
 use crate::format::record::{RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot};
 use crate::format::record_index::{IndexedBody, IndexedRecord, RecordIndex};
 use crate::format::segment::{SegmentFooter, SegmentHeader};

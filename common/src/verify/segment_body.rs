@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::record_chain::RecordChain;
+use crate::Keyframe;
 use crate::format::Damage;
-use crate::format::page_images::{Anchor, Keyframe, PageImages};
+use crate::format::page_images::{Anchor, PageImages};
 use crate::format::record_index::{IndexedBody, RecordIndex};
 use crate::format::segment::{PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN};
 use crate::format::statements::{Block, Encoded, Templates};
@@ -190,7 +191,7 @@ pub(super) fn read_images(
     let mut look = Some(look);
     file.read_pieces(std::iter::once(piece), |piece, bytes| {
         let damaged = |damage| file.damaged(piece.offset, damage);
-        let images = PageImages::open(bytes, page, file.first_seq(), Keyframe(u32::MAX)).map_err(damaged)?;
+        let images = PageImages::open(bytes, page, file.first_seq(), Keyframe::END).map_err(damaged)?;
         let anchor = match images.anchor() {
             // Without its snapshot nothing of the segment can be opened, and that is told of the snapshot.
             Some(Anchor::Snapshot) if snapshot.is_none() && file.footer().snapshot.is_some() => return Ok(()),

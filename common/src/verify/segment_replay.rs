@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::segment_body::{SegmentBody, read_images};
+use crate::Keyframe;
 use crate::contents::{Rowids, same_contents};
-use crate::format::page_images::Keyframe;
 use crate::format::record::{Body, Record, RecordHeader};
 use crate::format::record_index::{IndexedBody, Interval, RecordIndex};
 use crate::format::segment::Piece;
@@ -20,7 +20,8 @@ use crate::format::statements::{Block, Encoded};
 use crate::history::Start;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource};
 use crate::replay::{ReplayError, reason};
-use crate::seal::{Cuts, LogReplay, PageImage, PagesOfSnapshot, ReplayedLog};
+use crate::seal::pages_of_snapshot::{PageImage, PagesOfSnapshot};
+use crate::seal::{Cuts, LogReplay, ReplayedLog};
 use crate::segment::{SealedState, SegmentFile};
 use crate::{Backup, PageNo, PageSize, ReadError, Seq};
 
@@ -291,7 +292,7 @@ impl Comparison<'_> {
         let compared = |keyframe: Keyframe| keyframe.0 <= self.keyframes.end.0 && (keyframe.0 > begin || begin == 0);
         let mut differing = Vec::new();
         // The keyframe from which on the pages that are stored have been looked at.
-        let mut upto = Keyframe(u32::MAX);
+        let mut upto = Keyframe::END;
         let mut compare = |from: Keyframe, bytes: &[u8]| {
             let at_once = replayed.iter().rev().find(|(keyframe, _)| *keyframe <= from);
             let expected = at_once.map_or(&at_start[..], |(_, image)| image);

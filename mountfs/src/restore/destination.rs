@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::{BackupLock, Timestamp, Unfinished, Workplace, free_name};
+use common::{BackupLock, Timestamp, Unfinished, Workplace, unused_name};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::NamedTempFile;
 
@@ -90,7 +90,7 @@ impl Destination {
     pub(super) fn take(&self, temporary: NamedTempFile) -> Result<Option<PathBuf>, RestoreError> {
         expect_free(&self.path, &self.directory, self.existing)?;
         let error = |source| RestoreError::Write { path: self.path.clone(), source };
-        let aside = free_name(&self.path, Timestamp::now()).map_err(error)?;
+        let aside = unused_name(&self.path, Timestamp::now()).map_err(error)?;
         let mut renamed = Vec::new();
         let placed = self.put_aside(&aside, &mut renamed).and_then(|()| {
             temporary.persist_noclobber(&self.path).map_err(|error| error.error)?;

@@ -1,6 +1,7 @@
 //! Pieces of segments, and the index of a snapshot.
 
-use common::format::page_images::{Keyframe, PageImages};
+use common::Keyframe;
+use common::format::page_images::PageImages;
 use common::format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
 use common::format::record_index::RecordIndex;
 use common::format::snapshot::{SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group};
@@ -34,7 +35,7 @@ pub(super) fn page_images(input: &[u8]) -> bool {
     let mut page = vec![0x5a; page_bytes];
     let read = images.read(has_anchor.then_some(&vec![7; page_bytes]), &mut page);
     assert!(is_wanted || read.is_err(), "an image that there is not");
-    let newest = PageImages::open(piece, PageNo::FIRST, OWN, Keyframe(u32::MAX)).expect("it was opened before");
+    let newest = PageImages::open(piece, PageNo::FIRST, OWN, Keyframe::END).expect("it was opened before");
     assert!(newest.is_wanted(), "there is a newest image");
     newest.read(None, &mut page).is_ok() || read.is_ok()
 }

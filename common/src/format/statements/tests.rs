@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::Damage;
-use crate::replay::equivalence::statement;
+use crate::replay::generated::statement;
 
 type Changes = Vec<Vec<String>>;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::create::Created;
-use crate::{CreateError, DamagedDatabase, PutAsideError, Timestamp, free_name, replace_backup};
+use crate::{CreateError, DamagedDatabase, PutAsideError, Timestamp, replace_backup, unused_name};
 
 impl Spooled {
     fn replace(&self) -> Result<Created, CreateError> {
@@ -43,7 +43,7 @@ fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     let away = it.node.dir.path().join("away");
     fs::rename(it.node.backup_path(), &away).unwrap();
     assert!(matches!(it.refusal(), PutAsideError::NothingThere { .. }));
-    let aside = free_name(it.node.backup_path(), Timestamp::now()).unwrap();
+    let aside = unused_name(it.node.backup_path(), Timestamp::now()).unwrap();
     fs::rename(&away, &aside).unwrap();
     assert!(matches!(it.refusal(), PutAsideError::DatabaseIsBehindSpool { .. }));
     assert!(!it.node.backup_path().exists());

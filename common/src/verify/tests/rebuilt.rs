@@ -1,7 +1,8 @@
 //! A segment all of whose checksums are right, and which does not say what its records yield.
 
 use super::*;
-use crate::format::page_images::{ImageCodec, Keyframe};
+use crate::Keyframe;
+use crate::format::page_images::ImageCodec;
 use crate::format::page_map::MapNode;
 use crate::format::record_index::{IndexedBody, RecordIndex};
 use crate::format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};

@@ -1,0 +1,116 @@
+//! Why a backup cannot be taken hold of.
+
+use std::path::PathBuf;
+
+use super::OpenError;
+use crate::log::{CutError, RecoverError};
+use crate::storage::{StorageError, Trouble};
+use crate::{BackupLockError, BackupUrl, ReadError, counted};
+
+/// Why recording cannot begin. Nothing was created or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenRecordingError {
+    /// No usable `backup.lock`.
+    #[error(transparent)]
+    BackupLock(#[from] BackupLockError),
+    /// No usable backup.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Another one than `backup.lock` names.
+    #[error(
+        "{url} holds backup {found}, but backup.lock of this node names {expected}: it is the backup of another node, or \
+         of an earlier `init`; correct backend_url in backup.lock. If it is the newest backup of this node, move backup.lock away and run \
+         `backupfs attach`; if there is none, `backupfs init --replace` begins a new one"
+    )]
+    Foreign {
+        /// Where it is.
+        url: BackupUrl,
+        /// What is there.
+        found: uuid::Uuid,
+        /// What should be.
+        expected: uuid::Uuid,
+    },
+    /// Somebody else records.
+    #[error(
+        "{url} is locked: another recorder is writing to it; stop the other lightningd, or give this node a backup of its own"
+    )]
+    Locked {
+        /// Where it is.
+        url: BackupUrl,
+    },
+    /// It was let go of, and is not as it was left.
+    #[error("{url} was changed while this recorder could not reach it, so nothing more is recorded there")]
+    NotWhatWeWrote {
+        /// Where it is.
+        url: BackupUrl,
+        /// What is different.
+        source: CutError,
+    },
+    /// It cannot be written to.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// Changes are left in a spool.
+    #[error(
+        "the spool {path}, which backup.lock does not name, holds {} that {url} does not have; put \"on_unreachable\": \
+         {{\"spool\": …}} back into backup.lock for one start of the node, and the spool is drained",
+        counted(*.changes, "change"), path = .path.display()
+    )]
+    ForgottenSpool {
+        /// The backup.
+        url: BackupUrl,
+        /// The spool.
+        path: PathBuf,
+        /// What is in it.
+        changes: u64,
+    },
+    /// No thread can be started to make its calls.
+    #[error("cannot start a thread; let lightningd have more of them (`ulimit -u`), or more memory")]
+    Thread(#[source] std::io::Error),
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl OpenRecordingError {
+    /// Whether the backup's place may be out of reach only for now: not mounted, not answering, full.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Open(
+                OpenError::Missing { .. }
+                | OpenError::Empty { .. }
+                | OpenError::NoManifest { .. }
+                | OpenError::NotADirectory { .. }
+                | OpenError::NoPermission { .. }
+                | OpenError::Storage(_),
+            )
+            | Self::Storage(_)
+            | Self::Thread(_)
+            | Self::Recover(RecoverError::Storage(_) | RecoverError::Read(ReadError::Storage(_)))
+            | Self::NotWhatWeWrote { source: CutError::Storage(_) | CutError::Read(ReadError::Storage(_)), .. } => true,
+            Self::Open(OpenError::NotABackup { .. } | OpenError::NewerFormat { .. })
+            | Self::BackupLock(_)
+            | Self::Foreign { .. }
+            | Self::Locked { .. }
+            | Self::Recover(RecoverError::Read(_))
+            | Self::ForgottenSpool { .. }
+            | Self::NotWhatWeWrote { .. } => false,
+        }
+    }
+
+    /// Whether waiting does not help: the path leads to something else, or this user may not go there.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Open(
+                OpenError::NotADirectory { .. } | OpenError::NoPermission { .. } | OpenError::NoManifest { .. },
+            ) => true,
+            Self::Open(OpenError::Storage(error))
+            | Self::Storage(error)
+            | Self::Recover(RecoverError::Storage(error) | RecoverError::Read(ReadError::Storage(error))) => {
+                error.trouble() == Trouble::NoPermission
+                    || matches!(error.source.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG))
+            }
+            error => !error.is_trouble(),
+        }
+    }
+}
