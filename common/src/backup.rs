@@ -1,26 +1,39 @@
 //! [`Backup`]: a backup directory open for reading. Takes no lock and changes nothing.
 
+pub(crate) mod attach;
 pub(crate) mod attach_error;
+pub(crate) mod lock_look;
+pub(crate) mod recorded_changes;
+pub(crate) mod removal;
 pub(crate) mod shared_lock;
+pub(crate) mod size;
+pub(crate) mod snapshot_check;
+pub(crate) mod state;
+pub(crate) mod view;
+pub(crate) mod views;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::Keyframe;
-use crate::format::manifest::{MANIFEST_LEN, Manifest};
-use crate::format::record::{DeltaBase, SnapshotRef};
-use crate::format::record_index::ForeignKeys;
-use crate::format::segment::SnapshotId;
-use crate::format::{Damage, names};
-use crate::history::{History, Readable, Start};
-use crate::log::behind_segments::Unsealed;
+use crate::backup::recorded_changes::RecordedChanges;
+use crate::backup::view::View;
+use crate::config::backup_url::BackupUrl;
+use crate::history::unsealed::Unsealed;
+use crate::history::{History, Start};
 use crate::log::{LogCursor, RecordPlace};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
-use crate::recorded_changes::RecordedChanges;
 use crate::replay::IdleReplays;
+use crate::segment::version::Readable;
 use crate::segment::{Dropped, SealedPages, SealedState, Segments};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, RealDirectory, StorageError};
-use crate::{BackupUrl, ReadError, Seq, View};
+use format::manifest::{MANIFEST_LEN, Manifest};
+use format::record::{DeltaBase, SnapshotRef};
+use format::record_index::ForeignKeys;
+use format::segment::SnapshotId;
+use format::units::Keyframe;
+use format::units::Seq;
+use format::{Damage, names};
 
 /// Why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]

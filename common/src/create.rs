@@ -1,5 +1,7 @@
 //! Making a new backup.
 
+pub(crate) mod put_aside;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -9,18 +11,23 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::format::checked::CheckedSnapshots;
-use crate::format::manifest::Manifest;
-use crate::format::names;
-use crate::format::record::SnapshotReason;
-use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::backup::Backup;
+use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
+use crate::create::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
+use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::live::take_snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::log::{AppendError, create_first_log_within};
-use crate::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
-use crate::snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
-use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
+use crate::storage::owner::Owner;
+use crate::storage::read_error::ReadError;
+use crate::storage::unfinished::new_building;
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_file};
-use crate::unfinished::new_building;
-use crate::{Backup, BackupUrl, DataVersion, LogLimits, Owner, PageSize, ReadError, Timestamp};
+use format::checked::CheckedSnapshots;
+use format::manifest::Manifest;
+use format::names;
+use format::record::SnapshotReason;
+use format::units::{DataVersion, PageSize, Timestamp};
 
 /// What is to happen with a backup that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,110 +45,74 @@
 
 #![cfg_attr(not(test), deny(unsafe_code))]
 
-pub mod backup;
-mod backup_lock;
-mod backup_size;
-mod backup_state;
-mod backup_url;
-mod boot;
+mod backup;
 #[cfg(test)]
 mod campaign;
-mod commit_check;
+mod check;
 pub mod compact;
-mod contents;
-mod counted;
+mod compare;
+mod config;
 pub mod create;
-mod data_version;
 pub mod diff;
 pub mod durability;
 pub mod find;
-pub mod format;
 pub mod history;
-mod keyframe;
-mod live_database;
-mod lock_look;
+mod live;
 mod log;
-mod log_limits;
-mod on_unreachable;
-mod open_transaction;
-mod owner;
-mod page_no;
 mod pages;
-mod put_aside;
 pub mod python_plugin;
-mod read_error;
-mod recently_used;
-mod record_error;
-mod recorded_changes;
 pub mod recording;
-mod regular_file;
 pub mod replay;
 mod seal;
 mod segment;
-mod seq;
-mod shown;
-mod snapshot;
-mod snapshot_check;
 pub mod spool;
-mod sqlite_reason;
-mod status_fields;
+mod status;
 pub mod storage;
 #[cfg(test)]
 mod testing;
-mod timestamp;
-mod unfinished;
-mod unused_name;
 pub mod verify;
-pub mod version_rules;
-mod view;
-mod views;
 
 pub use backup::attach_error::OpenRecordingError;
+pub use backup::lock_look::LockLook;
 pub use backup::shared_lock::SharedLock;
+pub use backup::size::BytesByKind;
+pub use backup::snapshot_check::quick_check;
+pub use backup::state::{BackupState, UnsealedChanges};
+pub use backup::view::{View, ViewError};
+pub use backup::views::Views;
 pub use backup::{Backup, Follower, OpenError, Polled};
-pub use backup_lock::{BackupLock, BackupLockError, OnGap};
-pub use backup_size::BytesByKind;
-pub use backup_state::{BackupState, UnsealedChanges};
-pub use backup_url::{BackupUrl, BackupUrlError};
-pub use contents::differences::{
+pub use compare::differences::{
     ContentDifferences, KeyPart, RowDifference, SchemaDifference, TableDifferences, WhichRow,
 };
-pub use contents::value::Value;
-pub use counted::{Counted, counted};
+pub use compare::value::Value;
+pub use config::backup_lock::{BackupLock, BackupLockError, OnGap};
+pub use config::backup_url::{BackupUrl, BackupUrlError};
+pub use config::keep_policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanError};
+pub use config::log_limits::LogLimits;
+pub use config::on_unreachable::OnUnreachable;
+pub use config::python_lock::PythonLock;
+pub use create::put_aside::PutAsideError;
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
-pub use data_version::DataVersion;
-pub use history::{
-    History, NewestRecorded, NewestVersion, Origin, Readable, Recorded, RecordedBy, ReplayPlan, SealedThrough,
-    TimelineEntry, Version,
-};
-pub use keyframe::Keyframe;
-pub use live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
-pub use lock_look::LockLook;
+pub use format::units::{Counted, DataVersion, Keyframe, PageNo, PageSize, Seq, Timestamp, counted};
+pub use history::{History, NewestVersion, Recorded, RecordedBy, ReplayPlan, SealedThrough};
+pub use live::live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
+pub use live::open_transaction::is_in_transaction;
+pub use live::take_snapshot::{PagesDone, SnapshotError};
 pub use log::{AppendError, CutError, DbWrite, LogEnd, RecordPlace, RecoverError};
-pub use log_limits::LogLimits;
-pub use on_unreachable::OnUnreachable;
-pub use open_transaction::is_in_transaction;
-pub use owner::Owner;
-pub use page_no::{PageNo, PageSize};
 pub use pages::{PageIdentity, PageSource};
-pub use put_aside::PutAsideError;
-pub use read_error::ReadError;
-pub use record_error::RecordError;
+pub use recording::record_error::RecordError;
 pub use recording::{Interrupted, Recording};
-pub use regular_file::{expect_regular_file, open_regular_file};
+pub use replay::sqlite_reason::reason as sqlite_reason;
 pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
 pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
-pub use seq::Seq;
-pub use snapshot::{PagesDone, SnapshotError};
-pub use snapshot_check::quick_check;
+pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
-pub use sqlite_reason::reason as sqlite_reason;
-pub use status_fields::{DatabaseDamage, ReplayCheck, StatusFields};
+pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};
+pub use storage::owner::Owner;
+pub use storage::read_error::ReadError;
+pub use storage::regular_file::{expect_regular_file, open_regular_file};
+pub use storage::unfinished::{Unfinished, Workplace};
+pub use storage::unused_name::unused_name;
 pub use storage::{FreeSpace, Pulse, Trouble};
-pub use timestamp::Timestamp;
-pub use unfinished::{Unfinished, Workplace};
-pub use unused_name::unused_name;
-pub use view::{View, ViewError};
-pub use views::Views;

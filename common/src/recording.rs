@@ -1,10 +1,10 @@
 //! [`Recording`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
 
-mod attach;
 mod comparison;
 mod heal;
 mod identity;
 mod interrupted;
+pub(crate) mod record_error;
 mod spooling;
 mod stamp_file;
 
@@ -16,21 +16,26 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::backup::Backup;
+use crate::backup::attach::{Attached, Expected, attach};
+use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::shared_lock::{HealUnderWay, SharedLock};
-use crate::boot::{commit_in_boot, current_boot};
-use crate::format::commit_note::CommitNote;
-use crate::format::manifest::Manifest;
-use crate::format::record::{ChangeFlags, Predecessor, RunStart, SnapshotReason};
-use crate::history::{History, NewestVersion, Readable, Recorded};
+use crate::backup::state::UnsealedChanges;
+use crate::config::backup_lock::{BackupLock, OnGap};
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
+use crate::config::on_unreachable::OnUnreachable;
+use crate::history::{History, NewestVersion, Recorded};
 use crate::log::{AppendError, DbWrite, LogWriter};
+use crate::recording::record_error::RecordError;
+use crate::segment::version::Readable;
+use crate::storage::boot::{commit_in_boot, current_boot};
 use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
-use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
-use crate::{
-    BackupLock, BackupUrl, DataVersion, LogLimits, OnGap, OnUnreachable, OpenRecordingError, RecordError, Seq,
-    Timestamp, UnsealedChanges,
-};
-pub(crate) use attach::{Attached, Expected, attach};
 use comparison::Comparison;
+use format::commit_note::CommitNote;
+use format::manifest::Manifest;
+use format::record::{ChangeFlags, Predecessor, RunStart, SnapshotReason};
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::{Bump, Commit, Decision, Newest, decide};
 use heal::Closed;
 use identity::Identity;
 pub use interrupted::Interrupted;

@@ -6,12 +6,8 @@ mod bounds;
 mod equivalence;
 mod execution;
 #[cfg(test)]
-pub(crate) mod generated;
-#[cfg(test)]
 mod hostile_tests;
-pub(crate) mod lexed;
-mod lexer;
-pub(crate) mod parameters;
+pub(crate) mod sqlite_reason;
 pub mod statement;
 #[cfg(test)]
 mod tests;
@@ -29,16 +25,17 @@ pub(crate) use self::bounds::Bounds;
 pub use self::bounds::{Forbidden, OutOfBounds};
 pub(crate) use self::execution::{ChangeAbout, is_pragma};
 use self::execution::{Control, execute};
-use self::lexed::LexedChange;
 use self::statement::PreparedTemplates;
 pub use self::virtual_table::VirtualTable;
 pub(crate) use self::virtual_table::virtual_tables;
-use crate::format::record::RunStart;
-pub(crate) use crate::format::record_index::ForeignKeys;
-use crate::format::statements::{Statements, Templates};
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
-pub(crate) use crate::sqlite_reason::reason;
-use crate::{DataVersion, PageNo, ReadError, Seq, Timestamp, counted};
+pub(crate) use crate::replay::sqlite_reason::reason;
+use crate::storage::read_error::ReadError;
+use format::record::RunStart;
+pub(crate) use format::record_index::ForeignKeys;
+use format::sql::lexed::LexedChange;
+use format::statements::{Statements, Templates};
+use format::units::{DataVersion, PageNo, Seq, Timestamp, counted};
 
 /// A change could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +191,7 @@ impl Replay {
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; \
                  PRAGMA cache_size = -8192;",
             )?;
-            foreign_keys.set_on(&connection)?;
+            enforce(foreign_keys, &connection)?;
             statement::set_up(&connection)?;
             bounds::set_up(&connection)?;
             Ok(connection)
@@ -328,7 +325,7 @@ impl IdleReplay {
             return Replay::start(pages, foreign_keys);
         }
         replay.mounted.replace(pages);
-        foreign_keys.set_on(&replay.connection).map_err(|error| {
+        enforce(foreign_keys, &replay.connection).map_err(|error| {
             let reason = reason(&error);
             replay.mounted.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages)
         })?;
@@ -373,9 +370,7 @@ impl StoredReplay<'_> {
     }
 }
 
-impl ForeignKeys {
-    fn set_on(self, connection: &Connection) -> rusqlite::Result<()> {
-        // The PRAGMA would make every prepared statement be prepared anew, even when it changes nothing.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self == Self::On).map(drop)
-    }
+fn enforce(foreign_keys: ForeignKeys, connection: &Connection) -> rusqlite::Result<()> {
+    // The PRAGMA would make every prepared statement be prepared anew, even when it changes nothing.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys == ForeignKeys::On).map(drop)
 }

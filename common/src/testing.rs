@@ -8,11 +8,19 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use crate::backup::Backup;
+use crate::backup::views::Views;
+use crate::config::backup_lock::{BackupLock, OnGap};
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
+use crate::config::on_unreachable::OnUnreachable;
+use crate::create::create_backup;
+use crate::history::Recorded;
+use crate::log::DbWrite;
+use crate::recording::Recording;
+use crate::recording::record_error::RecordError;
 use crate::storage::{Directory, RealDirectory};
-use crate::{
-    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, RecordError, Recorded,
-    Recording, Timestamp, Views, create_backup,
-};
+use format::units::{DataVersion, Timestamp};
 
 /// Logs that are soon made.
 const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 12_000 };
@@ -172,7 +180,7 @@ impl Node {
     }
 
     /// What a version of the backup holds.
-    pub(crate) fn contents_of(&self, history: &crate::History, version: u32) -> Vec<String> {
+    pub(crate) fn contents_of(&self, history: &crate::history::History, version: u32) -> Vec<String> {
         let version = history.version(DataVersion::new(version)).unwrap().unwrap();
         let view = Views::new(self.backup(), 1 << 20).open(&history.plan(&version).unwrap()).unwrap();
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];

@@ -4,8 +4,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use common::KeepPolicy;
 use common::Timestamp;
-use common::compact::{ClockInDoubt, CompactProgress, Compaction, CompactionFields, Force, KeepPolicy};
+use common::compact::{ClockInDoubt, CompactProgress, Compaction, CompactionFields, Force};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;

@@ -10,7 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
-use common::compact::{Clock, ClockWatch, CompactError, CompactOutcome, Compaction, Force, KeepPolicy, Manner};
+use common::KeepPolicy;
+use common::compact::{Clock, ClockWatch, CompactError, CompactOutcome, Compaction, Force, Manner};
 use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted};
 
 use crate::causes::with_remedy;
@@ -186,7 +187,7 @@ impl Worker {
 
     /// Whether the directory is that of a backup: where it is not mounted, no file is missing from it.
     fn is_there(&self) -> bool {
-        self.backup.path().join(common::format::names::MANIFEST).exists()
+        self.backup.path().join(format::names::MANIFEST).exists()
     }
 
     /// Looks at snapshots that nobody has looked at, when all that was recorded since has been replayed.

@@ -3,7 +3,7 @@
 //! Messages end with an empty line, and compact JSON never holds one: finding `\n\n` is all it takes. Pure: whoever reads
 //! the bytes puts them into [`Splitter::space`], says how many they were, and takes the messages out.
 
-use common::format::record::PAYLOAD_LEN_MAX;
+use format::record::PAYLOAD_LEN_MAX;
 use memchr::memmem;
 
 /// A message longer than this is refused: 1 GiB of statements, and what JSON adds to them.

@@ -21,7 +21,7 @@ const LOG_STATEMENTS: usize = 30;
 
 /// Logs that records are written to; not those that are being made, nor what is going to be one: a log's first record is
 /// in there before it has its name.
-pub const LOGS: Names = Names::Where(|name| common::format::names::parse_log(name).is_some());
+pub const LOGS: Names = Names::Where(|name| format::names::parse_log(name).is_some());
 
 /// A node whose backup lies on a file system of ours.
 pub struct FaultyNode {

@@ -172,7 +172,7 @@ fn a_mount_says_it_before_anything_else() {
 fn elsewhere_it_is_said_where_the_rest_would_be() {
     let behind = BehindNode::new();
     let backup = aside(&behind.node);
-    let note = backup.join(common::format::names::SPOOL_NOTE);
+    let note = backup.join(format::names::SPOOL_NOTE);
     let mut there: Value = serde_json::from_slice(&fs::read(&note).expect("a note")).expect("in JSON");
     there["host"] = json!("some-other-machine");
     fs::write(&note, there.to_string()).expect("changing the note");
@@ -192,7 +192,7 @@ fn elsewhere_it_is_said_where_the_rest_would_be() {
 fn a_spool_that_cannot_be_read_is_as_good_as_behind() {
     let behind = BehindNode::new();
     let backup = aside(&behind.node);
-    let header = behind.spool().join(common::format::names::SPOOL_HEADER);
+    let header = behind.spool().join(format::names::SPOOL_HEADER);
     let mut bytes = fs::read(&header).expect("the header");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

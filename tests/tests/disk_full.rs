@@ -212,7 +212,7 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     node.start();
     let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
     assert!(first.is_continue(), "{first:?}");
-    let spare = backup.join(common::format::names::SPARE);
+    let spare = backup.join(format::names::SPARE);
     let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == common::LogLimits::default().bytes);
     assert!(until(Duration::from_secs(20), is_made), "no room is made ahead");
     let filler = fill(disk.path());

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::format::names;
 use common::{DataVersion, LogLimits};
+use format::names;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::io::Errno;
 use serde_json::{Value, json};

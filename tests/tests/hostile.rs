@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::format::segment::{SegmentFooter, SegmentHeader};
 use common::{Backup, BackupUrl, DataVersion, DbWrite, LogLimits, Recording, Seq, Timestamp, Views};
+use format::segment::{SegmentFooter, SegmentHeader};
 use tests::home::{Home, everything};
 use tests::small_node::{NODE_ID, bump, creation};
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
 use common::replay::statement::{self, Executed, PreparedTemplates};
+use format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
 use mountfs::demo::trace::{TraceEvent, TraceWrite};
 use rusqlite::Connection;
 use tests::schedule::{Fate, Kind, Outcome, Schedule};

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use super::OpenError;
+use crate::config::backup_lock::BackupLockError;
+use crate::config::backup_url::BackupUrl;
 use crate::log::{CutError, RecoverError};
+use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, Trouble};
-use crate::{BackupLockError, BackupUrl, ReadError, counted};
+use format::units::counted;
 
 /// Why recording cannot begin. Nothing was created or changed.
 #[derive(Debug, thiserror::Error)]

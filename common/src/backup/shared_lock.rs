@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::Seq;
+use format::units::Seq;
 
 /// The lock of a backup, held until the last clone is dropped: whoever changes the backup has one.
 #[derive(Debug, Clone)]

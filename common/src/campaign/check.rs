@@ -9,13 +9,17 @@ use super::home::{BACKUP, Home, LIGHTNING_DIR, LIMITS, causes, drain};
 use super::model::{Existence, Promise, State};
 use super::onward::{BEGINS_A_LOG, Next};
 use crate::backup::Backup;
-use crate::format::names;
-use crate::history::{History, Origin};
+use crate::backup::views::Views;
+use crate::history::History;
 use crate::pages::MountedOverlay;
+use crate::recording::Recording;
+use crate::seal::Sealer;
+use crate::segment::version::Origin;
 use crate::spool::{SpoolMarker, SpoolNote};
 use crate::testing::contents;
-use crate::version_rules::Commit;
-use crate::{DataVersion, Recording, Sealer, Views};
+use format::names;
+use format::units::DataVersion;
+use format::version_rules::Commit;
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

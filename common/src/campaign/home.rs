@@ -11,7 +11,10 @@ use uuid::Uuid;
 
 use super::disk::{Disk, Node, Tree};
 use crate::backup::Backup;
-use crate::{BackupLock, LogLimits, OnGap, OnUnreachable, Recording};
+use crate::config::backup_lock::{BackupLock, OnGap};
+use crate::config::log_limits::LogLimits;
+use crate::config::on_unreachable::OnUnreachable;
+use crate::recording::Recording;
 
 /// Logs of some four changes, keyframes of one or two.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 3 << 10, statements: 60 };
@@ -44,7 +47,7 @@ impl Home {
     /// A disk with an empty spool, and a lightning-dir.
     pub(super) fn disk() -> Tree {
         let root = [(SPOOL.to_owned(), Node::Directory(1)), (LIGHTNING_DIR.to_owned(), Node::Directory(2))].into();
-        let spool = [(crate::format::names::LOCK.to_owned(), Node::File(0))].into();
+        let spool = [(format::names::LOCK.to_owned(), Node::File(0))].into();
         Tree { directories: vec![root, spool, BTreeMap::new()], files: vec![Arc::default()] }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::home::causes;
 use super::model::{Held, State};
-use crate::{DataVersion, DbWrite, Recording, Timestamp};
+use crate::log::DbWrite;
+use crate::recording::Recording;
+use format::units::{DataVersion, Timestamp};
 
 /// Bytes of a change that begins a log wherever the one before ends.
 pub(super) const BEGINS_A_LOG: usize = 2800;

@@ -10,11 +10,18 @@ use super::disk::{Call, Cause, Disk, Fault, Kind, ROOT};
 use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, causes, drain};
 use super::model::{Existence, Held, Promise, State};
 use super::script::{FIRST_VERSION, HookCall, Script, Step, Then, Trouble};
-use crate::compact::{Clock, CompactOutcome, Compaction, KeepPolicy, KeepSpanError, Manner, Pace};
+use crate::backup::Backup;
+use crate::backup::shared_lock::SharedLock;
+use crate::compact::{Clock, CompactOutcome, Compaction, Manner, Pace};
+use crate::config::keep_policy::{KeepPolicy, KeepSpanError};
 use crate::create::{Place, create_in};
-use crate::format::names;
-use crate::live_database::LiveDatabase;
-use crate::{Backup, DataVersion, DbWrite, Recorded, Recording, Sealer, SharedLock, Timestamp};
+use crate::history::Recorded;
+use crate::live::live_database::LiveDatabase;
+use crate::log::DbWrite;
+use crate::recording::Recording;
+use crate::seal::Sealer;
+use format::names;
+use format::units::{DataVersion, Timestamp};
 
 /// Attempts until a call that failed once has to work.
 const ATTEMPTS: usize = 4;

@@ -11,7 +11,7 @@ use super::model::{Existence, Promise, State};
 use super::onward::{BEGINS_A_LOG, Next};
 use super::play::journal_of;
 use super::random::Random;
-use crate::Recording;
+use crate::recording::Recording;
 
 #[test]
 fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {

@@ -7,7 +7,9 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::{History, ReadError, Seq, Timestamp};
+use crate::history::History;
+use crate::storage::read_error::ReadError;
+use format::units::{Seq, Timestamp};
 
 /// How far a clock may be ahead without being noticed, and how long it must have gone on after a leap.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use proptest::prelude::*;
 
 use super::clock::{ClockWatch, DAY, Leap, Moment};
-use super::policy::{Keep, KeepPolicy, Times};
-use crate::format::remains_directory::KeptVersion;
-use crate::{Seq, Timestamp};
+use crate::config::keep_policy::{Keep, KeepPolicy, Times};
+use format::remains_directory::KeptVersion;
+use format::units::{Seq, Timestamp};
 
 const HOUR: i64 = DAY / 24;
 

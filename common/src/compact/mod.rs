@@ -19,9 +19,7 @@ mod clock;
 mod clock_tests;
 mod offline;
 mod plan;
-mod policy;
 mod reach;
-mod removal;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -35,16 +33,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backup::removal::remove_dropped;
+use crate::config::keep_policy::{KeepPolicy, KeepPolicyError};
 pub use clock::{Clock, ClockInDoubt, ClockWatch, Force};
 pub use offline::{CompactBackupError, compact_backup, plan_compaction};
 use plan::Plan;
-pub use policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanError};
-pub(crate) use removal::remove_dropped;
 
-use crate::format::names;
+use crate::backup::Backup;
+use crate::backup::shared_lock::SharedLock;
 use crate::segment::Remains;
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, StorageError, remove_if_present};
-use crate::{Backup, ReadError, Seq, SharedLock, Timestamp, Version};
+use format::names;
+use format::units::{Seq, Timestamp};
 
 /// Why nothing, or not all, was dropped. Nothing that is kept is touched by any of it.
 #[derive(Debug, thiserror::Error)]

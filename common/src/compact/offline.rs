@@ -5,11 +5,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{Clock, CompactError, CompactOutcome, CompactProgress, Compaction, KeepPolicy, Manner, prepare};
+use crate::backup::Backup;
 use crate::backup::OpenError;
-use crate::format::names;
+use crate::backup::shared_lock::SharedLock;
+use crate::config::backup_url::BackupUrl;
 use crate::log::{RecoverError, recover};
 use crate::storage::StorageError;
-use crate::{Backup, BackupUrl, ReadError, SharedLock, Timestamp};
+use crate::storage::read_error::ReadError;
+use format::names;
+use format::units::Timestamp;
 
 /// Why a backup is not compacted. What is kept is as it was.
 #[derive(Debug, thiserror::Error)]

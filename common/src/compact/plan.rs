@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use super::CompactError;
 use super::clock::{Clock, ClockInDoubt};
-use super::policy::{Keep, KeepPolicy, Times};
-use crate::format::record::DeltaBase;
-use crate::format::remains_directory::{Gap, KeptVersion, Thinned};
-use crate::format::segment::SegmentFooter;
-use crate::format::{Damage, names};
+use crate::backup::Backup;
+use crate::config::keep_policy::{Keep, KeepPolicy, Times};
+use crate::history::History;
 use crate::history::NeededBy;
+use crate::segment::version::Version;
 use crate::segment::{Remains, Segments};
-use crate::{Backup, History, ReadError, Seq, Timestamp, Version};
+use crate::storage::read_error::ReadError;
+use format::record::DeltaBase;
+use format::remains_directory::{Gap, KeptVersion, Thinned};
+use format::segment::SegmentFooter;
+use format::units::{Seq, Timestamp};
+use format::{Damage, names};
 
 /// The decision.
 pub(super) struct Plan {

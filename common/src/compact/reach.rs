@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::plan::Plan;
-use crate::Keyframe;
-use crate::format::page_images::{Anchor, PageImages, from_keyframe};
-use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
-use crate::format::segment::{Location, MapRoot, Piece};
 use crate::history::NeededBy;
 use crate::segment::Segments;
-use crate::{PageNo, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::page_images::{Anchor, PageImages, from_keyframe};
+use format::page_map::{FAN_OUT, HEIGHT_MAX};
+use format::segment::{Location, MapRoot, Piece};
+use format::units::Keyframe;
+use format::units::{PageNo, Seq};
 
 /// What a piece is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
+use crate::backup::views::Views;
+use crate::config::log_limits::LogLimits;
+use crate::recording::Recording;
+use crate::seal::Sealer;
+use crate::segment::version::TimelineEntry;
 use crate::testing::{Fate, Node};
 use crate::verify::{NoteAbout, Report, Scope, verify};
-use crate::{DataVersion, LogLimits, Recording, Sealer, TimelineEntry, Views};
+use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
+use format::units::DataVersion;
 
 /// Logs of a few changes.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 4 << 10, statements: 40 };
@@ -78,7 +83,9 @@ impl Hourly {
                     for statement in &statements {
                         transaction.execute(statement, []).unwrap();
                     }
-                    recording.record(&crate::DbWrite { data_version, statements: &statements, received_at }).unwrap();
+                    recording
+                        .record(&crate::log::DbWrite { data_version, statements: &statements, received_at })
+                        .unwrap();
                     transaction.commit().unwrap();
                     self.node.version += 1;
                 }
@@ -354,7 +361,7 @@ fn a_reader_follows_and_what_it_has_open_stays_readable() {
     views.forget();
     let error = views.open(&plan).unwrap_err();
     assert!(
-        matches!(&*error.reason, crate::ReplayError::Pages(ReadError::Storage(error)) if error.is_not_found()),
+        matches!(&*error.reason, crate::replay::ReplayError::Pages(ReadError::Storage(error)) if error.is_not_found()),
         "{error:?}"
     );
 }
@@ -480,7 +487,7 @@ fn what_a_snapshot_builds_on_that_is_not_sealed_yet_stays_readable() {
     let base = |it: &Hourly| {
         let (history, _) = it.node.backup().read_history();
         let base = history.unsealed_snapshots().next().unwrap().1.base.unwrap();
-        let crate::format::record::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
+        let format::record::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
         base
     };
     let before = it.held();

@@ -6,9 +6,12 @@ use std::ops::ControlFlow;
 
 use super::tests::{HOUR, Hourly, expect_part_of};
 use super::*;
-use crate::format::remains_directory::Thinned;
+use crate::config::log_limits::LogLimits;
+use crate::history::History;
+use crate::segment::version::TimelineEntry;
 use crate::verify::{Depth, Scope, verify};
-use crate::{DataVersion, History, LogLimits, TimelineEntry};
+use format::remains_directory::Thinned;
+use format::units::DataVersion;
 
 /// A node with several keyframes in each segment, and several changes in an hour.
 fn busy() -> Hourly {
@@ -163,7 +166,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
         // Whatever can be opened is right; whatever cannot be is named.
         let (backup, mut lost) = (it.node.backup(), 0);
         let (history, _) = backup.read_history();
-        let views = crate::Views::new(Arc::clone(&backup), 0);
+        let views = crate::backup::views::Views::new(Arc::clone(&backup), 0);
         for (&number, (bytes, _)) in &before {
             let open = || {
                 let version = history.version(DataVersion::new(number)).ok()??;
@@ -175,7 +178,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
             match open() {
                 Some(opened) => assert!(opened == *bytes, "byte {byte}: version {number} is another one"),
                 None => {
-                    let place = crate::history::Place(number.into());
+                    let place = crate::segment::version::Place(number.into());
                     // Without its directory nobody knows which versions were kept.
                     let is_known = !alone.contains(&place.0) || backup.segments().remains().is_some();
                     assert!(!is_known || report.lost.contains_place(place), "byte {byte}: {number} of {report:?}");

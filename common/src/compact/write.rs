@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use super::reach::{self, Needed, Role, Walk, kept_of};
 use super::{CompactError, Pace};
-use crate::format::names;
-use crate::format::remains::{
+use crate::backup::Backup;
+use crate::segment::version::Version;
+use crate::segment::{Remains, Segments};
+use crate::storage::read_error::ReadError;
+use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use format::names;
+use format::remains::{
     BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainingPiece, RemainsFooter, RemainsHeader,
     SegmentPart, block_checksum,
 };
-use crate::format::remains_directory::{PartEntry, RemainsDirectory, Thinned};
-use crate::format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
-use crate::segment::{Remains, Segments};
-use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
-use crate::{Backup, ReadError, Seq, Timestamp, Version};
+use format::remains_directory::{PartEntry, RemainsDirectory, Thinned};
+use format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
+use format::units::{Seq, Timestamp};
 
 /// Bytes that are gathered before they are written, and synced.
 const BUFFER: usize = 256 << 10;

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{PageNo, PageSize};
+use format::units::{PageNo, PageSize};
 
 /// What is no page of a table, or one that contradicts itself. SQLite says more about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

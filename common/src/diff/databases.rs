@@ -11,12 +11,13 @@ use super::entries::{DiffEntry, RowChange, RowFate, SchemaChange, TableTotals};
 use super::hidden::HiddenPages;
 use super::leaves::{Leaves, Scope};
 use super::tree::{TreeError, Trees};
-use crate::contents::any_order::for_other_rows_in_any_order;
-use crate::contents::rows::{for_other_rows, values};
-use crate::contents::table::{Layout, SchemaEntries, schema_entries, tables};
+use crate::compare::any_order::for_other_rows_in_any_order;
+use crate::compare::rows::{for_other_rows, values};
+use crate::compare::table::{Layout, SchemaEntries, schema_entries, tables};
+use crate::compare::value::Value;
 use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::reason;
-use crate::{PageNo, Value};
+use format::units::PageNo;
 
 /// KiB of pages that SQLite may keep of either database.
 const CACHE_KIB: u32 = 32 << 10;

@@ -1,6 +1,6 @@
 //! What differs in two versions, as it is told.
 
-use crate::Value;
+use crate::compare::value::Value;
 
 /// What became of a row, or of an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use super::leaves::Leaves;
 use super::tree::{TreeError, Trees};
-use crate::PageNo;
 use crate::pages::PageSource;
+use format::units::PageNo;
 
 /// Bytes of page 1 at which the first page of the freelist is told.
 const FREELIST_AT: usize = 32;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::tree::{TreeError, Trees};
 use crate::pages::{OverlayPages, PageIdentity, PageSource};
-use crate::{PageNo, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::PageNo;
 
 /// Pages that are asked about at once.
 const ASKED_AT_ONCE: u32 = 4096;

@@ -2,7 +2,7 @@
 //!
 //! Pages first, rows second. Where the changes between the two are few, they are replayed from the one to the other: only
 //! pages that this read or wrote can hold rows that differ. Where they are many, the page maps tell which pages may differ
-//! ([`PageIdentity`](crate::PageIdentity)). Either way the b-trees of a table are followed in both databases ([`tree`]), past
+//! ([`PageIdentity`](crate::pages::PageIdentity)). Either way the b-trees of a table are followed in both databases ([`tree`]), past
 //! all leaves that are the same, and only rows whose bytes differ are asked for. A table whose schema changed, or that
 //! has no rowids, is compared as a whole, unless no page of it was touched.
 
@@ -20,10 +20,14 @@ use std::ops::ControlFlow;
 use self::databases::Databases;
 pub use self::entries::{DiffEntry, RowChange, RowFate, SchemaChange, TableTotals};
 use self::leaves::Scope;
+use crate::backup::Backup;
+use crate::backup::view::{BuildError, View};
+use crate::history::History;
 use crate::history::PlannedChange;
 use crate::replay::ReplayError;
-use crate::view::{BuildError, View};
-use crate::{Backup, DataVersion, History, ReadError, Version};
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::units::DataVersion;
 
 /// Changes that are replayed rather than page maps compared.
 const REPLAYED_MAX: usize = 512;

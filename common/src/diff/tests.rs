@@ -12,9 +12,14 @@ use rusqlite::types::ValueRef;
 use super::databases::Databases;
 use super::leaves::Scope;
 use super::{DiffEntry, RowChange, RowFate};
+use crate::backup::Backup;
+use crate::backup::view::View;
+use crate::compare::value::Value;
+use crate::history::History;
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageIdentity, PageSource};
-use crate::view::View;
-use crate::{Backup, History, PageNo, PageSize, ReadError, Value, Version};
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::units::{PageNo, PageSize};
 
 const SCHEMA: &str = "
     CREATE TABLE plain (a INTEGER, b TEXT, c BLOB);

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::btree::{Cell, Malformed, TablePage, next_overflow, table_page, usable_bytes};
 use crate::pages::{OverlayPages, PageSource};
-use crate::{PageNo, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::PageNo;
 
 /// Deeper than any tree that SQLite follows (`BTCURSOR_MAX_DEPTH`).
 const DEPTH_MAX: usize = 20;

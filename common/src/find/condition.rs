@@ -8,9 +8,9 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::FindError;
 use super::condition_text::{as_one_expression, quoted};
-use crate::contents::table::{Layout, tables};
+use crate::compare::table::{Layout, tables};
 use crate::replay::reason;
-use crate::sqlite_reason::whole_message;
+use crate::replay::sqlite_reason::whole_message;
 
 /// Functions whose answer is another one each time, or about the connection, or that load code.
 const FORBIDDEN_FUNCTIONS: [&str; 9] = [

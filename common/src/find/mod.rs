@@ -22,10 +22,15 @@ use std::thread;
 use self::condition::Condition;
 use self::search::Search;
 use self::standing::Asking;
+use crate::backup::Backup;
+use crate::backup::view::View;
+use crate::compare::value::Value;
+use crate::history::History;
 use crate::pages::MountedOverlay;
 use crate::replay::{OutOfBounds, ReplayError, reason};
-use crate::view::View;
-use crate::{Backup, DataVersion, History, ReadError, Seq, Timestamp, Value, Version};
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::units::{DataVersion, Seq, Timestamp};
 
 /// Why nothing was found out.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::condition::{Condition, Hidden};
 use super::condition_text::words;
-use crate::format::statements::StoredStatement;
+use format::statements::StoredStatement;
 
 /// What a statement, or a change, can do to what a condition says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,16 +7,21 @@ use std::sync::Arc;
 use super::relevance::{Relevance, Statements};
 use super::standing::{Asking, Shape, Standing, Turned};
 use super::{FindError, RowKey, Turn};
-use crate::Keyframe;
-use crate::format::statements::Block;
-use crate::history::{LiveKind, LiveRecord, Start, Stretch};
+use crate::backup::Backup;
+use crate::backup::recorded_changes::{RecordedChanges, SegmentChanges};
+use crate::backup::view::View;
+use crate::history::History;
+use crate::history::Start;
 use crate::log::RecordPlace;
 use crate::pages::{MountedOverlay, OverlayPages};
-use crate::recorded_changes::{RecordedChanges, SegmentChanges};
-use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, parameters, reason};
+use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, reason};
 use crate::segment::SealedState;
-use crate::view::View;
-use crate::{Backup, History, Seq, Version};
+use crate::segment::stretch::{LiveKind, LiveRecord, Stretch};
+use crate::segment::version::Version;
+use format::sql::parameters;
+use format::statements::Block;
+use format::units::Keyframe;
+use format::units::Seq;
 
 /// Looks for turns. Keeps its connections from one interval to the next.
 pub(super) struct Search<'a> {

@@ -7,9 +7,10 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::condition::Condition;
 use super::{FindError, RowKey};
-use crate::contents::rows::values;
+use crate::compare::rows::values;
+use crate::compare::value::Value;
 use crate::replay::{Replay, reason};
-use crate::{Timestamp, Value};
+use format::units::Timestamp;
 
 /// A condition, asked of one database after another.
 #[derive(Debug)]

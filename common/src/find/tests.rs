@@ -8,10 +8,16 @@ use proptest::prelude::*;
 
 use super::standing::Asking;
 use super::{FindError, find};
+use crate::backup::Backup;
+use crate::backup::view::View;
+use crate::config::log_limits::LogLimits;
+use crate::history::History;
+use crate::log::DbWrite;
+use crate::recording::Recording;
 use crate::replay::{ForeignKeys, Replay};
+use crate::segment::version::Version;
 use crate::testing::{Fate, Node};
-use crate::view::View;
-use crate::{Backup, DataVersion, DbWrite, History, LogLimits, Recording, Timestamp, Version};
+use format::units::{DataVersion, Timestamp};
 
 /// A log after a few changes.
 const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 60 };
@@ -148,8 +154,8 @@ proptest! {
         }
         drop(recording);
         if seals {
-            let mut sealer = crate::Sealer::new(node.backup(), SHORT).unwrap();
-            sealer.advance(crate::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+            let mut sealer = crate::seal::Sealer::new(node.backup(), SHORT).unwrap();
+            sealer.advance(format::units::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
         }
         let backup = node.backup();
         let (history, read) = backup.read_history();
@@ -226,7 +232,7 @@ fn a_condition_is_one_expression_about_a_row_and_does_nothing() {
 }
 
 /// The seqs of the versions of a new history at which a condition turns, and those of all its versions.
-fn turns_of(statements: &[&str], table: &str, condition: &str) -> (Vec<crate::Seq>, Vec<crate::Seq>) {
+fn turns_of(statements: &[&str], table: &str, condition: &str) -> (Vec<format::units::Seq>, Vec<format::units::Seq>) {
     let mut node = Node::new("");
     let mut recording = node.record_within(SHORT);
     for statement in statements {
@@ -422,8 +428,8 @@ fn damage_outside_of_what_is_asked_about_does_not_matter() {
         write(&mut node, &mut recording, &[update, "DELETE FROM payments WHERE amount = 3".to_owned()]);
     }
     drop(recording);
-    let mut sealer = crate::Sealer::new(node.backup(), SHORT).unwrap();
-    sealer.advance(crate::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut sealer = crate::seal::Sealer::new(node.backup(), SHORT).unwrap();
+    sealer.advance(format::units::Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
     let backup = node.backup();
     let (history, _) = backup.read_history();
     let all = versions(&history);
@@ -464,7 +470,7 @@ fn damage_outside_of_what_is_asked_about_does_not_matter() {
         (behind + 1, behind + 3),
     ];
     let expected = ranges.map(|(first, last)| ask(&backup, first, last).unwrap());
-    let file = backup.path().join(crate::format::names::segment(segment));
+    let file = backup.path().join(format::names::segment(segment));
     let bytes = std::fs::read(&file).unwrap();
     let mut whole = [0; 6];
     for at in (0..bytes.len()).step_by(bytes.len() / 25) {

@@ -3,7 +3,9 @@
 use std::ops::{ControlFlow, Range};
 
 use super::{History, Stretch};
-use crate::{ReadError, Seq, Timestamp, Version};
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::units::{Seq, Timestamp};
 
 /// The newest version that was recorded by some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,8 +240,11 @@ impl History {
 mod tests {
     use std::ops::ControlFlow;
 
+    use crate::config::log_limits::LogLimits;
+    use crate::log::DbWrite;
+    use crate::seal::Sealer;
     use crate::testing::Node;
-    use crate::{DataVersion, DbWrite, LogLimits, Sealer, Seq, Timestamp};
+    use format::units::{DataVersion, Seq, Timestamp};
 
     /// It was 3 o'clock by a wrong clock, then 2, and 2 is later than 3.
     #[test]
@@ -269,7 +274,7 @@ mod tests {
             }
             let (history, read) = node.backup().read_history();
             read.unwrap();
-            let number = |version: &crate::Version| version.data_version.get();
+            let number = |version: &crate::segment::version::Version| version.data_version.get();
             let by = |micros: i64| {
                 let by = history.recorded_by(micros).unwrap()?;
                 let set_back = by.set_back.map(|(before, later)| (before.as_ref().map(number), number(&later)));

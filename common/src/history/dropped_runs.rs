@@ -3,10 +3,11 @@
 use std::iter::Peekable;
 use std::slice::Iter;
 
-use super::version::{Place, TimelineEntry};
 use super::{Segments, Stretch};
-use crate::format::remains_directory::Gap;
-use crate::{ReadError, Seq};
+use crate::segment::version::{Place, TimelineEntry};
+use crate::storage::read_error::ReadError;
+use format::remains_directory::Gap;
+use format::units::Seq;
 
 /// The runs of dropped segments, in order, between those that something is left of.
 pub(super) struct DroppedRuns<'a> {

@@ -8,22 +8,24 @@ mod dropped_runs;
 mod plan;
 mod recorded;
 mod sealed_through;
-mod stretch;
-mod version;
+pub(crate) mod unsealed;
 
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use crate::boot::{commit_in_boot, current_boot};
-use crate::format::commit_note::CommitNote;
-use crate::format::record::{Body, DeltaBase, Record, SnapshotRef};
-use crate::format::segment::{SegmentFooter, SnapshotId};
-use crate::format::{Damage, names};
 use crate::log::RecordPlace;
 use crate::segment::Segments;
-use crate::version_rules::Newest;
-use crate::{DataVersion, PageSize, ReadError, Seq};
+use crate::storage::boot::{commit_in_boot, current_boot};
+use crate::storage::read_error::ReadError;
+use format::commit_note::CommitNote;
+use format::record::{Body, DeltaBase, Record, SnapshotRef};
+use format::segment::{SegmentFooter, SnapshotId};
+use format::units::{DataVersion, PageSize, Seq};
+use format::version_rules::Newest;
+use format::{Damage, names};
 
+use crate::segment::stretch::{Before, LiveKind, LiveRecord, Stretch};
+use crate::segment::version::{NewestRecorded, Place, Readable, TimelineEntry, Version};
 pub use by_time::RecordedBy;
 use dropped_runs::DroppedRuns;
 pub use plan::ReplayPlan;
@@ -31,9 +33,6 @@ pub(crate) use plan::{NeededBy, PlannedChange, Start};
 pub use recorded::{NewestVersion, Recorded};
 pub use sealed_through::SealedThrough;
 pub(crate) use sealed_through::sealed_through;
-pub(crate) use stretch::{Before, LiveKind, LiveRecord, Stretch};
-pub(crate) use version::Place;
-pub use version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 
 /// What the records of a backup amount to.
 #[derive(Debug)]

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::{History, LiveKind, LiveRecord, Loaded, Stretch, Version};
-use crate::Keyframe;
-use crate::format::record::SnapshotRef;
-use crate::format::record_index::ForeignKeys;
-use crate::format::remains_directory::KeptVersion;
 use crate::log::RecordPlace;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
-use crate::{DataVersion, PageSize, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::record::SnapshotRef;
+use format::record_index::ForeignKeys;
+use format::remains_directory::KeptVersion;
+use format::units::Keyframe;
+use format::units::{DataVersion, PageSize, Seq};
 
 /// All that a view of a version needs from the history; goes its own way from there.
 #[derive(Debug, Clone)]

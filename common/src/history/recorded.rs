@@ -1,6 +1,6 @@
 //! What a recorder says of a write.
 
-use crate::{DataVersion, Seq, Timestamp};
+use format::units::{DataVersion, Seq, Timestamp};
 
 /// The newest recorded version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! [`SealedThrough`]: how far a backup is sealed.
 
 use super::Place;
-use crate::format::segment::SegmentFooter;
-use crate::{DataVersion, Seq};
+use format::segment::SegmentFooter;
+use format::units::{DataVersion, Seq};
 
 /// How far a backup is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

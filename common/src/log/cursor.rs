@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordPlace, open_log};
-use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, first_link, parse};
-use crate::format::{Damage, names};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StoredFile, read_exact_at, read_on};
-use crate::{ReadError, Seq};
+use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, first_link, parse};
+use format::units::Seq;
+use format::{Damage, names};
 
 /// Bytes read at once: a handful of changes when following, a few hundred reads for a log of 4 MiB.
 pub(super) const CHUNK: usize = 64 << 10;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{LogCursor, LogEnd, RecordPlace};
-use crate::format::names;
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, StorageError, fill_with_zeros};
-use crate::{ReadError, Seq};
+use format::names;
+use format::units::Seq;
 
 /// Why a backup that was let go of is not recorded to again.
 #[derive(Debug, thiserror::Error)]

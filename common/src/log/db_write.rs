@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{DataVersion, Timestamp};
+use format::units::{DataVersion, Timestamp};
 
 /// A `db_write` to record.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-use crate::format::names;
 use crate::storage::{Directory, StorageError, StoredFile, fill_with_zeros, remove_if_present};
+use format::names;
 
 /// The pause after a spare could not be made: a full disk is not full any sooner for being asked all the time.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);

@@ -1,6 +1,5 @@
 //! The log: records appended to files, read back in order, and put right after a crash.
 
-pub(crate) mod behind_segments;
 mod cursor;
 mod cut;
 mod db_write;
@@ -17,9 +16,9 @@ mod tail;
 mod tests;
 mod writer;
 
-use crate::Keyframe;
-use crate::Seq;
-use crate::format::names;
+use format::names;
+use format::units::Keyframe;
+use format::units::Seq;
 
 pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 pub use cut::CutError;

@@ -9,11 +9,12 @@ use super::spare::remove_unused;
 use super::tail::torn_len;
 use super::writer::{Holds, OpenEnd};
 use super::{LogCursor, LogWriter, RecordPlace};
-use crate::format::log_header::LOG_HEADER_LEN;
-use crate::format::record::{Body, Record};
-use crate::format::{Damage, names};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, write_again};
-use crate::{ReadError, Seq, counted};
+use format::log_header::LOG_HEADER_LEN;
+use format::record::{Body, Record};
+use format::units::{Seq, counted};
+use format::{Damage, names};
 
 /// Most records that are written at once: a rewind, a snapshot and a change.
 const BATCH_RECORDS_MAX: usize = 3;

@@ -4,8 +4,8 @@
 //! that does not fit, and that is durable first: so a torn write never reaches to the end of the file, and what does was cut
 //! off. Behind the last record there are zeros; a log that ends within those has lost none.
 
-use crate::format::Damage;
 use crate::storage::{StorageError, StoredFile};
+use format::Damage;
 
 /// The length of a log that is open, and what it is a multiple of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,13 +8,15 @@ use uuid::Uuid;
 
 use super::room::check_len;
 use super::{LogCursor, LogWriter, create_first_log_within, recover, write_log};
-use crate::format::names;
-use crate::format::record::{Body, ChangeFlags, RunStart};
+use crate::config::log_limits::LogLimits;
 use crate::log::LogEnd;
 use crate::storage::faulty::FaultyDirectory;
+use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, RealDirectory};
-use crate::version_rules::Bump;
-use crate::{DataVersion, LogLimits, ReadError, Seq, Timestamp};
+use format::names;
+use format::record::{Body, ChangeFlags, RunStart};
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
 
 const UUID: Uuid = Uuid::from_u128(7);
 const UNIT: u64 = 4096;
@@ -101,7 +103,7 @@ fn a_log_of_one_long_record_is_longer_than_that() {
         }
         let record = fs::read(log(dir.path())).unwrap()[64..64 + record_len].to_vec();
         let imported = tempfile::tempdir().unwrap();
-        let from = LogEnd { next_seq: Seq::FIRST, previous_checksum: crate::format::record::first_link(UUID) };
+        let from = LogEnd { next_seq: Seq::FIRST, previous_checksum: format::record::first_link(UUID) };
         write_log(&*real(imported.path()), UUID, from, &record, LIMITS).unwrap();
         for (path, records) in [(dir.path(), 3), (imported.path(), 1)] {
             assert_eq!(read(path).unwrap(), records);

@@ -7,11 +7,12 @@ use uuid::Uuid;
 use super::cursor::CHUNK;
 use super::room::check_len;
 use super::tail::intact_record_after;
-use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, parse};
-use crate::format::{Damage, names};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, StoredFile, read_exact_at};
-use crate::{ReadError, Seq};
+use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::record::{Parsed, parse};
+use format::units::Seq;
+use format::{Damage, names};
 
 /// The spare, and what it says of itself: nothing where there are zeros, or the remains of a torn write.
 struct Spare {

@@ -9,12 +9,14 @@ use uuid::Uuid;
 
 use super::writer::create_first_log_within;
 use super::{LogCursor, LogWriter, RecoverError, recover};
-use crate::format::names;
-use crate::format::record::{Body, ChangeFlags, RunStart};
+use crate::config::log_limits::LogLimits;
 use crate::storage::faulty::FaultyDirectory;
+use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, RealDirectory};
-use crate::version_rules::Bump;
-use crate::{DataVersion, LogLimits, ReadError, Seq, Timestamp};
+use format::names;
+use format::record::{Body, ChangeFlags, RunStart};
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
 
 const UUID: Uuid = Uuid::from_u128(7);
 

@@ -2,10 +2,11 @@
 
 use uuid::Uuid;
 
-use crate::format::Damage;
-use crate::format::record::{PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
+use crate::storage::read_error::ReadError;
 use crate::storage::{StoredFile, read_on};
-use crate::{ReadError, Seq};
+use format::Damage;
+use format::record::{PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
+use format::units::Seq;
 
 /// Bytes of the log that are searched at once.
 const CHUNK: usize = 1 << 20;
@@ -102,9 +103,9 @@ pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
     use crate::storage::{Directory as _, RealDirectory};
-    use crate::{DataVersion, Timestamp};
+    use format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
+    use format::units::{DataVersion, Timestamp};
 
     const UUID: Uuid = Uuid::from_u128(7);
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{LogCursor, LogWriter, RecoverError, create_first_log, recover};
-use crate::format::log_header::LOG_HEADER_LEN;
-use crate::format::record::{Body, ChangeFlags, RECORD_HEADER_LEN, RunStart};
-use crate::format::{checksum, names};
 use crate::storage::faulty::FaultyDirectory;
+use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, RealDirectory, StorageError, StorageOp};
-use crate::version_rules::Bump;
-use crate::{DataVersion, ReadError, Seq, Timestamp};
+use format::log_header::LOG_HEADER_LEN;
+use format::record::{Body, ChangeFlags, RECORD_HEADER_LEN, RunStart};
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
+use format::{checksum, names};
 
 const UUID: Uuid = Uuid::from_u128(7);
 /// What a disk writes whole or not at all.

@@ -7,18 +7,19 @@ use uuid::Uuid;
 
 use super::room::Room;
 use super::{LogEnd, Spares};
-use crate::format::commit_note::CommitNote;
-use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::names;
-use crate::format::record::{
-    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
-    encode_snapshot, first_link,
-};
+use crate::config::log_limits::LogLimits;
 use crate::storage::{
     Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_durably,
 };
-use crate::version_rules::Bump;
-use crate::{DataVersion, LogLimits, Seq, Timestamp};
+use format::commit_note::CommitNote;
+use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::names;
+use format::record::{
+    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
+    encode_snapshot, first_link,
+};
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
 
 /// Why nothing was recorded.
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::PageSource;
-use crate::format::names;
-use crate::recently_used::RecentlyUsed;
+use crate::storage::read_error::ReadError;
+use crate::storage::recently_used::RecentlyUsed;
 use crate::storage::{StorageError, StorageOp};
-use crate::{PageNo, PageSize, ReadError};
+use format::names;
+use format::units::{PageNo, PageSize};
 
 /// Bytes that are read at once: as many as are compressed together.
 const RUN_BYTES: usize = 64 << 10;

@@ -9,7 +9,8 @@ mod snapshot_pages;
 #[expect(unsafe_code, reason = "SQLite calls a VFS through C function pointers; every block says why it is sound")]
 mod vfs;
 
-use crate::{PageNo, PageSize, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::{PageNo, PageSize};
 
 pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};

@@ -6,7 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::{PageIdentity, PageSource, read_runs};
-use crate::{PageNo, PageSize, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::{PageNo, PageSize};
 
 /// A database as it is after some changes. Cloning copies no page: clones share them until one writes.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! [`PageIdentity`]: what tells that a page is the same in two databases without reading it.
 
-use crate::Seq;
+use format::units::Seq;
 
 /// Where the bytes of a page come from. A page that has the same one in two databases of a backup, both open, has the same
 /// bytes in both; of two different ones nothing is known.

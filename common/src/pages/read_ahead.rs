@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
 
 use super::PageSource;
-use crate::{PageNo, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::PageNo;
 
 /// Bytes that are read at once: whole groups of every kind, and pages of every size.
 const RUN_BYTES: usize = 256 << 10;
@@ -99,8 +100,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::PageSize;
-    use crate::format::Damage;
+    use format::Damage;
+    use format::units::PageSize;
 
     /// Each page is filled with the lowest byte of its number.
     struct Numbered {

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use zstd::zstd_safe;
 
-use crate::format::snapshot::{
+use crate::storage::read_error::ReadError;
+use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, read_exact_at, remove_if_present};
+use format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
-use crate::format::{Damage, checksum, frames, names};
-use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, read_exact_at, remove_if_present};
-use crate::{PageNo, ReadError, Seq};
+use format::units::{PageNo, Seq};
+use format::{Damage, checksum, frames, names};
 
 /// Of the levels that do without entropy coding the one that compresses most. What a node stores is mostly random to
 /// begin with: zstd's own default takes a tenth less room, and twice the time for every page that is read.

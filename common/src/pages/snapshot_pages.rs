@@ -5,10 +5,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{PageIdentity, PageSource, SnapshotFile, read_runs};
-use crate::format::Damage;
-use crate::format::record::DeltaBase;
 use crate::storage::Directory;
-use crate::{PageNo, PageSize, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::record::DeltaBase;
+use format::units::{PageNo, PageSize, Seq};
 
 pub(crate) use super::snapshot_file::ExpectedSnapshot;
 
@@ -143,13 +144,13 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::format::names;
-    use crate::format::segment::SnapshotId;
-    use crate::format::snapshot::SnapshotHeader;
     use crate::pages::SnapshotWriter;
     use crate::storage::faulty::FaultyDirectory;
     use crate::storage::{RealDirectory, StorageOp};
-    use crate::{DataVersion, Timestamp};
+    use format::names;
+    use format::segment::SnapshotId;
+    use format::snapshot::SnapshotHeader;
+    use format::units::{DataVersion, Timestamp};
 
     const SIZE: PageSize = PageSize::new(512).unwrap();
     const UUID: Uuid = Uuid::from_u128(7);

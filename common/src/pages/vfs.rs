@@ -14,7 +14,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::{Overlay, OverlayPages, PageSource as _};
-use crate::{PageNo, ReadError, Timestamp};
+use crate::storage::read_error::ReadError;
+use format::units::{PageNo, Timestamp};
 
 const VFS_NAME: &CStr = c"backupfs-overlay";
 

@@ -1,7 +1,7 @@
 //! Header and records: pure encoding and decoding.
 #![expect(clippy::big_endian_bytes, reason = "the Python plugin writes big-endian numbers")]
 
-use crate::DataVersion;
+use format::units::DataVersion;
 
 /// Bytes of the header; the first record follows.
 pub const HEADER_LEN: usize = 512;

@@ -14,18 +14,19 @@ use super::order::{Follows, Order};
 use super::reader::{Next, NextRecord, Payload, PythonFile, SnapshotBytes, TornBy};
 use super::spaces::with_spaces;
 use super::to_replay::{Records, ToReplay};
-use crate::format::names;
-use crate::format::record::{ChangeFlags, RunStart, SnapshotReason, SnapshotRef};
-use crate::format::record_index::ForeignKeys;
-use crate::format::segment::SnapshotId;
-use crate::format::snapshot::SnapshotHeader;
-use crate::live_database::in_rollback_mode;
+use crate::backup::Backup;
+use crate::live::live_database::in_rollback_mode;
 use crate::pages::{OverlayPages, SnapshotWriter};
 use crate::replay::Replay;
-use crate::replay::lexed::{LexedChange, Shapes};
 use crate::storage::remove_if_present;
-use crate::version_rules::Bump;
-use crate::{Backup, DataVersion, PageNo, PageSize, Seq};
+use format::names;
+use format::record::{ChangeFlags, RunStart, SnapshotReason, SnapshotRef};
+use format::record_index::ForeignKeys;
+use format::segment::SnapshotId;
+use format::snapshot::SnapshotHeader;
+use format::sql::lexed::{LexedChange, Shapes};
+use format::units::{DataVersion, PageNo, PageSize, Seq};
+use format::version_rules::Bump;
 
 /// Bytes of the file between two looks at whether to go on.
 const LOOK_BYTES: u64 = 1 << 20;
@@ -166,7 +167,7 @@ struct Copy<'a> {
     unreplayable: Option<Seq>,
     /// Byte of the file at which it was asked whether to go on.
     looked_at: u64,
-    time: crate::Timestamp,
+    time: format::units::Timestamp,
 }
 
 /// Copies the records of `file`; returns the newest log as well, which is in no segment. What is put right is noted in `repairs`

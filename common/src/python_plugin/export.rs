@@ -8,9 +8,16 @@ use std::sync::Arc;
 
 use super::bytes::{HEADER_LEN, Header, HoldsZero, Kind, RECORD_HEADER_LEN, RecordHeader, join_statements};
 use super::copy::BytesDone;
+use crate::backup::Backup;
+use crate::backup::view::View;
+use crate::backup::views::Views;
+use crate::history::History;
 use crate::log::RecordPlace;
 use crate::replay::{ReplayError, is_pragma};
-use crate::{Backup, DataVersion, History, Origin, ReadError, Unfinished, Version, View, Views, Workplace};
+use crate::segment::version::{Origin, Version};
+use crate::storage::read_error::ReadError;
+use crate::storage::unfinished::{Unfinished, Workplace};
+use format::units::DataVersion;
 
 /// Bytes of a database that are copied at once.
 const CHUNK_BYTES: usize = 1 << 20;

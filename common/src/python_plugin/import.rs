@@ -15,13 +15,18 @@ use super::log_cutter::LogCutter;
 use super::reader::PythonFile;
 use super::replay::{replay_logs, write_segments};
 use super::to_replay::Records;
+use crate::backup::Backup;
+use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
 use crate::create::create_filled;
-use crate::format::checked::CheckedSnapshots;
-use crate::format::manifest::Manifest;
-use crate::format::names;
-use crate::snapshot_check::{StoredSnapshot, interruptible, write_checked};
+use crate::replay::ReplayError;
+use crate::storage::owner::Owner;
 use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
-use crate::{Backup, BackupUrl, LogLimits, Owner, PageSize, ReplayError, Seq, Timestamp};
+use format::checked::CheckedSnapshots;
+use format::manifest::Manifest;
+use format::names;
+use format::units::{PageSize, Seq, Timestamp};
 
 /// What becomes of a file that is damaged, or has a change that does not replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use super::bytes::NotAHeader;
 pub use super::order::OutOfOrder;
 use crate::create::CreateError;
-use crate::format::record::PayloadTooLong;
 use crate::log::AppendError;
 use crate::replay::ReplayError;
 use crate::seal::SealError;
 use crate::storage::StorageError;
-use crate::{DataVersion, ReadError};
+use crate::storage::read_error::ReadError;
+use format::record::PayloadTooLong;
+use format::units::DataVersion;
 
 /// Why a record cannot be what the plugin wrote.
 #[derive(Debug, thiserror::Error)]

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::format::log_header::LOG_HEADER_LEN;
-use crate::format::record::{
+use crate::config::log_limits::LogLimits;
+use crate::log::{LogEnd, write_log};
+use crate::storage::{Directory, StorageError};
+use format::log_header::LOG_HEADER_LEN;
+use format::record::{
     ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change_of, encode_snapshot, first_link,
 };
-use crate::format::segment::FollowedBy;
-use crate::log::{LogEnd, write_log};
-use crate::replay::lexed::LexedChange;
-use crate::storage::{Directory, StorageError};
-use crate::version_rules::Bump;
-use crate::{DataVersion, LogLimits, Seq, Timestamp};
+use format::segment::FollowedBy;
+use format::sql::lexed::LexedChange;
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
 
 /// A log that another one follows.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Which records of a file count: the version rules, applied to what was written down.
 
-use crate::DataVersion;
-use crate::version_rules::{Bump, Commit, Decision, Newest, decide};
+use format::units::DataVersion;
+use format::version_rules::{Bump, Commit, Decision, Newest, decide};
 
 /// What a change is to the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::bytes::{HEADER_LEN, Header, Kind, RECORD_HEADER_LEN, RecordHeader, split_statements};
 use super::import_error::{ImportError, RecordDamage};
-use crate::format::record::{PAYLOAD_LEN_MAX, PayloadTooLong};
-use crate::{DataVersion, Timestamp, open_regular_file};
+use crate::storage::regular_file::open_regular_file;
+use format::record::{PAYLOAD_LEN_MAX, PayloadTooLong};
+use format::units::{DataVersion, Timestamp};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 << 10;

@@ -5,14 +5,19 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::log_cutter::FinishedLog;
 use super::to_replay::ToReplay;
-use crate::format::record::{Body, Record, RecordHeader, SnapshotRef};
-use crate::format::record_index::ForeignKeys;
-use crate::format::segment::FollowedBy;
+use crate::backup::Backup;
+use crate::check::log_replay::{Cuts, LogReplay, ReplayedLog};
+use crate::config::log_limits::LogLimits;
 use crate::history::Start;
 use crate::pages::{OverlayPages, PageSource};
-use crate::seal::{Cuts, LogReplay, ReplayedLog, SealError, write_segment};
+use crate::replay::ReplayError;
+use crate::seal::{SealError, write_segment};
 use crate::segment::SealedState;
-use crate::{Backup, LogLimits, ReadError, ReplayError, Seq};
+use crate::storage::read_error::ReadError;
+use format::record::{Body, Record, RecordHeader, SnapshotRef};
+use format::record_index::ForeignKeys;
+use format::segment::FollowedBy;
+use format::units::Seq;
 
 /// A log that has been replayed, and what its segment has to say of the records around it.
 pub(super) struct Replayed {

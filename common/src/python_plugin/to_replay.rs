@@ -3,9 +3,9 @@
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 use super::log_cutter::FinishedLog;
-use crate::format::record::{ChangeFlags, RecordHeader, SnapshotRef};
-use crate::replay::lexed::LexedChange;
-use crate::version_rules::Bump;
+use format::record::{ChangeFlags, RecordHeader, SnapshotRef};
+use format::sql::lexed::LexedChange;
+use format::version_rules::Bump;
 
 /// Bytes of statements that are handed on together.
 const BATCH_BYTES: usize = 128 << 10;

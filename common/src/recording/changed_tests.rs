@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use super::tests::statuses;
 use super::*;
-use crate::format::record::RunStart;
+use crate::seal::{SealError, Sealer};
 use crate::testing::{Fate, Node, contents};
-use crate::{SealError, Sealer};
+use format::record::RunStart;
 
 /// A node whose last run ended cleanly at version 12.
 fn stopped(pragmas: &str) -> Node {
@@ -295,7 +295,10 @@ fn a_gap_before_a_large_transaction_is_closed_by_the_next_write() {
     assert_eq!(recorded, Recorded::Gap { from: Some(from), to });
     let (history, read) = node.backup().read_history();
     let claimed = read.unwrap_err();
-    assert!(matches!(&claimed, crate::ReadError::NewestUnreadable { version, .. } if version.get() == 14), "{claimed}");
+    assert!(
+        matches!(&claimed, crate::storage::read_error::ReadError::NewestUnreadable { version, .. } if version.get() == 14),
+        "{claimed}"
+    );
     assert_eq!(history.newest().unwrap().data_version, from, "what can be opened");
     assert!(history.version(to).unwrap().is_none() && history.version(to.next()).unwrap().is_none());
 
@@ -335,7 +338,7 @@ fn a_gap_that_was_not_closed_is_closed_by_the_next_run() {
 fn seal_all_and_verify(node: &Node, mut recording: Recording, tail: &[(u32, &'static str)]) {
     let mut node = NodeRef(node);
     node.fill_logs(&mut recording);
-    let mut sealer = Sealer::new(node.0.backup(), crate::LogLimits::default()).unwrap();
+    let mut sealer = Sealer::new(node.0.backup(), crate::config::log_limits::LogLimits::default()).unwrap();
     let newest = recording.newest().unwrap().seq;
     sealer.advance(newest, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     assert!(sealer.progress().logs_sealed >= 2, "{:?}", sealer.progress());

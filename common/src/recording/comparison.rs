@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use super::stamp_file::StampFile;
 use super::{Goes, Recording};
 use crate::backup::Backup;
-use crate::commit_check::{Verdict, compare_version};
-use crate::format::commit_note::CommitNote;
-use crate::format::record::{Predecessor, RunStart, SnapshotReason};
+use crate::compare::commit_check::{Verdict, compare_version};
+use crate::config::backup_lock::OnGap;
 use crate::history::History;
-use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::version_rules::Bump;
-use crate::{DataVersion, OnGap, RecordError, Seq};
+use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::recording::record_error::RecordError;
+use format::commit_note::CommitNote;
+use format::record::{Predecessor, RunStart, SnapshotReason};
+use format::units::{DataVersion, Seq};
+use format::version_rules::Bump;
 
 /// While lightningd runs, comparisons with the database take at most this share of the time.
 const PAUSE_PER_COMPARISON: u32 = 10;

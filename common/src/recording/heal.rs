@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::{Goes, Recording};
 use crate::backup::Backup;
-use crate::format::record::SnapshotReason;
+use crate::config::backup_lock::OnGap;
 use crate::history::History;
-use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::shown::Shown;
-use crate::snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
-use crate::version_rules::Bump;
-use crate::{DataVersion, OnGap, ReadError, RecordError, Seq, Timestamp};
+use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::live::take_snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
+use crate::recording::record_error::RecordError;
+use crate::storage::read_error::ReadError;
+use format::record::SnapshotReason;
+use format::units::Shown;
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::Bump;
 
 /// Whether a gap is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,14 @@
 //! Whose database it is: a backup belongs to one node.
 
 use super::{Goes, Recording};
-use crate::format::manifest::Manifest;
-use crate::format::names;
-use crate::live_database::{LiveDatabase, LiveDatabaseError};
-use crate::shown::Hex;
+use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::recording::record_error::RecordError;
 use crate::storage::replace_file;
-use crate::version_rules::Commit;
-use crate::{DataVersion, RecordError};
+use format::manifest::Manifest;
+use format::names;
+use format::units::DataVersion;
+use format::units::Hex;
+use format::version_rules::Commit;
 
 /// When the database is looked at next to learn or check whose it is.
 ///

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::attach::{Attached, Expected, attach};
 use super::spooling::destination;
 use super::{Goes, Known, Recording};
-use crate::format::record::RunStart;
+use crate::backup::attach::{Attached, Expected, attach};
+use crate::backup::attach_error::OpenRecordingError;
+use crate::config::backup_url::BackupUrl;
 use crate::log::LogEnd;
 use crate::storage::{Directory, Pulse};
-use crate::{BackupUrl, OpenRecordingError};
+use format::record::RunStart;
 
 /// What is left of a [`Recording`] when its files are closed and its lock is given back: where it must go on, and what
 /// the version rules need. A write that failed is not part of it: it is to be recorded again.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::tests::statuses;
 use super::*;
+use crate::seal::{SealError, Sealer};
 use crate::storage::faulty::FaultyDirectory;
 use crate::testing::{Fate, Node, contents};
 use crate::verify::{Scope, verify};
-use crate::{SealError, Sealer};
 
 /// A change begins a log.
 const ONE: LogLimits = LogLimits { bytes: 1 << 16, statements: 3 };
@@ -18,7 +18,7 @@ const SOME: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
 /// Not even the snapshot of `init` and a change are in one log.
 const NONE: LogLimits = LogLimits { bytes: 1 << 16, statements: 2 };
 
-fn go_on(_: crate::Progress) -> ControlFlow<()> {
+fn go_on(_: crate::seal::Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -41,7 +41,7 @@ fn expect_sound(node: &mut Node, mut recording: Recording) {
     follower.poll(&followed).unwrap();
     let mut sealer = Sealer::new(node.backup(), SOME).unwrap();
     for logs in 1.. {
-        let mut until = |progress: crate::Progress| match progress.logs_sealed >= logs {
+        let mut until = |progress: crate::seal::Progress| match progress.logs_sealed >= logs {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::format::names;
 use crate::storage::{Access, LeavableDirectory, StoredFile};
 use crate::testing::{Fate, Node, contents};
+use format::names;
 
 /// A real directory of which the spare takes until it is told to be done.
 #[derive(Debug)]

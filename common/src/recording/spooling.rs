@@ -8,18 +8,23 @@ use uuid::Uuid;
 
 use super::interrupted::Interrupted;
 use super::{Comparison, Goes, Identity, Known, Recording};
+use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::shared_lock::SharedLock;
-use crate::boot::current_boot;
-use crate::format::record::RunStart;
-use crate::format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
+use crate::config::backup_lock::BackupLock;
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
+use crate::config::on_unreachable::OnUnreachable;
 use crate::history::NewestVersion;
 use crate::log::LogEnd;
 use crate::spool::{
     Drain, DrainPlan, HeldSpool, SpoolContents, SpoolError, SpoolMarker, SpoolNote, SpoolNoteError, SpooledChanges,
     clear_spool, spool_directory, spool_logs, spool_path, this_host,
 };
+use crate::storage::boot::current_boot;
 use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
-use crate::{BackupLock, BackupUrl, LogLimits, OnUnreachable, OpenRecordingError, Timestamp, counted};
+use format::record::RunStart;
+use format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
+use format::units::{Timestamp, counted};
 
 /// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(5);
@@ -181,7 +186,7 @@ impl Recording {
         drain.set_patience(call_patience(&self.known.on_unreachable));
         let Drain { directory, lock, manifest, log, .. } = drain;
         let node_id = manifest.node_id.or(self.known.manifest.node_id);
-        self.known.manifest = crate::format::manifest::Manifest { node_id, ..manifest };
+        self.known.manifest = format::manifest::Manifest { node_id, ..manifest };
         (self.directory, self.lock, self.log) = (directory, lock, log);
         self.goes = Goes::ToBackup;
         Ok(())
@@ -227,7 +232,7 @@ impl Recording {
         }
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&old.path));
         let left = SpoolContents::read(&directory).map_err(|error| match error {
-            crate::ReadError::Storage(error) => OpenRecordingError::Storage(error),
+            crate::storage::read_error::ReadError::Storage(error) => OpenRecordingError::Storage(error),
             error => OpenRecordingError::Recover(error.into()),
         })?;
         match left {

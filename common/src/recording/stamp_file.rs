@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::format::commit_note::{DatabaseStamp, STAMPED_HEADER_LEN};
+use format::commit_note::{DatabaseStamp, STAMPED_HEADER_LEN};
 
 /// The database file, open for as long as there is a recording.
 ///
@@ -39,7 +39,7 @@ impl StampFile {
 mod tests {
     use rusqlite::Connection;
 
-    use crate::format::commit_note::DatabaseStamp;
+    use format::commit_note::DatabaseStamp;
 
     fn stamp(path: &std::path::Path) -> Option<DatabaseStamp> {
         DatabaseStamp::of_first_page(&std::fs::read(path).unwrap())

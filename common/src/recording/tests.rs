@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::borrow::Cow;
 
 use super::*;
-use crate::format::record::SnapshotReason;
 use crate::log::AppendError;
+use crate::segment::version::{Origin, TimelineEntry};
 use crate::storage::faulty::FaultyDirectory;
 use crate::testing::{Fate, Node, contents};
-use crate::{Origin, TimelineEntry};
+use format::record::SnapshotReason;
 
 pub(super) fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
     let (history, read) = node.backup().read_history();
@@ -169,7 +169,7 @@ fn a_recorder_that_is_about_to_end_is_waited_for() {
 fn a_write_that_does_not_fit_is_refused_and_the_next_one_recorded() {
     let mut node = Node::new("");
     let mut recording = node.record();
-    let huge = "x".repeat(crate::format::record::PAYLOAD_LEN_MAX);
+    let huge = "x".repeat(format::record::PAYLOAD_LEN_MAX);
     let write =
         DbWrite { data_version: DataVersion::new(11), statements: &[(&*huge).into()], received_at: Timestamp::now() };
     // Without a bump it would be a rider on 11, a gap; with one it is too long. Either way it is refused.

@@ -7,11 +7,12 @@ use std::ops::ControlFlow;
 use std::borrow::Cow;
 
 use super::*;
-use crate::format::names;
+use crate::history::History;
 use crate::log::CutError;
+use crate::segment::version::TimelineEntry;
 use crate::storage::faulty::FaultyDirectory;
 use crate::testing::{Fate, Node, contents};
-use crate::{History, TimelineEntry};
+use format::names;
 
 /// Long enough for a log to end after two.
 fn long() -> String {
@@ -194,7 +195,7 @@ fn the_very_first_write_of_a_node_may_fail() {
     for nth in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
-        let created = crate::create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
+        let created = crate::create::create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, on_unreachable) = (Some(created.uuid), OnUnreachable::Stop);
         let lock = BackupLock {
             backend_url: url.clone(),
@@ -234,7 +235,7 @@ fn what_was_sealed_while_the_lock_was_free_is_gone_on_behind() {
         directory.fail_nth(nth);
         if node.write(&mut recording, &long(), Fate::Committed).is_err() {
             let interrupted = recording.interrupt();
-            crate::seal_backup(&node.backup_lock.backend_url, &mut |_| ControlFlow::Continue(())).unwrap();
+            crate::seal::seal_backup(&node.backup_lock.backend_url, &mut |_| ControlFlow::Continue(())).unwrap();
             recording = match interrupted.reopen_in(directory) {
                 Ok(recording) => recording,
                 Err(refused) => {

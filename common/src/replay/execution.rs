@@ -3,14 +3,14 @@
 use rusqlite::{CachedStatement, Connection};
 
 use super::bounds::{self, OutOfBounds};
-use super::lexed::LexedStatement;
 use super::statement::Executed;
 use super::{ForeignKeys, Replay, ReplayError, VirtualTable, reason};
-use crate::format::record::RunStart;
-use crate::format::statements::StoredStatement;
 use crate::pages::with_replay_clock;
-use crate::version_rules::{BUMP, is_bump_of};
-use crate::{DataVersion, Seq, Timestamp};
+use format::record::RunStart;
+use format::sql::lexed::LexedStatement;
+use format::statements::StoredStatement;
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::{BUMP, is_bump_of};
 
 /// What is known of a change beside its statements.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +175,7 @@ fn execute_at_its_time<T: Executable>(
         move |error: rusqlite::Error| ReplayError::Statement { data_version, seq, statement, reason: reason(&error) }
     };
     if about.run_start == RunStart::First {
-        ForeignKeys::On.set_on(connection).map_err(fail(0))?;
+        super::enforce(ForeignKeys::On, connection).map_err(fail(0))?;
     }
     let in_transaction = !statements.clone().all(T::is_pragma);
     let count = statements.len();

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::bounds::{Bounds, Forbidden, OutOfBounds};
 use super::*;
-use crate::PageSize;
+use format::units::PageSize;
 
 const SMALL: Bounds =
     Bounds { steps: 2_000_000, steps_per_page: 0, memory_bytes: 4 << 30, time: Duration::from_secs(600) };

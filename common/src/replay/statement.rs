@@ -10,9 +10,10 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Batch, CachedStatement, Connection, Statement, StatementStatus};
 
-use super::lexed::LexedStatement;
-use super::parameters::{self, Value};
-use crate::format::statements::{StoredStatement, Templates};
+use format::sql::lexed::LexedStatement;
+use format::sql::parameters;
+use format::sql::parameters::Value;
+use format::statements::{StoredStatement, Templates};
 
 /// A busy node executes about a hundred kinds of statements.
 const CACHED_STATEMENTS_MAX: usize = 256;
@@ -132,7 +133,7 @@ impl<'c> PreparedTemplates<'c> {
 }
 
 fn bind<'v>(statement: &mut Statement<'_>, values: impl Iterator<Item = Value<'v>>) -> rusqlite::Result<()> {
-    values.enumerate().try_for_each(|(index, value)| statement.raw_bind_parameter(index + 1, value))
+    values.enumerate().try_for_each(|(index, value)| statement.raw_bind_parameter(index + 1, Bound(value)))
 }
 
 thread_local! {
@@ -155,12 +156,15 @@ fn step_to_end(statement: &mut Statement<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-impl ToSql for Value<'_> {
+/// A literal as SQLite takes it.
+struct Bound<'v>(Value<'v>);
+
+impl ToSql for Bound<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Integer(number) => ValueRef::Integer(*number),
-            Self::Text(text) => ValueRef::Text(text.as_bytes()),
-            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        Ok(ToSqlOutput::Borrowed(match &self.0 {
+            Value::Integer(number) => ValueRef::Integer(*number),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
         }))
     }
 }

@@ -1,8 +1,8 @@
 //! Changes replayed as `lightningd` executed them, whichever way.
 
 use super::*;
-use crate::format::statements::{Block, TemplatesWriter, encode_block};
-use crate::{PageNo, PageSize};
+use format::statements::{Block, TemplatesWriter, encode_block};
+use format::units::{PageNo, PageSize};
 
 fn start() -> Replay {
     Replay::start(OverlayPages::new(Arc::new(NoPages(PageSize::DEFAULT))), ForeignKeys::On).unwrap()

@@ -68,8 +68,9 @@ pub(crate) fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<St
 mod tests {
     use std::ops::ControlFlow;
 
+    use crate::config::log_limits::LogLimits;
+    use crate::seal::{SealError, Sealer};
     use crate::testing::Node;
-    use crate::{LogLimits, SealError, Sealer};
 
     /// A node in whose database somebody has made a virtual table that a trigger writes to; what the sealer says.
     fn sealed_with(schema: &str) -> String {

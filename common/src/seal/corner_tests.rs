@@ -6,10 +6,16 @@ use std::sync::Arc;
 
 use super::tests::{LIMITS, files, go_on, history, newest_seq, record, seal, timeline, versions};
 use super::{SealError, Sealer};
+use crate::backup::Backup;
+use crate::backup::views::Views;
+use crate::config::log_limits::LogLimits;
+use crate::history::Recorded;
+use crate::log::DbWrite;
+use crate::recording::Recording;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, StorageOp};
 use crate::testing::{Fate, Node};
-use crate::{Backup, DataVersion, DbWrite, LogLimits, Recorded, Recording, Timestamp, Views};
+use format::units::{DataVersion, Timestamp};
 
 /// Every change begins a log.
 const ONE_CHANGE: LogLimits = LogLimits { statements: 3, ..LIMITS };
@@ -31,7 +37,7 @@ fn a_rider_behind_a_rewound_first_change_is_recorded_and_sealed() {
     }
     node.write(&mut recording, "lost", Fate::Lost).unwrap();
     let first_of_log = newest_seq(&recording);
-    assert!(node.backup_path().join(crate::format::names::log(first_of_log)).exists());
+    assert!(node.backup_path().join(format::names::log(first_of_log)).exists());
     drop(recording);
     let mut recording = record(&node);
     let rewound = record_rider(&node, &mut recording, "PRAGMA foreign_keys = OFF");
@@ -349,7 +355,7 @@ fn a_follower_goes_on_behind_a_version_that_was_replaced_when_its_log_was_sealed
     node.write(&mut recording, "settles it", Fate::Committed).unwrap();
     let later: Vec<_> = files(node.backup_path(), "log-")
         .into_iter()
-        .filter(|name| crate::format::names::parse_log(name).is_some_and(|first| first > void))
+        .filter(|name| format::names::parse_log(name).is_some_and(|first| first > void))
         .map(|name| node.backup_path().join(name))
         .collect();
     let aside = |path: &std::path::Path| path.with_extension("aside");

@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{LogReplay, SealError, Sealer};
-use crate::format::names;
-use crate::format::record::{Body, Predecessor};
-use crate::format::segment::FollowedBy;
+use crate::backup::Backup;
 use crate::log::LogCursor;
 use crate::replay::ReplayError;
-use crate::{Backup, Seq};
+use format::names;
+use format::record::{Body, Predecessor};
+use format::segment::FollowedBy;
+use format::units::Seq;
 
 /// What is known of the records behind a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +128,7 @@ impl Sealer {
 
     fn read_behind(
         &self,
-        take: &mut dyn FnMut(&crate::format::record::Record<'_>) -> ControlFlow<()>,
+        take: &mut dyn FnMut(&format::record::Record<'_>) -> ControlFlow<()>,
     ) -> Result<(), SealError> {
         Ok(self.cursor.behind().read_until(take)?)
     }

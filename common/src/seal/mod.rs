@@ -6,9 +6,7 @@
 #[cfg(test)]
 mod corner_tests;
 mod followed_by;
-mod log_replay;
 mod offline;
-pub(crate) mod pages_of_snapshot;
 mod read_back;
 mod snapshot_checks;
 #[cfg(test)]
@@ -22,21 +20,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use crate::compact::remove_dropped;
-use crate::format::checked::CheckedSnapshots;
-use crate::format::record::{Body, SnapshotRef};
-use crate::format::segment::FollowedBy;
-use crate::format::{Damage, names};
+use crate::backup::Backup;
+use crate::backup::removal::remove_dropped;
+use crate::check::log_replay::{Cuts, LogReplay};
+use crate::config::log_limits::LogLimits;
+use crate::history::SealedThrough;
 use crate::history::{Start, sealed_through};
 use crate::log::{Behind as BehindLog, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
+use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, Trouble, remove_if_present};
-use crate::{Backup, DataVersion, LogLimits, ReadError, SealedThrough, Seq};
 use followed_by::{Behind, or_keep};
-#[cfg(test)]
-pub(crate) use log_replay::Image;
-pub(crate) use log_replay::{Cuts, LogReplay, ReplayedLog};
+use format::checked::CheckedSnapshots;
+use format::record::{Body, SnapshotRef};
+use format::segment::FollowedBy;
+use format::units::{DataVersion, Seq};
+use format::{Damage, names};
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;

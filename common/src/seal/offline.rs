@@ -5,11 +5,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{Progress, SealError, Sealer};
+use crate::backup::Backup;
 use crate::backup::OpenError;
-use crate::format::names;
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
 use crate::log::{RecoverError, recover};
 use crate::storage::StorageError;
-use crate::{Backup, BackupUrl, LogLimits, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::names;
+use format::units::Seq;
 
 /// Why a backup is not sealed. What is recorded in it is kept.
 #[derive(Debug, thiserror::Error)]

@@ -4,11 +4,13 @@
 use std::path::PathBuf;
 
 use super::SealError;
-use super::log_replay::ReplayedLog;
-use crate::Keyframe;
+use crate::backup::Backup;
+use crate::check::log_replay::ReplayedLog;
+use crate::check::segment_body::check_body;
+use crate::check::segment_replay::compare_with_replay;
 use crate::segment::SegmentFile;
-use crate::verify::{check_body, compare_with_replay};
-use crate::{Backup, ReadError};
+use crate::storage::read_error::ReadError;
+use format::units::Keyframe;
 
 /// Reads the file back: every checksum, the chain over all records, the page map beside that of the segment before, every
 /// image of every page beside the replayed one.

@@ -7,10 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::format::checked::CheckedSnapshots;
-use crate::format::record::{Body, Record};
-use crate::snapshot_check::{StoredSnapshot, write_checked};
-use crate::{Backup, DataVersion, History, ReadError, Seq};
+use crate::backup::Backup;
+use crate::backup::snapshot_check::{StoredSnapshot, write_checked};
+use crate::history::History;
+use crate::storage::read_error::ReadError;
+use format::checked::CheckedSnapshots;
+use format::record::{Body, Record};
+use format::units::{DataVersion, Seq};
 
 /// A snapshot is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -126,9 +129,9 @@ mod tests {
     use super::super::tests::{LIMITS, go_on, newest_seq, record};
     use super::super::{SealError, Sealer};
     use super::*;
-    use crate::Recording;
-    use crate::format::names;
+    use crate::recording::Recording;
     use crate::testing::{Fate, Node};
+    use format::names;
 
     /// Rows of some pages, none of them touched again.
     const OLD_ROWS: &str = "CREATE TABLE old (i INTEGER PRIMARY KEY, what BLOB);

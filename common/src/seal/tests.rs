@@ -7,11 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Progress, SealError, Sealer};
-use crate::format::names;
+use crate::backup::Backup;
+use crate::backup::views::Views;
+use crate::config::log_limits::LogLimits;
+use crate::history::History;
+use crate::recording::Recording;
 use crate::storage::RealDirectory;
 use crate::storage::faulty::FaultyDirectory;
+use crate::storage::read_error::ReadError;
 use crate::testing::{Fate, Node};
-use crate::{Backup, History, LogLimits, ReadError, Recording, Seq, Views};
+use format::names;
+use format::units::Seq;
 
 /// Some ten changes a log, and a keyframe every third.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
@@ -45,11 +51,11 @@ pub(super) fn timeline(history: &History) -> Vec<String> {
     let mut entries = Vec::new();
     let listed = history.for_timeline(&mut |entry| {
         let text = match entry {
-            crate::TimelineEntry::Recorded(version) => {
+            crate::segment::version::TimelineEntry::Recorded(version) => {
                 let (found, by_seq) = (history.version(version.data_version), history.version_by_seq(version.seq));
                 assert_eq!(found.unwrap().as_ref(), Some(&version));
                 assert_eq!(by_seq.unwrap().as_ref(), Some(&version));
-                let crate::Version { data_version, seq, recorded_at, origin, commit, .. } = version;
+                let crate::segment::version::Version { data_version, seq, recorded_at, origin, commit, .. } = version;
                 let sizes = (version.statements, version.statement_bytes);
                 format!("{data_version} {seq} {recorded_at} {origin:?} {commit:?} {sizes:?}")
             }
@@ -369,7 +375,7 @@ fn lost_versions(node: &Node, held: &BTreeMap<u32, Held>, damaged: &str) -> usiz
     let (history, _) = backup.read_history();
     let mut lost = 0;
     for (&number, (expected, statements)) in held {
-        let version = crate::DataVersion::new(number);
+        let version = format::units::DataVersion::new(number);
         let read = || -> Result<Option<Held>, String> {
             let names = |error: ReadError| {
                 let text = error.to_string();

@@ -1,18 +1,22 @@
 //! Writing the segment of a log that has been replayed.
 
 use super::SealError;
-use super::log_replay::{ReplayedLog, StartPages};
-use super::pages_of_snapshot::PagesOfSnapshot;
 use super::read_back::expect_whole;
-use crate::Keyframe;
-use crate::format::names;
-use crate::format::page_images::ImageCodec;
-use crate::format::record::DeltaBase;
-use crate::format::record_index::RecordIndex;
-use crate::format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
-use crate::history::{Before, Place, Start, Stretch};
+use crate::backup::Backup;
+use crate::check::log_replay::{ReplayedLog, StartPages};
+use crate::check::pages_of_snapshot::PagesOfSnapshot;
+use crate::history::Start;
+use crate::segment::stretch::{Before, Stretch};
+use crate::segment::version::Place;
 use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
-use crate::{Backup, PageNo, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::names;
+use format::page_images::ImageCodec;
+use format::record::DeltaBase;
+use format::record_index::RecordIndex;
+use format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use format::units::Keyframe;
+use format::units::{PageNo, Seq};
 
 /// zstd's level for statements.
 const STATEMENTS_LEVEL: i32 = 3;

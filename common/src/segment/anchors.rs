@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::Segments;
 use super::page_map::Finder;
-use crate::Keyframe;
-use crate::format::Damage;
-use crate::format::page_images::{Anchor, PageImages};
-use crate::format::segment::{Location, MapRoot};
 use crate::pages::PageSource;
-use crate::{PageNo, ReadError};
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::page_images::{Anchor, PageImages};
+use format::segment::{Location, MapRoot};
+use format::units::Keyframe;
+use format::units::PageNo;
 
 /// Where images that are stored whole are read.
 pub(crate) struct Anchors<'a> {

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::format::record_index::{INDEX_LEN_MAX, RecordIndex};
-use crate::format::remains::{RemainingPiece, SegmentPart};
-use crate::format::segment::{
+use crate::storage::read_error::ReadError;
+use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
+use format::record_index::{INDEX_LEN_MAX, RecordIndex};
+use format::remains::{RemainingPiece, SegmentPart};
+use format::segment::{
     PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
-use crate::format::{Damage, frames, names};
-use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
-use crate::{ReadError, Seq};
+use format::units::Seq;
+use format::{Damage, frames, names};
 
 thread_local! {
     /// Where a thread reads pieces to.
@@ -41,7 +42,7 @@ pub(crate) struct SegmentFile {
 
 /// By what a segment is known again. Its footer has the checksum of its last record, which covers all records before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// Of its file, when it has one of its own.
     stamp: Option<Stamp>,
     footer_checksum: u32,
@@ -49,7 +50,7 @@ pub(super) struct Mark {
 
 impl Mark {
     /// Whether both are of the same segment, which may have lost its file to a compaction in between.
-    pub(super) fn is_same(self, other: Self) -> bool {
+    pub(crate) fn is_same(self, other: Self) -> bool {
         let (own, others) = (self.stamp, other.stamp);
         self.footer_checksum == other.footer_checksum && (own.is_none() || others.is_none() || own == others)
     }
@@ -71,7 +72,7 @@ impl SegmentFile {
     }
 
     /// As [`open`](Self::open), of one that may not have its name yet.
-    pub(super) fn open_named(
+    pub(crate) fn open_named(
         directory: &dyn Directory,
         name: &str,
         uuid: Uuid,
@@ -100,7 +101,7 @@ impl SegmentFile {
     }
 
     /// What remains of the segment that begins with `first_seq`: `part`, found at byte `offset` of `file`.
-    pub(super) fn of_part(
+    pub(crate) fn of_part(
         directory: &dyn Directory,
         file: Arc<dyn StoredFile>,
         (offset, part): (u64, SegmentPart),
@@ -120,14 +121,14 @@ impl SegmentFile {
     }
 
     /// By what it is known again.
-    pub(super) fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         let stamp = self.stamp.filter(|_| matches!(self.held, Held::Whole));
         let footer_checksum = self.footer.encode().last_chunk().map_or(0, |checksum| u32::from_le_bytes(*checksum));
         Mark { stamp, footer_checksum }
     }
 
     /// That another file has its name now, or its bytes.
-    pub(super) fn replaced(&self) -> ReadError {
+    pub(crate) fn replaced(&self) -> ReadError {
         self.damaged(0, Damage::Replaced)
     }
 
@@ -310,7 +311,7 @@ fn decode_frame(
 }
 
 /// What was in a segment that was dropped is read by nobody who knows of that.
-pub(super) fn not_there(path: &Path) -> ReadError {
+pub(crate) fn not_there(path: &Path) -> ReadError {
     let source = io::Error::new(io::ErrorKind::NotFound, "it was dropped by a compaction");
     StorageError { op: StorageOp::Open, path: path.to_path_buf(), offset: None, source }.into()
 }

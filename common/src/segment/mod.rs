@@ -6,6 +6,8 @@ mod open_segments;
 mod page_map;
 mod remains;
 mod sealed_pages;
+pub(crate) mod stretch;
+pub(crate) mod version;
 mod writer;
 
 pub(crate) use anchors::{AnchorFinder, Anchors};

@@ -10,15 +10,16 @@ use uuid::Uuid;
 use super::file::Mark;
 use super::remains::{Found, LastBytes};
 use super::{Remains, SegmentFile};
-use crate::Keyframe;
-use crate::format::page_map::{MapNode, NODE_LEN_MAX};
-use crate::format::segment::{Location, SegmentFooter};
-use crate::format::statements::{Block, Encoded, Templates};
-use crate::format::{Damage, names};
-use crate::history::Stretch;
-use crate::recently_used::RecentlyUsed;
+use crate::segment::stretch::Stretch;
 use crate::storage::Directory;
-use crate::{ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use crate::storage::recently_used::RecentlyUsed;
+use format::page_map::{MapNode, NODE_LEN_MAX};
+use format::segment::{Location, SegmentFooter};
+use format::statements::{Block, Encoded, Templates};
+use format::units::Keyframe;
+use format::units::Seq;
+use format::{Damage, names};
 
 /// Segments kept open, at most: a version's pages are in a few dozens of them, other ones for each version.
 const FILES_MAX: usize = 2048;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::{SegmentWriter, Segments};
-use crate::format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, leaf_of, slot};
-use crate::format::segment::{Location, MapRoot};
 use crate::storage::StorageError;
-use crate::{PageNo, ReadError};
+use crate::storage::read_error::ReadError;
+use format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, leaf_of, slot};
+use format::segment::{Location, MapRoot};
+use format::units::PageNo;
 
 /// Looks pages up in a map. Keeps the last node on the way: it leads to the neighbours of the page, too.
-pub(super) struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     segments: &'a Segments,
     root: Option<MapRoot>,
     /// The pages that the node leads to, by what they have in common; no node when nothing of them was ever changed.
@@ -17,12 +18,12 @@ pub(super) struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    pub(super) fn new(segments: &'a Segments, root: Option<MapRoot>) -> Self {
+    pub(crate) fn new(segments: &'a Segments, root: Option<MapRoot>) -> Self {
         Self { segments, root, last: None }
     }
 
     /// Where the newest images of a page are; `None` when no segment holds any.
-    pub(super) fn find(&mut self, page: PageNo) -> Result<Option<Location>, ReadError> {
+    pub(crate) fn find(&mut self, page: PageNo) -> Result<Option<Location>, ReadError> {
         let neighbours = leaf_of(page);
         let leaf = match &self.last {
             Some((of, leaf)) if *of == neighbours => leaf,

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::SegmentFile;
-use crate::format::remains::{
+use crate::storage::read_error::ReadError;
+use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use format::remains::{
     BLOCK_HEADER_LEN, BLOCK_LEN_MAX, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, RemainsHeader, SegmentPart,
     block_checksum,
 };
-use crate::format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
-use crate::format::{Damage, names};
-use crate::storage::{Access, Directory, StoredFile, read_exact_at};
-use crate::{ReadError, Seq, Timestamp};
+use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
+use format::units::{Seq, Timestamp};
+use format::{Damage, names};
 
 /// The last bytes of the file, by which one is told from another.
-pub(super) type LastBytes = [u8; REMAINS_FOOTER_LEN];
+pub(crate) type LastBytes = [u8; REMAINS_FOOTER_LEN];
 
 /// The file `remains`. Opening it reads its directory; what is told of a segment is read when somebody asks for that.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct Remains {
 }
 
 /// What there is under the name.
-pub(super) enum Found {
+pub(crate) enum Found {
     /// Nothing: no segment was ever dropped.
     Nothing,
     /// The same as before.
@@ -41,7 +42,7 @@ pub(super) enum Found {
 
 impl Remains {
     /// Looks whether there is another file than the one that ends with `known`.
-    pub(super) fn look(
+    pub(crate) fn look(
         directory: &Arc<dyn Directory>,
         uuid: Uuid,
         known: Option<&LastBytes>,
@@ -156,7 +157,7 @@ impl Remains {
     }
 
     /// What remains of a segment; `None` when it is not told of.
-    pub(super) fn segment(&self, first_seq: Seq) -> Option<Result<SegmentFile, ReadError>> {
+    pub(crate) fn segment(&self, first_seq: Seq) -> Option<Result<SegmentFile, ReadError>> {
         let entry = self.contents.part_of(first_seq)?;
         Some(self.read_part(entry).and_then(|part| {
             let file = Arc::clone(&self.file);
@@ -184,7 +185,7 @@ impl Remains {
                 (Ok(_), None) => continue,
             };
             for piece in part.pieces {
-                let piece = crate::format::segment::Piece { offset: piece.offset, len: piece.len };
+                let piece = format::segment::Piece { offset: piece.offset, len: piece.len };
                 if let Err(error) = segment.read_piece(piece, |_| Ok(())) {
                     problem(entry.segment, error);
                 }

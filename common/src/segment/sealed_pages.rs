@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::page_map::Finder;
 use super::{Anchors, SegmentFile, Segments};
-use crate::Keyframe;
-use crate::format::page_images::PageImages;
-use crate::format::record_index::ForeignKeys;
-use crate::format::segment::{Location, Piece};
 use crate::pages::{PageIdentity, PageSource};
-use crate::{PageNo, PageSize, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::page_images::PageImages;
+use format::record_index::ForeignKeys;
+use format::segment::{Location, Piece};
+use format::units::Keyframe;
+use format::units::{PageNo, PageSize, Seq};
 
 /// Which state of the database in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

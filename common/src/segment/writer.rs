@@ -1,10 +1,10 @@
 //! Writing a segment: piece after piece, under its name only when it is whole.
 
 use super::SegmentFile;
-use crate::ReadError;
-use crate::format::names;
-use crate::format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
+use format::names;
+use format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 20;

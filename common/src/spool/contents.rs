@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::format::commit_note::CommitNote;
-use crate::format::record::{Body, RECORD_HEADER_LEN, Record};
-use crate::format::spool::SpoolHeader;
-use crate::format::{Damage, names};
+use crate::history::NewestVersion;
+use crate::log::DbWrite;
 use crate::log::{LogCursor, LogEnd};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError};
-use crate::version_rules::{Bump, Commit};
-use crate::{DataVersion, DbWrite, NewestVersion, ReadError, Seq, Timestamp};
+use format::commit_note::CommitNote;
+use format::record::{Body, RECORD_HEADER_LEN, Record};
+use format::spool::SpoolHeader;
+use format::units::{DataVersion, Seq, Timestamp};
+use format::version_rules::{Bump, Commit};
+use format::{Damage, names};
 
 /// The changes of a spool, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub(crate) fn read_header(directory: &dyn Directory) -> Result<Option<SpoolHeade
         Err(error) => return Err(error.into()),
     };
     // One byte more than a header has, to notice a file that is longer.
-    let mut bytes = vec![0; crate::format::spool::SPOOL_HEADER_LEN + 1];
+    let mut bytes = vec![0; format::spool::SPOOL_HEADER_LEN + 1];
     let len = file.read_at(&mut bytes, 0)?;
     SpoolHeader::decode(&bytes[..len]).map(Some).map_err(|damage| ReadError::damaged(file.path(), 0, damage))
 }

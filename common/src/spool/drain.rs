@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use super::contents::{ends, first_record, logs};
 use crate::backup::Backup;
+use crate::backup::attach::{Attached, Expected, attach};
+use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::shared_lock::SharedLock;
-use crate::format::manifest::Manifest;
-use crate::format::record::{Body, Record};
-use crate::format::spool::SpoolHeader;
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
 use crate::log::{AppendError, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
-use crate::recording::{Attached, Expected, attach};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, LeavableDirectory, RealDirectory};
-use crate::version_rules::Bump;
-use crate::{BackupUrl, LogLimits, OpenRecordingError, ReadError, Seq};
+use format::manifest::Manifest;
+use format::record::{Body, Record};
+use format::spool::SpoolHeader;
+use format::units::Seq;
+use format::version_rules::Bump;
 
 /// Most records that are made ready to be appended at once.
 const BATCH_RECORDS: usize = 64;

@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::contents::{first_record, logs, read_header};
 use super::{SpoolContents, SpoolError, SpoolMarker, spool_path};
-use crate::LogLimits;
-use crate::format::names;
-use crate::format::spool::SpoolHeader;
+use crate::config::log_limits::LogLimits;
 use crate::log::{LogEnd, LogWriter, create_log_at, recover};
 use crate::storage::{Directory, RealDirectory, remove_if_present, replace_file};
+use format::names;
+use format::spool::SpoolHeader;
 
 /// A spool under its lock, and the end of its log.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::SpoolError;
-use crate::Timestamp;
-use crate::format::spool::SpoolHeader;
 use crate::storage::{Access, Directory, remove_if_present, replace_file};
+use format::spool::SpoolHeader;
+use format::units::Timestamp;
 
 /// A marker is a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;

@@ -35,7 +35,8 @@ pub(crate) use note::{SpoolNoteError, this_host};
 
 use crate::log::{AppendError, RecoverError};
 use crate::storage::StorageError;
-use crate::{ReadError, counted};
+use crate::storage::read_error::ReadError;
+use format::units::counted;
 
 /// Why nothing can be spooled.
 #[derive(Debug, thiserror::Error)]

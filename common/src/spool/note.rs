@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::contents::{ends, read_header};
 use super::{SpoolContents, SpoolMarker};
-use crate::format::names;
+use crate::backup::Backup;
 use crate::storage::{Access, Directory, RealDirectory, StorageError, remove_if_present, replace_file};
-use crate::{Backup, DataVersion};
+use format::names;
+use format::units::DataVersion;
 
 /// A note is a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;

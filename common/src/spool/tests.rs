@@ -13,13 +13,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::format::names;
+use crate::backup::attach_error::OpenRecordingError;
+use crate::config::log_limits::LogLimits;
+use crate::config::on_unreachable::OnUnreachable;
+use crate::recording::Recording;
+use crate::recording::record_error::RecordError;
+use crate::segment::version::TimelineEntry;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, RealDirectory};
 use crate::testing::{Fate, Node, contents};
-use crate::{
-    DataVersion, LogLimits, OnUnreachable, OpenRecordingError, RecordError, Recording, TimelineEntry, Timestamp,
-};
+use format::names;
+use format::units::{DataVersion, Timestamp};
 
 /// Logs of a few records.
 const SHORT: LogLimits = LogLimits { bytes: 1 << 14, statements: 12_000 };
@@ -186,7 +190,7 @@ fn the_version_rules_go_on_where_they_were() {
     drop(recording);
     let mut recording = it.reopened().unwrap();
     let again = it.node.write(&mut recording, "instead", Fate::Committed).unwrap();
-    assert_eq!(again, Some(crate::Recorded::Rewound { data_version: DataVersion::new(15) }));
+    assert_eq!(again, Some(crate::history::Recorded::Rewound { data_version: DataVersion::new(15) }));
     drop(recording);
     let mut recording = it.reopened().unwrap();
     recording.note_commit().unwrap();
@@ -323,7 +327,7 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
         Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT)
             .unwrap();
     let statements = it.node.statements("elsewhere");
-    let write = crate::DbWrite {
+    let write = crate::log::DbWrite {
         data_version: DataVersion::new(13),
         statements: &statements[..1],
         received_at: Timestamp::now(),
@@ -335,7 +339,7 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
         it.node.statements("elsewhere")
     };
     other
-        .record(&crate::DbWrite {
+        .record(&crate::log::DbWrite {
             data_version: DataVersion::new(13),
             statements: &statements,
             received_at: Timestamp::now(),
@@ -383,7 +387,7 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
         it.write(&mut recording, "before");
         let statements = it.node.statements("tried twice");
         let data_version = DataVersion::new(it.node.version + 1);
-        let write = crate::DbWrite { data_version, statements: &statements, received_at: Timestamp::now() };
+        let write = crate::log::DbWrite { data_version, statements: &statements, received_at: Timestamp::now() };
         backup.fail_nth(1);
         assert!(recording.record(&write).unwrap_err().is_trouble());
         let interrupted = recording.interrupt();
@@ -436,8 +440,8 @@ fn compared(payer: &str) {
             recording = it.record();
         }
         let expected = match fate {
-            Fate::Lost => crate::Recorded::Replaced { data_version: DataVersion::new(13), rewound: None },
-            Fate::Committed | Fate::Unseen => crate::Recorded::Appended,
+            Fate::Lost => crate::history::Recorded::Replaced { data_version: DataVersion::new(13), rewound: None },
+            Fate::Committed | Fate::Unseen => crate::history::Recorded::Appended,
         };
         let recorded = it.node.write(&mut recording, payer, Fate::Committed).unwrap();
         assert_eq!(recorded, Some(expected), "{payer}");
@@ -445,7 +449,7 @@ fn compared(payer: &str) {
         // Now it is known.
         recording.note_commit().unwrap();
         let (history, _) = it.node.backup().read_history();
-        assert_eq!(history.newest_recorded().unwrap().commit, crate::version_rules::Commit::Seen);
+        assert_eq!(history.newest_recorded().unwrap().commit, format::version_rules::Commit::Seen);
     }
 }
 

@@ -3,13 +3,20 @@
 //! Everything above it works on [`Directory`] and [`StoredFile`], so that tests can put a directory underneath that
 //! fails, tears writes or loses what was not synced. A backup directory is flat: names, never paths, go through here.
 
+pub(crate) mod boot;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod free_space;
 mod leavable;
+pub(crate) mod owner;
+pub(crate) mod read_error;
 mod real;
+pub(crate) mod recently_used;
+pub(crate) mod regular_file;
 mod trouble;
+pub(crate) mod unfinished;
 mod unnamed;
+pub(crate) mod unused_name;
 mod watched;
 
 use std::fmt;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::Owner;
+use crate::storage::owner::Owner;
 
 use super::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile};
 

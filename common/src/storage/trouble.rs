@@ -110,7 +110,7 @@ impl StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ReadError;
+    use crate::storage::read_error::ReadError;
 
     #[test]
     fn each_error_of_the_operating_system_has_its_remedy() {
@@ -139,7 +139,7 @@ mod tests {
         let source = io::Error::from_raw_os_error(libc::ENOSPC);
         let storage = StorageError { op: StorageOp::Write, path: "/a".into(), offset: None, source };
         assert_eq!(Trouble::behind(&ReadError::Storage(storage)), Some(Trouble::NoRoom));
-        let damaged = ReadError::damaged("/a".as_ref(), 0, crate::format::Damage::Foreign);
+        let damaged = ReadError::damaged("/a".as_ref(), 0, format::Damage::Foreign);
         assert_eq!(Trouble::behind(&damaged), None);
     }
 }

@@ -14,15 +14,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::hold::{DatabaseFile, Held, Hold};
-use crate::commit_check::same_but_for_the_writer;
-use crate::contents::differences::{ContentDifferences, differences};
-use crate::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::backup::Backup;
+use crate::backup::view::View;
+use crate::compare::commit_check::same_but_for_the_writer;
+use crate::compare::differences::{ContentDifferences, differences};
+use crate::history::History;
+use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns, read_ahead};
 use crate::replay::{ReplayError, reason};
+use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, StorageOp};
-use crate::version_rules::Commit;
-use crate::view::View;
-use crate::{Backup, DataVersion, History, PageNo, PageSize, ReadError};
+use format::units::{DataVersion, PageNo, PageSize};
+use format::version_rules::Commit;
 
 /// How long a database that is locked, or ahead of what can be seen of the backup, is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -372,7 +375,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::BackupUrl;
+    use crate::config::backup_url::BackupUrl;
     use crate::testing::{Fate, Node};
 
     fn go(url: &BackupUrl, database: &Path, chase: Duration) -> Result<Against, AgainstError> {

@@ -8,16 +8,20 @@ use std::ops::RangeInclusive;
 
 use super::VersionRanges;
 use super::finding::{Findings, Where};
-use super::page_map::own_part;
-use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
-use crate::format::record::DeltaBase;
-use crate::format::segment::{Location, MapRoot};
-use crate::history::{ReplayPlan, Start, Version};
+use crate::backup::Backup;
+use crate::backup::view::{BuildError, View};
+use crate::check::page_map::own_part;
+use crate::history::History;
+use crate::history::{ReplayPlan, Start};
 use crate::log::RecordPlace;
 use crate::pages::PageSource as _;
 use crate::replay::ReplayError;
-use crate::view::{BuildError, View};
-use crate::{Backup, History, PageNo, ReadError, Seq};
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::page_map::{FAN_OUT, HEIGHT_MAX};
+use format::record::DeltaBase;
+use format::segment::{Location, MapRoot};
+use format::units::{PageNo, Seq};
 
 /// What cannot be read of all that pages are stored in.
 #[derive(Debug, Default)]

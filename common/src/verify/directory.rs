@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::finding::{Findings, Note, NoteAbout, Wrong};
-use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::remains_directory::Gap;
-use crate::format::{Damage, names};
-use crate::lock_look::LockLook;
+use crate::backup::Backup;
+use crate::backup::lock_look::LockLook;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
-use crate::{Backup, Seq};
+use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::remains_directory::Gap;
+use format::units::Seq;
+use format::{Damage, names};
 
 /// What of a directory the backup consists of.
 #[derive(Debug, Default)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::VersionRanges;
-use crate::format::Damage;
 use crate::replay::ReplayError;
 use crate::storage::StorageError;
-use crate::{ReadError, counted};
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::units::counted;
 
 /// Something that is not as it was when it was written, or never was as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub enum Wrong {
         /// The PRAGMA.
         check: &'static str,
         /// The version.
-        data_version: crate::DataVersion,
+        data_version: format::units::DataVersion,
         /// Its first words.
         found: String,
     },
@@ -81,9 +82,9 @@ pub enum Wrong {
     )]
     NodeDatabase {
         /// The version.
-        data_version: crate::DataVersion,
+        data_version: format::units::DataVersion,
         /// The version that was copied from the node.
-        snapshot: crate::DataVersion,
+        snapshot: format::units::DataVersion,
         /// The first words of the check.
         found: String,
     },

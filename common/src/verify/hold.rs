@@ -12,7 +12,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::open_regular_file;
+use crate::storage::regular_file::open_regular_file;
 
 /// How long a database may be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,13 @@
 use uuid::Uuid;
 
 use super::finding::{Findings, Where, Wrong};
-use crate::format::log_header::{LOG_HEADER_LEN, LogHeader};
-use crate::format::record::{Parsed, parse};
-use crate::format::{Damage, names};
 use crate::log::{LONGEST_LOG, check_len, intact_record_after};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, StoredFile, read_exact_at};
-use crate::{DataVersion, ReadError, Seq};
+use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::record::{Parsed, parse};
+use format::units::{DataVersion, Seq};
+use format::{Damage, names};
 
 /// Places in one log at which the chain is told to be broken. A file that is all wrong is not told byte by byte.
 const BREAKS_MAX: usize = 100;

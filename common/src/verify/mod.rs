@@ -22,15 +22,11 @@ mod directory;
 mod finding;
 mod hold;
 mod logs;
-mod page_map;
 mod parts;
 mod picture;
 mod reach;
-mod record_chain;
 mod report;
 mod sealed;
-mod segment_body;
-mod segment_replay;
 mod snapshot;
 mod soundness;
 mod spool;
@@ -45,15 +41,13 @@ pub use against::{Against, AgainstError, compare_with_database};
 pub use finding::{Finding, Note, NoteAbout, Wrong};
 pub use hold::Hold;
 pub use report::Report;
-pub(crate) use segment_body::check_body;
-pub(crate) use segment_replay::compare_with_replay;
 pub use soundness::Soundness;
 pub use version_ranges::{VersionRange, VersionRanges};
 pub use warning::Warning;
 pub use whole::verify;
 
-use crate::DataVersion;
 use crate::backup::OpenError;
+use format::units::DataVersion;
 
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

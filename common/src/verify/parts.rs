@@ -8,18 +8,19 @@ use std::thread;
 use super::Depth;
 use super::costs::Unreadable;
 use super::finding::{Findings, Note, NoteAbout, Wrong};
-use super::segment_body::check_body;
-use super::segment_replay::replay_segment;
 use super::snapshot::check_snapshot;
 use super::version_ranges::VersionRanges;
-use crate::Keyframe;
-use crate::format::names;
-use crate::format::record_index::RecordIndex;
-use crate::format::segment::SnapshotId;
-use crate::history::Stretch;
+use crate::backup::Backup;
+use crate::check::segment_body::check_body;
+use crate::check::segment_replay::replay_segment;
 use crate::log::RecordPlace;
+use crate::segment::stretch::Stretch;
 use crate::segment::{Remains, SegmentFile};
-use crate::{Backup, DataVersion, Seq};
+use format::names;
+use format::record_index::RecordIndex;
+use format::segment::SnapshotId;
+use format::units::Keyframe;
+use format::units::{DataVersion, Seq};
 
 /// A file that is checked by itself.
 #[derive(Debug, Clone)]
@@ -149,7 +150,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     let mut around = VersionRanges::default();
     let of_interval = |stretch: &Stretch, seq: Seq| {
         let records = stretch.records();
-        let record = records.binary_search_by_key(&seq, crate::history::LiveRecord::seq).ok();
+        let record = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
         match record.and_then(|position| records.get(position)).map(|record| record.place) {
             Some(RecordPlace::Segment { interval, .. }) => interval.0,
             _ => 0,
@@ -181,8 +182,8 @@ fn check_remains(backup: &Backup, found: &Mutex<Found>) {
 fn check_one_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>, found: &Mutex<Found>) {
     let check = check_snapshot(backup, id, data_version);
     // A delta may have become part of a segment meanwhile.
-    let is_gone = |problem: &crate::ReadError| {
-        matches!(problem, crate::ReadError::Storage(error) if error.is_not_found())
+    let is_gone = |problem: &crate::storage::read_error::ReadError| {
+        matches!(problem, crate::storage::read_error::ReadError::Storage(error) if error.is_not_found())
             && backup.segments().open(id.seq).is_ok()
     };
     let mut found = lock(found);

@@ -7,16 +7,20 @@ use uuid::Uuid;
 
 use super::VerifyError;
 use super::finding::{Findings, Where, Wrong};
+use crate::backup::Backup;
 use crate::backup::OpenError;
-use crate::format::log_header::LOG_HEADER_LEN;
-use crate::format::log_header::LogHeader;
-use crate::format::manifest::Manifest;
-use crate::format::names;
-use crate::format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotHeader};
+use crate::config::backup_url::BackupUrl;
+use crate::history::History;
 use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS, check_unused};
+use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, RealDirectory, read_exact_at};
-use crate::{Backup, BackupUrl, DataVersion, History, PageSize, ReadError, Seq, Timestamp};
+use format::log_header::LOG_HEADER_LEN;
+use format::log_header::LogHeader;
+use format::manifest::Manifest;
+use format::names;
+use format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
+use format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotHeader};
+use format::units::{DataVersion, PageSize, Seq, Timestamp};
 
 /// Opens a backup. One whose manifest alone is damaged is looked at all the same, and the finding returned.
 pub(super) fn open(url: &BackupUrl, findings: &mut Findings) -> Result<(Arc<Backup>, Option<Where>), VerifyError> {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::costs::Unreadable;
 use super::finding::Findings;
-use crate::Keyframe;
-use crate::format::page_map::{FAN_OUT, HEIGHT_MAX};
-use crate::format::segment::{Location, MapRoot};
+use crate::backup::Backup;
 use crate::history::NeededBy;
 use crate::pages::PageSource;
 use crate::segment::Anchors;
-use crate::{Backup, PageNo, PageSize, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::page_map::{FAN_OUT, HEIGHT_MAX};
+use format::segment::{Location, MapRoot};
+use format::units::Keyframe;
+use format::units::{PageNo, PageSize, Seq};
 
 /// Checks what page maps lead to, each node and each image once.
 pub(super) struct Reach<'a> {

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use super::VersionRanges;
 use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
-use crate::format::record::DeltaBase;
-use crate::format::record::first_link;
-use crate::format::remains_directory::Gap;
-use crate::format::segment::{FollowedBy, SegmentFooter};
-use crate::format::{Damage, names};
-use crate::history::Stretch;
+use crate::backup::Backup;
 use crate::segment::SegmentFile;
-use crate::{Backup, ReadError, Seq};
+use crate::segment::stretch::Stretch;
+use crate::storage::read_error::ReadError;
+use format::record::DeltaBase;
+use format::record::first_link;
+use format::remains_directory::Gap;
+use format::segment::{FollowedBy, SegmentFooter};
+use format::units::Seq;
+use format::{Damage, names};
 
 /// A segment, or one that there should be.
 #[derive(Debug)]

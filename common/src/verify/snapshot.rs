@@ -2,9 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::format::Damage;
-use crate::format::segment::SnapshotId;
-use crate::{Backup, DataVersion, ReadError};
+use crate::backup::Backup;
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::segment::SnapshotId;
+use format::units::DataVersion;
 
 /// What is wrong with a snapshot.
 #[derive(Debug, Default)]

@@ -10,11 +10,12 @@ use rusqlite::Connection;
 
 use super::finding::Wrong;
 use super::warning::Warning;
-use crate::live_database::version_of_database;
+use crate::backup::snapshot_check::in_one_line;
+use crate::live::live_database::version_of_database;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns};
-use crate::snapshot_check::in_one_line;
-use crate::sqlite_reason::reason;
-use crate::{DataVersion, ReadError};
+use crate::replay::sqlite_reason::reason;
+use crate::storage::read_error::ReadError;
+use format::units::DataVersion;
 
 /// What SQLite says where everything is as it should be.
 const OK: &str = "ok";

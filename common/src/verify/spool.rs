@@ -4,7 +4,7 @@ use std::thread;
 
 use super::finding::{Findings, Wrong};
 use super::logs;
-use crate::Backup;
+use crate::backup::Backup;
 use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::spool::{SpoolNote, SpoolSight, spool_logs};
 use crate::storage::RealDirectory;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::costs::Costs;
 use super::{Depth, VersionRanges};
-use crate::format::remains_directory::{KeptVersion, Thinned};
+use crate::backup::Backup;
 use crate::history::{NeededBy, Start};
 use crate::segment::{Remains, SealedState};
-use crate::{Backup, ReadError, Seq};
+use crate::storage::read_error::ReadError;
+use format::remains_directory::{KeptVersion, Thinned};
+use format::units::Seq;
 
 /// Those at these places, the first and the last one.
 pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64)) -> Vec<Thinned> {
@@ -20,11 +22,9 @@ pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64
     asked.filter(|thinned| !thinned.versions.is_empty()).collect()
 }
 
-impl Thinned {
-    /// What its versions need of the segment.
-    pub(super) fn needed(&self, backup: &Backup) -> Result<NeededBy, ReadError> {
-        Ok(backup.segments().stretch(self.segment)?.needed_by(&self.versions))
-    }
+/// What its versions need of the segment.
+pub(super) fn needed(thinned: &Thinned, backup: &Backup) -> Result<NeededBy, ReadError> {
+    Ok(backup.segments().stretch(thinned.segment)?.needed_by(&thinned.versions))
 }
 
 /// Opens every version, or in a quick look those that damage may reach; returns those that cannot be opened.

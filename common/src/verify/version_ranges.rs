@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::DataVersion;
-use crate::history::Place;
+use crate::segment::version::Place;
+use format::units::DataVersion;
 
 /// Some versions of a backup, as ranges.
 ///

@@ -1,6 +1,6 @@
 //! What is wrong with the node's own database: the backup holds it as it was.
 
-use crate::DataVersion;
+use format::units::DataVersion;
 
 /// Something that an operator should know, and that is no damage of the backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,17 +15,24 @@ use super::sealed::{self, Sealed};
 use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
 use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, spool, thinned};
-use crate::format::checked::UnsoundSnapshot;
-use crate::format::names;
-use crate::format::record::DeltaBase;
-use crate::format::remains_directory::Thinned;
-use crate::format::segment::SnapshotId;
-use crate::history::{Before, LiveKind, NeededBy, Place, Start, Version};
+use crate::backup::Backup;
+use crate::backup::snapshot_check::StoredSnapshot;
+use crate::backup::view::View;
+use crate::config::backup_url::BackupUrl;
+use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
-use crate::snapshot_check::StoredSnapshot;
+use crate::replay::ReplayError;
+use crate::segment::stretch::{Before, LiveKind};
+use crate::segment::version::{NewestRecorded, Readable};
+use crate::segment::version::{Place, Version};
 use crate::storage::Access;
-use crate::view::View;
-use crate::{Backup, BackupUrl, DataVersion, NewestRecorded, ReadError, Readable, ReplayError, Seq};
+use crate::storage::read_error::ReadError;
+use format::checked::UnsoundSnapshot;
+use format::names;
+use format::record::DeltaBase;
+use format::remains_directory::Thinned;
+use format::segment::SnapshotId;
+use format::units::{DataVersion, Seq};
 
 /// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
 ///
@@ -221,8 +228,11 @@ impl Verification {
             Some(DeltaBase::Segment(base)) => Some(base),
             _ => None,
         });
-        let thinned: BTreeMap<Seq, NeededBy> =
-            self.thinned.iter().filter_map(|one| Some((one.segment, one.needed(&self.backup).ok()?))).collect();
+        let thinned: BTreeMap<Seq, NeededBy> = self
+            .thinned
+            .iter()
+            .filter_map(|one| Some((one.segment, super::thinned::needed(one, &self.backup).ok()?)))
+            .collect();
         let of_thinned = thinned.iter().flat_map(|(&first, needed)| {
             let footer = self.backup.segments().footer(first).ok();
             [Some(first), footer.and_then(|footer| footer.base).filter(|_| needed.reads_base())]
@@ -296,7 +306,8 @@ impl Verification {
         let file = self.backup.directory().open(&name, Access::Read);
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
         // A recorder at work has written more since.
-        let is_at_work = self.backup.look_at_lock().is_ok_and(|look| look != crate::LockLook::NotSeen);
+        let is_at_work =
+            self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_look::LockLook::NotSeen);
         if let Ok(bytes @ 1..) = torn
             && !is_at_work
         {

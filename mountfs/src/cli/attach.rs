@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use common::python_plugin::PythonLock;
-use common::version_rules::{Bump, Decision, decide};
+use common::PythonLock;
 use common::{
     Backup, BackupLock, BackupLockError, BackupUrl, History, LockLook, OnGap, OnUnreachable, Owner, ReadError,
 };
+use format::version_rules::{Bump, Decision, decide};
 
 use super::init::{
     elsewhere, find_database, has_only_theirs, on_same_file_system, say_what_comes_next, without_detours,

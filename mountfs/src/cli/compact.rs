@@ -4,9 +4,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
+use common::KeepPolicy;
 use common::compact::{
-    Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, KeepPolicy, Stage, compact_backup,
-    plan_compaction,
+    Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, Stage, compact_backup, plan_compaction,
 };
 use common::{Timestamp, counted};
 use serde_json::json;

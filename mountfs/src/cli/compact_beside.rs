@@ -10,7 +10,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use common::compact::{CompactionFields, Force, KeepPolicy, Stage};
+use common::KeepPolicy;
+use common::compact::{CompactionFields, Force, Stage};
 use common::{Backup, BackupLock, LockLook};
 use serde_json::{Map, Value};
 

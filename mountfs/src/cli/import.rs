@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::python_plugin::{Imported, OnDamage, PythonFile, PythonLock, Repairs, TornBy, import_backup};
+use common::PythonLock;
+use common::python_plugin::{Imported, OnDamage, PythonFile, Repairs, TornBy, import_backup};
 use common::{BackupLock, DataVersion, OnGap, OnUnreachable, Owner, counted, quick_check, sqlite_reason};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::python_plugin::PythonLock;
+use common::PythonLock;
 use common::{
     BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable, Owner, PagesDone,
     create_backup_for, replace_backup,

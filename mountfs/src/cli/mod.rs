@@ -35,7 +35,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use common::compact::KeepSpan;
+use common::KeepSpan;
 use common::{BackupUrl, DataVersion};
 use log::LevelFilter;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use common::format::manifest::NodeId;
 use common::{DataVersion, LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
+use format::manifest::NodeId;
 use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 use rusqlite::{Connection, OpenFlags};
 

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::version_rules::Commit;
 use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
+use format::version_rules::Commit;
 use serde::Serialize;
 
 use super::when::Bound;

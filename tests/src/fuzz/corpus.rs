@@ -8,15 +8,16 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::compact::{Clock, CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
-use common::format::page_map::{FAN_OUT, MapNode};
-use common::format::record_index::RecordIndex;
-use common::format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
-use common::format::segment::{
+use common::KeepPolicy;
+use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
+use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Timestamp, Views};
+use format::page_map::{FAN_OUT, MapNode};
+use format::record_index::RecordIndex;
+use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
+use format::segment::{
     Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
-use common::format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
-use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Timestamp, Views};
+use format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
 use mountfs::demo::trace::{Trace, TraceEvent, TraceWrite};
 use tempfile::TempDir;
 use uuid::Uuid;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use common::format::segment::{PIECE_HEADER_LEN, SegmentHeader};
 use common::{Backup, BackupUrl, Views};
+use format::segment::{PIECE_HEADER_LEN, SegmentHeader};
 use tempfile::TempDir;
 
 use super::corpus::{BACKUPS, CORPUS, pieces};

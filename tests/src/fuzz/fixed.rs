@@ -2,14 +2,14 @@
 
 use std::fmt::Debug;
 
-use common::format::Damage;
-use common::format::checked::CheckedSnapshots;
-use common::format::log_header::LogHeader;
-use common::format::manifest::Manifest;
-use common::format::remains::{RemainsFooter, RemainsHeader};
-use common::format::segment::{SegmentFooter, SegmentHeader};
-use common::format::snapshot::{SnapshotFooter, SnapshotHeader};
-use common::format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
+use format::Damage;
+use format::checked::CheckedSnapshots;
+use format::log_header::LogHeader;
+use format::manifest::Manifest;
+use format::remains::{RemainsFooter, RemainsHeader};
+use format::segment::{SegmentFooter, SegmentHeader};
+use format::snapshot::{SnapshotFooter, SnapshotHeader};
+use format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
 use uuid::Uuid;
 
 use super::crc;

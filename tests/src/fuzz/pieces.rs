@@ -1,12 +1,12 @@
 //! Pieces of segments, and the index of a snapshot.
 
 use common::Keyframe;
-use common::format::page_images::PageImages;
-use common::format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
-use common::format::record_index::RecordIndex;
-use common::format::snapshot::{SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group};
-use common::format::statements::Encoded;
 use common::{DataVersion, PageNo, PageSize, Seq, Timestamp};
+use format::page_images::PageImages;
+use format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
+use format::record_index::RecordIndex;
+use format::snapshot::{SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group};
+use format::statements::Encoded;
 
 use super::corpus::UUID;
 use super::crc::crc32c;
@@ -63,7 +63,7 @@ pub(super) fn snapshot_index(input: &[u8]) -> bool {
     let header = SnapshotHeader {
         uuid: UUID,
         seq: OWN,
-        base: (kind % 2 == 1).then_some(common::format::record::DeltaBase::Segment(Seq::FIRST)),
+        base: (kind % 2 == 1).then_some(format::record::DeltaBase::Segment(Seq::FIRST)),
         data_version: DataVersion::new(1),
         page_size: PageSize::new(512 << (size % 8)).expect("a power of two"),
         page_count: u16::from_le_bytes([*pages, *pages_high]).into(),

@@ -1,6 +1,6 @@
 //! Records of a log.
 
-use common::format::record::{
+use format::record::{
     Body, PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, encode_change, encode_commit, encode_gap,
     encode_rewind, encode_snapshot, parse,
 };

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use common::format::remains::{BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, SegmentPart};
-use common::format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
-use common::format::segment::PIECE_HEADER_LEN;
 use common::{Seq, Timestamp};
+use format::remains::{BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, SegmentPart};
+use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
+use format::segment::PIECE_HEADER_LEN;
 
 use super::crc::{crc32c, seal};
 use super::fixed::again;

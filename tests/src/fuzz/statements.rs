@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use common::format::record::PAYLOAD_LEN_MAX;
-use common::format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
+use format::record::PAYLOAD_LEN_MAX;
+use format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
 
 use super::corpus::{SMALL_TABLE, unpack};
 

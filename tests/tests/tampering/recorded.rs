@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::compact::{Clock, CompactBackupError, CompactOutcome, KeepPolicy, compact_backup};
+use common::KeepPolicy;
+use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
 use common::{
     Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, Recording, Sealer, SpoolSight, Timestamp, Views,
 };

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::format::record::{Body, ChangeFlags, RunStart};
+use crate::config::log_limits::LogLimits;
 use crate::log::{LogWriter, RecoverError, create_first_log, create_first_log_within, recover};
 use crate::storage::RealDirectory;
-use crate::version_rules::Bump;
-use crate::{DataVersion, LogLimits, Timestamp};
+use format::record::{Body, ChangeFlags, RunStart};
+use format::units::{DataVersion, Timestamp};
+use format::version_rules::Bump;
 
 const UUID: Uuid = Uuid::from_u128(7);
 

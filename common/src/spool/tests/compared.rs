@@ -1,7 +1,7 @@
 //! What a run that begins in the spool cannot compare is owed, whatever becomes of that run.
 
 use super::*;
-use crate::DbWrite;
+use crate::log::DbWrite;
 
 /// A run that began in the spool, without anybody noticing that another transaction had taken the number of its predecessor's
 /// newest change.
@@ -18,7 +18,7 @@ fn run_with_a_debt() -> (Spooled, Recording) {
     (it, recording)
 }
 
-fn expect_repaid(it: &mut Spooled, expected: crate::Recorded) {
+fn expect_repaid(it: &mut Spooled, expected: crate::history::Recorded) {
     let mut recording = it.record();
     let recorded = it.node.write(&mut recording, "instead", Fate::Committed).unwrap();
     assert_eq!(recorded, Some(expected));
@@ -38,7 +38,7 @@ fn it_is_paid_by_the_next_run_though_the_run_died_in_the_hook() {
         drop(recording);
         it.node.backup_lock.on_unreachable = policy.unwrap_or(it.node.backup_lock.on_unreachable.clone());
         let [before, lost] = [13, 14].map(DataVersion::new);
-        expect_repaid(&mut it, crate::Recorded::Replaced { data_version: before, rewound: Some(lost) });
+        expect_repaid(&mut it, crate::history::Recorded::Replaced { data_version: before, rewound: Some(lost) });
     }
 }
 
@@ -52,5 +52,5 @@ fn it_is_paid_by_the_next_run_though_the_run_ended_with_a_rider() {
     drain(&mut recording).unwrap();
     recording.note_commit().unwrap();
     drop(recording);
-    expect_repaid(&mut it, crate::Recorded::Replaced { data_version: DataVersion::new(13), rewound: None });
+    expect_repaid(&mut it, crate::history::Recorded::Replaced { data_version: DataVersion::new(13), rewound: None });
 }

@@ -1,8 +1,8 @@
 //! A spool that is not there is not an empty one.
 
 use super::*;
-use crate::format::record::{ChangeFlags, RunStart};
-use crate::format::spool::SpoolHeader;
+use format::record::{ChangeFlags, RunStart};
+use format::spool::SpoolHeader;
 
 impl Spooled {
     fn open_spool(&self) -> Result<Option<Recording>, SpoolError> {
@@ -127,13 +127,13 @@ fn no_power_cut_leaves_a_marker_alone_or_a_change_without_one() {
         beside_lock: &FaultyDirectory,
     ) -> Result<(), (bool, SpoolError)> {
         let manifest = it.node.backup().manifest().clone();
-        let (from, begun) = ((crate::Seq::new(9).unwrap(), 7), Timestamp::now());
+        let (from, begun) = ((format::units::Seq::new(9).unwrap(), 7), Timestamp::now());
         let header = SpoolHeader { from, attempted: Vec::new(), newest: None, begun, manifest };
         let begun = HeldSpool::begin(Arc::clone(spool) as _, beside_lock, header, SHORT);
         let mut held = begun.map_err(|error| (false, error))?;
         let (version, statements) = (DataVersion::new(11), it.node.statements("spooled"));
         let first = ChangeFlags::verified(RunStart::First);
-        let bump = crate::version_rules::Bump::Present;
+        let bump = format::version_rules::Bump::Present;
         held.log.push_change(version, Timestamp::now(), first, bump, &statements).unwrap();
         held.log.commit().map_err(|error| (false, error.into()))?;
         // From here on the backup has it, once one log is gone.

@@ -13,7 +13,10 @@ impl Spooled {
 
     /// As a recorder of which the `backup.lock` names no spool.
     fn record_without_spool(&self) -> Result<Recording, OpenRecordingError> {
-        let lock = crate::BackupLock { on_unreachable: OnUnreachable::Stop, ..self.node.backup_lock.clone() };
+        let lock = crate::config::backup_lock::BackupLock {
+            on_unreachable: OnUnreachable::Stop,
+            ..self.node.backup_lock.clone()
+        };
         let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
         Recording::open_in(directory, &lock, self.node.dir.path(), SHORT)
     }

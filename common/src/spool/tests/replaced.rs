@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::create::Created;
-use crate::{CreateError, DamagedDatabase, PutAsideError, Timestamp, replace_backup, unused_name};
+use crate::create::put_aside::PutAsideError;
+use crate::create::{CreateError, DamagedDatabase, replace_backup};
+use crate::storage::unused_name::unused_name;
+use format::units::Timestamp;
 
 impl Spooled {
     fn replace(&self) -> Result<Created, CreateError> {

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::RecordPlace;
-use crate::format::Damage;
-use crate::format::log_header::LOG_HEADER_LEN;
-use crate::history::Origin;
+use crate::check::segment_body::check_body;
+use crate::log::RecordPlace;
+use crate::segment::version::Origin;
 use crate::verify::Wrong;
-use crate::verify::segment_body::check_body;
+use format::Damage;
+use format::log_header::LOG_HEADER_LEN;
 
 /// The segment, and the versions in it.
 fn segments(copy: &Copy) -> Vec<(String, RangeInclusive<u32>)> {
@@ -335,14 +335,14 @@ fn the_sample_is_eventful() {
     history
         .for_timeline(&mut |entry| {
             match entry {
-                crate::TimelineEntry::Recorded(version) => {
+                crate::segment::version::TimelineEntry::Recorded(version) => {
                     snapshots += u32::from(matches!(version.origin, Origin::Snapshot(_)));
                 }
-                crate::TimelineEntry::Rewound { .. } => rewound += 1,
-                crate::TimelineEntry::Missing { .. } => missing += 1,
-                crate::TimelineEntry::Dropped { .. }
-                | crate::TimelineEntry::Replaced { .. }
-                | crate::TimelineEntry::Unreadable { .. } => {}
+                crate::segment::version::TimelineEntry::Rewound { .. } => rewound += 1,
+                crate::segment::version::TimelineEntry::Missing { .. } => missing += 1,
+                crate::segment::version::TimelineEntry::Dropped { .. }
+                | crate::segment::version::TimelineEntry::Replaced { .. }
+                | crate::segment::version::TimelineEntry::Unreadable { .. } => {}
             }
             ControlFlow::Continue(())
         })

@@ -14,9 +14,14 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::{Depth, Finding, NoteAbout, Report, Scope, VerifyError, verify};
-use crate::format::names;
+use crate::backup::Backup;
+use crate::backup::views::Views;
+use crate::config::backup_url::BackupUrl;
+use crate::config::log_limits::LogLimits;
+use crate::seal::Sealer;
 use crate::testing::{Fate, Node};
-use crate::{Backup, BackupUrl, DataVersion, LogLimits, Sealer, Seq, Views};
+use format::names;
+use format::units::{DataVersion, Seq};
 
 /// Some 36 changes a log, unless a snapshot begins another, and a keyframe every second or third.
 const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 108 };

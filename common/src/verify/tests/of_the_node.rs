@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::os::unix::fs::FileExt as _;
 
 use super::*;
+use crate::log::DbWrite;
+use crate::recording::Recording;
 use crate::verify::{Warning, Wrong};
-use crate::{DbWrite, Recording, Timestamp};
+use format::units::Timestamp;
 
 /// Tables with a key that refers, with a rowid and without.
 const TABLES: &str = "CREATE TABLE parents (id INTEGER PRIMARY KEY);

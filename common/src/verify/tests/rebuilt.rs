@@ -1,18 +1,19 @@
 //! A segment all of whose checksums are right, and which does not say what its records yield.
 
 use super::*;
-use crate::Keyframe;
-use crate::format::page_images::ImageCodec;
-use crate::format::page_map::MapNode;
-use crate::format::record_index::{IndexedBody, RecordIndex};
-use crate::format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};
+use crate::check::log_replay::{Image, LogReplay};
+use crate::check::segment_body::{check_body, read_images};
+use crate::check::segment_replay::compare_with_replay;
 use crate::history::Start;
 use crate::log::Behind;
-use crate::seal::{Image, LogReplay, begin};
+use crate::seal::begin;
 use crate::segment::SegmentWriter;
-use crate::verify::segment_body::{check_body, read_images};
-use crate::verify::segment_replay::compare_with_replay;
-use crate::{PageNo, Seq};
+use format::page_images::ImageCodec;
+use format::page_map::MapNode;
+use format::record_index::{IndexedBody, RecordIndex};
+use format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};
+use format::units::Keyframe;
+use format::units::{PageNo, Seq};
 
 /// What a page has in a segment, the oldest image first.
 type Images = Vec<(Keyframe, Vec<u8>)>;
@@ -182,13 +183,12 @@ fn another_time_breaks_the_chain() {
     let first = newest(&copy);
     let later = |index: &mut RecordIndex| {
         let micros = index.records[1].time.as_micros() + 1;
-        index.records[1].time = crate::Timestamp::from_micros(micros).unwrap();
+        index.records[1].time = format::units::Timestamp::from_micros(micros).unwrap();
     };
     rebuild(&copy, first, Changes { index: &later, ..Changes::none(&mut as_they_are) });
     let report = copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap();
-    let checksum = |finding: &&Finding| {
-        matches!(finding.wrong, crate::verify::Wrong::Damaged(crate::format::Damage::Checksum { .. }))
-    };
+    let checksum =
+        |finding: &&Finding| matches!(finding.wrong, crate::verify::Wrong::Damaged(format::Damage::Checksum { .. }));
     assert!(found(&report, &names::segment(first)).iter().any(checksum), "{:?}", report.findings);
 }
 

@@ -1,8 +1,9 @@
 //! Whatever has another length or another name is told, or nothing can tell it.
 
 use super::*;
-use crate::compact::{Clock, CompactOutcome, KeepPolicy, compact_backup};
-use crate::format::snapshot::SNAPSHOT_HEADER_LEN;
+use crate::compact::{Clock, CompactOutcome, compact_backup};
+use crate::config::keep_policy::KeepPolicy;
+use format::snapshot::SNAPSHOT_HEADER_LEN;
 
 /// What is done to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,9 +161,9 @@ fn a_log_that_was_cut_off_costs_all_that_may_have_been_in_it() {
     assert_eq!((report.findings.len(), report.versions_lost), (1, Some(0)), "{:?}", report.findings);
     drop(node.record_within(LIMITS));
     // A recorder makes it whole again.
-    let lock = crate::BackupLock { backend_url: copy.url(), ..node.backup_lock.clone() };
+    let lock = crate::config::backup_lock::BackupLock { backend_url: copy.url(), ..node.backup_lock.clone() };
     let directory: Arc<dyn crate::storage::Directory> = Arc::new(crate::storage::RealDirectory::new(copy.dir.path()));
-    drop(crate::Recording::open_in(directory, &lock, node.dir.path(), LIMITS).unwrap());
+    drop(crate::recording::Recording::open_in(directory, &lock, node.dir.path(), LIMITS).unwrap());
     assert!(copy.verify().is_clean());
     assert_eq!(fs::metadata(copy.path(&newest)).unwrap().len(), bytes.len() as u64);
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use common::compact::KeepSpan;
+use common::KeepSpan;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tests::binaries;

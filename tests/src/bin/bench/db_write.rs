@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use common::DataVersion;
-use common::format::record::RECORD_HEADER_LEN;
+use format::record::RECORD_HEADER_LEN;
 use mountfs::demo::trace::TraceWrite;
 use serde::Serialize;
 
@@ -56,8 +56,8 @@ pub fn borrowed(write: &TraceWrite) -> Vec<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use common::format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
     use common::{Seq, Timestamp};
+    use format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
 
     use super::*;
 

@@ -146,7 +146,7 @@ fn renumber(write: &mut TraceWrite, kind: Kind, by: u32) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use common::Timestamp;
-    use common::version_rules::Bump;
+    use format::version_rules::Bump;
 
     use super::*;
 

@@ -1,0 +1,91 @@
+//! Names of the files in a backup directory.
+
+use crate::units::Seq;
+
+/// The manifest.
+pub const MANIFEST: &str = "manifest";
+
+/// The file that the recorder holds an exclusive `flock` on; always empty.
+pub const LOCK: &str = "LOCK";
+
+/// The file that becomes the next log; zeros until then.
+pub const SPARE: &str = "spare";
+
+/// What kept segments need of those that were dropped.
+pub const REMAINS: &str = "remains";
+
+/// A text that is there only when the backup was rescued from a damaged file of the Python plugin: what is missing, and why.
+pub const RESCUED: &str = "RESCUED.txt";
+/// What SQLite said of the snapshots.
+pub const CHECKED: &str = "checked";
+
+/// What a spool says of itself.
+pub const SPOOL_HEADER: &str = "spool";
+
+/// In a backup: where its spool is.
+pub const SPOOL_NOTE: &str = "spool-note";
+
+const LOG_PREFIX: &str = "log-";
+const SNAPSHOT_PREFIX: &str = "snapshot-";
+const SEGMENT_PREFIX: &str = "segment-";
+const DIGITS: usize = 20;
+
+/// The log whose first record has this seq.
+pub fn log(first: Seq) -> String {
+    format!("{LOG_PREFIX}{first:0DIGITS$}", first = first.get())
+}
+
+/// The pages of the snapshot whose record has this seq.
+pub fn snapshot(seq: Seq) -> String {
+    format!("{SNAPSHOT_PREFIX}{seq:0DIGITS$}", seq = seq.get())
+}
+
+/// The segment that the log with this first record was sealed to.
+pub fn segment(first: Seq) -> String {
+    format!("{SEGMENT_PREFIX}{first:0DIGITS$}", first = first.get())
+}
+
+/// The first seq of a log, from its name; `None` for any other name.
+pub fn parse_log(name: &str) -> Option<Seq> {
+    parse(name, LOG_PREFIX)
+}
+
+/// The seq of a snapshot, from its name; `None` for any other name.
+pub fn parse_snapshot(name: &str) -> Option<Seq> {
+    parse(name, SNAPSHOT_PREFIX)
+}
+
+/// The first seq of a segment, from its name; `None` for any other name.
+pub fn parse_segment(name: &str) -> Option<Seq> {
+    parse(name, SEGMENT_PREFIX)
+}
+
+fn parse(name: &str, prefix: &str) -> Option<Seq> {
+    let digits = name.strip_prefix(prefix)?;
+    let canonical = digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
+    canonical.then(|| digits.parse().ok().and_then(Seq::new)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back_and_sort_like_their_seq() {
+        let (a, b) = (Seq::new(9).unwrap(), Seq::new(u64::MAX).unwrap());
+        assert_eq!(log(a), "log-00000000000000000009");
+        assert_eq!(parse_log(&log(b)), Some(b));
+        assert_eq!(parse_snapshot(&snapshot(b)), Some(b));
+        assert_eq!(parse_segment(&segment(a)), Some(a));
+        assert!(log(a) < log(b));
+    }
+
+    #[test]
+    fn anything_else_is_no_name_of_ours() {
+        for name in ["log-1", "log-00000000000000000000", "log-99999999999999999999", "log-0000000000000000000x", "x"] {
+            assert_eq!(parse_log(name), None, "{name}");
+        }
+        assert_eq!(parse_snapshot("log-00000000000000000009"), None);
+        assert_eq!(parse_log("log-00000000000000000009.tmp"), None);
+    }
+}

@@ -1,0 +1,432 @@
+//! The images of one page in a segment: the newest first, each older one as its difference to the one after it.
+//!
+//! The newest is whole, or the difference to an *anchor*: an image of the page that is stored whole elsewhere, in the full
+//! snapshot or in an earlier segment. An anchor is never a difference itself, so whoever wants the newest image, which is
+//! what nearly every version of later segments wants, decompresses two frames at most. The difference is what zstd makes
+//! of the page when it may copy from the other image: rows that moved within the page cost nothing, where XOR pays for
+//! every byte.
+
+use std::cell::Cell;
+
+use zstd::zstd_safe::CParameter;
+
+use super::fields::{Reader, put_varint};
+use super::segment::{Location, Piece};
+use super::{Damage, frames};
+use crate::units::{Keyframe, PageNo, Seq};
+
+/// zstd's level for the newest image, which is most of what a segment stores beside the statements.
+const WHOLE_LEVEL: i32 = 6;
+
+/// zstd's level for differences: higher ones cost more time and save a hundredth.
+const DIFFERENCE_LEVEL: i32 = 1;
+
+/// What every zstd frame begins with (RFC 8878). Images are so many and so short that it is left out.
+const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What zstd takes for a dictionary of its own making.
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
+
+/// A difference shorter than this is taken without looking how long the whole image would be.
+const SHORT_DIFFERENCE: usize = 256;
+
+/// What another image is copied from: all of it, but for the first byte of one that zstd would mistake.
+fn dictionary(image: &[u8]) -> &[u8] {
+    if image.starts_with(&DICTIONARY_MAGIC) { &image[1..] } else { image }
+}
+
+/// The image that the newest one of a page is the difference to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchor {
+    /// The page in the full snapshot.
+    Snapshot,
+    /// The newest image in another piece, which is whole.
+    Segment(Location),
+}
+
+/// Compresses images; keeps what zstd needs for it.
+pub struct ImageCodec {
+    whole: zstd::bulk::Compressor<'static>,
+    difference: zstd::bulk::Compressor<'static>,
+}
+
+impl std::fmt::Debug for ImageCodec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ImageCodec")
+    }
+}
+
+impl ImageCodec {
+    /// A codec.
+    ///
+    /// # Errors
+    /// When zstd gets no memory.
+    pub fn new() -> std::io::Result<Self> {
+        // The length is that of a page.
+        let compressor = |level| {
+            let mut compressor = zstd::bulk::Compressor::new(level)?;
+            compressor.set_parameter(CParameter::ContentSizeFlag(false))?;
+            Ok::<_, std::io::Error>(compressor)
+        };
+        Ok(Self { whole: compressor(WHOLE_LEVEL)?, difference: compressor(DIFFERENCE_LEVEL)? })
+    }
+
+    /// Encodes the images of a page for the segment `own`: each with the keyframe it belongs to, in order, at least one.
+    /// The newest is stored as the difference to `anchor` if that is less than half of it.
+    ///
+    /// # Errors
+    /// When zstd gets no memory.
+    pub fn encode(
+        &mut self,
+        page: PageNo,
+        own: Seq,
+        images: &[(Keyframe, &[u8])],
+        anchor: Option<(Anchor, &[u8])>,
+    ) -> std::io::Result<Vec<u8>> {
+        let mut later = images.last().map(|(_, image)| *image).unwrap_or_default();
+        let (anchor, newest) = self.newest(later, anchor)?;
+        let mut out = Vec::new();
+        put_varint(page.get().into(), &mut out);
+        match anchor {
+            None => put_varint(0, &mut out),
+            Some(Anchor::Snapshot) => put_varint(1, &mut out),
+            Some(Anchor::Segment(at)) => {
+                put_varint(2, &mut out);
+                put_varint(own.get() - at.segment.get(), &mut out);
+                put_varint(at.piece.offset, &mut out);
+                put_varint(at.piece.len.into(), &mut out);
+            }
+        }
+        put_varint(images.len() as u64, &mut out);
+        let mut before = 0;
+        for (keyframe, _) in images {
+            put_varint(u64::from(keyframe.0 - before), &mut out);
+            before = keyframe.0;
+        }
+        let mut frames = vec![newest];
+        for &(_, image) in images.iter().rev().skip(1) {
+            frames.push(self.difference(image, later)?);
+            later = image;
+        }
+        for frame in &frames {
+            put_varint(frame.len() as u64, &mut out);
+        }
+        out.extend(frames.concat());
+        Ok(out)
+    }
+
+    /// The newest image: as a difference, and to what, or whole.
+    fn newest(&mut self, image: &[u8], anchor: Option<(Anchor, &[u8])>) -> std::io::Result<(Option<Anchor>, Vec<u8>)> {
+        let difference = anchor.map(|(_, bytes)| self.difference(image, bytes)).transpose()?;
+        if let (Some((anchor, _)), Some(difference)) = (anchor, &difference)
+            && difference.len() < SHORT_DIFFERENCE
+        {
+            return Ok((Some(anchor), difference.clone()));
+        }
+        let whole = without_magic(self.whole.compress(image)?);
+        match (anchor, difference) {
+            (Some((anchor, _)), Some(difference)) if difference.len() < whole.len() / 2 => {
+                Ok((Some(anchor), difference))
+            }
+            _ => Ok((None, whole)),
+        }
+    }
+
+    fn difference(&mut self, image: &[u8], other: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.difference.set_dictionary(DIFFERENCE_LEVEL, dictionary(other))?;
+        Ok(without_magic(self.difference.compress(image)?))
+    }
+}
+
+fn without_magic(frame: Vec<u8>) -> Vec<u8> {
+    frame.strip_prefix(&FRAME_MAGIC).map(<[u8]>::to_vec).unwrap_or_default()
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { frame: Vec::new(), image: Vec::new() }) };
+}
+
+/// What a thread keeps for the next image.
+#[derive(Default)]
+struct Scratch {
+    /// The frame, behind the magic that is not stored.
+    frame: Vec<u8>,
+    /// The image that another one is the difference to.
+    image: Vec<u8>,
+}
+
+/// The same images without those that are older than the one of `oldest`, or of the keyframe before it that has one. For
+/// `Keyframe::END` that is all but the newest: older ones are needed by versions of their own segment only.
+///
+/// # Errors
+/// When the bytes are not images of that page.
+pub fn from_keyframe(bytes: &[u8], page: PageNo, own: Seq, oldest: Keyframe) -> Result<Vec<u8>, Damage> {
+    let mut images = PageImages::open(bytes, page, own, oldest)?;
+    // All of them are newer: what is older is told by another segment.
+    let kept = images.wanted.map_or(images.count, |back| back + 1);
+    let mut head = Reader::new(bytes);
+    head.varint()?;
+    if head.varint()? == 2 {
+        (0..3).try_for_each(|_| head.varint().map(drop))?;
+    }
+    let mut out = bytes[..bytes.len() - head.rest().len()].to_vec();
+    put_varint(kept as u64, &mut out);
+    let mut keyframe = 0_u64;
+    for back in (0..images.count).rev() {
+        keyframe += images.keyframes.varint()?;
+        if back < kept {
+            put_varint(keyframe, &mut out);
+            keyframe = 0;
+        }
+    }
+    let mut total = 0;
+    for _ in 0..kept {
+        let len = images.lens.varint()?;
+        put_varint(len, &mut out);
+        total += len;
+    }
+    out.extend_from_slice(images.frames.bytes(usize::try_from(total).unwrap_or(usize::MAX))?);
+    Ok(out)
+}
+
+/// The images of a page, and which of them is wanted.
+pub struct PageImages<'a> {
+    anchor: Option<Anchor>,
+    /// How many steps it is from the newest image back to the one that is wanted, if there is one.
+    wanted: Option<usize>,
+    /// How many images there are.
+    count: usize,
+    /// The steps from keyframe to keyframe.
+    keyframes: Reader<'a>,
+    /// The lengths of the frames.
+    lens: Reader<'a>,
+    /// The frame of the newest image, then those of the others back to the oldest.
+    frames: Reader<'a>,
+}
+
+impl<'a> PageImages<'a> {
+    /// Looks into encoded images of the segment `own` for the newest that belongs to `upto` or a keyframe before.
+    ///
+    /// # Errors
+    /// When the bytes are not images of that page.
+    pub fn open(bytes: &'a [u8], page: PageNo, own: Seq, upto: Keyframe) -> Result<Self, Damage> {
+        let mut fields = Reader::new(bytes);
+        if fields.varint()? != u64::from(page.get()) {
+            return Err(Damage::Contradiction("the page map leads to another page"));
+        }
+        let anchor = match fields.varint()? {
+            0 => None,
+            1 => Some(Anchor::Snapshot),
+            2 => {
+                let older = fields.varint()?;
+                let segment = own.get().checked_sub(older).filter(|_| older > 0).and_then(Seq::new);
+                let segment = segment.ok_or(Damage::Field { field: "anchor", value: older })?;
+                let piece = Piece { offset: fields.varint()?, len: fields.varint_u32("piece length")? };
+                Some(Anchor::Segment(Location { segment, piece }))
+            }
+            other => return Err(Damage::Field { field: "anchor", value: other }),
+        };
+        let count = fields.varint()?;
+        // Every image takes at least two bytes, so a count cannot make us look for more than the bytes there are.
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|&count| count > 0 && count <= bytes.len() / 2)
+            .ok_or(Damage::Field { field: "image count", value: count })?;
+        let keyframes = fields.clone();
+        let (mut keyframe, mut upto_wanted) = (0_u32, 0);
+        for index in 0..count {
+            let step = fields.varint_u32("keyframe")?;
+            let next = keyframe.checked_add(step).filter(|_| step > 0 || index == 0);
+            keyframe = next.ok_or(Damage::Field { field: "keyframe", value: step.into() })?;
+            upto_wanted += usize::from(keyframe <= upto.0);
+        }
+        let lens = fields.clone();
+        let mut total = 0_u64;
+        for _ in 0..count {
+            total += u64::from(fields.varint_u32("image length")?);
+        }
+        let have = fields.rest().len();
+        match usize::try_from(total) {
+            Ok(want) if want < have => Err(Damage::Contradiction("the images of a page have a rest")),
+            Ok(want) if want == have => {
+                let wanted = (upto_wanted > 0).then(|| count - upto_wanted);
+                Ok(Self { anchor, wanted, count, keyframes, lens, frames: fields })
+            }
+            want => Err(Damage::Short { have, want: want.unwrap_or(usize::MAX) }),
+        }
+    }
+
+    /// Whether there is an image that is wanted.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Which one is wanted: 0 for the newest, 1 for the one before it; `None` when all are too new.
+    pub fn wanted_back(&self) -> Option<usize> {
+        self.wanted
+    }
+
+    /// What the newest image is the difference to; `None` when it is whole.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    /// Copies the image that is wanted into `out`. `anchor` is the image of that name.
+    ///
+    /// # Errors
+    /// When none is wanted, or the bytes are not images.
+    pub fn read(mut self, anchor: Option<&[u8]>, out: &mut [u8]) -> Result<(), Damage> {
+        let steps = self.wanted.ok_or(Damage::Contradiction("a page has no image that old"))?;
+        let mut scratch = SCRATCH.take();
+        let Scratch { frame, image } = &mut scratch;
+        // Each image is decompressed to where the one before the last was, so that the last one is in `out`.
+        image.resize(out.len(), 0);
+        let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
+        self.next_frame(frame)?;
+        match (self.anchor, anchor) {
+            (None, _) => frames::decompress(frame, now)?,
+            (Some(_), Some(anchor)) => frames::decompress_with(frame, dictionary(anchor), now)?,
+            (Some(_), None) => {
+                return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
+            }
+        }
+        for _ in 0..steps {
+            std::mem::swap(&mut now, &mut then);
+            self.next_frame(frame)?;
+            frames::decompress_with(frame, dictionary(then), now)?;
+        }
+        SCRATCH.set(scratch);
+        Ok(())
+    }
+
+    /// Hands every image to `take`, the newest first, with the keyframe that it belongs to. `anchor` is the image of that
+    /// name.
+    ///
+    /// # Errors
+    /// When one cannot be read: it and all older ones are lost.
+    pub fn read_each(
+        mut self,
+        anchor: Option<&[u8]>,
+        page_bytes: usize,
+        mut take: impl FnMut(Keyframe, &[u8]),
+    ) -> Result<(), Damage> {
+        let mut keyframes = Vec::with_capacity(self.count);
+        let mut keyframe = 0_u32;
+        for _ in 0..self.count {
+            keyframe = keyframe.saturating_add(self.keyframes.varint_u32("keyframe")?);
+            keyframes.push(Keyframe(keyframe));
+        }
+        let (mut later, mut image, mut frame) = (Vec::new(), vec![0; page_bytes], Vec::new());
+        for keyframe in keyframes.into_iter().rev() {
+            self.next_frame(&mut frame)?;
+            match (self.anchor, anchor) {
+                _ if !later.is_empty() => frames::decompress_with(&frame, dictionary(&later), &mut image)?,
+                (None, _) => frames::decompress(&frame, &mut image)?,
+                (Some(_), Some(anchor)) => frames::decompress_with(&frame, dictionary(anchor), &mut image)?,
+                (Some(_), None) => {
+                    return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
+                }
+            }
+            take(keyframe, &image);
+            later.resize(page_bytes, 0);
+            std::mem::swap(&mut later, &mut image);
+        }
+        Ok(())
+    }
+
+    /// The next frame as zstd reads it.
+    fn next_frame(&mut self, out: &mut Vec<u8>) -> Result<(), Damage> {
+        let len = self.lens.varint_u32("image length")?;
+        out.clear();
+        out.extend_from_slice(&FRAME_MAGIC);
+        out.extend_from_slice(self.frames.bytes(len as usize)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGE: PageNo = PageNo::FIRST;
+    const OWN: Seq = Seq::new(9).unwrap();
+    const ANCHOR: [u8; 512] = [7; 512];
+
+    /// A page that zstd would take for a dictionary.
+    const MISTAKEN: [u8; 512] = {
+        let mut page = [5; 512];
+        page.split_at_mut(4).0.copy_from_slice(&DICTIONARY_MAGIC);
+        page
+    };
+
+    fn codec_anchor(kind: u8) -> Option<Anchor> {
+        let piece = Piece { offset: 99, len: 1000 };
+        match kind {
+            0 => None,
+            1 => Some(Anchor::Snapshot),
+            _ => Some(Anchor::Segment(Location { segment: Seq::FIRST, piece })),
+        }
+    }
+
+    fn read(bytes: &[u8], upto: u32) -> Result<Option<Vec<u8>>, Damage> {
+        let images = PageImages::open(bytes, PAGE, OWN, Keyframe(upto))?;
+        if !images.is_wanted() {
+            return Ok(None);
+        }
+        let mut out = vec![0; 512];
+        images.read(Some(&ANCHOR), &mut out)?;
+        Ok(Some(out))
+    }
+
+    proptest! {
+        #[test]
+        fn every_keyframe_has_the_newest_image_up_to_it(
+            steps in proptest::collection::vec((1..5_u32, 0..500_usize, any::<[u8; 12]>()), 1..12),
+            anchored in 0..3_u8,
+            first in prop_oneof![Just(ANCHOR), Just([0; 512]), Just(MISTAKEN)],
+        ) {
+            let mut codec = ImageCodec::new().unwrap();
+            let mut image = first.to_vec();
+            let mut keyframe = 0;
+            let mut images = Vec::new();
+            for (step, at, bytes) in steps {
+                keyframe += step;
+                image[at..at + 12].copy_from_slice(&bytes);
+                images.push((Keyframe(keyframe), image.clone()));
+            }
+            let borrowed: Vec<_> = images.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
+            let anchor = (codec_anchor(anchored), &ANCHOR[..]);
+            let bytes = codec.encode(PAGE, OWN, &borrowed, anchor.0.map(|name| (name, anchor.1))).unwrap();
+            for upto in 0..=keyframe + 1 {
+                let expected = images.iter().rev().find(|(keyframe, _)| keyframe.0 <= upto).map(|(_, image)| image.clone());
+                prop_assert_eq!(read(&bytes, upto).unwrap(), expected);
+            }
+            prop_assert!(PageImages::open(&bytes, PageNo::new(2).unwrap(), OWN, Keyframe(9)).is_err());
+            let opened = PageImages::open(&bytes, PAGE, OWN, Keyframe(9)).unwrap();
+            let anchor = opened.anchor();
+            let mut each = Vec::new();
+            opened.read_each(Some(&ANCHOR), 512, |keyframe, image| each.insert(0, (keyframe, image.to_vec()))).unwrap();
+            prop_assert_eq!(&each, &images);
+            prop_assert!(anchor.is_none() || anchor == codec_anchor(anchored));
+            for oldest in (0..=keyframe + 1).chain([u32::MAX]) {
+                let fewer = from_keyframe(&bytes, PAGE, OWN, Keyframe(oldest)).unwrap();
+                let before = images.iter().filter(|(keyframe, _)| keyframe.0 <= oldest).count().saturating_sub(1);
+                prop_assert_eq!(PageImages::open(&fewer, PAGE, OWN, Keyframe(0)).unwrap().count, images.len() - before);
+                for upto in (oldest..=keyframe + 1).chain([u32::MAX]) {
+                    prop_assert_eq!(read(&fewer, upto), read(&bytes, upto), "{}", upto);
+                }
+                prop_assert_eq!(from_keyframe(&fewer, PAGE, OWN, Keyframe(oldest)).unwrap(), fewer);
+            }
+            for cut in 0..bytes.len() {
+                prop_assert!(read(&bytes[..cut], keyframe).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_images_or_an_error(bytes: Vec<u8>, upto: u32) {
+            let _ = read(&[&[1], &bytes[..]].concat(), upto);
+        }
+    }
+}

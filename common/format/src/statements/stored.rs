@@ -1,0 +1,123 @@
+//! A statement of a block: its text, or what to bind to its template.
+
+use std::borrow::Cow;
+use std::slice;
+
+use super::cell::Cell;
+use super::decode::Statement;
+use super::templates::{Bytes, Template, TemplateId};
+use crate::sql::parameters::Value;
+
+/// A statement as it was stored.
+#[derive(Debug, Clone, Copy)]
+pub enum StoredStatement<'a> {
+    /// As it was received.
+    Plain(&'a str),
+    /// By its template and its literals.
+    Templated(Templated<'a>),
+}
+
+/// A template with literals.
+#[derive(Debug, Clone, Copy)]
+pub struct Templated<'a> {
+    id: TemplateId,
+    template: &'a Template,
+    cells: &'a [Cell],
+    bytes: Bytes<'a>,
+}
+
+impl<'a> StoredStatement<'a> {
+    /// Bytes that its text has at least.
+    pub fn len_min(&self) -> usize {
+        match self {
+            Self::Plain(text) => text.len(),
+            Self::Templated(Templated { template, cells, .. }) => {
+                template.text.len() + cells.iter().map(|cell| cell.len_min()).sum::<usize>()
+            }
+        }
+    }
+
+    /// Byte for byte as it was received.
+    pub fn text(&self) -> Cow<'a, str> {
+        match self {
+            Self::Plain(text) => Cow::Borrowed(text),
+            Self::Templated(templated) => Cow::Owned(templated.text()),
+        }
+    }
+}
+
+impl<'a> Templated<'a> {
+    /// Which template it is.
+    pub const fn id(&self) -> TemplateId {
+        self.id
+    }
+
+    /// The text of the template, with `?` in the places of the literals.
+    pub fn template(&self) -> &'a str {
+        &self.template.text
+    }
+
+    /// The text up to the first literal.
+    pub fn beginning(&self) -> &'a str {
+        let place = self.template.places.first().map_or(self.template.text.len(), |&place| place as usize);
+        &self.template.text[..place]
+    }
+
+    /// How many literals there are.
+    pub fn literal_count(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// The text with its literals.
+    pub fn text(&self) -> String {
+        let literals = || self.cells.iter().map(|&cell| self.bytes.stored(cell));
+        let template = &self.template.text;
+        let len = template.len() + literals().map(|literal| literal.len_hint()).sum::<usize>();
+        let mut text = String::with_capacity(len);
+        let mut copied = 0;
+        for (literal, &place) in literals().zip(&*self.template.places) {
+            // A place is where a `?` is, so both of its sides are whole letters.
+            text.push_str(&template[copied..place as usize]);
+            literal.write(&mut text);
+            copied = place as usize + 1;
+        }
+        text.push_str(&template[copied..]);
+        text
+    }
+
+    /// What is bound, from the first place to the last.
+    pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
+        let bytes = self.bytes;
+        self.cells.iter().map(move |&cell| bytes.stored(cell).value())
+    }
+}
+
+/// The statements of a change, in order.
+#[derive(Debug, Clone)]
+pub struct Statements<'a> {
+    pub(super) statements: slice::Iter<'a, Statement>,
+    pub(super) cells: &'a [Cell],
+    pub(super) bytes: Bytes<'a>,
+}
+
+impl<'a> Iterator for Statements<'a> {
+    type Item = StoredStatement<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(match *self.statements.next()? {
+            Statement::Plain(span) => StoredStatement::Plain(self.bytes.text(span)),
+            Statement::Templated { id, first_cell } => {
+                let template = &self.bytes.table.templates[id.index()];
+                let first = first_cell as usize;
+                let cells = &self.cells[first..first + template.places.len()];
+                StoredStatement::Templated(Templated { id, template, cells, bytes: self.bytes })
+            }
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.statements.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Statements<'_> {}

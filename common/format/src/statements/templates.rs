@@ -1,0 +1,128 @@
+//! The table of a segment's templates.
+
+use super::cell::{Cell, Span, Stored};
+use super::rows::PartReaders;
+use super::{Encoded, LITERALS_MAX, TEMPLATES_MAX, varint};
+use crate::Damage;
+
+/// The number of a template in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TemplateId(pub(super) u32);
+
+/// The templates of a segment, with a few examples of the literals of each.
+#[derive(Debug, Default)]
+pub struct Templates {
+    pub(super) templates: Vec<Template>,
+    pub(super) texts: String,
+    pub(super) blobs: Vec<u8>,
+}
+
+/// The text of a statement without its literals.
+#[derive(Debug)]
+pub(super) struct Template {
+    pub(super) text: Box<str>,
+    /// Where in the text a literal belongs in place of a `?`, ascending.
+    pub(super) places: Box<[u32]>,
+    /// Rows of literals, one behind the other.
+    pub(super) examples: Vec<Cell>,
+}
+
+impl TemplateId {
+    /// From 0 to less than [`Templates::len`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Templates {
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn decode(encoded: &Encoded) -> Result<Self, Damage> {
+        let mut parts = PartReaders::new(encoded, 0, 0)?;
+        let count = varint::take_len(&mut parts.structure, TEMPLATES_MAX, "template count")?;
+        let mut templates = Vec::with_capacity(count.min(encoded.head.len()));
+        let mut literals = 0;
+        for _ in 0..count {
+            let text = parts.text()?.0;
+            let places = places(&mut parts, text)?;
+            let rows = varint::take_len(&mut parts.structure, LITERALS_MAX, "example count")?;
+            literals += rows * places.len().max(1);
+            if literals > LITERALS_MAX {
+                return Err(Damage::Field { field: "example count", value: rows as u64 });
+            }
+            let mut examples = Vec::new();
+            parts.read_rows(rows, places.len(), &[], &mut examples)?;
+            templates.push(Template { text: text.into(), places, examples });
+        }
+        parts.end()?;
+        Ok(Self { templates, texts: parts.texts.to_owned(), blobs: parts.blobs.to_vec() })
+    }
+
+    /// How many templates there are.
+    pub fn len(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.templates.is_empty()
+    }
+
+    /// Bytes of memory that the table takes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let of = |template: &Template| {
+            size_of::<Template>()
+                + template.text.len()
+                + size_of_val(&*template.places)
+                + template.examples.len() * size_of::<Cell>()
+        };
+        self.templates.iter().map(of).sum::<usize>() + self.texts.len() + self.blobs.len()
+    }
+}
+
+fn places(parts: &mut PartReaders<'_>, text: &str) -> Result<Box<[u32]>, Damage> {
+    let count = varint::take_len(&mut parts.structure, text.len(), "place count")?;
+    let mut places = Vec::with_capacity(count);
+    let mut after_last = 0;
+    for _ in 0..count {
+        let place = after_last + varint::take_len(&mut parts.structure, text.len(), "place")?;
+        let short = u32::try_from(place).ok().filter(|_| text.as_bytes().get(place) == Some(&b'?'));
+        places.push(short.ok_or(Damage::Field { field: "place", value: place as u64 })?);
+        after_last = place + 1;
+    }
+    Ok(places.into())
+}
+
+/// Texts and blobs of a table and of a block that goes with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bytes<'a> {
+    pub(super) table: &'a Templates,
+    pub(super) texts: &'a str,
+    pub(super) blobs: &'a [u8],
+}
+
+impl<'a> Bytes<'a> {
+    pub(super) fn stored(self, cell: Cell) -> Stored<'a> {
+        match cell {
+            Cell::Integer(number) => Stored::Integer(number),
+            Cell::Text(span) => Stored::Text(self.text(span)),
+            Cell::Blob(style, span) => Stored::Blob(style, self.blob(span)),
+            Cell::Verbatim(span) => Stored::Verbatim(self.text(span)),
+        }
+    }
+
+    /// Every span was cut from these bytes when it was decoded, so nothing is missing here.
+    pub(super) fn text(self, Span { start, len }: Span) -> &'a str {
+        let (start, len, table) = (start as usize, len as usize, self.table.texts.len());
+        let (from, start) = if start < table { (&*self.table.texts, start) } else { (self.texts, start - table) };
+        from.get(start..start + len).unwrap_or_default()
+    }
+
+    fn blob(self, Span { start, len }: Span) -> &'a [u8] {
+        let (start, len, table) = (start as usize, len as usize, self.table.blobs.len());
+        let (from, start) = if start < table { (&*self.table.blobs, start) } else { (self.blobs, start - table) };
+        from.get(start..start + len).unwrap_or_default()
+    }
+}

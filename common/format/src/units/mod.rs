@@ -1,0 +1,17 @@
+//! Numbers with a meaning, and values as messages show them.
+
+mod counted;
+mod data_version;
+mod keyframe;
+mod page_no;
+mod seq;
+mod shown;
+mod timestamp;
+
+pub use counted::{Counted, counted};
+pub use data_version::DataVersion;
+pub use keyframe::Keyframe;
+pub use page_no::{PageNo, PageSize};
+pub use seq::Seq;
+pub use shown::{Hex, Shown};
+pub use timestamp::Timestamp;

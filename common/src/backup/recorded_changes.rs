@@ -1,0 +1,143 @@
+//! Reading the statements of recorded changes, from the log they were written to or the segment it was sealed to.
+
+use std::sync::Arc;
+
+use crate::backup::Backup;
+use crate::log::{RecordPlace, open_log};
+use crate::segment::Segments;
+use crate::storage::read_error::ReadError;
+use crate::storage::{StoredFile, read_exact_at};
+use format::Damage;
+use format::record::{Body, Parsed, Record, parse};
+use format::units::Keyframe;
+use format::units::Seq;
+
+/// Bytes read ahead of the record asked for: the next ones are usually asked for next.
+const READ_AHEAD: usize = 256 << 10;
+
+/// The changes of one log or segment.
+pub(crate) enum RecordedChanges {
+    /// A log that is not sealed, or was not when it was opened.
+    Log(LogRecords),
+    /// A segment.
+    Segment(SegmentChanges),
+}
+
+impl RecordedChanges {
+    /// Opens the file that holds the record at `place`: the log, or the segment when that is gone.
+    pub(crate) fn open(backup: &Backup, place: &RecordPlace) -> Result<Self, ReadError> {
+        let segment = |first_seq| SegmentChanges { segments: Arc::clone(backup.segments()), first_seq };
+        match *place {
+            RecordPlace::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
+            RecordPlace::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
+                Ok(file) => Ok(Self::Log(LogRecords::new(file, backup.manifest().uuid))),
+                // A damaged segment says more about what is wrong than that the log is not there.
+                Err(ReadError::Storage(error)) if error.is_not_found() => match backup.segments().open(log) {
+                    Err(ReadError::Storage(_)) => Err(error.into()),
+                    Err(damage) => Err(damage),
+                    Ok(_) => Ok(Self::Segment(segment(log))),
+                },
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Adds the statements of the change at `place`, as received, to `out`.
+    pub(crate) fn texts(&mut self, place: &RecordPlace, out: &mut Vec<String>) -> Result<(), ReadError> {
+        match self {
+            Self::Log(records) => records.read(place, |record| {
+                if let Body::Change { statements, .. } = &record.body {
+                    out.extend(statements.iter().map(|statement| statement.clone().into_owned()));
+                }
+            }),
+            Self::Segment(changes) => {
+                let (interval, position) = changes.find(place)?;
+                let block = changes.segments.block(changes.first_seq, interval)?;
+                let statements = block.change(position).ok_or_else(|| changes.missing())?;
+                out.extend(statements.map(|statement| statement.text().into_owned()));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The changes of a segment.
+pub(crate) struct SegmentChanges {
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) first_seq: Seq,
+}
+
+impl SegmentChanges {
+    /// Where a change is: in which interval, and the how manieth of that. The place may still be the one in the log.
+    pub(crate) fn find(&self, place: &RecordPlace) -> Result<(Keyframe, usize), ReadError> {
+        match *place {
+            RecordPlace::Segment { interval, position, .. } => Ok((interval, position as usize)),
+            RecordPlace::Log { seq, .. } => {
+                let stretch = self.segments.stretch(self.first_seq)?;
+                let records = stretch.records();
+                let found = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
+                match found.and_then(|found| records.get(found)).map(|record| record.place) {
+                    Some(RecordPlace::Segment { interval, position, .. }) => Ok((interval, position as usize)),
+                    _ => Err(self.missing()),
+                }
+            }
+        }
+    }
+
+    /// That a change is not there.
+    pub(crate) fn missing(&self) -> ReadError {
+        let damage = Damage::Contradiction("a statement block has fewer changes than the record index");
+        match self.segments.open(self.first_seq) {
+            Ok(file) => file.damaged(file.footer().index.offset, damage),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Reads records of a log at known places; consecutive ones are read together.
+pub(crate) struct LogRecords {
+    file: Box<dyn StoredFile>,
+    uuid: uuid::Uuid,
+    /// Bytes of the file from `buffer_offset` on.
+    buffer: Vec<u8>,
+    buffer_offset: u64,
+}
+
+impl LogRecords {
+    fn new(file: Box<dyn StoredFile>, uuid: uuid::Uuid) -> Self {
+        Self { file, uuid, buffer: Vec::new(), buffer_offset: 0 }
+    }
+
+    /// Reads the record at `place`, whole and checked, and hands it to `take`.
+    pub(crate) fn read<T>(&mut self, place: &RecordPlace, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
+        let RecordPlace::Log { offset, len, checksum: expected, .. } = *place else {
+            return Err(ReadError::damaged(self.file.path(), 0, Damage::Contradiction("a record is not in this log")));
+        };
+        let start = offset
+            .checked_sub(self.buffer_offset)
+            .and_then(|start| usize::try_from(start).ok())
+            .filter(|start| start.checked_add(len).is_some_and(|end| end <= self.buffer.len()));
+        let start = match start {
+            Some(start) => start,
+            None => {
+                self.buffer.resize(len.max(READ_AHEAD), 0);
+                if !read_exact_at(&*self.file, &mut self.buffer, offset)? {
+                    // Fewer bytes follow than are read ahead: the record itself decides whether they are enough.
+                    self.buffer.resize(len, 0);
+                    read_exact_at(&*self.file, &mut self.buffer, offset)?;
+                }
+                self.buffer_offset = offset;
+                0
+            }
+        };
+        let damaged = |damage| ReadError::damaged(self.file.path(), offset, damage);
+        match parse(self.uuid, &self.buffer[start..start + len]) {
+            Ok(Parsed::Record { record, checksum, .. }) if checksum == expected => Ok(take(&record)),
+            // A sound record of another copy of the backup.
+            Ok(Parsed::Record { .. }) => Err(damaged(Damage::Replaced)),
+            Ok(Parsed::Short { wanted }) => Err(damaged(Damage::Short { have: len, want: wanted })),
+            Ok(Parsed::Unused) => Err(damaged(Damage::Magic { expected: "record" })),
+            Ok(Parsed::NotUnderstood(damage)) | Err(damage) => Err(damaged(damage)),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Removing the files of what was dropped.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use crate::backup::Backup;
+use crate::segment::Remains;
+use crate::storage::read_error::ReadError;
+use crate::storage::remove_if_present;
+use format::names;
+use format::units::Seq;
+
+/// What there is to remove: the segments, and the snapshots that nothing needs any more, the oldest first.
+pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Result<Vec<String>, ReadError> {
+    let mut segments = BTreeSet::new();
+    let mut snapshots = BTreeSet::new();
+    for name in backup.directory().list()? {
+        segments.extend(names::parse_segment(&name).filter(|first| remains.gap_of(*first).is_some()));
+        let is_dropped = |seq: &Seq| remains.gaps().iter().any(|gap| gap.seqs().contains(seq));
+        snapshots.extend(names::parse_snapshot(&name).filter(is_dropped));
+    }
+    // The newest first, which most likely names it.
+    for &first in kept.iter().rev() {
+        if snapshots.is_empty() {
+            break;
+        }
+        if let Some(id) = backup.segments().footer(first)?.snapshot {
+            snapshots.remove(&id.seq);
+        }
+    }
+    if !snapshots.is_empty() {
+        for segment in remains.told() {
+            if let Some(id) = backup.segments().footer(segment)?.snapshot {
+                snapshots.remove(&id.seq);
+            }
+        }
+    }
+    Ok(segments.into_iter().map(names::segment).chain(snapshots.into_iter().map(names::snapshot)).collect())
+}
+
+/// Removes the files of what was dropped, which a compaction that was cut short may have left. Whoever calls has the lock; `kept` are
+/// the segments that were not dropped. Breaks when `watch`, which is asked before each, does.
+///
+/// # Errors
+/// When something cannot be read or removed. The rest is removed the next time.
+pub(crate) fn remove_dropped(
+    backup: &Backup,
+    kept: &[Seq],
+    watch: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadError> {
+    let Some(remains) = backup.segments().remains() else { return Ok(ControlFlow::Continue(())) };
+    let names = removable(backup, kept, &remains)?;
+    if names.is_empty() {
+        return Ok(ControlFlow::Continue(()));
+    }
+    // Whoever gave the file its name may not have come to make that durable.
+    backup.directory().sync()?;
+    for name in names {
+        if watch().is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        remove_if_present(&**backup.directory(), &name)?;
+    }
+    Ok(ControlFlow::Continue(()))
+}

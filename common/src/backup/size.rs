@@ -1,0 +1,94 @@
+//! How much room a backup takes, and how much there is.
+
+use serde::Serialize;
+
+use crate::backup::Backup;
+use crate::storage::{Access, FreeSpace, StorageError};
+use format::names;
+
+/// Bytes of the files of a backup, as they count in `ls -l`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct BytesByKind {
+    /// Logs, and the file that becomes the next one.
+    pub logs: u64,
+    /// Segments, and what remains of those that were dropped.
+    pub segments: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// The manifest, and what is being written and has no name yet.
+    pub other: u64,
+}
+
+impl BytesByKind {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.logs + self.segments + self.snapshots + self.other
+    }
+
+    fn of(&mut self, name: &str) -> &mut u64 {
+        if names::parse_log(name).is_some() || name == names::SPARE {
+            &mut self.logs
+        } else if names::parse_segment(name).is_some() || name == names::REMAINS {
+            &mut self.segments
+        } else if names::parse_snapshot(name).is_some() {
+            &mut self.snapshots
+        } else {
+            &mut self.other
+        }
+    }
+}
+
+impl Backup {
+    /// Bytes of its files. Lists the directory, and asks every file.
+    ///
+    /// # Errors
+    /// When the directory or a file cannot be read.
+    pub fn read_bytes(&self) -> Result<BytesByKind, StorageError> {
+        let mut bytes = BytesByKind::default();
+        for name in self.directory().list()? {
+            match self.directory().open(&name, Access::Read) {
+                Ok(file) => *bytes.of(&name) += file.read_len()?,
+                // The recorder may have renamed or removed it meanwhile.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that its file system has left for the user who asks.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn read_free_bytes(&self) -> Result<u64, StorageError> {
+        FreeSpace::at(self.path()).map(|free| free.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Node;
+
+    #[test]
+    fn every_file_counts_as_what_it_is() {
+        let node = Node::new("");
+        for (name, bytes) in [
+            ("log-00000000000000000002", 3),
+            ("spare", 50),
+            ("segment-00000000000000000001", 700),
+            ("segment-00000000000000000003.tmp", 11_000),
+        ] {
+            std::fs::write(node.backup_path().join(name), vec![0; bytes]).unwrap();
+        }
+        let length = |name: String| std::fs::metadata(node.backup_path().join(name)).unwrap().len();
+        let backup = node.backup();
+        let bytes = backup.read_bytes().unwrap();
+        assert_eq!(bytes.logs, 53 + length(names::log(format::units::Seq::FIRST)));
+        assert_eq!(bytes.segments, 700);
+        assert_eq!(bytes.snapshots, length(names::snapshot(format::units::Seq::FIRST)));
+        assert_eq!(bytes.other, 11_000 + length(names::MANIFEST.to_owned()) + length(names::CHECKED.to_owned()));
+        assert_eq!(bytes.total(), bytes.logs + bytes.segments + bytes.snapshots + bytes.other);
+        assert!(backup.read_free_bytes().unwrap() > 0);
+    }
+}

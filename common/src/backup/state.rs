@@ -1,0 +1,243 @@
+//! What a backup holds and how far it is sealed, by its files alone; and what of that is known beside a recording.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::backup::Backup;
+use crate::history::SealedThrough;
+use crate::history::{History, Recorded};
+use crate::segment::stretch::LiveKind;
+use crate::segment::version::Version;
+use crate::storage::read_error::ReadError;
+use format::units::Seq;
+
+/// What a backup holds, as its files tell. What they cannot tell for damage is `None`.
+#[derive(Debug)]
+pub struct BackupState {
+    /// The newest version.
+    pub newest: Option<Version>,
+    /// The oldest version that can be opened.
+    pub oldest: Option<Version>,
+    /// How many versions there are.
+    pub versions: Option<u64>,
+    /// What is sealed, and the changes that are not.
+    pub unsealed: Option<UnsealedChanges>,
+}
+
+impl Backup {
+    /// Reads what it holds. Takes no lock: a recorder may be writing.
+    ///
+    /// # Errors
+    /// What cannot be read is the second half; the first is what all the rest amounts to.
+    pub fn read_state(self: &Arc<Self>) -> (BackupState, Result<(), ReadError>) {
+        let (history, read) = self.read_history();
+        let newest = history.newest().cloned();
+        // Of a history of nothing it is not known whether there is more of it.
+        let is_known = newest.is_some() || read.is_ok();
+        let (unsealed, sealed) = told(UnsealedChanges::of(&history));
+        let (oldest, first) = told(history.oldest());
+        let state = BackupState {
+            newest,
+            oldest: oldest.flatten(),
+            versions: is_known.then(|| history.version_count()),
+            unsealed: unsealed.filter(|_| is_known),
+        };
+        (state, read.and(sealed).and(first))
+    }
+}
+
+/// What was told, and why not.
+fn told<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
+    match read {
+        Ok(told) => (Some(told), Ok(())),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+/// The changes that are in logs only, and what is sealed before them.
+///
+/// Told by their seqs, as the stretches between the other records: snapshots, rewinds with what they made void, notes of a
+/// commit. Those are rare, so that counting another change costs an addition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnsealedChanges {
+    sealed_through: Option<SealedThrough>,
+    /// Ascending; none is empty.
+    stretches: VecDeque<RangeInclusive<u64>>,
+}
+
+impl UnsealedChanges {
+    /// Those of a history.
+    ///
+    /// # Errors
+    /// When the newest segment cannot be read.
+    pub(crate) fn of(history: &History) -> Result<Self, ReadError> {
+        let mut unsealed = Self { sealed_through: history.sealed_through()?, stretches: VecDeque::new() };
+        for record in history.unsealed_records().filter(|record| record.kind == LiveKind::Change) {
+            unsealed.push(record.about.seq);
+        }
+        Ok(unsealed)
+    }
+
+    /// A change with this seq, the newest, was recorded.
+    pub fn recorded(&mut self, seq: Seq, recorded: Recorded) {
+        match recorded {
+            Recorded::Appended
+            | Recorded::Healed { .. }
+            | Recorded::Gap { .. }
+            | Recorded::Replaced { rewound: None, .. } => {}
+            Recorded::Rewound { .. } | Recorded::Replaced { rewound: Some(_), .. } => self.pop(),
+        }
+        self.push(seq);
+    }
+
+    /// More is sealed.
+    pub fn sealed(&mut self, through: SealedThrough) {
+        self.sealed_through = Some(through);
+        let sealed = through.seq.get();
+        self.stretches.retain(|stretch| *stretch.end() > sealed);
+    }
+
+    /// How far the backup is sealed; `None` when nothing is.
+    pub fn sealed_through(&self) -> Option<SealedThrough> {
+        self.sealed_through
+    }
+
+    /// How many changes are not sealed.
+    pub fn count(&self) -> u64 {
+        let sealed = self.sealed_through.map_or(0, |through| through.seq.get());
+        let behind = |stretch: &RangeInclusive<u64>| stretch.end() - (stretch.start() - 1).max(sealed);
+        self.stretches.iter().map(behind).sum()
+    }
+
+    fn push(&mut self, seq: Seq) {
+        let seq = seq.get();
+        match self.stretches.back_mut() {
+            // Found when the backup was opened anew, and recorded only then.
+            Some(last) if *last.end() >= seq => {}
+            Some(last) if *last.end() == seq - 1 => *last = *last.start()..=seq,
+            _ => self.stretches.push_back(seq..=seq),
+        }
+    }
+
+    /// The newest is void.
+    fn pop(&mut self) {
+        match self.stretches.back_mut() {
+            Some(last) if last.start() < last.end() => *last = *last.start()..=last.end() - 1,
+            Some(_) => drop(self.stretches.pop_back()),
+            // Whatever is sealed is never rewound.
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::config::log_limits::LogLimits;
+    use crate::recording::Recording;
+    use crate::seal::Sealer;
+    use crate::testing::{Fate, Node};
+    use format::units::DataVersion;
+
+    fn seq(number: u64) -> Seq {
+        Seq::new(number).unwrap()
+    }
+
+    fn through(number: u64) -> SealedThrough {
+        SealedThrough { seq: seq(number), data_version: None }
+    }
+
+    #[test]
+    fn only_changes_that_are_in_no_segment_count() {
+        let mut unsealed = UnsealedChanges::default();
+        assert_eq!(unsealed.count(), 0);
+        // Behind a snapshot, and behind a note of a commit.
+        (2..=11).chain(13..=20).for_each(|at| unsealed.recorded(seq(at), Recorded::Appended));
+        assert_eq!(unsealed.count(), 18);
+        unsealed.sealed(through(5));
+        assert_eq!(unsealed.count(), 6 + 8);
+        unsealed.sealed(through(11));
+        assert_eq!((unsealed.count(), unsealed.stretches.len()), (8, 1));
+        // The change 20 is void, 21 says so, 22 is recorded.
+        let rewound = Recorded::Rewound { data_version: DataVersion::new(9) };
+        unsealed.recorded(seq(22), rewound);
+        assert_eq!(unsealed.count(), 8);
+        unsealed.recorded(seq(24), rewound);
+        assert_eq!(unsealed.count(), 8);
+        unsealed.sealed(through(24));
+        assert_eq!((unsealed.count(), unsealed.sealed_through()), (0, Some(through(24))));
+    }
+
+    /// What a recorder adds up is what the files tell, whatever happened.
+    #[test]
+    fn the_files_tell_what_was_added_up() {
+        let limits = LogLimits { bytes: 1 << 16, statements: 24 };
+        let mut node = Node::new("");
+        let mut expected: Option<UnsealedChanges> = None;
+        for run in 0..6 {
+            let mut recording: Recording = node.record_within(limits);
+            let found = recording.unsealed().unwrap();
+            if let Some(expected) = &expected {
+                assert_eq!(found.count(), expected.count(), "run {run}");
+            }
+            let mut unsealed = found;
+            let mut write = |node: &mut Node, recording: &mut Recording, fate| {
+                let recorded = node.write(recording, "n", fate).unwrap();
+                recorded.inspect(|&recorded| unsealed.recorded(recording.newest().unwrap().seq, recorded));
+            };
+            for _ in 0..run * 4 + 3 {
+                write(&mut node, &mut recording, Fate::Committed);
+            }
+            recording.note_commit().unwrap();
+            if run % 3 == 1 {
+                write(&mut node, &mut recording, Fate::Lost);
+            }
+            if run % 3 == 2 {
+                write(&mut node, &mut recording, Fate::Unseen);
+            }
+            let mut sealer = Sealer::new(node.backup(), limits).unwrap();
+            sealer.advance(recording.newest().unwrap().seq, &mut |_| ControlFlow::Continue(())).unwrap();
+            if let Some(through) = sealer.progress().sealed_through {
+                unsealed.sealed(through);
+            }
+            let (state, read) = node.backup().read_state();
+            read.unwrap();
+            let found = state.unsealed.unwrap();
+            assert_eq!(found.count(), unsealed.count(), "run {run}");
+            assert_eq!(found.sealed_through(), unsealed.sealed_through(), "run {run}");
+            assert_eq!(state.newest.unwrap().seq, recording.newest().unwrap().seq);
+            assert_eq!(state.oldest.unwrap().data_version, DataVersion::new(10));
+            expected = Some(unsealed);
+        }
+        let unsealed = expected.unwrap();
+        assert!(unsealed.count() > 0 && unsealed.sealed_through().unwrap().data_version.is_some());
+    }
+
+    #[test]
+    fn of_a_backup_whose_end_is_damaged_the_rest_is_told() {
+        let mut node = Node::new("");
+        let mut recording = node.record();
+        for _ in 0..5 {
+            node.write(&mut recording, "n", Fate::Committed).unwrap();
+        }
+        let log = node.backup_path().join(format::names::log(Seq::FIRST));
+        let mut bytes = std::fs::read(&log).unwrap();
+        let (history, _) = node.backup().read_history();
+        let places: Vec<_> = history.unsealed_records().map(|record| record.place).collect();
+        let crate::log::RecordPlace::Log { offset, .. } = places[3] else { panic!("not in a log") };
+        bytes[usize::try_from(offset).unwrap() + 30] ^= 1;
+        std::fs::write(&log, bytes).unwrap();
+        let (state, read) = node.backup().read_state();
+        assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+        assert_eq!(state.newest.unwrap().data_version, DataVersion::new(12));
+        assert_eq!((state.versions, state.unsealed.unwrap().count()), (Some(3), 2));
+        // Nothing at all is known of a log whose beginning is damaged.
+        std::fs::write(&log, [7; 500]).unwrap();
+        let (state, read) = node.backup().read_state();
+        assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+        assert!(state.newest.is_none() && state.versions.is_none() && state.unsealed.is_none(), "{state:?}");
+    }
+}

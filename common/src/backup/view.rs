@@ -1,0 +1,239 @@
+//! [`View`]: a version opened for reading, and how it is built.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backup::Backup;
+use crate::backup::recorded_changes::{LogRecords, RecordedChanges, SegmentChanges};
+use crate::history::{PlannedChange, ReplayPlan, Start};
+use crate::pages::{OverlayPages, PageSource};
+use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
+use crate::segment::{SealedState, SegmentFile};
+use crate::storage::read_error::ReadError;
+use format::record::{Body, DeltaBase};
+use format::units::{DataVersion, PageNo, PageSize, Seq};
+
+/// A version cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("version {data_version} cannot be opened")]
+pub struct ViewError {
+    /// The version.
+    pub data_version: DataVersion,
+    /// Why. Shared: all who asked for the version get the same answer.
+    #[source]
+    pub reason: Arc<ReplayError>,
+}
+
+/// A version opened for reading: the pages of a snapshot, read when asked for, and those that replay wrote since.
+///
+/// Immutable: the same bytes and the same size for as long as it lives, whatever the recorder does.
+#[derive(Debug)]
+pub struct View {
+    seq: Seq,
+    pages: OverlayPages,
+    /// What replay of the changes after this version begins with.
+    foreign_keys: ForeignKeys,
+    /// The segment that its pages are read from, and older ones.
+    reads: Option<Seq>,
+    /// Segments that were dropped since.
+    held: Mutex<Vec<Arc<SegmentFile>>>,
+}
+
+impl View {
+    /// Bytes of the database file.
+    pub fn size_bytes(&self) -> u64 {
+        u64::from(self.page_count()) * u64::from(self.page_size().get())
+    }
+
+    /// Pages of the database.
+    pub fn page_count(&self) -> u32 {
+        self.pages.page_count()
+    }
+
+    /// Bytes in a page.
+    pub fn page_size(&self) -> PageSize {
+        self.pages.page_size()
+    }
+
+    /// Fills `buf` with the bytes of the database file from `offset` on, and returns how many there were: fewer than
+    /// asked only at the end of the file.
+    ///
+    /// # Errors
+    /// When a page cannot be read or is damaged.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let page_bytes = self.page_size().bytes();
+        let available = usize::try_from(self.size_bytes().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = buf.len().min(available);
+        let mut rest = &mut buf[..wanted];
+        let mut offset = offset;
+        let mut scratch = Vec::new();
+        while let Some(page) = PageNo::at_offset(offset, self.page_size()).filter(|_| !rest.is_empty()) {
+            #[expect(clippy::cast_possible_truncation, reason = "the remainder of a page size")]
+            let start = (offset % page_bytes as u64) as usize;
+            let whole_bytes = rest.len() - rest.len() % page_bytes;
+            let now_bytes =
+                if start == 0 && whole_bytes > 0 { whole_bytes } else { rest.len().min(page_bytes - start) };
+            let (now, later) = rest.split_at_mut(now_bytes);
+            if now.len() >= page_bytes {
+                self.pages.read_pages(page, now)?;
+            } else {
+                scratch.resize(page_bytes, 0);
+                self.pages.read_page(page, &mut scratch)?;
+                now.copy_from_slice(&scratch[start..start + now.len()]);
+            }
+            offset += now.len() as u64;
+            rest = later;
+        }
+        Ok(wanted)
+    }
+
+    /// Its pages.
+    pub(crate) fn pages(&self) -> &OverlayPages {
+        &self.pages
+    }
+
+    /// Seq of the newest record that is part of it.
+    pub(crate) fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Bytes of memory that it takes, counting pages that it shares with other views.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.pages.dirty_bytes()
+    }
+
+    /// Takes hold of the segments that were dropped and that it may read, while their files are still there.
+    pub(crate) fn hold_dropped(&self, backup: &Backup) {
+        let Some(reads) = self.reads else { return };
+        let files = backup.segments().hold_dropped(reads);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+    }
+
+    /// Builds the view that `plan` describes, going on from `earlier` when that is a view of a version on the way.
+    pub(crate) fn build(backup: &Backup, plan: &ReplayPlan, earlier: Option<&Self>) -> Result<Self, BuildError> {
+        let (pages, foreign_keys, from) = match earlier {
+            Some(view) => (view.pages.clone(), view.foreign_keys, Some(view.seq)),
+            None => {
+                let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
+                (OverlayPages::new(pages), foreign_keys, None)
+            }
+        };
+        let reads = match plan.start {
+            Start::Nothing(_) => None,
+            Start::Segment(first, _) => Some(first),
+            Start::Snapshot(_, snapshot) => match snapshot.base {
+                Some(DeltaBase::Segment(first)) => Some(first),
+                Some(DeltaBase::Snapshot(_)) | None => None,
+            },
+        };
+        // What one that it goes on from holds, it needs too.
+        let held = earlier.map(|view| view.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let held = Mutex::new(held.unwrap_or_default());
+        let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq() <= seq));
+        let changes = plan.changes.get(first..).unwrap_or_default();
+        if changes.is_empty() {
+            return Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held });
+        }
+        // What is not sealed may be rewound, and its schema with it; a connection would not notice.
+        let line = match plan.start {
+            Start::Segment(first, SealedState::At { .. }) => {
+                Some(backup.segments().footer(first).map_err(BuildError::pages)?.newest_snapshot)
+            }
+            _ => None,
+        };
+        let replay = match line.and_then(|line| backup.idle_replays().take(line)) {
+            Some(idle) => idle.start(pages, foreign_keys),
+            None => Replay::start(pages, foreign_keys),
+        };
+        let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
+        replay_changes(backup, &mut replay, changes)?;
+        let finished = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
+        let (pages, foreign_keys, idle) = finished;
+        if let (Some(line), Some(idle)) = (line, idle) {
+            backup.idle_replays().put(line, idle);
+        }
+        Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held })
+    }
+}
+
+impl View {
+    /// The view of a later version, which these changes lead to, and all pages that executing them read.
+    pub(crate) fn build_onward(
+        &self,
+        backup: &Backup,
+        seq: Seq,
+        changes: &[PlannedChange],
+    ) -> Result<(Self, HashSet<PageNo>), BuildError> {
+        // On a new connection, which keeps no page yet: each that it looks at is read.
+        let pages = self.pages.clone();
+        let replay = Replay::start(pages, self.foreign_keys);
+        let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
+        replay.note_reads();
+        replay_changes(backup, &mut replay, changes)?;
+        let reads = replay.take_reads();
+        let (pages, foreign_keys, _) = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
+        let held = Mutex::new(self.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        Ok((Self { seq, pages, foreign_keys, reads: self.reads, held }, reads))
+    }
+}
+
+/// Why a view was not built, and the change at which that was noticed.
+#[derive(Debug)]
+pub(crate) struct BuildError {
+    pub(crate) at: Option<Seq>,
+    pub(crate) reason: ReplayError,
+}
+
+impl BuildError {
+    fn pages(error: ReadError) -> Self {
+        Self { at: None, reason: ReplayError::Pages(error) }
+    }
+}
+
+/// Replays changes from wherever they are.
+pub(crate) fn replay_changes(
+    backup: &Backup,
+    replay: &mut Replay,
+    changes: &[PlannedChange],
+) -> Result<(), BuildError> {
+    for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
+        match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
+            RecordedChanges::Log(records) => replay_log(replay, records, run)?,
+            RecordedChanges::Segment(segment) => replay_segment(replay, &segment, run)?,
+        }
+    }
+    Ok(())
+}
+
+fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange]) -> Result<(), BuildError> {
+    for change in run {
+        let replayed = records.read(&change.place, |record| match &record.body {
+            Body::Change { flags, statements } => replay.apply(&Change {
+                data_version: record.header.data_version,
+                seq: record.header.seq,
+                time: record.header.time,
+                run_start: flags.run_start,
+                statements,
+            }),
+            Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),
+        });
+        let at = Some(change.seq());
+        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
+    }
+    Ok(())
+}
+
+fn replay_segment(replay: &mut Replay, segment: &SegmentChanges, run: &[PlannedChange]) -> Result<(), BuildError> {
+    let templates = segment.segments.templates(segment.first_seq).map_err(BuildError::pages)?;
+    let mut stored = replay.stored(&templates);
+    for change in run {
+        let replayed = segment.find(&change.place).and_then(|(interval, position)| {
+            let block = segment.segments.block(segment.first_seq, interval)?;
+            let statements = block.change(position).ok_or_else(|| segment.missing())?;
+            Ok(stored.apply(&change.about, statements))
+        });
+        let at = Some(change.seq());
+        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Whether a segment is what its log was: its bytes, its page map, its chain of records, and its pages after a replay.
+
+pub(crate) mod log_replay;
+pub(crate) mod page_map;
+pub(crate) mod pages_of_snapshot;
+pub(crate) mod record_chain;
+pub(crate) mod segment_body;
+pub(crate) mod segment_replay;

@@ -1,0 +1,132 @@
+//! The nodes of the page map that a segment has written, and whether the rest is as in the map that it was made from.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use crate::segment::{SegmentFile, Segments};
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
+use format::segment::{Location, MapRoot, Piece};
+use format::units::PageNo;
+
+/// The part of a map that is in one segment.
+#[derive(Debug, Default)]
+pub(crate) struct OwnPart {
+    pub(crate) problems: Vec<ReadError>,
+    /// Where nodes begin that cannot be read.
+    pub(crate) unreadable: Vec<u64>,
+    /// The pages below those.
+    pub(crate) hidden: Vec<RangeInclusive<u32>>,
+    /// Its nodes.
+    pub(crate) nodes: Vec<Piece>,
+    /// The pages that it has images of, ascending, and where.
+    pub(crate) images: Vec<(PageNo, Piece)>,
+}
+
+/// What a place of the map led to before the segment.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    /// It cannot be read.
+    Unknown,
+    /// Nothing.
+    Nothing,
+    /// This.
+    Entry(Location),
+    /// The root of the whole map, which was lower.
+    Root(MapRoot),
+}
+
+/// Walks through the nodes that the segment has written.
+pub(crate) fn own_part(segments: &Segments, file: &SegmentFile) -> OwnPart {
+    let footer = file.footer();
+    let before = match footer.base.map(|base| segments.footer(base)) {
+        None => Before::Nothing,
+        Some(Ok(base)) => base.map.map_or(Before::Nothing, Before::Root),
+        Some(Err(_)) => Before::Unknown,
+    };
+    let mut walk = Walk { segments, file, seen: HashSet::new(), part: OwnPart::default() };
+    match (footer.map, before) {
+        (Some(root), Before::Root(before)) if root == before => {}
+        (Some(root), before) if root.location.segment == file.first_seq() => {
+            let before = match before {
+                Before::Root(before) if before.height == root.height => Before::Entry(before.location),
+                before => before,
+            };
+            walk.node(root.location.piece, root.height, 0, before);
+        }
+        (None, Before::Nothing | Before::Unknown) | (Some(_), Before::Unknown) => {}
+        _ => walk.problem(file.footer_offset(), "its page map is not made from that of what it builds on"),
+    }
+    walk.part
+}
+
+struct Walk<'a> {
+    segments: &'a Segments,
+    file: &'a SegmentFile,
+    seen: HashSet<u64>,
+    part: OwnPart,
+}
+
+impl Walk<'_> {
+    fn problem(&mut self, offset: u64, what: &'static str) {
+        self.part.problems.push(self.file.damaged(offset, Damage::Contradiction(what)));
+    }
+
+    /// Looks at the node at `piece`, whose first page is the one behind `skipped`.
+    fn node(&mut self, piece: Piece, height: u8, skipped: u64, before: Before) {
+        // Each is written once; and so this ends, whatever the nodes say.
+        if !self.seen.insert(piece.offset) {
+            return self.problem(piece.offset, "two ways of the page map lead here");
+        }
+        self.part.nodes.push(piece);
+        let node = self.file.read_piece(piece, |bytes| match piece.len {
+            0..=NODE_LEN_MAX => MapNode::decode(bytes, self.file.first_seq()),
+            len => Err(Damage::Field { field: "node length", value: len.into() }),
+        });
+        let pages_below = u64::from(FAN_OUT).pow(height.into());
+        let node = match node {
+            Ok(node) => node,
+            Err(error) => {
+                self.part.problems.push(error);
+                self.part.unreadable.push(piece.offset);
+                self.part.hidden.push(page_at(skipped)..=page_at(skipped + pages_below * u64::from(FAN_OUT) - 1));
+                return;
+            }
+        };
+        let old = match before {
+            Before::Entry(location) => self.segments.node(location).ok(),
+            _ => None,
+        };
+        for slot in 0..FAN_OUT as usize {
+            let before = match (before, &old) {
+                (Before::Entry(_), Some(old)) => old.get(slot).map_or(Before::Nothing, Before::Entry),
+                (Before::Entry(_), None) | (Before::Unknown, _) => Before::Unknown,
+                (Before::Root(root), _) if slot == 0 && root.height + 1 == height => Before::Entry(root.location),
+                (Before::Root(root), _) if slot == 0 => Before::Root(root),
+                (Before::Root(_) | Before::Nothing, _) => Before::Nothing,
+            };
+            self.entry(piece, height, node.get(slot), skipped + slot as u64 * pages_below, before);
+        }
+    }
+
+    fn entry(&mut self, node: Piece, height: u8, entry: Option<Location>, skipped: u64, before: Before) {
+        let own = self.file.first_seq();
+        match (entry, before) {
+            (None, Before::Nothing | Before::Unknown) => {}
+            (Some(now), Before::Entry(before)) if now == before => {}
+            (Some(now), _) if now.segment == own && height > 0 => self.node(now.piece, height - 1, skipped, before),
+            (Some(now), _) if now.segment == own => match u32::try_from(skipped + 1).ok().and_then(PageNo::new) {
+                Some(page) => self.part.images.push((page, now.piece)),
+                None => self.problem(node.offset, "the page map has a page that no database can have"),
+            },
+            (Some(_), Before::Unknown) => {}
+            (Some(_), _) => self.problem(node.offset, "the page map leads to other images than it did before"),
+            (None, Before::Entry(_) | Before::Root(_)) => self.problem(node.offset, "the page map has lost pages"),
+        }
+    }
+}
+
+fn page_at(skipped: u64) -> u32 {
+    u32::try_from(skipped + 1).unwrap_or(u32::MAX)
+}

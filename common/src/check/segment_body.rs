@@ -1,0 +1,233 @@
+//! One segment against its own index: every piece, and the chain of its records. Reads nothing but the segment, the maps
+//! and anchors that it builds on, and keeps nothing but what replaying it needs.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::check::record_chain::RecordChain;
+use crate::pages::PageSource;
+use crate::segment::stretch::{Before, Stretch};
+use crate::segment::version::Place;
+use crate::segment::{Anchors, SegmentFile, Segments};
+use crate::storage::read_error::ReadError;
+use format::Damage;
+use format::page_images::{Anchor, PageImages};
+use format::record_index::{IndexedBody, RecordIndex};
+use format::segment::{PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN};
+use format::statements::{Block, Encoded, Templates};
+use format::units::Keyframe;
+use format::units::PageNo;
+
+/// What is in a segment, as far as it can be read.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentBody {
+    /// What cannot be read, or contradicts something else.
+    pub(crate) problems: Vec<ReadError>,
+    /// Where images and nodes of the page map begin that cannot be read.
+    pub(crate) unreadable: BTreeSet<u64>,
+    /// Pages whose images are not known: the way to them cannot be read.
+    pub(crate) hidden: Vec<RangeInclusive<u32>>,
+    /// The pages that it has images of, ascending, and where.
+    pub(crate) images: Vec<(PageNo, Piece)>,
+    /// The record index.
+    pub(crate) index: Option<RecordIndex>,
+    /// The templates of its statements.
+    pub(crate) templates: Option<Arc<Templates>>,
+    /// Intervals whose statements cannot be read.
+    pub(crate) without_statements: BTreeSet<u32>,
+}
+
+impl SegmentBody {
+    /// Whether the images of a page are not known, or cannot be read.
+    pub(crate) fn hides(&self, page: PageNo) -> bool {
+        let position = self.images.binary_search_by_key(&page, |(page, _)| *page).ok();
+        let piece = position.and_then(|position| self.images.get(position));
+        piece.is_some_and(|(_, piece)| self.unreadable.contains(&piece.offset))
+            || self.hidden.iter().any(|pages| pages.contains(&page.get()))
+    }
+}
+
+/// Checks a segment. `snapshot` is the full one that its footer names, if it can be opened.
+pub(crate) fn check_body(
+    segments: &Segments,
+    file: &SegmentFile,
+    snapshot: Option<&Arc<dyn PageSource>>,
+) -> SegmentBody {
+    let mut check = BodyCheck { segments, file, snapshot, body: SegmentBody::default(), pieces: Vec::new() };
+    check.index();
+    check.statements();
+    let map = crate::check::page_map::own_part(segments, file);
+    check.pieces.extend(map.nodes);
+    check.body.problems.extend(map.problems);
+    check.body.unreadable.extend(map.unreadable);
+    check.body.hidden = map.hidden;
+    check.body.images = map.images;
+    check.images();
+    check.nothing_else();
+    check.body
+}
+
+struct BodyCheck<'a> {
+    segments: &'a Segments,
+    file: &'a SegmentFile,
+    snapshot: Option<&'a Arc<dyn PageSource>>,
+    body: SegmentBody,
+    pieces: Vec<Piece>,
+}
+
+impl BodyCheck<'_> {
+    fn problem(&mut self, offset: u64, damage: Damage) {
+        self.body.problems.push(self.file.damaged(offset, damage));
+    }
+
+    fn index(&mut self) {
+        let (header, footer) = (self.file.header(), self.file.footer());
+        self.pieces.push(footer.index);
+        let index = match self.file.read_index() {
+            Ok(index) => index,
+            Err(error) => return self.body.problems.push(error),
+        };
+        match Stretch::of_segment(header, footer, index.clone()) {
+            Ok(stretch) => {
+                if let Err(damage) = footer_fits(self.file, &index, &stretch) {
+                    self.problem(self.file.footer_offset(), damage);
+                }
+                self.body.index = Some(index);
+            }
+            Err(damage) => self.problem(footer.index.offset, damage),
+        }
+    }
+
+    fn statements(&mut self) {
+        let piece = self.file.footer().templates;
+        self.pieces.push(piece);
+        let templates = self.file.read_piece(piece, |bytes| Templates::decode(&Encoded::decompress(bytes)?));
+        let templates = match templates {
+            Ok(templates) => Arc::new(templates),
+            Err(error) => return self.body.problems.push(error),
+        };
+        self.body.templates = Some(Arc::clone(&templates));
+        let Some(index) = self.body.index.take() else { return };
+        let mut chain = RecordChain::new(self.file.header());
+        for (number, interval) in (0..).zip(&index.intervals) {
+            self.pieces.push(interval.block);
+            let block = self.file.read_piece(interval.block, |bytes| {
+                let block = Block::decode(&Encoded::decompress(bytes)?, &templates)?;
+                chain.add(&index, Keyframe(number), &block)
+            });
+            if let Err(error) = block {
+                self.body.problems.push(error);
+                self.body.without_statements.insert(number);
+                chain.broken();
+            }
+        }
+        if let Err(damage) = chain.check_end(self.file.footer()) {
+            self.problem(self.file.footer_offset(), damage);
+        }
+        self.body.index = Some(index);
+    }
+
+    /// Reads every image of every page.
+    fn images(&mut self) {
+        let begins_with_delta = self.body.index.as_ref().is_none_or(|index| {
+            let first = index.records.first().map(|record| record.body);
+            matches!(first, Some(IndexedBody::Snapshot(snapshot)) if snapshot.base.is_some())
+        });
+        let keyframes = self.body.index.as_ref().map_or(u32::MAX as usize, |index| index.intervals.len());
+        let first = Keyframe(u32::from(!begins_with_delta));
+        let last = Keyframe(u32::try_from(keyframes).unwrap_or(u32::MAX));
+        for (page, piece) in std::mem::take(&mut self.body.images) {
+            self.pieces.push(piece);
+            if let Err(error) = self.images_of(page, piece, first..=last) {
+                self.body.problems.push(error);
+                self.body.unreadable.insert(piece.offset);
+            }
+            self.body.images.push((page, piece));
+        }
+    }
+
+    fn images_of(&self, page: PageNo, piece: Piece, allowed: RangeInclusive<Keyframe>) -> Result<(), ReadError> {
+        let page_bytes = self.file.header().page_size.bytes();
+        read_images(self.segments, self.file, self.snapshot, (page, piece), |images| {
+            let mut strange = None;
+            images(&mut |keyframe, image| {
+                debug_assert_eq!(image.len(), page_bytes);
+                if !allowed.contains(&keyframe) {
+                    strange = Some(keyframe);
+                }
+            })?;
+            strange.map_or(Ok(()), |keyframe| Err(Damage::Field { field: "keyframe", value: keyframe.0.into() }))
+        })
+    }
+
+    /// Between header and footer there are pieces, and nothing else.
+    fn nothing_else(&mut self) {
+        if !self.body.problems.is_empty() {
+            // What cannot be read does not say where the rest is.
+            return;
+        }
+        self.pieces.sort_unstable_by_key(|piece| piece.offset);
+        let mut at = SEGMENT_HEADER_LEN as u64;
+        for piece in &self.pieces {
+            if piece.offset != at {
+                break;
+            }
+            at = piece.offset + u64::from(piece.len) + PIECE_HEADER_LEN as u64;
+        }
+        if at != self.file.footer_offset() {
+            self.problem(at, Damage::Contradiction("what is here belongs to nothing"));
+        }
+    }
+}
+
+/// Hands the images of a piece, the newest first, to the callback that `look` is given.
+pub(crate) fn read_images(
+    segments: &Segments,
+    file: &SegmentFile,
+    snapshot: Option<&Arc<dyn PageSource>>,
+    (page, piece): (PageNo, Piece),
+    look: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(Keyframe, &[u8])) -> Result<(), Damage>) -> Result<(), Damage>,
+) -> Result<(), ReadError> {
+    let page_bytes = file.header().page_size.bytes();
+    let mut look = Some(look);
+    file.read_pieces(std::iter::once(piece), |piece, bytes| {
+        let damaged = |damage| file.damaged(piece.offset, damage);
+        let images = PageImages::open(bytes, page, file.first_seq(), Keyframe::END).map_err(damaged)?;
+        let anchor = match images.anchor() {
+            // Without its snapshot nothing of the segment can be opened, and that is told of the snapshot.
+            Some(Anchor::Snapshot) if snapshot.is_none() && file.footer().snapshot.is_some() => return Ok(()),
+            Some(anchor) => {
+                let mut bytes = vec![0; page_bytes];
+                Anchors { segments, snapshot }.read(anchor, page, &mut bytes)?;
+                Some(bytes)
+            }
+            None => None,
+        };
+        let mut images = Some(images);
+        let mut each = |take: &mut dyn FnMut(Keyframe, &[u8])| match images.take() {
+            Some(images) => images.read_each(anchor.as_deref(), page_bytes, take),
+            None => Ok(()),
+        };
+        look.take().map_or(Ok(()), |look| look(&mut each)).map_err(damaged)
+    })
+}
+
+/// Whether what the footer says of the records is what the index says.
+fn footer_fits(file: &SegmentFile, index: &RecordIndex, stretch: &Stretch) -> Result<(), Damage> {
+    let footer = file.footer();
+    let fits = |fits, what| if fits { Ok(()) } else { Err(Damage::Contradiction(what)) };
+    let times = || stretch.versions().iter().map(|version| version.recorded_at);
+    let first = index.records.first().map(|record| record.time);
+    fits(
+        (times().min().or(first), times().max().or(first)) == (Some(footer.times.0), Some(footer.times.1)),
+        "its end says other times than its record index",
+    )?;
+    let place = match stretch.newest_place() {
+        Before::Version(Place(place)) => place,
+        Before::Nothing | Before::Unknown => 0,
+    };
+    fits(place == footer.place, "its end names another newest version than its record index")?;
+    let page_count = index.records.last().map(|record| record.page_count);
+    fits(page_count == Some(footer.page_count), "its end says another number of pages than its record index")
+}

@@ -1,0 +1,372 @@
+//! The replay of a segment, by the sealer's own machinery, and whether it yields the pages that are stored.
+//!
+//! The sealer replays a log from its beginning to its end on one connection. What SQLite leaves in the unused parts of a
+//! page depends on what it has in its cache, so that is what is done here, too, with keyframes where the segment has them.
+//! Only behind something that cannot be read it begins anew, with the next keyframe. Where bytes differ rows decide:
+//! another release of SQLite may put the same row elsewhere.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::backup::Backup;
+use crate::check::log_replay::{Cuts, LogReplay, ReplayedLog};
+use crate::check::pages_of_snapshot::{PageImage, PagesOfSnapshot};
+use crate::check::segment_body::{SegmentBody, read_images};
+use crate::compare::{Rowids, same_contents};
+use crate::history::Start;
+use crate::pages::{MountedOverlay, OverlayPages, PageSource};
+use crate::replay::{ReplayError, reason};
+use crate::segment::{SealedState, SegmentFile};
+use crate::storage::read_error::ReadError;
+use format::record::{Body, Record, RecordHeader};
+use format::record_index::{IndexedBody, Interval, RecordIndex};
+use format::segment::Piece;
+use format::statements::{Block, Encoded};
+use format::units::Keyframe;
+use format::units::{PageNo, PageSize, Seq};
+
+/// What came of replaying a segment.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentReplay {
+    /// Changes that cannot be replayed, or pages that it takes and that cannot be read, each with the byte at which the
+    /// statements of its interval begin.
+    pub(crate) failed: Vec<(Option<u64>, ReplayError)>,
+    /// What differs from what is stored.
+    pub(crate) differences: Vec<Difference>,
+    /// Keyframes at which the same rows are on other pages.
+    pub(crate) other_layout: u32,
+}
+
+/// Something that replay yields and the segment does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The keyframe at which it was noticed.
+    pub(crate) keyframe: Keyframe,
+    /// What differs.
+    pub(crate) what: String,
+}
+
+/// Replays a segment whose body was checked, and compares what that yields with what is stored.
+pub(crate) fn replay_segment(backup: &Backup, file: &SegmentFile, body: &SegmentBody) -> SegmentReplay {
+    let mut outcome = SegmentReplay::default();
+    let (Some(index), Some(_)) = (&body.index, &body.templates) else { return outcome };
+    let count = u32::try_from(index.intervals.len()).unwrap_or(u32::MAX);
+    let can_be_read = |interval: &u32| !body.without_statements.contains(interval);
+    let mut next = 0;
+    while let Some(from) = (next..count).find(can_be_read) {
+        let to = (from..count).find(|interval| !can_be_read(interval)).unwrap_or(count);
+        let replayed = Run { backup, file, body, index }.replay(from..to);
+        let (log, upto, failed) = match replayed {
+            Ok(log) => (Some(Box::new(log)), to, None),
+            Err(Failed { log, upto, error }) => (log, upto, Some(error)),
+        };
+        if let Some(log) = log {
+            match compare_with_replay(backup, file, body, &log, Keyframe(from)..Keyframe(upto)) {
+                Ok(compared) => {
+                    outcome.differences.extend(compared.differences);
+                    outcome.other_layout += compared.other_layout;
+                }
+                Err(error) => outcome.failed.push((None, error.into())),
+            }
+        }
+        next = if failed.is_some() { upto + 1 } else { to };
+        let block = index.intervals.get(upto as usize).map(|interval| interval.block.offset);
+        outcome.failed.extend(failed.map(|error| (block, error)));
+    }
+    outcome
+}
+
+/// A replay that did not come to its end.
+struct Failed {
+    /// What was replayed.
+    log: Option<Box<ReplayedLog>>,
+    /// The interval that it failed in.
+    upto: u32,
+    error: ReplayError,
+}
+
+/// The replay of intervals that follow each other.
+struct Run<'a> {
+    backup: &'a Backup,
+    file: &'a SegmentFile,
+    body: &'a SegmentBody,
+    index: &'a RecordIndex,
+}
+
+impl Run<'_> {
+    fn interval(&self, number: u32) -> Option<&Interval> {
+        self.index.intervals.get(number as usize)
+    }
+
+    fn replay(&self, intervals: Range<u32>) -> Result<ReplayedLog, Failed> {
+        let from = intervals.start;
+        let mut replay = self.begin(&intervals).map_err(|error| Failed { log: None, upto: from, error })?;
+        for interval in intervals {
+            if let Err(error) = self.add(&mut replay, Keyframe(interval)) {
+                let upto = from + replay.keyframes();
+                return Err(Failed { log: Some(Box::new(replay.up_to_keyframe())), upto, error });
+            }
+        }
+        if let Err(error) = replay.settle() {
+            let upto = from + replay.keyframes();
+            return Err(Failed { log: Some(Box::new(replay.up_to_keyframe())), upto, error });
+        }
+        let upto = from + replay.keyframes();
+        replay.finish().map_err(|error| Failed { log: None, upto, error })
+    }
+
+    /// At the keyframe that the first interval begins with.
+    fn begin(&self, intervals: &Range<u32>) -> Result<LogReplay, ReplayError> {
+        let all = self.index.intervals.get(intervals.start as usize..intervals.end as usize).unwrap_or_default();
+        let Some(&Interval { first, page_count, foreign_keys, .. }) = all.first() else {
+            return Err(self.file.damaged(0, format::Damage::Contradiction("it has no interval")).into());
+        };
+        let state = SealedState::At { keyframe: Keyframe(intervals.start), page_count, foreign_keys };
+        let start = Start::Segment(self.file.first_seq(), state);
+        let (pages, foreign_keys) = self.backup.start_pages(&start)?;
+        let cuts = Cuts::AsSealed(all.iter().map(|interval| interval.first - first).collect());
+        let first_seq = self.seq(first as usize);
+        let previous_checksum = self.file.header().previous_checksum;
+        let mut replay = LogReplay::new(first_seq, previous_checksum, start, None, pages, foreign_keys, cuts)?;
+        if let Some(position) = self.index.unreplayed_from {
+            replay.replay_before(position.saturating_sub(first));
+        }
+        Ok(replay)
+    }
+
+    fn seq(&self, position: usize) -> Seq {
+        let first = self.file.first_seq();
+        Seq::new(first.get().saturating_add(position as u64)).unwrap_or(first)
+    }
+
+    fn add(&self, replay: &mut LogReplay, interval: Keyframe) -> Result<(), ReplayError> {
+        let (Some(about), Some(templates)) = (self.interval(interval.0), &self.body.templates) else { return Ok(()) };
+        let block =
+            self.file.read_piece(about.block, |bytes| Block::decode(&Encoded::decompress(bytes)?, templates))?;
+        let (mut position, mut newest_change) = (0, self.file.first_seq());
+        for (at, record) in (about.first as usize..).zip(crate::check::record_chain::records_of(self.index, interval)) {
+            let seq = self.seq(at);
+            let header =
+                RecordHeader { seq, data_version: record.data_version, time: record.time, previous_checksum: 0 };
+            let body = match record.body {
+                IndexedBody::Change { flags, .. } => {
+                    let stored = block.change(position).into_iter().flatten();
+                    position += 1;
+                    newest_change = seq;
+                    let statements = stored.map(|statement| Cow::Owned(statement.text().into_owned())).collect();
+                    Body::Change { flags, statements }
+                }
+                IndexedBody::Rewind => Body::Rewind { rewound: newest_change },
+                IndexedBody::Commit(note) => Body::Commit(note),
+                IndexedBody::Gap => Body::Gap,
+                IndexedBody::Snapshot(snapshot) => Body::Snapshot(snapshot),
+            };
+            replay.add(&Record { header, body })?;
+        }
+        Ok(())
+    }
+}
+
+/// What came of comparing.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    pub(crate) differences: Vec<Difference>,
+    pub(crate) other_layout: u32,
+}
+
+/// Compares what a replay of the records behind keyframe `keyframes.start` yields up to keyframe `keyframes.end` with what the
+/// segment has.
+///
+/// # Errors
+/// When something that is needed for it cannot be read.
+pub(crate) fn compare_with_replay(
+    backup: &Backup,
+    file: &SegmentFile,
+    body: &SegmentBody,
+    log: &ReplayedLog,
+    keyframes: Range<Keyframe>,
+) -> Result<Compared, ReadError> {
+    let Some(index) = &body.index else { return Ok(Compared::default()) };
+    let compare = Comparison { backup, file, body, index, log, keyframes };
+    let mut compared = Compared { differences: compare.records(), other_layout: 0 };
+    let differing = compare.pages()?;
+    for (&keyframe, &page) in &differing {
+        match compare.same_rows(keyframe)? {
+            Ok(true) => compared.other_layout += 1,
+            Ok(false) => compared.differences.push(Difference {
+                keyframe,
+                what: format!("page {page} of keyframe {}, and rows with it", keyframe.0),
+            }),
+            Err(said) => compared
+                .differences
+                .push(Difference { keyframe, what: format!("page {page} of keyframe {}: {said}", keyframe.0) }),
+        }
+    }
+    Ok(compared)
+}
+
+struct Comparison<'a> {
+    backup: &'a Backup,
+    file: &'a SegmentFile,
+    body: &'a SegmentBody,
+    index: &'a RecordIndex,
+    log: &'a ReplayedLog,
+    keyframes: Range<Keyframe>,
+}
+
+impl Comparison<'_> {
+    /// Everything but pages.
+    fn records(&self) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        let mut differs = |keyframe, what: String| differences.push(Difference { keyframe, what });
+        let Range { start, end } = self.keyframes;
+        let first = |number: u32| self.index.intervals.get(number as usize).map(|interval| interval.first as usize);
+        let from = first(start.0).unwrap_or(0);
+        let to = first(end.0).unwrap_or(self.index.records.len());
+        let stored = self.index.records.get(from..to).unwrap_or_default();
+        let replayed = self.log.records.get(..stored.len()).unwrap_or_default();
+        let other = stored.iter().zip(replayed).position(|(stored, replayed)| stored != replayed);
+        if let Some(position) = other {
+            let (pages, instead) = (replayed[position].page_count, stored[position].page_count);
+            let seq = self.file.first_seq().get() + (from + position) as u64;
+            let keyframe = self.index.interval_of(from + position);
+            differs(keyframe, format!("record {seq} leads to {pages} pages, and {instead} are noted"));
+        }
+        let at_end = |log: &ReplayedLog| (log.page_count, log.foreign_keys);
+        for number in start.0 + 1..=end.0 {
+            let footer = self.file.footer();
+            let stored = self.index.intervals.get(number as usize);
+            let stored = stored.map_or((footer.page_count, footer.foreign_keys), |at| (at.page_count, at.foreign_keys));
+            // Of a replay that failed the end is not known; the keyframe before that is in its list.
+            let replayed = self.log.intervals.get((number - start.0) as usize);
+            let replayed = replayed.map_or(at_end(self.log), |at| (at.page_count, at.foreign_keys));
+            if stored != replayed {
+                let what =
+                    format!("keyframe {number} has {} pages, or other foreign keys, not {}", replayed.0, stored.0);
+                differs(Keyframe(number), what);
+            }
+        }
+        differences
+    }
+
+    /// The keyframes at which pages differ, each with the first of them.
+    fn pages(&self) -> Result<BTreeMap<Keyframe, PageNo>, ReadError> {
+        let mut differing = BTreeMap::new();
+        let of_snapshot = PagesOfSnapshot::of(self.backup, self.log)?;
+        let snapshot = self.file.footer().snapshot.map(|id| self.backup.full_snapshot(id)).transpose()?;
+        let replayed = of_snapshot.and_replayed(self.log);
+        let mut stored = self.body.images.iter().copied().peekable();
+        let mut replayed = replayed.into_iter().peekable();
+        loop {
+            let (page, piece) = match (stored.peek().copied(), replayed.peek().copied()) {
+                (None, None) => return Ok(differing),
+                (Some((page, piece)), other) if other.is_none_or(|other| page <= other) => (page, Some(piece)),
+                (_, Some(page)) => (page, None),
+                (Some((page, piece)), None) => (page, Some(piece)),
+            };
+            stored.next_if(|(next, _)| *next == page);
+            replayed.next_if(|next| *next == page);
+            if !self.body.hides(page) {
+                let images = of_snapshot.images(self.log, page)?;
+                for keyframe in self.page(page, piece, images, snapshot.as_ref())? {
+                    differing.entry(keyframe).or_insert(page);
+                }
+            }
+        }
+    }
+
+    /// The keyframes at which a page differs.
+    fn page(
+        &self,
+        page: PageNo,
+        piece: Option<Piece>,
+        replayed: Vec<PageImage>,
+        snapshot: Option<&Arc<dyn PageSource>>,
+    ) -> Result<Vec<Keyframe>, ReadError> {
+        let begin = self.keyframes.start.0;
+        let replayed: Vec<_> = replayed.into_iter().map(|(at, image)| (Keyframe(at.0 + begin), image)).collect();
+        let start = &self.log.start_pages.0;
+        let mut at_start = vec![0; start.page_size().bytes()];
+        start.read_page(page, &mut at_start)?;
+        // Keyframe 0 is compared only with the delta snapshot that it is made of.
+        let compared = |keyframe: Keyframe| keyframe.0 <= self.keyframes.end.0 && (keyframe.0 > begin || begin == 0);
+        let mut differing = Vec::new();
+        // The keyframe from which on the pages that are stored have been looked at.
+        let mut upto = Keyframe::END;
+        let mut compare = |from: Keyframe, bytes: &[u8]| {
+            let at_once = replayed.iter().rev().find(|(keyframe, _)| *keyframe <= from);
+            let expected = at_once.map_or(&at_start[..], |(_, image)| image);
+            if compared(from) && expected != bytes && (from.0 > 0 || at_once.is_some()) {
+                differing.push(from);
+            }
+            let between = replayed.iter().filter(|(keyframe, _)| from < *keyframe && *keyframe < upto);
+            differing.extend(between.filter(|(at, image)| compared(*at) && **image != *bytes).map(|(at, _)| *at));
+            upto = from;
+        };
+        if let Some(piece) = piece {
+            read_images(self.backup.segments(), self.file, snapshot, (page, piece), |images| {
+                images(&mut |keyframe, image| compare(keyframe, image))
+            })?;
+        }
+        let before = replayed.iter().filter(|(keyframe, _)| *keyframe < upto);
+        differing.extend(before.filter(|(at, image)| compared(*at) && **image != *at_start).map(|(at, _)| *at));
+        Ok(differing)
+    }
+
+    /// Whether what is replayed up to a keyframe holds the same rows as what is stored; what SQLite says where it cannot be
+    /// found out.
+    fn same_rows(&self, keyframe: Keyframe) -> Result<Result<bool, String>, ReadError> {
+        let relative = Keyframe(keyframe.0 - self.keyframes.start.0);
+        let page_count = self.log.intervals.get(relative.0 as usize).map_or(self.log.page_count, |at| at.page_count);
+        let of_snapshot = PagesOfSnapshot::of(self.backup, self.log)?;
+        let mut images = HashMap::new();
+        for page in of_snapshot.and_replayed(self.log) {
+            let of_page = of_snapshot.images(self.log, page)?.into_iter().rev();
+            if let Some((_, image)) = of_page.into_iter().find(|(at, _)| *at <= relative) {
+                images.insert(page, image);
+            }
+        }
+        let replayed = ReplayedPages { start: Arc::clone(&self.log.start_pages.0), images, page_count };
+        let state = match self.index.intervals.get(keyframe.0 as usize) {
+            Some(&Interval { page_count, foreign_keys, .. }) => SealedState::At { keyframe, page_count, foreign_keys },
+            None => SealedState::End,
+        };
+        let (stored, _) = self.backup.start_pages(&Start::Segment(self.file.first_seq(), state))?;
+        let [replayed, stored] = [Arc::new(replayed), stored]
+            .map(|pages: Arc<dyn PageSource>| MountedOverlay::new(OverlayPages::new(pages)));
+        let same = || same_contents(&stored.connect()?, &replayed.connect()?, Rowids::All);
+        let same = same().map_err(|error| reason(&error));
+        match stored.take_problem().or_else(|| replayed.take_problem()) {
+            Some(problem) => Err(problem),
+            None => Ok(same),
+        }
+    }
+}
+
+/// The database that a replay has led to, at one of its keyframes.
+struct ReplayedPages {
+    start: Arc<dyn PageSource>,
+    images: HashMap<PageNo, Arc<[u8]>>,
+    page_count: u32,
+}
+
+impl PageSource for ReplayedPages {
+    fn page_size(&self) -> PageSize {
+        self.start.page_size()
+    }
+
+    fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
+        match self.images.get(&page) {
+            _ if page.get() > self.page_count => out.fill(0),
+            Some(image) => out.copy_from_slice(image),
+            None => self.start.read_page(page, out)?,
+        }
+        Ok(())
+    }
+}

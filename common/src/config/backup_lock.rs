@@ -1,0 +1,369 @@
+//! [`BackupLock`]: the file in the lightning-dir that says where the backup of this node is.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tempfile::{NamedTempFile, PersistError};
+use uuid::Uuid;
+
+use crate::config::backup_url::{BackupUrl, BackupUrlError};
+use crate::config::keep_policy::KeepPolicy;
+use crate::config::on_unreachable::OnUnreachable;
+use crate::config::python_lock::PythonLock;
+use crate::storage::regular_file::open_regular_file;
+use crate::storage::unfinished::{Unfinished, Workplace};
+use crate::storage::unused_name::unused_name;
+use format::units::Timestamp;
+
+/// What to do when `lightningd` has committed versions that were not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnGap {
+    /// Take a snapshot of the database and go on.
+    #[default]
+    Heal,
+    /// Refuse the write, so that the node stops.
+    Stop,
+}
+
+/// `backup.lock`: JSON, with the key `backend_url` of the Python plugin `backup` and keys of our own. While that plugin has
+/// a `backup.lock` of its own there, which it reads at every start, ours is called `backupfs.lock`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupLock {
+    /// Where the backup is.
+    pub backend_url: BackupUrl,
+    /// Which backup it is; a file made by hand may leave it out.
+    pub backup_uuid: Option<Uuid>,
+    /// The database, when it is not `lightningd.sqlite3` beside this file.
+    pub database: Option<PathBuf>,
+    /// What to do about a gap.
+    pub on_gap: OnGap,
+    /// What to do while the backup's place cannot be written to.
+    pub on_unreachable: OnUnreachable,
+    /// What history the recorder keeps; without it all of it.
+    pub compact: Option<KeepPolicy>,
+}
+
+/// Why there is no usable `backup.lock`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupLockError {
+    /// There is none.
+    #[error("there is no {path}, so nobody knows where to record. For a new backup run `backupfs init --lightning-dir {dir} URL`; \
+        for one that is there, `backupfs attach --lightning-dir {dir} URL`",
+        path = .path.display(), dir = .path.parent().unwrap_or(Path::new(".")).display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("cannot read {path}; check its permissions", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// It is not the JSON object expected.
+    #[error("{path} is not usable ({reason}); correct it, or move it away and run `backupfs attach`, which writes another", path = .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its URL is none.
+    #[error("{path}: backend_url: {source}", path = .path.display())]
+    Url {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: BackupUrlError,
+    },
+    /// There is one already.
+    #[error("{path} exists already: this node has a backup; move the file away to give it another one", path = .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// The file as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    backend_url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backup_uuid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    database: Option<PathBuf>,
+    #[serde(default)]
+    on_gap: OnGap,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_unreachable: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compact: Option<KeepPolicy>,
+}
+
+impl BackupLock {
+    /// Its name in the lightning-dir.
+    pub const FILE_NAME: &str = "backup.lock";
+
+    /// Its name beside a `backup.lock` of the Python plugin. When there is one it counts, and `backup.lock` does not.
+    pub const FILE_NAME_BESIDE: &str = "backupfs.lock";
+
+    /// The database that `lightningd` uses unless told otherwise.
+    const DATABASE: &str = "lightningd.sqlite3";
+
+    /// A sane file is a few hundred bytes.
+    pub(crate) const LEN_MAX: u64 = 64 << 10;
+
+    /// The file in `lightning_dir` that counts, if there is one: `backupfs.lock`, or else `backup.lock`.
+    pub fn path(lightning_dir: &Path) -> PathBuf {
+        let beside = lightning_dir.join(Self::FILE_NAME_BESIDE);
+        if beside.symlink_metadata().is_ok() { beside } else { lightning_dir.join(Self::FILE_NAME) }
+    }
+
+    /// The method of the recorder that drops history.
+    pub const COMPACT_METHOD: &str = "backup-compact";
+
+    /// What it is called beside the Python plugin, which has one of that name.
+    pub const COMPACT_METHOD_BESIDE: &str = "backupfs-compact";
+
+    /// What the method is called of the recorder that runs in `lightning_dir`.
+    pub fn compact_method(lightning_dir: &Path) -> &'static str {
+        let is_beside = Self::path(lightning_dir).ends_with(Self::FILE_NAME_BESIDE);
+        if is_beside { Self::COMPACT_METHOD_BESIDE } else { Self::COMPACT_METHOD }
+    }
+
+    /// The file in `lightning_dir` that is made, or made anew: never that of the Python plugin.
+    fn path_to_write(lightning_dir: &Path) -> PathBuf {
+        match PythonLock::find(lightning_dir) {
+            Some(_) => lightning_dir.join(Self::FILE_NAME_BESIDE),
+            None => Self::path(lightning_dir),
+        }
+    }
+
+    /// Reads the file in `lightning_dir`.
+    ///
+    /// # Errors
+    /// When it is absent, unreadable, not JSON, has keys that are unknown or of the wrong type, or its URL is none.
+    pub fn read(lightning_dir: &Path) -> Result<Self, BackupLockError> {
+        let path = Self::path(lightning_dir);
+        let bytes = match read_small_file(&path, Self::LEN_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BackupLockError::Missing { path }),
+            Err(source) => return Err(BackupLockError::Read { path, source }),
+        };
+        Self::parse(&path, &bytes)
+    }
+
+    /// Reads the bytes of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, BackupLockError> {
+        let bad = |reason: String| BackupLockError::Json { path: path.to_path_buf(), reason };
+        let json: Json = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        let backend_url =
+            json.backend_url.parse().map_err(|source| BackupLockError::Url { path: path.to_path_buf(), source })?;
+        let backup_uuid = json
+            .backup_uuid
+            .map(|uuid| uuid.parse().map_err(|_| bad(format!("backup_uuid `{uuid}` is not a UUID"))))
+            .transpose()?;
+        let on_unreachable = json.on_unreachable.as_ref().map(OnUnreachable::from_json).transpose();
+        let on_unreachable = on_unreachable.map_err(|what| bad(format!("on_unreachable {what}")))?.unwrap_or_default();
+        if backup_uuid.is_none() && matches!(on_unreachable, OnUnreachable::Spool { .. }) {
+            return Err(bad("a spool needs the key backup_uuid, which `backupfs attach` writes".to_owned()));
+        }
+        if let Some(policy) = json.compact {
+            policy.check().map_err(|error| bad(format!("compact: {error}")))?;
+        }
+        let Json { database, on_gap, compact, .. } = json;
+        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact })
+    }
+
+    /// Writes the file, durably, where there is none.
+    ///
+    /// # Errors
+    /// [`BackupLockError::Exists`] when there is one: it is left as it is.
+    pub fn create(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
+        let path = Self::path_to_write(lightning_dir);
+        self.write(lightning_dir, |temporary| temporary.persist_noclobber(&path)).map_err(|source| {
+            match source.kind() {
+                io::ErrorKind::AlreadyExists => BackupLockError::Exists { path: path.clone() },
+                _ => BackupLockError::Write { path: path.clone(), source },
+            }
+        })
+    }
+
+    /// Writes the file, durably, in place of the one that is there. That is kept as it is under another name, which is
+    /// returned; there may be none.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is there then.
+    pub fn replace(&self, lightning_dir: &Path) -> Result<Option<PathBuf>, BackupLockError> {
+        let path = Self::path_to_write(lightning_dir);
+        let replace = || -> io::Result<_> {
+            let copy = unused_name(&path, Timestamp::now())?;
+            // Both names stand for it until the new one takes the first: whatever it is, nothing opens it.
+            let kept = match fs::hard_link(&path, &copy) {
+                Ok(()) => Some(copy),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            self.write(lightning_dir, |temporary| temporary.persist(&path)).inspect_err(|_| {
+                // The error that counts is the first.
+                kept.iter().for_each(|kept| drop(fs::remove_file(kept)));
+            })?;
+            Ok(kept)
+        };
+        replace().map_err(|source| BackupLockError::Write { path: path.clone(), source })
+    }
+
+    fn write(
+        &self,
+        lightning_dir: &Path,
+        name: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+    ) -> io::Result<()> {
+        let workplace = Workplace::enter(lightning_dir, Unfinished::BackupLock);
+        let mut temporary = workplace.new_file()?;
+        temporary.write_all(&self.encode()?)?;
+        temporary.as_file().sync_all()?;
+        name(temporary).map_err(|error| error.error)?;
+        File::open(lightning_dir)?.sync_all()
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// When a path in it is not UTF-8.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let json = Json {
+            backend_url: self.backend_url.to_string(),
+            backup_uuid: self.backup_uuid.map(|uuid| uuid.to_string()),
+            database: self.database.clone(),
+            on_gap: self.on_gap,
+            on_unreachable: Some(&self.on_unreachable)
+                .filter(|&policy| *policy != OnUnreachable::default())
+                .map(OnUnreachable::to_json),
+            compact: self.compact,
+        };
+        let mut bytes = serde_json::to_vec_pretty(&json)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// The database that this file is about; a relative path is relative to the lightning-dir.
+    pub fn database_path(&self, lightning_dir: &Path) -> PathBuf {
+        lightning_dir.join(self.database.as_deref().unwrap_or(Path::new(Self::DATABASE)))
+    }
+}
+
+/// Reads a regular file that ought to be small, without waiting on a FIFO.
+pub(crate) fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = open_regular_file(path)?;
+    if file.metadata()?.len() > len_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    let mut bytes = Vec::new();
+    file.take(len_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<BackupLock, BackupLockError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(BackupLock::FILE_NAME), json).unwrap();
+        BackupLock::read(dir.path())
+    }
+
+    #[test]
+    fn reads_back_what_it_creates_and_creates_only_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = BackupLock {
+            backend_url: "file:///a/node.bkp".parse().unwrap(),
+            backup_uuid: Some(Uuid::from_u128(7)),
+            database: Some("/elsewhere/db.sqlite3".into()),
+            on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
+            compact: Some(KeepPolicy { within: Some("90d".parse().unwrap()), ..KeepPolicy::default() }),
+        };
+        lock.create(dir.path()).unwrap();
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        assert!(matches!(lock.create(dir.path()), Err(BackupLockError::Exists { .. })));
+        assert_eq!(lock.database_path(Path::new("/l")), Path::new("/elsewhere/db.sqlite3"));
+    }
+
+    #[test]
+    fn the_python_plugins_file_is_enough() {
+        let lock = read(r#"{"backend_url": "file:///mnt/node.bkp"}"#).unwrap();
+        assert_eq!((lock.backup_uuid, lock.on_gap), (None, OnGap::Heal));
+        assert_eq!(lock.on_unreachable, OnUnreachable::default());
+        assert_eq!(lock.database_path(Path::new("/l")), Path::new("/l/lightningd.sqlite3"));
+    }
+
+    #[test]
+    fn the_file_of_the_python_plugin_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = format!(r#"{{"backend_url": "file://{}"}}"#, dir.path().join("file.bkp").display());
+        fs::write(dir.path().join("file.bkp"), "").unwrap();
+        fs::write(dir.path().join("backup.lock"), &theirs).unwrap();
+        let mut lock = BackupLock {
+            backend_url: "file:///a/node.bkp".parse().unwrap(),
+            backup_uuid: None,
+            database: None,
+            on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
+            compact: None,
+        };
+        lock.create(dir.path()).unwrap();
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        lock.on_gap = OnGap::Heal;
+        let copy = lock.replace(dir.path()).unwrap().unwrap();
+        assert!(copy.file_name().unwrap().to_str().unwrap().starts_with("backupfs.lock.replaced-"), "{copy:?}");
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+        assert_eq!(fs::read_to_string(dir.path().join("backup.lock")).unwrap(), theirs);
+        // Without the plugin it still is the one that counts.
+        fs::remove_file(dir.path().join("backup.lock")).unwrap();
+        assert!(matches!(lock.create(dir.path()), Err(BackupLockError::Exists { .. })));
+        assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |json: &str| read(json).unwrap_err().to_string();
+        assert!(message("").contains("backup.lock is not usable"));
+        assert!(message("[]").contains("not usable"));
+        assert!(message("{}").contains("backend_url"));
+        assert!(message(r#"{"backend_url": 7}"#).contains("string"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_gpa": "stop"}"#).contains("on_gpa"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_gap": "maybe"}"#).contains("maybe"));
+        assert!(message(r#"{"backend_url": "file:///a", "backup_uuid": "x"}"#).contains("UUID"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": 3}"#).contains("on_unreachable 3"));
+        assert!(message(r#"{"backend_url": "file:///a", "on_unreachable": {"spool": "/s"}}"#).contains("backup_uuid"));
+        let policy = |policy: &str| message(&format!(r#"{{"backend_url": "file:///a", "compact": {policy}}}"#));
+        assert!(policy("{}").contains("keeps nothing") && policy(r#"{"keep_within": "0d"}"#).contains("keeps nothing"));
+        assert!(policy(r#"{"keep_within": "90"}"#).contains("`90` is no span of time"));
+        assert!(policy(r#"{"keep_witin": "90d"}"#).contains("keep_witin") && policy("[]").contains("not usable"));
+        assert!(message(r#"{"backend_url": "ssh://a"}"#).contains("`ssh:` is not supported"));
+        let dir = tempfile::tempdir().unwrap();
+        let missing = BackupLock::read(dir.path()).unwrap_err().to_string();
+        assert!(missing.contains("backupfs init --lightning-dir"), "{missing}");
+    }
+}

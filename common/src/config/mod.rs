@@ -1,0 +1,8 @@
+//! What the operator has set: `backup.lock`, its parts, and what else decides how a backup is kept.
+
+pub(crate) mod backup_lock;
+pub(crate) mod backup_url;
+pub(crate) mod keep_policy;
+pub(crate) mod log_limits;
+pub(crate) mod on_unreachable;
+pub(crate) mod python_lock;

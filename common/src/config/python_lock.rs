@@ -1,0 +1,62 @@
+//! What `backup.lock` says when it is that of the Python plugin.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::config::backup_lock::BackupLock;
+use crate::config::backup_lock::read_small_file;
+
+/// A `backup.lock` that leads to no backup of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PythonLock {
+    /// Where the plugin writes to, as it is written there.
+    pub backend_url: String,
+    /// The file, when it is one on this machine, and not behind a socket.
+    pub file: Option<PathBuf>,
+}
+
+/// The only key that the plugin writes.
+#[derive(Deserialize)]
+struct Json {
+    backend_url: String,
+}
+
+impl PythonLock {
+    /// The `backup.lock` in `lightning_dir`, if the Python plugin made it: its URL leads to a file, where one of ours leads
+    /// to a directory, or it has the scheme `socket`, which we do not know.
+    pub fn find(lightning_dir: &Path) -> Option<Self> {
+        let text = read_small_file(&lightning_dir.join(BackupLock::FILE_NAME), BackupLock::LEN_MAX).ok()?;
+        let Json { backend_url } = serde_json::from_slice(&text).ok()?;
+        if backend_url.starts_with("socket:") {
+            return Some(Self { backend_url, file: None });
+        }
+        // The plugin does not decode what is percent-encoded.
+        let path = PathBuf::from(backend_url.strip_prefix("file://")?);
+        let is_file = fs::metadata(&path).is_ok_and(|found| found.is_file());
+        is_file.then_some(Self { backend_url, file: Some(path) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leads_to_a_file_is_of_the_python_plugin() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file.bkp");
+        fs::write(&file, "").unwrap();
+        let find = |url: &str| {
+            fs::write(dir.path().join("backup.lock"), format!(r#"{{"backend_url": "{url}"}}"#)).unwrap();
+            PythonLock::find(dir.path()).map(|found| found.file)
+        };
+        assert_eq!(find(&format!("file://{}", file.display())), Some(Some(file)));
+        assert_eq!(find("socket:127.0.0.1:8700"), Some(None));
+        assert_eq!(find(&format!("file://{}", dir.path().display())), None, "a directory");
+        assert_eq!(find("file:///not/there"), None);
+        fs::remove_file(dir.path().join("backup.lock")).unwrap();
+        assert_eq!(PythonLock::find(dir.path()), None);
+    }
+}

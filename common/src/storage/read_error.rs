@@ -1,0 +1,58 @@
+//! [`ReadError`]: why something recorded cannot be read.
+
+use std::path::{Path, PathBuf};
+
+use crate::storage::StorageError;
+use format::Damage;
+use format::units::DataVersion;
+
+/// A part of a backup cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// A file system call failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A file is not what it was when it was written.
+    #[error("{path} is damaged at byte {offset}: {damage}", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Byte of the file at which the damaged structure begins.
+        offset: u64,
+        /// What is wrong.
+        damage: Damage,
+    },
+    /// The newest version was recorded, and cannot be opened. Whatever can be is an old state.
+    #[error(
+        "version {version}, the newest of {path}, cannot be opened: it builds on a change that does not replay, or on versions that \
+         were never recorded. The recorder takes a snapshot of the node's database with the next write; start lightningd for that. \
+         What can be opened is older", path = .path.display()
+    )]
+    NewestUnreadable {
+        /// The backup.
+        path: PathBuf,
+        /// The version.
+        version: DataVersion,
+    },
+}
+
+impl ReadError {
+    /// What is wrong and why, with what to do about it: a line for the log.
+    pub(crate) fn in_words(&self) -> String {
+        match self {
+            Self::Storage(error) => format!("{error}: {}", error.source),
+            Self::Damaged { .. } => format!("{self}; `backupfs verify` says which versions that costs"),
+            Self::NewestUnreadable { .. } => self.to_string(),
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path, offset: u64, damage: Damage) -> Self {
+        Self::Damaged { path: path.to_path_buf(), offset, damage }
+    }
+
+    /// Whether something else is there than when the backup was opened: what was read of it since is void.
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Damaged { damage, .. } if damage.is_replaced())
+    }
+}
