@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mountfs::demo::pretend_lightningd::{PretendLightningd, PretendSettings, RecorderStderr};
@@ -111,14 +112,18 @@ pub fn everything(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
-        let meta = path.symlink_metadata().expect("what an entry is");
+        // A recorder that runs there removes files.
+        let Ok(meta) = path.symlink_metadata() else { continue };
         if meta.is_dir() {
             found.append(&mut everything(&path));
             found.insert(path, None);
         } else if meta.is_symlink() {
             found.insert(path.clone(), fs::read_link(&path).ok().map(|to| to.into_os_string().into_encoded_bytes()));
         } else {
-            found.insert(path.clone(), Some(fs::read(&path).expect("reading a file")));
+            match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                read => drop(found.insert(path, Some(read.expect("reading a file")))),
+            }
         }
     }
     found

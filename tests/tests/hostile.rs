@@ -17,13 +17,15 @@ const LIMITS: LogLimits = LogLimits { bytes: 1 << 20, statements: 30 };
 struct Hostile {
     home: Home,
     newest: DataVersion,
+    /// What a node would have, where nothing hostile is recorded.
+    database: Option<rusqlite::Connection>,
 }
 
 impl Hostile {
     fn new() -> Self {
         let home = Home::new();
         home.init();
-        let mut hostile = Self { home, newest: DataVersion::new(0) };
+        let mut hostile = Self { home, newest: DataVersion::new(0), database: None };
         let creation = creation(NODE_ID);
         hostile.record(&creation.iter().map(String::as_str).collect::<Vec<_>>()[..creation.len() - 1]);
         hostile
@@ -42,6 +44,9 @@ impl Hostile {
             statements.iter().map(|&sql| Cow::Borrowed(sql)).chain([Cow::Borrowed(&*bump)]).collect();
         let write = DbWrite { data_version, statements: &statements, received_at: Timestamp::now() };
         recording.record(&write).expect("nothing is wrong with it to the recorder");
+        if let Some(database) = &self.database {
+            database.execute_batch(&format!("BEGIN; {}; COMMIT", statements.join(";"))).expect("a node commits it");
+        }
         self.newest = data_version;
         data_version
     }
@@ -148,9 +153,8 @@ fn pages_of_two_sizes_are_never_mixed() {
     for statement in creation(NODE_ID) {
         database.execute_batch(&statement).expect("a table");
     }
-    drop(database);
     home.init();
-    let mut hostile = Hostile { home, newest: DataVersion::new(1) };
+    let mut hostile = Hostile { home, newest: DataVersion::new(1), database: Some(database) };
     hostile.record_ordinary(40);
     hostile.seal().expect("all of it replays");
     let last = DataVersion::new(12);

@@ -329,11 +329,17 @@ fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {
     common::create_backup(&url(backup), database, &mut |_| ControlFlow::Continue(())).expect("a backup");
     let lock = serde_json::json!({ "backend_url": url(backup).to_string() }).to_string();
     fs::write(home.path().join("backup.lock"), lock).expect("backup.lock");
+    let node = home.path().join("lightningd.sqlite3");
+    database.into_iter().for_each(|database| drop(fs::copy(database, &node).expect("a copy")));
+    let node = rusqlite::Connection::open(node).expect("a database");
+    node.execute_batch("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON").expect("settings");
     let mut recording = Recording::open(home.path(), LIMITS).expect("a recording");
     for write in writes {
+        let texts = write.statements.join(";");
         let statements: Vec<_> = write.statements.iter().map(|sql| Cow::Borrowed(&**sql)).collect();
         let write = DbWrite { data_version: write.data_version, statements: &statements, received_at: write.at };
         recording.record(&write).expect("a change is recorded");
+        node.execute_batch(&format!("BEGIN; {texts}; COMMIT")).expect("a node commits it");
     }
 }
 
