@@ -1,7 +1,10 @@
 //! Writing a version to a file: all of it, checked, or nothing.
 
 mod destination;
+pub mod lightning_dir;
+pub mod lightning_rpc;
 mod made_directories;
+pub mod running_node;
 
 use std::fs::File;
 use std::io;
@@ -22,8 +25,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use self::destination::{Destination, Existing};
 pub use self::made_directories::MadeDirectories;
-use crate::lightning_dir::AboveNetworks;
-use crate::running_node::RunningNode;
+use crate::restore::lightning_dir::AboveNetworks;
+use crate::restore::running_node::RunningNode;
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -9,11 +9,11 @@ use std::ops::ControlFlow;
 use common::DataVersion;
 use fixture::Node;
 use fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
-use mountfs::attr::Lasts;
-use mountfs::errno::errno;
-use mountfs::fs::Cost;
-use mountfs::fs_error::{FsError, chain};
-use mountfs::tree::Kind;
+use mountfs::fuse::errno::errno;
+use mountfs::tree::attr::Lasts;
+use mountfs::tree::fs::Cost;
+use mountfs::tree::fs_error::{FsError, chain};
+use mountfs::tree::node::Kind;
 
 #[test]
 fn an_empty_backup_has_everything_but_versions() {
@@ -245,5 +245,5 @@ fn by_time_is_in_order_of_the_clock_even_when_it_was_set_back() {
     assert_eq!((hour.links, attr(&fs, "by-time").links), (1, 1));
     assert_eq!(names(&fs, attr(&fs, "by-time/2025/12/31/23h").inode), ["59m59.999999s-v4"]);
     let latest = attr(&fs, "latest").inode;
-    assert_eq!(fs.readlink(latest).unwrap(), mountfs::tree::latest_target(DataVersion::new(4)));
+    assert_eq!(fs.readlink(latest).unwrap(), mountfs::tree::node::latest_target(DataVersion::new(4)));
 }

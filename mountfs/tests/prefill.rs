@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use common::Follower;
 use fixture::Node;
-use mountfs::fs::Fs;
-use mountfs::prefill::PageCache;
+use mountfs::tree::fs::Fs;
+use mountfs::tree::prefill::PageCache;
 
 const ROOT: u64 = 1;
 

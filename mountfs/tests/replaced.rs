@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use common::BackupUrl;
 use fixture::Node;
-use mountfs::fuse::Access;
-use mountfs::kernel_mount::connect;
-use mountfs::mount::{Mount, MountSettings, first_answer};
+use mountfs::fuse::adapter::Access;
+use mountfs::mount::kernel_mount::connect;
+use mountfs::mount::mounted::{Mount, MountSettings, first_answer};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::geteuid;
 

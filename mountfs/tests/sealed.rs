@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use fixture::Node;
 use fixture::walk::{attr, find, listing, names, read, rows};
-use mountfs::attr::Lasts;
-use mountfs::errno::errno;
-use mountfs::follow::Following;
-use mountfs::fs::{Cost, Fs};
-use mountfs::fs_error::{FsError, chain};
-use mountfs::shown::Shown;
+use mountfs::fuse::errno::errno;
+use mountfs::mount::follow::Following;
+use mountfs::tree::attr::Lasts;
+use mountfs::tree::fs::{Cost, Fs};
+use mountfs::tree::fs_error::{FsError, chain};
+use mountfs::tree::shown::Shown;
 
 /// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);

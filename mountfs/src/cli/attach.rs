@@ -11,14 +11,15 @@ use common::{
 };
 use format::version_rules::{Bump, Decision, decide};
 
+use super::Failure;
 use super::init::{
     elsewhere, find_database, has_only_theirs, on_same_file_system, say_what_comes_next, without_detours,
 };
 use super::node_database::NodeDatabase;
-use super::{Failure, behind};
-use crate::fs_error::chain;
-use crate::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
-use crate::readme_text::shell_word;
+use crate::mount::behind;
+use crate::mount::readme_text::shell_word;
+use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
+use crate::tree::fs_error::chain;
 use crate::{note, say};
 
 /// Connect a node to a backup that is there.

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::Failure;
 use super::compact::Bars;
-use crate::lightning_rpc::{LightningRpc, RpcError};
+use crate::restore::lightning_rpc::{LightningRpc, RpcError};
 
 /// How often it is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

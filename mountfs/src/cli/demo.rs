@@ -21,8 +21,8 @@ use super::signals::signals_to_end;
 use super::{DemoArgs, Failure};
 use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, PretendSettings, RecorderStderr};
 use crate::demo::trace::{Trace, TraceEvent};
-use crate::fuse::Access;
-use crate::mount::{Mount, MountError, MountSettings};
+use crate::fuse::adapter::Access;
+use crate::mount::mounted::{Mount, MountError, MountSettings};
 use crate::restore::{Damaged, Destination, Existing, Proof, restore};
 use crate::say;
 
@@ -235,7 +235,7 @@ fn recorder_words(place: &Place) -> String {
 
 fn look_at(mount: &Mount, newest: DataVersion, timings: &mut Timings) -> Result<(), Failure> {
     let root = mount.path();
-    let wanted = crate::tree::latest_target(newest);
+    let wanted = crate::tree::node::latest_target(newest);
     let started = Instant::now();
     while !fs::read_link(root.join("latest")).is_ok_and(|target| target.as_os_str() == wanted.as_str()) {
         if started.elapsed() > FOLLOW_PATIENCE {

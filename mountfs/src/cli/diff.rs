@@ -10,7 +10,8 @@ use common::{Backup, BackupUrl, DataVersion};
 use serde_json::json;
 
 use super::verify::heard;
-use super::{Failure, behind, chosen_version, values};
+use super::{Failure, chosen_version, values};
+use crate::mount::behind;
 
 /// Show what changed from one version to another: rows added, removed and changed, with their values.
 ///

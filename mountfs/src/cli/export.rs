@@ -10,8 +10,9 @@ use common::{Backup, Owner, counted};
 
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{ExportArgs, Failure, behind, chosen_version};
-use crate::fs_error::chain;
+use super::{ExportArgs, Failure, chosen_version};
+use crate::mount::behind;
+use crate::tree::fs_error::chain;
 use crate::{note, say};
 
 /// Writes a file that the Python plugin can restore.

@@ -10,7 +10,8 @@ use common::{Backup, BackupUrl, DataVersion, Version};
 use serde_json::json;
 
 use super::verify::heard;
-use super::{Failure, behind, chosen_version, values};
+use super::{Failure, chosen_version, values};
+use crate::mount::behind;
 
 /// Keys of rows that people are told of each version.
 const KEYS_TOLD: usize = 6;

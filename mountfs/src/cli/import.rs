@@ -16,7 +16,7 @@ use super::node_database::NodeDatabase;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, ImportArgs};
-use crate::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
+use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::{note, say};
 
 /// Makes a backup of a file of the Python plugin, and connects a node to it if one is named.

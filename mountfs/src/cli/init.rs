@@ -15,7 +15,7 @@ use common::{
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, InitArgs};
-use crate::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
+use crate::restore::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
 use crate::{note, say};
 
 /// Name of the plugin, which is built and installed beside this program.

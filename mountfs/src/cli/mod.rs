@@ -1,7 +1,6 @@
 //! The command line: what can be asked for, and how an outcome becomes an exit code.
 
 pub mod attach;
-pub mod behind;
 mod chosen_version;
 pub mod compact;
 mod compact_beside;
@@ -13,6 +12,8 @@ pub mod export;
 pub mod find;
 pub mod import;
 pub mod init;
+pub mod log_queue;
+pub mod logging;
 pub mod man;
 pub mod mount;
 pub mod mount_helper;
@@ -42,10 +43,10 @@ use log::LevelFilter;
 pub use self::verbosity::Verbosity;
 use self::versions_graph::Unit;
 use self::when::Bound;
-use crate::fs_error::chain;
-use crate::logging::{self, LogTo, Writing};
-use crate::mount::MountSettings;
-use crate::process::prepare_to_run;
+use crate::cli::logging::{LogTo, Writing};
+use crate::mount::mounted::MountSettings;
+use crate::mount::process::prepare_to_run;
+use crate::tree::fs_error::chain;
 
 const AFTER_HELP: &str = "\
 Exit codes:

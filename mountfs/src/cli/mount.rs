@@ -7,8 +7,8 @@ use signal_hook::iterator::Signals;
 
 use super::signals::signals_to_end;
 use super::{Failure, MountArgs, daemon};
-use crate::fuse::Access;
-use crate::mount::{Mount, MountSettings, Unmounted};
+use crate::fuse::adapter::Access;
+use crate::mount::mounted::{Mount, MountSettings, Unmounted};
 use crate::{note, say};
 
 /// Mounts and serves until a signal comes or somebody else unmounts.

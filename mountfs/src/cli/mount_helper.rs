@@ -10,7 +10,7 @@ use clap::Parser;
 use common::BackupUrl;
 
 use super::{MountArgs, Verbosity, daemon};
-use crate::mount::MountSettings;
+use crate::mount::mounted::MountSettings;
 use crate::note;
 
 /// mount(8): wrong usage.

@@ -12,12 +12,13 @@ use common::{
 use super::attach::attach_command;
 use super::progress::Bar;
 use super::signals::signals_to_end;
-use super::{Failure, RestoreArgs, behind, chosen_version};
-use crate::fs_error::chain;
-use crate::lightning_dir::{DATABASE_NAME, HSM_SECRET};
+use super::{Failure, RestoreArgs, chosen_version};
+use crate::mount::behind;
+use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
 use crate::restore::{
     Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
+use crate::tree::fs_error::chain;
 use crate::{note, say};
 
 /// Restores the newest version, or another one if that was confirmed.

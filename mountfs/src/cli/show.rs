@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::verify::heard;
 use super::versions::commit_name;
-use super::{Failure, behind, chosen_version};
-use crate::content::{Shape, origin_name};
-use crate::fs_error::chain;
+use super::{Failure, chosen_version};
+use crate::mount::behind;
 use crate::note;
+use crate::tree::content::{Shape, origin_name};
+use crate::tree::fs_error::chain;
 
 /// Show a version: its statements, when it was recorded, how big it is.
 ///

@@ -11,9 +11,10 @@ use common::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, StatusArgs, behind};
-use crate::fs_error::chain;
+use super::{Failure, StatusArgs};
+use crate::mount::behind;
 use crate::note;
+use crate::tree::fs_error::chain;
 
 /// Says how a backup is doing, from its files alone.
 ///

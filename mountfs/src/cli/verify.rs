@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::progress::Bar;
 use super::verify_against as against;
-use super::{Failure, VerifyArgs, behind};
+use super::{Failure, VerifyArgs};
+use crate::mount::behind;
 
 /// Verifies a backup, or compares a database with it.
 ///

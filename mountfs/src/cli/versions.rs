@@ -10,9 +10,10 @@ use format::version_rules::Commit;
 use serde::Serialize;
 
 use super::when::Bound;
-use super::{Failure, VersionsArgs, behind, versions_graph};
-use crate::content::{origin_name, reason_name};
+use super::{Failure, VersionsArgs, versions_graph};
+use crate::mount::behind;
 use crate::note;
+use crate::tree::content::{origin_name, reason_name};
 
 /// Lists what is in a backup.
 ///

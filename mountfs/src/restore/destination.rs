@@ -10,8 +10,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::NamedTempFile;
 
 use super::RestoreError;
-use crate::lightning_dir::{DATABASE_NAME, expect_one_network};
-use crate::running_node::RunningNode;
+use crate::restore::lightning_dir::{DATABASE_NAME, expect_one_network};
+use crate::restore::running_node::RunningNode;
 
 /// Files that SQLite would take for a part of the restored database.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];

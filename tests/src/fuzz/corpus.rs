@@ -330,7 +330,9 @@ fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {
     let lock = serde_json::json!({ "backend_url": url(backup).to_string() }).to_string();
     fs::write(home.path().join("backup.lock"), lock).expect("backup.lock");
     let node = home.path().join("lightningd.sqlite3");
-    database.into_iter().for_each(|database| drop(fs::copy(database, &node).expect("a copy")));
+    if let Some(database) = database {
+        fs::copy(database, &node).expect("a copy");
+    }
     let node = rusqlite::Connection::open(node).expect("a database");
     node.execute_batch("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON").expect("settings");
     let mut recording = Recording::open(home.path(), LIMITS).expect("a recording");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use common::expect_openable;
 
-use crate::running_node::RunningNode;
+use crate::restore::running_node::RunningNode;
 
 /// The database of a node in its directory, unless it was told otherwise.
 pub const DATABASE_NAME: &str = "lightningd.sqlite3";

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use common::Seq;
 
-use crate::content::Shape;
+use crate::tree::content::Shape;
 
 /// Shapes above which those are looked for that are not needed any more.
 const SHAPES_FEW: usize = 8 << 10;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{History, ReadError, Seq, Timestamp};
 
-use crate::calendar::Period;
-use crate::tree::SEQ_MAX;
+use crate::tree::calendar::Period;
+use crate::tree::node::SEQ_MAX;
 
 /// Bits of a cookie that count the versions of one microsecond.
 const TIE_BITS: u32 = 31;

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use common::{Backup, BackupUrl, OpenError, ReadError};
 
-use crate::cli::behind;
-use crate::follow::Following;
-use crate::fs::Fs;
-use crate::fuse::{Access, End, FuseAdapter, Kernel, Owner};
-use crate::kernel_mount::Serving;
-use crate::mountpoint::{Mountpoint, MountpointError};
-use crate::process::prepare_to_serve;
-use crate::read_ahead;
-use crate::readme_text::readme_text;
-use crate::shown::Shown;
+use crate::fuse::adapter::{Access, End, FuseAdapter, Kernel, Owner};
+use crate::mount::behind;
+use crate::mount::follow::Following;
+use crate::mount::kernel_mount::Serving;
+use crate::mount::mountpoint::{Mountpoint, MountpointError};
+use crate::mount::process::prepare_to_serve;
+use crate::mount::read_ahead;
+use crate::mount::readme_text::readme_text;
+use crate::tree::fs::Fs;
+use crate::tree::shown::Shown;
 
 /// How long a mount may take until it answers: what is read first lies in memory.
 const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(20);

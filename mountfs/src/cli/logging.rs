@@ -8,7 +8,7 @@ use common::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
 
-use crate::log_queue::LogQueue;
+use crate::cli::log_queue::LogQueue;
 
 /// Environment variable with the filter for log messages.
 pub const LEVELS_VARIABLE: &str = "BACKUPFS_LOG";

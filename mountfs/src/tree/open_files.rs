@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use common::{ReadError, View};
 
-use crate::attr::Attr;
-use crate::prefill::Reading;
+use crate::tree::attr::Attr;
+use crate::tree::prefill::Reading;
 
 /// An open file: its bytes stay the same for as long as it is open, even when its version is rewound meanwhile.
 pub struct OpenFile {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::fs_error::{FsError, chain};
+use crate::tree::fs_error::{FsError, chain};
 
 /// Texts remembered. A damaged file may spoil some hundred versions, each with a text of its own.
 const TEXTS_MAX: usize = 4096;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use common::open_regular_file;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use crate::lightning_rpc::{LightningRpc, SOCKET};
+use crate::restore::lightning_rpc::{LightningRpc, SOCKET};
 
 /// What the process of a node is called.
 const LIGHTNINGD: &str = "lightningd";

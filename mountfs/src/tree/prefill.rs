@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::open_files::OpenFile;
+use crate::tree::open_files::OpenFile;
 
 /// Bytes handed over at once: a multiple of every page size a kernel has, as a page that is filled in part would be
 /// taken for a whole one.

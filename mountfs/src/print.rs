@@ -7,7 +7,7 @@
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {
-        $crate::speak::line(&mut ::std::io::stdout(), ::std::format_args!($($text)*))
+        $crate::print::line(&mut ::std::io::stdout(), ::std::format_args!($($text)*))
     };
 }
 
@@ -15,7 +15,7 @@ macro_rules! say {
 #[macro_export]
 macro_rules! note {
     ($($text:tt)*) => {
-        $crate::speak::line(&mut ::std::io::stderr(), ::std::format_args!($($text)*))
+        $crate::print::line(&mut ::std::io::stderr(), ::std::format_args!($($text)*))
     };
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use common::{Backup, BackupUrl, Follower, OpenError, ReadError, counted};
 
-use crate::fs::Fs;
-use crate::fs_error::chain;
-use crate::newest_view::NewestView;
-use crate::process::FreedMemory;
-use crate::shown::Shown;
+use crate::mount::newest_view::NewestView;
+use crate::mount::process::FreedMemory;
+use crate::tree::fs::Fs;
+use crate::tree::fs_error::chain;
+use crate::tree::shown::Shown;
 
 /// Polling works on every file system, NFS included, where nobody is told about changes made elsewhere.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 
 use fuser::Errno;
 
-use crate::fs_error::FsError;
+use crate::tree::fs_error::FsError;
 
 /// The one place where an error of the file system becomes a number.
 pub fn errno(error: &FsError) -> Errno {

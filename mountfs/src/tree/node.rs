@@ -13,7 +13,7 @@
 
 use common::{DataVersion, Seq};
 
-use crate::calendar::Period;
+use crate::tree::calendar::Period;
 
 const ROOT: u64 = 1;
 const README: u64 = 2;
@@ -23,7 +23,7 @@ const BY_TIME: u64 = 5;
 const PERIOD_BIT: u64 = 1 << 63;
 const PART_BITS: u32 = 3;
 
-/// Highest seq that fits into an inode, beside what [`kernel_inode`](crate::kernel_inode) adds. At a thousand records a second
+/// Highest seq that fits into an inode, beside what [`kernel_inode`](crate::tree::kernel_inode) adds. At a thousand records a second
 /// it lasts for 278 years; a backup that claims a higher one is not to be believed, and its versions do not appear in the
 /// mount.
 pub const SEQ_MAX: u64 = (1 << 43) - 1;

@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 use common::{History, ReadError, Seq};
 
-use crate::by_time;
-use crate::calendar;
-use crate::fs::Fs;
-use crate::fs_error::FsError;
-use crate::tree::{Kind, Node, Part, SEQ_MAX};
+use crate::tree::by_time;
+use crate::tree::calendar;
+use crate::tree::fs::Fs;
+use crate::tree::fs_error::FsError;
+use crate::tree::node::{Kind, Node, Part, SEQ_MAX};
 
 /// Cookies behind `.` and `..`; those of the other entries are higher.
 const DOT: u64 = 1;

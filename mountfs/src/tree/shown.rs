@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::fs::Fs;
-use crate::fs_error::FsError;
-use crate::kernel_inode::Tag;
-use crate::prefill::PageCache;
-use crate::tree::Node;
+use crate::tree::fs::Fs;
+use crate::tree::fs_error::FsError;
+use crate::tree::kernel_inode::Tag;
+use crate::tree::node::Node;
+use crate::tree::prefill::PageCache;
 
 /// What the kernel keeps of a mount.
 pub trait KernelMemory: Send + Sync {
@@ -107,7 +107,7 @@ impl Shown {
     pub fn forget_dropped(&self) {
         self.tree.write().unwrap_or_else(PoisonError::into_inner).tag.compactions += 1;
         let Some(kernel) = self.kernel() else { return };
-        for node in [Node::Versions, Node::ByTime(crate::calendar::Period::Ever)] {
+        for node in [Node::Versions, Node::ByTime(crate::tree::calendar::Period::Ever)] {
             let name = Node::IN_ROOT.into_iter().find(|(_, known)| *known == node).map_or("", |(name, _)| name);
             forget(kernel.forget_name(name));
         }

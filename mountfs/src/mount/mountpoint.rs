@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::mount_rights::{NoRight, check_device};
+use crate::mount::mount_rights::{NoRight, check_device};
 
 /// A mount on top of another dead mount is unusual, but a service that crashes at every start makes them.
 const STALE_MOUNTS_MAX: usize = 16;
@@ -167,7 +167,7 @@ mod tests {
         fs::create_dir_all(backup.join("inside")).unwrap();
         let good = dir.path().join("mnt");
         fs::create_dir(&good).unwrap();
-        if !Path::new(crate::mount_rights::DEV_FUSE).exists() {
+        if !Path::new(crate::mount::mount_rights::DEV_FUSE).exists() {
             assert!(refusal(&good, &backup).contains("modprobe fuse"));
             return;
         }

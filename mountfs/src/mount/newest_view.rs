@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::Seq;
 
-use crate::fs::Fs;
+use crate::tree::fs::Fs;
 
 /// A mount that nobody has touched for so long costs no more than the polling.
 const IDLE_AFTER: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 
 use common::Timestamp;
 
-use crate::tree::{Kind, Node};
+use crate::tree::node::{Kind, Node};
 
 /// What `stat` tells, apart from the owner, which is the same everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,14 +17,14 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::attr::{Attr, Entry, Lasts};
-use crate::errno::errno;
-use crate::fs::{Cost, Fs};
-use crate::fs_error::FsError;
-use crate::kernel_inode::Tag;
-use crate::shown::{KernelMemory, Shown, Tree};
-use crate::tree::Kind;
-use crate::workers::Workers;
+use crate::fuse::errno::errno;
+use crate::fuse::workers::Workers;
+use crate::tree::attr::{Attr, Entry, Lasts};
+use crate::tree::fs::{Cost, Fs};
+use crate::tree::fs_error::FsError;
+use crate::tree::kernel_inode::Tag;
+use crate::tree::node::Kind;
+use crate::tree::shown::{KernelMemory, Shown, Tree};
 
 /// How long the kernel keeps what never changes.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);

@@ -13,9 +13,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{geteuid, getgid, getuid};
 
-use crate::fuse::{Access, FuseAdapter};
-use crate::mount_rights::{DEV_FUSE, can_open_device};
-use crate::mountpoint::Mountpoint;
+use crate::fuse::adapter::{Access, FuseAdapter};
+use crate::mount::mount_rights::{DEV_FUSE, can_open_device};
+use crate::mount::mountpoint::Mountpoint;
 
 /// The type of the mount, as `mount`, `findmnt -t` and `PRUNEFS` name it.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.backupfs";

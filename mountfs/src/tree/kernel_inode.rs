@@ -15,7 +15,7 @@
 //! 0 to 46    else as in the tree; one with more bits than that, of which there is none, has no place here
 //! ```
 
-use crate::tree::Node;
+use crate::tree::node::Node;
 
 const ROOT: u64 = 1;
 const TREE_SHIFT: u32 = 47;
@@ -61,8 +61,8 @@ mod tests {
     use common::{Seq, Timestamp};
 
     use super::*;
-    use crate::calendar::Period;
-    use crate::tree::{Part, SEQ_MAX};
+    use crate::tree::calendar::Period;
+    use crate::tree::node::{Part, SEQ_MAX};
 
     #[test]
     fn an_inode_comes_back_to_its_tree_and_to_no_other() {

@@ -7,17 +7,21 @@ use std::time::{Duration, Instant};
 
 use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Version, View, Views};
 
-use crate::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
-use crate::by_time::{self, LastHour};
-use crate::calendar::{self, Period};
-use crate::content::{self, Shape};
-use crate::error_log::ErrorLog;
-use crate::fs_error::{FsError, chain};
-use crate::listing::Unlisted;
-use crate::open_files::{Content, OpenFile, OpenFiles};
-use crate::prefill::{Prefill, Reading};
-use crate::shapes::Shapes;
-use crate::tree::{self, Kind, Node, Part, SEQ_MAX};
+use crate::tree::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
+use crate::tree::by_time;
+use crate::tree::by_time::LastHour;
+use crate::tree::calendar;
+use crate::tree::calendar::Period;
+use crate::tree::content;
+use crate::tree::content::Shape;
+use crate::tree::error_log::ErrorLog;
+use crate::tree::fs_error::{FsError, chain};
+use crate::tree::listing::Unlisted;
+use crate::tree::node;
+use crate::tree::node::{Kind, Node, Part, SEQ_MAX};
+use crate::tree::open_files::{Content, OpenFile, OpenFiles};
+use crate::tree::prefill::{Prefill, Reading};
+use crate::tree::size_cache::Shapes;
 
 /// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
 /// before it too once that has happened.
@@ -55,7 +59,7 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// The tree over `backup`, showing `history`, which a [`Following`](crate::follow::Following) keeps up to date. The
+    /// The tree over `backup`, showing `history`, which a [`Following`](crate::mount::follow::Following) keeps up to date. The
     /// versions that are kept ready take about `views_bytes_max` of memory.
     pub fn new(backup: Arc<Backup>, history: RwLock<History>, readme: String, views_bytes_max: u64) -> Self {
         Self::with_readme(backup, history, Arc::from(readme.into_bytes()), views_bytes_max)
@@ -140,7 +144,7 @@ impl Fs {
         self.touch();
         match Node::from_inode(inode).ok_or(FsError::NoEntry)? {
             Node::Latest => self.latest_target(),
-            Node::OfVersion(seq, Part::TimeLink) => Ok(tree::time_link_target(self.version(seq)?.data_version)),
+            Node::OfVersion(seq, Part::TimeLink) => Ok(node::time_link_target(self.version(seq)?.data_version)),
             Node::Root | Node::Readme | Node::Versions | Node::ByTime(_) | Node::OfVersion(..) => {
                 Err(FsError::NotALink)
             }
@@ -429,7 +433,7 @@ impl Fs {
         let time = version.recorded_at;
         Ok(match part {
             Part::Directory => directory_attr(node, Subdirectories::Known(0), time, Lasts::Forever),
-            Part::TimeLink => link_attr(node, &tree::time_link_target(version.data_version), time, Lasts::Forever),
+            Part::TimeLink => link_attr(node, &node::time_link_target(version.data_version), time, Lasts::Forever),
             Part::Changes => match self.changes(version) {
                 Ok(text) => file_attr(node, text.len() as u64, time, Lasts::Forever),
                 Err(_) => file_attr(node, 0, time, Lasts::Moment),
@@ -463,7 +467,7 @@ impl Fs {
         }
         let newest = self.history().newest_recorded().ok_or(FsError::NoEntry)?;
         match newest.readable {
-            Readable::Yes => Ok(tree::latest_target(newest.data_version)),
+            Readable::Yes => Ok(node::latest_target(newest.data_version)),
             Readable::No => {
                 let problem = format!("version {}, the newest, cannot be opened", newest.data_version);
                 Err(FsError::NewestUnknown { problem })
