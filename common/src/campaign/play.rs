@@ -439,11 +439,10 @@ impl<'a> Play<'a> {
         let is_replaced = is_another || if_unreadable == IfUnreadable::Replaced;
         if is_replaced && state.newest() == Some(version - 1) {
             // The snapshot takes its place.
-            state = state.without(version - 1);
+            state = state.without(version - 1).verified();
         }
         let is_healed = state.newest() != Some(version - 1);
         if is_healed {
-            state = state.verified();
             let contents = Arc::clone(&call.contents_before);
             let held = Held { seq: next_seq(), is_snapshot: true, is_verified: true, statements: Vec::new(), contents };
             state = state.with(version - 1, held);

@@ -43,8 +43,8 @@ pub enum RunStart {
 pub enum Predecessor {
     /// It held that version, as far as a recorder can tell.
     Verified,
-    /// The comparison that would tell is owed. When the next snapshot comes before the next verified change, the versions of
-    /// all unverified changes in front of it cannot be opened: they may build on another database than the node's.
+    /// The comparison that would tell is owed. When it finds a difference, the snapshot that is taken then says so, and the
+    /// versions of all unverified changes in front of it cannot be opened: they may build on another database.
     Unverified,
 }
 

@@ -79,8 +79,12 @@ impl Recording {
         self.compare_node_id(&database)?;
         let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
         let (history, read) = backup.read_records();
-        // Whatever else it was taken for, it is not compared any more what unverified changes build on.
-        let unreadable_since = unreplayable.into_iter().chain(history.unverified_since()).min();
+        // Behind a gap alone nothing was found to differ.
+        let unverified = match (reason, unreplayable) {
+            (SnapshotReason::Gap, None) => None,
+            _ => history.unverified_since(),
+        };
+        let unreadable_since = unreplayable.into_iter().chain(unverified).min();
         let new = NewSnapshot {
             uuid: self.known.manifest.uuid,
             seq: self.log.next_seq(),

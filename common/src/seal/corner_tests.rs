@@ -330,3 +330,35 @@ fn a_segment_without_a_version_does_not_hide_the_newest() {
     node.write(&mut recording, "committed", Fate::Committed).unwrap();
     assert_eq!(history(&node.backup()).newest().unwrap().data_version.get(), node.version);
 }
+
+/// A follower has read that the newest change is void, and not yet the snapshot behind that, which takes the place of the version
+/// before. By the time it looks again the log of that version is sealed, and gone.
+#[test]
+fn a_follower_goes_on_behind_a_version_that_was_replaced_when_its_log_was_sealed() {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(ONE_CHANGE);
+    node.write(&mut recording, "committed", Fate::Committed).unwrap();
+    node.write(&mut recording, "replaced", Fate::Committed).unwrap();
+    node.write(&mut recording, "lost", Fate::Lost).unwrap();
+    let void = newest_seq(&recording);
+    drop(recording);
+    node.connection.execute_batch("DELETE FROM payments").unwrap();
+    let mut recording = node.record_within(ONE_CHANGE);
+    let recorded = node.write(&mut recording, "behind", Fate::Committed).unwrap();
+    assert!(matches!(recorded, Some(Recorded::Replaced { rewound: Some(_), .. })), "{recorded:?}");
+    node.write(&mut recording, "settles it", Fate::Committed).unwrap();
+    let later: Vec<_> = files(node.backup_path(), "log-")
+        .into_iter()
+        .filter(|name| crate::format::names::parse_log(name).is_some_and(|first| first > void))
+        .map(|name| node.backup_path().join(name))
+        .collect();
+    let aside = |path: &std::path::Path| path.with_extension("aside");
+    later.iter().for_each(|path| fs::rename(path, aside(path)).unwrap());
+    let (followed, mut follower) = node.backup().follow().unwrap();
+    follower.poll(&followed).unwrap();
+    assert_eq!(followed.read().unwrap().newest().unwrap().data_version.get(), node.version - 2);
+    later.iter().for_each(|path| fs::rename(aside(path), path).unwrap());
+    assert!(seal(node.backup(), newest_seq(&recording)).unwrap().logs_sealed > 0);
+    follower.poll(&followed).unwrap();
+    assert_eq!(timeline(&followed.read().unwrap()), timeline(&history(&node.backup())));
+}
