@@ -14,8 +14,9 @@ use tests::binaries::workspace;
 /// The README is what an operator reads in a hurry.
 const README_LINES: usize = 200;
 
-/// Options of other programs that a document names alone, in backticks.
-const FOREIGN_OPTIONS: [&str; 1] = ["--wallet"];
+/// Options of other programs that a document names alone: of `lightningd`, containers, `rsync`, and the benchmarks.
+const FOREIGN_OPTIONS: [&str; 8] =
+    ["--wallet", "--device", "--security-opt", "--checksum", "--dir", "--versions", "--keep", "--reuse"];
 
 /// A Markdown file of the repository.
 struct Document {
@@ -275,6 +276,9 @@ fn wrong_in_named(rest: &[String]) -> Option<String> {
 
 /// What is wrong with a command that is shown in full.
 fn wrong_in_full(command: &[String]) -> Option<String> {
+    if command.iter().any(|word| word.starts_with('$')) {
+        return wrong_in_named(&command[1..]);
+    }
     match Cli::try_parse_from(command) {
         Ok(_) => None,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => None,
@@ -332,7 +336,8 @@ fn every_method_of_the_plugin_that_is_named_exists() {
         for command in in_blocks.chain(parts.spans.iter().map(|span| words(span))) {
             let method = match command.first().map(String::as_str) {
                 Some("lightning-cli") => command[1..].iter().find(|word| !word.starts_with('-')),
-                Some(first) if first.starts_with("backup-") && first != "backup-recorder" => command.first(),
+                Some("backup-recorder") => continue,
+                Some(first) if first.starts_with("backup-") || first.starts_with("backupfs-") => command.first(),
                 _ => continue,
             };
             let Some(method) = method.filter(|method| method.starts_with("backup")) else { continue };
