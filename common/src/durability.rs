@@ -1,4 +1,4 @@
-#![doc = include_str!("../DURABILITY.md")]
+#![doc = include_str!("../../docs/durability.md")]
 
 #[cfg(test)]
 mod tests {
@@ -6,7 +6,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const DOCUMENT: &str = include_str!("../DURABILITY.md");
+    const DOCUMENT: &str = include_str!("../../docs/durability.md");
 
     /// The names in backticks that look like those of tests: several words.
     fn named_tests() -> BTreeSet<&'static str> {

@@ -110,7 +110,7 @@ fn a_bad_destination_is_refused_by_the_recorder() {
 /// The manifest of a backup with a format version that is not written yet.
 fn newer_manifest(backup: &Path) -> Vec<u8> {
     let mut manifest = fs::read(backup.join("manifest")).expect("a backup has a manifest");
-    // FORMAT.md: eight bytes of magic, then the format version as a little-endian u32.
+    // docs/format.md: eight bytes of magic, then the format version as a little-endian u32.
     manifest[8..12].copy_from_slice(&9_u32.to_le_bytes());
     manifest
 }

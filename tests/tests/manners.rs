@@ -82,7 +82,7 @@ fn quiet_and_verbose_go_anywhere_but_not_together() {
 
 #[test]
 fn every_field_of_json_is_on_its_page() {
-    let page = fs::read_to_string(binaries::workspace().join("mountfs/JSON.md")).unwrap();
+    let page = fs::read_to_string(binaries::workspace().join("docs/json.md")).unwrap();
     let mut node = SmallNode::created();
     node.commit();
     node.stop();

@@ -1,4 +1,4 @@
-//! The Debian package: built as README says, and looked into.
+//! The Debian package: built as docs/services.md says, and looked into.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const FILES: [&str; 11] = [
     "-rw-r--r-- ./usr/share/zsh/vendor-completions/_backupfs",
     "-rw-r--r-- ./usr/share/fish/vendor_completions.d/backupfs.fish",
     "-rw-r--r-- ./usr/share/doc/backupfs/README.md",
-    "-rw-r--r-- ./usr/share/doc/backupfs/FORMAT.md",
+    "-rw-r--r-- ./usr/share/doc/backupfs/docs/format.md",
 ];
 
 fn is_there(program: &str, argument: &str) -> bool {

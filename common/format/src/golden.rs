@@ -16,7 +16,7 @@ use super::segment::{
 use crate::units::Keyframe;
 use crate::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
-const DOCUMENT: &str = include_str!("../../FORMAT.md");
+const DOCUMENT: &str = include_str!("../../../docs/format.md");
 
 const UUID: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
 
@@ -192,6 +192,6 @@ fn the_example_in_the_document_is_what_the_code_writes() {
     for (name, bytes) in examples {
         let expected = dump(&bytes);
         let found = blocks.next().unwrap_or_default();
-        assert!(found == expected, "FORMAT.md shows another {name}; the code writes\n{expected}");
+        assert!(found == expected, "docs/format.md shows another {name}; the code writes\n{expected}");
     }
 }

@@ -1,4 +1,4 @@
-#![doc = include_str!("../../FORMAT.md")]
+#![doc = include_str!("../../../docs/format.md")]
 
 pub mod checked;
 pub mod commit_note;

@@ -36,7 +36,7 @@ impl LogLimits {
         Self { statements: statements.unwrap_or(usual.statements), ..usual }
     }
 
-    /// Statements after which a keyframe is taken: FORMAT.md has the price of fewer.
+    /// Statements after which a keyframe is taken: docs/format.md has the price of fewer.
     pub(crate) fn keyframe_statements(self) -> usize {
         self.statements.div_ceil(usize::try_from(KEYFRAMES).unwrap_or(usize::MAX))
     }

@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    const DOCUMENT: &str = include_str!("../../PYTHON_BACKUP.md");
+    const DOCUMENT: &str = include_str!("../../../docs/python-file.md");
 
     /// The bytes of the hex dumps of the document.
     fn dumps() -> Vec<Vec<u8>> {

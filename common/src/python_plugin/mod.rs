@@ -1,4 +1,4 @@
-#![doc = include_str!("../../PYTHON_BACKUP.md")]
+#![doc = include_str!("../../../docs/python-file.md")]
 
 pub mod bytes;
 mod copy;

@@ -169,7 +169,7 @@ impl Recording {
     pub(crate) fn go_on_in_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
         // A write to the spool that has failed since was refused, and goes with it.
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
-        // First the spool, then the first record that is not in it: see DURABILITY.md.
+        // First the spool, then the first record that is not in it: see docs/durability.md.
         self.log.spares().give_back()?;
         if let Err(error) = clear_spool(&*self.directory, &*self.known.lightning_dir) {
             // Without a log nothing can be recorded there any more. It is the backup that everything is in; but first the

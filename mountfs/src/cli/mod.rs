@@ -285,7 +285,7 @@ row of every table, and the schema. The database is only read, and let go after 
 
 Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database,
 2 it could not be verified.
---json prints one object; its fields are in mountfs/JSON.md. Fields are only ever added.
+--json prints one object; its fields are in docs/json.md. Fields are only ever added.
 
 Examples:
   backupfs verify /var/backup/node.bkp

@@ -1,4 +1,4 @@
-//! CRC-32C, bit by bit as FORMAT.md describes it: independent of the code under test.
+//! CRC-32C, bit by bit as docs/format.md describes it: independent of the code under test.
 
 /// The checksum of some bytes.
 pub fn crc32c(parts: &[&[u8]]) -> u32 {

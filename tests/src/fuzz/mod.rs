@@ -42,7 +42,7 @@ const fn proportional(len: u64) -> u64 {
     (64 << 10) + 64 * len
 }
 
-/// For a zstd frame: what so many bytes can stand for (FORMAT.md names the limits, each at most 1280 MiB), and as much
+/// For a zstd frame: what so many bytes can stand for (docs/format.md names the limits, each at most 1280 MiB), and as much
 /// again for what is made of it.
 const fn expanding(len: u64) -> u64 {
     let content = if len > 40 << 10 { 1280 << 20 } else { len * (32 << 10) };

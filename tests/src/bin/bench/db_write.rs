@@ -44,7 +44,7 @@ impl Call {
     }
 }
 
-/// The length of a change in the log (`FORMAT.md`): header, statement count, each statement with its length.
+/// The length of a change in the log (`docs/format.md`): header, statement count, each statement with its length.
 fn record_bytes(statements: &[String]) -> usize {
     RECORD_HEADER_LEN + 4 + statements.iter().map(|statement| 4 + statement.len()).sum::<usize>()
 }
