@@ -20,7 +20,7 @@ use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::history::unsealed::Unsealed;
 use crate::history::{History, Start};
-use crate::log::{LogCursor, RecordPlace};
+use crate::log::{LogCursor, RecordAddress};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
 use crate::replay::IdleReplays;
 use crate::segment::version::Readable;
@@ -213,7 +213,7 @@ impl Backup {
     ///
     /// # Errors
     /// When a record cannot be read or is damaged.
-    pub fn statements(&self, places: &[RecordPlace]) -> Result<Vec<String>, ReadError> {
+    pub fn statements(&self, places: &[RecordAddress]) -> Result<Vec<String>, ReadError> {
         let mut all = Vec::new();
         for run in places.chunk_by(|a, b| a.file_name() == b.file_name()) {
             let mut changes = RecordedChanges::open(self, &run[0])?;

@@ -15,7 +15,7 @@ use crate::backup::Backup;
 use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
-use crate::create::put_aside::{LeftSpool, PutAsideError, Replaced, expect_gone};
+use crate::create::put_aside::{LeftSpool, ReplaceError, Replaced, expect_gone};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::log::{AppendError, create_first_log_within};
@@ -35,7 +35,7 @@ enum Existing<'a> {
     /// It stays, and no other is made.
     Refuse,
     /// It is renamed, whole or broken, when the new one is complete.
-    PutAside {
+    Replace {
         /// Where it is noted that changes are in a spool.
         lightning_dir: &'a Path,
         /// What if the new one is of a damaged database.
@@ -101,7 +101,7 @@ pub enum CreateError {
     Append(#[from] AppendError),
     /// What is there cannot be put aside.
     #[error(transparent)]
-    PutAside(#[from] PutAsideError),
+    Replace(#[from] ReplaceError),
     /// What was stored cannot be read back.
     #[error("what was stored cannot be read back, so no backup was made; check the disk")]
     ReadBack(#[from] ReadError),
@@ -218,7 +218,7 @@ pub fn replace_backup(
     damaged: DamagedDatabase,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, Some(lightning_dir), database, Existing::PutAside { lightning_dir, damaged }, progress)
+    create(url, Some(lightning_dir), database, Existing::Replace { lightning_dir, damaged }, progress)
 }
 
 fn create(
@@ -235,16 +235,16 @@ fn create(
         .ok_or_else(|| CreateError::NoParent { path: target.parent().unwrap_or(target).to_path_buf() })?;
     let replaced = match (is_absent_or_empty(target).map_err(|source| io_error(target, source))?, existing) {
         (true, Existing::Refuse) => None,
-        (true, Existing::PutAside { lightning_dir, .. }) => {
+        (true, Existing::Replace { lightning_dir, .. }) => {
             expect_gone(target, lightning_dir)?;
             None
         }
         (false, Existing::Refuse) => return Err(CreateError::Exists { url: url.clone() }),
-        (false, Existing::PutAside { .. }) => Some(Replaced::find(target)?),
+        (false, Existing::Replace { .. }) => Some(Replaced::find(target)?),
     };
     let left_spool = match existing {
         Existing::Refuse => None,
-        Existing::PutAside { lightning_dir, .. } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
+        Existing::Replace { lightning_dir, .. } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
     };
     // Beside the one that is replaced, wherever a link leads to.
     let (target, parent) = match &replaced {
@@ -255,7 +255,7 @@ fn create(
         Existing::Refuse => LiveDatabase::open,
         // The recorder has refused a write, and `lightningd` died in the middle of its transaction. The next start would
         // end in the same way.
-        Existing::PutAside { .. } => LiveDatabase::open_rolled_back,
+        Existing::Replace { .. } => LiveDatabase::open_rolled_back,
     };
     let live = database.filter(|path| !is_new(path)).map(open).transpose().map_err(|error| match error {
         LiveDatabaseError::Busy { path } => CreateError::NodeRuns { path },
@@ -277,7 +277,7 @@ fn create(
     };
     let (uuid, mut put_aside) = (Uuid::new_v4(), None);
     let made = create_in(&place, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
-        if let (Some(replaced), Some(snapshot), Existing::PutAside { damaged: DamagedDatabase::Refuse, .. }) =
+        if let (Some(replaced), Some(snapshot), Existing::Replace { damaged: DamagedDatabase::Refuse, .. }) =
             (&replaced, snapshot, existing)
         {
             expect_sound(replaced, snapshot)?;

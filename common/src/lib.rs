@@ -1,7 +1,7 @@
 //! The backup itself: what is on disk, how it is written, and how any recorded version is read again.
 //!
-//! A *recorder* opens a [`Recording`] and hands it every `db_write` of `lightningd`; when
-//! [`record`](Recording::record) returns, the change is durable. A [`Sealer`] follows: it replays what was recorded and makes
+//! A *recorder* opens a [`BackupWriter`] and hands it every `db_write` of `lightningd`; when
+//! [`record`](BackupWriter::record) returns, the change is durable. A [`Sealer`] follows: it replays what was recorded and makes
 //! a segment of each log that is finished. Whoever restores opens a [`Backup`], reads its [`History`], and opens a [`View`]
 //! of a version: the pages of the keyframe or snapshot before it, with the few changes since replayed on top.
 //!
@@ -73,7 +73,7 @@ mod testing;
 pub mod verify;
 
 pub use backup::attach_error::OpenRecordingError;
-pub use backup::lock_look::LockLook;
+pub use backup::lock_look::LockStatus;
 pub use backup::shared_lock::SharedLock;
 pub use backup::size::BytesByKind;
 pub use backup::snapshot_check::quick_check;
@@ -91,7 +91,7 @@ pub use config::keep_policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanErr
 pub use config::log_limits::LogLimits;
 pub use config::on_unreachable::OnUnreachable;
 pub use config::python_lock::PythonLock;
-pub use create::put_aside::PutAsideError;
+pub use create::put_aside::ReplaceError;
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };
@@ -100,19 +100,19 @@ pub use history::{History, NewestVersion, Recorded, RecordedBy, ReplayPlan, Seal
 pub use live::live_database::{LiveDatabaseError, expect_openable, node_id_of_database, version_of_database};
 pub use live::open_transaction::is_in_transaction;
 pub use live::take_snapshot::{PagesDone, SnapshotError};
-pub use log::{AppendError, CutError, DbWrite, LogEnd, RecordPlace, RecoverError};
+pub use log::{AppendError, CutError, DbWrite, LogEnd, RecordAddress, RecoverError};
 pub use pages::{PageIdentity, PageSource};
 pub use recording::record_error::RecordError;
-pub use recording::{Interrupted, Recording};
+pub use recording::{BackupWriter, Interrupted};
 pub use replay::sqlite_reason::reason as sqlite_reason;
 pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
 pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
 pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
-pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolSight, SpooledChanges};
+pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolStatus, SpooledChanges};
 pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};
 pub use storage::owner::Owner;
 pub use storage::read_error::ReadError;
 pub use storage::regular_file::{expect_regular_file, open_regular_file};
 pub use storage::unfinished::{Unfinished, Workplace};
 pub use storage::unused_name::unused_name;
-pub use storage::{FreeSpace, Pulse, Trouble};
+pub use storage::{FreeSpace, InFlightCalls, Trouble};

@@ -1,4 +1,4 @@
-//! [`Recording`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
+//! [`BackupWriter`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
 
 mod comparison;
 mod heal;
@@ -29,7 +29,7 @@ use crate::log::{AppendError, DbWrite, LogWriter};
 use crate::recording::record_error::RecordError;
 use crate::segment::version::Readable;
 use crate::storage::boot::{commit_in_boot, current_boot};
-use crate::storage::{Directory, Pulse, RealDirectory, StorageError};
+use crate::storage::{Directory, InFlightCalls, RealDirectory, StorageError};
 use comparison::Comparison;
 use format::commit_note::CommitNote;
 use format::manifest::Manifest;
@@ -59,7 +59,7 @@ struct Pushed {
 
 /// A backup being recorded to. Holds its lock until dropped.
 #[derive(Debug)]
-pub struct Recording {
+pub struct BackupWriter {
     known: Known,
     directory: Arc<dyn Directory>,
     log: LogWriter,
@@ -101,7 +101,7 @@ struct Known {
     identity: Identity,
 }
 
-impl Recording {
+impl BackupWriter {
     /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record; logs end at
     /// `limits`. Waits some seconds for the recorder of the run before to end.
     ///
@@ -112,7 +112,7 @@ impl Recording {
         Self::open_locked(&lock, lightning_dir, limits, &Arc::default())
     }
 
-    /// As [`open`](Self::open), with a `backup.lock` that was read already; `pulse` tells how long calls to the backup's
+    /// As [`open`](Self::open), with a `backup.lock` that was read already; `in_flight` tells how long calls to the backup's
     /// place take, from now on.
     ///
     /// # Errors
@@ -121,9 +121,9 @@ impl Recording {
         lock: &BackupLock,
         lightning_dir: &Path,
         limits: LogLimits,
-        pulse: &Arc<Pulse>,
+        in_flight: &Arc<InFlightCalls>,
     ) -> Result<Self, OpenRecordingError> {
-        let directory = destination(&lock.backend_url, &lock.on_unreachable, pulse)?;
+        let directory = destination(&lock.backend_url, &lock.on_unreachable, in_flight)?;
         let deadline = Instant::now() + PREDECESSOR_ENDS_WITHIN;
         loop {
             match Self::open_in(Arc::clone(&directory), lock, lightning_dir, limits) {

@@ -17,7 +17,7 @@ use crate::config::on_unreachable::OnUnreachable;
 use crate::create::create_backup;
 use crate::history::Recorded;
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::recording::record_error::RecordError;
 use crate::storage::{Directory, RealDirectory};
 use format::units::{DataVersion, Timestamp};
@@ -85,18 +85,18 @@ impl Node {
         Arc::new(Backup::open(&self.backup_lock.backend_url).unwrap())
     }
 
-    pub(crate) fn record(&self) -> Recording {
+    pub(crate) fn record(&self) -> BackupWriter {
         self.record_in(Arc::new(RealDirectory::new(self.backup_path())))
     }
 
     /// With logs that end at other limits.
-    pub(crate) fn record_within(&self, limits: LogLimits) -> Recording {
+    pub(crate) fn record_within(&self, limits: LogLimits) -> BackupWriter {
         let directory = Arc::new(RealDirectory::new(self.backup_path()));
-        Recording::open_in(directory, &self.backup_lock, self.dir.path(), limits).unwrap()
+        BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), limits).unwrap()
     }
 
-    pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> Recording {
-        Recording::open_in(directory, &self.backup_lock, self.dir.path(), SHORT).unwrap()
+    pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> BackupWriter {
+        BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), SHORT).unwrap()
     }
 
     /// The statements of the next transaction.
@@ -110,14 +110,14 @@ impl Node {
     }
 
     /// Runs a transaction of this statement, recorded and committed.
-    pub(crate) fn execute(&mut self, recording: &mut Recording, sql: &str) {
+    pub(crate) fn execute(&mut self, recording: &mut BackupWriter, sql: &str) {
         let bump = self.statements("").pop().unwrap();
         self.connection.execute_batch(&format!("BEGIN; {sql}; {bump}; COMMIT")).unwrap();
         self.record_only(recording, sql);
     }
 
     /// Records a change of this statement, whatever the database says to it. The database is at its version then.
-    pub(crate) fn record_only(&mut self, recording: &mut Recording, sql: &str) {
+    pub(crate) fn record_only(&mut self, recording: &mut BackupWriter, sql: &str) {
         let statements = [Cow::Owned(sql.to_owned()), self.statements("").pop().unwrap()];
         self.version += 1;
         let data_version = DataVersion::new(self.version);
@@ -139,7 +139,7 @@ impl Node {
     /// Runs the next transaction as `lightningd` would, with the recorder in the hook.
     pub(crate) fn write(
         &mut self,
-        recording: &mut Recording,
+        recording: &mut BackupWriter,
         note: &str,
         fate: Fate,
     ) -> Result<Option<Recorded>, RecordError> {
@@ -149,7 +149,7 @@ impl Node {
     /// The same, at this time.
     pub(crate) fn write_at(
         &mut self,
-        recording: &mut Recording,
+        recording: &mut BackupWriter,
         note: &str,
         fate: Fate,
         received_at: Timestamp,

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn backupfs(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_backupfs")).args(args).output().unwrap()
@@ -95,7 +95,7 @@ impl Mounted {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "backupfs mount does not end");
+            assert!(started.elapsed() < TIMEOUT, "backupfs mount does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -18,7 +18,7 @@ use mountfs::tree::prefill::PageCache;
 const ROOT: u64 = 1;
 
 /// Longest wait for something that must happen, and how long is waited for what must not.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Bytes handed over at once.
@@ -105,7 +105,7 @@ impl Tree {
     }
 
     fn expect_piece(&self) -> Piece {
-        self.taken.recv_timeout(PATIENCE).expect("a piece")
+        self.taken.recv_timeout(TIMEOUT).expect("a piece")
     }
 
     #[track_caller]

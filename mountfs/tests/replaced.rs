@@ -21,7 +21,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::geteuid;
 
 /// Longest wait for what must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The version with which the histories begin to differ, and the newest one.
 const FORK: u32 = 5;
@@ -193,7 +193,7 @@ impl Drop for Mounted {
 fn in_time(what: &str, condition: impl Fn() -> bool) {
     let since = Instant::now();
     while !condition() {
-        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
+        assert!(since.elapsed() < TIMEOUT, "not in time: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -378,5 +378,5 @@ fn a_mount_that_nobody_serves_fails_in_time() {
     unmount(place.path(), UnmountFlags::DETACH).unwrap();
     drop(connection);
     assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
-    assert!(since.elapsed() < PATIENCE);
+    assert!(since.elapsed() < TIMEOUT);
 }

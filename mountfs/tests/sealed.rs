@@ -21,7 +21,7 @@ use mountfs::tree::fs_error::{FsError, chain};
 use mountfs::tree::shown::Shown;
 
 /// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const VERSIONS: u32 = 14;
 
@@ -180,7 +180,7 @@ fn the_newest_version_is_opened_before_anybody_asks() {
         let started = Instant::now();
         // Only an open view tells the size of a version that is not sealed.
         while find(&fs, &format!("versions/{version}")).is_err() || database_cost(&fs, version) == Cost::View {
-            assert!(started.elapsed() < PATIENCE, "version {version} is not opened");
+            assert!(started.elapsed() < TIMEOUT, "version {version} is not opened");
             thread::sleep(Duration::from_millis(5));
         }
     };

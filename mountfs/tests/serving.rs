@@ -17,7 +17,7 @@ use fixture::Node;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const BACKUPFS: &str = env!("CARGO_BIN_EXE_backupfs");
 
@@ -82,7 +82,7 @@ fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'sta
         // Nobody listens any more when it took too long.
         let _: Result<(), _> = done.send(work());
     });
-    result.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("not in time: {what}"))
+    result.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn memory_of_versions_that_were_held_open_is_given_back() {
     drop(held);
     let since = Instant::now();
     while mounted.resident_bytes() > before + (24 << 20) {
-        assert!(since.elapsed() < PATIENCE, "{before} {during} {}", mounted.resident_bytes());
+        assert!(since.elapsed() < TIMEOUT, "{before} {during} {}", mounted.resident_bytes());
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use common::{DrainError, Recording, counted};
+use common::{BackupWriter, DrainError, counted};
 
 use crate::causes::with_remedy;
 use crate::status::Status;
@@ -30,10 +30,10 @@ const CLOSE: u64 = 16;
 const CALL_WHILE_TAKEN: Duration = Duration::from_secs(2);
 
 /// A recording that two threads use: the one that answers hooks, and the one that drains.
-pub type SharedRecording = Arc<Mutex<Recording>>;
+pub type SharedRecording = Arc<Mutex<BackupWriter>>;
 
 /// The recording, for a moment.
-pub fn taken(recording: &SharedRecording) -> MutexGuard<'_, Recording> {
+pub fn taken(recording: &SharedRecording) -> MutexGuard<'_, BackupWriter> {
     // A panic in the other thread ends the process or leaves a writer that refuses.
     recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -82,7 +82,7 @@ enum Emptied {
 struct Worker {
     /// Not kept: a call to the backup's place may hang for longer than the process is wanted, and the next recorder needs the
     /// lock of the spool.
-    recording: Weak<Mutex<Recording>>,
+    recording: Weak<Mutex<BackupWriter>>,
     status: Arc<Status>,
     stop: Arc<AtomicBool>,
     first_attempt_failed: Arc<AtomicBool>,
@@ -143,7 +143,7 @@ impl Worker {
             if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
                 continue;
             }
-            drain.set_patience(CALL_WHILE_TAKEN);
+            drain.set_timeout(CALL_WHILE_TAKEN);
             drain.advance(end)?;
             // Whoever stops now has the recording next, and finds the spool empty.
             match recording.return_to_backup(drain) {

@@ -12,7 +12,7 @@ use common::{Backup, BytesByKind};
 use crate::causes::with_causes;
 
 /// How long whoever asks waits.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a look found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Looks {
     /// Looks at a backup, and waits for what is found, but not for ever.
     pub fn look(&self, backup: &Arc<Backup>) -> Found {
         let backup = Arc::clone(backup);
-        self.ask(PATIENCE, move || {
+        self.ask(TIMEOUT, move || {
             let (mut found, mut problem) = (Found::default(), None);
             match backup.read_bytes() {
                 Ok(bytes) => found.bytes = Some(bytes),
@@ -49,7 +49,7 @@ impl Looks {
         })
     }
 
-    fn ask(&self, patience: Duration, look: impl FnOnce() -> Found + Send + 'static) -> Found {
+    fn ask(&self, timeout: Duration, look: impl FnOnce() -> Found + Send + 'static) -> Found {
         let nothing = |problem: String| Found { problem: Some(problem), ..Found::default() };
         let Some(under_way) = UnderWay::begin(&self.under_way) else {
             return nothing("the destination has not answered an earlier look yet".to_owned());
@@ -63,10 +63,10 @@ impl Looks {
             // Whoever asked may have given up.
             let _told_or_too_late = sender.send(found);
         });
-        match looking.map(|_| found.recv_timeout(patience)) {
+        match looking.map(|_| found.recv_timeout(timeout)) {
             Ok(Ok(found)) => found,
             Ok(Err(RecvTimeoutError::Timeout)) => {
-                nothing(format!("the destination has not answered for {} s", patience.as_secs_f32()))
+                nothing(format!("the destination has not answered for {} s", timeout.as_secs_f32()))
             }
             Ok(Err(RecvTimeoutError::Disconnected)) => {
                 nothing("looking at the destination broke off (a bug)".to_owned())

@@ -34,7 +34,7 @@ enum Stage {
     /// The backup is being opened.
     Opening { since: Instant },
     /// The thread that records is at it.
-    Recording { since: Instant },
+    BackupWriter { since: Instant },
     /// The watchdog has refused it, and the thread that records has not come back.
     Refused { since: Instant },
 }
@@ -44,7 +44,7 @@ impl Stage {
         match self {
             Self::Idle => None,
             Self::Opening { since } => Some((since, Awaited::Opening)),
-            Self::Recording { since } | Self::Refused { since } => Some((since, Awaited::Write)),
+            Self::BackupWriter { since } | Self::Refused { since } => Some((since, Awaited::Write)),
         }
     }
 }
@@ -64,7 +64,7 @@ impl Pending {
         let mut state = self.state();
         state.id.clear();
         state.id.push_str(id);
-        state.stage = Stage::Recording { since: Instant::now() };
+        state.stage = Stage::BackupWriter { since: Instant::now() };
     }
 
     /// The backup is opened for an `init`, up to [`end`](Self::end).
@@ -83,7 +83,7 @@ impl Pending {
         let (stage, cause) = (std::mem::take(&mut state.stage), state.trouble.take());
         let answerer = match stage {
             Stage::Refused { .. } => Answerer::Watchdog,
-            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } => Answerer::Recorder,
+            Stage::Idle | Stage::Opening { .. } | Stage::BackupWriter { .. } => Answerer::Recorder,
         };
         if let Some((since, awaited)) = stage.awaited() {
             let took = since.elapsed();
@@ -104,11 +104,11 @@ impl Pending {
     pub fn take_over(&self, after: Duration) -> Option<String> {
         let mut state = self.state();
         match state.stage {
-            Stage::Recording { since } if since.elapsed() >= after => {
+            Stage::BackupWriter { since } if since.elapsed() >= after => {
                 state.stage = Stage::Refused { since };
                 Some(state.id.clone())
             }
-            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } | Stage::Refused { .. } => None,
+            Stage::Idle | Stage::Opening { .. } | Stage::BackupWriter { .. } | Stage::Refused { .. } => None,
         }
     }
 

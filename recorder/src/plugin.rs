@@ -115,10 +115,10 @@ impl PluginThread {
         Ok((inbox, Self { running }))
     }
 
-    /// Waits until it has answered all it was given, but not longer than `patience`. Drop the inbox first.
-    pub fn wait(&self, patience: Duration) {
+    /// Waits until it has answered all it was given, but not longer than `timeout`. Drop the inbox first.
+    pub fn wait(&self, timeout: Duration) {
         // Nothing is ever sent: the other end goes away when the thread has ended.
-        let _ended_or_too_late = self.running.recv_timeout(patience);
+        let _ended_or_too_late = self.running.recv_timeout(timeout);
     }
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    BackupLock, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded, Recording, Timestamp,
+    BackupLock, BackupWriter, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded, Timestamp,
     is_in_transaction,
 };
 
@@ -116,7 +116,7 @@ impl BackupRecording {
 
     fn open_backup(&mut self) -> Result<Open, Failure> {
         let State::Interrupted(interrupted) = &self.state else { return self.open_first() };
-        let recording = interrupted.reopen(&self.watched.pulse).map_err(|error| match error {
+        let recording = interrupted.reopen(&self.watched.in_flight).map_err(|error| match error {
             // What was sealing may not have ended yet.
             OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
             error => Failure::of_opening(&error),
@@ -133,8 +133,8 @@ impl BackupRecording {
         self.place = lock.backend_url.to_string();
         self.database = Some(lock.database_path(&self.lightning_dir));
         self.watched.set_limit(&self.policy, &self.place);
-        let (limits, pulse) = (LogLimits::from_env(), &self.watched.pulse);
-        let spool = Recording::open_spool(&lock, &self.lightning_dir, limits, pulse);
+        let (limits, in_flight) = (LogLimits::from_env(), &self.watched.in_flight);
+        let spool = BackupWriter::open_spool(&lock, &self.lightning_dir, limits, in_flight);
         if let Some(spooling) = spool.map_err(|error| Failure::refused(&error))? {
             let open = self.begin(spooling)?;
             if !self.is_drained_soon(&open) {
@@ -142,19 +142,18 @@ impl BackupRecording {
             }
             // With the backup at hand the beginning of a run is as any other.
         }
-        let recording = Recording::open_locked(&lock, &self.lightning_dir, limits, &self.watched.pulse).map_err(
-            |error| match error.is_lasting() {
+        let recording = BackupWriter::open_locked(&lock, &self.lightning_dir, limits, &self.watched.in_flight)
+            .map_err(|error| match error.is_lasting() {
                 // Nothing was recorded yet, so that it is more likely a mistake than bad luck: that is told at once.
                 true => Failure::refused(&error),
                 false => Failure::of_opening(&error),
-            },
-        )?;
+            })?;
         self.begin(recording)
     }
 
     /// Gives the drain of a spool that was found some time before recording goes on there.
     fn is_drained_soon(&self, open: &Open) -> bool {
-        let (began, patience) = (Instant::now(), drain_gets(&self.policy));
+        let (began, timeout) = (Instant::now(), drain_gets(&self.policy));
         let mut next_line = SAY_EVERY;
         loop {
             if draining::taken(&open.recording).spooled().is_none() {
@@ -164,17 +163,17 @@ impl BackupRecording {
             if open.draining.as_ref().is_none_or(Draining::has_failed) {
                 return false;
             }
-            if waited >= patience {
+            if waited >= timeout {
                 log::warn!(
                     "the spool is not drained after {} s; lightningd goes on, and new changes go to the spool until the backup has \
                      all of them",
-                    patience.as_secs()
+                    timeout.as_secs()
                 );
                 return false;
             }
             if waited >= next_line {
                 next_line += SAY_EVERY;
-                let left = (patience - waited).as_secs_f64().ceil();
+                let left = (timeout - waited).as_secs_f64().ceil();
                 log::info!("lightningd waits while the spool is drained into the backup, for {left} s more at most");
             }
             thread::sleep(DRAINED_YET);
@@ -182,7 +181,7 @@ impl BackupRecording {
     }
 
     /// Makes it known where changes go, and has them sealed, or drained, from now on.
-    fn begin(&self, recording: Recording) -> Result<Open, Failure> {
+    fn begin(&self, recording: BackupWriter) -> Result<Open, Failure> {
         let mut open = Open::of(recording);
         let spooled = draining::taken(&open.recording).spooled();
         match spooled {
@@ -249,7 +248,7 @@ impl BackupRecording {
                 self.place
             )));
         };
-        match interrupted.spool(&self.watched.pulse) {
+        match interrupted.spool(&self.watched.in_flight) {
             Ok(Some(recording)) => {
                 self.status.problem(format!("changes go to a spool: {trouble}"));
                 self.state = State::Open(self.begin(recording).map_err(Failure::into_refusal)?);
@@ -267,7 +266,7 @@ fn drain_gets(policy: &OnUnreachable) -> Duration {
 }
 
 impl Open {
-    fn of(recording: Recording) -> Self {
+    fn of(recording: BackupWriter) -> Self {
         let recording: SharedRecording = Arc::new(Mutex::new(recording));
         Self { recording, sealing: None, draining: None, untold: None, background: Background::Begun }
     }
@@ -297,7 +296,7 @@ impl Failure {
 }
 
 /// Says that the backup is open, and has it sealed from now on.
-fn begin_sealing(recording: &Recording, status: &Arc<Status>) -> Option<Sealing> {
+fn begin_sealing(recording: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
     let backup = Arc::new(recording.backup());
     let newest = recording.newest();
     let url = recording.url().to_string();

@@ -362,10 +362,10 @@ impl Bell {
     }
 
     /// Sleeps until it is rung, once for all rings since the last time, but not for ever.
-    fn wait(&self, patience: Duration) -> Rung {
+    fn wait(&self, timeout: Duration) -> Rung {
         let (mut state, _) = self
             .changed
-            .wait_timeout_while(self.state(), patience, |state| state.rung.is_none() && !state.stopped)
+            .wait_timeout_while(self.state(), timeout, |state| state.rung.is_none() && !state.stopped)
             .unwrap_or_else(PoisonError::into_inner);
         match state.rung.take() {
             _ if state.stopped => Rung::Stop,
@@ -386,11 +386,11 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
-    use common::{BackupLock, BackupUrl, OnGap, OnUnreachable, OpenRecordingError, Recording, create_backup};
+    use common::{BackupLock, BackupUrl, BackupWriter, OnGap, OnUnreachable, OpenRecordingError, create_backup};
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn seq(number: u64) -> Seq {
         Seq::new(number).unwrap()
@@ -401,10 +401,10 @@ mod tests {
         let bell = Bell::default();
         bell.ring(seq(1));
         bell.ring(seq(2));
-        assert_eq!(bell.wait(PATIENCE), Rung::Durable(seq(2)));
+        assert_eq!(bell.wait(TIMEOUT), Rung::Durable(seq(2)));
         assert!(bell.state().rung.is_none());
         bell.ring(seq(3));
-        assert_eq!(bell.wait(PATIENCE), Rung::Durable(seq(3)), "a ring after the wait counts anew");
+        assert_eq!(bell.wait(TIMEOUT), Rung::Durable(seq(3)), "a ring after the wait counts anew");
         assert_eq!(bell.wait(Duration::ZERO), Rung::Nothing);
     }
 
@@ -413,12 +413,12 @@ mod tests {
         let bell = Arc::new(Bell::default());
         let sleeper = thread::spawn({
             let bell = Arc::clone(&bell);
-            move || bell.wait(PATIENCE)
+            move || bell.wait(TIMEOUT)
         });
         bell.stop();
         assert_eq!(sleeper.join().unwrap(), Rung::Stop);
         bell.ring(seq(1));
-        assert_eq!(bell.wait(PATIENCE), Rung::Stop, "a stop is final");
+        assert_eq!(bell.wait(TIMEOUT), Rung::Stop, "a stop is final");
         let before = Instant::now();
         bell.pause(PAUSE_AFTER_FAILURE);
         assert!(before.elapsed() < PAUSE);
@@ -436,14 +436,14 @@ mod tests {
             .create(dir.path())
             .unwrap();
         let limits = LogLimits::default();
-        let recording = Recording::open(dir.path(), limits).unwrap();
+        let recording = BackupWriter::open(dir.path(), limits).unwrap();
         let backup = Arc::new(Backup::open(&url).unwrap());
         let sealing = Sealing::spawn(backup, limits, None, Arc::default(), recording.share_lock()).unwrap();
         drop(recording);
-        let second = Recording::open(dir.path(), limits);
+        let second = BackupWriter::open(dir.path(), limits);
         assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
         drop(sealing);
-        Recording::open(dir.path(), limits).unwrap();
+        BackupWriter::open(dir.path(), limits).unwrap();
     }
 
     #[test]

@@ -93,8 +93,8 @@ enum Wait {
     TimedOut,
 }
 
-fn wait_readable(input: &impl AsFd, patience: Option<Duration>) -> io::Result<Wait> {
-    let deadline = patience.map(|patience| Instant::now() + patience);
+fn wait_readable(input: &impl AsFd, timeout: Option<Duration>) -> io::Result<Wait> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;

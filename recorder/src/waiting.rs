@@ -19,15 +19,15 @@ const SAY_LATER_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Waiting {
     began: Instant,
-    patience: Duration,
+    timeout: Duration,
     pause: Duration,
     next_line: Duration,
 }
 
 impl Waiting {
     /// Begins to wait for at most so long.
-    pub fn begin(patience: Duration) -> Self {
-        Self { began: Instant::now(), patience, pause: FIRST_PAUSE, next_line: Duration::ZERO }
+    pub fn begin(timeout: Duration) -> Self {
+        Self { began: Instant::now(), timeout, pause: FIRST_PAUSE, next_line: Duration::ZERO }
     }
 
     /// Sleeps until it is worth another attempt. `place` is what is waited for, `then` what comes if it is in vain.
@@ -36,7 +36,7 @@ impl Waiting {
     /// When the time is up: what `lightningd` is told.
     pub fn pause(&mut self, place: &str, trouble: &str, then: &str) -> Result<(), Refusal> {
         let waited = self.began.elapsed();
-        let Some(left) = self.patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
+        let Some(left) = self.timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
             return Err(self.give_up(place, trouble));
         };
         if waited >= self.next_line {
@@ -49,9 +49,9 @@ impl Waiting {
     }
 
     fn give_up(&self, place: &str, trouble: &str) -> Refusal {
-        let tried = match self.patience {
+        let tried = match self.timeout {
             Duration::ZERO => "backup.lock says \"on_unreachable\": \"stop\", so that it is not tried again".to_owned(),
-            patience => format!("It was tried again for {} s (`wait_s` in backup.lock)", patience.as_secs()),
+            timeout => format!("It was tried again for {} s (`wait_s` in backup.lock)", timeout.as_secs()),
         };
         Refusal(format!(
             "{trouble}. {tried}. Make {place} reachable again (mounted, writable, with room on its disk), then start \
@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn it_waits_for_as_long_as_it_was_told() {
-        let patience = Duration::from_millis(120);
-        let mut waiting = Waiting::begin(patience);
+        let timeout = Duration::from_millis(120);
+        let mut waiting = Waiting::begin(timeout);
         let mut attempts = 0;
         while waiting.pause("file:///a", "gone", "refusing").is_ok() {
             attempts += 1;
         }
-        assert!(waiting.began.elapsed() >= patience && (2..=3).contains(&attempts), "{attempts} attempts");
+        assert!(waiting.began.elapsed() >= timeout && (2..=3).contains(&attempts), "{attempts} attempts");
     }
 }

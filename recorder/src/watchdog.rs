@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
-use common::{OnUnreachable, Pulse};
+use common::{InFlightCalls, OnUnreachable};
 
 use crate::outgoing::Outgoing;
 use crate::pending::Pending;
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LAST_CHANCE: Duration = Duration::from_secs(2);
 
 /// How long a call to the backup's place may take.
-fn patience(policy: &OnUnreachable) -> Duration {
+fn timeout(policy: &OnUnreachable) -> Duration {
     policy.wait().max(HANG_AT_LEAST)
 }
 
@@ -48,7 +48,7 @@ pub struct Watched {
     /// The write that is being recorded.
     pub pending: Pending,
     /// The call that the recording is in.
-    pub pulse: Arc<Pulse>,
+    pub in_flight: Arc<InFlightCalls>,
     /// `None` until a backup is being opened.
     limit: Mutex<Option<Limit>>,
 }
@@ -61,13 +61,13 @@ struct Limit {
     /// Where all others are made to: those that are left behind when they hang.
     backup: String,
     /// How long one of the first kind may take.
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Watched {
     /// From now on this backup is recorded to, in this manner.
     pub fn set_limit(&self, policy: &OnUnreachable, backup: &str) {
-        let limit = Limit { place: place(policy, backup), backup: backup.to_owned(), patience: patience(policy) };
+        let limit = Limit { place: place(policy, backup), backup: backup.to_owned(), timeout: timeout(policy) };
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
     }
 
@@ -77,9 +77,9 @@ impl Watched {
 
     /// Takes over the write whose recording is stuck in a call, if there is one: its id, and the refusal.
     fn take_over(&self) -> Option<(String, String)> {
-        let Limit { place, patience, .. } = self.limit()?;
-        let stuck = self.pulse.in_call_for().filter(|&stuck| stuck >= patience)?;
-        let id = self.pending.take_over(patience)?;
+        let Limit { place, timeout, .. } = self.limit()?;
+        let stuck = self.in_flight.longest().filter(|&stuck| stuck >= timeout)?;
+        let id = self.pending.take_over(timeout)?;
         let text = format!(
             "backup-recorder did not record this write, so lightningd must not commit it: {place} has not answered for {} \
              s. Make it answer again (the network, the server, the disk) or unmount it, then start lightningd: nothing is \
@@ -93,7 +93,7 @@ impl Watched {
     fn call_that_hangs(&self) -> Option<String> {
         let limit = self.limit()?;
         let hung = |since: Option<Duration>| since.filter(|&since| since >= STALL / 2);
-        let (place, since) = match (hung(self.pulse.in_call_for()), hung(self.pulse.in_leavable_call_for())) {
+        let (place, since) = match (hung(self.in_flight.longest()), hung(self.in_flight.in_leavable_call_for())) {
             (Some(since), _) => (limit.place, since),
             (None, Some(since)) => (limit.backup, since),
             (None, None) => return None,
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn a_slow_disk_is_given_time_and_a_patient_operator_more() {
-        assert_eq!(patience(&OnUnreachable::Stop), HANG_AT_LEAST);
-        assert_eq!(patience(&OnUnreachable::Wait(Duration::from_secs(1))), HANG_AT_LEAST);
-        assert_eq!(patience(&OnUnreachable::Wait(Duration::from_secs(60))), Duration::from_secs(60));
+        assert_eq!(timeout(&OnUnreachable::Stop), HANG_AT_LEAST);
+        assert_eq!(timeout(&OnUnreachable::Wait(Duration::from_secs(1))), HANG_AT_LEAST);
+        assert_eq!(timeout(&OnUnreachable::Wait(Duration::from_secs(60))), Duration::from_secs(60));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::binaries;
 
 /// Longest time one command may take before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How a command ended and what it said.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ pub fn run(command: &mut Command) -> Ran {
     let clone = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
     command.stdin(Stdio::null()).stdout(clone(&outputs[0])).stderr(clone(&outputs[1]));
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         if let Some(status) = child.try_wait().expect("waiting for a child") {
             break status;
@@ -72,7 +72,7 @@ pub fn run(command: &mut Command) -> Ran {
             // Reaped, so that nothing is left behind the failure; what these say is beside the point.
             let _ = child.kill();
             let _ = child.wait();
-            panic!("{command:?} did not end within {} s", PATIENCE.as_secs());
+            panic!("{command:?} did not end within {} s", TIMEOUT.as_secs());
         }
         std::thread::sleep(Duration::from_millis(2));
     };

@@ -16,7 +16,7 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::binaries;
 
 /// Longest wait for a mount to answer, or to be gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How soon a mount must show what was recorded.
 const SOON: Duration = Duration::from_secs(1);
@@ -59,16 +59,16 @@ impl Mounted {
 
     /// Mounts `backup` at a directory of the caller's.
     pub fn start_at(backup: &Path, mountpoint: TempDir) -> Self {
-        Self::start_within(backup, mountpoint, PATIENCE)
+        Self::start_within(backup, mountpoint, TIMEOUT)
     }
 
     /// The same, with more patience than any mount in a test needs.
-    pub fn start_within(backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
-        Self::start_by(&mut Command::new(binaries::backupfs()), backup, mountpoint, patience)
+    pub fn start_within(backup: &Path, mountpoint: TempDir, timeout: Duration) -> Self {
+        Self::start_by(&mut Command::new(binaries::backupfs()), backup, mountpoint, timeout)
     }
 
     /// The same by a command that is `backupfs`, in whatever surroundings.
-    pub fn start_by(backupfs: &mut Command, backup: &Path, mountpoint: TempDir, patience: Duration) -> Self {
+    pub fn start_by(backupfs: &mut Command, backup: &Path, mountpoint: TempDir, timeout: Duration) -> Self {
         let stderr = NamedTempFile::new().expect("a temporary file");
         let mut daemon = backupfs
             .arg("mount")
@@ -88,7 +88,7 @@ impl Mounted {
                 let _ = said.send(std::mem::take(&mut line));
             }
         });
-        let line = heard.recv_timeout(patience);
+        let line = heard.recv_timeout(timeout);
         let mounted = Self { daemon, mountpoint, stderr, line: line.clone().unwrap_or_default() };
         // An error drops `mounted` first, which cleans up.
         line.expect("backupfs mount says when the mount answers");
@@ -132,7 +132,7 @@ impl Mounted {
         let pid = Pid::from_child(&self.daemon);
         // It may be gone already.
         let _ = kill_process(pid, Signal::TERM);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.daemon.try_wait() {
                 return Some(status);

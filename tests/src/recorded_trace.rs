@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{
-    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Recording, Sealer, Seq,
+    Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Sealer, Seq,
     create_backup,
 };
 use mountfs::demo::trace::{TraceEvent, TraceWrite};
@@ -46,7 +46,7 @@ impl RecordedTrace {
         };
         lock.create(&home.lightning_dir()).expect("a backup.lock");
         let limits = LogLimits { statements: LOG_STATEMENTS, ..LogLimits::default() };
-        let mut recording = Recording::open(&home.lightning_dir(), limits).expect("a recording");
+        let mut recording = BackupWriter::open(&home.lightning_dir(), limits).expect("a recording");
         let events = folder.events().map(|event| event.expect("an intact trace"));
         let writes = events.filter_map(|event| match event {
             TraceEvent::Write(write) => Some(write),

@@ -15,7 +15,7 @@ use tests::small_node::{NODE_ID, SmallNode, creation};
 use tests::{binaries, cli, compare, listing};
 
 /// More patience than a slow machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
@@ -121,7 +121,7 @@ fn a_clock_past_the_year_9999_stops_neither_a_node_nor_a_tool() {
     run(&["init", "--replace", "--lightning-dir", lightning_dir.to_str().expect("a path in UTF-8"), backup]);
     if fuse_is_here() {
         let mountpoint = tempfile::tempdir().expect("a mount point");
-        let mut mounted = Mounted::start_by(&mut clock.backupfs(&["-v"]), Path::new(backup), mountpoint, PATIENCE);
+        let mut mounted = Mounted::start_by(&mut clock.backupfs(&["-v"]), Path::new(backup), mountpoint, TIMEOUT);
         fs::read_dir(mounted.join("by-time/9999/12/30/21h")).expect("what was recorded in the last hour");
         assert!(fs::read_dir(mounted.join("versions")).expect("versions").count() > 0);
         let ended = mounted.terminate().expect("it ends");
@@ -157,7 +157,7 @@ fn a_node_that_was_started_once_with_a_clock_months_ahead_keeps_its_history() {
     for _ in 0..20 {
         node.commit();
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let status = node.lightningd.rpc("backup-status", &json!({})).expect("a status");
         if status["compaction"]["clock_in_doubt"].is_string() {

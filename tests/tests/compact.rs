@@ -18,7 +18,7 @@ use tests::wait::until;
 use tests::{cli, compare};
 
 /// More patience than a slow machine needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The database at each version, as the node had it.
 type Copies = BTreeMap<u32, Vec<u8>>;
@@ -64,7 +64,7 @@ fn node_with_old_history() -> (SmallNode, Copies) {
     thread::sleep(Duration::from_millis(1100));
     commit(&mut node, 20, &mut copies);
     let backup = node.home.backup();
-    assert!(until(PATIENCE, || files(&backup, "log-") <= 2), "not all finished logs are sealed");
+    assert!(until(TIMEOUT, || files(&backup, "log-") <= 2), "not all finished logs are sealed");
     (node, copies)
 }
 
@@ -299,8 +299,8 @@ fn a_policy_in_backup_lock_is_kept_by_the_recorder_itself() {
     node.home.set_in_backup_lock("compact", json!({"keep_within": "1s"}));
     node.start();
     node.commit();
-    assert!(until(PATIENCE, || files(&backup, "remains") == 1), "{}", node.home.recorder_stderr());
-    assert!(until(PATIENCE, || !backup.join("segment-00000000000000000001").exists()), "old files stay");
+    assert!(until(TIMEOUT, || files(&backup, "remains") == 1), "{}", node.home.recorder_stderr());
+    assert!(until(TIMEOUT, || !backup.join("segment-00000000000000000001").exists()), "old files stay");
     node.expect_restorable();
     // While it removes the files nothing is changed any more that verify looks at.
     expect_whole(&backup);
@@ -333,5 +333,5 @@ fn a_recorder_that_is_killed_while_it_compacts_loses_nothing() {
     let dropped = opened.read_dropped().expect("it is whole").expect("the last one came far enough");
     assert!(dropped.versions >= 30 && dropped.at <= Timestamp::now(), "{dropped:?}");
     // Whoever was killed has left nothing that its successor does not remove.
-    assert!(until(PATIENCE, || !backup.join("segment-00000000000000000001").exists()), "old files stay");
+    assert!(until(TIMEOUT, || !backup.join("segment-00000000000000000001").exists()), "old files stay");
 }

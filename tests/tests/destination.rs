@@ -17,7 +17,7 @@ use tests::fault_fs::{Caching, Call, Effect, Names, Rule};
 use tests::faulty_node::{FaultyNode, LOGS};
 use tests::wait::until;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The destination is well again so long after it first failed.
 const HEALS_AFTER: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ fn fail(faulty: &mut FaultyNode, rule: Rule, acknowledged: Acknowledged) -> Came
     let healer = {
         let (faults, healed) = (Arc::clone(faulty.faults()), Arc::clone(&healed));
         thread::spawn(move || {
-            let fired = faults.wait_until_fired(rule, 1, PATIENCE);
+            let fired = faults.wait_until_fired(rule, 1, TIMEOUT);
             thread::sleep(HEALS_AFTER);
             healed.store(true, Ordering::SeqCst);
             faults.heal();
@@ -212,7 +212,7 @@ fn a_write_that_hangs_is_answered_when_it_is_done() {
         let hang = faulty.faults().add(Rule::new(Effect::Hang).calls(&[call]).names(LOGS).times(1));
         let faults = Arc::clone(faulty.faults());
         let releasing = thread::spawn(move || {
-            assert!(until(PATIENCE, || faults.hanging() == 1), "nothing hangs");
+            assert!(until(TIMEOUT, || faults.hanging() == 1), "nothing hangs");
             thread::sleep(HEALS_AFTER);
             faults.remove(hang);
         });
@@ -234,7 +234,7 @@ fn a_sealer_without_room_disturbs_nobody_and_says_so_until_there_is_room() {
     expect_sealing_to_fail(&mut faulty, failing, Errno::NOSPC);
     // Without a restart, as soon as the sealer tries again.
     faulty.faults().heal();
-    let well = until(PATIENCE, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
+    let well = until(TIMEOUT, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
     assert!(well, "nothing is sealed: {}", faulty.node.home.recorder_stderr());
     assert!(until_replay_is_well(&mut faulty), "the problem stays");
     expect_well(&mut faulty, &Came::Recorded);
@@ -251,7 +251,7 @@ fn a_segment_that_cannot_be_finished_is_made_anew() {
         faulty.faults().heal();
         faulty.node.start();
         faulty.node.commit();
-        let well = until(PATIENCE, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
+        let well = until(TIMEOUT, || files(&faulty, "log-") <= 2 && files(&faulty, "segment-") > 0);
         assert!(well, "{call:?}: nothing is sealed: {}", faulty.node.home.recorder_stderr());
         expect_well(&mut faulty, &Came::Recorded);
     }
@@ -266,11 +266,11 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
     for _ in 0..20 {
         faulty.node.commit();
     }
-    assert!(faulty.faults().wait_until_fired(rule, 1, PATIENCE), "nothing is sealed");
+    assert!(faulty.faults().wait_until_fired(rule, 1, TIMEOUT), "nothing is sealed");
     for _ in 0..20 {
         faulty.node.commit();
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let problem = loop {
         match status(faulty)["sealing"]["problem"].as_str() {
             Some(problem) => break problem.to_lowercase(),
@@ -285,7 +285,7 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
 }
 
 fn until_replay_is_well(faulty: &mut FaultyNode) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while status(faulty)["sealing"]["problem"] != Value::Null {
         if Instant::now() > deadline {
             return false;

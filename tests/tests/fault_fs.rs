@@ -14,7 +14,7 @@ use tests::fault_fs::{Caching, Call, Effect, FaultFs, Faults, Names, Rule};
 use tests::skip::skipped;
 use tests::wait::until;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Disk {
     // Unmounted before the directories go.
@@ -256,7 +256,7 @@ fn one_call_hangs_and_all_others_go_on_until_it_is_let_go() {
                 disk.sh_in_background(&format!("cat read{number}"))
             })
             .collect();
-        assert!(until(PATIENCE, || disk.faults().hanging() == 9), "{}", disk.faults().hanging());
+        assert!(until(TIMEOUT, || disk.faults().hanging() == 9), "{}", disk.faults().hanging());
         disk.sh("echo x > other; cat other; sync other; stat hanging; ls -l").expect_done("everything else");
         assert!(hanging.try_wait().expect("a child").is_none());
         disk.faults().remove(hang);
@@ -307,7 +307,7 @@ fn it_goes_away_from_under_processes_that_hang_or_use_it() {
         disk.faults().add(Rule::new(Effect::Hang).calls(&[Call::Fsync]));
         let mut hanging = disk.sh_in_background("echo x > file; exec sync file");
         let mut inside = disk.sh_in_background("exec 3< /dev/null; echo > inside; exec sleep 60");
-        assert!(until(PATIENCE, || disk.faults().hanging() == 1 && at.join("inside").exists()));
+        assert!(until(TIMEOUT, || disk.faults().hanging() == 1 && at.join("inside").exists()));
         let Disk { fs, directories: _kept } = disk;
         let began = Instant::now();
         drop(fs);

@@ -36,7 +36,7 @@ const QUICK: Duration = Duration::from_secs(1);
 /// The recorder ends so long after a refusal, at most.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Writes until a new log was certainly begun.
 const WRITES_TO_A_NEW_LOG: usize = 20;
@@ -214,7 +214,7 @@ fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
         let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, policy.clone()) else { return };
         let spare = faulty.below().join(names::SPARE);
         let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == LogLimits::default().bytes);
-        assert!(until(PATIENCE, is_made), "no room is made ahead");
+        assert!(until(TIMEOUT, is_made), "no room is made ahead");
         thread::sleep(Duration::from_millis(500));
         let hangs = faulty.faults().add((*rule).clone());
         let began = Instant::now();
@@ -274,7 +274,7 @@ fn commit_quickly(node: &mut SmallNode, writes: usize, limit: Duration) -> Durat
 
 #[track_caller]
 fn commit_until_drained(faulty: &mut FaultyNode) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !spool_of(&mut faulty.node).is_null() {
         assert!(Instant::now() < deadline, "not drained: {}", faulty.node.home.recorder_stderr());
         faulty.node.commit();
@@ -345,7 +345,7 @@ fn a_drain_whose_call_hangs_holds_no_write_up_for_long() {
         let until_it_hangs = Instant::now();
         while faulty.faults().fired(hangs) == 0 {
             commit_quickly(&mut faulty.node, 1, DRAINED_WITHIN + SLACK);
-            assert!(until_it_hangs.elapsed() < PATIENCE, "nothing hung");
+            assert!(until_it_hangs.elapsed() < TIMEOUT, "nothing hung");
         }
         commit_quickly(&mut faulty.node, 1, DRAINED_WITHIN + SLACK);
         commit_quickly(&mut faulty.node, 50, DRAINED_WITHIN + QUICK);
@@ -378,7 +378,7 @@ fn the_end_of_a_drain_that_hangs_is_left_to_the_next_attempt() {
                 let is_late = || {
                     asked_at.lock().expect("nobody panics with it").is_some_and(|at| at.elapsed() > WAITS_FOR_THE_DRAIN)
                 };
-                let is_late = until_soon(PATIENCE, is_late);
+                let is_late = until_soon(TIMEOUT, is_late);
                 faults.remove(slow);
                 faults.add(hang(Call::Fsync, LOGS));
                 is_late
@@ -488,7 +488,7 @@ fn a_write_that_arrives_when_the_backup_was_mounted_anew_and_has_gone_on_changes
         expect_each_once(&faulty);
         assert_eq!(faulty.faults().hanging(), 1);
         faulty.faults().heal();
-        assert!(until(PATIENCE, || faulty.faults().hanging() == 0));
+        assert!(until(TIMEOUT, || faulty.faults().hanging() == 0));
         faulty.node.commit();
         expect_each_once(&faulty);
         faulty.node.stop();

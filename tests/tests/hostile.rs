@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Backup, BackupUrl, DataVersion, DbWrite, LogLimits, Recording, Seq, Timestamp, Views};
+use common::{Backup, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, Seq, Timestamp, Views};
 use format::segment::{SegmentFooter, SegmentHeader};
 use tests::home::{Home, everything};
 use tests::small_node::{NODE_ID, bump, creation};
@@ -37,7 +37,7 @@ impl Hostile {
 
     /// Records a change with these statements, and returns its version.
     fn record(&mut self, statements: &[&str]) -> DataVersion {
-        let mut recording = Recording::open(&self.home.lightning_dir(), LIMITS).expect("a recording");
+        let mut recording = BackupWriter::open(&self.home.lightning_dir(), LIMITS).expect("a recording");
         let data_version = self.newest.next();
         let bump = bump(data_version);
         let statements: Vec<_> =

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use common::{DataVersion, DbWrite, LogLimits, Recording, Timestamp};
+use common::{BackupWriter, DataVersion, DbWrite, LogLimits, Timestamp};
 use mountfs::demo::pretend_lightningd::Commit;
 use rusqlite::Connection;
 use tests::home::Home;
@@ -150,7 +150,7 @@ fn a_clock_that_is_set_back_changes_nothing_but_the_times() {
     home.init();
     let mut node = SmallNode::at(home);
     let limits = LogLimits { bytes: 64 << 10, statements: LOGS_END_AFTER };
-    let mut recording = Recording::open(&node.home.lightning_dir(), limits).unwrap();
+    let mut recording = BackupWriter::open(&node.home.lightning_dir(), limits).unwrap();
     node.lightningd.start_without_recorder().unwrap();
     let noon = 1_795_348_800_000_000;
     let mut times = Vec::new();

@@ -16,7 +16,7 @@ use tests::small_node::{NODE_ID, creation};
 const PAGE_BYTES: usize = 4096;
 
 /// Longest wait for the kernel to have the whole file.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A node whose database has about so many MiB, of which version 1 is a snapshot, and the bytes of that.
 fn big_node(mib: u32) -> (Home, Vec<u8>) {
@@ -86,7 +86,7 @@ fn a_reader_who_hops_about_gets_right_bytes_all_the_time_and_soon_from_the_kerne
     });
     let since = Instant::now();
     while cached_pages(&path).is_some_and(|pages| pages < bytes.len() / PAGE_BYTES) {
-        assert!(since.elapsed() < PATIENCE, "{:?} of {} pages", cached_pages(&path), bytes.len() / PAGE_BYTES);
+        assert!(since.elapsed() < TIMEOUT, "{:?} of {} pages", cached_pages(&path), bytes.len() / PAGE_BYTES);
         thread::sleep(Duration::from_millis(20));
     }
     assert!(fs::read(&path).expect("the database") == bytes);

@@ -206,7 +206,7 @@ fn whoever_may_be_interrupted_is_told_before_anything_is_renamed() {
     let backup = Arc::new(Backup::open(&url).unwrap());
     let (history, read) = backup.read_history();
     read.unwrap();
-    let destination = Destination::check(to.path(), backup.path(), Existing::PutAside).unwrap();
+    let destination = Destination::check(to.path(), backup.path(), Existing::Replace).unwrap();
     let mut found = None;
     let mut look = |progress: Progress<'_>| match progress {
         Progress::Placing => found = Some((fs::read(&file).unwrap(), everything(to.path()).len())),

@@ -16,7 +16,7 @@ use tests::small_node::SmallNode;
 use tests::{binaries, compare};
 
 /// Nothing here takes as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A mount point, unmounted when dropped: that ends the process behind it.
 struct MountPoint(TempDir);
@@ -47,7 +47,7 @@ impl Socket {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = UnixDatagram::bind(directory.path().join("socket")).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a time limit");
         Self { directory, socket }
     }
 
@@ -72,7 +72,7 @@ fn stopped_node() -> SmallNode {
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let since = Instant::now();
     while !condition() {
-        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
+        assert!(since.elapsed() < TIMEOUT, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

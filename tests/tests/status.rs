@@ -20,7 +20,7 @@ use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, creation};
 use tests::wait::until;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the recorder and the files tell under the same name.
 const TOLD_BY_BOTH: [&str; 10] = [
@@ -59,7 +59,7 @@ fn number(answer: &Value, key: &str) -> u64 {
 #[track_caller]
 fn expect_both_alike(node: &mut SmallNode, is_so: impl Fn(&Value) -> bool) -> (Value, Value) {
     let backup = node.home.backup();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let (told, found) = (asked(node), read(&backup));
         for answer in [&told, &found] {
@@ -307,7 +307,7 @@ fn a_destination_that_does_not_answer_keeps_neither_the_status_nor_the_node() {
     let hang = fs.faults().add(Rule::new(Effect::Hang).calls(&[Call::StatFs]));
     let recorder = node.lightningd.recorder().expect("a recorder");
     let id = recorder.send("backup-status", &json!({})).expect("a request");
-    assert!(fs.faults().wait_until_fired(hang, 1, PATIENCE), "nobody asks for the free space");
+    assert!(fs.faults().wait_until_fired(hang, 1, TIMEOUT), "nobody asks for the free space");
     for _ in 0..50 {
         node.commit();
     }
@@ -324,7 +324,7 @@ fn a_destination_that_does_not_answer_keeps_neither_the_status_nor_the_node() {
     assert!(fs.faults().hanging() <= 2, "no thread waits but this one, and the one that warns of a full disk");
 
     fs.faults().remove(hang);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut told = asked(&mut node);
     while told["free_bytes"].is_null() {
         assert!(Instant::now() < deadline, "{told}");
@@ -343,7 +343,7 @@ fn a_call_that_comes_back_in_time_is_told_when_it_hangs_and_when_it_is_over() {
     let faults = Arc::clone(faulty.faults());
     faults.add(Rule::new(Effect::Hang).calls(&[Call::Fsync]).names(LOGS).times(1));
     let healing = thread::spawn(move || {
-        assert!(until(PATIENCE, || faults.hanging() > 0), "nothing hangs");
+        assert!(until(TIMEOUT, || faults.hanging() > 0), "nothing hangs");
         thread::sleep(HANGS_FOR);
         faults.heal();
     });

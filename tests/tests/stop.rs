@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DataVersion, DbWrite, LogLimits, Recording, Timestamp};
+use common::{BackupWriter, DataVersion, DbWrite, LogLimits, Timestamp};
 use mountfs::demo::pretend_lightningd::Commit;
 use recorder::transport::QUIET_AFTER_SHUTDOWN;
 use tests::home::Home;
@@ -89,7 +89,7 @@ fn with_backlog() -> SmallNode {
     home.init();
     let mut node = SmallNode::at(home);
     let limits = LogLimits { bytes: 64 << 10, statements: LOGS_END_AFTER };
-    let mut recording = Recording::open(&node.home.lightning_dir(), limits).expect("a backup");
+    let mut recording = BackupWriter::open(&node.home.lightning_dir(), limits).expect("a backup");
     node.lightningd.start_without_recorder().expect("the node starts");
     for number in 1..=BACKLOG {
         let data_version = DataVersion::new(number);

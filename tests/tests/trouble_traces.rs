@@ -36,7 +36,7 @@ const LOG_STATEMENTS: usize = 400;
 /// Under the policy that waits, the trouble is over after so long.
 const TROUBLE_LASTS: Duration = Duration::from_millis(300);
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tables whose contents the unreported transactions of a gap may change.
 const TOUCHED_IN_GAPS: &[&str] = &["vars", "network_events", "datastore"];
@@ -309,7 +309,7 @@ fn drain(home: &Home, runs: &mut Runs<'_>) {
     }
     runs.start();
     runs.init();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while spools(home) {
         assert!(Instant::now() < deadline, "the spool is not drained: {}", home.recorder_stderr());
         thread::sleep(Duration::from_millis(10));

@@ -16,7 +16,7 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// What a look at the lock of a backup says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockLook {
+pub enum LockStatus {
     /// Somebody records to it, or seals it.
     Held {
         /// The process, where it can be told from here.
@@ -31,7 +31,7 @@ impl Backup {
     ///
     /// # Errors
     /// When the kernel's list of locks cannot be read, or the file of the lock is not there.
-    pub fn look_at_lock(&self) -> io::Result<LockLook> {
+    pub fn look_at_lock(&self) -> io::Result<LockStatus> {
         let path = self.path().join(names::LOCK);
         let flags = StatxFlags::INO | StatxFlags::MNT_ID;
         let file = statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, flags)?;
@@ -41,10 +41,10 @@ impl Backup {
         for line in BufReader::new(File::open(LOCKS)?).lines() {
             let holder = holder_of_flock_on(&line?, file.stx_ino, &[Some(named.as_str()), mounted.as_deref()]);
             if let Some(process) = holder {
-                return Ok(LockLook::Held { process: Some(process).filter(|&process| process > 0) });
+                return Ok(LockStatus::Held { process: Some(process).filter(|&process| process > 0) });
             }
         }
-        Ok(LockLook::NotSeen)
+        Ok(LockStatus::NotSeen)
     }
 }
 
@@ -101,14 +101,14 @@ mod tests {
     fn a_recorder_is_seen_as_long_as_it_holds_the_lock() {
         let node = Node::new("");
         let backup = node.backup();
-        assert_eq!(backup.look_at_lock().unwrap(), LockLook::NotSeen);
+        assert_eq!(backup.look_at_lock().unwrap(), LockStatus::NotSeen);
         let recording = node.record();
         // Where the kernel shows no locks at all nothing can be seen.
         let shown = fs::read_to_string(LOCKS).is_ok_and(|locks| locks.contains("FLOCK"));
-        let held = LockLook::Held { process: Some(std::process::id()) };
+        let held = LockStatus::Held { process: Some(std::process::id()) };
         assert_eq!(backup.look_at_lock().unwrap() == held, shown);
         drop(recording);
-        assert_eq!(backup.look_at_lock().unwrap(), LockLook::NotSeen);
+        assert_eq!(backup.look_at_lock().unwrap(), LockStatus::NotSeen);
         fs::remove_file(node.backup_path().join(names::LOCK)).unwrap();
         assert!(backup.look_at_lock().is_err());
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backup::Backup;
-use crate::log::{RecordPlace, open_log};
+use crate::log::{RecordAddress, open_log};
 use crate::segment::Segments;
 use crate::storage::read_error::ReadError;
 use crate::storage::{StoredFile, read_exact_at};
@@ -25,11 +25,11 @@ pub(crate) enum RecordedChanges {
 
 impl RecordedChanges {
     /// Opens the file that holds the record at `place`: the log, or the segment when that is gone.
-    pub(crate) fn open(backup: &Backup, place: &RecordPlace) -> Result<Self, ReadError> {
+    pub(crate) fn open(backup: &Backup, place: &RecordAddress) -> Result<Self, ReadError> {
         let segment = |first_seq| SegmentChanges { segments: Arc::clone(backup.segments()), first_seq };
         match *place {
-            RecordPlace::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
-            RecordPlace::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
+            RecordAddress::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
+            RecordAddress::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
                 Ok(file) => Ok(Self::Log(LogRecords::new(file, backup.manifest().uuid))),
                 // A damaged segment says more about what is wrong than that the log is not there.
                 Err(ReadError::Storage(error)) if error.is_not_found() => match backup.segments().open(log) {
@@ -43,7 +43,7 @@ impl RecordedChanges {
     }
 
     /// Adds the statements of the change at `place`, as received, to `out`.
-    pub(crate) fn texts(&mut self, place: &RecordPlace, out: &mut Vec<String>) -> Result<(), ReadError> {
+    pub(crate) fn texts(&mut self, place: &RecordAddress, out: &mut Vec<String>) -> Result<(), ReadError> {
         match self {
             Self::Log(records) => records.read(place, |record| {
                 if let Body::Change { statements, .. } = &record.body {
@@ -69,15 +69,15 @@ pub(crate) struct SegmentChanges {
 
 impl SegmentChanges {
     /// Where a change is: in which interval, and the how manieth of that. The place may still be the one in the log.
-    pub(crate) fn find(&self, place: &RecordPlace) -> Result<(Keyframe, usize), ReadError> {
+    pub(crate) fn find(&self, place: &RecordAddress) -> Result<(Keyframe, usize), ReadError> {
         match *place {
-            RecordPlace::Segment { interval, position, .. } => Ok((interval, position as usize)),
-            RecordPlace::Log { seq, .. } => {
+            RecordAddress::Segment { interval, position, .. } => Ok((interval, position as usize)),
+            RecordAddress::Log { seq, .. } => {
                 let stretch = self.segments.stretch(self.first_seq)?;
                 let records = stretch.records();
                 let found = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
                 match found.and_then(|found| records.get(found)).map(|record| record.place) {
-                    Some(RecordPlace::Segment { interval, position, .. }) => Ok((interval, position as usize)),
+                    Some(RecordAddress::Segment { interval, position, .. }) => Ok((interval, position as usize)),
                     _ => Err(self.missing()),
                 }
             }
@@ -109,8 +109,12 @@ impl LogRecords {
     }
 
     /// Reads the record at `place`, whole and checked, and hands it to `take`.
-    pub(crate) fn read<T>(&mut self, place: &RecordPlace, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
-        let RecordPlace::Log { offset, len, checksum: expected, .. } = *place else {
+    pub(crate) fn read<T>(
+        &mut self,
+        place: &RecordAddress,
+        take: impl FnOnce(&Record<'_>) -> T,
+    ) -> Result<T, ReadError> {
+        let RecordAddress::Log { offset, len, checksum: expected, .. } = *place else {
             return Err(ReadError::damaged(self.file.path(), 0, Damage::Contradiction("a record is not in this log")));
         };
         let start = offset

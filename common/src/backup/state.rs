@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::config::log_limits::LogLimits;
-    use crate::recording::Recording;
+    use crate::recording::BackupWriter;
     use crate::seal::Sealer;
     use crate::testing::{Fate, Node};
     use format::units::DataVersion;
@@ -178,13 +178,13 @@ mod tests {
         let mut node = Node::new("");
         let mut expected: Option<UnsealedChanges> = None;
         for run in 0..6 {
-            let mut recording: Recording = node.record_within(limits);
+            let mut recording: BackupWriter = node.record_within(limits);
             let found = recording.unsealed().unwrap();
             if let Some(expected) = &expected {
                 assert_eq!(found.count(), expected.count(), "run {run}");
             }
             let mut unsealed = found;
-            let mut write = |node: &mut Node, recording: &mut Recording, fate| {
+            let mut write = |node: &mut Node, recording: &mut BackupWriter, fate| {
                 let recorded = node.write(recording, "n", fate).unwrap();
                 recorded.inspect(|&recorded| unsealed.recorded(recording.newest().unwrap().seq, recorded));
             };
@@ -227,7 +227,7 @@ mod tests {
         let mut bytes = std::fs::read(&log).unwrap();
         let (history, _) = node.backup().read_history();
         let places: Vec<_> = history.unsealed_records().map(|record| record.place).collect();
-        let crate::log::RecordPlace::Log { offset, .. } = places[3] else { panic!("not in a log") };
+        let crate::log::RecordAddress::Log { offset, .. } = places[3] else { panic!("not in a log") };
         bytes[usize::try_from(offset).unwrap() + 30] ^= 1;
         std::fs::write(&log, bytes).unwrap();
         let (state, read) = node.backup().read_state();

@@ -12,7 +12,7 @@ use crate::backup::Backup;
 use crate::backup::views::Views;
 use crate::history::History;
 use crate::pages::MountedOverlay;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use crate::segment::version::Origin;
 use crate::spool::{SpoolMarker, SpoolNote};
@@ -198,7 +198,7 @@ pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -
 }
 
 /// Records three changes more, the last of which begins a log.
-fn go_on(recording: &mut Recording, state: &Arc<State>) -> Result<Arc<State>, String> {
+fn go_on(recording: &mut BackupWriter, state: &Arc<State>) -> Result<Arc<State>, String> {
     let mut state = Arc::clone(state);
     for bytes in [10, 10, BEGINS_A_LOG] {
         let next = Next::after(&state, recording, bytes);

@@ -14,7 +14,7 @@ use crate::backup::Backup;
 use crate::config::backup_lock::{BackupLock, OnGap};
 use crate::config::log_limits::LogLimits;
 use crate::config::on_unreachable::OnUnreachable;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 
 /// Logs of some four changes, keyframes of one or two.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 3 << 10, statements: 60 };
@@ -61,19 +61,19 @@ impl Home {
     }
 
     /// Opens what a recorder opens at its start: a spool that holds changes, or else the backup.
-    pub(super) fn open(&self, disk: &Disk, database: &Path) -> Result<Recording, String> {
+    pub(super) fn open(&self, disk: &Disk, database: &Path) -> Result<BackupWriter, String> {
         let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
         let (beside, path) = (directory(LIGHTNING_DIR)?, database.to_path_buf());
         let spool =
-            Recording::open_spool_in(directory(SPOOL)?, Arc::clone(&beside), UUID, &self.lock, path.clone(), LIMITS);
+            BackupWriter::open_spool_in(directory(SPOOL)?, Arc::clone(&beside), UUID, &self.lock, path.clone(), LIMITS);
         if let Some(spooling) = spool.map_err(|error| causes(&error))? {
             return Ok(spooling);
         }
-        Recording::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS).map_err(|error| causes(&error))
+        BackupWriter::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS).map_err(|error| causes(&error))
     }
 
     /// Opens it beside a database that is not there.
-    pub(super) fn open_alone(&self, disk: &Disk) -> Result<Recording, String> {
+    pub(super) fn open_alone(&self, disk: &Disk) -> Result<BackupWriter, String> {
         self.open(disk, &self.dir.path().join("no.sqlite3"))
     }
 
@@ -84,7 +84,7 @@ impl Home {
 }
 
 /// Brings what was spooled into the backup.
-pub(super) fn drain(disk: &Disk, recording: &mut Recording) -> Result<(), String> {
+pub(super) fn drain(disk: &Disk, recording: &mut BackupWriter) -> Result<(), String> {
     let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
     let Some(plan) = recording.drain_plan_of(directory(SPOOL)?) else { return Ok(()) };
     let mut drain = plan.attach_in(directory(BACKUP)?, None).map_err(|error| causes(&error))?;

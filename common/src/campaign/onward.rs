@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::home::causes;
 use super::model::{Held, State};
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use format::units::{DataVersion, Timestamp};
 
 /// Bytes of a change that begins a log wherever the one before ends.
@@ -20,7 +20,7 @@ pub(super) struct Next {
 
 impl Next {
     /// A change of about so many bytes.
-    pub(super) fn after(state: &State, recording: &Recording, bytes: usize) -> Self {
+    pub(super) fn after(state: &State, recording: &BackupWriter, bytes: usize) -> Self {
         let old = state.newest().unwrap_or_default();
         let data_version = old + 1;
         let insert = format!("INSERT INTO payments (note) VALUES ('{}')", "x".repeat(bytes));
@@ -33,7 +33,7 @@ impl Next {
         Self { data_version, statements, state: Arc::new(state.with(data_version, held)) }
     }
 
-    pub(super) fn record(&self, recording: &mut Recording) -> Result<(), String> {
+    pub(super) fn record(&self, recording: &mut BackupWriter) -> Result<(), String> {
         let statements: Vec<_> = self.statements.iter().map(|statement| statement.as_str().into()).collect();
         let received_at = Timestamp::from_micros(1).ok_or("no time")?;
         let data_version = DataVersion::new(self.data_version);

@@ -18,7 +18,7 @@ use crate::create::{Place, create_in};
 use crate::history::Recorded;
 use crate::live::live_database::LiveDatabase;
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use format::names;
 use format::units::{DataVersion, Timestamp};
@@ -84,7 +84,7 @@ enum IfUnreadable {
 pub(super) struct Play<'a> {
     home: &'a Home,
     pub(super) disk: Disk,
-    recording: Option<Recording>,
+    recording: Option<BackupWriter>,
     sealer: Option<Sealer>,
     pub(super) state: Arc<State>,
     /// While it spools: what the backup may hold.
@@ -182,7 +182,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn recording(&mut self) -> &mut Recording {
+    fn recording(&mut self) -> &mut BackupWriter {
         self.recording.as_mut().expect("it is open between steps")
     }
 

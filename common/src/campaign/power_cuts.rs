@@ -11,7 +11,7 @@ use super::model::{Existence, Promise, State};
 use super::onward::{BEGINS_A_LOG, Next};
 use super::play::journal_of;
 use super::random::Random;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 
 #[test]
 fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
@@ -105,7 +105,7 @@ impl Continued {
         self.disk.promise(Promise { backup, whole, existence: Existence::Certain });
     }
 
-    fn record(&mut self, recording: &mut Recording, bytes: usize) {
+    fn record(&mut self, recording: &mut BackupWriter, bytes: usize) {
         let next = Next::after(&self.state, recording, bytes);
         self.promise(&[Arc::clone(&next.state)]);
         next.record(recording).unwrap();

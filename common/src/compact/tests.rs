@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::backup::views::Views;
 use crate::config::log_limits::LogLimits;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use crate::segment::version::TimelineEntry;
 use crate::testing::{Fate, Node};
@@ -56,7 +56,7 @@ impl Hourly {
         (self.now(), Clock::Trusted)
     }
 
-    fn write(&mut self, recording: &mut Recording, note: &str, fate: Fate) {
+    fn write(&mut self, recording: &mut BackupWriter, note: &str, fate: Fate) {
         self.hours += 1;
         let at = self.now();
         self.node.write_at(recording, note, fate, at).unwrap();

@@ -32,7 +32,7 @@ use format::version_rules::{Bump, Decision, Newest, decide};
 /// Why a backup cannot be put aside. It is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PutAsideError {
+pub enum ReplaceError {
     /// The directory holds something else.
     #[error("{path} holds no file of a backup, so it is left alone; check the path", path = .path.display())]
     NotABackup {
@@ -143,23 +143,23 @@ impl Replaced {
     ///
     /// # Errors
     /// When it is in use, or has none of the files of a backup.
-    pub(crate) fn find(path: &Path) -> Result<Self, PutAsideError> {
-        let io_error = |source| PutAsideError::Io { path: path.to_path_buf(), source };
+    pub(crate) fn find(path: &Path) -> Result<Self, ReplaceError> {
+        let io_error = |source| ReplaceError::Io { path: path.to_path_buf(), source };
         // A link stays, and goes on leading to where the backup is.
         let path = path.canonicalize().map_err(io_error)?;
         // Known before anything is written, not only when it is to be renamed.
         if is_mount_point(&path).map_err(io_error)? {
-            return Err(PutAsideError::MountPoint { path });
+            return Err(ReplaceError::MountPoint { path });
         }
         let directory = RealDirectory::new(&path);
         if !directory.list()?.iter().any(|name| is_of_a_backup(name)) {
-            return Err(PutAsideError::NotABackup { path });
+            return Err(ReplaceError::NotABackup { path });
         }
         let lock = match directory.lock(names::LOCK) {
             Ok(lock) => Some(lock),
             Err(error) if error.is_not_found() => None,
             Err(error) if error.source.kind() == io::ErrorKind::WouldBlock => {
-                return Err(PutAsideError::InUse { path });
+                return Err(ReplaceError::InUse { path });
             }
             Err(error) => return Err(error.into()),
         };
@@ -169,7 +169,7 @@ impl Replaced {
             return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
         };
         let backup = match Backup::open(&url) {
-            Err(OpenError::NewerFormat { reason, .. }) => return Err(PutAsideError::NewerFormat { path, reason }),
+            Err(OpenError::NewerFormat { reason, .. }) => return Err(ReplaceError::NewerFormat { path, reason }),
             opened => opened.ok().map(Arc::new),
         };
         let uuid = backup.as_ref().map(|backup| backup.manifest().uuid);
@@ -186,7 +186,7 @@ impl Replaced {
     /// That the database, if there is one, belongs to the same node and is no older, as far as that is known.
     ///
     /// # Errors
-    /// [`PutAsideError::OtherNode`], [`PutAsideError::DatabaseIsBehind`], or when the database cannot be read.
+    /// [`ReplaceError::OtherNode`], [`ReplaceError::DatabaseIsBehind`], or when the database cannot be read.
     pub(crate) fn expect_same_node(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
         let path = || self.path.clone();
         let node_id = live.map(LiveDatabase::node_id).transpose()?.flatten();
@@ -194,10 +194,10 @@ impl Replaced {
             && theirs != ours
         {
             let [theirs, ours] = [theirs, ours].map(|id| Hex(&id).to_string());
-            return Err(PutAsideError::OtherNode { path: path(), theirs, ours }.into());
+            return Err(ReplaceError::OtherNode { path: path(), theirs, ours }.into());
         }
         match older_than(self.newest, live)? {
-            Some((database, newest)) => Err(PutAsideError::DatabaseIsBehind { path: path(), newest, database }.into()),
+            Some((database, newest)) => Err(ReplaceError::DatabaseIsBehind { path: path(), newest, database }.into()),
             None => Ok(()),
         }
     }
@@ -216,8 +216,8 @@ impl Replaced {
     ///
     /// # Errors
     /// When the operating system refuses, as it does for a mount point.
-    pub(crate) fn rename(&self, now: Timestamp) -> Result<PathBuf, PutAsideError> {
-        let io_error = |source| PutAsideError::Io { path: self.path.clone(), source };
+    pub(crate) fn rename(&self, now: Timestamp) -> Result<PathBuf, ReplaceError> {
+        let io_error = |source| ReplaceError::Io { path: self.path.clone(), source };
         let aside = unused_name(&self.path, now).map_err(io_error)?;
         fs::rename(&self.path, &aside).map_err(io_error)?;
         Ok(aside)
@@ -237,7 +237,7 @@ impl LeftSpool {
     ///
     /// # Errors
     /// When it is in use, not there, or cannot be read.
-    pub(crate) fn find(lightning_dir: &Path, replaced: Option<&Replaced>) -> Result<Option<Self>, PutAsideError> {
+    pub(crate) fn find(lightning_dir: &Path, replaced: Option<&Replaced>) -> Result<Option<Self>, ReplaceError> {
         let named = BackupLock::read(lightning_dir).ok().and_then(|lock| lock.backup_uuid);
         let known = [replaced.and_then(|replaced| replaced.uuid), named];
         let is_ours = |uuid: Uuid| known.contains(&Some(uuid)) || known == [None, None];
@@ -251,8 +251,8 @@ impl LeftSpool {
         };
         match find() {
             Ok(held) => Ok(held.map(|held| Self { held })),
-            Err(SpoolError::Locked { path }) => Err(PutAsideError::InUse { path }),
-            Err(source) => Err(PutAsideError::Spool { marker: lightning_dir.join(SpoolMarker::FILE_NAME), source }),
+            Err(SpoolError::Locked { path }) => Err(ReplaceError::InUse { path }),
+            Err(source) => Err(ReplaceError::Spool { marker: lightning_dir.join(SpoolMarker::FILE_NAME), source }),
         }
     }
 
@@ -264,7 +264,7 @@ impl LeftSpool {
     /// That the database, if there is one, is no older.
     ///
     /// # Errors
-    /// [`PutAsideError::DatabaseIsBehindSpool`], or when the database cannot be read.
+    /// [`ReplaceError::DatabaseIsBehindSpool`], or when the database cannot be read.
     pub(crate) fn expect_no_newer(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
         let contents = &self.held.contents;
         let newest = contents.newest.map(|newest| {
@@ -274,7 +274,7 @@ impl LeftSpool {
         match older_than(newest, live)? {
             Some((database, newest)) => {
                 let path = self.path().to_path_buf();
-                Err(PutAsideError::DatabaseIsBehindSpool { path, newest, database }.into())
+                Err(ReplaceError::DatabaseIsBehindSpool { path, newest, database }.into())
             }
             None => Ok(()),
         }
@@ -297,16 +297,16 @@ fn older_than(
 /// names is there, unless power has failed when it had been renamed and the new one had not.
 ///
 /// # Errors
-/// [`PutAsideError::NothingThere`], or when the parent directory cannot be read.
-pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), PutAsideError> {
+/// [`ReplaceError::NothingThere`], or when the parent directory cannot be read.
+pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), ReplaceError> {
     if BackupLock::read(lightning_dir).is_err() || was_put_aside(target)? {
         return Ok(());
     }
-    Err(PutAsideError::NothingThere { path: target.to_path_buf() })
+    Err(ReplaceError::NothingThere { path: target.to_path_buf() })
 }
 
 /// Whether there is a directory that [`Replaced::rename`] may have made of the one that was at `target`.
-fn was_put_aside(target: &Path) -> Result<bool, PutAsideError> {
+fn was_put_aside(target: &Path) -> Result<bool, ReplaceError> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
     let aside = format!("{}{REPLACED}", name.to_string_lossy());
     Ok(RealDirectory::new(parent).list()?.iter().any(|name| name.starts_with(&aside)))
@@ -348,7 +348,7 @@ mod tests {
         let (dir, database) = (node.dir.path(), node.database());
         let go_on = &mut |_| ControlFlow::Continue(());
         let replaced = replace_backup(url, dir, Some(&database), DamagedDatabase::Refuse, go_on);
-        let Err(CreateError::PutAside(refused @ PutAsideError::NewerFormat { .. })) = replaced else {
+        let Err(CreateError::Replace(refused @ ReplaceError::NewerFormat { .. })) = replaced else {
             panic!("{replaced:?}")
         };
         assert!(refused.to_string().contains("99"), "{refused}");

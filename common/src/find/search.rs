@@ -12,7 +12,7 @@ use crate::backup::recorded_changes::{RecordedChanges, SegmentChanges};
 use crate::backup::view::View;
 use crate::history::History;
 use crate::history::Start;
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, reason};
 use crate::segment::SealedState;
@@ -434,8 +434,8 @@ fn turn(version: &Version, turned: Turned) -> Option<Turn> {
 
 fn interval_of(record: &LiveRecord) -> Keyframe {
     match record.place {
-        RecordPlace::Segment { interval, .. } => interval,
-        RecordPlace::Log { .. } => Keyframe(0),
+        RecordAddress::Segment { interval, .. } => interval,
+        RecordAddress::Log { .. } => Keyframe(0),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::backup::view::View;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::replay::{ForeignKeys, Replay};
 use crate::segment::version::Version;
 use crate::testing::{Fate, Node};
@@ -109,7 +109,7 @@ fn change() -> impl Strategy<Value = Vec<String>> {
     ]
 }
 
-fn write(node: &mut Node, recording: &mut Recording, statements: &[String]) {
+fn write(node: &mut Node, recording: &mut BackupWriter, statements: &[String]) {
     let mut all: Vec<Cow<'_, str>> = statements.iter().map(|text| Cow::Borrowed(text.as_str())).collect();
     let bump = format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}", node.version);
     all.push(bump.into());

@@ -13,7 +13,7 @@ pub(crate) mod unsealed;
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::segment::Segments;
 use crate::storage::boot::{commit_in_boot, current_boot};
 use crate::storage::read_error::ReadError;
@@ -150,7 +150,7 @@ impl History {
     ///
     /// # Errors
     /// When an intact record contradicts those before it: no recorder writes such a thing. The history is unchanged.
-    pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+    pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         match self.tail.last_mut() {
             Some(log) if log.first_seq() == place.file_seq() => log.apply_record(record, place)?,
             _ => self.begin_log(record, place)?,
@@ -162,7 +162,7 @@ impl History {
         Ok(())
     }
 
-    fn begin_log(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+    fn begin_log(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         let log = place.file_seq();
         let begin = |before| {
             let mut next = Stretch::new(log, before);
@@ -528,7 +528,7 @@ impl History {
     ///
     /// # Errors
     /// When the segment that holds it cannot be read.
-    pub fn records_of(&self, version: &Version) -> Result<Vec<RecordPlace>, ReadError> {
+    pub fn records_of(&self, version: &Version) -> Result<Vec<RecordAddress>, ReadError> {
         let Some(stretch) = self.stretch_of(version.seq)? else {
             return Ok(Vec::new());
         };
@@ -575,7 +575,7 @@ impl History {
         let Some(record) = stretch.records().get(version.first_record) else {
             return Ok(None);
         };
-        let in_log = matches!(record.place, RecordPlace::Log { .. });
+        let in_log = matches!(record.place, RecordAddress::Log { .. });
         Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
             names::snapshot(record.seq())
         } else if stretch.is_thinned() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::{History, LiveKind, LiveRecord, Loaded, Stretch, Version};
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
@@ -40,7 +40,7 @@ pub(crate) enum Start {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlannedChange {
     pub(crate) about: ChangeAbout,
-    pub(crate) place: RecordPlace,
+    pub(crate) place: RecordAddress,
 }
 
 impl PlannedChange {
@@ -135,8 +135,8 @@ fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
     let end = stretch.records().partition_point(|record| record.seq() <= seq);
     let (records, later) = stretch.records().split_at(end);
     let interval_of = |record: &LiveRecord| match record.place {
-        RecordPlace::Segment { interval, .. } => interval,
-        RecordPlace::Log { .. } => Keyframe(0),
+        RecordAddress::Segment { interval, .. } => interval,
+        RecordAddress::Log { .. } => Keyframe(0),
     };
     let interval = records.last().map_or(Keyframe(0), interval_of);
     let at = |keyframe: Keyframe| {
@@ -194,8 +194,8 @@ impl Stretch {
             });
             let places = changes.iter().map(|change| change.place).chain(self.changes_of(version));
             needed.blocks.extend(places.filter_map(|place| match place {
-                RecordPlace::Segment { interval, .. } => Some(interval),
-                RecordPlace::Log { .. } => None,
+                RecordAddress::Segment { interval, .. } => Some(interval),
+                RecordAddress::Log { .. } => None,
             }));
         }
         needed

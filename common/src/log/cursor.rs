@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::spare::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
-use super::{LogEnd, RecordPlace, open_log};
+use super::{LogEnd, RecordAddress, open_log};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StoredFile, read_exact_at, read_on};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
@@ -164,7 +164,7 @@ impl LogCursor {
     /// Damage, and what `take` calls damage. The cursor stays before it: what was handed out is good.
     pub(crate) fn read_new(
         &mut self,
-        take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
+        take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
     ) -> Result<(), ReadError> {
         let mut looks = 0;
         loop {
@@ -179,7 +179,7 @@ impl LogCursor {
         }
     }
 
-    fn read_once(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken) -> Result<(), ReadError> {
+    fn read_once(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken) -> Result<(), ReadError> {
         while self.read_to_end_of_log(take)? == Behind::NextLog {}
         Ok(())
     }
@@ -190,7 +190,7 @@ impl LogCursor {
     /// As [`read_new`](Self::read_new), but without a second look.
     pub(crate) fn read_to_end_of_log(
         &mut self,
-        take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
+        take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
     ) -> Result<Behind, ReadError> {
         self.look_for_own_name()?;
         if self.log.is_none() && !self.enter_next_log()? {
@@ -299,7 +299,7 @@ impl LogCursor {
     }
 
     /// Reads the open log from where the cursor is.
-    fn read_log(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken) -> Result<End, ReadError> {
+    fn read_log(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken) -> Result<End, ReadError> {
         let log = self.log.as_mut().expect("BUG: a log is open");
         let mut buffer = Vec::new();
         // `buffer[start..]` are the bytes of the file from `log.offset` on.
@@ -322,7 +322,7 @@ impl LogCursor {
                             return Err(damaged(Damage::Missing { expected: self.next_seq }));
                         }
                         let (offset, seq) = (log.offset, header.seq);
-                        let place = RecordPlace::Log { log: log.first_seq, seq, offset, len, checksum };
+                        let place = RecordAddress::Log { log: log.first_seq, seq, offset, len, checksum };
                         take(&record, place).map_err(damaged)?;
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;

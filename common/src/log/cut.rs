@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LogCursor, LogEnd, RecordPlace};
+use super::{LogCursor, LogEnd, RecordAddress};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, StorageError, fill_with_zeros};
 use format::names;
@@ -58,7 +58,7 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
     let unsealed_from = cursor.next_seq();
     let mut behind = Vec::new();
     cursor.read_new(&mut |record, place| {
-        if let RecordPlace::Log { log, offset, len, .. } = place
+        if let RecordAddress::Log { log, offset, len, .. } = place
             && record.header.seq >= acknowledged.next_seq
         {
             behind.push((log, offset, len));

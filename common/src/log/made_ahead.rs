@@ -25,11 +25,11 @@ const STEP: u64 = 256 << 10;
 
 /// The spare of a backup, shared by whoever records and whoever makes it.
 #[derive(Debug)]
-pub(crate) struct Spares {
+pub(crate) struct PreallocatedLogs {
     /// For whoever records.
     directory: Arc<dyn Directory>,
     /// For the thread that makes them: no append waits for its zeros.
-    unhurried: Arc<dyn Directory>,
+    background: Arc<dyn Directory>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -79,13 +79,13 @@ fn remedy(error: &StorageError) -> String {
     error.trouble().remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default()
 }
 
-impl Spares {
+impl PreallocatedLogs {
     /// No spare yet; those to come have this many bytes.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
             State { spare: Spare::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
-        let unhurried = directory.unhurried().unwrap_or_else(|| Arc::clone(&directory));
-        Self { directory, unhurried, state: Mutex::new(state), changed: Condvar::new() }
+        let background = directory.background().unwrap_or_else(|| Arc::clone(&directory));
+        Self { directory, background, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Lets spares that are not made yet have another length.
@@ -153,7 +153,7 @@ impl Spares {
             (state.bytes, matches!(state.newest_name, NewestName::Fresh))
         };
         if is_fresh {
-            if let Err(error) = self.unhurried.sync() {
+            if let Err(error) = self.background.sync() {
                 log::error!(
                     "{error}: {}; recording goes on until the log is full, and is refused then, for nobody would know which \
                      log is the newest after a power cut{}",
@@ -168,11 +168,11 @@ impl Spares {
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
             // Of no use to anybody; it only takes room. The next recorder removes it, too.
-            let _stays = remove_if_present(&*self.unhurried, names::SPARE);
+            let _stays = remove_if_present(&*self.background, names::SPARE);
         }
         match made? {
             Some(file) => {
-                self.state().spare = Spare::Ready(self.directory.adopt(file), bytes);
+                self.state().spare = Spare::Ready(self.directory.foreground(file), bytes);
                 Ok(Made::Spare)
             }
             None => Ok(Made::Nothing),
@@ -182,7 +182,7 @@ impl Spares {
     /// `None` when it was told to stop.
     fn make_file(&self, bytes: u64) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
         // Fails if there is one: whatever it holds, it is not overwritten.
-        let file = self.unhurried.create(names::SPARE)?;
+        let file = self.background.create(names::SPARE)?;
         let mut offset = 0;
         while offset < bytes {
             if self.state().stopped {
@@ -193,7 +193,7 @@ impl Spares {
             offset = end;
         }
         file.sync()?;
-        self.unhurried.sync()?;
+        self.background.sync()?;
         Ok(Some(file))
     }
 

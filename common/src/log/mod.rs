@@ -24,7 +24,7 @@ pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
 pub use cut::CutError;
 pub(crate) use cut::cut_behind;
 pub use db_write::DbWrite;
-pub(crate) use made_ahead::Spares;
+pub(crate) use made_ahead::PreallocatedLogs;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
 pub(crate) use room::check_len;
@@ -46,7 +46,7 @@ pub struct LogEnd {
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordPlace {
+pub enum RecordAddress {
     /// In a log. When that is gone, in the segment that it was sealed to.
     Log {
         /// First seq of the log.
@@ -71,7 +71,7 @@ pub enum RecordPlace {
     },
 }
 
-impl RecordPlace {
+impl RecordAddress {
     /// First seq of the log or segment that holds it.
     pub fn file_seq(&self) -> Seq {
         match *self {

@@ -8,7 +8,7 @@ use super::room::{Room, check_len, lengthen};
 use super::spare::remove_unused;
 use super::tail::torn_len;
 use super::writer::{Holds, OpenEnd};
-use super::{LogCursor, LogWriter, RecordPlace};
+use super::{LogCursor, LogWriter, RecordAddress};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, write_again};
 use format::log_header::LOG_HEADER_LEN;
@@ -44,14 +44,14 @@ pub enum RecoverError {
 /// When a log is damaged: nothing is changed then.
 pub(crate) fn recover(
     mut cursor: LogCursor,
-    take: &mut dyn FnMut(&Record<'_>, RecordPlace) -> Taken,
+    take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
 ) -> Result<LogWriter, RecoverError> {
     let directory = Arc::clone(cursor.directory());
     let mut last_places = VecDeque::with_capacity(BATCH_RECORDS_MAX);
     let mut holds = Holds::default();
     let mut holder = None;
     cursor.read_new(&mut |record, place| {
-        let RecordPlace::Log { log, offset, .. } = place else {
+        let RecordAddress::Log { log, offset, .. } = place else {
             return Err(Damage::Contradiction("a record of a log is not in a log"));
         };
         if holder != Some(log) {

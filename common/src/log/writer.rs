@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::room::Room;
-use super::{LogEnd, Spares};
+use super::{LogEnd, PreallocatedLogs};
 use crate::config::log_limits::LogLimits;
 use crate::storage::{
     Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_durably,
@@ -55,7 +55,7 @@ pub(crate) struct LogWriter {
     /// Records of the log that is open, and their statements.
     log_holds: Holds,
     batch: Batch,
-    spares: Arc<Spares>,
+    spares: Arc<PreallocatedLogs>,
     /// Where the log ends behind each record of the batch that was written last.
     attempted: Vec<LogEnd>,
 }
@@ -197,7 +197,7 @@ impl LogWriter {
         let LogEnd { next_seq, previous_checksum } = end;
         let batch = Batch { bytes: vec![0; ROOM], records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
-        let spares = Arc::new(Spares::new(Arc::clone(&directory), limits.bytes));
+        let spares = Arc::new(PreallocatedLogs::new(Arc::clone(&directory), limits.bytes));
         Self {
             directory,
             uuid,
@@ -222,7 +222,7 @@ impl LogWriter {
     }
 
     /// The file of the log to come, for whoever makes it ahead.
-    pub(crate) fn spares(&self) -> &Arc<Spares> {
+    pub(crate) fn spares(&self) -> &Arc<PreallocatedLogs> {
         &self.spares
     }
 

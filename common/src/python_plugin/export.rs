@@ -12,7 +12,7 @@ use crate::backup::Backup;
 use crate::backup::view::View;
 use crate::backup::views::Views;
 use crate::history::History;
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::replay::{ReplayError, is_pragma};
 use crate::segment::version::{Origin, Version};
 use crate::storage::read_error::ReadError;
@@ -300,7 +300,7 @@ impl Out<'_> {
         &mut self,
         backup: &Backup,
         data_version: DataVersion,
-        places: &[RecordPlace],
+        places: &[RecordAddress],
     ) -> Result<(), ExportError> {
         for &place in places {
             self.change(data_version, &backup.statements(&[place])?)?;

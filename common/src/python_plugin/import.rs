@@ -22,7 +22,7 @@ use crate::config::log_limits::LogLimits;
 use crate::create::create_filled;
 use crate::replay::ReplayError;
 use crate::storage::owner::Owner;
-use crate::storage::{Directory, RealDirectory, UnnamedDirectory, replace_file};
+use crate::storage::{Directory, RealDirectory, StagingDirectory, replace_file};
 use format::checked::CheckedSnapshots;
 use format::manifest::Manifest;
 use format::names;
@@ -119,7 +119,7 @@ fn fill(
     accept: &dyn Fn(&Imported) -> Result<(), String>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
-    let unnamed = Arc::new(UnnamedDirectory::new(RealDirectory::new(building)));
+    let unnamed = Arc::new(StagingDirectory::new(RealDirectory::new(building)));
     let directory: Arc<dyn Directory> = unnamed.clone();
     // Whose it is the recorder finds out at its first start, as it does for a new node.
     let manifest =

@@ -153,7 +153,11 @@ fn a_writer_behind_the_last_write_is_found_by_the_next_run() {
 }
 
 /// A transaction that is larger than SQLite's cache, recorded while nobody else can read the database.
-pub(super) fn write_spilling(node: &mut Node, recording: &mut Recording, fate: Fate) -> Result<Recorded, RecordError> {
+pub(super) fn write_spilling(
+    node: &mut Node,
+    recording: &mut BackupWriter,
+    fate: Fate,
+) -> Result<Recorded, RecordError> {
     node.connection.execute_batch("PRAGMA cache_size = 10").unwrap();
     let text = "x".repeat(2000);
     let mut statements: Vec<Cow<'_, str>> =
@@ -335,7 +339,7 @@ fn a_gap_that_was_not_closed_is_closed_by_the_next_run() {
 }
 
 /// Seals what can be sealed, twice a reader's way, and has everything verified.
-fn seal_all_and_verify(node: &Node, mut recording: Recording, tail: &[(u32, &'static str)]) {
+fn seal_all_and_verify(node: &Node, mut recording: BackupWriter, tail: &[(u32, &'static str)]) {
     let mut node = NodeRef(node);
     node.fill_logs(&mut recording);
     let mut sealer = Sealer::new(node.0.backup(), crate::config::log_limits::LogLimits::default()).unwrap();
@@ -354,7 +358,7 @@ struct NodeRef<'a>(&'a Node);
 
 impl NodeRef<'_> {
     /// Records riders of nothing but length: they lead to no other database.
-    fn fill_logs(&mut self, recording: &mut Recording) {
+    fn fill_logs(&mut self, recording: &mut BackupWriter) {
         let mut version = self.0.version;
         for _ in 0..4 {
             let old = version;

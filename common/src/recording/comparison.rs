@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::stamp_file::StampFile;
-use super::{Goes, Recording};
+use super::{BackupWriter, Goes};
 use crate::backup::Backup;
 use crate::compare::commit_check::{Verdict, compare_version};
 use crate::config::backup_lock::OnGap;
@@ -161,7 +161,7 @@ impl Comparison {
     }
 }
 
-impl Recording {
+impl BackupWriter {
     /// Compares the database with the version that `lightningd` has committed, if that is due: returns why a snapshot has
     /// to be taken before the write. When it cannot be compared now, that stays owed.
     ///

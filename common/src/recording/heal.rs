@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Goes, Recording};
+use super::{BackupWriter, Goes};
 use crate::backup::Backup;
 use crate::config::backup_lock::OnGap;
 use crate::history::History;
@@ -26,7 +26,7 @@ pub(super) enum Closed {
     NotYet,
 }
 
-impl Recording {
+impl BackupWriter {
     /// Adds a snapshot that closes a gap to the batch, unless `backup.lock` says to stop.
     pub(super) fn push_heal(
         &mut self,

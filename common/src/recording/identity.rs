@@ -1,6 +1,6 @@
 //! Whose database it is: a backup belongs to one node.
 
-use super::{Goes, Recording};
+use super::{BackupWriter, Goes};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::recording::record_error::RecordError;
 use crate::storage::replace_file;
@@ -26,7 +26,7 @@ impl Default for Identity {
     }
 }
 
-impl Recording {
+impl BackupWriter {
     /// Looks, now and then, whether the database is that of the node that the backup belongs to.
     pub(super) fn check_identity(&mut self, committed: DataVersion) -> Result<(), RecordError> {
         let Identity::Unchecked { writes, next_look } = &mut self.known.identity else {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::spooling::destination;
-use super::{Goes, Known, Recording};
+use super::{BackupWriter, Goes, Known};
 use crate::backup::attach::{Attached, Expected, attach};
 use crate::backup::attach_error::OpenRecordingError;
 use crate::config::backup_url::BackupUrl;
 use crate::log::LogEnd;
-use crate::storage::{Directory, Pulse};
+use crate::storage::{Directory, InFlightCalls};
 use format::record::RunStart;
 
-/// What is left of a [`Recording`] when its files are closed and its lock is given back: where it must go on, and what
+/// What is left of a [`BackupWriter`] when its files are closed and its lock is given back: where it must go on, and what
 /// the version rules need. A write that failed is not part of it: it is to be recorded again.
 #[derive(Debug)]
 pub struct Interrupted {
@@ -22,7 +22,7 @@ pub struct Interrupted {
     pub(super) attempted: Vec<LogEnd>,
 }
 
-impl Recording {
+impl BackupWriter {
     /// Lets go of the backup: its files are closed, and its lock is free as soon as nobody else shares it.
     pub fn interrupt(self) -> Interrupted {
         let (acknowledged, attempted) = (self.log.end(), self.log.attempted().to_vec());
@@ -32,23 +32,23 @@ impl Recording {
 
 impl Interrupted {
     /// Opens the backup again, by its path, and goes on behind the last acknowledged record, which must be there. What was
-    /// written behind that is cut off. No [room is made ahead](Recording::make_room_ahead) yet.
+    /// written behind that is cut off. No [room is made ahead](BackupWriter::make_room_ahead) yet.
     ///
     /// # Errors
     /// When the backup cannot be opened, or is not as it was left.
-    pub fn reopen(&self, pulse: &Arc<Pulse>) -> Result<Recording, OpenRecordingError> {
-        let directory = destination(&self.known.url, &self.known.on_unreachable, pulse)?;
+    pub fn reopen(&self, in_flight: &Arc<InFlightCalls>) -> Result<BackupWriter, OpenRecordingError> {
+        let directory = destination(&self.known.url, &self.known.on_unreachable, in_flight)?;
         self.reopen_in(directory)
     }
 
-    pub(crate) fn reopen_in(&self, directory: Arc<dyn Directory>) -> Result<Recording, OpenRecordingError> {
+    pub(crate) fn reopen_in(&self, directory: Arc<dyn Directory>) -> Result<BackupWriter, OpenRecordingError> {
         let known = &self.known;
         let expected = Expected::WhatWeWrote { acknowledged: self.acknowledged, attempted: &self.attempted };
         let Attached { lock, manifest, log, history } =
             attach(&directory, &known.url, Some(known.manifest.uuid), known.limits, &expected)?;
         let history_before_run = (known.run_start == RunStart::First).then_some(history);
         let known = Known { manifest, history_before_run, ..known.without_history() };
-        Ok(Recording { known, directory, log, lock, goes: Goes::ToBackup })
+        Ok(BackupWriter { known, directory, log, lock, goes: Goes::ToBackup })
     }
 
     /// Where the backup was.

@@ -143,7 +143,7 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// Whether a call to the backup's place failed: the recording is to be [interrupted](crate::recording::Recording::interrupt), and
+    /// Whether a call to the backup's place failed: the recording is to be [interrupted](crate::recording::BackupWriter::interrupt), and
     /// the write can be recorded when the place is back.
     pub fn is_trouble(&self) -> bool {
         match self {

@@ -26,14 +26,14 @@ fn by_hand(node: &Node) {
     node.connection.execute_batch("INSERT INTO payments (note) VALUES ('by hand')").unwrap();
 }
 
-fn rider(node: &Node, recording: &mut Recording) {
+fn rider(node: &Node, recording: &mut BackupWriter) {
     let (statements, data_version) = (["PRAGMA foreign_keys = ON;".into()], DataVersion::new(node.version));
     recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
 }
 
 /// The same is read of it before and after each log is sealed, by a reader that begins then and by one that has followed from
 /// `since` on; it verifies, and recording goes on.
-fn expect_sound(node: &mut Node, mut recording: Recording) {
+fn expect_sound(node: &mut Node, mut recording: BackupWriter) {
     node.write(&mut recording, "after", Fate::Committed).unwrap();
     let told = statuses(node);
     let newest = recording.newest().unwrap().seq;

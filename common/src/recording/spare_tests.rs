@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::storage::{Access, LeavableDirectory, StoredFile};
+use crate::storage::{Access, DeadlineDirectory, StoredFile};
 use crate::testing::{Fate, Node, contents};
 use format::names;
 
@@ -97,8 +97,8 @@ fn slow(node: &Node) -> (Arc<dyn Directory>, Receiver<()>, Sender<()>) {
     let (done, is_done) = channel();
     let real = RealDirectory::new(node.backup_path());
     let slow = SlowSpare { real, asked, done: Arc::new(Mutex::new(is_done)) };
-    let leavable = LeavableDirectory::new(Arc::new(slow), Arc::default()).unwrap();
-    leavable.set_patience(Duration::from_secs(1));
+    let leavable = DeadlineDirectory::new(Arc::new(slow), Arc::default()).unwrap();
+    leavable.set_timeout(Duration::from_secs(1));
     (Arc::new(leavable), is_asked, done)
 }
 
@@ -119,7 +119,7 @@ fn no_append_waits_for_the_room_of_the_next_log() {
     drop(recording);
     let again = || {
         let directory = Arc::new(RealDirectory::new(node.backup_path()));
-        Recording::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default())
+        BackupWriter::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default())
     };
     assert!(matches!(again(), Err(OpenRecordingError::Locked { .. })), "its zeros may still arrive");
     drop(done);

@@ -1,4 +1,4 @@
-//! A [`Recording`] that goes to a spool, and its way there and back.
+//! A [`BackupWriter`] that goes to a spool, and its way there and back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::interrupted::Interrupted;
-use super::{Comparison, Goes, Identity, Known, Recording};
+use super::{BackupWriter, Comparison, Goes, Identity, Known};
 use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::shared_lock::SharedLock;
 use crate::config::backup_lock::BackupLock;
@@ -21,7 +21,7 @@ use crate::spool::{
     clear_spool, spool_directory, spool_logs, spool_path, this_host,
 };
 use crate::storage::boot::current_boot;
-use crate::storage::{Directory, LeavableDirectory, Pulse, RealDirectory, WatchedDirectory};
+use crate::storage::{DeadlineDirectory, Directory, InFlightCalls, RealDirectory, WatchedDirectory};
 use format::record::RunStart;
 use format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use format::units::{Timestamp, counted};
@@ -40,23 +40,23 @@ pub(super) struct Spooling {
 pub(super) fn destination(
     url: &BackupUrl,
     policy: &OnUnreachable,
-    pulse: &Arc<Pulse>,
+    in_flight: &Arc<InFlightCalls>,
 ) -> Result<Arc<dyn Directory>, OpenRecordingError> {
     let real = RealDirectory::new(url.path());
     if !matches!(policy, OnUnreachable::Spool { .. }) {
-        return Ok(Arc::new(WatchedDirectory::new(real, Arc::clone(pulse))));
+        return Ok(Arc::new(WatchedDirectory::new(real, Arc::clone(in_flight))));
     }
-    let leavable = LeavableDirectory::new(Arc::new(real), Arc::clone(pulse)).map_err(OpenRecordingError::Thread)?;
-    leavable.set_patience(call_patience(policy));
+    let leavable = DeadlineDirectory::new(Arc::new(real), Arc::clone(in_flight)).map_err(OpenRecordingError::Thread)?;
+    leavable.set_timeout(call_timeout(policy));
     Ok(Arc::new(leavable))
 }
 
 /// How long a single call may take before changes are spooled.
-fn call_patience(policy: &OnUnreachable) -> Duration {
+fn call_timeout(policy: &OnUnreachable) -> Duration {
     policy.wait().max(CALL_TAKES_AT_MOST)
 }
 
-impl Recording {
+impl BackupWriter {
     /// Goes on with the spool that an earlier run has left; `None` when `backup.lock` names no spool, or it is empty. Does
     /// not touch the backup.
     ///
@@ -66,11 +66,11 @@ impl Recording {
         backup_lock: &BackupLock,
         lightning_dir: &std::path::Path,
         limits: LogLimits,
-        pulse: &Arc<Pulse>,
+        in_flight: &Arc<InFlightCalls>,
     ) -> Result<Option<Self>, SpoolError> {
         let beside_lock: Arc<dyn Directory> = Arc::new(RealDirectory::new(lightning_dir));
         let spool = |path: PathBuf| -> Arc<dyn Directory> {
-            Arc::new(WatchedDirectory::new(RealDirectory::new(path), Arc::clone(pulse)))
+            Arc::new(WatchedDirectory::new(RealDirectory::new(path), Arc::clone(in_flight)))
         };
         let named = match (&backup_lock.on_unreachable, backup_lock.backup_uuid) {
             (OnUnreachable::Spool { directory: root, .. }, Some(uuid)) => Some((spool_path(root, uuid), uuid)),
@@ -183,7 +183,7 @@ impl Recording {
                 self.directory.path().display()
             );
         }
-        drain.set_patience(call_patience(&self.known.on_unreachable));
+        drain.set_timeout(call_timeout(&self.known.on_unreachable));
         let Drain { directory, lock, manifest, log, .. } = drain;
         let node_id = manifest.node_id.or(self.known.manifest.node_id);
         self.known.manifest = format::manifest::Manifest { node_id, ..manifest };
@@ -257,15 +257,15 @@ impl Interrupted {
     ///
     /// # Errors
     /// When the spool is not usable.
-    pub fn spool(&self, pulse: &Arc<Pulse>) -> Result<Option<Recording>, SpoolError> {
+    pub fn spool(&self, in_flight: &Arc<InFlightCalls>) -> Result<Option<BackupWriter>, SpoolError> {
         let OnUnreachable::Spool { directory: root, .. } = &self.known.on_unreachable else { return Ok(None) };
         let directory = spool_directory(root, self.known.manifest.uuid)?;
-        let recording = self.spool_in(Arc::new(WatchedDirectory::new(directory, Arc::clone(pulse))))?;
+        let recording = self.spool_in(Arc::new(WatchedDirectory::new(directory, Arc::clone(in_flight))))?;
         recording.make_room_ahead();
         Ok(Some(recording))
     }
 
-    pub(crate) fn spool_in(&self, directory: Arc<dyn Directory>) -> Result<Recording, SpoolError> {
+    pub(crate) fn spool_in(&self, directory: Arc<dyn Directory>) -> Result<BackupWriter, SpoolError> {
         let known = &self.known;
         let end = |end: &LogEnd| (end.next_seq, end.previous_checksum);
         let newest = known.newest.map(|NewestVersion { data_version, seq, recorded_at }| SpoolNewest {
@@ -292,6 +292,6 @@ impl Interrupted {
             },
             held.directory.path().display()
         );
-        Ok(Recording::spooling_to(held, known.without_history()))
+        Ok(BackupWriter::spooling_to(held, known.without_history()))
     }
 }

@@ -144,10 +144,11 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     let node = Node::new("");
     let first = node.record();
     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(node.backup_path()));
-    let second = Recording::open_in(Arc::clone(&directory), &node.backup_lock, node.dir.path(), LogLimits::default());
+    let second =
+        BackupWriter::open_in(Arc::clone(&directory), &node.backup_lock, node.dir.path(), LogLimits::default());
     assert!(matches!(second, Err(OpenRecordingError::Locked { .. })), "{second:?}");
     drop(first);
-    Recording::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default()).unwrap();
+    BackupWriter::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default()).unwrap();
 }
 
 /// A supervisor starts a node that died at once; its recorder may still be waiting for the disk.
@@ -161,7 +162,7 @@ fn a_recorder_that_is_about_to_end_is_waited_for() {
             thread::sleep(10 * LOCK_RETRY_AFTER);
             drop(first);
         });
-        Recording::open(node.dir.path(), LogLimits::default()).unwrap();
+        BackupWriter::open(node.dir.path(), LogLimits::default()).unwrap();
     });
 }
 
@@ -185,7 +186,7 @@ fn a_write_that_does_not_fit_is_refused_and_the_next_one_recorded() {
 /// What was acknowledged is there and nothing else, whichever call fails, and recording goes on after a restart.
 #[test]
 fn every_failing_call_is_a_refusal_and_loses_nothing() {
-    let script = |node: &mut Node, recording: &mut Recording| -> Result<(), RecordError> {
+    let script = |node: &mut Node, recording: &mut BackupWriter| -> Result<(), RecordError> {
         // Log rolls, a heal and ordinary writes.
         recording.log.set_limits(LogLimits { bytes: 64 << 10, ..LogLimits::default() });
         for round in 0..3 {
@@ -318,7 +319,7 @@ fn a_bump_in_words_that_are_not_known_is_named_as_what_it_may_be() {
     let mut recording = node.record();
     node.write(&mut recording, "as ever", Fate::Committed).unwrap();
     let newest = recording.newest().unwrap();
-    let record = |recording: &mut Recording, bump: &'static str| {
+    let record = |recording: &mut BackupWriter, bump: &'static str| {
         let statements = [Cow::Borrowed("DELETE FROM payments"), Cow::Borrowed(bump)];
         let data_version = DataVersion::new(node.version + 1);
         recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap_err()

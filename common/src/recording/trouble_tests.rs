@@ -207,7 +207,7 @@ fn the_very_first_write_of_a_node_may_fail() {
         };
         let directory = Arc::new(FaultyDirectory::new(url.path()));
         let limits = LogLimits::default();
-        let mut recording = Recording::open_in(Arc::clone(&directory) as _, &lock, dir.path(), limits).unwrap();
+        let mut recording = BackupWriter::open_in(Arc::clone(&directory) as _, &lock, dir.path(), limits).unwrap();
         let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 0";
         let statements = [Cow::Borrowed("CREATE TABLE vars (name TEXT, intval INTEGER)"), Cow::Borrowed(bump)];
         let (data_version, received_at) = (DataVersion::new(1), Timestamp::now());

@@ -11,7 +11,7 @@ use crate::backup::views::Views;
 use crate::config::log_limits::LogLimits;
 use crate::history::Recorded;
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::{Directory, StorageOp};
 use crate::testing::{Fate, Node};
@@ -20,7 +20,7 @@ use format::units::{DataVersion, Timestamp};
 /// Every change begins a log.
 const ONE_CHANGE: LogLimits = LogLimits { statements: 3, ..LIMITS };
 
-fn record_rider(node: &Node, recording: &mut Recording, sql: &'static str) -> Recorded {
+fn record_rider(node: &Node, recording: &mut BackupWriter, sql: &'static str) -> Recorded {
     let data_version = DataVersion::new(node.version);
     let statements = [Cow::Borrowed(sql)];
     recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap()
@@ -79,7 +79,7 @@ fn a_follower_finds_its_way_out_of_a_log_that_was_begun_in_vain() {
             let mut node = Node::new("");
             let faulty = Arc::new(FaultyDirectory::new(node.backup_path()));
             let directory: Arc<dyn Directory> = Arc::clone(&faulty) as _;
-            let opened = Recording::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE);
+            let opened = BackupWriter::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE);
             let mut recording = opened.unwrap();
             node.write(&mut recording, "first", Fate::Committed).unwrap();
             let (followed, mut follower) = node.backup().follow().unwrap();
@@ -117,7 +117,8 @@ fn pages_that_a_delta_snapshot_cut_off_do_not_come_back() {
     };
     let mut node = Node::new("PRAGMA page_size = 512; PRAGMA auto_vacuum = FULL");
     let mut recording = record(&node);
-    let sealed = |node: &Node, recording: &Recording| seal(node.backup(), newest_seq(recording)).unwrap().logs_sealed;
+    let sealed =
+        |node: &Node, recording: &BackupWriter| seal(node.backup(), newest_seq(recording)).unwrap().logs_sealed;
     for _ in 0..20 {
         node.write(&mut recording, &"x".repeat(900), Fate::Committed).unwrap();
     }
@@ -150,7 +151,7 @@ const ERRORS_OF_WRITES: [i32; 6] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, lib
 fn a_sealing_that_fails_leaves_no_temporary_file_and_is_no_fault_of_the_backup() {
     let mut node = Node::new("");
     let mut recording = record(&node);
-    let fill_a_log = |node: &mut Node, recording: &mut Recording| {
+    let fill_a_log = |node: &mut Node, recording: &mut BackupWriter| {
         while files(node.backup_path(), "log-").len() == 1 {
             node.write(recording, "change", Fate::Committed).unwrap();
         }
@@ -281,7 +282,7 @@ fn a_rewind_behind_a_log_that_was_begun_in_vain_goes_to_the_log_of_its_change() 
         let mut node = Node::new("");
         let faulty = Arc::new(FaultyDirectory::new(node.backup_path()));
         let directory: Arc<dyn Directory> = Arc::clone(&faulty) as _;
-        let mut recording = Recording::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE).unwrap();
+        let mut recording = BackupWriter::open_in(directory, &node.backup_lock, node.dir.path(), ONE_CHANGE).unwrap();
         node.write(&mut recording, "committed", Fate::Committed).unwrap();
         node.write(&mut recording, "undone", Fate::Lost).unwrap();
         let logs = files(node.backup_path(), "log-").len();

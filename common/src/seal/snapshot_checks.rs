@@ -129,7 +129,7 @@ mod tests {
     use super::super::tests::{LIMITS, go_on, newest_seq, record};
     use super::super::{SealError, Sealer};
     use super::*;
-    use crate::recording::Recording;
+    use crate::recording::BackupWriter;
     use crate::testing::{Fate, Node};
     use format::names;
 
@@ -139,7 +139,7 @@ mod tests {
         INSERT INTO old SELECT i, randomblob(300) FROM n";
 
     /// A node that ran without the recorder for some changes, among them one that made many pages, and was healed.
-    fn healed() -> (Node, Recording) {
+    fn healed() -> (Node, BackupWriter) {
         let mut node = Node::new("");
         let mut recording = record(&node);
         node.write(&mut recording, "before", Fate::Committed).unwrap();
@@ -148,13 +148,13 @@ mod tests {
         (node, recording)
     }
 
-    fn sealer(node: &Node, recording: &Recording) -> (Sealer, Result<(), SealError>) {
+    fn sealer(node: &Node, recording: &BackupWriter) -> (Sealer, Result<(), SealError>) {
         let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
         let advanced = sealer.advance(newest_seq(recording), &mut go_on);
         (sealer, advanced)
     }
 
-    fn snapshot_of(recording: &Recording, node: &Node) -> std::path::PathBuf {
+    fn snapshot_of(recording: &BackupWriter, node: &Node) -> std::path::PathBuf {
         // The change that was recorded with it comes right behind.
         let seq = Seq::new(newest_seq(recording).get() - 1).unwrap();
         node.backup_path().join(names::snapshot(seq))

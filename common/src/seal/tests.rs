@@ -11,7 +11,7 @@ use crate::backup::Backup;
 use crate::backup::views::Views;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::storage::RealDirectory;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::read_error::ReadError;
@@ -22,11 +22,11 @@ use format::units::Seq;
 /// Some ten changes a log, and a keyframe every third.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
 
-pub(super) fn record(node: &Node) -> Recording {
+pub(super) fn record(node: &Node) -> BackupWriter {
     node.record_within(LIMITS)
 }
 
-pub(super) fn newest_seq(recording: &Recording) -> Seq {
+pub(super) fn newest_seq(recording: &BackupWriter) -> Seq {
     recording.newest().unwrap().seq
 }
 
@@ -99,7 +99,7 @@ pub(super) fn files(path: &Path, prefix: &str) -> Vec<String> {
 }
 
 /// A history with everything in it: gaps, changes that were rewound, snapshots at any place.
-pub(super) fn eventful(node: &mut Node) -> Recording {
+pub(super) fn eventful(node: &mut Node) -> BackupWriter {
     let mut recording = record(node);
     for round in 0..25 {
         node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();

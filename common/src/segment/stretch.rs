@@ -1,6 +1,6 @@
 //! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
 
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::version::{NewestRecorded, Origin, Place, Readable, TimelineEntry, Version};
 use format::Damage;
@@ -34,7 +34,7 @@ impl Before {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LiveRecord {
     pub(crate) about: ChangeAbout,
-    pub(crate) place: RecordPlace,
+    pub(crate) place: RecordAddress,
     pub(crate) kind: LiveKind,
 }
 
@@ -65,7 +65,7 @@ struct Entry {
     seq: Seq,
     data_version: DataVersion,
     time: Timestamp,
-    place: RecordPlace,
+    place: RecordAddress,
     page_count: Option<u32>,
 }
 
@@ -173,7 +173,7 @@ impl Stretch {
                 interval += 1;
                 position = 0;
             }
-            let place = RecordPlace::Segment { segment: first_seq, interval: Keyframe(interval), position };
+            let place = RecordAddress::Segment { segment: first_seq, interval: Keyframe(interval), position };
             position += u32::from(matches!(record.body, IndexedBody::Change { .. }));
             let (data_version, time) = (record.data_version, record.time);
             stretch
@@ -235,14 +235,14 @@ impl Stretch {
     }
 
     /// Where the changes of a version, riders included, are.
-    pub(crate) fn changes_of<'a>(&'a self, version: &'a Version) -> impl Iterator<Item = RecordPlace> + 'a {
+    pub(crate) fn changes_of<'a>(&'a self, version: &'a Version) -> impl Iterator<Item = RecordAddress> + 'a {
         let records = self.records.get(version.first_record..).unwrap_or_default();
         let own = records.iter().take_while(|record| record.seq() <= version.seq);
         own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place)
     }
 
     /// Adds a record of the log.
-    pub(crate) fn apply_record(&mut self, record: &Record<'_>, place: RecordPlace) -> Result<(), Damage> {
+    pub(crate) fn apply_record(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         let header = &record.header;
         let body = match &record.body {
             Body::Change { flags, statements } => IndexedBody::Change {

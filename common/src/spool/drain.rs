@@ -14,7 +14,7 @@ use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
 use crate::log::{AppendError, LogCursor, LogEnd, LogWriter, RecoverError, cut_behind};
 use crate::storage::read_error::ReadError;
-use crate::storage::{Directory, LeavableDirectory, RealDirectory};
+use crate::storage::{DeadlineDirectory, Directory, RealDirectory};
 use format::manifest::Manifest;
 use format::record::{Body, Record};
 use format::spool::SpoolHeader;
@@ -98,7 +98,7 @@ pub struct Drain {
     pub(crate) lock: SharedLock,
     pub(crate) manifest: Manifest,
     pub(crate) log: LogWriter,
-    leavable: Option<LeavableDirectory>,
+    leavable: Option<DeadlineDirectory>,
     /// In the spool, behind what the backup has; `None` when the backup has all of it, and it has no log any more.
     cursor: Option<LogCursor>,
 }
@@ -110,15 +110,15 @@ impl DrainPlan {
     /// When the backup cannot be opened, or it does not end with a record of the spool or the one before.
     pub fn attach(&self) -> Result<Drain, DrainError> {
         // While it drains nobody waits for its calls but itself.
-        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
-        leavable.set_patience(CALL_TAKES_AT_MOST);
+        let leavable = DeadlineDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
+        leavable.set_timeout(CALL_TAKES_AT_MOST);
         self.attach_in(Arc::new(leavable.clone()), Some(leavable))
     }
 
     pub(crate) fn attach_in(
         &self,
         directory: Arc<dyn Directory>,
-        leavable: Option<LeavableDirectory>,
+        leavable: Option<DeadlineDirectory>,
     ) -> Result<Drain, DrainError> {
         let uuid = self.header.manifest.uuid;
         let attached = attach(&directory, &self.url, Some(uuid), self.limits, &Expected::Anything)?;
@@ -217,9 +217,9 @@ impl Drain {
     }
 
     /// From now on a call to the backup's place may take so long.
-    pub fn set_patience(&self, patience: Duration) {
+    pub fn set_timeout(&self, timeout: Duration) {
         if let Some(leavable) = &self.leavable {
-            leavable.set_patience(patience);
+            leavable.set_timeout(timeout);
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use contents::{SpoolContents, logs as spool_logs};
 pub use drain::{Drain, DrainError, DrainPlan};
 pub(crate) use held::{HeldSpool, clear as clear_spool, spool_directory};
 pub use marker::SpoolMarker;
-pub use note::{BehindSpool, SpoolNote, SpoolSight};
+pub use note::{BehindSpool, SpoolNote, SpoolStatus};
 pub(crate) use note::{SpoolNoteError, this_host};
 
 use crate::log::{AppendError, RecoverError};

@@ -96,7 +96,7 @@ pub(crate) fn this_host() -> String {
 
 /// What can be seen here of the spool of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SpoolSight {
+pub enum SpoolStatus {
     /// The backup has all there is: no recorder was told to use a spool, or it is empty.
     Complete,
     /// The spool holds changes that the backup does not have.
@@ -132,64 +132,64 @@ pub struct BehindSpool {
 
 impl Backup {
     /// Looks whether the backup is behind a spool of its node.
-    pub fn spool_sight(&self) -> SpoolSight {
+    pub fn spool_sight(&self) -> SpoolStatus {
         let note = match SpoolNote::read(&**self.directory()) {
             Ok(Some(note)) => note,
-            Ok(None) => return SpoolSight::Complete,
+            Ok(None) => return SpoolStatus::Complete,
             Err(error) => {
                 let path = self.path().join(names::SPOOL_NOTE);
-                return SpoolSight::Unreadable { path, reason: error.to_string() };
+                return SpoolStatus::Unreadable { path, reason: error.to_string() };
             }
         };
         let path = note.path.clone();
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&path));
         if !note.is_here(self.manifest().uuid) || directory.list().is_err() {
             let SpoolNote { host, path } = note;
-            return SpoolSight::OutOfSight { host, path };
+            return SpoolStatus::OutOfSight { host, path };
         }
         self.sight_of(path, &directory)
     }
 
     /// As [`spool_sight`](Self::spool_sight), of a spool that can be seen.
-    fn sight_of(&self, path: PathBuf, directory: &Arc<dyn Directory>) -> SpoolSight {
+    fn sight_of(&self, path: PathBuf, directory: &Arc<dyn Directory>) -> SpoolStatus {
         let contents = match SpoolContents::read(directory) {
             Ok(Some(contents)) if contents.header.manifest.uuid == self.manifest().uuid => contents,
-            Ok(_) => return SpoolSight::Complete,
-            Err(error) => return SpoolSight::Unreadable { path, reason: error.to_string() },
+            Ok(_) => return SpoolStatus::Complete,
+            Err(error) => return SpoolStatus::Unreadable { path, reason: error.to_string() },
         };
         match self.missing_of(directory, contents) {
-            Some(missing) if missing.changes == 0 => SpoolSight::Complete,
-            Some(missing) => SpoolSight::Behind(missing),
-            None => SpoolSight::Unreadable { path, reason: "the end of the backup cannot be read".to_owned() },
+            Some(missing) if missing.changes == 0 => SpoolStatus::Complete,
+            Some(missing) => SpoolStatus::Behind(missing),
+            None => SpoolStatus::Unreadable { path, reason: "the end of the backup cannot be read".to_owned() },
         }
     }
 
     /// As [`spool_sight`](Self::spool_sight), when this may be the lightning-dir of its node: that knows whether there are
     /// changes in a spool that cannot be seen.
-    pub fn spool_sight_beside(&self, lightning_dir: &Path) -> SpoolSight {
+    pub fn spool_sight_beside(&self, lightning_dir: &Path) -> SpoolStatus {
         let sight = self.spool_sight();
         let lightning_dir = RealDirectory::new(lightning_dir);
         match SpoolMarker::read(&lightning_dir, Some(self.manifest().uuid)) {
             Ok(None) => sight,
             Ok(Some(marker)) => match (&sight, read_header(&RealDirectory::new(&marker.path))) {
-                (SpoolSight::Behind(_) | SpoolSight::Unreadable { .. }, _) => sight,
+                (SpoolStatus::Behind(_) | SpoolStatus::Unreadable { .. }, _) => sight,
                 // An older copy of the backup may not know that there is a spool.
                 (_, Ok(Some(header))) if marker.is_of(&header) => {
                     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&marker.path));
                     match self.sight_of(marker.path, &directory) {
-                        SpoolSight::Complete => sight,
+                        SpoolStatus::Complete => sight,
                         seen => seen,
                     }
                 }
                 _ => {
                     let file = lightning_dir.path().join(SpoolMarker::FILE_NAME);
                     let reason = format!("{} says that it holds changes, and it is not there", file.display());
-                    SpoolSight::Unreadable { path: marker.path, reason }
+                    SpoolStatus::Unreadable { path: marker.path, reason }
                 }
             },
             Err(error) => {
                 let path = lightning_dir.path().join(SpoolMarker::FILE_NAME);
-                SpoolSight::Unreadable { path, reason: error.to_string() }
+                SpoolStatus::Unreadable { path, reason: error.to_string() }
             }
         }
     }

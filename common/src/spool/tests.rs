@@ -16,7 +16,7 @@ use super::*;
 use crate::backup::attach_error::OpenRecordingError;
 use crate::config::log_limits::LogLimits;
 use crate::config::on_unreachable::OnUnreachable;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::recording::record_error::RecordError;
 use crate::segment::version::TimelineEntry;
 use crate::storage::faulty::FaultyDirectory;
@@ -50,12 +50,12 @@ impl Spooled {
         spool_path(&self.root, self.uuid())
     }
 
-    fn record(&self) -> Recording {
+    fn record(&self) -> BackupWriter {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
             let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
             let lock = &self.node.backup_lock;
-            match Recording::open_in(directory, lock, self.node.dir.path(), SHORT) {
+            match BackupWriter::open_in(directory, lock, self.node.dir.path(), SHORT) {
                 // The thread that made the calls of a drain gives the lock back a moment later.
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < until => {
                     thread::sleep(Duration::from_millis(1));
@@ -65,15 +65,15 @@ impl Spooled {
         }
     }
 
-    fn write(&mut self, recording: &mut Recording, note: &str) {
+    fn write(&mut self, recording: &mut BackupWriter, note: &str) {
         self.node.write(recording, note, Fate::Committed).unwrap();
     }
 
     /// A recording that has lost its backup after version 11 and spools, and the directory that it spools to.
-    fn spooling(&mut self) -> (Recording, Arc<FaultyDirectory>) {
+    fn spooling(&mut self) -> (BackupWriter, Arc<FaultyDirectory>) {
         let backup = Arc::new(FaultyDirectory::new(self.node.backup_path()));
         let lock = &self.node.backup_lock;
-        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, self.node.dir.path(), SHORT).unwrap();
+        let mut recording = BackupWriter::open_in(Arc::clone(&backup) as _, lock, self.node.dir.path(), SHORT).unwrap();
         self.write(&mut recording, "before");
         backup.fail_nth(1);
         assert!(self.node.write(&mut recording, "fails", Fate::Committed).unwrap_err().is_trouble());
@@ -83,16 +83,16 @@ impl Spooled {
         (interrupted.spool_in(Arc::clone(&spool) as _).unwrap(), spool)
     }
 
-    fn spool_more(&mut self, recording: &mut Recording, changes: usize) {
+    fn spool_more(&mut self, recording: &mut BackupWriter, changes: usize) {
         for position in 0..changes {
             self.write(recording, &format!("spooled {position} {}", "long ".repeat(position % 3 * 700)));
         }
     }
 
     /// What an earlier run has left in the spool.
-    fn reopened(&self) -> Option<Recording> {
+    fn reopened(&self) -> Option<BackupWriter> {
         let lock = &self.node.backup_lock;
-        Recording::open_spool(lock, self.node.dir.path(), SHORT, &Arc::default()).unwrap()
+        BackupWriter::open_spool(lock, self.node.dir.path(), SHORT, &Arc::default()).unwrap()
     }
 
     #[track_caller]
@@ -114,7 +114,7 @@ impl Spooled {
     }
 }
 
-fn drain(recording: &mut Recording) -> Result<(), DrainError> {
+fn drain(recording: &mut BackupWriter) -> Result<(), DrainError> {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut drain = loop {
         match recording.drain_plan().expect("it spools").attach() {
@@ -145,12 +145,12 @@ fn what_is_spooled_comes_into_the_backup_and_the_spool_is_gone() {
     assert_eq!(path, it.spool());
     let versions = (spooled.from_version, spooled.to_version);
     assert_eq!((spooled.changes, versions), (20, (Some(DataVersion::new(12)), Some(DataVersion::new(31)))));
-    let SpoolSight::Behind(behind) = it.node.backup().spool_sight() else { panic!("the backup is behind") };
+    let SpoolStatus::Behind(behind) = it.node.backup().spool_sight() else { panic!("the backup is behind") };
     assert_eq!((behind.changes, behind.from_version, behind.to_version), (20, versions.0, versions.1));
     drain(&mut recording).unwrap();
     assert!(recording.spooled().is_none());
     assert_eq!(files(&it.spool()), [names::LOCK]);
-    assert_eq!(it.node.backup().spool_sight(), SpoolSight::Complete);
+    assert_eq!(it.node.backup().spool_sight(), SpoolStatus::Complete);
     it.expect_all_once("drained");
     it.write(&mut recording, "directly");
     it.expect_all_once("going on");
@@ -245,7 +245,7 @@ fn a_call_of_the_spool_that_fails_is_a_refusal_and_loses_nothing() {
 /// A drain that is interrupted at any call of the backup, and goes on.
 #[test]
 fn a_drain_that_is_interrupted_goes_on_without_a_gap_and_without_a_second_copy() {
-    let attempt = |it: &Spooled, recording: &mut Recording, fail: Option<u64>| -> Result<u64, DrainError> {
+    let attempt = |it: &Spooled, recording: &mut BackupWriter, fail: Option<u64>| -> Result<u64, DrainError> {
         let backup = Arc::new(FaultyDirectory::new(it.node.backup_path()));
         if let Some(nth) = fail {
             backup.fail_nth(nth);
@@ -320,11 +320,11 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
     let mut lock = it.node.backup_lock.clone();
     lock.on_unreachable = OnUnreachable::Stop;
     let forgotten =
-        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT);
+        BackupWriter::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT);
     assert!(matches!(&forgotten, Err(OpenRecordingError::ForgottenSpool { changes: 3, .. })), "{forgotten:?}");
     fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
     let mut other =
-        Recording::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT)
+        BackupWriter::open_in(Arc::new(RealDirectory::new(it.node.backup_path())), &lock, it.node.dir.path(), SHORT)
             .unwrap();
     let statements = it.node.statements("elsewhere");
     let write = crate::log::DbWrite {
@@ -362,7 +362,7 @@ fn the_spool_is_locked_and_private_and_never_begun_over_changes() {
     let (mut recording, _) = it.spooling();
     it.spool_more(&mut recording, 1);
     let lock = it.node.backup_lock.clone();
-    let second = Recording::open_spool(&lock, it.node.dir.path(), SHORT, &Arc::default());
+    let second = BackupWriter::open_spool(&lock, it.node.dir.path(), SHORT, &Arc::default());
     assert!(matches!(second, Err(SpoolError::Locked { .. })), "{second:?}");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&it.spool()), 0o700);
@@ -383,7 +383,7 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
         let mut it = Spooled::new();
         let backup = Arc::new(FaultyDirectory::new(it.node.backup_path()));
         let lock = &it.node.backup_lock;
-        let mut recording = Recording::open_in(Arc::clone(&backup) as _, lock, it.node.dir.path(), SHORT).unwrap();
+        let mut recording = BackupWriter::open_in(Arc::clone(&backup) as _, lock, it.node.dir.path(), SHORT).unwrap();
         it.write(&mut recording, "before");
         let statements = it.node.statements("tried twice");
         let data_version = DataVersion::new(it.node.version + 1);
@@ -461,7 +461,7 @@ fn a_spool_that_cannot_be_looked_at_is_not_taken_for_empty() {
     drop(recording);
     fs::rename(&it.root, it.node.dir.path().join("aside")).unwrap();
     fs::write(&it.root, "in its place").unwrap();
-    let opened = Recording::open_spool(&it.node.backup_lock, it.node.dir.path(), SHORT, &Arc::default());
+    let opened = BackupWriter::open_spool(&it.node.backup_lock, it.node.dir.path(), SHORT, &Arc::default());
     assert!(matches!(opened, Err(SpoolError::Read(_))), "{opened:?}");
 }
 

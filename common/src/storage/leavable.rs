@@ -1,4 +1,4 @@
-//! [`LeavableDirectory`]: a directory whose calls are made by a thread of its own, which is left behind when it hangs.
+//! [`DeadlineDirectory`]: a directory whose calls are made by a thread of its own, which is left behind when it hangs.
 
 use std::fmt;
 use std::io;
@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Access, Directory, Pulse, StorageError, StorageOp, StoredFile};
+use super::{Access, Directory, InFlightCalls, StorageError, StorageOp, StoredFile};
 
 /// A directory of which every call returns in time: when it does not, that is an error, and so is every later call. The
 /// thread that is stuck in it closes all files, and gives back the lock, when it comes back: until then the lock is
-/// held, so nobody else can begin to write while an old write may still arrive. Calls of [`unhurried`](Directory::unhurried)
+/// held, so nobody else can begin to write while an old write may still arrive. Calls of [`background`](Directory::unhurried)
 /// are made by the thread that asks for them, which must hold the lock for as long as they take.
 ///
 /// A call costs the way to another thread and back.
 #[derive(Debug, Clone)]
-pub(crate) struct LeavableDirectory {
+pub(crate) struct DeadlineDirectory {
     directory: Arc<dyn Directory>,
     caller: Arc<Caller>,
 }
@@ -31,21 +31,21 @@ struct Caller {
     left: AtomicBool,
     patience_ms: AtomicU64,
     /// Shows for how long a call has been waited for.
-    pulse: Arc<Pulse>,
+    in_flight: Arc<InFlightCalls>,
 }
 
-impl LeavableDirectory {
-    /// Starts the thread. Calls may take any time until [`set_patience`](Self::set_patience), and show in `pulse`.
-    pub(crate) fn new(directory: Arc<dyn Directory>, pulse: Arc<Pulse>) -> io::Result<Self> {
+impl DeadlineDirectory {
+    /// Starts the thread. Calls may take any time until [`set_timeout`](Self::set_patience), and show in `in_flight`.
+    pub(crate) fn new(directory: Arc<dyn Directory>, in_flight: Arc<InFlightCalls>) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new().name("destination".to_owned()).spawn(move || queue.iter().for_each(|job| job()))?;
         let (jobs, left, patience_ms) = (Mutex::new(jobs), AtomicBool::new(false), AtomicU64::new(u64::MAX));
-        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms, pulse }) })
+        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms, in_flight }) })
     }
 
     /// From now on a call may take so long.
-    pub(crate) fn set_patience(&self, patience: Duration) {
-        let ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.caller.patience_ms.store(ms, Ordering::Relaxed);
     }
 
@@ -82,8 +82,8 @@ impl Caller {
         let (answer, answered) = sync_channel(1);
         // What nobody waits for any more is dropped where it was made: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
-        let patience = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
-        match self.pulse.during_leavable(|| answered.recv_timeout(patience)) {
+        let timeout = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
+        match self.in_flight.during_leavable(|| answered.recv_timeout(timeout)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 self.left.store(true, Ordering::Relaxed);
@@ -98,7 +98,7 @@ impl Caller {
     }
 }
 
-impl Directory for LeavableDirectory {
+impl Directory for DeadlineDirectory {
     fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -137,11 +137,11 @@ impl Directory for LeavableDirectory {
         Ok(Box::new(LeavableLock { held: Some(held), caller: Arc::clone(&self.caller) }))
     }
 
-    fn unhurried(&self) -> Option<Arc<dyn Directory>> {
+    fn background(&self) -> Option<Arc<dyn Directory>> {
         Some(Arc::clone(&self.directory))
     }
 
-    fn adopt(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
+    fn foreground(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         self.file(file)
     }
 }
@@ -232,8 +232,8 @@ mod tests {
     #[test]
     fn it_does_what_the_directory_does() {
         let dir = tempfile::tempdir().unwrap();
-        let leavable = LeavableDirectory::new(Arc::new(RealDirectory::new(dir.path())), Arc::default()).unwrap();
-        leavable.set_patience(Duration::from_secs(60));
+        let leavable = DeadlineDirectory::new(Arc::new(RealDirectory::new(dir.path())), Arc::default()).unwrap();
+        leavable.set_timeout(Duration::from_secs(60));
         let file = leavable.create("a").unwrap();
         file.write_at(b"hello", 3).unwrap();
         file.sync().unwrap();
@@ -250,9 +250,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("LOCK"), "").unwrap();
         let real: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
-        let pulse = Arc::new(Pulse::default());
-        let leavable = LeavableDirectory::new(Arc::clone(&real), Arc::clone(&pulse)).unwrap();
-        leavable.set_patience(Duration::from_millis(30));
+        let in_flight = Arc::new(InFlightCalls::default());
+        let leavable = DeadlineDirectory::new(Arc::clone(&real), Arc::clone(&in_flight)).unwrap();
+        leavable.set_timeout(Duration::from_millis(30));
         let lock = leavable.lock("LOCK").unwrap();
         let (release, released) = mpsc::channel::<()>();
         let hung = thread::scope(|scope| {
@@ -262,13 +262,13 @@ mod tests {
                     Ok(())
                 })
             });
-            while pulse.in_leavable_call_for().is_none() && !hung.is_finished() {
+            while in_flight.in_leavable_call_for().is_none() && !hung.is_finished() {
                 thread::yield_now();
             }
-            assert!(!hung.is_finished() && pulse.in_call_for().is_none(), "it shows while it is waited for");
+            assert!(!hung.is_finished() && in_flight.longest().is_none(), "it shows while it is waited for");
             hung.join().unwrap()
         });
-        assert_eq!(pulse.in_leavable_call_for(), None, "nobody waits for it any more");
+        assert_eq!(in_flight.in_leavable_call_for(), None, "nobody waits for it any more");
         assert_eq!(hung.unwrap_err().source.kind(), io::ErrorKind::TimedOut);
         let before = Instant::now();
         assert!(leavable.list().is_err() && before.elapsed() < Duration::from_millis(20), "it is not asked again");

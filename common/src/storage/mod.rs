@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use free_space::FreeSpace;
-pub(crate) use leavable::LeavableDirectory;
+pub(crate) use leavable::DeadlineDirectory;
 pub use real::RealDirectory;
 pub use trouble::Trouble;
-pub(crate) use unnamed::UnnamedDirectory;
-pub use watched::Pulse;
+pub(crate) use unnamed::StagingDirectory;
+pub use watched::InFlightCalls;
 pub(crate) use watched::WatchedDirectory;
 
 /// A file system call that failed: which one, on what, where.
@@ -171,13 +171,13 @@ pub trait Directory: fmt::Debug + Send + Sync {
 
     /// The same directory for a thread of its own, which holds the lock and may wait for as long as a call takes: what it does
     /// holds up no call that is made here. `None` when calls that are made here do not wait for each other anyway.
-    fn unhurried(&self) -> Option<Arc<dyn Directory>> {
+    fn background(&self) -> Option<Arc<dyn Directory>> {
         None
     }
 
-    /// Takes over a file that was opened by way of [`unhurried`](Self::unhurried): from now on calls to it are as those to any
+    /// Takes over a file that was opened by way of [`background`](Self::unhurried): from now on calls to it are as those to any
     /// other file of this directory.
-    fn adopt(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
+    fn foreground(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         file
     }
 }

@@ -46,7 +46,7 @@ impl Unfinished {
 }
 
 /// How long it is waited for somebody else's lock, which is held for an instant.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A directory in which a file is being made. What others have left there is gone.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Workplace {
 
 /// Has a lock that was taken alone, or not at all, stand beside others.
 fn is_shared_soon(lock: &File) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match lock.try_lock_shared() {
             Ok(()) => return true,

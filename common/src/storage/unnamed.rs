@@ -1,4 +1,4 @@
-//! [`UnnamedDirectory`]: a directory that is being filled and has no name yet that anybody would look for.
+//! [`StagingDirectory`]: a directory that is being filled and has no name yet that anybody would look for.
 
 use std::fmt;
 use std::path::Path;
@@ -8,9 +8,9 @@ use super::{Access, Directory, RealDirectory, StorageError, StoredFile};
 /// A directory of which nothing counts before it gets its name. So nothing in it is made durable before everything is, once,
 /// by [`make_durable`](Self::make_durable).
 #[derive(Debug)]
-pub(crate) struct UnnamedDirectory(RealDirectory);
+pub(crate) struct StagingDirectory(RealDirectory);
 
-impl UnnamedDirectory {
+impl StagingDirectory {
     pub(crate) fn new(directory: RealDirectory) -> Self {
         Self(directory)
     }
@@ -27,7 +27,7 @@ impl UnnamedDirectory {
     }
 }
 
-impl Directory for UnnamedDirectory {
+impl Directory for StagingDirectory {
     fn path(&self) -> &Path {
         self.0.path()
     }

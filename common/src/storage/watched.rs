@@ -14,7 +14,7 @@ use super::{Access, Directory, StorageError, StoredFile};
 /// Costs a read of the clock and two stores a call. Calls of several threads are told apart: one that returns must not hide
 /// another that does not.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct InFlightCalls {
     epoch: Instant,
     running: Running,
     /// Those that are left behind when they hang: nobody waits for them for ever.
@@ -29,16 +29,16 @@ struct Running([AtomicU64; CALLS_MAX]);
 /// one that drains. Those that they leave behind when they hang come on top.
 const CALLS_MAX: usize = 16;
 
-impl Default for Pulse {
+impl Default for InFlightCalls {
     fn default() -> Self {
         let none = || Running([const { AtomicU64::new(0) }; CALLS_MAX]);
         Self { epoch: Instant::now(), running: none(), leavable: none() }
     }
 }
 
-impl Pulse {
+impl InFlightCalls {
     /// How long the call that has been running longest has been running; `None` when none is.
-    pub fn in_call_for(&self) -> Option<Duration> {
+    pub fn longest(&self) -> Option<Duration> {
         self.longest_of(&self.running)
     }
 
@@ -74,20 +74,20 @@ impl Pulse {
     }
 }
 
-/// A directory whose calls show in a [`Pulse`].
+/// A directory whose calls show in a [`InFlightCalls`].
 #[derive(Debug)]
 pub(crate) struct WatchedDirectory<D> {
     directory: D,
-    pulse: Arc<Pulse>,
+    in_flight: Arc<InFlightCalls>,
 }
 
 impl<D: Directory> WatchedDirectory<D> {
-    pub(crate) fn new(directory: D, pulse: Arc<Pulse>) -> Self {
-        Self { directory, pulse }
+    pub(crate) fn new(directory: D, in_flight: Arc<InFlightCalls>) -> Self {
+        Self { directory, in_flight }
     }
 
     fn watch(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
-        Box::new(WatchedFile { file: Some(file), pulse: Arc::clone(&self.pulse) })
+        Box::new(WatchedFile { file: Some(file), in_flight: Arc::clone(&self.in_flight) })
     }
 }
 
@@ -97,31 +97,31 @@ impl<D: Directory> Directory for WatchedDirectory<D> {
     }
 
     fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError> {
-        self.pulse.during(|| self.directory.open(name, access)).map(|file| self.watch(file))
+        self.in_flight.during(|| self.directory.open(name, access)).map(|file| self.watch(file))
     }
 
     fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
-        self.pulse.during(|| self.directory.create(name)).map(|file| self.watch(file))
+        self.in_flight.during(|| self.directory.create(name)).map(|file| self.watch(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        self.pulse.during(|| self.directory.rename(from, to))
+        self.in_flight.during(|| self.directory.rename(from, to))
     }
 
     fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.pulse.during(|| self.directory.remove(name))
+        self.in_flight.during(|| self.directory.remove(name))
     }
 
     fn list(&self) -> Result<Vec<String>, StorageError> {
-        self.pulse.during(|| self.directory.list())
+        self.in_flight.during(|| self.directory.list())
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        self.pulse.during(|| self.directory.sync())
+        self.in_flight.during(|| self.directory.sync())
     }
 
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
-        self.pulse.during(|| self.directory.lock(name))
+        self.in_flight.during(|| self.directory.lock(name))
     }
 }
 
@@ -129,20 +129,20 @@ impl<D: Directory> Directory for WatchedDirectory<D> {
 struct WatchedFile {
     /// Always there: taken when it is closed, which is a call like others, and over a network may write.
     file: Option<Box<dyn StoredFile>>,
-    pulse: Arc<Pulse>,
+    in_flight: Arc<InFlightCalls>,
 }
 
 impl WatchedFile {
     fn during<T>(&self, call: impl FnOnce(&dyn StoredFile) -> T) -> T {
         let file = self.file.as_deref().expect("BUG: a file is there until it is dropped");
-        self.pulse.during(|| call(file))
+        self.in_flight.during(|| call(file))
     }
 }
 
 impl Drop for WatchedFile {
     fn drop(&mut self) {
         let file = self.file.take();
-        self.pulse.during(|| drop(file));
+        self.in_flight.during(|| drop(file));
     }
 }
 
@@ -179,26 +179,26 @@ mod tests {
 
     #[test]
     fn a_call_shows_while_it_runs() {
-        let pulse = Arc::new(Pulse::default());
-        assert_eq!(pulse.in_call_for(), None);
-        pulse.during(|| {
+        let in_flight = Arc::new(InFlightCalls::default());
+        assert_eq!(in_flight.longest(), None);
+        in_flight.during(|| {
             thread::sleep(Duration::from_millis(20));
-            assert!(pulse.in_call_for().unwrap() >= Duration::from_millis(19));
+            assert!(in_flight.longest().unwrap() >= Duration::from_millis(19));
         });
-        assert_eq!(pulse.in_call_for(), None);
+        assert_eq!(in_flight.longest(), None);
     }
 
     /// What was lost: room was being made ahead when the disk began to hang, that call was the last to return, and the write
     /// that hung was never refused.
     #[test]
     fn a_call_that_returns_does_not_hide_one_that_hangs() {
-        let pulse = Pulse::default();
-        pulse.during(|| {
+        let in_flight = InFlightCalls::default();
+        in_flight.during(|| {
             thread::scope(|scope| {
-                scope.spawn(|| pulse.during(|| thread::sleep(Duration::from_millis(20))));
+                scope.spawn(|| in_flight.during(|| thread::sleep(Duration::from_millis(20))));
             });
-            assert!(pulse.in_call_for().unwrap() >= Duration::from_millis(19));
+            assert!(in_flight.longest().unwrap() >= Duration::from_millis(19));
         });
-        assert_eq!(pulse.in_call_for(), None);
+        assert_eq!(in_flight.longest(), None);
     }
 }

@@ -28,7 +28,7 @@ use format::units::{DataVersion, PageNo, PageSize};
 use format::version_rules::Commit;
 
 /// How long a database that is locked, or ahead of what can be seen of the backup, is tried again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a database that goes on is read anew until it stays at one version for long enough. It is what most nodes do at
 /// once; then equal pages need no comparison of rows.
@@ -205,7 +205,7 @@ fn versions_behind(backup: &Arc<Backup>, database: &Path) -> Result<u32, Against
 fn open_patiently(path: &Path, began: Instant) -> Result<LiveDatabase, AgainstError> {
     loop {
         match LiveDatabase::open(path) {
-            Err(LiveDatabaseError::Busy { .. }) if began.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            Err(LiveDatabaseError::Busy { .. }) if began.elapsed() < TIMEOUT => thread::sleep(PAUSE),
             Err(LiveDatabaseError::Busy { path }) => return Err(AgainstError::Busy { path }),
             Err(LiveDatabaseError::Missing { path }) => return Err(AgainstError::NoDatabase { path }),
             opened => return Ok(opened?),
@@ -222,7 +222,7 @@ fn view_of(backup: &Arc<Backup>, database: &Path, version: DataVersion, began: I
             let plan = history.plan(&found).map_err(|error| fail(error.into()))?;
             return View::build(backup, &plan, None).map_err(|error| fail(error.reason));
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > TIMEOUT {
             let why = why_not_there(&history, read.err());
             return Err(AgainstError::NoSuchVersion { database: database.to_owned(), version, why });
         }

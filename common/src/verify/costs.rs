@@ -13,7 +13,7 @@ use crate::backup::view::{BuildError, View};
 use crate::check::page_map::own_part;
 use crate::history::History;
 use crate::history::{ReplayPlan, Start};
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::pages::PageSource as _;
 use crate::replay::ReplayError;
 use crate::segment::version::Version;
@@ -145,8 +145,8 @@ impl<'a> Costs<'a> {
         let change = plan.changes.iter().find(|change| Some(change.seq()) == at);
         let (file, offset) = change.map_or_else(Default::default, |change| {
             let offset = match change.place {
-                RecordPlace::Log { offset, .. } => Some(offset),
-                RecordPlace::Segment { segment, interval, .. } => {
+                RecordAddress::Log { offset, .. } => Some(offset),
+                RecordAddress::Segment { segment, interval, .. } => {
                     let stretch = self.backup.segments().stretch(segment).ok();
                     stretch.and_then(|stretch| stretch.interval(interval).map(|interval| interval.block.offset))
                 }

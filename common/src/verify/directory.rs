@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::backup::Backup;
-use crate::backup::lock_look::LockLook;
+use crate::backup::lock_look::LockStatus;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
@@ -31,7 +31,7 @@ pub(super) fn check_names(
     notes: &mut Vec<Note>,
 ) {
     let directory = &**backup.directory();
-    let at_work = backup.look_at_lock().is_ok_and(|look| look != LockLook::NotSeen);
+    let at_work = backup.look_at_lock().is_ok_and(|look| look != LockStatus::NotSeen);
     for name in names {
         let unused = match () {
             () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS, names::CHECKED]

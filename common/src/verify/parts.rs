@@ -13,7 +13,7 @@ use super::version_ranges::VersionRanges;
 use crate::backup::Backup;
 use crate::check::segment_body::check_body;
 use crate::check::segment_replay::replay_segment;
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::segment::stretch::Stretch;
 use crate::segment::{Remains, SegmentFile};
 use format::names;
@@ -152,7 +152,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
         let records = stretch.records();
         let record = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
         match record.and_then(|position| records.get(position)).map(|record| record.place) {
-            Some(RecordPlace::Segment { interval, .. }) => interval.0,
+            Some(RecordAddress::Segment { interval, .. }) => interval.0,
             _ => 0,
         }
     };

@@ -6,7 +6,7 @@ use super::finding::{Findings, Wrong};
 use super::logs;
 use crate::backup::Backup;
 use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS};
-use crate::spool::{SpoolNote, SpoolSight, spool_logs};
+use crate::spool::{SpoolNote, SpoolStatus, spool_logs};
 use crate::storage::RealDirectory;
 
 /// Looks whether the spool can be read to its end. A recorder may be at work there.
@@ -15,17 +15,17 @@ pub(super) fn check(backup: &Backup, findings: &mut Findings) {
     let mut looks = 0;
     let sight = loop {
         match backup.spool_sight() {
-            SpoolSight::Unreadable { .. } if looks < SECOND_LOOKS => looks += 1,
+            SpoolStatus::Unreadable { .. } if looks < SECOND_LOOKS => looks += 1,
             sight => break sight,
         }
         thread::sleep(SECOND_LOOK_AFTER);
     };
     match sight {
-        SpoolSight::Unreadable { path, reason } => {
+        SpoolStatus::Unreadable { path, reason } => {
             findings.add(&path.display().to_string(), None, Wrong::Unreadable { reason });
         }
-        SpoolSight::OutOfSight { .. } => {}
-        SpoolSight::Complete | SpoolSight::Behind(_) => {
+        SpoolStatus::OutOfSight { .. } => {}
+        SpoolStatus::Complete | SpoolStatus::Behind(_) => {
             let directory = RealDirectory::new(&note.path);
             let file = |name: String| note.path.join(name).display().to_string();
             logs::check_lengths(

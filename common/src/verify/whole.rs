@@ -307,7 +307,7 @@ impl Verification {
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
         // A recorder at work has written more since.
         let is_at_work =
-            self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_look::LockLook::NotSeen);
+            self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_look::LockStatus::NotSeen);
         if let Ok(bytes @ 1..) = torn
             && !is_at_work
         {

@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use common::PythonLock;
 use common::{
-    Backup, BackupLock, BackupLockError, BackupUrl, History, LockLook, OnGap, OnUnreachable, Owner, ReadError,
+    Backup, BackupLock, BackupLockError, BackupUrl, History, LockStatus, OnGap, OnUnreachable, Owner, ReadError,
 };
 use format::version_rules::{Bump, Decision, decide};
 
@@ -129,7 +129,7 @@ fn settings_before(lightning_dir: &Path, backup: &Backup) -> anyhow::Result<Opti
 
 /// That no node records to the backup: two of them on one set of channels lose money.
 fn expect_not_recorded_to(backup: &Backup, url: &BackupUrl) -> anyhow::Result<()> {
-    let Ok(LockLook::Held { process }) = backup.look_at_lock() else { return Ok(()) };
+    let Ok(LockStatus::Held { process }) = backup.look_at_lock() else { return Ok(()) };
     let who = process.map_or_else(|| "a process".to_owned(), |process| format!("process {process}"));
     bail!(
         "{who} records to {url} now: a second node on the same channels loses money. Stop the other one first, for good"

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::KeepPolicy;
 use common::compact::{CompactionFields, Force, Stage};
-use common::{Backup, BackupLock, LockLook};
+use common::{Backup, BackupLock, LockStatus};
 use serde_json::{Map, Value};
 
 use super::Failure;
@@ -23,12 +23,12 @@ use crate::restore::lightning_rpc::{LightningRpc, RpcError};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The directory of the node that records to a backup; `None` when it cannot be told from here.
 pub(super) fn recording_node(backup: &Path) -> Option<PathBuf> {
     let url = backup.to_str()?.parse().ok()?;
-    let Ok(LockLook::Held { process: Some(process) }) = Backup::open(&url).ok()?.look_at_lock() else { return None };
+    let Ok(LockStatus::Held { process: Some(process) }) = Backup::open(&url).ok()?.look_at_lock() else { return None };
     let lightning_dir = fs::read_link(format!("/proc/{process}/cwd")).ok()?;
     // Whoever else holds the lock is not asked.
     let lock = BackupLock::read(&lightning_dir).ok()?;
@@ -79,7 +79,7 @@ pub(super) fn compact_beside(
 fn show_progress(lightning_dir: &Path, bars: &mut Bars) {
     let status = LightningRpc::connect(lightning_dir)
         .map_err(RpcError::from)
-        .and_then(|rpc| rpc.call("backup-status", &Value::Object(Map::new()), Some(PATIENCE)));
+        .and_then(|rpc| rpc.call("backup-status", &Value::Object(Map::new()), Some(TIMEOUT)));
     let under_way = status.map(|mut status| status["compaction"]["under_way"].take());
     if let Ok(under_way) = under_way
         && let Some(stage) = under_way["stage"].as_str().and_then(Stage::named)

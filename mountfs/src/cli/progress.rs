@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is done sooner needs no bar.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether bars are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Bar {
 
     /// Takes note that `done` of `total` bytes are done.
     pub fn set(&mut self, done_bytes: u64, total_bytes: u64) {
-        let is_due = self.shown.is_none() && self.started.elapsed() > PATIENCE;
+        let is_due = self.shown.is_none() && self.started.elapsed() > TIMEOUT;
         if is_due && !HIDDEN.load(Ordering::Relaxed) && std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes}, {eta} left");

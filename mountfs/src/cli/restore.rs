@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
 use common::{
-    Backup, BackupLock, DataVersion, History, LockLook, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp, Version,
+    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp,
+    Version,
 };
 
 use super::attach::attach_command;
@@ -27,7 +28,7 @@ use crate::{note, say};
 /// Exit code 1 when the backup is damaged, 2 for everything else.
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
-    let existing = if args.backup_existing { Existing::PutAside } else { Existing::Refuse };
+    let existing = if args.backup_existing { Existing::Replace } else { Existing::Refuse };
     let _made = args.create.then(|| MadeDirectories::make_for(&args.dest, backup.path())).transpose()?;
     let destination = Destination::check(&args.dest, backup.path(), existing)?;
     let (history, problem) = backup.read_history();
@@ -120,8 +121,8 @@ fn about_damage(restored: &Restored) -> String {
 /// What has to be true before a node is started on what was restored.
 fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
     let old_node = match backup.look_at_lock() {
-        Ok(LockLook::Held { .. }) => "IT IS RUNNING NOW: something records to this backup",
-        Ok(LockLook::NotSeen) | Err(_) => "two nodes on one set of channels lose money",
+        Ok(LockStatus::Held { .. }) => "IT IS RUNNING NOW: something records to this backup",
+        Ok(LockStatus::NotSeen) | Err(_) => "two nodes on one set of channels lose money",
     };
     let secret = directory.join(HSM_SECRET);
     let secret = if secret.exists() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use common::{
-    Backup, BackupState, BytesByKind, DatabaseDamage, LockLook, NewestVersion, ReadError, ReplayCheck, SpoolSight,
+    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck, SpoolStatus,
     StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
@@ -66,7 +66,7 @@ impl Status {
         args: &StatusArgs,
         backup: &Backup,
         state: &BackupState,
-        sight: &SpoolSight,
+        sight: &SpoolStatus,
         problem: Option<&ReadError>,
     ) -> Self {
         let mut fields = StatusFields::new();
@@ -96,7 +96,7 @@ impl Status {
             fields,
             versions: state.versions,
             oldest_version: state.oldest.as_ref().map(|oldest| oldest.data_version.get()),
-            locked: locked.ok().map(|look| look != LockLook::NotSeen),
+            locked: locked.ok().map(|look| look != LockStatus::NotSeen),
             spool: behind::to_json(sight),
             dropped: dropped_json(backup),
             problem: problem.map(|error| chain(error)),
@@ -206,7 +206,7 @@ mod tests {
         let mut fields = StatusFields::new();
         fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
         fields.database_damage = Some(DatabaseDamage { data_version: 5, text: "Tree 2 page 3".to_owned() });
-        let spool = behind::to_json(&SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
+        let spool = behind::to_json(&SpoolStatus::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
         let status = Status {
             fields,
             versions: Some(7),

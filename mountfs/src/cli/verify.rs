@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
-use common::{Backup, SpoolSight, counted};
+use common::{Backup, SpoolStatus, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -84,7 +84,7 @@ fn ranges(versions: &VersionRanges) -> Value {
     versions.iter().map(range).collect()
 }
 
-fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolSight>) -> Value {
+fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolStatus>) -> Value {
     let finding = |finding: &Finding| {
         json!({
             "file": finding.file,

@@ -34,7 +34,7 @@ pub struct PretendSettings {
     /// Where the recorder's standard error goes.
     pub stderr: RecorderStderr,
     /// The longest wait for anything the recorder does.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl PretendSettings {
@@ -45,7 +45,7 @@ impl PretendSettings {
             lightning_dir: lightning_dir.into(),
             synchronous: Synchronous::Off,
             stderr: RecorderStderr::default(),
-            patience: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         }
     }
 }
@@ -199,7 +199,7 @@ impl PretendLightningd {
             &settings.lightning_dir,
             &settings.stderr,
             &self.environment,
-            settings.patience,
+            settings.timeout,
         )?;
         self.recorder = Some(recorder);
         let manifest = self.rpc("getmanifest", &json!({"allow-deprecated-apis": false}))?;

@@ -1,27 +1,27 @@
 //! What a command says when the backup is behind what its node has recorded in a spool.
 
 use common::spool::BehindSpool;
-use common::{DataVersion, SpoolSight, counted};
+use common::{DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
 use crate::note;
 
 /// The warning, or the note, about changes that may not be in the backup; `None` when it is known to have all.
-pub fn warning(sight: &SpoolSight) -> Option<String> {
+pub fn warning(sight: &SpoolStatus) -> Option<String> {
     match sight {
-        SpoolSight::Complete => None,
-        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
+        SpoolStatus::Complete => None,
+        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
             "warning: THIS BACKUP IS BEHIND by {} ({}): the newest changes are in {}; start the node with the backup \
              reachable to drain them",
             counted(*changes, "change"),
             versions(*from_version, *to_version),
             path.display()
         )),
-        SpoolSight::OutOfSight { host, path } => Some(format!(
+        SpoolStatus::OutOfSight { host, path } => Some(format!(
             "note: the node of this backup may have newer changes in {} on {host}, which cannot be seen from here",
             path.display()
         )),
-        SpoolSight::Unreadable { path, reason } => Some(format!(
+        SpoolStatus::Unreadable { path, reason } => Some(format!(
             "warning: whether this backup is behind is not known: {} cannot be read ({reason})",
             path.display()
         )),
@@ -29,25 +29,25 @@ pub fn warning(sight: &SpoolSight) -> Option<String> {
 }
 
 /// Says it, if there is something to say.
-pub fn warn(sight: &SpoolSight) {
+pub fn warn(sight: &SpoolStatus) {
     if let Some(warning) = warning(sight) {
         note!("{warning}");
     }
 }
 
 /// What stands between an operator and restoring the newest version: it is not the newest one.
-pub fn stale(sight: &SpoolSight) -> Option<String> {
+pub fn stale(sight: &SpoolStatus) -> Option<String> {
     let what = match sight {
-        SpoolSight::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
+        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
             "behind by {} ({}): the newest changes are in {}",
             counted(*changes, "change"),
             versions(*from_version, *to_version),
             path.display()
         ),
-        SpoolSight::Unreadable { path, reason } => {
+        SpoolStatus::Unreadable { path, reason } => {
             format!("maybe behind its spool: {} cannot be read ({reason})", path.display())
         }
-        SpoolSight::Complete | SpoolSight::OutOfSight { .. } => return None,
+        SpoolStatus::Complete | SpoolStatus::OutOfSight { .. } => return None,
     };
     Some(format!(
         "this backup is {what}. A node that is started without what is missing can broadcast a revoked state, and the peer \
@@ -56,19 +56,19 @@ pub fn stale(sight: &SpoolSight) -> Option<String> {
 }
 
 /// The same for programs, `None` when the backup is known to have all. Under the names of `backup-status`, and beside them what only an onlooker need be told.
-pub fn to_json(sight: &SpoolSight) -> Option<Value> {
+pub fn to_json(sight: &SpoolStatus) -> Option<Value> {
     match sight {
-        SpoolSight::Complete => None,
-        SpoolSight::Behind(behind) => Some(json!({
+        SpoolStatus::Complete => None,
+        SpoolStatus::Behind(behind) => Some(json!({
             "path": behind.path,
             "changes": behind.changes,
             "from_version": behind.from_version.map(DataVersion::get),
             "to_version": behind.to_version.map(DataVersion::get),
         })),
-        SpoolSight::OutOfSight { host, path } => {
+        SpoolStatus::OutOfSight { host, path } => {
             Some(json!({"path": path, "host": host, "changes": null, "problem": "it cannot be seen from here"}))
         }
-        SpoolSight::Unreadable { path, reason } => Some(json!({"path": path, "changes": null, "problem": reason})),
+        SpoolStatus::Unreadable { path, reason } => Some(json!({"path": path, "changes": null, "problem": reason})),
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn only_what_can_be_seen_stands_in_the_way() {
         let behind = |to| {
-            SpoolSight::Behind(BehindSpool {
+            SpoolStatus::Behind(BehindSpool {
                 path: "/spool/x".into(),
                 changes: 3,
                 from_version: Some(DataVersion::new(7)),
@@ -100,13 +100,13 @@ mod tests {
                 .is_some_and(|text| text.contains("by 3 changes (version 7): the newest changes are in /spool/x"))
         );
         assert!(stale(&behind(9)).is_some_and(|text| text.contains("/spool/x")));
-        let unknown = SpoolSight::Unreadable { path: "/backup/spool-note".into(), reason: "EIO".to_owned() };
+        let unknown = SpoolStatus::Unreadable { path: "/backup/spool-note".into(), reason: "EIO".to_owned() };
         for text in [warning(&unknown), stale(&unknown)] {
             assert!(text.is_some_and(|text| text.contains("/backup/spool-note cannot be read (EIO)")));
         }
-        let elsewhere = SpoolSight::OutOfSight { host: "node".to_owned(), path: "/spool/x".into() };
+        let elsewhere = SpoolStatus::OutOfSight { host: "node".to_owned(), path: "/spool/x".into() };
         assert!(warning(&elsewhere).is_some_and(|text| text.contains("/spool/x on node")));
         assert_eq!(stale(&elsewhere), None);
-        assert_eq!((warning(&SpoolSight::Complete), stale(&SpoolSight::Complete)), (None, None));
+        assert_eq!((warning(&SpoolStatus::Complete), stale(&SpoolStatus::Complete)), (None, None));
     }
 }

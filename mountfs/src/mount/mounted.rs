@@ -193,12 +193,12 @@ impl Drop for Mount {
 ///
 /// # Errors
 /// When the file cannot be read, or not in time.
-pub fn first_answer(mountpoint: &Path, patience: Duration) -> io::Result<()> {
+pub fn first_answer(mountpoint: &Path, timeout: Duration) -> io::Result<()> {
     let (answered, answer) = mpsc::channel();
     let readme = mountpoint.join("README");
     std::thread::Builder::new().name("first-answer".to_owned()).spawn(move || {
         // Nobody listens any more when it took too long.
         let _: Result<(), _> = answered.send(std::fs::read(readme).map(drop));
     })?;
-    answer.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    answer.recv_timeout(timeout).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

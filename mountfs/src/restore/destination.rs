@@ -22,7 +22,7 @@ pub enum Existing {
     /// It stays, and nothing is restored.
     Refuse,
     /// It is renamed, with its journal, when the restored one is complete.
-    PutAside,
+    Replace,
 }
 
 /// A place for a database: checked before anything is read.
@@ -160,7 +160,7 @@ fn expect_free(path: &Path, directory: &Path, existing: Existing) -> Result<(), 
     if let Some(node) = RunningNode::find(directory).map_err(error)? {
         return Err(RestoreError::NodeRuns { node });
     }
-    if existing == Existing::PutAside {
+    if existing == Existing::Replace {
         // What listens and locks where it usually does was found above. This finds what was told to be elsewhere.
         return RunningNode::with_open(path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
     }

@@ -48,8 +48,8 @@ impl LightningRpc {
     ///
     /// # Errors
     /// When there is none, or it is a refusal.
-    pub fn call(mut self, method: &str, params: &Value, patience: Option<Duration>) -> Result<Value, RpcError> {
-        self.0.set_read_timeout(patience)?;
+    pub fn call(mut self, method: &str, params: &Value, timeout: Option<Duration>) -> Result<Value, RpcError> {
+        self.0.set_read_timeout(timeout)?;
         let request = json!({"jsonrpc": "2.0", "id": "backupfs", "method": method, "params": params});
         self.0.write_all(format!("{request}\n\n").as_bytes())?;
         let (mut bytes, mut more) = (Vec::new(), [0; 4096]);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// No answer takes so long, even on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct RecorderProcess {
     child: Child,
@@ -80,7 +80,7 @@ impl RecorderProcess {
     /// The next message that is not a log line.
     pub fn hear(&mut self) -> Value {
         loop {
-            let message = self.messages.recv_timeout(PATIENCE).expect("no answer came");
+            let message = self.messages.recv_timeout(TIMEOUT).expect("no answer came");
             if message["method"] == "log" {
                 self.logs.push(message);
             } else {
@@ -123,7 +123,7 @@ impl RecorderProcess {
 
     /// Asks for the status until it is as wanted.
     pub fn status_when(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let status = self.status();
             if wanted(&status) {
@@ -136,7 +136,7 @@ impl RecorderProcess {
 
     /// Waits until a line of its log says so.
     pub fn logs(&mut self, part: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.logs.iter().any(|line| line["params"]["message"].as_str().unwrap().contains(part)) {
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line["method"] == "log" => self.logs.push(line),
@@ -157,7 +157,7 @@ impl RecorderProcess {
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

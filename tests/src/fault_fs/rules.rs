@@ -236,8 +236,8 @@ impl Faults {
     }
 
     /// Waits until a rule took effect so often; says whether it came to that.
-    pub fn wait_until_fired(&self, rule: RuleId, times: u64, patience: Duration) -> bool {
-        crate::wait::until(patience, || self.fired(rule) >= times)
+    pub fn wait_until_fired(&self, rule: RuleId, times: u64, timeout: Duration) -> bool {
+        crate::wait::until(timeout, || self.fired(rule) >= times)
     }
 
     pub(super) fn free_bytes(&self) -> Option<u64> {

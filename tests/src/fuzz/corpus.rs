@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::KeepPolicy;
 use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
-use common::{Backup, BackupUrl, DbWrite, LogLimits, Recording, Sealer, Seq, Timestamp, Views};
+use common::{Backup, BackupUrl, BackupWriter, DbWrite, LogLimits, Sealer, Seq, Timestamp, Views};
 use format::page_map::{FAN_OUT, MapNode};
 use format::record_index::RecordIndex;
 use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
@@ -335,7 +335,7 @@ fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {
     }
     let node = rusqlite::Connection::open(node).expect("a database");
     node.execute_batch("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON").expect("settings");
-    let mut recording = Recording::open(home.path(), LIMITS).expect("a recording");
+    let mut recording = BackupWriter::open(home.path(), LIMITS).expect("a recording");
     for write in writes {
         let texts = write.statements.join(";");
         let statements: Vec<_> = write.statements.iter().map(|sql| Cow::Borrowed(&**sql)).collect();

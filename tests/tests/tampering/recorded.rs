@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::KeepPolicy;
 use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
 use common::{
-    Backup, BackupLock, BackupUrl, DataVersion, DbWrite, LogLimits, Recording, Sealer, SpoolSight, Timestamp, Views,
+    Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, Sealer, SpoolStatus, Timestamp, Views,
 };
 use mountfs::demo::pretend_lightningd::Commit;
 use rusqlite::Connection;
@@ -24,7 +24,7 @@ use tests::wait::until;
 pub const LIMITS: LogLimits = LogLimits { bytes: 16 << 10, statements: 24 };
 
 /// More patience than a slow machine needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 
@@ -63,7 +63,7 @@ pub struct Recorded {
 /// A history being made.
 struct Making {
     node: SmallNode,
-    recording: Option<Recording>,
+    recording: Option<BackupWriter>,
     number: u32,
     /// The node's database at each version.
     node_had: BTreeMap<u32, u64>,
@@ -88,7 +88,7 @@ pub fn url(backup: &Path) -> BackupUrl {
 /// # Errors
 /// As the recorder says it.
 pub fn record(
-    recording: &mut Recording,
+    recording: &mut BackupWriter,
     data_version: DataVersion,
     statements: &[String],
     at: Timestamp,
@@ -113,10 +113,10 @@ impl Making {
     fn restart(&mut self) {
         // The one before has to end first.
         self.recording = None;
-        self.recording = Some(Recording::open(&self.node.home.lightning_dir(), LIMITS).expect("a backup"));
+        self.recording = Some(BackupWriter::open(&self.node.home.lightning_dir(), LIMITS).expect("a backup"));
     }
 
-    fn recording(&mut self) -> &mut Recording {
+    fn recording(&mut self) -> &mut BackupWriter {
         self.recording.as_mut().expect("it is open")
     }
 
@@ -173,7 +173,7 @@ impl Making {
             compaction.set(Some(outcome));
             !is_locked
         };
-        assert!(until(PATIENCE, is_done), "the backup stays locked");
+        assert!(until(TIMEOUT, is_done), "the backup stays locked");
         let outcome = compaction.into_inner().expect("it was tried").expect("a compaction");
         let CompactOutcome::Done(compaction) = outcome else { panic!("it was not stopped") };
         assert!(compaction.dropped_segments > 1 && compaction.dropped_versions > 5, "{compaction:?}");
@@ -184,7 +184,8 @@ impl Making {
     fn drain(&self) {
         let dir = self.node.home.lightning_dir();
         let lock = BackupLock::read(&dir).expect("backup.lock");
-        let Some(mut spooling) = Recording::open_spool(&lock, &dir, LIMITS, &Arc::default()).expect("a spool") else {
+        let Some(mut spooling) = BackupWriter::open_spool(&lock, &dir, LIMITS, &Arc::default()).expect("a spool")
+        else {
             return;
         };
         let mut drain = spooling.drain_plan().expect("it goes to a spool").attach().expect("a backup");
@@ -205,7 +206,7 @@ impl Making {
     fn ended(mut self, older: Files, older_held: Held) -> Recorded {
         let spool = self.recording().spooled().map(|(path, _)| path);
         let spare = spool.unwrap_or_else(|| self.node.home.backup()).join("spare");
-        assert!(until(PATIENCE, || spare.exists()), "there is no spare");
+        assert!(until(TIMEOUT, || spare.exists()), "there is no spare");
         self.recording = None;
         self.node.lightningd.kill();
         let files = self.files();
@@ -325,7 +326,7 @@ pub fn read(home: &Home, newest: u32) -> Result<Read, String> {
     if let Err(error) = ended {
         expect_says(&error.to_string());
     }
-    if let SpoolSight::Unreadable { reason, .. } = backup.spool_sight_beside(&home.lightning_dir()) {
+    if let SpoolStatus::Unreadable { reason, .. } = backup.spool_sight_beside(&home.lightning_dir()) {
         expect_says(&reason);
     }
     let views = Views::new(Arc::clone(&backup), 0);

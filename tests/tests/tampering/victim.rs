@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{BackupLock, DataVersion, Recording, Timestamp};
+use common::{BackupLock, BackupWriter, DataVersion, Timestamp};
 use tests::home::Home;
 use tests::small_node::bump;
 
@@ -209,11 +209,12 @@ impl<'a> Victim<'a> {
 
     /// As the recorder does: it drains a spool first if it can.
     fn go_on(&self) -> Result<Recorder, String> {
-        let (lightning_dir, pulse) = (self.home.lightning_dir(), Arc::default());
+        let (lightning_dir, in_flight) = (self.home.lightning_dir(), Arc::default());
         let lock = BackupLock::read(&lightning_dir).map_err(|error| said(&error))?;
-        let spooling = Recording::open_spool(&lock, &lightning_dir, LIMITS, &pulse).map_err(|error| said(&error))?;
+        let spooling =
+            BackupWriter::open_spool(&lock, &lightning_dir, LIMITS, &in_flight).map_err(|error| said(&error))?;
         let next = DataVersion::new(self.recorded.newest + 1);
-        let write = |recording: &mut Recording| record(recording, next, &[bump(next)], Timestamp::now());
+        let write = |recording: &mut BackupWriter| record(recording, next, &[bump(next)], Timestamp::now());
         if let Some(mut spooling) = spooling {
             let plan = spooling.drain_plan().expect("it goes to a spool");
             let drained = plan.attach().and_then(|mut drain| {
@@ -230,7 +231,7 @@ impl<'a> Victim<'a> {
             }
         }
         let mut recording =
-            Recording::open_locked(&lock, &lightning_dir, LIMITS, &pulse).map_err(|error| said(&error))?;
+            BackupWriter::open_locked(&lock, &lightning_dir, LIMITS, &in_flight).map_err(|error| said(&error))?;
         write(&mut recording)?;
         Ok(Recorder::WentOn)
     }

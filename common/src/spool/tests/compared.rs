@@ -5,7 +5,7 @@ use crate::log::DbWrite;
 
 /// A run that began in the spool, without anybody noticing that another transaction had taken the number of its predecessor's
 /// newest change.
-fn run_with_a_debt() -> (Spooled, Recording) {
+fn run_with_a_debt() -> (Spooled, BackupWriter) {
     let mut it = Spooled::new();
     let (mut recording, _) = it.spooling();
     it.node.write(&mut recording, "recorded", Fate::Lost).unwrap();

@@ -5,8 +5,8 @@ use format::record::{ChangeFlags, RunStart};
 use format::spool::SpoolHeader;
 
 impl Spooled {
-    fn open_spool(&self) -> Result<Option<Recording>, SpoolError> {
-        Recording::open_spool(&self.node.backup_lock, self.node.dir.path(), SHORT, &Arc::default())
+    fn open_spool(&self) -> Result<Option<BackupWriter>, SpoolError> {
+        BackupWriter::open_spool(&self.node.backup_lock, self.node.dir.path(), SHORT, &Arc::default())
     }
 
     fn marker(&self) -> PathBuf {
@@ -169,15 +169,15 @@ fn the_lightning_dir_knows_that_the_backup_is_not_all_there_is() {
     it.spool_more(&mut recording, 1);
     drop(recording);
     let beside = |it: &Spooled| it.node.backup().spool_sight_beside(it.node.dir.path());
-    assert!(matches!(beside(&it), SpoolSight::Behind(_)));
+    assert!(matches!(beside(&it), SpoolStatus::Behind(_)));
     it.unmount(|_| {});
-    let SpoolSight::Unreadable { path, reason } = beside(&it) else { panic!("it is not known to be all") };
+    let SpoolStatus::Unreadable { path, reason } = beside(&it) else { panic!("it is not known to be all") };
     assert_eq!(path, it.spool());
     assert!(reason.contains("backup.spool"), "{reason}");
-    assert!(matches!(it.node.backup().spool_sight(), SpoolSight::OutOfSight { .. }), "elsewhere nobody knows");
+    assert!(matches!(it.node.backup().spool_sight(), SpoolStatus::OutOfSight { .. }), "elsewhere nobody knows");
     it.mount();
     drain(&mut it.reopened().unwrap()).unwrap();
-    assert_eq!(beside(&it), SpoolSight::Complete);
+    assert_eq!(beside(&it), SpoolStatus::Complete);
 }
 
 /// What was missed: restoring an older copy of a backup, into the lightning-dir that says where the spool is, gave an old
@@ -189,9 +189,9 @@ fn a_copy_of_the_backup_without_a_note_is_behind_the_spool_that_the_lightning_di
     it.spool_more(&mut recording, 3);
     drop(recording);
     fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
-    assert_eq!(it.node.backup().spool_sight(), SpoolSight::Complete, "elsewhere nobody knows");
+    assert_eq!(it.node.backup().spool_sight(), SpoolStatus::Complete, "elsewhere nobody knows");
     let sight = it.node.backup().spool_sight_beside(it.node.dir.path());
-    assert!(matches!(&sight, SpoolSight::Behind(behind) if behind.changes == 3), "{sight:?}");
+    assert!(matches!(&sight, SpoolStatus::Behind(behind) if behind.changes == 3), "{sight:?}");
     drain(&mut it.reopened().unwrap()).unwrap();
-    assert_eq!(it.node.backup().spool_sight_beside(it.node.dir.path()), SpoolSight::Complete);
+    assert_eq!(it.node.backup().spool_sight_beside(it.node.dir.path()), SpoolStatus::Complete);
 }

@@ -12,13 +12,13 @@ impl Spooled {
     }
 
     /// As a recorder of which the `backup.lock` names no spool.
-    fn record_without_spool(&self) -> Result<Recording, OpenRecordingError> {
+    fn record_without_spool(&self) -> Result<BackupWriter, OpenRecordingError> {
         let lock = crate::config::backup_lock::BackupLock {
             on_unreachable: OnUnreachable::Stop,
             ..self.node.backup_lock.clone()
         };
         let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
-        Recording::open_in(directory, &lock, self.node.dir.path(), SHORT)
+        BackupWriter::open_in(directory, &lock, self.node.dir.path(), SHORT)
     }
 }
 
@@ -31,18 +31,18 @@ fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
     drop(recording);
     it.rename_its_machine();
     let sight = it.node.backup().spool_sight();
-    assert!(matches!(&sight, SpoolSight::Behind(behind) if behind.changes == 4), "{sight:?}");
+    assert!(matches!(&sight, SpoolStatus::Behind(behind) if behind.changes == 4), "{sight:?}");
     let forgotten = it.record_without_spool();
     assert!(matches!(&forgotten, Err(OpenRecordingError::ForgottenSpool { changes: 4, .. })), "{forgotten:?}");
     // Damage does not make it another's.
     let first = contents::logs(&RealDirectory::new(it.spool())).unwrap()[0];
     fs::write(it.spool().join(names::log(first)), "damaged").unwrap();
     let sight = it.node.backup().spool_sight();
-    assert!(matches!(sight, SpoolSight::Unreadable { .. }), "{sight:?}");
+    assert!(matches!(sight, SpoolStatus::Unreadable { .. }), "{sight:?}");
     assert!(it.record_without_spool().is_err());
     fs::rename(&it.root, it.node.dir.path().join("elsewhere")).unwrap();
     let sight = it.node.backup().spool_sight();
-    assert!(matches!(&sight, SpoolSight::OutOfSight { host, .. } if host == "it-was-called-so"), "{sight:?}");
+    assert!(matches!(&sight, SpoolStatus::OutOfSight { host, .. } if host == "it-was-called-so"), "{sight:?}");
     it.record_without_spool().unwrap();
 }
 
@@ -54,7 +54,7 @@ fn a_note_that_cannot_be_read_is_not_no_note() {
     it.spool_more(&mut recording, 1);
     let note = it.node.backup_path().join(names::SPOOL_NOTE);
     let unreadable = |it: &Spooled| match it.node.backup().spool_sight() {
-        SpoolSight::Unreadable { path, reason } => (path, reason),
+        SpoolStatus::Unreadable { path, reason } => (path, reason),
         other => panic!("{other:?}"),
     };
     fs::remove_file(&note).unwrap();
@@ -70,7 +70,7 @@ fn a_note_that_cannot_be_read_is_not_no_note() {
     assert!(reason.contains("not understood"), "{reason}");
     // Nobody can tell what it said; the next recorder writes what it says.
     it.record();
-    assert!(matches!(it.node.backup().spool_sight(), SpoolSight::Behind(_)));
+    assert!(matches!(it.node.backup().spool_sight(), SpoolStatus::Behind(_)));
     fs::write(&note, "{").unwrap();
     it.record_without_spool().unwrap();
     assert!(!note.exists());

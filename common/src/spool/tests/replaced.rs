@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::create::Created;
-use crate::create::put_aside::PutAsideError;
+use crate::create::put_aside::ReplaceError;
 use crate::create::{CreateError, DamagedDatabase, replace_backup};
 use crate::storage::unused_name::unused_name;
 use format::units::Timestamp;
@@ -15,9 +15,9 @@ impl Spooled {
         })
     }
 
-    fn refusal(&self) -> PutAsideError {
+    fn refusal(&self) -> ReplaceError {
         match self.replace() {
-            Err(CreateError::PutAside(error)) => error,
+            Err(CreateError::Replace(error)) => error,
             other => panic!("{other:?}"),
         }
     }
@@ -39,23 +39,23 @@ fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     it.put_database_back(11);
     let refused = it.refusal();
     let text = refused.to_string();
-    assert!(matches!(refused, PutAsideError::DatabaseIsBehindSpool { .. }), "{text}");
+    assert!(matches!(refused, ReplaceError::DatabaseIsBehindSpool { .. }), "{text}");
     assert!(text.contains("version 15") && text.contains("at version 11"), "{text}");
     // Not either while the backup is away, or was put aside already when power failed.
     it.node.backup_lock.create(it.node.dir.path()).unwrap();
     let away = it.node.dir.path().join("away");
     fs::rename(it.node.backup_path(), &away).unwrap();
-    assert!(matches!(it.refusal(), PutAsideError::NothingThere { .. }));
+    assert!(matches!(it.refusal(), ReplaceError::NothingThere { .. }));
     let aside = unused_name(it.node.backup_path(), Timestamp::now()).unwrap();
     fs::rename(&away, &aside).unwrap();
-    assert!(matches!(it.refusal(), PutAsideError::DatabaseIsBehindSpool { .. }));
+    assert!(matches!(it.refusal(), ReplaceError::DatabaseIsBehindSpool { .. }));
     assert!(!it.node.backup_path().exists());
     fs::rename(&aside, it.node.backup_path()).unwrap();
     // Nor when nobody can say how far the spool goes.
     let disk = it.node.dir.path().join("disk");
     fs::rename(&it.root, &disk).unwrap();
     let refused = it.refusal();
-    assert!(matches!(refused, PutAsideError::Spool { source: SpoolError::NotThere { .. }, .. }), "{refused}");
+    assert!(matches!(refused, ReplaceError::Spool { source: SpoolError::NotThere { .. }, .. }), "{refused}");
     assert!(refused.to_string().contains("backup.spool"), "{refused}");
     fs::rename(&disk, &it.root).unwrap();
     // Nothing was changed: with the right database the node goes on.
@@ -71,7 +71,7 @@ fn a_recorder_that_spools_uses_the_backup() {
     let (mut recording, _) = it.spooling();
     it.spool_more(&mut recording, 1);
     let refused = it.refusal();
-    assert!(matches!(&refused, PutAsideError::InUse { path } if *path == it.spool()), "{refused}");
+    assert!(matches!(&refused, ReplaceError::InUse { path } if *path == it.spool()), "{refused}");
     drop(recording);
     let created = it.replace().unwrap();
     assert_eq!(created.left_spool, Some(it.spool()), "it is the operator's to keep or to delete");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::check::segment_body::check_body;
-use crate::log::RecordPlace;
+use crate::log::RecordAddress;
 use crate::segment::version::Origin;
 use crate::verify::Wrong;
 use format::Damage;
@@ -165,7 +165,7 @@ fn last_record_of(copy: &Copy, name: &str) -> usize {
     read.unwrap();
     let starts = history.unsealed_versions().flat_map(|version| history.records_of(version).unwrap());
     let starts = starts.filter_map(|place| match place {
-        RecordPlace::Log { log, offset, .. } if names::log(log) == name => Some(offset),
+        RecordAddress::Log { log, offset, .. } if names::log(log) == name => Some(offset),
         _ => None,
     });
     usize::try_from(starts.max().unwrap()).unwrap()

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use crate::log::DbWrite;
-use crate::recording::Recording;
+use crate::recording::BackupWriter;
 use crate::verify::{Warning, Wrong};
 use format::units::Timestamp;
 
@@ -14,19 +14,19 @@ const TABLES: &str = "CREATE TABLE parents (id INTEGER PRIMARY KEY);
     CREATE TABLE children (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parents (id));
     CREATE TABLE keyed (id TEXT PRIMARY KEY, parent INTEGER REFERENCES parents (id)) WITHOUT ROWID;";
 
-fn node(rows: &str) -> (Node, Recording) {
+fn node(rows: &str) -> (Node, BackupWriter) {
     let node = Node::new(&format!("PRAGMA foreign_keys = OFF; {TABLES} {rows}"));
     let recording = node.record_within(LIMITS);
     (node, recording)
 }
 
-fn go_on(node: &mut Node, recording: &mut Recording, changes: u32) {
+fn go_on(node: &mut Node, recording: &mut BackupWriter, changes: u32) {
     for _ in 0..changes {
         node.write(recording, "more", Fate::Committed).unwrap();
     }
 }
 
-fn seal(node: &Node, recording: &Recording) {
+fn seal(node: &Node, recording: &BackupWriter) {
     let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
     sealer.advance(recording.newest().unwrap().seq, &mut |_| ControlFlow::Continue(())).unwrap();
     while sealer.check_snapshots(&Arc::default()).is_err() {}
@@ -37,7 +37,7 @@ fn report(node: &Node) -> Report {
 }
 
 /// Turns foreign keys off, as a migration does.
-fn without_foreign_keys(node: &Node, recording: &mut Recording) {
+fn without_foreign_keys(node: &Node, recording: &mut BackupWriter) {
     let (data_version, statements) = (DataVersion::new(node.version), [Cow::Borrowed("PRAGMA foreign_keys = OFF;")]);
     recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
 }

@@ -163,7 +163,7 @@ fn a_log_that_was_cut_off_costs_all_that_may_have_been_in_it() {
     // A recorder makes it whole again.
     let lock = crate::config::backup_lock::BackupLock { backend_url: copy.url(), ..node.backup_lock.clone() };
     let directory: Arc<dyn crate::storage::Directory> = Arc::new(crate::storage::RealDirectory::new(copy.dir.path()));
-    drop(crate::recording::Recording::open_in(directory, &lock, node.dir.path(), LIMITS).unwrap());
+    drop(crate::recording::BackupWriter::open_in(directory, &lock, node.dir.path(), LIMITS).unwrap());
     assert!(copy.verify().is_clean());
     assert_eq!(fs::metadata(copy.path(&newest)).unwrap().len(), bytes.len() as u64);
 }

@@ -76,7 +76,7 @@ pub struct RecorderProcess {
     stdout_ended: bool,
     next_id: u64,
     notifications: Vec<Value>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl fmt::Debug for RecorderProcess {
@@ -89,7 +89,7 @@ impl RecorderProcess {
     /// Starts `program` with `lightning_dir` as its working directory, as `lightningd` starts a plugin; `environment` comes
     /// on top of that of this process.
     ///
-    /// `patience` bounds every wait, so that a recorder that hangs becomes an error.
+    /// `timeout` bounds every wait, so that a recorder that hangs becomes an error.
     ///
     /// # Errors
     /// [`RecorderError::Start`] when the program cannot be started or its standard error cannot be opened.
@@ -98,7 +98,7 @@ impl RecorderProcess {
         lightning_dir: &Path,
         stderr: &RecorderStderr,
         environment: &[(&str, String)],
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, RecorderError> {
         let failed = |source| RecorderError::Start { program: program.to_owned(), source };
         let stderr = match stderr {
@@ -129,7 +129,7 @@ impl RecorderProcess {
             stdout_ended: false,
             next_id: 1,
             notifications: Vec::new(),
-            patience,
+            timeout,
         };
         // Neither pipe may block: a recorder that stops reading or writing must run into the time limit.
         process.stdin.iter().try_for_each(|pipe| never_block(pipe.as_fd())).map_err(failed)?;
@@ -194,7 +194,7 @@ impl RecorderProcess {
     /// # Errors
     /// [`RecorderError::Died`], [`RecorderError::Timeout`].
     pub fn send_bytes(&mut self, mut bytes: &[u8]) -> Result<(), RecorderError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         while !bytes.is_empty() {
             let Some(stdin) = &mut self.stdin else { return Err(died("a message")) };
             match stdin.write(bytes) {
@@ -217,7 +217,7 @@ impl RecorderProcess {
     /// # Errors
     /// [`RecorderError::Died`], [`RecorderError::Timeout`], [`RecorderError::NotAMessage`].
     pub fn answer_to(&mut self, id: &str) -> Result<Value, RecorderError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         loop {
             let message = self.next_message(deadline, id)?;
             match message.get("id") {
@@ -284,7 +284,7 @@ impl RecorderProcess {
         }
         match poll(&mut pipes, Some(&timeout)) {
             Ok(0) => {
-                Err(RecorderError::Timeout { waiting_for: waiting_for.to_owned(), seconds: self.patience.as_secs() })
+                Err(RecorderError::Timeout { waiting_for: waiting_for.to_owned(), seconds: self.timeout.as_secs() })
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(io::Error::from(error).into()),
@@ -314,7 +314,7 @@ impl RecorderProcess {
     /// # Errors
     /// [`RecorderError::Timeout`] when it does not end.
     pub fn wait_for_exit(&mut self) -> Result<ExitStatus, RecorderError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         while !self.stdout_ended {
             self.wait(Wanted::Read, deadline, "the end of its input")?;
             self.receive_available()?;
@@ -329,7 +329,7 @@ impl RecorderProcess {
             }
             if Instant::now() > deadline {
                 let waiting_for = "the end of its input".to_owned();
-                return Err(RecorderError::Timeout { waiting_for, seconds: self.patience.as_secs() });
+                return Err(RecorderError::Timeout { waiting_for, seconds: self.timeout.as_secs() });
             }
             std::thread::sleep(Duration::from_millis(1));
         }

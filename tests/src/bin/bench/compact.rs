@@ -27,7 +27,7 @@ use crate::stats::{Samples, Summary};
 const CHUNK: usize = 200;
 
 /// How long a compaction may take: meanwhile the backup grows.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The worst answer while history is dropped, in milliseconds.
 const WORST_MS: f64 = 50.0;
@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let began = Instant::now();
     let during = load(&mut recorder, &mut |recorder| {
         let has_answered = recorder.notifications().iter().any(|message| message["id"] == *asked);
-        !has_answered && began.elapsed() < PATIENCE
+        !has_answered && began.elapsed() < TIMEOUT
     })?;
     let compaction_s = began.elapsed().as_secs_f64();
     let answer = recorder.notifications().iter().find(|message| message["id"] == *asked).cloned();

@@ -41,7 +41,7 @@ use load::{LoadReport, Sealer};
 const PREFERRED: &str = "channels";
 
 /// The longest wait for anything the recorder does.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -140,7 +140,7 @@ fn measure(
 /// Starts a recorder, as `lightningd` does.
 pub fn start(lightning_dir: &Path) -> anyhow::Result<RecorderProcess> {
     let stderr = RecorderStderr::AppendedTo(lightning_dir.join("recorder.stderr"));
-    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &stderr, &[], PATIENCE)?;
+    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &stderr, &[], TIMEOUT)?;
     recorder.ask("getmanifest", &json!({"allow-deprecated-apis": false}))?;
     Ok(recorder)
 }

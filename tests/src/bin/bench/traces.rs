@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::{Backup, BackupUrl, DbWrite, History, LogLimits, Recording, Sealer, Seq, Version};
+use common::{Backup, BackupUrl, BackupWriter, DbWrite, History, LogLimits, Sealer, Seq, Version};
 use serde::Serialize;
 use tests::binaries;
 use tests::mounted::fuse_is_here;
@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn measure(source: &Source, place: &Path, mounts: bool) -> anyhow::Result<TraceReport> {
     let node = Node::create(source, place)?;
     let mut sequence = source.sequence()?;
-    let mut recording = Recording::open(&node.lightning_dir(), LogLimits::default())?;
+    let mut recording = BackupWriter::open(&node.lightning_dir(), LogLimits::default())?;
     let (mut changes, mut sql_bytes) = (0, 0);
     for write in &mut sequence {
         let write = write?;

@@ -24,7 +24,7 @@ use crate::record;
 use crate::stats::Summary;
 
 /// The longest wait for the recorder: it may read a whole history first.
-const PATIENCE: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Between two changes: a busy node.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -89,7 +89,7 @@ pub fn measure(subject: &mut Subject, laps: &Laps) -> anyhow::Result<LiveReport>
 
 fn start(lightning_dir: &Path, stderr: &Path) -> anyhow::Result<RecorderProcess> {
     let to_file = RecorderStderr::AppendedTo(stderr.to_owned());
-    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &to_file, &[], PATIENCE)?;
+    let mut recorder = RecorderProcess::start(&binaries::backup_recorder(), lightning_dir, &to_file, &[], TIMEOUT)?;
     recorder.ask("getmanifest", &json!({"allow-deprecated-apis": false}))?;
     record::init(&mut recorder, lightning_dir)?;
     Ok(recorder)

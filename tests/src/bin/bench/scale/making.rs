@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
 use common::{
-    Backup, BackupLock, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Recording, Timestamp, create_backup,
+    Backup, BackupLock, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Timestamp, create_backup,
 };
 use recorder::sealing::Sealing;
 use recorder::status::Status;
@@ -98,7 +98,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
 
     // The disk is as idle then as that of a node.
     settle(&dir.lightning_dir())?;
-    let mut recording = Recording::open(&dir.lightning_dir(), LogLimits::default())?;
+    let mut recording = BackupWriter::open(&dir.lightning_dir(), LogLimits::default())?;
     let backup = Arc::new(Backup::open(recording.url())?);
     let seal =
         || Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock());

@@ -21,7 +21,7 @@ use crate::stats::{Samples, Summary, micros};
 const FIRST: usize = 4096;
 
 /// A mount may have millions of versions to read before it answers.
-const PATIENCE: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A history to be measured.
 pub struct Subject {
@@ -47,7 +47,7 @@ impl Subject {
     pub fn mount(&self) -> anyhow::Result<(Mounted, Duration)> {
         let scratch = self.dir.scratch()?;
         let started = Instant::now();
-        let mounted = Mounted::start_within(&self.dir.backup(), scratch, PATIENCE);
+        let mounted = Mounted::start_within(&self.dir.backup(), scratch, TIMEOUT);
         let names = std::fs::read_dir(mounted.path())?.count();
         let took = started.elapsed();
         ensure!(names > 0, "the mount is empty");
