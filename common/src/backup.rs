@@ -2,7 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod attach_error;
-pub(crate) mod lock_look;
+pub(crate) mod lock_status;
 pub(crate) mod recorded_changes;
 pub(crate) mod removal;
 pub(crate) mod shared_lock;

@@ -1,6 +1,6 @@
 //! Making a new backup.
 
-pub(crate) mod put_aside;
+pub(crate) mod replace;
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::backup::Backup;
 use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
-use crate::create::put_aside::{LeftSpool, ReplaceError, Replaced, expect_gone};
+use crate::create::replace::{LeftSpool, ReplaceError, Replaced, expect_gone};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::log::{AppendError, create_first_log_within};

@@ -27,7 +27,7 @@
 //! | `snapshot_check` | whether what was copied is a sound database, and what is remembered of that |
 //! | `sqlite_reason` | what SQLite says of an error, without what it quotes |
 //! | `open_transaction` | whether `lightningd` is in the middle of a transaction, found out without a lock |
-//! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_look`: whether it is in use |
+//! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_status`: whether it is in use |
 //! | `status_fields` | what the recorder and the command line both tell of that |
 //! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases, and what differs in them |
 //! | [`compact`] | history that a policy does not keep dropped, while the recorder goes on |
@@ -73,7 +73,7 @@ mod testing;
 pub mod verify;
 
 pub use backup::attach_error::OpenRecordingError;
-pub use backup::lock_look::LockStatus;
+pub use backup::lock_status::LockStatus;
 pub use backup::shared_lock::SharedLock;
 pub use backup::size::BytesByKind;
 pub use backup::snapshot_check::quick_check;
@@ -91,7 +91,7 @@ pub use config::keep_policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanErr
 pub use config::log_limits::LogLimits;
 pub use config::on_unreachable::OnUnreachable;
 pub use config::python_lock::PythonLock;
-pub use create::put_aside::ReplaceError;
+pub use create::replace::ReplaceError;
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };

@@ -33,7 +33,7 @@ pub trait Record {
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
 
     /// The answer to the write that was recorded last is sent: now is the time for what nobody waits for.
-    fn answered(&mut self);
+    fn after_reply(&mut self);
 
     /// Whether `lightningd` is seen to be in the middle of a transaction, such as a COMMIT that takes long.
     fn is_in_transaction(&self) -> bool;
@@ -49,9 +49,9 @@ pub struct Refusal(pub String);
 
 /// What a message means for the conversation as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Control {
     /// Nothing special.
-    Something,
+    Continue,
     /// `lightningd` is stopping.
     Shutdown,
 }
@@ -102,18 +102,18 @@ impl<R: Record> Answering<R> {
     ///
     /// # Errors
     /// Only when the answer cannot be sent.
-    pub fn answer(&mut self, message: &Message<'_>) -> io::Result<Heard> {
+    pub fn answer(&mut self, message: &Message<'_>) -> io::Result<Control> {
         let read_at = Instant::now();
         match message {
             Message::Whole(bytes) => self.answer_whole(bytes, read_at),
             Message::Oversized { head, bytes } => {
                 self.refuse_oversized(&Head::of(head), *bytes)?;
-                Ok(Heard::Something)
+                Ok(Control::Continue)
             }
         }
     }
 
-    fn answer_whole(&mut self, message: &[u8], read_at: Instant) -> io::Result<Heard> {
+    fn answer_whole(&mut self, message: &[u8], read_at: Instant) -> io::Result<Control> {
         match Incoming::parse(message) {
             Incoming::DbWrite { id, params } => self.db_write(id, params, read_at)?,
             Incoming::Request { id, method, params } => self.request(message, id, &method, params)?,
@@ -123,7 +123,7 @@ impl<R: Record> Answering<R> {
                         // When cln-plugin has ended it has nothing to tidy up either.
                         let _ended = self.plugin.forward(message);
                     }
-                    return Ok(Heard::Shutdown);
+                    return Ok(Control::Shutdown);
                 }
                 log::debug!("ignored a notification that was not asked for: {method}");
             }
@@ -135,7 +135,7 @@ impl<R: Record> Answering<R> {
                 self.refuse(id, code, format!("backup-recorder cannot understand what lightningd sent: {reason}"))?;
             }
         }
-        Ok(Heard::Something)
+        Ok(Control::Continue)
     }
 
     fn db_write(&mut self, id: &str, params: Option<&RawValue>, read_at: Instant) -> io::Result<()> {
@@ -150,7 +150,7 @@ impl<R: Record> Answering<R> {
                         reply::write_continue(&mut self.reply, id);
                         let sent = self.outgoing.send(&self.reply);
                         self.status.answered(read_at.elapsed());
-                        self.recording.answered();
+                        self.recording.after_reply();
                         sent
                     }
                     (Answerer::Recorder, Err(refusal)) => self.refuse_write(id, Code::NotRecorded, &refusal.0),

@@ -33,7 +33,7 @@ const CALL_WHILE_TAKEN: Duration = Duration::from_secs(2);
 pub type SharedRecording = Arc<Mutex<BackupWriter>>;
 
 /// The recording, for a moment.
-pub fn taken(recording: &SharedRecording) -> MutexGuard<'_, BackupWriter> {
+pub fn lock(recording: &SharedRecording) -> MutexGuard<'_, BackupWriter> {
     // A panic in the other thread ends the process or leaves a writer that refuses.
     recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -103,7 +103,7 @@ impl Worker {
             }
             let text = format!("the spool is not drained: {}", with_remedy(&error));
             if error.is_trouble() {
-                self.shout();
+                self.log_once();
                 log::debug!("{text}");
                 self.status.spool_problem(text);
                 thread::sleep(RETRY_AFTER);
@@ -125,11 +125,11 @@ impl Worker {
     }
 
     fn attempt_once(&self) -> Result<Emptied, DrainError> {
-        let plan = self.recording.upgrade().and_then(|recording| taken(&recording).drain_plan());
+        let plan = self.recording.upgrade().and_then(|recording| lock(&recording).drain_plan());
         let Some(plan) = plan else { return Ok(Emptied::Yes) };
         let mut drain = plan.attach()?;
         loop {
-            let Some(through) = self.recording.upgrade().map(|recording| taken(&recording).end()) else {
+            let Some(through) = self.recording.upgrade().map(|recording| lock(&recording).end()) else {
                 return Ok(Emptied::Yes);
             };
             log::debug!("draining the spool up to record {}", through.next_seq.get() - 1);
@@ -138,7 +138,7 @@ impl Worker {
                 return Ok(Emptied::Yes);
             }
             let Some(recording) = self.recording.upgrade() else { return Ok(Emptied::Yes) };
-            let mut recording = taken(&recording);
+            let mut recording = lock(&recording);
             let end = recording.end();
             if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
                 continue;
@@ -169,13 +169,13 @@ impl Worker {
         }
     }
 
-    fn shout(&mut self) {
+    fn log_once(&mut self) {
         if self.shouted.is_some_and(|last| last.elapsed() < SHOUT_EVERY) {
             return;
         }
         self.shouted = Some(Instant::now());
         let Some(recording) = self.recording.upgrade() else { return };
-        let recording = taken(&recording);
+        let recording = lock(&recording);
         if let Some((path, spooled)) = recording.spooled() {
             log::error!(
                 "{} is out of reach and behind by {}: the newest changes are in {}, on this machine only. Make the backup \

@@ -28,22 +28,22 @@
 //! | [`stalls`] | what `backup-status` says of those waits |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
-//! | [`places`] | warnings about the directories of backup and spool: little room, open to others |
+//! | [`disk_warnings`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
-//! | [`latency`], [`look`] | what it says of the last answers, and of the destination, which may not answer |
+//! | [`latency`], [`destination_probe`] | what it says of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
 mod causes;
 pub mod compacting;
+pub mod destination_probe;
+pub mod disk_warnings;
 pub mod draining;
 pub mod hook;
 pub mod latency;
 pub mod lightningd_log;
-pub mod look;
 pub mod message;
 pub mod outgoing;
 pub mod pending;
-pub mod places;
 pub mod plugin;
 pub mod recording;
 pub mod reply;

@@ -23,7 +23,7 @@ struct State {
     /// Why the last attempt to record it has failed.
     trouble: Option<String>,
     /// For which `lightningd` has waited, and which nobody has told yet.
-    untold: Vec<Stall>,
+    unreported: Vec<Stall>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Pending {
         };
         if let Some((since, awaited)) = stage.awaited() {
             let took = since.elapsed();
-            if (took >= STALL || cause.is_some()) && state.untold.len() < UNTOLD_MAX {
+            if (took >= STALL || cause.is_some()) && state.unreported.len() < UNTOLD_MAX {
                 let outcome = if answerer == Answerer::Watchdog { Outcome::Refused } else { outcome };
-                state.untold.push(Stall { since, took, outcome: Some(outcome), awaited, cause });
+                state.unreported.push(Stall { since, took, outcome: Some(outcome), awaited, cause });
             }
         }
         answerer
@@ -115,7 +115,7 @@ impl Pending {
     /// What is to be told of waiting: that which is over, once, and behind it that which lasts.
     pub fn take_stalls(&self) -> Vec<Stall> {
         let mut state = self.state();
-        let mut stalls = std::mem::take(&mut state.untold);
+        let mut stalls = std::mem::take(&mut state.unreported);
         if let Some((since, awaited)) = state.stage.awaited() {
             let took = since.elapsed();
             if took >= STALL {

@@ -68,7 +68,7 @@ struct Open {
     /// Only where a spool is.
     draining: Option<Draining>,
     /// What was recorded with the last write, until that is answered and there is time to tell.
-    untold: Option<Recorded>,
+    unreported: Option<Recorded>,
     background: Background,
 }
 
@@ -156,7 +156,7 @@ impl BackupRecording {
         let (began, timeout) = (Instant::now(), drain_gets(&self.policy));
         let mut next_line = SAY_EVERY;
         loop {
-            if draining::taken(&open.recording).spooled().is_none() {
+            if draining::lock(&open.recording).spooled().is_none() {
                 return true;
             }
             let waited = began.elapsed();
@@ -183,10 +183,10 @@ impl BackupRecording {
     /// Makes it known where changes go, and has them sealed, or drained, from now on.
     fn begin(&self, recording: BackupWriter) -> Result<Open, Failure> {
         let mut open = Open::of(recording);
-        let spooled = draining::taken(&open.recording).spooled();
+        let spooled = draining::lock(&open.recording).spooled();
         match spooled {
             Some((path, spooled)) => {
-                self.status.recorded(draining::taken(&open.recording).newest(), None);
+                self.status.recorded(draining::lock(&open.recording).newest(), None);
                 self.status.spooled(&self.place, &path, spooled);
                 open.draining = Some(
                     Draining::spawn(&open.recording, Arc::clone(&self.status))
@@ -202,7 +202,7 @@ impl BackupRecording {
     fn attempt(&mut self, write: &DbWrite<'_>) -> Result<(), Failure> {
         self.ready()?;
         let State::Open(open) = &mut self.state else { unreachable!("BUG: it is ready") };
-        let mut recording = draining::taken(&open.recording);
+        let mut recording = draining::lock(&open.recording);
         let recorded = match recording.record(write) {
             Ok(recorded) => recorded,
             Err(error) if error.is_trouble() => {
@@ -213,7 +213,7 @@ impl BackupRecording {
             }
             Err(error) => return Err(Failure::refused(&error)),
         };
-        open.untold = Some(recorded);
+        open.unreported = Some(recorded);
         Ok(())
     }
 
@@ -268,11 +268,11 @@ fn drain_gets(policy: &OnUnreachable) -> Duration {
 impl Open {
     fn of(recording: BackupWriter) -> Self {
         let recording: SharedRecording = Arc::new(Mutex::new(recording));
-        Self { recording, sealing: None, draining: None, untold: None, background: Background::Begun }
+        Self { recording, sealing: None, draining: None, unreported: None, background: Background::Begun }
     }
 
     fn begin_sealing(&mut self, status: &Arc<Status>) {
-        let recording = draining::taken(&self.recording);
+        let recording = draining::lock(&self.recording);
         self.sealing = begin_sealing(&recording, status);
     }
 }
@@ -361,9 +361,9 @@ impl Record for BackupRecording {
         }
     }
 
-    fn answered(&mut self) {
+    fn after_reply(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let recording = draining::taken(&open.recording);
+        let recording = draining::lock(&open.recording);
         let newest = recording.newest();
         let spooled = recording.spooled();
         drop(recording);
@@ -380,15 +380,15 @@ impl Record for BackupRecording {
         }
         if open.background == Background::Due {
             open.background = Background::Begun;
-            draining::taken(&open.recording).make_room_ahead();
+            draining::lock(&open.recording).make_room_ahead();
             open.begin_sealing(&self.status);
         }
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
             sealing.wake(newest.seq);
         }
-        let recorded = open.untold.take();
+        let recorded = open.unreported.take();
         self.status.recorded(newest, recorded);
-        recorded.into_iter().for_each(tell);
+        recorded.into_iter().for_each(report);
     }
 
     fn is_in_transaction(&self) -> bool {
@@ -397,7 +397,7 @@ impl Record for BackupRecording {
 
     fn end(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let mut recording = draining::taken(&open.recording);
+        let mut recording = draining::lock(&open.recording);
         if let Err(error) = recording.note_commit() {
             log::warn!(
                 "cannot note that the last change was committed: {}. Nothing is lost by that; the next start compares the \
@@ -412,7 +412,7 @@ impl Record for BackupRecording {
 }
 
 /// What happens at some starts and is worth a line then.
-fn tell(recorded: Recorded) {
+fn report(recorded: Recorded) {
     match recorded {
         // Said when it was noticed.
         Recorded::Appended | Recorded::Rewound { .. } | Recorded::Gap { .. } => {}

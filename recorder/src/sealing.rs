@@ -39,7 +39,7 @@ const NICENESS: i32 = 10;
 /// no name yet, and the next start begins it anew.
 #[derive(Debug)]
 pub struct Sealing {
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     stop: Arc<AtomicBool>,
 }
 
@@ -56,8 +56,8 @@ impl Sealing {
         status: Arc<Status>,
         lock: SharedLock,
     ) -> io::Result<Self> {
-        let (bell, stop) = (Arc::new(Bell::default()), Arc::new(AtomicBool::new(false)));
-        let (rung, stopped) = (Arc::clone(&bell), Arc::clone(&stop));
+        let (wakeup, stop) = (Arc::new(Wakeup::default()), Arc::new(AtomicBool::new(false)));
+        let (rung, stopped) = (Arc::clone(&wakeup), Arc::clone(&stop));
         thread::Builder::new().name("sealing".to_owned()).spawn(move || {
             // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
             if let Err(error) = rustix::process::nice(NICENESS) {
@@ -72,25 +72,28 @@ impl Sealing {
                     .run(&rung, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
-                shout(&status, "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more");
+                log_once(
+                    &status,
+                    "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more",
+                );
             }
         })?;
         if let Some(durable) = durable {
-            bell.ring(durable);
+            wakeup.ring(durable);
         }
-        Ok(Self { bell, stop })
+        Ok(Self { wakeup, stop })
     }
 
     /// Says that everything up to this record is durable. Cheap: at most one call for each round wakes anybody.
     pub fn wake(&self, durable: Seq) {
-        self.bell.ring(durable);
+        self.wakeup.ring(durable);
     }
 }
 
 impl Drop for Sealing {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.bell.stop();
+        self.wakeup.stop();
     }
 }
 
@@ -119,15 +122,15 @@ enum Told {
 }
 
 impl Worker {
-    fn run(&mut self, bell: &Bell, stop: &Arc<AtomicBool>) {
+    fn run(&mut self, wakeup: &Wakeup, stop: &Arc<AtomicBool>) {
         loop {
-            let durable = match bell.wait(LOOK_FOR_REQUESTS) {
-                Rung::Durable(durable) => durable,
-                Rung::Nothing => {
+            let durable = match wakeup.wait(LOOK_FOR_REQUESTS) {
+                Event::Durable(durable) => durable,
+                Event::Nothing => {
                     self.compact(stop);
                     continue;
                 }
-                Rung::Stop => return,
+                Event::Stop => return,
             };
             let sealed = self.seal(durable, stop);
             let is_broken_off = self.status.compactions().is_asked();
@@ -140,24 +143,24 @@ impl Worker {
                     self.status.sealing_is_well();
                     self.compact(stop);
                     if is_broken_off {
-                        bell.ring_unless_rung(durable);
+                        wakeup.ring_unless_rung(durable);
                     }
-                    bell.pause(PAUSE);
+                    wakeup.pause(PAUSE);
                 }
                 Err(error) => {
-                    self.tell(&error);
+                    self.report(&error);
                     // That makes room.
                     if is_broken_off {
                         self.compact(stop);
                     }
-                    bell.pause(PAUSE_AFTER_FAILURE);
+                    wakeup.pause(PAUSE_AFTER_FAILURE);
                 }
             }
         }
     }
 
     /// Tells what goes wrong, if that is news.
-    fn tell(&mut self, error: &SealError) {
+    fn report(&mut self, error: &SealError) {
         if let SealError::Replay { change, .. } = error {
             self.lock.ask_for_snapshot(*change);
         }
@@ -172,7 +175,7 @@ impl Worker {
         }
         match &told {
             Told::OfTheBackup(problem) => {
-                shout(&self.status, problem);
+                log_once(&self.status, problem);
                 // It stays in the status when what comes behind a snapshot replays well.
                 self.status.problem(problem.clone());
             }
@@ -316,7 +319,7 @@ impl Worker {
     }
 }
 
-fn shout(status: &Status, problem: &str) {
+fn log_once(status: &Status, problem: &str) {
     log::error!("{problem}");
     // Whoever reads the status finds it in the log, too.
     log::logger().flush();
@@ -325,7 +328,7 @@ fn shout(status: &Status, problem: &str) {
 
 /// Wakes one sleeper, however often it is rung.
 #[derive(Debug, Default)]
-struct Bell {
+struct Wakeup {
     state: Mutex<BellState>,
     changed: Condvar,
 }
@@ -337,14 +340,14 @@ struct BellState {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Rung {
+enum Event {
     Durable(Seq),
     /// Nobody has rung for a while.
     Nothing,
     Stop,
 }
 
-impl Bell {
+impl Wakeup {
     fn ring(&self, durable: Seq) {
         if self.state().rung.replace(durable).is_none() {
             self.changed.notify_one();
@@ -362,15 +365,15 @@ impl Bell {
     }
 
     /// Sleeps until it is rung, once for all rings since the last time, but not for ever.
-    fn wait(&self, timeout: Duration) -> Rung {
+    fn wait(&self, timeout: Duration) -> Event {
         let (mut state, _) = self
             .changed
             .wait_timeout_while(self.state(), timeout, |state| state.rung.is_none() && !state.stopped)
             .unwrap_or_else(PoisonError::into_inner);
         match state.rung.take() {
-            _ if state.stopped => Rung::Stop,
-            Some(durable) => Rung::Durable(durable),
-            None => Rung::Nothing,
+            _ if state.stopped => Event::Stop,
+            Some(durable) => Event::Durable(durable),
+            None => Event::Nothing,
         }
     }
 
@@ -398,29 +401,29 @@ mod tests {
 
     #[test]
     fn rings_are_coalesced_and_none_is_lost() {
-        let bell = Bell::default();
-        bell.ring(seq(1));
-        bell.ring(seq(2));
-        assert_eq!(bell.wait(TIMEOUT), Rung::Durable(seq(2)));
-        assert!(bell.state().rung.is_none());
-        bell.ring(seq(3));
-        assert_eq!(bell.wait(TIMEOUT), Rung::Durable(seq(3)), "a ring after the wait counts anew");
-        assert_eq!(bell.wait(Duration::ZERO), Rung::Nothing);
+        let wakeup = Wakeup::default();
+        wakeup.ring(seq(1));
+        wakeup.ring(seq(2));
+        assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(2)));
+        assert!(wakeup.state().rung.is_none());
+        wakeup.ring(seq(3));
+        assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(3)), "a ring after the wait counts anew");
+        assert_eq!(wakeup.wait(Duration::ZERO), Event::Nothing);
     }
 
     #[test]
     fn a_stop_ends_sleep_and_pause_at_once() {
-        let bell = Arc::new(Bell::default());
+        let wakeup = Arc::new(Wakeup::default());
         let sleeper = thread::spawn({
-            let bell = Arc::clone(&bell);
-            move || bell.wait(TIMEOUT)
+            let wakeup = Arc::clone(&wakeup);
+            move || wakeup.wait(TIMEOUT)
         });
-        bell.stop();
-        assert_eq!(sleeper.join().unwrap(), Rung::Stop);
-        bell.ring(seq(1));
-        assert_eq!(bell.wait(TIMEOUT), Rung::Stop, "a stop is final");
+        wakeup.stop();
+        assert_eq!(sleeper.join().unwrap(), Event::Stop);
+        wakeup.ring(seq(1));
+        assert_eq!(wakeup.wait(TIMEOUT), Event::Stop, "a stop is final");
         let before = Instant::now();
-        bell.pause(PAUSE_AFTER_FAILURE);
+        wakeup.pause(PAUSE_AFTER_FAILURE);
         assert!(before.elapsed() < PAUSE);
     }
 
@@ -448,10 +451,10 @@ mod tests {
 
     #[test]
     fn a_pause_is_not_cut_short_by_rings() {
-        let bell = Bell::default();
-        bell.ring(seq(1));
+        let wakeup = Wakeup::default();
+        wakeup.ring(seq(1));
         let before = Instant::now();
-        bell.pause(PAUSE);
+        wakeup.pause(PAUSE);
         assert!(before.elapsed() >= PAUSE);
     }
 }

@@ -15,8 +15,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::compacting::Compactions;
+use crate::destination_probe::Looks;
 use crate::latency::{Latency, LatencyFigures};
-use crate::look::Looks;
 use crate::stalls::{Stall, Stalls};
 
 pub use common::NewestVersion as Newest;

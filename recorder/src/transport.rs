@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::answer::{Answering, Heard, Record};
+use crate::answer::{Answering, Control, Record};
 use crate::splitter::Splitter;
 
 /// How long nothing may come after the `shutdown` notification before the recorder leaves.
@@ -76,8 +76,8 @@ fn answer_until_the_end<R: Record>(stay: Duration, input: &impl AsFd, answering:
         splitter.filled(count);
         while let Some(message) = if count == 0 { splitter.finish() } else { splitter.next_message() } {
             match answering.answer(&message) {
-                Ok(Heard::Shutdown) => stops = stops.or_else(|| Some(Instant::now() + stay)),
-                Ok(Heard::Something) => {}
+                Ok(Control::Shutdown) => stops = stops.or_else(|| Some(Instant::now() + stay)),
+                Ok(Control::Continue) => {}
                 Err(_gone) => return Ok(End::NobodyListens),
             }
         }
@@ -147,7 +147,7 @@ mod tests {
             Ok(())
         }
 
-        fn answered(&mut self) {
+        fn after_reply(&mut self) {
             self.unread.send(rustix::io::ioctl_fionread(&self.answers).unwrap()).unwrap();
         }
 

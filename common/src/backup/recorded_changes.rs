@@ -73,9 +73,9 @@ impl SegmentChanges {
         match *place {
             RecordAddress::Segment { interval, position, .. } => Ok((interval, position as usize)),
             RecordAddress::Log { seq, .. } => {
-                let stretch = self.segments.stretch(self.first_seq)?;
-                let records = stretch.records();
-                let found = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
+                let timeline = self.segments.timeline(self.first_seq)?;
+                let records = timeline.records();
+                let found = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
                 match found.and_then(|found| records.get(found)).map(|record| record.place) {
                     Some(RecordAddress::Segment { interval, position, .. }) => Ok((interval, position as usize)),
                     _ => Err(self.missing()),

@@ -48,18 +48,18 @@ impl StoredSnapshot {
             Some(Self { seq, data_version: data_version?, snapshot: *snapshot? })
         };
         let first_version =
-            |records: &[crate::segment::stretch::LiveRecord]| records.first().map(|it| it.about.data_version);
-        let unsealed = history.unsealed().iter().rev().find(|stretch| stretch.snapshot().is_some());
-        if let Some(stretch) = unsealed {
-            return Ok(of(stretch.first_seq(), first_version(stretch.records()), stretch.snapshot()));
+            |records: &[crate::segment::timeline::LiveRecord]| records.first().map(|it| it.about.data_version);
+        let unsealed = history.unsealed().iter().rev().find(|timeline| timeline.snapshot().is_some());
+        if let Some(timeline) = unsealed {
+            return Ok(of(timeline.first_seq(), first_version(timeline.records()), timeline.snapshot()));
         }
         let Some(&last) = history.sealed().last() else { return Ok(None) };
         let Some(seq) = backup.segments().footer(last)?.newest_snapshot else { return Ok(None) };
         if !history.sealed().contains(&seq) {
             return Ok(None);
         }
-        let stretch = backup.segments().stretch(seq)?;
-        Ok(of(seq, first_version(stretch.records()), stretch.snapshot()))
+        let timeline = backup.segments().timeline(seq)?;
+        Ok(of(seq, first_version(timeline.records()), timeline.snapshot()))
     }
 
     /// The database.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::check::record_chain::RecordChain;
 use crate::pages::PageSource;
-use crate::segment::stretch::{Before, Stretch};
-use crate::segment::version::Place;
+use crate::segment::timeline::{PrecedingVersion, Timeline};
+use crate::segment::version::VersionOrdinal;
 use crate::segment::{Anchors, SegmentFile, Segments};
 use crate::storage::read_error::ReadError;
 use format::Damage;
@@ -88,9 +88,9 @@ impl BodyCheck<'_> {
             Ok(index) => index,
             Err(error) => return self.body.problems.push(error),
         };
-        match Stretch::of_segment(header, footer, index.clone()) {
-            Ok(stretch) => {
-                if let Err(damage) = footer_fits(self.file, &index, &stretch) {
+        match Timeline::of_segment(header, footer, index.clone()) {
+            Ok(timeline) => {
+                if let Err(damage) = footer_fits(self.file, &index, &timeline) {
                     self.problem(self.file.footer_offset(), damage);
                 }
                 self.body.index = Some(index);
@@ -214,18 +214,18 @@ pub(crate) fn read_images(
 }
 
 /// Whether what the footer says of the records is what the index says.
-fn footer_fits(file: &SegmentFile, index: &RecordIndex, stretch: &Stretch) -> Result<(), Damage> {
+fn footer_fits(file: &SegmentFile, index: &RecordIndex, timeline: &Timeline) -> Result<(), Damage> {
     let footer = file.footer();
     let fits = |fits, what| if fits { Ok(()) } else { Err(Damage::Contradiction(what)) };
-    let times = || stretch.versions().iter().map(|version| version.recorded_at);
+    let times = || timeline.versions().iter().map(|version| version.recorded_at);
     let first = index.records.first().map(|record| record.time);
     fits(
         (times().min().or(first), times().max().or(first)) == (Some(footer.times.0), Some(footer.times.1)),
         "its end says other times than its record index",
     )?;
-    let place = match stretch.newest_place() {
-        Before::Version(Place(place)) => place,
-        Before::Nothing | Before::Unknown => 0,
+    let place = match timeline.newest_place() {
+        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+        PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
     fits(place == footer.place, "its end names another newest version than its record index")?;
     let page_count = index.records.last().map(|record| record.page_count);

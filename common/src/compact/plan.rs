@@ -130,7 +130,7 @@ fn keeps(
     let times: Vec<Times> = with_versions.iter().map(|present| present.times()).collect();
     let mut versions_of = |position: usize| match with_versions.get(position) {
         Some(Present { left: Some(left), .. }) => Ok(left.clone()),
-        Some(Present { first, .. }) => Ok(segments.stretch(*first)?.versions().iter().map(Version::as_kept).collect()),
+        Some(Present { first, .. }) => Ok(segments.timeline(*first)?.versions().iter().map(Version::as_kept).collect()),
         None => Ok(Vec::new()),
     };
     let mut by_policy = policy.keeps(now, newest.recorded_at, &times, &mut versions_of)?.into_iter();
@@ -166,7 +166,7 @@ impl Present {
 fn needed(segments: &Segments, thinned: &[Thinned]) -> Result<BTreeMap<Seq, NeededBy>, ReadError> {
     let mut needed = BTreeMap::new();
     for Thinned { segment, versions } in thinned {
-        needed.insert(*segment, segments.stretch(*segment)?.needed_by(versions));
+        needed.insert(*segment, segments.timeline(*segment)?.needed_by(versions));
     }
     Ok(needed)
 }
@@ -253,8 +253,8 @@ fn oldest(
             Keep::Whole => None,
             Keep::Versions(versions) => versions.first().map(|version| version.seq),
         };
-        let stretch = segments.stretch(present.first)?;
-        if let Some(version) = stretch.versions().iter().find(|it| oldest.is_none_or(|seq| it.seq == seq)) {
+        let timeline = segments.timeline(present.first)?;
+        if let Some(version) = timeline.versions().iter().find(|it| oldest.is_none_or(|seq| it.seq == seq)) {
             return Ok(Some(version.clone()));
         }
     }

@@ -150,8 +150,8 @@ pub(super) fn for_needed(
             return Ok(ControlFlow::Break(()));
         }
         let file = segments.open(first)?;
-        let stretch = segments.stretch(first)?;
-        let blocks = needed.blocks.iter().filter_map(|&interval| stretch.interval(interval)).map(|it| it.block);
+        let timeline = segments.timeline(first)?;
+        let blocks = needed.blocks.iter().filter_map(|&interval| timeline.interval(interval)).map(|it| it.block);
         let templates = (!needed.blocks.is_empty()).then_some(file.footer().templates);
         for piece in blocks.chain(templates).chain([file.footer().index]) {
             let at = Location { segment: first, piece };

@@ -178,7 +178,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
             match open() {
                 Some(opened) => assert!(opened == *bytes, "byte {byte}: version {number} is another one"),
                 None => {
-                    let place = crate::segment::version::Place(number.into());
+                    let place = crate::segment::version::VersionOrdinal(number.into());
                     // Without its directory nobody knows which versions were kept.
                     let is_known = !alone.contains(&place.0) || backup.segments().remains().is_some();
                     assert!(!is_known || report.lost.contains_place(place), "byte {byte}: {number} of {report:?}");

@@ -171,7 +171,7 @@ pub(super) fn read_back(
         }
     }
     for Thinned { segment, versions } in &plan.thinned {
-        let then = then.stretch(*segment)?;
+        let then = then.timeline(*segment)?;
         let same = |version: &Version| versions.iter().any(|kept| *kept == version.as_kept());
         if then.versions().len() != versions.len() || !then.versions().iter().all(same) {
             return Err(CompactError::Differs { what: format!("the versions of segment {segment}") });

@@ -8,9 +8,9 @@
 
 mod condition;
 mod condition_text;
+mod matches;
 mod relevance;
 mod search;
-mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -20,8 +20,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use self::condition::Condition;
+use self::matches::Query;
 use self::search::Search;
-use self::standing::Asking;
 use crate::backup::Backup;
 use crate::backup::view::View;
 use crate::compare::value::Value;
@@ -106,7 +106,7 @@ pub struct RowKey(pub Vec<Value>, u32);
 
 /// A version at which the answer changed.
 #[derive(Debug, Clone)]
-pub struct Turn {
+pub struct Transition {
     /// The version.
     pub version: Version,
     /// Rows that match in it and did not in the one before.
@@ -129,7 +129,7 @@ pub struct Turns {
     /// Rows that matched in it.
     pub matches: u64,
     /// What came after it, in order.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<Transition>,
 }
 
 /// Finds the versions behind `first`, up to `last`, at which the rows of `table` that match a condition are others than in the
@@ -145,7 +145,7 @@ pub fn find(
     condition: &str,
 ) -> Result<Turns, FindError> {
     let condition = check(backup, history, (first, last), table, condition)?;
-    let asking = Asking::new(&condition, Timestamp::now());
+    let asking = Query::new(&condition, Timestamp::now());
     let wanted = first.seq..=last.seq;
     let search = || Search::new(backup, history, &asking, wanted.clone());
     let matches = search().all_at(first)?.0.len() as u64;
@@ -184,7 +184,7 @@ pub fn find(
     thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
-    let mut turns: Vec<Turn> = Vec::new();
+    let mut turns: Vec<Transition> = Vec::new();
     for (_, found) in done {
         turns.extend(found?);
     }
@@ -198,7 +198,7 @@ pub fn find(
 }
 
 /// What came of the job with this number.
-type Done = (usize, Result<Vec<Turn>, FindError>);
+type Done = (usize, Result<Vec<Transition>, FindError>);
 
 /// What one thread does at a time.
 enum Job {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::matches::{Matches, Query, Shape, Turned};
 use super::relevance::{Relevance, Statements};
-use super::standing::{Asking, Shape, Standing, Turned};
-use super::{FindError, RowKey, Turn};
+use super::{FindError, RowKey, Transition};
 use crate::backup::Backup;
 use crate::backup::recorded_changes::{RecordedChanges, SegmentChanges};
 use crate::backup::view::View;
@@ -16,7 +16,7 @@ use crate::log::RecordAddress;
 use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, reason};
 use crate::segment::SealedState;
-use crate::segment::stretch::{LiveKind, LiveRecord, Stretch};
+use crate::segment::timeline::{LiveKind, LiveRecord, Timeline};
 use crate::segment::version::Version;
 use format::sql::parameters;
 use format::statements::Block;
@@ -27,7 +27,7 @@ use format::units::Seq;
 pub(super) struct Search<'a> {
     pub(super) backup: &'a Backup,
     pub(super) history: &'a History,
-    pub(super) asking: &'a Asking<'a>,
+    pub(super) asking: &'a Query<'a>,
     /// Seqs of the versions that are wanted.
     pub(super) wanted: RangeInclusive<Seq>,
     notes: RowNotes,
@@ -58,23 +58,23 @@ impl<'a> Search<'a> {
     pub(super) fn new(
         backup: &'a Backup,
         history: &'a History,
-        asking: &'a Asking<'a>,
+        asking: &'a Query<'a>,
         wanted: RangeInclusive<Seq>,
     ) -> Self {
         Self { backup, history, asking, wanted, notes: RowNotes::default(), idle: [None, None] }
     }
 
     /// Finds the turns in a segment.
-    pub(super) fn segment(&mut self, first_seq: Seq) -> Result<Vec<Turn>, FindError> {
+    pub(super) fn segment(&mut self, first_seq: Seq) -> Result<Vec<Transition>, FindError> {
         let segments = self.backup.segments();
-        let stretch = segments.stretch(first_seq)?;
-        if stretch.is_thinned() {
-            return stretch.versions().iter().filter_map(|version| self.alone(version).transpose()).collect();
+        let timeline = segments.timeline(first_seq)?;
+        if timeline.is_thinned() {
+            return timeline.versions().iter().filter_map(|version| self.alone(version).transpose()).collect();
         }
-        let mut turns: Vec<Turn> = self.at_snapshot(&stretch)?.into_iter().collect();
-        let asked = self.asked_records(&stretch);
+        let mut turns: Vec<Transition> = self.at_snapshot(&timeline)?.into_iter().collect();
+        let asked = self.asked_records(&timeline);
         let Some(begins) = asked.first().map(interval_of) else { return Ok(turns) };
-        let Some(begin) = stretch.interval(begins) else { return Ok(turns) };
+        let Some(begin) = timeline.interval(begins) else { return Ok(turns) };
         let at = |keyframe, page_count, foreign_keys| {
             Start::Segment(first_seq, SealedState::At { keyframe, page_count, foreign_keys })
         };
@@ -95,7 +95,7 @@ impl<'a> Search<'a> {
                 failed |= found.is_none();
                 found.into_iter().flatten().map(|it| statements.of_stored(&it)).max().unwrap_or(Relevance::None)
             };
-            let versions = self.all_versions(&stretch, records, &mut of);
+            let versions = self.all_versions(&timeline, records, &mut of);
             if failed {
                 return Err(changes.missing().into());
             }
@@ -105,7 +105,7 @@ impl<'a> Search<'a> {
         // What one interval ends with the next one begins with: whoever replays both goes on, with the pages that he has read.
         for run in intervals.chunk_by(|a, b| a.wanted > 0 && b.wanted > 0 && a.keyframe.0 + 1 == b.keyframe.0) {
             let [OfInterval { keyframe, wanted: 1.., .. }, ..] = run else { continue };
-            let Some(about) = stretch.interval(*keyframe) else { continue };
+            let Some(about) = timeline.interval(*keyframe) else { continue };
             let start = at(*keyframe, about.page_count, about.foreign_keys);
             let (pages, foreign_keys) = self.backup.start_pages(&start)?;
             let beginning = (OverlayPages::new(pages), foreign_keys);
@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
             self.keep(0, replay)?;
             follow.end(self)?;
         }
-        if let Some(first) = stretch.versions().first().filter(|_| stretch.snapshot().is_none())
+        if let Some(first) = timeline.versions().first().filter(|_| timeline.snapshot().is_none())
             && self.is_turn_wanted(first)
             && let Some(earlier) = self.history.version_before(first.seq)?
             && self.history.is_dropped_between(earlier.seq, first_seq)
@@ -143,8 +143,8 @@ impl<'a> Search<'a> {
 
     /// The records of a segment, from the interval on with which a replay of the versions behind the first begins. What others
     /// are stored in may be damaged.
-    fn asked_records<'s>(&self, stretch: &'s Stretch) -> &'s [LiveRecord] {
-        let records = stretch.records();
+    fn asked_records<'s>(&self, timeline: &'s Timeline) -> &'s [LiveRecord] {
+        let records = timeline.records();
         let upto = records.partition_point(|record| record.seq() <= *self.wanted.end());
         let first = records.partition_point(|record| record.seq() <= *self.wanted.start());
         let Some(interval) = records.get(first).map(interval_of) else { return &[] };
@@ -158,7 +158,7 @@ impl<'a> Search<'a> {
     }
 
     /// The turn at a version of which what led to it was dropped.
-    fn alone(&mut self, version: &Version) -> Result<Option<Turn>, FindError> {
+    fn alone(&mut self, version: &Version) -> Result<Option<Transition>, FindError> {
         if !self.is_turn_wanted(version) {
             return Ok(None);
         }
@@ -178,11 +178,11 @@ impl<'a> Search<'a> {
     }
 
     /// Finds the turns in what is not sealed.
-    pub(super) fn unsealed(&mut self) -> Result<Vec<Turn>, FindError> {
+    pub(super) fn unsealed(&mut self) -> Result<Vec<Transition>, FindError> {
         let mut turns = Vec::new();
         let logs = self.history.unsealed();
         // What lies before the snapshot that the first version builds on may be damaged.
-        let is_start = |log: &Stretch| log.snapshot().is_some() && log.first_seq() <= *self.wanted.start();
+        let is_start = |log: &Timeline| log.snapshot().is_some() && log.first_seq() <= *self.wanted.start();
         let from = logs.iter().rposition(is_start);
         let mut now = match from {
             Some(_) => None,
@@ -191,25 +191,30 @@ impl<'a> Search<'a> {
                 Some((OverlayPages::new(pages), foreign_keys))
             }
         };
-        for stretch in logs.iter().skip(from.unwrap_or(0)) {
-            if stretch.first_seq() > *self.wanted.end() {
+        for timeline in logs.iter().skip(from.unwrap_or(0)) {
+            if timeline.first_seq() > *self.wanted.end() {
                 break;
             }
-            turns.extend(self.at_snapshot(stretch)?);
-            if let Some(snapshot) = stretch.snapshot() {
+            turns.extend(self.at_snapshot(timeline)?);
+            if let Some(snapshot) = timeline.snapshot() {
                 let (pages, foreign_keys) =
-                    self.backup.start_pages(&Start::Snapshot(stretch.first_seq(), *snapshot))?;
+                    self.backup.start_pages(&Start::Snapshot(timeline.first_seq(), *snapshot))?;
                 now = Some((OverlayPages::new(pages), foreign_keys));
             }
             let Some(beginning) = now.take() else { break };
-            now = Some(self.log(stretch, beginning, &mut turns)?);
+            now = Some(self.log(timeline, beginning, &mut turns)?);
         }
         Ok(turns)
     }
 
     /// Adds the turns in a log, and returns the database at its end.
-    fn log(&mut self, stretch: &Stretch, beginning: Beginning, turns: &mut Vec<Turn>) -> Result<Beginning, FindError> {
-        let Some(first) = stretch.records().iter().find(|record| record.kind == LiveKind::Change) else {
+    fn log(
+        &mut self,
+        timeline: &Timeline,
+        beginning: Beginning,
+        turns: &mut Vec<Transition>,
+    ) -> Result<Beginning, FindError> {
+        let Some(first) = timeline.records().iter().find(|record| record.kind == LiveKind::Change) else {
             return Ok(beginning);
         };
         let mut texts = RecordedChanges::open(self.backup, &first.place)?;
@@ -235,7 +240,7 @@ impl<'a> Search<'a> {
                 Relevance::None
             }
         };
-        let versions = self.all_versions(stretch, stretch.records(), &mut of);
+        let versions = self.all_versions(timeline, timeline.records(), &mut of);
         if let Some(error) = failed {
             return Err(error);
         }
@@ -273,14 +278,14 @@ impl<'a> Search<'a> {
     /// The changes of some records, version by version.
     fn all_versions<'s>(
         &self,
-        stretch: &'s Stretch,
+        timeline: &'s Timeline,
         records: &'s [LiveRecord],
         relevance: &mut dyn FnMut(&LiveRecord) -> Relevance,
     ) -> Vec<OfVersion<'s>> {
         let mut versions: Vec<OfVersion<'s>> = Vec::new();
         for record in records.iter().filter(|record| record.kind == LiveKind::Change) {
-            let position = stretch.versions().partition_point(|version| version.seq < record.seq());
-            let Some(version) = stretch.versions().get(position) else { continue };
+            let position = timeline.versions().partition_point(|version| version.seq < record.seq());
+            let Some(version) = timeline.versions().get(position) else { continue };
             let relevance = relevance(record);
             match versions.last_mut().filter(|last| last.version.seq == version.seq) {
                 Some(last) => {
@@ -294,17 +299,17 @@ impl<'a> Search<'a> {
     }
 
     /// The turn at a version that was recorded as a snapshot.
-    fn at_snapshot(&mut self, stretch: &Stretch) -> Result<Option<Turn>, FindError> {
-        let is_snapshot = stretch.records().first().is_some_and(|record| record.kind == LiveKind::Snapshot);
-        let version = stretch.versions().first().filter(|version| self.wanted.contains(&version.seq));
+    fn at_snapshot(&mut self, timeline: &Timeline) -> Result<Option<Transition>, FindError> {
+        let is_snapshot = timeline.records().first().is_some_and(|record| record.kind == LiveKind::Snapshot);
+        let version = timeline.versions().first().filter(|version| self.wanted.contains(&version.seq));
         let Some(version) = version.filter(|version| is_snapshot && self.is_turn_wanted(version)) else {
             return Ok(None);
         };
-        let Some(earlier) = self.history.version_before(stretch.first_seq())? else { return Ok(None) };
+        let Some(earlier) = self.history.version_before(timeline.first_seq())? else { return Ok(None) };
         if earlier.seq < *self.wanted.start() {
             return Ok(None);
         }
-        let (before, after) = (self.all_at(&earlier)?, self.all_at_snapshot(stretch)?);
+        let (before, after) = (self.all_at(&earlier)?, self.all_at_snapshot(timeline)?);
         self.check_names(version, &before.1, &after.1)?;
         Ok(turn(version, Turned::between(&before.0, &after.0)))
     }
@@ -319,14 +324,14 @@ impl<'a> Search<'a> {
         Ok(all)
     }
 
-    fn all_at_snapshot(&mut self, stretch: &Stretch) -> Result<(BTreeSet<RowKey>, Shape), FindError> {
-        let start = match (stretch.snapshot(), stretch.interval(Keyframe(0))) {
-            (Some(snapshot), None) => Start::Snapshot(stretch.first_seq(), *snapshot),
+    fn all_at_snapshot(&mut self, timeline: &Timeline) -> Result<(BTreeSet<RowKey>, Shape), FindError> {
+        let start = match (timeline.snapshot(), timeline.interval(Keyframe(0))) {
+            (Some(snapshot), None) => Start::Snapshot(timeline.first_seq(), *snapshot),
             (_, interval) => {
                 let (page_count, foreign_keys) =
                     interval.map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
                 let keyframe = Keyframe(0);
-                Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
+                Start::Segment(timeline.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
             }
         };
         let (pages, foreign_keys) = self.backup.start_pages(&start)?;
@@ -368,12 +373,12 @@ struct Follow {
     beginning: Beginning,
     /// The database at the beginning, once somebody has asked.
     opened: Option<Replay>,
-    standing: Standing,
+    standing: Matches,
 }
 
 impl Follow {
     fn new(beginning: Beginning) -> Self {
-        Self { beginning, opened: None, standing: Standing::default() }
+        Self { beginning, opened: None, standing: Matches::default() }
     }
 
     /// What must be known before a version is replayed: all rows that match, if nobody will tell which it writes.
@@ -398,7 +403,7 @@ impl Follow {
         version: &OfVersion<'_>,
         before: Option<Before>,
         replay: &Replay,
-    ) -> Result<Option<Turn>, FindError> {
+    ) -> Result<Option<Transition>, FindError> {
         let notes = search.notes.take();
         let turned = match (before, version.relevance) {
             (Some(before), _) => {
@@ -426,10 +431,10 @@ impl Follow {
     }
 }
 
-fn turn(version: &Version, turned: Turned) -> Option<Turn> {
+fn turn(version: &Version, turned: Turned) -> Option<Transition> {
     let is_some = turned.is_some();
     let Turned { began, ended } = turned;
-    is_some.then(|| Turn { version: version.clone(), began, ended, matches: 0 })
+    is_some.then(|| Transition { version: version.clone(), began, ended, matches: 0 })
 }
 
 fn interval_of(record: &LiveRecord) -> Keyframe {

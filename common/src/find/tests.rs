@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
-use super::standing::Asking;
+use super::matches::Query;
 use super::{FindError, find};
 use crate::backup::Backup;
 use crate::backup::view::View;
@@ -43,7 +43,7 @@ fn versions(history: &History) -> Vec<Version> {
 fn expected(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> (u64, Found) {
     let condition =
         super::check(backup, history, (&versions[0], &versions[versions.len() - 1]), table, condition).unwrap();
-    let asking = Asking::new(&condition, Timestamp::now());
+    let asking = Query::new(&condition, Timestamp::now());
     let mut found = Found::new();
     let mut before: Option<BTreeSet<super::RowKey>> = None;
     let mut first = 0;
@@ -328,7 +328,7 @@ fn outcome(statements: &[&str], table: &str, condition: &str, from: usize) -> Re
     // Number 0 is what was there before the first statement.
     let all = &all[all.len() - statements.len() - 1..];
     let found = find(&backup, &history, (&all[from], &all[all.len() - 1]), table, condition);
-    let place = |turn: &super::Turn| all.iter().position(|version| version.seq == turn.version.seq).unwrap();
+    let place = |turn: &super::Transition| all.iter().position(|version| version.seq == turn.version.seq).unwrap();
     found.map(|found| found.turns.iter().map(place).collect()).map_err(|error| error.to_string())
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::{History, Stretch};
+use super::{History, Timeline};
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::{Seq, Timestamp};
@@ -17,16 +17,16 @@ pub struct RecordedBy {
     pub set_back: Option<(Option<Version>, Version)>,
 }
 
-/// A stretch by its times.
+/// A timeline by its times.
 struct Times<'a> {
     earliest: Timestamp,
     latest: Timestamp,
-    stretch: Which<'a>,
+    timeline: Which<'a>,
 }
 
 enum Which<'a> {
     Segment(Seq),
-    Tail(&'a Stretch),
+    Tail(&'a Timeline),
 }
 
 impl History {
@@ -34,32 +34,32 @@ impl History {
     fn times(&self) -> impl Iterator<Item = Result<Times<'_>, ReadError>> {
         let remains = self.segments.remains();
         let sealed = self.sealed.iter().filter_map(move |&segment| {
-            let stretch = Which::Segment(segment);
+            let timeline = Which::Segment(segment);
             if let Some(kept) = remains.as_ref().and_then(|remains| remains.kept_of(segment)) {
                 let times = || kept.iter().map(|version| version.recorded_at);
-                return Some(Ok(Times { earliest: times().min()?, latest: times().max()?, stretch }));
+                return Some(Ok(Times { earliest: times().min()?, latest: times().max()?, timeline }));
             }
             match self.segments.footer(segment) {
                 Ok(footer) if footer.versions == 0 => None,
                 Ok(footer) => {
                     let (earliest, latest) = footer.times;
-                    Some(Ok(Times { earliest, latest, stretch }))
+                    Some(Ok(Times { earliest, latest, timeline }))
                 }
                 Err(error) => Some(Err(error)),
             }
         });
-        let tail = self.tail.iter().filter_map(|stretch| {
-            let times = || stretch.versions().iter().map(|version| version.recorded_at);
+        let tail = self.tail.iter().filter_map(|timeline| {
+            let times = || timeline.versions().iter().map(|version| version.recorded_at);
             let (earliest, latest) = (times().min()?, times().max()?);
-            Some(Ok(Times { earliest, latest, stretch: Which::Tail(stretch) }))
+            Some(Ok(Times { earliest, latest, timeline: Which::Tail(timeline) }))
         });
         sealed.chain(tail)
     }
 
-    fn visit<T>(&self, which: &Which<'_>, visit: impl FnOnce(&Stretch) -> T) -> Result<T, ReadError> {
+    fn visit<T>(&self, which: &Which<'_>, visit: impl FnOnce(&Timeline) -> T) -> Result<T, ReadError> {
         Ok(match which {
-            Which::Segment(segment) => visit(&*self.segments.stretch(*segment)?),
-            Which::Tail(stretch) => visit(stretch),
+            Which::Segment(segment) => visit(&*self.segments.timeline(*segment)?),
+            Which::Tail(timeline) => visit(timeline),
         })
     }
 
@@ -74,8 +74,8 @@ impl History {
         let mut before: Option<Version> = None;
         for times in self.times() {
             let Ok(times) = times else { continue };
-            let Ok((later, last)) = self.visit(&times.stretch, |stretch| {
-                let versions = stretch.versions();
+            let Ok((later, last)) = self.visit(&times.timeline, |timeline| {
+                let versions = timeline.versions();
                 let later = versions.iter().position(is_later).map(|position| {
                     let before = position.checked_sub(1).and_then(|position| versions.get(position));
                     (versions.get(position).cloned(), before.cloned())
@@ -108,8 +108,8 @@ impl History {
                 if !is_by(times.earliest) {
                     return Ok(None);
                 }
-                self.visit(&times.stretch, |stretch| {
-                    stretch.versions().iter().rev().find(|version| is_by(version.recorded_at)).cloned()
+                self.visit(&times.timeline, |timeline| {
+                    timeline.versions().iter().rev().find(|version| is_by(version.recorded_at)).cloned()
                 })
             });
             match found {
@@ -156,8 +156,8 @@ impl History {
         visit: &mut dyn FnMut(Timestamp, Seq) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         for times in self.times().collect::<Vec<_>>().into_iter().rev() {
-            let flow = self.visit(&times?.stretch, |stretch| {
-                stretch.versions().iter().rev().try_for_each(|version| visit(version.recorded_at, version.seq))
+            let flow = self.visit(&times?.timeline, |timeline| {
+                timeline.versions().iter().rev().try_for_each(|version| visit(version.recorded_at, version.seq))
             })?;
             if flow.is_break() {
                 break;
@@ -166,7 +166,7 @@ impl History {
         Ok(())
     }
 
-    /// The best time among those that are `wanted`. A stretch whose own best one is wanted need not be read.
+    /// The best time among those that are `wanted`. A timeline whose own best one is wanted need not be read.
     fn extreme(
         &self,
         may_hold: impl Fn(&Times<'_>) -> bool,
@@ -186,8 +186,8 @@ impl History {
                 if wanted(own_best) {
                     return Ok(Some(own_best));
                 }
-                self.visit(&times.stretch, |stretch| {
-                    let times = stretch.versions().iter().map(|version| version.recorded_at);
+                self.visit(&times.timeline, |timeline| {
+                    let times = timeline.versions().iter().map(|version| version.recorded_at);
                     times.filter(|&at| wanted(at)).reduce(&better)
                 })
             });
@@ -216,8 +216,8 @@ impl History {
                 if times.latest.as_micros() < span.start || times.earliest.as_micros() >= span.end {
                     return Ok(());
                 }
-                self.visit(&times.stretch, |stretch| {
-                    let versions = stretch.versions().iter().map(|version| (version.recorded_at, version.seq));
+                self.visit(&times.timeline, |timeline| {
+                    let versions = timeline.versions().iter().map(|version| (version.recorded_at, version.seq));
                     found.extend(versions.filter(|(at, _)| span.contains(&at.as_micros())));
                 })
             });

@@ -3,8 +3,8 @@
 use std::iter::Peekable;
 use std::slice::Iter;
 
-use super::{Segments, Stretch};
-use crate::segment::version::{Place, TimelineEntry};
+use super::{Segments, Timeline};
+use crate::segment::version::{TimelineEntry, VersionOrdinal};
 use crate::storage::read_error::ReadError;
 use format::remains_directory::Gap;
 use format::units::Seq;
@@ -24,9 +24,9 @@ impl<'a> DroppedRuns<'a> {
         Self { segments, gaps: gaps.iter().peekable(), told: 0, unreadable: None }
     }
 
-    /// The next of them before this stretch; `None` when there are no more.
-    pub(super) fn next_before(&mut self, stretch: &Stretch) -> Option<TimelineEntry> {
-        let first_seq = stretch.first_seq();
+    /// The next of them before this timeline; `None` when there are no more.
+    pub(super) fn next_before(&mut self, timeline: &Timeline) -> Option<TimelineEntry> {
+        let first_seq = timeline.first_seq();
         while let Some(gap) = self.gaps.next_if(|gap| gap.last_seq < first_seq) {
             let told = std::mem::replace(&mut self.told, 0).max(gap.versions_before);
             let end = gap.versions_before.saturating_add(gap.versions);
@@ -46,7 +46,7 @@ impl<'a> DroppedRuns<'a> {
     fn entry(&mut self, told: u64, upto: u64, place: Result<u64, ReadError>, before: Seq) -> Option<TimelineEntry> {
         let versions = upto.checked_sub(told).filter(|&versions| versions > 0)?;
         match place {
-            Ok(place) => Some(TimelineEntry::Dropped { versions, last: Place(place).data_version(), before }),
+            Ok(place) => Some(TimelineEntry::Dropped { versions, last: VersionOrdinal(place).data_version(), before }),
             Err(error) => {
                 self.unreadable.get_or_insert(error);
                 None

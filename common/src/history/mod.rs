@@ -24,8 +24,8 @@ use format::units::{DataVersion, PageSize, Seq};
 use format::version_rules::Newest;
 use format::{Damage, names};
 
-use crate::segment::stretch::{Before, LiveKind, LiveRecord, Stretch};
-use crate::segment::version::{NewestRecorded, Place, Readable, TimelineEntry, Version};
+use crate::segment::timeline::{LiveKind, LiveRecord, PrecedingVersion, Timeline};
+use crate::segment::version::{NewestRecorded, Readable, TimelineEntry, Version, VersionOrdinal};
 pub use by_time::RecordedBy;
 use dropped_runs::DroppedRuns;
 pub use plan::ReplayPlan;
@@ -53,24 +53,24 @@ pub struct History {
     /// What the last record says, if it is the note of a commit.
     note: Option<CommitNote>,
     /// Where the newest of them stands.
-    sealed_place: Before,
+    sealed_place: PrecedingVersion,
     /// What is not sealed, log by log.
-    tail: Vec<Stretch>,
+    tail: Vec<Timeline>,
 }
 
-/// A stretch, wherever it is.
+/// A timeline, wherever it is.
 enum Loaded<'a> {
-    Sealed(Arc<Stretch>),
-    Tail(&'a Stretch),
+    Sealed(Arc<Timeline>),
+    Tail(&'a Timeline),
 }
 
 impl Deref for Loaded<'_> {
-    type Target = Stretch;
+    type Target = Timeline;
 
-    fn deref(&self) -> &Stretch {
+    fn deref(&self) -> &Timeline {
         match self {
-            Self::Sealed(stretch) => stretch,
-            Self::Tail(stretch) => stretch,
+            Self::Sealed(timeline) => timeline,
+            Self::Tail(timeline) => timeline,
         }
     }
 }
@@ -89,7 +89,7 @@ impl History {
             sealed_recorded: None,
             sealed_end: Readable::Yes,
             note: None,
-            sealed_place: Before::Nothing,
+            sealed_place: PrecedingVersion::Nothing,
             tail: Vec::new(),
         };
         let newest = sealed.last().copied();
@@ -99,7 +99,7 @@ impl History {
             && let Err(error) = history.take_over(newest)
         {
             log::error!("{}", error.in_words());
-            history.sealed_place = Before::Unknown;
+            history.sealed_place = PrecedingVersion::Unknown;
         }
         history.find_newest_sealed();
         history
@@ -109,13 +109,13 @@ impl History {
     fn find_newest_sealed(&mut self) {
         let has_versions = |segment: &Seq| self.segments.footer(*segment).is_ok_and(|footer| footer.versions > 0);
         if self.newest_sealed.is_none()
-            && matches!(self.sealed_place, Before::Version(_))
+            && matches!(self.sealed_place, PrecedingVersion::Version(_))
             && let Some(&segment) = self.sealed.iter().rev().find(|segment| has_versions(segment))
         {
-            match self.segments.stretch(segment) {
-                Ok(stretch) => {
-                    self.newest_sealed = stretch.versions().last().cloned();
-                    self.sealed_recorded = self.sealed_recorded.or(stretch.newest_recorded());
+            match self.segments.timeline(segment) {
+                Ok(timeline) => {
+                    self.newest_sealed = timeline.versions().last().cloned();
+                    self.sealed_recorded = self.sealed_recorded.or(timeline.newest_recorded());
                 }
                 Err(error) => log::error!("{}", error.in_words()),
             }
@@ -133,12 +133,12 @@ impl History {
     /// Makes the end of this segment the end of what is sealed.
     fn take_over(&mut self, segment: Seq) -> Result<(), ReadError> {
         let footer = self.segments.footer(segment)?;
-        let stretch = self.segments.stretch(segment)?;
-        let newest = stretch.versions().last().cloned();
-        self.sealed_end = if stretch.ends_unreadable() { Readable::No } else { Readable::Yes };
-        self.sealed_recorded = stretch.newest_recorded().or(self.sealed_recorded);
+        let timeline = self.segments.timeline(segment)?;
+        let newest = timeline.versions().last().cloned();
+        self.sealed_end = if timeline.ends_unreadable() { Readable::No } else { Readable::Yes };
+        self.sealed_recorded = timeline.newest_recorded().or(self.sealed_recorded);
         self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
-        self.sealed_place = Before::of_footer(self.sealed_versions, footer.place);
+        self.sealed_place = PrecedingVersion::of_footer(self.sealed_versions, footer.place);
         // Without any, the newest is the one before.
         if newest.is_some() {
             self.newest_sealed = newest;
@@ -165,12 +165,12 @@ impl History {
     fn begin_log(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         let log = place.file_seq();
         let begin = |before| {
-            let mut next = Stretch::new(log, before);
+            let mut next = Timeline::new(log, before);
             next.apply_record(record, place).map(|()| next)
         };
         if let Body::Snapshot(SnapshotRef { unreadable_since: Some(since), .. }) = record.body {
             // Up to the next snapshot: what builds on that can be opened.
-            let is_end = |log: &Stretch| log.first_seq() > since && log.snapshot().is_some();
+            let is_end = |log: &Timeline| log.first_seq() > since && log.snapshot().is_some();
             let end = self.tail.iter().position(is_end).unwrap_or(self.tail.len());
             let logs = self.tail.iter_mut().take(end);
             logs.filter(|log| log.ends_behind(since)).for_each(|log| log.is_unreadable_from(since));
@@ -178,7 +178,7 @@ impl History {
         let before = self.newest_place();
         let is_snapshot = matches!(record.body, Body::Snapshot(_));
         let mut next = match before {
-            Before::Version(newest) if is_snapshot && newest.data_version() == record.header.data_version => {
+            PrecedingVersion::Version(newest) if is_snapshot && newest.data_version() == record.header.data_version => {
                 self.give_place_to_snapshot()?;
                 begin(self.newest_place())?
             }
@@ -203,7 +203,7 @@ impl History {
 
     /// A snapshot of the newest version, which is in a log, takes its place.
     fn give_place_to_snapshot(&mut self) -> Result<(), Damage> {
-        let of_newest = self.tail.iter().rposition(Stretch::has_newest);
+        let of_newest = self.tail.iter().rposition(Timeline::has_newest);
         let Some(of_newest) = of_newest else {
             return Err(Damage::Contradiction("a snapshot takes the place of a version that is sealed"));
         };
@@ -217,7 +217,7 @@ impl History {
 
     /// The log that will be sealed next, if any of its records are here.
     pub(crate) fn oldest_log(&self) -> Option<Seq> {
-        self.tail.first().map(Stretch::first_seq)
+        self.tail.first().map(Timeline::first_seq)
     }
 
     /// The log `first_seq`, the next to be sealed, is a segment now.
@@ -225,15 +225,15 @@ impl History {
     /// # Errors
     /// When the segment cannot be read, or does not hold what was read of the log. The history is unchanged.
     pub(crate) fn adopt(&mut self, first_seq: Seq) -> Result<(), ReadError> {
-        if let Some(log) = self.tail.first().filter(|stretch| stretch.first_seq() == first_seq)
-            && !self.segments.stretch(first_seq)?.goes_on_from(log)
+        if let Some(log) = self.tail.first().filter(|timeline| timeline.first_seq() == first_seq)
+            && !self.segments.timeline(first_seq)?.goes_on_from(log)
         {
             // It does not hold what was read of its log.
             return Err(self.segments.open(first_seq)?.damaged(0, Damage::Replaced));
         }
         self.take_over(first_seq)?;
         self.sealed.push(first_seq);
-        self.tail.retain(|stretch| stretch.first_seq() > first_seq);
+        self.tail.retain(|timeline| timeline.first_seq() > first_seq);
         // A snapshot may have taken the place of its newest version, and logs without a version stand before that.
         let sealed_place = self.sealed_place;
         self.tail.iter_mut().take_while(|log| !log.has_newest()).for_each(|log| log.set_before(sealed_place));
@@ -256,38 +256,38 @@ impl History {
 
     /// The records that are part of the newest state and in no segment, in order.
     pub(crate) fn unsealed_records(&self) -> impl Iterator<Item = &LiveRecord> {
-        self.tail.iter().flat_map(Stretch::records)
+        self.tail.iter().flat_map(Timeline::records)
     }
 
     /// The versions that are not sealed, in order.
     pub(crate) fn unsealed_versions(&self) -> impl Iterator<Item = &Version> {
-        self.tail.iter().flat_map(Stretch::versions)
+        self.tail.iter().flat_map(Timeline::versions)
     }
 
     /// The snapshots that are not sealed, by the seqs of their records.
     pub(crate) fn unsealed_snapshots(&self) -> impl Iterator<Item = (Seq, &SnapshotRef)> {
-        self.tail.iter().filter_map(|stretch| Some((stretch.first_seq(), stretch.snapshot()?)))
+        self.tail.iter().filter_map(|timeline| Some((timeline.first_seq(), timeline.snapshot()?)))
     }
 
     /// The logs that records of were read, by their first seqs.
     pub(crate) fn logs(&self) -> impl Iterator<Item = Seq> {
-        self.tail.iter().map(Stretch::first_seq)
+        self.tail.iter().map(Timeline::first_seq)
     }
 
     /// Where the newest version stands.
-    pub(crate) fn newest_place(&self) -> Before {
-        self.tail.last().map_or(self.sealed_place, Stretch::newest_place)
+    pub(crate) fn newest_place(&self) -> PrecedingVersion {
+        self.tail.last().map_or(self.sealed_place, Timeline::newest_place)
     }
 
     /// The newest version that can be opened, as far as the records tell; `None` for a backup that has none yet. It may be
     /// older than the [newest recorded](Self::newest_recorded).
     pub fn newest(&self) -> Option<&Version> {
-        self.tail.iter().rev().find_map(|stretch| stretch.versions().last()).or(self.newest_sealed.as_ref())
+        self.tail.iter().rev().find_map(|timeline| timeline.versions().last()).or(self.newest_sealed.as_ref())
     }
 
     /// The newest version that was recorded, whether it can be opened or not. Whoever restores an older one has an old state.
     pub fn newest_recorded(&self) -> Option<NewestRecorded> {
-        let in_log = self.tail.iter().rev().find_map(Stretch::newest_recorded);
+        let in_log = self.tail.iter().rev().find_map(Timeline::newest_recorded);
         in_log.or(self.sealed_recorded)
     }
 
@@ -311,7 +311,7 @@ impl History {
     /// database turn out to be another one, these build on something else. `None` when there is none.
     pub(crate) fn unverified_since(&self) -> Option<Seq> {
         let verified = self.tail.iter().rposition(|log| log.verified().is_some()).unwrap_or(0);
-        self.tail.get(verified..).unwrap_or_default().iter().find_map(Stretch::unverified_since)
+        self.tail.get(verified..).unwrap_or_default().iter().find_map(Timeline::unverified_since)
     }
 
     /// The oldest version that can be opened.
@@ -332,13 +332,13 @@ impl History {
 
     /// How many versions there are. Those of segments that cannot be read are counted.
     pub fn version_count(&self) -> u64 {
-        let in_tail = self.tail.iter().map(|stretch| stretch.versions().len() as u64).sum();
+        let in_tail = self.tail.iter().map(|timeline| timeline.versions().len() as u64).sum();
         self.sealed_versions.saturating_sub(self.dropped_versions).saturating_add(in_tail)
     }
 
     /// Whether the record with this seq is part of a segment: nothing about it changes any more.
     pub fn is_sealed(&self, seq: Seq) -> bool {
-        self.tail.first().is_none_or(|stretch| seq < stretch.first_seq())
+        self.tail.first().is_none_or(|timeline| seq < timeline.first_seq())
     }
 
     /// How many of the newest versions are newer than this one, which must be one of those that are not sealed; more than
@@ -347,10 +347,10 @@ impl History {
         if self.is_sealed(seq) {
             return u64::MAX;
         }
-        let newer = |stretch: &Stretch| {
-            stretch.versions().len() - stretch.versions().partition_point(|version| version.seq <= seq)
+        let newer = |timeline: &Timeline| {
+            timeline.versions().len() - timeline.versions().partition_point(|version| version.seq <= seq)
         };
-        self.tail.iter().map(|stretch| newer(stretch) as u64).sum()
+        self.tail.iter().map(|timeline| newer(timeline) as u64).sum()
     }
 
     /// The version with this number; `None` when it is unknown, was lost in a gap, or was rewound.
@@ -359,9 +359,9 @@ impl History {
     /// When the segment that would hold it cannot be read.
     pub fn version(&self, data_version: DataVersion) -> Result<Option<Version>, ReadError> {
         let newest = match self.newest_place() {
-            Before::Version(place) => place,
-            Before::Nothing => return Ok(None),
-            Before::Unknown => Place(data_version.get().into()),
+            PrecedingVersion::Version(place) => place,
+            PrecedingVersion::Nothing => return Ok(None),
+            PrecedingVersion::Unknown => VersionOrdinal(data_version.get().into()),
         };
         for place in newest.candidates(data_version) {
             if let Some(version) = self.version_at(place)? {
@@ -371,18 +371,18 @@ impl History {
         Ok(None)
     }
 
-    fn version_at(&self, place: Place) -> Result<Option<Version>, ReadError> {
-        if let Some(version) = self.tail.iter().rev().find_map(|stretch| stretch.version_at(place)) {
+    fn version_at(&self, place: VersionOrdinal) -> Result<Option<Version>, ReadError> {
+        if let Some(version) = self.tail.iter().rev().find_map(|timeline| timeline.version_at(place)) {
             return Ok(Some(version.clone()));
         }
         match self.segment_of(place)? {
-            Some(segment) => Ok(self.segments.stretch(segment)?.version_at(place).cloned()),
+            Some(segment) => Ok(self.segments.timeline(segment)?.version_at(place).cloned()),
             None => Ok(None),
         }
     }
 
     /// The segment whose versions stand around a place.
-    fn segment_of(&self, place: Place) -> Result<Option<Seq>, ReadError> {
+    fn segment_of(&self, place: VersionOrdinal) -> Result<Option<Seq>, ReadError> {
         let mut candidates = self.sealed.as_slice();
         let mut unreadable = None;
         while !candidates.is_empty() {
@@ -414,15 +414,15 @@ impl History {
         }
     }
 
-    /// The stretch that holds the record with this seq.
-    fn stretch_of(&self, seq: Seq) -> Result<Option<Loaded<'_>>, ReadError> {
-        let in_tail = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
-        if let Some(stretch) = in_tail.checked_sub(1).and_then(|position| self.tail.get(position)) {
-            return Ok(Some(Loaded::Tail(stretch)));
+    /// The timeline that holds the record with this seq.
+    fn timeline_of(&self, seq: Seq) -> Result<Option<Loaded<'_>>, ReadError> {
+        let in_tail = self.tail.partition_point(|timeline| timeline.first_seq() <= seq);
+        if let Some(timeline) = in_tail.checked_sub(1).and_then(|position| self.tail.get(position)) {
+            return Ok(Some(Loaded::Tail(timeline)));
         }
         let position = self.sealed.partition_point(|&first| first <= seq).checked_sub(1);
         match position.and_then(|position| self.sealed.get(position)) {
-            Some(&segment) => self.segments.stretch(segment).map(|stretch| Some(Loaded::Sealed(stretch))),
+            Some(&segment) => self.segments.timeline(segment).map(|timeline| Some(Loaded::Sealed(timeline))),
             None => Ok(None),
         }
     }
@@ -432,7 +432,7 @@ impl History {
     /// # Errors
     /// When the segment that would hold it cannot be read.
     pub fn version_by_seq(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
-        Ok(self.stretch_of(seq)?.and_then(|stretch| stretch.version_by_seq(seq).cloned()))
+        Ok(self.timeline_of(seq)?.and_then(|timeline| timeline.version_by_seq(seq).cloned()))
     }
 
     /// Hands the versions with a seq greater than `seq` to `take`, in order, until it breaks; all of them for `None`.
@@ -444,8 +444,8 @@ impl History {
         seq: Option<Seq>,
         take: &mut dyn FnMut(&Version) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        self.for_stretches_from(seq, &mut |stretch| {
-            let versions = stretch.versions();
+        self.for_timelines_from(seq, &mut |timeline| {
+            let versions = timeline.versions();
             let from = seq.map_or(0, |seq| versions.partition_point(|version| version.seq <= seq));
             versions.iter().skip(from).try_for_each(&mut *take)
         })
@@ -478,27 +478,27 @@ impl History {
                 take(next)
             }
         };
-        let read = self.for_stretches_from(None, &mut |stretch| {
-            while let Some(next) = dropped.next_before(stretch) {
+        let read = self.for_timelines_from(None, &mut |timeline| {
+            while let Some(next) = dropped.next_before(timeline) {
                 entry(next)?;
             }
-            stretch.timeline().try_for_each(&mut entry)
+            timeline.entries().try_for_each(&mut entry)
         });
         read.and(dropped.unreadable.map_or(Ok(()), Err))
     }
 
     /// Visits the stretches from that which holds `seq` on, those that cannot be read last: as the error.
-    fn for_stretches_from(
+    fn for_timelines_from(
         &self,
         seq: Option<Seq>,
-        visit: &mut dyn FnMut(&Stretch) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&Timeline) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
         // What is in no segment needs none of them, which may be damaged.
         let from = if seq.is_some_and(|seq| !self.is_sealed(seq)) { self.sealed.len() } else { from };
         let mut unreadable = None;
-        let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.stretch(segment) {
-            Ok(stretch) => visit(&stretch),
+        let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.timeline(segment) {
+            Ok(timeline) => visit(&timeline),
             Err(error) => {
                 unreadable.get_or_insert(error);
                 ControlFlow::Continue(())
@@ -515,8 +515,8 @@ impl History {
     /// stored as they were. `None` when there are none.
     pub(crate) fn newest_stored_state(&self) -> Option<DeltaBase> {
         let full =
-            self.tail.iter().rev().find(|stretch| stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
-        match full.and_then(|stretch| Some((stretch.first_seq(), stretch.snapshot()?))) {
+            self.tail.iter().rev().find(|timeline| timeline.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
+        match full.and_then(|timeline| Some((timeline.first_seq(), timeline.snapshot()?))) {
             Some((seq, snapshot)) => {
                 Some(DeltaBase::Snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum }))
             }
@@ -529,14 +529,14 @@ impl History {
     /// # Errors
     /// When the segment that holds it cannot be read.
     pub fn records_of(&self, version: &Version) -> Result<Vec<RecordAddress>, ReadError> {
-        let Some(stretch) = self.stretch_of(version.seq)? else {
+        let Some(timeline) = self.timeline_of(version.seq)? else {
             return Ok(Vec::new());
         };
-        Ok(stretch.changes_of(version).collect())
+        Ok(timeline.changes_of(version).collect())
     }
 
     /// What is not sealed, log by log.
-    pub(crate) fn unsealed(&self) -> &[Stretch] {
+    pub(crate) fn unsealed(&self) -> &[Timeline] {
         &self.tail
     }
 
@@ -545,8 +545,8 @@ impl History {
     /// # Errors
     /// When the segment that may hold it cannot be read.
     pub(crate) fn version_before(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
-        let newest = |stretch: &Stretch| {
-            let versions = stretch.versions();
+        let newest = |timeline: &Timeline| {
+            let versions = timeline.versions();
             versions
                 .partition_point(|version| version.seq < seq)
                 .checked_sub(1)
@@ -557,7 +557,7 @@ impl History {
             return Ok(Some(found));
         }
         for &segment in self.sealed.iter().rev().filter(|&&first| first < seq) {
-            if let Some(found) = newest(&*self.segments.stretch(segment)?) {
+            if let Some(found) = newest(&*self.segments.timeline(segment)?) {
                 return Ok(Some(found));
             }
         }
@@ -569,16 +569,16 @@ impl History {
     /// # Errors
     /// When the segment that holds it cannot be read.
     pub fn file_name_of(&self, version: &Version) -> Result<Option<String>, ReadError> {
-        let Some(stretch) = self.stretch_of(version.seq)? else {
+        let Some(timeline) = self.timeline_of(version.seq)? else {
             return Ok(None);
         };
-        let Some(record) = stretch.records().get(version.first_record) else {
+        let Some(record) = timeline.records().get(version.first_record) else {
             return Ok(None);
         };
         let in_log = matches!(record.place, RecordAddress::Log { .. });
         Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
             names::snapshot(record.seq())
-        } else if stretch.is_thinned() {
+        } else if timeline.is_thinned() {
             names::REMAINS.to_owned()
         } else {
             record.place.file_name()

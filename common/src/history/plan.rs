@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::{History, LiveKind, LiveRecord, Loaded, Stretch, Version};
+use super::{History, LiveKind, LiveRecord, Loaded, Timeline, Version};
 use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
@@ -57,9 +57,9 @@ impl History {
     /// When the segment that holds it cannot be read.
     pub fn plan(&self, version: &Version) -> Result<ReplayPlan, ReadError> {
         let plan = |start, changes| ReplayPlan { data_version: version.data_version, seq: version.seq, start, changes };
-        match self.stretch_of(version.seq)? {
-            Some(Loaded::Sealed(stretch)) => {
-                let (start, changes) = plan_in_segment(&stretch, version.seq);
+        match self.timeline_of(version.seq)? {
+            Some(Loaded::Sealed(timeline)) => {
+                let (start, changes) = plan_in_segment(&timeline, version.seq);
                 Ok(plan(start, changes))
             }
             _ => {
@@ -90,8 +90,8 @@ impl History {
             return Ok(None);
         }
         let (mut found, mut is_whole) = (Vec::new(), true);
-        self.for_stretches_from(Some(after), &mut |stretch| {
-            let records = stretch.records();
+        self.for_timelines_from(Some(after), &mut |timeline| {
+            let records = timeline.records();
             let from = records.partition_point(|record| record.seq() <= after);
             for record in records.get(from..).unwrap_or_default() {
                 if record.seq() > upto {
@@ -104,7 +104,7 @@ impl History {
                 found.push(PlannedChange { about: record.about, place: record.place });
             }
             // What comes behind it may be damaged, and is not asked for.
-            if stretch.records().last().is_some_and(|last| last.seq() >= upto) {
+            if timeline.records().last().is_some_and(|last| last.seq() >= upto) {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
@@ -114,14 +114,14 @@ impl History {
 
     /// From the newest snapshot of the logs, or from the end of what is sealed.
     fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
-        let end = self.tail.partition_point(|stretch| stretch.first_seq() <= seq);
+        let end = self.tail.partition_point(|timeline| timeline.first_seq() <= seq);
         let logs = self.tail.get(..end).unwrap_or_default();
-        let with_snapshot = logs.iter().rposition(|stretch| stretch.snapshot().is_some());
+        let with_snapshot = logs.iter().rposition(|timeline| timeline.snapshot().is_some());
         let start = with_snapshot.and_then(|position| {
-            let stretch = logs.get(position)?;
-            Some(Start::Snapshot(stretch.first_seq(), *stretch.snapshot()?))
+            let timeline = logs.get(position)?;
+            Some(Start::Snapshot(timeline.first_seq(), *timeline.snapshot()?))
         });
-        let changes = logs.iter().skip(with_snapshot.unwrap_or(0)).flat_map(|stretch| changes(stretch, seq));
+        let changes = logs.iter().skip(with_snapshot.unwrap_or(0)).flat_map(|timeline| changes(timeline, seq));
         (start.unwrap_or_else(|| self.sealed_end()), changes.collect())
     }
 
@@ -131,21 +131,21 @@ impl History {
 }
 
 /// From the keyframe before it, or the one that was taken right after it.
-fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
-    let end = stretch.records().partition_point(|record| record.seq() <= seq);
-    let (records, later) = stretch.records().split_at(end);
+fn plan_in_segment(timeline: &Timeline, seq: Seq) -> (Start, Vec<PlannedChange>) {
+    let end = timeline.records().partition_point(|record| record.seq() <= seq);
+    let (records, later) = timeline.records().split_at(end);
     let interval_of = |record: &LiveRecord| match record.place {
         RecordAddress::Segment { interval, .. } => interval,
         RecordAddress::Log { .. } => Keyframe(0),
     };
     let interval = records.last().map_or(Keyframe(0), interval_of);
     let at = |keyframe: Keyframe| {
-        let found = stretch.interval(keyframe).map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
+        let found = timeline.interval(keyframe).map_or((0, ForeignKeys::On), |it| (it.page_count, it.foreign_keys));
         let (page_count, foreign_keys) = found;
-        Start::Segment(stretch.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
+        Start::Segment(timeline.first_seq(), SealedState::At { keyframe, page_count, foreign_keys })
     };
     match later.first().map(interval_of) {
-        None => return (Start::Segment(stretch.first_seq(), SealedState::End), Vec::new()),
+        None => return (Start::Segment(timeline.first_seq(), SealedState::End), Vec::new()),
         // What was rewound may fill whole intervals; then the next live record is behind several keyframes.
         Some(next) if next != interval => return (at(next), Vec::new()),
         Some(_) => {}
@@ -156,8 +156,8 @@ fn plan_in_segment(stretch: &Stretch, seq: Seq) -> (Start, Vec<PlannedChange>) {
     (at(interval), changes)
 }
 
-fn changes(stretch: &Stretch, upto: Seq) -> impl Iterator<Item = PlannedChange> {
-    let live = stretch.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
+fn changes(timeline: &Timeline, upto: Seq) -> impl Iterator<Item = PlannedChange> {
+    let live = timeline.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
     live.map(|record| PlannedChange { about: record.about, place: record.place })
 }
 
@@ -182,7 +182,7 @@ impl NeededBy {
     }
 }
 
-impl Stretch {
+impl Timeline {
     /// What of the segment some of its versions need.
     pub(crate) fn needed_by(&self, kept: &[KeptVersion]) -> NeededBy {
         let mut needed = NeededBy::default();

@@ -1,6 +1,6 @@
 //! [`SealedThrough`]: how far a backup is sealed.
 
-use super::Place;
+use super::VersionOrdinal;
 use format::segment::SegmentFooter;
 use format::units::{DataVersion, Seq};
 
@@ -16,6 +16,6 @@ pub struct SealedThrough {
 /// What is sealed when this is the end of the newest segment.
 pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
     let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
-    let data_version = has_versions.then(|| Place(footer.place).data_version());
+    let data_version = has_versions.then(|| VersionOrdinal(footer.place).data_version());
     SealedThrough { seq: footer.last_seq, data_version }
 }

@@ -76,11 +76,11 @@ enum End {
 
 /// What comes behind the last record of a log that there is by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Behind {
-    /// Another log, which the cursor is at the beginning of.
-    NextLog,
-    /// Nothing yet.
-    Nothing,
+pub(crate) enum NextLog {
+    /// There is one, and the cursor is at its beginning.
+    Begins,
+    /// There is none yet.
+    NotYet,
 }
 
 /// Whether whoever takes the records wants to go on.
@@ -180,7 +180,7 @@ impl LogCursor {
     }
 
     fn read_once(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken) -> Result<(), ReadError> {
-        while self.read_to_end_of_log(take)? == Behind::NextLog {}
+        while self.read_to_end_of_log(take)? == NextLog::Begins {}
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl LogCursor {
     pub(crate) fn read_to_end_of_log(
         &mut self,
         take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
-    ) -> Result<Behind, ReadError> {
+    ) -> Result<NextLog, ReadError> {
         self.look_for_own_name()?;
         if self.log.is_none() && !self.enter_next_log()? {
             let path = self.directory.path().join(names::log(self.next_seq));
@@ -199,11 +199,11 @@ impl LogCursor {
         }
         let end = self.read_log(take)?;
         if self.enter_next_log()? {
-            return Ok(Behind::NextLog);
+            return Ok(NextLog::Begins);
         }
         self.check_end(end)?;
         self.check_log_in_place()?;
-        Ok(Behind::Nothing)
+        Ok(NextLog::NotYet)
     }
 
     /// Hands records to `take` until it breaks, or no more are there by now. A record at which it breaks is not passed.
@@ -221,8 +221,8 @@ impl LogCursor {
             });
             match read {
                 _ if has_broken => return Ok(()),
-                Ok(Behind::NextLog) => {}
-                Ok(Behind::Nothing) => return Ok(()),
+                Ok(NextLog::Begins) => {}
+                Ok(NextLog::NotYet) => return Ok(()),
                 Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
                     looks = if self.next_seq == progress { looks + 1 } else { 1 };
                     thread::sleep(SECOND_LOOK_AFTER);

@@ -3,7 +3,7 @@
 mod cursor;
 mod cut;
 mod db_write;
-mod made_ahead;
+mod preallocated;
 mod recovery;
 mod room;
 #[cfg(test)]
@@ -20,11 +20,11 @@ use format::names;
 use format::units::Keyframe;
 use format::units::Seq;
 
-pub(crate) use cursor::{Behind, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
+pub(crate) use cursor::{LogCursor, NextLog, SECOND_LOOK_AFTER, SECOND_LOOKS};
 pub use cut::CutError;
 pub(crate) use cut::cut_behind;
 pub use db_write::DbWrite;
-pub(crate) use made_ahead::PreallocatedLogs;
+pub(crate) use preallocated::PreallocatedLogs;
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
 pub(crate) use room::check_len;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::PageSource;
+use crate::storage::lru::RecentlyUsed;
 use crate::storage::read_error::ReadError;
-use crate::storage::recently_used::RecentlyUsed;
 use crate::storage::{StorageError, StorageOp};
 use format::names;
 use format::units::{PageNo, PageSize};

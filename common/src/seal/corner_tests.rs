@@ -329,7 +329,7 @@ fn a_segment_without_a_version_does_not_hide_the_newest() {
     seal(node.backup(), newest_seq(&recording)).unwrap();
     let (sealed, _) = node.backup().sealed_history().unwrap();
     let backup = node.backup();
-    assert!(backup.segments().stretch(*sealed.sealed().last().unwrap()).unwrap().versions().is_empty());
+    assert!(backup.segments().timeline(*sealed.sealed().last().unwrap()).unwrap().versions().is_empty());
     let newest = sealed.newest().map(|version| version.data_version.get());
     assert_eq!(newest, Some(before));
     drop(recording);

@@ -14,7 +14,7 @@ use format::units::Seq;
 
 /// What is known of the records behind a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Behind {
+pub(super) enum Successor {
     /// Nothing is there yet.
     Nothing,
     /// A change with this seq, and nothing behind it yet. It may still be rewound, and a snapshot of the version before it may
@@ -34,9 +34,9 @@ const LOGS_BEHIND_UNVERIFIED_MAX: usize = 16;
 
 impl Sealer {
     /// Looks at the records behind the log that was read to its end, up to the newest that is durable.
-    pub(super) fn look_behind(&mut self, durable: Seq) -> Result<Behind, SealError> {
+    pub(super) fn look_behind(&mut self, durable: Seq) -> Result<Successor, SealError> {
         let behind = self.look_what_follows(durable)?;
-        if !matches!(behind, Behind::Decided(_)) {
+        if !matches!(behind, Successor::Decided(_)) {
             return Ok(behind);
         }
         match &self.current {
@@ -49,10 +49,10 @@ impl Sealer {
 
     /// Looks behind a log that ends unverified for a verified change, which makes all before it good, or a snapshot, which says
     /// from where on it is not; `None` when the log is good. A verdict that does not come is not waited for without end.
-    fn look_for_verdict(&mut self, log: Seq, durable: Seq) -> Result<Option<Behind>, SealError> {
+    fn look_for_verdict(&mut self, log: Seq, durable: Seq) -> Result<Option<Successor>, SealError> {
         let end = self.cursor.next_seq();
         let cursor = self.ahead.get_or_insert_with(|| self.cursor.behind());
-        let mut verdict = Some(Behind::Unverified);
+        let mut verdict = Some(Successor::Unverified);
         cursor.read_until(&mut |record| {
             if record.header.seq > durable {
                 return ControlFlow::Break(());
@@ -60,7 +60,7 @@ impl Sealer {
             verdict = match &record.body {
                 Body::Change { flags, .. } if flags.predecessor == Predecessor::Verified => None,
                 Body::Snapshot(snapshot) => {
-                    snapshot.unreadable_since.filter(|since| *since < end).map(Behind::Condemned)
+                    snapshot.unreadable_since.filter(|since| *since < end).map(Successor::Condemned)
                 }
                 Body::Change { .. } | Body::Rewind { .. } | Body::Commit(_) | Body::Gap => {
                     return ControlFlow::Continue(());
@@ -70,7 +70,7 @@ impl Sealer {
         })?;
         let names = self.backup.directory().list()?;
         let logs_behind = names.iter().filter_map(|name| names::parse_log(name)).filter(|first| *first > log).count();
-        if verdict == Some(Behind::Unverified) && logs_behind > LOGS_BEHIND_UNVERIFIED_MAX {
+        if verdict == Some(Successor::Unverified) && logs_behind > LOGS_BEHIND_UNVERIFIED_MAX {
             log::warn!(
                 "{}: {} is sealed although the node's database could not be compared with it. The recorder says above why it \
                  cannot read that database",
@@ -82,27 +82,29 @@ impl Sealer {
         Ok(verdict)
     }
 
-    fn look_what_follows(&self, durable: Seq) -> Result<Behind, SealError> {
+    fn look_what_follows(&self, durable: Seq) -> Result<Successor, SealError> {
         let newest = self.current.as_ref().and_then(LogReplay::newest_version);
-        let mut behind = Behind::Nothing;
+        let mut behind = Successor::Nothing;
         self.read_behind(&mut |record| {
             if record.header.seq > durable {
                 return ControlFlow::Break(());
             }
             behind = match (&record.body, behind) {
-                (Body::Snapshot(_), Behind::Nothing) if newest == Some(record.header.data_version) => {
-                    Behind::Decided(FollowedBy::SameVersion)
+                (Body::Snapshot(_), Successor::Nothing) if newest == Some(record.header.data_version) => {
+                    Successor::Decided(FollowedBy::SameVersion)
                 }
-                (Body::Snapshot(_) | Body::Gap, Behind::Nothing) => Behind::Decided(FollowedBy::Snapshot),
-                (Body::Rewind { rewound }, Behind::Undecided(change)) if *rewound == change => Behind::Nothing,
+                (Body::Snapshot(_) | Body::Gap, Successor::Nothing) => Successor::Decided(FollowedBy::Snapshot),
+                (Body::Rewind { rewound }, Successor::Undecided(change)) if *rewound == change => Successor::Nothing,
                 // It may stand between a change and its rewind.
                 (Body::Commit(_), behind) => behind,
                 // A rider belongs to the version of this log: all changes of the next one before it are void.
-                (Body::Change { .. }, Behind::Nothing) if newest == Some(record.header.data_version) => Behind::Nothing,
-                (_, Behind::Nothing) => Behind::Undecided(record.header.seq),
-                (_, _) => Behind::Decided(FollowedBy::Change),
+                (Body::Change { .. }, Successor::Nothing) if newest == Some(record.header.data_version) => {
+                    Successor::Nothing
+                }
+                (_, Successor::Nothing) => Successor::Undecided(record.header.seq),
+                (_, _) => Successor::Decided(FollowedBy::Change),
             };
-            if matches!(behind, Behind::Decided(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if matches!(behind, Successor::Decided(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         Ok(behind)
     }

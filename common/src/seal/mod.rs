@@ -26,12 +26,12 @@ use crate::check::log_replay::{Cuts, LogReplay};
 use crate::config::log_limits::LogLimits;
 use crate::history::SealedThrough;
 use crate::history::{Start, sealed_through};
-use crate::log::{Behind as BehindLog, LogCursor, SECOND_LOOK_AFTER, SECOND_LOOKS};
+use crate::log::{LogCursor, NextLog, SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::replay::ReplayError;
 use crate::segment::{MapError, SealedState};
 use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, Trouble, remove_if_present};
-use followed_by::{Behind, or_keep};
+use followed_by::{Successor, or_keep};
 use format::checked::CheckedSnapshots;
 use format::record::{Body, SnapshotRef};
 use format::segment::FollowedBy;
@@ -256,14 +256,14 @@ impl Sealer {
         loop {
             if self.current.as_ref().is_some_and(|current| current.is_before(&self.cursor)) {
                 match self.look_behind(durable)? {
-                    Behind::Decided(followed_by) => self.seal_current(followed_by)?,
-                    Behind::Condemned(since) => {
+                    Successor::Decided(followed_by) => self.seal_current(followed_by)?,
+                    Successor::Condemned(since) => {
                         self.begin_anew()?;
                         self.condemned = Some(since);
                     }
                     behind => {
                         self.check_newest()?;
-                        if let Behind::Undecided(change) = behind {
+                        if let Successor::Undecided(change) = behind {
                             self.check_behind(change)?;
                         }
                         return Ok(());
@@ -342,8 +342,8 @@ impl Sealer {
         match (interrupted, read) {
             (Some(Interrupted::Failed(error)), _) => Err(error),
             (Some(Interrupted::Break), _) => Ok(Ok(Reached::Break)),
-            (None, Ok(BehindLog::NextLog)) => Ok(Ok(Reached::NextLog)),
-            (None, Ok(BehindLog::Nothing)) => Ok(Ok(Reached::End)),
+            (None, Ok(NextLog::Begins)) => Ok(Ok(Reached::NextLog)),
+            (None, Ok(NextLog::NotYet)) => Ok(Ok(Reached::End)),
             (None, Err(error)) => Ok(Err(error)),
         }
     }
@@ -403,7 +403,7 @@ pub(crate) fn begin(
         LogReplay::new(first_seq, previous_checksum, start, newest_segment, pages, foreign_keys, Cuts::Due(limits))
             .map_err(|source| backup.does_not_replay(first_seq, first_seq, source))?;
     if let (Start::Segment(newest, _), Body::Change { .. }) = (start, first)
-        && backup.segments().stretch(newest)?.ends_unreadable()
+        && backup.segments().timeline(newest)?.ends_unreadable()
     {
         replay.replay_before(0);
     }

@@ -6,8 +6,8 @@ use crate::backup::Backup;
 use crate::check::log_replay::{ReplayedLog, StartPages};
 use crate::check::pages_of_snapshot::PagesOfSnapshot;
 use crate::history::Start;
-use crate::segment::stretch::{Before, Stretch};
-use crate::segment::version::Place;
+use crate::segment::timeline::{PrecedingVersion, Timeline};
+use crate::segment::version::VersionOrdinal;
 use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::storage::read_error::ReadError;
 use format::names;
@@ -87,12 +87,13 @@ fn write(
     let records = index.records.len();
     let times = index.records.first().map(|record| record.time);
     let (before, versions_before) = versions_before(backup, log.newest_segment)?;
-    let stretch = Stretch::of_index(log.first_seq, before, index, followed_by).map_err(|_| differs("record index"))?;
+    let timeline =
+        Timeline::of_index(log.first_seq, before, index, followed_by).map_err(|_| differs("record index"))?;
     let place = |before| match before {
-        Before::Version(Place(place)) => place,
-        Before::Nothing | Before::Unknown => 0,
+        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+        PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
-    let at = || stretch.versions().iter().map(|version| version.recorded_at);
+    let at = || timeline.versions().iter().map(|version| version.recorded_at);
     let times = (at().min().or(times), at().max().or(times));
     let (Some(earliest), Some(latest)) = times else { return Err(differs("no records")) };
     let footer = SegmentFooter {
@@ -111,9 +112,9 @@ fn write(
         index: piece,
         templates,
         versions_before,
-        versions: u32::try_from(stretch.versions().len()).unwrap_or(u32::MAX),
+        versions: u32::try_from(timeline.versions().len()).unwrap_or(u32::MAX),
         place_before: place(before),
-        place: place(stretch.newest_place()),
+        place: place(timeline.newest_place()),
         times: (earliest, latest),
     };
     let written = writer.complete(&footer)?;
@@ -147,13 +148,13 @@ fn newest_snapshot(backup: &Backup, start: &Start, newest_segment: Option<Seq>) 
     }
 }
 
-fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Before, u64), ReadError> {
+fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(PrecedingVersion, u64), ReadError> {
     let Some(newest) = newest_segment else {
-        return Ok((Before::Nothing, 0));
+        return Ok((PrecedingVersion::Nothing, 0));
     };
     let footer = backup.segments().footer(newest)?;
     let versions = footer.versions_before.saturating_add(footer.versions.into());
-    Ok((Before::of_footer(versions, footer.place), versions))
+    Ok((PrecedingVersion::of_footer(versions, footer.place), versions))
 }
 
 /// Writes the images of all pages that changed; returns where each page's are.

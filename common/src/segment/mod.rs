@@ -6,7 +6,7 @@ mod open_segments;
 mod page_map;
 mod remains;
 mod sealed_pages;
-pub(crate) mod stretch;
+pub(crate) mod timeline;
 pub(crate) mod version;
 mod writer;
 

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::file::Mark;
 use super::remains::{Found, LastBytes};
 use super::{Remains, SegmentFile};
-use crate::segment::stretch::Stretch;
+use crate::segment::timeline::Timeline;
 use crate::storage::Directory;
+use crate::storage::lru::RecentlyUsed;
 use crate::storage::read_error::ReadError;
-use crate::storage::recently_used::RecentlyUsed;
 use format::page_map::{MapNode, NODE_LEN_MAX};
 use format::segment::{Location, SegmentFooter};
 use format::statements::{Block, Encoded, Templates};
@@ -47,7 +47,7 @@ pub(crate) struct Segments {
     files: Mutex<RecentlyUsed<Seq, Arc<SegmentFile>>>,
     footers: Mutex<HashMap<Seq, Arc<SegmentFooter>>>,
     nodes: Mutex<RecentlyUsed<(Seq, u64), Arc<MapNode>>>,
-    stretches: Mutex<RecentlyUsed<Seq, Arc<Stretch>>>,
+    timelines: Mutex<RecentlyUsed<Seq, Arc<Timeline>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
     /// Every segment that was seen so far, by what it is known again: under its name another one may be put.
@@ -105,7 +105,7 @@ impl Segments {
             files: Mutex::new(RecentlyUsed::new(files_max())),
             footers: Mutex::default(),
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
-            stretches: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
+            timelines: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
             marks: Mutex::default(),
@@ -156,7 +156,7 @@ impl Segments {
         drop(known);
         // Files that are open take room on the disk for as long as they are.
         lock(&self.files).clear();
-        lock(&self.stretches).clear();
+        lock(&self.timelines).clear();
         result
     }
 
@@ -305,28 +305,28 @@ impl Segments {
     }
 
     /// What the records of a segment amount to.
-    pub(crate) fn stretch(&self, first_seq: Seq) -> Result<Arc<Stretch>, ReadError> {
-        if let Some(stretch) = lock(&self.stretches).get(first_seq) {
-            return Ok(stretch);
+    pub(crate) fn timeline(&self, first_seq: Seq) -> Result<Arc<Timeline>, ReadError> {
+        if let Some(timeline) = lock(&self.timelines).get(first_seq) {
+            return Ok(timeline);
         }
         let file = self.open(first_seq)?;
         let index = file.read_index()?;
         // Only now: it may have been thinned before it was opened.
         let known = self.remains();
         let kept = known.as_ref().and_then(|remains| remains.kept_of(first_seq));
-        let whole = Stretch::of_segment(file.header(), file.footer(), index);
-        let stretch = whole.and_then(|whole| match kept {
+        let whole = Timeline::of_segment(file.header(), file.footer(), index);
+        let timeline = whole.and_then(|whole| match kept {
             Some(kept) => whole.thinned_to(kept),
             None => Ok(whole),
         });
-        let stretch = Arc::new(stretch.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
-        let mut stretches = lock(&self.stretches);
+        let timeline = Arc::new(timeline.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
+        let mut timelines = lock(&self.timelines);
         // What was thinned meanwhile is read anew by the next one who asks.
         if self.remains().as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
-            stretches.insert(first_seq, Arc::clone(&stretch));
+            timelines.insert(first_seq, Arc::clone(&timeline));
         }
-        drop(stretches);
-        Ok(stretch)
+        drop(timelines);
+        Ok(timeline)
     }
 
     /// The template table of a segment.
@@ -349,8 +349,8 @@ impl Segments {
             return Ok(block);
         }
         let file = self.open(first_seq)?;
-        let stretch = self.stretch(first_seq)?;
-        let piece = stretch.interval(interval).map(|interval| interval.block);
+        let timeline = self.timeline(first_seq)?;
+        let piece = timeline.interval(interval).map(|interval| interval.block);
         let piece = piece.ok_or_else(|| {
             file.damaged(file.footer().index.offset, Damage::Contradiction("its record index lacks an interval"))
         })?;

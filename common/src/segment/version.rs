@@ -36,8 +36,8 @@ pub struct Version {
     pub page_count: Option<u32>,
     /// Bytes of a page; known when the number of pages is.
     pub page_size: Option<PageSize>,
-    pub(crate) place: Place,
-    /// Position of its first record among the live ones of its stretch.
+    pub(crate) place: VersionOrdinal,
+    /// Position of its first record among the live ones of its timeline.
     pub(crate) first_record: usize,
 }
 
@@ -74,9 +74,9 @@ pub enum Readable {
 
 /// Where a version stands among all of its backup: its number, plus 2^32 for every time the numbers have wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place(pub(crate) u64);
+pub(crate) struct VersionOrdinal(pub(crate) u64);
 
-impl Place {
+impl VersionOrdinal {
     /// The number of the version there.
     #[expect(clippy::cast_possible_truncation, reason = "numbers wrap at 2^32")]
     pub(crate) fn data_version(self) -> DataVersion {
@@ -157,13 +157,13 @@ mod tests {
 
     #[test]
     fn numbers_that_wrap_have_places_that_do_not() {
-        let last = Place(u64::from(u32::MAX));
+        let last = VersionOrdinal(u64::from(u32::MAX));
         let wrapped = last.of_later(DataVersion::new(3));
-        assert_eq!((wrapped, wrapped.data_version()), (Place((1 << 32) + 3), DataVersion::new(3)));
+        assert_eq!((wrapped, wrapped.data_version()), (VersionOrdinal((1 << 32) + 3), DataVersion::new(3)));
         let candidates = |version| wrapped.candidates(DataVersion::new(version)).collect::<Vec<_>>();
-        assert_eq!(candidates(2), [Place((1 << 32) + 2), Place(2)]);
-        assert_eq!(candidates(4), [Place(4)]);
+        assert_eq!(candidates(2), [VersionOrdinal((1 << 32) + 2), VersionOrdinal(2)]);
+        assert_eq!(candidates(4), [VersionOrdinal(4)]);
         assert_eq!(candidates(u32::MAX), [last]);
-        assert_eq!(Place(5).candidates(DataVersion::new(6)).count(), 0);
+        assert_eq!(VersionOrdinal(5).candidates(DataVersion::new(6)).count(), 0);
     }
 }

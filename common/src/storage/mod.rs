@@ -4,18 +4,18 @@
 //! fails, tears writes or loses what was not synced. A backup directory is flat: names, never paths, go through here.
 
 pub(crate) mod boot;
+mod deadline;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod free_space;
-mod leavable;
+pub(crate) mod lru;
 pub(crate) mod owner;
 pub(crate) mod read_error;
 mod real;
-pub(crate) mod recently_used;
 pub(crate) mod regular_file;
+mod staging;
 mod trouble;
 pub(crate) mod unfinished;
-mod unnamed;
 pub(crate) mod unused_name;
 mod watched;
 
@@ -25,11 +25,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use deadline::DeadlineDirectory;
 pub use free_space::FreeSpace;
-pub(crate) use leavable::DeadlineDirectory;
 pub use real::RealDirectory;
+pub(crate) use staging::StagingDirectory;
 pub use trouble::Trouble;
-pub(crate) use unnamed::StagingDirectory;
 pub use watched::InFlightCalls;
 pub(crate) use watched::WatchedDirectory;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::backup::Backup;
-use crate::backup::lock_look::LockStatus;
+use crate::backup::lock_status::LockStatus;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};

@@ -17,15 +17,16 @@
 //! picture is that of the moment at which the history was read, and segments stay as they are.
 
 mod against;
-mod costs;
+mod baseline;
 mod directory;
 mod finding;
 mod hold;
+mod impact;
+mod jobs;
 mod logs;
-mod parts;
-mod picture;
-mod reach;
+mod references;
 mod report;
+mod run;
 mod sealed;
 mod snapshot;
 mod soundness;
@@ -35,16 +36,15 @@ mod tests;
 mod thinned;
 mod version_ranges;
 mod warning;
-mod whole;
 
 pub use against::{Against, AgainstError, compare_with_database};
 pub use finding::{Finding, Note, NoteAbout, Wrong};
 pub use hold::Hold;
 pub use report::Report;
+pub use run::verify;
 pub use soundness::Soundness;
 pub use version_ranges::{VersionRange, VersionRanges};
 pub use warning::Warning;
-pub use whole::verify;
 
 use crate::backup::OpenError;
 use format::units::DataVersion;

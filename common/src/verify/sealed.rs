@@ -7,7 +7,7 @@ use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
 use crate::backup::Backup;
 use crate::segment::SegmentFile;
-use crate::segment::stretch::Stretch;
+use crate::segment::timeline::Timeline;
 use crate::storage::read_error::ReadError;
 use format::record::DeltaBase;
 use format::record::first_link;
@@ -223,9 +223,9 @@ fn check_link(file: &SegmentFile, (first, checksum, versions, place): Link, prob
 fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>) -> Result<(), ReadError> {
     let (first, footer) = (file.first_seq(), file.footer());
     // What is wrong with its records is told elsewhere.
-    let Ok(stretch) = backup.segments().stretch(first) else { return Ok(()) };
+    let Ok(timeline) = backup.segments().timeline(first) else { return Ok(()) };
     let before = before.map(|before| (before.first_seq(), before.footer()));
-    let (base, snapshot, newest) = match stretch.snapshot() {
+    let (base, snapshot, newest) = match timeline.snapshot() {
         None => match before {
             Some((first, footer)) => (Some(first), footer.snapshot, footer.newest_snapshot),
             // It cannot be read, or there is none: then it begins from nothing.
@@ -243,9 +243,9 @@ fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>)
             }
         },
     };
-    let needs_snapshot = stretch.snapshot().is_some_and(|snapshot| snapshot.base.is_none());
+    let needs_snapshot = timeline.snapshot().is_some_and(|snapshot| snapshot.base.is_none());
     let follows = match &before {
-        Some((before, _)) => what_follows(backup, *before, &stretch),
+        Some((before, _)) => what_follows(backup, *before, &timeline),
         None => None,
     };
     let what = if (base, snapshot, newest) != (footer.base, footer.snapshot, footer.newest_snapshot)
@@ -260,10 +260,10 @@ fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>)
     Err(file.damaged(file.footer_offset(), Damage::Contradiction(what)))
 }
 
-/// What a segment has to say of its newest version, by the stretch that comes behind it; `None` when that does not tell: all its
+/// What a segment has to say of its newest version, by the timeline that comes behind it; `None` when that does not tell: all its
 /// changes are void, or the segment cannot be read.
-fn what_follows(backup: &Backup, segment: Seq, next: &Stretch) -> Option<FollowedBy> {
-    let newest = backup.segments().stretch(segment).ok()?.records().last().map(|record| record.about.data_version)?;
+fn what_follows(backup: &Backup, segment: Seq, next: &Timeline) -> Option<FollowedBy> {
+    let newest = backup.segments().timeline(segment).ok()?.records().last().map(|record| record.about.data_version)?;
     match next.snapshot() {
         Some(_) => {
             let snapshot = next.records().first()?.about.data_version;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::costs::Costs;
+use super::impact::Costs;
 use super::{Depth, VersionRanges};
 use crate::backup::Backup;
 use crate::history::{NeededBy, Start};
@@ -24,7 +24,7 @@ pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64
 
 /// What its versions need of the segment.
 pub(super) fn needed(thinned: &Thinned, backup: &Backup) -> Result<NeededBy, ReadError> {
-    Ok(backup.segments().stretch(thinned.segment)?.needed_by(&thinned.versions))
+    Ok(backup.segments().timeline(thinned.segment)?.needed_by(&thinned.versions))
 }
 
 /// Opens every version, or in a quick look those that damage may reach; returns those that cannot be opened.
@@ -36,8 +36,8 @@ pub(super) fn open(
     costs: &mut Costs<'_>,
 ) -> VersionRanges {
     let first = thinned.segment;
-    let stretch = match backup.segments().stretch(first) {
-        Ok(stretch) => stretch,
+    let timeline = match backup.segments().timeline(first) {
+        Ok(timeline) => timeline,
         Err(error) => {
             let mut lost = VersionRanges::default();
             for KeptVersion { place, .. } in &thinned.versions {
@@ -50,6 +50,6 @@ pub(super) fn open(
         return VersionRanges::default();
     }
     let is_asked = |seq| thinned.versions.iter().any(|kept| kept.seq == seq);
-    let versions: Vec<_> = stretch.versions().iter().filter(|version| is_asked(version.seq)).cloned().collect();
+    let versions: Vec<_> = timeline.versions().iter().filter(|version| is_asked(version.seq)).cloned().collect();
     costs.open(&versions)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::segment::version::Place;
+use crate::segment::version::VersionOrdinal;
 use format::units::DataVersion;
 
 /// Some versions of a backup, as ranges.
@@ -40,7 +40,7 @@ impl VersionRanges {
     }
 
     /// Adds a version.
-    pub(crate) fn add_place(&mut self, place: Place) {
+    pub(crate) fn add_place(&mut self, place: VersionOrdinal) {
         self.add(place.0, place.0);
     }
 
@@ -77,7 +77,7 @@ impl VersionRanges {
     }
 
     /// Whether the version at a place is among them.
-    pub(crate) fn contains_place(&self, place: Place) -> bool {
+    pub(crate) fn contains_place(&self, place: VersionOrdinal) -> bool {
         self.ranges.iter().any(|&(first, last)| (first..=last).contains(&place.0))
     }
 
@@ -98,8 +98,8 @@ impl VersionRanges {
     /// The ranges, in order.
     pub fn iter(&self) -> impl Iterator<Item = VersionRange> + '_ {
         self.ranges.iter().map(|&(first, last)| VersionRange {
-            first: Place(first).data_version(),
-            last: (last != OPEN).then(|| Place(last).data_version()),
+            first: VersionOrdinal(first).data_version(),
+            last: (last != OPEN).then(|| VersionOrdinal(last).data_version()),
         })
     }
 

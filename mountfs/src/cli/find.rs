@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::Args;
-use common::find::{RowKey, Turn, Turns, find};
+use common::find::{RowKey, Transition, Turns, find};
 use common::{Backup, BackupUrl, DataVersion, Version};
 use serde_json::json;
 
@@ -102,7 +102,7 @@ fn write_json(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
     let keys = |keys: &[RowKey]| -> serde_json::Value {
         keys.iter().map(|key| values::object(turns.key_columns.iter().zip(&key.0))).collect()
     };
-    for Turn { version, began, ended, matches } in &turns.turns {
+    for Transition { version, began, ended, matches } in &turns.turns {
         let mut turn = object("turn", version, *matches);
         turn["began"] = keys(began);
         turn["ended"] = keys(ended);
@@ -117,7 +117,7 @@ fn write_text(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{:>12}  {:27}  {matches:>8}  {rows}", version.data_version, version.recorded_at.to_string())
     };
     line(&turns.first, turns.matches, "in the first version")?;
-    for Turn { version, began, ended, matches } in &turns.turns {
+    for Transition { version, began, ended, matches } in &turns.turns {
         let told = |sign: char, key: &RowKey| {
             let parts = turns.key_columns.iter().zip(&key.0);
             let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", values::text(value))).collect();

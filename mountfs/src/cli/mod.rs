@@ -24,13 +24,13 @@ pub mod seal;
 pub mod show;
 pub mod signals;
 pub mod status;
+mod time_arg;
 mod values;
 mod verbosity;
 pub mod verify;
 mod verify_against;
 pub mod versions;
 mod versions_graph;
-mod when;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -40,9 +40,9 @@ use common::KeepSpan;
 use common::{BackupUrl, DataVersion};
 use log::LevelFilter;
 
+use self::time_arg::Bound;
 pub use self::verbosity::Verbosity;
 use self::versions_graph::Unit;
-use self::when::Bound;
 use crate::cli::logging::{LogTo, Writing};
 use crate::mount::mounted::MountSettings;
 use crate::mount::process::prepare_to_run;

@@ -9,7 +9,7 @@ use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timest
 use format::version_rules::Commit;
 use serde::Serialize;
 
-use super::when::Bound;
+use super::time_arg::Bound;
 use super::{Failure, VersionsArgs, versions_graph};
 use crate::mount::behind;
 use crate::note;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::create::Created;
-use crate::create::put_aside::ReplaceError;
+use crate::create::replace::ReplaceError;
 use crate::create::{CreateError, DamagedDatabase, replace_backup};
 use crate::storage::unused_name::unused_name;
 use format::units::Timestamp;

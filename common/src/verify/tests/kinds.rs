@@ -16,8 +16,8 @@ fn segments(copy: &Copy) -> Vec<(String, RangeInclusive<u32>)> {
     let (history, read) = backup.read_history();
     read.unwrap();
     let of = |&first: &Seq| {
-        let stretch = backup.segments().stretch(first).unwrap();
-        let [oldest, newest] = [stretch.versions().first()?, stretch.versions().last()?];
+        let timeline = backup.segments().timeline(first).unwrap();
+        let [oldest, newest] = [timeline.versions().first()?, timeline.versions().last()?];
         Some((names::segment(first), oldest.data_version.get()..=newest.data_version.get()))
     };
     history.sealed().iter().filter_map(of).collect()

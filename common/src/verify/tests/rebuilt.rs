@@ -5,7 +5,7 @@ use crate::check::log_replay::{Image, LogReplay};
 use crate::check::segment_body::{check_body, read_images};
 use crate::check::segment_replay::compare_with_replay;
 use crate::history::Start;
-use crate::log::Behind;
+use crate::log::NextLog;
 use crate::seal::begin;
 use crate::segment::SegmentWriter;
 use format::page_images::ImageCodec;
@@ -266,7 +266,7 @@ fn what_the_sealer_has_replayed_is_what_its_segment_says() {
             replay.insert(begun.unwrap()).add(record).unwrap();
             Ok(())
         });
-        if behind.unwrap() == Behind::Nothing {
+        if behind.unwrap() == NextLog::NotYet {
             break;
         }
         let log = replay.unwrap().finish().unwrap();

@@ -147,8 +147,8 @@ impl<'a> Costs<'a> {
             let offset = match change.place {
                 RecordAddress::Log { offset, .. } => Some(offset),
                 RecordAddress::Segment { segment, interval, .. } => {
-                    let stretch = self.backup.segments().stretch(segment).ok();
-                    stretch.and_then(|stretch| stretch.interval(interval).map(|interval| interval.block.offset))
+                    let timeline = self.backup.segments().timeline(segment).ok();
+                    timeline.and_then(|timeline| timeline.interval(interval).map(|interval| interval.block.offset))
                 }
             };
             (change.place.file_name(), offset)

@@ -65,7 +65,7 @@ fn beginning<const LEN: usize>(directory: &dyn Directory, name: &str) -> Option<
 
 /// The backup at one moment.
 #[derive(Debug)]
-pub(super) struct Picture {
+pub(super) struct Baseline {
     /// The names in its directory, a moment earlier.
     pub(super) names: Vec<String>,
     pub(super) history: History,
@@ -77,7 +77,7 @@ pub(super) struct Picture {
     pub(super) next_seq: Option<Seq>,
 }
 
-impl Picture {
+impl Baseline {
     /// Reads the names, the newest segment, and the logs.
     pub(super) fn take(backup: &Arc<Backup>) -> Result<Self, VerifyError> {
         let names = backup.directory().list()?;
@@ -111,8 +111,8 @@ impl Picture {
     pub(super) fn oldest_place(&self, backup: &Backup) -> u64 {
         let is_first = |first: Seq| first == Seq::FIRST || backup.segments().is_dropped_before(first);
         let first = self.history.sealed().first().filter(|&&first| is_first(first));
-        let stretch = first.and_then(|&first| backup.segments().stretch(first).ok());
-        let sealed = stretch.and_then(|stretch| stretch.versions().first().map(|version| version.place.0));
+        let timeline = first.and_then(|&first| backup.segments().timeline(first).ok());
+        let sealed = timeline.and_then(|timeline| timeline.versions().first().map(|version| version.place.0));
         let unsealed = || {
             let first_log = self.history.oldest_log().filter(|&first| first == Seq::FIRST);
             first_log.and_then(|_| self.history.unsealed_versions().next()).map(|version| version.place.0)

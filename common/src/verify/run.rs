@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::costs::Costs;
+use super::baseline::{Baseline, open};
 use super::directory::{InUse, check_names};
 use super::finding::{Note, NoteAbout};
-use super::parts::{Found, Part, Progress, check_all};
-use super::picture::{Picture, open};
-use super::reach::Reach;
+use super::impact::Costs;
+use super::jobs::{Found, Job, Progress, check_all};
+use super::references::Reach;
 use super::sealed::{self, Sealed};
 use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
@@ -22,9 +22,9 @@ use crate::config::backup_url::BackupUrl;
 use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
 use crate::replay::ReplayError;
-use crate::segment::stretch::{Before, LiveKind};
+use crate::segment::timeline::{LiveKind, PrecedingVersion};
 use crate::segment::version::{NewestRecorded, Readable};
-use crate::segment::version::{Place, Version};
+use crate::segment::version::{Version, VersionOrdinal};
 use crate::storage::Access;
 use crate::storage::read_error::ReadError;
 use format::checked::UnsoundSnapshot;
@@ -42,7 +42,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     let began = Instant::now();
     let mut found = Found::default();
     let (backup, manifest) = open(url, &mut found.findings)?;
-    let picture = Picture::take(&backup)?;
+    let picture = Baseline::take(&backup)?;
     let oldest = picture.oldest_place(&backup);
     let behind = picture.history.unsealed_versions().next().map(|version| version.place.0);
     let mut firsts: BTreeSet<Seq> = picture.history.sealed().iter().copied().collect();
@@ -90,7 +90,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
 
 struct Verification {
     backup: Arc<Backup>,
-    picture: Picture,
+    picture: Baseline,
     sealed: Vec<Sealed>,
     /// What single versions were kept of, of those that were asked for.
     thinned: Vec<Thinned>,
@@ -148,11 +148,12 @@ impl Verification {
             return Ok(found.place.0);
         }
         let newest = match self.picture.history.newest_place() {
-            Before::Version(place) => place,
-            Before::Nothing | Before::Unknown => Place(u32::MAX.into()),
+            PrecedingVersion::Version(place) => place,
+            PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(u32::MAX.into()),
         };
-        let damaged =
-            |place: &Place| self.sealed.iter().any(|one| one.file.is_none() && one.is_within(place.0, place.0));
+        let damaged = |place: &VersionOrdinal| {
+            self.sealed.iter().any(|one| one.file.is_none() && one.is_within(place.0, place.0))
+        };
         let place = newest.candidates(version).find(|place| found.is_err() || damaged(place));
         place.map(|place| place.0).ok_or(VerifyError::UnknownVersion { version })
     }
@@ -174,7 +175,7 @@ impl Verification {
     }
 
     /// The files to be checked by themselves, with their lengths, the longest first.
-    fn parts(&self) -> Vec<(Part, u64)> {
+    fn parts(&self) -> Vec<(Job, u64)> {
         let mut snapshots: BTreeMap<Seq, (SnapshotId, Option<DataVersion>)> = BTreeMap::new();
         let mut parts = Vec::new();
         for one in self.segments() {
@@ -182,10 +183,10 @@ impl Verification {
             if let Some(id) = file.footer().snapshot {
                 snapshots.entry(id.seq).or_insert_with(|| (id, self.version_of_sealed(id.seq)));
             }
-            parts.push(Part::Segment(Arc::clone(file)));
+            parts.push(Job::Segment(Arc::clone(file)));
         }
         if self.picture.names.iter().any(|name| name == names::REMAINS) {
-            parts.push(Part::Remains);
+            parts.push(Job::Remains);
         }
         for (seq, snapshot) in self.picture.history.unsealed_snapshots().filter(|_| self.has_logs()) {
             let version = self.picture.history.unsealed_records().find(|record| record.seq() == seq);
@@ -195,7 +196,7 @@ impl Verification {
                 snapshots.entry(id.seq).or_insert_with(|| (id, self.version_of_sealed(id.seq)));
             }
         }
-        parts.extend(snapshots.into_values().map(|(id, version)| Part::Snapshot(id, version)));
+        parts.extend(snapshots.into_values().map(|(id, version)| Job::Snapshot(id, version)));
         let mut parts: Vec<_> = parts
             .into_iter()
             .map(|part| {
@@ -209,8 +210,8 @@ impl Verification {
 
     /// The version of a snapshot that a segment begins with.
     fn version_of_sealed(&self, seq: Seq) -> Option<DataVersion> {
-        let stretch = self.backup.segments().stretch(seq).ok()?;
-        let first = stretch.records().first().filter(|record| record.kind == LiveKind::Snapshot);
+        let timeline = self.backup.segments().timeline(seq).ok()?;
+        let first = timeline.records().first().filter(|record| record.kind == LiveKind::Snapshot);
         first.map(|record| record.about.data_version)
     }
 
@@ -262,9 +263,9 @@ impl Verification {
             return;
         };
         let first_lost = match self.picture.history.newest_place() {
-            Before::Version(place) => place.0.saturating_add(1),
-            Before::Nothing => self.oldest,
-            Before::Unknown => {
+            PrecedingVersion::Version(place) => place.0.saturating_add(1),
+            PrecedingVersion::Nothing => self.oldest,
+            PrecedingVersion::Unknown => {
                 self.sealed.iter().map(|one| one.places.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
             }
         };
@@ -285,7 +286,7 @@ impl Verification {
             logs.retain(|log| next.is_some_and(|next| *log >= next));
         }
         let behind = logs::look_behind(directory, self.backup.manifest().uuid, from, &logs, &mut self.found.findings);
-        let before = Place(first_lost.saturating_sub(1));
+        let before = VersionOrdinal(first_lost.saturating_sub(1));
         let last_lost = behind.newest.map_or(OPEN, |version| match version.distance_from(before.data_version()) {
             1.. => before.of_later(version).0,
             // Nothing but notes about what was read.
@@ -307,7 +308,7 @@ impl Verification {
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
         // A recorder at work has written more since.
         let is_at_work =
-            self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_look::LockStatus::NotSeen);
+            self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_status::LockStatus::NotSeen);
         if let Ok(bytes @ 1..) = torn
             && !is_at_work
         {
@@ -330,9 +331,9 @@ impl Verification {
             if !damaged.contains(&first) && !costs.reaches(&start) {
                 continue;
             }
-            match self.backup.segments().stretch(first) {
-                Ok(stretch) => {
-                    let versions = stretch.versions().iter();
+            match self.backup.segments().timeline(first) {
+                Ok(timeline) => {
+                    let versions = timeline.versions().iter();
                     let versions: Vec<_> =
                         versions.filter(|it| (places.0..=places.1).contains(&it.place.0)).cloned().collect();
                     lost.extend(&costs.open(&versions));
@@ -459,7 +460,7 @@ impl Verification {
     }
 
     /// Files that were read, and their bytes.
-    fn sizes(&self, parts: &[(Part, u64)]) -> (u64, u64) {
+    fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
         let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
         let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
         parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
@@ -475,7 +476,7 @@ impl Verification {
             }
         }
         let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
-        alone.for_each(|version| kept.add_place(Place(version.place)));
+        alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
         dropped.without(&kept)
     }
 
@@ -483,7 +484,10 @@ impl Verification {
     fn all_versions(&self) -> VersionRanges {
         let mut all = VersionRanges::default();
         self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
-        self.thinned.iter().flat_map(|one| &one.versions).for_each(|version| all.add_place(Place(version.place)));
+        self.thinned
+            .iter()
+            .flat_map(|one| &one.versions)
+            .for_each(|version| all.add_place(VersionOrdinal(version.place)));
         self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
         all.within(self.places.0, self.places.1)
     }
@@ -496,9 +500,9 @@ impl Verification {
             let mut places = VersionRanges::default();
             places.add(one.places.0.max(first), one.places.1.min(last));
             let places = places.without(&dropped);
-            let counted = match self.backup.segments().stretch(one.first) {
-                Ok(stretch) if one.file.is_some() => {
-                    Some(stretch.versions().iter().filter(|version| self.has(version)).count() as u64)
+            let counted = match self.backup.segments().timeline(one.first) {
+                Ok(timeline) if one.file.is_some() => {
+                    Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
                 }
                 _ => one.versions.filter(|_| inside).or(places.count()),
             };

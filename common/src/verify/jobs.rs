@@ -6,15 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::Depth;
-use super::costs::Unreadable;
 use super::finding::{Findings, Note, NoteAbout, Wrong};
+use super::impact::Unreadable;
 use super::snapshot::check_snapshot;
 use super::version_ranges::VersionRanges;
 use crate::backup::Backup;
 use crate::check::segment_body::check_body;
 use crate::check::segment_replay::replay_segment;
 use crate::log::RecordAddress;
-use crate::segment::stretch::Stretch;
+use crate::segment::timeline::Timeline;
 use crate::segment::{Remains, SegmentFile};
 use format::names;
 use format::record_index::RecordIndex;
@@ -24,7 +24,7 @@ use format::units::{DataVersion, Seq};
 
 /// A file that is checked by itself.
 #[derive(Debug, Clone)]
-pub(super) enum Part {
+pub(super) enum Job {
     /// A segment.
     Segment(std::sync::Arc<SegmentFile>),
     /// A snapshot, and the version that its record says, if that is known.
@@ -33,7 +33,7 @@ pub(super) enum Part {
     Remains,
 }
 
-impl Part {
+impl Job {
     /// The name of its file.
     pub(super) fn file_name(&self) -> String {
         match self {
@@ -72,7 +72,7 @@ impl Progress<'_> {
 /// Checks all parts, with a thread for each processor; each is given with the bytes of its file.
 pub(super) fn check_all(
     backup: &Backup,
-    parts: &[(Part, u64)],
+    parts: &[(Job, u64)],
     depth: Depth,
     found: Found,
     progress: &Progress<'_>,
@@ -81,9 +81,9 @@ pub(super) fn check_all(
     let work = || {
         while let Some((part, bytes)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
             match part {
-                Part::Segment(file) => check_segment(backup, file, depth, &found),
-                Part::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
-                Part::Remains => check_remains(backup, &found),
+                Job::Segment(file) => check_segment(backup, file, depth, &found),
+                Job::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
+                Job::Remains => check_remains(backup, &found),
             }
             progress.add(*bytes);
         }
@@ -148,20 +148,20 @@ fn check_segment(backup: &Backup, file: &SegmentFile, depth: Depth, found: &Mute
 /// The versions of the intervals before and behind a keyframe.
 fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, keyframe: Keyframe) -> VersionRanges {
     let mut around = VersionRanges::default();
-    let of_interval = |stretch: &Stretch, seq: Seq| {
-        let records = stretch.records();
-        let record = records.binary_search_by_key(&seq, crate::segment::stretch::LiveRecord::seq).ok();
+    let of_interval = |timeline: &Timeline, seq: Seq| {
+        let records = timeline.records();
+        let record = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
         match record.and_then(|position| records.get(position)).map(|record| record.place) {
             Some(RecordAddress::Segment { interval, .. }) => interval.0,
             _ => 0,
         }
     };
-    if let Ok(stretch) = backup.segments().stretch(file.first_seq()) {
+    if let Ok(timeline) = backup.segments().timeline(file.first_seq()) {
         let last = u32::try_from(index.intervals.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let intervals = keyframe.0.saturating_sub(1)..=keyframe.0.min(last);
-        let versions = stretch.versions().iter();
+        let versions = timeline.versions().iter();
         versions
-            .filter(|version| intervals.contains(&of_interval(&stretch, version.seq)))
+            .filter(|version| intervals.contains(&of_interval(&timeline, version.seq)))
             .for_each(|version| around.add_place(version.place));
     }
     around

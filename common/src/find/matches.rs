@@ -14,7 +14,7 @@ use format::units::Timestamp;
 
 /// A condition, asked of one database after another.
 #[derive(Debug)]
-pub(super) struct Asking<'c> {
+pub(super) struct Query<'c> {
     pub(super) condition: &'c Condition,
     matching: String,
     matches: Option<String>,
@@ -22,7 +22,7 @@ pub(super) struct Asking<'c> {
     now: Timestamp,
 }
 
-impl<'c> Asking<'c> {
+impl<'c> Query<'c> {
     pub(super) fn new(condition: &'c Condition, now: Timestamp) -> Self {
         Self { condition, matching: condition.matching(), matches: condition.matches(), now }
     }
@@ -148,9 +148,9 @@ impl Turned {
 
 /// What is known of rows since some version, the *beginning*.
 #[derive(Debug, Default)]
-pub(super) struct Standing(BTreeMap<RowKey, bool>);
+pub(super) struct Matches(BTreeMap<RowKey, bool>);
 
-impl Standing {
+impl Matches {
     /// Takes note that all of these matched before a change and those match after it.
     pub(super) fn turn_all(&mut self, before: &BTreeSet<RowKey>, after: &BTreeSet<RowKey>) -> Turned {
         for key in before.union(after) {
@@ -163,7 +163,7 @@ impl Standing {
     /// written since is as it was then.
     pub(super) fn turn_rows<'r>(
         &mut self,
-        asking: &Asking<'_>,
+        asking: &Query<'_>,
         notes: &[(Action, i64)],
         now: &Replay,
         beginning: &mut dyn FnMut() -> Result<&'r Replay, FindError>,

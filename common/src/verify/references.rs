@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::costs::Unreadable;
 use super::finding::Findings;
+use super::impact::Unreadable;
 use crate::backup::Backup;
 use crate::history::NeededBy;
 use crate::pages::PageSource;

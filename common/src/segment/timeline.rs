@@ -1,8 +1,8 @@
-//! [`Stretch`]: what the records of one log, or of the segment that it was sealed to, amount to.
+//! [`Timeline`]: what the records of one log, or of the segment that it was sealed to, amount to.
 
 use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
-use crate::segment::version::{NewestRecorded, Origin, Place, Readable, TimelineEntry, Version};
+use crate::segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version, VersionOrdinal};
 use format::Damage;
 use format::record::{Body, ChangeFlags, Predecessor, Record, RunStart, SnapshotRef};
 use format::record_index::{IndexedBody, Interval, RecordIndex};
@@ -12,21 +12,21 @@ use format::units::Keyframe;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::{Bump, Commit};
 
-/// What is known of the newest version before a stretch.
+/// What is known of the newest version before a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
+pub(crate) enum PrecedingVersion {
     /// There is none.
     Nothing,
     /// Where it stands.
-    Version(Place),
+    Version(VersionOrdinal),
     /// Nothing: what tells about it is damaged.
     Unknown,
 }
 
-impl Before {
+impl PrecedingVersion {
     /// What a footer says of the versions up to a place. A place alone is that of versions that cannot be opened.
     pub(crate) fn of_footer(versions: u64, place: u64) -> Self {
-        if versions > 0 || place > 0 { Self::Version(Place(place)) } else { Self::Nothing }
+        if versions > 0 || place > 0 { Self::Version(VersionOrdinal(place)) } else { Self::Nothing }
     }
 }
 
@@ -69,13 +69,13 @@ struct Entry {
     page_count: Option<u32>,
 }
 
-/// The versions of one log or segment. What a log begins with makes its stretch independent of those before: a change
+/// The versions of one log or segment. What a log begins with makes its timeline independent of those before: a change
 /// that bumps, or a snapshot; so nothing that a later log says changes what this one amounts to, save that its newest
 /// version was committed.
 #[derive(Debug)]
-pub(crate) struct Stretch {
+pub(crate) struct Timeline {
     first_seq: Seq,
-    before: Before,
+    before: PrecedingVersion,
     /// The snapshot that it begins with.
     snapshot: Option<SnapshotRef>,
     /// The gap that it begins with.
@@ -87,36 +87,36 @@ pub(crate) struct Stretch {
     unreadable_from: Option<Seq>,
     /// The newest record, void or not, up to which the versions are known to be those of the node's database.
     verified: Option<Seq>,
-    asides: Vec<TimelineEntry>,
+    rewinds_and_gaps: Vec<TimelineEntry>,
     /// Statements, and their bytes, of riders before the first version: the change that the log began with was rewound,
     /// and they acted on the newest version of the log before, which is finished. They count for the next version.
     early_riders: (u64, u64),
     /// Those of the segment; empty for a log.
     intervals: Vec<Interval>,
-    left: Left,
+    left: Completeness,
 }
 
 /// Versions that were not recorded, and no snapshot could be taken.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     /// Where the newest of them stands.
-    place: Place,
+    place: VersionOrdinal,
     seq: Seq,
     time: Timestamp,
 }
 
 /// How many of the versions of a segment there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+enum Completeness {
     /// All that were ever recorded.
     All,
     /// Those that a compaction has kept.
     Some,
 }
 
-impl Stretch {
-    /// The stretch of a log that begins with `first_seq`, empty.
-    pub(crate) fn new(first_seq: Seq, before: Before) -> Self {
+impl Timeline {
+    /// The timeline of a log that begins with `first_seq`, empty.
+    pub(crate) fn new(first_seq: Seq, before: PrecedingVersion) -> Self {
         Self {
             first_seq,
             before,
@@ -126,14 +126,14 @@ impl Stretch {
             versions: Vec::new(),
             unreadable_from: None,
             verified: None,
-            asides: Vec::new(),
+            rewinds_and_gaps: Vec::new(),
             early_riders: (0, 0),
             intervals: Vec::new(),
-            left: Left::All,
+            left: Completeness::All,
         }
     }
 
-    /// The stretch of a segment.
+    /// The timeline of a segment.
     ///
     /// # Errors
     /// When its index contradicts itself.
@@ -142,29 +142,29 @@ impl Stretch {
         footer: &SegmentFooter,
         index: RecordIndex,
     ) -> Result<Self, Damage> {
-        let before = Before::of_footer(footer.versions_before, footer.place_before);
-        let mut stretch = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
-        for version in &mut stretch.versions {
+        let before = PrecedingVersion::of_footer(footer.versions_before, footer.place_before);
+        let mut timeline = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
+        for version in &mut timeline.versions {
             version.page_size = Some(header.page_size);
         }
-        if stretch.versions().len() == footer.versions as usize {
-            Ok(stretch)
+        if timeline.versions().len() == footer.versions as usize {
+            Ok(timeline)
         } else {
             Err(Damage::Contradiction("its record index has another number of versions"))
         }
     }
 
-    /// The stretch of the segment that has, or will have, this index.
+    /// The timeline of the segment that has, or will have, this index.
     ///
     /// # Errors
     /// When the index contradicts itself.
     pub(crate) fn of_index(
         first_seq: Seq,
-        before: Before,
+        before: PrecedingVersion,
         index: RecordIndex,
         followed_by: FollowedBy,
     ) -> Result<Self, Damage> {
-        let mut stretch = Self::new(first_seq, before);
+        let mut timeline = Self::new(first_seq, before);
         let mut seq = first_seq;
         let mut interval = 0;
         let mut position = 0;
@@ -176,29 +176,29 @@ impl Stretch {
             let place = RecordAddress::Segment { segment: first_seq, interval: Keyframe(interval), position };
             position += u32::from(matches!(record.body, IndexedBody::Change { .. }));
             let (data_version, time) = (record.data_version, record.time);
-            stretch
+            timeline
                 .apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
             seq = seq.next();
         }
         if let Some(position) = index.unreplayed_from {
-            stretch.unreadable_from = Seq::new(first_seq.get().saturating_add(position.into()));
+            timeline.unreadable_from = Seq::new(first_seq.get().saturating_add(position.into()));
         }
         match followed_by {
-            FollowedBy::Change => stretch.confirm_newest(),
-            FollowedBy::SameVersion => stretch.give_place_to_snapshot(),
+            FollowedBy::Change => timeline.confirm_newest(),
+            FollowedBy::SameVersion => timeline.give_place_to_snapshot(),
             FollowedBy::Snapshot => {}
         }
-        stretch.intervals = index.intervals;
-        Ok(stretch)
+        timeline.intervals = index.intervals;
+        Ok(timeline)
     }
 
-    /// The stretch with these of its versions only, which follow each other. What else happened is forgotten, too.
+    /// The timeline with these of its versions only, which follow each other. What else happened is forgotten, too.
     ///
     /// # Errors
     /// When it has not all of them.
     pub(crate) fn thinned_to(mut self, kept: &[KeptVersion]) -> Result<Self, Damage> {
-        self.left = Left::Some;
-        self.asides.clear();
+        self.left = Completeness::Some;
+        self.rewinds_and_gaps.clear();
         self.versions.truncate(self.readable());
         let mut kept = kept.iter().peekable();
         let (mut versions, mut dropped) = (0, None);
@@ -213,7 +213,7 @@ impl Stretch {
                 continue;
             }
             if let Some(last) = dropped.take() {
-                self.asides.push(TimelineEntry::Dropped { versions, last, before: version.seq });
+                self.rewinds_and_gaps.push(TimelineEntry::Dropped { versions, last, before: version.seq });
             }
             versions = 0;
             self.versions.push(version);
@@ -221,7 +221,7 @@ impl Stretch {
         if let Some(last) = dropped
             && let Some(record) = self.records.last()
         {
-            self.asides.push(TimelineEntry::Dropped { versions, last, before: record.seq().next() });
+            self.rewinds_and_gaps.push(TimelineEntry::Dropped { versions, last, before: record.seq().next() });
         }
         match kept.next() {
             None => Ok(self),
@@ -231,7 +231,7 @@ impl Stretch {
 
     /// Whether single versions of it are left only.
     pub(crate) fn is_thinned(&self) -> bool {
-        self.left == Left::Some
+        self.left == Completeness::Some
     }
 
     /// Where the changes of a version, riders included, are.
@@ -275,25 +275,25 @@ impl Stretch {
         }
     }
 
-    /// Where the newest version stands, of this stretch or before it, whether it can be opened or not.
-    pub(crate) fn newest_place(&self) -> Before {
+    /// Where the newest version stands, of this timeline or before it, whether it can be opened or not.
+    pub(crate) fn newest_place(&self) -> PrecedingVersion {
         let gap = self.gap.map(|gap| gap.place);
-        self.versions.last().map(|version| version.place).or(gap).map_or(self.before, Before::Version)
+        self.versions.last().map(|version| version.place).or(gap).map_or(self.before, PrecedingVersion::Version)
     }
 
     /// Whether it begins with versions that were not recorded.
     pub(crate) fn begins_with_gap(&self) -> bool {
-        self.gap.is_some() || self.asides.iter().any(|aside| {
-            matches!(aside, TimelineEntry::Missing { before, .. } if *before == self.first_seq && self.snapshot.is_none())
+        self.gap.is_some() || self.rewinds_and_gaps.iter().any(|entry| {
+            matches!(entry, TimelineEntry::Missing { before, .. } if *before == self.first_seq && self.snapshot.is_none())
         })
     }
 
-    /// Whether the newest version of the backup is one of this stretch, if nothing follows.
+    /// Whether the newest version of the backup is one of this timeline, if nothing follows.
     pub(crate) fn has_newest(&self) -> bool {
         !self.versions.is_empty() || self.gap.is_some()
     }
 
-    /// The newest version of this stretch, whether it can be opened or not; also one that was not recorded before a gap.
+    /// The newest version of this timeline, whether it can be opened or not; also one that was not recorded before a gap.
     pub(crate) fn newest_recorded(&self) -> Option<NewestRecorded> {
         let readable = if self.versions.len() == self.readable() { Readable::Yes } else { Readable::No };
         if let Some(Version { data_version, seq, recorded_at, commit, .. }) = self.versions.last() {
@@ -331,26 +331,26 @@ impl Stretch {
         self.unreadable_from.is_some()
     }
 
-    /// A snapshot of the newest version takes its place. The pages of this stretch are as they were.
+    /// A snapshot of the newest version takes its place. The pages of this timeline are as they were.
     pub(crate) fn give_place_to_snapshot(&mut self) {
         let unreadable = self.readable();
         match self.versions.pop() {
             Some(Version { data_version, seq, recorded_at, .. }) if self.versions.len() >= unreadable => {
-                self.asides.push(TimelineEntry::Unreadable { data_version, seq, recorded_at });
+                self.rewinds_and_gaps.push(TimelineEntry::Unreadable { data_version, seq, recorded_at });
             }
             Some(Version { data_version, seq, recorded_at, .. }) => {
-                self.asides.push(TimelineEntry::Replaced { data_version, seq, recorded_at });
+                self.rewinds_and_gaps.push(TimelineEntry::Replaced { data_version, seq, recorded_at });
             }
             None => {
                 // The snapshot says which versions are missing.
                 self.gap = None;
-                self.asides.retain(|aside| !matches!(aside, TimelineEntry::Missing { .. }));
+                self.rewinds_and_gaps.retain(|entry| !matches!(entry, TimelineEntry::Missing { .. }));
             }
         }
     }
 
     /// What is before it is something else now: a snapshot has taken the place of the newest version there.
-    pub(crate) fn set_before(&mut self, before: Before) {
+    pub(crate) fn set_before(&mut self, before: PrecedingVersion) {
         self.before = before;
     }
 
@@ -368,8 +368,8 @@ impl Stretch {
             // What was before the log may have given its place to a snapshot since, or is missing: then this change is void. That
             // no record is missing in between is what the chain of checksums says.
             _ if !self.has_newest() => true,
-            Before::Version(newest) => newest.data_version() == committed,
-            Before::Nothing | Before::Unknown => true,
+            PrecedingVersion::Version(newest) => newest.data_version() == committed,
+            PrecedingVersion::Nothing | PrecedingVersion::Unknown => true,
         };
         if !follows {
             return Err(Damage::Contradiction("a change does not follow the version before it"));
@@ -383,7 +383,7 @@ impl Stretch {
                 newest.statement_bytes = newest.statement_bytes.saturating_add(bytes);
                 newest.page_count = entry.page_count;
             }
-            None if bump == Bump::Absent && entry.seq == self.first_seq && self.before != Before::Nothing => {
+            None if bump == Bump::Absent && entry.seq == self.first_seq && self.before != PrecedingVersion::Nothing => {
                 return Err(Damage::Contradiction("a log begins with a change that does not bump"));
             }
             None if bump == Bump::Absent && entry.seq != self.first_seq => {
@@ -422,16 +422,16 @@ impl Stretch {
             return Err(Damage::Contradiction("a gap is not the first record of its log"));
         }
         let place = match self.before {
-            Before::Version(newest) if entry.data_version.distance_from(newest.data_version()) <= 0 => {
+            PrecedingVersion::Version(newest) if entry.data_version.distance_from(newest.data_version()) <= 0 => {
                 return Err(Damage::Contradiction("a gap is not of a newer version"));
             }
-            Before::Version(newest) => {
+            PrecedingVersion::Version(newest) => {
                 let (first, last) = (newest.data_version().next(), entry.data_version);
                 let (noticed_at, before) = (entry.time, entry.seq);
-                self.asides.push(TimelineEntry::Missing { first, last, noticed_at, before });
+                self.rewinds_and_gaps.push(TimelineEntry::Missing { first, last, noticed_at, before });
                 newest.of_later(entry.data_version)
             }
-            Before::Nothing | Before::Unknown => Place(entry.data_version.get().into()),
+            PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(entry.data_version.get().into()),
         };
         self.gap = Some(Gap { place, seq: entry.seq, time: entry.time });
         self.is_unreadable_from(entry.seq);
@@ -445,7 +445,7 @@ impl Stretch {
             .pop_if(|version| version.commit != Commit::Certain && version.data_version.previous() == now_newest);
         let version = version.ok_or(damage)?;
         self.records.pop();
-        self.asides.push(TimelineEntry::Rewound {
+        self.rewinds_and_gaps.push(TimelineEntry::Rewound {
             data_version: version.data_version,
             seq: version.seq,
             recorded_at: version.recorded_at,
@@ -457,7 +457,7 @@ impl Stretch {
         if entry.seq != self.first_seq {
             return Err(Damage::Contradiction("a snapshot is not the first record of its log"));
         }
-        if let Before::Version(newest) = self.before {
+        if let PrecedingVersion::Version(newest) = self.before {
             // Of the newest version before it, if that is the same, its stretch knows: see `give_place_to_snapshot`.
             let newest = newest.data_version();
             if entry.data_version.distance_from(newest) <= 0 {
@@ -466,7 +466,7 @@ impl Stretch {
             let (first, last) = (newest.next(), entry.data_version.previous());
             if first != entry.data_version {
                 let (noticed_at, before) = (entry.time, entry.seq);
-                self.asides.push(TimelineEntry::Missing { first, last, noticed_at, before });
+                self.rewinds_and_gaps.push(TimelineEntry::Missing { first, last, noticed_at, before });
             }
         }
         self.push_version(entry, Origin::Snapshot(snapshot.reason), Commit::Certain, 0, 0);
@@ -490,8 +490,8 @@ impl Stretch {
 
     fn push_version(&mut self, entry: &Entry, origin: Origin, commit: Commit, statements: u64, bytes: u64) {
         let place = match self.newest_place() {
-            Before::Version(newest) => newest.of_later(entry.data_version),
-            Before::Nothing | Before::Unknown => Place(entry.data_version.get().into()),
+            PrecedingVersion::Version(newest) => newest.of_later(entry.data_version),
+            PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(entry.data_version.get().into()),
         };
         let is_first = self.versions.is_empty();
         let (early_statements, early_bytes) = if is_first { self.early_riders } else { (0, 0) };
@@ -532,7 +532,7 @@ impl Stretch {
     }
 
     /// The version at a place.
-    pub(crate) fn version_at(&self, place: Place) -> Option<&Version> {
+    pub(crate) fn version_at(&self, place: VersionOrdinal) -> Option<&Version> {
         let position = self.versions().binary_search_by_key(&place, |version| version.place).ok()?;
         self.versions.get(position)
     }
@@ -547,7 +547,7 @@ impl Stretch {
     pub(crate) fn goes_on_from(&self, earlier: &Self) -> bool {
         earlier.records.iter().all(|before| match self.records.binary_search_by_key(&before.seq(), LiveRecord::seq) {
             Ok(position) => self.records.get(position).is_some_and(|now| now.is_same(before)),
-            Err(_) => self.asides.iter().any(|aside| match aside {
+            Err(_) => self.rewinds_and_gaps.iter().any(|entry| match entry {
                 TimelineEntry::Rewound { seq, recorded_at, .. } => {
                     (*seq, *recorded_at) == (before.seq(), before.about.time)
                 }
@@ -571,7 +571,7 @@ impl Stretch {
     }
 
     /// Everything that happened, in order: versions recorded, unreadable or replaced, changes rewound, versions missing.
-    pub(crate) fn timeline(&self) -> impl Iterator<Item = TimelineEntry> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = TimelineEntry> + '_ {
         // A gap has the seq of the snapshot that closed it, and comes before it.
         let order = |entry: &TimelineEntry| match entry {
             TimelineEntry::Missing { before, .. } | TimelineEntry::Dropped { before, .. } => (*before, 0),
@@ -581,9 +581,9 @@ impl Stretch {
             TimelineEntry::Recorded(version) => (version.seq, 1),
         };
         let mut versions = self.versions.iter().peekable();
-        let mut asides = self.asides.iter().peekable();
-        std::iter::from_fn(move || match (versions.peek(), asides.peek()) {
-            (Some(version), Some(aside)) if order(aside) < (version.seq, 1) => asides.next().cloned(),
+        let mut rewinds_and_gaps = self.rewinds_and_gaps.iter().peekable();
+        std::iter::from_fn(move || match (versions.peek(), rewinds_and_gaps.peek()) {
+            (Some(version), Some(entry)) if order(entry) < (version.seq, 1) => rewinds_and_gaps.next().cloned(),
             (Some(_), _) => versions.next().cloned().map(|version| match self.unreadable_from {
                 Some(from) if version.seq >= from => {
                     let Version { data_version, seq, recorded_at, .. } = version;
@@ -591,7 +591,7 @@ impl Stretch {
                 }
                 _ => TimelineEntry::Recorded(version),
             }),
-            (None, _) => asides.next().cloned(),
+            (None, _) => rewinds_and_gaps.next().cloned(),
         })
     }
 }
