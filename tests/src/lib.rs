@@ -8,7 +8,7 @@
 //! * [`play`]: a trace played to a real recorder as it happened; [`runs`]: what happens between its writes.
 //! * [`python_file`]: files as the Python plugin `backup` writes them; [`python_node`]: a node that has it.
 //! * [`recorded_trace`]: the beginning of a trace in a backup, at once.
-//! * [`reference`]: the same trace in a plain SQLite file, without any of our code.
+//! * [`mod@reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
 //! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.

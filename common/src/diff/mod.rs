@@ -2,7 +2,7 @@
 //!
 //! Pages first, rows second. Where the changes between the two are few, they are replayed from the one to the other: only
 //! pages that this read or wrote can hold rows that differ. Where they are many, the page maps tell which pages may differ
-//! ([`PageIdentity`](crate::pages::PageIdentity)). Either way the b-trees of a table are followed in both databases ([`tree`]), past
+//! ([`PageIdentity`](crate::pages::PageIdentity)). Either way the b-trees of a table are followed in both databases (`tree`), past
 //! all leaves that are the same, and only rows whose bytes differ are asked for. A table whose schema changed, or that
 //! has no rowids, is compared as a whole, unless no page of it was touched.
 

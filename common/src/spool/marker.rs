@@ -24,7 +24,7 @@ use format::units::Timestamp;
 /// A marker is a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;
 
-/// The file [`FILE_NAME`](Self::FILE_NAME) in the lightning-dir.
+/// The file `backup.spool` in the lightning-dir.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolMarker {
     /// Whose changes they are.

@@ -175,7 +175,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Takes over a file that was opened by way of [`background`](Self::unhurried): from now on calls to it are as those to any
+    /// Takes over a file that was opened by way of [`background`](Self::background): from now on calls to it are as those to any
     /// other file of this directory.
     fn foreground(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         file

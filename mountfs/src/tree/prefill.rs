@@ -26,7 +26,7 @@ const SMALL_READS: u32 = 32;
 
 /// The kernel's cache of what is in files.
 pub trait PageCache: Send + Sync {
-    /// Puts bytes of a file into it, from a multiple of [`PIECE_BYTES`] on; that the kernel does not know the inode (any
+    /// Puts bytes of a file into it, from a multiple of `PIECE_BYTES` on; that the kernel does not know the inode (any
     /// more) is fine.
     ///
     /// # Errors
