@@ -5,7 +5,8 @@ pub mod commit_note;
 pub mod fields;
 #[cfg(feature = "compression")]
 pub mod frames;
-#[cfg(all(test, feature = "compression"))]
+#[cfg(test)]
+#[cfg(feature = "compression")]
 mod golden;
 pub mod log_header;
 pub mod manifest;

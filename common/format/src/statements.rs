@@ -4,6 +4,8 @@
 //! decoded is byte for byte what was encoded. Both come as [`Encoded`], which compresses them.
 
 mod cell;
+#[cfg(feature = "compression")]
+mod compressed;
 mod decode;
 mod encode;
 mod encoded;

@@ -1,11 +1,7 @@
-//! A table or a block as bytes: its parts, compressed or not.
+//! A table or a block as bytes: its parts.
 
-use super::{STATEMENT_BYTES_MAX, varint};
-use crate::fields::Reader;
-use crate::{Damage, frames};
-
-/// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.
-const EXPANSION_MAX: usize = 32 << 10;
+use super::STATEMENT_BYTES_MAX;
+use crate::Damage;
 
 /// A table or a block, not compressed. In two pieces, because what is in them is so different that they are compressed
 /// better apart: most of a node's blobs are keys, hashes and onions, which no compression makes shorter.
@@ -30,48 +26,4 @@ impl Encoded {
         }
         Ok(())
     }
-
-    /// Its bytes compressed: the lengths of both pieces, that of the first's zstd frame, and their two
-    /// frames, of which one of an empty piece is empty.
-    ///
-    /// # Errors
-    /// When memory is short, or the level does not exist.
-    pub fn compress(&self, level: i32) -> std::io::Result<Vec<u8>> {
-        let mut compressor = zstd::bulk::Compressor::new(level)?;
-        let mut pack = |piece: &[u8]| if piece.is_empty() { Ok(Vec::new()) } else { compressor.compress(piece) };
-        let frames = [pack(&self.head)?, pack(&self.blobs)?];
-        let mut out = Vec::new();
-        for len in [self.head.len(), self.blobs.len(), frames[0].len()] {
-            varint::put_len(&mut out, len);
-        }
-        out.reserve_exact(frames[0].len() + frames[1].len());
-        for frame in frames {
-            out.extend_from_slice(&frame);
-        }
-        Ok(out)
-    }
-
-    /// The opposite of [`compress`](Self::compress). Allocates what the lengths say, at most [`STATEMENT_BYTES_MAX`]
-    /// and what so many compressed bytes can stand for.
-    ///
-    /// # Errors
-    /// When the bytes are damaged.
-    pub fn decompress(bytes: &[u8]) -> Result<Self, Damage> {
-        let mut from = Reader::new(bytes);
-        let most = STATEMENT_BYTES_MAX.min(bytes.len().saturating_mul(EXPANSION_MAX));
-        let head = varint::take_len(&mut from, most, "head length")?;
-        let blobs = varint::take_len(&mut from, most - head, "blobs length")?;
-        let head_frame = varint::take_len(&mut from, bytes.len(), "compressed head length")?;
-        let head = unpack(from.bytes(head_frame)?, head)?;
-        Ok(Self { head, blobs: unpack(from.rest(), blobs)? })
-    }
-}
-
-fn unpack(frame: &[u8], len: usize) -> Result<Vec<u8>, Damage> {
-    if len == 0 && frame.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut bytes = vec![0; len];
-    frames::decompress(frame, &mut bytes)?;
-    Ok(bytes)
 }
