@@ -18,7 +18,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use common::verify::{AgainstError, Hold, compare_with_database};
 use common::{
-    Backup, DataVersion, History, ReadError, ReplayError, Version, View, Views, quick_check, sqlite_reason,
+    Backup, DataVersion, History, ReadError, ReplayError, Version, View, quick_check, sqlite_reason,
     version_of_database,
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -284,8 +284,7 @@ pub fn restore(
     let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
     // One view is all that is needed: a cache would only keep it.
-    let view = Views::new(Arc::clone(backup), 0)
-        .open(&plan)
+    let view = View::open(backup, &plan)
         .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
 
     let temporary = destination.new_file().map_err(write_error)?;

@@ -55,6 +55,15 @@ impl View {
         self.pages.page_size()
     }
 
+    /// Opens the version that `plan` was made for.
+    ///
+    /// # Errors
+    /// When a change cannot be replayed, or something that is needed for it cannot be read.
+    pub fn open(backup: &Backup, plan: &ReplayPlan) -> Result<Self, ViewError> {
+        let fail = |BuildError { reason, .. }| ViewError { data_version: plan.data_version, reason: Arc::new(reason) };
+        Self::build(backup, plan, None).map_err(fail)
+    }
+
     /// Fills `buf` with the bytes of the database file from `offset` on, and returns how many there were: fewer than
     /// asked only at the end of the file.
     ///

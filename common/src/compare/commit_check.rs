@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backup::Backup;
-use crate::backup::views::Views;
+use crate::backup::view::View;
 use crate::compare::differing_tables;
 use crate::history::History;
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
@@ -40,7 +40,7 @@ pub(crate) fn compare_version(
 ) -> Result<Verdict, LiveDatabaseError> {
     let opened = history.version(data_version).and_then(|version| {
         let plan = version.map(|version| history.plan(&version)).transpose();
-        plan.map(|plan| plan.map(|plan| Views::new(backup, 0).open(&plan)))
+        plan.map(|plan| plan.map(|plan| View::open(&backup, &plan)))
     });
     let view = match opened {
         Ok(Some(Ok(view))) => view,
@@ -137,7 +137,7 @@ mod tests {
         let backup = node.backup();
         let (history, read) = backup.read_history();
         read.unwrap();
-        let view = Views::new(backup, 0).open(&history.plan(history.newest().unwrap()).unwrap()).unwrap();
+        let view = View::open(&backup, &history.plan(history.newest().unwrap()).unwrap()).unwrap();
         same_pages(view.pages(), &LiveDatabase::open(&node.database()).unwrap()).unwrap()
     }
 

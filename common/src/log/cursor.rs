@@ -72,6 +72,8 @@ enum End {
     CutOff(Damage),
     /// Something that is no record: a write that is not finished, or damage.
     NoRecord(Damage),
+    /// The reading was broken off at a record, which is not passed.
+    BrokenOff,
 }
 
 /// What comes behind the last record of a log that there is by now.
@@ -81,10 +83,12 @@ pub(crate) enum NextLog {
     Begins,
     /// There is none yet.
     NotYet,
+    /// The reading was broken off within the log.
+    NotReached,
 }
 
-/// Whether whoever takes the records wants to go on.
-pub(crate) type Taken = Result<(), Damage>;
+/// What the consumer of records makes of one: it is taken, it contradicts those before it, or the reading ends before it.
+pub(crate) type Taken = Result<ControlFlow<()>, Damage>;
 
 impl LogCursor {
     /// A cursor before the first record of a backup.
@@ -164,12 +168,13 @@ impl LogCursor {
     /// Damage, and what `take` calls damage. The cursor stays before it: what was handed out is good.
     pub(crate) fn read_new(
         &mut self,
-        take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
+        take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Result<(), Damage>,
     ) -> Result<(), ReadError> {
         let mut looks = 0;
+        let mut take_all = |record: &Record<'_>, place| take(record, place).map(ControlFlow::Continue);
         loop {
             let progress = self.next_seq;
-            match self.read_once(take) {
+            match self.read_once(&mut take_all) {
                 Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
                     looks = if self.next_seq == progress { looks + 1 } else { 1 };
                     thread::sleep(SECOND_LOOK_AFTER);
@@ -198,6 +203,9 @@ impl LogCursor {
             return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
         }
         let end = self.read_log(take)?;
+        if let End::BrokenOff = end {
+            return Ok(NextLog::NotReached);
+        }
         if self.enter_next_log()? {
             return Ok(NextLog::Begins);
         }
@@ -211,18 +219,12 @@ impl LogCursor {
     /// # Errors
     /// As [`read_new`](Self::read_new).
     pub(crate) fn read_until(&mut self, take: &mut dyn FnMut(&Record<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
-        let (mut has_broken, mut looks) = (false, 0);
+        let mut looks = 0;
         loop {
             let progress = self.next_seq;
-            let read = self.read_to_end_of_log(&mut |record, _| {
-                has_broken = take(record).is_break();
-                // What is refused is not passed.
-                if has_broken { Err(Damage::Contradiction("reading was to end here")) } else { Ok(()) }
-            });
-            match read {
-                _ if has_broken => return Ok(()),
+            match self.read_to_end_of_log(&mut |record, _| Ok(take(record))) {
                 Ok(NextLog::Begins) => {}
-                Ok(NextLog::NotYet) => return Ok(()),
+                Ok(NextLog::NotYet | NextLog::NotReached) => return Ok(()),
                 Err(ReadError::Damaged { .. }) if looks < SECOND_LOOKS => {
                     looks = if self.next_seq == progress { looks + 1 } else { 1 };
                     thread::sleep(SECOND_LOOK_AFTER);
@@ -323,7 +325,9 @@ impl LogCursor {
                         }
                         let (offset, seq) = (log.offset, header.seq);
                         let place = RecordAddress::Log { log: log.first_seq, seq, offset, len, checksum };
-                        take(&record, place).map_err(damaged)?;
+                        if take(&record, place).map_err(damaged)?.is_break() {
+                            return Ok(End::BrokenOff);
+                        }
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
                         log.last = buffer[start..].first_chunk().map(|header| (log.offset, *header));
@@ -368,6 +372,7 @@ impl LogCursor {
             // Looked at once; from then on nobody but the writer, who leaves no holes, adds to the log.
             End::Unused if self.checked_to_the_end && !is_without_record => return Ok(()),
             End::Unused => Damage::Missing { expected: self.next_seq },
+            End::BrokenOff => return Ok(()),
             End::NoRecord(damage) => damage,
             End::CutOff(damage) => return Err(ReadError::damaged(log.file.path(), log.offset, damage)),
         };

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cursor::{Name, Taken};
+use super::cursor::Name;
 use super::room::{Room, check_len, lengthen};
 use super::spare::remove_unused;
 use super::tail::torn_len;
@@ -44,7 +44,7 @@ pub enum RecoverError {
 /// When a log is damaged: nothing is changed then.
 pub(crate) fn recover(
     mut cursor: LogCursor,
-    take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
+    take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Result<(), Damage>,
 ) -> Result<LogWriter, RecoverError> {
     let directory = Arc::clone(cursor.directory());
     let mut last_places = VecDeque::with_capacity(BATCH_RECORDS_MAX);

@@ -10,7 +10,6 @@ use super::bytes::{HEADER_LEN, Header, HoldsZero, Kind, RECORD_HEADER_LEN, Recor
 use super::copy::BytesDone;
 use crate::backup::Backup;
 use crate::backup::view::View;
-use crate::backup::views::Views;
 use crate::history::History;
 use crate::log::RecordAddress;
 use crate::replay::{ReplayError, is_pragma};
@@ -247,7 +246,7 @@ impl Out<'_> {
     fn snapshot(&mut self, backup: &Arc<Backup>, history: &History, version: &Version) -> Result<(), ExportError> {
         let data_version = version.data_version;
         // One view is all that is needed: a cache would only keep it.
-        let view = Views::new(Arc::clone(backup), 0).open(&history.plan(version)?);
+        let view = View::open(backup, &history.plan(version)?);
         let view = view.map_err(|error| ExportError::View { data_version, source: error.reason })?;
         let bytes = view.size_bytes();
         let len = u32::try_from(bytes).map_err(|_| ExportError::TooLarge { data_version, bytes })?;

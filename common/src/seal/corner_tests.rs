@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::tests::{LIMITS, files, go_on, history, newest_seq, record, seal, timeline, versions};
 use super::{SealError, Sealer};
 use crate::backup::Backup;
-use crate::backup::views::Views;
+use crate::backup::view::View;
 use crate::config::log_limits::LogLimits;
 use crate::history::Recorded;
 use crate::log::DbWrite;
@@ -267,7 +267,7 @@ fn a_connection_is_not_used_for_another_line_of_history() {
 fn bytes_of(backup: &Arc<Backup>, version: u32) -> Vec<u8> {
     let history = history(backup);
     let plan = history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap();
-    let view = Views::new(Arc::clone(backup), 0).open(&plan).unwrap();
+    let view = View::open(backup, &plan).unwrap();
     let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
     assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
     bytes

@@ -33,10 +33,10 @@ use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, Trouble, remove_if_present};
 use followed_by::{Successor, or_keep};
 use format::checked::CheckedSnapshots;
+use format::names;
 use format::record::{Body, SnapshotRef};
 use format::segment::FollowedBy;
 use format::units::{DataVersion, Seq};
-use format::{Damage, names};
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
@@ -308,42 +308,37 @@ impl Sealer {
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Result<Reached, ReadError>, SealError> {
         let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, condemned, .. } = self;
-        let mut interrupted = None;
+        let mut failed = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, place| {
-            let added = if watch(*progress).is_break() {
-                Err(Interrupted::Break)
-            } else {
-                snapshots.note(record);
-                let replay = match current.take() {
-                    Some(replay) => Ok(replay),
-                    None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body)
-                        .map(|mut replay| {
-                            condemned.iter().for_each(|since| replay.replay_before_seq(*since));
-                            replay
-                        }),
-                };
-                replay
-                    .and_then(|replay| {
-                        let first_seq = replay.first_seq();
-                        let replay = current.insert(replay);
-                        let added = or_keep(replay, backup, |replay| replay.add(record));
-                        progress.replayed_through = replay.replayed_through().or(progress.replayed_through);
-                        added.map_err(|source| backup.does_not_replay(first_seq, replay.newest_change(), source))
-                    })
-                    .map_err(Interrupted::Failed)
+            if watch(*progress).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            snapshots.note(record);
+            let replay = match current.take() {
+                Some(replay) => Ok(replay),
+                None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body).map(
+                    |mut replay| {
+                        condemned.iter().for_each(|since| replay.replay_before_seq(*since));
+                        replay
+                    },
+                ),
             };
-            added.map_err(|why| {
-                interrupted = Some(why);
-                // What is refused is not passed.
-                Damage::Contradiction("the sealer stopped here")
-            })
+            let added = replay.and_then(|replay| {
+                let first_seq = replay.first_seq();
+                let replay = current.insert(replay);
+                let added = or_keep(replay, backup, |replay| replay.add(record));
+                progress.replayed_through = replay.replayed_through().or(progress.replayed_through);
+                added.map_err(|source| backup.does_not_replay(first_seq, replay.newest_change(), source))
+            });
+            failed = added.err();
+            Ok(if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
-        match (interrupted, read) {
-            (Some(Interrupted::Failed(error)), _) => Err(error),
-            (Some(Interrupted::Break), _) => Ok(Ok(Reached::Break)),
+        match (failed, read) {
+            (Some(error), _) => Err(error),
             (None, Ok(NextLog::Begins)) => Ok(Ok(Reached::NextLog)),
             (None, Ok(NextLog::NotYet)) => Ok(Ok(Reached::End)),
+            (None, Ok(NextLog::NotReached)) => Ok(Ok(Reached::Break)),
             (None, Err(error)) => Ok(Err(error)),
         }
     }
@@ -366,11 +361,6 @@ impl Sealer {
         log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));
         remove_sealed_logs(&self.backup, first_seq)
     }
-}
-
-enum Interrupted {
-    Break,
-    Failed(SealError),
 }
 
 /// Where reading a log ended.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Progress, SealError, Sealer};
 use crate::backup::Backup;
+use crate::backup::view::View;
 use crate::backup::views::Views;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;
@@ -229,7 +230,7 @@ fn a_plan_outlives_the_log_it_was_made_of() {
     let held = versions(&node.backup());
     seal(node.backup(), newest_seq(&recording)).unwrap();
     for (version, plan, records) in plans {
-        let view = Views::new(Arc::clone(&backup), 0).open(&plan).unwrap();
+        let view = View::open(&backup, &plan).unwrap();
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
         view.read_at(0, &mut bytes).unwrap();
         let (expected, statements) = &held[&version.data_version.get()];
@@ -384,7 +385,7 @@ fn lost_versions(node: &Node, held: &BTreeMap<u32, Held>, damaged: &str) -> usiz
             };
             let Some(version) = history.version(version).map_err(names)? else { return Ok(None) };
             let plan = history.plan(&version).map_err(names)?;
-            let view = Views::new(Arc::clone(&backup), 0).open(&plan).map_err(|error| error.reason.to_string())?;
+            let view = View::open(&backup, &plan).map_err(|error| error.reason.to_string())?;
             let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
             view.read_at(0, &mut bytes).map_err(names)?;
             let records = history.records_of(&version).map_err(names)?;

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::sync::Arc;
 
 use clap::Args;
-use common::{Backup, BackupUrl, DataVersion, History, Version, Views};
+use common::{Backup, BackupUrl, DataVersion, History, Version, View};
 use serde::Serialize;
 
 use super::verify::heard;
@@ -69,7 +69,7 @@ pub fn run(args: &ShowArgs) -> Result<(), Failure> {
 fn shape(backup: &Arc<Backup>, history: &History, version: &Version) -> Option<Shape> {
     Shape::recorded(version).or_else(|| {
         let plan = history.plan(version).map_err(|error| chain(&error));
-        let view = plan.and_then(|plan| Views::new(Arc::clone(backup), 0).open(&plan).map_err(|error| chain(&error)));
+        let view = plan.and_then(|plan| View::open(backup, &plan).map_err(|error| chain(&error)));
         view.inspect_err(|why| note!("warning: how big it is cannot be found out: {why}"))
             .ok()
             .map(|view| Shape::of(&view))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::KeepPolicy;
 use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
-use common::{Backup, BackupUrl, BackupWriter, DbWrite, LogLimits, Sealer, Seq, Timestamp, Views};
+use common::{Backup, BackupUrl, BackupWriter, DbWrite, LogLimits, Sealer, Seq, Timestamp, View};
 use format::page_map::{FAN_OUT, MapNode};
 use format::record_index::RecordIndex;
 use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
@@ -92,7 +92,7 @@ impl Corpus {
         let database = directory.path().join("database");
         let (history, _) = backup.read_history();
         let plan = history.plan(history.newest().expect("a version")).expect("a plan");
-        let view = Views::new(backup, 0).open(&plan).expect("a view");
+        let view = View::open(&backup, &plan).expect("a view");
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).expect("small")];
         view.read_at(0, &mut bytes).expect("its pages");
         fs::write(&database, bytes).expect("a database");

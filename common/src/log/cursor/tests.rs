@@ -37,7 +37,7 @@ fn read(path: &Path, uuid: Uuid) -> (Vec<String>, Result<(), ReadError>) {
         if let Body::Change { statements, .. } = &record.body {
             texts.extend(statements.first().map(ToString::to_string));
         }
-        Ok(())
+        Ok(std::ops::ControlFlow::Continue(()))
     });
     (texts, result)
 }

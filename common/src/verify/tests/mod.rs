@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{Depth, Finding, NoteAbout, Report, Scope, VerifyError, verify};
 use crate::backup::Backup;
-use crate::backup::views::Views;
+use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
 use crate::seal::Sealer;
@@ -131,7 +131,7 @@ impl Copy {
         let (history, _) = backup.read_history();
         let read = |version: u32| {
             let version = history.version(DataVersion::new(version)).ok()??;
-            let view = Views::new(Arc::clone(&backup), 0).open(&history.plan(&version).ok()?).ok()?;
+            let view = View::open(&backup, &history.plan(&version).ok()?).ok()?;
             let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
             view.read_at(0, &mut bytes).ok()?;
             Some(bytes)

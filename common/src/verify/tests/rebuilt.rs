@@ -264,7 +264,7 @@ fn what_the_sealer_has_replayed_is_what_its_segment_says() {
             let begun =
                 begun.map_or_else(|| begin(&backup, LIMITS, newest, place.file_seq(), previous, &record.body), Ok);
             replay.insert(begun.unwrap()).add(record).unwrap();
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         });
         if behind.unwrap() == NextLog::NotYet {
             break;
