@@ -1,15 +1,13 @@
 //! Which pieces of dropped segments are needed: what the page maps lead to that something kept builds on, and what versions
 //! that are kept alone need of their own segments.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::plan::Plan;
 use crate::history::NeededBy;
-use crate::segment::Segments;
+use crate::segment::{MapItem, MapWalk, Segments};
 use crate::storage::read_error::ReadError;
 use format::page_images::{Anchor, PageImages, from_keyframe};
-use format::page_map::{FAN_OUT, HEIGHT_MAX};
 use format::segment::{Location, MapRoot, Piece};
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
@@ -47,18 +45,16 @@ impl Needed {
     }
 }
 
-/// Walks from the roots to every node and all images, each once, and to their anchors.
-pub(super) struct Walk<'a> {
-    pub(super) segments: &'a Segments,
-    pub(super) plan: &'a Plan,
-    /// Asked before every piece; can break.
-    pub(super) watch: &'a mut dyn FnMut() -> ControlFlow<()>,
-    seen: HashSet<(Seq, u64)>,
+/// Hands pieces of dropped segments over, each once.
+pub(super) struct DroppedPieces<'a> {
+    segments: &'a Segments,
+    plan: &'a Plan,
+    walk: MapWalk,
 }
 
-impl<'a> Walk<'a> {
-    pub(super) fn new(segments: &'a Segments, plan: &'a Plan, watch: &'a mut dyn FnMut() -> ControlFlow<()>) -> Self {
-        Self { segments, plan, watch, seen: HashSet::new() }
+impl<'a> DroppedPieces<'a> {
+    pub(super) fn new(segments: &'a Segments, plan: &'a Plan) -> Self {
+        Self { segments, plan, walk: MapWalk::default() }
     }
 
     fn is_dropped(&self, first: Seq) -> bool {
@@ -66,43 +62,35 @@ impl<'a> Walk<'a> {
         position.and_then(|position| self.plan.gaps.get(position)).is_some_and(|gap| gap.has(first))
     }
 
-    /// Hands the pieces of dropped segments below a root to `take`, with their bytes; breaks when `watch` does.
-    pub(super) fn below(&mut self, root: Option<MapRoot>, take: &mut Take<'_>) -> Result<ControlFlow<()>, ReadError> {
-        let Some(root) = root else { return Ok(ControlFlow::Continue(())) };
-        let mut nodes = vec![(root.location, root.height.min(HEIGHT_MAX), 0_u64)];
-        while let Some((at, height, skipped)) = nodes.pop() {
-            if !self.seen.insert((at.segment, at.piece.offset)) {
-                continue;
-            }
-            if (self.watch)().is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-            let node = self.segments.node(at)?;
-            if self.is_dropped(at.segment) {
-                self.segments
-                    .open(at.segment)?
-                    .read_pieces(std::iter::once(at.piece), |_, bytes| take(at, Role::Node, bytes))?;
-            }
-            for slot in 0..FAN_OUT as usize {
-                let Some(entry) = node.get(slot) else { continue };
-                let skipped = skipped + slot as u64 * u64::from(FAN_OUT).pow(height.into());
-                match (height.checked_sub(1), u32::try_from(skipped + 1).ok().and_then(PageNo::new)) {
-                    (Some(height), _) => nodes.push((entry, height, skipped)),
-                    (None, Some(page)) => self.images(entry, page, take)?,
-                    (None, None) => {}
+    /// Hands the pieces below a root to `take`, with their bytes; breaks when `watch` does, which is asked at every node.
+    pub(super) fn below(
+        &mut self,
+        root: Option<MapRoot>,
+        watch: &mut dyn FnMut() -> ControlFlow<()>,
+        take: &mut Take<'_>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        let mut walk = std::mem::take(&mut self.walk);
+        let flow = walk.below(self.segments, root, &mut |walk, at, item| {
+            match item {
+                MapItem::Unreadable(error) => return Err(error),
+                MapItem::Node if watch().is_break() => return Ok(ControlFlow::Break(())),
+                MapItem::Node if self.is_dropped(at.segment) => {
+                    let file = self.segments.open(at.segment)?;
+                    file.read_pieces(std::iter::once(at.piece), |_, bytes| take(at, Role::Node, bytes))?;
                 }
+                MapItem::Node => {}
+                MapItem::Images(page) => self.images(walk, at, page, take)?,
             }
-        }
-        Ok(ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
+        });
+        self.walk = walk;
+        flow
     }
 
     /// Images, and their anchor, which has none itself.
-    fn images(&mut self, at: Location, page: PageNo, take: &mut Take<'_>) -> Result<(), ReadError> {
+    fn images(&self, walk: &mut MapWalk, at: Location, page: PageNo, take: &mut Take<'_>) -> Result<(), ReadError> {
         let mut next = Some(at);
-        while let Some(at) = next.take() {
-            if !self.seen.insert((at.segment, at.piece.offset)) {
-                continue;
-            }
+        while let Some(at) = next.take().filter(|at| walk.is_first_visit(*at)) {
             let is_dropped = self.is_dropped(at.segment);
             let file = self.segments.open(at.segment)?;
             file.read_pieces(std::iter::once(at.piece), |piece, bytes| {
@@ -158,9 +146,9 @@ pub(super) fn for_needed(
             file.read_pieces(std::iter::once(piece), |_, bytes| take(at, Role::Records, bytes))?;
         }
     }
-    let mut walk = Walk::new(segments, plan, watch);
+    let mut dropped = DroppedPieces::new(segments, plan);
     for &first in plan.bases.iter().chain(plan.needed.keys()) {
-        if walk.below(segments.footer(first)?.map, take)?.is_break() {
+        if dropped.below(segments.footer(first)?.map, watch, take)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::reach::{self, Needed, Role, Walk, kept_of};
+use super::reach::{self, DroppedPieces, Needed, Role, kept_of};
 use super::{CompactError, Pace};
 use crate::backup::Backup;
 use crate::segment::version::Version;
@@ -188,7 +188,8 @@ pub(super) fn read_back(
         return Ok(ControlFlow::Break(()));
     }
     let newest = plan.kept.last().map(|&newest| then.footer(newest)).transpose()?;
-    if Walk::new(&then, plan, watch).below(newest.and_then(|footer| footer.map), &mut compare)?.is_break() {
+    let newest = newest.and_then(|footer| footer.map);
+    if DroppedPieces::new(&then, plan).below(newest, watch, &mut compare)?.is_break() {
         return Ok(ControlFlow::Break(()));
     }
     match differs {

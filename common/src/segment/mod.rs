@@ -2,6 +2,7 @@
 
 mod anchors;
 mod file;
+mod map_walk;
 mod open_segments;
 mod page_map;
 mod remains;
@@ -12,6 +13,7 @@ mod writer;
 
 pub(crate) use anchors::{AnchorFinder, Anchors};
 pub(crate) use file::SegmentFile;
+pub(crate) use map_walk::{MapItem, MapWalk};
 pub(crate) use open_segments::{Dropped, Segments};
 pub(crate) use page_map::{MapBuilder, MapError};
 pub(crate) use remains::Remains;

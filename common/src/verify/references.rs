@@ -1,6 +1,7 @@
 //! What versions need of segments that they are not in: the pages of the database that their own segment builds on.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::finding::Findings;
@@ -8,9 +9,8 @@ use super::impact::Unreadable;
 use crate::backup::Backup;
 use crate::history::NeededBy;
 use crate::pages::PageSource;
-use crate::segment::Anchors;
+use crate::segment::{Anchors, MapItem, MapWalk};
 use crate::storage::read_error::ReadError;
-use format::page_map::{FAN_OUT, HEIGHT_MAX};
 use format::segment::{Location, MapRoot};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
@@ -22,7 +22,7 @@ pub(super) struct Reach<'a> {
     whole: &'a BTreeSet<Seq>,
     /// What versions need of segments that are not there any more.
     thinned: &'a BTreeMap<Seq, NeededBy>,
-    seen: HashSet<(Seq, u64)>,
+    walk: MapWalk,
     findings: &'a mut Findings,
     unreadable: &'a mut Unreadable,
 }
@@ -34,7 +34,7 @@ impl<'a> Reach<'a> {
         findings: &'a mut Findings,
         unreadable: &'a mut Unreadable,
     ) -> Self {
-        Self { backup, whole, thinned, seen: HashSet::new(), findings, unreadable }
+        Self { backup, whole, thinned, walk: MapWalk::default(), findings, unreadable }
     }
 
     /// Checks what the database at the end of a segment is made of.
@@ -56,35 +56,24 @@ impl<'a> Reach<'a> {
 
     fn map(&mut self, root: Option<MapRoot>, page_size: PageSize, snapshot: Option<&Arc<dyn PageSource>>) {
         let mut image = vec![0; page_size.bytes()];
-        let Some(root) = root else { return };
-        let mut nodes = vec![(root.location, root.height.min(HEIGHT_MAX), 0_u64)];
-        while let Some((at, height, skipped)) = nodes.pop() {
-            if !self.seen.insert((at.segment, at.piece.offset)) {
-                continue;
-            }
-            let node = match self.backup.segments().node(at) {
-                Ok(node) => node,
-                Err(error) => {
-                    self.cannot_be_read(at, &error);
-                    continue;
-                }
-            };
-            for slot in 0..FAN_OUT as usize {
-                let Some(entry) = node.get(slot) else { continue };
-                let skipped = skipped + slot as u64 * u64::from(FAN_OUT).pow(height.into());
-                match (height.checked_sub(1), u32::try_from(skipped + 1).ok().and_then(PageNo::new)) {
-                    (Some(height), _) => nodes.push((entry, height, skipped)),
-                    (None, Some(page)) => self.image(entry, page, snapshot, &mut image),
-                    (None, None) => {}
+        let mut walk = std::mem::take(&mut self.walk);
+        let segments = self.backup.segments();
+        let _never_breaks = walk.below(segments, root, &mut |walk, at, item| {
+            match item {
+                MapItem::Node => {}
+                MapItem::Unreadable(error) => self.cannot_be_read(at, &error),
+                MapItem::Images(page) => {
+                    if !self.whole.contains(&at.segment) && walk.is_first_visit(at) {
+                        self.image(at, page, snapshot, &mut image);
+                    }
                 }
             }
-        }
+            Ok(ControlFlow::Continue(()))
+        });
+        self.walk = walk;
     }
 
     fn image(&mut self, at: Location, page: PageNo, snapshot: Option<&Arc<dyn PageSource>>, out: &mut [u8]) {
-        if self.whole.contains(&at.segment) || !self.seen.insert((at.segment, at.piece.offset)) {
-            return;
-        }
         let anchors = Anchors { segments: self.backup.segments(), snapshot };
         // The newest is what later segments lead to.
         let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
