@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 use super::{PageIdentity, PageSource, read_runs};
 use crate::storage::read_error::ReadError;
@@ -14,27 +15,7 @@ use format::units::{PageNo, PageSize};
 pub(crate) struct OverlayPages {
     base: Arc<dyn PageSource>,
     page_count: u32,
-    dirty: HashMap<PageNo, Arc<[u8]>, BuildHasherDefault<PageNoHasher>>,
-}
-
-/// Spreads the numbers of pages: every page that SQLite reads or writes is looked up.
-#[derive(Clone, Default)]
-struct PageNoHasher(u64);
-
-impl Hasher for PageNoHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // The golden ratio moves neighbours far apart, and the upper half, the better one, down to where tables look.
-        let product = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ (product >> 32);
-    }
+    dirty: HashMap<PageNo, Arc<[u8]>, FixedState>,
 }
 
 impl fmt::Debug for OverlayPages {

@@ -1,12 +1,14 @@
 //! A cache of so many entries, from which those go that were not asked for the longest.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::Hash;
 
-/// Values by key, up to a number.
+use foldhash::fast::FixedState;
+
+/// A bounded LRU cache. Its keys are numbers that nobody can choose, so a fast hash without a secret will do.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
-    entries: HashMap<K, Entry<V>, BuildHasherDefault<NumberHasher>>,
+    entries: HashMap<K, Entry<V>, FixedState>,
     most: usize,
     clock: u64,
 }
@@ -15,31 +17,6 @@ pub(crate) struct RecentlyUsed<K, V> {
 struct Entry<V> {
     value: V,
     used: u64,
-}
-
-/// Spreads keys, which are a number or two: some caches are asked for every page that is read. The standard one is slower
-/// because nobody can choose keys that it puts in one place; here that would make a cache slow, which is bounded.
-#[derive(Debug, Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        // Tables look at both ends.
-        self.0 ^ self.0 >> 32
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(number.into());
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // Multiplied by the golden ratio, which moves neighbours far apart.
-        self.0 = (self.0.rotate_left(32) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
