@@ -1,9 +1,12 @@
 //! [`Value`]: a value of a row, exactly as it is stored.
 
 use std::cmp::Ordering;
+use std::fmt::{self, Write as _};
 
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
+
+use format::units::Hex;
 
 /// A value of a row. Equal to another one only if all bits are: `1` is not `1.0`, and a text is never a blob.
 #[derive(Debug, Clone)]
@@ -18,6 +21,40 @@ pub enum Value {
     Text(Vec<u8>),
     /// Bytes.
     Blob(Vec<u8>),
+}
+
+/// Letters of a text, or bytes of a blob, that a message shows.
+const SHOWN_MAX: usize = 64;
+
+/// As SQL would write the value, without control characters. What is long is cut, and its length given.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = |is_cut: bool, bytes: usize| if is_cut { format!("…' ({bytes} bytes)") } else { "'".to_owned() };
+        let blob = |bytes: &[u8]| {
+            let is_cut = bytes.len() > SHOWN_MAX;
+            format!("x'{}{}", Hex(bytes.get(..SHOWN_MAX).unwrap_or(bytes)), end(is_cut, bytes.len()))
+        };
+        match self {
+            Self::Null => f.write_str("NULL"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Real(number) => write!(f, "{number:?}"),
+            Self::Text(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => {
+                    f.write_str("'")?;
+                    for letter in text.chars().take(SHOWN_MAX) {
+                        match letter {
+                            '\'' => f.write_str("''")?,
+                            letter if letter.is_control() => write!(f, "{}", letter.escape_default())?,
+                            letter => f.write_char(letter)?,
+                        }
+                    }
+                    f.write_str(&end(text.chars().nth(SHOWN_MAX).is_some(), text.len()))
+                }
+                Err(_) => write!(f, "CAST({} AS TEXT)", blob(bytes)),
+            },
+            Self::Blob(bytes) => f.write_str(&blob(bytes)),
+        }
+    }
 }
 
 /// By what rule SQLite sorts the texts of a key (SQLite, "Datatypes" §7).
@@ -153,6 +190,18 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+
+    #[test]
+    fn a_message_has_no_control_characters_and_no_endless_values() {
+        let shown = |value: Value| value.to_string();
+        assert_eq!(shown(Value::Text("it's\u{1b}[2J".into())), "'it''s\\u{1b}[2J'");
+        assert_eq!(shown(Value::Blob(vec![0xab; 2])), "x'abab'");
+        assert_eq!(shown(Value::Text("ü".repeat(64).into())), format!("'{}'", "ü".repeat(64)));
+        assert_eq!(shown(Value::Text("ü".repeat(65).into())), format!("'{}…' (130 bytes)", "ü".repeat(64)));
+        assert!(shown(Value::Blob(vec![1; 65])).ends_with("01…' (65 bytes)"));
+        assert_eq!(shown(Value::Text(vec![b'a', 0xff])), "CAST(x'61ff' AS TEXT)");
+        assert_eq!((shown(Value::Real(1.0)), shown(Value::Null)), ("1.0".to_owned(), "NULL".to_owned()));
+    }
 
     fn value() -> impl Strategy<Value = Value> {
         let integers = vec![0, 1, -1, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX, i64::MIN];

@@ -144,7 +144,7 @@ fn write_schema(change: &SchemaChange, out: &mut impl Write) -> io::Result<()> {
 fn write_row(row: &RowChange<'_>, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{} {}", sign(row.fate), named(row.table))?;
     let key = row.key_columns.iter().zip(row.key);
-    let key: Vec<String> = key.map(|(column, value)| format!("{}={}", named(column), values::text(value))).collect();
+    let key: Vec<String> = key.map(|(column, value)| format!("{}={}", named(column), value.to_string())).collect();
     if !key.is_empty() {
         write!(out, " {}", key.join(" "))?;
     }
@@ -152,7 +152,8 @@ fn write_row(row: &RowChange<'_>, out: &mut impl Write) -> io::Result<()> {
         (Some(before), Some(after)) => {
             writeln!(out)?;
             for at in row.differing() {
-                let [before, after] = [before, after].map(|row| row.get(at).map(values::text).unwrap_or_default());
+                let [before, after] =
+                    [before, after].map(|row| row.get(at).map(ToString::to_string).unwrap_or_default());
                 writeln!(
                     out,
                     "    {}: {before} -> {after}",
@@ -166,7 +167,7 @@ fn write_row(row: &RowChange<'_>, out: &mut impl Write) -> io::Result<()> {
                 .columns
                 .iter()
                 .zip(only)
-                .map(|(column, value)| format!("{}={}", named(column), values::text(value)))
+                .map(|(column, value)| format!("{}={}", named(column), value.to_string()))
                 .collect();
             writeln!(out, ": {}", values.join(", "))
         }

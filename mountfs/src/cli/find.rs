@@ -120,7 +120,7 @@ fn write_text(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
     for Transition { version, began, ended, matches } in &turns.turns {
         let told = |sign: char, key: &RowKey| {
             let parts = turns.key_columns.iter().zip(&key.0);
-            let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", values::text(value))).collect();
+            let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", value.to_string())).collect();
             format!("{sign} {}", parts.join(" "))
         };
         let all = began.iter().map(|key| ('+', key)).chain(ended.iter().map(|key| ('-', key)));
