@@ -26,7 +26,7 @@ use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_
 use format::checked::CheckedSnapshots;
 use format::manifest::Manifest;
 use format::names;
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Timestamp};
 
 /// What is to happen with a backup that is there already.

@@ -31,7 +31,7 @@ pub(crate) use self::virtual_table::virtual_tables;
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
 pub(crate) use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
-use format::record::RunStart;
+use format::change_flags::RunStart;
 pub(crate) use format::record_index::ForeignKeys;
 use format::sql::lexed::LexedChange;
 use format::statements::{Statements, Templates};

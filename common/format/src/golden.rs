@@ -2,11 +2,12 @@
 
 use uuid::Uuid;
 
+use super::change_flags::{ChangeFlags, RunStart};
 use super::log_header::LogHeader;
 use super::manifest::Manifest;
 use super::page_images::PageImages;
 use super::page_map::MapNode;
-use super::record::{ChangeFlags, RecordHeader, RunStart, encode_change, first_link};
+use super::record::{RecordHeader, encode_change, first_link};
 use super::record_index::ForeignKeys;
 use super::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart, block_checksum};
 use super::remains_directory::{Gap, PartEntry, RemainsDirectory};

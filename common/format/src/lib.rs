@@ -1,5 +1,6 @@
 #![doc = include_str!("../../../docs/format.md")]
 
+pub mod change_flags;
 pub mod checked;
 pub mod commit_note;
 pub mod fields;
@@ -19,6 +20,7 @@ pub mod remains;
 pub mod remains_directory;
 pub mod segment;
 pub mod snapshot;
+pub mod snapshot_ref;
 pub mod spool;
 pub mod sql;
 pub mod statements;

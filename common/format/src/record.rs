@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::change_flags::ChangeFlags;
 use super::commit_note::{COMMIT_NOTE_LEN, CommitNote};
-use super::segment::SnapshotId;
+use super::snapshot_ref::{SNAPSHOT_PAYLOAD_LEN, SnapshotRef};
 use super::{Damage, checksum, fields::Reader};
-use crate::units::{DataVersion, PageSize, Seq, Timestamp};
+use crate::units::{DataVersion, Seq, Timestamp};
 
 /// First bytes of every record. Not zero: the unused end of a log is zeros.
 pub const RECORD_TAG: [u8; 4] = *b"BREC";
@@ -23,158 +24,6 @@ const KIND_REWIND: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
 const KIND_COMMIT: u8 = 4;
 const KIND_GAP: u8 = 5;
-
-const FLAG_FIRST_OF_RUN: u8 = 1;
-const FLAG_UNVERIFIED: u8 = 2;
-
-/// Whether a change is the first one that a run of `lightningd` sent.
-///
-/// A new run has a new database connection, so whatever PRAGMA riders of the run before had set is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunStart {
-    /// First change of a run.
-    First,
-    /// Any other.
-    Later,
-}
-
-/// Whether the node's database is known to have held, before a change, what the version before it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Predecessor {
-    /// It held that version, as far as a recorder can tell.
-    Verified,
-    /// The comparison that would tell is owed. When it finds a difference, the snapshot that is taken then says so, and the
-    /// versions of all unverified changes in front of it cannot be opened: they may build on another database.
-    Unverified,
-}
-
-/// The flags of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChangeFlags {
-    /// Whether a run begins here.
-    pub run_start: RunStart,
-    /// What is known of the version that it leads on from.
-    pub predecessor: Predecessor,
-}
-
-impl ChangeFlags {
-    /// Those of a change whose predecessor is verified.
-    pub const fn verified(run_start: RunStart) -> Self {
-        Self { run_start, predecessor: Predecessor::Verified }
-    }
-
-    const fn encode(self) -> u8 {
-        let first = if matches!(self.run_start, RunStart::First) { FLAG_FIRST_OF_RUN } else { 0 };
-        let unverified = if matches!(self.predecessor, Predecessor::Unverified) { FLAG_UNVERIFIED } else { 0 };
-        first | unverified
-    }
-
-    const fn decode(flags: u8) -> Self {
-        Self {
-            run_start: if flags & FLAG_FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
-            predecessor: if flags & FLAG_UNVERIFIED == 0 { Predecessor::Verified } else { Predecessor::Unverified },
-        }
-    }
-}
-
-/// Why a snapshot was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotReason {
-    /// `init` took it, of the database as it was.
-    Init,
-    /// `lightningd` had committed versions that were not recorded.
-    Gap,
-    /// The database held other rows than the version recorded last: another program had changed it, or `lightningd` had
-    /// committed something else under that number.
-    Changed,
-    /// A change recorded before it does not replay.
-    Unreplayable,
-}
-
-impl SnapshotReason {
-    const fn encode(self) -> u8 {
-        match self {
-            Self::Init => 1,
-            Self::Gap => 2,
-            Self::Changed => 3,
-            Self::Unreplayable => 4,
-        }
-    }
-
-    fn decode(byte: u8) -> Result<Self, Damage> {
-        [Self::Init, Self::Gap, Self::Changed, Self::Unreplayable]
-            .into_iter()
-            .find(|reason| reason.encode() == byte)
-            .ok_or(Damage::Field { field: "reason", value: byte.into() })
-    }
-}
-
-/// The database that a delta snapshot is the difference to: pages that are stored as they were, never the outcome of a
-/// replay, which another SQLite may lay out in another way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeltaBase {
-    /// A full snapshot.
-    Snapshot(SnapshotId),
-    /// The end of the segment that begins with this seq.
-    Segment(Seq),
-}
-
-/// Bytes of an encoded base.
-pub const BASE_LEN: usize = 13;
-
-impl DeltaBase {
-    /// Appends the bytes that stand for it, or for none.
-    pub fn encode(base: Option<Self>, out: &mut Vec<u8>) {
-        let (kind, seq, footer_checksum) = match base {
-            None => (0, 0, 0),
-            Some(Self::Snapshot(id)) => (1, id.seq.get(), id.footer_checksum),
-            Some(Self::Segment(first)) => (2, first.get(), 0),
-        };
-        out.push(kind);
-        out.extend_from_slice(&seq.to_le_bytes());
-        out.extend_from_slice(&footer_checksum.to_le_bytes());
-    }
-
-    /// Reads a base.
-    ///
-    /// # Errors
-    /// When the bytes are not one.
-    pub fn decode(fields: &mut Reader<'_>) -> Result<Option<Self>, Damage> {
-        let (kind, seq, footer_checksum) = (fields.u8()?, fields.u64()?, fields.u32()?);
-        match (kind, Seq::new(seq)) {
-            (0, None) if footer_checksum == 0 => Ok(None),
-            (1, Some(seq)) => Ok(Some(Self::Snapshot(SnapshotId { seq, footer_checksum }))),
-            (2, Some(first)) if footer_checksum == 0 => Ok(Some(Self::Segment(first))),
-            _ => Err(Damage::Field { field: "base", value: seq }),
-        }
-    }
-
-    /// The seq of the snapshot, or the first one of the segment.
-    pub fn seq(self) -> Seq {
-        match self {
-            Self::Snapshot(id) => id.seq,
-            Self::Segment(first) => first,
-        }
-    }
-}
-
-/// What a log says of a snapshot whose pages are in a file of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotRef {
-    /// Why it was taken.
-    pub reason: SnapshotReason,
-    /// Page size of the database.
-    pub page_size: PageSize,
-    /// Pages of the database, stored or not.
-    pub page_count: u32,
-    /// For a delta, what it builds on; `None` for a full one.
-    pub base: Option<DeltaBase>,
-    /// Checksum of the file's footer, which covers the whole file.
-    pub footer_checksum: u32,
-    /// The first change that does not replay, or whose predecessor was not verified; that one and all changes behind it, up
-    /// to this snapshot, lead to versions that cannot be opened. `None` when there is none, as far as is known.
-    pub unreadable_since: Option<Seq>,
-}
 
 /// What a record says, with its statements borrowed from where they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,34 +146,6 @@ pub fn encode_snapshot(uuid: Uuid, header: &RecordHeader, snapshot: &SnapshotRef
     encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| snapshot.encode(out))
 }
 
-impl SnapshotRef {
-    /// Appends the payload of a snapshot's record.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.page_size.get().to_le_bytes());
-        out.extend_from_slice(&self.page_count.to_le_bytes());
-        DeltaBase::encode(self.base, out);
-        out.extend_from_slice(&self.footer_checksum.to_le_bytes());
-        out.extend_from_slice(&[self.reason.encode(), 0, 0]);
-        out.extend_from_slice(&self.unreadable_since.map_or(0, Seq::get).to_le_bytes());
-    }
-
-    /// Reads the payload of a snapshot's record.
-    pub fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
-        let page_size = fields.u32()?;
-        let page_size =
-            PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
-        let page_count = fields.u32()?;
-        let base = DeltaBase::decode(fields)?;
-        let footer_checksum = fields.u32()?;
-        let reason = SnapshotReason::decode(fields.u8()?)?;
-        fields.zeros(2, "reserved")?;
-        let unreadable_since = Seq::new(fields.u64()?);
-        Ok(Self { reason, page_size, page_count, base, footer_checksum, unreadable_since })
-    }
-}
-
-const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3 + 8;
-
 /// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
 fn len_u32(len: usize) -> u32 {
     u32::try_from(len).expect("BUG: a payload is at most PAYLOAD_LEN_MAX bytes")
@@ -437,7 +258,7 @@ fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
 }
 
 fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> {
-    let allowed = if kind == KIND_CHANGE { FLAG_FIRST_OF_RUN | FLAG_UNVERIFIED } else { 0 };
+    let allowed = if kind == KIND_CHANGE { ChangeFlags::ALL_BITS } else { 0 };
     if flags & !allowed != 0 {
         return Err(Damage::Field { field: "flags", value: flags.into() });
     }
@@ -477,164 +298,4 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::commit_note::DatabaseStamp;
-
-    const UUID: Uuid = Uuid::from_u128(7);
-
-    prop_compose! {
-        fn any_header()(
-            seq in 1..=u64::MAX,
-            data_version: u32,
-            micros in 0..253_402_207_200_000_000_i64,
-            previous_checksum: u32,
-        ) -> RecordHeader {
-            RecordHeader {
-                seq: Seq::new(seq).unwrap(),
-                data_version: DataVersion::new(data_version),
-                time: Timestamp::from_micros(micros).unwrap(),
-                previous_checksum,
-            }
-        }
-    }
-
-    fn any_base() -> impl Strategy<Value = Option<DeltaBase>> {
-        let seq = || (1..=u64::MAX).prop_map(|seq| Seq::new(seq).unwrap());
-        prop_oneof![
-            Just(None),
-            seq().prop_map(|first| Some(DeltaBase::Segment(first))),
-            (seq(), any::<u32>())
-                .prop_map(|(seq, footer_checksum)| Some(DeltaBase::Snapshot(SnapshotId { seq, footer_checksum }))),
-        ]
-    }
-
-    fn any_body() -> impl Strategy<Value = Body<'static>> {
-        let flags = (0..4_u8).prop_map(ChangeFlags::decode);
-        let reason = prop_oneof![
-            Just(SnapshotReason::Init),
-            Just(SnapshotReason::Gap),
-            Just(SnapshotReason::Changed),
-            Just(SnapshotReason::Unreplayable),
-        ];
-        prop_oneof![
-            (flags, proptest::collection::vec(".*", 0..6)).prop_map(|(flags, statements)| Body::Change {
-                flags,
-                statements: statements.into_iter().map(Cow::Owned).collect(),
-            }),
-            Just(Body::Gap),
-            (any::<u128>(), proptest::option::of(any::<[u32; 3]>())).prop_map(|(boot, stamp)| Body::Commit(
-                CommitNote {
-                    boot: Uuid::from_u128(boot),
-                    stamp: stamp.map(|[change_counter, page_count, schema_cookie]| DatabaseStamp {
-                        change_counter,
-                        page_count,
-                        schema_cookie,
-                    }),
-                }
-            )),
-            (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
-            (reason, 9..=16_u32, any::<u32>(), any_base(), any::<(u32, u64)>()).prop_map(
-                |(reason, size, page_count, base, (footer_checksum, unreadable_since))| Body::Snapshot(SnapshotRef {
-                    reason,
-                    page_size: PageSize::new(1 << size).unwrap(),
-                    page_count,
-                    base,
-                    footer_checksum,
-                    unreadable_since: Seq::new(unreadable_since),
-                })
-            ),
-        ]
-    }
-
-    fn encode_any(record: &Record<'_>, out: &mut Vec<u8>) -> u32 {
-        match &record.body {
-            Body::Change { flags, statements } => encode_change(UUID, &record.header, *flags, statements, out).unwrap(),
-            Body::Rewind { rewound } => encode_rewind(UUID, &record.header, *rewound, out),
-            Body::Commit(note) => encode_commit(UUID, &record.header, note, out),
-            Body::Gap => encode_gap(UUID, &record.header, out),
-            Body::Snapshot(snapshot) => encode_snapshot(UUID, &record.header, snapshot, out),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn records_written_one_behind_the_other_are_read_as_such(
-            records in proptest::collection::vec((any_header(), any_body()), 0..5)
-        ) {
-            let mut bytes = Vec::new();
-            let records: Vec<_> = records.into_iter().map(|(header, body)| Record { header, body }).collect();
-            let sums: Vec<_> = records.iter().map(|record| encode_any(record, &mut bytes)).collect();
-            let mut rest = &bytes[..];
-            for (record, sum) in records.iter().zip(sums) {
-                match parse(UUID, rest) {
-                    Ok(Parsed::Record { record: found, checksum, len }) => {
-                        prop_assert_eq!((&found, checksum), (record, sum));
-                        rest = &rest[len..];
-                    }
-                    other => prop_assert!(false, "{:?}", other),
-                }
-            }
-            prop_assert_eq!(parse(UUID, rest), Ok(Parsed::Short { wanted: RECORD_HEADER_LEN }));
-        }
-
-        #[test]
-        fn any_bytes_are_a_record_or_an_error(mut bytes: Vec<u8>, tagged: bool) {
-            if tagged && bytes.len() >= 4 {
-                bytes[..4].copy_from_slice(&RECORD_TAG);
-            }
-            // The checksum guards the rest of the parser: forge it.
-            if let Some(len) = bytes.len().checked_sub(RECORD_HEADER_LEN) {
-                bytes[8..12].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-                let sum = checksum(&[UUID.as_bytes(), &bytes[8..]]);
-                bytes[4..8].copy_from_slice(&sum.to_le_bytes());
-            }
-            if let Ok(Parsed::Record { record, len, .. }) = parse(UUID, &bytes) {
-                let mut again = Vec::new();
-                encode_any(&record, &mut again);
-                prop_assert_eq!(again, &bytes[..len]);
-            }
-        }
-
-        #[test]
-        fn any_payload_of_any_kind_is_a_body_or_an_error(kind in 0_u8..7, flags in 0_u8..3, payload: Vec<u8>) {
-            let _ = decode_body(kind, flags, &payload);
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_backup_or_beyond_the_limits_is_an_error() {
-        let header = RecordHeader {
-            seq: Seq::FIRST,
-            data_version: DataVersion::new(1),
-            time: Timestamp::from_micros(0).unwrap(),
-            previous_checksum: 0,
-        };
-        let mut bytes = Vec::new();
-        encode_change(UUID, &header, ChangeFlags::verified(RunStart::First), &["x"], &mut bytes).unwrap();
-        assert!(matches!(parse(UUID, &bytes), Ok(Parsed::Record { .. })));
-        assert!(matches!(parse(Uuid::from_u128(8), &bytes), Err(Damage::Checksum { .. })));
-        bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(parse(UUID, &bytes), Err(Damage::Field { field: "payload_len", .. })));
-        assert_eq!(parse(UUID, &[0; 50]), Ok(Parsed::Unused));
-        assert!(matches!(parse(UUID, b"BRE"), Ok(Parsed::Short { .. })));
-    }
-
-    #[test]
-    fn statements_that_are_too_long_are_not_encoded() {
-        let header = RecordHeader {
-            seq: Seq::FIRST,
-            data_version: DataVersion::new(1),
-            time: Timestamp::from_micros(0).unwrap(),
-            previous_checksum: 0,
-        };
-        let mut out = b"before".to_vec();
-        let half = "x".repeat(PAYLOAD_LEN_MAX / 2);
-        assert!(
-            encode_change(UUID, &header, ChangeFlags::verified(RunStart::Later), &[&half, &half], &mut out).is_err()
-        );
-        assert_eq!(out, b"before");
-    }
-}
+mod tests;

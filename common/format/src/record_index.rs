@@ -1,10 +1,11 @@
 //! The record index of a segment: what each of its records is, without the statements, and where those are.
 
 use super::Damage;
+use super::change_flags::{ChangeFlags, Predecessor, RunStart};
 use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
-use super::record::{ChangeFlags, Predecessor, RunStart, SnapshotRef};
 use super::segment::Piece;
+use super::snapshot_ref::SnapshotRef;
 use crate::units::Keyframe;
 use crate::units::{DataVersion, Timestamp};
 use crate::version_rules::Bump;
@@ -279,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::commit_note::DatabaseStamp;
-    use crate::record::{DeltaBase, SnapshotReason};
+    use crate::snapshot_ref::{DeltaBase, SnapshotReason};
     use crate::units::{PageSize, Seq};
 
     fn any_body() -> impl Strategy<Value = IndexedBody> {

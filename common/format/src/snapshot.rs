@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::record::DeltaBase;
+use super::snapshot_ref::DeltaBase;
 use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
 use crate::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 

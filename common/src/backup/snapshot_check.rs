@@ -23,7 +23,7 @@ use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, read_exact_at, replace_file};
 use format::checked::{CHECKED_LEN_MAX, CheckedSnapshots};
-use format::record::SnapshotRef;
+use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
 use format::{Damage, names};
 

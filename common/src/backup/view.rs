@@ -10,7 +10,8 @@ use crate::pages::{OverlayPages, PageSource};
 use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
 use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
-use format::record::{Body, DeltaBase};
+use format::record::Body;
+use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 
 /// A version cannot be opened.

@@ -6,8 +6,8 @@ use crate::backup::Backup;
 use crate::check::log_replay::{Image, ReplayedLog, StartPages};
 use crate::history::Start;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotRef;
 use format::segment::SnapshotId;
+use format::snapshot_ref::SnapshotRef;
 use format::units::{Keyframe, PageNo};
 
 /// A page as it is at a keyframe.

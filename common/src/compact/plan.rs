@@ -12,9 +12,9 @@ use crate::history::NeededBy;
 use crate::segment::version::Version;
 use crate::segment::{Remains, Segments};
 use crate::storage::read_error::ReadError;
-use format::record::DeltaBase;
 use format::remains_directory::{Gap, KeptVersion, Thinned};
 use format::segment::SegmentFooter;
+use format::snapshot_ref::DeltaBase;
 use format::units::{Seq, Timestamp};
 use format::{Damage, names};
 

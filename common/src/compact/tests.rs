@@ -487,7 +487,7 @@ fn what_a_snapshot_builds_on_that_is_not_sealed_yet_stays_readable() {
     let base = |it: &Hourly| {
         let (history, _) = it.node.backup().read_history();
         let base = history.unsealed_snapshots().next().unwrap().1.base.unwrap();
-        let format::record::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
+        let format::snapshot_ref::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
         base
     };
     let before = it.held();

@@ -8,9 +8,9 @@ use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotRef;
 use format::record_index::ForeignKeys;
 use format::remains_directory::KeptVersion;
+use format::snapshot_ref::SnapshotRef;
 use format::units::Keyframe;
 use format::units::{DataVersion, PageSize, Seq};
 

@@ -9,8 +9,8 @@ use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{PageSource, PagesInOrder, SnapshotWriter, read_ahead};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, StorageError};
-use format::record::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::snapshot::SnapshotHeader;
+use format::snapshot_ref::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 
 /// How far a snapshot is.

@@ -104,7 +104,8 @@ pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadEr
 mod tests {
     use super::*;
     use crate::storage::{Directory as _, RealDirectory};
-    use format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
+    use format::change_flags::{ChangeFlags, RunStart};
+    use format::record::{RecordHeader, encode_change};
     use format::units::{DataVersion, Timestamp};
 
     const UUID: Uuid = Uuid::from_u128(7);

@@ -11,13 +11,14 @@ use crate::config::log_limits::LogLimits;
 use crate::storage::{
     Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_durably,
 };
+use format::change_flags::ChangeFlags;
 use format::commit_note::CommitNote;
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
 use format::names;
 use format::record::{
-    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
-    encode_snapshot, first_link,
+    PayloadTooLong, RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot, first_link,
 };
+use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 

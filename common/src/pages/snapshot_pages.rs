@@ -8,7 +8,7 @@ use super::{PageIdentity, PageSource, SnapshotFile, read_runs};
 use crate::storage::Directory;
 use crate::storage::read_error::ReadError;
 use format::Damage;
-use format::record::DeltaBase;
+use format::snapshot_ref::DeltaBase;
 use format::units::{PageNo, PageSize, Seq};
 
 pub(crate) use super::snapshot_file::ExpectedSnapshot;

@@ -7,11 +7,11 @@ use uuid::Uuid;
 use crate::config::log_limits::LogLimits;
 use crate::log::{LogEnd, write_log};
 use crate::storage::{Directory, StorageError};
+use format::change_flags::ChangeFlags;
 use format::log_header::LOG_HEADER_LEN;
-use format::record::{
-    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change_of, encode_snapshot, first_link,
-};
+use format::record::{PayloadTooLong, RecordHeader, encode_change_of, encode_snapshot, first_link};
 use format::segment::FollowedBy;
+use format::snapshot_ref::SnapshotRef;
 use format::sql::lexed::LexedChange;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;

@@ -14,9 +14,10 @@ use crate::replay::ReplayError;
 use crate::seal::{SealError, write_segment};
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
-use format::record::{Body, Record, RecordHeader, SnapshotRef};
+use format::record::{Body, Record, RecordHeader};
 use format::record_index::ForeignKeys;
 use format::segment::FollowedBy;
+use format::snapshot_ref::SnapshotRef;
 use format::units::Seq;
 
 /// A log that has been replayed, and what its segment has to say of the records around it.

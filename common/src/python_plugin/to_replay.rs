@@ -3,7 +3,9 @@
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 use super::log_cutter::FinishedLog;
-use format::record::{ChangeFlags, RecordHeader, SnapshotRef};
+use format::change_flags::ChangeFlags;
+use format::record::RecordHeader;
+use format::snapshot_ref::SnapshotRef;
 use format::sql::lexed::LexedChange;
 use format::version_rules::Bump;
 

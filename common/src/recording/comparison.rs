@@ -14,8 +14,9 @@ use crate::config::backup_lock::OnGap;
 use crate::history::History;
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::recording::record_error::RecordError;
+use format::change_flags::{Predecessor, RunStart};
 use format::commit_note::CommitNote;
-use format::record::{Predecessor, RunStart, SnapshotReason};
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, Seq};
 use format::version_rules::Bump;
 

@@ -12,7 +12,7 @@ use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::recording::record_error::RecordError;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 use format::units::Shown;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;

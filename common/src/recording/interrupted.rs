@@ -9,7 +9,7 @@ use crate::backup::attach_error::OpenRecordingError;
 use crate::config::backup_url::BackupUrl;
 use crate::log::LogEnd;
 use crate::storage::{Directory, InFlightCalls};
-use format::record::RunStart;
+use format::change_flags::RunStart;
 
 /// What is left of a [`BackupWriter`] when its files are closed and its lock is given back: where it must go on, and what
 /// the version rules need. A write that failed is not part of it: it is to be recorded again.

@@ -22,7 +22,7 @@ use crate::spool::{
 };
 use crate::storage::boot::current_boot;
 use crate::storage::{DeadlineDirectory, Directory, InFlightCalls, RealDirectory, WatchedDirectory};
-use format::record::RunStart;
+use format::change_flags::RunStart;
 use format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use format::units::{Timestamp, counted};
 

@@ -6,7 +6,7 @@ use super::bounds::{self, OutOfBounds};
 use super::statement::Executed;
 use super::{ForeignKeys, Replay, ReplayError, VirtualTable, reason};
 use crate::pages::with_replay_clock;
-use format::record::RunStart;
+use format::change_flags::RunStart;
 use format::sql::lexed::LexedStatement;
 use format::statements::StoredStatement;
 use format::units::{DataVersion, Seq, Timestamp};

@@ -7,8 +7,9 @@ use super::{LogReplay, SealError, Sealer};
 use crate::backup::Backup;
 use crate::log::LogCursor;
 use crate::replay::ReplayError;
+use format::change_flags::Predecessor;
 use format::names;
-use format::record::{Body, Predecessor};
+use format::record::Body;
 use format::segment::FollowedBy;
 use format::units::Seq;
 

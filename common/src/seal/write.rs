@@ -12,9 +12,9 @@ use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::storage::read_error::ReadError;
 use format::names;
 use format::page_images::ImageCodec;
-use format::record::DeltaBase;
 use format::record_index::RecordIndex;
 use format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use format::snapshot_ref::DeltaBase;
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
 

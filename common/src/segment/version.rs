@@ -1,7 +1,7 @@
 //! What a history is made of: versions, and what else happened.
 
-use format::record::SnapshotReason;
 use format::remains_directory::KeptVersion;
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 use format::version_rules::Commit;
 

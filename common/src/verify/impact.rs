@@ -19,8 +19,8 @@ use crate::replay::ReplayError;
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::page_map::{FAN_OUT, HEIGHT_MAX};
-use format::record::DeltaBase;
 use format::segment::{Location, MapRoot};
+use format::snapshot_ref::DeltaBase;
 use format::units::{PageNo, Seq};
 
 /// What cannot be read of all that pages are stored in.

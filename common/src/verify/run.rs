@@ -29,9 +29,9 @@ use crate::storage::Access;
 use crate::storage::read_error::ReadError;
 use format::checked::UnsoundSnapshot;
 use format::names;
-use format::record::DeltaBase;
 use format::remains_directory::Thinned;
 use format::segment::SnapshotId;
+use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, Seq};
 
 /// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.

@@ -9,10 +9,10 @@ use crate::backup::Backup;
 use crate::segment::SegmentFile;
 use crate::segment::timeline::Timeline;
 use crate::storage::read_error::ReadError;
-use format::record::DeltaBase;
 use format::record::first_link;
 use format::remains_directory::Gap;
 use format::segment::{FollowedBy, SegmentFooter};
+use format::snapshot_ref::DeltaBase;
 use format::units::Seq;
 use format::{Damage, names};
 
