@@ -75,7 +75,7 @@ impl SegmentChanges {
             RecordAddress::Log { seq, .. } => {
                 let timeline = self.segments.timeline(self.first_seq)?;
                 let records = timeline.records();
-                let found = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
+                let found = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
                 match found.and_then(|found| records.get(found)).map(|record| record.place) {
                     Some(RecordAddress::Segment { interval, position, .. }) => Ok((interval, position as usize)),
                     _ => Err(self.missing()),

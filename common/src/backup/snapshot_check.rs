@@ -48,7 +48,7 @@ impl StoredSnapshot {
             Some(Self { seq, data_version: data_version?, snapshot: *snapshot? })
         };
         let first_version =
-            |records: &[crate::segment::timeline::LiveRecord]| records.first().map(|it| it.about.data_version);
+            |records: &[crate::segment::live_record::LiveRecord]| records.first().map(|it| it.about.data_version);
         let unsealed = history.unsealed().iter().rev().find(|timeline| timeline.snapshot().is_some());
         if let Some(timeline) = unsealed {
             return Ok(of(timeline.first_seq(), first_version(timeline.records()), timeline.snapshot()));

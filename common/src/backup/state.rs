@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::history::SealedThrough;
 use crate::history::{History, Recorded};
-use crate::segment::timeline::LiveKind;
+use crate::segment::live_record::LiveKind;
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::Seq;

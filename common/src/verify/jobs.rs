@@ -150,7 +150,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     let mut around = VersionRanges::default();
     let of_interval = |timeline: &Timeline, seq: Seq| {
         let records = timeline.records();
-        let record = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
+        let record = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
         match record.and_then(|position| records.get(position)).map(|record| record.place) {
             Some(RecordAddress::Segment { interval, .. }) => interval.0,
             _ => 0,

@@ -1,5 +1,8 @@
 //! A verification from the manifest to the totals.
 
+mod newest;
+mod totals;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,22 +15,18 @@ use super::impact::Costs;
 use super::jobs::{Found, Job, Progress, check_all};
 use super::references::Reach;
 use super::sealed::{self, Sealed};
-use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
-use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, spool, thinned};
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs, spool, thinned};
 use crate::backup::Backup;
-use crate::backup::snapshot_check::StoredSnapshot;
 use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
-use crate::replay::ReplayError;
-use crate::segment::timeline::{LiveKind, PrecedingVersion};
-use crate::segment::version::{NewestRecorded, Readable};
+use crate::segment::live_record::LiveKind;
+use crate::segment::timeline::PrecedingVersion;
 use crate::segment::version::{Version, VersionOrdinal};
 use crate::storage::Access;
 use crate::storage::read_error::ReadError;
-use format::checked::UnsoundSnapshot;
 use format::names;
 use format::remains_directory::Thinned;
 use format::segment::SnapshotId;
@@ -389,127 +388,5 @@ impl Verification {
         }
         let Found { findings, notes, .. } = &mut self.found;
         check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
-    }
-
-    /// That the newest version cannot be opened is a finding: what can be restored is an old state.
-    fn note_unreadable_newest(&mut self) {
-        let newest = self.picture.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
-        if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
-            let path = self.backup.path().to_path_buf();
-            self.found.findings.add_read(&ReadError::NewestUnreadable { path, version });
-        }
-    }
-
-    /// Has SQLite check the newest version, if it was asked for and can be opened.
-    fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
-        self.note_unreadable_newest();
-        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
-        let Some(newest) = newest.filter(|newest| !self.lost.contains_place(newest.place)) else {
-            return (None, Vec::new());
-        };
-        let Ok(Some(file)) = self.picture.history.file_name_of(newest) else { return (None, Vec::new()) };
-        let checked =
-            self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node().ok().flatten())?));
-        match checked {
-            Ok(Judgement { soundness, wrong, warnings }) => {
-                for wrong in wrong {
-                    let is_in_doubt = !matches!(wrong, Wrong::NodeDatabase { .. });
-                    let at = self.found.findings.add(&file, None, wrong);
-                    if is_in_doubt {
-                        self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
-                    }
-                }
-                (Some(soundness), warnings)
-            }
-            Err(error) => {
-                let at = self.found.findings.add_replay(&file, None, &error);
-                self.found.findings.cost(&at, |finding| finding.lost.add_place(newest.place));
-                self.lost.add_place(newest.place);
-                (None, Vec::new())
-            }
-        }
-    }
-
-    fn look_at(&self, version: &Version) -> Result<Looked, ReplayError> {
-        let plan = self.picture.history.plan(version)?;
-        let view = View::build(&self.backup, &plan, None).map_err(|error| error.reason)?;
-        Ok(Looked { data_version: version.data_version, pages: Arc::new(view.pages().clone()) })
-    }
-
-    /// The pages that the newest version was replayed onto as the node gave them; when those were dropped, the oldest version
-    /// that is left. `None` when everything was replayed from nothing. What cannot be read of it is told elsewhere.
-    fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
-        let (backup, history) = (&self.backup, &self.picture.history);
-        if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
-            let pages = snapshot.pages(backup)?;
-            return Ok(Some(Looked { data_version: snapshot.data_version, pages }));
-        }
-        let newest_segment = history.sealed().last().map(|&last| backup.segments().footer(last)).transpose()?;
-        let was_given = newest_segment.is_some_and(|footer| footer.newest_snapshot.is_some());
-        let oldest = history.oldest()?.filter(|_| was_given);
-        // What damage it has is told elsewhere.
-        Ok(oldest.and_then(|oldest| self.look_at(&oldest).ok()))
-    }
-
-    /// Snapshots of which it was noted that the node's database was damaged when they were taken.
-    fn damaged_snapshots(&self) -> Vec<Warning> {
-        let noted = self.backup.read_checked().ok().flatten();
-        let unsound = noted.map_or_else(Vec::new, |noted| noted.unsound);
-        let warning = |it: UnsoundSnapshot| Warning::NodeDatabase { data_version: it.data_version, found: it.found };
-        unsound.into_iter().map(warning).collect()
-    }
-
-    /// Files that were read, and their bytes.
-    fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
-        let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
-        let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
-        parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
-    }
-
-    /// Versions that compactions have dropped, as far as that can be read.
-    fn dropped(&self) -> VersionRanges {
-        let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
-        let Some(remains) = self.backup.segments().remains() else { return dropped };
-        for gap in remains.gaps() {
-            if let Ok(footer) = self.backup.segments().footer(gap.last_segment) {
-                dropped.add(if gap.versions_before == 0 { 0 } else { gap.place_before + 1 }, footer.place);
-            }
-        }
-        let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
-        alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
-        dropped.without(&kept)
-    }
-
-    /// All versions that are known.
-    fn all_versions(&self) -> VersionRanges {
-        let mut all = VersionRanges::default();
-        self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
-        self.thinned
-            .iter()
-            .flat_map(|one| &one.versions)
-            .for_each(|version| all.add_place(VersionOrdinal(version.place)));
-        self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
-        all.within(self.places.0, self.places.1)
-    }
-
-    /// How many versions were asked for, as far as that is known.
-    fn count_versions(&self) -> u64 {
-        let ((first, last), dropped) = (self.places, self.dropped());
-        let of_one = |one: &Sealed| {
-            let inside = first <= one.places.0 && one.places.1 <= last;
-            let mut places = VersionRanges::default();
-            places.add(one.places.0.max(first), one.places.1.min(last));
-            let places = places.without(&dropped);
-            let counted = match self.backup.segments().timeline(one.first) {
-                Ok(timeline) if one.file.is_some() => {
-                    Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
-                }
-                _ => one.versions.filter(|_| inside).or(places.count()),
-            };
-            counted.unwrap_or(0)
-        };
-        let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
-        let thinned: u64 = self.thinned.iter().map(|one| one.versions.len() as u64).sum();
-        sealed + thinned + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
     }
 }
