@@ -5,39 +5,39 @@ const FLAG_UNVERIFIED: u8 = 2;
 
 /// Whether a change is the first one that a run of `lightningd` sent.
 ///
-/// A new run has a new database connection, so whatever PRAGMA riders of the run before had set is gone.
+/// A new run has a new database connection, so PRAGMAs that riders of the previous run set are no longer in effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunStart {
     /// First change of a run.
     First,
-    /// Any other.
+    /// Any later change.
     Later,
 }
 
-/// Whether the node's database is known to have held, before a change, what the version before it says.
+/// Whether the node's database is known to have been at the previous version before a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessor {
-    /// It held that version, as far as a recorder can tell.
+    /// The database was at that version, as far as a recorder can tell.
     Verified,
-    /// The comparison that would tell is owed. When it finds a difference, the snapshot that is taken then says so, and the
-    /// versions of all unverified changes in front of it cannot be opened: they may build on another database.
+    /// The comparison is pending. If it finds a difference, a snapshot is taken and records that, and the versions of all
+    /// unverified changes before it cannot be opened: they may build on another database.
     Unverified,
 }
 
 /// The flags of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeFlags {
-    /// Whether a run begins here.
+    /// Whether the change begins a run.
     pub run_start: RunStart,
-    /// What is known of the version that it leads on from.
+    /// Whether the previous version is verified.
     pub predecessor: Predecessor,
 }
 
 impl ChangeFlags {
-    /// All bits that have a meaning.
+    /// All bits with a meaning.
     pub(crate) const ALL_BITS: u8 = FLAG_FIRST_OF_RUN | FLAG_UNVERIFIED;
 
-    /// Those of a change whose predecessor is verified.
+    /// Flags of a change whose predecessor is verified.
     pub const fn verified(run_start: RunStart) -> Self {
         Self { run_start, predecessor: Predecessor::Verified }
     }

@@ -4,19 +4,21 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::Damage;
 use super::change_flags::ChangeFlags;
+use super::checksum;
 use super::commit_note::{COMMIT_NOTE_LEN, CommitNote};
+use super::fields::Reader;
 use super::snapshot_ref::{SNAPSHOT_PAYLOAD_LEN, SnapshotRef};
-use super::{Damage, checksum, fields::Reader};
 use crate::units::{DataVersion, Seq, Timestamp};
 
-/// First bytes of every record. Not zero: the unused end of a log is zeros.
+/// First bytes of every record; not zero, because the unused end of a log is zeros.
 pub const RECORD_TAG: [u8; 4] = *b"BREC";
 
-/// Bytes of a record before its payload.
+/// Length of a record's header in bytes; the payload follows.
 pub const RECORD_HEADER_LEN: usize = 40;
 
-/// Most bytes that a payload may have: 1 GiB, more than `lightningd` sends in its largest migrations.
+/// Maximum length of a payload: 1 GiB, more than `lightningd` sends in its largest migrations.
 pub const PAYLOAD_LEN_MAX: usize = 1 << 30;
 
 const KIND_CHANGE: u8 = 1;
@@ -25,12 +27,12 @@ const KIND_SNAPSHOT: u8 = 3;
 const KIND_COMMIT: u8 = 4;
 const KIND_GAP: u8 = 5;
 
-/// What a record says, with its statements borrowed from where they were read.
+/// The content of a record, with its statements borrowed from the bytes that were parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<'a> {
     /// One `db_write`: its statements, in order, as received.
     Change {
-        /// Its flags.
+        /// Flags of the change.
         flags: ChangeFlags,
         /// The statements.
         statements: Vec<Cow<'a, str>>,
@@ -40,10 +42,10 @@ pub enum Body<'a> {
         /// Seq of the change.
         rewound: Seq,
     },
-    /// `lightningd` committed the newest version: its database was seen at that version when the run ended.
+    /// `lightningd` committed the newest version: at the end of the run the database was at that version.
     Commit(CommitNote),
-    /// `lightningd` committed versions up to this one that were not recorded, and its database could not be read. Until a
-    /// snapshot comes no version can be opened.
+    /// `lightningd` committed versions up to this one that were not recorded, and its database could not be read. No version can
+    /// be opened until a snapshot follows.
     Gap,
     /// The pages of the database at this version are in the file [`snapshot`](super::names::snapshot) of this seq.
     Snapshot(SnapshotRef),
@@ -52,13 +54,13 @@ pub enum Body<'a> {
 /// The fields that every record has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Its number.
+    /// Number of the record.
     pub seq: Seq,
-    /// The version after it.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// When it was received.
+    /// When the record was received.
     pub time: Timestamp,
-    /// Checksum of the record before it; for the first record of a backup, of nothing: see [`first_link`].
+    /// Checksum of the previous record; for the first record of a backup, [`first_link`].
     pub previous_checksum: u32,
 }
 
@@ -67,16 +69,16 @@ pub struct RecordHeader {
 pub struct Record<'a> {
     /// Fields that every record has.
     pub header: RecordHeader,
-    /// What it says.
+    /// Content of the record.
     pub body: Body<'a>,
 }
 
-/// What the first record of a backup carries in place of the checksum of the record before it.
+/// The value of `previous_checksum` in the first record of a backup.
 pub fn first_link(uuid: Uuid) -> u32 {
     checksum(&[uuid.as_bytes()])
 }
 
-/// A write that does not fit into a record.
+/// The error for a write that does not fit into a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{bytes} bytes of statements are more than the {PAYLOAD_LEN_MAX} that a record can hold. To let lightningd make this \
@@ -84,14 +86,14 @@ pub fn first_link(uuid: Uuid) -> u32 {
      takes a snapshot, unless \"on_gap\" is \"stop\" in backup.lock"
 )]
 pub struct PayloadTooLong {
-    /// Bytes that the payload would have.
+    /// Length that the payload would have, in bytes.
     pub bytes: usize,
 }
 
 /// Appends the bytes of a change to `out` and returns its checksum.
 ///
 /// # Errors
-/// When the statements are too long together; `out` is as it was.
+/// When the statements together are too long; `out` is unchanged.
 pub fn encode_change<S: AsRef<str>>(
     uuid: Uuid,
     header: &RecordHeader,
@@ -102,10 +104,10 @@ pub fn encode_change<S: AsRef<str>>(
     encode_change_of(uuid, header, flags, statements.iter().map(AsRef::as_ref), out)
 }
 
-/// As [`encode_change`], of statements wherever they are.
+/// Like [`encode_change`], for an iterator of statements.
 ///
 /// # Errors
-/// As there.
+/// The same.
 pub fn encode_change_of<'s>(
     uuid: Uuid,
     header: &RecordHeader,
@@ -146,7 +148,7 @@ pub fn encode_snapshot(uuid: Uuid, header: &RecordHeader, snapshot: &SnapshotRef
     encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| snapshot.encode(out))
 }
 
-/// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
+/// Converts a length that is at most [`PAYLOAD_LEN_MAX`].
 fn len_u32(len: usize) -> u32 {
     u32::try_from(len).expect("BUG: a payload is at most PAYLOAD_LEN_MAX bytes")
 }
@@ -177,37 +179,37 @@ fn encode(
     sum
 }
 
-/// What the bytes at a record boundary turned out to be.
+/// The result of parsing at a record boundary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed<'a> {
     /// An intact record.
     Record {
         /// The record.
         record: Record<'a>,
-        /// Its checksum, which the next record must carry.
+        /// Checksum of the record; the next record must carry it.
         checksum: u32,
-        /// Its bytes; the next record starts that much further on.
+        /// Length of the record in bytes; the next record begins behind it.
         len: usize,
     },
-    /// The bytes may be the beginning of a record, which needs at least `wanted` bytes in all.
+    /// The bytes may be the beginning of a record of at least `wanted` bytes.
     Short {
-        /// Bytes needed to go on.
+        /// Bytes needed to continue.
         wanted: usize,
     },
-    /// A record of this backup, intact by its checksum, that this program cannot read: no torn write, and nothing to be
-    /// overwritten. A newer program wrote it.
+    /// A record of this backup with a valid checksum that this program cannot decode, because a newer program wrote it. It is not
+    /// a torn write, and must not be overwritten.
     NotUnderstood(Damage),
-    /// Nothing was written here: the tag is four zeros.
+    /// Unused space: the tag is four zeros.
     Unused,
 }
 
-/// Reads the record that `bytes` begin with.
+/// Parses the record at the start of `bytes`.
 ///
-/// Only what the bytes say by themselves is checked: whether seq and previous checksum continue what came before is
-/// the caller's to ask. Allocates no more than a small multiple of `bytes`.
+/// Only the bytes themselves are checked: the caller compares seq and previous checksum with those of the record before.
+/// Allocates no more than a small multiple of `bytes`.
 ///
 /// # Errors
-/// When the bytes are enough, but no record of this backup.
+/// When there are enough bytes, and they are no record of this backup.
 pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     let mut fields = Reader::new(bytes);
     let Ok(tag) = fields.array::<4>() else {
@@ -242,7 +244,7 @@ pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     })
 }
 
-/// Reads a record whose checksum is right.
+/// Decodes a record whose checksum is valid.
 fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
     let mut fields = Reader::new(&whole[12..]);
     let previous_checksum = fields.u32()?;
@@ -266,7 +268,7 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
     let body = match kind {
         KIND_CHANGE => {
             let count = fields.u32()?;
-            // Every statement takes at least its length field, so a count cannot make us allocate more than that.
+            // Every statement takes at least its length field, so the count cannot cause a larger allocation.
             let most = fields.rest().len() / 4;
             let count = usize::try_from(count)
                 .ok()

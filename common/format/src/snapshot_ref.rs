@@ -11,14 +11,14 @@ pub(crate) const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3 + 8;
 /// Why a snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotReason {
-    /// `init` took it, of the database as it was.
+    /// `init` took it.
     Init,
     /// `lightningd` had committed versions that were not recorded.
     Gap,
-    /// The database held other rows than the version recorded last: another program had changed it, or `lightningd` had
-    /// committed something else under that number.
+    /// The database had other rows than the newest recorded version: another program changed it, or `lightningd` committed
+    /// another transaction under that number.
     Changed,
-    /// A change recorded before it does not replay.
+    /// A change recorded before the snapshot does not replay.
     Unreplayable,
 }
 
@@ -40,8 +40,8 @@ impl SnapshotReason {
     }
 }
 
-/// The database that a delta snapshot is the difference to: pages that are stored as they were, never the outcome of a
-/// replay, which another SQLite may lay out in another way.
+/// The base of a delta snapshot: stored pages, never the result of a replay, because another SQLite may lay out pages in another
+/// way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeltaBase {
     /// A full snapshot.
@@ -50,11 +50,11 @@ pub enum DeltaBase {
     Segment(Seq),
 }
 
-/// Bytes of an encoded base.
+/// Length of an encoded base in bytes.
 pub const BASE_LEN: usize = 13;
 
 impl DeltaBase {
-    /// Appends the bytes that stand for it, or for none.
+    /// Appends the encoding of a base, or of none.
     pub fn encode(base: Option<Self>, out: &mut Vec<u8>) {
         let (kind, seq, footer_checksum) = match base {
             None => (0, 0, 0),
@@ -69,7 +69,7 @@ impl DeltaBase {
     /// Reads a base.
     ///
     /// # Errors
-    /// When the bytes are not one.
+    /// When the bytes are not a base.
     pub fn decode(fields: &mut Reader<'_>) -> Result<Option<Self>, Damage> {
         let (kind, seq, footer_checksum) = (fields.u8()?, fields.u64()?, fields.u32()?);
         match (kind, Seq::new(seq)) {
@@ -80,7 +80,7 @@ impl DeltaBase {
         }
     }
 
-    /// The seq of the snapshot, or the first one of the segment.
+    /// Seq of the snapshot, or first seq of the segment.
     pub fn seq(self) -> Seq {
         match self {
             Self::Snapshot(id) => id.seq,
@@ -89,26 +89,26 @@ impl DeltaBase {
     }
 }
 
-/// What a log says of a snapshot whose pages are in a file of their own.
+/// A log's reference to a snapshot, whose pages are in a file of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRef {
-    /// Why it was taken.
+    /// Why the snapshot was taken.
     pub reason: SnapshotReason,
     /// Page size of the database.
     pub page_size: PageSize,
-    /// Pages of the database, stored or not.
+    /// Number of pages of the database, stored or not.
     pub page_count: u32,
-    /// For a delta, what it builds on; `None` for a full one.
+    /// Base of a delta; `None` for a full snapshot.
     pub base: Option<DeltaBase>,
     /// Checksum of the file's footer, which covers the whole file.
     pub footer_checksum: u32,
-    /// The first change that does not replay, or whose predecessor was not verified; that one and all changes behind it, up
-    /// to this snapshot, lead to versions that cannot be opened. `None` when there is none, as far as is known.
+    /// The first change that does not replay, or whose predecessor was not verified; the versions from that change up to this
+    /// snapshot cannot be opened. `None` when no such change is known.
     pub unreadable_since: Option<Seq>,
 }
 
 impl SnapshotRef {
-    /// Appends the payload of a snapshot's record.
+    /// Appends the payload of a snapshot record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.page_size.get().to_le_bytes());
         out.extend_from_slice(&self.page_count.to_le_bytes());
@@ -118,7 +118,7 @@ impl SnapshotRef {
         out.extend_from_slice(&self.unreadable_since.map_or(0, Seq::get).to_le_bytes());
     }
 
-    /// Reads the payload of a snapshot's record.
+    /// Reads the payload of a snapshot record.
     pub fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
         let page_size = fields.u32()?;
         let page_size =

@@ -1,56 +1,55 @@
-//! What varies between statements of one kind: their literals, taken out and put into parameters. Pure.
+//! Extracts the literals of a statement, so that statements of one kind share a template with parameters. Pure.
 //!
-//! The template and its values do exactly what the text does, so only what is sure to is taken out: a literal that is a
-//! whole operand of its own, in the VALUES of an INSERT, in an assignment or in a comparison. There SQLite treats a
-//! literal and a parameter alike: neither has an affinity or a collation, and both are evaluated by the same
-//! instruction of its machine. Everything else stays in the text: arguments of functions and of LIKE, of which an
-//! index may depend; numbers that are positions (`ORDER BY 1`) or truths (`WHERE 1`); and in WHERE the numbers −1, 0
-//! and 1, which SQLite's planner expects to select more rows than others. A statement with a part that could give a
-//! column an affinity from its literals (a nested SELECT, several rows of VALUES), or with anything not understood, has
-//! no template and is executed as it is.
+//! The template with its values must do exactly what the text does, so a literal is extracted only where that is certain: when it
+//! is a whole operand, in the VALUES of an INSERT, in an assignment or in a comparison. There SQLite treats a literal and a
+//! parameter alike: neither has an affinity or a collation, and both are evaluated by the same instruction of its virtual
+//! machine. All other literals stay in the text: arguments of functions and of LIKE, on which an index may depend; numbers that
+//! are positions (`ORDER BY 1`) or truth values (`WHERE 1`); and in WHERE the numbers −1, 0 and 1, which SQLite's planner expects
+//! to select more rows than others. A statement with a part that could give a column an affinity from its literals (a nested
+//! SELECT, several rows of VALUES), or with any unsupported token, has no template and is executed as it is.
 
 use std::borrow::Cow;
 
 use crate::sql::lexer::{Keyword, Kind, Lexer, Token};
 
-/// More would make templates that are hardly seen twice.
+/// Maximum number of literals; templates with more would hardly be seen twice.
 pub const VALUES_MAX: usize = 999;
 
-/// Templates are kept in memory, with the statements made of them.
+/// Maximum length of a template: templates are kept in memory, with the prepared statements.
 pub const TEMPLATE_BYTES_MAX: usize = 16 << 10;
 
 /// A statement without its literals.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameterised<'a> {
-    /// The whole text, with `?` in the places of the literals.
+    /// The whole text, with `?` in place of each literal.
     pub template: String,
-    /// The literals, from the first place to the last.
+    /// The literals, in order of position.
     pub literals: Vec<Literal<'a>>,
 }
 
-/// A literal that was taken out.
+/// A literal that was extracted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Literal<'a> {
-    /// Where in the template its `?` is.
+    /// Byte offset of its `?` in the template.
     pub place: usize,
-    /// As it was written.
+    /// The text as written.
     pub text: &'a str,
-    /// What it says.
+    /// Kind and value of the literal.
     pub meaning: Meaning<'a>,
 }
 
-/// What a literal says.
+/// The kind and value of a literal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Meaning<'a> {
     /// A whole number.
     Integer(i64),
-    /// What is between single quotes, where a doubled one stands for one.
+    /// A string: the text between single quotes, where a doubled quote stands for one.
     Text(&'a str),
     /// The digits of a blob, an even number of them.
     Blob(&'a str),
 }
 
-/// What is bound in the place of a literal.
+/// The value that is bound in place of a literal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
     /// A whole number.
@@ -62,7 +61,7 @@ pub enum Value<'a> {
 }
 
 impl<'a> Meaning<'a> {
-    /// What is bound for it.
+    /// The value to bind.
     pub fn value(self) -> Value<'a> {
         match self {
             Self::Integer(number) => Value::Integer(number),
@@ -76,43 +75,43 @@ impl<'a> Meaning<'a> {
     }
 }
 
-/// Where in a statement a word is.
+/// The clause that a token is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clause {
-    /// Before anything can be taken out.
+    /// Before the first clause that has values.
     Head,
     /// Between the parentheses of VALUES.
     Values,
-    /// After them.
+    /// Behind the VALUES.
     AfterValues,
     /// In the assignments of an UPDATE.
     Set,
-    /// In its condition, or that of a DELETE.
+    /// In the condition of an UPDATE or a DELETE.
     Where,
 }
 
-/// What a parenthesis was opened for.
+/// The purpose of a parenthesis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parenthesis {
-    /// VALUES or IN: what is between its commas are values.
+    /// VALUES or IN: a list of values.
     List,
-    /// To bind together what is in it.
+    /// A group of conditions.
     Group,
     /// Anything else, such as a call.
     Other,
 }
 
-/// Takes the literals out of a statement; `None` when it is not sure that the outcome does the same.
+/// Extracts the literals of a statement; `None` when it is not certain that the template does the same.
 pub fn split(sql: &str) -> Option<Parameterised<'_>> {
     let mut out = Parameterised { template: String::with_capacity(sql.len()), literals: Vec::with_capacity(16) };
     split_into(sql, &mut out).map(|()| out)
 }
 
-/// As [`split`], into what an earlier statement was split into.
+/// Like [`split`], reusing the buffers of `out`.
 pub fn split_into<'a>(sql: &'a str, out: &mut Parameterised<'a>) -> Option<()> {
     out.template.clear();
     out.literals.clear();
-    // SQLite reads no further than a NUL.
+    // SQLite stops reading at a NUL.
     if sql.as_bytes().contains(&0) {
         return None;
     }
@@ -122,7 +121,7 @@ pub fn split_into<'a>(sql: &'a str, out: &mut Parameterised<'a>) -> Option<()> {
     while let Some(token) = next {
         next = lexer.next().ok()?;
         if token.kind == Kind::Semicolon {
-            // What comes after the first statement is not executed, and not looked at either.
+            // SQLite executes the first statement only, and does not parse what follows.
             return if next.is_none() { split.finish() } else { None };
         }
         split.push(token, next.as_ref())?;
@@ -134,11 +133,11 @@ struct Split<'a, 'o> {
     sql: &'a str,
     clause: Clause,
     parentheses: Vec<Parenthesis>,
-    /// How many of them are `Other`.
+    /// Number of open parentheses that are `Other`.
     others: usize,
     last: Token<'a>,
     before_last: Token<'a>,
-    /// How much of the text is in the template.
+    /// Length of the text that is already in the template.
     copied: usize,
     out: &'o mut Parameterised<'a>,
 }
@@ -171,7 +170,7 @@ impl<'a, 'o> Split<'a, 'o> {
             Kind::Text(inside) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
                 self.take_out(token.start, token.end, Meaning::Text(inside));
             }
-            // An empty blob stays: bound, it would be a zeroblob, which is the same only in the end.
+            // An empty blob stays: as a parameter it would be a zeroblob, which is equal only in its final value.
             Kind::Blob(digits)
                 if !digits.is_empty() && is_whole_operand(next) && self.is_place_of_value(&self.last) =>
             {
@@ -183,7 +182,7 @@ impl<'a, 'o> Split<'a, 'o> {
         Some(())
     }
 
-    /// Follows the words that say what the next ones are.
+    /// Updates the clause after a keyword.
     fn word(&mut self, keyword: Keyword, next: Option<&Token<'a>>) -> Option<()> {
         let at_top = self.parentheses.is_empty();
         match keyword {
@@ -196,7 +195,7 @@ impl<'a, 'o> Split<'a, 'o> {
                 }
                 self.clause = if is_list { Clause::Values } else { Clause::AfterValues };
             }
-            // UPDATE … FROM joins.
+            // UPDATE … FROM is a join.
             Keyword::From if self.clause != Clause::Head || !self.last.is(Keyword::Delete) => return None,
             Keyword::Set if self.clause == Clause::Head => self.clause = Clause::Set,
             Keyword::Where if at_top && matches!(self.clause, Clause::Head | Clause::Set) => {
@@ -212,7 +211,7 @@ impl<'a, 'o> Split<'a, 'o> {
         self.others -= usize::from(parenthesis == Parenthesis::Other);
         if self.clause == Clause::Values && self.parentheses.is_empty() {
             self.clause = Clause::AfterValues;
-            // If not, there are several rows, or a compound of which VALUES is the first part.
+            // Otherwise there are several rows, or a compound SELECT that begins with VALUES.
             let is_all = next
                 .is_none_or(|next| matches!(next.kind, Kind::Semicolon | Kind::Word(Keyword::On | Keyword::Returning)));
             return is_all.then_some(());
@@ -220,7 +219,7 @@ impl<'a, 'o> Split<'a, 'o> {
         Some(())
     }
 
-    /// What a parenthesis after the last word is for.
+    /// The purpose of a parenthesis that opens behind the last token.
     fn opened_after_last(&self) -> Parenthesis {
         use Keyword::{And, In, Not, Or, Values, Where};
         match (self.clause, self.last.kind) {
@@ -233,7 +232,7 @@ impl<'a, 'o> Split<'a, 'o> {
         }
     }
 
-    /// Whether a literal after `last` is a value, if it is a whole operand.
+    /// Whether a literal behind `last` is a value, provided that it is a whole operand.
     fn is_place_of_value(&self, last: &Token<'_>) -> bool {
         let is_open_to_values = match self.clause {
             Clause::Values | Clause::Set | Clause::Where => self.others == 0,
@@ -263,7 +262,7 @@ impl<'a, 'o> Split<'a, 'o> {
         self.take_out(start, token.end, Meaning::Integer(value));
     }
 
-    /// Whether the next literal is added to something in an assignment, as counters are.
+    /// Whether the next literal is a summand in an assignment, as in counters.
     fn is_summand(&self) -> bool {
         self.clause == Clause::Set
             && self.others == 0
@@ -275,7 +274,7 @@ impl<'a, 'o> Split<'a, 'o> {
         let Parameterised { template, literals } = &mut *self.out;
         template.push_str(&self.sql[self.copied..start]);
         literals.push(Literal { place: template.len(), text: &self.sql[start..end], meaning });
-        // Nothing grows together with it: a question mark goes on in digits only, and no literal is followed by one.
+        // The `?` merges with no neighbour: a parameter continues only with digits, and no digit follows a literal.
         template.push('?');
         self.copied = end;
     }
@@ -294,7 +293,7 @@ impl Token<'_> {
     }
 }
 
-/// Whether nothing after a literal binds to it.
+/// Whether no operator binds to a literal from the right.
 fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
     use Keyword::{And, Or, Returning, Where};
     next.is_none_or(|next| {
@@ -302,7 +301,7 @@ fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
     })
 }
 
-/// What is bound for a text that is nothing but one literal; `None` when it is not.
+/// The value of a text that consists of a single literal; `None` for any other text.
 pub fn literal_value(text: &str) -> Option<Value<'_>> {
     let mut lexer = Lexer::new(text);
     let first = lexer.next().ok()??;
@@ -318,9 +317,9 @@ pub fn literal_value(text: &str) -> Option<Value<'_>> {
     lexer.next().ok()?.is_none().then_some(value)
 }
 
-/// The bytes that the digits of a blob stand for.
+/// Decodes hexadecimal digits.
 pub fn bytes_of(digits: &str) -> Vec<u8> {
-    // Of a letter the lowest four bits count from 1, in both cases; and it has a bit that no decimal digit has.
+    // The lowest four bits of a letter count from 1 in both cases, and only letters have bit 6 set.
     let nibble = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
     let (pairs, _) = digits.as_bytes().as_chunks::<2>();
     pairs.iter().map(|&[high, low]| nibble(high) << 4 | nibble(low)).collect()

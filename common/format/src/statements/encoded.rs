@@ -1,14 +1,15 @@
-//! A table or a block as bytes: its parts, compressed or not.
+//! The bytes of a table or a block, compressed or not.
 
 use super::{STATEMENT_BYTES_MAX, varint};
+use crate::Damage;
 use crate::fields::Reader;
-use crate::{Damage, frames};
+use crate::frames;
 
-/// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.
+/// Maximum expansion of a zstd frame: about 128 KiB per zstd block, the shortest of which has four bytes.
 const EXPANSION_MAX: usize = 32 << 10;
 
-/// A table or a block, not compressed. In two pieces, because what is in them is so different that they are compressed
-/// better apart: most of a node's blobs are keys, hashes and onions, which no compression makes shorter.
+/// A table or a block, not compressed. Blobs are separate because they compress differently: most of a node's blobs are keys,
+/// hashes and onions, which no compression shortens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// Structure, numbers and texts.
@@ -18,7 +19,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// How many bytes it has.
+    /// Length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "the head is never empty")]
     pub fn len(&self) -> usize {
         self.head.len() + self.blobs.len()
@@ -31,8 +32,8 @@ impl Encoded {
         Ok(())
     }
 
-    /// Its bytes compressed: the lengths of both pieces, that of the first's zstd frame, and their two
-    /// frames, of which one of an empty piece is empty.
+    /// Compresses both pieces: their lengths, the length of the first's zstd frame, and both frames; the frame of an empty piece
+    /// is empty.
     ///
     /// # Errors
     /// When memory is short, or the level does not exist.
@@ -51,8 +52,8 @@ impl Encoded {
         Ok(out)
     }
 
-    /// The opposite of [`compress`](Self::compress). Allocates what the lengths say, at most [`STATEMENT_BYTES_MAX`]
-    /// and what so many compressed bytes can stand for.
+    /// The inverse of [`compress`](Self::compress). Allocates what the lengths say, at most [`STATEMENT_BYTES_MAX`] and at most
+    /// what the compressed bytes can expand to.
     ///
     /// # Errors
     /// When the bytes are damaged.
