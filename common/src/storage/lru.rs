@@ -1,9 +1,9 @@
-//! A cache of so many entries, from which those go that were not asked for the longest.
+//! A bounded LRU cache.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// Values by key, up to a number.
+/// A map of at most a fixed number of entries.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
     entries: HashMap<K, Entry<V>, BuildHasherDefault<NumberHasher>>,
@@ -17,14 +17,14 @@ struct Entry<V> {
     used: u64,
 }
 
-/// Spreads keys, which are a number or two: some caches are asked for every page that is read. The standard one is slower
-/// because nobody can choose keys that it puts in one place; here that would make a cache slow, which is bounded.
+/// A fast hash for keys of one or two numbers: some caches are queried for every page that is read. The standard hash resists
+/// chosen keys, which costs time; here they could only slow down a cache that is bounded.
 #[derive(Debug, Default)]
 struct NumberHasher(u64);
 
 impl Hasher for NumberHasher {
     fn finish(&self) -> u64 {
-        // Tables look at both ends.
+        // Hash tables use both the high and the low bits.
         self.0 ^ self.0 >> 32
     }
 
@@ -37,7 +37,7 @@ impl Hasher for NumberHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // Multiplied by the golden ratio, which moves neighbours far apart.
+        // Multiplying by the golden ratio spreads neighbouring keys.
         self.0 = (self.0.rotate_left(32) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
@@ -56,8 +56,8 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
         Some(entry.value.clone())
     }
 
-    /// Keeps a value. When there are too many, a quarter goes at once: looking for the oldest each time would cost more
-    /// than what is kept is worth.
+    /// Inserts a value. When the cache is full, a quarter of it is evicted at once: finding the oldest entry each time would cost
+    /// more than the cache saves.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         self.clock += 1;
         self.entries.insert(key, Entry { value, used: self.clock });
@@ -68,7 +68,7 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
     }
