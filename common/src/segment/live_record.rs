@@ -12,22 +12,22 @@ pub(crate) struct LiveRecord {
     pub(crate) kind: LiveKind,
 }
 
-/// What a live record is.
+/// Kind of a live record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LiveKind {
-    /// Statements.
+    /// A change, with statements.
     Change,
-    /// Pages.
+    /// A snapshot, with pages.
     Snapshot,
 }
 
 impl LiveRecord {
-    /// Its seq.
+    /// The record's seq.
     pub(crate) fn seq(&self) -> Seq {
         self.about.seq
     }
 
-    /// Whether both say the same, wherever they are.
+    /// Whether both are the same record, in a log or in a segment.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let key = |record: &Self| (record.about.seq, record.about.data_version, record.about.time, record.kind);
         key(self) == key(other)

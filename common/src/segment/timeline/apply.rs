@@ -1,4 +1,4 @@
-//! What each record of a log adds to its [`Timeline`], or takes back.
+//! The effect of each record on its [`Timeline`].
 
 use super::{Gap, PrecedingVersion, Timeline};
 use crate::log::RecordAddress;
@@ -13,7 +13,7 @@ use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::{Bump, Commit};
 
-/// A record to be added.
+/// A record to be applied.
 pub(super) struct Entry {
     pub(super) seq: Seq,
     pub(super) data_version: DataVersion,
@@ -23,7 +23,7 @@ pub(super) struct Entry {
 }
 
 impl Timeline {
-    /// Adds a record of the log.
+    /// Applies the next record of the log.
     pub(crate) fn apply_record(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         let header = &record.header;
         let body = match &record.body {
@@ -68,8 +68,8 @@ impl Timeline {
         let committed = bump.committed(entry.data_version);
         let follows = match self.newest_place() {
             _ if entry.seq == Seq::FIRST => committed == DataVersion::new(0),
-            // What was before the log may have given its place to a snapshot since, or is missing: then this change is void. That
-            // no record is missing in between is what the chain of checksums says.
+            // The version before the log may have been replaced by a snapshot, or is missing: then this change is void. The
+            // checksum chain proves that no record in between is missing.
             _ if !self.has_newest() => true,
             PrecedingVersion::Version(newest) => newest.data_version() == committed,
             PrecedingVersion::Nothing | PrecedingVersion::Unknown => true,
@@ -99,7 +99,7 @@ impl Timeline {
         Ok(())
     }
 
-    /// That `lightningd` went on from the newest version proves that it had committed it.
+    /// Marks the newest version as committed: `lightningd` has continued from it.
     pub(crate) fn confirm_newest(&mut self) {
         if let Some(newest) = self.versions.last_mut() {
             newest.commit = Commit::Certain;
@@ -114,7 +114,7 @@ impl Timeline {
                 }
                 Ok(())
             }
-            // All changes of the log were rewound, and riders on the version before it are what it ends with.
+            // All changes of the log were rewound, and only riders on the version before it follow.
             None => Ok(()),
             Some(_) => Err(Damage::Contradiction("a commit is not of the newest version")),
         }
@@ -161,7 +161,7 @@ impl Timeline {
             return Err(Damage::Contradiction("a snapshot is not the first record of its log"));
         }
         if let PrecedingVersion::Version(newest) = self.before {
-            // Of the newest version before it, if that is the same, its stretch knows: see `give_place_to_snapshot`.
+            // A snapshot of the same version is handled by that version's timeline: see `give_place_to_snapshot`.
             let newest = newest.data_version();
             if entry.data_version.distance_from(newest) <= 0 {
                 return Err(Damage::Contradiction("a snapshot is not of a newer version"));
