@@ -1,4 +1,4 @@
-//! A version looked up by its number, its place or its record, and the files that it is in.
+//! Lookup of versions by number, ordinal or record, and of their files.
 
 use super::{History, Loaded};
 use crate::log::RecordAddress;
@@ -39,13 +39,13 @@ impl History {
         }
     }
 
-    /// The segment whose versions stand around a place.
+    /// The segment whose range of ordinals includes this one.
     fn segment_of(&self, place: VersionOrdinal) -> Result<Option<Seq>, ReadError> {
         let mut candidates = self.sealed.as_slice();
         let mut unreadable = None;
         while !candidates.is_empty() {
             let middle = candidates.len() / 2;
-            // What a damaged segment holds is told by its neighbours.
+            // For a damaged segment its neighbours decide.
             let around = (0..=middle).rev().chain(middle + 1..candidates.len());
             let readable = around.into_iter().find_map(|position| match self.segments.footer(candidates[position]) {
                 Ok(footer) => Some((position, footer)),
@@ -65,14 +65,14 @@ impl History {
                 return Ok(Some(candidates[position]));
             }
         }
-        // Either all readable segments are on one side of it, and no other is left, or it is in one that is damaged.
+        // Either the version is outside of all readable segments, and no other is left, or it is in a damaged one.
         match unreadable {
             Some(error) if !candidates.is_empty() => Err(error),
             _ => Ok(None),
         }
     }
 
-    /// The timeline that holds the record with this seq.
+    /// The timeline with the record with this seq.
     pub(super) fn timeline_of(&self, seq: Seq) -> Result<Option<Loaded<'_>>, ReadError> {
         let in_tail = self.tail.partition_point(|timeline| timeline.first_seq() <= seq);
         if let Some(timeline) = in_tail.checked_sub(1).and_then(|position| self.tail.get(position)) {
@@ -93,7 +93,7 @@ impl History {
         Ok(self.timeline_of(seq)?.and_then(|timeline| timeline.version_by_seq(seq).cloned()))
     }
 
-    /// Where the change and the riders of `version` are; empty for a version that was recorded as a snapshot only.
+    /// Addresses of the change and the riders of `version`; empty for a version that was recorded only as a snapshot.
     ///
     /// # Errors
     /// When the segment that holds it cannot be read.

@@ -147,7 +147,7 @@ impl SegmentFile {
         &self.footer
     }
 
-    /// Offset of the footer; for a remaining part, the end of the pieces in its file.
+    /// Offset of the footer; for a remaining part, the offset of the part in its file.
     pub(crate) fn footer_offset(&self) -> u64 {
         self.footer_offset
     }
