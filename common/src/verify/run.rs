@@ -1,4 +1,4 @@
-//! A verification from the manifest to the totals.
+//! A verification, from the manifest to the totals.
 
 mod newest;
 mod totals;
@@ -33,10 +33,10 @@ use format::segment::SnapshotId;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, Seq};
 
-/// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
+/// Verifies the backup at `url`. `watch` gets the number of verified bytes, and the total, from any thread.
 ///
 /// # Errors
-/// When there is nothing to be verified. Whatever is wrong with a backup is in the report.
+/// When the backup cannot be verified at all. Faults of a backup are in the report.
 pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) -> Result<Report, VerifyError> {
     let began = Instant::now();
     let mut found = Found::default();
@@ -48,7 +48,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     firsts.extend(picture.names.iter().filter_map(|name| names::parse_segment(name)));
     let remains = backup.segments().remains();
     firsts.retain(|&first| remains.as_ref().is_none_or(|remains| remains.gap_of(first).is_none()));
-    // The log that a segment was made of counts while that cannot be read.
+    // While a segment cannot be read, its log counts if it still exists.
     let is_instead = |first: &Seq| picture.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
     let sealed = sealed::open_all(&backup, &firsts, oldest, behind, &mut found.findings);
@@ -72,7 +72,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         verification.found.findings.cost(&manifest, |finding| finding.lost.extend(&all));
         verification.lost.extend(&all);
     }
-    // What was dropped cannot be lost, although nothing but `remains` tells it from what lies beside it.
+    // Dropped versions are not lost, although only `remains` shows the difference.
     let dropped = verification.dropped();
     report.lost = verification.lost.without(&dropped);
     report.versions_lost = report.lost.count();
@@ -91,12 +91,12 @@ struct Verification {
     backup: Arc<Backup>,
     picture: Baseline,
     sealed: Vec<Sealed>,
-    /// What single versions were kept of, of those that were asked for.
+    /// The thinned segments with requested versions.
     thinned: Vec<Thinned>,
-    /// Place of the first version.
+    /// Ordinal of the first version.
     oldest: u64,
     depth: Depth,
-    /// The places of the versions that are verified, first and last.
+    /// The range of ordinals that is verified, first and last.
     places: (u64, u64),
     found: Found,
     lost: VersionRanges,
@@ -130,7 +130,7 @@ impl Verification {
         report
     }
 
-    /// The places that were asked for.
+    /// The requested range of ordinals.
     fn places_of(&self, scope: Scope) -> Result<(u64, u64), VerifyError> {
         let from = scope.from.map(|version| self.place_of(version)).transpose()?;
         let to = scope.to.map(|version| self.place_of(version)).transpose()?;
@@ -140,7 +140,7 @@ impl Verification {
         }
     }
 
-    /// Where a version stands, or stood before the file that it is in was damaged.
+    /// Ordinal of a version, also of one in a damaged file.
     fn place_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
         let found = self.picture.history.version(version);
         if let Ok(Some(found)) = &found {
@@ -161,19 +161,19 @@ impl Verification {
         (self.places.0..=self.places.1).contains(&version.place.0)
     }
 
-    /// Whether it is also about what is not sealed.
+    /// Whether the range includes unsealed versions.
     fn has_logs(&self) -> bool {
         self.places.1 == OPEN || self.picture.history.unsealed_versions().any(|version| self.has(version))
     }
 
-    /// The segments that versions were asked for of, as far as they can be opened.
+    /// The segments with requested versions, as far as they can be opened.
     fn segments(&self) -> impl Iterator<Item = &Sealed> {
         let (first, last) = self.places;
         let is_whole = (first, last) == (0, OPEN);
         self.sealed.iter().filter(move |one| one.file.is_some() && (is_whole || one.is_within(first, last)))
     }
 
-    /// The files to be checked by themselves, with their lengths, the longest first.
+    /// The files to be checked on their own, with their lengths, the longest first.
     fn parts(&self) -> Vec<(Job, u64)> {
         let mut snapshots: BTreeMap<Seq, (SnapshotId, Option<DataVersion>)> = BTreeMap::new();
         let mut parts = Vec::new();
@@ -207,7 +207,7 @@ impl Verification {
         parts
     }
 
-    /// The version of a snapshot that a segment begins with.
+    /// The version of the snapshot at the beginning of a segment.
     fn version_of_sealed(&self, seq: Seq) -> Option<DataVersion> {
         let timeline = self.backup.segments().timeline(seq).ok()?;
         let first = timeline.records().first().filter(|record| record.kind == LiveKind::Snapshot);
@@ -219,8 +219,8 @@ impl Verification {
         file.and_then(|file| file.read_len()).unwrap_or(0)
     }
 
-    /// Checks what the versions that were asked for need of other segments: those that were dropped, and unless it `is_whole`
-    /// those that were not asked for.
+    /// Checks what the requested versions need of other segments: of dropped ones, and unless it `is_whole` of those outside of
+    /// the range.
     fn reach(&mut self, is_whole: bool) {
         let whole: BTreeSet<Seq> = self.segments().map(|one| one.first).collect();
         let bases = self.segments().filter_map(|one| one.file.as_ref()?.footer().base);
@@ -248,7 +248,7 @@ impl Verification {
         needed.into_iter().for_each(|first| reach.end_of(first));
     }
 
-    /// What cannot be read of the logs costs all that comes behind it.
+    /// Checks the logs. Everything behind unreadable records is lost.
     fn check_logs(&mut self) {
         if !self.has_logs() {
             return;
@@ -268,7 +268,7 @@ impl Verification {
                 self.sealed.iter().map(|one| one.places.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
             }
         };
-        // What is wrong with a segment is told of that.
+        // A fault of a segment is reported for the segment.
         let of_segment = self.picture.next_seq.is_some_and(|next| self.found.unreadable.segments.contains(&next));
         let at = (!of_segment).then(|| self.found.findings.add_read(error));
         let mut logs: Vec<Seq> = self.picture.names.iter().filter_map(|name| names::parse_log(name)).collect();
@@ -288,7 +288,7 @@ impl Verification {
         let before = VersionOrdinal(first_lost.saturating_sub(1));
         let last_lost = behind.newest.map_or(OPEN, |version| match version.distance_from(before.data_version()) {
             1.. => before.of_later(version).0,
-            // Nothing but notes about what was read.
+            // Only commits of versions that were read.
             _ => before.0,
         });
         let mut lost = VersionRanges::default();
@@ -305,7 +305,7 @@ impl Verification {
         let name = names::log(log);
         let file = self.backup.directory().open(&name, Access::Read);
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
-        // A recorder at work has written more since.
+        // A running recorder has written more since.
         let is_at_work =
             self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_status::LockStatus::NotSeen);
         if let Ok(bytes @ 1..) = torn
@@ -315,7 +315,7 @@ impl Verification {
         }
     }
 
-    /// Opens every version that damage may reach, and those that are not sealed by the last of them.
+    /// Opens every version that damage may affect, and the unsealed ones through the last of them.
     fn open_what_damage_reaches(&mut self) {
         let of_segments: Vec<Seq> = self.segments().map(|one| one.first).collect();
         let places = self.places;
@@ -353,7 +353,7 @@ impl Verification {
         }
         for (start, versions) in runs {
             let asked: Vec<_> = versions.into_iter().filter(|it| (places.0..=places.1).contains(&it.place.0)).collect();
-            // Whoever opens the last replays all of them.
+            // Opening the last version replays all of them.
             let opens = |version: &Version| {
                 let plan = self.picture.history.plan(version);
                 plan.is_ok_and(|plan| View::build(&self.backup, &plan, None).is_ok())
@@ -374,7 +374,7 @@ impl Verification {
         in_use.logs.extend(self.picture.history.logs());
         in_use.logs.extend(self.picture.end.map(|(log, _)| log));
         if self.picture.read.is_err() {
-            // Those behind damage are told with it.
+            // Logs behind damage are reported with it.
             in_use.logs.extend(self.picture.names.iter().filter_map(|name| names::parse_log(name)).filter(|log| {
                 self.picture.history.oldest_log().or(self.picture.next_seq).is_none_or(|first| *log >= first)
             }));

@@ -1,4 +1,4 @@
-//! The newest version, as SQLite sees it.
+//! The newest version: whether it can be opened, and SQLite's checks of it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::verify::{Depth, Warning, Wrong};
 use format::checked::UnsoundSnapshot;
 
 impl Verification {
-    /// That the newest version cannot be opened is a finding: what can be restored is an old state.
+    /// Adds a finding if the newest version cannot be opened: then only an old state can be restored.
     fn note_unreadable_newest(&mut self) {
         let newest = self.picture.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
         if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
@@ -23,7 +23,7 @@ impl Verification {
         }
     }
 
-    /// Has SQLite check the newest version, if it was asked for and can be opened.
+    /// Checks the newest version with SQLite, if it is in the range and can be opened.
     pub(super) fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
         self.note_unreadable_newest();
         let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
@@ -59,8 +59,8 @@ impl Verification {
         Ok(Looked { data_version: version.data_version, pages: Arc::new(view.pages().clone()) })
     }
 
-    /// The pages that the newest version was replayed onto as the node gave them; when those were dropped, the oldest version
-    /// that is left. `None` when everything was replayed from nothing. What cannot be read of it is told elsewhere.
+    /// The snapshot from the node that the newest version was replayed onto; if that was dropped, the oldest version that is
+    /// left. `None` when everything was replayed from nothing. Read errors are reported elsewhere.
     fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
         let (backup, history) = (&self.backup, &self.picture.history);
         if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
@@ -70,11 +70,11 @@ impl Verification {
         let newest_segment = history.sealed().last().map(|&last| backup.segments().footer(last)).transpose()?;
         let was_given = newest_segment.is_some_and(|footer| footer.newest_snapshot.is_some());
         let oldest = history.oldest()?.filter(|_| was_given);
-        // What damage it has is told elsewhere.
+        // Its damage is reported elsewhere.
         Ok(oldest.and_then(|oldest| self.look_at(&oldest).ok()))
     }
 
-    /// Snapshots of which it was noted that the node's database was damaged when they were taken.
+    /// Snapshots for which damage of the node's database was noted.
     pub(super) fn damaged_snapshots(&self) -> Vec<Warning> {
         let noted = self.backup.read_checked().ok().flatten();
         let unsound = noted.map_or_else(Vec::new, |noted| noted.unsound);

@@ -6,14 +6,14 @@ use crate::segment::version::VersionOrdinal;
 use format::names;
 
 impl Verification {
-    /// Files that were read, and their bytes.
+    /// Number and total length of the files that were read.
     pub(super) fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
         let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
         let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
         parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
     }
 
-    /// Versions that compactions have dropped, as far as that can be read.
+    /// The versions that compactions have dropped, as far as known.
     pub(super) fn dropped(&self) -> VersionRanges {
         let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
         let Some(remains) = self.backup.segments().remains() else { return dropped };
@@ -27,7 +27,7 @@ impl Verification {
         dropped.without(&kept)
     }
 
-    /// All versions that are known.
+    /// All known versions.
     pub(super) fn all_versions(&self) -> VersionRanges {
         let mut all = VersionRanges::default();
         self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
@@ -39,7 +39,7 @@ impl Verification {
         all.within(self.places.0, self.places.1)
     }
 
-    /// How many versions were asked for, as far as that is known.
+    /// Number of requested versions, as far as known.
     pub(super) fn count_versions(&self) -> u64 {
         let ((first, last), dropped) = (self.places, self.dropped());
         let of_one = |one: &Sealed| {
