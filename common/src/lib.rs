@@ -1,47 +1,36 @@
-//! The backup itself: what is on disk, how it is written, and how any recorded version is read again.
+//! The backup itself: its files, how they are written, and how every recorded version is read again.
 //!
-//! A *recorder* opens a [`BackupWriter`] and hands it every `db_write` of `lightningd`; when
-//! [`record`](BackupWriter::record) returns, the change is durable. A [`Sealer`] follows: it replays what was recorded and makes
-//! a segment of each log that is finished. Whoever restores opens a [`Backup`], reads its [`History`], and opens a [`View`]
-//! of a version: the pages of the keyframe or snapshot before it, with the few changes since replayed on top.
+//! A *recorder* opens a [`BackupWriter`] and passes it every `db_write` of `lightningd`; when
+//! [`record`](BackupWriter::record) returns, the change is durable. A [`Sealer`] follows: it replays every change and makes a
+//! segment of each finished log. To restore, open a [`Backup`], read its [`History`], and open a [`View`] of a version: the
+//! pages of the keyframe or snapshot before it, with the changes since replayed on top.
 //!
-//! | where | what |
+//! | room | contents |
 //! | --- | --- |
-//! | [`mod@format`] | the bytes: pure encoding and decoding, and the format document |
+//! | [`mod@format`] (a crate) | encoding and decoding of all structures, with the format document |
+//! | [`storage`] | the only file system calls for a backup directory |
+//! | `config` | `backup.lock` and its parts |
+//! | `pages` | pages of a database: snapshots, the overlay that replay writes to, the SQLite VFS over both |
+//! | `log` | records appended, read in order, recovered after a crash; preallocated logs |
+//! | [`replay`] | statements executed as `lightningd` executed them, within bounds |
+//! | `segment` | segments read and written; the timeline of a log or segment |
+//! | `live` | the database of the running node, and snapshots of it |
+//! | [`history`] | the versions of a backup, and how each is built |
+//! | `backup` | a backup opened for reading: views, its lock, its state |
+//! | `compare`, `status` | comparison of two databases; the status fields |
+//! | [`compact`] | history outside of the policy is dropped |
+//! | [`spool`] | changes while the backup is out of reach |
+//! | `check` | a segment against its log; shared by sealing and verification |
+//! | [`create`], [`recording`] | a new backup; a backup being recorded to |
+//! | [`mod@diff`], [`find`] | differences of two versions; when the matches of a condition changed |
+//! | `seal`, [`mod@verify`] | finished logs become segments; a whole backup is checked |
+//! | [`python_plugin`] | the file of the Python plugin `backup`: import and export |
 //! | [`durability`] | what a power cut leaves between two writes, and why that is safe |
-//! | [`version_rules`] | what an incoming write says about what `lightningd` has committed: pure |
-//! | [`storage`] | the seam to the file system: the only place that makes its calls for a backup directory |
-//! | `log` | records appended to files, the next of which is made ahead; read back in order, put right after a crash |
-//! | `log_limits` | when a log ends, and how far apart the keyframes of its segment are |
-//! | `seal` | a finished log replayed and written as a segment |
-//! | `segment` | segments read: finding a page by the page map, and the page at a keyframe |
-//! | `pages` | pages of a database: snapshots, the overlay that replay writes to, the SQLite VFS over it |
-//! | [`replay`] | statements executed as `lightningd` executed them |
-//! | [`history`] | which versions there are and what each is made of; of what is sealed, read when asked for |
-//! | `recorded_changes` | the statements of a change, from its log or its segment |
-//! | `view`, `views` | a version opened for reading; those open or used lately |
-//! | `recently_used` | a cache with room for so many |
-//! | [`spool`] | where changes go while the backup's place is out of reach, and how they come into the backup |
-//! | `on_unreachable` | what the recorder does while the backup's place cannot be written to |
-//! | `live_database`, `snapshot` | the running node's database, and copying its pages into the backup |
-//! | `snapshot_check` | whether what was copied is a sound database, and what is remembered of that |
-//! | `sqlite_reason` | what SQLite says of an error, without what it quotes |
-//! | `open_transaction` | whether `lightningd` is in the middle of a transaction, found out without a lock |
-//! | `backup_state`, `backup_size` | what a backup amounts to, how far it is sealed, what it takes; `lock_status`: whether it is in use |
-//! | `status_fields` | what the recorder and the command line both tell of that |
-//! | `commit_check`, `contents` | whether the node committed what was recorded; comparing two databases, and what differs in them |
-//! | [`compact`] | history that a policy does not keep dropped, while the recorder goes on |
-//! | [`mod@verify`] | whether a backup is what it was, and what the node has |
-//! | [`python_plugin`] | the file of the Python plugin `backup`: what it is, its import and export |
-//! | [`mod@diff`] | what changed from one version to another: pages first, rows second |
-//! | [`find`] | the versions at which the answer of a condition changed: every change that can change it is replayed |
-//! | `owner`, `unfinished`, `regular_file` | to whom root gives what it makes; what has no final name yet; what is opened by a name of others |
-//! | [`recording`], `record_error`, [`create`], [`backup`] | a backup being written, made, read; `put_aside`: replaced by a new one |
 //!
-//! To find: where a byte is laid out, one module of [`mod@format`] per structure, named after it; where a page of a sealed
-//! version is read, `segment::sealed_pages`, and of any other `pages::snapshot_pages` with `pages::overlay` on top; where a
-//! log is sealed, `seal::log_replay` (what is gathered) and `seal::write` (what is written); what a version is built from,
-//! [`History::plan`].
+//! To find: the bytes of a structure are in the module of [`mod@format`] with its name; a page of a sealed version is read in
+//! `segment::sealed_pages`, of any other in `pages::snapshot_pages` with `pages::overlay` on top; a log is sealed in
+//! `check::log_replay` (the result of replay) and `seal::write` (the segment); [`History::plan`] determines what a version is
+//! built from.
 
 #![cfg_attr(not(test), deny(unsafe_code))]
 
