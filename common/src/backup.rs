@@ -28,9 +28,9 @@ use crate::segment::{Dropped, SealedPages, SealedState, Segments};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, RealDirectory, StorageError};
 use format::manifest::{MANIFEST_LEN, Manifest};
-use format::record::{DeltaBase, SnapshotRef};
 use format::record_index::ForeignKeys;
 use format::segment::SnapshotId;
+use format::snapshot_ref::{DeltaBase, SnapshotRef};
 use format::units::Keyframe;
 use format::units::Seq;
 use format::{Damage, names};
@@ -39,52 +39,52 @@ use format::{Damage, names};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There is nothing.
+    /// There is nothing at the path.
     #[error(
         "there is no backup at {url}; check the path, or mount the disk it is on. If it was moved, `backupfs attach` connects the \
          node to its new place; `backupfs init` makes a new one"
     )]
     Missing {
-        /// Where it was looked for.
+        /// The URL of the backup.
         url: BackupUrl,
     },
-    /// It is not a directory with a manifest.
+    /// The directory has no valid manifest.
     #[error("{url} is not a backup ({reason}); check the path")]
     NotABackup {
-        /// Where it was looked for.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// What is wrong.
+        /// The damage of the manifest.
         reason: Damage,
     },
-    /// It was written by a later release.
+    /// The backup was written by a later release.
     #[error("{url} cannot be read: {reason}")]
     NewerFormat {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// Which format it has.
+        /// The format version found.
         reason: Damage,
     },
-    /// It belongs to somebody else.
+    /// The user has no permission.
     #[error("{url} is closed to this user; use the account that lightningd runs as, which owns the backup")]
     NoPermission {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
         /// The call that failed.
         source: StorageError,
     },
-    /// There is something that is not a directory.
+    /// The path is not a directory.
     #[error(
         "{url} is not a directory, so it is not a backup; check the path (of a file of the Python plugin `backup`, \
          `backupfs import` makes one)"
     )]
     NotADirectory {
-        /// Where it was looked for.
+        /// The URL of the backup.
         url: BackupUrl,
     },
-    /// An empty directory: what is mounted there, if anything ever is, is not.
+    /// The directory is empty: perhaps a mount point without its mount.
     #[error("{url} is empty, so it is not a backup; check the path, or mount the disk that belongs there")]
     Empty {
-        /// Where it was looked for.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// A directory with other files, and without a manifest.
@@ -94,10 +94,10 @@ pub enum OpenError {
         names::MANIFEST
     )]
     NoManifest {
-        /// Where it was looked for.
+        /// The URL of the backup.
         url: BackupUrl,
     },
-    /// It cannot be read.
+    /// The directory cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -113,10 +113,10 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Opens the backup at `url`: reads its manifest, nothing else.
+    /// Opens the backup at `url`; reads only its manifest.
     ///
     /// # Errors
-    /// When there is none, or it is of a newer format.
+    /// When there is none, or its format is newer.
     pub fn open(url: &BackupUrl) -> Result<Self, OpenError> {
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(url.path()));
         Self::open_in(directory, url)
@@ -134,33 +134,32 @@ impl Backup {
         Self { directory, manifest, snapshots, segments, idle_replays }
     }
 
-    /// Its directory.
+    /// Directory of the backup.
     pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
         &self.directory
     }
 
-    /// Connections for replaying onto versions that are sealed.
+    /// Idle connections for replay onto sealed versions.
     pub(crate) fn idle_replays(&self) -> &IdleReplays {
         &self.idle_replays
     }
 
-    /// Its segments.
+    /// Segments of the backup.
     pub(crate) fn segments(&self) -> &Arc<Segments> {
         &self.segments
     }
 
-    /// What it is.
+    /// Manifest of the backup.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Where it is.
+    /// Path of the backup.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The history of what is sealed, and the follower that adds the rest. Reads the names of the files and the newest
-    /// segment.
+    /// The history of the sealed part, with a follower that adds the rest. Reads the names of the files and the newest segment.
     ///
     /// # Errors
     /// When the directory cannot be listed, or the newest segment is damaged and nothing follows it.
@@ -169,16 +168,16 @@ impl Backup {
         Ok((RwLock::new(history), Follower { backup: Arc::clone(self), cursor }))
     }
 
-    /// The history of what is sealed, and a cursor behind it.
+    /// The history of the sealed part, with a cursor behind it.
     pub(crate) fn sealed_history(&self) -> Result<(History, LogCursor), ReadError> {
         let Unsealed { sealed, cursor } = Unsealed::find(&self.directory, self.manifest.uuid, &self.segments)?;
         Ok((History::new(self.manifest.page_size, Arc::clone(&self.segments), sealed), cursor))
     }
 
-    /// Takes note of all segments, so that what is put in the place of one later is not read for it.
+    /// Records the identities of all segments, so that a file put in place of one later is not read.
     ///
     /// # Errors
-    /// When that has happened already, or two segments do not belong together.
+    /// When that has already happened, or two segments do not belong together.
     pub fn recognise_segments(&self) -> Result<(), ReadError> {
         self.segments.recognise_all()
     }
@@ -186,8 +185,8 @@ impl Backup {
     /// Reads the whole history.
     ///
     /// # Errors
-    /// When the log is damaged: what comes before the damage is in the history. When the newest version cannot be opened: all others
-    /// are in the history.
+    /// When the log is damaged: the history ends before the damage. When the newest version cannot be opened: the history is
+    /// complete.
     pub fn read_history(self: &Arc<Self>) -> (History, Result<(), ReadError>) {
         let (history, read) = self.read_records();
         let newest = history.newest_recorded().filter(|newest| newest.readable == Readable::No);
@@ -198,7 +197,7 @@ impl Backup {
         (history, read.and(unreadable.map_or(Ok(()), Err)))
     }
 
-    /// As [`read_history`](Self::read_history), for the recorder: to it a newest version that cannot be opened is no error.
+    /// Like [`read_history`](Self::read_history), but a newest version that cannot be opened is no error.
     pub(crate) fn read_records(self: &Arc<Self>) -> (History, Result<(), ReadError>) {
         match self.follow() {
             Ok((history, mut follower)) => {
@@ -209,7 +208,7 @@ impl Backup {
         }
     }
 
-    /// The statements of some changes, as received.
+    /// The statements of changes, as received.
     ///
     /// # Errors
     /// When a record cannot be read or is damaged.
@@ -224,13 +223,13 @@ impl Backup {
         Ok(all)
     }
 
-    /// Sees to it that a view stays readable although segments were dropped that it reads: takes hold of their files, which
-    /// are there for a moment still. To be called when [`Follower::poll`] tells that versions were dropped.
+    /// Keeps a view readable after segments that it reads were dropped: opens their files, which still exist for a moment. Call
+    /// it when [`Follower::poll`] reports dropped versions.
     pub fn hold_dropped(&self, view: &View) {
         view.hold_dropped(self);
     }
 
-    /// The database that a replay begins with, and whether foreign keys are enforced there.
+    /// The start pages of a replay, and whether foreign keys are enforced there.
     pub(crate) fn start_pages(&self, start: &Start) -> Result<(Arc<dyn PageSource>, ForeignKeys), ReadError> {
         match *start {
             Start::Nothing(page_size) => Ok((Arc::new(NoPages(page_size)), ForeignKeys::On)),
@@ -242,7 +241,7 @@ impl Backup {
                 Ok((self.sealed_pages(first_seq, state)?, foreign_keys))
             }
             Start::Snapshot(seq, snapshot) => match self.snapshot_pages(seq, &snapshot) {
-                // A delta is part of the segment once its log is sealed.
+                // Once the log is sealed, its delta is part of the segment.
                 Err(ReadError::Storage(error)) if error.is_not_found() && self.segments.open(seq).is_ok() => {
                     let (page_count, foreign_keys) = (snapshot.page_count, ForeignKeys::On);
                     let state = SealedState::At { keyframe: Keyframe(0), page_count, foreign_keys };
@@ -267,20 +266,20 @@ impl Backup {
         Ok(Arc::new(SnapshotPages::new(self.open_snapshot(id)?, None)?))
     }
 
-    /// Opens the file of a snapshot and checks that it is the one that is meant.
+    /// Opens a snapshot file and checks its identity.
     pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<Arc<SnapshotFile>, ReadError> {
         let (uuid, SnapshotId { seq, footer_checksum }) = (self.manifest.uuid, id);
         self.snapshots.open(&*self.directory, ExpectedSnapshot { uuid, seq, footer_checksum })
     }
 
-    /// The database of the snapshot that a record names.
+    /// The database of the snapshot of a record.
     pub(crate) fn snapshot_pages(&self, seq: Seq, snapshot: &SnapshotRef) -> Result<Arc<dyn PageSource>, ReadError> {
         let file = self.open_snapshot(SnapshotId { seq, footer_checksum: snapshot.footer_checksum })?;
         let below = snapshot.base.map(|base| Ok::<_, ReadError>((base, self.stored_pages(base)?))).transpose()?;
         Ok(Arc::new(SnapshotPages::new(file, below)?))
     }
 
-    /// The database that a delta snapshot is the difference to.
+    /// The database of a delta's base.
     pub(crate) fn stored_pages(&self, base: DeltaBase) -> Result<Arc<dyn PageSource>, ReadError> {
         match base {
             DeltaBase::Snapshot(id) => self.full_snapshot(id),
@@ -309,7 +308,7 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
         }
         Err(error) => return Err(error.into()),
     };
-    // One byte more than a manifest has, to notice a file that is longer.
+    // One byte more than a manifest, to notice a longer file.
     let mut bytes = vec![0; MANIFEST_LEN + 1];
     let len = file.read_at(&mut bytes, 0)?;
     bytes.truncate(len);
@@ -319,16 +318,16 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
     })
 }
 
-/// What a look at the log found.
+/// Result of polling a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Polled {
-    /// Records that were not there before.
+    /// Number of new records.
     pub new_records: u64,
-    /// Versions that are not in the history any more, because a compaction has dropped them.
+    /// Number of versions removed from the history, because a compaction has dropped them.
     pub dropped_versions: u64,
 }
 
-/// Follows a backup that a recorder may be writing.
+/// Follows a backup while it may be recorded to.
 #[derive(Debug)]
 pub struct Follower {
     backup: Arc<Backup>,
@@ -336,25 +335,24 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Seq of the record that comes next.
+    /// Seq of the next record.
     pub(crate) fn next_seq(&self) -> Seq {
         self.cursor.next_seq()
     }
 
-    /// The log that it is in, as its first seq and the byte behind its last record.
+    /// First seq of the current log, and the offset behind its last record.
     pub(crate) fn place(&self) -> Option<(Seq, u64)> {
         self.cursor.place()
     }
 
-    /// Adds to `history` what has been recorded since the last call. Cheap when that is nothing: three reads, five opens.
+    /// Adds new records to `history`. Without any it is cheap: three reads, five opens.
     ///
-    /// The history is locked only for moments.
+    /// The history is locked only briefly.
     ///
     /// # Errors
-    /// When the log is damaged. The history then holds what comes before the damage, and later calls return the error
-    /// again. Records that were read before they were durable can be gone after a crash of the machine that recorded them,
-    /// and others have their seqs then; or another copy was put in the place of the backup. Seen from here that looks like
-    /// damage: opening the backup anew tells them apart.
+    /// When the log is damaged: the history ends before the damage, and later calls return the error again. Two other cases look
+    /// the same from here: records that were read before they were durable were lost in a crash of the recording machine, and
+    /// their seqs reused; or another copy was put in place of the backup. Opening the backup again distinguishes them.
     pub fn poll(&mut self, history: &RwLock<History>) -> Result<Polled, ReadError> {
         let before = self.cursor.next_seq();
         let dropped_versions = self.forget_dropped(history)?;
@@ -364,12 +362,12 @@ impl Follower {
         Ok(Polled { new_records, dropped_versions })
     }
 
-    /// Takes versions out of the history that a compaction has dropped; returns how many.
+    /// Removes versions that a compaction has dropped from the history; returns their number.
     fn forget_dropped(&self, history: &RwLock<History>) -> Result<u64, ReadError> {
         match self.backup.segments.look_what_is_dropped() {
             Ok(Dropped::Same) => Ok(0),
             Ok(Dropped::Changed) => Ok(history.write().unwrap_or_else(PoisonError::into_inner).forget_dropped()),
-            // Said once. What is recorded can be read all the same.
+            // Reported once. All recorded versions can still be read.
             Err(error @ ReadError::Damaged { .. }) => {
                 log::error!("{error}");
                 Ok(0)
@@ -381,17 +379,17 @@ impl Follower {
     fn read_and_adopt(&mut self, history: &RwLock<History>) -> Result<(), ReadError> {
         self.adopt_sealed(history)?;
         let mut result = read_into(&mut self.cursor, history);
-        // Logs may have been sealed, and removed, while they were being read.
+        // Logs may have been sealed, and removed, during the read.
         while result.is_err() && self.adopt_sealed(history)? == Adopted::Some {
             result = read_into(&mut self.cursor, history);
         }
         result
     }
 
-    /// Takes over the logs that were sealed since the last call.
+    /// Replaces logs by their segments if they were sealed since the last call.
     ///
     /// # Errors
-    /// Also when a segment does not hold what was read of its log.
+    /// Also when a segment lacks records of its log.
     fn adopt_sealed(&mut self, history: &RwLock<History>) -> Result<Adopted, ReadError> {
         let mut adopted = Adopted::None;
         loop {
@@ -399,7 +397,7 @@ impl Follower {
             let oldest = oldest.unwrap_or(self.cursor.next_seq());
             let Some(footer) = self.backup.segments.footer_of_new(oldest)? else { return Ok(adopted) };
             history.write().unwrap_or_else(PoisonError::into_inner).adopt(oldest)?;
-            // What was not read of the log is in the segment.
+            // Unread records of the log are in the segment.
             if self.cursor.next_seq() <= footer.last_seq {
                 let (directory, uuid) = (Arc::clone(&self.backup.directory), self.backup.manifest.uuid);
                 self.cursor = LogCursor::at(directory, uuid, footer.last_seq.next(), footer.last_checksum);
@@ -409,7 +407,7 @@ impl Follower {
     }
 }
 
-/// Whether logs were taken over as segments.
+/// Whether logs were replaced by segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Adopted {
     None,

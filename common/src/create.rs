@@ -1,4 +1,4 @@
-//! Making a new backup.
+//! Creating a new backup.
 
 pub(crate) mod replace;
 
@@ -26,58 +26,58 @@ use crate::storage::{Directory, RealDirectory, StorageError, StorageOp, replace_
 use format::checked::CheckedSnapshots;
 use format::manifest::Manifest;
 use format::names;
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Timestamp};
 
-/// What is to happen with a backup that is there already.
+/// Treatment of an existing backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Existing<'a> {
-    /// It stays, and no other is made.
+    /// It stays, and no backup is created.
     Refuse,
-    /// It is renamed, whole or broken, when the new one is complete.
+    /// It is renamed, intact or broken, when the new one is complete.
     Replace {
-        /// Where it is noted that changes are in a spool.
+        /// The directory of the spool marker.
         lightning_dir: &'a Path,
-        /// What if the new one is of a damaged database.
+        /// Treatment of a damaged database.
         damaged: DamagedDatabase,
     },
 }
 
-/// What is to happen when a damaged database would take the place of a backup that is whole.
+/// Whether the backup of a damaged database may replace an intact backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DamagedDatabase {
-    /// The old backup stays.
+    /// No: the old backup stays.
     Refuse,
-    /// A backup of it is made all the same.
+    /// Yes.
     Accept,
 }
 
-/// Why no backup was made. Nothing was created.
+/// Why no backup was created. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// There is something already.
+    /// The path exists already.
     #[error(
         "{url} exists already and is not an empty directory. If it is the backup of this node, connect the node to it with \
          `backupfs attach --lightning-dir DIR {url}`; `backupfs init --replace` renames a broken one and begins anew. Else choose \
          another place"
     )]
     Exists {
-        /// Where the backup was to be.
+        /// The URL of the new backup.
         url: BackupUrl,
     },
-    /// The directory it was to be in is not there.
+    /// The parent directory does not exist.
     #[error("there is no directory {path}; mount the disk it is on, or make it with `mkdir`", path = .path.display())]
     NoParent {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory or file cannot be made.
+    /// A directory or file cannot be created.
     #[error("cannot create {path}", path = .path.display())]
     Io {
-        /// What.
+        /// Path of that.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -96,54 +96,54 @@ pub enum CreateError {
     /// Its pages cannot be copied.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The log cannot be begun.
+    /// The log cannot be created.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// What is there cannot be put aside.
+    /// The existing backup cannot be replaced.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
-    /// What was stored cannot be read back.
+    /// The stored snapshot cannot be read back.
     #[error("what was stored cannot be read back, so no backup was made; check the disk")]
     ReadBack(#[from] ReadError),
-    /// The backup that is there is worth more than one of this database.
+    /// The database is damaged, and the existing backup is intact.
     #[error(
         "the database is damaged ({found}), and the backup at {path} is whole up to version {newest}, so it stays where it is. \
          {}. To begin anew with the damaged database all the same, add --accept-damaged-database",
         instead_of_damaged(*newest, *database), path = .path.display()
     )]
     DamagedDatabase {
-        /// The backup.
+        /// Path of the backup.
         path: PathBuf,
-        /// Its newest version.
+        /// Newest version of the backup.
         newest: DataVersion,
-        /// The version of the database.
+        /// Version of the database.
         database: DataVersion,
-        /// What SQLite says of the database.
+        /// SQLite's message about the database.
         found: String,
     },
-    /// The new backup cannot take the place of the old one, nor can that have its name back.
+    /// The new backup could not be renamed, and neither could the old one be renamed back.
     #[error("{path} could not be replaced, and is now {aside}; rename it back by hand",
         path = .path.display(), aside = .aside.display())]
     LeftAside {
-        /// Where the backup was.
+        /// Former path of the old backup.
         path: PathBuf,
-        /// Where it is now.
+        /// Current path of the old backup.
         aside: PathBuf,
-        /// Why the new one has not taken its place.
+        /// Why the new one was not renamed.
         source: Box<CreateError>,
     },
 }
 
-/// A backup that was just made.
+/// A backup that was just created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// Its identity, for `backup.lock`.
+    /// UUID for `backup.lock`.
     pub uuid: Uuid,
-    /// The snapshot it begins with; `None` for a node that does not exist yet.
+    /// The snapshot that it begins with; `None` for a new node.
     pub snapshot: Option<CreatedSnapshot>,
-    /// Where the backup is now that was there before.
+    /// New path of the backup that was replaced.
     pub put_aside: Option<PathBuf>,
-    /// The spool of that one, which holds changes that may be in neither backup; it stays as it is.
+    /// Spool of the replaced backup, which may have changes that are in neither backup; it is unchanged.
     pub left_spool: Option<PathBuf>,
 }
 
@@ -158,28 +158,28 @@ fn instead_of_damaged(newest: DataVersion, database: DataVersion) -> String {
     )
 }
 
-/// The snapshot a backup begins with.
+/// The snapshot that a backup begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSnapshot {
     /// Version of the database.
     pub data_version: DataVersion,
-    /// Pages of the database.
+    /// Number of pages of the database.
     pub page_count: u32,
-    /// Bytes in a page.
+    /// Page size.
     pub page_size: PageSize,
-    /// What SQLite says is wrong with the database, if anything is: the backup has it as it is.
+    /// SQLite's message if the database is damaged; the backup has it as it is.
     pub damage: Option<String>,
-    /// Its virtual tables: a change that writes to one may not replay.
+    /// Names of its virtual tables: changes that write to them may not replay.
     pub virtual_tables: Vec<String>,
 }
 
-/// Makes a backup at `url`: with a snapshot of `database`, or empty for a node that does not exist yet.
+/// Creates a backup at `url`: with a snapshot of `database`, or empty for a new node.
 ///
-/// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
-/// `progress` is called for every page, and can end it.
+/// The directory is renamed to its final name when everything in it is durable: a power cut leaves a complete backup or none.
+/// `progress` is called for every page, and can stop it.
 ///
 /// # Errors
-/// When there is something at `url`, or the database cannot be read. Nothing has been created then.
+/// When `url` exists, or the database cannot be read. Then nothing has been created.
 pub fn create_backup(
     url: &BackupUrl,
     database: Option<&Path>,
@@ -188,10 +188,10 @@ pub fn create_backup(
     create(url, None, database, Existing::Refuse, progress)
 }
 
-/// As [`create_backup`], for the node in `lightning_dir`: its owner owns the backup, when root makes it.
+/// Like [`create_backup`], for the node in `lightning_dir`: when root creates it, it belongs to the owner of that directory.
 ///
 /// # Errors
-/// As [`create_backup`].
+/// The same as for [`create_backup`].
 pub fn create_backup_for(
     url: &BackupUrl,
     lightning_dir: &Path,
@@ -201,16 +201,17 @@ pub fn create_backup_for(
     create(url, Some(lightning_dir), database, Existing::Refuse, progress)
 }
 
-/// Makes a backup at `url` as [`create_backup`] does, and renames the one that is there, whole or broken.
+/// Creates a backup at `url` like [`create_backup`], and renames the existing one, intact or broken.
 ///
-/// A transaction that a crash left in the database is rolled back first. The renaming happens when the new one is complete.
-/// If power fails between the two renames the old one has its new name, and there is none at `url`: doing it again makes one.
-/// Where nothing else explains that there is none, it is refused: the disk may not be mounted.
+/// A transaction that a crash left in the database is rolled back first. The old backup is renamed when the new one is complete.
+/// After a power cut between the two renames there is no backup at `url`, and the old one has its new name: repeating the call
+/// creates one. If nothing else explains a missing backup, the call is refused: the disk may not be mounted.
 ///
 /// # Errors
-/// As [`create_backup`], and when what is there, or the spool that `lightning_dir` knows of, is in use or newer than the
-/// database, or what is there is no backup or belongs to another node; unless `damaged` accepts it also when the database is
-/// damaged and what is there is whole. Nothing has been created then, and but for [`CreateError::LeftAside`] nothing renamed.
+/// The same as for [`create_backup`]; also when the existing backup, or the spool known to `lightning_dir`, is in use or newer
+/// than the database, when the directory is no backup or belongs to another node, and, unless `damaged` accepts it, when the
+/// database is damaged and the existing backup intact. Then nothing has been created and, except for [`CreateError::LeftAside`],
+/// nothing renamed.
 pub fn replace_backup(
     url: &BackupUrl,
     lightning_dir: &Path,
@@ -246,15 +247,14 @@ fn create(
         Existing::Refuse => None,
         Existing::Replace { lightning_dir, .. } => LeftSpool::find(lightning_dir, replaced.as_ref())?,
     };
-    // Beside the one that is replaced, wherever a link leads to.
+    // Beside the replaced backup, following links.
     let (target, parent) = match &replaced {
         Some(replaced) => (replaced.path(), replaced.path().parent().unwrap_or(parent)),
         None => (target, parent),
     };
     let open = match existing {
         Existing::Refuse => LiveDatabase::open,
-        // The recorder has refused a write, and `lightningd` died in the middle of its transaction. The next start would
-        // end in the same way.
+        // The recorder refused a write, and `lightningd` died within its transaction. The next start would end in the same way.
         Existing::Replace { .. } => LiveDatabase::open_rolled_back,
     };
     let live = database.filter(|path| !is_new(path)).map(open).transpose().map_err(|error| match error {
@@ -299,7 +299,7 @@ fn create(
     })
 }
 
-/// That a damaged database takes the place of no backup that can be restored.
+/// Refuses to replace a restorable backup by one of a damaged database.
 fn expect_sound(replaced: &Replaced, snapshot: &CreatedSnapshot) -> Result<(), CreateError> {
     let Some(found) = snapshot.damage.clone() else { return Ok(()) };
     match replaced.restorable() {
@@ -311,12 +311,12 @@ fn expect_sound(replaced: &Replaced, snapshot: &CreatedSnapshot) -> Result<(), C
     }
 }
 
-/// Makes a backup at `url` of what `fill` puts into the directory that it is given, durably. It is root's to give it to `owner`.
+/// Creates a backup at `url` with the contents that `fill` writes, durably. Root gives it to `owner`.
 ///
-/// That gets its name afterwards: whenever power fails, there is a whole backup or none.
+/// It is renamed to its final name at the end: a power cut leaves a complete backup or none.
 ///
 /// # Errors
-/// When there is something at `url`, or `fill` fails. Nothing has been created then.
+/// When `url` exists, or `fill` fails. Then nothing has been created.
 pub(crate) fn create_filled<T, E: From<CreateError>>(
     url: &BackupUrl,
     owner: Option<Owner>,
@@ -341,16 +341,16 @@ pub(crate) fn create_filled<T, E: From<CreateError>>(
     Ok(filled)
 }
 
-/// Where a backup is made, and what it is to be called.
+/// Where a backup is created, and its final name.
 pub(crate) struct Place<'a> {
     pub(crate) parent: &'a dyn Directory,
-    /// Name of the new directory, in `parent`, while it is being filled.
+    /// Name of the new directory in `parent` while it is filled.
     pub(crate) building: &'a str,
     pub(crate) name: &'a str,
     pub(crate) inside: Arc<dyn Directory>,
 }
 
-/// Fills a directory, has room made for its name, and gives it that, in this order.
+/// Fills a directory, frees its final name, and renames it, in this order.
 pub(crate) fn create_in(
     place: &Place<'_>,
     uuid: Uuid,
@@ -366,19 +366,18 @@ pub(crate) fn create_in(
     Ok(snapshot)
 }
 
-/// Makes the file for the lock and takes it, before anything else: a directory without it, or whose lock is free, is one
-/// that was left.
+/// Creates and takes the lock before anything else: a directory without a lock file, or with a free lock, is a leftover.
 fn lock_building(inside: &dyn Directory) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
     inside.create(names::LOCK)?.sync()?;
     inside.lock(names::LOCK)
 }
 
-/// Gives a directory that is complete its name, durably.
+/// Renames a complete directory to its final name, durably.
 fn publish(parent: &dyn Directory, building: &str, name: &str) -> Result<(), StorageError> {
-    // Replaces an empty directory, fails on anything that came into being since it was looked.
+    // Replaces an empty directory; fails if anything was created at the path meanwhile.
     parent.rename(building, name)?;
     parent.sync().inspect_err(|_| {
-        // The name may not survive a power cut; better none than one that is trusted. The error that counts is the other.
+        // The rename may not survive a power cut; it is undone, and only the first error is reported.
         let _stays = parent.rename(name, building);
     })
 }
@@ -411,7 +410,7 @@ fn fill(
     writer.push_snapshot(data_version, now, &snapshot);
     writer.commit()?;
     let virtual_tables = live.virtual_tables()?;
-    // What follows takes as long again, and needs nothing of the node's.
+    // The check takes as long again, and does not need the node's database.
     live.let_go()?;
     let (page_count, page_size) = (snapshot.page_count, snapshot.page_size);
     let stored = StoredSnapshot { seq: new.seq, data_version, snapshot };
@@ -425,12 +424,12 @@ fn fill(
         Err(_) if is_stopped => return Err(SnapshotError::Interrupted.into()),
         checked => checked?,
     };
-    // Before the backup has its name: there is none of a damaged database that does not say so.
+    // Before the backup has its final name, so that every backup of a damaged database has the result.
     write_checked(&**directory, uuid, &CheckedSnapshots::add(None, new.seq, data_version, damage.as_deref()))?;
     Ok(Some(CreatedSnapshot { data_version, page_count, page_size, damage, virtual_tables }))
 }
 
-/// Whether a database is none yet: SQLite makes an empty file first.
+/// Whether a database is missing or empty: SQLite first creates an empty file.
 fn is_new(database: &Path) -> bool {
     fs::metadata(database).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
 }
@@ -444,12 +443,12 @@ fn is_absent_or_empty(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether somebody else has put something where the backup was to be.
+/// Whether the path was taken meanwhile.
 fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory)
 }
 
-/// The last part of a path that has one, as text.
+/// Last component of a path.
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -8,7 +8,7 @@ mod tests {
 
     const DOCUMENT: &str = include_str!("../../docs/durability.md");
 
-    /// The names in backticks that look like those of tests: several words.
+    /// Names in backticks with several words, like those of tests.
     fn named_tests() -> BTreeSet<&'static str> {
         let in_backticks = DOCUMENT.split('`').skip(1).step_by(2);
         let is_test = |name: &&str| {

@@ -1,9 +1,9 @@
-//! The backup itself: what is on disk, how it is written, and how any recorded version is read again.
+//! The backup itself: its files, how they are written, and how every recorded version is read again.
 //!
-//! A *recorder* opens a [`BackupWriter`] and hands it every `db_write` of `lightningd`; when
-//! [`record`](BackupWriter::record) returns, the change is durable. A [`Sealer`] follows: it replays what was recorded and makes
-//! a segment of each log that is finished. Whoever restores opens a [`Backup`], reads its [`History`], and opens a [`View`]
-//! of a version: the pages of the keyframe or snapshot before it, with the few changes since replayed on top.
+//! A *recorder* opens a [`BackupWriter`] and passes it every `db_write` of `lightningd`; when
+//! [`record`](BackupWriter::record) returns, the change is durable. A [`Sealer`] follows: it replays every change and makes a
+//! segment of each finished log. To restore, open a [`Backup`], read its [`History`], and open a [`View`] of a version: the
+//! pages of the keyframe or snapshot before it, with the changes since replayed on top.
 //!
 //! `ARCHITECTURE.md` lists the modules, which are rooms on floors, and follows a write, a read, a seal and a restore through them.
 //! To find: where a byte is laid out, one module of the crate `format` per structure, named after it; where a page of a sealed

@@ -1,4 +1,4 @@
-//! [`BackupWriter`]: the recorder's hold on a backup. Applies the version rules to every write and makes it durable.
+//! [`BackupWriter`]: a backup being recorded to. Applies the version rules to every write and makes it durable.
 
 mod comparison;
 mod heal;
@@ -31,9 +31,10 @@ use crate::segment::version::Readable;
 use crate::storage::boot::{commit_in_boot, current_boot};
 use crate::storage::{Directory, InFlightCalls, RealDirectory, StorageError};
 use comparison::Comparison;
+use format::change_flags::{ChangeFlags, Predecessor, RunStart};
 use format::commit_note::CommitNote;
 use format::manifest::Manifest;
-use format::record::{ChangeFlags, Predecessor, RunStart, SnapshotReason};
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::{Bump, Commit, Decision, Newest, decide};
 use heal::Closed;
@@ -41,7 +42,7 @@ use identity::Identity;
 pub use interrupted::Interrupted;
 use spooling::{Spooling, destination};
 
-/// How long the recorder of the run before may take to end. A supervisor starts a node that died at once, and its recorder
+/// How long the recorder of the previous run may take to end. A supervisor restarts a node that died at once, and its recorder
 /// may still be waiting for the disk.
 const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(3);
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -51,13 +52,13 @@ struct Pushed {
     recorded: Recorded,
     /// Seq of the change.
     seq: Seq,
-    /// The change that did not replay, when it was made.
+    /// The requested change that does not replay, when the batch was filled.
     unreplayable: Option<Seq>,
-    /// If a snapshot was taken for it: until its record is durable.
+    /// Marks a snapshot in progress until its record is durable.
     _healing: Option<HealUnderWay>,
 }
 
-/// A backup being recorded to. Holds its lock until dropped.
+/// A backup being recorded to, or its spool. Has the lock until it is dropped.
 #[derive(Debug)]
 pub struct BackupWriter {
     known: Known,
@@ -67,18 +68,18 @@ pub struct BackupWriter {
     goes: Goes,
 }
 
-/// Where changes go.
+/// The destination of changes.
 #[derive(Debug)]
 enum Goes {
     ToBackup,
     ToSpool(Spooling),
 }
 
-/// What a recorder knows beside what it holds open: it stays when the backup has to be let go of.
+/// State of a recording without its open files: it survives when the backup has to be closed.
 #[derive(Debug)]
 struct Known {
     url: BackupUrl,
-    /// Where `backup.lock` is.
+    /// The directory of `backup.lock`.
     lightning_dir: Arc<dyn Directory>,
     database: PathBuf,
     on_gap: OnGap,
@@ -88,35 +89,35 @@ struct Known {
     newest: Option<NewestVersion>,
     commit: Commit,
     run_start: RunStart,
-    /// Whether the database is what was recorded.
+    /// Whether the database equals what was recorded.
     comparison: Comparison,
-    /// The note that the newest version was committed, if it is the last record.
+    /// The last record, if it is a commit.
     note: Option<CommitNote>,
-    /// The boot that this is; nil when it is not known.
+    /// The current boot; nil when unknown.
     boot: Uuid,
     /// The change behind the newest snapshot of this run.
     newest_snapshot: Option<Seq>,
-    /// What was recorded before this run, until its first write is durable.
+    /// The history before this run, until its first write is durable.
     history_before_run: Option<History>,
     identity: Identity,
 }
 
 impl BackupWriter {
-    /// Takes the backup that `backup.lock` in `lightning_dir` names, puts its log right, and is ready to record; logs end at
-    /// `limits`. Waits some seconds for the recorder of the run before to end.
+    /// Opens the backup of `backup.lock` in `lightning_dir` and recovers its log; logs end at `limits`. Waits some seconds for
+    /// the recorder of the previous run to end.
     ///
     /// # Errors
-    /// When `backup.lock` or the backup is not usable, or somebody else records to it.
+    /// When `backup.lock` or the backup is not usable, or another recorder has the lock.
     pub fn open(lightning_dir: &Path, limits: LogLimits) -> Result<Self, OpenRecordingError> {
         let lock = BackupLock::read(lightning_dir)?;
         Self::open_locked(&lock, lightning_dir, limits, &Arc::default())
     }
 
-    /// As [`open`](Self::open), with a `backup.lock` that was read already; `in_flight` tells how long calls to the backup's
-    /// place take, from now on.
+    /// Like [`open`](Self::open), with a `backup.lock` that was already read; `in_flight` shows how long calls to the backup
+    /// take.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// The same as for [`open`](Self::open).
     pub fn open_locked(
         lock: &BackupLock,
         lightning_dir: &Path,
@@ -133,7 +134,7 @@ impl BackupWriter {
         }
     }
 
-    /// From now on the file of the next log is made before it is needed.
+    /// Starts to preallocate logs in the background.
     pub fn make_room_ahead(&self) {
         if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
             log::warn!(
@@ -143,7 +144,7 @@ impl BackupWriter {
         }
     }
 
-    /// Makes the file of the next log now, as the thread would that makes room ahead.
+    /// Preallocates a log now, as the background thread would.
     #[cfg(test)]
     pub(crate) fn make_spare(&self) -> Result<(), StorageError> {
         self.log.spares().make().map(|_| ())
@@ -159,7 +160,7 @@ impl BackupWriter {
         Self::open_beside(directory, backup_lock, beside_lock, backup_lock.database_path(lightning_dir), limits)
     }
 
-    /// As [`open_in`](Self::open_in), with the directory that `backup.lock` is in.
+    /// Like [`open_in`](Self::open_in), with the directory of `backup.lock`.
     pub(crate) fn open_beside(
         directory: Arc<dyn Directory>,
         backup_lock: &BackupLock,
@@ -204,16 +205,16 @@ impl BackupWriter {
         Ok(recording)
     }
 
-    /// Records a write. When this returns `Ok`, it is durable: answer "continue".
+    /// Records a write. `Ok` means that it is durable: answer "continue".
     ///
     /// # Errors
-    /// The write is not recorded and `lightningd` must not commit it. The message says what the operator can do.
+    /// The write is not recorded, and `lightningd` must not commit it. The message tells the operator what to do.
     pub fn record(&mut self, write: &DbWrite<'_>) -> Result<Recorded, RecordError> {
         let data_version = write.data_version;
         if write.statements.is_empty() {
             return Err(RecordError::NoStatements { data_version });
         }
-        // After a failed write the last batch may be in the log or not: not even its snapshot may be replaced.
+        // After a failed write the last batch may be in the log or not, so even its snapshot must not be replaced.
         self.log.check_sound().map_err(|source| self.not_appended(source))?;
         let bump = Bump::find(data_version, write.statements);
         self.check_identity(bump.committed(data_version))?;
@@ -254,7 +255,7 @@ impl BackupWriter {
         }
     }
 
-    /// Fills the batch with what the write is, and with what must be recorded before it.
+    /// Fills the batch with the write, and with the records that must precede it.
     fn push(&mut self, write: &DbWrite<'_>, bump: Bump) -> Result<Pushed, RecordError> {
         let (data_version, now) = (write.data_version, write.received_at);
         let committed = bump.committed(data_version);
@@ -272,7 +273,7 @@ impl BackupWriter {
                         healing = Some(self.lock.begin_to_heal());
                         match self.push_snapshot(committed, now, reason, unreplayable) {
                             Ok(()) => Recorded::Replaced { data_version: committed, rewound },
-                            // What is known to differ is not built upon: without a snapshot the write fails.
+                            // A known difference must not be built upon: without a snapshot the write fails.
                             Err(error) if reason != SnapshotReason::Changed && error.is_no_space() => {
                                 self.put_off_snapshot(committed, &error);
                                 rewound.map_or(Recorded::Appended, |data_version| Recorded::Rewound { data_version })
@@ -284,7 +285,7 @@ impl BackupWriter {
                     (None, None) => Recorded::Appended,
                 }
             }
-            // Without a bump it would be taken for a write behind versions that nobody has seen.
+            // Without a bump it would count as a write behind unknown versions.
             Decision::Heal { .. } if bump == Bump::Absent && Bump::is_worded_otherwise(write.statements) => {
                 return Err(RecordError::UnknownBump { data_version });
             }
@@ -308,22 +309,22 @@ impl BackupWriter {
         Ok(Pushed { recorded, seq, unreplayable, _healing: healing })
     }
 
-    /// The first change that does not replay, if no snapshot is behind it.
+    /// The first change that does not replay, without a snapshot behind it.
     fn unreplayable(&self) -> Option<Seq> {
         let asked = self.lock.unreplayable()?;
         if self.known.newest_snapshot.is_some_and(|snapshot| asked < snapshot) {
-            // The word came late.
+            // The request came after the snapshot.
             self.lock.forget_unreplayable(asked);
             return None;
         }
         Some(asked)
     }
 
-    /// Notes, when a run has ended, that `lightningd` committed the newest version. Then the next run need not compare whole
-    /// databases. Nothing is noted when nothing was recorded in this run, or it owes a comparison.
+    /// Records at the end of a run that `lightningd` committed the newest version, so that the next run need not compare
+    /// databases. Nothing is recorded when this run recorded nothing, or a comparison is pending.
     ///
     /// # Errors
-    /// When the note cannot be made durable.
+    /// When the record cannot be made durable.
     pub fn note_commit(&mut self) -> Result<(), AppendError> {
         if self.known.run_start == RunStart::First || self.known.note.is_some() {
             return Ok(());
@@ -339,17 +340,17 @@ impl BackupWriter {
         Ok(())
     }
 
-    /// The lock, for a thread that goes on changing the backup when this is dropped.
+    /// The lock, for a thread that continues to modify the backup after this is dropped.
     pub fn share_lock(&self) -> SharedLock {
         self.lock.clone()
     }
 
-    /// Gives the room that was made for the next log back to the disk. To be called when a run has ended.
+    /// Removes the preallocated log. Call it at the end of a run.
     ///
-    /// The unused end of the log that is open stays: the next run begins in it, and its first answer need not wait for room.
+    /// The unused end of the open log stays: the next run begins in it, and its first answer need not wait for allocation.
     ///
     /// # Errors
-    /// When the operating system refuses. Nothing is lost by that.
+    /// When the operating system refuses. No data is lost.
     pub fn give_back_room(&mut self) -> Result<(), StorageError> {
         self.log.spares().give_back()
     }
@@ -359,7 +360,7 @@ impl BackupWriter {
         self.known.newest.map(|newest| Newest { data_version: newest.data_version, commit })
     }
 
-    /// Adds to the batch that the newest change never happened; returns its version.
+    /// Adds a rewind of the newest change to the batch; returns its version.
     fn push_rewind(&mut self, now: Timestamp) -> DataVersion {
         let NewestVersion { data_version, seq, .. } =
             self.known.newest.expect("BUG: only a recorded change is rewound");
@@ -378,7 +379,7 @@ impl BackupWriter {
                      and restore the newest version of {url} with `backupfs restore`: that is safer",
                     url = self.known.url
                 );
-                // It is read before lightningd goes on.
+                // The operator can read it before lightningd continues.
                 log::logger().flush();
             }
         }
@@ -391,22 +392,22 @@ impl BackupWriter {
         self.known.newest
     }
 
-    /// What is sealed, and what is not, as it was found; `None` once something was recorded in this run.
+    /// How far the backup was sealed, and its unsealed changes; `None` once this run has recorded a write.
     pub fn unsealed(&self) -> Option<UnsealedChanges> {
         UnsealedChanges::of(self.known.history_before_run.as_ref()?).ok()
     }
 
-    /// Where the backup is.
+    /// The URL of the backup.
     pub fn url(&self) -> &BackupUrl {
         &self.known.url
     }
 
-    /// The backup, for reading: through files of its own. Nothing is opened yet.
+    /// The backup for reading, with files of its own. Nothing is opened yet.
     pub fn backup(&self) -> Backup {
         Backup::of(Arc::new(RealDirectory::new(self.known.url.path())), self.known.manifest.clone())
     }
 
-    /// What the backup is.
+    /// Manifest of the backup.
     pub fn manifest(&self) -> &Manifest {
         &self.known.manifest
     }

@@ -31,7 +31,7 @@ pub(crate) use self::virtual_table::virtual_tables;
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
 pub(crate) use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
-use format::record::RunStart;
+use format::change_flags::RunStart;
 pub(crate) use format::record_index::ForeignKeys;
 use format::sql::lexed::LexedChange;
 use format::statements::{Statements, Templates};
@@ -44,64 +44,64 @@ pub enum ReplayError {
     /// SQLite refused a statement.
     #[error("statement {statement} of version {data_version} (record {seq}) fails: {reason}")]
     Statement {
-        /// The version.
+        /// Version of the change.
         data_version: DataVersion,
-        /// The record.
+        /// Seq of the change.
         seq: Seq,
-        /// Which one, from 1.
+        /// Position of the statement, from 1.
         statement: usize,
-        /// What SQLite says; never the text of the statement, which may hold secrets.
+        /// SQLite's message; never the text of the statement, which may contain secrets.
         reason: String,
     },
-    /// A statement does what none of `lightningd` does.
+    /// A statement does what no statement of `lightningd` does.
     #[error(
         "statement {statement} of version {data_version} (record {seq}) was stopped: it {why}, which no statement of a \
          known lightningd does. Somebody else may have written to this backup: compare it with a copy that nobody else can \
          write to"
     )]
     OutOfBounds {
-        /// The version.
+        /// Version of the change.
         data_version: DataVersion,
-        /// The record.
+        /// Seq of the change.
         seq: Seq,
-        /// Which one, from 1.
+        /// Position of the statement, from 1.
         statement: usize,
         /// Why it was stopped.
         why: OutOfBounds,
     },
-    /// A statement has to do with a virtual table.
+    /// A statement involves a virtual table.
     #[error(
         "statement {statement} of version {data_version} (record {seq}) {how}. Virtual tables (FTS5 and the like) are not \
          supported: what writes to one need not replay. lightningd needs none: stop it, drop them with their triggers \
          (`sqlite3 lightningd.sqlite3 .schema` shows both), and begin anew with `backupfs init --replace`"
     )]
     VirtualTable {
-        /// The version.
+        /// Version of the change.
         data_version: DataVersion,
-        /// The record.
+        /// Seq of the change.
         seq: Seq,
-        /// Which one, from 1.
+        /// Position of the statement, from 1.
         statement: usize,
-        /// What it has to do with it.
+        /// How the virtual table is involved.
         how: VirtualTable,
     },
-    /// The bump found another version than the one recorded before it.
+    /// The bump found another version than the previous one.
     #[error(
         "version {data_version} (record {seq}) does not follow the version in the database: its bump changes {}",
         counted(*.rows, "row")
     )]
     BumpMissed {
-        /// The version.
+        /// Version of the change.
         data_version: DataVersion,
-        /// The record.
+        /// Seq of the change.
         seq: Seq,
-        /// Rows that it changed instead of 1.
+        /// Number of rows that it changed instead of 1.
         rows: u64,
     },
     /// SQLite could not be set up.
     #[error("cannot prepare SQLite for replay: {reason}")]
     SetUp {
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
     /// A page that a statement needs cannot be read.
@@ -119,41 +119,42 @@ pub(crate) struct Change<'a, S> {
     pub(crate) statements: &'a [S],
 }
 
-/// A database being replayed onto.
+/// A database that changes are replayed onto.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    // Dropped before what it is connected to.
+    // Dropped before the overlay that it uses.
     connection: Connection,
     mounted: MountedOverlay,
     bounds: Bounds,
-    /// Whether the connection is as it was when it was set up: nothing failed, and nothing was executed but templates,
-    /// which leave no settings and no temporary tables behind.
+    /// Whether the connection is as it was set up: nothing failed, and only templates were executed, which leave no settings and
+    /// no temporary tables behind.
     is_clean: Cell<bool>,
 }
 
-/// A connection whose replay is over, with all that it has prepared: most of what opening a version costs.
+/// A connection whose replay has ended, with its prepared statements, which are most of the cost of opening a version.
 #[derive(Debug)]
 pub(crate) struct IdleReplay(Replay);
 
-/// Connections whose replay is over, for the next who replays on the same line of history: see [`IdleReplay::start`].
+/// A pool of idle connections, for the next replay on the same line of history: see [`IdleReplay::start`].
 #[derive(Debug, Default)]
 pub(crate) struct IdleReplays(Mutex<Vec<(Line, IdleReplay)>>);
 
-/// A line of history, by the newest snapshot before it.
+/// A line of history, identified by the newest snapshot before it.
 pub(crate) type Line = Option<Seq>;
 
-/// Connections kept: as many as build views at once. Each holds its schema and about a hundred prepared statements.
+/// Maximum number of idle connections: as many as views are built at once. Each has its schema and about a hundred prepared
+/// statements.
 const IDLE_MAX: usize = 4;
 
 impl IdleReplays {
-    /// Takes one of this line, if there is any.
+    /// Takes a connection of this line, if there is one.
     pub(crate) fn take(&self, line: Line) -> Option<IdleReplay> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let position = kept.iter().rposition(|(kept, _)| *kept == line)?;
         Some(kept.remove(position).1)
     }
 
-    /// Keeps one. When there are too many, the one that was kept first goes.
+    /// Adds a connection. When there are too many, the oldest is dropped.
     pub(crate) fn put(&self, line: Line, idle: IdleReplay) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push((line, idle));
@@ -164,12 +165,12 @@ impl IdleReplays {
 }
 
 impl Replay {
-    /// Begins on `pages`.
+    /// Begins a replay on `pages`.
     pub(crate) fn start(pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Self, ReplayError> {
         Self::start_within(Bounds::default(), pages, foreign_keys)
     }
 
-    /// As [`start`](Self::start), with other bounds.
+    /// Like [`start`](Self::start), with other bounds.
     pub(crate) fn start_within(
         bounds: Bounds,
         pages: OverlayPages,
@@ -179,14 +180,14 @@ impl Replay {
         let mounted = MountedOverlay::with_room(pages, bounds.memory_bytes);
         let set_up = || -> rusqlite::Result<Connection> {
             let connection = mounted.connect()?;
-            // `lightningd` links a stock SQLite, which takes a double-quoted word that names nothing for a string.
+            // `lightningd` links a stock SQLite, which treats a double-quoted word that names nothing as a string.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, true)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
             if page_count == 0 {
                 connection.execute_batch(&format!("PRAGMA page_size = {}", page_size.get()))?;
             }
-            // Nothing outside of the overlay: no rollback journal, no temporary files. A change that fails half-way
-            // spoils the overlay, which is then thrown away.
+            // No files besides the overlay: no rollback journal, no temporary files. A change that fails half-way leaves the
+            // overlay inconsistent, and it is then discarded.
             connection.execute_batch(
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY; \
                  PRAGMA cache_size = -8192;",
@@ -205,10 +206,10 @@ impl Replay {
         }
     }
 
-    /// Executes the statements of a change: in a transaction of its own, or outside of any for a PRAGMA rider.
+    /// Executes the statements of a change: in a transaction of its own, or without one for a PRAGMA rider.
     ///
     /// # Errors
-    /// When a statement fails or the bump does not change exactly one row. The overlay is spoilt then.
+    /// When a statement fails or the bump does not change exactly one row. Then the overlay is inconsistent.
     pub(crate) fn apply<S: AsRef<str>>(&mut self, change: &Change<'_, S>) -> Result<(), ReplayError> {
         let Change { data_version, seq, time, run_start, statements } = *change;
         let about = ChangeAbout { data_version, seq, time, run_start };
@@ -217,10 +218,10 @@ impl Replay {
         execute(self, &mut control, &about, statements, |sql| statement::execute(&self.connection, sql))
     }
 
-    /// As [`apply`](Self::apply), of statements whose literals have been taken out.
+    /// Like [`apply`](Self::apply), for statements whose literals were already extracted.
     ///
     /// # Errors
-    /// As there.
+    /// The same.
     pub(crate) fn apply_lexed(&mut self, about: &ChangeAbout, change: &LexedChange) -> Result<(), ReplayError> {
         let mut control = Control::new(&self.connection);
         let run = |statement| statement::execute_lexed(&self.connection, &statement);
@@ -236,7 +237,7 @@ impl Replay {
         }
     }
 
-    /// From now on the rows of a table that SQLite says it writes are noted.
+    /// Starts to record which rows of a table are written, as SQLite reports them.
     pub(crate) fn note_rows(&mut self, table: &str, notes: &RowNotes) -> rusqlite::Result<()> {
         let (table, notes) = (table.to_owned(), notes.clone());
         self.connection.update_hook(Some(move |action, database: &str, written: &str, rowid| {
@@ -246,8 +247,8 @@ impl Replay {
         }))
     }
 
-    /// Looks at the database between two changes, within the bounds of a change and with the clock standing at `now`.
-    /// Also returns which bound stopped it.
+    /// Queries the database between two changes, within the bounds of a change and with the clock at `now`. Also returns the
+    /// bound that stopped it, if any.
     pub(crate) fn look<T>(&self, now: Timestamp, look: impl FnOnce(&Connection) -> T) -> (T, Option<OutOfBounds>) {
         with_replay_clock(now, || bounds::within(&self.bounds, self.page_count(), || look(&self.connection)))
     }
@@ -257,7 +258,7 @@ impl Replay {
         self.mounted.take_problem()
     }
 
-    /// From now on the pages that are read are noted.
+    /// Starts to record which pages are read.
     pub(crate) fn note_reads(&self) {
         self.mounted.note_reads();
     }
@@ -267,27 +268,27 @@ impl Replay {
         self.mounted.take_reads()
     }
 
-    /// The database as it is now, between two changes. Replay goes on with pages of its own.
+    /// The current database, between two changes. Replay continues on its own copy.
     pub(crate) fn pages(&self) -> OverlayPages {
         self.mounted.pages()
     }
 
-    /// Pages of the database as it is now.
+    /// Current number of pages of the database.
     pub(crate) fn page_count(&self) -> u32 {
         self.mounted.page_count()
     }
 
-    /// The database as it is now.
+    /// The final database.
     #[cfg(test)]
     pub(crate) fn finish(self) -> Result<(OverlayPages, ForeignKeys), ReplayError> {
         Ok((self.mounted.pages(), self.foreign_keys()?))
     }
 
-    /// The database as it is now, and the connection, if it is fit for another replay.
+    /// The final database, and the connection if it can be reused.
     pub(crate) fn finish_and_keep(self) -> Result<(OverlayPages, ForeignKeys, Option<IdleReplay>), ReplayError> {
         let foreign_keys = self.foreign_keys()?;
         let nothing = OverlayPages::new(Arc::new(NoPages(self.mounted.pages().page_size())));
-        // Of the pages SQLite must keep none: two databases may have the same change counter, after a rewind.
+        // SQLite must keep no pages: after a rewind two databases may have the same change counter.
         let is_fit = self.is_clean.get()
             && self.connection.is_autocommit()
             && self.connection.execute_batch("PRAGMA shrink_memory").is_ok();
@@ -295,7 +296,7 @@ impl Replay {
         Ok((pages, foreign_keys, is_fit.then_some(IdleReplay(self))))
     }
 
-    /// What the database says which version it is, in words if it does not.
+    /// The version in the database, or a message when there is none.
     pub(crate) fn read_data_version(&self) -> Result<DataVersion, String> {
         const QUERY: &str = "SELECT intval FROM vars WHERE name = 'data_version'";
         let query = || self.connection.query_row(QUERY, [], |row| row.get(0));
@@ -305,7 +306,7 @@ impl Replay {
             .map_err(|error| stopped.map_or_else(|| reason(&error), |why| why.to_string()))
     }
 
-    /// Whether foreign keys are enforced now.
+    /// Whether foreign keys are currently enforced.
     pub(crate) fn foreign_keys(&self) -> Result<ForeignKeys, ReplayError> {
         let on = self.connection.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0));
         on.map(|on| if on { ForeignKeys::On } else { ForeignKeys::Off })
@@ -314,11 +315,11 @@ impl Replay {
 }
 
 impl IdleReplay {
-    /// As [`Replay::start`], on pages of another version of the database.
+    /// Like [`Replay::start`], on pages of another version of the database.
     ///
-    /// SQLite reads the schema anew when the schema's counter in the pages is another one. So of two versions with the
-    /// same counter the schema must be the same: both must be on one line of history, without a rewind or a snapshot between them. Behind a snapshot
-    /// nothing that was recorded before need ever have been committed.
+    /// SQLite reads the schema again when the schema cookie in the pages differs. So two versions with the same cookie must have
+    /// the same schema: both must be on one line of history, without a rewind or a snapshot between them. What was recorded
+    /// before a snapshot need never have been committed.
     pub(crate) fn start(self, pages: OverlayPages, foreign_keys: ForeignKeys) -> Result<Replay, ReplayError> {
         let Self(replay) = self;
         if pages.page_count() == 0 || pages.page_size() != replay.mounted.pages().page_size() {
@@ -333,7 +334,7 @@ impl IdleReplay {
     }
 }
 
-/// Rows that were written, in order: what was done, and the rowid.
+/// The rows that were written, in order, each with the action and the rowid.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RowNotes(Arc<Mutex<Vec<(Action, i64)>>>);
 
@@ -342,13 +343,13 @@ impl RowNotes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((action, rowid));
     }
 
-    /// Those noted since the last call.
+    /// The rows since the last call.
     pub(crate) fn take(&self) -> Vec<(Action, i64)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A database being replayed onto from blocks with one table, whose templates stay prepared.
+/// A database that changes of blocks with one table are replayed onto; its templates stay prepared.
 pub(crate) struct StoredReplay<'r> {
     replay: &'r Replay,
     control: Control<'r>,
@@ -361,16 +362,16 @@ impl StoredReplay<'_> {
         self.replay
     }
 
-    /// As [`Replay::apply`].
+    /// Like [`Replay::apply`].
     ///
     /// # Errors
-    /// As there.
+    /// The same.
     pub(crate) fn apply(&mut self, about: &ChangeAbout, statements: Statements<'_>) -> Result<(), ReplayError> {
         execute(self.replay, &mut self.control, about, statements, |statement| self.prepared.execute(&statement))
     }
 }
 
 fn enforce(foreign_keys: ForeignKeys, connection: &Connection) -> rusqlite::Result<()> {
-    // The PRAGMA would make every prepared statement be prepared anew, even when it changes nothing.
+    // The PRAGMA would invalidate every prepared statement, even without a change of the setting.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys == ForeignKeys::On).map(drop)
 }

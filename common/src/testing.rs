@@ -1,4 +1,4 @@
-//! A little node for the tests of this crate: a real database, and a backup beside it.
+//! A small node for the tests of this crate: a real database, with a backup.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -22,10 +22,10 @@ use crate::recording::record_error::RecordError;
 use crate::storage::{Directory, RealDirectory};
 use format::units::{DataVersion, Timestamp};
 
-/// Logs that are soon made.
+/// Limits for short logs.
 const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 12_000 };
 
-/// What surrounds the COMMIT of a transaction.
+/// The circumstances of a transaction's COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Recorded, then committed.
@@ -36,7 +36,7 @@ pub(crate) enum Fate {
     Unseen,
 }
 
-/// A node and its backup, in a directory of their own.
+/// A node and its backup, in a temporary directory.
 pub(crate) struct Node {
     pub(crate) dir: TempDir,
     pub(crate) connection: Connection,
@@ -45,7 +45,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node with a table and a few rows, whose database was made with these PRAGMAs; its backup holds that much.
+    /// A node with a table and a few rows, whose database was created with these PRAGMAs, and its backup.
     pub(crate) fn new(pragmas: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("lightningd.sqlite3");
@@ -89,7 +89,7 @@ impl Node {
         self.record_in(Arc::new(RealDirectory::new(self.backup_path())))
     }
 
-    /// With logs that end at other limits.
+    /// A recorder with other limits of logs.
     pub(crate) fn record_within(&self, limits: LogLimits) -> BackupWriter {
         let directory = Arc::new(RealDirectory::new(self.backup_path()));
         BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), limits).unwrap()
@@ -109,14 +109,14 @@ impl Node {
         ]
     }
 
-    /// Runs a transaction of this statement, recorded and committed.
+    /// Executes, records and commits a transaction of this statement.
     pub(crate) fn execute(&mut self, recording: &mut BackupWriter, sql: &str) {
         let bump = self.statements("").pop().unwrap();
         self.connection.execute_batch(&format!("BEGIN; {sql}; {bump}; COMMIT")).unwrap();
         self.record_only(recording, sql);
     }
 
-    /// Records a change of this statement, whatever the database says to it. The database is at its version then.
+    /// Records a change of this statement, even if the database refuses it. Then the database is at its version.
     pub(crate) fn record_only(&mut self, recording: &mut BackupWriter, sql: &str) {
         let statements = [Cow::Owned(sql.to_owned()), self.statements("").pop().unwrap()];
         self.version += 1;
@@ -136,7 +136,7 @@ impl Node {
         assert_eq!((check.as_str(), found), ("ok", version));
     }
 
-    /// Runs the next transaction as `lightningd` would, with the recorder in the hook.
+    /// Executes the next transaction as `lightningd` would, with the recorder in the hook.
     pub(crate) fn write(
         &mut self,
         recording: &mut BackupWriter,
@@ -171,7 +171,7 @@ impl Node {
         Ok(recorded)
     }
 
-    /// What the newest version of the backup holds, opened as a user would open it.
+    /// The contents of the newest version of the backup, opened as a user would open it.
     pub(crate) fn newest_contents(&self) -> (u32, Vec<String>) {
         let (history, read) = self.backup().read_history();
         read.unwrap();
@@ -179,7 +179,7 @@ impl Node {
         (newest.data_version.get(), self.contents_of(&history, newest.data_version.get()))
     }
 
-    /// What a version of the backup holds.
+    /// The contents of a version of the backup.
     pub(crate) fn contents_of(&self, history: &crate::history::History, version: u32) -> Vec<String> {
         let version = history.version(DataVersion::new(version)).unwrap().unwrap();
         let view = Views::new(self.backup(), 1 << 20).open(&history.plan(&version).unwrap()).unwrap();
@@ -191,7 +191,7 @@ impl Node {
     }
 }
 
-/// Every row of a database, and that it is sound.
+/// All rows of a database, which must be sound.
 pub(crate) fn contents(connection: &Connection) -> Vec<String> {
     let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");

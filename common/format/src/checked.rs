@@ -1,45 +1,49 @@
-//! The file `checked`: what SQLite said of snapshots, which are pages of the node's own database.
+//! The file `checked`: results of SQLite's check of snapshots, which are copies of the node's own database.
 
 use uuid::Uuid;
 
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
+use super::fields::Reader;
 use crate::units::{DataVersion, Seq};
 
 const MAGIC: [u8; 8] = *b"BKPFSCHK";
 
-/// Snapshots of which it is told that they are damaged; older ones are forgotten.
+/// Maximum number of damaged snapshots that are listed; older ones are dropped.
 const UNSOUND_MAX: usize = 64;
 
-/// Most bytes of what is told of one.
+/// Maximum length of SQLite's message for one snapshot, in bytes.
 const FOUND_LEN_MAX: usize = 400;
 
 const HEADER_LEN: usize = 40;
 
-/// Most bytes of the file.
+/// Maximum length of the file in bytes.
 pub const CHECKED_LEN_MAX: usize = HEADER_LEN + UNSOUND_MAX * (14 + FOUND_LEN_MAX) + 4;
 
 /// A snapshot of a database that was damaged when it was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsoundSnapshot {
-    /// Its record.
+    /// Seq of the snapshot's record.
     pub seq: Seq,
-    /// Its version.
+    /// Version of the snapshot.
     pub data_version: DataVersion,
-    /// What SQLite said, in one line.
+    /// SQLite's message, in one line.
     pub found: String,
 }
 
-/// What is known of the snapshots of a backup.
+/// Results of the checks of a backup's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedSnapshots {
-    /// The newest that was checked.
+    /// The newest snapshot that was checked.
     pub newest: Seq,
-    /// Those that are damaged, in order.
+    /// The damaged snapshots, in order.
     pub unsound: Vec<UnsoundSnapshot>,
 }
 
 impl CheckedSnapshots {
-    /// Adds a snapshot that was checked behind all others.
+    /// Adds the result of a snapshot newer than all others.
     pub fn add(before: Option<Self>, seq: Seq, data_version: DataVersion, found: Option<&str>) -> Self {
         let mut unsound = before.map_or_else(Vec::new, |before| before.unsound);
         if let Some(found) = found {
@@ -50,12 +54,12 @@ impl CheckedSnapshots {
         Self { newest: seq, unsound }
     }
 
-    /// The newest snapshot that was checked, if that is damaged.
+    /// The newest checked snapshot, if it is damaged.
     pub fn newest_unsound(&self) -> Option<&UnsoundSnapshot> {
         self.unsound.last().filter(|unsound| unsound.seq == self.newest)
     }
 
-    /// The bytes of the file.
+    /// Encodes the file.
     pub fn encode(&self, uuid: Uuid) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_LEN + 4);
         out.extend_from_slice(&MAGIC);
@@ -74,10 +78,10 @@ impl CheckedSnapshots {
         out
     }
 
-    /// Reads the bytes of the file of the backup with this UUID.
+    /// Decodes the file of the backup with this UUID.
     ///
     /// # Errors
-    /// When they are none, damaged, of another backup, or of a newer format.
+    /// When the bytes are damaged, of another kind or backup, or of a newer format.
     pub fn decode(bytes: &[u8], uuid: Uuid) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "note of checked snapshots")?;
         let mut fields = Reader::new(bytes.split_last_chunk::<4>().map_or(bytes, |(covered, _)| covered));
@@ -115,7 +119,7 @@ fn seq(fields: &mut Reader<'_>) -> Result<Seq, Damage> {
     Seq::new(value).ok_or(Damage::Field { field: "seq", value })
 }
 
-/// In one line, and not too long.
+/// Makes a message one line, cut to the maximum length.
 fn shortened(found: &str) -> String {
     let line = found.replace(char::is_control, " ");
     let end = (0..=FOUND_LEN_MAX.min(line.len())).rfind(|&end| line.is_char_boundary(end));

@@ -1,4 +1,4 @@
-//! [`CommitNote`]: what a commit record says of the node's database at the end of a run.
+//! [`CommitNote`]: the content of a commit record, about the node's database at the end of a run.
 
 use uuid::Uuid;
 
@@ -8,28 +8,28 @@ use super::fields::Reader;
 /// Bytes of an encoded note.
 pub const COMMIT_NOTE_LEN: usize = 32;
 
-/// The three numbers on page 1 of a SQLite database that tell whether it was written to (SQLite file format §1.3: file change
+/// Three numbers on page 1 of a SQLite database that show whether it was written to (SQLite file format §1.3: file change
 /// counter, bytes 24 to 27; database size in pages, 28 to 31; schema cookie, 40 to 43).
 ///
-/// Each transaction that changes the database adds one to the change counter, VACUUM included. Reads, transactions that are
-/// rolled back, and copies of the file leave all three as they are. In WAL mode the counter does not move with each
-/// transaction, so a database in WAL mode has no stamp.
+/// Each transaction that changes the database increments the change counter, and so does VACUUM. Reads, rolled back transactions
+/// and copies of the file leave all three unchanged. In WAL mode the counter does not change with each transaction, so a database
+/// in WAL mode has no stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatabaseStamp {
     /// The file change counter.
     pub change_counter: u32,
-    /// Pages of the database.
+    /// Number of pages of the database.
     pub page_count: u32,
     /// The schema cookie.
     pub schema_cookie: u32,
 }
 
-/// Bytes of page 1 that a stamp is read from.
+/// Length of the part of page 1 that a stamp is read from, in bytes.
 pub const STAMPED_HEADER_LEN: usize = 44;
 
 impl DatabaseStamp {
-    /// The stamp of the database whose first page begins with these bytes; `None` when it has none: it is in WAL mode, or the
-    /// bytes are not those of a database.
+    /// The stamp of the database whose first page begins with these bytes; `None` in WAL mode, or when the bytes are not those of
+    /// a database.
     pub fn of_first_page(bytes: &[u8]) -> Option<Self> {
         const MAGIC: &[u8] = b"SQLite format 3\0";
         const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
@@ -43,13 +43,13 @@ impl DatabaseStamp {
     }
 }
 
-/// What the recorder knew when it noted that the newest version was committed.
+/// What the recorder notes when the newest version is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitNote {
-    /// The boot of the machine (`/proc/sys/kernel/random/boot_id`); nil when it is not known. In the same boot no power cut
-    /// can have undone the commit.
+    /// Boot ID of the machine (`/proc/sys/kernel/random/boot_id`); nil when unknown. Within one boot no power cut can have undone
+    /// the commit.
     pub boot: Uuid,
-    /// The stamp of the database; `None` when it had none.
+    /// Stamp of the database; `None` when it has none.
     pub stamp: Option<DatabaseStamp>,
 }
 

@@ -1,15 +1,15 @@
-//! Reading and writing fixed-width little-endian fields.
+//! Reading and writing of fixed-width little-endian fields and varints.
 
 use super::Damage;
 
-/// Takes fields from the front of a slice; never reads past its end.
+/// Reads fields from the front of a slice; never reads past its end.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte.
+    /// A reader at the first byte.
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -17,7 +17,7 @@ impl<'a> Reader<'a> {
     /// The next `len` bytes.
     ///
     /// # Errors
-    /// [`Damage::Short`] when fewer are left; nothing is consumed then. The same for all other methods.
+    /// [`Damage::Short`] when fewer bytes are left; then nothing is consumed. The same holds for all other methods.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], Damage> {
         let (taken, rest) =
             self.rest.split_at_checked(len).ok_or(Damage::Short { have: self.rest.len(), want: len })?;
@@ -58,7 +58,7 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_le_bytes)
     }
 
-    /// Bytes that the format reserves: anything but zero is an error naming `field`.
+    /// Reserved bytes, which must be zero; otherwise the error names `field`.
     pub fn zeros(&mut self, len: usize, field: &'static str) -> Result<(), Damage> {
         match self.bytes(len)?.iter().find(|&&byte| byte != 0) {
             Some(&byte) => Err(Damage::Field { field, value: byte.into() }),
@@ -66,10 +66,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An unsigned number of 7 bits a byte, lowest first, bit 7 set in every byte but the last (LEB128).
+    /// An unsigned LEB128 number: 7 bits per byte, lowest first, bit 7 set in every byte but the last.
     ///
     /// # Errors
-    /// Also when it is longer than 64 bits.
+    /// Also when the number is longer than 64 bits.
     pub fn varint(&mut self) -> Result<u64, Damage> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -86,24 +86,24 @@ impl<'a> Reader<'a> {
         Err(Damage::Field { field: "varint", value })
     }
 
-    /// A varint that must fit into 32 bits.
+    /// A varint of at most 32 bits.
     pub fn varint_u32(&mut self, field: &'static str) -> Result<u32, Damage> {
         let value = self.varint()?;
         u32::try_from(value).map_err(|_| Damage::Field { field, value })
     }
 
-    /// A signed number as a varint: 0, -1, 1, -2, 2 … are stored as 0, 1, 2, 3, 4 …
+    /// A signed varint, zigzag encoded: 0, -1, 1, -2, 2 … are stored as 0, 1, 2, 3, 4 …
     pub fn signed(&mut self) -> Result<i64, Damage> {
         self.varint().map(unzigzag)
     }
 
-    /// What has not been taken yet.
+    /// The bytes that were not read yet.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 }
 
-/// Appends what [`Reader::varint`] reads.
+/// Appends a number as [`Reader::varint`] reads it.
 pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
@@ -112,17 +112,17 @@ pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value.to_le_bytes()[0]);
 }
 
-/// Appends what [`Reader::signed`] reads.
+/// Appends a number as [`Reader::signed`] reads it.
 pub fn put_signed(value: i64, out: &mut Vec<u8>) {
     put_varint(zigzag(value), out);
 }
 
-/// 0, −1, 1, −2, … as 0, 1, 2, 3, …
+/// Zigzag encoding: 0, −1, 1, −2, … become 0, 1, 2, 3, …
 pub fn zigzag(number: i64) -> u64 {
     (number << 1 ^ number >> 63).cast_unsigned()
 }
 
-/// The number that [`zigzag`] was made of.
+/// The inverse of [`zigzag`].
 pub fn unzigzag(number: u64) -> i64 {
     (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
 }

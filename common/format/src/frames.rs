@@ -1,4 +1,4 @@
-//! zstd frames, decompressed with what each thread keeps for it: making that anew costs more than most frames.
+//! Decompression of zstd frames with one context per thread: to create a context costs more than most frames.
 
 use std::cell::RefCell;
 
@@ -13,16 +13,16 @@ thread_local! {
 /// Decompresses a frame that fills `out` exactly.
 ///
 /// # Errors
-/// When it does not.
+/// When the frame is damaged or has another length.
 pub fn decompress(frame: &[u8], out: &mut [u8]) -> Result<(), Damage> {
     let result = CONTEXT.with_borrow_mut(|context| context.decompress(out, frame));
     check(result.ok(), out)
 }
 
-/// As [`decompress`], of a frame that may copy from `before`.
+/// Like [`decompress`], for a frame that was compressed with `before` as dictionary.
 ///
 /// # Errors
-/// As there.
+/// The same.
 pub fn decompress_with(frame: &[u8], before: &[u8], out: &mut [u8]) -> Result<(), Damage> {
     let result = CONTEXT.with_borrow_mut(|context| context.decompress_using_dict(out, frame, before));
     check(result.ok(), out)

@@ -2,11 +2,12 @@
 
 use uuid::Uuid;
 
+use super::change_flags::{ChangeFlags, RunStart};
 use super::log_header::LogHeader;
 use super::manifest::Manifest;
 use super::page_images::PageImages;
 use super::page_map::MapNode;
-use super::record::{ChangeFlags, RecordHeader, RunStart, encode_change, first_link};
+use super::record::{RecordHeader, encode_change, first_link};
 use super::record_index::ForeignKeys;
 use super::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart, block_checksum};
 use super::remains_directory::{Gap, PartEntry, RemainsDirectory};
@@ -50,7 +51,7 @@ fn segment_header() -> SegmentHeader {
     SegmentHeader { uuid: UUID, first_seq: seq(901), previous_checksum: 0x1122_3344, page_size: PageSize::DEFAULT }
 }
 
-/// A piece: the node of a page map of three pages, of which the segment has changed the first and the last.
+/// The map node of three pages, of which the segment has changed the first and the last.
 fn node() -> (Vec<u8>, Piece) {
     let location = |first: u64, offset, len| Location { segment: seq(first), piece: Piece { offset, len } };
     let mut node = MapNode::default();
@@ -91,7 +92,7 @@ fn footer() -> Vec<u8> {
     footer.encode().to_vec()
 }
 
-/// Of the first segment, which was dropped: the newest image of each page, all zeros, and the node that leads to them.
+/// The file `remains` of a dropped first segment: the newest image of each page, all zeros, and the node that leads to them.
 fn remains() -> Vec<u8> {
     const PAGE_OF_ZEROS: [u8; 7] = [0x60, 0, 0x0f, 3, 0x80, 0, 0];
     let header = SegmentHeader {
@@ -106,7 +107,7 @@ fn remains() -> Vec<u8> {
     for (page, offset, len) in stored {
         let piece = Piece { offset, len };
         node.set(page - 1, Location { segment: Seq::FIRST, piece });
-        // The page, no anchor, one image at keyframe 15, its length.
+        // Page number, no anchor, one image at keyframe 15, its length.
         let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
         let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
         let mut zeros = [1; 4096];
@@ -173,7 +174,7 @@ fn remains() -> Vec<u8> {
     out
 }
 
-/// `0000  00 11 …  |text|`, 16 bytes a line.
+/// A hex dump like `0000  00 11 …  |text|`, 16 bytes per line.
 fn dump(bytes: &[u8]) -> String {
     let line = |(number, line): (usize, &[u8])| {
         let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();

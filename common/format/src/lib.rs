@@ -1,5 +1,6 @@
 #![doc = include_str!("../../../docs/format.md")]
 
+pub mod change_flags;
 pub mod checked;
 pub mod commit_note;
 pub mod fields;
@@ -20,6 +21,7 @@ pub mod remains;
 pub mod remains_directory;
 pub mod segment;
 pub mod snapshot;
+pub mod snapshot_ref;
 pub mod spool;
 pub mod sql;
 pub mod statements;
@@ -31,25 +33,25 @@ use crate::units::{Seq, counted};
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// Why bytes are not what they should be. Offsets are within the bytes that were looked at.
+/// Why bytes cannot be decoded. Offsets are relative to the start of the decoded bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
     /// The structure is longer than the bytes.
     #[error("it ends after {} where {want} are needed", counted(*.have, "byte"))]
     Short {
-        /// Bytes at hand.
+        /// Bytes available.
         have: usize,
         /// Bytes needed.
         want: usize,
     },
-    /// It does not begin or end with the magic of its kind.
+    /// The structure does not begin or end with the magic of its kind.
     #[error("it is not a {expected} (wrong magic)")]
     Magic {
-        /// What it was taken for.
+        /// The kind of structure that was expected.
         expected: &'static str,
     },
-    /// It was written by a newer program.
+    /// The structure was written by a newer program.
     #[error("format {found} is newer than the newest this program reads ({FORMAT_VERSION}); use a newer backupfs")]
     TooNew {
         /// Version found.
@@ -58,9 +60,9 @@ pub enum Damage {
     /// The checksum does not match.
     #[error("checksum {found:08x} instead of {computed:08x}")]
     Checksum {
-        /// The checksum stored.
+        /// The stored checksum.
         found: u32,
-        /// The checksum of the bytes.
+        /// The checksum computed over the bytes.
         computed: u32,
     },
     /// A field has a value that the format does not allow.
@@ -71,35 +73,35 @@ pub enum Damage {
         /// Value found.
         value: u64,
     },
-    /// It belongs to another backup.
+    /// The structure belongs to another backup.
     #[error("it belongs to another backup")]
     Foreign,
-    /// A record that should be here is not.
+    /// A record is missing.
     #[error("record {expected} is missing")]
     Missing {
         /// The record expected.
         expected: Seq,
     },
-    /// A log ends where it always goes on.
+    /// A log ends where every log continues: in a record or directly behind one.
     #[error(
         "the file ends after {len} bytes, within a record or right behind one, where a log always goes on: its end was cut off, \
          as by a copy that was interrupted, and records with it"
     )]
     CutOff {
-        /// Its bytes.
+        /// Length of the file in bytes.
         len: u64,
     },
-    /// A log has a length that no log has.
+    /// The length of a log is not a multiple of its unit.
     #[error(
         "it is {len} bytes long, and a log is always a multiple of {unit}: its end was cut off, or something was added"
     )]
     LogLength {
-        /// Its bytes.
+        /// Length of the file in bytes.
         len: u64,
-        /// What it should be a multiple of.
+        /// The unit: the length of a log is always a multiple of it.
         unit: u64,
     },
-    /// Something else is there than what was read before.
+    /// The file is not the one that was read before.
     #[error(
         "it is not what was there when the backup was opened: another copy was put in its place, or its end was lost"
     )]
@@ -107,30 +109,30 @@ pub enum Damage {
     /// The bytes cannot be decompressed.
     #[error("it cannot be decompressed")]
     Compression,
-    /// The record is intact but what it names contradicts what is there.
+    /// The record is intact, but it contradicts other records or files.
     #[error("{0}")]
     Contradiction(&'static str),
 }
 
 impl Damage {
-    /// Whether the bytes are well-formed but of a version of the format that this program does not know.
+    /// Whether the bytes are well-formed, but of a format version that this program does not know.
     pub fn is_too_new(&self) -> bool {
         matches!(self, Self::TooNew { .. })
     }
 
-    /// Whether all may be well, but with another backup, or another copy of it, than the one that was opened.
+    /// Whether the files may be intact, but those of another backup, or of another copy, than the one that was opened.
     pub fn is_replaced(&self) -> bool {
         matches!(self, Self::Replaced)
     }
 }
 
-/// The checksum of everything: CRC-32C (Castagnoli), as RFC 3720 has it.
+/// The checksum of every structure: CRC-32C (Castagnoli), as in RFC 3720.
 pub fn checksum(parts: &[&[u8]]) -> u32 {
     parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
 }
 
-/// Checks magic, checksum and version at the edges of a structure: magic in the first 8 bytes, version in the next 2,
-/// checksum of all before it in the last 4.
+/// Checks magic, checksum and version of a structure: the magic is the first 8 bytes, the version the next 2, the checksum of all
+/// bytes before it the last 4.
 fn check_envelope(bytes: &[u8], magic: [u8; 8], expected: &'static str) -> Result<(), Damage> {
     let mut fields = fields::Reader::new(bytes);
     if fields.array::<8>()? != magic {

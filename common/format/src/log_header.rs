@@ -2,34 +2,38 @@
 
 use uuid::Uuid;
 
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
+use super::fields::Reader;
 use crate::units::{Seq, Timestamp};
 
 const MAGIC: [u8; 8] = *b"BKPFSLOG";
 
-/// Bytes of an encoded header; the first record follows.
+/// Length of an encoded header in bytes; the first record follows.
 pub const LOG_HEADER_LEN: usize = 64;
 
-/// What a log file says of itself.
+/// The header of a log file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogHeader {
     /// The backup that the log belongs to.
     pub uuid: Uuid,
-    /// Seq of its first record.
+    /// Seq of the log's first record.
     pub first_seq: Seq,
-    /// Checksum of the record before its first one.
+    /// Checksum of the record before the first one.
     pub previous_checksum: u32,
-    /// When the file was made.
+    /// When the file was created.
     pub created: Timestamp,
-    /// What the length of the file is always a whole multiple of.
+    /// The length of the file is always a multiple of this unit.
     pub unit: u64,
 }
 
-/// The greatest unit: a log is made with 4 MiB.
+/// The largest valid unit; a log is created with 4 MiB.
 const UNIT_MAX: u64 = 1 << 30;
 
 impl LogHeader {
-    /// The first bytes of the file.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; LOG_HEADER_LEN] {
         let mut out = Vec::with_capacity(LOG_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -45,10 +49,10 @@ impl LogHeader {
         out.try_into().expect("BUG: the fields of a log header are LOG_HEADER_LEN bytes")
     }
 
-    /// Reads the first bytes of a file.
+    /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// When they are not the header of a log, damaged, or of a newer format.
+    /// When the bytes are not the header of a log, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8; LOG_HEADER_LEN]) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "log of a backup")?;
         let mut fields = Reader::new(bytes);

@@ -1,35 +1,39 @@
-//! The manifest: what a backup is.
+//! The manifest: the identity of a backup.
 
 use uuid::Uuid;
 
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
+use super::fields::Reader;
 use crate::units::{PageSize, Timestamp};
 
 const MAGIC: [u8; 8] = *b"BKPFSMAN";
 
-/// Bytes of an encoded manifest.
+/// Length of an encoded manifest in bytes.
 pub const MANIFEST_LEN: usize = 80;
 
 const HAS_NODE_ID: u16 = 1;
 
-/// The public key of a node, as CLN keeps it in `vars.node_id`.
+/// Public key of a node, as CLN stores it in `vars.node_id`.
 pub type NodeId = [u8; 33];
 
-/// Identity of a backup. Written once by `init`; replaced once more when the node's id is learned.
+/// Identity of a backup. `init` writes it once; it is replaced once when the node's id is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// Tells this backup from every other one; seeds the checksums of all its records.
+    /// Unique identifier of the backup; the seed of the checksums of all its records.
     pub uuid: Uuid,
     /// When `init` ran.
     pub created: Timestamp,
-    /// Page size of a database that the log begins from nothing; a snapshot brings its own.
+    /// Page size of a database whose log begins from nothing; a snapshot has its own.
     pub page_size: PageSize,
-    /// Whose database this is; `None` until it is known (a new node writes it some transactions after its first).
+    /// Public key of the node; `None` until it is known (a new node writes it some transactions after its first).
     pub node_id: Option<NodeId>,
 }
 
 impl Manifest {
-    /// The bytes of the file.
+    /// Encodes the file.
     pub fn encode(&self) -> [u8; MANIFEST_LEN] {
         let mut out = Vec::with_capacity(MANIFEST_LEN);
         out.extend_from_slice(&MAGIC);
@@ -44,10 +48,10 @@ impl Manifest {
         out.try_into().expect("BUG: the fields of a manifest are MANIFEST_LEN bytes")
     }
 
-    /// Reads the bytes of the file.
+    /// Decodes the file.
     ///
     /// # Errors
-    /// When they are not a manifest, damaged, or of a newer format.
+    /// When the bytes are not a manifest, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         check_length(bytes)?;
         check_envelope(bytes, MAGIC, "manifest of a backup")?;
@@ -71,7 +75,7 @@ impl Manifest {
     }
 }
 
-/// A manifest has one length; a shorter or longer file of another magic or version is told as such first.
+/// Checks the length of a manifest; a file of another magic or version is left to the checks that report those.
 fn check_length(bytes: &[u8]) -> Result<(), Damage> {
     match bytes.first_chunk::<10>() {
         Some([magic @ .., low, high]) if *magic == MAGIC => {

@@ -5,24 +5,24 @@ use crate::units::Seq;
 /// The manifest.
 pub const MANIFEST: &str = "manifest";
 
-/// The file that the recorder holds an exclusive `flock` on; always empty.
+/// The file that a recorder locks exclusively with `flock`; always empty.
 pub const LOCK: &str = "LOCK";
 
-/// The file that becomes the next log; zeros until then.
+/// The preallocated file that becomes the next log; zeros until then.
 pub const SPARE: &str = "spare";
 
-/// What kept segments need of those that were dropped.
+/// The parts of dropped segments that kept segments need.
 pub const REMAINS: &str = "remains";
 
-/// A text that is there only when the backup was rescued from a damaged file of the Python plugin: what is missing, and why.
+/// A text about missing data; it exists only in a backup that was rescued from a damaged file of the Python plugin.
 pub const RESCUED: &str = "RESCUED.txt";
-/// What SQLite said of the snapshots.
+/// Results of SQLite's check of the snapshots.
 pub const CHECKED: &str = "checked";
 
-/// What a spool says of itself.
+/// Header of a spool.
 pub const SPOOL_HEADER: &str = "spool";
 
-/// In a backup: where its spool is.
+/// Path of the spool, as a file in the backup.
 pub const SPOOL_NOTE: &str = "spool-note";
 
 const LOG_PREFIX: &str = "log-";
@@ -30,17 +30,17 @@ const SNAPSHOT_PREFIX: &str = "snapshot-";
 const SEGMENT_PREFIX: &str = "segment-";
 const DIGITS: usize = 20;
 
-/// The log whose first record has this seq.
+/// Name of the log whose first record has this seq.
 pub fn log(first: Seq) -> String {
     format!("{LOG_PREFIX}{first:0DIGITS$}", first = first.get())
 }
 
-/// The pages of the snapshot whose record has this seq.
+/// Name of the snapshot whose record has this seq.
 pub fn snapshot(seq: Seq) -> String {
     format!("{SNAPSHOT_PREFIX}{seq:0DIGITS$}", seq = seq.get())
 }
 
-/// The segment that the log with this first record was sealed to.
+/// Name of the segment whose first record has this seq.
 pub fn segment(first: Seq) -> String {
     format!("{SEGMENT_PREFIX}{first:0DIGITS$}", first = first.get())
 }

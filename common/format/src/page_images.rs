@@ -1,50 +1,50 @@
-//! The images of one page in a segment: the newest first, each older one as its difference to the one after it.
+//! The images of one page in a segment: the newest first, each older one as the difference to the next newer one.
 //!
-//! The newest is whole, or the difference to an *anchor*: an image of the page that is stored whole elsewhere, in the full
-//! snapshot or in an earlier segment. An anchor is never a difference itself, so whoever wants the newest image, which is
-//! what nearly every version of later segments wants, decompresses two frames at most. The difference is what zstd makes
-//! of the page when it may copy from the other image: rows that moved within the page cost nothing, where XOR pays for
-//! every byte.
+//! The newest image is whole, or the difference to an *anchor*: an image that is stored whole in the full snapshot or in an
+//! earlier segment. An anchor is never a difference itself, so the newest image, which nearly every version of later segments
+//! needs, takes at most two frames. A difference is a zstd frame with the other image as dictionary: rows that moved within the
+//! page cost nothing, where XOR would pay for every byte.
 
 use std::cell::Cell;
 
 use zstd::zstd_safe::CParameter;
 
+use super::Damage;
 use super::fields::{Reader, put_varint};
+use super::frames;
 use super::segment::{Location, Piece};
-use super::{Damage, frames};
 use crate::units::{Keyframe, PageNo, Seq};
 
-/// zstd's level for the newest image, which is most of what a segment stores beside the statements.
+/// zstd level for newest images, which are most of a segment beside the statements.
 const WHOLE_LEVEL: i32 = 6;
 
-/// zstd's level for differences: higher ones cost more time and save a hundredth.
+/// zstd level for differences: higher levels cost more time and save one percent.
 const DIFFERENCE_LEVEL: i32 = 1;
 
-/// What every zstd frame begins with (RFC 8878). Images are so many and so short that it is left out.
+/// Magic of a zstd frame (RFC 8878). It is not stored, because images are many and short.
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// What zstd takes for a dictionary of its own making.
+/// Magic of zstd's own dictionary format.
 const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
 
-/// A difference shorter than this is taken without looking how long the whole image would be.
+/// A difference shorter than this is used without comparing it with the whole image.
 const SHORT_DIFFERENCE: usize = 256;
 
-/// What another image is copied from: all of it, but for the first byte of one that zstd would mistake.
+/// An image as raw dictionary; without its first byte if zstd would take it for a dictionary of its own format.
 fn dictionary(image: &[u8]) -> &[u8] {
     if image.starts_with(&DICTIONARY_MAGIC) { &image[1..] } else { image }
 }
 
-/// The image that the newest one of a page is the difference to.
+/// The base image of the newest image of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     /// The page in the full snapshot.
     Snapshot,
-    /// The newest image in another piece, which is whole.
+    /// The newest image in another piece, which is stored whole.
     Segment(Location),
 }
 
-/// Compresses images; keeps what zstd needs for it.
+/// Compresses images; keeps the zstd contexts.
 pub struct ImageCodec {
     whole: zstd::bulk::Compressor<'static>,
     difference: zstd::bulk::Compressor<'static>,
@@ -57,12 +57,12 @@ impl std::fmt::Debug for ImageCodec {
 }
 
 impl ImageCodec {
-    /// A codec.
+    /// Creates a codec.
     ///
     /// # Errors
-    /// When zstd gets no memory.
+    /// When zstd cannot allocate memory.
     pub fn new() -> std::io::Result<Self> {
-        // The length is that of a page.
+        // The length of an image is the page size.
         let compressor = |level| {
             let mut compressor = zstd::bulk::Compressor::new(level)?;
             compressor.set_parameter(CParameter::ContentSizeFlag(false))?;
@@ -71,11 +71,11 @@ impl ImageCodec {
         Ok(Self { whole: compressor(WHOLE_LEVEL)?, difference: compressor(DIFFERENCE_LEVEL)? })
     }
 
-    /// Encodes the images of a page for the segment `own`: each with the keyframe it belongs to, in order, at least one.
-    /// The newest is stored as the difference to `anchor` if that is less than half of it.
+    /// Encodes the images of a page for the segment `own`: at least one, each with its keyframe, in order. The newest is stored
+    /// as the difference to `anchor` if that is less than half as long.
     ///
     /// # Errors
-    /// When zstd gets no memory.
+    /// When zstd cannot allocate memory.
     pub fn encode(
         &mut self,
         page: PageNo,
@@ -115,7 +115,7 @@ impl ImageCodec {
         Ok(out)
     }
 
-    /// The newest image: as a difference, and to what, or whole.
+    /// Encodes the newest image: as a difference with its base, or whole.
     fn newest(&mut self, image: &[u8], anchor: Option<(Anchor, &[u8])>) -> std::io::Result<(Option<Anchor>, Vec<u8>)> {
         let difference = anchor.map(|(_, bytes)| self.difference(image, bytes)).transpose()?;
         if let (Some((anchor, _)), Some(difference)) = (anchor, &difference)
@@ -146,23 +146,23 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { frame: Vec::new(), image: Vec::new() }) };
 }
 
-/// What a thread keeps for the next image.
+/// Buffers that a thread reuses.
 #[derive(Default)]
 struct Scratch {
-    /// The frame, behind the magic that is not stored.
+    /// The frame, with the magic that is not stored.
     frame: Vec<u8>,
-    /// The image that another one is the difference to.
+    /// The base image of a difference.
     image: Vec<u8>,
 }
 
-/// The same images without those that are older than the one of `oldest`, or of the keyframe before it that has one. For
-/// `Keyframe::END` that is all but the newest: older ones are needed by versions of their own segment only.
+/// Copies the images without those older than the one for `oldest`: that of this keyframe, or of the last keyframe before it that
+/// has one. With `Keyframe::END` only the newest is left: older ones are needed by versions of their own segment only.
 ///
 /// # Errors
-/// When the bytes are not images of that page.
+/// When the bytes are not images of the page.
 pub fn from_keyframe(bytes: &[u8], page: PageNo, own: Seq, oldest: Keyframe) -> Result<Vec<u8>, Damage> {
     let mut images = PageImages::open(bytes, page, own, oldest)?;
-    // All of them are newer: what is older is told by another segment.
+    // All images are newer: older ones are in another segment.
     let kept = images.wanted.map_or(images.count, |back| back + 1);
     let mut head = Reader::new(bytes);
     head.varint()?;
@@ -189,26 +189,26 @@ pub fn from_keyframe(bytes: &[u8], page: PageNo, own: Seq, oldest: Keyframe) -> 
     Ok(out)
 }
 
-/// The images of a page, and which of them is wanted.
+/// A reader for the images of a page, positioned at one of them.
 pub struct PageImages<'a> {
     anchor: Option<Anchor>,
-    /// How many steps it is from the newest image back to the one that is wanted, if there is one.
+    /// Steps from the newest image back to the wanted one; `None` when all are too new.
     wanted: Option<usize>,
-    /// How many images there are.
+    /// Number of images.
     count: usize,
-    /// The steps from keyframe to keyframe.
+    /// The distances between keyframes.
     keyframes: Reader<'a>,
-    /// The lengths of the frames.
+    /// Lengths of the frames.
     lens: Reader<'a>,
-    /// The frame of the newest image, then those of the others back to the oldest.
+    /// The frames, from the newest image to the oldest.
     frames: Reader<'a>,
 }
 
 impl<'a> PageImages<'a> {
-    /// Looks into encoded images of the segment `own` for the newest that belongs to `upto` or a keyframe before.
+    /// Opens the images of the segment `own` and finds the newest that belongs to `upto` or an earlier keyframe.
     ///
     /// # Errors
-    /// When the bytes are not images of that page.
+    /// When the bytes are not images of the page.
     pub fn open(bytes: &'a [u8], page: PageNo, own: Seq, upto: Keyframe) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.varint()? != u64::from(page.get()) {
@@ -227,7 +227,7 @@ impl<'a> PageImages<'a> {
             other => return Err(Damage::Field { field: "anchor", value: other }),
         };
         let count = fields.varint()?;
-        // Every image takes at least two bytes, so a count cannot make us look for more than the bytes there are.
+        // Every image takes at least two bytes, so the count cannot exceed the bytes.
         let count = usize::try_from(count)
             .ok()
             .filter(|&count| count > 0 && count <= bytes.len() / 2)
@@ -256,30 +256,30 @@ impl<'a> PageImages<'a> {
         }
     }
 
-    /// Whether there is an image that is wanted.
+    /// Whether an image was found.
     pub fn is_wanted(&self) -> bool {
         self.wanted.is_some()
     }
 
-    /// Which one is wanted: 0 for the newest, 1 for the one before it; `None` when all are too new.
+    /// Position of the wanted image: 0 for the newest, 1 for the one before it; `None` when all are too new.
     pub fn wanted_back(&self) -> Option<usize> {
         self.wanted
     }
 
-    /// What the newest image is the difference to; `None` when it is whole.
+    /// The base of the newest image; `None` when that is whole.
     pub fn anchor(&self) -> Option<Anchor> {
         self.anchor
     }
 
-    /// Copies the image that is wanted into `out`. `anchor` is the image of that name.
+    /// Decodes the wanted image into `out`. `anchor` is the image that [`anchor`](Self::anchor) names.
     ///
     /// # Errors
-    /// When none is wanted, or the bytes are not images.
+    /// When no image is wanted, or the bytes are not images.
     pub fn read(mut self, anchor: Option<&[u8]>, out: &mut [u8]) -> Result<(), Damage> {
         let steps = self.wanted.ok_or(Damage::Contradiction("a page has no image that old"))?;
         let mut scratch = SCRATCH.take();
         let Scratch { frame, image } = &mut scratch;
-        // Each image is decompressed to where the one before the last was, so that the last one is in `out`.
+        // The two buffers alternate so that the last image ends up in `out`.
         image.resize(out.len(), 0);
         let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
         self.next_frame(frame)?;
@@ -299,11 +299,11 @@ impl<'a> PageImages<'a> {
         Ok(())
     }
 
-    /// Hands every image to `take`, the newest first, with the keyframe that it belongs to. `anchor` is the image of that
-    /// name.
+    /// Passes every image with its keyframe to `take`, the newest first. `anchor` is the image that [`anchor`](Self::anchor)
+    /// names.
     ///
     /// # Errors
-    /// When one cannot be read: it and all older ones are lost.
+    /// When an image cannot be decoded: it and all older ones are lost.
     pub fn read_each(
         mut self,
         anchor: Option<&[u8]>,
@@ -334,7 +334,7 @@ impl<'a> PageImages<'a> {
         Ok(())
     }
 
-    /// The next frame as zstd reads it.
+    /// Reads the next frame, with its magic.
     fn next_frame(&mut self, out: &mut Vec<u8>) -> Result<(), Damage> {
         let len = self.lens.varint_u32("image length")?;
         out.clear();
@@ -354,7 +354,7 @@ mod tests {
     const OWN: Seq = Seq::new(9).unwrap();
     const ANCHOR: [u8; 512] = [7; 512];
 
-    /// A page that zstd would take for a dictionary.
+    /// A page that zstd would take for a dictionary of its own format.
     const MISTAKEN: [u8; 512] = {
         let mut page = [5; 512];
         page.split_at_mut(4).0.copy_from_slice(&DICTIONARY_MAGIC);

@@ -1,35 +1,36 @@
-//! Nodes of the page map: which piece holds the newest images of which page.
+//! Nodes of the page map, which leads from a page to the piece with its newest image.
 
+use super::Damage;
 use super::fields::{Reader, put_varint};
+use super::segment::PIECE_LEN_MAX;
 use super::segment::{Location, Piece};
-use super::{Damage, segment::PIECE_LEN_MAX};
 use crate::units::{PageNo, Seq};
 
-/// Entries of a node.
+/// Number of entries of a node.
 ///
-/// A segment writes anew every node on the way to a page it changed, so wide nodes cost space where pages are changed at
-/// random; narrow ones make the way longer. With 32 a database of 4 GiB is 4 nodes high.
+/// A segment rewrites every node on the path to a changed page: wide nodes cost space where changed pages are scattered, narrow
+/// nodes make the path longer. With 32 the map of a 4 GiB database is 4 nodes high.
 pub const FAN_OUT: u32 = 32;
 const FAN_OUT_BITS: u32 = FAN_OUT.trailing_zeros();
 
 /// Height that covers every page a database can have: 32^7 > 2^32.
 pub const HEIGHT_MAX: u8 = 6;
 
-/// Bytes that an encoded node can have at most: the bitmap, and three varints for each entry.
+/// Maximum length of an encoded node: the bitmap, and three varints for each entry.
 pub const NODE_LEN_MAX: u32 = 4 + FAN_OUT * (10 + 10 + 5);
 
-/// A node: at height 0 its entries are the images of pages, above they are nodes.
+/// A node of the map. The entries of a node at height 0 are pages, those above are nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapNode {
     entries: [Option<Location>; FAN_OUT as usize],
 }
 
-/// Which entry of a node at `height` leads to a page.
+/// Index of the entry of a node at `height` that leads to a page.
 pub fn slot(page: PageNo, height: u8) -> usize {
     ((page.get() - 1) >> (FAN_OUT_BITS * u32::from(height)) & (FAN_OUT - 1)) as usize
 }
 
-/// The same number for all pages that one node at height 0 leads to.
+/// Number of the node at height 0 that leads to a page.
 pub fn leaf_of(page: PageNo) -> u32 {
     (page.get() - 1) >> FAN_OUT_BITS
 }
@@ -39,13 +40,13 @@ pub fn height_for(page: PageNo) -> u8 {
     (0..HEIGHT_MAX).find(|&height| covers(height, page)).unwrap_or(HEIGHT_MAX)
 }
 
-/// Whether a root of this height has a place for a page.
+/// Whether a root of this height covers a page.
 pub fn covers(height: u8, page: PageNo) -> bool {
     u64::from(page.get() - 1) >> (FAN_OUT_BITS * (u32::from(height) + 1)) == 0
 }
 
 impl MapNode {
-    /// Where the entry leads; `None` when nothing below it was ever changed.
+    /// Location of an entry; `None` when no page below it was ever changed.
     pub fn get(&self, slot: usize) -> Option<Location> {
         self.entries.get(slot).copied().flatten()
     }
@@ -55,8 +56,8 @@ impl MapNode {
         self.entries[slot] = Some(location);
     }
 
-    /// The bytes of a node that is written to `own`: a bitmap of the entries there are, then how much older than `own`
-    /// the segment of each is, and where in it.
+    /// Encodes a node of the segment `own`: a bitmap of the entries, then for each the distance of its segment to `own` and its
+    /// location there.
     pub fn encode(&self, own: Seq) -> Vec<u8> {
         let present = (0..FAN_OUT).filter(|&slot| self.entries[slot as usize].is_some());
         let mut out = present.fold(0_u32, |bits, slot| bits | 1 << slot).to_le_bytes().to_vec();
@@ -68,10 +69,10 @@ impl MapNode {
         out
     }
 
-    /// Reads the bytes of a node of the segment `own`.
+    /// Decodes a node of the segment `own`.
     ///
     /// # Errors
-    /// When they are not a node.
+    /// When the bytes are not a node.
     pub fn decode(bytes: &[u8], own: Seq) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let bits = fields.u32()?;

@@ -4,18 +4,21 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::Damage;
+use super::change_flags::ChangeFlags;
+use super::checksum;
 use super::commit_note::{COMMIT_NOTE_LEN, CommitNote};
-use super::segment::SnapshotId;
-use super::{Damage, checksum, fields::Reader};
-use crate::units::{DataVersion, PageSize, Seq, Timestamp};
+use super::fields::Reader;
+use super::snapshot_ref::{SNAPSHOT_PAYLOAD_LEN, SnapshotRef};
+use crate::units::{DataVersion, Seq, Timestamp};
 
-/// First bytes of every record. Not zero: the unused end of a log is zeros.
+/// First bytes of every record; not zero, because the unused end of a log is zeros.
 pub const RECORD_TAG: [u8; 4] = *b"BREC";
 
-/// Bytes of a record before its payload.
+/// Length of a record's header in bytes; the payload follows.
 pub const RECORD_HEADER_LEN: usize = 40;
 
-/// Most bytes that a payload may have: 1 GiB, more than `lightningd` sends in its largest migrations.
+/// Maximum length of a payload: 1 GiB, more than `lightningd` sends in its largest migrations.
 pub const PAYLOAD_LEN_MAX: usize = 1 << 30;
 
 const KIND_CHANGE: u8 = 1;
@@ -24,164 +27,12 @@ const KIND_SNAPSHOT: u8 = 3;
 const KIND_COMMIT: u8 = 4;
 const KIND_GAP: u8 = 5;
 
-const FLAG_FIRST_OF_RUN: u8 = 1;
-const FLAG_UNVERIFIED: u8 = 2;
-
-/// Whether a change is the first one that a run of `lightningd` sent.
-///
-/// A new run has a new database connection, so whatever PRAGMA riders of the run before had set is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunStart {
-    /// First change of a run.
-    First,
-    /// Any other.
-    Later,
-}
-
-/// Whether the node's database is known to have held, before a change, what the version before it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Predecessor {
-    /// It held that version, as far as a recorder can tell.
-    Verified,
-    /// The comparison that would tell is owed. When it finds a difference, the snapshot that is taken then says so, and the
-    /// versions of all unverified changes in front of it cannot be opened: they may build on another database.
-    Unverified,
-}
-
-/// The flags of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChangeFlags {
-    /// Whether a run begins here.
-    pub run_start: RunStart,
-    /// What is known of the version that it leads on from.
-    pub predecessor: Predecessor,
-}
-
-impl ChangeFlags {
-    /// Those of a change whose predecessor is verified.
-    pub const fn verified(run_start: RunStart) -> Self {
-        Self { run_start, predecessor: Predecessor::Verified }
-    }
-
-    const fn encode(self) -> u8 {
-        let first = if matches!(self.run_start, RunStart::First) { FLAG_FIRST_OF_RUN } else { 0 };
-        let unverified = if matches!(self.predecessor, Predecessor::Unverified) { FLAG_UNVERIFIED } else { 0 };
-        first | unverified
-    }
-
-    const fn decode(flags: u8) -> Self {
-        Self {
-            run_start: if flags & FLAG_FIRST_OF_RUN == 0 { RunStart::Later } else { RunStart::First },
-            predecessor: if flags & FLAG_UNVERIFIED == 0 { Predecessor::Verified } else { Predecessor::Unverified },
-        }
-    }
-}
-
-/// Why a snapshot was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnapshotReason {
-    /// `init` took it, of the database as it was.
-    Init,
-    /// `lightningd` had committed versions that were not recorded.
-    Gap,
-    /// The database held other rows than the version recorded last: another program had changed it, or `lightningd` had
-    /// committed something else under that number.
-    Changed,
-    /// A change recorded before it does not replay.
-    Unreplayable,
-}
-
-impl SnapshotReason {
-    const fn encode(self) -> u8 {
-        match self {
-            Self::Init => 1,
-            Self::Gap => 2,
-            Self::Changed => 3,
-            Self::Unreplayable => 4,
-        }
-    }
-
-    fn decode(byte: u8) -> Result<Self, Damage> {
-        [Self::Init, Self::Gap, Self::Changed, Self::Unreplayable]
-            .into_iter()
-            .find(|reason| reason.encode() == byte)
-            .ok_or(Damage::Field { field: "reason", value: byte.into() })
-    }
-}
-
-/// The database that a delta snapshot is the difference to: pages that are stored as they were, never the outcome of a
-/// replay, which another SQLite may lay out in another way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeltaBase {
-    /// A full snapshot.
-    Snapshot(SnapshotId),
-    /// The end of the segment that begins with this seq.
-    Segment(Seq),
-}
-
-/// Bytes of an encoded base.
-pub const BASE_LEN: usize = 13;
-
-impl DeltaBase {
-    /// Appends the bytes that stand for it, or for none.
-    pub fn encode(base: Option<Self>, out: &mut Vec<u8>) {
-        let (kind, seq, footer_checksum) = match base {
-            None => (0, 0, 0),
-            Some(Self::Snapshot(id)) => (1, id.seq.get(), id.footer_checksum),
-            Some(Self::Segment(first)) => (2, first.get(), 0),
-        };
-        out.push(kind);
-        out.extend_from_slice(&seq.to_le_bytes());
-        out.extend_from_slice(&footer_checksum.to_le_bytes());
-    }
-
-    /// Reads a base.
-    ///
-    /// # Errors
-    /// When the bytes are not one.
-    pub fn decode(fields: &mut Reader<'_>) -> Result<Option<Self>, Damage> {
-        let (kind, seq, footer_checksum) = (fields.u8()?, fields.u64()?, fields.u32()?);
-        match (kind, Seq::new(seq)) {
-            (0, None) if footer_checksum == 0 => Ok(None),
-            (1, Some(seq)) => Ok(Some(Self::Snapshot(SnapshotId { seq, footer_checksum }))),
-            (2, Some(first)) if footer_checksum == 0 => Ok(Some(Self::Segment(first))),
-            _ => Err(Damage::Field { field: "base", value: seq }),
-        }
-    }
-
-    /// The seq of the snapshot, or the first one of the segment.
-    pub fn seq(self) -> Seq {
-        match self {
-            Self::Snapshot(id) => id.seq,
-            Self::Segment(first) => first,
-        }
-    }
-}
-
-/// What a log says of a snapshot whose pages are in a file of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotRef {
-    /// Why it was taken.
-    pub reason: SnapshotReason,
-    /// Page size of the database.
-    pub page_size: PageSize,
-    /// Pages of the database, stored or not.
-    pub page_count: u32,
-    /// For a delta, what it builds on; `None` for a full one.
-    pub base: Option<DeltaBase>,
-    /// Checksum of the file's footer, which covers the whole file.
-    pub footer_checksum: u32,
-    /// The first change that does not replay, or whose predecessor was not verified; that one and all changes behind it, up
-    /// to this snapshot, lead to versions that cannot be opened. `None` when there is none, as far as is known.
-    pub unreadable_since: Option<Seq>,
-}
-
-/// What a record says, with its statements borrowed from where they were read.
+/// The content of a record, with its statements borrowed from the bytes that were parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<'a> {
     /// One `db_write`: its statements, in order, as received.
     Change {
-        /// Its flags.
+        /// Flags of the change.
         flags: ChangeFlags,
         /// The statements.
         statements: Vec<Cow<'a, str>>,
@@ -191,10 +42,10 @@ pub enum Body<'a> {
         /// Seq of the change.
         rewound: Seq,
     },
-    /// `lightningd` committed the newest version: its database was seen at that version when the run ended.
+    /// `lightningd` committed the newest version: at the end of the run the database was at that version.
     Commit(CommitNote),
-    /// `lightningd` committed versions up to this one that were not recorded, and its database could not be read. Until a
-    /// snapshot comes no version can be opened.
+    /// `lightningd` committed versions up to this one that were not recorded, and its database could not be read. No version can
+    /// be opened until a snapshot follows.
     Gap,
     /// The pages of the database at this version are in the file [`snapshot`](super::names::snapshot) of this seq.
     Snapshot(SnapshotRef),
@@ -203,13 +54,13 @@ pub enum Body<'a> {
 /// The fields that every record has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Its number.
+    /// Number of the record.
     pub seq: Seq,
-    /// The version after it.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// When it was received.
+    /// When the record was received.
     pub time: Timestamp,
-    /// Checksum of the record before it; for the first record of a backup, of nothing: see [`first_link`].
+    /// Checksum of the previous record; for the first record of a backup, [`first_link`].
     pub previous_checksum: u32,
 }
 
@@ -218,16 +69,16 @@ pub struct RecordHeader {
 pub struct Record<'a> {
     /// Fields that every record has.
     pub header: RecordHeader,
-    /// What it says.
+    /// Content of the record.
     pub body: Body<'a>,
 }
 
-/// What the first record of a backup carries in place of the checksum of the record before it.
+/// The value of `previous_checksum` in the first record of a backup.
 pub fn first_link(uuid: Uuid) -> u32 {
     checksum(&[uuid.as_bytes()])
 }
 
-/// A write that does not fit into a record.
+/// The error for a write that does not fit into a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{bytes} bytes of statements are more than the {PAYLOAD_LEN_MAX} that a record can hold. To let lightningd make this \
@@ -235,14 +86,14 @@ pub fn first_link(uuid: Uuid) -> u32 {
      takes a snapshot, unless \"on_gap\" is \"stop\" in backup.lock"
 )]
 pub struct PayloadTooLong {
-    /// Bytes that the payload would have.
+    /// Length that the payload would have, in bytes.
     pub bytes: usize,
 }
 
 /// Appends the bytes of a change to `out` and returns its checksum.
 ///
 /// # Errors
-/// When the statements are too long together; `out` is as it was.
+/// When the statements together are too long; `out` is unchanged.
 pub fn encode_change<S: AsRef<str>>(
     uuid: Uuid,
     header: &RecordHeader,
@@ -253,10 +104,10 @@ pub fn encode_change<S: AsRef<str>>(
     encode_change_of(uuid, header, flags, statements.iter().map(AsRef::as_ref), out)
 }
 
-/// As [`encode_change`], of statements wherever they are.
+/// Like [`encode_change`], for an iterator of statements.
 ///
 /// # Errors
-/// As there.
+/// The same.
 pub fn encode_change_of<'s>(
     uuid: Uuid,
     header: &RecordHeader,
@@ -297,35 +148,7 @@ pub fn encode_snapshot(uuid: Uuid, header: &RecordHeader, snapshot: &SnapshotRef
     encode(uuid, header, KIND_SNAPSHOT, 0, SNAPSHOT_PAYLOAD_LEN, out, |out| snapshot.encode(out))
 }
 
-impl SnapshotRef {
-    /// Appends the payload of a snapshot's record.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.page_size.get().to_le_bytes());
-        out.extend_from_slice(&self.page_count.to_le_bytes());
-        DeltaBase::encode(self.base, out);
-        out.extend_from_slice(&self.footer_checksum.to_le_bytes());
-        out.extend_from_slice(&[self.reason.encode(), 0, 0]);
-        out.extend_from_slice(&self.unreadable_since.map_or(0, Seq::get).to_le_bytes());
-    }
-
-    /// Reads the payload of a snapshot's record.
-    pub fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
-        let page_size = fields.u32()?;
-        let page_size =
-            PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })?;
-        let page_count = fields.u32()?;
-        let base = DeltaBase::decode(fields)?;
-        let footer_checksum = fields.u32()?;
-        let reason = SnapshotReason::decode(fields.u8()?)?;
-        fields.zeros(2, "reserved")?;
-        let unreadable_since = Seq::new(fields.u64()?);
-        Ok(Self { reason, page_size, page_count, base, footer_checksum, unreadable_since })
-    }
-}
-
-const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3 + 8;
-
-/// A length that was checked against [`PAYLOAD_LEN_MAX`], or is part of one that was.
+/// Converts a length that is at most [`PAYLOAD_LEN_MAX`].
 fn len_u32(len: usize) -> u32 {
     u32::try_from(len).expect("BUG: a payload is at most PAYLOAD_LEN_MAX bytes")
 }
@@ -356,37 +179,37 @@ fn encode(
     sum
 }
 
-/// What the bytes at a record boundary turned out to be.
+/// The result of parsing at a record boundary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed<'a> {
     /// An intact record.
     Record {
         /// The record.
         record: Record<'a>,
-        /// Its checksum, which the next record must carry.
+        /// Checksum of the record; the next record must carry it.
         checksum: u32,
-        /// Its bytes; the next record starts that much further on.
+        /// Length of the record in bytes; the next record begins behind it.
         len: usize,
     },
-    /// The bytes may be the beginning of a record, which needs at least `wanted` bytes in all.
+    /// The bytes may be the beginning of a record of at least `wanted` bytes.
     Short {
-        /// Bytes needed to go on.
+        /// Bytes needed to continue.
         wanted: usize,
     },
-    /// A record of this backup, intact by its checksum, that this program cannot read: no torn write, and nothing to be
-    /// overwritten. A newer program wrote it.
+    /// A record of this backup with a valid checksum that this program cannot decode, because a newer program wrote it. It is not
+    /// a torn write, and must not be overwritten.
     NotUnderstood(Damage),
-    /// Nothing was written here: the tag is four zeros.
+    /// Unused space: the tag is four zeros.
     Unused,
 }
 
-/// Reads the record that `bytes` begin with.
+/// Parses the record at the start of `bytes`.
 ///
-/// Only what the bytes say by themselves is checked: whether seq and previous checksum continue what came before is
-/// the caller's to ask. Allocates no more than a small multiple of `bytes`.
+/// Only the bytes themselves are checked: the caller compares seq and previous checksum with those of the record before.
+/// Allocates no more than a small multiple of `bytes`.
 ///
 /// # Errors
-/// When the bytes are enough, but no record of this backup.
+/// When there are enough bytes, and they are no record of this backup.
 pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     let mut fields = Reader::new(bytes);
     let Ok(tag) = fields.array::<4>() else {
@@ -421,7 +244,7 @@ pub fn parse(uuid: Uuid, bytes: &[u8]) -> Result<Parsed<'_>, Damage> {
     })
 }
 
-/// Reads a record whose checksum is right.
+/// Decodes a record whose checksum is valid.
 fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
     let mut fields = Reader::new(&whole[12..]);
     let previous_checksum = fields.u32()?;
@@ -437,7 +260,7 @@ fn understand(whole: &[u8]) -> Result<Record<'_>, Damage> {
 }
 
 fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> {
-    let allowed = if kind == KIND_CHANGE { FLAG_FIRST_OF_RUN | FLAG_UNVERIFIED } else { 0 };
+    let allowed = if kind == KIND_CHANGE { ChangeFlags::ALL_BITS } else { 0 };
     if flags & !allowed != 0 {
         return Err(Damage::Field { field: "flags", value: flags.into() });
     }
@@ -445,7 +268,7 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
     let body = match kind {
         KIND_CHANGE => {
             let count = fields.u32()?;
-            // Every statement takes at least its length field, so a count cannot make us allocate more than that.
+            // Every statement takes at least its length field, so the count cannot cause a larger allocation.
             let most = fields.rest().len() / 4;
             let count = usize::try_from(count)
                 .ok()
@@ -477,164 +300,4 @@ fn decode_body(kind: u8, flags: u8, payload: &[u8]) -> Result<Body<'_>, Damage> 
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::commit_note::DatabaseStamp;
-
-    const UUID: Uuid = Uuid::from_u128(7);
-
-    prop_compose! {
-        fn any_header()(
-            seq in 1..=u64::MAX,
-            data_version: u32,
-            micros in 0..253_402_207_200_000_000_i64,
-            previous_checksum: u32,
-        ) -> RecordHeader {
-            RecordHeader {
-                seq: Seq::new(seq).unwrap(),
-                data_version: DataVersion::new(data_version),
-                time: Timestamp::from_micros(micros).unwrap(),
-                previous_checksum,
-            }
-        }
-    }
-
-    fn any_base() -> impl Strategy<Value = Option<DeltaBase>> {
-        let seq = || (1..=u64::MAX).prop_map(|seq| Seq::new(seq).unwrap());
-        prop_oneof![
-            Just(None),
-            seq().prop_map(|first| Some(DeltaBase::Segment(first))),
-            (seq(), any::<u32>())
-                .prop_map(|(seq, footer_checksum)| Some(DeltaBase::Snapshot(SnapshotId { seq, footer_checksum }))),
-        ]
-    }
-
-    fn any_body() -> impl Strategy<Value = Body<'static>> {
-        let flags = (0..4_u8).prop_map(ChangeFlags::decode);
-        let reason = prop_oneof![
-            Just(SnapshotReason::Init),
-            Just(SnapshotReason::Gap),
-            Just(SnapshotReason::Changed),
-            Just(SnapshotReason::Unreplayable),
-        ];
-        prop_oneof![
-            (flags, proptest::collection::vec(".*", 0..6)).prop_map(|(flags, statements)| Body::Change {
-                flags,
-                statements: statements.into_iter().map(Cow::Owned).collect(),
-            }),
-            Just(Body::Gap),
-            (any::<u128>(), proptest::option::of(any::<[u32; 3]>())).prop_map(|(boot, stamp)| Body::Commit(
-                CommitNote {
-                    boot: Uuid::from_u128(boot),
-                    stamp: stamp.map(|[change_counter, page_count, schema_cookie]| DatabaseStamp {
-                        change_counter,
-                        page_count,
-                        schema_cookie,
-                    }),
-                }
-            )),
-            (1..=u64::MAX).prop_map(|seq| Body::Rewind { rewound: Seq::new(seq).unwrap() }),
-            (reason, 9..=16_u32, any::<u32>(), any_base(), any::<(u32, u64)>()).prop_map(
-                |(reason, size, page_count, base, (footer_checksum, unreadable_since))| Body::Snapshot(SnapshotRef {
-                    reason,
-                    page_size: PageSize::new(1 << size).unwrap(),
-                    page_count,
-                    base,
-                    footer_checksum,
-                    unreadable_since: Seq::new(unreadable_since),
-                })
-            ),
-        ]
-    }
-
-    fn encode_any(record: &Record<'_>, out: &mut Vec<u8>) -> u32 {
-        match &record.body {
-            Body::Change { flags, statements } => encode_change(UUID, &record.header, *flags, statements, out).unwrap(),
-            Body::Rewind { rewound } => encode_rewind(UUID, &record.header, *rewound, out),
-            Body::Commit(note) => encode_commit(UUID, &record.header, note, out),
-            Body::Gap => encode_gap(UUID, &record.header, out),
-            Body::Snapshot(snapshot) => encode_snapshot(UUID, &record.header, snapshot, out),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn records_written_one_behind_the_other_are_read_as_such(
-            records in proptest::collection::vec((any_header(), any_body()), 0..5)
-        ) {
-            let mut bytes = Vec::new();
-            let records: Vec<_> = records.into_iter().map(|(header, body)| Record { header, body }).collect();
-            let sums: Vec<_> = records.iter().map(|record| encode_any(record, &mut bytes)).collect();
-            let mut rest = &bytes[..];
-            for (record, sum) in records.iter().zip(sums) {
-                match parse(UUID, rest) {
-                    Ok(Parsed::Record { record: found, checksum, len }) => {
-                        prop_assert_eq!((&found, checksum), (record, sum));
-                        rest = &rest[len..];
-                    }
-                    other => prop_assert!(false, "{:?}", other),
-                }
-            }
-            prop_assert_eq!(parse(UUID, rest), Ok(Parsed::Short { wanted: RECORD_HEADER_LEN }));
-        }
-
-        #[test]
-        fn any_bytes_are_a_record_or_an_error(mut bytes: Vec<u8>, tagged: bool) {
-            if tagged && bytes.len() >= 4 {
-                bytes[..4].copy_from_slice(&RECORD_TAG);
-            }
-            // The checksum guards the rest of the parser: forge it.
-            if let Some(len) = bytes.len().checked_sub(RECORD_HEADER_LEN) {
-                bytes[8..12].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-                let sum = checksum(&[UUID.as_bytes(), &bytes[8..]]);
-                bytes[4..8].copy_from_slice(&sum.to_le_bytes());
-            }
-            if let Ok(Parsed::Record { record, len, .. }) = parse(UUID, &bytes) {
-                let mut again = Vec::new();
-                encode_any(&record, &mut again);
-                prop_assert_eq!(again, &bytes[..len]);
-            }
-        }
-
-        #[test]
-        fn any_payload_of_any_kind_is_a_body_or_an_error(kind in 0_u8..7, flags in 0_u8..3, payload: Vec<u8>) {
-            let _ = decode_body(kind, flags, &payload);
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_backup_or_beyond_the_limits_is_an_error() {
-        let header = RecordHeader {
-            seq: Seq::FIRST,
-            data_version: DataVersion::new(1),
-            time: Timestamp::from_micros(0).unwrap(),
-            previous_checksum: 0,
-        };
-        let mut bytes = Vec::new();
-        encode_change(UUID, &header, ChangeFlags::verified(RunStart::First), &["x"], &mut bytes).unwrap();
-        assert!(matches!(parse(UUID, &bytes), Ok(Parsed::Record { .. })));
-        assert!(matches!(parse(Uuid::from_u128(8), &bytes), Err(Damage::Checksum { .. })));
-        bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(parse(UUID, &bytes), Err(Damage::Field { field: "payload_len", .. })));
-        assert_eq!(parse(UUID, &[0; 50]), Ok(Parsed::Unused));
-        assert!(matches!(parse(UUID, b"BRE"), Ok(Parsed::Short { .. })));
-    }
-
-    #[test]
-    fn statements_that_are_too_long_are_not_encoded() {
-        let header = RecordHeader {
-            seq: Seq::FIRST,
-            data_version: DataVersion::new(1),
-            time: Timestamp::from_micros(0).unwrap(),
-            previous_checksum: 0,
-        };
-        let mut out = b"before".to_vec();
-        let half = "x".repeat(PAYLOAD_LEN_MAX / 2);
-        assert!(
-            encode_change(UUID, &header, ChangeFlags::verified(RunStart::Later), &[&half, &half], &mut out).is_err()
-        );
-        assert_eq!(out, b"before");
-    }
-}
+mod tests;

@@ -1,32 +1,33 @@
-//! The record index of a segment: what each of its records is, without the statements, and where those are.
+//! The record index of a segment: all records without their statements, and where those are.
 
 use super::Damage;
+use super::change_flags::{ChangeFlags, Predecessor, RunStart};
 use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
-use super::record::{ChangeFlags, Predecessor, RunStart, SnapshotRef};
 use super::segment::Piece;
+use super::snapshot_ref::SnapshotRef;
 use crate::units::Keyframe;
 use crate::units::{DataVersion, Timestamp};
 use crate::version_rules::Bump;
 
-/// Most records that a segment can have. A log has at most one for every 40 of its bytes, and it ends after 4 MiB or a
-/// record, the longest of which is alone with a few short ones.
+/// Maximum number of records of a segment. A log has at most one per 40 bytes. It ends after 4 MiB, or after the record that
+/// passes that; the longest record shares its log with a few short ones only.
 pub const RECORDS_MAX: usize = 4 << 20;
 
-/// Most bytes that an encoded index can have.
+/// Maximum length of an encoded index in bytes.
 pub const INDEX_LEN_MAX: usize = 128 << 20;
 
-/// Whether foreign keys are enforced on the connection that statements are replayed on.
+/// Whether foreign keys are enforced on the connection that replays statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForeignKeys {
     /// Enforced, as `lightningd` sets it when it opens its database.
     On,
-    /// Switched off by a rider, as in the middle of a migration.
+    /// Switched off by a rider, as during a migration.
     Off,
 }
 
 impl ForeignKeys {
-    /// The byte that stands for it.
+    /// Encodes the state as one byte.
     pub fn encode(self) -> u8 {
         match self {
             Self::On => 1,
@@ -34,7 +35,7 @@ impl ForeignKeys {
         }
     }
 
-    /// What a byte stands for.
+    /// Decodes the byte.
     pub fn decode(byte: u8) -> Result<Self, Damage> {
         match byte {
             1 => Ok(Self::On),
@@ -44,65 +45,65 @@ impl ForeignKeys {
     }
 }
 
-/// What a record says, apart from the text of its statements.
+/// Content of a record without the text of its statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexedBody {
     /// A change.
     Change {
-        /// Its flags.
+        /// Flags of the change.
         flags: ChangeFlags,
-        /// Whether it bumps the data_version.
+        /// Whether the change increments `data_version`.
         bump: Bump,
-        /// Its statements.
+        /// Number of statements.
         statements: u32,
-        /// Bytes of those.
+        /// Total length of the statements in bytes.
         bytes: u64,
     },
     /// The change before it was never committed.
     Rewind,
-    /// The newest version was seen to be committed.
+    /// The newest version was found to be committed.
     Commit(CommitNote),
     /// Versions up to this one were not recorded.
     Gap,
-    /// The database as it was.
+    /// A snapshot of the database.
     Snapshot(SnapshotRef),
 }
 
-/// A record in the index. Its seq follows from its position.
+/// A record in the index. Its position determines its seq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexedRecord {
-    /// The version after it.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// When it was received.
+    /// When the record was received.
     pub time: Timestamp,
-    /// Pages of the database after it.
+    /// Number of pages of the database after the record.
     pub page_count: u32,
-    /// What it says.
+    /// Content of the record.
     pub body: IndexedBody,
 }
 
-/// The records from a keyframe to the next one.
+/// The records from one keyframe to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval {
-    /// Position of its first record in the segment.
+    /// Position of the interval's first record in the segment.
     pub first: u32,
-    /// Pages of the database at the keyframe that it begins with.
+    /// Number of pages of the database at the interval's keyframe.
     pub page_count: u32,
-    /// Whether foreign keys are enforced there.
+    /// Whether foreign keys are enforced at the keyframe.
     pub foreign_keys: ForeignKeys,
-    /// The block with the statements of its changes.
+    /// The block with the statements of the interval's changes.
     pub block: Piece,
 }
 
-/// The index.
+/// The record index of a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordIndex {
     /// All records, in order.
     pub records: Vec<IndexedRecord>,
-    /// The intervals, in order; number *k* begins with keyframe *k*.
+    /// The intervals, in order; interval *k* begins at keyframe *k*.
     pub intervals: Vec<Interval>,
-    /// Position of the first record that is not in the pages: a change that does not replay, or whatever comes behind one, or
-    /// behind a gap. All records from there on are not in the pages either. `None` when all are.
+    /// Position of the first record whose effect is not in the pages: a change that does not replay, or any record behind one or
+    /// behind a gap. The effects of all later records are not in the pages either. `None` when all are.
     pub unreplayed_from: Option<u32>,
 }
 
@@ -116,13 +117,13 @@ const BUMPS: u8 = 1 << 5;
 const UNVERIFIED: u8 = 1 << 6;
 
 impl RecordIndex {
-    /// The bytes of the index, to be compressed.
+    /// Encodes the index, not compressed.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.records.len() * 12);
         put_varint(self.records.len() as u64, &mut out);
         put_varint(self.intervals.len() as u64, &mut out);
         put_varint(self.unreplayed_from.map_or(self.records.len() as u64, u64::from), &mut out);
-        // Field by field, each as the difference to the record before: like beside like compresses to little.
+        // Field by field, each as the difference to the previous record: similar values side by side compress well.
         out.extend(self.records.iter().map(|record| kind_byte(&record.body)));
         let differences = |value: &dyn Fn(&IndexedRecord) -> i64, out: &mut Vec<u8>| {
             let mut before = 0_i64;
@@ -157,14 +158,14 @@ impl RecordIndex {
         out
     }
 
-    /// Reads the bytes of an index.
+    /// Decodes an index.
     ///
     /// # Errors
-    /// When they are not an index.
+    /// When the bytes are not an index.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let counts = (fields.varint()?, fields.varint()?);
-        // Every record and interval takes several bytes, so the counts cannot make us allocate more than those.
+        // Every record and interval takes several bytes, so the counts cannot cause a larger allocation.
         let count = |count: u64, field| {
             let valid = usize::try_from(count).ok().filter(|&count| count <= RECORDS_MAX.min(bytes.len() / 4));
             valid.ok_or(Damage::Field { field, value: count })
@@ -225,13 +226,13 @@ impl RecordIndex {
         }
     }
 
-    /// The interval that holds the record at this position.
+    /// The interval of the record at this position.
     pub fn interval_of(&self, position: usize) -> Keyframe {
         let after = self.intervals.partition_point(|interval| interval.first as usize <= position);
         Keyframe(u32::try_from(after.saturating_sub(1)).unwrap_or(u32::MAX))
     }
 
-    /// The number of a change among those of its interval's block.
+    /// Position of a change among the changes of its interval's block.
     pub fn position_in_block(&self, position: usize) -> usize {
         let first = self.intervals.get(self.interval_of(position).0 as usize).map_or(0, |interval| interval.first);
         let before = self.records.get(first as usize..position).unwrap_or_default();
@@ -279,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::commit_note::DatabaseStamp;
-    use crate::record::{DeltaBase, SnapshotReason};
+    use crate::snapshot_ref::{DeltaBase, SnapshotReason};
     use crate::units::{PageSize, Seq};
 
     fn any_body() -> impl Strategy<Value = IndexedBody> {

@@ -1,38 +1,42 @@
-//! The frame of the file `remains`: header, pieces, parts, footer. What it says as a whole is in [`remains_directory`](super::remains_directory).
+//! The frame of the file `remains`: header, pieces, parts, footer. Its directory is in
+//! [`remains_directory`](super::remains_directory).
 
 use uuid::Uuid;
 
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
 use super::fields::{Reader, put_varint};
 use super::segment::{PIECE_HEADER_LEN, PIECE_LEN_MAX, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum};
 use crate::units::Timestamp;
 
 const MAGIC: [u8; 8] = *b"BKPFSRMN";
 const FOOTER_MAGIC: [u8; 8] = *b"BKPFSRME";
 
-/// Bytes of an encoded header; the first piece follows.
+/// Length of an encoded header in bytes; the first piece follows.
 pub const REMAINS_HEADER_LEN: usize = 40;
 
-/// Bytes of an encoded footer; it ends the file.
+/// Length of an encoded footer in bytes; it ends the file.
 pub const REMAINS_FOOTER_LEN: usize = 32;
 
-/// Bytes in front of those of a part, and of the directory: their checksum.
+/// Length of the checksum in front of a part or the directory.
 pub const BLOCK_HEADER_LEN: usize = 4;
 
-/// Most bytes of a part or of the directory. A reader allocates no more for one, whatever the file says.
+/// Maximum length of a part or of the directory: a reader allocates no more for one.
 pub const BLOCK_LEN_MAX: u32 = 256 << 20;
 
-/// What the file says of itself before anything else.
+/// Header of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemainsHeader {
-    /// The backup that it belongs to.
+    /// The backup that the file belongs to.
     pub uuid: Uuid,
-    /// When it was written.
+    /// When the file was written.
     pub created: Timestamp,
 }
 
 impl RemainsHeader {
-    /// The first bytes of the file.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; REMAINS_HEADER_LEN] {
         let mut out = Vec::with_capacity(REMAINS_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -44,10 +48,10 @@ impl RemainsHeader {
         out.try_into().expect("BUG: the fields of this header are REMAINS_HEADER_LEN bytes")
     }
 
-    /// Reads the first bytes of a file.
+    /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// When they are no such header, damaged, or of a newer format.
+    /// When the bytes are not such a header, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8; REMAINS_HEADER_LEN]) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "file of what remains of dropped segments")?;
         let mut fields = Reader::new(bytes);
@@ -61,19 +65,19 @@ impl RemainsHeader {
     }
 }
 
-/// The last bytes of the file: where the directory is. No two files have the same.
+/// Footer of the file, with the location of the directory. No two files have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemainsFooter {
-    /// Checksum of the header, which the header ends with.
+    /// Checksum of the header, which is the header's last field.
     pub header_checksum: u32,
-    /// Checksum of the directory, as in front of it.
+    /// Checksum of the directory, as stored in front of it.
     pub directory_checksum: u32,
-    /// Byte at which the checksum in front of the directory is; the directory ends where the footer begins.
+    /// Offset of the directory's checksum in the file; the directory ends where the footer begins.
     pub directory_offset: u64,
 }
 
 impl RemainsFooter {
-    /// The last bytes of the file. Their own last four are the checksum.
+    /// Encodes the footer. Its last four bytes are its checksum.
     pub fn encode(&self) -> [u8; REMAINS_FOOTER_LEN] {
         let mut out = Vec::with_capacity(REMAINS_FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
@@ -85,10 +89,10 @@ impl RemainsFooter {
         out.try_into().expect("BUG: the fields of this footer are REMAINS_FOOTER_LEN bytes")
     }
 
-    /// Reads the last bytes of a file.
+    /// Decodes the last bytes of a file.
     ///
     /// # Errors
-    /// When they are no such footer, or damaged.
+    /// When the bytes are not such a footer, or are damaged.
     pub fn decode(bytes: &[u8; REMAINS_FOOTER_LEN]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.array::<8>()? != FOOTER_MAGIC {
@@ -106,7 +110,7 @@ impl RemainsFooter {
     }
 }
 
-/// Checksum of a part or of the directory: a block in another file or another place is noticed.
+/// Checksum of a part or of the directory. It covers UUID and offset, so a misplaced block is detected.
 pub fn block_checksum(uuid: Uuid, offset: u64, bytes: &[u8]) -> u32 {
     checksum(&[uuid.as_bytes(), &offset.to_le_bytes(), bytes])
 }
@@ -114,28 +118,27 @@ pub fn block_checksum(uuid: Uuid, offset: u64, bytes: &[u8]) -> u32 {
 /// A piece of a dropped segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemainingPiece {
-    /// Byte of the segment at which it began.
+    /// Offset of the piece in its segment.
     pub offset: u64,
-    /// Byte of this file at which it begins: at its checksum.
+    /// Offset in this file: that of the piece's checksum.
     pub place: u64,
-    /// Its bytes, without the checksum. Of images those that are older than the newest are left out, so they may be fewer
-    /// than they were.
+    /// Length in bytes, without the checksum. Of page images only the newest are kept, so it may be less than in the segment.
     pub len: u32,
 }
 
-/// What remains of a segment: its frame, and pieces of it.
+/// The remaining part of a dropped segment: its frame, and some of its pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentPart {
-    /// Its header, as it was.
+    /// Header of the segment.
     pub header: [u8; SEGMENT_HEADER_LEN],
-    /// Its footer, as it was.
+    /// Footer of the segment.
     pub footer: [u8; SEGMENT_FOOTER_LEN],
-    /// The pieces, ascending; in the file each lies right behind the one before.
+    /// The pieces, ascending; in the file each follows the one before.
     pub pieces: Vec<RemainingPiece>,
 }
 
 impl SegmentPart {
-    /// The bytes of the part.
+    /// Encodes the part.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN + 16 + self.pieces.len() * 5);
         out.extend_from_slice(&self.header);
@@ -151,10 +154,10 @@ impl SegmentPart {
         out
     }
 
-    /// Reads the bytes of a part of a file in which pieces lie before byte `end`.
+    /// Decodes a part of a file whose pieces end before byte `end`.
     ///
     /// # Errors
-    /// When they are none, or name pieces that cannot be there.
+    /// When the bytes are not a part, or name pieces outside of that range.
     pub fn decode(bytes: &[u8], end: u64) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let (header, footer) = (fields.array()?, fields.array()?);
@@ -183,7 +186,7 @@ impl SegmentPart {
         Ok(Self { header, footer, pieces })
     }
 
-    /// The piece that began at this byte of the segment.
+    /// The piece that began at this offset of the segment.
     pub fn piece_at(&self, offset: u64) -> Option<RemainingPiece> {
         let position = self.pieces.binary_search_by_key(&offset, |piece| piece.offset).ok()?;
         self.pieces.get(position).copied()

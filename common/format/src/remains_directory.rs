@@ -1,4 +1,4 @@
-//! What the file `remains` says as a whole: which segments were dropped, what is left of some, which versions were kept of others.
+//! The directory of the file `remains`: the dropped segments, the remaining parts of some, and the kept versions of others.
 
 use std::ops::RangeInclusive;
 
@@ -6,48 +6,48 @@ use super::Damage;
 use super::fields::Reader;
 use crate::units::{Seq, Timestamp};
 
-/// Bytes of a gap in the directory.
+/// Length of an encoded gap in bytes.
 const GAP_LEN: usize = 60;
 
-/// Bytes of what the directory says of a part.
+/// Length of an encoded part entry in bytes.
 const PART_ENTRY_LEN: usize = 20;
 
-/// Bytes of a thinned segment in the directory, without its versions.
+/// Length of an encoded thinned segment without its versions, in bytes.
 const THINNED_LEN: usize = 12;
 
-/// Bytes of a version that was kept.
+/// Length of an encoded kept version in bytes.
 const KEPT_VERSION_LEN: usize = 24;
 
-/// Segments that were dropped, one behind the other.
+/// A run of consecutive segments that were dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// Seq of the first record.
+    /// Seq of its first record.
     pub first_seq: Seq,
-    /// Checksum of the record before that.
+    /// Checksum of the record before the first one.
     pub previous_checksum: u32,
-    /// First seq of the last of the segments.
+    /// First seq of its last segment.
     pub last_segment: Seq,
-    /// Seq of the last record.
+    /// Seq of its last record.
     pub last_seq: Seq,
-    /// Versions in all segments before them.
+    /// Number of versions in all segments before the gap.
     pub versions_before: u64,
-    /// Place of the newest version before them; 0 when there is none.
+    /// Ordinal of the newest version before the gap; 0 when there is none.
     pub place_before: u64,
-    /// Versions in them.
+    /// Number of versions in the gap.
     pub versions: u64,
-    /// How many segments.
+    /// Number of segments.
     pub segments: u32,
-    /// Bytes of their files.
+    /// Total length of the segment files in bytes.
     pub bytes: u64,
 }
 
 impl Gap {
-    /// Whether the segment that begins with this seq is one of them.
+    /// Whether the segment that begins with this seq is in the gap.
     pub fn has(&self, first_seq: Seq) -> bool {
         (self.first_seq..=self.last_segment).contains(&first_seq)
     }
 
-    /// The seqs of their records.
+    /// The seqs of the dropped records.
     pub fn seqs(&self) -> RangeInclusive<Seq> {
         self.first_seq..=self.last_seq
     }
@@ -89,34 +89,34 @@ fn decode_seq(fields: &mut Reader<'_>, field: &'static str) -> Result<Seq, Damag
     Seq::new(fields.u64()?).ok_or(Damage::Field { field, value: 0 })
 }
 
-/// Where what remains of a segment is told.
+/// Location of the remaining part of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartEntry {
-    /// The first seq of the segment.
+    /// First seq of the segment.
     pub segment: Seq,
-    /// Byte of the file at which the part's checksum is.
+    /// Offset of the part's checksum in the file.
     pub offset: u64,
-    /// Bytes of the part, without its checksum.
+    /// Length of the part in bytes, without its checksum.
     pub len: u32,
 }
 
-/// A version that is still there although its segment is not.
+/// A version that was kept although its segment was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptVersion {
-    /// Seq of its newest record.
+    /// Seq of the version's newest record.
     pub seq: Seq,
-    /// Its place.
+    /// Ordinal of the version.
     pub place: u64,
     /// When that record was received.
     pub recorded_at: Timestamp,
 }
 
-/// A segment in a gap of which single versions were kept.
+/// A dropped segment of which single versions were kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thinned {
     /// First seq of the segment.
     pub segment: Seq,
-    /// The versions, ascending; at least one.
+    /// The kept versions, ascending; at least one.
     pub versions: Vec<KeptVersion>,
 }
 
@@ -150,19 +150,19 @@ impl Thinned {
     }
 }
 
-/// What is in the file.
+/// The directory of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemainsDirectory {
-    /// What was dropped, ascending.
+    /// The gaps, ascending.
     pub gaps: Vec<Gap>,
-    /// What remains of the segments that something leads to, ascending.
+    /// The remaining parts of the segments that are still referenced, ascending.
     pub parts: Vec<PartEntry>,
     /// The segments of which versions were kept, ascending. They are in gaps, and have parts.
     pub thinned: Vec<Thinned>,
 }
 
 impl RemainsDirectory {
-    /// The bytes of the directory.
+    /// Encodes the directory.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + self.gaps.len() * GAP_LEN + self.parts.len() * PART_ENTRY_LEN);
         out.extend_from_slice(&count_bytes(self.gaps.len()));
@@ -178,17 +178,17 @@ impl RemainsDirectory {
         out
     }
 
-    /// Reads the bytes of a directory.
+    /// Decodes a directory.
     ///
     /// # Errors
-    /// When they are none, or contradict themselves: gaps touch or overlap, a part is of no gap, the last segment of a gap
-    /// has none, or a version was kept of a segment that has none.
+    /// When the bytes are not a directory, or contradict themselves: gaps touch or overlap, a part is in no gap, the last segment
+    /// of a gap has no part, or a thinned segment has none.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let mut directory = Self::default();
         for _ in 0..count(&mut fields, GAP_LEN, "gaps")? {
             let gap = Gap::decode(&mut fields)?;
-            // Two that touch are one.
+            // Two gaps that touch are stored as one.
             if directory.gaps.last().is_some_and(|before| gap.first_seq <= before.last_seq.next()) {
                 return Err(Damage::Contradiction("its gaps are not in order"));
             }
@@ -224,37 +224,37 @@ impl RemainsDirectory {
         Ok(directory)
     }
 
-    /// The gap that a segment is in; `None` when it was not dropped.
+    /// The gap that a segment is in; `None` when the segment was not dropped.
     pub fn gap_of(&self, first_seq: Seq) -> Option<&Gap> {
         let position = self.gaps.partition_point(|gap| gap.first_seq <= first_seq).checked_sub(1)?;
         self.gaps.get(position).filter(|gap| gap.has(first_seq))
     }
 
-    /// The gap that begins with a record.
+    /// The gap that begins with this record.
     pub fn gap_at(&self, first_seq: Seq) -> Option<&Gap> {
         let position = self.gaps.binary_search_by_key(&first_seq, |gap| gap.first_seq).ok()?;
         self.gaps.get(position)
     }
 
-    /// The versions that were kept of a segment; `None` when that was not thinned.
+    /// The kept versions of a segment; `None` when the segment was not thinned.
     pub fn thinned(&self, first_seq: Seq) -> Option<&Thinned> {
         let position = self.thinned.binary_search_by_key(&first_seq, |thinned| thinned.segment).ok()?;
         self.thinned.get(position)
     }
 
-    /// What remains of a segment.
+    /// The remaining part of a segment.
     pub fn part_of(&self, first_seq: Seq) -> Option<PartEntry> {
         let position = self.parts.binary_search_by_key(&first_seq, |part| part.segment).ok()?;
         self.parts.get(position).copied()
     }
 }
 
-/// How many of something there are, as it is stored.
+/// Encodes a count.
 fn count_bytes(len: usize) -> [u8; 4] {
     u32::try_from(len).expect("BUG: every one of them takes bytes of a file").to_le_bytes()
 }
 
-/// How many of something follow, each of which takes so many bytes.
+/// Decodes a count of entries of `each` bytes.
 fn count(fields: &mut Reader<'_>, each: usize, field: &'static str) -> Result<u32, Damage> {
     let count = fields.u32()?;
     if count as usize > fields.rest().len() / each {

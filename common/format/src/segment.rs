@@ -2,42 +2,45 @@
 
 use uuid::Uuid;
 
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
 use super::fields::Reader;
 use super::page_map::HEIGHT_MAX;
 use super::record_index::ForeignKeys;
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum};
 use crate::units::{PageSize, Seq, Timestamp};
 
 const MAGIC: [u8; 8] = *b"BKPFSSEG";
 const FOOTER_MAGIC: [u8; 8] = *b"BKPFSSGE";
 
-/// Bytes of an encoded header; the first piece follows.
+/// Length of an encoded header in bytes; the first piece follows.
 pub const SEGMENT_HEADER_LEN: usize = 64;
 
-/// Bytes of an encoded footer; it ends the file.
+/// Length of an encoded footer in bytes; it ends the file.
 pub const SEGMENT_FOOTER_LEN: usize = 152;
 
-/// Bytes in front of those of a piece: their checksum.
+/// Length of the checksum in front of a piece.
 pub const PIECE_HEADER_LEN: usize = 4;
 
-/// Most bytes of a piece. A reader allocates no more for one, whatever the file says.
+/// Maximum length of a piece in bytes: a reader allocates no more for one.
 pub const PIECE_LEN_MAX: u32 = 1344 << 20;
 
-/// What a segment says of itself before anything else.
+/// Header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// The backup that it belongs to.
+    /// The backup that the segment belongs to.
     pub uuid: Uuid,
-    /// Seq of its first record.
+    /// Seq of the segment's first record.
     pub first_seq: Seq,
-    /// Checksum of the record before that one.
+    /// Checksum of the record before the first one.
     pub previous_checksum: u32,
     /// Page size of the database.
     pub page_size: PageSize,
 }
 
 impl SegmentHeader {
-    /// The first bytes of the file.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -52,10 +55,10 @@ impl SegmentHeader {
         out.try_into().expect("BUG: the fields of a segment's header are SEGMENT_HEADER_LEN bytes")
     }
 
-    /// Reads the first bytes of a file.
+    /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// When they are not the header of a segment, damaged, or of a newer format.
+    /// When the bytes are not the header of a segment, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8; SEGMENT_HEADER_LEN]) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "segment of a backup")?;
         let mut fields = Reader::new(bytes);
@@ -69,8 +72,7 @@ impl SegmentHeader {
         Ok(Self { uuid, first_seq, previous_checksum, page_size })
     }
 
-    /// Checksum of a piece of this segment: of the UUID, the first seq, the piece's offset, and its bytes. A piece in
-    /// another place or from another segment is noticed.
+    /// Checksum of a piece of this segment. It covers UUID, first seq, offset and bytes, so a misplaced piece is detected.
     pub fn piece_checksum(&self, offset: u64, bytes: &[u8]) -> u32 {
         checksum(&[self.uuid.as_bytes(), &self.first_seq.get().to_le_bytes(), &offset.to_le_bytes(), bytes])
     }
@@ -81,104 +83,104 @@ fn decode_page_size(fields: &mut Reader<'_>) -> Result<PageSize, Damage> {
     PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })
 }
 
-/// Where in a segment a piece is.
+/// Position of a piece in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
-    /// Byte of the file at which its header begins.
+    /// Offset of the piece's header in the file.
     pub offset: u64,
-    /// Its bytes, without the header.
+    /// Length in bytes, without the header.
     pub len: u32,
 }
 
 impl Piece {
-    /// The byte behind it; `None` when no file is that long.
+    /// Offset behind the piece; `None` when that exceeds 64 bits.
     pub fn end(self) -> Option<u64> {
         self.offset.checked_add(u64::from(self.len) + PIECE_HEADER_LEN as u64)
     }
 }
 
-/// Where a piece is, in whichever segment of the backup.
+/// Location of a piece in a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     /// First seq of the segment.
     pub segment: Seq,
-    /// Where in it.
+    /// Position in the segment.
     pub piece: Piece,
 }
 
 /// The root of the page map of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapRoot {
-    /// Where its node is.
+    /// Location of the root node.
     pub location: Location,
-    /// Nodes between it and the pages: 0 when its own entries are pages.
+    /// Height of the root: 0 when its entries are pages.
     pub height: u8,
 }
 
-/// A full snapshot, as everything that builds on it names it.
+/// Identity of a full snapshot, as its dependents refer to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotId {
-    /// Seq of its record.
+    /// Seq of the snapshot's record.
     pub seq: Seq,
-    /// Checksum of its footer.
+    /// Checksum of the snapshot's footer.
     pub footer_checksum: u32,
 }
 
-/// What becomes of the newest version of a segment. The next record that is not void tells: changes that are rewound, and
-/// their rewinds, are passed over.
+/// What follows the newest version of a segment: the kind of the next record that is not void. Rewound changes and their rewinds
+/// are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowedBy {
-    /// A change: `lightningd` went on from that version.
+    /// A change: `lightningd` continued from that version.
     Change,
-    /// A snapshot of the same version, which takes its place.
+    /// A snapshot of the same version, which replaces it.
     SameVersion,
-    /// A snapshot of a newer version, or a gap: whether `lightningd` went on from that version is not known.
+    /// A snapshot of a newer version, or a gap: whether `lightningd` continued from that version is unknown.
     Snapshot,
 }
 
-/// The last bytes of a segment: what it holds as a whole, and where.
+/// Footer of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentFooter {
-    /// Checksum of the header, which the header ends with.
+    /// Checksum of the header, which is the header's last field.
     pub header_checksum: u32,
-    /// Seq of its last record.
+    /// Seq of the segment's last record.
     pub last_seq: Seq,
-    /// Checksum of that record, as it was in the log.
+    /// Checksum of the last record, as it was in the log.
     pub last_checksum: u32,
-    /// What the next record is.
+    /// Kind of the next record.
     pub followed_by: FollowedBy,
     /// Whether foreign keys are enforced after the last record.
     pub foreign_keys: ForeignKeys,
-    /// The segment at whose end the database was as it is before the first record; `None` when it begins with a full
-    /// snapshot, on one, or from nothing.
+    /// The segment at whose end the database was in the state before the first record of this one; `None` when this one begins
+    /// with a full snapshot, directly behind one, or from nothing.
     pub base: Option<Seq>,
-    /// The full snapshot that has the pages which the page map does not; `None` when the backup began from nothing.
+    /// The full snapshot with the pages that are not in the page map; `None` when the backup began from nothing.
     pub snapshot: Option<SnapshotId>,
-    /// Seq of the newest snapshot in it or before it, full or delta; `None` when there is none. Segments of which this is
-    /// the same are on one line of history: each goes on from what the one before it ends with.
+    /// Seq of the newest snapshot in the segment or before it, full or delta; `None` when there is none. Segments with the same
+    /// value form one line of history: each continues from the end of the one before.
     pub newest_snapshot: Option<Seq>,
-    /// Pages of the database after the last record.
+    /// Number of pages of the database after the last record.
     pub page_count: u32,
-    /// Page map of the database after the last record; `None` while it is empty.
+    /// Page map of the database after the last record; `None` while the map is empty.
     pub map: Option<MapRoot>,
-    /// Where its record index is.
+    /// Position of the record index.
     pub index: Piece,
-    /// Where its template table is.
+    /// Position of the template table.
     pub templates: Piece,
-    /// Versions in all segments before it.
+    /// Number of versions in all earlier segments.
     pub versions_before: u64,
-    /// Versions in it.
+    /// Number of versions in the segment.
     pub versions: u32,
-    /// Place of the newest version before it; 0 when there is none.
+    /// Ordinal of the newest version before the segment; 0 when there is none.
     pub place_before: u64,
-    /// Place of the newest version in it or before it.
+    /// Ordinal of the newest version in the segment or before it.
     pub place: u64,
-    /// Earliest and latest time of its versions; both of its first record if it has no version.
+    /// Earliest and latest time of the versions; without any, twice the time of the first record.
     pub times: (Timestamp, Timestamp),
 }
 
 impl SegmentFooter {
-    /// The last bytes of the file. Their own last four are the checksum.
+    /// Encodes the footer. Its last four bytes are its checksum.
     pub fn encode(&self) -> [u8; SEGMENT_FOOTER_LEN] {
         let mut out = Vec::with_capacity(SEGMENT_FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
@@ -213,10 +215,10 @@ impl SegmentFooter {
         out.try_into().expect("BUG: the fields of a segment's footer are SEGMENT_FOOTER_LEN bytes")
     }
 
-    /// Reads the last bytes of a file.
+    /// Decodes the last bytes of a file.
     ///
     /// # Errors
-    /// When they are not the footer of a segment, or damaged.
+    /// When the bytes are not the footer of a segment, or are damaged.
     pub fn decode(bytes: &[u8; SEGMENT_FOOTER_LEN]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.array::<8>()? != FOOTER_MAGIC {

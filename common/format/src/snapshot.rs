@@ -2,54 +2,58 @@
 
 use uuid::Uuid;
 
-use super::record::DeltaBase;
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
+use super::fields::Reader;
+use super::snapshot_ref::DeltaBase;
 use crate::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
 const MAGIC: [u8; 8] = *b"BKPFSSNP";
 const FOOTER_MAGIC: [u8; 8] = *b"BKPFSEND";
 
-/// Bytes of an encoded header; the first group follows.
+/// Length of an encoded header in bytes; the first group follows.
 pub const SNAPSHOT_HEADER_LEN: usize = 80;
 
-/// Bytes of an encoded footer; it ends the file.
+/// Length of an encoded footer in bytes; it ends the file.
 pub const SNAPSHOT_FOOTER_LEN: usize = 32;
 
-/// Bytes of a group's entry in the index.
+/// Length of a group's entry in the index, in bytes.
 const GROUP_ENTRY_LEN: usize = 8;
 
-/// Bytes of pages that are compressed together.
+/// Length of a group before compression, in bytes.
 ///
-/// A reader decompresses a whole group for one page, and a version that is opened reads some dozens of pages here and
-/// there. Twice as many bytes would save three hundredths of the room.
+/// A reader decompresses a whole group for one page, and a version that is opened reads some dozens of scattered pages. Groups of
+/// twice the size would save three percent of the space.
 const GROUP_BYTES: u32 = 4 << 10;
 
-/// Pages that are compressed together, for a page size.
+/// Number of pages in a group, for a page size.
 pub fn pages_per_group(page_size: PageSize) -> usize {
     (GROUP_BYTES / page_size.get()).max(1) as usize
 }
 
-/// What a snapshot is of.
+/// Header of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotHeader {
-    /// The backup that it belongs to.
+    /// The backup that the snapshot belongs to.
     pub uuid: Uuid,
-    /// Seq of its record.
+    /// Seq of the snapshot's record.
     pub seq: Seq,
-    /// For a delta, what it builds on; `None` for a full one.
+    /// Base of a delta; `None` for a full snapshot.
     pub base: Option<DeltaBase>,
     /// Version of the database.
     pub data_version: DataVersion,
     /// Page size of the database.
     pub page_size: PageSize,
-    /// Pages of the database, stored or not.
+    /// Number of pages of the database, stored or not.
     pub page_count: u32,
-    /// When it was taken.
+    /// When the snapshot was taken.
     pub created: Timestamp,
 }
 
 impl SnapshotHeader {
-    /// The first bytes of the file.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; SNAPSHOT_HEADER_LEN] {
         let mut out = Vec::with_capacity(SNAPSHOT_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -67,10 +71,10 @@ impl SnapshotHeader {
         out.try_into().expect("BUG: the fields of a snapshot header are SNAPSHOT_HEADER_LEN bytes")
     }
 
-    /// Reads the first bytes of a file.
+    /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// When they are not the header of a snapshot, damaged, or of a newer format.
+    /// When the bytes are not the header of a snapshot, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8; SNAPSHOT_HEADER_LEN]) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "snapshot of a backup")?;
         let mut fields = Reader::new(bytes);
@@ -95,21 +99,21 @@ impl SnapshotHeader {
     }
 }
 
-/// The last bytes of a snapshot file; its checksum is what the record of the snapshot names.
+/// Footer of a snapshot file. The record of the snapshot refers to its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotFooter {
-    /// Checksum of the header, which the header ends with.
+    /// Checksum of the header, which is the header's last field.
     pub header_checksum: u32,
     /// Checksum of the index.
     pub index_checksum: u32,
-    /// Byte at which the index begins; it ends where the footer begins.
+    /// Offset of the index in the file; it ends where the footer begins.
     pub index_offset: u64,
-    /// Pages stored.
+    /// Number of stored pages.
     pub stored_pages: u32,
 }
 
 impl SnapshotFooter {
-    /// The last bytes of the file. Their own last four are the checksum.
+    /// Encodes the footer. Its last four bytes are its checksum.
     pub fn encode(&self) -> [u8; SNAPSHOT_FOOTER_LEN] {
         let mut out = Vec::with_capacity(SNAPSHOT_FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
@@ -121,10 +125,10 @@ impl SnapshotFooter {
         out.try_into().expect("BUG: the fields of a footer are SNAPSHOT_FOOTER_LEN bytes")
     }
 
-    /// Reads the last bytes of a file; also gives their checksum.
+    /// Decodes the last bytes of a file; also returns their checksum.
     ///
     /// # Errors
-    /// When they are not the footer of a snapshot, or damaged.
+    /// When the bytes are not the footer of a snapshot, or are damaged.
     pub fn decode(bytes: &[u8; SNAPSHOT_FOOTER_LEN]) -> Result<(Self, u32), Damage> {
         let mut fields = Reader::new(bytes);
         if fields.array::<8>()? != FOOTER_MAGIC {
@@ -140,7 +144,7 @@ impl SnapshotFooter {
         if found == computed { Ok((footer, computed)) } else { Err(Damage::Checksum { found, computed }) }
     }
 
-    /// Bytes of the index that belongs to this footer.
+    /// Length of the index in bytes.
     pub fn index_len(&self, header: &SnapshotHeader) -> u64 {
         let pages = u64::from(self.stored_pages);
         let numbers = if header.base.is_some() { pages * 4 } else { 0 };
@@ -148,28 +152,28 @@ impl SnapshotFooter {
     }
 }
 
-/// Where a group of compressed pages is.
+/// Location of a group of compressed pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
-    /// Byte of the file at which it begins.
+    /// Offset of the group in the file.
     pub offset: u64,
-    /// Its bytes, compressed.
+    /// Compressed length in bytes.
     pub len: u32,
-    /// Checksum of those bytes.
+    /// Checksum of the compressed bytes.
     pub checksum: u32,
 }
 
-/// Which pages a snapshot holds and where.
+/// The index of a snapshot: which pages it stores, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotIndex {
-    /// Numbers of the pages stored, ascending; `None` for a full snapshot, which stores all of them.
+    /// Numbers of the stored pages, ascending; `None` for a full snapshot, which stores all pages.
     pub pages: Option<Vec<PageNo>>,
     /// The groups, in order; each but the last holds [`pages_per_group`] pages.
     pub groups: Vec<Group>,
 }
 
 impl SnapshotIndex {
-    /// The bytes of the index.
+    /// Encodes the index.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for page in self.pages.iter().flatten() {
@@ -182,10 +186,10 @@ impl SnapshotIndex {
         out
     }
 
-    /// Reads the bytes of the index, as many as [`SnapshotFooter::index_len`] says.
+    /// Decodes the index, which has the length of [`SnapshotFooter::index_len`].
     ///
     /// # Errors
-    /// When they are damaged, or contradict header or footer.
+    /// When the bytes are damaged, or contradict header or footer.
     pub fn decode(bytes: &[u8], header: &SnapshotHeader, footer: &SnapshotFooter) -> Result<Self, Damage> {
         let computed = checksum(&[bytes]);
         if footer.index_checksum != computed {
@@ -213,7 +217,7 @@ impl SnapshotIndex {
         Ok(Self { pages, groups })
     }
 
-    /// Where a page is among the pages stored, from 0; `None` when it is not stored.
+    /// Position of a page among the stored pages, from 0; `None` when the page is not stored.
     pub fn slot(&self, page: PageNo, header: &SnapshotHeader) -> Option<usize> {
         match &self.pages {
             Some(pages) => pages.binary_search(&page).ok(),

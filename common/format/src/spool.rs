@@ -1,54 +1,58 @@
-//! The header of a spool: where its log goes on from, and what a recorder must know that cannot reach the backup.
+//! The header of a spool: where its log continues from, and what a recorder must know while the backup is out of reach.
 
+use super::Damage;
+use super::FORMAT_VERSION;
+use super::check_envelope;
+use super::checksum;
+use super::fields::Reader;
 use super::manifest::{MANIFEST_LEN, Manifest};
-use super::{Damage, FORMAT_VERSION, check_envelope, checksum, fields::Reader};
 use crate::units::{DataVersion, Seq, Timestamp};
 use crate::version_rules::Commit;
 
 const MAGIC: [u8; 8] = *b"BKPFSSPL";
 
-/// Most records that a write of a recorder takes: a rewind, a snapshot and a change.
+/// Maximum number of records that one write takes: a rewind, a snapshot and a change.
 pub const ATTEMPTED_MAX: usize = 3;
 
-/// Bytes of an encoded header.
+/// Length of an encoded header in bytes.
 pub const SPOOL_HEADER_LEN: usize = 12 + 8 + 4 + ATTEMPTED_MAX * 12 + 4 + 8 + 8 + 4 + 8 + MANIFEST_LEN + 4;
 
 const HAS_NEWEST: u16 = 1;
 
-/// An end of a log: seq of the next record, checksum of the one before it.
+/// The end of a log: seq of the next record, checksum of the last one.
 pub type End = (Seq, u32);
 
-/// The newest version when the spool was begun.
+/// The newest version when the spool was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpoolNewest {
-    /// Its number.
+    /// Number of the version.
     pub data_version: DataVersion,
-    /// Its record.
+    /// Seq of its newest record.
     pub seq: Seq,
-    /// When that was received.
+    /// When that record was received.
     pub recorded_at: Timestamp,
-    /// Whether it is known to be committed.
+    /// Whether the version is known to be committed.
     pub commit: Commit,
 }
 
-/// What a spool says of itself.
+/// Header of a spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolHeader {
-    /// Where the backup ended when its last record was acknowledged: the spool goes on from there.
+    /// The end of the backup when its last record was acknowledged: the spool continues from there.
     pub from: End,
-    /// Where the backup may end beside that: behind records that were being written to it when it failed, and were never
-    /// acknowledged. At most [`ATTEMPTED_MAX`].
+    /// Other possible ends of the backup: behind records that were being written when it failed, and were never acknowledged. At
+    /// most [`ATTEMPTED_MAX`].
     pub attempted: Vec<End>,
-    /// The newest version at that moment.
+    /// The newest version when the spool was created.
     pub newest: Option<SpoolNewest>,
-    /// When the spool was begun.
+    /// When the spool was created.
     pub begun: Timestamp,
     /// The manifest of the backup.
     pub manifest: Manifest,
 }
 
 impl SpoolHeader {
-    /// The bytes of the file.
+    /// Encodes the file.
     pub fn encode(&self) -> [u8; SPOOL_HEADER_LEN] {
         let mut out = Vec::with_capacity(SPOOL_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -77,10 +81,10 @@ impl SpoolHeader {
         out.try_into().expect("BUG: the fields of a spool header are SPOOL_HEADER_LEN bytes")
     }
 
-    /// Reads the bytes of the file.
+    /// Decodes the file.
     ///
     /// # Errors
-    /// When they are not the header of a spool, damaged, or of a newer format.
+    /// When the bytes are not the header of a spool, are damaged, or of a newer format.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         check_envelope(bytes, MAGIC, "header of a spool")?;
         if bytes.len() != SPOOL_HEADER_LEN {

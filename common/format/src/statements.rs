@@ -1,7 +1,7 @@
-//! Statement blocks: the statements of sealed changes, their shapes in one table per segment, their literals by column.
+//! Statement blocks: the statements of sealed changes, with their shapes in one table per segment, and their literals by column.
 //!
-//! [`Templates`] is the table, [`Block`] some changes; [`TemplatesWriter`] and [`encode_block`] make them. What is
-//! decoded is byte for byte what was encoded. Both come as [`Encoded`], which compresses them.
+//! [`Templates`] is the table, [`Block`] holds the statements of some changes; [`TemplatesWriter`] and [`encode_block`] create
+//! them. Decoding returns byte for byte what was encoded. Both are encoded as [`Encoded`], which compresses them.
 
 mod cell;
 #[cfg(feature = "compression")]
@@ -23,18 +23,17 @@ pub use encoded::Encoded;
 pub use stored::{Statements, StoredStatement, Templated};
 pub use templates::{TemplateId, Templates};
 
-/// Most bytes that a table or a block may have, not compressed. The statements of one change are at most four fifths as
-/// long.
+/// Maximum length of a table or a block before compression. The statements of one change are at most four fifths as long.
 pub const STATEMENT_BYTES_MAX: usize = 1280 << 20;
 
-/// Most templates that a table has. Statements of other shapes are stored as they are.
+/// Maximum number of templates of a table. Statements of other shapes are stored as plain text.
 pub const TEMPLATES_MAX: usize = 4096;
 
 pub use crate::sql::lexed::LITERALS_MAX;
 
-/// Most bytes of templates and of their examples that a writer puts into a table.
+/// Maximum length of templates and examples that a writer puts into a table.
 const TABLE_BYTES_MAX: usize = 1 << 20;
 
-/// Most examples that a writer keeps of a template: a busy node's statements are about a few channels. Of six the blocks
-/// would be shorter by what the table, of which every reader needs all, would be longer.
+/// Maximum number of examples per template: a busy node's statements concern a few channels. With six, the table, which every
+/// reader needs whole, would grow by what the blocks would shrink.
 const EXAMPLES_MAX: usize = 2;

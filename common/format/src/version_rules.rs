@@ -1,4 +1,4 @@
-//! The version rules: what an incoming `db_write` says about what `lightningd` has on disk, and what to do about it.
+//! The version rules: what an incoming `db_write` shows about the version on `lightningd`'s disk, and what to do about it.
 //!
 //! CLN increments `vars.data_version` inside the transaction, calls the hook with the new value, then commits (CLN
 //! `db/exec.c`, `wallet/db.c`). So the version on `lightningd`'s disk while it waits in the hook is
@@ -7,8 +7,8 @@
 //! committed = data_version - (1 if the write contains the bump, else 0)        in wrapping u32 arithmetic
 //! ```
 //!
-//! and comparing it with the newest recorded version tells all. The rule in the documentation of the hook ("the same
-//! version again: the previous one was not committed") is wrong for riders and is not used. This module is pure.
+//! Comparing it with the newest recorded version decides everything. The rule in the documentation of the hook ("the same version
+//! again: the previous one was not committed") is wrong for riders and is not used. This module is pure.
 
 use crate::units::DataVersion;
 
@@ -22,26 +22,26 @@ pub enum Bump {
 }
 
 impl Bump {
-    /// Looks for the bump of `data_version` among statements.
+    /// Searches statements for the bump of `data_version`.
     pub fn find<S: AsRef<str>>(data_version: DataVersion, statements: &[S]) -> Self {
-        // It is the last statement of every write ever seen; looking at the others costs nothing compared to losing
-        // a version to a CLN release that appends something after it.
+        // The bump is the last statement of every write seen so far; searching the others costs little, and prevents that a CLN
+        // release that appends a statement loses a version.
         let found = statements.iter().rev().any(|statement| is_bump_of(statement.as_ref(), data_version));
         if found { Self::Present } else { Self::Absent }
     }
 
-    /// Whether a statement seems to increment `vars.data_version` in other words than the bump: those of a release of CLN
-    /// that is not known yet.
+    /// Whether a statement seems to increment `vars.data_version` in other words than the bump, as an unknown release of CLN
+    /// might.
     pub fn is_worded_otherwise<S: AsRef<str>>(statements: &[S]) -> bool {
         statements.iter().any(|statement| {
-            // What is inserted into `vars` is the beginning of a new database.
+            // An INSERT into `vars` belongs to a new database.
             let statement = statement.as_ref().trim_start().to_ascii_lowercase();
             let is_update = statement.strip_prefix("update").is_some_and(|rest| rest.starts_with(char::is_whitespace));
             is_update && statement.contains("data_version")
         })
     }
 
-    /// What `lightningd` has on disk while it waits for the answer to a write of this version.
+    /// The version on `lightningd`'s disk while it waits for the answer to a write of this version.
     pub const fn committed(self, data_version: DataVersion) -> DataVersion {
         match self {
             Self::Present => data_version.previous(),
@@ -50,12 +50,12 @@ impl Bump {
     }
 }
 
-/// What a bump begins with; the version before it follows.
+/// The text of a bump up to the previous version.
 pub const BUMP: &str = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ";
 
 /// Whether a statement is the bump that leads to `data_version` (CLN `wallet/db.c`, `db_data_version_incr`).
 pub fn is_bump_of(statement: &str, data_version: DataVersion) -> bool {
-    // CLN binds the old value as an int: past 2^31 it is printed negative, but it is the same 32 bits.
+    // CLN binds the old value as an int: above 2^31 it is printed as a negative number with the same 32 bits.
     statement
         .strip_prefix(BUMP)
         .and_then(|number| number.trim_end().trim_end_matches(';').parse::<i64>().ok())
@@ -69,17 +69,17 @@ pub fn is_bump_of(statement: &str, data_version: DataVersion) -> bool {
 /// Whether `lightningd` is known to have committed the newest recorded version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// The newest record is a change with a bump and nothing has followed it: it may have died before COMMIT.
+    /// The newest record is a change with a bump, and nothing follows it: `lightningd` may have died before COMMIT.
     Unknown,
-    /// It was in the database when its run ended. A power cut soon after can still undo it: SQLite does not sync the
+    /// The version was in the database when the run ended. A power cut soon after can still undo it: SQLite does not sync the
     /// directory when it removes the journal (SQLite, "PRAGMA synchronous": EXTRA), so the journal may come back.
     Seen,
-    /// It was on disk when a rider, a snapshot or the repeat after a rewind was recorded.
+    /// The version was on disk when a rider, a snapshot or the repeat after a rewind was recorded.
     Certain,
 }
 
 impl Commit {
-    /// What is known of a change when it is recorded. A rider acts on a version that was on disk before it.
+    /// The state of a change when it is recorded. A rider acts on a version that was already on disk.
     pub const fn after(bump: Bump) -> Self {
         match bump {
             Bump::Present => Self::Unknown,
@@ -93,25 +93,25 @@ impl Commit {
 pub struct Newest {
     /// The version.
     pub data_version: DataVersion,
-    /// Whether it is known to be committed.
+    /// Whether the version is known to be committed.
     pub commit: Commit,
 }
 
-/// What to do with a write.
+/// The action for a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It follows the newest version: record it.
+    /// The write follows the newest version: record it.
     Append,
-    /// `lightningd` died between hook and COMMIT of the newest change: record that it never happened, then the write.
+    /// `lightningd` died between hook and COMMIT of the newest change: record a rewind, then the write.
     Rewind,
     /// `lightningd` committed versions that were not recorded: take a snapshot of `committed`, then record the write.
     Heal {
-        /// The version on `lightningd`'s disk now.
+        /// The version now on `lightningd`'s disk.
         committed: DataVersion,
     },
-    /// The node runs on an old state: recording it would bury the newer one.
+    /// The node runs on an old state: recording the write would bury the newer one.
     Refuse {
-        /// The version on `lightningd`'s disk now.
+        /// The version now on `lightningd`'s disk.
         committed: DataVersion,
         /// The newest recorded version.
         newest: DataVersion,

@@ -1,4 +1,4 @@
-//! Taking hold of a backup directory: its lock, its manifest, and the end of its log.
+//! Attaching to a backup directory for recording: its lock, its manifest, and the end of its log.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::storage::Directory;
 use format::manifest::Manifest;
 use format::names;
 
-/// A backup that is held.
+/// A locked backup.
 pub(crate) struct Attached {
     pub(crate) lock: SharedLock,
     pub(crate) manifest: Manifest,
@@ -24,20 +24,20 @@ pub(crate) struct Attached {
     pub(crate) history: History,
 }
 
-/// What the log must hold.
+/// The expected end of the log.
 pub(crate) enum Expected<'a> {
-    /// Whatever it does.
+    /// Any.
     Anything,
-    /// What was acknowledged, and behind that at most what failed.
+    /// The acknowledged records, followed at most by failed ones.
     WhatWeWrote {
-        /// Where it ended when the last write was acknowledged.
+        /// The end of the log when the last write was acknowledged.
         acknowledged: LogEnd,
-        /// Where it may end since.
+        /// Other possible ends of the log.
         attempted: &'a [LogEnd],
     },
 }
 
-/// Takes hold of the backup in `directory`, which must have this uuid, if any is named.
+/// Locks and recovers the backup in `directory`, which must have this UUID, if one is given.
 pub(crate) fn attach(
     directory: &Arc<dyn Directory>,
     url: &BackupUrl,
@@ -54,7 +54,7 @@ pub(crate) fn attach(
         _ => error.into(),
     })?;
     let lock = SharedLock::of(lock);
-    // Read again under the lock: the recorder that held it may have learned the node's id.
+    // Read again under the lock: the previous recorder may have added the node's id.
     let manifest = read_manifest(&**directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
     let backup = Backup::of(Arc::clone(directory), manifest.clone());
     if let Expected::WhatWeWrote { acknowledged, attempted } = *expected {

@@ -1,4 +1,4 @@
-//! Why a backup cannot be taken hold of.
+//! Why attaching to a backup fails.
 
 use std::path::PathBuf;
 
@@ -14,46 +14,46 @@ use format::units::counted;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenRecordingError {
-    /// No usable `backup.lock`.
+    /// There is no usable `backup.lock`.
     #[error(transparent)]
     BackupLock(#[from] BackupLockError),
-    /// No usable backup.
+    /// There is no usable backup.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Another one than `backup.lock` names.
+    /// The backup has another UUID than `backup.lock`.
     #[error(
         "{url} holds backup {found}, but backup.lock of this node names {expected}: it is the backup of another node, or \
          of an earlier `init`; correct backend_url in backup.lock. If it is the newest backup of this node, move backup.lock away and run \
          `backupfs attach`; if there is none, `backupfs init --replace` begins a new one"
     )]
     Foreign {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// What is there.
+        /// The UUID found.
         found: uuid::Uuid,
-        /// What should be.
+        /// The UUID expected.
         expected: uuid::Uuid,
     },
-    /// Somebody else records.
+    /// Another recorder has the lock.
     #[error(
         "{url} is locked: another recorder is writing to it; stop the other lightningd, or give this node a backup of its own"
     )]
     Locked {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
     },
-    /// It was let go of, and is not as it was left.
+    /// The backup changed while it was detached.
     #[error("{url} was changed while this recorder could not reach it, so nothing more is recorded there")]
     NotWhatWeWrote {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// What is different.
+        /// The difference.
         source: CutError,
     },
-    /// It cannot be written to.
+    /// The log cannot be recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
-    /// Changes are left in a spool.
+    /// A spool has changes.
     #[error(
         "the spool {path}, which backup.lock does not name, holds {} that {url} does not have; put \"on_unreachable\": \
          {{\"spool\": …}} back into backup.lock for one start of the node, and the spool is drained",
@@ -62,12 +62,12 @@ pub enum OpenRecordingError {
     ForgottenSpool {
         /// The backup.
         url: BackupUrl,
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
-        /// What is in it.
+        /// Number of changes in it.
         changes: u64,
     },
-    /// No thread can be started to make its calls.
+    /// The thread for its calls cannot be started.
     #[error("cannot start a thread; let lightningd have more of them (`ulimit -u`), or more memory")]
     Thread(#[source] std::io::Error),
     /// A file system call failed.
@@ -76,7 +76,7 @@ pub enum OpenRecordingError {
 }
 
 impl OpenRecordingError {
-    /// Whether the backup's place may be out of reach only for now: not mounted, not answering, full.
+    /// Whether the backup may be out of reach only temporarily: not mounted, not answering, full.
     pub fn is_trouble(&self) -> bool {
         match self {
             Self::Open(
@@ -101,7 +101,7 @@ impl OpenRecordingError {
         }
     }
 
-    /// Whether waiting does not help: the path leads to something else, or this user may not go there.
+    /// Whether waiting does not help: the path leads to something else, or permission is missing.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Open(

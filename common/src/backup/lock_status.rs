@@ -1,7 +1,7 @@
-//! Whether anybody holds the lock of a backup, found out without touching it.
+//! Whether the lock of a backup is held, determined without touching it.
 //!
-//! Trying the lock, even shared and for an instant, would be in the way of a recorder that starts in that instant; and a
-//! look that is stopped in it would keep a node down. The kernel's own list of locks is in nobody's way.
+//! Trying the lock, even shared and for an instant, could block a recorder that starts in that instant; and a process that is
+//! stopped while it has the lock would keep a node down. The kernel's list of locks has no such effects.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -14,29 +14,29 @@ use format::names;
 const LOCKS: &str = "/proc/locks";
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// What a look at the lock of a backup says.
+/// Status of the lock of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockStatus {
-    /// Somebody records to it, or seals it.
+    /// A recorder or a sealer holds the lock.
     Held {
-        /// The process, where it can be told from here.
+        /// ID of the process, if it is visible from here.
         process: Option<u32>,
     },
-    /// Nobody who can be seen from here: one on another machine, or in another container, cannot.
+    /// No holder is visible: one on another machine, or in another container, is not.
     NotSeen,
 }
 
 impl Backup {
-    /// Looks whether its lock is held.
+    /// Reads the status of the lock.
     ///
     /// # Errors
-    /// When the kernel's list of locks cannot be read, or the file of the lock is not there.
+    /// When the kernel's list of locks cannot be read, or the lock file is missing.
     pub fn look_at_lock(&self) -> io::Result<LockStatus> {
         let path = self.path().join(names::LOCK);
         let flags = StatxFlags::INO | StatxFlags::MNT_ID;
         let file = statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, flags)?;
         let named = device(file.stx_dev_major, file.stx_dev_minor);
-        // Some file systems (btrfs) show another device with their files than the kernel has in its list.
+        // Some file systems (btrfs) report another device for their files than the kernel's list of locks.
         let mounted = mounted_device(&fs::read_to_string(MOUNTS).unwrap_or_default(), file.stx_mnt_id);
         for line in BufReader::new(File::open(LOCKS)?).lines() {
             let holder = holder_of_flock_on(&line?, file.stx_ino, &[Some(named.as_str()), mounted.as_deref()]);
@@ -48,20 +48,20 @@ impl Backup {
     }
 }
 
-/// As in the kernel's list of locks.
+/// A device as in the kernel's list of locks.
 fn device(major: u32, minor: u32) -> String {
     format!("{major:02x}:{minor:02x}")
 }
 
-/// The device of the mount with this id.
+/// The device of the mount with this ID.
 fn mounted_device(mountinfo: &str, mount_id: u64) -> Option<String> {
     let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(mount_id.to_string().as_str()))?;
     let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
     Some(device(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Who holds the lock that a line of the kernel's list tells of, if it is one, held and not waited for, on the file with this
-/// inode on one of these devices: `1: FLOCK  ADVISORY  WRITE 708 08:01:140 0 EOF`. 0 for one who cannot be seen from here.
+/// The holder according to a line of the kernel's list, if it is a held lock, not one that is waited for, on the file with this
+/// inode on one of these devices: `1: FLOCK  ADVISORY  WRITE 708 08:01:140 0 EOF`. 0 for a holder that is not visible from here.
 fn holder_of_flock_on(line: &str, inode: u64, devices: &[Option<&str>]) -> Option<u32> {
     let mut words = line.split_ascii_whitespace().skip(1);
     if words.next() != Some("FLOCK") {
@@ -103,7 +103,7 @@ mod tests {
         let backup = node.backup();
         assert_eq!(backup.look_at_lock().unwrap(), LockStatus::NotSeen);
         let recording = node.record();
-        // Where the kernel shows no locks at all nothing can be seen.
+        // Some kernels show no locks at all.
         let shown = fs::read_to_string(LOCKS).is_ok_and(|locks| locks.contains("FLOCK"));
         let held = LockStatus::Held { process: Some(std::process::id()) };
         assert_eq!(backup.look_at_lock().unwrap() == held, shown);

@@ -1,4 +1,4 @@
-//! Reading the statements of recorded changes, from the log they were written to or the segment it was sealed to.
+//! Reading the statements of recorded changes, from a log or a segment.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use format::record::{Body, Parsed, Record, parse};
 use format::units::Keyframe;
 use format::units::Seq;
 
-/// Bytes read ahead of the record asked for: the next ones are usually asked for next.
+/// Read-ahead in bytes: the next records are usually read next.
 const READ_AHEAD: usize = 256 << 10;
 
 /// The changes of one log or segment.
 pub(crate) enum RecordedChanges {
-    /// A log that is not sealed, or was not when it was opened.
+    /// A log, which may have been sealed since it was opened.
     Log(LogRecords),
     /// A segment.
     Segment(SegmentChanges),
 }
 
 impl RecordedChanges {
-    /// Opens the file that holds the record at `place`: the log, or the segment when that is gone.
+    /// Opens the file with the record at `place`: the log, or the segment if the log is gone.
     pub(crate) fn open(backup: &Backup, place: &RecordAddress) -> Result<Self, ReadError> {
         let segment = |first_seq| SegmentChanges { segments: Arc::clone(backup.segments()), first_seq };
         match *place {
             RecordAddress::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
             RecordAddress::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
                 Ok(file) => Ok(Self::Log(LogRecords::new(file, backup.manifest().uuid))),
-                // A damaged segment says more about what is wrong than that the log is not there.
+                // Damage of the segment is more informative than the missing log.
                 Err(ReadError::Storage(error)) if error.is_not_found() => match backup.segments().open(log) {
                     Err(ReadError::Storage(_)) => Err(error.into()),
                     Err(damage) => Err(damage),
@@ -42,7 +42,7 @@ impl RecordedChanges {
         }
     }
 
-    /// Adds the statements of the change at `place`, as received, to `out`.
+    /// Appends the statements of the change at `place`, as received, to `out`.
     pub(crate) fn texts(&mut self, place: &RecordAddress, out: &mut Vec<String>) -> Result<(), ReadError> {
         match self {
             Self::Log(records) => records.read(place, |record| {
@@ -68,14 +68,14 @@ pub(crate) struct SegmentChanges {
 }
 
 impl SegmentChanges {
-    /// Where a change is: in which interval, and the how manieth of that. The place may still be the one in the log.
+    /// The interval of a change, and its position there. The address may still be that in the log.
     pub(crate) fn find(&self, place: &RecordAddress) -> Result<(Keyframe, usize), ReadError> {
         match *place {
             RecordAddress::Segment { interval, position, .. } => Ok((interval, position as usize)),
             RecordAddress::Log { seq, .. } => {
                 let timeline = self.segments.timeline(self.first_seq)?;
                 let records = timeline.records();
-                let found = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
+                let found = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
                 match found.and_then(|found| records.get(found)).map(|record| record.place) {
                     Some(RecordAddress::Segment { interval, position, .. }) => Ok((interval, position as usize)),
                     _ => Err(self.missing()),
@@ -84,7 +84,7 @@ impl SegmentChanges {
         }
     }
 
-    /// That a change is not there.
+    /// The error for a missing change.
     pub(crate) fn missing(&self) -> ReadError {
         let damage = Damage::Contradiction("a statement block has fewer changes than the record index");
         match self.segments.open(self.first_seq) {
@@ -94,7 +94,7 @@ impl SegmentChanges {
     }
 }
 
-/// Reads records of a log at known places; consecutive ones are read together.
+/// Reads records of a log by address; consecutive ones are read together.
 pub(crate) struct LogRecords {
     file: Box<dyn StoredFile>,
     uuid: uuid::Uuid,
@@ -108,7 +108,7 @@ impl LogRecords {
         Self { file, uuid, buffer: Vec::new(), buffer_offset: 0 }
     }
 
-    /// Reads the record at `place`, whole and checked, and hands it to `take`.
+    /// Reads the record at `place`, checks it, and passes it to `take`.
     pub(crate) fn read<T>(
         &mut self,
         place: &RecordAddress,
@@ -126,7 +126,7 @@ impl LogRecords {
             None => {
                 self.buffer.resize(len.max(READ_AHEAD), 0);
                 if !read_exact_at(&*self.file, &mut self.buffer, offset)? {
-                    // Fewer bytes follow than are read ahead: the record itself decides whether they are enough.
+                    // Fewer bytes follow than the read-ahead: the parser decides whether they suffice.
                     self.buffer.resize(len, 0);
                     read_exact_at(&*self.file, &mut self.buffer, offset)?;
                 }
@@ -137,7 +137,7 @@ impl LogRecords {
         let damaged = |damage| ReadError::damaged(self.file.path(), offset, damage);
         match parse(self.uuid, &self.buffer[start..start + len]) {
             Ok(Parsed::Record { record, checksum, .. }) if checksum == expected => Ok(take(&record)),
-            // A sound record of another copy of the backup.
+            // An intact record of another copy of the backup.
             Ok(Parsed::Record { .. }) => Err(damaged(Damage::Replaced)),
             Ok(Parsed::Short { wanted }) => Err(damaged(Damage::Short { have: len, want: wanted })),
             Ok(Parsed::Unused) => Err(damaged(Damage::Magic { expected: "record" })),

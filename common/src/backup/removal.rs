@@ -1,4 +1,4 @@
-//! Removing the files of what was dropped.
+//! Removing the files of dropped segments.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use crate::storage::remove_if_present;
 use format::names;
 use format::units::Seq;
 
-/// What there is to remove: the segments, and the snapshots that nothing needs any more, the oldest first.
+/// The files to remove: dropped segments, and snapshots that are no longer needed, the oldest first.
 pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Result<Vec<String>, ReadError> {
     let mut segments = BTreeSet::new();
     let mut snapshots = BTreeSet::new();
@@ -19,7 +19,7 @@ pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Res
         let is_dropped = |seq: &Seq| remains.gaps().iter().any(|gap| gap.seqs().contains(seq));
         snapshots.extend(names::parse_snapshot(&name).filter(is_dropped));
     }
-    // The newest first, which most likely names it.
+    // The newest first, which most likely refers to it.
     for &first in kept.iter().rev() {
         if snapshots.is_empty() {
             break;
@@ -38,11 +38,11 @@ pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Res
     Ok(segments.into_iter().map(names::segment).chain(snapshots.into_iter().map(names::snapshot)).collect())
 }
 
-/// Removes the files of what was dropped, which a compaction that was cut short may have left. Whoever calls has the lock; `kept` are
-/// the segments that were not dropped. Breaks when `watch`, which is asked before each, does.
+/// Removes the files of dropped segments, which an interrupted compaction may have left. The caller has the lock; `kept` are the
+/// segments that were not dropped. `watch` is called before each file and can stop it.
 ///
 /// # Errors
-/// When something cannot be read or removed. The rest is removed the next time.
+/// When something cannot be read or removed. The next call removes the rest.
 pub(crate) fn remove_dropped(
     backup: &Backup,
     kept: &[Seq],
@@ -53,7 +53,7 @@ pub(crate) fn remove_dropped(
     if names.is_empty() {
         return Ok(ControlFlow::Continue(()));
     }
-    // Whoever gave the file its name may not have come to make that durable.
+    // The rename of `remains` may not be durable yet.
     backup.directory().sync()?;
     for name in names {
         if watch().is_break() {

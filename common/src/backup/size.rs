@@ -1,4 +1,4 @@
-//! How much room a backup takes, and how much there is.
+//! Size of a backup, and free space.
 
 use serde::Serialize;
 
@@ -6,21 +6,21 @@ use crate::backup::Backup;
 use crate::storage::{Access, FreeSpace, StorageError};
 use format::names;
 
-/// Bytes of the files of a backup, as they count in `ls -l`.
+/// Length of a backup's files in bytes, as in `ls -l`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct BytesByKind {
-    /// Logs, and the file that becomes the next one.
+    /// Logs, with the preallocated one.
     pub logs: u64,
-    /// Segments, and what remains of those that were dropped.
+    /// Segments, with the file `remains`.
     pub segments: u64,
     /// Snapshots.
     pub snapshots: u64,
-    /// The manifest, and what is being written and has no name yet.
+    /// The manifest and temporary files.
     pub other: u64,
 }
 
 impl BytesByKind {
-    /// All of them.
+    /// Total length in bytes.
     pub fn total(&self) -> u64 {
         self.logs + self.segments + self.snapshots + self.other
     }
@@ -39,7 +39,7 @@ impl BytesByKind {
 }
 
 impl Backup {
-    /// Bytes of its files. Lists the directory, and asks every file.
+    /// Lengths of the files. Lists the directory, and opens every file.
     ///
     /// # Errors
     /// When the directory or a file cannot be read.
@@ -56,7 +56,7 @@ impl Backup {
         Ok(bytes)
     }
 
-    /// Bytes that its file system has left for the user who asks.
+    /// Free space of the backup's file system for this user, in bytes.
     ///
     /// # Errors
     /// When the operating system refuses.

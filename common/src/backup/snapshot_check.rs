@@ -1,9 +1,9 @@
-//! Whether a snapshot is a sound database, read back as it was stored, and what is remembered of that.
+//! Checks of snapshots with SQLite, and the file with their results.
 //!
-//! A snapshot has whatever pages the node's database had: of a damaged one SQLite copies the pages without looking at them.
-//! Everything that is recorded later stands on them. So what was stored is checked as a whole: at `init` before the backup
-//! has its name, of a heal soon after, in the background. What came of it is in the file `checked`, for to check it again
-//! takes seconds, and whoever asks how the backup is doing does not wait for that.
+//! A snapshot has the pages of the node's database as they were: SQLite copies the pages of a damaged database without checking
+//! them, and all later versions build on them. So the stored snapshot is read back and checked as a whole: at `init` before the
+//! backup has its name, after a heal in the background. The result is in the file `checked`, because a check takes seconds, and a
+//! status query should not wait for that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,14 +23,14 @@ use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StorageError, read_exact_at, replace_file};
 use format::checked::{CHECKED_LEN_MAX, CheckedSnapshots};
-use format::record::SnapshotRef;
+use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
 use format::{Damage, names};
 
-/// How often it is looked whether a check is to be stopped.
+/// Interval of checking the stop flag.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What is known of a snapshot that is stored.
+/// A stored snapshot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredSnapshot {
     pub(crate) seq: Seq,
@@ -39,7 +39,7 @@ pub(crate) struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
-    /// The newest that the newest version of a history stands on; `None` where there is none, or where it was dropped.
+    /// The newest snapshot below the newest version of a history; `None` when there is none, or it was dropped.
     ///
     /// # Errors
     /// When a segment cannot be read.
@@ -48,7 +48,7 @@ impl StoredSnapshot {
             Some(Self { seq, data_version: data_version?, snapshot: *snapshot? })
         };
         let first_version =
-            |records: &[crate::segment::timeline::LiveRecord]| records.first().map(|it| it.about.data_version);
+            |records: &[crate::segment::live_record::LiveRecord]| records.first().map(|it| it.about.data_version);
         let unsealed = history.unsealed().iter().rev().find(|timeline| timeline.snapshot().is_some());
         if let Some(timeline) = unsealed {
             return Ok(of(timeline.first_seq(), first_version(timeline.records()), timeline.snapshot()));
@@ -62,15 +62,15 @@ impl StoredSnapshot {
         Ok(of(seq, first_version(timeline.records()), timeline.snapshot()))
     }
 
-    /// The database.
+    /// Pages of the snapshot.
     pub(crate) fn pages(&self, backup: &Backup) -> Result<Arc<dyn PageSource>, ReadError> {
         backup.start_pages(&Start::Snapshot(self.seq, self.snapshot)).map(|(pages, _)| pages)
     }
 
-    /// Has SQLite look at it until `stop` says so; returns what is wrong with it, if anything is.
+    /// Checks the snapshot with SQLite until `stop` is set; returns what is wrong with it, if anything.
     ///
     /// # Errors
-    /// When it cannot be read back, or is to stop.
+    /// When it cannot be read back, or was stopped.
     pub(crate) fn check(&self, backup: &Backup, stop: &Arc<AtomicBool>) -> Result<Option<String>, ReadError> {
         let pages = self.pages(backup)?;
         if pages.page_count() != self.snapshot.page_count {
@@ -81,10 +81,10 @@ impl StoredSnapshot {
     }
 }
 
-/// Has SQLite look at a database, which is to be at this version; returns what is wrong with it, if anything is.
+/// Checks a database of this version with SQLite; returns what is wrong with it, if anything.
 ///
 /// # Errors
-/// When a page cannot be read, or it is to stop.
+/// When a page cannot be read, or the check was stopped.
 pub(crate) fn check_pages(
     pages: Arc<dyn PageSource>,
     data_version: DataVersion,
@@ -94,7 +94,7 @@ pub(crate) fn check_pages(
     let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(in_runs)));
     let look = || -> rusqlite::Result<Option<String>> {
         let connection = mounted.connect()?;
-        // The first problem will do.
+        // The first problem suffices.
         if let Some(found) = quick_check(&connection, 1)?.pop() {
             return Ok(Some(found));
         }
@@ -113,10 +113,10 @@ pub(crate) fn check_pages(
     }
 }
 
-/// What SQLite's `quick_check` says is wrong with a database, each in one line, and no more than `most`.
+/// Messages of SQLite's `quick_check`, each in one line, at most `most` of them.
 ///
 /// # Errors
-/// When it cannot even be looked at.
+/// When the check itself fails.
 pub fn quick_check(connection: &Connection, most: u32) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA quick_check({most})"))?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
@@ -124,16 +124,16 @@ pub fn quick_check(connection: &Connection, most: u32) -> rusqlite::Result<Vec<S
     Ok(lines.iter().filter(|line| *line != "ok").map(|line| in_one_line(line)).collect())
 }
 
-/// What SQLite says of a tree has the name of the database in a line of its own.
+/// Messages about a tree begin with a line with the name of the database.
 pub(crate) fn in_one_line(said: &str) -> String {
     let lines = said.lines().filter(|line| *line != "*** in database main ***");
     lines.collect::<Vec<_>>().join("; ")
 }
 
-/// Does what takes long on a thread of its own, which is told to stop when `go_on` says so.
+/// Runs `work` in a thread, and sets its stop flag when `go_on` returns false.
 ///
 /// # Errors
-/// When no thread can be started.
+/// When the thread cannot be started.
 pub(crate) fn interruptible<T: Send>(
     go_on: &mut dyn FnMut() -> bool,
     work: impl FnOnce(&Arc<AtomicBool>) -> T + Send,
@@ -155,10 +155,10 @@ pub(crate) fn interruptible<T: Send>(
 }
 
 impl Backup {
-    /// What is known of its snapshots; `None` when none was checked.
+    /// Results of the snapshot checks; `None` when no snapshot was checked.
     ///
     /// # Errors
-    /// When the file that says so cannot be read.
+    /// When the file cannot be read.
     pub fn read_checked(&self) -> Result<Option<CheckedSnapshots>, ReadError> {
         let file = match self.directory().open(names::CHECKED, Access::Read) {
             Err(error) if error.is_not_found() => return Ok(None),
@@ -177,7 +177,7 @@ impl Backup {
     }
 }
 
-/// Notes what was found, durably.
+/// Writes the results durably.
 pub(crate) fn write_checked(
     directory: &dyn Directory,
     uuid: Uuid,

@@ -1,4 +1,4 @@
-//! What a backup holds and how far it is sealed, by its files alone; and what of that is known beside a recording.
+//! State of a backup, from its files alone; and its unsealed changes, kept up to date beside a recording.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -7,33 +7,33 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::history::SealedThrough;
 use crate::history::{History, Recorded};
-use crate::segment::timeline::LiveKind;
+use crate::segment::live_record::LiveKind;
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::Seq;
 
-/// What a backup holds, as its files tell. What they cannot tell for damage is `None`.
+/// State of a backup, from its files. Values that are unknown because of damage are `None`.
 #[derive(Debug)]
 pub struct BackupState {
     /// The newest version.
     pub newest: Option<Version>,
     /// The oldest version that can be opened.
     pub oldest: Option<Version>,
-    /// How many versions there are.
+    /// Number of versions.
     pub versions: Option<u64>,
-    /// What is sealed, and the changes that are not.
+    /// How far it is sealed, and the unsealed changes.
     pub unsealed: Option<UnsealedChanges>,
 }
 
 impl Backup {
-    /// Reads what it holds. Takes no lock: a recorder may be writing.
+    /// Reads the state. Takes no lock: the backup may be recorded to meanwhile.
     ///
     /// # Errors
-    /// What cannot be read is the second half; the first is what all the rest amounts to.
+    /// The second value is the error; the first is the state as far as it can be read.
     pub fn read_state(self: &Arc<Self>) -> (BackupState, Result<(), ReadError>) {
         let (history, read) = self.read_history();
         let newest = history.newest().cloned();
-        // Of a history of nothing it is not known whether there is more of it.
+        // An empty history that was not read to its end may be incomplete.
         let is_known = newest.is_some() || read.is_ok();
         let (unsealed, sealed) = told(UnsealedChanges::of(&history));
         let (oldest, first) = told(history.oldest());
@@ -47,7 +47,7 @@ impl Backup {
     }
 }
 
-/// What was told, and why not.
+/// Splits a result into its value and its error.
 fn told<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
     match read {
         Ok(told) => (Some(told), Ok(())),
@@ -55,10 +55,10 @@ fn told<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
     }
 }
 
-/// The changes that are in logs only, and what is sealed before them.
+/// The unsealed changes, and how far the backup is sealed.
 ///
-/// Told by their seqs, as the stretches between the other records: snapshots, rewinds with what they made void, notes of a
-/// commit. Those are rare, so that counting another change costs an addition.
+/// Stored as ranges of seqs between the other records: snapshots, rewinds with the changes that they void, commits. Those are
+/// rare, so counting another change costs an addition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnsealedChanges {
     sealed_through: Option<SealedThrough>,
@@ -67,7 +67,7 @@ pub struct UnsealedChanges {
 }
 
 impl UnsealedChanges {
-    /// Those of a history.
+    /// The unsealed changes of a history.
     ///
     /// # Errors
     /// When the newest segment cannot be read.
@@ -79,7 +79,7 @@ impl UnsealedChanges {
         Ok(unsealed)
     }
 
-    /// A change with this seq, the newest, was recorded.
+    /// Adds the newest change.
     pub fn recorded(&mut self, seq: Seq, recorded: Recorded) {
         match recorded {
             Recorded::Appended
@@ -91,7 +91,7 @@ impl UnsealedChanges {
         self.push(seq);
     }
 
-    /// More is sealed.
+    /// Updates how far the backup is sealed.
     pub fn sealed(&mut self, through: SealedThrough) {
         self.sealed_through = Some(through);
         let sealed = through.seq.get();
@@ -103,7 +103,7 @@ impl UnsealedChanges {
         self.sealed_through
     }
 
-    /// How many changes are not sealed.
+    /// Number of unsealed changes.
     pub fn count(&self) -> u64 {
         let sealed = self.sealed_through.map_or(0, |through| through.seq.get());
         let behind = |stretch: &RangeInclusive<u64>| stretch.end() - (stretch.start() - 1).max(sealed);
@@ -113,19 +113,19 @@ impl UnsealedChanges {
     fn push(&mut self, seq: Seq) {
         let seq = seq.get();
         match self.stretches.back_mut() {
-            // Found when the backup was opened anew, and recorded only then.
+            // It was already found when the backup was opened.
             Some(last) if *last.end() >= seq => {}
             Some(last) if *last.end() == seq - 1 => *last = *last.start()..=seq,
             _ => self.stretches.push_back(seq..=seq),
         }
     }
 
-    /// The newest is void.
+    /// Removes the newest change, which is void.
     fn pop(&mut self) {
         match self.stretches.back_mut() {
             Some(last) if last.start() < last.end() => *last = *last.start()..=last.end() - 1,
             Some(_) => drop(self.stretches.pop_back()),
-            // Whatever is sealed is never rewound.
+            // Sealed changes are never rewound.
             None => {}
         }
     }
@@ -154,14 +154,14 @@ mod tests {
     fn only_changes_that_are_in_no_segment_count() {
         let mut unsealed = UnsealedChanges::default();
         assert_eq!(unsealed.count(), 0);
-        // Behind a snapshot, and behind a note of a commit.
+        // Behind a snapshot, and behind a commit.
         (2..=11).chain(13..=20).for_each(|at| unsealed.recorded(seq(at), Recorded::Appended));
         assert_eq!(unsealed.count(), 18);
         unsealed.sealed(through(5));
         assert_eq!(unsealed.count(), 6 + 8);
         unsealed.sealed(through(11));
         assert_eq!((unsealed.count(), unsealed.stretches.len()), (8, 1));
-        // The change 20 is void, 21 says so, 22 is recorded.
+        // The change 20 is void because of 21; 22 is the new change.
         let rewound = Recorded::Rewound { data_version: DataVersion::new(9) };
         unsealed.recorded(seq(22), rewound);
         assert_eq!(unsealed.count(), 8);
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!((unsealed.count(), unsealed.sealed_through()), (0, Some(through(24))));
     }
 
-    /// What a recorder adds up is what the files tell, whatever happened.
+    /// The counts of a recorder equal those from the files, whatever happened.
     #[test]
     fn the_files_tell_what_was_added_up() {
         let limits = LogLimits { bytes: 1 << 16, statements: 24 };
@@ -234,7 +234,7 @@ mod tests {
         assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
         assert_eq!(state.newest.unwrap().data_version, DataVersion::new(12));
         assert_eq!((state.versions, state.unsealed.unwrap().count()), (Some(3), 2));
-        // Nothing at all is known of a log whose beginning is damaged.
+        // Of a log whose header is damaged nothing is known.
         std::fs::write(&log, [7; 500]).unwrap();
         let (state, read) = node.backup().read_state();
         assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");

@@ -1,4 +1,4 @@
-//! [`View`]: a version opened for reading, and how it is built.
+//! [`View`]: a version opened for reading, and its construction.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,47 +10,48 @@ use crate::pages::{OverlayPages, PageSource};
 use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
 use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
-use format::record::{Body, DeltaBase};
+use format::record::Body;
+use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 
-/// A version cannot be opened.
+/// Why a version cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("version {data_version} cannot be opened")]
 pub struct ViewError {
     /// The version.
     pub data_version: DataVersion,
-    /// Why. Shared: all who asked for the version get the same answer.
+    /// The reason, shared by all callers that waited for the version.
     #[source]
     pub reason: Arc<ReplayError>,
 }
 
-/// A version opened for reading: the pages of a snapshot, read when asked for, and those that replay wrote since.
+/// A version opened for reading: the pages of a snapshot or segment, read on demand, with the overlay of the replay.
 ///
-/// Immutable: the same bytes and the same size for as long as it lives, whatever the recorder does.
+/// Immutable: bytes and size stay the same while it exists, whatever the recorder does.
 #[derive(Debug)]
 pub struct View {
     seq: Seq,
     pages: OverlayPages,
-    /// What replay of the changes after this version begins with.
+    /// Foreign key enforcement at the start of a replay behind this version.
     foreign_keys: ForeignKeys,
-    /// The segment that its pages are read from, and older ones.
+    /// The segment that its pages are read from, with older ones.
     reads: Option<Seq>,
-    /// Segments that were dropped since.
+    /// Open segments that were dropped since.
     held: Mutex<Vec<Arc<SegmentFile>>>,
 }
 
 impl View {
-    /// Bytes of the database file.
+    /// Length of the database file in bytes.
     pub fn size_bytes(&self) -> u64 {
         u64::from(self.page_count()) * u64::from(self.page_size().get())
     }
 
-    /// Pages of the database.
+    /// Number of pages of the database.
     pub fn page_count(&self) -> u32 {
         self.pages.page_count()
     }
 
-    /// Bytes in a page.
+    /// Page size.
     pub fn page_size(&self) -> PageSize {
         self.pages.page_size()
     }
@@ -96,29 +97,29 @@ impl View {
         Ok(wanted)
     }
 
-    /// Its pages.
+    /// Pages of the version.
     pub(crate) fn pages(&self) -> &OverlayPages {
         &self.pages
     }
 
-    /// Seq of the newest record that is part of it.
+    /// Seq of the version's newest record.
     pub(crate) fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// Bytes of memory that it takes, counting pages that it shares with other views.
+    /// Memory of its pages in bytes, including pages shared with other views.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.pages.dirty_bytes()
     }
 
-    /// Takes hold of the segments that were dropped and that it may read, while their files are still there.
+    /// Opens the dropped segments that it may read, while their files still exist.
     pub(crate) fn hold_dropped(&self, backup: &Backup) {
         let Some(reads) = self.reads else { return };
         let files = backup.segments().hold_dropped(reads);
         self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
     }
 
-    /// Builds the view that `plan` describes, going on from `earlier` when that is a view of a version on the way.
+    /// Builds the view of `plan`, starting at `earlier` if that is a view of a version on the way.
     pub(crate) fn build(backup: &Backup, plan: &ReplayPlan, earlier: Option<&Self>) -> Result<Self, BuildError> {
         let (pages, foreign_keys, from) = match earlier {
             Some(view) => (view.pages.clone(), view.foreign_keys, Some(view.seq)),
@@ -135,7 +136,7 @@ impl View {
                 Some(DeltaBase::Snapshot(_)) | None => None,
             },
         };
-        // What one that it goes on from holds, it needs too.
+        // The open segments of the earlier view are needed, too.
         let held = earlier.map(|view| view.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let held = Mutex::new(held.unwrap_or_default());
         let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq() <= seq));
@@ -143,7 +144,7 @@ impl View {
         if changes.is_empty() {
             return Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held });
         }
-        // What is not sealed may be rewound, and its schema with it; a connection would not notice.
+        // Unsealed changes may be rewound, and with them schema changes, which an idle connection would not notice.
         let line = match plan.start {
             Start::Segment(first, SealedState::At { .. }) => {
                 Some(backup.segments().footer(first).map_err(BuildError::pages)?.newest_snapshot)
@@ -166,14 +167,14 @@ impl View {
 }
 
 impl View {
-    /// The view of a later version, which these changes lead to, and all pages that executing them read.
+    /// The view of a later version, after these changes, with all pages that executing them read.
     pub(crate) fn build_onward(
         &self,
         backup: &Backup,
         seq: Seq,
         changes: &[PlannedChange],
     ) -> Result<(Self, HashSet<PageNo>), BuildError> {
-        // On a new connection, which keeps no page yet: each that it looks at is read.
+        // A new connection has no cached pages, so that every page is read.
         let pages = self.pages.clone();
         let replay = Replay::start(pages, self.foreign_keys);
         let mut replay = replay.map_err(|reason| BuildError { at: None, reason })?;
@@ -186,7 +187,7 @@ impl View {
     }
 }
 
-/// Why a view was not built, and the change at which that was noticed.
+/// Why a view was not built, and at which change.
 #[derive(Debug)]
 pub(crate) struct BuildError {
     pub(crate) at: Option<Seq>,
@@ -199,7 +200,7 @@ impl BuildError {
     }
 }
 
-/// Replays changes from wherever they are.
+/// Replays changes from logs and segments.
 pub(crate) fn replay_changes(
     backup: &Backup,
     replay: &mut Replay,

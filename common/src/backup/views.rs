@@ -1,4 +1,4 @@
-//! [`Views`]: the views that are open or were lately.
+//! [`Views`]: a cache of open views.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,14 +9,14 @@ use crate::history::ReplayPlan;
 use crate::replay::ReplayError;
 use format::units::Seq;
 
-/// Memory that a view takes beside its pages, roughly.
+/// Approximate memory of a view besides its pages.
 const VIEW_OVERHEAD_BYTES: u64 = 4096;
 
-/// Opens views, shares them, and keeps the ones used last within a budget of memory. Those that somebody holds count, too,
-/// and stay for as long as he does.
+/// Opens views, shares them, and keeps the most recently used within a memory budget. Views in use count, too, and are never
+/// evicted.
 ///
-/// Opening a version that is open costs nothing. Opening one goes on from the nearest earlier view that is kept, so that
-/// neighbours are cheap. Two who open the same version at once build it once; a slow build delays nobody else.
+/// Opening an open version is free. Otherwise the build starts at the nearest earlier cached view, so that neighbours are cheap.
+/// Concurrent callers of one version build it once; a slow build delays no other version.
 #[derive(Debug)]
 pub struct Views {
     backup: Arc<Backup>,
@@ -27,9 +27,9 @@ pub struct Views {
 #[derive(Debug, Default)]
 struct Kept {
     slots: BTreeMap<Seq, Slot>,
-    /// Changes that fail to replay: every version from one of them to the next snapshot fails like it.
+    /// Changes that fail to replay: every version from such a change to the next snapshot fails.
     failed: BTreeMap<Seq, Arc<ReplayError>>,
-    /// Views that were forgotten while somebody held them.
+    /// Views that were removed while in use.
     forgotten: Vec<Weak<View>>,
     /// The view that was opened ahead last, and the clock then.
     ahead: Option<(Seq, u64)>,
@@ -39,15 +39,15 @@ struct Kept {
 /// A version, being built or built.
 #[derive(Debug, Default, Clone)]
 struct Slot {
-    /// Held while the view is being built.
+    /// Locked during the build.
     view: Arc<Mutex<Option<Arc<View>>>>,
-    /// The view once built: looked at without waiting for builds.
+    /// The finished view, readable without waiting for a build.
     built: Option<Arc<View>>,
     used: u64,
 }
 
 impl Slot {
-    /// Whether somebody reads it, apart from the slot itself, which has it twice.
+    /// Whether the view is in use; the slot itself has two references.
     fn is_held(&self) -> bool {
         self.built.as_ref().is_some_and(|view| Arc::strong_count(view) > 2)
     }
@@ -62,20 +62,20 @@ fn cost_bytes(view: &View) -> u64 {
 }
 
 impl Views {
-    /// Keeps views of `backup` up to about `budget_bytes` of memory, and always those that somebody holds.
+    /// A cache of views of `backup` with about `budget_bytes` of memory.
     pub fn new(backup: Arc<Backup>, budget_bytes: u64) -> Self {
         Self { backup, budget_bytes, kept: Mutex::default() }
     }
 
-    /// Whether a version is built and kept: [`open`](Self::open) then answers at once, unless it goes this very moment.
+    /// Whether a version is cached: then [`open`](Self::open) returns at once, unless it is evicted at this moment.
     pub fn has(&self, seq: Seq) -> bool {
         self.kept().slots.get(&seq).is_some_and(|slot| slot.built.is_some())
     }
 
-    /// Opens the version that `plan` was made for.
+    /// Opens the version of `plan`.
     ///
     /// # Errors
-    /// When a change cannot be replayed, or something that is needed for it cannot be read.
+    /// When a change cannot be replayed, or a file cannot be read.
     pub fn open(&self, plan: &ReplayPlan) -> Result<Arc<View>, ViewError> {
         let fail = |reason| ViewError { data_version: plan.data_version, reason };
         let slot = {
@@ -91,7 +91,7 @@ impl Views {
         }
         let earlier = {
             let mut kept = self.kept();
-            // Whoever built it first may have failed meanwhile.
+            // An earlier build may have failed meanwhile.
             if let Some(reason) = kept.failure_on_the_way(plan) {
                 if kept.has(plan.seq, &slot) {
                     kept.slots.remove(&plan.seq);
@@ -116,7 +116,7 @@ impl Views {
                     return Err(fail(reason));
                 }
                 kept.slots.remove(&plan.seq);
-                // A read that failed may succeed next time; a statement that failed will fail again.
+                // A failed read may succeed next time; a failed statement will fail again.
                 if let Some(at) = at.filter(|_| !matches!(*reason, ReplayError::Pages(_))) {
                     kept.failed.insert(at, Arc::clone(&reason));
                 }
@@ -125,11 +125,11 @@ impl Views {
         }
     }
 
-    /// Opens a version that somebody may ask for soon. The one opened ahead before it goes, unless it was asked for: the
-    /// views that people use are not driven out by those that nobody looks at.
+    /// Opens a version that may be needed soon. The previously opened one is evicted unless it was used: so views in use are not
+    /// displaced by speculative ones.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// The same as [`open`](Self::open).
     pub fn open_ahead(&self, plan: &ReplayPlan) -> Result<Arc<View>, ViewError> {
         let known = self.kept().slots.contains_key(&plan.seq);
         let view = self.open(plan)?;
@@ -146,7 +146,7 @@ impl Views {
         Ok(view)
     }
 
-    /// Forgets all views: what their seqs stand for has changed. Those that somebody holds live on.
+    /// Removes all views, because their seqs now stand for other records. Views in use stay valid.
     pub fn forget(&self) {
         let mut kept = self.kept();
         let held: Vec<_> = kept.slots.values().filter(|slot| slot.is_held()).cloned().collect();
@@ -155,12 +155,12 @@ impl Views {
         *kept = Kept { forgotten, ..Kept::default() };
     }
 
-    /// Somebody has let go of a view: those that are not held go, as far as all are more than the budget.
+    /// Evicts unused views beyond the budget. Call it after a view was released.
     pub fn trim(&self) {
         self.kept().trim(self.budget_bytes);
     }
 
-    /// Bytes of memory that all views take, those included that somebody holds.
+    /// Memory of all views in bytes, including those in use.
     pub fn memory_bytes(&self) -> u64 {
         self.kept().memory_bytes()
     }
@@ -171,7 +171,7 @@ impl Views {
 }
 
 impl Kept {
-    /// The slot of a version, made if need be, marked as used now.
+    /// The slot of a version, created if necessary, marked as used.
     fn touch(&mut self, seq: Seq) -> Slot {
         self.clock += 1;
         let slot = self.slots.entry(seq).or_default();
@@ -187,7 +187,7 @@ impl Kept {
             .map(|(_, reason)| Arc::clone(reason))
     }
 
-    /// The newest view that is built and from which only later changes of the plan are missing.
+    /// The newest finished view from which the plan can continue.
     fn nearest_on_the_way(&self, plan: &ReplayPlan) -> Option<Arc<View>> {
         let first = plan.changes.first()?.seq();
         self.slots
@@ -198,7 +198,7 @@ impl Kept {
             .map(Arc::clone)
     }
 
-    /// Whether `slot` is still that of `seq`. After [`Views::forget`] the seq may stand for something else.
+    /// Whether `slot` is still that of `seq`. After [`Views::forget`] the seq may stand for another record.
     fn has(&self, seq: Seq, slot: &Slot) -> bool {
         self.slots.get(&seq).is_some_and(|kept| Arc::ptr_eq(&kept.view, &slot.view))
     }
@@ -223,8 +223,8 @@ impl Kept {
         if bytes <= budget_bytes {
             return;
         }
-        // The newest is never dropped: the one who asked for it, and whoever asks for the next version, needs it. To drop
-        // one that is held would free nothing.
+        // The newest is never evicted: its caller needs it, and so may the next version. Evicting a view in use would free
+        // nothing.
         let can_go = self.slots.iter().filter(|(_, slot)| slot.built.is_some() && slot.used != self.clock);
         let mut oldest: Vec<_> =
             can_go.filter(|(_, slot)| !slot.is_held()).map(|(&seq, slot)| (slot.used, seq)).collect();
@@ -267,7 +267,7 @@ mod tests {
         }
         let (history, read) = node.backup().read_history();
         read.unwrap();
-        // One keeps everything and goes on from neighbours, the other keeps nothing and begins from the snapshot.
+        // One caches everything and continues from neighbours, the other caches nothing and starts at the snapshot.
         let (roomy, tight) = (Views::new(node.backup(), 1 << 30), Views::new(node.backup(), 0));
         for version in [12, 40, 41, 70, 13, 69, 10, 12] {
             let plan = history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap();
@@ -282,7 +282,7 @@ mod tests {
         );
     }
 
-    /// 6,000 that were held took 1.16 GB beside a budget that counted none of them.
+    /// A regression: 6,000 views in use took 1.16 GB that the budget did not count.
     #[test]
     fn what_is_held_counts_and_what_is_not_makes_room_for_it() {
         let mut node = Node::new("");
@@ -330,8 +330,8 @@ mod tests {
         assert!(opened.iter().all(|view| Arc::ptr_eq(view, &opened[0])));
     }
 
-    /// A statement that cannot be replayed is recorded all the same: it is what `lightningd` did. Versions before it and
-    /// from the next snapshot on open, those between say why they do not.
+    /// A statement that cannot be replayed is recorded, because `lightningd` executed it. Versions before it and from the next
+    /// snapshot on can be opened; those in between return the reason.
     #[test]
     fn a_statement_that_cannot_be_replayed_spoils_the_versions_up_to_the_next_snapshot() {
         let mut node = Node::new("");
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(kept(), [plans[0].seq, plans[2].seq, plans[3].seq]);
     }
 
-    /// The seqs stand for other records after [`Views::forget`]: what was begun before must not be found after it.
+    /// After [`Views::forget`] the seqs stand for other records: a build begun before must not be found after it.
     #[test]
     fn a_view_that_was_being_built_when_all_were_forgotten_is_not_kept() {
         let mut node = Node::new("");
@@ -433,7 +433,7 @@ mod tests {
         assert!(open <= 2 * HEALS, "{open} files open for {HEALS} heals");
     }
 
-    /// Several programs look into a directory at once; each that waited would replay a long log anew, only to fail.
+    /// Several programs may open a directory at once; each waiter would replay a long log again, only to fail.
     #[test]
     fn whoever_waited_for_a_build_that_failed_does_not_build_again() {
         let mut node = Node::new("");

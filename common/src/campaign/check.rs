@@ -1,4 +1,4 @@
-//! What must hold of whatever is found on a disk.
+//! The invariants of every state of a disk.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -21,18 +21,18 @@ use format::names;
 use format::units::DataVersion;
 use format::version_rules::Commit;
 
-/// How much is looked at.
+/// The depth of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// Versions, their statements, and going on.
+    /// Versions, their statements, and further recording.
     Records,
-    /// The database at every version, too, before and after everything is sealed.
+    /// Also the database of every version, before and after sealing.
     Databases,
 }
 
-/// What a reader finds.
+/// The state that a reader finds.
 struct Found {
-    /// By number: seq, whether it is a snapshot, statements.
+    /// By version: seq, whether it is a snapshot, statements.
     versions: BTreeMap<u32, (u64, bool, Vec<String>)>,
     newest_commit: Option<Commit>,
     history: History,
@@ -79,7 +79,7 @@ impl Found {
             && (!state.is_noted || self.newest_commit.is_some_and(|commit| commit != Commit::Unknown))
     }
 
-    /// Which of these it is: the newest that fits.
+    /// The newest matching state of these.
     fn expect(&self, possible: &[Arc<State>], who: &str) -> Result<Arc<State>, String> {
         possible.iter().rev().find(|state| self.is(state)).cloned().ok_or_else(|| {
             let short = |number: &u32, seq: u64, statements: usize| format!("{number} (seq {seq}, {statements})");
@@ -132,7 +132,7 @@ impl Found {
     }
 }
 
-/// Which of these states a disk is in when everything is brought into the backup; the disk stays as it is.
+/// The state after draining the spool into the backup, of these; the disk is unchanged.
 pub(super) fn state_of(home: &Home, tree: &Tree, possible: &[Arc<State>]) -> Result<Arc<State>, String> {
     let disk = Disk::of(tree.clone(), Vec::new());
     let mut recording = home.open_alone(&disk)?;
@@ -145,7 +145,7 @@ pub(super) fn versions(home: &Home, disk: &Disk) -> Result<Vec<u32>, String> {
     Ok(Found::read(home, disk)?.versions.into_keys().collect())
 }
 
-/// Checks what a power cut has left.
+/// Checks the state after a power cut.
 pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -> Result<(), String> {
     let disk = Disk::of(tree.clone(), Vec::new());
     if disk.directory(BACKUP).is_none() {
@@ -197,7 +197,7 @@ pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -
     Ok(())
 }
 
-/// Records three changes more, the last of which begins a log.
+/// Records three more changes, the last of which begins a log.
 fn go_on(recording: &mut BackupWriter, state: &Arc<State>) -> Result<Arc<State>, String> {
     let mut state = Arc::clone(state);
     for bytes in [10, 10, BEGINS_A_LOG] {

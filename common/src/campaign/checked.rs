@@ -1,4 +1,4 @@
-//! The images of a campaign: each is checked once, and what is wrong is told.
+//! The images of a campaign: each is checked once, and failures are reported.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -12,15 +12,15 @@ use super::images::{Image, Tearing, Watch};
 use super::model::Promise;
 use super::random::Random;
 
-/// How large the campaigns are: 1 by default. With N there are N scripts, cut at more places and torn N times as often;
-/// from 3 on every call that changes something fails, in every way.
+/// Size of the campaigns: 1 by default. With N there are N scripts, cut at more places and torn N times as often; from 3 on every
+/// modifying call fails, in every way.
 const SIZE_VARIABLE: &str = "BACKUPFS_POWER_CUTS";
 
 pub(super) fn size() -> u32 {
     std::env::var(SIZE_VARIABLE).ok().and_then(|size| size.parse().ok()).unwrap_or(1)
 }
 
-/// Failures that are told before a campaign gives up.
+/// Number of reported failures before a campaign ends.
 pub(super) const TOLD_MAX: usize = 5;
 
 /// The images that were checked, each once.
@@ -32,7 +32,7 @@ pub(super) struct Images {
     databases: usize,
     pub(super) failures: Vec<String>,
     random: Random,
-    /// Of so many images one is looked at with all its databases.
+    /// One image of this many is checked with all its databases.
     databases_every: usize,
 }
 
@@ -57,8 +57,7 @@ impl Images {
         }
     }
 
-    /// Checks what a power cut leaves soon after so many calls of a journal, whenever something was acknowledged, and at
-    /// the end.
+    /// Checks the state after a power cut this many calls behind each acknowledgement in a journal, and at the end.
     pub(super) fn check_behind(&mut self, journal: &[Call], after: usize, what: &str) {
         let mut watch = Watch::new(&Home::disk());
         for (position, call) in journal.iter().enumerate() {
@@ -91,5 +90,5 @@ fn fingerprint(tree: &Tree, promise: &Arc<Promise>) -> u64 {
     hasher.finish()
 }
 
-/// Calls behind one that fails at which power may fail, too.
+/// Number of calls behind a failing one at which power may fail, too.
 const CUTS_BEHIND: usize = 20;

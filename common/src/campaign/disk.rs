@@ -1,4 +1,4 @@
-//! A disk in memory: it notes every call that changes it, and lets one call fail.
+//! A disk in memory that records every modifying call, and lets one call fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::model::Promise;
 use crate::storage::{Access, Directory, StorageError, StorageOp, StoredFile};
 
-/// The directory that everything is in.
+/// The root directory.
 pub(super) const ROOT: usize = 0;
 
-/// What a name stands for: the number of a file or of a directory.
+/// The target of a name: the number of a file or of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Node {
     File(usize),
     Directory(usize),
 }
 
-/// What is on a disk.
+/// The contents of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tree {
     pub(super) directories: Vec<BTreeMap<String, Node>>,
@@ -27,7 +27,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The files that have a name, by their paths.
+    /// The named files, by path.
     pub(super) fn paths(&self) -> BTreeMap<String, Arc<Vec<u8>>> {
         let mut paths = BTreeMap::new();
         self.collect(ROOT, "", &mut paths);
@@ -45,7 +45,7 @@ impl Tree {
     }
 }
 
-/// A call that changed the disk, or what has been promised since.
+/// A modifying call, or a promise since the one before.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
     Write {
@@ -54,7 +54,7 @@ pub(super) enum Call {
         bytes: Arc<[u8]>,
     },
     Sync(usize),
-    /// What was written is in the page cache, counts as clean, and may be on the disk or not.
+    /// A sync failed: the writes are in the page cache, count as clean, and may be on the disk or not.
     SyncFailed(usize),
     Name {
         directory: usize,
@@ -65,7 +65,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// Whether something was acknowledged with it, so that nothing else may be found from now on.
+    /// Whether a write was acknowledged, so that only these states are allowed from now on.
     pub(super) fn acknowledges(&self) -> bool {
         matches!(self, Self::Promise(promise) if promise.whole.len() == 1)
     }
@@ -107,14 +107,14 @@ pub(super) fn write(contents: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     contents[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
-/// The kinds of calls, which are counted apart.
+/// The kinds of calls, which are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Changing,
     Reading,
 }
 
-/// A call that fails: which, and how.
+/// A failing call: its number and the error.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fault {
     pub(super) kind: Kind,
@@ -125,7 +125,7 @@ pub(super) struct Fault {
     pub(super) cause: Cause,
 }
 
-/// Whose idea it is that a call fails.
+/// Why a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
     Script,
@@ -136,7 +136,7 @@ pub(super) enum Cause {
 #[derive(Debug, Clone)]
 pub(super) struct Failed {
     pub(super) what: String,
-    /// Calls that were noted before.
+    /// Number of calls recorded before.
     pub(super) after: usize,
     pub(super) cause: Cause,
 }
@@ -147,9 +147,9 @@ struct Inner {
     journal: Vec<Call>,
     changing: usize,
     reading: usize,
-    /// Calls that are going to fail.
+    /// The calls that will fail.
     faults: Vec<Fault>,
-    /// The calls that failed.
+    /// The calls that have failed.
     failed: Vec<Failed>,
     locked: BTreeSet<Node>,
 }
@@ -159,7 +159,7 @@ struct Inner {
 pub(super) struct Disk(Arc<Mutex<Inner>>);
 
 impl Disk {
-    /// A disk with this on it, after these calls.
+    /// A disk with these contents, after these calls.
     pub(super) fn of(tree: Tree, journal: Vec<Call>) -> Self {
         let (faults, failed, locked) = (Vec::new(), Vec::new(), BTreeSet::new());
         Self(Arc::new(Mutex::new(Inner { tree, journal, changing: 0, reading: 0, faults, failed, locked })))
@@ -172,7 +172,7 @@ impl Disk {
         inner.faults.push(Fault { nth, ..fault });
     }
 
-    /// The calls that failed.
+    /// The calls that have failed.
     pub(super) fn failed(&self) -> Vec<Failed> {
         self.inner().failed.clone()
     }
@@ -193,7 +193,7 @@ impl Disk {
         self.inner().journal.clone()
     }
 
-    /// Makes a directory, whose name is not durable yet.
+    /// Creates a directory, whose name is not durable yet.
     pub(super) fn make_directory(&self, parent: usize, name: &str) {
         let mut inner = self.inner();
         inner.tree.directories.push(BTreeMap::new());
@@ -201,7 +201,7 @@ impl Disk {
         inner.change_name(parent, NameChange::Create { name: name.to_owned(), node });
     }
 
-    /// The directory of this path; `None` when there is none.
+    /// The directory with this path; `None` when there is none.
     pub(super) fn directory(&self, path: &str) -> Option<Arc<dyn Directory>> {
         let number = self.number_of(path)?;
         Some(Arc::new(SimulatedDirectory { disk: self.clone(), number, path: Path::new("/disk").join(path) }))

@@ -7,10 +7,10 @@ use super::disk::{Cause, Fault, Kind};
 use super::play::{Tally, play_with};
 use super::script::{Script, Then};
 
-/// How a call fails: with what, and whether a write leaves its first half.
+/// How a call fails: the error, and whether a write leaves its first half.
 const FAULTS: [(i32, bool); 3] = [(libc::EIO, false), (libc::ENOSPC, false), (libc::ENOSPC, true)];
 
-/// What is done about a write that fails.
+/// The reaction to a failed write.
 const THEN: [Then; 4] = [Then::Die, Then::Reopen, Then::Die, Then::Spool];
 
 #[test]
@@ -23,7 +23,7 @@ fn whichever_call_fails_the_hook_is_refused_or_the_change_is_durable() {
     let (mut total, mut runs) = (Tally::default(), 0);
     for (kind, every) in [(Kind::Changing, 3_usize.div_ceil(size)), (Kind::Reading, 48_usize.div_ceil(size))] {
         for (turn, nth) in (0..counted.disk.calls(kind)).step_by(every).enumerate() {
-            // By turns, or all of them in a larger campaign.
+            // In turn, or all of them in a larger campaign.
             let faults = FAULTS.into_iter().enumerate().filter(|(position, _)| size > 2 || turn % 3 == *position);
             for (position, (errno, is_short)) in faults {
                 let then = THEN[(turn / 3 + position) % THEN.len()];

@@ -1,4 +1,4 @@
-//! Where the disk's backup and spool are, and how a recorder comes by them.
+//! The locations of backup and spool on the disk, and how a recorder opens them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,12 +23,12 @@ pub(super) const BACKUP: &str = "node.bkp";
 pub(super) const SPOOL: &str = "spool";
 pub(super) const LIGHTNING_DIR: &str = "lightning-dir";
 
-/// The name of the backup while it is being made.
+/// Temporary name of the backup while it is created.
 pub(super) const BUILDING: &str = ".backupfs-init.x";
 
 pub(super) const UUID: Uuid = Uuid::from_u128(7);
 
-/// What is not on the disk: `backup.lock` and the node's database.
+/// The parts besides the disk: `backup.lock` and the node's database.
 pub(super) struct Home {
     dir: TempDir,
     lock: BackupLock,
@@ -55,12 +55,12 @@ impl Home {
         self.dir.path().join("lightningd.sqlite3")
     }
 
-    /// Puts the node's database into this state.
+    /// Sets the state of the node's database.
     pub(super) fn put_database(&self, bytes: &[u8]) {
         fs::write(self.database(), bytes).unwrap();
     }
 
-    /// Opens what a recorder opens at its start: a spool that holds changes, or else the backup.
+    /// Opens what a recorder opens at its start: a spool with changes, or else the backup.
     pub(super) fn open(&self, disk: &Disk, database: &Path) -> Result<BackupWriter, String> {
         let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
         let (beside, path) = (directory(LIGHTNING_DIR)?, database.to_path_buf());
@@ -72,7 +72,7 @@ impl Home {
         BackupWriter::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS).map_err(|error| causes(&error))
     }
 
-    /// Opens it beside a database that is not there.
+    /// Opens it beside a missing database.
     pub(super) fn open_alone(&self, disk: &Disk) -> Result<BackupWriter, String> {
         self.open(disk, &self.dir.path().join("no.sqlite3"))
     }
@@ -83,7 +83,7 @@ impl Home {
     }
 }
 
-/// Brings what was spooled into the backup.
+/// Drains the spool into the backup.
 pub(super) fn drain(disk: &Disk, recording: &mut BackupWriter) -> Result<(), String> {
     let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
     let Some(plan) = recording.drain_plan_of(directory(SPOOL)?) else { return Ok(()) };
@@ -92,7 +92,7 @@ pub(super) fn drain(disk: &Disk, recording: &mut BackupWriter) -> Result<(), Str
     recording.go_on_in_backup(drain).map_err(|error| causes(&error))
 }
 
-/// An error and what led to it.
+/// An error with its causes.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,8 +1,8 @@
-//! All that a power cut may leave of a disk.
+//! All states of a disk that a power cut may leave.
 //!
-//! Of a file: what was synced, and of what was written since nothing, everything, the new length with zeros, or any part, torn
-//! at sectors and at bytes. Of a directory: the names that were synced, and any of the creations, renames and removals since,
-//! each without the others, except that those of one name stay in order.
+//! Of a file: what was synced, and of later writes nothing, everything, the new length with zeros, or any part, torn at sectors
+//! and at bytes. Of a directory: the synced names, and any of the later creations, renames and removals, each independently,
+//! except that those of one name stay in order.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,19 +12,19 @@ use super::disk::{Call, NameChange, Node, Tree, write};
 use super::model::Promise;
 use super::random::Random;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// Most sectors of which every combination is tried.
+/// Maximum number of sectors for which every combination is tried.
 const ALL_OF_SECTORS: usize = 3;
 
-/// Most writes to a file of which every combination is tried.
+/// Maximum number of writes to a file for which every combination is tried.
 const ALL_OF_WRITES: usize = 4;
 
-/// Most changes of names of which every combination is tried.
+/// Maximum number of name changes for which every combination is tried.
 const ALL_OF_NAMES: usize = 4;
 
-/// What is left, and how it came to that.
+/// A state, with its origin.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) tree: Tree,
@@ -32,13 +32,13 @@ pub(super) struct Image {
     pub(super) cut: Cut,
 }
 
-/// A moment at which power fails, and what the disk makes of it.
+/// A moment of a power cut, with the outcome on the disk.
 #[derive(Debug, Clone)]
 pub(super) struct Cut {
-    /// Calls made before.
+    /// Number of calls before it.
     pub(super) after: usize,
     pub(super) unsynced: String,
-    /// Of the changes of names that were not synced, those that last.
+    /// The unsynced changes of names that are kept.
     pub(super) names: String,
 }
 
@@ -48,28 +48,28 @@ impl fmt::Display for Cut {
     }
 }
 
-/// How thoroughly images are made.
+/// How thoroughly states are generated.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tearing {
-    /// Cuts at bytes, per write. A sector may be written in part, but not without its beginning.
+    /// Number of cuts at bytes, per write. A sector may be partly written, but not without its beginning.
     pub(super) bytes: usize,
-    /// Other combinations, where not all are tried.
+    /// Number of other combinations, where not all are tried.
     pub(super) samples: usize,
 }
 
 impl Tearing {
-    /// Writes are there or not.
+    /// Writes are kept or not.
     pub(super) const WHOLE: Self = Self { bytes: 0, samples: 0 };
 }
 
-/// What some files hold, by their numbers.
+/// The contents of some files, by number.
 type Files = BTreeMap<usize, Arc<Vec<u8>>>;
 
-/// What is known of a file after a power cut.
+/// The possible contents of a file after a power cut.
 #[derive(Debug, Clone, Default)]
 struct Contents {
     certain: Arc<Vec<u8>>,
-    /// What was written since, in order.
+    /// Later writes, in order.
     writes: Vec<Written>,
 }
 
@@ -83,7 +83,7 @@ struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Unsynced,
-    /// Its sync failed: no later one says anything about it.
+    /// Its sync failed: a later one proves nothing.
     Unknown,
     /// Synced, but behind something unknown.
     Synced,
@@ -161,7 +161,7 @@ impl Contents {
     }
 }
 
-/// What lasts of a write.
+/// The kept part of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     All,
@@ -169,18 +169,18 @@ enum Part {
     /// Zeros.
     Length,
     Bytes(usize, usize),
-    /// Those whose bits are set.
+    /// The sectors whose bits are set.
     Sectors(u64),
 }
 
-/// The sectors of a write, as stretches of its bytes.
+/// The sectors of a write, as ranges of its bytes.
 fn sectors(offset: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
     let first = SECTOR - offset % SECTOR;
     let starts = std::iter::once(0).chain((first..len).step_by(SECTOR));
     starts.map(move |from| (from, len.min(from + SECTOR - (offset + from) % SECTOR)))
 }
 
-/// What lasts of each uncertain write of a file, in all ways that are tried.
+/// The kept part of each uncertain write of a file, in all combinations that are tried.
 fn ways(contents: &Contents, tearing: Tearing, random: &mut Random) -> Vec<Vec<Part>> {
     let uncertain: Vec<&Written> = contents.writes.iter().filter(|written| written.fate != Fate::Synced).collect();
     let count = uncertain.len();
@@ -192,7 +192,7 @@ fn ways(contents: &Contents, tearing: Tearing, random: &mut Random) -> Vec<Vec<P
         ways.push(vec![Part::Length; count]);
     }
     for (position, written) in uncertain.iter().enumerate() {
-        // Those before it lasted, those behind it did not.
+        // The writes before it are kept, those behind it are not.
         let mut torn = |part| {
             let mut way = vec![Part::All; count];
             way[position..].fill(Part::Nothing);
@@ -237,11 +237,11 @@ fn ways(contents: &Contents, tearing: Tearing, random: &mut Random) -> Vec<Vec<P
     ways
 }
 
-/// Goes through a journal and knows at every call what is durable, and what is not.
+/// Follows a journal and tracks at every call what is durable.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     names: Vec<BTreeMap<String, Node>>,
-    /// Changes of names since their directory was synced.
+    /// Changes of names since the last sync of their directory.
     changes: Vec<(usize, NameChange)>,
     files: Vec<Contents>,
     promise: Option<Arc<Promise>>,
@@ -255,12 +255,12 @@ impl Watch {
         Self { names: tree.directories.clone(), changes: Vec::new(), files, promise: None, calls: 0 }
     }
 
-    /// What was promised last.
+    /// The last promise.
     pub(super) fn promise(&self) -> Option<&Arc<Promise>> {
         self.promise.as_ref()
     }
 
-    /// Takes the next call.
+    /// Applies the next call.
     pub(super) fn see(&mut self, call: &Call) {
         self.calls += 1;
         match call {
@@ -291,7 +291,7 @@ impl Watch {
         }
     }
 
-    /// What is there as long as power does not fail.
+    /// The state without a power cut.
     pub(super) fn visible(&self) -> Tree {
         self.image(&vec![true; self.changes.len()], &BTreeMap::new())
     }
@@ -309,13 +309,13 @@ impl Watch {
         Tree { directories, files: self.files.iter().enumerate().map(file).collect() }
     }
 
-    /// Hands everything that a power cut now may leave to `take`.
+    /// Passes every state that a power cut may leave now to `take`.
     pub(super) fn for_images(&self, tearing: Tearing, random: &mut Random, take: &mut dyn FnMut(Image)) {
         let Some(promise) = &self.promise else { return };
         let names = self.name_subsets(tearing, random);
         let files = self.file_ways(tearing, random);
         for (position, kept) in names.iter().enumerate() {
-            // The first two are none and all; with the others it is enough that files are as they were, or new.
+            // The first two are none and all; for the others it suffices that files are as before, or new.
             let files = if position < 2 { &files[..] } else { &files[..files.len().min(3)] };
             for (unsynced, built) in files {
                 let cut = Cut { after: self.calls, unsynced: unsynced.clone(), names: self.describe(kept) };
@@ -324,7 +324,7 @@ impl Watch {
         }
     }
 
-    /// Which of the changes of names last.
+    /// Which changes of names are kept.
     fn name_subsets(&self, tearing: Tearing, random: &mut Random) -> Vec<Vec<bool>> {
         let count = self.changes.len();
         let mut subsets = vec![vec![false; count]];
@@ -350,7 +350,7 @@ impl Watch {
         subsets
     }
 
-    /// A change lasts only if all before it that touch the same name do.
+    /// A change is kept only if all earlier ones of the same name are.
     fn close(&self, subset: &mut [bool]) {
         for later in (0..subset.len()).rev().filter(|&at| subset[at]).collect::<Vec<_>>() {
             self.close_one(later, subset);
@@ -368,7 +368,7 @@ impl Watch {
         }
     }
 
-    /// What the files hold: first as they were, then all new.
+    /// The contents of the files: first as before, then all new.
     fn file_ways(&self, tearing: Tearing, random: &mut Random) -> Vec<(String, Files)> {
         let uncertain: Vec<(usize, &Contents)> =
             self.files.iter().enumerate().filter(|(_, contents)| !contents.is_certain()).collect();

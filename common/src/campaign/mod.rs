@@ -2,14 +2,14 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `script` | what the node does, and when the recorder makes room, seals, stops and fails |
-//! | `model` | what must be found, as the script tells it |
-//! | `disk`, `home` | a disk in memory that notes every call; where backup and spool are on it |
+//! | `script` | what the node does, and when the recorder preallocates, seals, stops and fails |
+//! | `model` | the expected state, according to the script |
+//! | `disk`, `home` | a disk in memory that records every call; the locations of backup and spool on it |
 //! | `play` | the script played on a disk |
-//! | `images` | what a power cut may leave of a disk |
-//! | `check`, `onward` | what must hold of that; recording on from it |
+//! | `images` | the states that a power cut may leave |
+//! | `check`, `onward` | the invariants of these states; further recording from them |
 //! | `checked` | the images of a campaign, each checked once |
-//! | `power_cuts`, `failing_calls`, `needed_syncs` | the campaigns; and that they would notice a sync that is not made |
+//! | `power_cuts`, `failing_calls`, `needed_syncs` | the campaigns; and the check that they would detect a missing sync |
 
 mod check;
 mod checked;

@@ -1,4 +1,4 @@
-//! What a backup must hold, as told by the script and not by the code that records.
+//! The expected contents of a backup, according to the script and not to the recording code.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,34 +9,34 @@ pub(super) struct Held {
     pub(super) seq: u64,
     pub(super) is_snapshot: bool,
     pub(super) statements: Vec<String>,
-    /// Whether the node's database was compared with what had been recorded, by then.
+    /// Whether the node's database had been compared with the recorded versions by then.
     pub(super) is_verified: bool,
-    /// Every row of the database; empty when that is not told.
+    /// Every row of the database; empty when unknown.
     pub(super) contents: Arc<Vec<String>>,
 }
 
-/// What is recorded at some moment.
+/// The recorded state at some moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) versions: BTreeMap<u32, Held>,
-    /// Whether it was noted that the newest version was committed.
+    /// Whether the commit of the newest version was recorded.
     pub(super) is_noted: bool,
 }
 
-/// What may be found when power fails now.
+/// The states that are allowed after a power cut now.
 #[derive(Debug, Clone)]
 pub(super) struct Promise {
-    /// By a reader of the backup, before anybody has recovered it.
+    /// For a reader of the backup, before recovery.
     pub(super) backup: Vec<Arc<State>>,
-    /// By the next recorder, in the backup and the spool together.
+    /// For the next recorder, in backup and spool together.
     pub(super) whole: Vec<Arc<State>>,
     pub(super) existence: Existence,
 }
 
-/// Whether there must be a backup.
+/// Whether a backup must exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Existence {
-    /// It is being made: either nothing has its name, or all of it is there.
+    /// It is being created: either nothing has its name, or everything exists.
     Maybe,
     Certain,
 }
@@ -52,7 +52,7 @@ impl State {
         Self { versions, is_noted: false }
     }
 
-    /// What a snapshot leaves: it takes the place of what was not verified.
+    /// The effect of a snapshot: it replaces unverified versions.
     pub(super) fn verified(&self) -> Self {
         let mut versions = self.versions.clone();
         while versions.last_entry().is_some_and(|newest| !newest.get().is_verified) {

@@ -1,4 +1,4 @@
-//! The campaign would notice if one kind of sync were not made.
+//! Checks that the campaign would detect a missing sync of any kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::images::{Tearing, Watch};
 use super::play::journal_of;
 use super::random::Random;
 
-/// Syncs that a power cut does not show to be needed, and why they are made.
+/// Syncs whose need a power cut does not show, with their reasons.
 const NOT_NEEDED: [(&str, &str); 18] = [
     (".backupfs-init.x, in which checked.tmp became checked", "without the note the snapshot is checked again"),
     (".backupfs-init.x, in which log.tmp became log", "that of the snapshot's name comes later"),
@@ -31,13 +31,12 @@ const NOT_NEEDED: [(&str, &str); 18] = [
     ("spool, in which spool.tmp became spool", "that of the first log's name comes later"),
 ];
 
-/// A file's name without its number.
+/// Name of a file without its number.
 fn kind_of(name: &str) -> String {
     name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>().replace("-.", ".").trim_end_matches('-').to_owned()
 }
 
-/// What every sync in a journal is a sync of: a file, by the name that it has then; a directory, by what was changed in it
-/// last.
+/// The target of every sync in a journal: for a file its name at that time, for a directory its last change.
 fn kinds_of_syncs(start: &Tree, journal: &[Call]) -> Vec<Option<String>> {
     let mut tree = start.clone();
     let mut last_changes: BTreeMap<usize, String> = BTreeMap::new();
@@ -82,7 +81,7 @@ fn path_of(tree: &Tree, node: Node) -> String {
     }
 }
 
-/// Whether a power cut would show that these calls were left out.
+/// Whether a power cut would show that these calls were omitted.
 fn is_missed(journal: &[Call], leave_out: &dyn Fn(usize) -> bool) -> bool {
     let (mut images, mut random) = (Images::new(10), Random(3));
     let mut watch = Watch::new(&Home::disk());
@@ -91,7 +90,7 @@ fn is_missed(journal: &[Call], leave_out: &dyn Fn(usize) -> bool) -> bool {
             continue;
         }
         watch.see(call);
-        // What was not synced shows when something has been acknowledged, or when other names last.
+        // A missing sync shows when something was acknowledged, or when other names are kept.
         if call.acknowledges() || matches!(call, Call::Name { .. }) {
             watch.for_images(Tearing::WHOLE, &mut random, &mut |image| images.check(&image, ""));
         }

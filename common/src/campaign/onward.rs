@@ -1,4 +1,4 @@
-//! Recording on from whatever was found.
+//! Further recording from any state.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::log::DbWrite;
 use crate::recording::BackupWriter;
 use format::units::{DataVersion, Timestamp};
 
-/// Bytes of a change that begins a log wherever the one before ends.
+/// Length of a change that begins a log wherever the previous one ends.
 pub(super) const BEGINS_A_LOG: usize = 2800;
 
-/// The change that comes next, and what is recorded then.
+/// The next change, with the expected record.
 pub(super) struct Next {
     data_version: u32,
     statements: Vec<String>,
@@ -19,7 +19,7 @@ pub(super) struct Next {
 }
 
 impl Next {
-    /// A change of about so many bytes.
+    /// A change of about this length.
     pub(super) fn after(state: &State, recording: &BackupWriter, bytes: usize) -> Self {
         let old = state.newest().unwrap_or_default();
         let data_version = old + 1;
@@ -27,7 +27,7 @@ impl Next {
         let bump = format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {old}");
         let statements = vec![insert, bump];
         let seq = recording.end().next_seq.get();
-        // Nobody asks what the database looks like then.
+        // The state of the database is not needed then.
         let contents = Arc::default();
         let held = Held { seq, is_snapshot: false, is_verified: true, statements: statements.clone(), contents };
         Self { data_version, statements, state: Arc::new(state.with(data_version, held)) }

@@ -1,4 +1,4 @@
-//! The script, played on a disk: what is promised after every step, and what happens when a call fails.
+//! The script, played on a disk: the promises after every step, and the reaction to failing calls.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -23,19 +23,19 @@ use crate::seal::Sealer;
 use format::names;
 use format::units::{DataVersion, Timestamp};
 
-/// Attempts until a call that failed once has to work.
+/// Number of attempts until a call that failed once must succeed.
 const ATTEMPTS: usize = 4;
 
-/// Writes within the span of which everything is kept.
+/// Number of writes within the span that is kept completely.
 const KEPT_WRITES: usize = 12;
 
-/// When a write comes behind so many: ten minutes apart, in the future, as `init` looks at the real clock.
+/// Time of a write, by its number: ten minutes apart, in the future, because `init` reads the real clock.
 fn time(writes: usize) -> Timestamp {
     const BEGIN: i64 = 3500 * 7 * 24 * 3_600_000_000;
     Timestamp::from_micros(BEGIN + writes as i64 * 600_000_000).expect("a time")
 }
 
-/// Drops what is older than two hours; of six hours before, of every hour the segment with its newest version stays.
+/// Drops what is older than two hours; of the six hours before, the segment with the newest version of every hour is kept.
 fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Compaction, String> {
     let policy: Result<_, KeepSpanError> =
         (|| Ok(KeepPolicy { within: Some("2h".parse()?), hourly: Some("8h".parse()?), ..KeepPolicy::default() }))();
@@ -48,13 +48,13 @@ fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Co
     }
 }
 
-/// What a play amounted to.
+/// The result of a play.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
     pub(super) writes: usize,
     pub(super) refused: usize,
     pub(super) logs_sealed: u64,
-    /// Seals and spares that failed, behind which recording went on.
+    /// Failed seals and preallocations, after which recording continued.
     pub(super) failed_in_the_background: usize,
     pub(super) spells_in_the_spool: usize,
     pub(super) versions_dropped: u64,
@@ -71,41 +71,41 @@ impl Tally {
     }
 }
 
-/// What becomes of the newest version if it cannot be compared with the node's database.
+/// What happens to the newest version if it cannot be compared with the node's database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IfUnreadable {
-    /// It can.
+    /// It can be compared.
     Never,
-    /// A snapshot takes its place.
+    /// A snapshot replaces it.
     Replaced,
 }
 
-/// A recorder at work on a disk.
+/// A recorder on a disk.
 pub(super) struct Play<'a> {
     home: &'a Home,
     pub(super) disk: Disk,
     recording: Option<BackupWriter>,
     sealer: Option<Sealer>,
     pub(super) state: Arc<State>,
-    /// While it spools: what the backup may hold.
+    /// While it spools: the allowed states of the backup.
     backup_may_hold: Option<Vec<Arc<State>>>,
-    /// Of the next write.
+    /// Number of the next write.
     trouble: Option<Trouble>,
-    /// What is done about a write that fails for another reason.
+    /// The reaction to a write that fails for another reason.
     then: Then,
-    /// Whether the run has not yet found the database to be what is recorded.
+    /// Whether the run has not yet compared the database.
     owes: bool,
-    /// Failures that were noticed.
+    /// Number of failures that were noticed.
     noticed: usize,
-    /// When versions were written, by how many writes there were before.
+    /// Times of versions, by the number of writes before.
     written: BTreeMap<u32, usize>,
     pub(super) tally: Tally,
-    /// How it went.
+    /// The result so far.
     pub(super) result: Result<(), String>,
 }
 
 impl<'a> Play<'a> {
-    /// Nothing has happened yet.
+    /// The state at the beginning.
     pub(super) fn new(home: &'a Home, disk: Disk, then: Then) -> Self {
         Self {
             home,
@@ -124,10 +124,10 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Plays all of it.
+    /// Plays the whole script.
     ///
     /// # Errors
-    /// When something fails that should not, even after a call has failed.
+    /// When something fails that must not, even after a failed call.
     pub(super) fn run(&mut self, script: &Script) -> Result<(), String> {
         self.create(script)?;
         self.restart()?;
@@ -190,7 +190,7 @@ impl<'a> Play<'a> {
         self.recording.as_ref().is_some_and(|recording| recording.spooled().is_some())
     }
 
-    /// What fails here does not concern the writes that follow.
+    /// Failures here do not concern later writes.
     fn in_the_background(&mut self, job: impl Fn(&mut Self) -> Result<(), String>) -> Result<(), String> {
         match job(self) {
             Ok(()) => Ok(()),
@@ -202,7 +202,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// Whether there is a call that failed, of which nothing has been noticed before.
+    /// Whether a call has failed that was not noticed before.
     fn charge(&mut self) -> bool {
         self.noticed += 1;
         self.noticed <= self.disk.failed().len()
@@ -224,7 +224,8 @@ impl<'a> Play<'a> {
         advanced.map_err(|error| causes(&error))
     }
 
-    /// What is left is told by a compaction of a copy, and by what no policy may drop. Until it is done there may be all or that.
+    /// The expected remaining versions, from a compaction of a copy, and from what no policy may drop. Until it is completed, all
+    /// versions or these may exist.
     fn compact(&mut self) -> Result<(), String> {
         if self.is_spooling() {
             return Ok(());
@@ -275,7 +276,7 @@ impl<'a> Play<'a> {
         self.home.put_database(database);
         let noted = Arc::new(State { is_noted: true, ..(*self.state).clone() });
         self.promise(&[Arc::clone(&noted)], Existence::Certain);
-        // Nothing is lost when it cannot be noted; and in a run that began in the spool it is not.
+        // Nothing is lost when it cannot be recorded; in a run that began in the spool it is not.
         let before = self.recording().end();
         if self.recording().note_commit().is_ok() && self.recording().end() != before {
             self.state = noted;
@@ -316,17 +317,17 @@ impl<'a> Play<'a> {
                 }
                 Err(error) => last = error,
             }
-            // A spool that is emptied in part takes no more changes: the next write would be refused.
+            // A partly emptied spool accepts no more changes: the next write would be refused.
             self.restart()?;
         }
         Err(format!("it is not drained: {last}"))
     }
 
-    /// Has a write recorded, at the second attempt if the first is refused.
+    /// Records a write, with a second attempt if the first is refused.
     fn write(&mut self, call: &HookCall) -> Result<(), String> {
         self.home.put_database(&call.database);
         if self.is_spooling() && !self.follows(call) {
-            // No snapshot goes to a spool, and what a run begins with is compared only when the backup is opened.
+            // No snapshot goes to a spool, and the initial comparison of a run waits for the backup.
             self.drain()?;
             self.restart()?;
         }
@@ -372,7 +373,7 @@ impl<'a> Play<'a> {
         Err(format!("version {} is refused again and again", call.data_version))
     }
 
-    /// What was recorded, if the recorder says "continue".
+    /// The state after the write, if the recorder answers "continue".
     fn record(&mut self, call: &HookCall) -> Result<Option<Recorded>, String> {
         let received_at = time(self.tally.writes);
         self.written.insert(call.data_version, self.tally.writes);
@@ -407,7 +408,7 @@ impl<'a> Play<'a> {
             }
         }
         self.restart()?;
-        // Whether a refused change is there is known now, and stays so.
+        // Whether the refused change exists is known now, and final.
         let found = check::state_of(self.home, &self.disk.tree(), possible)?;
         self.state = found;
         Ok(())
@@ -421,7 +422,7 @@ impl<'a> Play<'a> {
         is_same && (newest == Some(committed) || newest == Some(committed + 1))
     }
 
-    /// What is recorded behind each record of a write that comes next.
+    /// The state behind each record of the next write.
     fn foretell(&mut self, call: &HookCall, if_unreadable: IfUnreadable) -> Vec<Arc<State>> {
         let mut seq = self.recording().end().next_seq.get();
         let mut next_seq = || {
@@ -445,7 +446,7 @@ impl<'a> Play<'a> {
         let is_another = state.versions.get(&(version - 1)).is_some_and(|held| held.contents != call.contents_before);
         let is_replaced = is_another || if_unreadable == IfUnreadable::Replaced;
         if is_replaced && state.newest() == Some(version - 1) {
-            // The snapshot takes its place.
+            // The snapshot replaces it.
             state = state.without(version - 1).verified();
         }
         let is_healed = state.newest() != Some(version - 1);
@@ -462,7 +463,7 @@ impl<'a> Play<'a> {
         chain.into_iter().map(Arc::new).collect()
     }
 
-    /// From now on what is acknowledged must be found, or one of these.
+    /// From now on only acknowledged states, or one of these, are allowed.
     fn promise(&self, possible: &[Arc<State>], existence: Existence) {
         let mut whole = vec![Arc::clone(&self.state)];
         whole.extend(possible.iter().cloned());
@@ -472,7 +473,7 @@ impl<'a> Play<'a> {
     }
 }
 
-/// Plays a script in which this call fails, beside those that fail because the script says so.
+/// Plays a script with this failing call, besides those of the script.
 pub(super) fn play_with<'a>(home: &'a Home, script: &Script, fault: Option<Fault>, then: Then) -> Play<'a> {
     let disk = Disk::of(Home::disk(), Vec::new());
     fault.into_iter().for_each(|fault| disk.fail(fault));
@@ -481,7 +482,7 @@ pub(super) fn play_with<'a>(home: &'a Home, script: &Script, fault: Option<Fault
     play
 }
 
-/// The calls of a script in which only what it says fails.
+/// The calls of a script with only its own failures.
 pub(super) fn journal_of(home: &Home, seed: u64) -> Vec<Call> {
     let play = play_with(home, &Script::new(seed, 1), None, Then::Die);
     play.result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));

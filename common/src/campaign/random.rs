@@ -1,4 +1,4 @@
-//! Numbers that are as good as random, and the same every time.
+//! A deterministic pseudo-random generator.
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `end`.
+    /// A number below `end`.
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
     pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize

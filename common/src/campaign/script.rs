@@ -1,4 +1,4 @@
-//! The scripted history: what a node does, and when its recorder makes room, seals, stops and fails.
+//! The scripted history: what a node does, and when its recorder preallocates, seals, stops and fails.
 
 use std::borrow::Cow;
 use std::fs;
@@ -10,19 +10,19 @@ use tempfile::TempDir;
 use super::random::Random;
 use crate::testing::contents;
 
-/// The version that the node is at when its backup is made.
+/// Version of the node when its backup is created.
 pub(super) const FIRST_VERSION: u32 = 10;
 
-/// One thing that happens.
+/// A step of the script.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     /// `lightningd` calls the hook.
     Write(Arc<HookCall>),
-    /// The thread that makes room ahead gets its turn.
+    /// The preallocation thread runs.
     Spare,
-    /// The thread that seals gets its turn.
+    /// The sealing thread runs.
     Seal,
-    /// History goes that is not to be kept.
+    /// A compaction runs.
     Compact,
     /// `lightningd` stops, with this database, and starts again.
     CleanRestart(Arc<Vec<u8>>),
@@ -30,26 +30,26 @@ pub(super) enum Step {
     Restart,
     /// The next write to the backup fails.
     Trouble(Trouble),
-    /// What was spooled comes into the backup.
+    /// The spool is drained into the backup.
     Drain,
 }
 
 /// How the next write fails.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trouble {
-    /// Which of its calls.
+    /// Number of the failing call.
     pub(super) nth: usize,
-    /// Whether it is a write that leaves its first half.
+    /// Whether a failing write leaves its first half.
     pub(super) is_short: bool,
     pub(super) then: Then,
 }
 
-/// What the recorder does about a write that failed.
+/// The recorder's reaction to a failed write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     /// It opens the backup again.
     Reopen,
-    /// It goes on in the spool.
+    /// It continues in the spool.
     Spool,
     /// It refuses, and `lightningd` dies.
     Die,
@@ -61,13 +61,13 @@ pub(super) struct HookCall {
     pub(super) data_version: u32,
     pub(super) statements: Vec<Cow<'static, str>>,
     pub(super) is_rider: bool,
-    /// What `lightningd` has on its disk while it waits.
+    /// The version on `lightningd`'s disk while it waits.
     pub(super) database: Arc<Vec<u8>>,
     pub(super) contents_before: Arc<Vec<String>>,
     pub(super) contents_after: Arc<Vec<String>>,
 }
 
-/// The node, and what of its doings has been written down.
+/// The node, with its steps so far.
 pub(super) struct Teller {
     dir: TempDir,
     connection: Connection,
@@ -78,7 +78,7 @@ pub(super) struct Teller {
     steps: Vec<Step>,
 }
 
-/// The whole story: the database that the backup is made from, its rows, and what happens then.
+/// The script: the initial database with its rows, and the steps.
 pub(super) struct Script {
     pub(super) database: Arc<Vec<u8>>,
     pub(super) contents: Arc<Vec<String>>,
@@ -115,7 +115,7 @@ impl Teller {
         teller
     }
 
-    /// A history with everything in it.
+    /// A history with all kinds of steps.
     fn tell_everything(&mut self) {
         use Step::{Compact, Drain, Restart, Seal, Spare};
         self.tell_rolls();
@@ -131,15 +131,15 @@ impl Teller {
         self.committed(1);
     }
 
-    /// Logs that end: with a spare and without, the name of the newest durable or not.
+    /// Logs that end: with and without preallocation, with the newest name durable or not.
     fn tell_rolls(&mut self) {
         use Step::{Restart, Seal, Spare};
         self.committed(2);
-        // The node's id is learned at the beginning of a run.
+        // The node's id is read at the beginning of a run.
         self.steps.push(Restart);
         self.committed(1);
         self.steps.push(Spare);
-        // The next log but one is made without a spare, while the one before may not have got its name for good.
+        // The next log but one begins without preallocation, while the name of the previous one may not be durable.
         self.committed(15);
         self.steps.push(Spare);
         self.committed(5);
@@ -167,14 +167,14 @@ impl Teller {
         self.steps.push(Seal);
         self.unseen(1);
         self.committed(2);
-        // Dies before the COMMIT of a change, and runs without the recorder until another has its number.
+        // Dies before the COMMIT of a change, and runs without the recorder until another transaction has its number.
         self.lost();
         self.unseen(1);
         self.steps.push(Restart);
         self.committed(2);
     }
 
-    /// Calls to the backup that fail, whereupon it is opened again.
+    /// Failing calls to the backup, after each of which it is opened again.
     fn tell_trouble(&mut self) {
         for (nth, is_short, then) in
             [(1, false, Then::Reopen), (0, true, Then::Die), (0, true, Then::Reopen), (1, false, Then::Die)]
@@ -233,7 +233,7 @@ impl Teller {
             format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {old}").into(),
         ];
         if old == FIRST_VERSION + 1 {
-            // Its id is learned by the recorder, which then writes the manifest again.
+            // The recorder reads its id, and then writes the manifest again.
             statements.insert(0, "INSERT INTO vars (name, blobval) VALUES ('node_id', zeroblob(33))".into());
         }
         self.connection.execute_batch("BEGIN").unwrap();
@@ -273,7 +273,7 @@ impl Teller {
         self.steps.push(Step::CleanRestart(Arc::clone(&self.database)));
     }
 
-    /// Takes over what the database is now.
+    /// Sets the current state of the database.
     fn look(&mut self) {
         self.database = Arc::new(fs::read(self.dir.path().join("db")).unwrap());
         self.contents = Arc::new(contents(&self.connection));

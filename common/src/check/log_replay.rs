@@ -1,4 +1,4 @@
-//! The replay of one log, and what a segment needs of it.
+//! The replay of one log, with the results that a segment needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
 use crate::replay::statement::take_steps;
 use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
-use format::record::{Body, ChangeFlags, Predecessor, Record, RecordHeader};
+use format::change_flags::{ChangeFlags, Predecessor};
+use format::record::{Body, Record, RecordHeader};
 use format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
 use format::segment::Piece;
 use format::sql::lexed::{LexedChange, Shapes};
@@ -23,19 +24,19 @@ use format::version_rules::Bump;
 pub(crate) enum Image {
     /// Its bytes.
     Bytes(Arc<[u8]>),
-    /// What the snapshot that the log begins with has of it.
+    /// The page in the snapshot that the log begins with.
     OfSnapshot,
-    /// The database has become too short for it.
+    /// The page was truncated.
     Cut,
 }
 
-/// Where the keyframes of a log are.
+/// Positions of the keyframes of a log.
 #[derive(Debug, Clone)]
 pub(crate) enum Cuts {
-    /// Where they are due by these limits: a segment is to be made of it.
+    /// Where they are due by these limits, to create a segment.
     Due(LogLimits),
-    /// Where the segment has them: positions of the first records of its intervals, counted from the record that the replay
-    /// begins with. Of the statements nothing is kept.
+    /// Where the segment has them: positions of the first records of its intervals, counted from the first replayed record.
+    /// Statements are not kept.
     AsSealed(Vec<u32>),
 }
 
@@ -44,13 +45,13 @@ pub(crate) enum Cuts {
 pub(crate) enum Replayed {
     /// All of them.
     All,
-    /// Those before this position. What is behind it builds on something that is not there, or does not replay: its statements
-    /// are kept, and the pages stay as they were at the newest keyframe.
+    /// Those before this position. Records behind it build on something missing, or do not replay: their statements are kept, and
+    /// the pages stay as at the newest keyframe.
     Before(u32),
 }
 
 impl Replayed {
-    /// The position of the first of so many records that is only kept.
+    /// Position of the first of this many records that is not replayed.
     pub(crate) fn unreplayed_from(self, records: usize) -> Option<u32> {
         match self {
             Self::Before(position) if (position as usize) < records => Some(position),
@@ -65,9 +66,9 @@ pub(crate) struct LogReplay {
     log: ReplayedLog,
     replay: Replay,
     cuts: Cuts,
-    /// The newest change, which is replayed once it is known that it was committed: by what follows it.
+    /// The newest change, which is replayed once a later record shows that it was committed.
     unsettled: Option<Unsettled>,
-    /// The version that the database is at.
+    /// The version of the database.
     settled: Option<DataVersion>,
     /// The database at the newest keyframe.
     at_keyframe: OverlayPages,
@@ -76,7 +77,7 @@ pub(crate) struct LogReplay {
     changes: Vec<LexedChange>,
     statements: usize,
     bytes: usize,
-    /// Steps of SQLite since the newest keyframe.
+    /// SQLite steps since the newest keyframe.
     steps: u64,
 }
 
@@ -86,14 +87,14 @@ struct Unsettled {
     checked: Checked,
 }
 
-/// Whether the newest change has been replayed, to see whether it can be.
+/// Whether the newest change was replayed on a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Checked {
     No,
     Yes,
 }
 
-/// What replaying a log yields.
+/// The result of replaying a log.
 #[derive(Debug)]
 pub(crate) struct ReplayedLog {
     pub(crate) first_seq: Seq,
@@ -103,19 +104,19 @@ pub(crate) struct ReplayedLog {
     pub(crate) start_pages: StartPages,
     pub(crate) replayed: Replayed,
     pub(crate) records: Vec<IndexedRecord>,
-    /// Their blocks have no place yet.
+    /// Positions of their blocks are not set yet.
     pub(crate) intervals: Vec<Interval>,
     /// The statements of each interval.
     pub(crate) blocks: Vec<Encoded>,
-    /// The templates of all of them.
+    /// The templates of all blocks.
     pub(crate) templates: TemplatesWriter,
-    /// Of every page that changed, its images, in order.
+    /// The images of every changed page, in order.
     pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
     pub(crate) page_count: u32,
     pub(crate) foreign_keys: ForeignKeys,
 }
 
-/// The pages that a log is replayed onto.
+/// The pages that a replay begins with.
 #[derive(Clone)]
 pub(crate) struct StartPages(pub(crate) Arc<dyn PageSource>);
 
@@ -126,7 +127,7 @@ impl std::fmt::Debug for StartPages {
 }
 
 impl LogReplay {
-    /// Begins on `pages`.
+    /// Begins a replay on `pages`.
     pub(crate) fn new(
         first_seq: Seq,
         previous_checksum: u32,
@@ -170,13 +171,13 @@ impl LogReplay {
         })
     }
 
-    /// From this record on, or from the log's first one if that is later, records are not replayed, only kept.
+    /// Stops replay before this record, or before the first record if that is later; further records are only kept.
     pub(crate) fn replay_before_seq(&mut self, seq: Seq) {
         let position = seq.get().saturating_sub(self.log.first_seq.get());
         self.replay_before(u32::try_from(position).unwrap_or(u32::MAX));
     }
 
-    /// From this position on records are not replayed, only kept.
+    /// Stops replay before this position; further records are only kept.
     pub(crate) fn replay_before(&mut self, position: u32) {
         self.log.replayed = Replayed::Before(position);
         self.unsettled = None;
@@ -186,7 +187,7 @@ impl LogReplay {
         }
     }
 
-    /// The change that could not be replayed, and all that comes behind it, is not replayed, only kept.
+    /// Stops replay before the newest change, which does not replay; it and further records are only kept.
     pub(crate) fn give_up_newest_change(&mut self) {
         let is_change = |record: &IndexedRecord| matches!(record.body, IndexedBody::Change { .. });
         let position = self.log.records.iter().rposition(is_change).unwrap_or(self.log.records.len());
@@ -198,19 +199,19 @@ impl LogReplay {
         matches!(self.log.replayed, Replayed::Before(first) if position >= first as usize)
     }
 
-    /// Whether the pages are those of the newest keyframe, for the newest record is only kept.
+    /// Whether the newest record is only kept, so the pages are those of the newest keyframe.
     fn has_given_up(&self) -> bool {
         self.log.records.len().checked_sub(1).is_some_and(|newest| self.is_only_kept(newest))
     }
 
-    /// Seq of the newest change that was added; of the log's first record if there is none.
+    /// Seq of the newest change; that of the first record if there is none.
     pub(crate) fn newest_change(&self) -> Seq {
         let is_change = |record: &IndexedRecord| matches!(record.body, IndexedBody::Change { .. });
         let position = self.log.records.iter().rposition(is_change).unwrap_or(0);
         Seq::new(self.log.first_seq.get().saturating_add(position as u64)).unwrap_or(self.log.first_seq)
     }
 
-    /// Whether it is not known, as far as the log tells, that its newest versions were those of the node's database.
+    /// Whether the newest versions are unverified, according to the log.
     pub(crate) fn ends_unverified(&self) -> bool {
         let newest = self.log.records.iter().rev().find_map(|record| match record.body {
             IndexedBody::Change { flags, .. } => Some(flags.predecessor),
@@ -220,17 +221,17 @@ impl LogReplay {
         newest == Some(Predecessor::Unverified)
     }
 
-    /// The newest version, as the newest record says it.
+    /// The version after the newest record.
     pub(crate) fn newest_version(&self) -> Option<DataVersion> {
         self.log.records.last().map(|record| record.data_version)
     }
 
-    /// Whether none of its records is only kept.
+    /// Whether no record is only kept.
     pub(crate) fn is_all_replayed(&self) -> bool {
         !self.has_given_up()
     }
 
-    /// Replays the newest change and then another one on a copy, to see whether they can be.
+    /// Replays the newest change and one more on a copy, as a check.
     pub(crate) fn check_onward(&self, record: &Record<'_>) -> Result<(), ReplayError> {
         let Body::Change { flags, statements } = &record.body else { return Ok(()) };
         if self.has_given_up() {
@@ -245,7 +246,7 @@ impl LogReplay {
         copy.apply(&Change { data_version, seq, time, run_start, statements })
     }
 
-    /// Seq of the log's first record.
+    /// Seq of the first record.
     pub(crate) fn first_seq(&self) -> Seq {
         self.log.first_seq
     }
@@ -290,7 +291,7 @@ impl LogReplay {
         change: LexedChange,
     ) -> Result<(), ReplayError> {
         self.settle()?;
-        // Cut only here: nothing that is before a change that bumps, or is one, is ever rewound.
+        // Only here: no change before one that bumps is ever rewound.
         if bump == Bump::Present && self.is_keyframe_due() {
             self.cut()?;
         }
@@ -329,7 +330,7 @@ impl LogReplay {
         }
     }
 
-    /// Replays the newest change: what came after it shows that it was committed.
+    /// Replays the newest change: a later record shows that it was committed.
     pub(crate) fn settle(&mut self) -> Result<(), ReplayError> {
         let (Some(Unsettled { about, .. }), Some(change)) = (self.unsettled.take(), self.changes.last()) else {
             return Ok(());
@@ -341,14 +342,14 @@ impl LogReplay {
         let page_count = self.replay.page_count();
         let position = about.seq.get() - self.log.first_seq.get();
         let from = usize::try_from(position).unwrap_or(usize::MAX);
-        // Commits behind it have the pages that it left.
+        // Commits behind it have the same pages.
         for record in self.log.records.get_mut(from..).unwrap_or_default() {
             record.page_count = page_count;
         }
         Ok(())
     }
 
-    /// Replays the newest change on a copy, if that was not done yet.
+    /// Replays the newest change on a copy, unless that was done before.
     pub(crate) fn check_newest(&mut self) -> Result<(), ReplayError> {
         if let (Some(unsettled), Some(change)) = (&mut self.unsettled, self.changes.last())
             && unsettled.checked == Checked::No
@@ -381,7 +382,7 @@ impl LogReplay {
         Ok(())
     }
 
-    /// Pages of the database as it is now, and whether foreign keys are enforced.
+    /// Number of pages at the end, and whether foreign keys are enforced.
     fn at_end(&self) -> Result<(u32, ForeignKeys), ReplayError> {
         let newest = self.log.intervals.last();
         match newest.filter(|_| self.has_given_up()) {
@@ -407,22 +408,22 @@ impl LogReplay {
         (self.statements, self.bytes, self.steps) = (0, 0, 0);
     }
 
-    /// Keyframes taken so far, beside the one that it began with.
+    /// Number of keyframes, without the first.
     pub(crate) fn keyframes(&self) -> u32 {
         u32::try_from(self.log.intervals.len()).map_or(u32::MAX, |intervals| intervals - 1)
     }
 
-    /// What was replayed up to the newest keyframe: a change behind it cannot be.
+    /// The result up to the newest keyframe, when a change behind it does not replay.
     pub(crate) fn up_to_keyframe(self) -> ReplayedLog {
         self.log
     }
 
-    /// The log is at its end.
+    /// The result at the end of the log.
     pub(crate) fn finish(self) -> Result<ReplayedLog, ReplayError> {
         self.finish_at().map(|(log, _)| log)
     }
 
-    /// As [`finish`](Self::finish), with the database as it is then.
+    /// Like [`finish`](Self::finish), with the final database.
     pub(crate) fn finish_at(mut self) -> Result<(ReplayedLog, OverlayPages), ReplayError> {
         self.settle()?;
         self.end_interval();

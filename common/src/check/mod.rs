@@ -1,4 +1,4 @@
-//! Whether a segment is what its log was: its bytes, its page map, its chain of records, and its pages after a replay.
+//! Checks of a segment against its log: its bytes, its page map, its chain of records, and its pages after a replay.
 
 pub(crate) mod log_replay;
 pub(crate) mod page_map;

@@ -1,4 +1,4 @@
-//! The nodes of the page map that a segment has written, and whether the rest is as in the map that it was made from.
+//! Check of the page map nodes that a segment has written, against the map of its base.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -14,24 +14,24 @@ use format::units::PageNo;
 #[derive(Debug, Default)]
 pub(crate) struct OwnPart {
     pub(crate) problems: Vec<ReadError>,
-    /// Where nodes begin that cannot be read.
+    /// Offsets of unreadable nodes.
     pub(crate) unreadable: Vec<u64>,
     /// The pages below those.
     pub(crate) hidden: Vec<RangeInclusive<u32>>,
     /// Its nodes.
     pub(crate) nodes: Vec<Piece>,
-    /// The pages that it has images of, ascending, and where.
+    /// The pages with images in the segment, ascending, with their locations.
     pub(crate) images: Vec<(PageNo, Piece)>,
 }
 
-/// What a place of the map led to before the segment.
+/// The previous content of a slot of the map.
 #[derive(Debug, Clone, Copy)]
 enum Before {
-    /// It cannot be read.
+    /// Unknown, because it cannot be read.
     Unknown,
-    /// Nothing.
+    /// Empty.
     Nothing,
-    /// This.
+    /// This location.
     Entry(Location),
     /// The root of the whole map, which was lower.
     Root(MapRoot),
@@ -73,9 +73,9 @@ impl Walk<'_> {
         self.part.problems.push(self.file.damaged(offset, Damage::Contradiction(what)));
     }
 
-    /// Looks at the node at `piece`, whose first page is the one behind `skipped`.
+    /// Checks the node at `piece`, whose first page is the one behind `skipped`.
     fn node(&mut self, piece: Piece, height: u8, skipped: u64, before: Before) {
-        // Each is written once; and so this ends, whatever the nodes say.
+        // Each node is referenced once; so this ends for any input.
         if !self.seen.insert(piece.offset) {
             return self.problem(piece.offset, "two ways of the page map lead here");
         }

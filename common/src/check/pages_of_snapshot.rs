@@ -1,4 +1,4 @@
-//! The pages that a segment takes over from the delta snapshot that its log begins with.
+//! The pages that a segment takes from the delta snapshot at the beginning of its log.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use crate::backup::Backup;
 use crate::check::log_replay::{Image, ReplayedLog, StartPages};
 use crate::history::Start;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotRef;
 use format::segment::SnapshotId;
+use format::snapshot_ref::SnapshotRef;
 use format::units::{Keyframe, PageNo};
 
-/// A page as it is at a keyframe.
+/// A page at a keyframe.
 pub(crate) type PageImage = (Keyframe, Arc<[u8]>);
 
-/// The pages of the delta snapshot that a log begins with: they become part of the segment.
+/// The pages of the delta snapshot at the beginning of a log: they become part of the segment.
 #[derive(Debug, Default)]
 pub(crate) struct PagesOfSnapshot {
-    /// Those that it stores.
+    /// The pages that the delta stores.
     folded: Vec<PageNo>,
-    /// Those that it has cut off: the map leads to what they were, and must not once the database has grown over them again.
+    /// The pages that the delta truncated: the map has their old images, which must not return when the database grows again.
     cut: Vec<PageNo>,
 }
 
 impl PagesOfSnapshot {
-    /// Those of the log.
+    /// The pages for a log.
     pub(crate) fn of(backup: &Backup, log: &ReplayedLog) -> Result<Self, ReadError> {
         let Start::Snapshot(seq, SnapshotRef { base: Some(base), footer_checksum, .. }) = log.start else {
             return Ok(Self::default());
@@ -43,7 +43,7 @@ impl PagesOfSnapshot {
         pages
     }
 
-    /// All images that a page has in the segment of the log, the oldest first.
+    /// All images of a page in the segment, the oldest first.
     pub(crate) fn images(&self, log: &ReplayedLog, page: PageNo) -> Result<Vec<PageImage>, ReadError> {
         let StartPages(start) = &log.start_pages;
         let of_snapshot = match (self.folded.binary_search(&page), self.cut.binary_search(&page)) {
@@ -62,7 +62,7 @@ impl PagesOfSnapshot {
                     bytes.into()
                 }
             };
-            // A page that was written as it was before.
+            // A page may be written without a change.
             if all.last().is_none_or(|(_, before)| *before != image) {
                 all.push((*keyframe, image));
             }

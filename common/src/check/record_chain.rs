@@ -1,5 +1,5 @@
-//! The chain over the records of a segment: each is encoded as it was in its log, and carries the checksum of the one
-//! before it. When the last checksum is the one that the footer names, every byte of every record is as it was received.
+//! The checksum chain of a segment's records: each is encoded as in its log, with the checksum of the one before. If the last
+//! checksum equals that in the footer, every byte of every record is as received.
 
 use std::borrow::Cow;
 
@@ -12,23 +12,23 @@ use format::units::Keyframe;
 use format::units::Seq;
 use format::version_rules::Bump;
 
-/// The chain as far as it was followed.
+/// The chain up to the current record.
 pub(crate) struct RecordChain<'a> {
     header: &'a SegmentHeader,
-    /// Seq of the next record, and checksum of the one before it; `None` behind statements that cannot be read.
+    /// Seq of the next record, and checksum of the previous one; `None` behind unreadable statements.
     link: Option<(Seq, u32)>,
     newest_change: Seq,
     encoded: Vec<u8>,
 }
 
 impl<'a> RecordChain<'a> {
-    /// Before the first record of a segment.
+    /// The chain before the first record of a segment.
     pub(crate) fn new(header: &'a SegmentHeader) -> Self {
         let link = Some((header.first_seq, header.previous_checksum));
         Self { header, link, newest_change: header.first_seq, encoded: Vec::new() }
     }
 
-    /// Some statements cannot be read: the chain ends.
+    /// Ends the chain at unreadable statements.
     pub(crate) fn broken(&mut self) {
         self.link = None;
     }
@@ -36,7 +36,7 @@ impl<'a> RecordChain<'a> {
     /// Adds the records of an interval, whose statements are in `block`.
     ///
     /// # Errors
-    /// When they do not go together.
+    /// When index and block do not match.
     pub(crate) fn add(&mut self, index: &RecordIndex, interval: Keyframe, block: &Block) -> Result<(), Damage> {
         let mut position = 0;
         for record in records_of(index, interval) {
@@ -83,10 +83,10 @@ impl<'a> RecordChain<'a> {
         Ok(())
     }
 
-    /// Compares the end with what the footer says.
+    /// Compares the end of the chain with the footer.
     ///
     /// # Errors
-    /// When it is another one.
+    /// When they differ.
     pub(crate) fn check_end(&self, footer: &SegmentFooter) -> Result<(), Damage> {
         match self.link {
             Some((_, computed)) if computed != footer.last_checksum => {

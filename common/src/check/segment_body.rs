@@ -1,5 +1,5 @@
-//! One segment against its own index: every piece, and the chain of its records. Reads nothing but the segment, the maps
-//! and anchors that it builds on, and keeps nothing but what replaying it needs.
+//! Check of a segment against its own index: every piece, and the chain of its records. Reads only the segment and the maps and
+//! anchors of its base, and keeps only what its replay needs.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -19,27 +19,27 @@ use format::statements::{Block, Encoded, Templates};
 use format::units::Keyframe;
 use format::units::PageNo;
 
-/// What is in a segment, as far as it can be read.
+/// The contents of a segment, as far as they are readable.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentBody {
-    /// What cannot be read, or contradicts something else.
+    /// Unreadable parts and contradictions.
     pub(crate) problems: Vec<ReadError>,
-    /// Where images and nodes of the page map begin that cannot be read.
+    /// Offsets of unreadable images and page map nodes.
     pub(crate) unreadable: BTreeSet<u64>,
-    /// Pages whose images are not known: the way to them cannot be read.
+    /// Pages whose images are unknown, because a node above them cannot be read.
     pub(crate) hidden: Vec<RangeInclusive<u32>>,
-    /// The pages that it has images of, ascending, and where.
+    /// The pages with images in the segment, ascending, with their locations.
     pub(crate) images: Vec<(PageNo, Piece)>,
     /// The record index.
     pub(crate) index: Option<RecordIndex>,
-    /// The templates of its statements.
+    /// The template table.
     pub(crate) templates: Option<Arc<Templates>>,
-    /// Intervals whose statements cannot be read.
+    /// Intervals with unreadable statements.
     pub(crate) without_statements: BTreeSet<u32>,
 }
 
 impl SegmentBody {
-    /// Whether the images of a page are not known, or cannot be read.
+    /// Whether the images of a page are unknown or unreadable.
     pub(crate) fn hides(&self, page: PageNo) -> bool {
         let position = self.images.binary_search_by_key(&page, |(page, _)| *page).ok();
         let piece = position.and_then(|position| self.images.get(position));
@@ -48,7 +48,7 @@ impl SegmentBody {
     }
 }
 
-/// Checks a segment. `snapshot` is the full one that its footer names, if it can be opened.
+/// Checks a segment. `snapshot` is the full one of its footer, if it can be opened.
 pub(crate) fn check_body(
     segments: &Segments,
     file: &SegmentFile,
@@ -161,10 +161,10 @@ impl BodyCheck<'_> {
         })
     }
 
-    /// Between header and footer there are pieces, and nothing else.
+    /// Checks that pieces fill the file between header and footer.
     fn nothing_else(&mut self) {
         if !self.body.problems.is_empty() {
-            // What cannot be read does not say where the rest is.
+            // Unreadable pieces leave gaps.
             return;
         }
         self.pieces.sort_unstable_by_key(|piece| piece.offset);
@@ -181,7 +181,7 @@ impl BodyCheck<'_> {
     }
 }
 
-/// Hands the images of a piece, the newest first, to the callback that `look` is given.
+/// Passes the images of a piece, the newest first, to the callback that `look` is given.
 pub(crate) fn read_images(
     segments: &Segments,
     file: &SegmentFile,
@@ -195,7 +195,7 @@ pub(crate) fn read_images(
         let damaged = |damage| file.damaged(piece.offset, damage);
         let images = PageImages::open(bytes, page, file.first_seq(), Keyframe::END).map_err(damaged)?;
         let anchor = match images.anchor() {
-            // Without its snapshot nothing of the segment can be opened, and that is told of the snapshot.
+            // Without its snapshot nothing of the segment can be opened; that is reported for the snapshot.
             Some(Anchor::Snapshot) if snapshot.is_none() && file.footer().snapshot.is_some() => return Ok(()),
             Some(anchor) => {
                 let mut bytes = vec![0; page_bytes];
@@ -213,7 +213,7 @@ pub(crate) fn read_images(
     })
 }
 
-/// Whether what the footer says of the records is what the index says.
+/// Checks the fields of the footer against the index.
 fn footer_fits(file: &SegmentFile, index: &RecordIndex, timeline: &Timeline) -> Result<(), Damage> {
     let footer = file.footer();
     let fits = |fits, what| if fits { Ok(()) } else { Err(Damage::Contradiction(what)) };

@@ -1,9 +1,8 @@
-//! The replay of a segment, by the sealer's own machinery, and whether it yields the pages that are stored.
+//! Replay of a segment by the code of the sealer, compared with its stored pages.
 //!
-//! The sealer replays a log from its beginning to its end on one connection. What SQLite leaves in the unused parts of a
-//! page depends on what it has in its cache, so that is what is done here, too, with keyframes where the segment has them.
-//! Only behind something that cannot be read it begins anew, with the next keyframe. Where bytes differ rows decide:
-//! another release of SQLite may put the same row elsewhere.
+//! The sealer replays a log from beginning to end on one connection. The unused bytes that SQLite leaves in pages depend on its
+//! cache, so this replay does the same, with the keyframes of the segment. Only behind something unreadable it restarts at the
+//! next keyframe. Where bytes differ, rows decide: another release of SQLite may store a row elsewhere.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -27,28 +26,27 @@ use format::statements::{Block, Encoded};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
 
-/// What came of replaying a segment.
+/// Result of replaying a segment.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentReplay {
-    /// Changes that cannot be replayed, or pages that it takes and that cannot be read, each with the byte at which the
-    /// statements of its interval begin.
+    /// Changes that do not replay, and needed pages that cannot be read, each with the offset of the statements of its interval.
     pub(crate) failed: Vec<(Option<u64>, ReplayError)>,
-    /// What differs from what is stored.
+    /// Differences to the stored pages.
     pub(crate) differences: Vec<Difference>,
-    /// Keyframes at which the same rows are on other pages.
+    /// Number of keyframes with the same rows on other pages.
     pub(crate) other_layout: u32,
 }
 
-/// Something that replay yields and the segment does not say.
+/// A difference between replay and segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// The keyframe at which it was noticed.
+    /// The keyframe of the comparison.
     pub(crate) keyframe: Keyframe,
-    /// What differs.
+    /// Description of the difference.
     pub(crate) what: String,
 }
 
-/// Replays a segment whose body was checked, and compares what that yields with what is stored.
+/// Replays a segment whose body was checked, and compares the result with the stored pages.
 pub(crate) fn replay_segment(backup: &Backup, file: &SegmentFile, body: &SegmentBody) -> SegmentReplay {
     let mut outcome = SegmentReplay::default();
     let (Some(index), Some(_)) = (&body.index, &body.templates) else { return outcome };
@@ -78,16 +76,16 @@ pub(crate) fn replay_segment(backup: &Backup, file: &SegmentFile, body: &Segment
     outcome
 }
 
-/// A replay that did not come to its end.
+/// A replay that ended early.
 struct Failed {
-    /// What was replayed.
+    /// The result up to the error.
     log: Option<Box<ReplayedLog>>,
-    /// The interval that it failed in.
+    /// The interval of the error.
     upto: u32,
     error: ReplayError,
 }
 
-/// The replay of intervals that follow each other.
+/// The replay of consecutive intervals.
 struct Run<'a> {
     backup: &'a Backup,
     file: &'a SegmentFile,
@@ -117,7 +115,7 @@ impl Run<'_> {
         replay.finish().map_err(|error| Failed { log: None, upto, error })
     }
 
-    /// At the keyframe that the first interval begins with.
+    /// Begins at the keyframe of the first interval.
     fn begin(&self, intervals: &Range<u32>) -> Result<LogReplay, ReplayError> {
         let all = self.index.intervals.get(intervals.start as usize..intervals.end as usize).unwrap_or_default();
         let Some(&Interval { first, page_count, foreign_keys, .. }) = all.first() else {
@@ -169,18 +167,17 @@ impl Run<'_> {
     }
 }
 
-/// What came of comparing.
+/// Result of the comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
     pub(crate) differences: Vec<Difference>,
     pub(crate) other_layout: u32,
 }
 
-/// Compares what a replay of the records behind keyframe `keyframes.start` yields up to keyframe `keyframes.end` with what the
-/// segment has.
+/// Compares a replay of the records from keyframe `keyframes.start` to `keyframes.end` with the contents of the segment.
 ///
 /// # Errors
-/// When something that is needed for it cannot be read.
+/// When a page needed for the comparison cannot be read.
 pub(crate) fn compare_with_replay(
     backup: &Backup,
     file: &SegmentFile,
@@ -217,7 +214,7 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Everything but pages.
+    /// Compares everything except pages.
     fn records(&self) -> Vec<Difference> {
         let mut differences = Vec::new();
         let mut differs = |keyframe, what: String| differences.push(Difference { keyframe, what });
@@ -239,7 +236,7 @@ impl Comparison<'_> {
             let footer = self.file.footer();
             let stored = self.index.intervals.get(number as usize);
             let stored = stored.map_or((footer.page_count, footer.foreign_keys), |at| (at.page_count, at.foreign_keys));
-            // Of a replay that failed the end is not known; the keyframe before that is in its list.
+            // The end of a failed replay is unknown; the keyframe before it is in the list.
             let replayed = self.log.intervals.get((number - start.0) as usize);
             let replayed = replayed.map_or(at_end(self.log), |at| (at.page_count, at.foreign_keys));
             if stored != replayed {
@@ -251,7 +248,7 @@ impl Comparison<'_> {
         differences
     }
 
-    /// The keyframes at which pages differ, each with the first of them.
+    /// The keyframes with differing pages, each with the first such page.
     fn pages(&self) -> Result<BTreeMap<Keyframe, PageNo>, ReadError> {
         let mut differing = BTreeMap::new();
         let of_snapshot = PagesOfSnapshot::of(self.backup, self.log)?;
@@ -290,10 +287,10 @@ impl Comparison<'_> {
         let start = &self.log.start_pages.0;
         let mut at_start = vec![0; start.page_size().bytes()];
         start.read_page(page, &mut at_start)?;
-        // Keyframe 0 is compared only with the delta snapshot that it is made of.
+        // Keyframe 0 is compared only with the delta snapshot that it is made from.
         let compared = |keyframe: Keyframe| keyframe.0 <= self.keyframes.end.0 && (keyframe.0 > begin || begin == 0);
         let mut differing = Vec::new();
-        // The keyframe from which on the pages that are stored have been looked at.
+        // The keyframe from which on stored images were compared.
         let mut upto = Keyframe::END;
         let mut compare = |from: Keyframe, bytes: &[u8]| {
             let at_once = replayed.iter().rev().find(|(keyframe, _)| *keyframe <= from);
@@ -315,8 +312,7 @@ impl Comparison<'_> {
         Ok(differing)
     }
 
-    /// Whether what is replayed up to a keyframe holds the same rows as what is stored; what SQLite says where it cannot be
-    /// found out.
+    /// Whether replayed and stored database have the same rows at a keyframe; SQLite's message when they cannot be compared.
     fn same_rows(&self, keyframe: Keyframe) -> Result<Result<bool, String>, ReadError> {
         let relative = Keyframe(keyframe.0 - self.keyframes.start.0);
         let page_count = self.log.intervals.get(relative.0 as usize).map_or(self.log.page_count, |at| at.page_count);
@@ -345,7 +341,7 @@ impl Comparison<'_> {
     }
 }
 
-/// The database that a replay has led to, at one of its keyframes.
+/// The database of a replay at one of its keyframes.
 struct ReplayedPages {
     start: Arc<dyn PageSource>,
     images: HashMap<PageNo, Arc<[u8]>>,

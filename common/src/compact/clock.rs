@@ -1,8 +1,8 @@
-//! Whether the clock can be believed that history is to be dropped by.
+//! Whether the clock that decides what is dropped can be trusted.
 //!
-//! A clock that leaps ahead makes everything old at once, and nothing in a backup tells it from a node that was off. So nothing
-//! is dropped by a clock that has leapt, until it has gone on from there for a day. The times of the versions say how long that
-//! is, and so does the time that this process has run, which no clock can change.
+//! A clock that leaps ahead makes everything old at once, and a backup cannot distinguish that from a node that was off. So
+//! nothing is dropped after a leap until the clock has continued from there for a day. The times of the versions show how long
+//! that is, and so does the running time of this process, which does not depend on the clock.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::history::History;
 use crate::storage::read_error::ReadError;
 use format::units::{Seq, Timestamp};
 
-/// How far a clock may be ahead without being noticed, and how long it must have gone on after a leap.
+/// How far ahead a clock may be unnoticed, and how long it must continue after a leap.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// The clock has leapt, or the node was off.
@@ -24,33 +24,33 @@ pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 pub struct ClockInDoubt {
     /// The time of the version before the leap.
     pub before: Timestamp,
-    /// The time that history would be dropped by.
+    /// The time that decides what is dropped.
     pub newest: Timestamp,
 }
 
-/// Whether the operator says that the clock is right although it has leapt.
+/// Whether the operator confirms the clock after a leap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Force {
-    /// It has to be checked.
+    /// The clock is checked.
     #[default]
     No,
-    /// It is right.
+    /// The clock is confirmed.
     Yes,
 }
 
-/// What is known of the clock.
+/// Source of trust in the clock.
 #[derive(Debug)]
 pub enum Clock<'a> {
-    /// By a process that watches it, and has run so long.
+    /// A process that watches the clock, with its running time.
     Watched(&'a mut ClockWatch, Duration),
-    /// What the times of the versions tell.
+    /// Only the times of the versions.
     Unwatched,
-    /// It is right.
+    /// The clock is trusted.
     Trusted,
 }
 
 impl Clock<'_> {
-    /// Whether history can be dropped by the time `newest`; when not, why.
+    /// Whether history can be dropped at the time `newest`; otherwise the reason.
     pub(super) fn check(self, history: &History, newest: Timestamp) -> Result<Result<(), ClockInDoubt>, ReadError> {
         match self {
             Clock::Watched(watch, ran) => {
@@ -65,25 +65,25 @@ impl Clock<'_> {
     }
 }
 
-/// A version that was recorded more than a day later than the one before it, with less than a day of versions since.
+/// A leap: a version more than a day later than the previous one, with less than a day of versions since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leap {
-    /// The time of the version before it.
+    /// Time of the version before the leap.
     pub(super) before: Timestamp,
-    /// The first time behind it.
+    /// Time of the version behind it.
     pub(super) after: Timestamp,
 }
 
 impl Leap {
-    /// Looks for the last one up to the time `newest`.
+    /// Finds the last leap up to the time `newest`.
     fn find(history: &History, newest: Timestamp) -> Result<Option<Self>, ReadError> {
-        // Where history was dropped before, of a day there may be one version left, or none.
+        // After earlier compactions a day may have one version, or none.
         let is_dropped = |before, after| history.is_dropped_between(before, after);
         Self::find_in(newest, |visit| history.visit_times_backwards(visit), is_dropped)
     }
 
-    /// The same of versions that `visit_backwards` visits from the newest on; `is_dropped` tells whether there were others
-    /// between two.
+    /// Like [`find`](Self::find), for versions that `visit_backwards` visits from the newest on; `is_dropped` returns whether
+    /// versions between two were dropped.
     pub(super) fn find_in(
         newest: Timestamp,
         visit_backwards: impl FnOnce(&mut dyn FnMut(Timestamp, Seq) -> ControlFlow<()>) -> Result<(), ReadError>,
@@ -91,7 +91,7 @@ impl Leap {
     ) -> Result<Option<Self>, ReadError> {
         let (mut leap, mut after, mut after_seq) = (None, newest, None);
         visit_backwards(&mut |before, seq| {
-            // Of a clock that was set right since.
+            // A time from before the clock was corrected.
             if before > newest {
                 return ControlFlow::Continue(());
             }
@@ -106,22 +106,22 @@ impl Leap {
         Ok(leap)
     }
 
-    /// When the process that is at `now` would have seen it.
+    /// The moment at which a process now at `now` would have seen the leap.
     fn seen_by(self, now: Moment) -> Moment {
         Moment { ran: now.ran - (now.time.as_micros() - self.after.as_micros()), time: self.after }
     }
 }
 
-/// Watches the clock for as long as a process runs: it must not gain more than a day on it.
+/// Watches the clock while a process runs: it must not gain more than a day.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
-    /// When it was right, or held to be.
+    /// When the clock was last trusted.
     trusted: Option<Moment>,
-    /// When it was found to have leapt, if it has since.
+    /// When it was found to have leapt since.
     leapt: Option<Moment>,
 }
 
-/// What the clock showed when the process had run so long, in microseconds; before it began this is negative.
+/// A clock time, with the running time of the process in microseconds; negative before the process began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) ran: i64,
@@ -129,18 +129,18 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// Whether a clock that was right then can show this time now, or one that is a day later.
+    /// Whether a clock that was right then can show this time now, with a tolerance of a day.
     fn allows(self, now: Self) -> bool {
         now.time.as_micros() <= self.time.as_micros().saturating_add(now.ran - self.ran).saturating_add(DAY)
     }
 }
 
 impl ClockWatch {
-    /// Whether the clock can be believed now. `find` is called to look for a leap in what was recorded, when the clock has gained
-    /// more than a day on the process, and the first time.
+    /// Whether the clock can be trusted now. `find` searches the recorded versions for a leap: on the first call, and when the
+    /// clock has gained more than a day.
     ///
     /// # Errors
-    /// Those of `find`.
+    /// Errors of `find`.
     pub(super) fn look(
         &mut self,
         now: Moment,
@@ -149,7 +149,7 @@ impl ClockWatch {
         let trusted = match self.trusted {
             Some(trusted) if trusted.allows(now) => None,
             Some(trusted) => Some((trusted, find()?)),
-            // What was recorded before tells whether the clock has leapt.
+            // The recorded versions decide.
             None => find()?.map(|leap| (Moment { time: leap.before, ..now }, Some(leap))),
         };
         let Some((trusted, leap)) = trusted else {
@@ -158,7 +158,7 @@ impl ClockWatch {
         };
         self.trusted = Some(trusted);
         let leapt = match (self.leapt, leap.map(|leap| leap.seen_by(now))) {
-            // It may have been set right since the last look, and have leapt again.
+            // The clock may have been corrected since, and have leapt again.
             (Some(seen), Some(recorded)) if recorded.ran > seen.ran => recorded,
             (Some(seen), _) if seen.allows(now) => seen,
             (None, Some(recorded)) => recorded,

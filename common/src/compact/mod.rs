@@ -1,18 +1,15 @@
-//! Compaction: history that the policy does not keep is dropped while the recorder goes on.
+//! Compaction: dropping history outside of the policy while the recorder continues.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `policy` | what is to be kept: pure |
-//! | `clock` | whether the clock can be believed that decides it |
-//! | `plan` | which segments go |
-//! | `reach` | which of their pieces are needed by what is kept |
+//! | `clock` | whether the clock that decides can be trusted |
+//! | `plan` | which segments are dropped |
+//! | `reach` | which of their pieces kept history needs |
 //! | `write` | those pieces written to the file `remains`, and read back |
-//! | `removal` | the files of what was dropped removed, also after a crash |
-//! | `offline` | of a backup that nobody records to |
+//! | `offline` | compaction of a backup without a recorder |
 //!
-//! No file that is kept is changed, and no page is computed anew: a kept segment finds the pieces that it leads to in
-//! `remains` instead of in the segment that they were in, byte for byte. The rename of that file is the moment at which the
-//! history becomes shorter.
+//! No kept file is changed, and no page is computed again: a kept segment finds the pieces that it refers to in `remains` instead
+//! of in their segments, byte for byte. The rename of that file makes the history shorter.
 
 mod clock;
 #[cfg(test)]
@@ -48,38 +45,38 @@ use crate::storage::{Access, StorageError, remove_if_present};
 use format::names;
 use format::units::{Seq, Timestamp};
 
-/// Why nothing, or not all, was dropped. Nothing that is kept is touched by any of it.
+/// Why nothing, or not everything, was dropped. Kept history is never affected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
-    /// The policy is none.
+    /// The policy is invalid.
     #[error(transparent)]
     Policy(#[from] KeepPolicyError),
-    /// History would be dropped by a clock that may be wrong.
+    /// The clock that decides may be wrong.
     #[error(transparent)]
     Clock(#[from] ClockInDoubt),
     /// The backup cannot be read, or is damaged.
     #[error("nothing is dropped from a backup that cannot be read as a whole; `backupfs verify` says what is wrong")]
     Read(#[source] ReadError),
-    /// Something cannot be written or removed.
+    /// A file cannot be written or removed.
     #[error("the backup is not compacted to the end; nothing that is to be kept is lost by that")]
     Write(#[source] StorageError),
-    /// What was written does not read back as it should.
+    /// The written file does not read back correctly.
     #[error(
         "what is to be kept of old versions does not read back as it should ({what}). Nothing is dropped, and nothing is lost. \
          Check the disk and the memory of this machine; if they are sound, report this"
     )]
     Differs {
-        /// What is wrong.
+        /// Description of the difference.
         what: String,
     },
-    /// A snapshot is being taken, which may build on what would be dropped.
+    /// A snapshot is being taken, which may build on dropped segments.
     #[error("a gap is being healed right now; nothing is dropped. Try again in a minute")]
     Healing,
 }
 
 impl From<StorageError> for CompactError {
-    /// The call that failed decides: what is written is read, too, and the other way round.
+    /// The failed call decides: writing includes reads, and reading includes writes.
     fn from(error: StorageError) -> Self {
         if error.is_of_a_change() { Self::Write(error) } else { Self::Read(error.into()) }
     }
@@ -94,21 +91,21 @@ impl From<ReadError> for CompactError {
     }
 }
 
-/// How much of the disk a compaction leaves to others.
+/// How much of the disk's time a compaction takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Most of it, and the rest in small steps: a recorder is at work.
+    /// Small steps with pauses, beside a recorder.
     Gentle,
-    /// Nothing.
+    /// All of it.
     Full,
 }
 
-/// How a compaction is done.
+/// How a compaction runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
-    /// How fast.
+    /// How much of the disk's time it takes.
     pub pace: Pace,
-    /// How long after segments were dropped their files are left, so that a mount can take hold of those that it has open.
+    /// How long files of dropped segments are left, so that a mount can open those that it uses.
     pub grace: Duration,
 }
 
@@ -116,25 +113,25 @@ impl Manner {
     /// Beside a recorder.
     pub const GENTLE: Self = Self { pace: Pace::Gentle, grace: Duration::from_secs(2) };
 
-    /// Of a backup that nobody records to; it may be mounted.
+    /// Of a backup without a recorder; it may be mounted.
     pub const FULL: Self = Self { pace: Pace::Full, grace: Duration::from_secs(2) };
 }
 
-/// What a compaction is at.
+/// The stage of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It finds out what is needed of what goes.
+    /// Finds the needed pieces of dropped segments.
     Looking,
-    /// It writes that.
+    /// Writes them.
     Writing,
-    /// It reads it back.
+    /// Reads them back.
     Checking,
-    /// It removes files.
+    /// Removes files.
     Removing,
 }
 
 impl Stage {
-    /// What it is called in a status, and before a bar.
+    /// Its name in a status, and before a progress bar.
     pub fn name(self) -> &'static str {
         match self {
             Self::Looking => "looking",
@@ -144,66 +141,66 @@ impl Stage {
         }
     }
 
-    /// That which is called so.
+    /// The stage with this name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Looking, Self::Writing, Self::Checking, Self::Removing].into_iter().find(|stage| stage.name() == name)
     }
 }
 
-/// How far a compaction has come.
+/// Progress of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactProgress {
-    /// What it is at.
+    /// Current stage.
     pub stage: Stage,
-    /// Bytes done of those.
+    /// Number of bytes done in this stage.
     pub done_bytes: u64,
-    /// All of them; 0 when they are not known.
+    /// Total number of bytes; 0 when unknown.
     pub total_bytes: u64,
 }
 
-/// What a compaction drops, or would drop.
+/// Result of a compaction, or of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compaction {
-    /// Versions that go.
+    /// Number of versions dropped.
     pub dropped_versions: u64,
-    /// Segments whose files go.
+    /// Number of segments whose files are removed.
     pub dropped_segments: u64,
-    /// Versions that stay.
+    /// Number of versions kept.
     pub kept_versions: u64,
-    /// The oldest version that stays; `None` when there is none at all.
+    /// The oldest kept version; `None` for an empty backup.
     pub oldest_kept: Option<Version>,
-    /// Bytes that the backup takes less.
+    /// Bytes freed.
     pub freed_bytes: u64,
-    /// Bytes of what remains of everything that was ever dropped.
+    /// Length of the file `remains` in bytes.
     pub remains_bytes: u64,
-    /// Why the clock may be wrong that this was decided by; `None` when it is not doubted, or nothing is dropped.
+    /// Why the deciding clock may be wrong; `None` when it is not doubted, or nothing is dropped.
     pub clock_in_doubt: Option<ClockInDoubt>,
 }
 
-/// A compaction in JSON: of `backup-compact` and of `backupfs compact`. Fields are only ever added.
+/// A compaction in JSON, for `backup-compact` and `backupfs compact`. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactionFields {
-    /// Whether it was only planned.
+    /// Whether it was only a plan.
     pub dry_run: bool,
-    /// Versions that go.
+    /// Number of versions dropped.
     pub dropped_versions: u64,
-    /// Segments whose files go.
+    /// Number of segments whose files are removed.
     pub dropped_segments: u64,
-    /// Versions that stay.
+    /// Number of versions kept.
     pub kept_versions: u64,
-    /// The oldest of them.
+    /// The oldest kept version.
     pub oldest_version: Option<u32>,
-    /// Bytes that the backup takes less.
+    /// Bytes freed.
     pub freed_bytes: u64,
-    /// Bytes of what remains of everything that was ever dropped.
+    /// Length of the file `remains` in bytes.
     pub remains_bytes: u64,
-    /// Why it needs `force`; `None` when it does not.
+    /// Why `force` is needed; `None` when it is not.
     #[serde(default)]
     pub clock_in_doubt: Option<String>,
 }
 
 impl From<&Compaction> for CompactionFields {
-    /// Of one that was carried out.
+    /// The fields of a completed compaction.
     fn from(compaction: &Compaction) -> Self {
         let &Compaction { dropped_versions, dropped_segments, kept_versions, freed_bytes, remains_bytes, .. } =
             compaction;
@@ -225,13 +222,13 @@ impl From<&Compaction> for CompactionFields {
 /// How a compaction ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompactOutcome {
-    /// What the policy does not keep is gone.
+    /// Everything outside of the policy was dropped.
     Done(Compaction),
-    /// It was told to stop: either nothing has changed, or the rest goes the next time.
+    /// It was stopped: either nothing has changed, or the next run removes the rest.
     Interrupted,
 }
 
-/// What was found out about a backup before anything is changed.
+/// The state before any change.
 struct Prepared {
     plan: Plan,
     needed: Vec<reach::Needed>,
@@ -269,7 +266,7 @@ fn prepare(
     Ok(Some(Prepared { plan, needed, compaction }))
 }
 
-/// Bytes of the full snapshots that nothing needs any more once the plan is carried out.
+/// Length of the full snapshots that are no longer needed after the plan.
 fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
     let is_dropped = |seq: &Seq| plan.gaps.iter().any(|gap| gap.seqs().contains(seq));
     let names = backup.directory().list()?;
@@ -286,11 +283,11 @@ fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
 }
 
 impl Backup {
-    /// Whether a compaction by this policy would drop so much that it is worth writing anew what remains of everything that
-    /// was dropped before. Reads the footers of all segments, once, and what of their versions a rule may choose from.
+    /// Whether a compaction by this policy would drop enough to justify writing the file `remains` again. Reads the footers of
+    /// all segments, once, and versions of some.
     ///
     /// # Errors
-    /// As [`compact`](Self::compact).
+    /// The same as for [`compact`](Self::compact).
     pub fn is_compaction_due(
         self: &Arc<Self>,
         policy: &KeepPolicy,
@@ -298,7 +295,7 @@ impl Backup {
         clock: Clock<'_>,
     ) -> Result<bool, CompactError> {
         let plan = Plan::make(self, policy, now)?;
-        // Also when nothing is due: a clock is watched from the beginning on.
+        // Also when nothing is due: the clock is watched from the beginning.
         let in_doubt = plan.check_clock(now, clock)?;
         let remains = self.segments().remains().map_or(0, |remains| remains.len_bytes());
         let is_due = !plan.drops.is_empty() && plan.bytes >= remains / 2;
@@ -308,12 +305,12 @@ impl Backup {
         Ok(is_due)
     }
 
-    /// Drops what the policy does not keep. `lock` is that of the backup, which the caller has; `watch` is asked again and
-    /// again, and can break at any time.
+    /// Drops the history outside of the policy. `lock` is that of the backup, which the caller has; `watch` is called repeatedly,
+    /// and can break at any time.
     ///
     /// # Errors
-    /// When the backup cannot be read as a whole, the clock may be wrong, or something cannot be written. Either nothing has
-    /// changed then, or only files are left that the next compaction, or recorder, removes.
+    /// When the backup cannot be read completely, the clock may be wrong, or a file cannot be written. Then either nothing has
+    /// changed, or only files are left that the next compaction, or recorder, removes.
     pub fn compact(
         self: &Arc<Self>,
         policy: &KeepPolicy,
@@ -333,7 +330,7 @@ impl Backup {
         if prepared.plan.drops_anything() && self.write_remains(&prepared, manner, lock, watch)?.is_break() {
             return Ok(CompactOutcome::Interrupted);
         }
-        // Also what a compaction that was cut short has left.
+        // Also files that an interrupted compaction has left.
         let total_bytes = prepared.plan.bytes;
         let mut removing = || watch(CompactProgress { stage: Stage::Removing, done_bytes: 0, total_bytes });
         if prepared.plan.drops_anything() && wait(manner.grace, &mut removing).is_break() {
@@ -349,7 +346,7 @@ impl Backup {
         Ok(if flow.is_break() { CompactOutcome::Interrupted } else { CompactOutcome::Done(prepared.compaction) })
     }
 
-    /// Writes what remains, and gives it its name: from then on the history is shorter.
+    /// Writes the file `remains` and renames it: from then on the history is shorter.
     fn write_remains(
         &self,
         prepared: &Prepared,
@@ -368,8 +365,8 @@ impl Backup {
             if write::read_back(self, plan, &mut checking)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            // What a snapshot that is being taken builds on is told by its record only, which is not there yet. The name is
-            // made durable before anything is removed.
+            // The base of a snapshot in progress is only in its record, which does not exist yet. The rename is made durable
+            // before any file is removed.
             let named = lock.unless_healing(|| self.directory().rename(&write::temporary_name(), names::REMAINS));
             match named {
                 Some(named) => Ok(ControlFlow::Continue(named?)),
@@ -378,7 +375,7 @@ impl Backup {
         };
         let written = write();
         if !matches!(written, Ok(ControlFlow::Continue(()))) {
-            // The space is given back: the disk may be full.
+            // Frees the space: the disk may be full.
             if let Err(error) = remove_if_present(&**self.directory(), &write::temporary_name()) {
                 log::warn!("{error}: {}", error.source);
             }
@@ -387,8 +384,7 @@ impl Backup {
         written
     }
 
-    /// What remains of everything that was dropped: bytes of the file, versions and segments that are gone; `None` when nothing
-    /// ever was.
+    /// Totals of everything dropped so far; `None` when nothing was.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -406,23 +402,23 @@ impl Backup {
     }
 }
 
-/// What was dropped from a backup in all its time.
+/// Totals of everything that was dropped from a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DroppedSoFar {
-    /// When something was dropped last.
+    /// When the last compaction dropped something.
     pub at: Timestamp,
-    /// Versions that are gone.
+    /// Number of dropped versions.
     pub versions: u64,
-    /// Segments that are gone.
+    /// Number of dropped segments.
     pub segments: u64,
-    /// Bytes of what remains of them.
+    /// Length of the file `remains` in bytes.
     pub remains_bytes: u64,
 }
 
-/// Between the removals of two files: removing one takes the file system a moment in which nobody else can sync.
+/// Pause between removals of files: during a removal the file system may block syncs.
 const PAUSE_BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 
-/// How long it takes at most until a stop is noticed.
+/// Interval of checking for a stop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn wait(grace: Duration, watch: &mut dyn FnMut() -> ControlFlow<()>) -> ControlFlow<()> {

@@ -1,4 +1,4 @@
-//! Compacting a backup that nobody is recording to.
+//! Compaction of a backup without a recorder.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -15,28 +15,28 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::units::Timestamp;
 
-/// Why a backup is not compacted. What is kept is as it was.
+/// Why a backup is not compacted. Kept history is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactBackupError {
-    /// It cannot be opened.
+    /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Somebody records to it.
+    /// Another process has the lock.
     #[error(
         "{url} is locked: a recorder is writing to it that cannot be reached from here. Have it do this where it runs: \
          lightning-cli -k backup-compact {options}; --dry-run works beside it"
     )]
     Locked {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// The policy, as the recorder takes it.
+        /// The policy, as options of the recorder's method.
         options: String,
     },
-    /// Its logs cannot be put right.
+    /// The logs cannot be recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
-    /// It cannot be compacted.
+    /// The compaction failed.
     #[error(transparent)]
     Compact(#[from] CompactError),
     /// A file system call failed.
@@ -45,7 +45,7 @@ pub enum CompactBackupError {
 }
 
 impl CompactBackupError {
-    /// Whether the backup is at fault, and not this moment.
+    /// Whether the backup is damaged, rather than temporarily unavailable.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -61,10 +61,11 @@ impl From<ReadError> for CompactBackupError {
     }
 }
 
-/// Compacts the backup at `url` under its lock; `watch` is asked again and again, and can break.
+/// Compacts the backup at `url` under its lock; `watch` is called repeatedly, and can break.
 ///
 /// # Errors
-/// When another process has locked the backup, the backup cannot be read as a whole, the clock may be wrong, or something cannot be written.
+/// When another process has locked the backup, the backup cannot be read completely, the clock may be wrong, or a file cannot be
+/// written.
 pub fn compact_backup(
     url: &BackupUrl,
     policy: &KeepPolicy,
@@ -81,16 +82,17 @@ pub fn compact_backup(
         _ => error.into(),
     })?;
     let lock = SharedLock::of(lock);
-    // As a recorder does at its start: from here on everything that is read is durable.
+    // As at the start of a recorder: from here on everything that is read is durable.
     let (_, cursor) = backup.sealed_history()?;
     recover(cursor, &mut |_, _| Ok(()))?;
     Ok(backup.compact(policy, (Timestamp::now(), clock), Manner::FULL, &lock, watch)?)
 }
 
-/// What a compaction of the backup at `url` would do, and whether it would be refused for the clock. Takes no lock and changes nothing. `None` when `watch` has broken.
+/// Plans a compaction of the backup at `url`, including the check of the clock. Takes no lock and changes nothing. `None` when
+/// `watch` has broken.
 ///
 /// # Errors
-/// When it cannot be read as a whole.
+/// When the backup cannot be read completely.
 pub fn plan_compaction(
     url: &BackupUrl,
     policy: &KeepPolicy,

@@ -1,4 +1,4 @@
-//! What a compaction will drop: decided by the footers of the segments, and by the versions of a few.
+//! What a compaction drops, according to the footers of the segments and some versions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,40 +12,40 @@ use crate::history::NeededBy;
 use crate::segment::version::Version;
 use crate::segment::{Remains, Segments};
 use crate::storage::read_error::ReadError;
-use format::record::DeltaBase;
 use format::remains_directory::{Gap, KeptVersion, Thinned};
 use format::segment::SegmentFooter;
+use format::snapshot_ref::DeltaBase;
 use format::units::{Seq, Timestamp};
 use format::{Damage, names};
 
-/// The decision.
+/// The plan of a compaction.
 pub(super) struct Plan {
     pub(super) history: History,
-    /// Segments whose files go now, ascending.
+    /// Segments whose files are removed now, ascending.
     pub(super) drops: Vec<Seq>,
-    /// Everything that will have been dropped by then, ascending.
+    /// All gaps after the compaction, ascending.
     pub(super) gaps: Vec<Gap>,
-    /// Those of them that single versions are kept of, ascending.
+    /// The thinned segments in them, ascending.
     pub(super) thinned: Vec<Thinned>,
-    /// What these versions need of their segments.
+    /// The parts that the kept versions need of their segments.
     pub(super) needed: BTreeMap<Seq, NeededBy>,
-    /// Segments, dropped by then, at whose end the database must be readable: something that is kept builds on it.
+    /// Dropped segments whose final state must stay readable, because something kept builds on it.
     pub(super) bases: BTreeSet<Seq>,
     /// Segments that stay as they are.
     pub(super) kept: Vec<Seq>,
-    /// Versions that go now.
+    /// Number of versions dropped now.
     pub(super) versions: u64,
-    /// Bytes of the files of the segments that go now.
+    /// Length of the removed segment files in bytes.
     pub(super) bytes: u64,
-    /// The oldest version that stays.
+    /// The oldest kept version.
     pub(super) oldest: Option<Version>,
 }
 
-/// A segment of which there is something.
+/// A segment with versions or a file.
 struct Present {
     first: Seq,
     footer: Arc<SegmentFooter>,
-    /// The versions that are left of it, if it was thinned before.
+    /// The kept versions, if it was thinned before.
     left: Option<Vec<KeptVersion>>,
 }
 
@@ -59,7 +59,7 @@ impl Plan {
         let (history, read) = backup.read_history();
         read?;
         let segments = &**backup.segments();
-        // Of what is damaged nothing more is dropped.
+        // Nothing more is dropped after damage.
         let remains = known_remains(backup)?;
         let before = remains.as_ref().map_or(&[][..], Remains::gaps);
         let all = history.sealed().iter().map(|&first| {
@@ -90,20 +90,20 @@ impl Plan {
         Ok(Self { history, drops, gaps, thinned, needed, bases, kept, versions, bytes, oldest })
     }
 
-    /// Whether the clock that it was made by can be believed; of one that drops nothing this does not matter.
+    /// Whether the clock can be trusted; irrelevant for a plan that drops nothing.
     pub(super) fn check_clock(&self, now: Timestamp, clock: Clock<'_>) -> Result<Result<(), ClockInDoubt>, ReadError> {
         let Some(newest) = self.history.newest() else { return Ok(Ok(())) };
         let checked = clock.check(&self.history, now.min(newest.recorded_at))?;
         Ok(if self.drops_anything() { checked } else { Ok(()) })
     }
 
-    /// Whether it changes anything.
+    /// Whether the plan changes anything.
     pub(super) fn drops_anything(&self) -> bool {
         self.versions > 0 || !self.drops.is_empty()
     }
 }
 
-/// What was dropped before.
+/// The current file `remains`.
 fn known_remains(backup: &Backup) -> Result<Option<Remains>, ReadError> {
     match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
         Ok(remains) => Ok(Some(remains)),
@@ -116,7 +116,7 @@ fn sum(gaps: &[Gap], of: impl Fn(&Gap) -> u64) -> u64 {
     gaps.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// What stays of each segment.
+/// What the policy keeps of each segment.
 fn keeps(
     history: &History,
     segments: &Segments,
@@ -125,7 +125,7 @@ fn keeps(
     now: Timestamp,
 ) -> Result<Vec<Keep>, ReadError> {
     let Some(newest) = history.newest() else { return Ok(vec![Keep::Whole; all.len()]) };
-    // Without a version there are no times; such a segment goes with the one before it.
+    // A segment without versions has no times; it is treated like the one before it.
     let with_versions: Vec<&Present> = all.iter().filter(|present| present.footer.versions > 0).collect();
     let times: Vec<Times> = with_versions.iter().map(|present| present.times()).collect();
     let mut versions_of = |position: usize| match with_versions.get(position) {
@@ -146,7 +146,7 @@ fn keeps(
             (keep, _) => keep,
         });
     }
-    // The next log is replayed onto the newest segment; the newest version may be in one before that.
+    // The next log is replayed onto the newest segment; the newest version may be in an earlier one.
     let needed = all.iter().rposition(|present| present.footer.versions > 0).unwrap_or(0);
     let is_file = |present: &Present| present.left.is_none();
     keeps.iter_mut().zip(all).skip(needed).filter(|(_, it)| is_file(it)).for_each(|(keep, _)| *keep = Keep::Whole);
@@ -154,7 +154,7 @@ fn keeps(
 }
 
 impl Present {
-    /// When the versions that are left of it were recorded.
+    /// Times of the remaining versions.
     fn times(&self) -> Times {
         let (earliest, latest) = self.footer.times;
         let left = || self.left.iter().flatten().map(|version| version.recorded_at);
@@ -162,7 +162,7 @@ impl Present {
     }
 }
 
-/// What versions that are kept need of segments that are not.
+/// The parts of dropped segments that kept versions need.
 fn needed(segments: &Segments, thinned: &[Thinned]) -> Result<BTreeMap<Seq, NeededBy>, ReadError> {
     let mut needed = BTreeMap::new();
     for Thinned { segment, versions } in thinned {
@@ -171,7 +171,7 @@ fn needed(segments: &Segments, thinned: &[Thinned]) -> Result<BTreeMap<Seq, Need
     Ok(needed)
 }
 
-/// What will have been dropped, each run of segments as one.
+/// The gaps after the compaction, with consecutive segments merged.
 fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> Result<Vec<Gap>, ReadError> {
     let mut gaps: Vec<Gap> = Vec::new();
     let mut old = before.iter().peekable();

@@ -1,5 +1,5 @@
-//! Which pieces of dropped segments are needed: what the page maps lead to that something kept builds on, and what versions
-//! that are kept alone need of their own segments.
+//! The pieces of dropped segments that are needed: those below page maps that something kept builds on, and those that single
+//! kept versions need of their own segments.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +12,7 @@ use format::segment::{Location, MapRoot, Piece};
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
 
-/// What a piece is.
+/// Kind of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     /// A node of a page map.
@@ -23,23 +23,23 @@ pub(super) enum Role {
     Records,
 }
 
-/// Takes a piece of a dropped segment: where it was, what it is, its bytes.
+/// Callback for a piece of a dropped segment, with its location, kind and bytes.
 type Take<'a> = dyn FnMut(Location, Role, &[u8]) -> Result<(), ReadError> + 'a;
 
-/// A piece that is needed.
+/// A needed piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Needed {
     pub(super) segment: Seq,
     pub(super) offset: u64,
-    /// Its bytes where it is now.
+    /// Current length in bytes.
     pub(super) len: u32,
     pub(super) role: Role,
-    /// Its bytes where it will be.
+    /// Length in the new file.
     pub(super) new_len: u32,
 }
 
 impl Needed {
-    /// The piece, where it is now.
+    /// The piece at its current position.
     pub(super) fn piece(&self) -> Piece {
         Piece { offset: self.offset, len: self.len }
     }
@@ -110,7 +110,7 @@ impl<'a> DroppedPieces<'a> {
     }
 }
 
-/// What is kept of a piece: of images the newest, and those that versions of their own segment need.
+/// The kept part of a piece: the newest image, and those that versions of their own segment need.
 pub(super) fn kept_of(
     at: Location,
     role: Role,
@@ -126,7 +126,7 @@ pub(super) fn kept_of(
     })
 }
 
-/// Hands everything to `take` that must be readable: pieces of dropped segments, each once. Breaks when `watch` does.
+/// Passes every needed piece of dropped segments to `take`, each once. Breaks when `watch` does.
 pub(super) fn for_needed(
     segments: &Segments,
     plan: &Plan,
@@ -155,7 +155,7 @@ pub(super) fn for_needed(
     Ok(ControlFlow::Continue(()))
 }
 
-/// All pieces that are needed, by segment and place in it. `None` when `watch` has broken.
+/// All needed pieces, ordered by segment and position. `None` when `watch` has broken.
 pub(super) fn needed(
     segments: &Segments,
     plan: &Plan,

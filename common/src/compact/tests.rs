@@ -1,162 +1,18 @@
+pub(super) mod hourly;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::*;
 use crate::backup::views::Views;
-use crate::config::log_limits::LogLimits;
-use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use crate::segment::version::TimelineEntry;
-use crate::testing::{Fate, Node};
-use crate::verify::{NoteAbout, Report, Scope, verify};
+use crate::testing::Fate;
+use crate::verify::NoteAbout;
 use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
-use format::units::DataVersion;
-
-/// Logs of a few changes.
-pub(super) const LIMITS: LogLimits = LogLimits { bytes: 4 << 10, statements: 40 };
-
-pub(super) const HOUR: i64 = 3_600_000_000;
-
-/// A whole number of weeks after 1970, so that hours and days begin with it; in the future, as `init` looks at the real clock.
-const BEGIN: i64 = 3500 * 7 * 24 * HOUR;
-
-pub(super) const AT_ONCE: Manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
-
-/// A node whose changes come an hour apart, or as many microseconds as it says.
-pub(super) struct Hourly {
-    pub(super) node: Node,
-    pub(super) apart: i64,
-    pub(super) limits: LogLimits,
-    hours: i64,
-    state: u64,
-}
-
-/// What a version is: the bytes of the database, and the statements.
-pub(super) type Held = BTreeMap<u32, (Vec<u8>, Vec<String>)>;
-
-impl Hourly {
-    pub(super) fn new() -> Self {
-        Self { node: Node::new("PRAGMA page_size = 512"), apart: HOUR, limits: LIMITS, hours: 0, state: 7 }
-    }
-
-    fn random(&mut self, below: u64) -> u64 {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.state >> 33) % below
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        Timestamp::from_micros(BEGIN + self.hours * self.apart).unwrap()
-    }
-
-    /// What is to be compacted by.
-    pub(super) fn clock(&self) -> (Timestamp, Clock<'static>) {
-        (self.now(), Clock::Trusted)
-    }
-
-    fn write(&mut self, recording: &mut BackupWriter, note: &str, fate: Fate) {
-        self.hours += 1;
-        let at = self.now();
-        self.node.write_at(recording, note, fate, at).unwrap();
-    }
-
-    /// Changes of all kinds: rows that come and go, versions that nobody recorded, changes that were never committed.
-    pub(super) fn live(&mut self, changes: usize) {
-        let mut recording = self.node.record_within(self.limits);
-        for _ in 0..changes {
-            let note = "x".repeat(1 + usize::try_from(self.random(400)).unwrap());
-            match self.random(40) {
-                0 => self.write(&mut recording, &note, Fate::Unseen),
-                1 => {
-                    self.write(&mut recording, &note, Fate::Lost);
-                    drop(recording);
-                    recording = self.node.record_within(self.limits);
-                }
-                2..5 => {
-                    let sql = "DELETE FROM payments WHERE id % 3 = (SELECT max(id) FROM payments) % 3";
-                    self.hours += 1;
-                    let statements = [sql.into(), self.node.statements("").pop().unwrap()];
-                    let (data_version, received_at) = (DataVersion::new(self.node.version + 1), self.now());
-                    let transaction = self.node.connection.transaction().unwrap();
-                    for statement in &statements {
-                        transaction.execute(statement, []).unwrap();
-                    }
-                    recording
-                        .record(&crate::log::DbWrite { data_version, statements: &statements, received_at })
-                        .unwrap();
-                    transaction.commit().unwrap();
-                    self.node.version += 1;
-                }
-                _ => self.write(&mut recording, &note, Fate::Committed),
-            }
-        }
-        let newest = recording.newest().unwrap().seq;
-        let mut sealer = Sealer::new(self.node.backup(), self.limits).unwrap();
-        sealer.advance(newest, &mut |_| ControlFlow::Continue(())).unwrap();
-    }
-
-    pub(super) fn lock(&self) -> SharedLock {
-        SharedLock::of(self.node.backup().directory().lock(names::LOCK).unwrap())
-    }
-
-    pub(super) fn compact(&self, policy: &KeepPolicy) -> Compaction {
-        let mut watch = |_| ControlFlow::Continue(());
-        match self.node.backup().compact(policy, self.clock(), AT_ONCE, &self.lock(), &mut watch).unwrap() {
-            CompactOutcome::Done(compaction) => compaction,
-            CompactOutcome::Interrupted => panic!("nobody interrupted it"),
-        }
-    }
-
-    pub(super) fn held(&self) -> Held {
-        held(&self.node.backup())
-    }
-
-    pub(super) fn verify(&self) -> Report {
-        verify(&self.node.backup_lock.backend_url, Scope::default(), &|_, _| {}).unwrap()
-    }
-
-    pub(super) fn files(&self) -> Vec<String> {
-        let mut names = self.node.backup().directory().list().unwrap();
-        names.sort_unstable();
-        names
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.node.backup().read_bytes().unwrap().total()
-    }
-}
-
-fn held(backup: &Arc<Backup>) -> Held {
-    let (history, read) = backup.read_history();
-    read.unwrap();
-    let views = Views::new(Arc::clone(backup), 1 << 20);
-    let mut all = Held::new();
-    let read = history.for_versions_after(None, &mut |version| {
-        let view = views.open(&history.plan(version).unwrap()).unwrap();
-        let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
-        assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
-        let statements = backup.statements(&history.records_of(version).unwrap()).unwrap();
-        all.insert(version.data_version.get(), (bytes, statements));
-        ControlFlow::Continue(())
-    });
-    read.unwrap();
-    assert_eq!(history.version_count(), all.len() as u64);
-    all
-}
-
-pub(super) fn policy(within: &str, daily: &str) -> KeepPolicy {
-    let span = |text: &str| Some(text.parse().unwrap());
-    KeepPolicy { within: span(within), daily: span(daily), ..KeepPolicy::default() }
-}
-
-/// Checks that what is there is part of what was, and that nothing is there that should not be.
-pub(super) fn expect_part_of(now: &Held, before: &Held, what: &str) {
-    for (version, held) in now {
-        assert!(before.get(version) == Some(held), "{what}: version {version} is another one");
-    }
-}
+use hourly::{AT_ONCE, HOUR, Hourly, LIMITS, expect_part_of, held, policy};
 
 #[test]
 fn versions_that_are_kept_are_the_same_byte_for_byte() {
@@ -487,7 +343,7 @@ fn what_a_snapshot_builds_on_that_is_not_sealed_yet_stays_readable() {
     let base = |it: &Hourly| {
         let (history, _) = it.node.backup().read_history();
         let base = history.unsealed_snapshots().next().unwrap().1.base.unwrap();
-        let format::record::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
+        let format::snapshot_ref::DeltaBase::Segment(base) = base else { panic!("{base:?}") };
         base
     };
     let before = it.held();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
 
-use super::tests::{HOUR, Hourly, expect_part_of};
+use super::tests::hourly::{HOUR, Hourly, expect_part_of};
 use super::*;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;

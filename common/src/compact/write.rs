@@ -1,4 +1,4 @@
-//! Writing the file `remains`, and reading it back before it counts.
+//! Writing of the file `remains`, and reading it back before it counts.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -22,21 +22,21 @@ use format::remains_directory::{PartEntry, RemainsDirectory, Thinned};
 use format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use format::units::{Seq, Timestamp};
 
-/// Bytes that are gathered before they are written, and synced.
+/// Bytes per write and sync.
 const BUFFER: usize = 256 << 10;
 
-/// How many times as long as a buffer took nothing is written then.
+/// The pause after a buffer, in multiples of the time that it took to write it.
 const PAUSES: u32 = 4;
 
-/// Longest pause after a buffer was written.
+/// Maximum pause after a buffer.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// The name until it is whole and durable.
+/// Temporary name, until the file is complete and durable.
 pub(super) fn temporary_name() -> String {
     format!("{}{TEMPORARY_ENDING}", names::REMAINS)
 }
 
-/// Writes bytes one behind the other, and leaves the disk to others most of the time.
+/// Buffered output with pauses, so that the disk stays available to others.
 struct Output {
     file: Box<dyn StoredFile>,
     buffer: Vec<u8>,
@@ -55,14 +55,14 @@ impl Output {
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         if self.pace == Pace::Gentle {
-            // A long sync in one piece would hold up those of the recorder.
+            // One long sync would block those of the recorder.
             self.file.sync()?;
             thread::sleep((began.elapsed() * PAUSES).min(PAUSE_MAX));
         }
         Ok(())
     }
 
-    /// Adds a part or the directory, behind its checksum; returns where that is, and what it is.
+    /// Adds a part or the directory with its checksum; returns offset and checksum.
     fn push_block(&mut self, backup: &Backup, block: &[u8]) -> (u64, u32) {
         let offset = self.at();
         let checksum = block_checksum(backup.manifest().uuid, offset, block);
@@ -72,13 +72,13 @@ impl Output {
     }
 }
 
-/// The segments that are told of, ascending.
+/// The segments with a part, ascending.
 fn told(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
     let of_pieces = needed.iter().map(|needed| needed.segment);
     of_pieces.chain(plan.gaps.iter().map(|gap| gap.last_segment)).chain(plan.bases.iter().copied()).collect()
 }
 
-/// Bytes of the file.
+/// Length of the new file in bytes.
 pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
     let mut at = REMAINS_HEADER_LEN as u64;
     let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
@@ -98,7 +98,7 @@ pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
     at + (BLOCK_HEADER_LEN + contents.encode().len() + REMAINS_FOOTER_LEN) as u64
 }
 
-/// Writes what remains under a temporary name, durably. Breaks when `watch`, which is told how many bytes are written, does.
+/// Writes the new file durably under a temporary name. Breaks when `watch`, which gets the number of written bytes, does.
 pub(super) fn write(
     backup: &Backup,
     plan: &Plan,
@@ -151,9 +151,8 @@ pub(super) fn write(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Reads what was written as it will be read once the dropped segments are gone: every page that something kept builds on,
-/// what versions that are kept alone need, and every page of the newest database that is sealed. What is not the same as it is
-/// now is an error.
+/// Reads the new file as readers will after the compaction: every page that something kept builds on, what single kept versions
+/// need, and every page of the newest sealed database. Any difference to the current state is an error.
 pub(super) fn read_back(
     backup: &Backup,
     plan: &Plan,
@@ -201,7 +200,7 @@ pub(super) fn read_back(
     }
 }
 
-/// Whether bytes are what is kept of a piece.
+/// Whether bytes equal the kept part of a piece.
 fn expected(now: &Segments, plan: &Plan, at: Location, role: Role, bytes: &[u8]) -> Result<bool, ReadError> {
     let mut is_same = false;
     now.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, before| {

@@ -1,7 +1,7 @@
-//! Rows compared whatever their order: two tables hold the same when the sums of their rows' fingerprints are the same.
+//! Comparison of rows in any order: two tables are equal when the sums of their rows' fingerprints are equal.
 //!
-//! A sum needs no memory, however many rows there are, and says nothing of the rows. Fingerprints have 128 bits and another key
-//! each time, so that rows cannot be prepared of which two sets have the same sum.
+//! A sum takes constant memory, and reveals nothing of the rows. Fingerprints have 128 bits and a random key each time, so that
+//! two sets of rows with equal sums cannot be prepared.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher, RandomState};
@@ -13,30 +13,30 @@ use super::rows::{RowSource, TakeRows, for_other_rows};
 use super::table::KeyOrder;
 use super::value::Value;
 
-/// Sums that the rows of a table are divided among, so that those that differ can be looked for a part at a time.
+/// Number of partial sums of a table's rows, so that differing rows can be searched in one part at a time.
 const PARTS: usize = 4096;
 
-/// Fingerprints that are in memory at once, when rows are looked for.
+/// Maximum number of fingerprints in memory while differing rows are searched.
 const ROWS_AT_ONCE: u64 = 1 << 20;
 
-/// Makes fingerprints that can be compared with each other.
+/// Computes fingerprints; only those of one instance are comparable.
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprints([RandomState; 2]);
 
-/// What stands for all values of a row.
+/// The fingerprint of a row's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint(u128);
 
-/// The sum of some rows.
+/// The sum of the fingerprints of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RowSum {
-    /// How many there are.
+    /// Number of rows.
     pub(crate) rows: u64,
     sum: u128,
 }
 
 impl Fingerprints {
-    /// The fingerprint of a row: equal for rows that are equal bit by bit.
+    /// The fingerprint of a row: equal for rows with equal bits.
     pub(crate) fn of<'v>(&self, row: impl Iterator<Item = ValueRef<'v>>) -> Fingerprint {
         let mut hashers = self.0.each_ref().map(RandomState::build_hasher);
         for value in row {
@@ -76,11 +76,11 @@ impl Fingerprint {
     }
 }
 
-/// As [`for_other_rows`], of rows that have no key of their own: one that both have is the same, wherever it is. The first
-/// columns, by which the rows are sorted, say where a row is, and nothing else.
+/// Like [`for_other_rows`], for rows without a key: equal rows match wherever they are. The first columns, by which the rows are
+/// sorted, only give the position of a row.
 ///
-/// Of tables that are the same the rows are read once. Where they differ they are read at least twice more, and as often as it
-/// takes to have only some of their fingerprints in memory at a time.
+/// The rows of equal tables are read once. Others are read at least twice more, and as often as needed to have only some of their
+/// fingerprints in memory at a time.
 pub(crate) fn for_other_rows_in_any_order(
     sources: (RowSource<'_>, RowSource<'_>),
     place: &[KeyOrder],
@@ -113,7 +113,7 @@ pub(crate) fn for_other_rows_in_any_order(
     Ok(rows)
 }
 
-/// Hands out the rows of some parts of which one has more than the other.
+/// Passes on the rows of some parts that one side has more often than the other.
 fn for_other_rows_of(
     sources: (RowSource<'_>, RowSource<'_>),
     place: &[KeyOrder],
@@ -121,7 +121,7 @@ fn for_other_rows_of(
     parts: &[bool],
     take: TakeRows<'_>,
 ) -> rusqlite::Result<ControlFlow<()>> {
-    // How often ours has a row more than theirs.
+    // How many more times our side has a row than theirs.
     let mut more: HashMap<Fingerprint, i64> = HashMap::new();
     let of_parts = |row: Option<&[Value]>| row.map(print).filter(|row| parts.get(row.part()) == Some(&true));
     for_other_rows(sources, place, &mut |our, their| {
@@ -142,7 +142,7 @@ fn for_other_rows_of(
         let their = their.filter(|_| is_left(their, -1));
         flow = match (our, their) {
             (None, None) => ControlFlow::Continue(()),
-            // Only what is in the same place can be the same row, changed.
+            // Only rows in the same position can be the same row, changed.
             (Some(_), Some(_)) if place.is_empty() => match take(our, None) {
                 ControlFlow::Continue(()) => take(None, their),
                 ended => ended,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        /// Few values, so that rows that are the same and rows that are nearly the same are frequent.
+        /// Few values, so that equal and nearly equal rows are frequent.
         #[test]
         fn sums_are_the_same_if_and_only_if_the_rows_are(
             ours in prop::collection::vec((value(), value()), 0..5),
@@ -196,7 +196,7 @@ mod tests {
             prop_assert_eq!(sum(&ours), sum(&turned));
         }
 
-        /// What is handed out is what is left when each row of one is crossed out with one of the other.
+        /// The rows passed on are those left when equal rows are removed in pairs.
         #[test]
         fn rows_of_which_one_has_more_are_handed_out_so_many_times(
             ours in prop::collection::vec((value(), value()), 0..8),

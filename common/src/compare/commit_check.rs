@@ -1,7 +1,7 @@
-//! Whether the database of `lightningd` is what a recorded version says.
+//! Whether the database of `lightningd` equals a recorded version.
 //!
-//! The version rules tell by numbers alone. But another transaction may have taken a number while `lightningd` ran without the
-//! recorder, and another program may have changed the database without a new number. The contents can tell.
+//! The version rules use numbers alone. But another transaction may have taken a number while `lightningd` ran without the
+//! recorder, and another program may have changed the database without a new number. Only the contents show that.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::replay::reason;
 use crate::storage::read_error::ReadError;
 use format::units::{DataVersion, PageNo};
 
-/// What the comparison found.
+/// Result of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The database holds the recorded version.
+    /// The database equals the recorded version.
     Same,
-    /// It holds something else in these tables.
+    /// These tables differ.
     Differs(Vec<String>),
     /// The recorded version cannot be opened.
     Unreadable,
 }
 
-/// Compares a version of `history` with the database: page by page first, which is enough when both were written by the same
-/// SQLite, then all rows of all tables.
+/// Compares a version of `history` with the database: first page by page, which suffices when the same SQLite wrote both, then
+/// all rows of all tables.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -70,11 +70,11 @@ pub(crate) fn compare_version(
     }
 }
 
-/// What of the first page says nothing about contents: how often the file was written, and by which SQLite (file format
-/// §1.3, bytes 24 to 27 and 92 to 99).
+/// Bytes of page 1 that do not concern contents: write counters and the version of SQLite (file format §1.3, bytes 24 to 27 and
+/// 92 to 99).
 const ABOUT_THE_WRITER: [Range<usize>; 2] = [24..28, 92..100];
 
-/// Why the pages are not the same, as far as can be told.
+/// Why the pages are not known to be equal.
 enum NotSame {
     Differs,
     Ours(ReadError),
@@ -87,7 +87,7 @@ impl From<LiveDatabaseError> for NotSame {
     }
 }
 
-/// Whether two databases have the same pages, and so the same contents. Ends at the first that differs.
+/// Whether two databases have equal pages, and so equal contents. Stops at the first difference.
 fn same_pages(ours: &dyn PageSource, theirs: &LiveDatabase) -> Result<bool, LiveDatabaseError> {
     if (ours.page_size(), ours.page_count()) != (theirs.page_size(), theirs.page_count()) {
         return Ok(false);
@@ -102,7 +102,7 @@ fn same_pages(ours: &dyn PageSource, theirs: &LiveDatabase) -> Result<bool, Live
         Ok(()) => Ok(true),
         Err(NotSame::Differs) => Ok(false),
         Err(NotSame::Ours(error)) => {
-            // The comparison of rows decides: it may get by without that page.
+            // The comparison of rows decides: it may not need that page.
             log::error!("{error}");
             Ok(false)
         }
@@ -110,7 +110,7 @@ fn same_pages(ours: &dyn PageSource, theirs: &LiveDatabase) -> Result<bool, Live
     }
 }
 
-/// Whether two databases have the same page.
+/// Whether a page is equal in two databases, except for the bytes about the writer.
 pub(crate) fn same_but_for_the_writer(page: PageNo, ours: &[u8], theirs: &[u8]) -> bool {
     ours == theirs || page == PageNo::FIRST && without_writer(ours) == without_writer(theirs)
 }
@@ -150,12 +150,12 @@ mod tests {
         }
         assert!(compare(&node), "the usual case: this is why it is looked at");
         let file = OpenOptions::new().write(true).open(node.database()).unwrap();
-        // Change counter, the counter that the version is valid for, the version.
+        // Change counter, version-valid-for counter, SQLite version.
         for (offset, bytes) in [(24, [0, 0, 7, 7]), (92, [0, 0, 7, 7]), (96, [0, 45, 0, 1])] {
             file.write_all_at(&bytes, offset).unwrap();
         }
         assert!(compare(&node));
-        // The user version, which somebody set.
+        // The user version, which was changed.
         file.write_all_at(&[0, 0, 0, 1], 60).unwrap();
         assert!(!compare(&node));
         file.write_all_at(&[0, 0, 0, 0], 60).unwrap();

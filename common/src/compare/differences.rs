@@ -1,8 +1,7 @@
-//! What differs in two databases, row by row: whose keys are where, and which columns say something else. Values are never
-//! told: they may be secrets.
+//! The differences of two databases, row by row: keys and columns. Values are never reported: they may be secrets.
 //!
-//! Both are read once, in the order of their keys, side by side: nothing of them is kept. Rows without a key that means
-//! anything are compared whatever their order ([`any_order`](super::any_order)), in more passes where they differ.
+//! Both are read once, side by side, in the order of their keys; nothing is kept. Rows without a meaningful key are compared in
+//! any order ([`any_order`](super::any_order)), in more passes where they differ.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,73 +14,73 @@ use super::rows::for_other_rows;
 use super::table::{Layout, Table, schema_entries, tables};
 use super::value::Value;
 
-/// Rows that are told of each table.
+/// Maximum number of rows reported per table.
 const ROWS_TOLD: usize = 20;
 
 /// What differs.
 #[derive(Debug, Default)]
 pub struct ContentDifferences {
-    /// Tables, indexes and all else that the schema names.
+    /// Differing tables, indexes and other entries of the schema.
     pub schema: Vec<SchemaDifference>,
     /// Tables whose rows differ, by name.
     pub tables: Vec<TableDifferences>,
-    /// Rows of the backup that were compared.
+    /// Number of compared rows of the backup.
     pub rows: u64,
 }
 
 impl ContentDifferences {
-    /// Whether there is nothing that differs.
+    /// Whether there are no differences.
     pub fn is_empty(&self) -> bool {
         self.schema.is_empty() && self.tables.is_empty()
     }
 }
 
-/// Something in the schema that differs.
+/// A differing entry of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaDifference {
     /// `table`, `index`, `trigger` or `view`.
     pub kind: String,
-    /// Its name.
+    /// Name of the entry.
     pub name: String,
-    /// Which of the two has it, or that both say something else.
+    /// Which side has it, or that the definitions differ.
     pub which: WhichRow,
 }
 
-/// The rows of a table that differ.
+/// The differing rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDifferences {
-    /// Its name.
+    /// Name of the table.
     pub table: String,
-    /// The first of them.
+    /// The first differing rows.
     pub first: Vec<RowDifference>,
-    /// Rows that the backup has and the database does not.
+    /// Number of rows that only the backup has.
     pub only_in_backup: u64,
-    /// Rows that the database has and the backup does not.
+    /// Number of rows that only the database has.
     pub only_in_database: u64,
-    /// Rows that both have and that say something else.
+    /// Number of rows that differ.
     pub changed: u64,
 }
 
-/// A row that differs.
+/// A differing row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowDifference {
-    /// Its rowid or primary key; empty for a row of a table that has neither. Where VACUUM changes rowids, a row has this one in
-    /// the database that has the row.
+    /// Rowid or primary key; empty for a row of a table without either. Where VACUUM changes rowids, this is the rowid in the
+    /// database that has the row.
     pub key: Vec<KeyPart>,
-    /// Which of the two has it, or that both have another.
+    /// Which side has it, or that the rows differ.
     pub which: WhichRow,
-    /// The columns that say something else.
+    /// The columns that differ.
     pub columns: Vec<String>,
 }
 
-/// Who has a row, or an entry of the schema.
+/// Which side has a row, or an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichRow {
-    /// The backup only.
+    /// Only the backup.
     OnlyInBackup,
-    /// The database only.
+    /// Only the database.
     OnlyInDatabase,
-    /// Both, and they are not the same.
+    /// Both, with differences.
     Changed,
 }
 
@@ -98,9 +97,9 @@ impl fmt::Display for WhichRow {
 /// A column of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPart {
-    /// Its name; `rowid` for an implicit one.
+    /// Name of the column; `rowid` for an implicit rowid.
     pub column: String,
-    /// Its value, in words.
+    /// The value as text.
     pub value: String,
 }
 
@@ -110,10 +109,10 @@ impl fmt::Display for KeyPart {
     }
 }
 
-/// Finds what differs.
+/// Finds all differences.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When one of the databases cannot be read.
 pub(crate) fn differences(backup: &Connection, database: &Connection) -> rusqlite::Result<ContentDifferences> {
     let mut found = ContentDifferences { schema: schema_differences(backup, database)?, ..Default::default() };
     let theirs: BTreeMap<String, Table> =
@@ -121,7 +120,7 @@ pub(crate) fn differences(backup: &Connection, database: &Connection) -> rusqlit
     for ours in tables(backup)? {
         let Some(theirs) = theirs.get(&ours.name) else { continue };
         let layout = Layout::of(backup, &ours)?;
-        // Told of the schema already; the rows of other columns are other rows.
+        // Already reported with the schema; rows with other columns are not comparable.
         if layout != Layout::of(database, theirs)? {
             continue;
         }
@@ -172,12 +171,12 @@ fn key_of(layout: &Layout, row: &[Value]) -> Vec<KeyPart> {
     parts.map(|(column, value)| KeyPart { column: column.clone(), value: value.to_string() }).collect()
 }
 
-/// How the rows of a table are told from each other.
+/// How rows are matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
-    /// By their keys.
+    /// By key.
     Key,
-    /// By all that they say: they have no key, or one that VACUUM changes.
+    /// By contents: they have no key, or one that VACUUM changes.
     Contents,
 }
 
@@ -283,7 +282,7 @@ mod tests {
                 "UPDATE taken SET oid = 3.0 WHERE _rowid_ = 'x'",
                 r"taken 1 1 0; [] only in the backup []; [] only in the database []",
             ),
-            // The same key to SQLite, and another value.
+            // An equal key for SQLite, with another value.
             ("UPDATE b SET l = 2.0 WHERE l = 2", r#"b 0 0 1; [l = 2, k = 'l'] differs ["l"]"#),
             ("UPDATE n SET k = 'A' WHERE k = 'a'", r#"n 0 0 1; [k = 'a'] differs ["k"]"#),
             (
@@ -316,7 +315,7 @@ mod tests {
         assert_eq!(found.tables[0].changed, 1);
     }
 
-    /// Sorted otherwise than texts: numbers that are the same key, texts that are no UTF-8, other collations.
+    /// Other sort orders than that of texts: numbers with equal keys, texts that are not UTF-8, other collations.
     #[test]
     fn rows_are_found_whatever_their_key_is_sorted_by() {
         let many = "INSERT OR IGNORE INTO b (l, k) VALUES (1, 'z'), (1.0, 'y'), (9007199254740993, 'k'), \
@@ -336,7 +335,7 @@ mod tests {
              DELETE FROM log WHERE at = 1";
         let told = |sql: &str| told_of(made, &format!("{made}; {sql}"));
         assert_eq!(told("VACUUM"), "");
-        // Rows 2 to 5 are rows 1 to 4 then. Of two that are the same the first is named.
+        // Rows 2 to 5 are then rows 1 to 4. Of two equal rows the first is named.
         assert_eq!(told("DELETE FROM log WHERE at = 3; VACUUM"), "log 1 0 0; [rowid = 4] only in the backup []");
         assert_eq!(told("INSERT INTO log VALUES (3, 'c'); VACUUM"), "log 0 1 0; [rowid = 3] only in the database []");
         assert_eq!(

@@ -1,8 +1,8 @@
-//! Whether two databases hold the same: every row of every table, whatever the layout of pages.
+//! Whether two databases have equal contents: every row of every table, whatever the layout of pages.
 //!
-//! Pages do not tell: two releases of SQLite leave different bytes in the unused parts of the same page. Nor do all rowids:
-//! VACUUM, which `lightningd` runs without telling, gives new ones to the rows of tables that have neither an index nor an
-//! `INTEGER PRIMARY KEY`. Of those tables the rows are compared, in any order ([`Rowids::KeptByVacuum`]).
+//! Pages do not decide: two releases of SQLite leave different bytes in the unused parts of a page. Nor do all rowids: VACUUM,
+//! which `lightningd` runs without a change of version, renumbers the rows of tables without an index and without an `INTEGER
+//! PRIMARY KEY`. The rows of those tables are compared in any order ([`Rowids::KeptByVacuum`]).
 
 pub(crate) mod any_order;
 pub(crate) mod commit_check;
@@ -23,7 +23,7 @@ use self::table::{Table, quoted, schema_entries, tables};
 /// Which implicit rowids are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rowids {
-    /// All of them: no VACUUM can lie between the two.
+    /// All of them: no VACUUM can have run in between.
     All,
     /// Those that VACUUM does not change.
     KeptByVacuum,
@@ -31,10 +31,10 @@ pub(crate) enum Rowids {
 
 /// Compares the schemas and all rows of two databases. Reads both once, in order.
 ///
-/// Tables of statistics (`sqlite_stat1` and its like) are no content.
+/// Tables of statistics (`sqlite_stat1` and similar) are ignored.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When one of the databases cannot be read.
 pub(crate) fn same_contents(ours: &Connection, theirs: &Connection, rowids: Rowids) -> rusqlite::Result<bool> {
     let mut same = true;
     for_differing_tables(ours, theirs, rowids, &mut |_| {
@@ -44,11 +44,11 @@ pub(crate) fn same_contents(ours: &Connection, theirs: &Connection, rowids: Rowi
     Ok(same)
 }
 
-/// The names of the tables that differ, in order: in their rows, their columns, their indexes or triggers, or in that only one
-/// has them; and those of views. Of each table no more is read than up to the first row that tells.
+/// The names of the differing tables and views, in order: those with other rows, columns, indexes or triggers, and those that
+/// only one side has. Each table is read only up to the first difference.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When one of the databases cannot be read.
 pub(crate) fn differing_tables(ours: &Connection, theirs: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut names = BTreeSet::new();
     for_differing_tables(ours, theirs, Rowids::KeptByVacuum, &mut |table| {
@@ -58,7 +58,7 @@ pub(crate) fn differing_tables(ours: &Connection, theirs: &Connection) -> rusqli
     Ok(names.into_iter().collect())
 }
 
-/// Hands the name of each table that differs to `take`, until it breaks.
+/// Passes the name of each differing table to `take`, until it breaks.
 fn for_differing_tables(
     ours: &Connection,
     theirs: &Connection,
@@ -82,7 +82,7 @@ fn for_differing_tables(
     Ok(())
 }
 
-/// A query for all rows in the order in which they are stored: by rowid, or by the key of a table without.
+/// A query for all rows in storage order: by rowid, or by the key of a WITHOUT ROWID table.
 fn rows_in_order(table: &Table, rowids: Rowids) -> String {
     let name = quoted(&table.name);
     match table.rowid {
@@ -90,7 +90,7 @@ fn rows_in_order(table: &Table, rowids: Rowids) -> String {
             format!("SELECT * FROM main.{name} ORDER BY {rowid}")
         }
         Some(rowid) => format!("SELECT {rowid}, * FROM main.{name} ORDER BY {rowid}"),
-        // An index that has all columns would have them in another order.
+        // A covering index would have the rows in another order.
         None => format!("SELECT * FROM main.{name} NOT INDEXED"),
     }
 }
@@ -106,7 +106,7 @@ fn same_rows(table: &Table, rowids: Rowids, ours: &Connection, theirs: &Connecti
     let in_any_order = table.is_renumbered && rowids == Rowids::KeptByVacuum;
     let prints = Fingerprints::default();
     let mut sums = [RowSum::default(); 2];
-    // Rows that are the same in either order say nothing of the others, and most tables end here.
+    // Rows that are equal in storage order need no other comparison, and most tables end here.
     let mut together = true;
     loop {
         let pair = [ours.next()?, theirs.next()?];
@@ -131,7 +131,7 @@ fn row_values<'r>(row: &'r Row<'_>, columns: usize) -> rusqlite::Result<Vec<Valu
 fn same_row(our: &Row<'_>, their: &Row<'_>, columns: usize) -> rusqlite::Result<bool> {
     for column in 0..columns {
         let same = match (our.get_ref(column)?, their.get_ref(column)?) {
-            // 0.0 and -0.0 are two numbers.
+            // 0.0 and -0.0 are different values.
             (ValueRef::Real(our), ValueRef::Real(their)) => our.to_bits() == their.to_bits(),
             (our, their) => our == their,
         };
@@ -163,7 +163,7 @@ mod tests {
         connection
     }
 
-    /// As after a kill, when VACUUM may lie between the two.
+    /// As after a kill: VACUUM may have run in between.
     fn same(ours: &Connection, theirs: &Connection) -> bool {
         let same = same_contents(ours, theirs, Rowids::KeptByVacuum).unwrap();
         assert_eq!(same, differing_tables(ours, theirs).unwrap().is_empty());
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(differing_tables(&both, &database("")).unwrap(), ["a", "b"]);
     }
 
-    /// Tables of which some rows are gone, before and after VACUUM: as the SQLite that is built in does it.
+    /// Tables with deleted rows, before and after a VACUUM by the bundled SQLite.
     #[test]
     fn of_a_table_that_vacuum_renumbers_the_rows_are_compared_and_of_others_the_rowids_too() {
         for (table, is_renumbered) in [
@@ -261,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same rows in any order are the same, and no others: compared with sorting them.
+        /// Equal rows in any order are equal, and no others: checked by sorting.
         #[test]
         fn rows_are_the_same_in_any_order_and_no_others_are(
             ours in prop::collection::vec((0..3_i64, prop::sample::select(vec!["a", "A", ""])), 0..6),

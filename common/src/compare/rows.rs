@@ -1,4 +1,4 @@
-//! The rows of two tables side by side, in the order in which both keep them: nothing of them is kept.
+//! The rows of two tables side by side, in storage order, without keeping them.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
@@ -8,18 +8,18 @@ use rusqlite::{Connection, Row, Rows, Statement, ffi};
 use super::table::{KeyOrder, compare_keys};
 use super::value::Value;
 
-/// Where rows are read: on a connection, by a query.
+/// A connection and a query for rows; `None` for no rows.
 pub(crate) type RowSource<'a> = Option<(&'a Connection, &'a str)>;
 
-/// What to do with a row of one and that of the other; whether to go on.
+/// Callback for a row of each side; whether to continue.
 pub(crate) type TakeRows<'t> = &'t mut dyn FnMut(Option<&[Value]>, Option<&[Value]>) -> ControlFlow<()>;
 
-/// Reads the rows of two queries that are in the same order, of which the first columns, the key, say which row it is, and
-/// hands those to `take` that only one has, or that differ, until it breaks. Without a key the first row of one is taken for
-/// the first of the other, and so on. A query that is not there has none. Returns how many rows the first has.
+/// Reads the rows of two queries in the same order, whose first columns are the key, and passes those to `take` that only one
+/// side has, or that differ, until it breaks. Without a key rows are matched by position. Returns the number of rows of the first
+/// query.
 ///
 /// # Errors
-/// Also when the rows are not in this order: then nothing could be said of them.
+/// Also when the rows are not in this order: then the comparison would be meaningless.
 pub(crate) fn for_other_rows(
     (ours, theirs): (RowSource<'_>, RowSource<'_>),
     key: &[KeyOrder],
@@ -59,7 +59,7 @@ pub(crate) fn for_other_rows(
     }
 }
 
-/// Rows that come in the order of their keys.
+/// Rows in the order of their keys, which is checked.
 struct InOrder<'q> {
     rows: Rows<'q>,
     columns: usize,

@@ -1,4 +1,4 @@
-//! The tables of a database: how their rows can be told from each other, and in which order they are read.
+//! The tables of a database: how their rows are identified, and in which order they are read.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use rusqlite::Connection;
 
 use super::value::{Collation, Value};
 
-/// Type and name of what the schema has, and which table it is of and how it was made.
+/// Entries of the schema: by type and name the table and the SQL text.
 pub(crate) type SchemaEntries = BTreeMap<(String, String), (String, Option<String>)>;
 
-/// What the schema of a database has.
+/// The entries of the schema of a database.
 pub(crate) fn schema_entries(connection: &Connection) -> rusqlite::Result<SchemaEntries> {
     let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'";
     let mut statement = connection.prepare(sql)?;
@@ -18,15 +18,15 @@ pub(crate) fn schema_entries(connection: &Connection) -> rusqlite::Result<Schema
     rows.collect()
 }
 
-/// A table, and how its rows can be told from each other.
+/// A table, and how its rows are identified.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) name: String,
-    /// By what name its implicit rowid can be asked for.
+    /// A name of its implicit rowid.
     pub(crate) rowid: Option<&'static str>,
-    /// Whether it has none: it is kept in the order of its primary key.
+    /// Whether it is a WITHOUT ROWID table, stored in the order of its primary key.
     pub(crate) is_without_rowid: bool,
-    /// Whether its rows have rowids that VACUUM changes.
+    /// Whether VACUUM changes its rowids.
     pub(crate) is_renumbered: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
         .collect()
 }
 
-/// A name of the rowid that no column of the table has taken (SQLite, "ROWIDs and the INTEGER PRIMARY KEY").
+/// A name of the rowid that is not a column of the table (SQLite, "ROWIDs and the INTEGER PRIMARY KEY").
 fn rowid_name(connection: &Connection, table: &str) -> rusqlite::Result<Option<&'static str>> {
     for name in ["rowid", "_rowid_", "oid"] {
         let taken = "SELECT count(*) FROM pragma_table_xinfo(?1) WHERE name = ?2 COLLATE NOCASE";
@@ -58,15 +58,15 @@ fn rowid_name(connection: &Connection, table: &str) -> rusqlite::Result<Option<&
     Ok(None)
 }
 
-/// Whether a table has neither an `INTEGER PRIMARY KEY` nor an index, be it one that SQLite makes by itself for any other
-/// key. VACUUM copies the rows of such a table to new rowids, in their order (`sqlite3XferOptimization`).
+/// Whether a table has neither an `INTEGER PRIMARY KEY` nor an index, including automatic ones. VACUUM copies the rows of such a
+/// table to new rowids, in order (`sqlite3XferOptimization`).
 fn has_no_key(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
     let keys = "SELECT (SELECT count(*) FROM pragma_table_xinfo(?1) WHERE pk > 0) \
          + (SELECT count(*) FROM pragma_index_list(?1))";
     connection.query_row(keys, [table], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
-/// A column of a key: how SQLite sorts it.
+/// The sort order of a key column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyOrder {
     pub(super) collation: Collation,
@@ -77,7 +77,7 @@ impl KeyOrder {
     pub(super) const ROWID: Self = Self { collation: Collation::Binary, is_descending: false };
 }
 
-/// Where the key of a row stands beside that of another one, in the order in which SQLite keeps them.
+/// Compares two keys as SQLite sorts them.
 pub(crate) fn compare_keys(order: &[KeyOrder], ours: &[Value], theirs: &[Value]) -> Ordering {
     let columns = order.iter().zip(ours.iter().zip(theirs));
     columns
@@ -89,16 +89,16 @@ pub(crate) fn compare_keys(order: &[KeyOrder], ours: &[Value], theirs: &[Value])
         .unwrap_or(Ordering::Equal)
 }
 
-/// What a table is read as: its columns, of which the first are the key.
+/// The columns of a table as they are read, the key first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Columns of the key; none if its rows are all that they say.
+    /// Columns of the key; none if only the contents identify a row.
     pub(crate) key: Vec<String>,
-    /// How each of them is sorted.
+    /// Sort order of each key column.
     pub(crate) order: Vec<KeyOrder>,
-    /// Whether the key is a rowid, which is asked for under this name.
+    /// Name of the rowid, if the key is a rowid.
     pub(crate) rowid: Option<&'static str>,
-    /// All columns, whether in the key or not.
+    /// All columns, including those of the key.
     pub(crate) columns: Vec<String>,
 }
 
@@ -109,19 +109,19 @@ impl Layout {
         let columns = statement.query_map([&table.name], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         let (key, order) = match table.rowid {
             Some(_) => (vec!["rowid".to_owned()], vec![KeyOrder::ROWID]),
-            // None where all names of its rowid are taken by columns: its rows are all that they say.
+            // All names of the rowid are columns: only the contents identify a row.
             None if !table.is_without_rowid => (Vec::new(), Vec::new()),
             None => primary_key(connection, &table.name)?,
         };
         Ok(Self { key, order, rowid: table.rowid, columns })
     }
 
-    /// Reads the key, then all columns, in the order of the key.
+    /// A query for the key and all columns, in the order of the key.
     pub(crate) fn query(&self, table: &str) -> String {
         format!("{} {}", self.select(table, &self.columns), self.in_order())
     }
 
-    /// Reads the key, then these columns; NULL for those that the table does not have.
+    /// A query for the key and these columns; NULL for missing ones.
     pub(crate) fn select(&self, table: &str, columns: &[String]) -> String {
         let key = match self.rowid {
             Some(rowid) => vec![rowid.to_owned()],
@@ -133,20 +133,20 @@ impl Layout {
         format!("SELECT {} FROM main.{}", read.join(", "), quoted(table))
     }
 
-    /// What makes SQLite read the rows in the order in which it keeps them: nothing is sorted, for which an overlay has no
-    /// room, and no index is read in place of the table.
+    /// The clause that makes SQLite read the rows in storage order: without sorting, for which an overlay has no temporary space,
+    /// and without an index in place of the table.
     pub(crate) fn in_order(&self) -> String {
         self.rowid.map_or_else(|| "NOT INDEXED".to_owned(), |rowid| format!("ORDER BY {rowid}"))
     }
 
-    /// The columns in which two rows differ, of which both have the key and then these columns.
+    /// The columns in which two rows differ; both rows begin with the key.
     pub(crate) fn differing<'l>(&'l self, our: &'l [Value], their: &'l [Value]) -> impl Iterator<Item = &'l String> {
         let values = our.iter().zip(their).skip(self.key.len());
         self.columns.iter().zip(values).filter(|(_, (our, their))| our != their).map(|(name, _)| name)
     }
 }
 
-/// The columns of the key of a table without rowids, in the order in which they are sorted.
+/// The primary key columns of a WITHOUT ROWID table, in sort order.
 fn primary_key(connection: &Connection, table: &str) -> rusqlite::Result<(Vec<String>, Vec<KeyOrder>)> {
     let sql = "SELECT x.name, x.coll, x.\"desc\" FROM pragma_index_list(?1) AS l \
          JOIN pragma_index_xinfo(l.name) AS x WHERE l.origin = 'pk' AND x.key ORDER BY x.seqno";
@@ -158,7 +158,7 @@ fn primary_key(connection: &Connection, table: &str) -> rusqlite::Result<(Vec<St
     columns.collect()
 }
 
-/// A name as SQL has it.
+/// A name as a quoted SQL identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -11,7 +11,7 @@ use format::units::Hex;
 /// A value of a row. Equal to another one only if all bits are: `1` is not `1.0`, and a text is never a blob.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// Nothing.
+    /// NULL.
     Null,
     /// A whole number.
     Integer(i64),
@@ -66,7 +66,7 @@ pub(crate) enum Collation {
 }
 
 impl Value {
-    /// As SQLite hands it out.
+    /// The value as a rusqlite type.
     pub(crate) fn as_ref(&self) -> ValueRef<'_> {
         match self {
             Self::Null => ValueRef::Null,
@@ -77,8 +77,8 @@ impl Value {
         }
     }
 
-    /// Where it stands beside another one in an index: NULL, numbers, texts, blobs. Equal are those that SQLite takes for the
-    /// same key, such as `1` and `1.0`.
+    /// Compares values as in an index: NULL, numbers, texts, blobs. Values that are equal as keys to SQLite, such as `1` and
+    /// `1.0`, are equal here.
     pub(crate) fn compare(&self, other: &Self, collation: Collation) -> Ordering {
         let class = |value: &Self| match value {
             Self::Null => 0,
@@ -131,7 +131,7 @@ impl PartialOrd for Value {
 }
 
 impl Ord for Value {
-    /// As in an index; what is the same key there and yet another value has an order of its own.
+    /// The order of an index, extended to a total order of values that are equal as keys.
     fn cmp(&self, other: &Self) -> Ordering {
         self.compare(other, Collation::Binary).then_with(|| match (self, other) {
             (Self::Real(own), Self::Real(other)) => own.total_cmp(other),
@@ -143,7 +143,7 @@ impl Ord for Value {
 }
 
 impl Collation {
-    /// The collation of this name; SQLite refuses to read an index that has any other one.
+    /// The collation with this name; SQLite cannot read an index with any other.
     pub(crate) fn named(name: &str) -> Self {
         match name {
             _ if name.eq_ignore_ascii_case("NOCASE") => Self::NoCase,
@@ -155,7 +155,7 @@ impl Collation {
     fn compare(self, own: &[u8], other: &[u8]) -> Ordering {
         match self {
             Self::Binary => own.cmp(other),
-            // To `sqlite3_strnicmp` a byte of zero is the end of either.
+            // For `sqlite3_strnicmp` a zero byte ends either text.
             Self::NoCase => {
                 let small = |text: &[u8]| {
                     text.iter().take_while(|&&byte| byte != 0).map(u8::to_ascii_lowercase).collect::<Vec<_>>()
@@ -171,7 +171,7 @@ impl Collation {
     }
 }
 
-/// A whole number and another one, exactly (`sqlite3IntFloatCompare`).
+/// Compares an integer with a float exactly (`sqlite3IntFloatCompare`).
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "after the range is known")]
 fn compare_mixed(whole: i64, real: f64) -> Ordering {
     const BOUND: f64 = 9_223_372_036_854_775_808.0;
@@ -246,14 +246,14 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-        /// SQLite itself is asked.
+        /// The reference is SQLite itself.
         #[test]
         fn values_stand_where_sqlite_puts_them(own in value(), other in value()) {
             thread_local!(static SQLITE: Connection = Connection::open_in_memory().unwrap());
             for (collation, name) in
                 [(Collation::Binary, "BINARY"), (Collation::NoCase, "NOCASE"), (Collation::RTrim, "RTRIM")]
             {
-                // NULL is less than all else, to an index: `<` would not say so.
+                // An index sorts NULL before all else, which `<` does not show.
                 let sql = format!(
                     "SELECT CASE WHEN ?1 IS ?2 COLLATE {name} THEN 0 ELSE \
                        (SELECT CASE at WHEN 1 THEN -1 ELSE 1 END FROM (SELECT 1 AS at, ?1 AS v UNION ALL SELECT 2, ?2) \
@@ -263,7 +263,7 @@ mod tests {
                 prop_assert_eq!(own.compare(&other, collation) as i64, expected, "{}", name);
                 prop_assert_eq!(other.compare(&own, collation) as i64, -expected, "{}", name);
             }
-            // Whatever differs in a bit or in its type is another value.
+            // Values with other bits or another type differ.
             let bits = |value: &Value| match value {
                 Value::Real(number) => format!("{}", number.to_bits()),
                 other => format!("{other:?}"),

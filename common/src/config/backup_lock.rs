@@ -1,4 +1,4 @@
-//! [`BackupLock`]: the file in the lightning-dir that says where the backup of this node is.
+//! [`BackupLock`]: the file in the lightning-dir that names the backup of this node.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -29,13 +29,13 @@ pub enum OnGap {
     Stop,
 }
 
-/// `backup.lock`: JSON, with the key `backend_url` of the Python plugin `backup` and keys of our own. While that plugin has
-/// a `backup.lock` of its own there, which it reads at every start, ours is called `backupfs.lock`.
+/// `backup.lock`: JSON with the key `backend_url` of the Python plugin `backup` and keys of our own. While that plugin has its
+/// own `backup.lock` there, which it reads at every start, ours is called `backupfs.lock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupLock {
     /// Where the backup is.
     pub backend_url: BackupUrl,
-    /// Which backup it is; a file made by hand may leave it out.
+    /// UUID of the backup; a file written by hand may omit it.
     pub backup_uuid: Option<Uuid>,
     /// The database, when it is not `lightningd.sqlite3` beside this file.
     pub database: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct BackupLock {
     pub on_gap: OnGap,
     /// What to do while the backup's place cannot be written to.
     pub on_unreachable: OnUnreachable,
-    /// What history the recorder keeps; without it all of it.
+    /// Which history the recorder keeps; without it, all.
     pub compact: Option<KeepPolicy>,
 }
 
@@ -51,23 +51,23 @@ pub struct BackupLock {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupLockError {
-    /// There is none.
+    /// The file does not exist.
     #[error("there is no {path}, so nobody knows where to record. For a new backup run `backupfs init --lightning-dir {dir} URL`; \
         for one that is there, `backupfs attach --lightning-dir {dir} URL`",
         path = .path.display(), dir = .path.parent().unwrap_or(Path::new(".")).display())]
     Missing {
-        /// Where it was looked for.
+        /// The expected path.
         path: PathBuf,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}; check its permissions", path = .path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It is not the JSON object expected.
+    /// The file is not the expected JSON object.
     #[error("{path} is not usable ({reason}); correct it, or move it away and run `backupfs attach`, which writes another", path = .path.display())]
     Json {
         /// The file.
@@ -75,7 +75,7 @@ pub enum BackupLockError {
         /// What is wrong.
         reason: String,
     },
-    /// Its URL is none.
+    /// Its URL is invalid.
     #[error("{path}: backend_url: {source}", path = .path.display())]
     Url {
         /// The file.
@@ -83,18 +83,18 @@ pub enum BackupLockError {
         /// What is wrong.
         source: BackupUrlError,
     },
-    /// There is one already.
+    /// The file exists already.
     #[error("{path} exists already: this node has a backup; move the file away to give it another one", path = .path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("cannot write {path}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
@@ -117,37 +117,37 @@ struct Json {
 }
 
 impl BackupLock {
-    /// Its name in the lightning-dir.
+    /// Name of the file in the lightning-dir.
     pub const FILE_NAME: &str = "backup.lock";
 
-    /// Its name beside a `backup.lock` of the Python plugin. When there is one it counts, and `backup.lock` does not.
+    /// Name beside a `backup.lock` of the Python plugin. If this file exists, `backup.lock` is ignored.
     pub const FILE_NAME_BESIDE: &str = "backupfs.lock";
 
-    /// The database that `lightningd` uses unless told otherwise.
+    /// The default database of `lightningd`.
     const DATABASE: &str = "lightningd.sqlite3";
 
-    /// A sane file is a few hundred bytes.
+    /// Maximum length; a normal file has a few hundred bytes.
     pub(crate) const LEN_MAX: u64 = 64 << 10;
 
-    /// The file in `lightning_dir` that counts, if there is one: `backupfs.lock`, or else `backup.lock`.
+    /// The file in effect in `lightning_dir`: `backupfs.lock` if it exists, or else `backup.lock`.
     pub fn path(lightning_dir: &Path) -> PathBuf {
         let beside = lightning_dir.join(Self::FILE_NAME_BESIDE);
         if beside.symlink_metadata().is_ok() { beside } else { lightning_dir.join(Self::FILE_NAME) }
     }
 
-    /// The method of the recorder that drops history.
+    /// The recorder's method for compaction.
     pub const COMPACT_METHOD: &str = "backup-compact";
 
-    /// What it is called beside the Python plugin, which has one of that name.
+    /// Its name beside the Python plugin, which has a method of that name.
     pub const COMPACT_METHOD_BESIDE: &str = "backupfs-compact";
 
-    /// What the method is called of the recorder that runs in `lightning_dir`.
+    /// The name of the method of the recorder that runs in `lightning_dir`.
     pub fn compact_method(lightning_dir: &Path) -> &'static str {
         let is_beside = Self::path(lightning_dir).ends_with(Self::FILE_NAME_BESIDE);
         if is_beside { Self::COMPACT_METHOD_BESIDE } else { Self::COMPACT_METHOD }
     }
 
-    /// The file in `lightning_dir` that is made, or made anew: never that of the Python plugin.
+    /// The file to create or replace in `lightning_dir`: never that of the Python plugin.
     fn path_to_write(lightning_dir: &Path) -> PathBuf {
         match PythonLock::find(lightning_dir) {
             Some(_) => lightning_dir.join(Self::FILE_NAME_BESIDE),
@@ -158,7 +158,7 @@ impl BackupLock {
     /// Reads the file in `lightning_dir`.
     ///
     /// # Errors
-    /// When it is absent, unreadable, not JSON, has keys that are unknown or of the wrong type, or its URL is none.
+    /// When the file is missing, unreadable, not JSON, has unknown keys or wrong types, or an invalid URL.
     pub fn read(lightning_dir: &Path) -> Result<Self, BackupLockError> {
         let path = Self::path(lightning_dir);
         let bytes = match read_small_file(&path, Self::LEN_MAX) {
@@ -169,10 +169,10 @@ impl BackupLock {
         Self::parse(&path, &bytes)
     }
 
-    /// Reads the bytes of the file at `path`.
+    /// Parses the contents of the file at `path`.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// The same as for [`read`](Self::read).
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, BackupLockError> {
         let bad = |reason: String| BackupLockError::Json { path: path.to_path_buf(), reason };
         let json: Json = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
@@ -194,10 +194,10 @@ impl BackupLock {
         Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact })
     }
 
-    /// Writes the file, durably, where there is none.
+    /// Creates the file durably.
     ///
     /// # Errors
-    /// [`BackupLockError::Exists`] when there is one: it is left as it is.
+    /// [`BackupLockError::Exists`] when there is one: it is unchanged.
     pub fn create(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
         let path = Self::path_to_write(lightning_dir);
         self.write(lightning_dir, |temporary| temporary.persist_noclobber(&path)).map_err(|source| {
@@ -208,23 +208,22 @@ impl BackupLock {
         })
     }
 
-    /// Writes the file, durably, in place of the one that is there. That is kept as it is under another name, which is
-    /// returned; there may be none.
+    /// Replaces the file durably. The old file is kept under another name, which is returned; `None` if there was none.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is there then.
+    /// When it cannot be written; then the old file is unchanged.
     pub fn replace(&self, lightning_dir: &Path) -> Result<Option<PathBuf>, BackupLockError> {
         let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
             let copy = unused_name(&path, Timestamp::now())?;
-            // Both names stand for it until the new one takes the first: whatever it is, nothing opens it.
+            // A hard link: the old file, whatever it is, is not opened, and has both names until the new file takes the first.
             let kept = match fs::hard_link(&path, &copy) {
                 Ok(()) => Some(copy),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
             self.write(lightning_dir, |temporary| temporary.persist(&path)).inspect_err(|_| {
-                // The error that counts is the first.
+                // Only the first error is reported.
                 kept.iter().for_each(|kept| drop(fs::remove_file(kept)));
             })?;
             Ok(kept)
@@ -245,7 +244,7 @@ impl BackupLock {
         File::open(lightning_dir)?.sync_all()
     }
 
-    /// The bytes of the file.
+    /// Encodes the file.
     ///
     /// # Errors
     /// When a path in it is not UTF-8.
@@ -265,13 +264,13 @@ impl BackupLock {
         Ok(bytes)
     }
 
-    /// The database that this file is about; a relative path is relative to the lightning-dir.
+    /// Path of the database; a relative path is relative to the lightning-dir.
     pub fn database_path(&self, lightning_dir: &Path) -> PathBuf {
         lightning_dir.join(self.database.as_deref().unwrap_or(Path::new(Self::DATABASE)))
     }
 }
 
-/// Reads a regular file that ought to be small, without waiting on a FIFO.
+/// Reads a small regular file, without waiting on a FIFO.
 pub(crate) fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let file = open_regular_file(path)?;
@@ -339,7 +338,7 @@ mod tests {
         assert!(copy.file_name().unwrap().to_str().unwrap().starts_with("backupfs.lock.replaced-"), "{copy:?}");
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
         assert_eq!(fs::read_to_string(dir.path().join("backup.lock")).unwrap(), theirs);
-        // Without the plugin it still is the one that counts.
+        // Without the plugin it is still the file in effect.
         fs::remove_file(dir.path().join("backup.lock")).unwrap();
         assert!(matches!(lock.create(dir.path()), Err(BackupLockError::Exists { .. })));
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);

@@ -1,16 +1,16 @@
-//! [`BackupUrl`]: where a backup is.
+//! [`BackupUrl`]: the location of a backup.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where a backup is: a directory, written `file:///absolute/path` or as a plain path.
+/// The location of a backup: a directory, written `file:///absolute/path` or as a plain path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupUrl {
     path: PathBuf,
 }
 
-/// A text that is no [`BackupUrl`].
+/// Why a text is not a [`BackupUrl`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupUrlError {
@@ -19,7 +19,7 @@ pub enum BackupUrlError {
         "`{scheme}:` is not supported: a backup is a directory, so write `file:///path/to/node.bkp` or a plain path"
     )]
     Scheme {
-        /// What stands before the colon.
+        /// The text before the colon.
         scheme: String,
     },
     /// `file:` without an absolute path.
@@ -28,10 +28,10 @@ pub enum BackupUrlError {
         /// The text.
         text: String,
     },
-    /// Nothing.
+    /// An empty text.
     #[error("the URL of the backup is empty: write `file:///path/to/node.bkp` or a plain path")]
     Empty,
-    /// A relative path, and no current directory to make it absolute.
+    /// A relative path, without a current directory.
     #[error("`{text}` cannot be made an absolute path; write the whole path")]
     NoCurrentDirectory {
         /// The text.
@@ -40,7 +40,7 @@ pub enum BackupUrlError {
 }
 
 impl BackupUrl {
-    /// The directory.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! What is to be kept of a history: pure.
+//! The keep policy of compaction: pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,15 +16,15 @@ pub struct KeepSpan {
     seconds: u64,
 }
 
-/// What is no span of time.
+/// A text that is not a span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no span of time; write a number and a unit: 12h, 90d, 8w or 1y (or seconds: 30s)")]
 pub struct KeepSpanError {
-    /// What was found.
+    /// The text.
     pub text: String,
 }
 
-/// The units, the longest first, and their seconds. A year is 365 days.
+/// The units with their seconds, the longest first. A year is 365 days.
 const UNITS: [(char, u64); 5] = [('y', 365 * DAY), ('w', 7 * DAY), ('d', DAY), ('h', HOUR), ('s', 1)];
 
 const HOUR: u64 = 3600;
@@ -44,7 +44,7 @@ impl FromStr for KeepSpan {
             return Err(error());
         }
         let number: u64 = number.parse().map_err(|_| error())?;
-        // Longer than any time that can be recorded, and short enough for sums.
+        // Longer than any recordable time, and short enough for sums without overflow.
         let seconds = number.checked_mul(seconds).filter(|&seconds| seconds < 1 << 40).ok_or_else(error)?;
         Ok(Self { seconds })
     }
@@ -72,30 +72,30 @@ impl fmt::Display for KeepSpan {
     }
 }
 
-/// What is to be kept. Spans count back from the newest version: of a node that has stood still for a year nothing is
-/// dropped because of that.
+/// What compaction keeps. Spans count back from the newest version: a node that stood still for a year loses no history because
+/// of that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepPolicy {
-    /// Everything within this span.
+    /// Keep all versions within this span.
     #[serde(rename = "keep_within", default, skip_serializing_if = "Option::is_none")]
     pub within: Option<KeepSpan>,
-    /// Within this one, of every hour the newest version.
+    /// Keep the newest version of every hour within this span.
     #[serde(rename = "keep_hourly", default, skip_serializing_if = "Option::is_none")]
     pub hourly: Option<KeepSpan>,
-    /// The same of every day.
+    /// The same for every day.
     #[serde(rename = "keep_daily", default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<KeepSpan>,
-    /// The same of every week.
+    /// The same for every week.
     #[serde(rename = "keep_weekly", default, skip_serializing_if = "Option::is_none")]
     pub weekly: Option<KeepSpan>,
 }
 
-/// Why a policy is none.
+/// Why a policy is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeepPolicyError {
-    /// It keeps nothing.
+    /// The policy keeps nothing.
     #[error(
         "the policy keeps nothing, so everything would be dropped; say what to keep, for example --keep-within 90d (or \
          keep_within in backup.lock, or of backup-compact)"
@@ -103,19 +103,19 @@ pub enum KeepPolicyError {
     KeepsNothing,
 }
 
-/// When the versions of a segment were recorded.
+/// The range of times at which a segment's versions were recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) earliest: Timestamp,
     pub(crate) latest: Timestamp,
 }
 
-/// What is kept of a segment.
+/// What a policy keeps of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// All that there is of it.
+    /// The whole segment.
     Whole,
-    /// These of its versions, at least one.
+    /// Some of its versions, at least one.
     Versions(Vec<KeptVersion>),
     /// Nothing.
     Nothing,
@@ -125,17 +125,17 @@ pub(crate) enum Keep {
 type VersionsOf<'a> = dyn FnMut(usize) -> Result<Vec<KeptVersion>, ReadError> + 'a;
 
 impl KeepPolicy {
-    /// Whether it keeps anything.
+    /// Checks that the policy keeps anything.
     ///
     /// # Errors
-    /// When it does not: nobody means that.
+    /// When it keeps nothing, which is never intended.
     pub fn check(&self) -> Result<(), KeepPolicyError> {
         let spans = [self.within, self.hourly, self.daily, self.weekly];
         let keeps = spans.into_iter().flatten().any(|span| span.seconds > 0);
         if keeps { Ok(()) } else { Err(KeepPolicyError::KeepsNothing) }
     }
 
-    /// The rules that it has, as `backup.lock` and `backup-compact` name them, with their spans.
+    /// The rules in effect, by their names in `backup.lock` and `backup-compact`, with their spans.
     pub fn options(&self) -> impl Iterator<Item = (&'static str, KeepSpan)> {
         let rules = [
             ("keep_within", self.within),
@@ -146,12 +146,12 @@ impl KeepPolicy {
         rules.into_iter().filter_map(|(name, span)| Some((name, span?)))
     }
 
-    /// What it keeps of each segment, in their order. The last one it keeps whatever its times are. `newest` is when the newest
-    /// version was recorded. Of few segments the versions are looked at.
+    /// What the policy keeps of each segment, in order. The last segment is always kept. `newest` is the time of the newest
+    /// version. The versions of few segments are read.
     ///
-    /// A clock that is wrong never makes it drop more: spans count back from the newest version, or from now if that is
-    /// earlier; a version that claims to be of the future is kept; and a version counts as no older than any that was recorded
-    /// before it. That the newest version does not claim to be of the future is settled before: see `clock`.
+    /// A wrong clock never causes more to be dropped: spans count back from the newest version, or from now if that is earlier; a
+    /// version with a time in the future is kept; and a version counts as no older than any recorded before it. That the newest
+    /// version is not from the future is checked before: see `clock`.
     ///
     /// # Errors
     /// When the versions of a segment cannot be read.
@@ -169,7 +169,7 @@ impl KeepPolicy {
         };
         let rules = [(self.hourly, HOUR), (self.daily, DAY), (self.weekly, WEEK)];
         let period = |time: Timestamp, seconds: u64| time.as_micros().div_euclid((seconds * MICROS).cast_signed());
-        // The latest time of everything so far.
+        // The latest time seen so far.
         let mut latest = i64::MIN;
         let mut keep_of = |position: usize, times: &Times| {
             let latest_before = latest;
@@ -179,7 +179,7 @@ impl KeepPolicy {
                 return Ok(Keep::Whole);
             }
             let mut of_rules = rules.iter().filter(|&&(span, seconds)| {
-                // The next one has a later version of the only period that this one has versions of.
+                // The next segment has a later version of the only period of this one.
                 let of_next = period(next.earliest, seconds);
                 let is_surpassed = [times.earliest, times.latest].iter().all(|&time| period(time, seconds) == of_next);
                 is_within(latest, span) && !is_surpassed
@@ -223,7 +223,7 @@ mod tests {
         KeptVersion { seq: format::units::Seq::new(seq).unwrap(), place: seq, recorded_at: time }
     }
 
-    /// What is kept of segments with versions at these hours, by their positions: all, or the versions with these positions.
+    /// The segments kept of those with versions at these hours, by position: all, or the versions at these positions.
     fn kept_of(policy: &KeepPolicy, now: f64, segments: &[Vec<f64>]) -> Vec<(usize, Vec<usize>)> {
         let newest = at(*segments.last().unwrap().last().unwrap());
         let hours = |hours: &Vec<f64>| hours.iter().map(|&hour| at(hour)).collect::<Vec<_>>();
@@ -246,7 +246,7 @@ mod tests {
         positions.collect()
     }
 
-    /// Segments with a version at the one hour and one at the other; those that are kept, whole or not.
+    /// The positions of the kept segments, whole or not, of segments with versions at two hours each.
     fn kept(policy: &KeepPolicy, now: f64, segments: &[(f64, f64)]) -> Vec<usize> {
         let segments: Vec<_> = segments.iter().map(|&(from, to)| vec![from, to]).collect();
         kept_of(policy, now, &segments).into_iter().map(|(position, _)| position).collect()
@@ -279,7 +279,7 @@ mod tests {
         let policy = KeepPolicy { within: span("10h"), ..KeepPolicy::default() };
         let segments = [(1000.0, 1004.0), (1004.0, 1009.9), (1009.9, 1010.1), (1011.0, 1020.0)];
         assert_eq!(kept(&policy, 1020.5, &segments), [2, 3]);
-        // Months later nothing more is dropped.
+        // Months later, nothing more is dropped.
         assert_eq!(kept(&policy, 9000.0, &segments), [2, 3]);
         assert_eq!(kept(&KeepPolicy { within: span("1y"), ..policy }, 1020.5, &segments), [0, 1, 2, 3]);
     }
@@ -288,18 +288,18 @@ mod tests {
     fn a_clock_that_is_wrong_never_drops_more() {
         let policy = KeepPolicy { within: span("10h"), ..KeepPolicy::default() };
         let segments = [(1000.0, 1004.0), (1004.0, 1009.9), (1009.9, 1010.1), (1011.0, 1020.0)];
-        // It is set back now.
+        // The clock is set back now.
         assert_eq!(kept(&policy, 1000.0, &segments), [0, 1, 2, 3]);
-        // The newest version was recorded in the far future.
+        // The newest version has a time in the far future.
         let ahead = [segments[0], segments[1], segments[2], (1011.0, 99_000.0)];
         assert_eq!(kept(&policy, 1020.0, &ahead), [2, 3]);
-        // The newest was recorded long ago, or so it says.
+        // The newest version has a time long ago.
         let back = [segments[0], segments[1], segments[2], (5.0, 5.0)];
         assert_eq!(kept(&policy, 1020.0, &back), [0, 1, 2, 3]);
-        // One in the middle was recorded in the far future.
+        // A middle version has a time in the far future.
         let future = [(1000.0, 99_000.0), segments[1], segments[2], segments[3]];
         assert_eq!(kept(&policy, 1020.0, &future), [0, 1, 2, 3]);
-        // Some in the middle were recorded long ago, or so they say.
+        // Some middle versions have times long ago.
         let past = [(1000.0, 1019.0), (5.0, 6.0), (6.0, 7.0), (1019.0, 1020.0)];
         assert_eq!(kept(&policy, 1020.0, &past), [0, 1, 2, 3]);
     }
@@ -322,7 +322,7 @@ mod tests {
         let expected =
             [(2, vec![2]), (4, vec![1, 2]), (5, vec![1]), (7, vec![0, 1, 2]), (8, vec![0, 1]), (9, vec![0, 1])];
         assert_eq!(kept_of(&policy, 1010.5, &segments), expected);
-        // Without the first rule, of the newest hours, too.
+        // Without the first rule this holds for the newest hours, too.
         let hourly = KeepPolicy { within: None, ..policy };
         let expected = [(2, vec![2]), (4, vec![1, 2]), (5, vec![1]), (7, vec![1]), (9, vec![0, 1])];
         assert_eq!(kept_of(&hourly, 1010.5, &segments), expected);

@@ -1,4 +1,4 @@
-//! What the operator has set: `backup.lock`, its parts, and what else decides how a backup is kept.
+//! Configuration: `backup.lock`, its parts, and the limits of logs.
 
 pub(crate) mod backup_lock;
 pub(crate) mod backup_url;

@@ -1,4 +1,4 @@
-//! [`OnUnreachable`]: what the recorder does while the backup's place cannot be written to.
+//! [`OnUnreachable`]: what the recorder does while the backup cannot be written to.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 /// The key `on_unreachable` of `backup.lock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OnUnreachable {
-    /// Keep `lightningd` waiting in the hook and try again for so long, then refuse.
+    /// Keep `lightningd` waiting in the hook and retry for this long, then refuse.
     Wait(Duration),
     /// Refuse at once.
     Stop,
-    /// Try again for so long, then go on recording in a directory on this machine.
+    /// Retry for a while, then record to a directory on this machine.
     Spool {
         /// The directory; an absolute path.
         directory: PathBuf,
-        /// How long to try before.
+        /// How long to retry before.
         wait: Duration,
     },
 }
@@ -28,13 +28,13 @@ impl Default for OnUnreachable {
 }
 
 impl OnUnreachable {
-    /// How long it is tried again before a spool is begun, unless `backup.lock` says otherwise.
+    /// Default time of retrying before a spool is created.
     const WAIT_BEFORE_SPOOL: Duration = Duration::from_secs(2);
 
-    /// A day: `lightningd` does nothing while it waits, and its channels have deadlines.
+    /// One day: `lightningd` is blocked while it waits, and its channels have deadlines.
     const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// How long to keep `lightningd` waiting for the backup's place.
+    /// How long to keep `lightningd` waiting for the backup.
     pub fn wait(&self) -> Duration {
         match self {
             Self::Wait(wait) | Self::Spool { wait, .. } => *wait,
@@ -42,10 +42,10 @@ impl OnUnreachable {
         }
     }
 
-    /// Reads the value of the key.
+    /// Parses the value of the key.
     ///
     /// # Errors
-    /// What is wrong with it, in words that follow the key's name.
+    /// A message that follows the name of the key.
     pub(crate) fn from_json(value: &Value) -> Result<Self, String> {
         const EXPECTED: &str = r#"expected "stop", {"wait_s": N} or {"spool": "/local/dir"}"#;
         let settings = match value {
@@ -68,7 +68,7 @@ impl OnUnreachable {
         }
     }
 
-    /// What [`from_json`](Self::from_json) reads.
+    /// The inverse of [`from_json`](Self::from_json).
     pub(crate) fn to_json(&self) -> Value {
         match self {
             Self::Stop => "stop".into(),

@@ -1,4 +1,4 @@
-//! What `backup.lock` says when it is that of the Python plugin.
+//! The `backup.lock` of the Python plugin.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use serde::Deserialize;
 use crate::config::backup_lock::BackupLock;
 use crate::config::backup_lock::read_small_file;
 
-/// A `backup.lock` that leads to no backup of ours.
+/// A `backup.lock` of the Python plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PythonLock {
-    /// Where the plugin writes to, as it is written there.
+    /// The URL as written in the file.
     pub backend_url: String,
-    /// The file, when it is one on this machine, and not behind a socket.
+    /// The plugin's backup file, when it is on this machine, and not behind a socket.
     pub file: Option<PathBuf>,
 }
 
@@ -24,15 +24,15 @@ struct Json {
 }
 
 impl PythonLock {
-    /// The `backup.lock` in `lightning_dir`, if the Python plugin made it: its URL leads to a file, where one of ours leads
-    /// to a directory, or it has the scheme `socket`, which we do not know.
+    /// Finds the `backup.lock` of the Python plugin in `lightning_dir`: its URL names a file, where ours names a directory, or
+    /// has the scheme `socket`, which ours never has.
     pub fn find(lightning_dir: &Path) -> Option<Self> {
         let text = read_small_file(&lightning_dir.join(BackupLock::FILE_NAME), BackupLock::LEN_MAX).ok()?;
         let Json { backend_url } = serde_json::from_slice(&text).ok()?;
         if backend_url.starts_with("socket:") {
             return Some(Self { backend_url, file: None });
         }
-        // The plugin does not decode what is percent-encoded.
+        // The plugin does not decode percent-encoding.
         let path = PathBuf::from(backend_url.strip_prefix("file://")?);
         let is_file = fs::metadata(&path).is_ok_and(|found| found.is_file());
         is_file.then_some(Self { backend_url, file: Some(path) })

@@ -1,4 +1,4 @@
-//! A backup that is to be replaced: renamed, never deleted, and only while nothing uses it.
+//! Replacing a backup: it is renamed, never deleted, and only while it is not in use.
 
 use std::fmt;
 use std::fs;
@@ -29,104 +29,104 @@ use format::units::Hex;
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::{Bump, Decision, Newest, decide};
 
-/// Why a backup cannot be put aside. It is as it was.
+/// Why a backup cannot be replaced. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplaceError {
-    /// The directory holds something else.
+    /// The directory has other files.
     #[error("{path} holds no file of a backup, so it is left alone; check the path", path = .path.display())]
     NotABackup {
         /// The directory.
         path: PathBuf,
     },
-    /// `backup.lock` names it, it is not there, and no earlier attempt has put it aside.
+    /// The backup of `backup.lock` is missing, and no earlier attempt has renamed it.
     #[error("there is nothing at {path}, where backup.lock of this node says that the backup is: is its disk mounted? Only if \
         that backup is gone for good, move backup.lock away and run `backupfs init`", path = .path.display())]
     NothingThere {
-        /// Where it should be.
+        /// The expected path.
         path: PathBuf,
     },
-    /// A file system is mounted exactly there, and cannot be renamed.
+    /// The path is a mount point, which cannot be renamed.
     #[error("{path} is a mount point, which cannot be renamed: move the files of the backup into a directory in it, and run \
         `backupfs init` with a URL for a new one beside that (backup.lock has to be moved away first)", path = .path.display())]
     MountPoint {
         /// The directory.
         path: PathBuf,
     },
-    /// A recorder, or `backupfs seal`, is at it.
+    /// A recorder, or `backupfs seal`, has the lock.
     #[error("{path} is in use: stop the node first, and whatever else writes to the backup", path = .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
-    /// It was written by a later release, so whose it is and how far it goes is not known.
+    /// It was written by a later release, so its node and its newest version are unknown.
     #[error("{path} is left alone: {reason}. Only if it is not that but damaged, rename it and backup.lock by hand, and run \
         `backupfs init`", path = .path.display())]
     NewerFormat {
         /// The directory.
         path: PathBuf,
-        /// What its manifest says.
+        /// Error of its manifest.
         reason: Damage,
     },
-    /// It is not this node's.
+    /// It belongs to another node.
     #[error("{path} is the backup of node {theirs}, but the database is of node {ours}; check the paths", path = .path.display())]
     OtherNode {
         /// The directory.
         path: PathBuf,
-        /// Whose backup it is.
+        /// Node of the backup.
         theirs: String,
-        /// Whose database it is.
+        /// Node of the database.
         ours: String,
     },
-    /// The database is older than what can be read of the backup.
+    /// The database is older than the backup, as far as that can be read.
     #[error("{path} holds version {newest}, but the database is at version {database}: this node was put on an old state, \
         which peers may punish; restore the newest version with `backupfs restore` instead",
         path = .path.display())]
     DatabaseIsBehind {
         /// The directory.
         path: PathBuf,
-        /// The newest version in it.
+        /// Newest version of the backup.
         newest: DataVersion,
-        /// The version of the database; 0 when there is none.
+        /// Version of the database; 0 when there is none.
         database: DataVersion,
     },
-    /// The database is older than what is in the spool of the backup.
+    /// The database is older than the spool of the backup.
     #[error("the spool {path} holds version {newest}, but the database is at version {database}: this node was put on an old \
         state, which peers may punish; make the backup reachable and start lightningd once, which drains the spool and then \
         refuses; then restore the newest version with `backupfs restore`",
         path = .path.display())]
     DatabaseIsBehindSpool {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
-        /// The newest version in it.
+        /// Newest version in the spool.
         newest: DataVersion,
-        /// The version of the database; 0 when there is none.
+        /// Version of the database; 0 when there is none.
         database: DataVersion,
     },
-    /// There are changes in a spool, and how far they go is not known.
+    /// A spool has changes, and its newest version is unknown.
     #[error("whether the spool of this backup holds a newer version than the database cannot be found out; only if the \
         database is the one that lightningd ran on last, and not a restored one, move {marker} away and do it again",
         marker = .marker.display())]
     Spool {
-        /// The file that says that there are.
+        /// Path of the marker.
         marker: PathBuf,
         /// What is wrong with the spool.
         source: SpoolError,
     },
-    /// It cannot be looked at or renamed.
+    /// The directory cannot be read or renamed.
     #[error("cannot put {path} aside", path = .path.display())]
     Io {
         /// The directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Its lock cannot be taken.
+    /// The lock cannot be taken.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// A directory with a backup, whole or broken, that nobody else can lock as long as this is held.
+/// A directory with a backup, intact or broken, locked while this exists.
 #[derive(Debug)]
 pub(crate) struct Replaced {
     path: PathBuf,
@@ -134,20 +134,20 @@ pub(crate) struct Replaced {
     node_id: Option<NodeId>,
     newest: Option<Newest>,
     backup: Option<Arc<Backup>>,
-    /// Not there in a backup that has lost its `LOCK`.
+    /// `None` for a backup without its `LOCK` file.
     _lock: Option<Box<dyn fmt::Debug + Send + Sync>>,
 }
 
 impl Replaced {
-    /// Looks at the directory and locks it.
+    /// Checks the directory and locks it.
     ///
     /// # Errors
-    /// When it is in use, or has none of the files of a backup.
+    /// When it is in use, or has no file of a backup.
     pub(crate) fn find(path: &Path) -> Result<Self, ReplaceError> {
         let io_error = |source| ReplaceError::Io { path: path.to_path_buf(), source };
-        // A link stays, and goes on leading to where the backup is.
+        // A link stays, and still leads to the path of the backup.
         let path = path.canonicalize().map_err(io_error)?;
-        // Known before anything is written, not only when it is to be renamed.
+        // Checked before anything is written, not only at the rename.
         if is_mount_point(&path).map_err(io_error)? {
             return Err(ReplaceError::MountPoint { path });
         }
@@ -163,7 +163,7 @@ impl Replaced {
             }
             Err(error) => return Err(error.into()),
         };
-        // Whose it was, and how far it went, is only known as far as it can be read.
+        // Node and newest version are known only as far as the backup can be read.
         let Some(url) = path.to_str().and_then(|path| path.parse::<BackupUrl>().ok()) else {
             let reason = "without links, its path cannot be written as a URL";
             return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
@@ -178,12 +178,12 @@ impl Replaced {
         Ok(Self { path, uuid, node_id, newest, backup, _lock: lock })
     }
 
-    /// Where it is, without links.
+    /// Path without links.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// That the database, if there is one, belongs to the same node and is no older, as far as that is known.
+    /// Checks that the database, if there is one, belongs to the same node and is no older, as far as that is known.
     ///
     /// # Errors
     /// [`ReplaceError::OtherNode`], [`ReplaceError::DatabaseIsBehind`], or when the database cannot be read.
@@ -202,7 +202,7 @@ impl Replaced {
         }
     }
 
-    /// Its newest version, if that can be restored: all records can be read, it opens, and SQLite finds it sound.
+    /// The newest version, if it can be restored: all records are readable, it opens, and SQLite finds no damage.
     pub(crate) fn restorable(&self) -> Option<DataVersion> {
         let backup = self.backup.as_ref()?;
         let (history, read) = backup.read_history();
@@ -212,10 +212,10 @@ impl Replaced {
         checked.is_ok_and(|found| found.is_none()).then_some(newest.data_version)
     }
 
-    /// Renames it to a name beside it that is free, and returns that. Not durable before the parent directory is synced.
+    /// Renames it to an unused name beside it, which is returned. Durable once the parent directory is synced.
     ///
     /// # Errors
-    /// When the operating system refuses, as it does for a mount point.
+    /// When the operating system refuses, as for a mount point.
     pub(crate) fn rename(&self, now: Timestamp) -> Result<PathBuf, ReplaceError> {
         let io_error = |source| ReplaceError::Io { path: self.path.clone(), source };
         let aside = unused_name(&self.path, now).map_err(io_error)?;
@@ -224,19 +224,19 @@ impl Replaced {
     }
 }
 
-/// The spool that holds changes which the backup that is to be replaced may not have. Nobody else can lock it as long as this
-/// is held: a recorder that spools holds no other lock.
+/// The spool with changes that the replaced backup may lack, locked while this exists: a recorder that spools holds no other
+/// lock.
 #[derive(Debug)]
 pub(crate) struct LeftSpool {
     held: HeldSpool,
 }
 
 impl LeftSpool {
-    /// Looks where the marker in the lightning-dir says, if it is about the backup that is there or the one that
-    /// `backup.lock` names, and locks it. `None` when there is no change in it.
+    /// Follows the marker in the lightning-dir, if it belongs to the existing backup or the one of `backup.lock`, and locks the
+    /// spool. `None` when the spool has no changes.
     ///
     /// # Errors
-    /// When it is in use, not there, or cannot be read.
+    /// When it is in use, missing, or cannot be read.
     pub(crate) fn find(lightning_dir: &Path, replaced: Option<&Replaced>) -> Result<Option<Self>, ReplaceError> {
         let named = BackupLock::read(lightning_dir).ok().and_then(|lock| lock.backup_uuid);
         let known = [replaced.and_then(|replaced| replaced.uuid), named];
@@ -256,12 +256,12 @@ impl LeftSpool {
         }
     }
 
-    /// Where it is.
+    /// Path of the spool.
     pub(crate) fn path(&self) -> &Path {
         self.held.directory.path()
     }
 
-    /// That the database, if there is one, is no older.
+    /// Checks that the database, if there is one, is no older.
     ///
     /// # Errors
     /// [`ReplaceError::DatabaseIsBehindSpool`], or when the database cannot be read.
@@ -281,7 +281,7 @@ impl LeftSpool {
     }
 }
 
-/// The version of a database that the version rules refuse, and what it should be; `None` when they do not.
+/// The version of a database that the version rules refuse, with the expected one; `None` when they accept it.
 fn older_than(
     newest: Option<Newest>,
     live: Option<&LiveDatabase>,
@@ -293,8 +293,8 @@ fn older_than(
     })
 }
 
-/// That nothing at `target` means that there is nothing to put aside, and not that a disk is missing: what `backup.lock`
-/// names is there, unless power has failed when it had been renamed and the new one had not.
+/// Checks that a missing `target` was really removed, and that not just a disk is missing: what `backup.lock` names must exist,
+/// unless power failed between the two renames of an earlier attempt.
 ///
 /// # Errors
 /// [`ReplaceError::NothingThere`], or when the parent directory cannot be read.
@@ -305,7 +305,7 @@ pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), Rep
     Err(ReplaceError::NothingThere { path: target.to_path_buf() })
 }
 
-/// Whether there is a directory that [`Replaced::rename`] may have made of the one that was at `target`.
+/// Whether there is a directory that [`Replaced::rename`] may have renamed from `target`.
 fn was_put_aside(target: &Path) -> Result<bool, ReplaceError> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
     let aside = format!("{}{REPLACED}", name.to_string_lossy());
@@ -333,8 +333,8 @@ mod tests {
     use crate::create::{DamagedDatabase, replace_backup};
     use crate::testing::Node;
 
-    /// What went wrong: a backup that an older release cannot read was taken for a broken one, of which neither the node nor
-    /// the newest version is known.
+    /// A regression: a backup that an older release cannot read was taken for a broken one, whose node and newest version are
+    /// unknown.
     #[test]
     fn a_backup_of_a_newer_format_is_not_taken_for_a_broken_one() {
         let node = Node::new("");

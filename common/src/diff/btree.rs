@@ -1,31 +1,31 @@
-//! Pages of SQLite's table b-trees, decoded (SQLite, "Database File Format" §1.6): what of them the comparison of two
-//! databases needs. Any bytes at all are a page or [`Malformed`].
+//! Decoding of SQLite's table b-tree pages (SQLite, "Database File Format" §1.6), as far as the comparison needs it. Any bytes
+//! are a page or [`Malformed`].
 
 use std::ops::Range;
 
 use format::units::{PageNo, PageSize};
 
-/// What is no page of a table, or one that contradicts itself. SQLite says more about it.
+/// The error for an invalid page. SQLite itself reports more about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// First byte of an interior page of a table.
+/// First byte of an interior table page.
 const INTERIOR: u8 = 5;
-/// First byte of a leaf of a table.
+/// First byte of a leaf table page.
 const LEAF: u8 = 13;
 
-/// Bytes of the database header, in front of that of page 1.
+/// Length of the database header, in front of the page header of page 1.
 const DATABASE_HEADER: usize = 100;
 
-/// Where in page 1 the bytes are counted that each page leaves unused at its end.
+/// Offset in page 1 of the number of reserved bytes at the end of each page.
 const RESERVED_AT: usize = 20;
 
-/// A page of a table.
+/// A page of a table b-tree.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum TablePage {
-    /// The pages below it, in the order of their rows.
+    /// The child pages, in row order.
     Interior(Vec<PageNo>),
-    /// Its rows, in their order.
+    /// The rows, in order.
     Leaf(Vec<Cell>),
 }
 
@@ -33,22 +33,22 @@ pub(super) enum TablePage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cell {
     pub(super) rowid: i64,
-    /// Bytes of the row, wherever they are.
+    /// Total length of the row in bytes.
     pub(super) payload_len: u64,
-    /// Those of them that are on the page.
+    /// The part that is on the leaf.
     pub(super) local: Range<usize>,
-    /// Where the others begin.
+    /// First overflow page.
     pub(super) overflow: Option<PageNo>,
 }
 
-/// Bytes of each page that are used.
+/// Usable bytes of each page.
 pub(super) fn usable_bytes(first_page: &[u8], page_size: PageSize) -> Result<usize, Malformed> {
     let reserved = *first_page.get(RESERVED_AT).ok_or(Malformed)?;
     // SQLite refuses less.
     page_size.bytes().checked_sub(reserved.into()).filter(|&usable| usable >= 480).ok_or(Malformed)
 }
 
-/// Where the page header begins.
+/// Offset of the page header.
 fn header_at(page: PageNo) -> usize {
     if page == PageNo::FIRST { DATABASE_HEADER } else { 0 }
 }
@@ -91,7 +91,7 @@ fn leaf_cell(bytes: &[u8], at: usize) -> Result<Cell, Malformed> {
     Ok(Cell { rowid: rowid.cast_signed(), payload_len, local, overflow })
 }
 
-/// How many bytes of a row are on its leaf (§1.6, "the amount of payload that spills").
+/// Length of the part of a row that is on its leaf (§1.6, "the amount of payload that spills").
 #[expect(clippy::cast_possible_truncation, reason = "less than a page")]
 fn local_bytes(payload_len: u64, usable: usize) -> usize {
     let largest = usable - 35;
@@ -103,7 +103,7 @@ fn local_bytes(payload_len: u64, usable: usize) -> usize {
     if fitting <= largest { fitting } else { least }
 }
 
-/// The page that an overflow page leads to; `None` for the last one.
+/// The next overflow page; `None` behind the last one.
 pub(super) fn next_overflow(bytes: &[u8]) -> Result<Option<PageNo>, Malformed> {
     let next = bytes.first_chunk().ok_or(Malformed)?;
     Ok(PageNo::new(u32_of(*next)))
@@ -119,12 +119,12 @@ fn page_no_at(bytes: &[u8], at: usize) -> Result<PageNo, Malformed> {
     PageNo::new(u32_of(*four)).ok_or(Malformed)
 }
 
-/// SQLite's numbers begin with the highest byte.
+/// SQLite's numbers are big-endian.
 fn u32_of(bytes: [u8; 4]) -> u32 {
     bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte))
 }
 
-/// A varint and how long it is (§1.6): seven bits a byte, the highest first; of a ninth byte all eight.
+/// A varint and its length (§1.6): seven bits per byte, the highest first; eight in a ninth byte.
 fn varint(bytes: &[u8], at: usize) -> Result<(u64, usize), Malformed> {
     let mut value = 0;
     for len in 1..=8 {
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(varint(&[0xff; 8], 0), Err(Malformed));
     }
 
-    /// Rows of every length around those at which SQLite moves a part of them to other pages.
+    /// Rows of all lengths around the limits at which SQLite moves parts of them to overflow pages.
     #[test]
     fn rows_of_a_real_database_are_found_with_all_their_bytes() {
         for page_bytes in [512_u32, 4096, 65_536] {

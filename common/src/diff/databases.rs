@@ -1,4 +1,4 @@
-//! Two versions as databases, compared.
+//! Comparison of two versions as databases.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,18 +19,18 @@ use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::reason;
 use format::units::PageNo;
 
-/// KiB of pages that SQLite may keep of either database.
+/// Page cache of SQLite for each database, in KiB.
 const CACHE_KIB: u32 = 32 << 10;
 
-/// What to do with something that differs; whether to go on.
+/// Callback for a difference; whether to continue.
 type Take<'t> = &'t mut dyn FnMut(DiffEntry<'_>) -> ControlFlow<()>;
 
-/// Both, open.
+/// Both databases, open.
 pub(super) struct Databases {
-    // Dropped before what they are connected to.
+    // Dropped before the overlays that they use.
     connections: [Connection; 2],
     mounted: [MountedOverlay; 2],
-    /// `None` for one that is too strange to be followed page by page, or empty.
+    /// `None` when one of them is empty, or cannot be followed page by page.
     trees: Option<[Trees; 2]>,
 }
 
@@ -44,7 +44,7 @@ struct OpenTable {
 
 /// How a table is compared.
 enum Way {
-    /// It cannot differ.
+    /// Not at all: it cannot differ.
     Same,
     /// By its leaves.
     Paged(Leaves, [PageNo; 2]),
@@ -72,7 +72,7 @@ impl Databases {
         }
     }
 
-    /// Compares them, and tells `take` of everything that differs.
+    /// Compares the databases, and passes all differences to `take`.
     pub(super) fn compare(&self, scope: Scope, wanted: &[String], take: Take<'_>) -> Result<(), DiffError> {
         let fail = |error: rusqlite::Error| told(&self.mounted, &error);
         let schemas = [schema_entries(&self.connections[0]), schema_entries(&self.connections[1])];
@@ -131,7 +131,7 @@ impl Databases {
             .collect()
     }
 
-    /// How each table is compared.
+    /// The way of comparing each table.
     fn ways(&self, scope: &Scope, pairs: &[(&String, [Option<&OpenTable>; 2])]) -> Result<Vec<Way>, DiffError> {
         let Some(trees) = self.trees.as_ref().map(|trees| trees.each_ref()) else {
             return Ok(pairs.iter().map(|_| Way::Whole).collect());
@@ -163,13 +163,13 @@ impl Databases {
         if let Scope::Differing(differing) = scope
             && readable(find_hidden(trees, differing, interior, &mut ways))?.is_none()
         {
-            // What is hidden cannot be found: then nothing is left to chance.
+            // Hidden changes cannot be located: all tables are compared as a whole.
             ways.iter_mut().for_each(|way| *way = Way::Whole);
         }
         Ok(ways)
     }
 
-    /// The rows of some leaves whose bytes differ; `None` when the leaves contradict themselves.
+    /// The rowids of rows with different bytes on these leaves; `None` when the leaves are invalid.
     fn rowids(&self, leaves: &Leaves) -> Result<Option<Vec<i64>>, DiffError> {
         match &self.trees {
             Some(trees) => readable(other_rowids(trees.each_ref(), leaves)),
@@ -177,7 +177,7 @@ impl Databases {
         }
     }
 
-    /// Compares the rows that these rowids may name.
+    /// Compares the rows with these rowids.
     fn compare_rows(
         &self,
         table: &str,
@@ -205,7 +205,7 @@ impl Databases {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Compares all rows of a table, whatever its columns are.
+    /// Compares all rows of a table, with any columns.
     fn compare_whole(
         &self,
         table: &str,
@@ -222,7 +222,7 @@ impl Databases {
             }
             _ => false,
         };
-        // Rows that cannot be told to be the same one: all of one, then all of the other.
+        // Rows that cannot be matched: first all of one side, then all of the other.
         let passes = if both { vec![layouts] } else { vec![[layouts[0], None], [None, layouts[1]]] };
         for pass in passes {
             let Some(layout) = joined(pass) else { continue };
@@ -230,7 +230,7 @@ impl Databases {
                 pass.map(|own| own.map(|own| format!("{} {}", own.select(table, &layout.columns), own.in_order())));
             let source = |side: usize| queries[side].as_deref().map(|sql| (&self.connections[side], sql));
             let mut flow = ControlFlow::Continue(());
-            // Rows without a key are what they say, wherever they are.
+            // Rows without a key are matched by contents.
             let compare = if layout.key.is_empty() { for_other_rows_in_any_order } else { for_other_rows };
             compare((source(0), source(1)), &layout.order, &mut |our, their| {
                 flow = hand_out(table, &layout, our, their, take);
@@ -244,7 +244,7 @@ impl Databases {
     }
 }
 
-/// The columns of either.
+/// The columns of either layout.
 fn joined(layouts: [Option<&Layout>; 2]) -> Option<Layout> {
     let mut all = layouts[0].or(layouts[1])?.clone();
     for column in layouts.into_iter().flatten().flat_map(|layout| &layout.columns) {
@@ -315,7 +315,7 @@ fn find_hidden(
     Ok(())
 }
 
-/// The rows of the leaves that only one has, or that are other bytes.
+/// The rowids of rows that only one side has on its leaves, or that have different bytes.
 fn other_rowids(trees: [&Trees; 2], leaves: &Leaves) -> Result<Vec<i64>, TreeError> {
     let [mut ours, mut theirs] = [0, 1].map(|side: usize| trees[side].rows(&leaves.candidates[side]));
     let (mut our, mut their) = (ours.next()?, theirs.next()?);
@@ -361,7 +361,7 @@ fn schema_changes([ours, theirs]: &[SchemaEntries; 2]) -> Vec<SchemaChange> {
     keys.into_iter().filter_map(change).collect()
 }
 
-/// SQLite says only that a read failed; the overlay knows of which page and why.
+/// SQLite reports only a read error; the overlay has the page and the reason.
 fn told(mounted: &[MountedOverlay; 2], error: &rusqlite::Error) -> DiffError {
     let problem = mounted.iter().find_map(MountedOverlay::take_problem);
     problem.map_or_else(|| DiffError::Unreadable { reason: reason(error) }, DiffError::Read)

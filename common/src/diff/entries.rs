@@ -1,68 +1,68 @@
-//! What differs in two versions, as it is told.
+//! The differences of two versions.
 
 use crate::compare::value::Value;
 
-/// What became of a row, or of an entry of the schema.
+/// How a row, or an entry of the schema, differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RowFate {
     /// Only the second version has it.
     Added,
     /// Only the first version has it.
     Removed,
-    /// Both have it, and it is not the same.
+    /// Both have it, with differences.
     Changed,
 }
 
-/// Something that differs.
+/// A difference.
 #[derive(Debug)]
 pub enum DiffEntry<'a> {
-    /// A table, an index or whatever else the schema names.
+    /// A table, an index or another entry of the schema.
     Schema(&'a SchemaChange),
     /// A row.
     Row(&'a RowChange<'a>),
-    /// The end of a table with rows that differ.
+    /// The totals behind the rows of a table with differences.
     Table(&'a TableTotals),
 }
 
-/// Something in the schema that differs.
+/// A differing entry of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaChange {
     /// `table`, `index`, `trigger` or `view`.
     pub kind: String,
-    /// Its name.
+    /// Name of the entry.
     pub name: String,
-    /// The table that it is of.
+    /// Table of the entry.
     pub table: String,
-    /// What became of it.
+    /// How it differs.
     pub fate: RowFate,
-    /// How it was made, in the first version; `None` also for what SQLite makes by itself.
+    /// SQL text in the first version; `None` also for automatic entries.
     pub before: Option<String>,
-    /// The same in the second version.
+    /// SQL text in the second version.
     pub after: Option<String>,
 }
 
-/// A row that differs.
+/// A differing row.
 #[derive(Debug, PartialEq)]
 pub struct RowChange<'a> {
-    /// Its table.
+    /// Table of the row.
     pub table: &'a str,
-    /// What became of it.
+    /// How it differs.
     pub fate: RowFate,
-    /// Names of the columns of its key: `rowid`, or those of the primary key of a table without; none when the table has
-    /// no key that can be asked for.
+    /// Names of its key columns: `rowid`, or those of the primary key of a WITHOUT ROWID table; empty when the table has no
+    /// accessible key.
     pub key_columns: &'a [String],
-    /// Its key.
+    /// Values of the key.
     pub key: &'a [Value],
     /// Names of all columns of the table in either version.
     pub columns: &'a [String],
-    /// Its values in the first version, NULL for columns that are not there.
+    /// Values in the first version, NULL for missing columns.
     pub before: Option<&'a [Value]>,
-    /// Its values in the second version.
+    /// Values in the second version.
     pub after: Option<&'a [Value]>,
 }
 
 impl RowChange<'_> {
-    /// Positions of the columns that differ, when both versions have the row.
+    /// Positions of the differing columns, when both versions have the row.
     pub fn differing(&self) -> Vec<usize> {
         let (Some(before), Some(after)) = (self.before, self.after) else { return Vec::new() };
         let is_other = |&at: &usize| match (before.get(at), after.get(at)) {
@@ -73,16 +73,16 @@ impl RowChange<'_> {
     }
 }
 
-/// How many rows of a table differ.
+/// Numbers of differing rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableTotals {
-    /// Its name.
+    /// Name of the table.
     pub table: String,
-    /// Rows that only the second version has.
+    /// Number of rows that only the second version has.
     pub added: u64,
-    /// Rows that only the first version has.
+    /// Number of rows that only the first version has.
     pub removed: u64,
-    /// Rows that both have and that are not the same.
+    /// Number of rows that differ.
     pub changed: u64,
 }
 

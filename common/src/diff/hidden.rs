@@ -1,5 +1,5 @@
-//! Changes that no leaf shows: SQLite writes over the part of a row that is on other pages when nothing else of it changes
-//! (`btreeOverwriteContent`). Then the leaf is the same in both databases and the row is not.
+//! Changes that no leaf shows: when only the overflow part of a row changes, SQLite overwrites it in place
+//! (`btreeOverwriteContent`). Then the leaf is equal in both databases although the row differs.
 
 use std::collections::HashSet;
 
@@ -8,17 +8,17 @@ use super::tree::{TreeError, Trees};
 use crate::pages::PageSource;
 use format::units::PageNo;
 
-/// Bytes of page 1 at which the first page of the freelist is told.
+/// Offset in page 1 of the number of the first freelist page.
 const FREELIST_AT: usize = 32;
 
-/// From so many pages on, the number of a page can begin with the byte that pages of trees begin with, which is never 0 or 1.
+/// From this number of pages on, a page number can begin with the first byte of a b-tree page, which is never 0 or 1.
 const PAGES_AMBIGUOUS: u32 = 0x0200_0000;
 
-/// Pages that differ and may be a part of rows of leaves that do not.
+/// Differing pages that may be overflow pages of rows on equal leaves.
 pub(super) struct HiddenPages(HashSet<PageNo>);
 
 impl HiddenPages {
-    /// Of the pages that differ those that both databases have and that are, in neither, free or a page of a tree.
+    /// Of the differing pages, those that both databases have and that are, in neither, free or b-tree pages.
     pub(super) fn find(
         trees: [&Trees; 2],
         differing: &HashSet<PageNo>,
@@ -38,7 +38,7 @@ impl HiddenPages {
             for free in free_pages(tree)? {
                 hidden.remove(&free);
             }
-            // What a row goes on with begins with the number of the next such page.
+            // An overflow page begins with the number of the next one.
             if tree.pages().page_count() < PAGES_AMBIGUOUS {
                 let mut of_trees = Vec::new();
                 for &page in &hidden {
@@ -53,7 +53,7 @@ impl HiddenPages {
         Ok(Self(hidden))
     }
 
-    /// Leaves out what belongs to rows of leaves that are compared anyway: then no other row has it.
+    /// Removes the overflow pages of rows on leaves that are compared anyway: no other row has them.
     pub(super) fn leave_out(&mut self, trees: [&Trees; 2], leaves: &Leaves) -> Result<(), TreeError> {
         for (tree, leaves) in trees.into_iter().zip(&leaves.candidates) {
             let mut rows = tree.rows(leaves);
@@ -69,7 +69,7 @@ impl HiddenPages {
         Ok(())
     }
 
-    /// The leaves among the shared ones whose rows go on there. Reads leaves until every page is found.
+    /// The shared leaves whose rows have these overflow pages. Reads leaves until every page is found.
     pub(super) fn owners(&mut self, tree: &Trees, leaves: &Leaves) -> Result<HashSet<PageNo>, TreeError> {
         let mut owners = HashSet::new();
         let mut in_order: Vec<PageNo> = leaves.shared.iter().copied().collect();
@@ -105,7 +105,7 @@ fn free_pages(tree: &Trees) -> Result<HashSet<PageNo>, TreeError> {
     let mut free = HashSet::new();
     let mut trunk = number(&bytes, FREELIST_AT);
     while let Some(page) = trunk {
-        // No page is free twice, so this ends whatever the pages say.
+        // No page is free twice, so this ends for any input.
         if !free.insert(page) {
             return Err(TreeError::Malformed);
         }

@@ -1,4 +1,4 @@
-//! Which leaves of a table can hold rows that differ.
+//! The leaves of a table that can have differing rows.
 
 use std::collections::HashSet;
 
@@ -7,33 +7,33 @@ use crate::pages::{OverlayPages, PageIdentity, PageSource};
 use crate::storage::read_error::ReadError;
 use format::units::PageNo;
 
-/// Pages that are asked about at once.
+/// Number of page identities determined at once.
 const ASKED_AT_ONCE: u32 = 4096;
 
-/// Where rows that differ can be.
+/// Where rows can differ.
 #[derive(Debug)]
 pub(super) enum Scope {
-    /// Reading and writing these pages led from one database to the other. Where a row differs, they hold it in either
-    /// database, and the whole way to it.
+    /// On these pages, which were read or written by the changes between the databases. In either database they include a
+    /// differing row's leaf and the path to it.
     Touched(HashSet<PageNo>),
-    /// All other pages are the same in both databases. A row can be on a page that is the same, but in the tree of one of them
-    /// only, or go on from there on pages that are not.
+    /// All other pages are equal in both databases. A row can be on an equal page that is in the tree of one database only, or
+    /// have overflow pages that differ.
     Differing(HashSet<PageNo>),
-    /// Anywhere.
+    /// Everywhere.
     Everywhere,
 }
 
-/// The leaves of a table, in either database.
+/// The leaves of a table in both databases.
 #[derive(Debug, Default)]
 pub(super) struct Leaves {
-    /// Those of each that can hold rows that differ.
+    /// The leaves of each that can have differing rows.
     pub(super) candidates: [Vec<PageNo>; 2],
-    /// Those that are the same page in both, of which only what rows go on with can differ.
+    /// The leaves that both share, of which only overflow pages can differ.
     pub(super) shared: HashSet<PageNo>,
 }
 
 impl Scope {
-    /// What the page maps tell of two databases of a backup.
+    /// The scope according to the page maps of two databases of a backup.
     pub(super) fn of_identities(ours: &OverlayPages, theirs: &OverlayPages) -> Result<Self, ReadError> {
         if ours.page_size() != theirs.page_size() {
             return Ok(Self::Everywhere);
@@ -54,7 +54,7 @@ impl Scope {
         Ok(Self::Differing(differing))
     }
 
-    /// Whether nothing below the root of a tree can differ.
+    /// Whether a tree with these roots cannot differ.
     pub(super) fn excludes(&self, roots: [PageNo; 2]) -> bool {
         match self {
             Self::Touched(touched) => roots[0] == roots[1] && !touched.contains(&roots[0]),
@@ -70,7 +70,7 @@ impl Scope {
         interior: &mut HashSet<PageNo>,
     ) -> Result<Leaves, TreeError> {
         match self {
-            // Two tables that took each other's name: none of their pages need be touched.
+            // Two tables that exchanged names need not have a touched page.
             Self::Touched(touched) if roots[0] == roots[1] => {
                 let candidates =
                     [trees[0].touched_leaves(roots[0], touched)?, trees[1].touched_leaves(roots[1], touched)?];
@@ -93,7 +93,7 @@ impl Scope {
 }
 
 impl Leaves {
-    /// Makes candidates of some leaves that are shared, in the order of their rows.
+    /// Adds shared leaves to the candidates, in row order.
     pub(super) fn add(
         &mut self,
         trees: [&Trees; 2],

@@ -1,4 +1,4 @@
-//! What changed from one version to another: every row added, removed or changed, with its values.
+//! Differences of two versions: every row added, removed or changed, with its values.
 //!
 //! Pages first, rows second. Where the changes between the two are few, they are replayed from the one to the other: only
 //! pages that this read or wrote can hold rows that differ. Where they are many, the page maps tell which pages may differ
@@ -29,7 +29,7 @@ use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::DataVersion;
 
-/// Changes that are replayed rather than page maps compared.
+/// Maximum number of changes that are replayed instead of comparing page maps.
 const REPLAYED_MAX: usize = 512;
 
 /// Why two versions were not compared.
@@ -41,38 +41,38 @@ pub enum DiffError {
     Version {
         /// The version.
         version: DataVersion,
-        /// Why.
+        /// The reason.
         source: ReplayError,
     },
-    /// What is recorded cannot be read.
+    /// The backup cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// One of them cannot be read as a database.
+    /// A version cannot be read as a database.
     #[error("the versions cannot be compared: {reason}; `backupfs verify` says whether the backup is damaged")]
     Unreadable {
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
-    /// Neither has the table.
+    /// Neither version has the table.
     #[error("there is no table {table} in either version")]
     NoSuchTable {
-        /// What was asked for.
+        /// The requested name.
         table: String,
     },
 }
 
 impl DiffError {
-    /// Whether the backup is at fault.
+    /// Whether the backup is damaged.
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::NoSuchTable { .. })
     }
 }
 
-/// Compares two versions of a backup, and hands what differs to `take`: the schema first, then table by table. `tables` are
-/// the names of those to be compared; none for all. When `take` breaks, that is the end.
+/// Compares two versions of a backup, and passes the differences to `take`: the schema first, then table by table. `tables` are
+/// the names of the tables to compare; empty for all. Stops when `take` breaks.
 ///
 /// # Errors
-/// When a version cannot be opened or read. What has been handed to `take` is right all the same.
+/// When a version cannot be opened or read. The differences passed on before are valid.
 pub fn diff(
     backup: &Backup,
     history: &History,
@@ -85,7 +85,7 @@ pub fn diff(
     Databases::open(from, to)?.compare(scope, tables, take)
 }
 
-/// Opens both, and finds out where rows that differ can be.
+/// Opens both versions, and determines where rows can differ.
 fn open(backup: &Backup, history: &History, from: &Version, to: &Version) -> Result<([View; 2], Scope), DiffError> {
     let is_forward = from.seq <= to.seq;
     let (older, newer) = if is_forward { (from, to) } else { (to, from) };

@@ -1,4 +1,4 @@
-//! The leaves of a table in one of two databases, found along the b-tree.
+//! The leaves of a table in one of two databases, found by following the b-tree.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,13 @@ use crate::pages::{OverlayPages, PageSource};
 use crate::storage::read_error::ReadError;
 use format::units::PageNo;
 
-/// Deeper than any tree that SQLite follows (`BTCURSOR_MAX_DEPTH`).
+/// Maximum depth, greater than that of SQLite (`BTCURSOR_MAX_DEPTH`).
 const DEPTH_MAX: usize = 20;
 
 /// Why a tree cannot be followed.
 #[derive(Debug)]
 pub(super) enum TreeError {
-    /// It is no tree of a table.
+    /// A page is invalid.
     Malformed,
     /// A page cannot be read.
     Read(ReadError),
@@ -31,7 +31,7 @@ impl From<ReadError> for TreeError {
     }
 }
 
-/// The pages of a database, and how much of each is used.
+/// The pages of a database, with their usable length.
 #[derive(Debug)]
 pub(super) struct Trees {
     pages: OverlayPages,
@@ -50,7 +50,7 @@ impl Trees {
         &self.pages
     }
 
-    /// Reads a page that the database has.
+    /// Reads a page within the database.
     pub(super) fn read(&self, page: PageNo, out: &mut Vec<u8>) -> Result<(), TreeError> {
         if page.get() > self.pages.page_count() {
             return Err(TreeError::Malformed);
@@ -64,8 +64,7 @@ impl Trees {
         Ok(table_page(page, bytes, self.usable)?)
     }
 
-    /// The leaves of the tree that begins at `root`, in the order of their rows, of those pages that `touched` has, with
-    /// nothing else on the way to them.
+    /// The leaves of the tree that begins at `root` among the `touched` pages, in row order; only touched pages are followed.
     pub(super) fn touched_leaves(&self, root: PageNo, touched: &HashSet<PageNo>) -> Result<Vec<PageNo>, TreeError> {
         let mut walk = Walk::new(self, root);
         let mut leaves = Vec::new();
@@ -81,11 +80,11 @@ impl Trees {
         Ok(leaves)
     }
 
-    /// All leaves of the tree that begins at `root`, in the order of their rows. Reads none but the first.
+    /// All leaves of the tree that begins at `root`, in row order. Reads only the first leaf.
     pub(super) fn leaves(&self, root: PageNo, interior: &mut HashSet<PageNo>) -> Result<Vec<PageNo>, TreeError> {
         let mut walk = Walk::new(self, root);
         let mut leaves = Vec::new();
-        // All leaves of a tree are at the same depth; that of the first is found out.
+        // All leaves of a tree have the same depth, that of the first.
         let mut leaf_depth = None;
         while let Some((page, depth)) = walk.next()? {
             if leaf_depth == Some(depth) {
@@ -107,12 +106,12 @@ impl Trees {
         Ok(leaves)
     }
 
-    /// The rows of some leaves, one after the other.
+    /// The rows of leaves, in order.
     pub(super) fn rows<'t>(&'t self, leaves: &'t [PageNo]) -> Rows<'t> {
         Rows { trees: self, leaves: leaves.iter(), bytes: Vec::new(), cells: Vec::new().into_iter(), last: None }
     }
 
-    /// Hands the pages on which a row goes on to `take`, with those of the bytes on each that are of the row.
+    /// Passes the overflow pages of a row to `take`, each with the bytes that belong to the row.
     pub(super) fn for_overflow(&self, cell: &Cell, take: &mut dyn FnMut(PageNo, &[u8])) -> Result<(), TreeError> {
         let mut rest = cell.payload_len - cell.local.len() as u64;
         let mut next = cell.overflow;
@@ -135,7 +134,7 @@ impl Trees {
     }
 
     fn overflow_bytes(&self, cell: &Cell) -> Result<Vec<u8>, TreeError> {
-        // No database has so many bytes; nothing is allocated for a length that is a lie.
+        // No database has this many bytes; nothing is allocated for an invalid length.
         let all = u64::from(self.pages.page_count()) * self.usable as u64;
         if cell.payload_len > all {
             return Err(TreeError::Malformed);
@@ -146,10 +145,10 @@ impl Trees {
     }
 }
 
-/// Pages of a tree that are still to be looked at.
+/// Pages of a tree that are still to be visited.
 struct Walk<'t> {
     trees: &'t Trees,
-    /// The next one last, each with its depth.
+    /// The next page last, each with its depth.
     waiting: Vec<(PageNo, usize)>,
     seen: HashSet<PageNo>,
     bytes: Vec<u8>,
@@ -162,7 +161,7 @@ impl<'t> Walk<'t> {
 
     fn next(&mut self) -> Result<Option<(PageNo, usize)>, TreeError> {
         let Some((page, depth)) = self.waiting.pop() else { return Ok(None) };
-        // No page is in a tree twice, so this ends whatever the pages say.
+        // No page is in a tree twice, so this ends for any input.
         if page.get() > self.trees.pages.page_count() || !self.seen.insert(page) {
             return Err(TreeError::Malformed);
         }
@@ -178,18 +177,18 @@ impl<'t> Walk<'t> {
     }
 }
 
-/// Rows of leaves, in their order.
+/// Rows of leaves, in order.
 pub(super) struct Rows<'t> {
     trees: &'t Trees,
     leaves: std::slice::Iter<'t, PageNo>,
-    /// The leaf that the cells are of.
+    /// The leaf of the cells.
     bytes: Vec<u8>,
     cells: std::vec::IntoIter<Cell>,
     last: Option<i64>,
 }
 
 impl Rows<'_> {
-    /// The next one.
+    /// The next row.
     pub(super) fn next(&mut self) -> Result<Option<Cell>, TreeError> {
         loop {
             if let Some(cell) = self.cells.next() {
@@ -207,7 +206,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Whether two rows have the same bytes: the ones that were returned last by both.
+    /// Whether the rows last returned by both have equal bytes.
     pub(super) fn is_same(&self, own: &Cell, others: &Self, other: &Cell) -> Result<bool, TreeError> {
         let (own_local, other_local) = (self.bytes.get(own.local.clone()), others.bytes.get(other.local.clone()));
         if own.payload_len != other.payload_len || own_local != other_local {

@@ -1,4 +1,4 @@
-//! [`Condition`]: what rows are looked for, checked before it is asked of anything.
+//! [`Condition`]: a condition on rows, checked before it is evaluated.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::compare::table::{Layout, tables};
 use crate::replay::reason;
 use crate::replay::sqlite_reason::whole_message;
 
-/// Functions whose answer is another one each time, or about the connection, or that load code.
+/// Functions whose results vary, that concern the connection, or that load code.
 const FORBIDDEN_FUNCTIONS: [&str; 9] = [
     "random",
     "randomblob",
@@ -25,19 +25,19 @@ const FORBIDDEN_FUNCTIONS: [&str; 9] = [
     "sqlite_offset",
 ];
 
-/// A condition on the rows of a table, in SQL: one expression about the columns of one row.
+/// A condition on the rows of a table: one SQL expression about the columns of a row.
 #[derive(Debug, Clone)]
 pub(super) struct Condition {
-    /// The table, as its own schema spells it.
+    /// Name of the table as in its schema.
     pub(super) table: String,
     sql: String,
-    /// How its rows are told from each other.
+    /// Key and columns of the table.
     pub(super) layout: Layout,
-    /// Columns that may change what the condition says, in small letters.
+    /// Columns that the condition depends on, in lower case.
     pub(super) columns: Columns,
-    /// Columns of the key, in small letters.
+    /// Columns of the key, in lower case.
     pub(super) key: BTreeSet<String>,
-    /// Whether a row can disappear without SQLite telling which: by a trigger, or by a conflict.
+    /// Whether a row can disappear unreported by SQLite: by a trigger, or by a conflict.
     pub(super) is_opaque: bool,
 }
 
@@ -46,12 +46,12 @@ pub(super) struct Condition {
 pub(super) enum Columns {
     /// These.
     Some(BTreeSet<String>),
-    /// Any: what generates a column may be another one.
+    /// All: generated columns may depend on any.
     All,
 }
 
 impl Columns {
-    /// Whether this one is among them.
+    /// Whether this column is included.
     pub(super) fn have(&self, column: &str) -> bool {
         match self {
             Self::Some(columns) => columns.contains(&column.to_ascii_lowercase()),
@@ -60,7 +60,7 @@ impl Columns {
     }
 }
 
-/// What SQLite asked for while it prepared the condition.
+/// What SQLite reported while it prepared the condition.
 #[derive(Debug, Default)]
 struct Asked {
     columns: BTreeSet<String>,
@@ -69,10 +69,10 @@ struct Asked {
 }
 
 impl Condition {
-    /// Checks a condition on a database that has the table.
+    /// Checks a condition on a database with the table.
     ///
     /// # Errors
-    /// When there is no such table, or the condition is not one expression about its columns.
+    /// When the table does not exist, or the condition is not a single expression about its columns.
     pub(super) fn check(connection: &mut Connection, table: &str, sql: &str) -> Result<Self, FindError> {
         let fail = |error: rusqlite::Error| FindError::Unreadable { reason: reason(&error) };
         let bad = |reason: String| FindError::Condition { condition: sql.to_owned(), reason };
@@ -88,7 +88,7 @@ impl Condition {
         let authorizer = move |context: AuthContext<'_>| answer(&answering, &of_table, &context);
         connection.authorizer(Some(authorizer)).map_err(fail)?;
         let of = quoted(&name);
-        // One expression fits in both places. A line's end ends a comment that would hide the parenthesis.
+        // A single expression fits in both places. The line break ends a comment that would hide the parenthesis.
         let prepared = [
             format!("SELECT ({expression}\n) FROM main.{of}"),
             format!("SELECT 1 FROM main.{of} WHERE ({expression}\n)"),
@@ -114,12 +114,12 @@ impl Condition {
         }
         let mut columns = asked.columns;
         columns.extend(key.iter().cloned());
-        // A row without a key is another one whatever changes of it.
+        // A row without a key is another row after any change.
         let columns = if has_generated || layout.key.is_empty() { Columns::All } else { Columns::Some(columns) };
         Ok(Self { table: name, sql: expression, layout, columns, key, is_opaque })
     }
 
-    /// Takes account of another schema, in which it is asked as well.
+    /// Adds the dependencies in another schema.
     pub(super) fn add(&mut self, other: Hidden) {
         match &mut self.columns {
             Columns::Some(columns) if !other.has_generated => columns.extend(other.key.iter().cloned()),
@@ -129,20 +129,20 @@ impl Condition {
         self.is_opaque |= other.is_opaque;
     }
 
-    /// The keys of all rows that match.
+    /// A query for the keys of all matching rows.
     pub(super) fn matching(&self) -> String {
         let table = quoted(&self.table);
         format!("SELECT {} FROM main.{table} WHERE ({}\n)", self.key_list(), self.sql)
     }
 
-    /// A row for the row with the rowid that is bound, if it matches.
+    /// A query that returns a row if the row with the bound rowid matches.
     pub(super) fn matches(&self) -> Option<String> {
         let rowid = self.layout.rowid?;
         let table = quoted(&self.table);
         Some(format!("SELECT 1 FROM main.{table} WHERE {rowid} = ?1 AND ({}\n)", self.sql))
     }
 
-    /// The names of what a key consists of.
+    /// Names of the columns of a key.
     pub(super) fn key_columns(&self) -> &[String] {
         if self.layout.key.is_empty() { &self.layout.columns } else { &self.layout.key }
     }
@@ -155,14 +155,14 @@ impl Condition {
     }
 }
 
-/// What the schema says of how a row can become another one without being told by the condition.
+/// Properties of a schema by which rows change without a write to a column of the condition.
 #[derive(Debug)]
 pub(super) struct Hidden {
-    /// Columns of the key, in small letters.
+    /// Columns of the key, in lower case.
     key: BTreeSet<String>,
-    /// Whether there are columns that are made of others.
+    /// Whether the table has generated columns.
     has_generated: bool,
-    /// Whether a row can disappear without SQLite telling which: by a trigger, or by a conflict.
+    /// Whether a row can disappear unreported by SQLite: by a trigger, or by a conflict.
     pub(super) is_opaque: bool,
 }
 

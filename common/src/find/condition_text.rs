@@ -1,16 +1,17 @@
-//! The text of a condition, read letter by letter: SQLite itself does not tell an expression from what only looks like one when
-//! it stands between parentheses.
+//! Checks of a condition's text: between parentheses SQLite itself does not distinguish an expression from a text that only looks
+//! like one.
 
 const A_QUERY: &str = "it must be a single expression about one row, without a query or a table in it";
 const PARENTHESES: &str = "it is not a single expression: its parentheses do not match";
 
-/// The condition as one that means the same wherever it stands between parentheses, or why there is none.
+/// Converts a condition into an expression that means the same between any parentheses, or returns the reason why that is
+/// impossible.
 ///
-/// A name in double quotes gets other quotes: in those that stand there SQLite takes the name of a column that is not there for
-/// a text, and a version in which the column does not exist yet would have rows that match.
+/// A name in double quotes gets backticks: SQLite takes a double-quoted name of a missing column for a string, and a version
+/// without the column would have matching rows.
 ///
-/// Refused are a word that begins a query, `IN` with a table behind it (of those that it can answer from an index SQLite says
-/// nothing), and parentheses that close what is not open, as in `1) OR (1`.
+/// Refused are words that begin a query, `IN` with a table name (SQLite does not report a table that it reads through an index),
+/// and unbalanced parentheses, as in `1) OR (1`.
 pub(super) fn as_one_expression(sql: &str) -> Result<String, &'static str> {
     let mut out = String::with_capacity(sql.len());
     let mut rest = sql;
@@ -48,12 +49,12 @@ pub(super) fn as_one_expression(sql: &str) -> Result<String, &'static str> {
     }
 }
 
-/// A name that is never taken for a text.
+/// A name in backticks, which SQLite never takes for a string.
 pub(super) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-/// The words of a statement, and its other letters, without comments and what is in quotes.
+/// The words and other characters of a statement, without comments and quoted parts.
 pub(super) fn words(sql: &str) -> impl Iterator<Item = &str> {
     let mut rest = sql;
     std::iter::from_fn(move || {
@@ -68,7 +69,7 @@ pub(super) fn words(sql: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Bytes of the comment, quoted text, word or letter that `sql` begins with.
+/// Length of the comment, quoted part, word or character at the beginning of `sql`.
 fn token_len(sql: &str, letter: char) -> usize {
     let behind = |end: &str, from: usize| {
         sql.get(from..).and_then(|rest| rest.find(end)).map_or(sql.len(), |at| from + at + end.len())
@@ -82,7 +83,7 @@ fn token_len(sql: &str, letter: char) -> usize {
             loop {
                 match sql.get(end..).and_then(|rest| rest.find(letter)) {
                     None => return sql.len(),
-                    // Doubled, it stands for itself.
+                    // A doubled quote stands for itself.
                     Some(at) if sql.get(end + at + 1..).is_some_and(|rest| rest.starts_with(letter)) => end += at + 2,
                     Some(at) => return end + at + 1,
                 }
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn a_name_in_double_quotes_is_a_name() {
         assert_eq!(as_one_expression(r#""a""b`c" = 'x"y' "#).unwrap(), "`a\"b``c` = 'x\"y' ");
-        // SQLite says what is wrong with it.
+        // SQLite reports the error.
         assert_eq!(as_one_expression(r#"a = "b"#).unwrap(), r#"a = "b"#);
     }
 }

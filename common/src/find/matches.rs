@@ -1,4 +1,4 @@
-//! Which rows match, from version to version.
+//! The matching rows, from version to version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ use crate::compare::value::Value;
 use crate::replay::{Replay, reason};
 use format::units::Timestamp;
 
-/// A condition, asked of one database after another.
+/// A condition that is evaluated in one database after another.
 #[derive(Debug)]
 pub(super) struct Query<'c> {
     pub(super) condition: &'c Condition,
     matching: String,
     matches: Option<String>,
-    /// What `now` means in it, for all of them.
+    /// The value of `now` in all evaluations.
     now: Timestamp,
 }
 
@@ -27,7 +27,7 @@ impl<'c> Query<'c> {
         Self { condition, matching: condition.matching(), matches: condition.matches(), now }
     }
 
-    /// All rows that match; none while the table, or a column, is not there.
+    /// All matching rows; none while the table, or a column, does not exist.
     pub(super) fn all(&self, replay: &Replay) -> Result<BTreeSet<RowKey>, FindError> {
         self.ask(replay, &self.matching, BTreeSet::new(), |connection| {
             let mut statement = connection.prepare_cached(&self.matching)?;
@@ -36,7 +36,7 @@ impl<'c> Query<'c> {
             let mut found = BTreeSet::new();
             while let Some(key) = values(rows.next()?, count)? {
                 let mut key = RowKey(key, 0);
-                // Rows without a key can be there more than once.
+                // Equal rows without a key are numbered.
                 while !found.insert(key.clone()) {
                     key.1 += 1;
                 }
@@ -45,7 +45,7 @@ impl<'c> Query<'c> {
         })
     }
 
-    /// What tables there are, and whether the condition can be asked of its own.
+    /// The tables of the database, and whether the condition can be evaluated.
     pub(super) fn shape(&self, replay: &Replay) -> Result<Shape, FindError> {
         const QUERY: &str = "SELECT lower(t.name), lower(c.name) FROM pragma_table_list AS t \
              JOIN pragma_table_xinfo(t.name) AS c WHERE t.schema = 'main' AND t.type = 'table'";
@@ -69,7 +69,7 @@ impl<'c> Query<'c> {
         })
     }
 
-    /// Asks; the answer is `none` where `sql` means nothing. A statement that is kept tells so only when it is asked again.
+    /// Evaluates a query; returns `none` where `sql` cannot be prepared. A cached statement fails only when it is executed.
     fn ask<T>(
         &self,
         replay: &Replay,
@@ -88,17 +88,17 @@ impl<'c> Query<'c> {
     }
 }
 
-/// What there is in a version to ask of.
+/// The tables of a version.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
-    /// The columns of all tables, in small letters.
+    /// The columns of all tables, in lower case.
     tables: BTreeMap<String, BTreeSet<String>>,
     is_askable: bool,
 }
 
 impl Shape {
-    /// Why a condition on `table` does not mean the same from here to `after`: a name is another one. `None` while it does, and
-    /// where the table or a column was only made or dropped: without them no row matches.
+    /// Why a condition on `table` changes its meaning from here to `after`: a name was changed. `None` while the meaning is the
+    /// same, and where the table or a column was only created or dropped: without them no row matches.
     pub(super) fn why_another(&self, after: &Self, table: &str) -> Option<String> {
         let table = table.to_ascii_lowercase();
         let list = |names: BTreeSet<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -146,12 +146,12 @@ impl Turned {
     }
 }
 
-/// What is known of rows since some version, the *beginning*.
+/// The known matches since a version, the *beginning*.
 #[derive(Debug, Default)]
 pub(super) struct Matches(BTreeMap<RowKey, bool>);
 
 impl Matches {
-    /// Takes note that all of these matched before a change and those match after it.
+    /// Records the matches before and after a change.
     pub(super) fn turn_all(&mut self, before: &BTreeSet<RowKey>, after: &BTreeSet<RowKey>) -> Turned {
         for key in before.union(after) {
             self.0.insert(key.clone(), after.contains(key));
@@ -159,8 +159,8 @@ impl Matches {
         Turned::between(before, after)
     }
 
-    /// Takes note of the rows that a change has written. `beginning` opens the database at the beginning: what was not
-    /// written since is as it was then.
+    /// Records the rows that a change has written. `beginning` opens the database at the beginning, where rows that were not
+    /// written since are unchanged.
     pub(super) fn turn_rows<'r>(
         &mut self,
         asking: &Query<'_>,

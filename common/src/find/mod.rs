@@ -1,10 +1,9 @@
-//! The versions at which the answer of a condition changed: rows of a table began to match it, or ceased to.
+//! The versions at which the matches of a condition changed: rows of a table began or ceased to match.
 //!
-//! Exact, version by version. Of every recorded statement SQLite tells, when it prepares it, which columns of which tables it
-//! writes. From each keyframe to the next the changes are replayed only if one of them writes what the condition reads; where
-//! that is so of several in a row replay goes on from one to the next, with the pages that it has read, and in the last of
-//! them only up to the last such change. While they are replayed, SQLite names each row that it writes, and only these are
-//! asked about.
+//! Exact, version by version. When SQLite prepares a recorded statement, it reports which columns of which tables it writes.
+//! Between two keyframes the changes are replayed only if one of them writes what the condition reads; if that holds for
+//! consecutive intervals, replay continues from one to the next with its cached pages, and in the last only up to the last
+//! relevant change. During replay SQLite reports each row that it writes, and only those are queried.
 
 mod condition;
 mod condition_text;
@@ -32,111 +31,111 @@ use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::{DataVersion, Seq, Timestamp};
 
-/// Why nothing was found out.
+/// Why the search failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindError {
-    /// There is no such table.
+    /// The table does not exist.
     #[error("there is no table {table}, neither in the newest nor in the oldest of these versions")]
     NoSuchTable {
-        /// What was asked for.
+        /// The requested name.
         table: String,
     },
-    /// The condition is not one expression about a row.
+    /// The condition is not a single expression about a row.
     #[error("the condition `{condition}` cannot be used: {reason}")]
     Condition {
         /// The condition.
         condition: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The names of what it is about are other ones from a version on.
+    /// The names that the condition uses change at a version.
     #[error(
         "the condition does not mean the same before and from version {version} on: of table {table}, {why}; ask for the \
         versions before it with --to, and for it and those after it with --from, each time with the names of those versions"
     )]
     Renamed {
-        /// The first version with the other names.
+        /// The first version with other names.
         version: DataVersion,
         /// The table.
         table: String,
-        /// What is another one.
+        /// The change.
         why: String,
     },
-    /// The condition has no answer for a row.
+    /// The condition cannot be evaluated for a row.
     #[error("the condition cannot be answered: {reason}")]
     Evaluation {
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
-    /// The condition takes too much.
+    /// The condition exceeds a bound.
     #[error("the condition was stopped: it {why}")]
     TooMuch {
-        /// Why it was stopped.
+        /// The exceeded bound.
         why: OutOfBounds,
     },
-    /// A version cannot be opened, or a change not be replayed.
+    /// A version cannot be opened, or a change does not replay.
     #[error(transparent)]
     Replay {
-        /// Why.
+        /// The reason.
         source: ReplayError,
     },
-    /// What is recorded cannot be read.
+    /// The backup cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A version cannot be read as a database.
     #[error("a version cannot be read: {reason}; `backupfs verify` says whether the backup is damaged")]
     Unreadable {
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
 }
 
 impl FindError {
-    /// Whether the backup is at fault.
+    /// Whether the backup is damaged.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Replay { .. } | Self::Read(_) | Self::Unreadable { .. })
     }
 }
 
-/// The key of a row: its rowid, or the columns of its primary key, or all columns of a table without either; of which rows
-/// there can be several, told apart by a number.
+/// The key of a row: its rowid, the columns of its primary key, or all columns of a table without either, with a number that
+/// distinguishes equal rows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey(pub Vec<Value>, u32);
 
-/// A version at which the answer changed.
+/// A version at which the matches changed.
 #[derive(Debug, Clone)]
 pub struct Transition {
     /// The version.
     pub version: Version,
-    /// Rows that match in it and did not in the one before.
+    /// Rows that match in it and did not in the previous version.
     pub began: Vec<RowKey>,
-    /// Rows that matched in the one before.
+    /// Rows that matched only in the previous version.
     pub ended: Vec<RowKey>,
-    /// Rows that match in it.
+    /// Number of matching rows.
     pub matches: u64,
 }
 
-/// The answer in the first version, and every version at which it changed.
+/// The matches in the first version, and every later version at which they changed.
 #[derive(Debug)]
 pub struct Turns {
-    /// The table, as its schema spells it.
+    /// Name of the table as in its schema.
     pub table: String,
     /// Names of the columns of a key.
     pub key_columns: Vec<String>,
-    /// The first version that was asked.
+    /// The first version of the search.
     pub first: Version,
-    /// Rows that matched in it.
+    /// Number of matching rows in it.
     pub matches: u64,
-    /// What came after it, in order.
+    /// The transitions behind it, in order.
     pub turns: Vec<Transition>,
 }
 
-/// Finds the versions behind `first`, up to `last`, at which the rows of `table` that match a condition are others than in the
-/// version before.
+/// Finds the versions behind `first`, up to `last`, at which other rows of `table` match a condition than in the previous
+/// version.
 ///
 /// # Errors
-/// When the condition is not one expression about a row, or something that is needed cannot be read.
+/// When the condition is not a single expression about a row, or the backup cannot be read.
 pub fn find(
     backup: &Backup,
     history: &History,
@@ -160,7 +159,7 @@ pub fn find(
             let found = match *job {
                 Job::Segment(segment) => {
                     backup.segments().footer(segment).map_err(FindError::from).and_then(|footer| {
-                        // A connection must not see two databases that a rewind or a snapshot lies between.
+                        // A connection must not be used on both sides of a rewind or a snapshot.
                         if line.replace(footer.newest_snapshot) != Some(footer.newest_snapshot) {
                             search.forget();
                         }
@@ -175,7 +174,7 @@ pub fn find(
             let failed = found.is_err();
             done.lock().unwrap_or_else(PoisonError::into_inner).push((at, found));
             if failed {
-                // Nobody need go on.
+                // Stops the other threads.
                 next.store(jobs.len(), Ordering::Relaxed);
             }
         }
@@ -197,10 +196,10 @@ pub fn find(
     Ok(Turns { table: condition.table.clone(), key_columns, first: first.clone(), matches, turns })
 }
 
-/// What came of the job with this number.
+/// Number and result of a job.
 type Done = (usize, Result<Vec<Transition>, FindError>);
 
-/// What one thread does at a time.
+/// The work of a thread.
 enum Job {
     Segment(Seq),
     Unsealed,
@@ -208,7 +207,7 @@ enum Job {
 
 fn jobs(history: &History, first: Seq, last: Seq) -> Vec<Job> {
     let sealed = history.sealed();
-    // The segment that holds the first version may hold later ones.
+    // The segment of the first version may have later ones.
     let from = match history.is_sealed(first) {
         true => sealed.partition_point(|&segment| segment <= first).saturating_sub(1),
         false => sealed.len(),
@@ -219,7 +218,7 @@ fn jobs(history: &History, first: Seq, last: Seq) -> Vec<Job> {
     segments.chain(unsealed).collect()
 }
 
-/// Checks the condition on the newest version, or on the oldest one if that has not what it is about.
+/// Checks the condition on the newest version, or on the oldest if the newest lacks the table or a column.
 fn check(
     backup: &Backup,
     history: &History,

@@ -1,5 +1,5 @@
-//! Which changes can change what a condition says: SQLite tells of every statement which columns of which tables it writes,
-//! cascades included.
+//! Which changes can affect the matches of a condition: SQLite reports for every statement which columns of which tables it
+//! writes, cascades included.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,26 +11,26 @@ use super::condition::{Condition, Hidden};
 use super::condition_text::words;
 use format::statements::StoredStatement;
 
-/// What a statement, or a change, can do to what a condition says.
+/// The possible effect of a statement, or a change, on the matches of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Relevance {
-    /// Nothing.
+    /// None.
     None,
-    /// Nothing, but for rows that give way to those that it writes: what the condition reads is not in what it sets.
+    /// None, except for rows that its rows replace: it sets no column that the condition reads.
     Beside,
-    /// Something, and SQLite tells which rows it writes.
+    /// Some, to rows that SQLite reports.
     Rows,
-    /// Something, to rows that nobody tells.
+    /// Some, to rows that are not reported.
     Whole,
-    /// Anything, and what comes after it too: the schema is another one then.
+    /// Any, also for later changes: the schema changes.
     Schema,
 }
 
-/// Statements looked at on one schema.
+/// Analyses statements on one schema.
 pub(super) struct Statements<'c> {
     connection: &'c Connection,
     condition: &'c Condition,
-    /// Whether rows can disappear without SQLite telling which.
+    /// Whether rows can disappear unreported by SQLite.
     is_opaque: bool,
     found: Arc<Mutex<Relevance>>,
     known: HashMap<String, Relevance>,
@@ -39,10 +39,10 @@ pub(super) struct Statements<'c> {
 }
 
 impl<'c> Statements<'c> {
-    /// Looks at statements on a connection that is used for nothing else.
+    /// Analyses statements on a connection that has no other use.
     pub(super) fn on(connection: &'c mut Connection, condition: &'c Condition) -> rusqlite::Result<Self> {
         let found = Arc::new(Mutex::new(Relevance::None));
-        // The schema may be another one than that on which the condition was checked.
+        // The schema may differ from the one on which the condition was checked.
         let mut about = condition.clone();
         let here = Hidden::of(connection, &condition.table)?;
         let is_opaque = condition.is_opaque || here.is_opaque;
@@ -51,7 +51,7 @@ impl<'c> Statements<'c> {
         let authorizer = move |context: AuthContext<'_>| {
             let mut found = noting.lock().unwrap_or_else(PoisonError::into_inner);
             *found = (*found).max(of_action(&about, &context.action));
-            // Some of them act while they are prepared.
+            // Some PRAGMAs act while they are prepared.
             if matches!(context.action, AuthAction::Pragma { .. }) {
                 Authorization::Ignore
             } else {
@@ -62,7 +62,7 @@ impl<'c> Statements<'c> {
         Ok(Self { connection, condition, is_opaque, found, known: HashMap::new(), is_over: false })
     }
 
-    /// What a statement can do, as it is stored.
+    /// The possible effect of a stored statement.
     pub(super) fn of_stored(&mut self, statement: &StoredStatement<'_>) -> Relevance {
         match statement {
             StoredStatement::Plain(text) => self.of_text(text),
@@ -70,7 +70,7 @@ impl<'c> Statements<'c> {
         }
     }
 
-    /// What a statement, or the statements of a template, can do.
+    /// The possible effect of a statement, or of the statements of a template.
     pub(super) fn of_text(&mut self, text: &str) -> Relevance {
         if self.is_over {
             return Relevance::Schema;
@@ -82,7 +82,7 @@ impl<'c> Statements<'c> {
         let prepared = self.connection.prepare(text).map(drop);
         let found = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let relevance = match found {
-            // It is about what this schema does not have.
+            // It refers to something that this schema lacks.
             _ if prepared.is_err() => Relevance::Whole,
             Relevance::Beside | Relevance::Rows if self.is_opaque || is_silent(text) => Relevance::Whole,
             Relevance::Beside => Relevance::None,
@@ -98,10 +98,10 @@ impl<'c> Statements<'c> {
 fn of_action(condition: &Condition, action: &AuthAction<'_>) -> Relevance {
     let is_own = |table: &str| table.eq_ignore_ascii_case(&condition.table);
     match *action {
-        // SQLite keeps it itself when rows are added to other tables, and tells nobody.
+        // SQLite maintains this table when rows are added to others, unreported.
         AuthAction::Insert { .. } if is_own("sqlite_sequence") => Relevance::Whole,
         AuthAction::Insert { table_name } | AuthAction::Delete { table_name } if is_own(table_name) => Relevance::Rows,
-        // Of a row that gets another key SQLite tells only the new one.
+        // When the key of a row changes, SQLite reports only the new one.
         AuthAction::Update { table_name, column_name }
             if is_own(table_name) && condition.key.contains(&column_name.to_ascii_lowercase()) =>
         {
@@ -125,8 +125,8 @@ fn of_action(condition: &Condition, action: &AuthAction<'_>) -> Relevance {
     }
 }
 
-/// Whether SQLite may write rows without telling: those that give way to others, and all of a table at once (SQLite,
-/// `sqlite3_update_hook`), as a DELETE does that has no WHERE of its own.
+/// Whether SQLite may write rows unreported: those replaced in conflicts, and all rows of a table at once (SQLite,
+/// `sqlite3_update_hook`), as a DELETE without a WHERE of its own does.
 fn is_silent(text: &str) -> bool {
     let (mut depth, mut begins, mut deletes, mut has_where) = (0_usize, None, false, false);
     for word in words(text) {

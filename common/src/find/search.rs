@@ -1,4 +1,4 @@
-//! The versions of one segment, or of what is not sealed, at which a condition turns.
+//! The search within one segment, or in the unsealed part.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -16,29 +16,30 @@ use crate::log::RecordAddress;
 use crate::pages::{MountedOverlay, OverlayPages};
 use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, reason};
 use crate::segment::SealedState;
-use crate::segment::timeline::{LiveKind, LiveRecord, Timeline};
+use crate::segment::live_record::{LiveKind, LiveRecord};
+use crate::segment::timeline::Timeline;
 use crate::segment::version::Version;
 use format::sql::parameters;
 use format::statements::Block;
 use format::units::Keyframe;
 use format::units::Seq;
 
-/// Looks for turns. Keeps its connections from one interval to the next.
+/// Searches for transitions. Keeps its connections between intervals.
 pub(super) struct Search<'a> {
     pub(super) backup: &'a Backup,
     pub(super) history: &'a History,
     pub(super) asking: &'a Query<'a>,
-    /// Seqs of the versions that are wanted.
+    /// Seqs of the versions of the search.
     pub(super) wanted: RangeInclusive<Seq>,
     notes: RowNotes,
-    /// Where changes are replayed, and where it is asked what was before them.
+    /// For replay, and for queries of the state before a change.
     idle: [Option<IdleReplay>; 2],
 }
 
-/// A database that a replay begins with.
+/// The database at the start of a replay.
 type Beginning = (OverlayPages, ForeignKeys);
 
-/// The changes of a version, by their positions.
+/// The changes of a version, by position.
 struct OfVersion<'s> {
     version: &'s Version,
     relevance: Relevance,
@@ -50,7 +51,7 @@ struct OfInterval<'s> {
     keyframe: Keyframe,
     block: Arc<Block>,
     versions: Vec<OfVersion<'s>>,
-    /// How many of them are replayed, if none behind them is.
+    /// Number of changes to replay, if no later interval is replayed.
     wanted: usize,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Search<'a> {
         Self { backup, history, asking, wanted, notes: RowNotes::default(), idle: [None, None] }
     }
 
-    /// Finds the turns in a segment.
+    /// Finds the transitions in a segment.
     pub(super) fn segment(&mut self, first_seq: Seq) -> Result<Vec<Transition>, FindError> {
         let segments = self.backup.segments();
         let timeline = segments.timeline(first_seq)?;
@@ -102,7 +103,7 @@ impl<'a> Search<'a> {
             let wanted = self.last_wanted(&versions);
             intervals.push(OfInterval { keyframe, block, versions, wanted });
         }
-        // What one interval ends with the next one begins with: whoever replays both goes on, with the pages that he has read.
+        // The end of one interval is the beginning of the next, so replay continues with its cached pages.
         for run in intervals.chunk_by(|a, b| a.wanted > 0 && b.wanted > 0 && a.keyframe.0 + 1 == b.keyframe.0) {
             let [OfInterval { keyframe, wanted: 1.., .. }, ..] = run else { continue };
             let Some(about) = timeline.interval(*keyframe) else { continue };
@@ -134,15 +135,15 @@ impl<'a> Search<'a> {
             && let Some(earlier) = self.history.version_before(first.seq)?
             && self.history.is_dropped_between(earlier.seq, first_seq)
         {
-            // What was found is its difference to a version that is not there any more.
+            // The difference to a version that was dropped is not a transition.
             turns.retain(|turn| turn.version.seq != first.seq);
             turns.splice(0..0, self.alone(first)?);
         }
         Ok(turns)
     }
 
-    /// The records of a segment, from the interval on with which a replay of the versions behind the first begins. What others
-    /// are stored in may be damaged.
+    /// The records of a segment from the interval on with which a replay of the wanted versions begins. Other intervals may be
+    /// damaged.
     fn asked_records<'s>(&self, timeline: &'s Timeline) -> &'s [LiveRecord] {
         let records = timeline.records();
         let upto = records.partition_point(|record| record.seq() <= *self.wanted.end());
@@ -152,12 +153,12 @@ impl<'a> Search<'a> {
         records.get(from..upto).unwrap_or_default()
     }
 
-    /// Whether it is to be told what a version turns: not of the first one.
+    /// Whether a transition at a version is wanted: not at the first one.
     fn is_turn_wanted(&self, version: &Version) -> bool {
         self.wanted.contains(&version.seq) && version.seq != *self.wanted.start()
     }
 
-    /// The turn at a version of which what led to it was dropped.
+    /// The transition at a version whose previous changes were dropped.
     fn alone(&mut self, version: &Version) -> Result<Option<Transition>, FindError> {
         if !self.is_turn_wanted(version) {
             return Ok(None);
@@ -168,7 +169,7 @@ impl<'a> Search<'a> {
         Ok(turn(version, Turned::between(&before.0, &after.0)))
     }
 
-    /// Whether the condition still means what it meant before a version.
+    /// Checks that the condition keeps its meaning at a version.
     fn check_names(&self, version: &Version, before: &Shape, after: &Shape) -> Result<(), FindError> {
         let table = &self.asking.condition.table;
         match before.why_another(after, table).filter(|_| self.is_turn_wanted(version)) {
@@ -177,11 +178,11 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Finds the turns in what is not sealed.
+    /// Finds the transitions in the unsealed part.
     pub(super) fn unsealed(&mut self) -> Result<Vec<Transition>, FindError> {
         let mut turns = Vec::new();
         let logs = self.history.unsealed();
-        // What lies before the snapshot that the first version builds on may be damaged.
+        // Records before the snapshot that the first version builds on may be damaged.
         let is_start = |log: &Timeline| log.snapshot().is_some() && log.first_seq() <= *self.wanted.start();
         let from = logs.iter().rposition(is_start);
         let mut now = match from {
@@ -207,7 +208,7 @@ impl<'a> Search<'a> {
         Ok(turns)
     }
 
-    /// Adds the turns in a log, and returns the database at its end.
+    /// Adds the transitions in a log; returns the database at its end.
     fn log(
         &mut self,
         timeline: &Timeline,
@@ -269,13 +270,13 @@ impl<'a> Search<'a> {
         Ok((replay.pages(), foreign_keys))
     }
 
-    /// How many versions there are up to the last one that matters; 0 if none does.
+    /// Number of versions up to the last relevant one; 0 if there is none.
     fn last_wanted(&self, versions: &[OfVersion<'_>]) -> usize {
         let is_wanted = |of: &OfVersion<'_>| of.relevance != Relevance::None && self.wanted.contains(&of.version.seq);
         versions.iter().rposition(is_wanted).map_or(0, |last| last + 1)
     }
 
-    /// The changes of some records, version by version.
+    /// The changes of records, version by version.
     fn all_versions<'s>(
         &self,
         timeline: &'s Timeline,
@@ -298,7 +299,7 @@ impl<'a> Search<'a> {
         versions
     }
 
-    /// The turn at a version that was recorded as a snapshot.
+    /// The transition at a version that was recorded as a snapshot.
     fn at_snapshot(&mut self, timeline: &Timeline) -> Result<Option<Transition>, FindError> {
         let is_snapshot = timeline.records().first().is_some_and(|record| record.kind == LiveKind::Snapshot);
         let version = timeline.versions().first().filter(|version| self.wanted.contains(&version.seq));
@@ -314,7 +315,7 @@ impl<'a> Search<'a> {
         Ok(turn(version, Turned::between(&before.0, &after.0)))
     }
 
-    /// All rows that match in a version.
+    /// All matching rows of a version.
     pub(super) fn all_at(&mut self, version: &Version) -> Result<(BTreeSet<RowKey>, Shape), FindError> {
         let plan = self.history.plan(version)?;
         let view = View::build(self.backup, &plan, None).map_err(|error| FindError::Replay { source: error.reason })?;
@@ -355,23 +356,23 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What it keeps was of another line of history.
+    /// Drops the connections, which belong to another line of history.
     pub(super) fn forget(&mut self) {
         self.idle = [None, None];
     }
 }
 
-/// What there was before a change that may do anything.
+/// The state before a change with any possible effect.
 struct Before {
     rows: BTreeSet<RowKey>,
-    /// Only of one that changes the schema.
+    /// Only before a change of the schema.
     shape: Option<Shape>,
 }
 
-/// Goes along with a replay from its beginning.
+/// Follows a replay from its beginning.
 struct Follow {
     beginning: Beginning,
-    /// The database at the beginning, once somebody has asked.
+    /// The database at the beginning, opened on first use.
     opened: Option<Replay>,
     standing: Matches,
 }
@@ -381,7 +382,7 @@ impl Follow {
         Self { beginning, opened: None, standing: Matches::default() }
     }
 
-    /// What must be known before a version is replayed: all rows that match, if nobody will tell which it writes.
+    /// The state needed before a version is replayed: all matching rows, if written rows are not reported.
     fn before(
         &self,
         search: &Search<'_>,
@@ -396,7 +397,7 @@ impl Follow {
         Ok(Some(Before { rows: search.asking.all(replay)?, shape }))
     }
 
-    /// The turn at a version that has been replayed, if it is wanted.
+    /// The transition at a version that was replayed, if it is wanted.
     fn after(
         &mut self,
         search: &mut Search<'_>,

@@ -1,4 +1,4 @@
-//! The history in the order of the clock, which is that of the seqs until somebody sets it back.
+//! The history by the clock, whose order is that of the seqs unless the clock was set back.
 
 use std::ops::{ControlFlow, Range};
 
@@ -10,14 +10,14 @@ use format::units::{Seq, Timestamp};
 /// The newest version that was recorded by some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedBy {
-    /// The newest of all whose time is not later.
+    /// The newest version whose time is not later.
     pub newest: Version,
-    /// The first version that was recorded before it and whose time is later, and the version before that: the clock was set
-    /// back in between. Where it was behind when `newest` was recorded the older of these was the newest at that time.
+    /// The first version recorded before `newest` whose time is later, with its predecessor: the clock was set back in between.
+    /// If the clock was slow when `newest` was recorded, that predecessor was the newest version at that time.
     pub set_back: Option<(Option<Version>, Version)>,
 }
 
-/// A timeline by its times.
+/// The range of times of a timeline.
 struct Times<'a> {
     earliest: Timestamp,
     latest: Timestamp,
@@ -30,7 +30,7 @@ enum Which<'a> {
 }
 
 impl History {
-    /// The times of all stretches that have versions. Reads the footers of all segments, once.
+    /// The times of all timelines with versions. Reads the footers of all segments, once.
     fn times(&self) -> impl Iterator<Item = Result<Times<'_>, ReadError>> {
         let remains = self.segments.remains();
         let sealed = self.sealed.iter().filter_map(move |&segment| {
@@ -63,11 +63,11 @@ impl History {
         })
     }
 
-    /// What was recorded at or before `micros` (since 1970): the newest version whose time is not later, and what speaks against
-    /// it, as far as segments can be read. `None` when there is no such version.
+    /// The newest version with a time of at most `micros` (since 1970), with any later time before it, as far as segments can be
+    /// read. `None` when there is no such version.
     ///
     /// # Errors
-    /// When a segment that may tell cannot be read and no other does.
+    /// When a segment that may have it cannot be read, and no other has it.
     pub fn recorded_by(&self, micros: i64) -> Result<Option<RecordedBy>, ReadError> {
         let Some(newest) = self.newest_recorded_by(micros)? else { return Ok(None) };
         let is_later = |version: &Version| version.recorded_at.as_micros() > micros && version.seq < newest.seq;
@@ -95,11 +95,11 @@ impl History {
         Ok(Some(RecordedBy { newest, set_back: None }))
     }
 
-    /// The newest version of those that were recorded at or before `micros` (since 1970). After the clock was set back it may
-    /// not be the one with the latest time.
+    /// The newest version with a time of at most `micros` (since 1970). If the clock was set back, it need not be the one with
+    /// the latest time.
     ///
     /// # Errors
-    /// When a segment that may tell cannot be read and no other does.
+    /// When a segment that may have it cannot be read, and no other has it.
     fn newest_recorded_by(&self, micros: i64) -> Result<Option<Version>, ReadError> {
         let is_by = |at: Timestamp| at.as_micros() <= micros;
         let mut unreadable = None;
@@ -124,7 +124,7 @@ impl History {
     /// The earliest time of a version at or after `micros` (since 1970).
     ///
     /// # Errors
-    /// When a segment that may tell cannot be read and no other does.
+    /// When a segment that may have it cannot be read, and no other has it.
     pub fn first_time_from(&self, micros: i64) -> Result<Option<Timestamp>, ReadError> {
         self.extreme(
             |times| times.latest.as_micros() >= micros,
@@ -137,7 +137,7 @@ impl History {
     /// The latest time of a version before `micros` (since 1970).
     ///
     /// # Errors
-    /// When a segment that may tell cannot be read and no other does.
+    /// When a segment that may have it cannot be read, and no other has it.
     pub fn last_time_before(&self, micros: i64) -> Result<Option<Timestamp>, ReadError> {
         self.extreme(
             |times| times.earliest.as_micros() < micros,
@@ -147,10 +147,10 @@ impl History {
         )
     }
 
-    /// Visits the times of all versions from the newest to the oldest, until it is told to stop.
+    /// Visits the times of all versions from the newest to the oldest, until `visit` breaks.
     ///
     /// # Errors
-    /// When a segment cannot be read: none that is older is visited.
+    /// When a segment cannot be read: no older version is visited.
     pub(crate) fn visit_times_backwards(
         &self,
         visit: &mut dyn FnMut(Timestamp, Seq) -> ControlFlow<()>,
@@ -166,7 +166,7 @@ impl History {
         Ok(())
     }
 
-    /// The best time among those that are `wanted`. A timeline whose own best one is wanted need not be read.
+    /// The best time among the `wanted` ones. A timeline whose own extreme is wanted need not be read.
     fn extreme(
         &self,
         may_hold: impl Fn(&Times<'_>) -> bool,
@@ -203,11 +203,10 @@ impl History {
         }
     }
 
-    /// When the versions of a span of time (microseconds since 1970) were recorded, and their seqs, in the order of the
-    /// clock and then of the seqs.
+    /// Times and seqs of the versions in a span of time (microseconds since 1970), ordered by time and then by seq.
     ///
     /// # Errors
-    /// When segments cannot be read: what all others hold is in the list.
+    /// When segments cannot be read: the versions of all others are in the list.
     pub fn versions_between(&self, span: &Range<i64>) -> (Vec<(Timestamp, Seq)>, Result<(), ReadError>) {
         let mut found = Vec::new();
         let mut unreadable = None;
@@ -230,7 +229,7 @@ impl History {
     /// Whether any version was recorded in a span of time.
     ///
     /// # Errors
-    /// When a segment that may tell cannot be read.
+    /// When a segment that may have one cannot be read.
     pub fn has_versions_between(&self, span: &Range<i64>) -> Result<bool, ReadError> {
         Ok(self.first_time_from(span.start)?.is_some_and(|at| at.as_micros() < span.end))
     }
@@ -246,7 +245,7 @@ mod tests {
     use crate::testing::Node;
     use format::units::{DataVersion, Seq, Timestamp};
 
-    /// It was 3 o'clock by a wrong clock, then 2, and 2 is later than 3.
+    /// It is 3 o'clock by a wrong clock, then 2, and the version of 2 o'clock is the newer one.
     #[test]
     fn the_newest_version_of_a_time_is_the_newest_one_also_when_the_clock_was_set_back() {
         let hour = |hours: i64| Timestamp::now().as_micros() + hours * 3_600_000_000;

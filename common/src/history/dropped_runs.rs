@@ -1,4 +1,4 @@
-//! Segments of which nothing was kept, as a timeline tells of them.
+//! The dropped segments as entries of the timeline.
 
 use std::iter::Peekable;
 use std::slice::Iter;
@@ -9,13 +9,13 @@ use crate::storage::read_error::ReadError;
 use format::remains_directory::Gap;
 use format::units::Seq;
 
-/// The runs of dropped segments, in order, between those that something is left of.
+/// The runs of dropped versions, in order, between the segments that still have versions.
 pub(super) struct DroppedRuns<'a> {
     segments: &'a Segments,
     gaps: Peekable<Iter<'a, Gap>>,
-    /// Versions in all segments up to the end of what was told of the next gap.
+    /// Number of versions in all segments before the rest of the next gap.
     told: u64,
-    /// What tells of one could not be read.
+    /// The error when a footer could not be read.
     pub(super) unreadable: Option<ReadError>,
 }
 
@@ -24,7 +24,7 @@ impl<'a> DroppedRuns<'a> {
         Self { segments, gaps: gaps.iter().peekable(), told: 0, unreadable: None }
     }
 
-    /// The next of them before this timeline; `None` when there are no more.
+    /// The next run before this timeline; `None` when there are no more.
     pub(super) fn next_before(&mut self, timeline: &Timeline) -> Option<TimelineEntry> {
         let first_seq = timeline.first_seq();
         while let Some(gap) = self.gaps.next_if(|gap| gap.last_seq < first_seq) {
@@ -37,7 +37,7 @@ impl<'a> DroppedRuns<'a> {
         }
         let gap = self.gaps.peek().filter(|gap| gap.has(first_seq))?;
         let told = self.told.max(gap.versions_before);
-        // It is known: the stretch was made of it.
+        // The footer is cached: the timeline was built from it.
         let footer = self.segments.footer(first_seq).ok()?;
         self.told = footer.versions_before.saturating_add(footer.versions.into());
         self.entry(told, footer.versions_before, Ok(footer.place_before), first_seq)

@@ -1,10 +1,11 @@
-//! [`History`]: which versions a backup holds, and what each is made of.
+//! [`History`]: the versions of a backup, and how each is built.
 //!
-//! Of what is sealed only the names of the segments are in memory; the rest is read, and kept for a while, when it is
-//! asked for. What is not sealed yet is in memory as a whole: a log or two.
+//! Of the sealed part only the names of the segments are in memory; the rest is read on demand and cached. The unsealed part, a
+//! log or two, is in memory as a whole.
 
 mod by_time;
 mod dropped_runs;
+mod lookup;
 mod plan;
 mod recorded;
 mod sealed_through;
@@ -17,14 +18,16 @@ use crate::log::RecordAddress;
 use crate::segment::Segments;
 use crate::storage::boot::{commit_in_boot, current_boot};
 use crate::storage::read_error::ReadError;
+use format::Damage;
 use format::commit_note::CommitNote;
-use format::record::{Body, DeltaBase, Record, SnapshotRef};
-use format::segment::{SegmentFooter, SnapshotId};
+use format::record::{Body, Record};
+use format::segment::SnapshotId;
+use format::snapshot_ref::{DeltaBase, SnapshotRef};
 use format::units::{DataVersion, PageSize, Seq};
 use format::version_rules::Newest;
-use format::{Damage, names};
 
-use crate::segment::timeline::{LiveKind, LiveRecord, PrecedingVersion, Timeline};
+use crate::segment::live_record::{LiveKind, LiveRecord};
+use crate::segment::timeline::{PrecedingVersion, Timeline};
 use crate::segment::version::{NewestRecorded, Readable, TimelineEntry, Version, VersionOrdinal};
 pub use by_time::RecordedBy;
 use dropped_runs::DroppedRuns;
@@ -34,31 +37,31 @@ pub use recorded::{NewestVersion, Recorded};
 pub use sealed_through::SealedThrough;
 pub(crate) use sealed_through::sealed_through;
 
-/// What the records of a backup amount to.
+/// The versions of a backup.
 #[derive(Debug)]
 pub struct History {
     page_size: PageSize,
     segments: Arc<Segments>,
-    /// First seqs of the segments, ascending; also of those that single versions were kept of.
+    /// First seqs of the segments, ascending, including thinned ones.
     sealed: Vec<Seq>,
-    /// Versions in them, and those that were dropped.
+    /// Number of versions in the segments, including dropped ones.
     sealed_versions: u64,
-    /// Versions that were dropped.
+    /// Number of dropped versions.
     dropped_versions: u64,
     newest_sealed: Option<Version>,
-    /// The newest version that is sealed, whether it can be opened or not.
+    /// The newest sealed version, whether it can be opened or not.
     sealed_recorded: Option<NewestRecorded>,
     /// Whether the pages at the end of the newest segment are those of its newest version.
     sealed_end: Readable,
-    /// What the last record says, if it is the note of a commit.
+    /// The last record, if it is a commit.
     note: Option<CommitNote>,
-    /// Where the newest of them stands.
+    /// Ordinal of the newest sealed version.
     sealed_place: PrecedingVersion,
-    /// What is not sealed, log by log.
+    /// The timelines of the logs.
     tail: Vec<Timeline>,
 }
 
-/// A timeline, wherever it is.
+/// A timeline, cached or in memory.
 enum Loaded<'a> {
     Sealed(Arc<Timeline>),
     Tail(&'a Timeline),
@@ -76,8 +79,8 @@ impl Deref for Loaded<'_> {
 }
 
 impl History {
-    /// The history of the segments that begin with `sealed`, to which the records of the logs behind them are to be
-    /// applied. Reads the newest segment; when that is damaged, what comes behind it is a history all the same.
+    /// The history of the segments that begin with `sealed`, to which the records of the logs are then applied. Reads the newest
+    /// segment; if that is damaged, the history of the logs is still valid.
     pub(crate) fn new(page_size: PageSize, segments: Arc<Segments>, sealed: Vec<Seq>) -> Self {
         let mut history = Self {
             page_size,
@@ -105,7 +108,8 @@ impl History {
         history
     }
 
-    /// A change that fills a log and dies before its COMMIT leaves a segment without a version: the newest one is before it.
+    /// If a change filled a log and was never committed, its segment has no version: then the newest version is in an earlier
+    /// one.
     fn find_newest_sealed(&mut self) {
         let has_versions = |segment: &Seq| self.segments.footer(*segment).is_ok_and(|footer| footer.versions > 0);
         if self.newest_sealed.is_none()
@@ -122,7 +126,7 @@ impl History {
         }
     }
 
-    /// Takes out the segments that were dropped, as far as they are known of; returns how many versions fewer there are.
+    /// Removes the segments that are known to be dropped; returns the number of removed versions.
     pub(crate) fn forget_dropped(&mut self) -> u64 {
         let Some(remains) = self.segments.remains() else { return 0 };
         self.sealed.retain(|&segment| !remains.is_gone(segment));
@@ -130,7 +134,7 @@ impl History {
         self.dropped_versions.saturating_sub(before)
     }
 
-    /// Makes the end of this segment the end of what is sealed.
+    /// Makes this segment the newest sealed one.
     fn take_over(&mut self, segment: Seq) -> Result<(), ReadError> {
         let footer = self.segments.footer(segment)?;
         let timeline = self.segments.timeline(segment)?;
@@ -139,17 +143,17 @@ impl History {
         self.sealed_recorded = timeline.newest_recorded().or(self.sealed_recorded);
         self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
         self.sealed_place = PrecedingVersion::of_footer(self.sealed_versions, footer.place);
-        // Without any, the newest is the one before.
+        // Without a version in it, the previous one stays the newest.
         if newest.is_some() {
             self.newest_sealed = newest;
         }
         Ok(())
     }
 
-    /// Adds the next record of the logs.
+    /// Applies the next record of the logs.
     ///
     /// # Errors
-    /// When an intact record contradicts those before it: no recorder writes such a thing. The history is unchanged.
+    /// When an intact record contradicts those before it, which no recorder writes. The history is unchanged.
     pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
         match self.tail.last_mut() {
             Some(log) if log.first_seq() == place.file_seq() => log.apply_record(record, place)?,
@@ -169,7 +173,7 @@ impl History {
             next.apply_record(record, place).map(|()| next)
         };
         if let Body::Snapshot(SnapshotRef { unreadable_since: Some(since), .. }) = record.body {
-            // Up to the next snapshot: what builds on that can be opened.
+            // Up to the next snapshot: versions that build on that can be opened.
             let is_end = |log: &Timeline| log.first_seq() > since && log.snapshot().is_some();
             let end = self.tail.iter().position(is_end).unwrap_or(self.tail.len());
             let logs = self.tail.iter_mut().take(end);
@@ -184,7 +188,7 @@ impl History {
             }
             _ => begin(before)?,
         };
-        // Only a change goes on from what the log before ends with, and says that `lightningd` committed that.
+        // Only a change continues from the last version of the previous log, and proves that it was committed.
         if matches!(record.body, Body::Change { .. }) {
             let is_readable = match self.tail.last_mut() {
                 Some(last) => {
@@ -201,7 +205,7 @@ impl History {
         Ok(())
     }
 
-    /// A snapshot of the newest version, which is in a log, takes its place.
+    /// Replaces the newest version, which is in a log, by a snapshot of it.
     fn give_place_to_snapshot(&mut self) -> Result<(), Damage> {
         let of_newest = self.tail.iter().rposition(Timeline::has_newest);
         let Some(of_newest) = of_newest else {
@@ -215,37 +219,37 @@ impl History {
         Ok(())
     }
 
-    /// The log that will be sealed next, if any of its records are here.
+    /// The log that will be sealed next, if any of its records were read.
     pub(crate) fn oldest_log(&self) -> Option<Seq> {
         self.tail.first().map(Timeline::first_seq)
     }
 
-    /// The log `first_seq`, the next to be sealed, is a segment now.
+    /// Replaces the log `first_seq`, the oldest one, by its segment.
     ///
     /// # Errors
-    /// When the segment cannot be read, or does not hold what was read of the log. The history is unchanged.
+    /// When the segment cannot be read, or lacks records of the log. The history is unchanged.
     pub(crate) fn adopt(&mut self, first_seq: Seq) -> Result<(), ReadError> {
         if let Some(log) = self.tail.first().filter(|timeline| timeline.first_seq() == first_seq)
             && !self.segments.timeline(first_seq)?.goes_on_from(log)
         {
-            // It does not hold what was read of its log.
+            // The segment lacks records of its log.
             return Err(self.segments.open(first_seq)?.damaged(0, Damage::Replaced));
         }
         self.take_over(first_seq)?;
         self.sealed.push(first_seq);
         self.tail.retain(|timeline| timeline.first_seq() > first_seq);
-        // A snapshot may have taken the place of its newest version, and logs without a version stand before that.
+        // If a snapshot replaced its newest version, logs without a version precede that snapshot.
         let sealed_place = self.sealed_place;
         self.tail.iter_mut().take_while(|log| !log.has_newest()).for_each(|log| log.set_before(sealed_place));
         Ok(())
     }
 
-    /// The segments that it knows of, by their first seqs.
+    /// First seqs of the known segments.
     pub(crate) fn sealed(&self) -> &[Seq] {
         &self.sealed
     }
 
-    /// How far it is sealed; `None` when nothing is.
+    /// How far the backup is sealed; `None` when nothing is.
     ///
     /// # Errors
     /// When the newest segment cannot be read.
@@ -254,7 +258,7 @@ impl History {
         Ok(Some(sealed_through(&*self.segments.footer(newest)?)))
     }
 
-    /// The records that are part of the newest state and in no segment, in order.
+    /// The live records that are in no segment, in order.
     pub(crate) fn unsealed_records(&self) -> impl Iterator<Item = &LiveRecord> {
         self.tail.iter().flat_map(Timeline::records)
     }
@@ -264,51 +268,51 @@ impl History {
         self.tail.iter().flat_map(Timeline::versions)
     }
 
-    /// The snapshots that are not sealed, by the seqs of their records.
+    /// The unsealed snapshots, with the seqs of their records.
     pub(crate) fn unsealed_snapshots(&self) -> impl Iterator<Item = (Seq, &SnapshotRef)> {
         self.tail.iter().filter_map(|timeline| Some((timeline.first_seq(), timeline.snapshot()?)))
     }
 
-    /// The logs that records of were read, by their first seqs.
+    /// First seqs of the logs with records.
     pub(crate) fn logs(&self) -> impl Iterator<Item = Seq> {
         self.tail.iter().map(Timeline::first_seq)
     }
 
-    /// Where the newest version stands.
+    /// The newest version, whether it can be opened or not.
     pub(crate) fn newest_place(&self) -> PrecedingVersion {
         self.tail.last().map_or(self.sealed_place, Timeline::newest_place)
     }
 
-    /// The newest version that can be opened, as far as the records tell; `None` for a backup that has none yet. It may be
-    /// older than the [newest recorded](Self::newest_recorded).
+    /// The newest version that can be opened, according to the records; `None` for an empty backup. It may be older than the
+    /// [newest recorded](Self::newest_recorded).
     pub fn newest(&self) -> Option<&Version> {
         self.tail.iter().rev().find_map(|timeline| timeline.versions().last()).or(self.newest_sealed.as_ref())
     }
 
-    /// The newest version that was recorded, whether it can be opened or not. Whoever restores an older one has an old state.
+    /// The newest recorded version, whether it can be opened or not. All older versions are old states.
     pub fn newest_recorded(&self) -> Option<NewestRecorded> {
         let in_log = self.tail.iter().rev().find_map(Timeline::newest_recorded);
         in_log.or(self.sealed_recorded)
     }
 
-    /// The newest version as the version rules see it, in this boot of this machine.
+    /// The newest version as input of the version rules, for the current boot.
     pub fn newest_for_rules(&self) -> Option<Newest> {
         let NewestRecorded { data_version, commit, .. } = self.newest_recorded()?;
         Some(Newest { data_version, commit: commit_in_boot(commit, self.note, current_boot()) })
     }
 
-    /// Whether a snapshot may take the place of this version, which nothing follows that is not void: it is in a log.
+    /// Whether a snapshot may replace this version, the newest one that is not void: it must be in a log.
     pub(crate) fn can_be_replaced(&self, data_version: DataVersion) -> bool {
         !matches!(self.version(data_version), Ok(Some(version)) if self.is_sealed(version.seq))
     }
 
-    /// The note that the newest version was committed, if it is the last record.
+    /// The last record, if it is a commit of the newest version.
     pub(crate) fn note(&self) -> Option<CommitNote> {
         self.note
     }
 
-    /// The first of the changes behind the newest verified one or snapshot, as far as they are not sealed. Should the node's
-    /// database turn out to be another one, these build on something else. `None` when there is none.
+    /// The first unsealed change behind the newest verified record or snapshot. If the node's database turns out to be another
+    /// one, all changes from there on build on that. `None` when there is no such change.
     pub(crate) fn unverified_since(&self) -> Option<Seq> {
         let verified = self.tail.iter().rposition(|log| log.verified().is_some()).unwrap_or(0);
         self.tail.get(verified..).unwrap_or_default().iter().find_map(Timeline::unverified_since)
@@ -317,7 +321,7 @@ impl History {
     /// The oldest version that can be opened.
     ///
     /// # Errors
-    /// When the segment that holds it cannot be read.
+    /// When its segment cannot be read.
     pub fn oldest(&self) -> Result<Option<Version>, ReadError> {
         let mut oldest = None;
         let read = self.for_versions_after(None, &mut |version| {
@@ -330,19 +334,18 @@ impl History {
         }
     }
 
-    /// How many versions there are. Those of segments that cannot be read are counted.
+    /// Number of versions, including those of unreadable segments.
     pub fn version_count(&self) -> u64 {
         let in_tail = self.tail.iter().map(|timeline| timeline.versions().len() as u64).sum();
         self.sealed_versions.saturating_sub(self.dropped_versions).saturating_add(in_tail)
     }
 
-    /// Whether the record with this seq is part of a segment: nothing about it changes any more.
+    /// Whether the record with this seq is in a segment and therefore final.
     pub fn is_sealed(&self, seq: Seq) -> bool {
         self.tail.first().is_none_or(|timeline| seq < timeline.first_seq())
     }
 
-    /// How many of the newest versions are newer than this one, which must be one of those that are not sealed; more than
-    /// any number asked about for the others, which nothing can change.
+    /// Number of versions newer than this one, if it is unsealed; `u64::MAX` for sealed versions, which are final.
     pub fn newer_versions(&self, seq: Seq) -> u64 {
         if self.is_sealed(seq) {
             return u64::MAX;
@@ -353,92 +356,10 @@ impl History {
         self.tail.iter().map(|timeline| newer(timeline) as u64).sum()
     }
 
-    /// The version with this number; `None` when it is unknown, was lost in a gap, or was rewound.
+    /// Passes the versions with a seq greater than `seq` to `take`, in order, until it breaks; all versions for `None`.
     ///
     /// # Errors
-    /// When the segment that would hold it cannot be read.
-    pub fn version(&self, data_version: DataVersion) -> Result<Option<Version>, ReadError> {
-        let newest = match self.newest_place() {
-            PrecedingVersion::Version(place) => place,
-            PrecedingVersion::Nothing => return Ok(None),
-            PrecedingVersion::Unknown => VersionOrdinal(data_version.get().into()),
-        };
-        for place in newest.candidates(data_version) {
-            if let Some(version) = self.version_at(place)? {
-                return Ok(Some(version));
-            }
-        }
-        Ok(None)
-    }
-
-    fn version_at(&self, place: VersionOrdinal) -> Result<Option<Version>, ReadError> {
-        if let Some(version) = self.tail.iter().rev().find_map(|timeline| timeline.version_at(place)) {
-            return Ok(Some(version.clone()));
-        }
-        match self.segment_of(place)? {
-            Some(segment) => Ok(self.segments.timeline(segment)?.version_at(place).cloned()),
-            None => Ok(None),
-        }
-    }
-
-    /// The segment whose versions stand around a place.
-    fn segment_of(&self, place: VersionOrdinal) -> Result<Option<Seq>, ReadError> {
-        let mut candidates = self.sealed.as_slice();
-        let mut unreadable = None;
-        while !candidates.is_empty() {
-            let middle = candidates.len() / 2;
-            // What a damaged segment holds is told by its neighbours.
-            let around = (0..=middle).rev().chain(middle + 1..candidates.len());
-            let readable = around.into_iter().find_map(|position| match self.segments.footer(candidates[position]) {
-                Ok(footer) => Some((position, footer)),
-                Err(error) => {
-                    unreadable = Some(error);
-                    None
-                }
-            });
-            let Some((position, footer)) = readable else { break };
-            let SegmentFooter { place_before, place: last, versions_before, .. } = *footer;
-            let is_first = versions_before == 0;
-            if place.0 > last {
-                candidates = &candidates[position + 1..];
-            } else if place.0 <= place_before && !is_first {
-                candidates = &candidates[..position];
-            } else {
-                return Ok(Some(candidates[position]));
-            }
-        }
-        // Either all readable segments are on one side of it, and no other is left, or it is in one that is damaged.
-        match unreadable {
-            Some(error) if !candidates.is_empty() => Err(error),
-            _ => Ok(None),
-        }
-    }
-
-    /// The timeline that holds the record with this seq.
-    fn timeline_of(&self, seq: Seq) -> Result<Option<Loaded<'_>>, ReadError> {
-        let in_tail = self.tail.partition_point(|timeline| timeline.first_seq() <= seq);
-        if let Some(timeline) = in_tail.checked_sub(1).and_then(|position| self.tail.get(position)) {
-            return Ok(Some(Loaded::Tail(timeline)));
-        }
-        let position = self.sealed.partition_point(|&first| first <= seq).checked_sub(1);
-        match position.and_then(|position| self.sealed.get(position)) {
-            Some(&segment) => self.segments.timeline(segment).map(|timeline| Some(Loaded::Sealed(timeline))),
-            None => Ok(None),
-        }
-    }
-
-    /// The version whose newest record has this seq.
-    ///
-    /// # Errors
-    /// When the segment that would hold it cannot be read.
-    pub fn version_by_seq(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
-        Ok(self.timeline_of(seq)?.and_then(|timeline| timeline.version_by_seq(seq).cloned()))
-    }
-
-    /// Hands the versions with a seq greater than `seq` to `take`, in order, until it breaks; all of them for `None`.
-    ///
-    /// # Errors
-    /// When segments before the place where `take` broke could not be read: the versions of all others were handed out.
+    /// When segments before the version where `take` broke could not be read: the versions of all others were passed on.
     pub fn for_versions_after(
         &self,
         seq: Option<Seq>,
@@ -451,16 +372,16 @@ impl History {
         })
     }
 
-    /// Hands everything that happened to `take`, in order, until it breaks: versions recorded, changes rewound, versions
+    /// Passes all entries of the timeline to `take`, in order, until it breaks: versions recorded, changes rewound, versions
     /// missing, versions dropped.
     ///
     /// # Errors
-    /// When segments before the place where `take` broke could not be read: what all others tell was handed out.
+    /// When segments before the entry where `take` broke could not be read: the entries of all others were passed on.
     pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
         let remains = self.segments.remains();
         let mut dropped = DroppedRuns::new(remains.as_ref().map_or(&[], |remains| remains.gaps()), &self.segments);
         let mut run = None;
-        // What was dropped is one entry, whatever it was dropped from.
+        // Consecutive dropped versions are merged into one entry.
         let mut entry = |next: TimelineEntry| match (next, &mut run) {
             (TimelineEntry::Dropped { versions: more, last, before }, Some((versions, last_of_run, before_of_run))) => {
                 *versions += more;
@@ -487,14 +408,14 @@ impl History {
         read.and(dropped.unreadable.map_or(Ok(()), Err))
     }
 
-    /// Visits the stretches from that which holds `seq` on, those that cannot be read last: as the error.
+    /// Visits the timelines from the one with `seq` on. Unreadable ones are skipped and returned as the error.
     fn for_timelines_from(
         &self,
         seq: Option<Seq>,
         visit: &mut dyn FnMut(&Timeline) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let from = seq.map_or(0, |seq| self.sealed.partition_point(|&first| first <= seq).saturating_sub(1));
-        // What is in no segment needs none of them, which may be damaged.
+        // Unsealed records need no segment, which may be damaged.
         let from = if seq.is_some_and(|seq| !self.is_sealed(seq)) { self.sealed.len() } else { from };
         let mut unreadable = None;
         let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.timeline(segment) {
@@ -511,8 +432,8 @@ impl History {
         unreadable.map_or(Ok(()), Err)
     }
 
-    /// What the log that is sealed next is replayed onto, and a new delta snapshot is the difference to: pages that are
-    /// stored as they were. `None` when there are none.
+    /// The newest state whose pages are stored as they were: the base of the next sealed log and of a new delta snapshot. `None`
+    /// when there is none.
     pub(crate) fn newest_stored_state(&self) -> Option<DeltaBase> {
         let full =
             self.tail.iter().rev().find(|timeline| timeline.snapshot().is_some_and(|snapshot| snapshot.base.is_none()));
@@ -524,64 +445,8 @@ impl History {
         }
     }
 
-    /// Where the change and the riders of `version` are; empty for a version that was recorded as a snapshot only.
-    ///
-    /// # Errors
-    /// When the segment that holds it cannot be read.
-    pub fn records_of(&self, version: &Version) -> Result<Vec<RecordAddress>, ReadError> {
-        let Some(timeline) = self.timeline_of(version.seq)? else {
-            return Ok(Vec::new());
-        };
-        Ok(timeline.changes_of(version).collect())
-    }
-
-    /// What is not sealed, log by log.
+    /// The timelines of the logs.
     pub(crate) fn unsealed(&self) -> &[Timeline] {
         &self.tail
-    }
-
-    /// The newest version before the record with this seq.
-    ///
-    /// # Errors
-    /// When the segment that may hold it cannot be read.
-    pub(crate) fn version_before(&self, seq: Seq) -> Result<Option<Version>, ReadError> {
-        let newest = |timeline: &Timeline| {
-            let versions = timeline.versions();
-            versions
-                .partition_point(|version| version.seq < seq)
-                .checked_sub(1)
-                .and_then(|at| versions.get(at))
-                .cloned()
-        };
-        if let Some(found) = self.tail.iter().rev().find_map(newest) {
-            return Ok(Some(found));
-        }
-        for &segment in self.sealed.iter().rev().filter(|&&first| first < seq) {
-            if let Some(found) = newest(&*self.segments.timeline(segment)?) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The name of the file that holds the first record of `version`.
-    ///
-    /// # Errors
-    /// When the segment that holds it cannot be read.
-    pub fn file_name_of(&self, version: &Version) -> Result<Option<String>, ReadError> {
-        let Some(timeline) = self.timeline_of(version.seq)? else {
-            return Ok(None);
-        };
-        let Some(record) = timeline.records().get(version.first_record) else {
-            return Ok(None);
-        };
-        let in_log = matches!(record.place, RecordAddress::Log { .. });
-        Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
-            names::snapshot(record.seq())
-        } else if timeline.is_thinned() {
-            names::REMAINS.to_owned()
-        } else {
-            record.place.file_name()
-        }))
     }
 }

@@ -1,4 +1,4 @@
-//! How a version is built: from which pages, by which changes.
+//! How a version is built: its start pages and its changes.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -8,31 +8,31 @@ use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotRef;
 use format::record_index::ForeignKeys;
 use format::remains_directory::KeptVersion;
+use format::snapshot_ref::SnapshotRef;
 use format::units::Keyframe;
 use format::units::{DataVersion, PageSize, Seq};
 
-/// All that a view of a version needs from the history; goes its own way from there.
+/// The plan for a view of a version, independent of the history.
 #[derive(Debug, Clone)]
 pub struct ReplayPlan {
     pub(crate) data_version: DataVersion,
     pub(crate) seq: Seq,
-    /// What to begin with.
+    /// The start pages.
     pub(crate) start: Start,
     /// The changes to replay, in order.
     pub(crate) changes: Vec<PlannedChange>,
 }
 
-/// The database that a replay begins with.
+/// The database at the start of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// An empty one, with this page size.
+    /// An empty database with this page size.
     Nothing(PageSize),
-    /// That of the snapshot with this seq.
+    /// The snapshot with this seq.
     Snapshot(Seq, SnapshotRef),
-    /// That of a segment.
+    /// A state of a segment.
     Segment(Seq, SealedState),
 }
 
@@ -44,14 +44,14 @@ pub(crate) struct PlannedChange {
 }
 
 impl PlannedChange {
-    /// Its seq.
+    /// The change's seq.
     pub(crate) fn seq(&self) -> Seq {
         self.about.seq
     }
 }
 
 impl History {
-    /// All that a view of `version` needs.
+    /// The plan for `version`.
     ///
     /// # Errors
     /// When the segment that holds it cannot be read.
@@ -69,17 +69,17 @@ impl History {
         }
     }
 
-    /// Whether something was dropped of what leads from the version that ends with one record to that which ends with another.
+    /// Whether changes between the versions that end with these two records were dropped.
     pub(crate) fn is_dropped_between(&self, after: Seq, upto: Seq) -> bool {
         let remains = self.segments.remains();
         remains.is_some_and(|remains| remains.gaps().iter().any(|gap| gap.last_seq > after && gap.first_seq <= upto))
     }
 
-    /// The changes behind one record, up to another, which lead from the one's version to the other's; `None` when there are
-    /// more than `most`, a snapshot is among them, or some of them were dropped.
+    /// The changes behind one record, up to another, which lead from the version of the first to that of the second; `None` when
+    /// there are more than `most`, a snapshot is among them, or some were dropped.
     ///
     /// # Errors
-    /// When a segment that holds some of them cannot be read.
+    /// When a segment with some of them cannot be read.
     pub(crate) fn changes_between(
         &self,
         after: Seq,
@@ -103,7 +103,7 @@ impl History {
                 }
                 found.push(PlannedChange { about: record.about, place: record.place });
             }
-            // What comes behind it may be damaged, and is not asked for.
+            // Later files may be damaged, and are not needed.
             if timeline.records().last().is_some_and(|last| last.seq() >= upto) {
                 return ControlFlow::Break(());
             }
@@ -112,7 +112,7 @@ impl History {
         Ok(is_whole.then_some(found))
     }
 
-    /// From the newest snapshot of the logs, or from the end of what is sealed.
+    /// The plan from the newest snapshot of the logs, or from the sealed end.
     fn plan_in_tail(&self, seq: Seq) -> (Start, Vec<PlannedChange>) {
         let end = self.tail.partition_point(|timeline| timeline.first_seq() <= seq);
         let logs = self.tail.get(..end).unwrap_or_default();
@@ -130,7 +130,7 @@ impl History {
     }
 }
 
-/// From the keyframe before it, or the one that was taken right after it.
+/// The plan from the keyframe before the version, or from the one directly behind it.
 fn plan_in_segment(timeline: &Timeline, seq: Seq) -> (Start, Vec<PlannedChange>) {
     let end = timeline.records().partition_point(|record| record.seq() <= seq);
     let (records, later) = timeline.records().split_at(end);
@@ -146,7 +146,7 @@ fn plan_in_segment(timeline: &Timeline, seq: Seq) -> (Start, Vec<PlannedChange>)
     };
     match later.first().map(interval_of) {
         None => return (Start::Segment(timeline.first_seq(), SealedState::End), Vec::new()),
-        // What was rewound may fill whole intervals; then the next live record is behind several keyframes.
+        // Rewound changes may fill whole intervals; then the next live record is behind several keyframes.
         Some(next) if next != interval => return (at(next), Vec::new()),
         Some(_) => {}
     }
@@ -161,29 +161,29 @@ fn changes(timeline: &Timeline, upto: Seq) -> impl Iterator<Item = PlannedChange
     live.map(|record| PlannedChange { about: record.about, place: record.place })
 }
 
-/// What is needed of a segment for some of its versions, beside its frame and its record index.
+/// The parts of a segment that some of its versions need, besides its frame and its record index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NeededBy {
-    /// The keyframes that pages are read at; `Keyframe::END` for the end.
+    /// The keyframes whose pages are read; `Keyframe::END` for the end.
     pub(crate) keyframes: BTreeSet<Keyframe>,
-    /// The intervals whose changes are replayed, or shown.
+    /// The intervals whose changes are replayed or shown.
     pub(crate) blocks: BTreeSet<Keyframe>,
 }
 
 impl NeededBy {
-    /// The oldest keyframe that pages are read at.
+    /// The oldest keyframe whose pages are read.
     pub(crate) fn oldest(&self) -> Keyframe {
         self.keyframes.first().copied().unwrap_or(Keyframe::END)
     }
 
-    /// Whether pages are read as they were before the segment.
+    /// Whether pages of the state before the segment are read.
     pub(crate) fn reads_base(&self) -> bool {
         self.oldest() != Keyframe::END
     }
 }
 
 impl Timeline {
-    /// What of the segment some of its versions need.
+    /// The parts of the segment that some of its versions need.
     pub(crate) fn needed_by(&self, kept: &[KeptVersion]) -> NeededBy {
         let mut needed = NeededBy::default();
         for version in kept.iter().filter_map(|kept| self.version_by_seq(kept.seq)) {

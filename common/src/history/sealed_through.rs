@@ -7,13 +7,13 @@ use format::units::{DataVersion, Seq};
 /// How far a backup is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedThrough {
-    /// Seq of the last record that is in a segment.
+    /// Seq of the last sealed record.
     pub seq: Seq,
-    /// The newest version that is; `None` when the changes that are sealed were all rewound.
+    /// The newest sealed version; `None` when all sealed changes were rewound.
     pub data_version: Option<DataVersion>,
 }
 
-/// What is sealed when this is the end of the newest segment.
+/// How far a backup is sealed, from the footer of its newest segment.
 pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
     let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
     let data_version = has_versions.then(|| VersionOrdinal(footer.place).data_version());

@@ -1,4 +1,4 @@
-//! Where the logs begin: behind what is sealed.
+//! The beginning of the logs, behind the sealed part.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::units::Seq;
 
-/// What of a backup is sealed, and a cursor behind that.
+/// The segments of a backup, and a cursor at the logs behind them.
 #[derive(Debug)]
 pub(crate) struct Unsealed {
     /// First seqs of the segments, ascending.
     pub(crate) sealed: Vec<Seq>,
-    /// Before the first record that is in no segment.
+    /// Before the first unsealed record.
     pub(crate) cursor: LogCursor,
 }
 
 impl Unsealed {
     /// Lists the directory and reads the end of the newest segment.
     ///
-    /// When that is damaged, the log that it was made from counts, which is there if the sealing was cut short; or else
-    /// the first log behind it. Without any the cursor stands where the segment begins.
+    /// If that segment is damaged, the cursor is at its log, which exists if the sealing was cut short, or else at the first log
+    /// behind it. Without any log the cursor is at the beginning of the segment.
     pub(crate) fn find(directory: &Arc<dyn Directory>, uuid: Uuid, segments: &Segments) -> Result<Self, ReadError> {
-        // In this order: what is missing from the names was dropped before, and what remains of it is told by then.
+        // In this order: a segment missing from the names was dropped before, so `remains` is at least as new.
         let names = directory.list()?;
         match segments.look_what_is_dropped() {
             Ok(_) => {}
@@ -54,12 +54,12 @@ impl Unsealed {
         log::error!("{}", error.in_words());
         let logs = names.iter().filter_map(|name| names::parse_log(name)).filter(|&first| first >= newest);
         let cursor = match logs.min() {
-            // What is wrong with a header is told by whoever reads on.
+            // A damaged header is reported by the next read.
             Some(first) => match LogCursor::at_log(Arc::clone(&directory), uuid, first) {
                 Err(ReadError::Damaged { .. }) => LogCursor::at(directory, uuid, newest, 0),
                 cursor => cursor?,
             },
-            // Everything before it can be read; what comes next is in the segment, and whoever asks is told.
+            // Everything before it can be read; the next records are in the segment, so reading on reports the damage.
             None => LogCursor::at(directory, uuid, newest, 0),
         };
         sealed.retain(|&segment| segment < cursor.next_seq());

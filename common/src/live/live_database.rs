@@ -1,4 +1,4 @@
-//! The database of a running or stopped `lightningd`, read through SQLite without disturbing it.
+//! The database of a `lightningd`, running or stopped, read through SQLite without disturbing it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use format::commit_note::DatabaseStamp;
 use format::manifest::NodeId;
 use format::units::{DataVersion, PageNo, PageSize};
 
-/// The live database cannot be read.
+/// Why the live database cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveDatabaseError {
-    /// `lightningd` holds a lock that shuts out readers: its cache spilled in the middle of a large transaction.
+    /// `lightningd` holds a lock that excludes readers: its cache spilled in a large transaction.
     #[error("{path} is locked by lightningd in the middle of a large transaction; start lightningd again", path = .path.display())]
     Busy {
         /// The database.
@@ -29,10 +29,10 @@ pub enum LiveDatabaseError {
         /// The database.
         path: PathBuf,
     },
-    /// There is none.
+    /// The database does not exist.
     #[error("there is no database at {path}; name it with `--database`, or as `database` in backup.lock", path = .path.display())]
     Missing {
-        /// Where it was looked for.
+        /// The expected path.
         path: PathBuf,
     },
     /// SQLite cannot read it.
@@ -40,14 +40,14 @@ pub enum LiveDatabaseError {
     Unreadable {
         /// The database.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
 }
 
 /// A read transaction on the live database.
 ///
-/// It holds a SHARED lock, which stands beside the RESERVED lock of a writer but delays its COMMIT: dropped before the
+/// It holds a SHARED lock, which coexists with the RESERVED lock of a writer but delays its COMMIT: it must be dropped before the
 /// hook is answered.
 #[derive(Debug)]
 pub(crate) struct LiveDatabase {
@@ -83,15 +83,15 @@ impl LiveDatabase {
         Ok(Self { connection, path: path.to_path_buf(), page_size, page_count })
     }
 
-    /// As [`open`](Self::open); the transaction that a crash left is rolled back before, as `lightningd` does at its next
-    /// start, unless that is running.
+    /// Like [`open`](Self::open), but first rolls back the transaction that a crash left, as `lightningd` does at its next start,
+    /// unless `lightningd` is running.
     pub(crate) fn open_rolled_back(path: &Path) -> Result<Self, LiveDatabaseError> {
         match Self::open(path) {
             Err(LiveDatabaseError::HotJournal { .. }) => {}
             opened => return opened,
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        // The first read does it, under SQLite's own lock.
+        // The first read rolls back, under SQLite's own lock.
         let roll_back = || -> rusqlite::Result<i64> {
             let connection = Connection::open_with_flags(path, flags)?;
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
@@ -119,12 +119,12 @@ impl LiveDatabase {
         self.page_count
     }
 
-    /// `vars.data_version`; 0 where there is none, as in a database older than the counter or one just created.
+    /// `vars.data_version`; 0 when it is missing, as in a new database or one older than the counter.
     pub(crate) fn data_version(&self) -> Result<DataVersion, LiveDatabaseError> {
         version_of_database(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
-    /// What page 1 says of how often the database was written to; `None` in WAL mode, and while it has no page.
+    /// The stamp on page 1; `None` in WAL mode, and while the database is empty.
     pub(crate) fn stamp(&self) -> Result<Option<DatabaseStamp>, LiveDatabaseError> {
         let first = "SELECT data FROM sqlite_dbpage WHERE pgno = 1";
         let stamp = self.connection.query_row(first, [], |row| {
@@ -141,25 +141,25 @@ impl LiveDatabase {
         node_id_of_database(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
-    /// Names of its virtual tables, of which a module of SQLite's makes what it likes.
+    /// Names of the virtual tables, which replay does not support.
     pub(crate) fn virtual_tables(&self) -> Result<Vec<String>, LiveDatabaseError> {
         crate::replay::virtual_tables(&self.connection).map_err(|error| Self::error(&self.path, &error))
     }
 
-    /// Ends the transaction, so that nobody waits for it any more.
+    /// Ends the transaction and releases its lock.
     pub(crate) fn let_go(&self) -> Result<(), LiveDatabaseError> {
         self.connection.execute_batch("COMMIT").map_err(|error| Self::error(&self.path, &error))
     }
 
-    /// The transaction, to be read by other queries.
+    /// The connection, for other queries in the transaction.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Hands every page to `take`, in order, as SQLite sees it in this transaction.
+    /// Passes every page to `take`, in order, as SQLite sees it in this transaction.
     ///
     /// # Errors
-    /// When the database cannot be read, and the first error of `take`, which ends it.
+    /// When the database cannot be read; also the first error of `take`, which stops the reading.
     pub(crate) fn read_pages<E: From<LiveDatabaseError>>(
         &self,
         mut take: impl FnMut(PageNo, &[u8]) -> Result<(), E>,
@@ -187,16 +187,16 @@ impl LiveDatabase {
         }
     }
 
-    /// The error for what SQLite says.
+    /// The error with a message of SQLite.
     pub(crate) fn unreadable(&self, reason: &str) -> LiveDatabaseError {
         LiveDatabaseError::Unreadable { path: self.path.clone(), reason: reason.to_owned() }
     }
 }
 
-/// That SQLite can open the database and what lies beside it, without waiting for ever: it would for a FIFO.
+/// Checks that SQLite can open the database and the files beside it without blocking, as it would on a FIFO.
 ///
 /// # Errors
-/// [`LiveDatabaseError::Missing`], or [`LiveDatabaseError::Unreadable`] for what is no regular file.
+/// [`LiveDatabaseError::Missing`], or [`LiveDatabaseError::Unreadable`] for anything but a regular file.
 pub fn expect_openable(database: &Path) -> Result<(), LiveDatabaseError> {
     let unreadable = |path: &Path, reason: io::Error| LiveDatabaseError::Unreadable {
         path: path.to_path_buf(),
@@ -220,7 +220,7 @@ pub fn expect_openable(database: &Path) -> Result<(), LiveDatabaseError> {
 /// `vars.node_id` of a database; `None` in one that does not have it yet.
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub fn node_id_of_database(connection: &Connection) -> rusqlite::Result<Option<NodeId>> {
     variable(connection, "blobval", "node_id", |value| match value {
         ValueRef::Blob(bytes) => bytes.try_into().ok(),
@@ -228,10 +228,10 @@ pub fn node_id_of_database(connection: &Connection) -> rusqlite::Result<Option<N
     })
 }
 
-/// `vars.data_version` of a database; 0 where there is none, as CLN did not always have it.
+/// `vars.data_version` of a database; 0 when it is missing, as in old databases.
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub fn version_of_database(connection: &Connection) -> rusqlite::Result<DataVersion> {
     let value = variable(connection, "intval", "data_version", |value| match value {
         ValueRef::Integer(number) => Some(DataVersion::from_database(number)),
@@ -259,8 +259,8 @@ fn variable<T>(
     }
 }
 
-/// Page 1 with a header that says rollback journal (bytes 18 and 19, SQLite file format §1.3.3) even when the database
-/// is in WAL mode: its pages go into a file that has no WAL, and must open on a read-only file system.
+/// Page 1 with the rollback journal mode in its header (bytes 18 and 19, SQLite file format §1.3.3), even when the database is in
+/// WAL mode: the copy has no WAL, and must open on a read-only file system.
 pub(crate) fn in_rollback_mode(page: &[u8]) -> Vec<u8> {
     let mut page = page.to_vec();
     if let Some(versions) = page.get_mut(18..20) {
@@ -319,7 +319,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let writer = database(&path);
-        // More pages than the cache holds: they reach the file before COMMIT, and the journal with them.
+        // More pages than the cache has: they reach the file before COMMIT, and the journal with them.
         writer.execute_batch("PRAGMA cache_size = 1; CREATE TABLE big (x)").unwrap();
         writer.execute_batch("BEGIN").unwrap();
         for _ in 0..50 {
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(fs::read(&crashed).unwrap(), before);
     }
 
-    /// SQLite would wait for somebody to write to it, and hold up a node.
+    /// SQLite would wait for a writer, and block the node.
     #[test]
     fn a_fifo_is_not_waited_for() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};

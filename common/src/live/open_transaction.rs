@@ -1,4 +1,4 @@
-//! Whether somebody is in the middle of writing to a database, found out without being in the way.
+//! Whether a database is being written to, determined without interfering.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
-/// Bytes at the beginning of a journal that are zero when its transaction is over (`journal_mode=PERSIST`).
+/// First bytes of a journal, which are zero when its transaction has ended (`journal_mode=PERSIST`).
 const JOURNAL_HEADER_LEN: usize = 28;
 
-/// The byte of the `-shm` file that whoever writes to a database in WAL mode has locked.
+/// The byte of the `-shm` file that a writer locks in WAL mode.
 const WAL_WRITE_LOCK: u64 = 120;
 
-/// Whether a transaction that has changed pages is under way: from the first change of a page to the end of the COMMIT.
+/// Whether a transaction that changes pages is in progress: from the first changed page to the end of the COMMIT.
 ///
-/// In rollback mode there is a journal as long. (SQLite removes it last of all; one that is kept has its header zeroed
-/// instead.) In WAL mode the writer holds a lock, which is asked for and not touched. A database that cannot be looked at
-/// counts as one that nobody writes to.
+/// In rollback mode a journal exists for that time. (SQLite removes it as its last step; a kept journal has its header zeroed
+/// instead.) In WAL mode the writer holds a lock, which is queried and not taken. A database that cannot be examined counts as
+/// not being written to.
 ///
-/// Not to be called while this process has the database open: by the rules of POSIX its locks would go with the file that
+/// Must not be called while this process has the database open: by the rules of POSIX its locks would be released when the file
 /// is closed here.
 pub fn is_in_transaction(database: &Path) -> bool {
-    // SQLite follows links to the database before it gives the journal its name.
+    // SQLite resolves links to the database before it derives the name of the journal.
     let database = fs::canonicalize(database).unwrap_or_else(|_| database.to_path_buf());
     has_journal(&beside(&database, "-journal")) || is_wal_being_written(&beside(&database, "-shm"))
 }
@@ -88,7 +88,7 @@ mod tests {
         assert!(!is_in_transaction(Path::new("/nowhere/lightningd.sqlite3")));
     }
 
-    /// The `sqlite3` command line in a transaction: the locks of this process itself are not seen.
+    /// The `sqlite3` command line in a transaction: the locks of the own process are not visible.
     fn writer(path: &Path) -> Option<Child> {
         let mut child = Command::new("sqlite3").arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
         let mut input = child.stdin.take().unwrap();

@@ -9,64 +9,64 @@ use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::pages::{PageSource, PagesInOrder, SnapshotWriter, read_ahead};
 use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, StorageError};
-use format::record::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::snapshot::SnapshotHeader;
+use format::snapshot_ref::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 
-/// How far a snapshot is.
+/// Progress of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PagesDone {
-    /// Pages read so far.
+    /// Number of pages read so far.
     pub done: u32,
-    /// Pages of the database.
+    /// Number of pages of the database.
     pub total: u32,
     /// Bytes in a page.
     pub page_size: PageSize,
 }
 
-/// What a new snapshot is, apart from its pages.
+/// The fields of a new snapshot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewSnapshot {
     pub(crate) uuid: Uuid,
     pub(crate) seq: Seq,
     pub(crate) data_version: DataVersion,
     pub(crate) reason: SnapshotReason,
-    /// The first change before it that does not replay, if one is known.
+    /// The first change before the snapshot that does not replay, if one is known.
     pub(crate) unreadable_since: Option<Seq>,
     pub(crate) time: Timestamp,
 }
 
-/// What a delta builds on.
+/// The base of a delta.
 pub(crate) struct Base {
     pub(crate) name: DeltaBase,
     pub(crate) pages: Arc<dyn PageSource>,
 }
 
-/// Why a snapshot was not taken. Nothing has its name then.
+/// Why a snapshot was not taken. Then no file has its name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
     /// The live database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
-    /// Its file cannot be written.
+    /// The file cannot be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Whoever was shown the progress asked to stop.
+    /// The progress callback stopped it.
     #[error("interrupted; nothing was created")]
     Interrupted,
-    /// What it builds on cannot be read.
+    /// The base cannot be read.
     #[error(transparent)]
     Base(#[from] ReadError),
 }
 
-/// Writes the snapshot's file and makes it durable; what it returns goes into the log.
+/// Writes the file of a snapshot and makes it durable; returns the reference for the log.
 ///
-/// Reads the database once, in order, and holds a few megabytes in memory at most. With a base, only pages that differ
-/// from it are stored; the base is read once and in order as well, by another thread.
+/// Reads the database once, in order, with a few megabytes of memory. With a base, only pages that differ from it are stored;
+/// another thread reads the base once and in order.
 ///
 /// # Errors
-/// When database or base cannot be read, or the file not be written, or `progress` asks to stop.
+/// When database or base cannot be read, the file cannot be written, or `progress` stops it.
 pub(crate) fn take_snapshot(
     directory: &dyn Directory,
     database: &LiveDatabase,
@@ -75,7 +75,7 @@ pub(crate) fn take_snapshot(
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<SnapshotRef, SnapshotError> {
     let (page_size, page_count) = (database.page_size(), database.page_count());
-    // Pages of different sizes have nothing to do with each other.
+    // A base with another page size has no comparable pages.
     let base = base.filter(|base| base.pages.page_size() == page_size);
     let header = SnapshotHeader {
         uuid: new.uuid,

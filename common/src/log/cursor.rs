@@ -1,4 +1,4 @@
-//! Reading a log, which somebody may be writing, from a place on.
+//! Reading a log, which may be written meanwhile, from a position on.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use format::record::{Parsed, RECORD_HEADER_LEN, RECORD_TAG, Record, first_link, 
 use format::units::Seq;
 use format::{Damage, names};
 
-/// Bytes read at once: a handful of changes when following, a few hundred reads for a log of 4 MiB.
+/// Bytes per read: a few changes when following, some dozens of reads for a log of 4 MiB.
 pub(super) const CHUNK: usize = 64 << 10;
 
-/// A longer buffer is given back behind an unusually large record.
+/// Capacity that a buffer keeps after an unusually large record.
 const KEEP_BYTES: usize = 1 << 20;
 
-/// How often, and after what pause, damage is looked at again before it is believed.
+/// How often, and after what pause, damage is read again before it is reported.
 ///
-/// A reader beside a writer may see the end of a write before its beginning. A write is done in microseconds.
+/// A concurrent reader may see the end of a write before its beginning. A write takes microseconds.
 pub(crate) const SECOND_LOOKS: u32 = 5;
 pub(crate) const SECOND_LOOK_AFTER: Duration = Duration::from_millis(20);
 
-/// A place in the log, and what must come next there.
+/// A position in the log, with the expected next record.
 #[derive(Debug)]
 pub(crate) struct LogCursor {
     directory: Arc<dyn Directory>,
@@ -37,46 +37,46 @@ pub(crate) struct LogCursor {
     next_seq: Seq,
     previous_checksum: u32,
     log: Option<OpenLog>,
-    /// The log that has its name before it has a record.
+    /// The first log, which has its name before it has a record.
     first_log: Seq,
     checked_to_the_end: bool,
 }
 
-/// The log that the cursor is in.
+/// The log of the cursor.
 #[derive(Debug)]
 struct OpenLog {
     file: Box<dyn StoredFile>,
     first_seq: Seq,
     offset: u64,
-    /// What its length is a multiple of.
+    /// Unit of its length.
     unit: u64,
     name: Name,
-    /// Where the last record that was read begins, and with which bytes.
+    /// Offset and first bytes of the last record that was read.
     last: Option<(u64, [u8; RECORD_HEADER_LEN])>,
 }
 
-/// What a log is called.
+/// The name of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
-    /// What it is to be called for ever.
+    /// Its final name.
     Own,
-    /// Still like the spare that it was made from.
+    /// The name of the spare that it was created from.
     Spare,
 }
 
 /// What ended the records of a log.
 enum End {
-    /// Nothing was written here yet.
+    /// Unused space.
     Unused,
-    /// The file ends right behind a record, or within what may be one: no writer leaves that.
+    /// The file ends directly behind a record, or within what may be one: no writer leaves that.
     CutOff(Damage),
-    /// Something that is no record: a write that is not finished, or damage.
+    /// No valid record: an unfinished write, or damage.
     NoRecord(Damage),
     /// The reading was broken off at a record, which is not passed.
     BrokenOff,
 }
 
-/// What comes behind the last record of a log that there is by now.
+/// Whether a log follows the last record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextLog {
     /// There is one, and the cursor is at its beginning.
@@ -102,17 +102,18 @@ impl LogCursor {
         Self { directory, uuid, next_seq, previous_checksum, log, first_log, checked_to_the_end: false }
     }
 
-    /// As the first of a spool, the log that comes next may be without a record.
+    /// Allows the next log to be without a record, as the first log of a spool.
     pub(crate) fn of_spool(self) -> Self {
         Self { first_log: self.next_seq, ..self }
     }
 
-    /// Another cursor at the beginning of the log that this one has come to the beginning of.
+    /// A second cursor at the beginning of the log that this one has reached.
     pub(crate) fn behind(&self) -> Self {
         Self::at(Arc::clone(&self.directory), self.uuid, self.next_seq, self.previous_checksum)
     }
 
-    /// A cursor at the beginning of a log that is believed about the record before it, for what held that is damaged.
+    /// A cursor at the beginning of a log whose predecessor is damaged: the checksum of the previous record is taken from the
+    /// log.
     pub(crate) fn at_log(directory: Arc<dyn Directory>, uuid: Uuid, first_seq: Seq) -> Result<Self, ReadError> {
         let mut cursor = Self::at(directory, uuid, first_seq, 0);
         let file = open_log(&*cursor.directory, uuid, first_seq)?;
@@ -120,12 +121,12 @@ impl LogCursor {
         Ok(cursor)
     }
 
-    /// The directory that it reads.
+    /// Directory of the log.
     pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
         &self.directory
     }
 
-    /// The backup that it reads.
+    /// UUID of the backup.
     pub(crate) fn uuid(&self) -> Uuid {
         self.uuid
     }
@@ -140,32 +141,32 @@ impl LogCursor {
         self.previous_checksum
     }
 
-    /// Where what was read so far ends.
+    /// The end of the records read so far.
     pub(crate) fn end(&self) -> LogEnd {
         LogEnd { next_seq: self.next_seq, previous_checksum: self.previous_checksum }
     }
 
-    /// The log that the cursor is in, as its first seq and the byte at which its next record begins.
+    /// First seq of the cursor's log, and the offset of its next record.
     pub(crate) fn place(&self) -> Option<(Seq, u64)> {
         self.log.as_ref().map(|log| (log.first_seq, log.offset))
     }
 
-    /// What the length of the log that the cursor is in is a multiple of.
+    /// Unit of the length of the cursor's log.
     pub(super) fn unit(&self) -> Option<u64> {
         self.log.as_ref().map(|log| log.unit)
     }
 
-    /// Under which name the log that the cursor is in was found.
+    /// Name under which the cursor's log was found.
     pub(super) fn name(&self) -> Option<Name> {
         self.log.as_ref().map(|log| log.name)
     }
 
-    /// Hands every record that is there by now to `take`, in order, and stops behind the last.
+    /// Passes every record written so far to `take`, in order, and stops behind the last.
     ///
-    /// What is no record at the end of the last log is "not yet", unless an intact record follows it.
+    /// Invalid bytes at the end of the last log count as "not yet", unless an intact record follows.
     ///
     /// # Errors
-    /// Damage, and what `take` calls damage. The cursor stays before it: what was handed out is good.
+    /// Damage, and what `take` reports as damage. The cursor stays before it: all records passed on are valid.
     pub(crate) fn read_new(
         &mut self,
         take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Result<(), Damage>,
@@ -189,10 +190,10 @@ impl LogCursor {
         Ok(())
     }
 
-    /// Hands the records of one log that are there by now to `take`, in order.
+    /// Passes the records of one log that are written so far to `take`, in order.
     ///
     /// # Errors
-    /// As [`read_new`](Self::read_new), but without a second look.
+    /// The same as [`read_new`](Self::read_new), but without reading again.
     pub(crate) fn read_to_end_of_log(
         &mut self,
         take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken,
@@ -214,10 +215,10 @@ impl LogCursor {
         Ok(NextLog::NotYet)
     }
 
-    /// Hands records to `take` until it breaks, or no more are there by now. A record at which it breaks is not passed.
+    /// Passes records to `take` until it breaks, or no more are written. The cursor stays before the record at which it breaks.
     ///
     /// # Errors
-    /// As [`read_new`](Self::read_new).
+    /// The same as [`read_new`](Self::read_new).
     pub(crate) fn read_until(&mut self, take: &mut dyn FnMut(&Record<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
         let mut looks = 0;
         loop {
@@ -234,17 +235,17 @@ impl LogCursor {
         }
     }
 
-    /// Looks whether the last record that was read is still there. It is gone when the log was overwritten with an older
-    /// copy, or when the machine that records has lost what was not durable: nothing of that shows behind the record.
+    /// Checks that the last record that was read is still there. It is gone when the log was overwritten with an older copy, or
+    /// when the recording machine has lost what was not durable: the bytes behind the record do not show that.
     ///
     /// # Errors
-    /// When another one is there, or nothing.
+    /// When another record is there, or none.
     pub(crate) fn check_last(&self) -> Result<(), ReadError> {
         let Some((log, (offset, header))) = self.log.as_ref().and_then(|log| Some((log, log.last?))) else {
             return Ok(());
         };
         let mut now = [0; RECORD_HEADER_LEN];
-        // Too short a file leaves zeros. What cannot be read is told by whoever reads on.
+        // A file that is too short leaves zeros. A read error is reported by the next read.
         let is_read = log.file.read_at(&mut now, offset).is_ok();
         if !is_read || now == header {
             Ok(())
@@ -253,7 +254,7 @@ impl LogCursor {
         }
     }
 
-    /// A log that was found under the name of the spare gets its own soon, or is made anew if it was not durable.
+    /// A log found under the name of the spare is renamed soon, or created anew if it was not durable.
     fn look_for_own_name(&mut self) -> Result<(), ReadError> {
         let Some(log) = self.log.as_mut().filter(|log| log.name == Name::Spare) else { return Ok(()) };
         let named = |directory: &dyn Directory| match directory.open(&names::log(log.first_seq), Access::Read) {
@@ -262,7 +263,7 @@ impl LogCursor {
         };
         let file = match named(&*self.directory)? {
             None if log.file.check_in_place().is_ok() => return Ok(()),
-            // It may have got its name between the two looks.
+            // It may have been renamed between the two attempts.
             None => named(&*self.directory)?,
             found => found,
         };
@@ -274,7 +275,7 @@ impl LogCursor {
         Ok(())
     }
 
-    /// Opens the log that begins with the next record; `false` when there is none, or it is the one already open.
+    /// Opens the log that begins with the next record; `false` when there is none, or it is already open.
     fn enter_next_log(&mut self) -> Result<bool, ReadError> {
         if self.log.as_ref().is_some_and(|log| log.first_seq == self.next_seq) {
             return Ok(false);
@@ -289,7 +290,7 @@ impl LogCursor {
             found = open_continuing(&*self.directory, link)?.map(|file| (file, Name::Spare));
         }
         if found.is_none() {
-            // It may have got its name after the first look and before the second; then it has it now.
+            // If it was renamed after the first attempt and before the second, it now has its name.
             found = named()?;
         }
         let Some((file, name)) = found else { return Ok(false) };
@@ -300,7 +301,7 @@ impl LogCursor {
         Ok(true)
     }
 
-    /// Reads the open log from where the cursor is.
+    /// Reads the open log from the cursor on.
     fn read_log(&mut self, take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Taken) -> Result<End, ReadError> {
         let log = self.log.as_mut().expect("BUG: a log is open");
         let mut buffer = Vec::new();
@@ -349,34 +350,34 @@ impl LogCursor {
         }
     }
 
-    /// Whether the log is still the one of its name. One that was begun with a record that was then never acknowledged is
-    /// removed, and its name used again: nothing would ever be added to the file that is open here.
+    /// Checks that the log still has its name. A log whose first record was never acknowledged is removed and its name reused:
+    /// the open file would never grow.
     fn check_log_in_place(&self) -> Result<(), ReadError> {
         let log = self.log.as_ref().expect("BUG: a log is open");
         match log.file.check_in_place() {
             Err(error) if error.is_not_found() && log.name == Name::Own => {
                 Err(ReadError::damaged(log.file.path(), 0, Damage::Replaced))
             }
-            // The spare gets its own name any moment.
+            // The spare is renamed soon.
             Err(error) if error.is_not_found() => Ok(()),
             checked => Ok(checked?),
         }
     }
 
-    /// Tells "not yet" from damage: no intact record may follow, in this log or a later one.
+    /// Distinguishes "not yet" from damage: no intact record may follow, in this log or a later one.
     fn check_end(&mut self, end: End) -> Result<(), ReadError> {
         let log = self.log.as_ref().expect("BUG: a log is open");
-        // Every log but the first has had its first record for as long as it has had its name.
+        // Every log but the first has a record whenever it has its name.
         let is_without_record = log.first_seq == self.next_seq && log.first_seq != self.first_log;
         let damage = match end {
-            // Looked at once; from then on nobody but the writer, who leaves no holes, adds to the log.
+            // Checked once; from then on only the writer appends, which leaves no holes.
             End::Unused if self.checked_to_the_end && !is_without_record => return Ok(()),
             End::Unused => Damage::Missing { expected: self.next_seq },
             End::BrokenOff => return Ok(()),
             End::NoRecord(damage) => damage,
             End::CutOff(damage) => return Err(ReadError::damaged(log.file.path(), log.offset, damage)),
         };
-        // This program cannot tell whether a record of a newer format is intact.
+        // For a record of a newer format this cannot be decided.
         if damage.is_too_new()
             || is_without_record
             || intact_record_after(&*log.file, self.uuid, log.offset, self.next_seq)?.is_some()
@@ -391,9 +392,9 @@ impl LogCursor {
 }
 
 impl End {
-    /// That of a log with these bytes, too few for a record, behind its last one.
+    /// The end of a log whose last bytes are too few for a record.
     fn at_end_of_file(rest: &[u8], len: u64) -> Self {
-        // A record that was acknowledged begins with its tag.
+        // An acknowledged record begins with its tag.
         let tag = &rest[..rest.len().min(RECORD_TAG.len())];
         match rest.iter().all(|&byte| byte == 0) {
             _ if RECORD_TAG.starts_with(tag) => Self::CutOff(Damage::CutOff { len }),

@@ -1,4 +1,4 @@
-//! Cutting off what was written but never acknowledged, when a log is opened again by whoever was writing it.
+//! Cutting off unacknowledged records when their writer opens the log again.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use crate::storage::{Access, StorageError, fill_with_zeros};
 use format::names;
 use format::units::Seq;
 
-/// Why a backup that was let go of is not recorded to again.
+/// Why recording to a backup cannot be resumed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CutError {
-    /// It ends before the last acknowledged record.
+    /// The backup ends before the last acknowledged record.
     #[error(
         "records {next_seq} to {last} were acknowledged and are no longer there: the directory was replaced by an older \
          copy, or the disk has lost what it said was durable; bring the backup back as it was, or move it and \
          backup.lock aside and run `backupfs init`", last = .acknowledged_next.get() - 1
     )]
     Lost {
-        /// Seq behind the last record that is there.
+        /// Seq behind the last existing record.
         next_seq: Seq,
-        /// Seq behind the last record that was acknowledged.
+        /// Seq behind the last acknowledged record.
         acknowledged_next: Seq,
     },
-    /// It holds records of somebody else.
+    /// The backup has records of another recorder.
     #[error(
         "its records from {from} on are not those of this recorder: another recorder has written to the same backup; \
          find out which node did, and never run two nodes on one backup"
     )]
     Forked {
-        /// First seq that may be another's.
+        /// First seq that may be foreign.
         from: Seq,
     },
-    /// It cannot be read.
+    /// The backup cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A call failed.
@@ -41,18 +41,18 @@ pub enum CutError {
     Storage(#[from] StorageError),
 }
 
-/// Makes the logs from `cursor` on end at `acknowledged` again, behind which only records that are behind an end of
-/// `attempted` may be: what the caller had been writing when it failed. It is going to write them anew.
+/// Makes the logs from `cursor` on end at `acknowledged` again. Behind it only records up to an end of `attempted` may follow:
+/// those that the caller was writing when it failed, and will write again.
 ///
-/// That they can be read says nothing: a failed sync leaves pages that read well, count as clean, and are not on the
-/// disk. So they go, the newest first: whenever power fails, what is left is a prefix of them, which recovery takes for
-/// the records that they are. Nobody was told "continue" for any of them.
+/// That they can be read proves nothing: a failed sync leaves pages in the cache that read well, count as clean, and are not on
+/// the disk. So they are removed, the newest first: after a power cut at any point a prefix is left, which recovery accepts as
+/// valid records. None of them was answered with "continue".
 ///
 /// # Errors
-/// When the backup does not hold what was acknowledged, or holds something else behind it: nothing was changed then.
+/// When acknowledged records are missing, or others follow: then nothing was changed.
 pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted: &[LogEnd]) -> Result<(), CutError> {
     if cursor.next_seq() > acknowledged.next_seq {
-        // Only logs that others have gone on behind are sealed.
+        // A log is sealed only after records behind it were written.
         return Err(CutError::Forked { from: acknowledged.next_seq });
     }
     let unsealed_from = cursor.next_seq();
@@ -73,8 +73,8 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
     if end != acknowledged && !attempted.contains(&end) {
         return Err(CutError::Forked { from: acknowledged.next_seq });
     }
-    // A log is sealed when the record behind it counts as durable: whoever sealed all before has taken over what we had not
-    // acknowledged, and without it there would be no log to go on in.
+    // A log is sealed once the record behind it counts as durable: so another recorder has accepted our unacknowledged records,
+    // without which there would be no log to continue.
     if !behind.is_empty() && unsealed_from == acknowledged.next_seq && unsealed_from != Seq::FIRST {
         return Err(CutError::Forked { from: acknowledged.next_seq });
     }
@@ -82,17 +82,17 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
     for &(log, offset, len) in behind.iter().rev() {
         let name = names::log(log);
         if log >= acknowledged.next_seq && log != Seq::FIRST {
-            // A log of which nothing was acknowledged. Its records are one or two; it goes with the first of them.
+            // A log without acknowledged records. It has one or two records, and is removed with the first.
             if log_begins_at(&behind, log, offset) {
                 match directory.remove(&name) {
-                    // It has not got its name.
+                    // It was not renamed yet.
                     Err(error) if error.is_not_found() => directory.remove(names::SPARE)?,
                     removed => removed?,
                 }
                 directory.sync()?;
             }
         } else {
-            // The first log of a backup is there without a record, too.
+            // The first log of a backup may exist without a record.
             let file = directory.open(&name, Access::ReadWrite)?;
             fill_with_zeros(&*file, offset..offset + len as u64)?;
             file.sync()?;

@@ -1,4 +1,4 @@
-//! [`DbWrite`]: what `lightningd` is about to commit.
+//! [`DbWrite`]: a write that `lightningd` is about to commit.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use format::units::{DataVersion, Timestamp};
 /// A `db_write` to record.
 #[derive(Debug)]
 pub struct DbWrite<'a> {
-    /// The version it leads to.
+    /// The version after the write.
     pub data_version: DataVersion,
-    /// Its statements, in order, as received.
+    /// The statements, in order, as received.
     pub statements: &'a [Cow<'a, str>],
-    /// When it was received.
+    /// When the write was received.
     pub received_at: Timestamp,
 }

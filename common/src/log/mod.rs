@@ -1,4 +1,4 @@
-//! The log: records appended to files, read back in order, and put right after a crash.
+//! The log: records appended to files, read back in order, and recovered after a crash.
 
 mod cursor;
 mod cut;
@@ -35,44 +35,44 @@ pub use writer::AppendError;
 pub(crate) use writer::create_first_log;
 pub(crate) use writer::{LogWriter, create_first_log_within, create_log_at, write_log};
 
-/// Where a log ends: what the next record must say of itself and of the record before it.
+/// The end of a log: the fields that the next record must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogEnd {
     /// Seq of the next record.
     pub next_seq: Seq,
-    /// Checksum of the record before it. Each covers the one before, so two logs with equal ends hold the same records.
+    /// Checksum of the last record. Each covers the one before, so logs with equal ends have equal records.
     pub previous_checksum: u32,
 }
 
-/// Where a record is.
+/// Address of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordAddress {
-    /// In a log. When that is gone, in the segment that it was sealed to.
+    /// In a log, or, once the log is removed, in the segment that it was sealed to.
     Log {
         /// First seq of the log.
         log: Seq,
-        /// Its own.
+        /// Seq of the record.
         seq: Seq,
-        /// Byte of the log at which it begins.
+        /// Offset of the record in the log.
         offset: u64,
-        /// Its bytes.
+        /// Length of the record in bytes.
         len: usize,
-        /// Its checksum, which covers all records before it, too.
+        /// Checksum of the record, which covers all records before it, too.
         checksum: u32,
     },
     /// In a segment.
     Segment {
         /// First seq of the segment.
         segment: Seq,
-        /// The interval that it is in.
+        /// The interval of the record.
         interval: Keyframe,
-        /// Changes before it in that interval.
+        /// Number of changes before it in the interval.
         position: u32,
     },
 }
 
 impl RecordAddress {
-    /// First seq of the log or segment that holds it.
+    /// First seq of the record's log or segment.
     pub fn file_seq(&self) -> Seq {
         match *self {
             Self::Log { log, .. } => log,
@@ -80,7 +80,7 @@ impl RecordAddress {
         }
     }
 
-    /// The name of the file in the backup directory that holds the record.
+    /// Name of the record's file in the backup directory.
     pub fn file_name(&self) -> String {
         match *self {
             Self::Log { log, .. } => names::log(log),

@@ -1,8 +1,8 @@
-//! The spare: the file of the next log, made while nobody waits for it.
+//! Preallocation: the file of the next log, created in the background.
 //!
-//! Zeros are written to it, and it is durable, before the log that is open is full. Going on in it is then one write, one
-//! fdatasync and a rename that is not waited for; the directory is synced here, before the next spare is made. So at any
-//! moment at most one name is not durable, and whichever of its two names a power cut leaves the file with, it is found.
+//! The file is zero-filled and durable before the current log is full. Beginning the next log then takes one write, one fdatasync
+//! and a rename without a sync; this thread syncs the directory before it preallocates again. So at most one name is not durable
+//! at any moment, and after a power cut the log is found under either of its two names.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,24 +11,24 @@ use std::{io, thread};
 use crate::storage::{Directory, StorageError, StoredFile, fill_with_zeros, remove_if_present};
 use format::names;
 
-/// The pause after a spare could not be made: a full disk is not full any sooner for being asked all the time.
+/// Pause after a failed preallocation: a full disk need not be tried all the time.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
-/// How long the thread is waited for. What it is at when it is told to stop takes a moment, unless the disk hangs.
+/// How long to wait for the thread to stop. Its current step takes a moment, unless the disk hangs.
 const STOPS_WITHIN: Duration = Duration::from_millis(100);
 
-/// Added to the thread's nice value: it gets what the node leaves over.
+/// Added to the thread's nice value: it gets the time that the node leaves.
 const NICENESS: i32 = 10;
 
-/// Zeros that are written before whoever wants it to stop is asked.
+/// Zeros written between checks of the stop flag.
 const STEP: u64 = 256 << 10;
 
-/// The spare of a backup, shared by whoever records and whoever makes it.
+/// The preallocated log of a backup, shared by the writer and the background thread.
 #[derive(Debug)]
 pub(crate) struct PreallocatedLogs {
-    /// For whoever records.
+    /// For the writer.
     directory: Arc<dyn Directory>,
-    /// For the thread that makes them: no append waits for its zeros.
+    /// For the background thread: no append waits for its zeros.
     background: Arc<dyn Directory>,
     state: Mutex<State>,
     changed: Condvar,
@@ -38,20 +38,20 @@ pub(crate) struct PreallocatedLogs {
 struct State {
     spare: Spare,
     newest_name: NewestName,
-    /// How long a spare is.
+    /// Length of a preallocated log.
     bytes: u64,
     stopped: bool,
-    /// Whether there is a thread that makes spares.
+    /// Whether the background thread runs.
     making: bool,
 }
 
 #[derive(Debug)]
 enum Spare {
-    /// There is none; it may be in the making.
+    /// None exists; one may be in the making.
     Absent,
-    /// Durable, name and zeros; so many bytes.
+    /// Zeros and name are durable; with its length in bytes.
     Ready(Box<dyn StoredFile>, u64),
-    /// It is becoming a log. Until that has its name, nothing else may get the name of the spare.
+    /// It is becoming a log. Until that is renamed, no other file may get the name of the spare.
     Taken,
 }
 
@@ -59,28 +59,28 @@ enum Spare {
 #[derive(Debug)]
 enum NewestName {
     Durable,
-    /// A power cut may still give it its old name back.
+    /// After a power cut the file may have its old name.
     Fresh,
-    /// It could not be made durable.
+    /// The name could not be made durable.
     Uncertain(StorageError),
 }
 
-/// What there was to do.
+/// Outcome of a round of background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
-    /// A spare, which is ready now.
+    /// A log was preallocated.
     Spare,
-    /// Nothing.
+    /// There was nothing to do.
     Nothing,
 }
 
-/// What to do, as the end of a sentence.
+/// The remedy, as the end of a sentence.
 fn remedy(error: &StorageError) -> String {
     error.trouble().remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default()
 }
 
 impl PreallocatedLogs {
-    /// No spare yet; those to come have this many bytes.
+    /// Without a preallocated log; later ones have this length.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
             State { spare: Spare::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
@@ -88,13 +88,13 @@ impl PreallocatedLogs {
         Self { directory, background, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Lets spares that are not made yet have another length.
+    /// Sets the length of later preallocated logs.
     pub(super) fn set_bytes(&self, bytes: u64) {
         self.state().bytes = bytes;
     }
 
-    /// The spare and its length, if it is ready. Say what became of it with [`named`](Self::named) or [`lost`](Self::lost); if neither
-    /// is said, for it is not known, no other one is made.
+    /// Takes the preallocated log with its length, if it is ready. [`named`](Self::named) or [`lost`](Self::lost) must follow; if
+    /// the outcome is unknown and neither is called, no other log is preallocated.
     pub(super) fn take(&self) -> Option<(Box<dyn StoredFile>, u64)> {
         let mut state = self.state();
         match std::mem::replace(&mut state.spare, Spare::Taken) {
@@ -106,7 +106,7 @@ impl PreallocatedLogs {
         }
     }
 
-    /// The spare that was taken has its own name now, which is not durable yet.
+    /// The taken file was renamed; the new name is not durable yet.
     pub(super) fn named(&self) {
         let mut state = self.state();
         state.spare = Spare::Absent;
@@ -114,17 +114,17 @@ impl PreallocatedLogs {
         self.changed.notify_all();
     }
 
-    /// The spare that was taken is not in the directory any more.
+    /// The taken file is no longer in the directory.
     pub(super) fn lost(&self) {
         self.state().spare = Spare::Absent;
         self.changed.notify_all();
     }
 
-    /// Makes the name of the newest log durable, before another log is made without a spare.
+    /// Makes the name of the newest log durable, before another log is created without preallocation.
     ///
     /// # Errors
-    /// When it cannot be made durable, now or, said once, before. Power that fails could leave the newest log under the name
-    /// of the spare, and nobody would look for it there once another log follows.
+    /// When the name cannot be made durable, now or, reported once, before. After a power cut the newest log could have the name
+    /// of the spare, and it is not searched there once another log follows.
     pub(super) fn make_name_durable(&self) -> Result<(), StorageError> {
         match std::mem::replace(&mut self.state().newest_name, NewestName::Durable) {
             NewestName::Durable => Ok(()),
@@ -133,17 +133,17 @@ impl PreallocatedLogs {
         }
     }
 
-    /// There was room for a log, so there may be some for a spare.
+    /// A log could be created, so there may be space for preallocation.
     pub(super) fn try_again(&self) {
         self.changed.notify_all();
     }
 
-    /// Makes the newest name durable and then, if there is no spare, one.
+    /// Makes the newest name durable, then preallocates a log if there is none.
     ///
-    /// Power may fail at any point. A spare without its last zeros, or without any, is one that nothing was recorded in.
+    /// Power may fail at any point. A spare without its last zeros, or without any, has no records.
     ///
     /// # Errors
-    /// When it cannot be made. Recording goes on without, but slower when it comes to the next log.
+    /// When it cannot be created. Recording continues, but beginning the next log is slower.
     pub(crate) fn make(&self) -> Result<Made, StorageError> {
         let (bytes, is_fresh) = {
             let state = self.state();
@@ -167,7 +167,7 @@ impl PreallocatedLogs {
         }
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
-            // Of no use to anybody; it only takes room. The next recorder removes it, too.
+            // An incomplete file only takes space. The next recorder removes it, too.
             let _stays = remove_if_present(&*self.background, names::SPARE);
         }
         match made? {
@@ -179,9 +179,9 @@ impl PreallocatedLogs {
         }
     }
 
-    /// `None` when it was told to stop.
+    /// `None` when the thread was stopped.
     fn make_file(&self, bytes: u64) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
-        // Fails if there is one: whatever it holds, it is not overwritten.
+        // Fails if the file exists: its contents are never overwritten.
         let file = self.background.create(names::SPARE)?;
         let mut offset = 0;
         while offset < bytes {
@@ -197,36 +197,35 @@ impl PreallocatedLogs {
         Ok(Some(file))
     }
 
-    /// Ends [`keep_ready`](Self::keep_ready), at its next step. Waits for that, but not for a disk that hangs.
+    /// Ends [`keep_ready`](Self::keep_ready) at its next step. Waits for that, but not for a hanging disk.
     pub(crate) fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
         drop(self.changed.wait_timeout_while(self.state(), STOPS_WITHIN, |state| state.making));
     }
 
-    /// Stops, and gives the room of the spare back to the disk.
+    /// Stops, and removes the preallocated log.
     ///
     /// # Errors
     /// When the operating system refuses.
     pub(crate) fn give_back(&self) -> Result<(), StorageError> {
         self.stop();
         match self.take() {
-            // If that does not last until a power cut, the next recorder finds zeros.
+            // If a power cut undoes the removal, the next recorder finds zeros.
             Some(_spare) => self.directory.remove(names::SPARE),
             None => Ok(()),
         }
     }
 
-    /// Makes spares in a thread of its own, until it is told to [`stop`](Self::stop). `held` is dropped when the thread
-    /// ends.
+    /// Preallocates logs in a thread until [`stop`](Self::stop). `held` is dropped when the thread ends.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub(crate) fn keep_ready(self: &Arc<Self>, held: impl Send + 'static) -> io::Result<()> {
         let spares = Arc::clone(self);
         self.state().making = true;
         let started = thread::Builder::new().name("spare".to_owned()).spawn(move || {
-            // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
+            // On Linux this concerns the calling thread alone. If it fails, the thread only competes more with the node.
             if let Err(error) = rustix::process::nice(NICENESS) {
                 log::debug!("cannot lower the priority of making room: {error}");
             }
@@ -256,7 +255,7 @@ impl PreallocatedLogs {
             match self.make() {
                 Ok(_) => said = None,
                 Err(error) => {
-                    // Where in the file it was is not always the same.
+                    // The failing offset can differ, so it is not compared.
                     let trouble = Some((error.op, error.trouble()));
                     if said != trouble {
                         log::warn!(
@@ -272,14 +271,13 @@ impl PreallocatedLogs {
         }
     }
 
-    /// Whether there is none that could be gone on in.
+    /// Whether no preallocated log is ready.
     #[cfg(test)]
     pub(crate) fn is_in_the_making(&self) -> bool {
         !matches!(self.state().spare, Spare::Ready(..))
     }
 
-    /// Waits until another attempt is worth it. Not at all when it was told to stop meanwhile: whoever did waits for the
-    /// lock that the thread has.
+    /// Waits until another attempt is worthwhile. Returns at once after a stop: `stop` waits for the lock that the thread holds.
     pub(super) fn pause_after_failure(&self) {
         let state = self.state();
         if !state.stopped {
@@ -288,7 +286,7 @@ impl PreallocatedLogs {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is a plain assignment, so what a panicking thread left behind is whole.
+        // Every change is a plain assignment, so the state is consistent even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

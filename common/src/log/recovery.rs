@@ -1,4 +1,4 @@
-//! Putting the log right after a crash, before anything is appended. The only code that changes what was written.
+//! Recovery of the log after a crash, before the first append. The only code that changes what was written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use format::record::{Body, Record};
 use format::units::{Seq, counted};
 use format::{Damage, names};
 
-/// Most records that are written at once: a rewind, a snapshot and a change.
+/// Maximum number of records of a batch: a rewind, a snapshot and a change.
 const BATCH_RECORDS_MAX: usize = 3;
 
-/// Why nothing can be appended to a log.
+/// Why a log cannot be appended to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoverError {
-    /// It is damaged, or cannot be read.
+    /// The log is damaged, or cannot be read.
     #[error(
         "nothing is appended to a backup that cannot be read to its end; if it is damaged, `backupfs verify` says what that \
          costs. If there is a whole copy of it, bring that back; else `backupfs init --replace` puts it aside and begins a new one"
     )]
     Read(#[from] ReadError),
-    /// What a crash left cannot be cleared away.
+    /// Leftovers of a crash cannot be removed.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// Reads the logs from `cursor` on, hands their records to `take`, cuts off a torn write and returns the place to go on.
+/// Reads the logs from `cursor` on, passes their records to `take`, cuts off a torn write and returns a writer at the end.
 ///
-/// Runs under the lock. Power may fail at any point: zeroing the remains of a torn write leaves remains of a torn write;
-/// files that are removed here hold no record that is not in a log; a spare that is a log has either name and the same
-/// contents; a log that has not its whole length has what is in it. Recovering twice does the same as once.
+/// Runs under the lock. Power may fail at any point: a partly zeroed torn write is still a torn write; removed files have no
+/// record that is not in a log; a spare that is a log has the same contents under either name; a log shorter than its full length
+/// keeps its contents. Recovering twice does the same as once.
 ///
 /// # Errors
 /// When a log is damaged: nothing is changed then.
@@ -109,16 +109,16 @@ pub(crate) fn recover(
     }
     file.sync()?;
     if is_spare {
-        // Not before it is durable: a log with its own name has a record.
+        // The rename follows the sync: a log under its own name has a record.
         log::info!(
             "{}: the newest log gets its name {name} again, which a power cut has undone. Nothing is lost by that",
             directory.path().display()
         );
         directory.rename(names::SPARE, &name)?;
     }
-    // The recorder before may have died before it made the newest names durable. What is recorded from here on depends on
-    // them: a log that is found under the name of the spare only as long as no other follows, and one that was made without
-    // a spare under no name at all.
+    // The previous recorder may have died before it made the newest names durable. Later records depend on them: a log under the
+    // name of the spare is found only while no other log follows, and a log that was created without preallocation might have no
+    // name at all.
     directory.sync()?;
     if is_spare {
         file = directory.open(&name, Access::ReadWrite)?;
@@ -127,7 +127,7 @@ pub(crate) fn recover(
     Ok(LogWriter::new(directory, cursor.uuid(), OpenEnd { file, offset, room, holds }, cursor.end()))
 }
 
-/// Removes what a crash left unfinished. It is in nobody's way, so that what cannot be removed is no reason to stop.
+/// Removes leftovers of a crash. They do no harm, so a failure to remove them is no error.
 fn remove_leftovers(directory: &dyn Directory, next_seq: Seq) -> Result<(), StorageError> {
     for name in directory.list()? {
         // A snapshot whose record was never written.

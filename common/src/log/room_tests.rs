@@ -13,8 +13,9 @@ use crate::log::LogEnd;
 use crate::storage::faulty::FaultyDirectory;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, RealDirectory};
+use format::change_flags::{ChangeFlags, RunStart};
 use format::names;
-use format::record::{Body, ChangeFlags, RunStart};
+use format::record::Body;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 

@@ -1,4 +1,4 @@
-//! What is found under the name of the spare: nothing, zeros, or a log whose new name a power cut has undone.
+//! The file under the name of the spare: none, zeros, or a log whose rename a power cut has undone.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use format::record::{Parsed, parse};
 use format::units::Seq;
 use format::{Damage, names};
 
-/// The spare, and what it says of itself: nothing where there are zeros, or the remains of a torn write.
+/// The spare with its header; `None` for zeros or the remains of a torn write.
 struct Spare {
     file: Box<dyn StoredFile>,
     header: Option<LogHeader>,
@@ -28,13 +28,13 @@ pub(super) struct Link {
     pub(super) previous_checksum: u32,
 }
 
-/// Opens the log that begins with this record, under whichever name it has.
+/// Opens the log that begins with this record, under either of its names.
 ///
-/// A log gets its name when its first record is durable already, and the name is made durable later. Power that fails in
-/// between leaves the log under the name of the spare.
+/// A log is renamed when its first record is durable; the new name is made durable later. A power cut in between leaves the log
+/// under the name of the spare.
 ///
 /// # Errors
-/// Not found, in the name of the log, when there is none.
+/// Not found, with the name of the log, when there is none.
 pub(crate) fn open_log(
     directory: &dyn Directory,
     uuid: Uuid,
@@ -47,38 +47,37 @@ pub(crate) fn open_log(
     }
     match open_spare(directory)? {
         Some(Spare { file, header: Some(header) }) if header.uuid == uuid && header.first_seq == first_seq => Ok(file),
-        // It may have got its name after the first look and before the second; then it has it now.
+        // If the log was renamed after the first attempt and before the second, it now has its name.
         _ => Ok(named()?),
     }
 }
 
-/// Opens the spare if it continues the log: its header does, and its first record is whole.
+/// Opens the spare if it continues the log: its header matches, and its first record is whole.
 pub(super) fn open_continuing(directory: &dyn Directory, link: Link) -> Result<Option<Box<dyn StoredFile>>, ReadError> {
     let Some(Spare { file, header: Some(header) }) = open_spare(directory)? else { return Ok(None) };
     if header.uuid != link.uuid {
         return Err(ReadError::damaged(file.path(), 0, Damage::Foreign));
     }
-    // Ahead: the reader has not come to its end yet, or records are missing. Behind: a copy of what was read already.
+    // A later seq: the reader is behind, or records are missing. An earlier one: a copy of records already read.
     if header.first_seq != link.next_seq {
         return Ok(None);
     }
     check_continues(&*file, &header, link)?;
-    // It had its length before it had a header.
+    // The file had its length before it had a header.
     check_len(file.read_len()?, header.unit).map_err(|damage| ReadError::damaged(file.path(), 0, damage))?;
     Ok(first_record_is_whole(&*file, link)?.then_some(file))
 }
 
-/// Whether the spare begins with a record that comes after `next_seq`: those between them are missing.
+/// Whether the spare begins with a record behind `next_seq`: then those in between are missing.
 pub(super) fn is_ahead(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<bool, ReadError> {
     let spare = open_spare(directory)?;
     Ok(spare.and_then(|spare| spare.header).is_some_and(|header| header.uuid == uuid && header.first_seq > next_seq))
 }
 
-/// Removes a spare that does not continue the log, for the next one is made anew. To be called when everything that is
-/// recorded has been read.
+/// Removes a spare that does not continue the log; the next one is created anew. Call it when all records have been read.
 ///
-/// There may be zeros in it, or the remains of a record that was being written and never acknowledged; then it holds no
-/// record that is not in the logs. One that does was acknowledged, and what leads to it is gone: that is damage.
+/// It may have zeros, or the remains of an unacknowledged record; then all its records are in the logs. Any other record was
+/// acknowledged, and its predecessors are missing: that is damage.
 pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<(), ReadError> {
     let Some(file) = check_unused(directory, uuid, next_seq)? else { return Ok(()) };
     log::debug!("{}: removing what was made ahead and not used", file.path().display());
@@ -86,11 +85,10 @@ pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq
     Ok(directory.sync()?)
 }
 
-/// Opens the spare, if there is one, that does not continue the log: behind a log whose records have all been read, to
-/// `next_seq`.
+/// Opens the spare, if there is one, that does not continue the log, after all records up to `next_seq` were read.
 ///
 /// # Errors
-/// When it holds records that the log has lost, or is of another backup.
+/// When it has records that the log has lost, or belongs to another backup.
 pub(crate) fn check_unused(
     directory: &dyn Directory,
     uuid: Uuid,
@@ -101,7 +99,7 @@ pub(crate) fn check_unused(
     if header.as_ref().is_some_and(|header| header.uuid != uuid) {
         return damaged(Damage::Foreign);
     }
-    // A header alone tells, too: it is written when all records before its own are durable.
+    // A header alone is proof, too: it is written when all records before its own are durable.
     let ahead = header.is_some_and(|header| header.first_seq > next_seq);
     if ahead || intact_record_after(&*file, uuid, 0, next_seq)?.is_some() {
         return damaged(Damage::Missing { expected: next_seq });
@@ -109,7 +107,7 @@ pub(crate) fn check_unused(
     Ok(Some(file))
 }
 
-/// Whether a log with this header continues what was read.
+/// Checks that a log with this header continues the records read so far.
 pub(super) fn check_continues(file: &dyn StoredFile, header: &LogHeader, link: Link) -> Result<(), ReadError> {
     if header.first_seq == link.next_seq && header.previous_checksum == link.previous_checksum {
         return Ok(());
@@ -130,7 +128,7 @@ fn open_spare(directory: &dyn Directory) -> Result<Option<Spare>, ReadError> {
     }
 }
 
-/// What is not a file is nobody's log.
+/// A name that is not a file is no log.
 fn found(opened: Result<Box<dyn StoredFile>, StorageError>) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
     match opened {
         Ok(file) => Ok(Some(file)),

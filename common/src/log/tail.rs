@@ -8,15 +8,15 @@ use format::Damage;
 use format::record::{PAYLOAD_LEN_MAX, Parsed, RECORD_HEADER_LEN, RECORD_TAG, parse};
 use format::units::Seq;
 
-/// Bytes of the log that are searched at once.
+/// Bytes searched at once.
 const CHUNK: usize = 1 << 20;
 
-/// Most bytes that are looked at behind the last record: a log is a few MiB long or one batch, and the batch is at most the
-/// longest record and a short one.
+/// Maximum number of bytes searched behind the last record: a log is a few MiB long or one batch, which is at most the longest
+/// record and a short one.
 pub(crate) const LONGEST_LOG: usize = PAYLOAD_LEN_MAX + (8 << 20);
 
-/// Hands everything from `offset` on to `look`, piece by piece, with the place of each behind `offset`, until that returns
-/// something. Each piece but the first begins with the last bytes of the one before it, `overlap` of them.
+/// Passes everything from `offset` on to `look`, chunk by chunk, with the position relative to `offset`, until that returns
+/// something. Each chunk but the first begins with the last `overlap` bytes of the previous one.
 fn search_rest<T>(
     file: &dyn StoredFile,
     offset: u64,
@@ -35,7 +35,7 @@ fn search_rest<T>(
         let searched = piece.len() - overlap;
         piece.drain(..searched);
         at += searched as u64;
-        // A sparse file may be longer than anybody has time for.
+        // A sparse file may be too long to search.
         if at > LONGEST_LOG as u64 {
             return Err(ReadError::damaged(
                 file.path(),
@@ -46,9 +46,9 @@ fn search_rest<T>(
     }
 }
 
-/// Finds an intact record, of `next_seq` or later, that begins after `offset`, where none begins.
+/// Finds an intact record, of `next_seq` or later, behind `offset`, where none begins.
 ///
-/// If there is one, what is at `offset` was acknowledged once and is damaged: the writer had gone on.
+/// If there is one, the record at `offset` was acknowledged and is damaged: the writer had continued.
 pub(crate) fn intact_record_after(
     file: &dyn StoredFile,
     uuid: Uuid,
@@ -56,7 +56,7 @@ pub(crate) fn intact_record_after(
     next_seq: Seq,
 ) -> Result<Option<u64>, ReadError> {
     let rest = file.read_len()?.saturating_sub(offset);
-    // A hostile file could name a long record at every fourth byte; an honest one is summed once.
+    // A hostile file could claim a long record at every fourth byte; in an honest one each byte is summed once.
     let mut work_left = rest.saturating_mul(8);
     search_rest(file, offset, RECORD_TAG.len() - 1, |piece, at| {
         let tags = piece.windows(RECORD_TAG.len()).enumerate().filter(|(_, window)| *window == RECORD_TAG);
@@ -67,7 +67,7 @@ pub(crate) fn intact_record_after(
                 read_on(file, &mut record, offset + at, len)?;
                 match work_left.checked_sub(len as u64) {
                     Some(left) => work_left = left,
-                    // Not worth the time to find out: what looks like so many records is not a torn write.
+                    // The limit of work is reached: so many apparent records are not a torn write.
                     None => return Ok(Some(offset + at)),
                 }
             }
@@ -81,14 +81,14 @@ pub(crate) fn intact_record_after(
     })
 }
 
-/// How long the record with this header says to be. Nothing when that is impossible, as it is behind a tag that is part of a
-/// text: a torn record that holds the tag many times is a torn record.
+/// Length of the record with this header. `None` for an impossible length, as behind a tag in a text: a torn record that contains
+/// the tag many times is a torn record.
 fn record_len(header: &[u8]) -> Option<usize> {
     let claimed = header.get(8..12)?.try_into().map(u32::from_le_bytes).ok()?;
     usize::try_from(claimed).ok().filter(|&len| len <= PAYLOAD_LEN_MAX).map(|len| RECORD_HEADER_LEN + len)
 }
 
-/// Length, from `offset` on, of what is not zero: the remains of a torn write. 0 when there are none.
+/// Length, from `offset` on, of the bytes up to the last one that is not zero: the remains of a torn write, or 0.
 pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadError> {
     let mut torn = 0;
     search_rest(file, offset, 0, |piece, at| {
@@ -104,7 +104,8 @@ pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadEr
 mod tests {
     use super::*;
     use crate::storage::{Directory as _, RealDirectory};
-    use format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
+    use format::change_flags::{ChangeFlags, RunStart};
+    use format::record::{RecordHeader, encode_change};
     use format::units::{DataVersion, Timestamp};
 
     const UUID: Uuid = Uuid::from_u128(7);
@@ -117,7 +118,7 @@ mod tests {
         bytes
     }
 
-    /// Wherever it begins: also where what is searched at once ends in the middle of it, or of its tag.
+    /// At every position: also across the border of two chunks, within the record or its tag.
     #[test]
     fn an_intact_record_is_found_anywhere_behind_remains() {
         let dir = tempfile::tempdir().unwrap();
@@ -132,7 +133,7 @@ mod tests {
             assert_eq!(found, Some(offset + begins as u64));
             assert_eq!(torn_len(&*file, offset).unwrap(), bytes.len() as u64);
             assert_eq!(intact_record_after(&*file, UUID, offset, Seq::new(10).unwrap()).unwrap(), None, "an older one");
-            // Cut short, it is none.
+            // A truncated record does not count.
             bytes.pop();
             let file = directory.create(&format!("cut-{nth}")).unwrap();
             file.write_at(&bytes, offset).unwrap();

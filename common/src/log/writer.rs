@@ -11,56 +11,57 @@ use crate::config::log_limits::LogLimits;
 use crate::storage::{
     Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_durably,
 };
+use format::change_flags::ChangeFlags;
 use format::commit_note::CommitNote;
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
 use format::names;
 use format::record::{
-    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change, encode_commit, encode_gap, encode_rewind,
-    encode_snapshot, first_link,
+    PayloadTooLong, RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot, first_link,
 };
+use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 
-/// Why nothing was recorded.
+/// Why a record was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// A write or sync failed. What is on disk is unknown until the log is opened anew.
+    /// A write or sync failed. The contents of the disk are unknown until the log is opened again.
     #[error("a change cannot be recorded")]
     Storage(#[from] StorageError),
-    /// A write or sync failed before.
+    /// An earlier write or sync failed.
     #[error("a change cannot be recorded: an earlier write to {path} failed, and it has to be opened anew first", path = .path.display())]
     Poisoned {
-        /// The log.
+        /// Path of the log.
         path: PathBuf,
     },
-    /// It does not fit.
+    /// The change is too long for a record.
     #[error(transparent)]
     TooLong(#[from] PayloadTooLong),
 }
 
-/// The end of the log.
+/// Writes to the end of the log.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     directory: Arc<dyn Directory>,
     uuid: Uuid,
     file: Box<dyn StoredFile>,
     offset: u64,
-    /// Of the log that is open.
+    /// Length of the open log.
     room: Room,
     next_seq: Seq,
     previous_checksum: u32,
     health: Health,
     limits: LogLimits,
-    /// Records of the log that is open, and their statements.
+    /// Number of records and statements of the open log.
     log_holds: Holds,
     batch: Batch,
     spares: Arc<PreallocatedLogs>,
-    /// Where the log ends behind each record of the batch that was written last.
+    /// The ends of the log behind each record of the last batch.
     attempted: Vec<LogEnd>,
 }
 
-/// What a log holds.
+/// Number of records and statements of a log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Holds {
     pub(super) records: usize,
@@ -73,13 +74,13 @@ enum Health {
     Poisoned,
 }
 
-/// Room for the header of a log in front of the records of a batch.
+/// Space for a log header in front of the records of a batch.
 const ROOM: usize = LOG_HEADER_LEN;
 
-/// What a batch may keep of the memory of an unusually large record.
+/// Capacity that a batch keeps after an unusually large record.
 const KEEP_BYTES: usize = 1 << 20;
 
-/// Records encoded but not written.
+/// Records that are encoded but not written.
 #[derive(Debug)]
 struct Batch {
     /// The records, behind [`ROOM`].
@@ -92,7 +93,7 @@ struct Batch {
 /// A record of a batch.
 #[derive(Debug, Clone, Copy)]
 struct Encoded {
-    /// Where it ends in the bytes of the batch.
+    /// End of the record in the bytes of the batch.
     end: usize,
     seq: Seq,
     previous_checksum: u32,
@@ -100,13 +101,12 @@ struct Encoded {
     begins_log: BeginsLog,
 }
 
-/// Whether a record begins a log. What a finished log holds is settled by that: nothing that comes later rewinds it or
-/// adds to its newest version.
+/// Whether a record begins a log. That makes a finished log final: no later record rewinds it or adds to its newest version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BeginsLog {
-    /// A snapshot or a gap: what is before it has nothing to do with it.
+    /// A snapshot or a gap: independent of the records before it.
     Always,
-    /// A change that bumps: when the log before is full.
+    /// A change that bumps, when the log is full.
     WhenFull,
     /// A rewind, a commit or a rider: it belongs to the change before it.
     Never,
@@ -117,7 +117,7 @@ pub(crate) fn create_first_log(directory: &Arc<dyn Directory>, uuid: Uuid) -> Re
     create_first_log_within(directory, uuid, LogLimits::default())
 }
 
-/// Makes the first log of a backup, the only one that has its name before it has a record.
+/// Creates the first log of a backup, the only one that has its name before it has a record.
 pub(crate) fn create_first_log_within(
     directory: &Arc<dyn Directory>,
     uuid: Uuid,
@@ -126,7 +126,7 @@ pub(crate) fn create_first_log_within(
     create_log_at(directory, uuid, LogEnd { next_seq: Seq::FIRST, previous_checksum: first_link(uuid) }, limits)
 }
 
-/// Makes a log, empty, that goes on from there: the first of a backup or of a spool.
+/// Creates an empty log at this position: the first of a backup or of a spool.
 pub(crate) fn create_log_at(
     directory: &Arc<dyn Directory>,
     uuid: Uuid,
@@ -142,7 +142,7 @@ pub(crate) fn create_log_at(
     Ok(writer)
 }
 
-/// Makes a log of records that are encoded already. No writer goes on with it before the log has been opened.
+/// Creates a log of encoded records. No writer continues it before the log has been opened.
 pub(crate) fn write_log(
     directory: &dyn Directory,
     uuid: Uuid,
@@ -154,13 +154,13 @@ pub(crate) fn write_log(
     create_log(directory, from.next_seq, &[&header.encode()[..], records].concat(), limits).map(drop)
 }
 
-/// What a log says of itself that goes on from there.
+/// Header of a log that continues from there.
 fn header(uuid: Uuid, from: LogEnd, unit: u64) -> LogHeader {
     let LogEnd { next_seq: first_seq, previous_checksum } = from;
     LogHeader { uuid, first_seq, previous_checksum, created: Timestamp::now(), unit }
 }
 
-/// Makes a log that has its name only once it is whole and durable, and begins with these bytes.
+/// Creates a log that begins with these bytes; it has its name only when it is whole and durable.
 fn create_log(
     directory: &dyn Directory,
     first_seq: Seq,
@@ -176,22 +176,22 @@ fn create_log(
     write_durably(&*file, start, 0)?;
     directory.rename(&temporary, &name)?;
     directory.sync()?;
-    // The same file, known by the name that it has now.
+    // The same file, opened under its new name.
     Ok((directory.open(&name, Access::ReadWrite)?, room))
 }
 
-/// The end of a log that is open.
+/// The end of an open log.
 #[derive(Debug)]
 pub(super) struct OpenEnd {
     pub(super) file: Box<dyn StoredFile>,
-    /// Behind its last record.
+    /// Offset behind its last record.
     pub(super) offset: u64,
     pub(super) room: Room,
     pub(super) holds: Holds,
 }
 
 impl LogWriter {
-    /// A writer that goes on at the end of an open log, behind whose last record there are only zeros.
+    /// A writer at the end of an open log, behind whose last record there are only zeros.
     pub(super) fn new(directory: Arc<dyn Directory>, uuid: Uuid, open: OpenEnd, end: LogEnd) -> Self {
         let OpenEnd { file, offset, room, holds: log_holds } = open;
         let LogEnd { next_seq, previous_checksum } = end;
@@ -215,13 +215,13 @@ impl LogWriter {
         }
     }
 
-    /// Lets logs end at other limits from now on.
+    /// Sets the limits of logs from now on.
     pub(crate) fn set_limits(&mut self, limits: LogLimits) {
         self.limits = limits;
         self.spares.set_bytes(limits.bytes);
     }
 
-    /// The file of the log to come, for whoever makes it ahead.
+    /// The preallocated logs.
     pub(crate) fn spares(&self) -> &Arc<PreallocatedLogs> {
         &self.spares
     }
@@ -256,14 +256,14 @@ impl LogWriter {
         self.batch.advance(sum, BeginsLog::Never, 0)
     }
 
-    /// Adds to the batch that the newest version, `data_version`, was committed.
+    /// Adds a commit of the newest version, `data_version`, to the batch.
     pub(crate) fn push_commit(&mut self, data_version: DataVersion, time: Timestamp, note: &CommitNote) -> Seq {
         let header = self.batch.header(data_version, time);
         let sum = encode_commit(self.uuid, &header, note, &mut self.batch.bytes);
         self.batch.advance(sum, BeginsLog::Never, 0)
     }
 
-    /// Adds to the batch that versions up to `data_version` were committed and not recorded.
+    /// Adds a gap to the batch: versions up to `data_version` were committed and not recorded.
     pub(crate) fn push_gap(&mut self, data_version: DataVersion, time: Timestamp) -> Seq {
         let header = self.batch.header(data_version, time);
         let sum = encode_gap(self.uuid, &header, &mut self.batch.bytes);
@@ -277,7 +277,7 @@ impl LogWriter {
         self.batch.advance(sum, BeginsLog::Always, 0)
     }
 
-    /// Whether the writer still records.
+    /// Checks that no write has failed.
     ///
     /// # Errors
     /// [`AppendError::Poisoned`] after a write or sync has failed.
@@ -288,22 +288,22 @@ impl LogWriter {
         }
     }
 
-    /// Where the log ends: behind the newest record that is durable.
+    /// The end of the log: behind the newest durable record.
     pub(crate) fn end(&self) -> LogEnd {
         LogEnd { next_seq: self.next_seq, previous_checksum: self.previous_checksum }
     }
 
-    /// Where the log is going to end behind the batch.
+    /// The end of the log behind the batch.
     pub(crate) fn batch_end(&self) -> LogEnd {
         LogEnd { next_seq: self.batch.next_seq, previous_checksum: self.batch.previous_checksum }
     }
 
-    /// Where the log may end after a write or sync that failed: behind any record of that batch.
+    /// The possible ends of the log after a failed write or sync: behind any record of that batch.
     pub(crate) fn attempted(&self) -> &[LogEnd] {
         &self.attempted
     }
 
-    /// Forgets the batch.
+    /// Clears the batch.
     pub(crate) fn discard(&mut self) {
         self.batch.bytes.truncate(ROOM);
         if self.batch.bytes.capacity() > KEEP_BYTES {
@@ -314,14 +314,14 @@ impl LogWriter {
         self.batch.previous_checksum = self.previous_checksum;
     }
 
-    /// Writes the batch and makes it durable: one write and one fdatasync for each record. The batch is empty afterwards
-    /// either way.
+    /// Writes the batch and makes it durable: one write and one fdatasync for each record. Afterwards the batch is empty, also
+    /// after an error.
     ///
-    /// A power cut before this returns leaves a prefix of the batch's records, each of them whole, and maybe remains
-    /// of the next one that recovery cuts off: nothing of the batch was acknowledged. That is why no record is written
-    /// before the one in front of it is durable: a disk writes sectors in any order, and a whole record behind the
-    /// remains of another is damage. A log that is too short for a record is made longer before that is written, which costs a
-    /// write and a sync more: so no torn write reaches to the end of a file, and what does was cut off.
+    /// A power cut before this returns leaves a prefix of the batch's records, each whole, and maybe remains of the next one that
+    /// recovery cuts off: nothing of the batch was acknowledged. That is why no record is written before the previous one is
+    /// durable: a disk writes sectors in any order, and a whole record behind the remains of another is damage. A log that is too
+    /// short for a record is extended first, at the cost of a write and a sync: so no torn write reaches the end of a file, and a
+    /// file whose end is reached was cut off.
     ///
     /// # Errors
     /// After a failed write or sync the writer is poisoned: every later call fails too.
@@ -359,25 +359,24 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Puts the header of a log in front of its first record, into the batch.
+    /// Writes the header of a log in front of its first record, into the batch.
     fn put_header(&mut self, start: usize, from: LogEnd, unit: u64) {
         let header = header(self.uuid, from, unit).encode();
         self.batch.bytes[start..start + LOG_HEADER_LEN].copy_from_slice(&header);
     }
 
-    /// Goes on in a new log, which begins with the record of the batch at `start`. Header and record are one write, so
-    /// that no log is without a record.
+    /// Begins a new log with the record of the batch at `start`. Header and record are one write, so that no log is without a
+    /// record.
     ///
-    /// Power may fail at any point. A spare that is too short is made longer before anything else, durably. Before the sync of
-    /// the record it holds nothing, remains, or the whole record, and nothing was
-    /// acknowledged. From the sync on the record is found under the name that the file has then, whichever it is: that of
-    /// the spare is durable, and the new one only takes its place. What follows in this log is found with it. No other log
-    /// is begun before the new name is durable: that is settled before the next spare is made or, without one, when a log
-    /// is made here.
+    /// Power may fail at any point. A spare that is too short is first extended durably. Before the sync of the record the spare
+    /// has nothing, remains, or the whole record, and nothing was acknowledged. After the sync the record is found under either
+    /// name: that of the spare is durable, and the rename only replaces it. Later records of this log are found with it. No other
+    /// log begins before the new name is durable: that is ensured before the next preallocation or, without it, when a log is
+    /// created here.
     fn begin_log(&mut self, record: &Encoded, start: usize) -> Result<(), StorageError> {
         let (first_seq, previous_checksum) = (record.seq, record.previous_checksum);
         let from = LogEnd { next_seq: first_seq, previous_checksum };
-        // In front of the record is room, or another one that is durable already.
+        // In front of the record is free space, or a record that is already durable.
         let start = start - LOG_HEADER_LEN;
         if let Some((spare, unit)) = self.spares.take() {
             if spare.check_in_place().is_ok() {
@@ -388,7 +387,7 @@ impl LogWriter {
                 self.room.make(&*spare, bytes.len() as u64)?;
                 write_durably(&*spare, bytes, 0)?;
                 self.directory.rename(names::SPARE, &name)?;
-                // The same file, known by the name that it has now.
+                // The same file, opened under its new name.
                 self.file = self.directory.open(&name, Access::ReadWrite)?;
                 self.spares.named();
                 return Ok(());
@@ -403,7 +402,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Whether a record goes to a new log. The old one is whole and durable then.
+    /// Whether a record begins a new log. The old one is whole and durable then.
     fn rolls_before(&self, record: &Encoded, len: u64) -> bool {
         let statements = self.log_holds.statements + record.statements;
         // A log is longer than its records.
@@ -428,7 +427,7 @@ impl Batch {
         RecordHeader { seq: self.next_seq, data_version, time, previous_checksum: self.previous_checksum }
     }
 
-    /// Where the log ends behind each of its records.
+    /// The ends of the log behind each record of the batch.
     fn ends(&self, ends: &mut Vec<LogEnd>) {
         let later = self.records.iter().skip(1).map(|record| (record.seq, record.previous_checksum));
         let all = later.chain([(self.next_seq, self.previous_checksum)]);
@@ -436,7 +435,7 @@ impl Batch {
         ends.extend(all.map(|(next_seq, previous_checksum)| LogEnd { next_seq, previous_checksum }));
     }
 
-    /// Goes on behind a record with this checksum; returns the seq it got.
+    /// Advances behind a record with this checksum; returns the record's seq.
     fn advance(&mut self, checksum: u32, begins_log: BeginsLog, statements: usize) -> Seq {
         let seq = self.next_seq;
         let (end, previous_checksum) = (self.bytes.len(), self.previous_checksum);

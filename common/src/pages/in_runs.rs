@@ -1,4 +1,4 @@
-//! [`PagesInRuns`]: pages for someone who looks at all of them, tree by tree.
+//! [`PagesInRuns`]: a page cache for a reader that visits all pages, tree by tree.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +11,13 @@ use crate::storage::{StorageError, StorageOp};
 use format::names;
 use format::units::{PageNo, PageSize};
 
-/// Bytes that are read at once: as many as are compressed together.
+/// Bytes per read: the size of a compressed group.
 const RUN_BYTES: usize = 64 << 10;
 
-/// Runs that are kept: a check goes along trees, whose neighbours lie near each other.
+/// Number of cached runs: neighbours in a tree are close to each other in the file.
 const RUNS_KEPT: usize = 64;
 
-/// Pages that can be read until somebody wants it to stop. Reads those around a page with it.
+/// Pages that can be read until a stop flag is set. Reads neighbouring pages together.
 pub(crate) struct PagesInRuns {
     pages: Arc<dyn PageSource>,
     stop: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Pages of a database: where they come from, and what replaying changes does to them.
+//! Pages of a database: their sources, and the overlay that replay writes to.
 
 mod in_runs;
 mod overlay;
@@ -34,11 +34,11 @@ pub trait PageSource: Send + Sync {
     /// When the page cannot be read or is damaged.
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError>;
 
-    /// Copies consecutive pages into `out`, which has the bytes of so many. Faster than page by page where pages are
-    /// compressed together.
+    /// Copies consecutive pages into `out`, which has their total length. Faster than page by page where pages are compressed
+    /// together.
     ///
     /// # Errors
-    /// When one of the pages cannot be read or is damaged; `out` is worth nothing then.
+    /// When one of the pages cannot be read or is damaged; then `out` is undefined.
     fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         let mut page = Some(first);
         for now in out.chunks_exact_mut(self.page_size().bytes()) {
@@ -52,10 +52,10 @@ pub trait PageSource: Send + Sync {
         Ok(())
     }
 
-    /// Says of consecutive pages where their bytes come from, without reading them.
+    /// The identities of consecutive pages, determined without reading them.
     ///
     /// # Errors
-    /// When what tells that cannot be read or is damaged.
+    /// When the page map cannot be read or is damaged.
     fn identities(&self, first: PageNo, out: &mut [PageIdentity]) -> Result<(), ReadError> {
         let _ = first;
         out.fill(PageIdentity::Unknown);
@@ -63,7 +63,7 @@ pub trait PageSource: Send + Sync {
     }
 }
 
-/// Reads consecutive pages run by run: neighbours that have the same holder are read together.
+/// Reads consecutive pages in runs: neighbours with the same holder are read together.
 pub(crate) fn read_runs<H: PartialEq>(
     first: PageNo,
     out: &mut [u8],
@@ -76,7 +76,7 @@ pub(crate) fn read_runs<H: PartialEq>(
     let mut held_by = next.map(&mut holder).transpose()?;
     while let (Some(page), Some(own)) = (next, held_by.take()) {
         let mut pages = 1;
-        // Past the last page that a database can have there is nothing.
+        // No database has pages beyond this number.
         while let Some(neighbour) = page.plus(pages).filter(|_| pages * page_size.bytes() < rest.len()) {
             let other = holder(neighbour)?;
             if other != own {
@@ -94,7 +94,7 @@ pub(crate) fn read_runs<H: PartialEq>(
     Ok(())
 }
 
-/// No pages at all: what the first change of a new node is replayed onto.
+/// An empty database, the base of the first change of a new node.
 #[derive(Debug)]
 pub(crate) struct NoPages(pub(crate) PageSize);
 

@@ -1,4 +1,4 @@
-//! The overlay: pages that replay has written, on top of pages that stay as they were.
+//! The overlay: pages written by replay, on top of immutable pages.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use super::{PageIdentity, PageSource, read_runs};
 use crate::storage::read_error::ReadError;
 use format::units::{PageNo, PageSize};
 
-/// A database as it is after some changes. Cloning copies no page: clones share them until one writes.
+/// A database after some changes. Clones share their pages until one of them writes.
 #[derive(Clone)]
 pub(crate) struct OverlayPages {
     base: Arc<dyn PageSource>,
@@ -25,32 +25,32 @@ impl fmt::Debug for OverlayPages {
 }
 
 impl OverlayPages {
-    /// A database as it is in `base`.
+    /// A database with the pages of `base`.
     pub(crate) fn new(base: Arc<dyn PageSource>) -> Self {
         Self { page_count: base.page_count(), base, dirty: HashMap::default() }
     }
 
-    /// The same pages, with those that nothing has written taken from `base`, where they must be as they are here.
+    /// The same database on another base, in which all pages that are not in the overlay are equal.
     pub(crate) fn onto(self, base: Arc<dyn PageSource>) -> Self {
         Self { base, ..self }
     }
 
-    /// What was written since `earlier`, a clone of this database as it was then: the pages that are other ones now, in
-    /// ascending order, `None` for those that were cut off, even if the database has grown over them since: they are zeros.
+    /// The pages written since `earlier`, a previous clone of this database, in ascending order; `None` for pages that were
+    /// truncated, even if the database has grown over them since: they are zeros.
     pub(crate) fn written_since(&self, earlier: &Self) -> Vec<(PageNo, Option<Arc<[u8]>>)> {
         let is_new = |page, bytes| earlier.dirty.get(page).is_none_or(|old| !Arc::ptr_eq(old, bytes));
         let written = self.dirty.iter().filter(|(page, bytes)| is_new(page, bytes));
         let mut written: Vec<_> = written.map(|(&page, bytes)| (page, Some(Arc::clone(bytes)))).collect();
         let cut = (self.page_count.saturating_add(1)..=earlier.page_count).filter_map(PageNo::new);
         written.extend(cut.map(|page| (page, None)));
-        // Cut off, then grown over without being written.
+        // Truncated, then grown over without being written.
         let left_out = |page: &PageNo| page.get() <= self.page_count && !self.dirty.contains_key(page);
         written.extend(earlier.dirty.keys().copied().filter(left_out).map(|page| (page, None)));
         written.sort_unstable_by_key(|(page, _)| *page);
         written
     }
 
-    /// Bytes of memory that the pages written take.
+    /// Memory of the written pages in bytes.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty.len() as u64 * u64::from(self.page_size().get())
     }
@@ -75,7 +75,7 @@ impl PageSource for OverlayPages {
     }
 
     fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        // What was written or cut off is never asked of the base: it may be damaged there.
+        // Written and truncated pages are never read from the base, which may be damaged there.
         let here = |page: PageNo| Ok(page.get() > self.page_count || self.dirty.contains_key(&page));
         read_runs(first, out, self.page_size(), here, |here, page, out| {
             if !here {
@@ -102,22 +102,22 @@ impl PageSource for OverlayPages {
     }
 }
 
-/// An overlay as SQLite's file: read and written at any offset.
+/// An overlay as the file that SQLite reads and writes at any offset.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pages: OverlayPages,
-    /// The first page that could not be read; SQLite itself reports only "disk I/O error".
+    /// The first page that could not be read; SQLite reports only "disk I/O error".
     problem: Option<ReadError>,
-    /// Most bytes of pages that may be written.
+    /// Maximum bytes of written pages.
     written_bytes_max: u64,
-    /// Whether there was a write beyond them.
+    /// Whether a write exceeded the maximum.
     is_full: bool,
-    /// The pages that were read, for whoever wants to know.
+    /// The pages that were read, while that is recorded.
     reads: Option<HashSet<PageNo>>,
     scratch: Vec<u8>,
 }
 
-/// Where in which page a byte of the file is.
+/// The page of a byte offset, and the offset within it.
 struct Place {
     page: PageNo,
     start: usize,
@@ -125,7 +125,7 @@ struct Place {
 }
 
 impl Overlay {
-    /// An overlay of which writes fail when it has more than so many bytes of pages.
+    /// An overlay whose writes fail beyond this many bytes of pages.
     pub(crate) fn with_room(pages: OverlayPages, written_bytes_max: u64) -> Self {
         Self { pages, problem: None, written_bytes_max, is_full: false, reads: None, scratch: Vec::new() }
     }
@@ -134,12 +134,12 @@ impl Overlay {
         &self.pages
     }
 
-    /// Puts other pages in the place of those there are, which are returned.
+    /// Replaces the pages; returns the previous ones.
     pub(crate) fn replace(&mut self, pages: OverlayPages) -> OverlayPages {
         std::mem::replace(self, Self::with_room(pages, self.written_bytes_max)).pages
     }
 
-    /// Lets at least so many bytes of pages be written, in addition to those there are where that is more than before.
+    /// Raises the limit of written pages to at least this many bytes in addition to those written so far.
     pub(crate) fn make_room(&mut self, bytes: u64) {
         if bytes > self.written_bytes_max {
             self.written_bytes_max = bytes.saturating_add(self.pages.dirty_bytes());
@@ -150,7 +150,7 @@ impl Overlay {
         self.is_full
     }
 
-    /// From now on the pages that are read are noted.
+    /// Starts to record which pages are read.
     pub(crate) fn note_reads(&mut self) {
         self.reads = Some(HashSet::new());
     }
@@ -172,7 +172,7 @@ impl Overlay {
         self.pages.page_size()
     }
 
-    /// The part of a request at `offset` that lies within one page; `None` past the largest database there can be.
+    /// The part of a request at `offset` within one page; `None` beyond the largest possible database.
     fn place(&self, offset: u64, wanted: usize) -> Option<Place> {
         let page_size = self.page_size();
         let page = PageNo::at_offset(offset, page_size)?;
@@ -180,10 +180,10 @@ impl Overlay {
         Some(Place { page, start, len: wanted.min(page_size.bytes() - start) })
     }
 
-    /// Fills `out`; what is past the end of the database is zeros. Returns how many bytes were not.
+    /// Reads into `out`, with zeros past the end of the database. Returns the number of bytes before the end.
     ///
     /// # Errors
-    /// When a page cannot be read: the reason is kept in the overlay.
+    /// When a page cannot be read: the overlay keeps the reason.
     pub(crate) fn read(&mut self, out: &mut [u8], offset: u64) -> Result<usize, PageUnreadable> {
         let known = usize::try_from(self.size_bytes().saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
         let (mut rest, beyond) = out.split_at_mut(known);
@@ -214,7 +214,7 @@ impl Overlay {
     /// Writes `bytes`, growing the database as a file grows.
     ///
     /// # Errors
-    /// When the rest of a page that is written in part cannot be read, or too much has been written.
+    /// When the rest of a partly written page cannot be read, or the limit is exceeded.
     pub(crate) fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), PageUnreadable> {
         let (mut rest, mut offset) = (bytes, offset);
         while !rest.is_empty() {
@@ -225,7 +225,7 @@ impl Overlay {
             let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
             let (now, later) = rest.split_at(place.len);
             if let Some(own) = self.pages.dirty.get_mut(&place.page).and_then(Arc::get_mut) {
-                // No clone shares the page: nobody sees it change.
+                // No clone shares the page, so it can be changed in place.
                 own[place.start..place.start + place.len].copy_from_slice(now);
                 offset += place.len as u64;
                 rest = later;
@@ -249,7 +249,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// Pages between the old end and the new one are zeros, whatever the base has there.
+    /// Pages between the old end and the new one are zeros, even if the base has others there.
     fn grow(&mut self, page_count: u32) {
         let below = self.pages.base.page_count().min(page_count);
         let zeros: Arc<[u8]> = vec![0; self.page_size().bytes()].into();
@@ -259,7 +259,7 @@ impl Overlay {
         self.pages.page_count = page_count;
     }
 
-    /// Cuts the database to a size, or grows it.
+    /// Truncates or extends the database to a size.
     pub(crate) fn truncate(&mut self, size_bytes: u64) {
         let page_count = size_bytes.div_ceil(u64::from(self.page_size().get()));
         let page_count = u32::try_from(page_count).unwrap_or(u32::MAX);
@@ -272,11 +272,11 @@ impl Overlay {
     }
 }
 
-/// A page could not be read or written; the overlay knows why.
+/// A page could not be read or written; the overlay keeps the reason.
 #[derive(Debug)]
 pub(crate) struct PageUnreadable;
 
-/// Keeps the first problem: the later ones are its consequences.
+/// Keeps the first problem: later ones are its consequences.
 fn keep(problem: &mut Option<ReadError>, error: ReadError) -> PageUnreadable {
     problem.get_or_insert(error);
     PageUnreadable
@@ -335,7 +335,7 @@ mod tests {
         for page in [0, 3, 4, 9, 15] {
             overlay.write(&[100 + page; 512], u64::from(page) * 512).unwrap();
         }
-        // Pages that the base still has are cut off, and one behind them is written again.
+        // Pages that the base still has are truncated, and one behind them is written again.
         overlay.truncate(14 * 512);
         overlay.write(&[200; 512], 16 * 512).unwrap();
         for first in 1..=20 {

@@ -1,12 +1,12 @@
-//! [`PageIdentity`]: what tells that a page is the same in two databases without reading it.
+//! [`PageIdentity`]: a key that shows without reading that a page is the same in two databases.
 
 use format::units::Seq;
 
-/// Where the bytes of a page come from. A page that has the same one in two databases of a backup, both open, has the same
-/// bytes in both; of two different ones nothing is known.
+/// Source of a page's bytes. Pages with equal identities in two open databases of one backup have equal bytes; from different
+/// identities nothing follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageIdentity {
-    /// It is not there, or all zeros.
+    /// The page does not exist, or is all zeros.
     Zeros,
     /// The page of the snapshot with this seq.
     Snapshot(Seq),
@@ -14,19 +14,19 @@ pub enum PageIdentity {
     Image {
         /// First seq of the segment.
         segment: Seq,
-        /// Byte of it at which the images of the page are.
+        /// Offset of the page's images in the segment.
         offset: u64,
-        /// Which of them: 0 for the newest, 1 for the one before it.
+        /// Position among them: 0 for the newest, 1 for the one before it.
         back: usize,
     },
-    /// Written by replay, to this place in memory.
+    /// Written by replay, at this address in memory.
     Written(usize),
-    /// Nothing is known: not the same as any other, itself included.
+    /// Unknown: equal to no other, not even to itself.
     Unknown,
 }
 
 impl PageIdentity {
-    /// Whether both are known to be the same.
+    /// Whether both pages are known to be equal.
     pub(crate) fn is_same(self, other: Self) -> bool {
         self != Self::Unknown && self == other
     }

@@ -1,5 +1,5 @@
-//! The pages of a database in order, read some way ahead by a thread of their own: to read ours is mostly to decompress
-//! them, which can go on while whoever compares them waits for the other database.
+//! Sequential reading of a database with read-ahead in a thread: our pages cost mostly decompression, which can run while the
+//! reader waits for another database.
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread;
@@ -8,26 +8,26 @@ use super::PageSource;
 use crate::storage::read_error::ReadError;
 use format::units::PageNo;
 
-/// Bytes that are read at once: whole groups of every kind, and pages of every size.
+/// Bytes per read: whole groups of every kind, for every page size.
 const RUN_BYTES: usize = 256 << 10;
 
-/// Runs that may wait. With the one being read and the one being looked at that is all the memory this takes.
+/// Maximum number of runs read ahead. With the run being read and the one in use this bounds the memory.
 const RUNS_AHEAD: usize = 6;
 
-/// All pages of a database, from the first on.
+/// The pages of a database, in order from the first.
 pub(crate) struct PagesInOrder<'a> {
     source: &'a dyn PageSource,
     ahead: Receiver<Result<Vec<u8>, ReadError>>,
-    /// Runs that were looked at, to be filled again.
+    /// Runs that were used, to be filled again.
     used_up: Sender<Vec<u8>>,
     run: Vec<u8>,
-    /// Bytes of `run` that were looked at.
+    /// Number of used bytes of `run`.
     seen: usize,
-    /// The first page behind `run`; `None` past the last page that a database can have.
+    /// The first page behind `run`; `None` past the largest page number.
     behind: Option<PageNo>,
 }
 
-/// Calls `look` with the pages of `source`, of which it is going to look at about `pages`.
+/// Calls `look` with the pages of `source`, of which it will read about `pages`.
 pub(crate) fn read_ahead<T>(source: &dyn PageSource, pages: u32, look: impl FnOnce(&mut PagesInOrder<'_>) -> T) -> T {
     thread::scope(|scope| {
         let (filled, ahead) = sync_channel(RUNS_AHEAD);
@@ -39,12 +39,12 @@ pub(crate) fn read_ahead<T>(source: &dyn PageSource, pages: u32, look: impl FnOn
                 let read = read_run(source, first, run);
                 next = read.as_ref().map_or(None, |_| first.plus(pages_at_once(source)));
                 if filled.send(read).is_err() {
-                    // Nobody looks any more.
+                    // The reader has ended.
                     break;
                 }
             }
         };
-        // Without a thread everything works, only more slowly.
+        // Without the thread reading is only slower.
         if let Err(error) = thread::Builder::new().name("reading ahead".to_owned()).spawn_scoped(scope, read) {
             log::debug!("nothing is read ahead: cannot start a thread ({error})");
         }
@@ -64,10 +64,10 @@ fn pages_at_once(source: &dyn PageSource) -> usize {
 }
 
 impl PagesInOrder<'_> {
-    /// The next page; past the end of the database all zeros.
+    /// The next page; zeros past the end of the database.
     ///
     /// # Errors
-    /// When it, or another one that is read together with it, cannot be read. There is nothing to be had then but errors.
+    /// When the page, or another one of its run, cannot be read. All later calls fail, too.
     pub(crate) fn next_page(&mut self) -> Result<&[u8], ReadError> {
         if self.seen == self.run.len() {
             self.next_run()?;
@@ -78,13 +78,13 @@ impl PagesInOrder<'_> {
     }
 
     fn next_run(&mut self) -> Result<(), ReadError> {
-        // It fails when nothing is read ahead any more.
+        // Fails when the thread has ended.
         let _unused = self.used_up.send(std::mem::take(&mut self.run));
         self.seen = 0;
         let first = self.behind;
         self.run = match (self.ahead.recv(), first) {
             (Ok(run), _) => run?,
-            // More pages are asked for than was said, or there is no thread.
+            // More pages are read than announced, or there is no thread.
             (Err(_), Some(first)) => read_run(self.source, first, Vec::new())?,
             // No database has this many pages.
             (Err(_), None) => vec![0; RUN_BYTES],
@@ -103,7 +103,7 @@ mod tests {
     use format::Damage;
     use format::units::PageSize;
 
-    /// Each page is filled with the lowest byte of its number.
+    /// Each page is filled with the low byte of its number.
     struct Numbered {
         page_count: u32,
         damaged: Option<u32>,

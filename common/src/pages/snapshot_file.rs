@@ -1,4 +1,4 @@
-//! A snapshot file: written once, page after page; then read at random.
+//! A snapshot file: written once in order, then read at random.
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -14,18 +14,18 @@ use format::snapshot::{
 use format::units::{PageNo, Seq};
 use format::{Damage, checksum, frames, names};
 
-/// Of the levels that do without entropy coding the one that compresses most. What a node stores is mostly random to
-/// begin with: zstd's own default takes a tenth less room, and twice the time for every page that is read.
+/// The strongest level without entropy coding. A node's data is mostly random: zstd's default level saves a tenth of the space,
+/// and takes twice the time for every page that is read.
 const COMPRESSION_LEVEL: i32 = -1;
 
-/// Compressed bytes that are read at once for pages that follow each other.
+/// Compressed bytes per read of consecutive pages.
 const READ_BYTES_MAX: usize = 256 << 10;
 
-/// A snapshot is made durable in steps of so many bytes. In one step a large one keeps a slow disk busy for longer than a
-/// single call may take before it counts as hung, at the first attempt and at every other.
+/// Bytes between syncs of a snapshot. A single sync of a large snapshot could keep a slow disk busy for longer than the deadline
+/// of a call, at every attempt.
 const SYNC_BYTES: u64 = 8 << 20;
 
-/// A snapshot being written. Nothing has its name until [`finish`](Self::finish) returns.
+/// A snapshot being written. It has a temporary name until [`finish`](Self::finish) returns.
 pub(crate) struct SnapshotWriter<'a> {
     directory: &'a dyn Directory,
     header: SnapshotHeader,
@@ -37,12 +37,12 @@ pub(crate) struct SnapshotWriter<'a> {
     stored_pages: u32,
     groups: Vec<Group>,
     pending: Vec<u8>,
-    /// One for all groups: zstd takes longer to make one than to compress a group.
+    /// One context for all groups: creating one takes longer than compressing a group.
     compressor: zstd::bulk::Compressor<'static>,
 }
 
 impl<'a> SnapshotWriter<'a> {
-    /// Begins the file of the snapshot that `header` describes.
+    /// Creates the file of the snapshot that `header` describes.
     pub(crate) fn create(directory: &'a dyn Directory, header: SnapshotHeader) -> Result<Self, StorageError> {
         let name = names::snapshot(header.seq);
         let temporary = format!("{name}{TEMPORARY_ENDING}");
@@ -66,7 +66,7 @@ impl<'a> SnapshotWriter<'a> {
         })
     }
 
-    /// Adds a page. Pages come in ascending order, and all of them unless the snapshot is a delta.
+    /// Adds a page. Pages come in ascending order; all of them unless the snapshot is a delta.
     pub(crate) fn push(&mut self, page: PageNo, bytes: &[u8]) -> Result<(), StorageError> {
         debug_assert_eq!(bytes.len(), self.header.page_size.bytes());
         if self.header.base.is_some() {
@@ -80,7 +80,7 @@ impl<'a> SnapshotWriter<'a> {
         Ok(())
     }
 
-    /// Writes the group that is full, or the last one.
+    /// Writes the pending group.
     fn flush(&mut self) -> Result<(), StorageError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -125,7 +125,7 @@ fn not_compressed(file: &dyn StoredFile, offset: u64, source: std::io::Error) ->
     StorageError { op, path, offset: Some(offset), source }
 }
 
-/// The checksum that a header or footer ends with.
+/// The checksum at the end of a header or footer.
 fn last_four(bytes: &[u8]) -> u32 {
     u32::from_le_bytes(*bytes.last_chunk().expect("BUG: headers and footers are longer than their checksum"))
 }
@@ -140,7 +140,7 @@ pub(crate) struct SnapshotFile {
     stored_pages: usize,
 }
 
-/// What the log says about a snapshot file.
+/// The identity of a snapshot file, from the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpectedSnapshot {
     pub(crate) uuid: uuid::Uuid,
@@ -149,7 +149,7 @@ pub(crate) struct ExpectedSnapshot {
 }
 
 impl SnapshotFile {
-    /// Opens a snapshot and checks that it is the one that the log names. Reads header, index and footer, no pages.
+    /// Opens a snapshot and checks that it is the expected one. Reads header, index and footer, no pages.
     pub(crate) fn open(directory: &dyn Directory, expected: ExpectedSnapshot) -> Result<Self, ReadError> {
         let file = directory.open(&names::snapshot(expected.seq), Access::Read)?;
         let file_len = file.read_len()?;
@@ -181,7 +181,7 @@ impl SnapshotFile {
         if footer_checksum != expected.footer_checksum || footer.header_checksum != last_four(&bytes) {
             return Err(damaged(footer_offset, Damage::Contradiction("it is not the snapshot that the log names")));
         }
-        // The file is as long as it says before anything of that length is allocated.
+        // The length is checked before anything of that length is allocated.
         let index_len = footer.index_len(&header);
         if footer.index_offset.checked_add(index_len) != Some(footer_offset) {
             return Err(damaged(footer_offset, Damage::Field { field: "index_offset", value: footer.index_offset }));
@@ -196,33 +196,33 @@ impl SnapshotFile {
         Ok(Self { file, footer_checksum, header, index, stored_pages })
     }
 
-    /// Whether it is the one that the log names.
+    /// Whether the file is the expected snapshot.
     pub(crate) fn is(&self, expected: ExpectedSnapshot) -> bool {
         (self.header.uuid, self.header.seq, self.footer_checksum)
             == (expected.uuid, expected.seq, expected.footer_checksum)
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// What it is of.
+    /// Header of the snapshot.
     pub(crate) fn header(&self) -> &SnapshotHeader {
         &self.header
     }
 
-    /// The numbers of the pages that a delta holds, ascending; `None` for a full one, which holds all.
+    /// Numbers of the pages that a delta stores, ascending; `None` for a full snapshot, which stores all.
     pub(crate) fn stored_pages(&self) -> Option<&[PageNo]> {
         self.index.pages.as_deref()
     }
 
-    /// Whether it holds a page itself; one that it does not hold did not change since its base.
+    /// Whether the snapshot stores a page; a page that a delta does not store is unchanged since its base.
     pub(crate) fn stores(&self, page: PageNo) -> bool {
         self.index.slot(page, &self.header).is_some()
     }
 
-    /// Copies consecutive pages into `out`, all of which are stored here.
+    /// Copies consecutive pages, which must all be stored here, into `out`.
     pub(crate) fn read_pages(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         let first = self.index.slot(first, &self.header).expect("BUG: a page is asked of a snapshot without it");
         let page_bytes = self.header.page_size.bytes();
@@ -247,18 +247,18 @@ impl SnapshotFile {
         Ok(())
     }
 
-    /// Groups that its pages are cut into.
+    /// Number of groups.
     pub(crate) fn groups(&self) -> usize {
         self.index.groups.len()
     }
 
-    /// Reads a group and checks it; `out` is made as long as its pages are.
+    /// Reads a group and checks it; `out` gets the length of its pages.
     pub(crate) fn read_group(&self, number: usize, out: &mut Vec<u8>) -> Result<(), ReadError> {
         out.resize(self.group_bytes(number), 0);
         self.decode(number, out).map(drop)
     }
 
-    /// The pages that are in a group.
+    /// The page numbers in a group.
     pub(crate) fn pages_of_group(&self, number: usize) -> Vec<RangeInclusive<u32>> {
         let per_group = pages_per_group(self.header.page_size);
         let slots = number * per_group..self.stored_pages.min((number + 1) * per_group);
@@ -271,14 +271,14 @@ impl SnapshotFile {
         }
     }
 
-    /// Bytes of the pages of a group: as many as fit, and what is left over in the last one.
+    /// Length of a group's pages in bytes; the last group may be shorter.
     fn group_bytes(&self, number: usize) -> usize {
         let per_group = pages_per_group(self.header.page_size);
         (self.stored_pages - number * per_group).min(per_group) * self.header.page_size.bytes()
     }
 
-    /// Decompresses a group, and as many of the next ones as are wanted and can be read together with it, into `out`, which
-    /// has room for at least one. Returns how much of it was filled.
+    /// Decompresses a group, and as many following groups as fit and can be read together with it, into `out`, which has room for
+    /// at least one. Returns the number of bytes filled.
     fn decode(&self, first: usize, out: &mut [u8]) -> Result<usize, ReadError> {
         let groups = self.index.groups.get(first..).unwrap_or_default();
         let damaged = |group: &Group, damage| ReadError::damaged(self.file.path(), group.offset, damage);
@@ -288,7 +288,7 @@ impl SnapshotFile {
             if out.len() - filled < group_bytes || count > 0 && read_bytes + len > READ_BYTES_MAX {
                 break;
             }
-            // A group never grows much by compression; a longer one is damage, not a reason to allocate.
+            // Compression never lengthens a group much; a longer one is damage, not a reason to allocate.
             if len > zstd_safe::compress_bound(group_bytes) {
                 return Err(damaged(group, Damage::Field { field: "group length", value: group.len.into() }));
             }

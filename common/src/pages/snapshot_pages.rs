@@ -1,4 +1,4 @@
-//! The database of a snapshot: its own pages, and below those of a delta the ones it is the difference to.
+//! The database of a snapshot: its own pages, and for a delta those of its base.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +8,12 @@ use super::{PageIdentity, PageSource, SnapshotFile, read_runs};
 use crate::storage::Directory;
 use crate::storage::read_error::ReadError;
 use format::Damage;
-use format::record::DeltaBase;
+use format::snapshot_ref::DeltaBase;
 use format::units::{PageNo, PageSize, Seq};
 
 pub(crate) use super::snapshot_file::ExpectedSnapshot;
 
-/// The snapshots that are open, so that whoever needs the same one opens it once.
+/// The open snapshots, shared by their readers.
 #[derive(Debug, Default)]
 pub(crate) struct SharedSnapshots(Mutex<BTreeMap<Seq, Weak<SnapshotFile>>>);
 
@@ -49,7 +49,7 @@ impl fmt::Debug for SnapshotPages {
 }
 
 impl SnapshotPages {
-    /// The pages of `file`, which is a full snapshot, or a delta on top of `below` by this name.
+    /// The pages of `file`: a full snapshot, or a delta with its base `below`.
     pub(crate) fn new(
         file: Arc<SnapshotFile>,
         below: Option<(DeltaBase, Arc<dyn PageSource>)>,
@@ -66,14 +66,14 @@ impl SnapshotPages {
     }
 }
 
-/// Who has a page.
+/// The holder of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holder {
     /// The snapshot itself.
     Own,
-    /// What it builds on.
+    /// The base.
     Below,
-    /// Nobody: it is all zeros.
+    /// None: the page is all zeros.
     Nobody,
 }
 
@@ -82,7 +82,7 @@ impl SnapshotPages {
         match &self.below {
             _ if page.get() > self.page_count() => Holder::Nobody,
             _ if self.file.stores(page) => Holder::Own,
-            // A page past the end of what is below counts as zeros there, and was compared with those.
+            // When the delta was written, a page past the end of the base was compared with zeros.
             Some(below) if page.get() <= below.page_count() => Holder::Below,
             _ => Holder::Nobody,
         }
@@ -198,7 +198,7 @@ mod tests {
         DeltaBase::Snapshot(SnapshotId { seq: snapshot.seq, footer_checksum: snapshot.footer_checksum })
     }
 
-    /// The newest first, down to the full one.
+    /// Opens a chain of snapshots, the newest first, down to the full one.
     fn open(path: &Path, snapshots: &[ExpectedSnapshot]) -> Result<Arc<dyn PageSource>, ReadError> {
         let (&newest, below) = snapshots.split_first().unwrap();
         let below = below.first().map(|&base| Ok::<_, ReadError>((name(base), open(path, below)?))).transpose()?;
@@ -241,7 +241,7 @@ mod tests {
         let mut writer = SnapshotWriter::create(&faulty, header).unwrap();
         let mut random = 1_u64;
         for page in 1..=40 << 10 {
-            // Nothing that can be compressed.
+            // Incompressible bytes.
             let bytes: Vec<u8> = std::iter::repeat_with(|| {
                 random ^= random << 13;
                 random ^= random >> 7;
@@ -253,7 +253,7 @@ mod tests {
             writer.push(PageNo::new(page).unwrap(), &bytes).unwrap();
         }
         writer.finish().unwrap();
-        // 20 MiB: twice on the way, file and name at the end.
+        // 20 MiB: two syncs on the way, file and name at the end.
         assert_eq!(faulty.calls_of(StorageOp::Sync), 4);
         assert!(faulty.named_what_is_durable());
     }
@@ -267,9 +267,9 @@ mod tests {
         let chain = |snapshots: &[ExpectedSnapshot]| open(dir.path(), snapshots);
         assert_eq!(read(&*chain(&[full]).unwrap()).unwrap(), [11, 12, 13, 14]);
         assert_eq!(read(&*chain(&[shrunk, full]).unwrap()).unwrap(), [11, 22]);
-        // What the shrunk database had cut off does not come back.
+        // Pages that the shrunk database had truncated do not come back.
         assert_eq!(read(&*chain(&[grown, shrunk, full]).unwrap()).unwrap(), [31, 22, 0, 0, 35]);
-        // Read together, too, from every page on and past the end.
+        // The same when read together, from every page on and past the end.
         let three = chain(&[grown, shrunk, full]).unwrap();
         for first in 1..=5 {
             let mut pages = vec![1; (7 - first) * 512];
@@ -310,7 +310,7 @@ mod tests {
             fs::write(&path, bytes).unwrap();
         }
         assert_eq!(all(()).unwrap(), expected);
-        // An older copy of the same snapshot is not the one that the log names.
+        // An older copy of the same snapshot is not the expected one.
         write(dir.path(), 5, Some(full), 70, &[(2, 21), (70, 72)]);
         assert!(all(()).is_err());
     }

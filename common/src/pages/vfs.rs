@@ -1,7 +1,7 @@
 //! The overlay as a SQLite VFS: a database file whose writes stay in memory. No journal, no locks, no temporary files.
 //!
-//! A connection to an overlay is opened on a name that stands for it in a table of this module. The methods follow
-//! SQLite's "OS Interface" documentation (`sqlite3_vfs`, `sqlite3_io_methods` version 1).
+//! A connection opens an overlay by a name that a table of this module resolves. The methods follow SQLite's "OS Interface"
+//! documentation (`sqlite3_vfs`, `sqlite3_io_methods` version 1).
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -19,19 +19,19 @@ use format::units::{PageNo, Timestamp};
 
 const VFS_NAME: &CStr = c"backupfs-overlay";
 
-/// Overlays that a connection can be opened on, by the number that is their file name.
+/// The mounted overlays, by the number that is their file name.
 static MOUNTED: LazyLock<Mutex<HashMap<u64, Arc<Mutex<Overlay>>>>> = LazyLock::new(Mutex::default);
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// What `strftime('%s', 'now')` and its like see on this thread.
+    /// The time that `strftime('%s', 'now')` and similar functions return in this thread.
     static REPLAY_CLOCK: Cell<Option<Timestamp>> = const { Cell::new(None) };
 }
 
-/// Runs `work` with SQLite's clock, for connections of this thread to overlays, standing at `now`.
+/// Runs `work` with SQLite's clock at `now`, for connections of this thread to overlays.
 ///
-/// CLN's migrations ask for the time in SQL; replaying must give what `lightningd` got.
+/// CLN's migrations query the time in SQL; replay must give what `lightningd` got.
 pub(crate) fn with_replay_clock<T>(now: Timestamp, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Timestamp>);
     impl Drop for Restore {
@@ -51,12 +51,12 @@ pub(crate) struct MountedOverlay {
 }
 
 impl MountedOverlay {
-    /// An overlay with room for any number of pages.
+    /// An overlay without a limit.
     pub(crate) fn new(pages: OverlayPages) -> Self {
         Self::with_room(pages, u64::MAX)
     }
 
-    /// An overlay of which writes fail when it has more than so many bytes of pages.
+    /// An overlay whose writes fail beyond this many bytes of pages.
     pub(crate) fn with_room(pages: OverlayPages, written_bytes_max: u64) -> Self {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let overlay = Arc::new(Mutex::new(Overlay::with_room(pages, written_bytes_max)));
@@ -64,32 +64,30 @@ impl MountedOverlay {
         Self { number, overlay }
     }
 
-    /// Opens a connection; one at a time, for there are no locks.
+    /// Opens a connection; one at a time, because there are no locks.
     pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
         register()?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Connection::open_with_flags_and_vfs(self.number.to_string(), flags, VFS_NAME)
     }
 
-    /// Puts other pages in the place of those a connection is open on, which are returned. Between two transactions the
-    /// connection may go on with them: to SQLite it looks as if another process had written to the file. What it keeps
-    /// of the file's pages must have been dropped, or it may not notice.
+    /// Replaces the pages below a connection; returns the previous ones. Between two transactions the connection may stay open:
+    /// to SQLite another process has written to the file. SQLite's page cache must have been dropped, or it may not notice.
     pub(crate) fn replace(&self, pages: OverlayPages) -> OverlayPages {
         lock(&self.overlay).replace(pages)
     }
 
-    /// From now on there is room for at least so many bytes of pages beside those written so far, if it was made with room
-    /// for less than all.
+    /// Raises the limit, if there is one, to at least this many bytes of pages in addition to those written so far.
     pub(crate) fn make_room(&self, bytes: u64) {
         lock(&self.overlay).make_room(bytes);
     }
 
-    /// Whether a write was refused because too much has been written.
+    /// Whether a write was refused because of the limit.
     pub(crate) fn is_full(&self) -> bool {
         lock(&self.overlay).is_full()
     }
 
-    /// From now on the pages that are read are noted; of those that SQLite keeps it reads none.
+    /// Starts to record which pages are read; pages in SQLite's cache are not read.
     pub(crate) fn note_reads(&self) {
         lock(&self.overlay).note_reads();
     }
@@ -121,7 +119,7 @@ impl Drop for MountedOverlay {
     }
 }
 
-/// A panic while the lock was held was reported as an I/O error to SQLite; what is inside is still pages.
+/// A panic while the lock is held is reported to SQLite as an I/O error; the pages inside are still valid.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,28 +3,28 @@
 
 use format::units::DataVersion;
 
-/// Bytes of the header; the first record follows.
+/// Length of the header in bytes; the first record follows.
 pub const HEADER_LEN: usize = 512;
 
-/// Bytes of a record without its payload.
+/// Length of a record without its payload.
 pub const RECORD_HEADER_LEN: usize = 9;
 
-/// The only one there is.
+/// The only file version.
 const FILE_VERSION: u32 = 1;
 
-/// Bytes of the header that say something.
+/// Length of the header's fields; zeros follow.
 const FIELDS_LEN: usize = 36;
 
-/// What stands between two statements.
+/// The byte between two statements.
 const SEPARATOR: u8 = 0;
 
-/// Why 512 bytes are no header.
+/// Why 512 bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAHeader {
-    /// It begins with something else, or says what cannot be.
+    /// It begins with other bytes, or has impossible values.
     #[error("its header is not one of the Python plugin")]
     Another,
-    /// As far as the first number says it is one, of another release.
+    /// It has another file version.
     #[error("its header says file version {0}, and the Python plugin has only ever had version 1")]
     FileVersion(u32),
 }
@@ -32,20 +32,20 @@ pub enum NotAHeader {
 /// The header of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Of the newest record; 0 if there is none.
+    /// Version of the newest record; 0 if there is none.
     pub version: DataVersion,
-    /// The byte behind the newest record, as the plugin counts.
+    /// Offset behind the newest record, as the plugin counts.
     pub end: u64,
-    /// Of the record before the newest.
+    /// Version of the record before the newest.
     pub previous_version: DataVersion,
-    /// The byte at which the newest record begins, as the plugin counts.
+    /// Offset of the newest record, as the plugin counts.
     pub newest: u64,
-    /// Records written so far; 0 in old files, which do not count.
+    /// Number of records written so far; 0 in old files, which have no count.
     pub version_count: u64,
 }
 
 impl Header {
-    /// The first bytes of the file.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut fields = Vec::with_capacity(FIELDS_LEN);
         fields.extend_from_slice(&FILE_VERSION.to_be_bytes());
@@ -59,10 +59,10 @@ impl Header {
         out
     }
 
-    /// Reads the first bytes of a file.
+    /// Decodes the first bytes of a file.
     ///
     /// # Errors
-    /// When they are no header.
+    /// When they are not a header.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, NotAHeader> {
         let (fields, zeros) = bytes.split_at(FIELDS_LEN);
         let u32_at = |at: usize| fields[at..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
@@ -84,7 +84,7 @@ impl Header {
     }
 }
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The statements of a `db_write`.
@@ -96,20 +96,20 @@ pub enum Kind {
 /// A record without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Bytes of the payload.
+    /// Length of the payload in bytes.
     pub len: u32,
-    /// The version after it.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// What it is.
+    /// Kind of the record.
     pub kind: Kind,
 }
 
-/// A record with a type that the plugin does not write.
+/// The error for a type that the plugin does not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownType(pub u8);
 
 impl RecordHeader {
-    /// Its bytes.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; RECORD_HEADER_LEN] {
         let kind = match self.kind {
             Kind::Change => 1,
@@ -121,10 +121,10 @@ impl RecordHeader {
         out
     }
 
-    /// Reads its bytes.
+    /// Decodes a header.
     ///
     /// # Errors
-    /// When its type is not known.
+    /// When the type is unknown.
     pub fn decode(bytes: [u8; RECORD_HEADER_LEN]) -> Result<Self, UnknownType> {
         let [a, b, c, d, e, f, g, h, kind] = bytes;
         let kind = match kind {
@@ -137,25 +137,25 @@ impl RecordHeader {
     }
 }
 
-/// The statements in the payload of a change: one at least.
+/// Splits the payload of a change into statements, at least one.
 ///
 /// # Errors
-/// When one of them is not UTF-8.
+/// When a statement is not UTF-8.
 pub fn split_statements(payload: &[u8]) -> Result<Vec<&str>, std::str::Utf8Error> {
     payload.split(|&byte| byte == SEPARATOR).map(str::from_utf8).collect()
 }
 
-/// A statement that would be read as two.
+/// The error for a statement that would be read as two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldsZero {
-    /// Which one, from 1.
+    /// Position of the statement, from 1.
     pub statement: usize,
 }
 
 /// Appends the payload of a change to `out`.
 ///
 /// # Errors
-/// When a statement has a zero byte in it.
+/// When a statement has a zero byte.
 pub fn join_statements<S: AsRef<str>>(statements: &[S], out: &mut Vec<u8>) -> Result<(), HoldsZero> {
     for (index, statement) in statements.iter().map(|statement| statement.as_ref().as_bytes()).enumerate() {
         if statement.contains(&SEPARATOR) {
@@ -177,7 +177,7 @@ mod tests {
 
     const DOCUMENT: &str = include_str!("../../../docs/python-file.md");
 
-    /// The bytes of the hex dumps of the document.
+    /// The bytes of the hex dumps in the document.
     fn dumps() -> Vec<Vec<u8>> {
         let dumps = DOCUMENT.split("```hex\n").skip(1).map(|rest| rest.split("```").next().unwrap());
         let bytes_of = |line: &str| -> Vec<u8> {

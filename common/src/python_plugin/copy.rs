@@ -1,4 +1,4 @@
-//! Copying the records of a file into the logs of a new backup, and what is put right on the way.
+//! Copying the records of a file into the logs of a new backup, with the repairs on the way.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -19,110 +19,111 @@ use crate::live::live_database::in_rollback_mode;
 use crate::pages::{OverlayPages, SnapshotWriter};
 use crate::replay::Replay;
 use crate::storage::remove_if_present;
+use format::change_flags::{ChangeFlags, RunStart};
 use format::names;
-use format::record::{ChangeFlags, RunStart, SnapshotReason, SnapshotRef};
 use format::record_index::ForeignKeys;
 use format::segment::SnapshotId;
 use format::snapshot::SnapshotHeader;
+use format::snapshot_ref::{SnapshotReason, SnapshotRef};
 use format::sql::lexed::{LexedChange, Shapes};
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 use format::version_rules::Bump;
 
-/// Bytes of the file between two looks at whether to go on.
+/// Bytes of the file between checks for a stop.
 const LOOK_BYTES: u64 = 1 << 20;
 
-/// Records left out that are named one by one.
+/// Maximum number of omitted records that are listed.
 const NAMED_MAX: usize = 20;
 
-/// How far an import is.
+/// Progress of an import or export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BytesDone {
-    /// Bytes of the file that were read.
+    /// Number of bytes done.
     pub done: u64,
-    /// Bytes of the file.
+    /// Total number of bytes.
     pub total: u64,
 }
 
-/// A record that was left out.
+/// A record that was omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut {
-    /// The version that it would have led to.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// Where it begins in the file.
+    /// Offset of the record in the file.
     pub offset: u64,
 }
 
-/// What was put right.
+/// The repairs of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// Changes that were never committed: how many.
+    /// Number of changes that were never committed.
     pub never_committed: u64,
     /// The first of them.
     pub named: Vec<LeftOut>,
-    /// Statements that got a space before `WHERE`.
+    /// Number of statements that got a space before `WHERE`.
     pub spaces: u64,
-    /// What is behind the last whole record: where it begins, how many bytes it has, and whether it ends with zeros.
+    /// The rest behind the last whole record: offset, length in bytes, and whether it ends with zeros.
     pub torn: Option<(u64, u64, TornBy)>,
-    /// The version that the header says is the newest, when the records end with another one.
+    /// The newest version of the header, when the records end with another one.
     pub header_version: Option<DataVersion>,
-    /// Records that the header counts and those that there are, when it counts more.
+    /// Number of records in the header, and in the file, when the header has more.
     pub counted: Option<(u64, u64)>,
 }
 
-/// Why what is behind some version was not imported.
+/// Why the records behind some version were not imported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rescue {
-    /// Where what was left out begins.
+    /// Offset of the first omitted record.
     pub offset: u64,
-    /// What is wrong there.
+    /// What is wrong with it.
     pub why: String,
 }
 
-/// What was imported.
+/// Result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Which backup it is.
+    /// UUID of the backup.
     pub uuid: Uuid,
     /// Its first version.
     pub first: DataVersion,
     /// Its newest version.
     pub newest: DataVersion,
-    /// Changes in it.
+    /// Number of changes.
     pub changes: u64,
-    /// What was put right.
+    /// The repairs.
     pub repairs: Repairs,
-    /// There when more is in the file than was imported.
+    /// The reason when the import is not complete.
     pub rescue: Option<Rescue>,
-    /// What SQLite says is wrong with the copy of the database that the file begins with, if anything is.
+    /// SQLite's message if the database at the beginning of the file is damaged.
     pub damage: Option<String>,
 }
 
 impl Imported {
-    /// The newest version that the node is known to have reached: what is newer than `newest` is missing.
+    /// The newest version that the node is known to have reached: versions newer than `newest` are missing.
     pub fn newest_known(&self) -> DataVersion {
         let newer = |version: &DataVersion| version.distance_from(self.newest) > 0;
         self.repairs.header_version.filter(newer).unwrap_or(self.newest)
     }
 }
 
-/// How far a file is imported.
+/// The end of an import.
 #[derive(Debug, Clone)]
 pub(super) enum Until {
-    /// To its end; damage is an error.
+    /// The end of the file; damage is an error.
     End,
-    /// To the damage, if there is any.
+    /// The damage, if there is any.
     Damage,
-    /// To this record of the backup, which does not replay.
+    /// This record of the backup, which does not replay.
     Unreplayable(Seq, String),
 }
 
-/// Why no more is copied.
+/// Why copying ended.
 pub(super) enum Stop {
-    /// Something is wrong.
+    /// An error.
     Because(ImportError),
-    /// Nobody replays any more: whoever did knows why.
+    /// The replaying thread has ended, and has the reason.
     NobodyReplays,
-    /// What begins at this byte does not replay.
+    /// The record at this offset does not replay.
     Unreplayable { offset: u64 },
 }
 
@@ -132,17 +133,17 @@ impl<E: Into<ImportError>> From<E> for Stop {
     }
 }
 
-/// Where the records go.
+/// Destination of the records.
 pub(super) struct To<'a> {
-    /// The backup that is being made.
+    /// The new backup.
     pub(super) backup: &'a Arc<Backup>,
-    /// What makes its records.
+    /// Encodes its records.
     pub(super) cutter: LogCutter,
-    /// Takes each record. It waits when whoever replays has fallen behind.
+    /// Passes records to the replaying thread. Blocks while that is behind.
     pub(super) records: Records,
 }
 
-/// The newest change of the file so far: what comes next shows whether it was committed.
+/// The newest change of the file so far: the next record shows whether it was committed.
 struct Unsettled {
     left_out: LeftOut,
     bump: Bump,
@@ -150,7 +151,7 @@ struct Unsettled {
     statements: LexedChange,
 }
 
-/// Records on their way from the file to the log.
+/// The state of copying.
 struct Copy<'a> {
     path: PathBuf,
     to: To<'a>,
@@ -163,15 +164,15 @@ struct Copy<'a> {
     records: u64,
     changes: u64,
     repairs: &'a mut Repairs,
-    /// The record before which it ends.
+    /// The record before which copying ends.
     unreplayable: Option<Seq>,
-    /// Byte of the file at which it was asked whether to go on.
+    /// Offset of the last check for a stop.
     looked_at: u64,
     time: format::units::Timestamp,
 }
 
-/// Copies the records of `file`; returns the newest log as well, which is in no segment. What is put right is noted in `repairs`
-/// as it comes. `progress` is asked now and then, and can end it.
+/// Copies the records of `file`; also returns the newest log, which is in no segment. Repairs are added to `repairs` as they are
+/// made. `progress` is called at intervals, and can stop it.
 pub(super) fn copy(
     file: &mut PythonFile,
     until: &Until,
@@ -240,7 +241,7 @@ impl Copy<'_> {
         ImportError::Damaged { path: self.path.clone(), offset, damage: damage.into(), before: None }
     }
 
-    /// Takes all records, as far as they are whole.
+    /// Copies all records, as far as they are whole.
     fn records(
         &mut self,
         file: &mut PythonFile,
@@ -251,7 +252,7 @@ impl Copy<'_> {
             match file.next_record()? {
                 Next::End => return Ok(()),
                 Next::Torn { offset, left, by } => {
-                    // Of a file that is as long as it should be, and not at its end, the end was not cut off.
+                    // If the file has its full length, a record in the middle was not cut off.
                     if let TornBy::Short { claimed } = by
                         && offset < header.end
                         && header.end <= len
@@ -276,7 +277,7 @@ impl Copy<'_> {
         }
     }
 
-    /// Whether the next record is the one that does not replay.
+    /// Checks that the next record is not the one that does not replay.
     fn check_replayable(&self, offset: u64) -> Result<(), Stop> {
         if self.unreplayable == Some(self.to.cutter.next_seq()) {
             return Err(Stop::Unreplayable { offset });
@@ -284,7 +285,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Takes a change; the one before it is settled by that.
+    /// Takes a change; this settles the one before.
     fn change(&mut self, data_version: DataVersion, offset: u64, statements: &[&str]) -> Result<(), Stop> {
         self.records += 1;
         let bump = Bump::find(data_version, statements);
@@ -296,7 +297,7 @@ impl Copy<'_> {
                 if self.repairs.named.len() < NAMED_MAX {
                     self.repairs.named.extend(never_committed);
                 }
-                // What comes after a crash is a new run.
+                // After a crash a new run begins.
                 self.next_run_start = RunStart::First;
             }
         }
@@ -310,7 +311,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// The newest change was committed, as far as the file knows.
+    /// Passes on the newest change: it was committed, as far as the file shows.
     fn settle(&mut self) -> Result<(), Stop> {
         let Some(Unsettled { left_out, bump, flags, statements }) = self.unsettled.take() else { return Ok(()) };
         self.check_replayable(left_out.offset)?;
@@ -322,13 +323,13 @@ impl Copy<'_> {
         self.hand_on(end, ToReplay::Change { header, flags, bump, statements })
     }
 
-    /// Hands on a record, and before it that the log in front of it has ended.
+    /// Passes on a record, after the end of the log before it, if one ended.
     fn hand_on(&mut self, end: Option<FinishedLog>, record: ToReplay) -> Result<(), Stop> {
         let end = end.map(ToReplay::End);
         end.into_iter().chain([record]).try_for_each(|it| self.to.records.push(it)).map_err(|_| Stop::NobodyReplays)
     }
 
-    /// Takes a snapshot of `len` bytes; `go_on` is asked now and then, with the bytes that were read.
+    /// Takes a snapshot of `len` bytes; `go_on` is called at intervals with the number of bytes read.
     fn snapshot(
         &mut self,
         data_version: DataVersion,
@@ -382,7 +383,7 @@ impl Copy<'_> {
         self.hand_on(end, ToReplay::Snapshot { header, snapshot })
     }
 
-    /// That what is stored as a snapshot is a database of this version.
+    /// Checks that the stored snapshot is a database of this version.
     fn check_database(&self, said: DataVersion, offset: u64, id: SnapshotId) -> Result<(), ImportError> {
         let pages = OverlayPages::new(self.to.backup.full_snapshot(id)?);
         let no_database = |why| self.damaged(offset, RecordDamage::NotADatabase(why));
@@ -391,8 +392,8 @@ impl Copy<'_> {
         if found == said { Ok(()) } else { Err(self.damaged(offset, RecordDamage::OtherVersion { said, found })) }
     }
 
-    /// Notes in what header and records disagree. The plugin writes the header after the record: in a copy that is made
-    /// meanwhile, or when it is killed, the records go on behind what the header says. The other way round some are missing.
+    /// Notes differences between header and records. The plugin writes the header after the record: in a copy made meanwhile, or
+    /// after a kill, the records are ahead of the header. In the opposite case records are missing.
     fn compare_header(&mut self, header: &super::bytes::Header) {
         self.repairs.header_version = Some(header.version).filter(|version| self.newest != Some(*version));
         let counted = (header.version_count, self.records);
@@ -400,7 +401,7 @@ impl Copy<'_> {
     }
 }
 
-/// The page size of a database that begins so; `None` if it is none (SQLite file format §1.3).
+/// Page size of a database with this beginning; `None` if it is not a database (SQLite file format §1.3).
 fn page_size(beginning: &[u8; 100]) -> Option<PageSize> {
     let rest = beginning.strip_prefix(b"SQLite format 3\0")?;
     let [high, low] = *rest.first_chunk()?;

@@ -1,4 +1,4 @@
-//! Writing a file of the plugin.
+//! Writing a file of the Python plugin.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
@@ -18,112 +18,112 @@ use crate::storage::read_error::ReadError;
 use crate::storage::unfinished::{Unfinished, Workplace};
 use format::units::DataVersion;
 
-/// Bytes of a database that are copied at once.
+/// Bytes of a database per read.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Why no file was written. None was left behind.
+/// Why no file was written. No partial file is left.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// There is something already.
+    /// The path exists.
     #[error("{path} exists and is not overwritten; move it away or name another file", path = .path.display())]
     Exists {
         /// What was named.
         path: PathBuf,
     },
-    /// The directory of the file is not there.
+    /// The directory does not exist.
     #[error("there is no directory {path}; create it with `mkdir`", path = .path.display())]
     NoDirectory {
         /// The directory.
         path: PathBuf,
     },
-    /// The file is a place in the backup.
+    /// The path is inside the backup.
     #[error("{path} is inside the backup; name a file outside of it", path = .path.display())]
     InsideBackup {
         /// What was named.
         path: PathBuf,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("cannot write {path}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A record cannot say how long the database is.
+    /// The database is too long for a record of the file.
     #[error(
         "version {data_version} has {bytes} bytes, and a file of the Python plugin has no room for more than 4 GiB"
     )]
     TooLarge {
-        /// The version that the file would begin with.
+        /// The version at the beginning of the file.
         data_version: DataVersion,
-        /// Bytes of the database.
+        /// Length of the database in bytes.
         bytes: u64,
     },
-    /// A statement would be read as two.
+    /// A statement has a zero byte, the separator of statements.
     #[error(
         "statement {statement} of version {data_version} has a zero byte in it, which a file of the Python plugin cannot hold"
     )]
     HoldsZero {
         /// The version.
         data_version: DataVersion,
-        /// Which one, from 1.
+        /// Position of the statement, from 1.
         statement: usize,
     },
-    /// The version that the file begins with cannot be opened.
+    /// The version at the beginning of the file cannot be opened.
     #[error("version {data_version} cannot be opened")]
     View {
         /// The version.
         data_version: DataVersion,
-        /// Why.
+        /// The reason.
         source: Arc<ReplayError>,
     },
-    /// A part of the backup cannot be read.
+    /// The backup cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Whoever was shown the progress asked to stop.
+    /// The progress callback stopped it.
     #[error("interrupted; no file was left behind")]
     Interrupted,
 }
 
 impl ExportError {
-    /// Whether the backup is at fault.
+    /// Whether the backup is damaged.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::View { .. } | Self::Read(ReadError::Damaged { .. }))
     }
 }
 
-/// What was exported.
+/// Result of an export.
 #[derive(Debug)]
 pub struct Exported {
-    /// The version in the file from which history goes on: that of the snapshot, or that of the first change.
+    /// The first version of the file: that of the snapshot, or of the first change.
     pub first: DataVersion,
-    /// The version that a restore yields.
+    /// The version after a restore of the file.
     pub newest: DataVersion,
-    /// Records in the file.
+    /// Number of records.
     pub records: u64,
-    /// Its bytes.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// A part of the backup that cannot be read: older history is there perhaps, and is not in the file.
+    /// An unreadable part of the backup: it may have older history, which is not in the file.
     pub unreadable: Option<ReadError>,
 }
 
-/// What a file has to begin with.
+/// The beginning of the exported history.
 struct Beginning {
-    /// The version whose database it begins with; `None` if it begins with a new node's first change.
+    /// The version of the snapshot; `None` if the file begins with a new node's first change.
     snapshot: Option<Version>,
     first: DataVersion,
-    /// Bytes of statements behind it.
+    /// Length of the statements behind it in bytes.
     statement_bytes: u64,
     unreadable: Option<ReadError>,
 }
 
-/// Writes the history up to `version`, as far back as it has no gap, to a new file at `path`, durably. `progress` is asked now
-/// and then, and can end it.
+/// Writes the history up to `version`, back to the last gap, to a new file at `path`, durably. `progress` is called at intervals,
+/// and can stop it.
 ///
 /// # Errors
-/// [`ExportError`]; no file is left behind then.
+/// [`ExportError`]; then no file is left.
 pub fn export_backup(
     backup: &Arc<Backup>,
     history: &History,
@@ -134,7 +134,7 @@ pub fn export_backup(
     let io = |source| ExportError::Io { path: path.to_path_buf(), source };
     let directory = check_destination(path, backup.path())?;
     let beginning = find_beginning(history, version)?;
-    // Whose node it is the backup knows, when the place does not.
+    // If the directory belongs to root, the owner of the backup gets the file.
     let workplace = Workplace::enter(&directory, Unfinished::Exported).or_owner_of(backup.path());
     let temporary = workplace.new_file().map_err(io)?;
     let mut out = Out {
@@ -166,7 +166,7 @@ pub fn export_backup(
     Ok(Exported { first, newest: header.version, records: header.version_count, bytes: header.end, unreadable })
 }
 
-/// The directory that the file is to be in.
+/// Checks the path; returns its directory.
 fn check_destination(path: &Path, backup: &Path) -> Result<PathBuf, ExportError> {
     let io = |source| ExportError::Io { path: path.to_path_buf(), source };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -177,14 +177,14 @@ fn check_destination(path: &Path, backup: &Path) -> Result<PathBuf, ExportError>
     if directory.starts_with(backup.canonicalize().map_err(io)?) {
         return Err(ExportError::InsideBackup { path: path.to_path_buf() });
     }
-    // Not `exists()`: a link that leads nowhere is something, too.
+    // Not `exists()`: a dangling link counts, too.
     if path.symlink_metadata().is_ok() {
         return Err(ExportError::Exists { path: path.to_path_buf() });
     }
     Ok(directory)
 }
 
-/// Looks for the newest version, up to `version`, that does not go on from the one before it.
+/// Searches for the newest version, up to `version`, that does not continue the one before it.
 fn find_beginning(history: &History, version: &Version) -> Result<Beginning, ExportError> {
     let mut before = None::<DataVersion>;
     let mut beginning = Beginning { snapshot: None, first: version.data_version, statement_bytes: 0, unreadable: None };
@@ -207,12 +207,12 @@ fn find_beginning(history: &History, version: &Version) -> Result<Beginning, Exp
     }
 }
 
-/// A file being written.
+/// The file being written.
 struct Out<'a> {
     path: &'a Path,
     file: BufWriter<&'a File>,
     header: Header,
-    /// Bytes that it is going to have, about.
+    /// Approximate final length.
     total: u64,
     progress: &'a mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 }
@@ -242,7 +242,7 @@ impl Out<'_> {
         }
     }
 
-    /// Writes the database of a version, and the settings that riders on it have made.
+    /// Writes the database of a version, and the settings of its riders.
     fn snapshot(&mut self, backup: &Arc<Backup>, history: &History, version: &Version) -> Result<(), ExportError> {
         let data_version = version.data_version;
         // One view is all that is needed: a cache would only keep it.
@@ -256,7 +256,7 @@ impl Out<'_> {
         self.pages(&view, start)?;
         for place in history.records_of(version)? {
             let statements = backup.statements(&[place])?;
-            // What anything else has done is in the database.
+            // The effects of other statements are in the database.
             if statements.iter().all(|statement| is_pragma(statement)) {
                 self.change(data_version, &statements)?;
             }
@@ -317,7 +317,7 @@ impl Out<'_> {
         self.write(&payload)
     }
 
-    /// Writes the header, now that all of it is known.
+    /// Writes the header, whose values are now known.
     fn finish(mut self) -> Result<Header, ExportError> {
         let header = self.header;
         let mut finish = || {

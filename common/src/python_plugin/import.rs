@@ -1,4 +1,4 @@
-//! Making a backup of a file of the plugin.
+//! Creating a backup from a file of the Python plugin.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -28,25 +28,25 @@ use format::manifest::Manifest;
 use format::names;
 use format::units::{PageSize, Seq, Timestamp};
 
-/// What becomes of a file that is damaged, or has a change that does not replay.
+/// Treatment of a file that is damaged, or has a change that does not replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDamage {
-    /// Nothing is made.
+    /// No backup is created.
     Refuse,
-    /// What is before it is imported, and the backup says that it is not all of the file.
+    /// The part before it is imported, and the backup notes that it is incomplete.
     StopBefore,
 }
 
-/// Makes a backup at `url` of the versions in `file`, and replays each change on the way. Memory and what is on the disk
-/// beside the result are bounded, whatever the size of the file.
+/// Creates a backup at `url` of the versions in `file`, and replays each change. Memory and temporary disk space are bounded, for
+/// any size of the file.
 ///
-/// The directory gets its name when everything in it is durable: whenever power fails, there is a whole backup or none.
-/// Whoever owns `lightning_dir` owns the backup, when root makes it. `accept` is told what it amounts to before it is there, and may say why that will not do. `progress` is asked now and then,
-/// and can end it.
+/// The directory is renamed to its final name when everything in it is durable: a power cut leaves a complete backup or none.
+/// When root creates it, it belongs to the owner of `lightning_dir`. `accept` gets the result before the rename, and may refuse
+/// it. `progress` is called at intervals, and can stop it.
 ///
 /// # Errors
-/// When there is something at `url`, or the file is none of the plugin, is damaged, or does not replay, or it is not accepted.
-/// Nothing has been made then.
+/// When `url` exists, or the file is not of the plugin, is damaged, or does not replay, or the result is not accepted. Then
+/// nothing has been created.
 pub fn import_backup(
     lightning_dir: Option<&Path>,
     mut file: PythonFile,
@@ -55,7 +55,7 @@ pub fn import_backup(
     accept: &dyn Fn(&Imported) -> Result<(), String>,
     progress: &mut dyn FnMut(BytesDone) -> ControlFlow<()>,
 ) -> Result<Imported, ImportError> {
-    // Whose node it is the file knows, when nothing else does.
+    // Without a lightning-dir, the directory of the backup or the owner of the file decides.
     let owner = match lightning_dir {
         Some(lightning_dir) => Owner::other_than_root([lightning_dir]),
         None => Owner::other_than_root([url.path().parent().unwrap_or(url.path()), file.path()]),
@@ -67,7 +67,7 @@ pub fn import_backup(
     loop {
         let imported = create_filled(url, owner, |building| fill(building, &mut file, &until, accept, progress));
         match imported {
-            // By then it is part of logs and segments: all is made anew, and ends before it.
+            // The record is already in logs and segments: the import is repeated, and ends before it.
             Err(ImportError::Replay { source, .. })
                 if on_damage == OnDamage::StopBefore && record_of(&source).is_some_and(|seq| seq > Seq::FIRST) =>
             {
@@ -91,8 +91,8 @@ fn record_of(error: &ReplayError) -> Option<Seq> {
     }
 }
 
-/// Whether the plugin's own restore, which executes all records up to the version of the header with foreign keys not enforced,
-/// fails there for the same reason.
+/// Whether the plugin's own restore, which executes all records up to the version of the header without foreign keys, fails there
+/// for the same reason.
 fn fails_in_the_plugin(error: &ReplayError, header: &Header, repairs: &Repairs) -> bool {
     const OF_ANY_SQLITE: [&str; 6] = [
         "no such table",
@@ -121,7 +121,7 @@ fn fill(
 ) -> Result<Imported, ImportError> {
     let unnamed = Arc::new(StagingDirectory::new(RealDirectory::new(building)));
     let directory: Arc<dyn Directory> = unnamed.clone();
-    // Whose it is the recorder finds out at its first start, as it does for a new node.
+    // The recorder adds the node id at its first start, as for a new node.
     let manifest =
         Manifest { uuid: Uuid::new_v4(), created: Timestamp::now(), page_size: PageSize::DEFAULT, node_id: None };
     replace_file(&*directory, names::MANIFEST, &manifest.encode())?;
@@ -131,7 +131,7 @@ fn fill(
     let mut repairs = Repairs::default();
     let (copied, replayed, written) = thread::scope(|scope| {
         let (records, to_replay) = Records::way();
-        // Without room: who has handed on a log knows that the one before it is written.
+        // Without capacity: when a log was passed on, the segment of the previous one is written.
         let (replayed, to_write) = sync_channel(0);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let replaying =
@@ -141,7 +141,7 @@ fn fill(
             (Ok(_), Ok(_)) => {
                 let to = To { backup: &backup, cutter: LogCutter::new(uuid, limits), records };
                 copy(file, until, to, &mut repairs, progress).and_then(|(imported, newest_log)| {
-                    // It may still be replayed: if that fails, nothing of all this is kept.
+                    // It may still be replaying: if that fails, everything is discarded.
                     newest_log.write(backup.directory(), uuid, limits)?;
                     Ok(imported)
                 })
@@ -150,7 +150,7 @@ fn fill(
         };
         (copied, replaying.map_or(Ok(()), join), writing.map_or(Ok(()), join))
     });
-    // What does not replay is in front of what else may be wrong.
+    // A change that does not replay precedes any other fault.
     replayed.map_err(|error| match error {
         ReplayError::Pages(error) => ImportError::Read(error),
         source => {
@@ -176,7 +176,7 @@ fn fill(
     Ok(imported)
 }
 
-/// What the backup says of itself when it is not all of the file.
+/// The text in an incomplete backup.
 fn rescue_text(file: &Path, imported: &Imported, rescue: &Rescue) -> String {
     format!(
         "This backup was rescued from a damaged file of the Python plugin, and ends before the damage.\n\
@@ -191,7 +191,7 @@ fn rescue_text(file: &Path, imported: &Imported, rescue: &Rescue) -> String {
     )
 }
 
-/// Has SQLite look at the copy of the node's database that the file begins with, as it was stored, and notes what it says.
+/// Checks the database at the beginning of the file with SQLite, as it was stored, and notes the result.
 fn check_copy(
     backup: &Arc<Backup>,
     total: u64,
@@ -215,7 +215,7 @@ fn check_copy(
     Ok(found)
 }
 
-/// What a thread returned; its panic goes on here.
+/// The result of a thread; a panic is propagated.
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -14,46 +14,46 @@ use crate::storage::read_error::ReadError;
 use format::record::PayloadTooLong;
 use format::units::DataVersion;
 
-/// Why a record cannot be what the plugin wrote.
+/// Why a record is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordDamage {
-    /// It is of no known type.
+    /// It has an unknown type.
     #[error("its type is {0}, where 1 is a change and 2 a snapshot")]
     UnknownType(u8),
-    /// It is longer than what is left, and the file was not cut off.
+    /// It is longer than the rest of the file, although the file was not cut off.
     #[error(
         "it claims {claimed} bytes, and {left} are left, but the file is as long as its header says: this is no record"
     )]
     TooLong {
-        /// Bytes that it should have, header included.
+        /// Length that it should have, with its header.
         claimed: u64,
-        /// Bytes that there are.
+        /// Length of the rest of the file.
         left: u64,
     },
-    /// It stands where no such version can be.
+    /// Its version does not fit its position.
     #[error(transparent)]
     OutOfOrder(#[from] OutOfOrder),
-    /// Its statements are no text.
+    /// Its statements are not text.
     #[error("its statements are not UTF-8")]
     NotText,
-    /// Its statements are more than a record can hold.
+    /// Its statements are too long for a record.
     #[error(transparent)]
     Statements(#[from] PayloadTooLong),
-    /// What it says is a database is none.
+    /// Its snapshot is not a database.
     #[error("it is no SQLite database ({0})")]
     NotADatabase(String),
-    /// The database in it is of another version.
+    /// Its database is of another version.
     #[error("it is said to be version {said}, and the database in it is at version {found}")]
     OtherVersion {
-        /// What the record says.
+        /// Version of the record.
         said: DataVersion,
-        /// What the database says.
+        /// Version of the database.
         found: DataVersion,
     },
 }
 
-/// What to do about a record that is damaged, with this version before it.
+/// What to do about a damaged record behind this version.
 fn way_out(before: Option<DataVersion>) -> String {
     let until = before.map_or_else(String::new, |before| {
         format!(" `--until-damage` imports what is before it, up to version {before};")
@@ -61,48 +61,48 @@ fn way_out(before: Option<DataVersion>) -> String {
     format!("import another copy;{until} or begin anew with `backupfs init`")
 }
 
-/// Why a file was not imported. Nothing was made.
+/// Why a file was not imported. Nothing was created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It is something else.
+    /// It is not a file of the plugin.
     #[error("{path} is not a file of the Python plugin `backup`: {reason}", path = .path.display())]
     NotAPythonBackup {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: NotAHeader,
     },
-    /// It is no regular file.
+    /// It is not a regular file.
     #[error("{path} is not a regular file, so it is not a file of the Python plugin `backup`", path = .path.display())]
     NotAFile {
         /// What was named.
         path: PathBuf,
     },
-    /// It has a header and nothing else.
+    /// It has a header and no records.
     #[error("{path} holds no version yet: make a new backup with `backupfs init`", path = .path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A record cannot be what the plugin wrote.
+    /// A record is not valid.
     #[error("{path}: the record at byte {offset} is damaged: {damage}; {}", way_out(*before), path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where it begins.
+        /// Offset of the record.
         offset: u64,
-        /// What is wrong.
+        /// What is wrong with it.
         damage: RecordDamage,
-        /// The newest version before it that can be imported, if any.
+        /// The newest importable version before it, if any.
         before: Option<DataVersion>,
     },
     /// A change does not replay.
@@ -113,30 +113,30 @@ pub enum ImportError {
     Replay {
         /// The file.
         path: PathBuf,
-        /// Which statement of which version, and why.
+        /// The statement, and the reason.
         source: ReplayError,
-        /// Whether the plugin executes the same and fails, too.
+        /// Whether the plugin fails at the same statement.
         plugin_too: bool,
     },
-    /// Whoever was asked whether it will do did not want it.
+    /// The result was not accepted.
     #[error("{0}")]
     NotWanted(String),
-    /// Whoever was shown the progress asked to stop.
+    /// The progress callback stopped it.
     #[error("interrupted; nothing was made")]
     Interrupted,
-    /// The operating system gives no more threads.
+    /// A thread cannot be started.
     #[error("cannot start a thread; nothing was made")]
     Thread,
-    /// The backup cannot be made.
+    /// The backup cannot be created.
     #[error(transparent)]
     Create(#[from] CreateError),
-    /// It cannot be written.
+    /// The backup cannot be written.
     #[error(transparent)]
     Append(AppendError),
-    /// It cannot be sealed.
+    /// The backup cannot be sealed.
     #[error("the new backup is not what was imported, and was removed")]
     Seal(#[source] SealError),
-    /// What was written cannot be read.
+    /// The written backup cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -147,7 +147,7 @@ impl From<StorageError> for ImportError {
     }
 }
 
-// What goes with a backup that is recorded to, such as to keep a copy, does not go with one that is not made.
+// Advice for an existing backup, such as to keep a copy, does not apply to one that was not created.
 impl From<AppendError> for ImportError {
     fn from(error: AppendError) -> Self {
         match error {

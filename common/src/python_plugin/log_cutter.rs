@@ -1,4 +1,4 @@
-//! [`LogCutter`]: records made one behind the other, and cut into logs as the recorder cuts them.
+//! [`LogCutter`]: encodes records and divides them into logs as the recorder does.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use uuid::Uuid;
 use crate::config::log_limits::LogLimits;
 use crate::log::{LogEnd, write_log};
 use crate::storage::{Directory, StorageError};
+use format::change_flags::ChangeFlags;
 use format::log_header::LOG_HEADER_LEN;
-use format::record::{
-    ChangeFlags, PayloadTooLong, RecordHeader, SnapshotRef, encode_change_of, encode_snapshot, first_link,
-};
+use format::record::{PayloadTooLong, RecordHeader, encode_change_of, encode_snapshot, first_link};
 use format::segment::FollowedBy;
+use format::snapshot_ref::SnapshotRef;
 use format::sql::lexed::LexedChange;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 
-/// A log that another one follows.
+/// A log with a successor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FinishedLog {
-    /// Checksum of its last record.
+    /// Checksum of the last record.
     pub(super) last_checksum: u32,
-    /// What the next log begins with.
+    /// Kind of the first record of the next log.
     pub(super) followed_by: FollowedBy,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct NewestLog {
     records: Vec<u8>,
 }
 
-/// Makes records of a new backup. Of those of the newest log it keeps the bytes.
+/// Encodes the records of a new backup. Keeps the bytes of the newest log.
 #[derive(Debug)]
 pub(super) struct LogCutter {
     uuid: Uuid,
@@ -53,7 +53,7 @@ impl LogCutter {
         self.next.next_seq
     }
 
-    /// Adds a change; also returns the log before it if it begins another.
+    /// Adds a change; also returns the log before it if the change begins another.
     pub(super) fn change(
         &mut self,
         data_version: DataVersion,
@@ -75,7 +75,7 @@ impl LogCutter {
         Ok((header, log))
     }
 
-    /// Adds a snapshot, which begins a log; also returns the one before it.
+    /// Adds a snapshot, which begins a log; also returns the log before it.
     pub(super) fn snapshot(
         &mut self,
         data_version: DataVersion,
@@ -103,7 +103,7 @@ impl LogCutter {
         self.next = LogEnd { next_seq: self.next.next_seq.next(), previous_checksum: checksum };
     }
 
-    /// Ends the log before the record at `at`, the next one, unless nothing is in front of that.
+    /// Ends the log before the next record, at offset `at`, unless the log is empty.
     fn cut_before(&mut self, at: usize, followed_by: FollowedBy) -> Option<FinishedLog> {
         if at == 0 {
             return None;
@@ -115,7 +115,7 @@ impl LogCutter {
 }
 
 impl NewestLog {
-    /// Writes it to its file.
+    /// Writes the log to its file.
     pub(super) fn write(
         &self,
         directory: &Arc<dyn Directory>,

@@ -1,37 +1,37 @@
-//! Which records of a file count: the version rules, applied to what was written down.
+//! The order of a file's records: the version rules, applied to recorded changes.
 
 use format::units::DataVersion;
 use format::version_rules::{Bump, Commit, Decision, Newest, decide};
 
-/// What a change is to the one before it.
+/// Position of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follows {
-    /// It goes on from there.
+    /// It follows the newest change.
     Newest,
-    /// It takes its place: `lightningd` had died before the COMMIT of that one.
+    /// It replaces the newest change: `lightningd` died before the COMMIT of that one.
     InPlaceOfNewest,
 }
 
-/// A record that cannot stand where it does.
+/// Why the version of a record does not fit its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
     /// Versions are missing.
     #[error("version {version} follows {newest}: what is between them is missing")]
     Gap {
-        /// The newest version before it.
+        /// The newest version before the record.
         newest: DataVersion,
-        /// Its own.
+        /// Version of the record.
         version: DataVersion,
     },
-    /// The first record is a change of a node that has run before.
+    /// The first record is a change of a node that is not new.
     #[error("version {0} is the first one, and there is no snapshot before it: the beginning is missing")]
     NoBeginning(DataVersion),
-    /// It is older than what is there.
+    /// The record is older than the one before.
     #[error("version {version} follows {newest}: it goes backwards")]
     Backwards {
-        /// The newest version before it.
+        /// The newest version before the record.
         newest: DataVersion,
-        /// Its own.
+        /// Version of the record.
         version: DataVersion,
     },
 }
@@ -48,7 +48,7 @@ impl Order {
         self.newest.map(|newest| newest.data_version)
     }
 
-    /// Takes the next change.
+    /// Adds the next change.
     pub(crate) fn change(&mut self, version: DataVersion, bump: Bump) -> Result<Follows, OutOfOrder> {
         let follows = match (decide(self.newest, version, bump), self.newest) {
             (Decision::Append, _) => Follows::Newest,
@@ -63,7 +63,7 @@ impl Order {
         Ok(follows)
     }
 
-    /// Takes a snapshot.
+    /// Adds a snapshot.
     pub(crate) fn snapshot(&mut self, version: DataVersion) -> Result<(), OutOfOrder> {
         if let Some(newest) = self.newest()
             && version.distance_from(newest) <= 0
@@ -91,10 +91,10 @@ mod tests {
         // The sequence of a migration: riders have the version of the change before them.
         let migration = [(1, Change), (1, Rider), (2, Change), (2, Rider), (3, Change)];
         assert_eq!(take(&migration), Ok(vec![Next; 5]));
-        // Died before COMMIT, twice in a row, and went on.
+        // Died before COMMIT twice in a row, then continued.
         let crashes = [(1, Change), (2, Change), (2, Change), (2, Change), (3, Change)];
         assert_eq!(take(&crashes), Ok(vec![Next, Next, Instead, Instead, Next]));
-        // The very first one, too.
+        // The same for the very first change.
         assert_eq!(take(&[(1, Change), (1, Change), (1, Rider)]), Ok(vec![Next, Instead, Next]));
     }
 

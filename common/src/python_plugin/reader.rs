@@ -1,4 +1,4 @@
-//! [`PythonFile`]: a file of the plugin, read from its beginning to its end, once.
+//! [`PythonFile`]: a file of the plugin, read once from beginning to end.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -11,45 +11,45 @@ use crate::storage::regular_file::open_regular_file;
 use format::record::{PAYLOAD_LEN_MAX, PayloadTooLong};
 use format::units::{DataVersion, Timestamp};
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 256 << 10;
 
-/// A file that the plugin may be writing to: what has been in it when it was opened.
+/// A file of the plugin, with its length when it was opened: it may be written to meanwhile.
 #[derive(Debug)]
 pub struct PythonFile {
     path: PathBuf,
     file: BufReader<File>,
     header: Header,
     len: u64,
-    /// From here on it is zeros.
+    /// Offset of the zeros at its end.
     zeros_from: u64,
     modified: Timestamp,
-    /// Where the next record begins.
+    /// Offset of the next record.
     offset: u64,
     payload: Vec<u8>,
 }
 
-/// The next record.
+/// A record of the file.
 #[derive(Debug)]
 pub struct NextRecord<'f> {
-    /// Where it begins.
+    /// Offset of the record.
     pub offset: u64,
-    /// The version after it.
+    /// The version after the record.
     pub data_version: DataVersion,
-    /// What is in it.
+    /// Payload of the record.
     pub payload: Payload<'f>,
 }
 
-/// What is in a record.
+/// The payload of a record.
 #[derive(Debug)]
 pub enum Payload<'f> {
     /// The statements of a change.
     Statements(Vec<&'f str>),
-    /// A database of so many bytes; all of them have to be read before the next record is.
+    /// A database, whose bytes must all be read before the next record.
     Snapshot {
-        /// Its bytes.
+        /// Reader of its bytes.
         bytes: SnapshotBytes<'f>,
-        /// How many.
+        /// Length in bytes.
         len: u32,
     },
 }
@@ -57,42 +57,42 @@ pub enum Payload<'f> {
 /// The bytes of a snapshot.
 pub type SnapshotBytes<'f> = io::Take<&'f mut BufReader<File>>;
 
-/// What comes next.
+/// The next part of the file.
 #[derive(Debug)]
 pub enum Next<'f> {
     /// A record.
     Record(NextRecord<'f>),
-    /// The rest of the file, which is no whole record.
+    /// The rest of the file, which is not a whole record.
     Torn {
-        /// Where it begins.
+        /// Offset of the rest.
         offset: u64,
-        /// How many bytes it has.
+        /// Length in bytes.
         left: u64,
         /// What is wrong with it.
         by: TornBy,
     },
-    /// Nothing: the file ends where the record before does.
+    /// None: the file ends behind the previous record.
     End,
 }
 
-/// How a file ends that does not end with a record.
+/// How the last record is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TornBy {
-    /// The record should have more bytes.
+    /// It is too short.
     Short {
-        /// So many, as far as that can be said.
+        /// The length that it should have, as far as known.
         claimed: u64,
     },
-    /// The end of the record is zeros, and so is all behind it, as a power cut leaves what was never written to the disk. What
-    /// the plugin writes ends with a statement.
+    /// It ends with zeros, like all bytes behind it: a power cut leaves zeros where nothing was written to the disk. The plugin's
+    /// records end with a statement.
     Zeros,
 }
 
 impl PythonFile {
-    /// Opens a file and reads its header. It may be shorter than that says.
+    /// Opens a file and reads its header. The file may be shorter than the header says.
     ///
     /// # Errors
-    /// When it cannot be read, or is none of the plugin.
+    /// When it cannot be read, or is not a file of the plugin.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let io = |source| ImportError::Io { path: path.to_path_buf(), source };
         let file = open_regular_file(path).map_err(|error| match error.kind() {
@@ -110,7 +110,7 @@ impl PythonFile {
             read => read.map_err(io)?,
         }
         let header = Header::decode(&bytes).map_err(not_ours)?;
-        // The header is written after the record: what it says is in the file by now.
+        // The header is written after the record, so the records of the header are in the file now.
         let len = file.get_ref().metadata().map_err(io)?.len();
         let zeros_from = zeros_from(file.get_ref(), len).map_err(io)?;
         let modified = metadata.mtime().checked_mul(1_000_000).and_then(Timestamp::from_micros);
@@ -118,37 +118,36 @@ impl PythonFile {
         Ok(Self { path: path.to_path_buf(), file, header, len, zeros_from, modified, offset, payload: Vec::new() })
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says of itself.
+    /// Header of the file.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Its bytes.
+    /// Length of the file in bytes.
     #[expect(clippy::len_without_is_empty, reason = "it has a header at least")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Where the next record begins.
+    /// Offset of the next record.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// When it was last written to: every record in it was received by then.
+    /// Modification time: every record was received before.
     pub fn modified(&self) -> Timestamp {
         self.modified
     }
 
-    /// Reads the next record. Of a change all is in memory, which is never more than a record of a backup can hold; of a
-    /// snapshot nothing.
+    /// Reads the next record. A change is read into memory, limited to the size of a record of a backup; a snapshot is not.
     ///
     /// # Errors
-    /// When the file cannot be read, or it is none.
+    /// When the file cannot be read, or the record is not valid.
     pub fn next_record(&mut self) -> Result<Next<'_>, ImportError> {
         let offset = self.offset;
         let left = self.len - offset;
@@ -200,7 +199,7 @@ impl PythonFile {
     }
 }
 
-/// Where the zeros begin that a file of `len` bytes ends with. Usually its last byte is none.
+/// Offset of the zeros at the end of a file of `len` bytes. Usually its last byte is not zero.
 fn zeros_from(file: &File, len: u64) -> io::Result<u64> {
     let mut bytes = vec![0; READ_BYTES];
     let mut end = len;

@@ -1,4 +1,4 @@
-//! Replaying records as they come, and writing the segments of their logs, one beside the other.
+//! Replay of imported records, and writing of the segments, in parallel.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -14,19 +14,20 @@ use crate::replay::ReplayError;
 use crate::seal::{SealError, write_segment};
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
-use format::record::{Body, Record, RecordHeader, SnapshotRef};
+use format::record::{Body, Record, RecordHeader};
 use format::record_index::ForeignKeys;
 use format::segment::FollowedBy;
+use format::snapshot_ref::SnapshotRef;
 use format::units::Seq;
 
-/// A log that has been replayed, and what its segment has to say of the records around it.
+/// A replayed log, with the fields of its segment about neighbouring records.
 pub(super) struct Replayed {
     log: ReplayedLog,
     followed_by: FollowedBy,
     last_checksum: u32,
 }
 
-/// Where the log before ended. Its segment is still being written.
+/// The end of the previous log, whose segment is still being written.
 struct End {
     first_seq: Seq,
     start: Start,
@@ -34,8 +35,8 @@ struct End {
     foreign_keys: ForeignKeys,
 }
 
-/// Replays all records, and hands on each log that is finished; the newest one is only replayed. Ends early, without an error,
-/// when nobody takes them.
+/// Replays all records, and passes on each finished log; the newest one is only replayed. Ends early, without an error, when the
+/// receiver is gone.
 pub(super) fn replay_logs(
     backup: &Arc<Backup>,
     limits: LogLimits,
@@ -90,7 +91,7 @@ fn begin_log(
     LogReplay::new(first_seq, first.previous_checksum, start, newest_segment, pages, foreign_keys, cuts)
 }
 
-/// What a log is replayed onto.
+/// The start pages of a log.
 fn begin(
     backup: &Backup,
     first_seq: Seq,
@@ -104,8 +105,8 @@ fn begin(
     };
     match (start, before) {
         (Start::Segment(..), Some(End { start: before, pages, foreign_keys, .. })) => {
-            // What that log has written lies in memory. All else is where it was for that log: in the segment before it, which
-            // is written by now, so that nothing older is kept.
+            // Pages written in the previous log are in memory. All others are where they were at its start: in the segment before
+            // it, which is written by now, so that no older state is kept in memory.
             let pages = match before {
                 Start::Segment(..) => pages.onto(backup.start_pages(&before)?.0),
                 Start::Nothing(_) | Start::Snapshot(..) => pages,

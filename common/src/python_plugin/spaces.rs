@@ -1,9 +1,9 @@
-//! The space that `lightningd` left out before `WHERE` until 2020 (its pull request 4090).
+//! The space before `WHERE` that `lightningd` omitted until 2020 (its pull request 4090).
 
-/// The statement with a space before every `WHERE` that stands right behind a number, such as `reserved_til=1891733WHERE`;
-/// `None` if there is none.
+/// Inserts a space before every `WHERE` that directly follows a number, such as `reserved_til=1891733WHERE`; `None` if there is
+/// none.
 ///
-/// SQL has no word that begins so, which is why nothing else is changed by that. What is in a string is left alone.
+/// No SQL token begins like that, so nothing else is changed. Strings are left alone.
 pub(crate) fn with_spaces(sql: &str) -> Option<String> {
     let places = sql.match_indices("WHERE").map(|(at, _)| at);
     let missing: Vec<usize> = places.filter(|&at| ends_in_number(&sql[..at]) && is_code(&sql[..at])).collect();
@@ -26,7 +26,7 @@ fn ends_in_number(before: &str) -> bool {
     rest.len() < before.len() && !rest.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')
 }
 
-/// Whether what comes behind is in no string: a quote within one is doubled.
+/// Whether the text behind is outside of strings: a quote within one is doubled.
 fn is_code(before: &str) -> bool {
     before.matches('\'').count().is_multiple_of(2)
 }

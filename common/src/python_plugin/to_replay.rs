@@ -1,30 +1,32 @@
-//! Records on their way from whoever reads the file to whoever replays them, some at a time.
+//! A batched channel for records, from the reading to the replaying thread.
 
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 use super::log_cutter::FinishedLog;
-use format::record::{ChangeFlags, RecordHeader, SnapshotRef};
+use format::change_flags::ChangeFlags;
+use format::record::RecordHeader;
+use format::snapshot_ref::SnapshotRef;
 use format::sql::lexed::LexedChange;
 use format::version_rules::Bump;
 
-/// Bytes of statements that are handed on together.
+/// Bytes of statements per batch.
 const BATCH_BYTES: usize = 128 << 10;
 
-/// Batches that may wait.
+/// Maximum number of waiting batches.
 const BATCHES_AHEAD: usize = 4;
 
-/// What is replayed next.
+/// An item to replay.
 #[derive(Debug)]
 pub(super) enum ToReplay {
     /// A change.
     Change { header: RecordHeader, flags: ChangeFlags, bump: Bump, statements: LexedChange },
     /// A snapshot, which begins a log.
     Snapshot { header: RecordHeader, snapshot: SnapshotRef },
-    /// The log ends here, and another one follows.
+    /// The end of a log with a successor.
     End(FinishedLog),
 }
 
-/// Takes records one by one.
+/// The sending side.
 #[derive(Debug)]
 pub(super) struct Records {
     batches: SyncSender<Vec<ToReplay>>,
@@ -32,7 +34,7 @@ pub(super) struct Records {
     bytes: usize,
 }
 
-/// Nobody takes them any more.
+/// The receiving side is gone.
 #[derive(Debug)]
 pub(super) struct NobodyReplays;
 
@@ -43,13 +45,13 @@ impl From<SendError<Vec<ToReplay>>> for NobodyReplays {
 }
 
 impl Records {
-    /// A way for records, and its other end.
+    /// Creates a channel.
     pub(super) fn way() -> (Self, Receiver<Vec<ToReplay>>) {
         let (batches, other_end) = sync_channel(BATCHES_AHEAD);
         (Self { batches, batch: Vec::new(), bytes: 0 }, other_end)
     }
 
-    /// Adds the next one. Waits while too many are on their way.
+    /// Adds a record. Blocks while too many batches wait.
     pub(super) fn push(&mut self, record: ToReplay) -> Result<(), NobodyReplays> {
         if let ToReplay::Change { statements, .. } = &record {
             self.bytes += statements.bytes();
@@ -62,7 +64,7 @@ impl Records {
         Ok(())
     }
 
-    /// There are no more.
+    /// Sends the last batch.
     pub(super) fn finish(self) -> Result<(), NobodyReplays> {
         Ok(self.batches.send(self.batch)?)
     }

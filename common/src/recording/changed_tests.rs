@@ -6,7 +6,7 @@ use super::tests::statuses;
 use super::*;
 use crate::seal::{SealError, Sealer};
 use crate::testing::{Fate, Node, contents};
-use format::record::RunStart;
+use format::change_flags::RunStart;
 
 /// A node whose last run ended cleanly at version 12.
 fn stopped(pragmas: &str) -> Node {

@@ -1,7 +1,8 @@
-//! Whether the node's database is what the backup says it is, looked at with every write.
+//! The comparison of the node's database with the backup, checked with every write.
 //!
-//! A run owes a comparison from its beginning, unless the run before has noted the stamp that the database still has. Only a run
-//! that owes nothing writes such a note at its end: so a debt that is not paid, for whatever reason, is owed by the next run.
+//! A comparison is pending from the beginning of a run, unless the previous run noted the stamp that the database still has. A
+//! run writes such a note at its end only if no comparison is pending: so a comparison that was not made, for whatever reason, is
+//! pending in the next run.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,81 +15,82 @@ use crate::config::backup_lock::OnGap;
 use crate::history::History;
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::recording::record_error::RecordError;
+use format::change_flags::{Predecessor, RunStart};
 use format::commit_note::CommitNote;
-use format::record::{Predecessor, RunStart, SnapshotReason};
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, Seq};
 use format::version_rules::Bump;
 
-/// While lightningd runs, comparisons with the database take at most this share of the time.
+/// While lightningd runs, comparisons take at most one part in this many of the time.
 const PAUSE_PER_COMPARISON: u32 = 10;
 
-/// While lightningd runs, the pause after a comparison that could not be made.
+/// Pause after a failed comparison while lightningd runs.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// Most writes between two attempts to compare.
+/// Maximum number of writes between two attempts to compare.
 const WRITES_BETWEEN_ATTEMPTS_MAX: u32 = 1023;
 
-/// What is known of the node's database beside the versions.
+/// The state of the comparison with the node's database.
 #[derive(Debug, Clone)]
 pub(super) struct Comparison {
     file: StampFile,
     state: State,
-    /// Writes until the next attempt to pay, and how many it was the last time.
+    /// Writes until the next attempt, and the number of the previous wait.
     wait: (u32, u32),
-    /// Before this no database is compared because of its change counter.
+    /// The earliest time of a comparison because of the change counter.
     not_before: Option<Instant>,
-    /// Before this nothing is tried again that could not be done for a reason that may last.
+    /// The earliest time of another attempt after a failure that may last.
     put_off_until: Option<Instant>,
-    /// What the last look at the stamp said, when nothing is owed.
+    /// The result of the last check of the stamp, when no comparison is pending.
     predecessor: Predecessor,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing was looked at in this run. This is the last record of the run before, if it is a note.
+    /// Nothing was checked in this run. The last record of the previous run, if it is a commit.
     Unlooked(Option<CommitNote>),
-    /// The database is what was recorded, if its change counter is this one. `None` where it tells nothing: in WAL mode.
+    /// The database equals what was recorded, as long as its change counter has this value. `None` in WAL mode, which has none.
     Paid { change_counter: Option<u32> },
-    /// A comparison is owed.
+    /// A comparison is pending.
     Owed(Debt),
 }
 
-/// Why a comparison is owed.
+/// Why a comparison is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Debt {
-    /// The run before ended without a note.
+    /// The previous run ended without a note.
     NothingNoted,
     /// The database was written to since the note.
     StampChanged,
-    /// The newest version cannot be opened: a snapshot is owed, whatever the database holds.
+    /// The newest version cannot be opened: a snapshot is pending, whatever the database has.
     Awaited,
 }
 
 impl Comparison {
-    /// At the beginning of a run: `note` is the last record, if it is a note.
+    /// The state at the beginning of a run: `note` is the last record, if it is a commit.
     pub(super) fn of_new_run(database: std::path::PathBuf, note: Option<CommitNote>) -> Self {
         let (file, state) = (StampFile::new(database), State::Unlooked(note));
         let (wait, predecessor) = ((0, 0), Predecessor::Unverified);
         Self { file, state, wait, not_before: None, put_off_until: None, predecessor }
     }
 
-    /// The newest version cannot be opened, so a snapshot is owed.
+    /// Requires a snapshot, because the newest version cannot be opened.
     pub(super) fn await_snapshot(&mut self) {
         (self.state, self.wait) = (State::Owed(Debt::Awaited), (0, 0));
     }
 
-    /// What is recorded goes on from the database as it is.
+    /// A snapshot was taken, so the recorded version equals the database.
     pub(super) fn snapshot_was_taken(&mut self) {
         let stamp = self.file.read();
         self.paid(stamp.map(|stamp| stamp.change_counter));
     }
 
-    /// The database is what was recorded: it was compared, or a snapshot was taken.
+    /// The database equals what was recorded, after a comparison or a snapshot.
     fn paid(&mut self, change_counter: Option<u32>) {
         (self.state, self.wait, self.predecessor) = (State::Paid { change_counter }, (0, 0), Predecessor::Verified);
     }
 
-    /// Nothing can be compared now for a reason that may last.
+    /// Postpones the comparison after a failure that may last.
     fn postpone(&mut self) {
         self.put_off_until = Instant::now().checked_add(PAUSE_AFTER_FAILURE);
         let writes = (self.wait.1 * 2 + 1).min(WRITES_BETWEEN_ATTEMPTS_MAX);
@@ -102,8 +104,8 @@ impl Comparison {
         }
     }
 
-    /// The change counter that the database has if nobody but `lightningd` wrote to it; the outer `None` when a comparison
-    /// is owed.
+    /// The expected change counter if only `lightningd` has written to the database; the outer `None` when a comparison is
+    /// pending.
     pub(super) fn expected_counter(&self) -> Option<Option<u32>> {
         match self.state {
             State::Paid { change_counter } => Some(change_counter),
@@ -111,7 +113,7 @@ impl Comparison {
         }
     }
 
-    /// Whether the database is known to be what the version before the next change says.
+    /// Whether the database is known to equal the version before the next change.
     pub(super) fn predecessor(&self) -> Predecessor {
         match self.state {
             State::Paid { .. } => self.predecessor,
@@ -124,12 +126,12 @@ impl Comparison {
         self.put_off_until.is_some_and(|then| then > Instant::now())
     }
 
-    /// Whether the database was compared a moment ago.
+    /// Whether the last comparison is too recent for another.
     fn pauses(&self) -> bool {
         self.not_before.is_some_and(|then| then > Instant::now())
     }
 
-    /// Looks at the stamp; `true` when the contents are to be looked at, too.
+    /// Checks the stamp; returns whether the contents must be compared.
     fn is_due(&mut self) -> bool {
         let found = self.file.read();
         match self.state {
@@ -162,11 +164,11 @@ impl Comparison {
 }
 
 impl BackupWriter {
-    /// Compares the database with the version that `lightningd` has committed, if that is due: returns why a snapshot has
-    /// to be taken before the write. When it cannot be compared now, that stays owed.
+    /// Compares the database with the version that `lightningd` has committed, if that is due; returns the reason for a snapshot
+    /// before the write. When it cannot be compared now, the comparison stays pending.
     ///
     /// # Errors
-    /// When it is another one and `backup.lock` says to stop then.
+    /// When the database differs and `backup.lock` says to stop then.
     pub(super) fn compare_database(
         &mut self,
         committed: DataVersion,
@@ -189,7 +191,7 @@ impl BackupWriter {
         let began = Instant::now();
         let database = match self.open_at(committed) {
             Ok(Some(database)) => database,
-            // The next write finds it free: a transaction that spilled the cache has ended by then.
+            // At the next write the lock is free: a transaction that spilled the cache has ended by then.
             Err(LiveDatabaseError::Busy { .. }) => return Ok(None),
             Ok(None) => {
                 self.known.comparison.postpone();
@@ -202,8 +204,8 @@ impl BackupWriter {
         };
         let (history, can_be_replaced) = self.history_with(committed);
         if !can_be_replaced {
-            // Only behind an import whose newest log had a single change, which was never committed. The change that is
-            // recorded now is in a log: should the next write find that one to differ, a snapshot takes its place.
+            // Only behind an import whose newest log has a single, uncommitted change. The change that is recorded now is in a
+            // log: if the next write finds a difference, a snapshot replaces it.
             return Ok(None);
         }
         if unreplayable.is_some() {
@@ -244,7 +246,7 @@ impl BackupWriter {
         Ok(Some(SnapshotReason::Changed))
     }
 
-    /// The database, if it is at this version.
+    /// Opens the database, if it is at this version.
     fn open_at(&self, committed: DataVersion) -> Result<Option<LiveDatabase>, LiveDatabaseError> {
         let database = LiveDatabase::open(&self.known.database)?;
         let found = database.data_version()?;
@@ -256,8 +258,8 @@ impl BackupWriter {
         Ok(None)
     }
 
-    /// What was recorded, read anew unless it is known from the beginning of the run; and whether a snapshot may take the
-    /// place of this version.
+    /// The recorded history, read again unless it is known from the beginning of the run; and whether a snapshot may replace this
+    /// version.
     fn history_with(&self, committed: DataVersion) -> (Option<History>, bool) {
         if let Some(history) = &self.known.history_before_run {
             return (None, history.can_be_replaced(committed));
@@ -271,7 +273,7 @@ impl BackupWriter {
         (Some(history), can_be_replaced)
     }
 
-    /// There is no room for a snapshot that the node can go on without: it stays owed.
+    /// Postpones a snapshot that does not fit on the disk and that the node can continue without.
     pub(super) fn put_off_snapshot(&mut self, committed: DataVersion, error: &RecordError) {
         log::error!(
             "no snapshot of version {committed} can be taken: {error}: {}. Make room on the disk of the backup. Changes are recorded, \
@@ -290,7 +292,7 @@ impl BackupWriter {
         self.known.comparison.postpone();
     }
 
-    /// Says what differs, and whether that is an error.
+    /// Reports a difference, and whether it is an error.
     fn report_difference(&self, committed: DataVersion, verdict: &Verdict) -> Result<(), RecordError> {
         let path = self.known.database.clone();
         let Verdict::Differs(tables) = verdict else {
@@ -324,7 +326,7 @@ impl BackupWriter {
         Ok(())
     }
 
-    /// The next comparison need not wait.
+    /// Allows the next comparison at once.
     #[cfg(test)]
     pub(crate) fn compare_at_once(&mut self) {
         (self.known.comparison.not_before, self.known.comparison.put_off_until) = (None, None);
@@ -335,8 +337,8 @@ impl BackupWriter {
         self.known.boot = uuid::Uuid::from_u128(1);
     }
 
-    /// Notes that the newest version was committed, if the run owes no comparison and the database holds it: then the next run
-    /// need not compare.
+    /// The commit of the newest version, if no comparison is pending and the database is at that version: then the next run need
+    /// not compare.
     pub(super) fn commit_note(&self, newest: DataVersion) -> Option<CommitNote> {
         let expected = self.known.comparison.expected_counter()?;
         let read = || -> Result<_, LiveDatabaseError> {
@@ -349,7 +351,7 @@ impl BackupWriter {
                     (Some(stamp), Some(expected)) => stamp.change_counter == expected,
                     _ => true,
                 };
-                // A stamp that was not followed from write to write says nothing to the next run.
+                // A stamp that was not followed from write to write is useless to the next run.
                 let stamp = stamp.filter(|_| expected.is_some());
                 (found == newest && is_ours).then_some(CommitNote { boot: self.known.boot, stamp })
             }

@@ -1,4 +1,4 @@
-//! Healing: what is recorded when the backup and the database of `lightningd` have gone different ways.
+//! Healing: what is recorded when the backup and the database of `lightningd` have diverged.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{Base, NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::recording::record_error::RecordError;
 use crate::storage::read_error::ReadError;
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 use format::units::Shown;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 
-/// Whether a gap is closed.
+/// How a gap was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// A snapshot was taken.
+    /// With a snapshot.
     BySnapshot,
-    /// The next write takes one.
+    /// Without: the next write takes the snapshot.
     NotYet,
 }
 
@@ -46,7 +46,7 @@ impl BackupWriter {
         );
         match self.push_snapshot(committed, now, SnapshotReason::Gap, unreplayable) {
             Ok(()) => Ok(Closed::BySnapshot),
-            // The transaction has spilled SQLite's cache, so nobody else can read the database before its COMMIT.
+            // The transaction has spilled SQLite's cache, so the database cannot be read before its COMMIT.
             Err(RecordError::Heal { source: SnapshotError::Database(LiveDatabaseError::Busy { .. }), .. })
                 if bump == Bump::Present =>
             {
@@ -62,7 +62,7 @@ impl BackupWriter {
         }
     }
 
-    /// Takes a snapshot of the database, which `lightningd` holds still, and adds it to the batch.
+    /// Takes a snapshot of the database, which `lightningd` does not write to now, and adds it to the batch.
     pub(super) fn push_snapshot(
         &mut self,
         committed: DataVersion,
@@ -82,7 +82,7 @@ impl BackupWriter {
         self.compare_node_id(&database)?;
         let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
         let (history, read) = backup.read_records();
-        // Behind a gap alone nothing was found to differ.
+        // A gap alone is no difference.
         let unverified = match (reason, unreplayable) {
             (SnapshotReason::Gap, None) => None,
             _ => history.unverified_since(),
@@ -111,8 +111,8 @@ impl BackupWriter {
     }
 }
 
-/// What a delta can build on: the newest pages of the backup that are stored as they were. `None` when there are none that can
-/// be read, and a full snapshot is due.
+/// The base of a delta: the newest stored pages of the backup. `None` when there are none that can be read, and a full snapshot
+/// is needed.
 fn delta_base(backup: &Arc<Backup>, history: &History, read: Result<(), ReadError>) -> Option<Base> {
     let name = history.newest_stored_state()?;
     match read.and_then(|()| backup.stored_pages(name)) {
@@ -124,17 +124,17 @@ fn delta_base(backup: &Arc<Backup>, history: &History, read: Result<(), ReadErro
     }
 }
 
-/// How often it is said how far a heal is: the node waits for it, and so does the operator.
+/// Interval of progress messages during a heal: the node waits for it, and so does the operator.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// Pages after which the clock is looked at: less than a millisecond's worth.
+/// Pages between reads of the clock: less than a millisecond's worth.
 const PAGES_PER_LOOK: u32 = 128;
 
-/// When it was said last how far a heal is.
+/// Time of the last progress message.
 struct Said(Instant);
 
 impl Said {
-    /// Whether it is time to say it again, which is then taken for done.
+    /// Whether a message is due, which then counts as given.
     fn is_long_ago(&mut self, now: Instant) -> bool {
         let is_long_ago = now.saturating_duration_since(self.0) >= PROGRESS_EVERY;
         if is_long_ago {
@@ -144,7 +144,7 @@ impl Said {
     }
 }
 
-/// Says in the log, now and then, how far a snapshot is.
+/// Logs the progress of a snapshot at intervals.
 fn tell_progress() -> impl FnMut(PagesDone) -> ControlFlow<()> {
     let mut said = Said(Instant::now());
     move |PagesDone { done, total, page_size }| {

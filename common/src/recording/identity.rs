@@ -1,4 +1,4 @@
-//! Whose database it is: a backup belongs to one node.
+//! The check that the database belongs to the node of the backup.
 
 use super::{BackupWriter, Goes};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
@@ -10,10 +10,10 @@ use format::units::DataVersion;
 use format::units::Hex;
 use format::version_rules::Commit;
 
-/// When the database is looked at next to learn or check whose it is.
+/// When the database is checked next for its node id.
 ///
-/// A new node knows its id some transactions after its first; looking costs a millisecond, so it is done at the 1st,
-/// 2nd, 4th, 8th, … write until it has been seen.
+/// A new node has its id some transactions after its first; a check costs a millisecond, so it is made at the 1st, 2nd, 4th, 8th,
+/// … write until the id has been read.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Identity {
     Unchecked { writes: u32, next_look: u32 },
@@ -27,7 +27,7 @@ impl Default for Identity {
 }
 
 impl BackupWriter {
-    /// Looks, now and then, whether the database is that of the node that the backup belongs to.
+    /// Checks at intervals that the database belongs to the node of the backup.
     pub(super) fn check_identity(&mut self, committed: DataVersion) -> Result<(), RecordError> {
         let Identity::Unchecked { writes, next_look } = &mut self.known.identity else {
             return Ok(());
@@ -40,13 +40,13 @@ impl BackupWriter {
         *next_look = next_look.saturating_mul(2);
         match LiveDatabase::open(&self.known.database) {
             Ok(database) => {
-                // Where a comparison is due it says so itself.
+                // A pending comparison reports this itself.
                 if is_first && self.known.commit != Commit::Unknown {
                     self.warn_of_another_database(&database, committed);
                 }
                 self.compare_node_id(&database)
             }
-            // It is a check on top of the version rules, which decide alone when the file cannot be read now.
+            // This check is additional to the version rules, which suffice when the file cannot be read now.
             Err(LiveDatabaseError::Busy { .. }) => Ok(()),
             Err(LiveDatabaseError::Missing { path }) => {
                 if is_first {
@@ -66,7 +66,7 @@ impl BackupWriter {
         }
     }
 
-    /// Says at the beginning of a run, and not only when a snapshot is needed, that this is not the file that `lightningd` uses.
+    /// Warns at the beginning of a run, not only when a snapshot is needed, that `lightningd` uses another file.
     fn warn_of_another_database(&self, database: &LiveDatabase, committed: DataVersion) {
         match database.data_version() {
             Ok(found) if found != committed => {
@@ -88,7 +88,7 @@ impl BackupWriter {
         };
         match self.known.manifest.node_id {
             Some(expected) if expected != found => {
-                // Until it is the right one again, every write is looked at.
+                // Until the database is the right one, every write is checked.
                 self.known.identity = Identity::default();
                 Err(RecordError::OtherNode {
                     path: self.known.database.clone(),
@@ -101,7 +101,7 @@ impl BackupWriter {
                 self.known.identity = Identity::Checked;
                 Ok(())
             }
-            // It is learned when the backup is back.
+            // The id is recorded when the backup is reachable again.
             None if matches!(self.goes, Goes::ToSpool(_)) => Ok(()),
             None => {
                 let learned = Manifest { node_id: Some(found), ..self.known.manifest.clone() };

@@ -1,4 +1,4 @@
-//! [`Interrupted`]: a recording whose backup had to be let go of, because a call to it failed.
+//! [`Interrupted`]: a recording whose backup had to be closed, because a call to it failed.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::backup::attach_error::OpenRecordingError;
 use crate::config::backup_url::BackupUrl;
 use crate::log::LogEnd;
 use crate::storage::{Directory, InFlightCalls};
-use format::record::RunStart;
+use format::change_flags::RunStart;
 
-/// What is left of a [`BackupWriter`] when its files are closed and its lock is given back: where it must go on, and what
-/// the version rules need. A write that failed is not part of it: it is to be recorded again.
+/// What is left of a [`BackupWriter`] when its files are closed and its lock is released: the end of the log, and the state for
+/// the version rules. It does not include the failed write, which must be recorded again.
 #[derive(Debug)]
 pub struct Interrupted {
     pub(super) known: Known,
-    /// Behind the last record that was acknowledged.
+    /// Behind the last acknowledged record.
     pub(super) acknowledged: LogEnd,
-    /// Behind the records of the write that failed.
+    /// Behind the records of the failed write.
     pub(super) attempted: Vec<LogEnd>,
 }
 
 impl BackupWriter {
-    /// Lets go of the backup: its files are closed, and its lock is free as soon as nobody else shares it.
+    /// Closes the files of the backup; its lock is released when no other thread shares it.
     pub fn interrupt(self) -> Interrupted {
         let (acknowledged, attempted) = (self.log.end(), self.log.attempted().to_vec());
         Interrupted { known: self.known, acknowledged, attempted }
@@ -31,11 +31,11 @@ impl BackupWriter {
 }
 
 impl Interrupted {
-    /// Opens the backup again, by its path, and goes on behind the last acknowledged record, which must be there. What was
-    /// written behind that is cut off. No [room is made ahead](BackupWriter::make_room_ahead) yet.
+    /// Opens the backup again, by its path, and continues behind the last acknowledged record, which must exist. Later records
+    /// are cut off. [Preallocation](BackupWriter::make_room_ahead) is not started yet.
     ///
     /// # Errors
-    /// When the backup cannot be opened, or is not as it was left.
+    /// When the backup cannot be opened, or has changed.
     pub fn reopen(&self, in_flight: &Arc<InFlightCalls>) -> Result<BackupWriter, OpenRecordingError> {
         let directory = destination(&self.known.url, &self.known.on_unreachable, in_flight)?;
         self.reopen_in(directory)
@@ -51,14 +51,14 @@ impl Interrupted {
         Ok(BackupWriter { known, directory, log, lock, goes: Goes::ToBackup })
     }
 
-    /// Where the backup was.
+    /// The URL of the backup.
     pub fn url(&self) -> &BackupUrl {
         &self.known.url
     }
 }
 
 impl Known {
-    /// Everything but the history before the run, which belongs to files that are closed.
+    /// A copy without the history before the run, which belongs to closed files.
     pub(super) fn without_history(&self) -> Self {
         Self {
             url: self.url.clone(),

@@ -1,4 +1,4 @@
-//! Why nothing is recorded: what `lightningd`'s operator reads when the hook refuses.
+//! Why a write is not recorded, as the operator of `lightningd` reads it when the hook refuses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use format::units::{Hex, Shown};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// PostgreSQL nodes send writes without statements.
+    /// The write has no statements, as those of PostgreSQL nodes.
     #[error(
         "the write of version {data_version} has no statements: lightningd sends them for SQLite only; for a PostgreSQL \
          node use PostgreSQL's own replication, and remove this plugin"
@@ -34,7 +34,7 @@ pub enum RecordError {
         committed: DataVersion,
         /// The newest version of the backup.
         newest: DataVersion,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// There is a gap, and `backup.lock` says to stop.
@@ -47,7 +47,7 @@ pub enum RecordError {
         committed: DataVersion,
         /// The newest version of the backup.
         newest: Option<DataVersion>,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// The database was changed, and `backup.lock` says to stop then.
@@ -60,11 +60,11 @@ pub enum RecordError {
     Changed {
         /// The database.
         path: PathBuf,
-        /// The version that it should be.
+        /// The expected version.
         committed: DataVersion,
         /// The tables that differ.
         tables: String,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// A gap cannot be healed.
@@ -72,10 +72,10 @@ pub enum RecordError {
     Heal {
         /// The version on `lightningd`'s disk.
         committed: DataVersion,
-        /// Why.
+        /// The reason.
         source: SnapshotError,
     },
-    /// The write counts data_version up, but not in the words that are known.
+    /// The write increments data_version in unknown words.
     #[error(
         "the write of version {data_version} counts data_version up with a statement that this backup-recorder does not \
          know: it was made for other releases of lightningd than this one. Nothing was committed, and nothing is lost. \
@@ -85,7 +85,7 @@ pub enum RecordError {
         /// The version.
         data_version: DataVersion,
     },
-    /// The database file is not the one that the write is about.
+    /// The write is about another database file.
     #[error(
         "{path} is at version {found}, not {committed}: it is not the database that lightningd is writing; name the right \
          one as `database` in backup.lock{}", OrUnknownBump { found: *.found, committed: *.committed }, path = .path.display()
@@ -93,12 +93,12 @@ pub enum RecordError {
     WrongDatabase {
         /// The database.
         path: PathBuf,
-        /// Its version.
+        /// Version of the database.
         found: DataVersion,
         /// The version on `lightningd`'s disk according to the write.
         committed: DataVersion,
     },
-    /// The database is another node's.
+    /// The database belongs to another node.
     #[error(
         "{path} belongs to node {found}, but the backup {url} is of node {expected}; give this node a backup of its own \
          with `backupfs init`", path = .path.display(), found = Hex(.found), expected = Hex(.expected)
@@ -106,11 +106,11 @@ pub enum RecordError {
     OtherNode {
         /// The database.
         path: PathBuf,
-        /// The node that it belongs to.
+        /// Node of the database.
         found: NodeId,
-        /// The node that the backup belongs to.
+        /// Node of the backup.
         expected: NodeId,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// There is a gap, and no place for a snapshot.
@@ -121,7 +121,7 @@ pub enum RecordError {
     HealWhileAway {
         /// The version on `lightningd`'s disk.
         committed: DataVersion,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
     },
     /// Neither backup nor spool can be written.
@@ -130,21 +130,21 @@ pub enum RecordError {
          lightningd: nothing is lost", path = .path.display()
     )]
     Spool {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// What failed.
+        /// The failed call.
         source: AppendError,
     },
-    /// It cannot be made durable.
+    /// The write cannot be made durable.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
 
 impl RecordError {
-    /// Whether a call to the backup's place failed: the recording is to be [interrupted](crate::recording::BackupWriter::interrupt), and
-    /// the write can be recorded when the place is back.
+    /// Whether a call to the backup failed: then the recording must be [interrupted](crate::recording::BackupWriter::interrupt),
+    /// and the write can be recorded when the backup is reachable again.
     pub fn is_trouble(&self) -> bool {
         match self {
             Self::Append(error) => matches!(error, AppendError::Storage(_) | AppendError::Poisoned { .. }),
@@ -153,13 +153,13 @@ impl RecordError {
         }
     }
 
-    /// Whether there was no room for a snapshot.
+    /// Whether there was no space for a snapshot.
     pub(crate) fn is_no_space(&self) -> bool {
         let Self::Heal { source: SnapshotError::Storage(error), .. } = self else { return false };
         matches!(error.source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     }
 
-    /// Whether the call that failed did not return in time: trying again is going to take as long.
+    /// Whether the failed call missed its deadline: another attempt would take as long.
     pub fn is_hang(&self) -> bool {
         match self {
             Self::Append(AppendError::Storage(error)) | Self::Heal { source: SnapshotError::Storage(error), .. } => {
@@ -170,7 +170,7 @@ impl RecordError {
     }
 }
 
-/// What else may be behind a database that is one version behind: a write that was not seen to count it up.
+/// The other possible reason of a database one version behind: the increment in the write was not recognised.
 struct OrUnknownBump {
     found: DataVersion,
     committed: DataVersion,

@@ -1,4 +1,4 @@
-//! A [`BackupWriter`] that goes to a spool, and its way there and back.
+//! A [`BackupWriter`] that writes to a spool, and the switch to it and back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use crate::spool::{
 };
 use crate::storage::boot::current_boot;
 use crate::storage::{DeadlineDirectory, Directory, InFlightCalls, RealDirectory, WatchedDirectory};
-use format::record::RunStart;
+use format::change_flags::RunStart;
 use format::spool::{ATTEMPTED_MAX, SpoolHeader, SpoolNewest};
 use format::units::{Timestamp, counted};
 
-/// How long a single call may take at least before a spool is preferred: a disk may have to spin up.
+/// Minimum deadline of a call before a spool is used: a disk may have to spin up.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(5);
 
-/// What a recording knows of the spool that it goes to.
+/// The state of a recording that writes to a spool.
 #[derive(Debug)]
 pub(super) struct Spooling {
     header: SpoolHeader,
     pub(super) spooled: SpooledChanges,
 }
 
-/// The directory that is recorded to. With a spool to go to, a call that hangs is left behind.
+/// The directory that is recorded to. If there is a spool to switch to, its calls have a deadline.
 pub(super) fn destination(
     url: &BackupUrl,
     policy: &OnUnreachable,
@@ -51,17 +51,17 @@ pub(super) fn destination(
     Ok(Arc::new(leavable))
 }
 
-/// How long a single call may take before changes are spooled.
+/// Deadline of a call before changes are spooled.
 fn call_timeout(policy: &OnUnreachable) -> Duration {
     policy.wait().max(CALL_TAKES_AT_MOST)
 }
 
 impl BackupWriter {
-    /// Goes on with the spool that an earlier run has left; `None` when `backup.lock` names no spool, or it is empty. Does
-    /// not touch the backup.
+    /// Continues in the spool that an earlier run has left; `None` when `backup.lock` names no spool, or it is empty. Does not
+    /// access the backup.
     ///
     /// # Errors
-    /// When the spool is not usable, or there are changes in one that is not there, or that `backup.lock` does not name.
+    /// When the spool is not usable, or a spool with changes is missing or not named in `backup.lock`.
     pub fn open_spool(
         backup_lock: &BackupLock,
         lightning_dir: &std::path::Path,
@@ -132,7 +132,7 @@ impl BackupWriter {
         Self { known, directory, log, lock: SharedLock::of(lock), goes }
     }
 
-    /// The spool that it goes to: its directory and what is in it; `None` when it goes to the backup.
+    /// Path and contents of the spool; `None` while recording goes to the backup.
     pub fn spooled(&self) -> Option<(PathBuf, SpooledChanges)> {
         match &self.goes {
             Goes::ToBackup => None,
@@ -140,7 +140,7 @@ impl BackupWriter {
         }
     }
 
-    /// What it takes to bring the spool into the backup; `None` when it goes to the backup.
+    /// The plan for draining the spool; `None` while recording goes to the backup.
     pub fn drain_plan(&self) -> Option<DrainPlan> {
         self.drain_plan_of(Arc::new(RealDirectory::new(self.directory.path())))
     }
@@ -156,10 +156,10 @@ impl BackupWriter {
         self.log.end()
     }
 
-    /// Goes on with the backup that `drain` has brought up to date, to the last record; the spool is emptied before.
+    /// Switches to the backup that `drain` has brought fully up to date; the spool is emptied first.
     ///
     /// # Errors
-    /// When the spool cannot be emptied: recording goes on there, as long as its log is there, and `drain` is to be dropped.
+    /// When the spool cannot be emptied: recording continues there, as long as it has a log, and `drain` must be dropped.
     pub fn return_to_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
         self.go_on_in_backup(drain)?;
         self.make_room_ahead();
@@ -167,13 +167,13 @@ impl BackupWriter {
     }
 
     pub(crate) fn go_on_in_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
-        // A write to the spool that has failed since was refused, and goes with it.
+        // A write to the spool that failed meanwhile was refused, and is dropped with the spool.
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
         // First the spool, then the first record that is not in it: see docs/durability.md.
         self.log.spares().give_back()?;
         if let Err(error) = clear_spool(&*self.directory, &*self.known.lightning_dir) {
-            // Without a log nothing can be recorded there any more. It is the backup that everything is in; but first the
-            // logs have to be gone for good: behind one that came back the backup would have gone another way.
+            // Without a log the spool cannot be written to. The backup has everything, but first the removal of the logs must be
+            // durable: a log that came back would diverge from the backup.
             let has_log = spool_logs(&*self.directory).map_or(true, |logs| !logs.is_empty());
             if has_log || self.directory.sync().is_err() {
                 return Err(error);
@@ -192,12 +192,12 @@ impl BackupWriter {
         Ok(())
     }
 
-    /// Says in the backup where its spool is, or that it has none. Refuses a backup that is behind a spool which this
-    /// `backup.lock` does not name: what is in there would be lost.
+    /// Writes the location of the spool into the backup, or removes it. Refuses a backup that is behind a spool which
+    /// `backup.lock` does not name: its changes would be lost.
     pub(super) fn note_spool(&self) -> Result<(), OpenRecordingError> {
         let note = match &self.known.on_unreachable {
             OnUnreachable::Spool { directory, .. } => {
-                // Better known now than when it is needed.
+                // Better reported now than when it is needed.
                 if let Err(error) = spool_directory(directory, self.known.manifest.uuid) {
                     log::error!(
                         "{error}: {}. Mend that now: without a spool lightningd stops when the backup is out of reach",
@@ -253,7 +253,7 @@ fn reason(error: &SpoolError) -> String {
 }
 
 impl Interrupted {
-    /// Goes on in the spool that `backup.lock` names, which must be empty; `None` when it names none.
+    /// Continues in the spool of `backup.lock`, which must be empty; `None` when there is none.
     ///
     /// # Errors
     /// When the spool is not usable.

@@ -1,4 +1,4 @@
-//! [`StampFile`]: the first bytes of the node's database, read with one call at every write.
+//! [`StampFile`]: the first bytes of the node's database, read with one call per write.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use format::commit_note::{DatabaseStamp, STAMPED_HEADER_LEN};
 
-/// The database file, open for as long as there is a recording.
+/// The database file, open during the whole recording.
 ///
-/// It is never closed in between: closing any descriptor of a file drops the POSIX locks that this process holds on it, also those
-/// of SQLite (fcntl(2), "Advisory record locking").
+/// It is never closed in between: closing any descriptor of a file releases all POSIX locks of this process on it, including
+/// those of SQLite (fcntl(2), "Advisory record locking").
 #[derive(Debug, Clone)]
 pub(super) struct StampFile {
     path: PathBuf,
@@ -22,10 +22,10 @@ impl StampFile {
         Self { path, file: None }
     }
 
-    /// The stamp that the file has now; `None` when it cannot be read or has none.
+    /// The current stamp of the file; `None` when it cannot be read or has none.
     pub(super) fn read(&mut self) -> Option<DatabaseStamp> {
         if self.file.is_none() {
-            // A FIFO of that name does not block.
+            // Opening a FIFO does not block.
             let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path);
             self.file = opened.ok().map(Arc::new);
         }
@@ -45,7 +45,7 @@ mod tests {
         DatabaseStamp::of_first_page(&std::fs::read(path).unwrap())
     }
 
-    /// What the recorder relies on, of the SQLite that is built in.
+    /// The recorder relies on this behaviour of the bundled SQLite.
     #[test]
     fn every_transaction_adds_one_and_nothing_else_changes_a_stamp() {
         let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use crate::log::AppendError;
 use crate::segment::version::{Origin, TimelineEntry};
 use crate::storage::faulty::FaultyDirectory;
 use crate::testing::{Fate, Node, contents};
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 
 pub(super) fn statuses(node: &Node) -> Vec<(u32, &'static str)> {
     let (history, read) = node.backup().read_history();

@@ -1,9 +1,9 @@
-//! Bounds of replay: what a recorded statement may do to the process that replays it, and how much it may take.
+//! Bounds of replay: what a recorded statement may do, and the time and memory it may take.
 //!
-//! A backup may lie on rented space, and its checksums are no signatures: whoever can write to it can put any statement
-//! there. So a statement ends, within memory that the machine has, and changes nothing but the overlay. The bounds are far
-//! from all that `lightningd` does: the largest change of the recorded traces, the one that makes a new node's tables,
-//! takes 60,000 steps; migrations take up to 42,000.
+//! A backup may be on rented space, and its checksums are no signatures: an attacker with write access could insert any
+//! statement. So every statement must end, within the memory of the machine, and modify only the overlay. The bounds are far
+//! above what `lightningd` needs: the largest change of the recorded traces, which creates a new node's tables, takes 60,000
+//! steps; migrations take up to 42,000.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -15,39 +15,39 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ffi};
 
-/// How much the replay of a change may take.
+/// Limits for the replay of a change.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Steps of SQLite's virtual machine, whatever the database.
+    /// Steps of SQLite's virtual machine, for a database of any size.
     pub(crate) steps: u64,
-    /// Steps for each of its pages: some changes look at every row.
+    /// Additional steps per page: some changes scan every row.
     pub(crate) steps_per_page: u64,
-    /// Bytes by which the process may grow meanwhile, and as many of pages written.
+    /// Growth of the process in bytes; also the limit of written pages.
     pub(crate) memory_bytes: u64,
-    /// A function can take long over a large value, in a single step.
+    /// Time: a function can take long for a large value, in a single step.
     pub(crate) time: Duration,
 }
 
-/// Pages that count for the steps: what the backup says of a database's length need not be true.
+/// Maximum number of pages that count for the steps: the database size in a backup need not be true.
 const PAGES_COUNTED_MAX: u32 = 100_000;
 
-/// SQLite asks whether to go on after so many steps. It may take much memory in the meantime, but not much more.
+/// Steps between calls of the progress handler; in between, memory use can exceed the limit only by a little.
 const STEPS_BETWEEN_LOOKS: u16 = 256;
 
-/// How often it is looked how large the process is: most changes are over before.
+/// Minimum time between measurements of the process: most changes end before the first.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(5);
 
-/// Most bytes of a string, a blob or a row, unless the statements of the change have more.
+/// Maximum length of a string, a blob or a row, unless the statements of the change are longer.
 const VALUE_BYTES_MAX: c_int = 64 << 20;
 
-/// Most that SQLite takes, and with it `lightningd`.
+/// SQLite's default limit, and so that of `lightningd`.
 const VALUE_BYTES_OF_SQLITE: c_int = 1_000_000_000;
 
-/// What a change gets of memory for each byte of its statements, where that is more than the share of the machine's.
-/// Rows take no more room than the text that says them, and an index of all columns no more than the rows.
+/// Memory allowed per byte of a change's statements, where that exceeds the share of the machine's memory. Rows take no more
+/// space than their text, and an index of all columns no more than the rows.
 const MEMORY_PER_BYTE: u64 = 4;
 
-/// Most bytes of a pattern: matching a value takes as many steps as both have bytes.
+/// Maximum length of a pattern: matching takes as many steps as the product of both lengths.
 const PATTERN_BYTES_MAX: c_int = 1000;
 
 impl Default for Bounds {
@@ -60,19 +60,19 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// What a change gets whose statements have so many bytes.
+    /// The bounds for a change with this many bytes of statements.
     pub(super) fn of_change(self, statement_bytes: u64) -> Self {
         Self { memory_bytes: self.memory_bytes.max(statement_bytes.saturating_mul(MEMORY_PER_BYTE)), ..self }
     }
 }
 
-/// The limit of a value in a change whose statements have so many bytes; `None` when it is the usual one.
+/// Value limit for a change with this many bytes of statements; `None` for the default.
 fn value_limit(statement_bytes: u64) -> Option<c_int> {
     let bytes = c_int::try_from(statement_bytes).unwrap_or(c_int::MAX);
     (bytes > VALUE_BYTES_MAX).then_some(bytes.min(VALUE_BYTES_OF_SQLITE))
 }
 
-/// Lets the values of a change with so many bytes of statements be as long as they can be told by it.
+/// Raises the value limit for a change to the length of its statements.
 pub(super) fn with_values_of<T>(
     connection: &Connection,
     statement_bytes: u64,
@@ -93,16 +93,16 @@ static MEMORY_SHARE: LazyLock<u64> = LazyLock::new(|| {
     (kib * 1024 / 4).max(256 << 20)
 });
 
-/// Why a statement was not executed to its end.
+/// Why a statement was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutOfBounds {
-    /// It takes more steps than this.
+    /// It exceeds this number of steps.
     Steps(u64),
-    /// It needs more memory than so many bytes.
+    /// It exceeds this many bytes of memory.
     Memory(u64),
-    /// The change takes longer than this.
+    /// The change exceeds this time.
     Time(Duration),
-    /// It uses something that is for the process rather than for the database.
+    /// It uses something that affects the process rather than the database.
     Forbidden(Forbidden),
 }
 
@@ -111,7 +111,7 @@ pub enum OutOfBounds {
 pub enum Forbidden {
     /// A PRAGMA that is not known to concern only the database.
     Pragma,
-    /// A module of SQLite's that stands behind a table.
+    /// A module of a virtual table.
     VirtualTable,
     /// A function that loads code.
     Function,
@@ -130,7 +130,7 @@ impl fmt::Display for OutOfBounds {
     }
 }
 
-/// PRAGMAs that say how a database is stored, found, or kept in memory: an overlay has its own ways, so they do nothing.
+/// PRAGMAs about storage and caching: they have no effect on an overlay.
 const IGNORED_PRAGMAS: &[&CStr] = &[
     c"automatic_index",
     c"busy_timeout",
@@ -153,7 +153,7 @@ const IGNORED_PRAGMAS: &[&CStr] = &[
     c"wal_checkpoint",
 ];
 
-/// PRAGMAs that say what is in a database, or what statements do to it.
+/// PRAGMAs about the contents of a database, or the effect of statements.
 const PRAGMAS: &[&CStr] = &[
     c"analysis_limit",
     c"application_id",
@@ -182,7 +182,7 @@ const PRAGMAS: &[&CStr] = &[
     c"recursive_triggers",
     c"reverse_unordered_selects",
     c"secure_delete",
-    // What is said between two replays on one connection.
+    // Executed between two replays on one connection.
     c"shrink_memory",
     c"table_info",
     c"table_list",
@@ -190,21 +190,21 @@ const PRAGMAS: &[&CStr] = &[
     c"user_version",
 ];
 
-/// Functions that load code, where SQLite was built with them.
+/// Functions that load code, if SQLite was built with them.
 const FORBIDDEN_FUNCTIONS: &[&CStr] = &[c"load_extension", c"fts3_tokenizer"];
 
 fn is_one_of(name: &CStr, names: &[&CStr]) -> bool {
     names.iter().any(|known| known.to_bytes().eq_ignore_ascii_case(name.to_bytes()))
 }
 
-/// How the change that is being replayed on this thread stands.
+/// Use of the bounds by the change that is being replayed in this thread.
 #[derive(Debug, Clone, Copy)]
 struct Watched {
     bounds: Bounds,
     steps_max: u64,
     steps: u64,
     started: Instant,
-    /// When the process was looked at, and how large it was at first.
+    /// Time of the last measurement, and the size of the process at the first.
     looked: Option<(Instant, u64)>,
     out_of_bounds: Option<OutOfBounds>,
 }
@@ -213,7 +213,7 @@ thread_local! {
     static WATCHED: Cell<Option<Watched>> = const { Cell::new(None) };
 }
 
-/// Executes a change of a database with so many pages within `bounds`; also returns which of them stopped it.
+/// Executes a change of a database of this size within `bounds`; also returns the bound that stopped it.
 pub(super) fn within<T>(bounds: &Bounds, page_count: u32, work: impl FnOnce() -> T) -> (T, Option<OutOfBounds>) {
     let per_page = bounds.steps_per_page.saturating_mul(page_count.min(PAGES_COUNTED_MAX).into());
     WATCHED.set(Some(Watched {
@@ -228,15 +228,15 @@ pub(super) fn within<T>(bounds: &Bounds, page_count: u32, work: impl FnOnce() ->
     (done, WATCHED.take().and_then(|watched| watched.out_of_bounds))
 }
 
-/// Puts the bounds on a connection that is set up.
+/// Applies the bounds to a new connection.
 pub(super) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    // No ATTACH, and no VACUUM, which attaches: through them a statement could write any file of whoever opens the backup.
+    // No ATTACH, and no VACUUM, which attaches: with them a statement could write to any file of the user who opens the backup.
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN_BYTES_MAX)?;
-    // Neither the schema nor pages are written to but through tables.
+    // Schema and pages are written only through tables.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    // SAFETY: the connection is open; neither function needs anything but what is in statics and in this thread.
+    // SAFETY: the connection is open; both functions use only statics and data of this thread.
     unsafe {
         ffi::sqlite3_progress_handler(
             connection.handle(),
@@ -250,7 +250,7 @@ pub(super) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 impl Watched {
-    /// Looks which bound was passed, if any.
+    /// The bound that was exceeded, if any.
     fn look(&mut self) -> Option<OutOfBounds> {
         let Bounds { memory_bytes, time, .. } = self.bounds;
         if self.steps > self.steps_max {
@@ -270,14 +270,14 @@ impl Watched {
     }
 }
 
-/// Bytes of memory that this process takes: SQLite is built to keep no count of its own.
+/// Memory of this process in bytes: SQLite is built without its own statistics.
 fn process_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB"));
     resident.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 
-/// SQLite asks whether to stop, while it executes and while it prepares. Does not panic.
+/// Progress handler, called while SQLite executes and prepares. Does not panic.
 unsafe extern "C" fn is_out_of_bounds(_: *mut c_void) -> c_int {
     let Some(mut watched) = WATCHED.get() else { return 0 };
     watched.steps = watched.steps.saturating_add(STEPS_BETWEEN_LOOKS.into());
@@ -286,7 +286,7 @@ unsafe extern "C" fn is_out_of_bounds(_: *mut c_void) -> c_int {
     watched.out_of_bounds.is_some().into()
 }
 
-/// SQLite asks what a statement that it prepares may use. Does not panic.
+/// Authorizer, called while SQLite prepares a statement. Does not panic.
 unsafe extern "C" fn authorize(
     _: *mut c_void,
     action: c_int,

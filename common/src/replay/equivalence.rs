@@ -1,4 +1,4 @@
-//! Generated statements, executed from templates on one database and as they are on another.
+//! Generated statements, executed from templates on one database and as text on another.
 
 use std::fmt::Debug;
 
@@ -10,7 +10,7 @@ use super::statement::{self, Executed};
 use crate::replay::sqlite_reason::whole_message;
 use format::sql::generated::{COLUMNS, statement as any_statement};
 
-/// After the largest possible rowid SQLite takes random ones: the CHECKs keep them away.
+/// The CHECKs exclude the largest rowid: behind it SQLite chooses random rowids.
 const SCHEMA: &str = "
     CREATE TABLE a (id INTEGER PRIMARY KEY CHECK (id < 9223372036854775807), t TEXT, i INTEGER, r REAL, n NUMERIC, b BLOB, x);
     CREATE INDEX a_i ON a (i); CREATE INDEX a_t ON a (t, i); CREATE INDEX a_x ON a (x); CREATE INDEX a_n ON a (n, r);
@@ -35,7 +35,7 @@ const SCHEMA: &str = "
         UPDATE a SET x = new.x WHERE id = new.id;
     END;";
 
-/// Statements that make sure that what follows meets rows.
+/// Statements that insert rows for the statements behind them.
 const FILLING: &str = "
     WITH RECURSIVE k(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM k WHERE k < 12)
     INSERT INTO a SELECT k, k % 4, k % 3, k / 2.0, k % 5, zeroblob(k % 3),
@@ -54,13 +54,13 @@ fn set_up(connection: Connection) -> Connection {
     connection
 }
 
-/// What a statement did, as far as it tells.
+/// The observable outcome of a statement.
 fn outcome<T: Debug>(connection: &Connection, result: rusqlite::Result<T>) -> (Option<String>, u64, i64, bool) {
     let error = result.err().map(|error| whole_message(&error));
     (error, connection.changes(), connection.last_insert_rowid(), connection.is_autocommit())
 }
 
-/// Every table, every value with its type.
+/// All values of all tables, with their types.
 fn contents(connection: &Connection) -> Vec<String> {
     let mut all = Vec::new();
     for (table, columns) in
@@ -87,14 +87,14 @@ proptest! {
         let paths = ["parameters", "text"].map(|name| directory.path().join(name));
         let [parameters, text] = [&paths[0], &paths[1]].map(|path| set_up(Connection::open(path).unwrap()));
         statement::set_up(&parameters).unwrap();
-        // Twice, so that templates come from the cache, with what else happened in between.
+        // Twice, so that templates come from the cache, with other statements in between.
         for sql in statements.iter().chain(&statements) {
             let fast = statement::execute(&parameters, sql);
             let slow = statement::execute_text(&text, sql);
             prop_assert_eq!(outcome(&parameters, fast), outcome(&text, slow), "{}", sql);
             prop_assert_eq!(contents(&parameters), contents(&text), "{}", sql);
         }
-        // Also in the order in which rows were written: the same plans, down to the bytes.
+        // Also equal in the order of written rows: the same plans, down to the bytes.
         drop((parameters, text));
         let [parameters, text] = paths.map(|path| std::fs::read(path).unwrap());
         prop_assert!(parameters == text, "other bytes");

@@ -1,4 +1,4 @@
-//! One change executed: its transaction, its clock, the check of its bump.
+//! Execution of one change: its transaction, its clock, the check of its bump.
 
 use rusqlite::{CachedStatement, Connection};
 
@@ -6,13 +6,13 @@ use super::bounds::{self, OutOfBounds};
 use super::statement::Executed;
 use super::{ForeignKeys, Replay, ReplayError, VirtualTable, reason};
 use crate::pages::with_replay_clock;
-use format::record::RunStart;
+use format::change_flags::RunStart;
 use format::sql::lexed::LexedStatement;
 use format::statements::StoredStatement;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::{BUMP, is_bump_of};
 
-/// What is known of a change beside its statements.
+/// A change without its statements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChangeAbout {
     pub(crate) data_version: DataVersion,
@@ -21,7 +21,7 @@ pub(crate) struct ChangeAbout {
     pub(crate) run_start: RunStart,
 }
 
-/// The statements around others.
+/// The BEGIN and COMMIT statements of a connection.
 pub(super) struct Control<'c> {
     connection: &'c Connection,
     begin: Option<CachedStatement<'c>>,
@@ -50,20 +50,20 @@ impl<'c> Control<'c> {
     }
 }
 
-/// A statement before it is executed.
+/// A statement in one of its forms.
 pub(super) trait Executable: Copy {
-    /// A rider is executed outside of any transaction: inside, `PRAGMA foreign_keys` would do nothing (SQLite,
-    /// "PRAGMA").
+    /// Whether the statement is a PRAGMA. Riders are executed outside of any transaction: inside, `PRAGMA foreign_keys` would do
+    /// nothing (SQLite, "PRAGMA").
     fn is_pragma(self) -> bool;
 
-    /// Whether it is the bump that leads to a version.
+    /// Whether the statement is the bump to a version.
     fn is_bump_of(self, data_version: DataVersion) -> bool;
 
-    /// About how many bytes its text has, never more.
+    /// A lower bound of the length of its text.
     fn len_min(self) -> usize;
 }
 
-/// Whether a statement is a PRAGMA: of such a change consists that is executed outside of any transaction.
+/// Whether a statement is a PRAGMA: changes that consist of PRAGMAs are executed outside of any transaction.
 pub(crate) fn is_pragma(statement: &str) -> bool {
     statement.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"))
 }
@@ -149,7 +149,7 @@ pub(super) fn execute<T: Executable>(
     let (executed, stopped) = bounds::within(&bounds, replay.page_count(), timed);
     executed.map_err(|error| {
         replay.is_clean.set(false);
-        // SQLite says only that a read failed, or to stop; the overlay knows of which page and why.
+        // SQLite reports only a read error or an interrupt; the overlay has the page and the reason.
         if let Some(problem) = replay.mounted.take_problem() {
             return ReplayError::Pages(problem);
         }

@@ -1,13 +1,12 @@
-//! What SQLite says of an error, without what it quotes of a statement.
+//! SQLite's error messages without quotations of statements.
 //!
-//! SQLite's messages quote: `near "…"`, `no such column: …`, the text of a CHECK, whatever a trigger raises. What
-//! `lightningd` writes holds secrets, and a message goes to logs and to `backup-status`. So of a message only words are
-//! passed on that are known beforehand, and the names of a schema's tables and columns where the code of the error says that
-//! nothing else can follow.
+//! SQLite's messages quote: `near "…"`, `no such column: …`, the text of a CHECK, the message of a trigger. `lightningd` writes
+//! secrets, and messages go to logs and to `backup-status`. So only known words of a message are passed on, and names of tables
+//! and columns of the schema where the error code excludes anything else.
 
 use rusqlite::{Error, ffi};
 
-/// How messages begin that are passed on up to there: what follows quotes.
+/// Known beginnings of messages: what follows is a quotation and left out.
 const BEGINNINGS: &[&str] = &[
     "FOREIGN KEY constraint failed",
     "CHECK constraint failed",
@@ -48,7 +47,7 @@ const BEGINNINGS: &[&str] = &[
     "wrong number of arguments to function",
 ];
 
-/// What some messages say between quotes, and what is passed on instead.
+/// Known parts of messages behind a quotation, with their replacements.
 const INSIDE: &[(&str, &str)] = &[
     (": syntax error", "syntax error"),
     (" has no column named ", "a table has no such column"),
@@ -58,7 +57,7 @@ const INSIDE: &[(&str, &str)] = &[
     (" may not be dropped", "a table that may not be dropped"),
 ];
 
-/// Errors of which the whole message is passed on when it begins so: SQLite makes it of names in the schema.
+/// Errors whose whole message is passed on if it begins like this: SQLite composes it of names in the schema.
 const OF_THE_SCHEMA: &[(i32, &str)] = &[
     (ffi::SQLITE_CONSTRAINT_UNIQUE, "UNIQUE constraint failed: "),
     (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "UNIQUE constraint failed: "),
@@ -67,7 +66,7 @@ const OF_THE_SCHEMA: &[(i32, &str)] = &[
     (ffi::SQLITE_CONSTRAINT_DATATYPE, "cannot store "),
 ];
 
-/// What SQLite says, without any piece of a statement and without any value.
+/// SQLite's message without parts of a statement and without values.
 pub fn reason(error: &Error) -> String {
     match error {
         Error::SqliteFailure(code, message) => of_message(code, message.as_deref().unwrap_or_default()),
@@ -98,7 +97,7 @@ fn of_message(code: &ffi::Error, message: &str) -> String {
     }
 }
 
-/// All that SQLite says, pieces of the statement included: only for statements that the operator has written, on a terminal.
+/// SQLite's whole message, with parts of the statement: only for statements of the operator, on a terminal.
 pub(crate) fn whole_message(error: &Error) -> String {
     match error {
         Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -116,7 +115,7 @@ mod tests {
 
     const SECRET: &str = "c0ffee5ec2e7";
 
-    /// Tables that refuse in every way, and what is in them is a secret.
+    /// Tables that cause every kind of error, with a secret in them.
     fn database() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
         for dqs in [DbConfig::SQLITE_DBCONFIG_DQS_DML, DbConfig::SQLITE_DBCONFIG_DQS_DDL] {
@@ -140,7 +139,7 @@ mod tests {
         connection
     }
 
-    /// What failed: the statement, and what is to be told of it.
+    /// Failing statements, each with the expected message.
     fn failing() -> Vec<(String, &'static str)> {
         let of = |sql: &str, told| (sql.replace("SECRET", SECRET), told);
         vec![

@@ -1,6 +1,6 @@
-//! One recorded statement executed on a connection: from a prepared template with its literals bound, or as it is.
+//! Execution of one recorded statement: from a prepared template with its literals bound, or as text.
 //!
-//! Both ways do the same to the database; the tests compare them on every recorded trace, which is why this is public.
+//! Both ways have the same effect; the tests compare them on every recorded trace, so this module is public.
 
 use std::cell::Cell;
 use std::iter;
@@ -15,37 +15,36 @@ use format::sql::parameters;
 use format::sql::parameters::Value;
 use format::statements::{StoredStatement, Templates};
 
-/// A busy node executes about a hundred kinds of statements.
+/// Size of the statement cache; a busy node executes about a hundred kinds of statements.
 const CACHED_STATEMENTS_MAX: usize = 256;
 
 /// How a statement was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executed {
-    /// From a template that stays prepared, with its literals bound.
+    /// From a prepared template, with its literals bound.
     Parameterised,
-    /// As it is.
+    /// As text.
     AsText,
 }
 
-/// Makes a connection ready for [`execute`].
+/// Prepares a connection for [`execute`].
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS_MAX);
-    // Or SQLite would look at what is bound, and prepare anew whenever another value might make another plan.
+    // Otherwise SQLite would prepare a statement again when another bound value might lead to another plan.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 
-/// Executes the first statement of a text and drops the rows it may return, in the fastest way that is sure to do what
-/// [`execute_text`] does.
+/// Executes the first statement of a text and drops returned rows, in the fastest way with the same effect as [`execute_text`].
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<Executed> {
     if let Some(split) = parameters::split(sql) {
-        // A template that cannot be prepared has done nothing yet: let the text itself say what is wrong with it.
+        // A template that cannot be prepared has had no effect yet: executing the text gives the error message.
         if let Ok(mut statement) = connection.prepare_cached(&split.template) {
             bind(&mut statement, split.literals.iter().map(|literal| literal.meaning.value()))?;
             step_to_end(&mut statement)?;
@@ -56,7 +55,7 @@ pub fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<Executed>
     Ok(Executed::AsText)
 }
 
-/// Does what [`execute`] does with the text of the statement.
+/// Like [`execute`], for a statement whose literals were already extracted.
 pub(super) fn execute_lexed(connection: &Connection, statement: &LexedStatement<'_>) -> rusqlite::Result<Executed> {
     if let Some(shape) = statement.shape
         && let Ok(mut prepared) = connection.prepare_cached(&shape.template)
@@ -69,10 +68,10 @@ pub(super) fn execute_lexed(connection: &Connection, statement: &LexedStatement<
     Ok(Executed::AsText)
 }
 
-/// Executes the first statement of a text, as `lightningd` does, and drops the rows it may return.
+/// Executes the first statement of a text, as `lightningd` does, and drops returned rows.
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub fn execute_text(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     match Batch::new(connection, sql).next()? {
         Some(mut statement) => step_to_end(&mut statement),
@@ -80,7 +79,7 @@ pub fn execute_text(connection: &Connection, sql: &str) -> rusqlite::Result<()> 
     }
 }
 
-/// The templates of a table, prepared on a connection when they are first needed.
+/// The templates of a table, prepared on a connection on first use.
 pub struct PreparedTemplates<'c> {
     connection: &'c Connection,
     slots: Vec<Slot<'c>>,
@@ -88,22 +87,22 @@ pub struct PreparedTemplates<'c> {
 
 enum Slot<'c> {
     NotYet,
-    /// Goes back to the connection's cache in the end, for the next table with this template.
+    /// Returns to the connection's cache in the end, for the next table with this template.
     Prepared(CachedStatement<'c>),
-    /// It cannot be prepared, or not with as many parameters as it has literals: the texts say what is wrong with it.
+    /// It cannot be prepared, or has another number of parameters than literals: executing the text gives the error message.
     AsText,
 }
 
 impl<'c> PreparedTemplates<'c> {
-    /// For statements of blocks with this table; of no other.
+    /// For statements of blocks with this table only.
     pub fn new(connection: &'c Connection, templates: &Templates) -> Self {
         Self { connection, slots: iter::repeat_with(|| Slot::NotYet).take(templates.len()).collect() }
     }
 
-    /// Does what [`execute`] does with the text of the statement.
+    /// Like [`execute`], for a stored statement.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// Errors of SQLite.
     pub fn execute(&mut self, statement: &StoredStatement<'_>) -> rusqlite::Result<Executed> {
         let templated = match statement {
             StoredStatement::Templated(templated) => templated,
@@ -126,7 +125,7 @@ impl<'c> PreparedTemplates<'c> {
             step_to_end(prepared)?;
             return Ok(Executed::Parameterised);
         }
-        // The schema may change: next time it may be well.
+        // The schema may change, so the next attempt may succeed.
         *slot = Slot::NotYet;
         execute_text(self.connection, &templated.text()).map(|()| Executed::AsText)
     }
@@ -137,12 +136,11 @@ fn bind<'v>(statement: &mut Statement<'_>, values: impl Iterator<Item = Value<'v
 }
 
 thread_local! {
-    /// Steps of SQLite's virtual machine that statements have taken on this thread.
+    /// Steps of SQLite's virtual machine that statements have taken in this thread.
     static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Steps of SQLite's virtual machine that statements have taken on this thread since it was asked last: what replaying
-/// them costs, the same on every machine.
+/// Steps of SQLite's virtual machine in this thread since the last call: a cost of replay that is the same on every machine.
 pub(crate) fn take_steps() -> u64 {
     STEPS.take()
 }
@@ -156,7 +154,7 @@ fn step_to_end(statement: &mut Statement<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A literal as SQLite takes it.
+/// A literal as a parameter for SQLite.
 struct Bound<'v>(Value<'v>);
 
 impl ToSql for Bound<'_> {

@@ -1,7 +1,7 @@
-//! Virtual tables, which replay does not support: the module behind one does what it likes, with statements of its own.
+//! Virtual tables, which replay does not support: their modules execute statements of their own.
 //!
-//! Somebody has made one in the node's database, with triggers that keep it up to date: then it is the statements of
-//! `lightningd` that fail, and nobody has written to the backup.
+//! If the node's database has a virtual table that triggers update, statements of `lightningd` fail in replay, although the
+//! backup is unchanged.
 
 use std::fmt;
 
@@ -10,16 +10,16 @@ use rusqlite::Connection;
 use super::bounds::{self, Forbidden, OutOfBounds};
 use super::{Bounds, Replay};
 
-/// What a statement that cannot be replayed has to do with a virtual table.
+/// How a statement that cannot be replayed involves a virtual table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VirtualTable {
-    /// It makes one.
+    /// It creates one.
     Made,
     /// It fails in a database that has one.
     Present {
-        /// The first of them.
+        /// Name of the first virtual table.
         table: String,
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
 }
@@ -36,14 +36,14 @@ impl fmt::Display for VirtualTable {
 }
 
 impl VirtualTable {
-    /// Whether a statement that failed, or was stopped, did so for a virtual table.
+    /// Whether a statement failed, or was stopped, because of a virtual table.
     pub(super) fn of(replay: &Replay, stopped: Option<OutOfBounds>, reason: &str) -> Option<Self> {
         match stopped {
             Some(OutOfBounds::Forbidden(Forbidden::VirtualTable)) => return Some(Self::Made),
-            // A module asks for what no statement of `lightningd` asks for.
+            // A module uses what no statement of `lightningd` uses.
             Some(OutOfBounds::Forbidden(Forbidden::Pragma | Forbidden::Function)) => {}
             Some(OutOfBounds::Steps(_) | OutOfBounds::Memory(_) | OutOfBounds::Time(_)) => return None,
-            // That of a table of `lightningd`.
+            // A constraint of a table of `lightningd`.
             None if reason.contains("constraint failed") => return None,
             None => {}
         }
@@ -57,9 +57,9 @@ impl VirtualTable {
 /// Names of the virtual tables of a database, in order.
 ///
 /// # Errors
-/// What SQLite says.
+/// Errors of SQLite.
 pub(crate) fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    // As SQLite does it (file format, "Representation Of SQL Tables"): the root page of a virtual table is 0 or NULL.
+    // By SQLite's file format ("Representation Of SQL Tables"): the root page of a virtual table is 0 or NULL.
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) = 0 ORDER BY name";
     connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
@@ -72,7 +72,7 @@ mod tests {
     use crate::seal::{SealError, Sealer};
     use crate::testing::Node;
 
-    /// A node in whose database somebody has made a virtual table that a trigger writes to; what the sealer says.
+    /// The sealer's message for a node whose database has a virtual table that a trigger writes to.
     fn sealed_with(schema: &str) -> String {
         let mut node = Node::new(schema);
         let mut recording = node.record();

@@ -1,4 +1,4 @@
-//! What comes behind a log, as far as it decides what becomes of that log.
+//! The records behind a log, as far as they determine its sealing.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,33 +7,34 @@ use super::{LogReplay, SealError, Sealer};
 use crate::backup::Backup;
 use crate::log::LogCursor;
 use crate::replay::ReplayError;
+use format::change_flags::Predecessor;
 use format::names;
-use format::record::{Body, Predecessor};
+use format::record::Body;
 use format::segment::FollowedBy;
 use format::units::Seq;
 
-/// What is known of the records behind a log.
+/// What the records behind a log show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Successor {
-    /// Nothing is there yet.
+    /// There is no record yet.
     Nothing,
-    /// A change with this seq, and nothing behind it yet. It may still be rewound, and a snapshot of the version before it may
-    /// follow then.
+    /// A change with this seq, and nothing behind it. It may still be rewound, and then a snapshot of the previous version may
+    /// follow.
     Undecided(Seq),
-    /// It is not known yet whether the newest versions of the log were those of the node's database.
+    /// Whether the newest versions of the log were those of the node's database is not known yet.
     Unverified,
-    /// From this record of the log on, or from before the log, versions were not those of the node's database.
+    /// From this record on, which may be before the log, the versions were not those of the node's database.
     Condemned(Seq),
-    /// What they say of the newest version of the log is final.
+    /// The kind of successor is final.
     Decided(FollowedBy),
 }
 
-/// Logs behind one that ends unverified, after which it is sealed all the same. Each open of a version behind it replays all of
-/// them.
+/// Maximum number of logs behind one that ends unverified before it is sealed all the same. Opening a version behind it replays
+/// all of them.
 const LOGS_BEHIND_UNVERIFIED_MAX: usize = 16;
 
 impl Sealer {
-    /// Looks at the records behind the log that was read to its end, up to the newest that is durable.
+    /// Examines the durable records behind the log that was read to its end.
     pub(super) fn look_behind(&mut self, durable: Seq) -> Result<Successor, SealError> {
         let behind = self.look_what_follows(durable)?;
         if !matches!(behind, Successor::Decided(_)) {
@@ -47,8 +48,8 @@ impl Sealer {
         }
     }
 
-    /// Looks behind a log that ends unverified for a verified change, which makes all before it good, or a snapshot, which says
-    /// from where on it is not; `None` when the log is good. A verdict that does not come is not waited for without end.
+    /// Searches behind a log that ends unverified for a verified change, which verifies everything before it, or a snapshot,
+    /// which names the first unreadable record; `None` when the log is verified. The wait for such a record is bounded.
     fn look_for_verdict(&mut self, log: Seq, durable: Seq) -> Result<Option<Successor>, SealError> {
         let end = self.cursor.next_seq();
         let cursor = self.ahead.get_or_insert_with(|| self.cursor.behind());
@@ -95,9 +96,9 @@ impl Sealer {
                 }
                 (Body::Snapshot(_) | Body::Gap, Successor::Nothing) => Successor::Decided(FollowedBy::Snapshot),
                 (Body::Rewind { rewound }, Successor::Undecided(change)) if *rewound == change => Successor::Nothing,
-                // It may stand between a change and its rewind.
+                // It may be between a change and its rewind.
                 (Body::Commit(_), behind) => behind,
-                // A rider belongs to the version of this log: all changes of the next one before it are void.
+                // A rider belongs to the version of this log: all changes of the next log before it are void.
                 (Body::Change { .. }, Successor::Nothing) if newest == Some(record.header.data_version) => {
                     Successor::Nothing
                 }
@@ -109,7 +110,7 @@ impl Sealer {
         Ok(behind)
     }
 
-    /// Replays the change behind the log on a copy, to see whether it can be.
+    /// Replays the change behind the log on a copy, as a check.
     pub(super) fn check_behind(&mut self, seq: Seq) -> Result<(), SealError> {
         let Some(current) = self.current.as_ref().filter(|_| self.checked_behind != Some(seq)) else { return Ok(()) };
         let mut checked = Ok(None);
@@ -136,8 +137,8 @@ impl Sealer {
     }
 }
 
-/// Replays a change. If that fails and a snapshot is behind it, the change and all records behind it are only kept: versions up
-/// to the snapshot cannot be opened, and those from there on can.
+/// Replays a change. If that fails and a snapshot follows, the change and all records behind it are only kept: versions up to the
+/// snapshot cannot be opened, later ones can.
 pub(super) fn or_keep(
     replay: &mut LogReplay,
     backup: &Backup,
@@ -153,7 +154,7 @@ pub(super) fn or_keep(
     }
 }
 
-/// Whether a snapshot is behind the newest change that was added. What cannot be read says nothing; it is told elsewhere.
+/// Whether a snapshot follows the newest change. Read errors are ignored here and reported elsewhere.
 fn is_snapshot_behind(backup: &Backup, replay: &LogReplay) -> bool {
     let (directory, uuid) = (Arc::clone(backup.directory()), backup.manifest().uuid);
     let (mut is_behind, change) = (false, replay.newest_change());

@@ -1,7 +1,7 @@
-//! Sealing: a finished log is replayed and becomes a segment, from which every version opens at once.
+//! Sealing: a finished log is replayed and becomes a segment, from which every version opens quickly.
 //!
-//! [`Sealer`] follows the logs as they are written and replays every change soon after, which proves that what is
-//! recorded can be restored. When a log is finished, what replay yielded goes into the segment.
+//! [`Sealer`] follows the logs as they are written and replays every change soon after, which proves that it can be restored.
+//! When a log is finished, the result of the replay is written to the segment.
 
 #[cfg(test)]
 mod corner_tests;
@@ -36,59 +36,60 @@ use format::checked::CheckedSnapshots;
 use format::names;
 use format::record::{Body, SnapshotRef};
 use format::segment::FollowedBy;
+use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
 pub(crate) use write::write_segment;
 
-/// Why logs are not sealed. They are kept, and so is everything in them.
+/// Why logs are not sealed. All logs are kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// What is recorded cannot be read back.
+    /// Recorded data cannot be read back.
     #[error("what is recorded cannot be read back; check the disk, and keep a copy of the backup")]
     Read(#[source] ReadError),
-    /// It cannot be read now: it is not damaged.
+    /// The backup cannot be read at the moment; it is not damaged.
     #[error("finished logs are not sealed while the backup cannot be read; nothing is lost by that")]
     OutOfReach(#[source] StorageError),
-    /// A change does not replay. Every later one depends on it, up to the next snapshot.
+    /// A change does not replay. All later changes up to the next snapshot depend on it.
     #[error(
         "a change in {path} does not replay, so the versions from there on cannot be restored. The recorder takes a snapshot of \
          the node's database with the next write; from then on the newest version can be restored again. If that does not \
          happen, begin a new backup with `backupfs init --replace`. Please report this", path = .path.display()
     )]
     Replay {
-        /// The log.
+        /// Path of the log.
         path: PathBuf,
         /// Seq of the change.
         change: Seq,
-        /// Why.
+        /// The reason.
         source: ReplayError,
     },
     /// The segment cannot be written.
     #[error("finished logs are not sealed; nothing is lost by that: they are kept, and recording goes on")]
     Write(#[source] StorageError),
-    /// zstd gets no memory.
+    /// zstd cannot allocate memory.
     #[error("finished logs cannot be compressed; nothing is lost by that: they are kept, and recording goes on")]
     Compress(#[source] io::Error),
-    /// What was written does not read back as what was replayed.
+    /// The written segment does not equal the replay.
     #[error("the segment made of {path} does not read back as it should ({what}). The log is kept, so nothing is lost. Check the disk and \
          the memory of this machine; if they are sound, report this", path = .path.display())]
     Differs {
-        /// The log.
+        /// Path of the log.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the difference.
         what: String,
     },
 }
 
 impl From<StorageError> for SealError {
-    /// The call tells which of them it is: whoever writes a segment also reads, the other way round, too.
+    /// The failed call decides: writing a segment includes reads, and reading includes writes.
     fn from(error: StorageError) -> Self {
         match error.trouble() {
             _ if error.is_of_a_change() => Self::Write(error),
-            // A file that is not there is missing from a backup that is.
+            // The backup is reachable, but a file of it is missing.
             _ if error.is_not_found() => Self::Read(error.into()),
             Trouble::OutOfReach | Trouble::NoPermission | Trouble::TooManyFiles => Self::OutOfReach(error),
             _ => Self::Read(error.into()),
@@ -115,8 +116,8 @@ impl From<MapError> for SealError {
 }
 
 impl SealError {
-    /// Whether it is the backup that is at fault: something in it is damaged, missing, or does not replay, and cannot be
-    /// restored. Everything else only keeps logs from being sealed, for as long as it lasts.
+    /// Whether the backup itself has a fault: something in it is damaged, missing, or does not replay, and cannot be restored.
+    /// Other errors only delay sealing.
     pub fn is_of_the_backup(&self) -> bool {
         match self {
             Self::Read(_) | Self::Replay { .. } | Self::Differs { .. } => true,
@@ -125,18 +126,18 @@ impl SealError {
     }
 }
 
-/// How far a sealer has come.
+/// Progress of a sealer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Every change up to this version has been replayed.
+    /// Every change up to this version was replayed.
     pub replayed_through: Option<DataVersion>,
     /// Every record up to here is in a segment.
     pub sealed_through: Option<SealedThrough>,
-    /// Logs sealed by this sealer.
+    /// Number of logs sealed by this sealer.
     pub logs_sealed: u64,
 }
 
-/// Seals the logs of a backup. One at a time: whoever has one holds the lock of the backup, as a recorder does.
+/// Seals the logs of a backup. There must be only one: its user has the lock of the backup, as a recorder does.
 #[derive(Debug)]
 pub struct Sealer {
     backup: Arc<Backup>,
@@ -147,15 +148,15 @@ pub struct Sealer {
     progress: Progress,
     snapshots: SnapshotChecks,
     health: Health,
-    /// The change behind the log, not followed by anything yet, that was replayed on a copy.
+    /// The change behind the log, without a successor yet, that was replayed on a copy.
     checked_behind: Option<Seq>,
-    /// Where it is looked next, behind a log that ends unverified, for what verifies or condemns it.
+    /// The position of the search, behind a log that ends unverified, for a record that verifies or condemns it.
     ahead: Option<LogCursor>,
-    /// The first record of the unsealed logs that a snapshot behind them says is unreadable, though it replays.
+    /// The first record of the unsealed logs that a later snapshot marks as unreadable, though it replays.
     condemned: Option<Seq>,
 }
 
-/// Whether what a sealer has in memory goes with where its cursor is.
+/// Whether the replayed state matches the cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
     Sound,
@@ -163,8 +164,8 @@ enum Health {
 }
 
 impl Sealer {
-    /// A sealer that begins behind what is sealed, and removes what a sealing that was cut short has left. `limits` are those
-    /// of the logs; keyframes are taken by them.
+    /// A sealer that begins behind the sealed part, and removes files of an interrupted sealing. `limits` are those of the logs;
+    /// they also determine the keyframes.
     ///
     /// # Errors
     /// When the directory or the newest segment cannot be read.
@@ -175,7 +176,7 @@ impl Sealer {
             Progress { replayed_through: history.newest().map(|newest| newest.data_version), ..Progress::default() };
         if let Some(newest) = newest_segment {
             progress.sealed_through = history.sealed_through()?;
-            // Whoever sealed it may not have come to make its name durable.
+            // The rename of the segment may not be durable yet.
             if backup.directory().list()?.contains(&names::log(newest)) {
                 backup.directory().sync()?;
             }
@@ -198,17 +199,16 @@ impl Sealer {
         })
     }
 
-    /// How far it has come.
+    /// Current progress.
     pub fn progress(&self) -> Progress {
         self.progress
     }
 
-    /// Replays what has been recorded since the last call, and seals the logs that are finished, until `watch`, which is
-    /// asked before every record, breaks. A log counts as finished when the record behind it, and so all of the log, is
-    /// durable: `durable` is the newest that is.
+    /// Replays the records since the last call, and seals finished logs, until `watch`, which is called before every record,
+    /// breaks. A log is finished when a later record is durable, and with it the whole log: `durable` is the newest such record.
     ///
     /// # Errors
-    /// When a log cannot be read, replayed or sealed. It is kept; the next call begins anew with it.
+    /// When a log cannot be read, replayed or sealed. It is kept; the next call begins it again.
     pub fn advance(
         &mut self,
         durable: Seq,
@@ -225,21 +225,21 @@ impl Sealer {
         result
     }
 
-    /// Checks that snapshots are sound databases: those it has come across and that nobody has checked, each once. It takes
-    /// seconds where the database is large, and ends at once when `stop` says so.
+    /// Checks that snapshots are sound databases: each one that the sealer has read and that was not checked before. For a large
+    /// database this takes seconds; it stops at once when `stop` is set.
     ///
     /// # Errors
-    /// When one is not; the next call goes on with the next.
+    /// When a snapshot is not sound; the next call continues with the next.
     pub fn check_snapshots(&mut self, stop: &Arc<AtomicBool>) -> Result<(), SnapshotCheckError> {
         self.snapshots.check(&self.backup, stop)
     }
 
-    /// What is known of the snapshots by now.
+    /// Results of the snapshot checks.
     pub fn checked_snapshots(&self) -> Option<&CheckedSnapshots> {
         self.snapshots.known()
     }
 
-    /// The log that something went wrong with is read again from its beginning.
+    /// Starts again at the beginning of the current log, after an error.
     fn begin_anew(&mut self) -> Result<(), SealError> {
         let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
         let sealed_through = begun.progress.sealed_through;
@@ -278,7 +278,7 @@ impl Sealer {
         }
     }
 
-    /// Replays the newest change of the log on a copy, to see whether it can be.
+    /// Replays the newest change of the log on a copy, as a check.
     fn check_newest(&mut self) -> Result<(), SealError> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let checked = current.check_newest();
@@ -286,8 +286,8 @@ impl Sealer {
         checked.map_err(|source| self.backup.does_not_replay(current.first_seq(), current.newest_change(), source))
     }
 
-    /// Replays the records of one log that are there by now. Damage is looked at again before it is believed: somebody may
-    /// be writing.
+    /// Replays the records of one log that are written so far. Damage is read again before it is reported: the log may be written
+    /// at the moment.
     fn read_log(&mut self, watch: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Reached, SealError> {
         let mut looks = 0;
         loop {
@@ -302,7 +302,7 @@ impl Sealer {
         }
     }
 
-    /// As [`read_log`](Self::read_log), with one look; what fails beside the reading is the outer error.
+    /// Like [`read_log`](Self::read_log), with one attempt; the outer error is for failures besides reading.
     fn read_log_once(
         &mut self,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -370,7 +370,7 @@ enum Reached {
     Break,
 }
 
-/// Begins to replay the log that begins with a record that says this.
+/// Begins to replay the log with this first record.
 pub(crate) fn begin(
     backup: &Arc<Backup>,
     limits: LogLimits,
@@ -409,8 +409,8 @@ impl Backup {
     }
 }
 
-/// Removes the logs that are segments now, the newest being this one, and the delta snapshots that are part of them. A
-/// crash in between leaves files that nobody reads and the next sealer removes.
+/// Removes the logs up to this segment, the newest, and the delta snapshots that are part of segments. A crash in between leaves
+/// files that no reader uses and the next sealer removes.
 fn remove_sealed_logs(backup: &Backup, newest_segment: Seq) -> Result<(), SealError> {
     let directory = &**backup.directory();
     for name in directory.list()? {

@@ -1,4 +1,4 @@
-//! Sealing a backup that nobody is recording to.
+//! Sealing a backup without a recorder.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -15,22 +15,22 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::units::Seq;
 
-/// Why a backup is not sealed. What is recorded in it is kept.
+/// Why a backup is not sealed. All records are kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealBackupError {
-    /// It cannot be opened.
+    /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Somebody records to it, or seals it.
+    /// A recorder or another sealer has the lock.
     #[error(
         "{url} is locked: a recorder is writing to it, which seals it as it goes, or another `backupfs seal` is at it"
     )]
     Locked {
-        /// Where it is.
+        /// The URL of the backup.
         url: BackupUrl,
     },
-    /// Its logs cannot be put right.
+    /// The logs cannot be recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
     /// A log cannot be sealed.
@@ -42,7 +42,7 @@ pub enum SealBackupError {
 }
 
 impl SealBackupError {
-    /// Whether the backup is at fault, and not this moment.
+    /// Whether the backup is damaged, rather than temporarily unavailable.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Recover(RecoverError::Read(error)) | Self::Seal(SealError::Read(error)) => {
@@ -60,11 +60,11 @@ impl From<ReadError> for SealBackupError {
     }
 }
 
-/// Seals all finished logs of the backup at `url`; the newest log, which the next recorder goes on in, stays. `watch` is
-/// asked before every record, and can break.
+/// Seals all finished logs of the backup at `url`; the newest log, which the next recorder continues, stays. `watch` is called
+/// before every record, and can break.
 ///
 /// # Errors
-/// When somebody else has the backup, or a log cannot be read, replayed or sealed.
+/// When another process has the lock, or a log cannot be read, replayed or sealed.
 pub fn seal_backup(
     url: &BackupUrl,
     watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -74,7 +74,7 @@ pub fn seal_backup(
         io::ErrorKind::WouldBlock => SealBackupError::Locked { url: url.clone() },
         _ => error.into(),
     })?;
-    // As a recorder does at its start: from here on everything that is read is durable.
+    // As at the start of a recorder: from here on everything that is read is durable.
     let (_, cursor) = backup.sealed_history()?;
     let next_seq = recover(cursor, &mut |_, _| Ok(()))?.next_seq();
     let mut sealer = Sealer::new(backup, LogLimits::from_env())?;

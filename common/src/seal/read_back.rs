@@ -1,5 +1,5 @@
-//! A segment that was just written, before it has its name: all of it is read back, as `verify` reads it, and compared with
-//! what replay has yielded. Only then the log may go.
+//! The check of a new segment before it is renamed: the whole file is read back, as `verify` reads it, and compared with the
+//! replay. Only then is the log removed.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,11 @@ use crate::segment::SegmentFile;
 use crate::storage::read_error::ReadError;
 use format::units::Keyframe;
 
-/// Reads the file back: every checksum, the chain over all records, the page map beside that of the segment before, every
-/// image of every page beside the replayed one.
+/// Reads the file back: every checksum, the chain over all records, the page map against that of the previous segment, and every
+/// image of every page against the replay.
 ///
 /// # Errors
-/// The first thing that is not as it should be.
+/// The first difference.
 pub(super) fn expect_whole(
     backup: &Backup,
     file: &SegmentFile,
@@ -36,7 +36,7 @@ pub(super) fn expect_whole(
     let compared = compare_with_replay(backup, file, &body, log, Keyframe(0)..Keyframe(keyframes))?;
     match compared.differences.into_iter().next() {
         Some(difference) => differs(difference.what),
-        // The pages were taken from this very replay.
+        // The pages come from this very replay, so their layout must be equal.
         None if compared.other_layout > 0 => differs("pages of a keyframe".to_owned()),
         None => Ok(()),
     }

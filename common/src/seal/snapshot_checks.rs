@@ -1,8 +1,8 @@
-//! The snapshots that the sealer comes across, checked as they were stored.
+//! Checks of the snapshots that the sealer reads, as they are stored.
 //!
-//! The recorder took them while `lightningd` waited, so it only compared and copied pages then. Everything that follows
-//! stands on them: they are looked at as a whole soon after, in the background. What came of it is noted in the backup, and
-//! what is not noted is looked at by the next run, whether it has been sealed meanwhile or not.
+//! The recorder took them while `lightningd` waited, so it only compared and copied pages. All later versions build on them: they
+//! are checked as a whole soon after, in the background. The result is stored in the backup, and a snapshot without a result is
+//! checked by the next run, whether it has been sealed meanwhile or not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,48 +15,48 @@ use format::checked::CheckedSnapshots;
 use format::record::{Body, Record};
 use format::units::{DataVersion, Seq};
 
-/// A snapshot is not what it should be.
+/// Why a snapshot is not good.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotCheckError {
-    /// It cannot be read back.
+    /// The snapshot cannot be read back.
     #[error(
         "the snapshot of version {data_version} cannot be read back, so that version and those after it cannot be restored; \
          check the disk, and make a new backup: stop the node, and run `backupfs init --replace`"
     )]
     Read {
-        /// Its version.
+        /// Version of the snapshot.
         data_version: DataVersion,
-        /// Why.
+        /// The reason.
         source: ReadError,
     },
-    /// It is no sound database of that version.
+    /// The snapshot is not a sound database of its version.
     #[error(
         "the snapshot of version {data_version} is not sound ({found}): the node's own database is damaged. Check that with \
          `sqlite3 lightningd.sqlite3 'pragma integrity_check'` while lightningd is stopped. `backupfs restore` needs \
          --accept-damaged for that version and those after it"
     )]
     Unsound {
-        /// Its version.
+        /// Version of the snapshot.
         data_version: DataVersion,
-        /// What is wrong.
+        /// Description of the damage.
         found: String,
     },
 }
 
-/// The snapshots that a sealer has come across.
+/// The snapshots that a sealer has read, with their check results.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SnapshotChecks {
     unchecked: Vec<StoredSnapshot>,
-    /// The newest that was ever come across: one that is read again need not be looked at again.
+    /// The newest snapshot seen: one that is read again is not checked again.
     newest: Option<Seq>,
-    /// What is noted in the backup.
+    /// The results stored in the backup.
     noted: Option<CheckedSnapshots>,
 }
 
 impl SnapshotChecks {
-    /// Goes on from what is noted in the backup, with the snapshot that the newest version of `sealed` stands on when that
-    /// was not checked: a log may have been sealed before somebody came to it.
+    /// Continues from the results stored in the backup; includes the snapshot below the newest version of `sealed` if it was not
+    /// checked: its log may have been sealed before the check.
     pub(super) fn of(backup: &Backup, sealed: &History) -> Self {
         let noted = backup.read_checked().unwrap_or_else(|error| {
             log::warn!("{error}; the snapshots are checked again");
@@ -65,13 +65,13 @@ impl SnapshotChecks {
         let mut checks = Self { unchecked: Vec::new(), newest: noted.as_ref().map(|noted| noted.newest), noted };
         match StoredSnapshot::newest(backup, sealed) {
             Ok(newest) => newest.into_iter().for_each(|snapshot| checks.add(snapshot)),
-            // An old segment is in nobody's way: what comes is sealed all the same.
+            // An old segment does not matter: later logs are sealed all the same.
             Err(error) => log::error!("whether the newest snapshot is sound is not known: {error}"),
         }
         checks
     }
 
-    /// Notes the record if it is of a snapshot.
+    /// Adds the record if it is a snapshot.
     pub(super) fn note(&mut self, record: &Record<'_>) {
         let (seq, data_version) = (record.header.seq, record.header.data_version);
         if let Body::Snapshot(snapshot) = record.body {
@@ -86,16 +86,16 @@ impl SnapshotChecks {
         }
     }
 
-    /// What is known by now.
+    /// The current results.
     pub(super) fn known(&self) -> Option<&CheckedSnapshots> {
         self.noted.as_ref()
     }
 
-    /// Checks what was not checked yet, until `stop` says so: then the rest stays unchecked.
+    /// Checks the unchecked snapshots until `stop` is set: then the rest stays unchecked.
     ///
     /// # Errors
-    /// When one is not as it should be. It counts as checked; one that cannot be read is not noted, so that the next run
-    /// looks again.
+    /// When a snapshot is not good. It counts as checked; one that cannot be read gets no stored result, so that the next run
+    /// checks it again.
     pub(super) fn check(&mut self, backup: &Backup, stop: &Arc<AtomicBool>) -> Result<(), SnapshotCheckError> {
         while let Some(&snapshot) = self.unchecked.first() {
             let checked = snapshot.check(backup, stop);
@@ -133,12 +133,12 @@ mod tests {
     use crate::testing::{Fate, Node};
     use format::names;
 
-    /// Rows of some pages, none of them touched again.
+    /// Rows on some pages that later changes do not touch.
     const OLD_ROWS: &str = "CREATE TABLE old (i INTEGER PRIMARY KEY, what BLOB);
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
         INSERT INTO old SELECT i, randomblob(300) FROM n";
 
-    /// A node that ran without the recorder for some changes, among them one that made many pages, and was healed.
+    /// A node that ran without the recorder for some changes, with many new pages, and was healed.
     fn healed() -> (Node, BackupWriter) {
         let mut node = Node::new("");
         let mut recording = record(&node);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn snapshot_of(recording: &BackupWriter, node: &Node) -> std::path::PathBuf {
-        // The change that was recorded with it comes right behind.
+        // The change that was recorded with it follows directly.
         let seq = Seq::new(newest_seq(recording).get() - 1).unwrap();
         node.backup_path().join(names::snapshot(seq))
     }
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(sealer.snapshots.unchecked.len(), 1);
         let go = Arc::default();
         sealer.check_snapshots(&go).unwrap();
-        // It would fail now.
+        // Another check would now fail.
         fs::write(snapshot_of(&recording, &node), "damaged").unwrap();
         sealer.check_snapshots(&go).unwrap();
         assert!(sealer.snapshots.unchecked.is_empty());
@@ -195,7 +195,7 @@ mod tests {
         node.write(&mut recording, "seen", Fate::Committed).unwrap();
         let snapshot = snapshot_of(&recording, &node);
         let mut bytes = fs::read(&snapshot).unwrap();
-        // In the middle of the pages that are stored; replay of what comes later needs none of them.
+        // In the middle of the stored pages; replay of later changes does not need them.
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&snapshot, bytes).unwrap();
@@ -212,7 +212,7 @@ mod tests {
         let (sealer, _) = sealer(&node, &recording);
         let snapshot = sealer.snapshots.unchecked[0];
         let stop = Arc::new(AtomicBool::new(true));
-        // What `SnapshotChecks::check` sees and does not take for damage.
+        // The error that `SnapshotChecks::check` gets and does not report as damage.
         let error = snapshot.check(&node.backup(), &stop).unwrap_err();
         assert!(matches!(error, ReadError::Storage(_)), "{error}");
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_database_that_was_damaged_before_it_was_copied_is_told() {
         let (mut node, mut recording) = healed();
-        // The last page of old rows, far from what later transactions touch.
+        // The last page of old rows, which later transactions do not touch.
         let bytes = fs::read(node.database()).unwrap();
         let file = fs::OpenOptions::new().write(true).open(node.database()).unwrap();
         file.write_all_at(&[0xee; 200], bytes.len() as u64 - 4096).unwrap();
@@ -232,7 +232,8 @@ mod tests {
         sealer.check_snapshots(&Arc::default()).unwrap();
     }
 
-    /// What was not checked before its log was sealed is checked by the next run, and what was checked is not looked at again.
+    /// A snapshot that was not checked before its log was sealed is checked by the next run, and a checked one is not checked
+    /// again.
     #[test]
     fn what_is_owed_is_paid_by_the_next_run_and_only_once() {
         let (mut node, mut recording) = healed();
@@ -243,7 +244,7 @@ mod tests {
         advanced.unwrap();
         assert!(before.progress().logs_sealed > 2);
         drop(before);
-        // As if power had failed: nothing of the heal is noted.
+        // As if power had failed: no result of the heal is stored.
         let mut next = Sealer::new(node.backup(), LIMITS).unwrap();
         assert_eq!(next.snapshots.unchecked.len(), 1);
         next.check_snapshots(&Arc::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Writing the segment of a log that has been replayed.
+//! Writing the segment of a replayed log.
 
 use super::SealError;
 use super::read_back::expect_whole;
@@ -12,19 +12,19 @@ use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
 use crate::storage::read_error::ReadError;
 use format::names;
 use format::page_images::ImageCodec;
-use format::record::DeltaBase;
 use format::record_index::RecordIndex;
 use format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use format::snapshot_ref::DeltaBase;
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
 
-/// zstd's level for statements.
+/// zstd level for statements.
 const STATEMENTS_LEVEL: i32 = 3;
 
-/// zstd's level for the record index.
+/// zstd level for the record index.
 const INDEX_LEVEL: i32 = 6;
 
-/// What a segment builds on.
+/// The base of a segment.
 struct Base {
     segment: Option<Seq>,
     snapshot: Option<SnapshotId>,
@@ -33,11 +33,11 @@ struct Base {
 
 /// Writes the segment of `log`; `last_checksum` is that of its last record.
 ///
-/// Until the file has its name there is nothing but a temporary file; from then on the segment counts, whether the log is
-/// still there or not, and both say the same.
+/// Until the rename there is only a temporary file; from then on the segment counts, whether the log still exists or not, and
+/// both have the same records.
 ///
 /// # Errors
-/// When it cannot be written, or does not read back as what was replayed. The log counts then.
+/// When it cannot be written, or does not equal the replay. Then the log counts.
 pub(crate) fn write_segment(
     backup: &Backup,
     log: ReplayedLog,
@@ -157,7 +157,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Prec
     Ok((PrecedingVersion::of_footer(versions, footer.place), versions))
 }
 
-/// Writes the images of all pages that changed; returns where each page's are.
+/// Writes the images of all changed pages; returns their locations.
 fn write_images(
     backup: &Backup,
     log: &ReplayedLog,

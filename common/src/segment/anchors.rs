@@ -1,4 +1,4 @@
-//! Anchors: the images that others are differences to, stored whole in the full snapshot or in an earlier segment.
+//! Anchors: the base images of differences, stored whole in the full snapshot or in an earlier segment.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use format::segment::{Location, MapRoot};
 use format::units::Keyframe;
 use format::units::PageNo;
 
-/// Where images that are stored whole are read.
+/// Reads anchors.
 pub(crate) struct Anchors<'a> {
     pub(crate) segments: &'a Segments,
     /// The full snapshot, if there is one.
@@ -20,13 +20,13 @@ pub(crate) struct Anchors<'a> {
 }
 
 impl Anchors<'_> {
-    /// Copies an anchor of a page into `out`.
+    /// Reads an anchor of a page into `out`.
     pub(crate) fn read(&self, anchor: Anchor, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
         match (anchor, self.snapshot) {
             (Anchor::Segment(at), _) => {
                 let file = self.segments.open(at.segment)?;
                 file.read_piece(at.piece, |bytes| {
-                    // One that is a difference itself is refused, so this ends whatever the pieces say.
+                    // An anchor that is itself a difference is refused, so this ends for any input.
                     PageImages::open(bytes, page, at.segment, Keyframe::END)?.read(None, out)
                 })
             }
@@ -38,8 +38,8 @@ impl Anchors<'_> {
         }
     }
 
-    /// Copies the newest image at `at` that belongs to `upto` or a keyframe before into `out`; `Ok(false)` when all are of
-    /// later ones. `bytes` are the piece there.
+    /// Reads the newest image at `at` that belongs to `upto` or an earlier keyframe into `out`; `Ok(false)` when all are later.
+    /// `bytes` is the piece there.
     pub(crate) fn read_image(
         &self,
         at: Location,
@@ -65,7 +65,7 @@ impl Anchors<'_> {
     }
 }
 
-/// The anchors that a new segment may take: those that the newest images of the database before it have, or are.
+/// Finds anchors for a new segment: those of the newest images of the database before it, or these images themselves.
 pub(crate) struct AnchorFinder<'a> {
     map: Finder<'a>,
     segments: &'a Segments,
@@ -73,7 +73,7 @@ pub(crate) struct AnchorFinder<'a> {
 }
 
 impl<'a> AnchorFinder<'a> {
-    /// Looks in the page map of a database, and below it in a full snapshot with so many pages.
+    /// A finder in the page map of a database, with a full snapshot of this many pages below.
     pub(crate) fn new(segments: &'a Segments, map: Option<MapRoot>, snapshot_pages: u32) -> Self {
         Self { map: Finder::new(segments, map), segments, snapshot_pages }
     }

@@ -1,4 +1,4 @@
-//! A segment open for reading, or what remains of one.
+//! An open segment, or the remaining part of one.
 
 use std::cell::Cell;
 use std::io;
@@ -18,17 +18,17 @@ use format::units::Seq;
 use format::{Damage, frames, names};
 
 thread_local! {
-    /// Where a thread reads pieces to.
+    /// Read buffer of a thread.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Takes a piece and its bytes.
+/// A callback for a piece and its bytes.
 type TakePiece<'a> = dyn FnMut(Piece, &[u8]) -> Result<(), ReadError> + 'a;
 
-/// A longer buffer is given back at once.
+/// Maximum capacity of a buffer that is kept.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
 
-/// A sealed segment. Opening it reads its header and footer; pieces are read, and checked, when asked for.
+/// A sealed segment. Opening reads header and footer; pieces are read and checked on demand.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     file: Arc<dyn StoredFile>,
@@ -36,32 +36,32 @@ pub(crate) struct SegmentFile {
     footer: SegmentFooter,
     footer_offset: u64,
     held: Held,
-    /// What the file looked like when it was opened: nobody writes to a segment.
+    /// Length and modification time when the file was opened: a segment is never modified.
     stamp: Option<Stamp>,
 }
 
-/// By what a segment is known again. Its footer has the checksum of its last record, which covers all records before it.
+/// Identity of a segment. The checksum of its footer covers that of its last record, which covers all records before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// Of its file, when it has one of its own.
+    /// Stamp of its file, if it has its own.
     stamp: Option<Stamp>,
     footer_checksum: u32,
 }
 
 impl Mark {
-    /// Whether both are of the same segment, which may have lost its file to a compaction in between.
+    /// Whether both are the same segment, which a compaction may have moved to `remains` in between.
     pub(crate) fn is_same(self, other: Self) -> bool {
         let (own, others) = (self.stamp, other.stamp);
         self.footer_checksum == other.footer_checksum && (own.is_none() || others.is_none() || own == others)
     }
 }
 
-/// How much of a segment there is.
+/// How much of a segment exists.
 #[derive(Debug)]
 enum Held {
-    /// All of it, in a file of its own.
+    /// All of it, in its own file.
     Whole,
-    /// These pieces, in the file `remains`. The path is that of the file that it was.
+    /// These pieces, in the file `remains`. The path is that of the dropped file.
     Part { pieces: Vec<RemainingPiece>, was: PathBuf },
 }
 
@@ -71,7 +71,7 @@ impl SegmentFile {
         Self::open_named(directory, &names::segment(first_seq), uuid, first_seq)
     }
 
-    /// As [`open`](Self::open), of one that may not have its name yet.
+    /// Like [`open`](Self::open), for a file that may have a temporary name.
     pub(crate) fn open_named(
         directory: &dyn Directory,
         name: &str,
@@ -100,7 +100,7 @@ impl SegmentFile {
         Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole, stamp })
     }
 
-    /// What remains of the segment that begins with `first_seq`: `part`, found at byte `offset` of `file`.
+    /// The remaining part of the segment that begins with `first_seq`: `part`, at byte `offset` of `file`.
     pub(crate) fn of_part(
         directory: &dyn Directory,
         file: Arc<dyn StoredFile>,
@@ -115,44 +115,44 @@ impl SegmentFile {
         Ok(Self { file, header, footer, footer_offset: offset, held, stamp })
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// By what it is known again.
+    /// Identity of the segment.
     pub(crate) fn mark(&self) -> Mark {
         let stamp = self.stamp.filter(|_| matches!(self.held, Held::Whole));
         let footer_checksum = self.footer.encode().last_chunk().map_or(0, |checksum| u32::from_le_bytes(*checksum));
         Mark { stamp, footer_checksum }
     }
 
-    /// That another file has its name now, or its bytes.
+    /// The error for a file whose name or bytes were replaced.
     pub(crate) fn replaced(&self) -> ReadError {
         self.damaged(0, Damage::Replaced)
     }
 
-    /// Seq of its first record.
+    /// Seq of the first record.
     pub(crate) fn first_seq(&self) -> Seq {
         self.header.first_seq
     }
 
-    /// What it says of itself.
+    /// Header of the segment.
     pub(crate) fn header(&self) -> &SegmentHeader {
         &self.header
     }
 
-    /// What it holds as a whole.
+    /// Footer of the segment.
     pub(crate) fn footer(&self) -> &SegmentFooter {
         &self.footer
     }
 
-    /// Byte at which its footer begins; that of what tells of it, when it is no file of its own any more.
+    /// Offset of the footer; for a remaining part, the offset of the part in its file.
     pub(crate) fn footer_offset(&self) -> u64 {
         self.footer_offset
     }
 
-    /// Bytes of its file, when it has one of its own.
+    /// Length of the file in bytes, if it has its own.
     pub(crate) fn len_bytes(&self) -> Option<u64> {
         match self.held {
             Held::Whole => Some(self.footer_offset + SEGMENT_FOOTER_LEN as u64),
@@ -160,12 +160,12 @@ impl SegmentFile {
         }
     }
 
-    /// Its header and its footer, as they are stored.
+    /// Header and footer in encoded form.
     pub(crate) fn frame(&self) -> ([u8; SEGMENT_HEADER_LEN], [u8; SEGMENT_FOOTER_LEN]) {
         (self.header.encode(), self.footer.encode())
     }
 
-    /// Reads a piece, checks it, and has it decoded.
+    /// Reads a piece, checks it, and passes it to a decoder.
     pub(crate) fn read_piece<T>(
         &self,
         piece: Piece,
@@ -182,7 +182,7 @@ impl SegmentFile {
         Ok(decoded.expect("BUG: every piece that is read is handed over"))
     }
 
-    /// Reads pieces of which each lies right behind the one before it, checks each, and hands it to `take`.
+    /// Reads adjacent pieces, checks each, and passes it to `take`.
     pub(crate) fn read_pieces(
         &self,
         pieces: impl Iterator<Item = Piece> + Clone,
@@ -199,7 +199,7 @@ impl SegmentFile {
             });
         }
         for piece in pieces.clone() {
-            // Nothing is allocated for what the file is too short to hold.
+            // Nothing is allocated beyond the length of the file.
             let end = piece.end().filter(|&end| end <= self.footer_offset);
             if end.is_none() || piece.len > PIECE_LEN_MAX || piece.offset < SEGMENT_HEADER_LEN as u64 {
                 let damage = Damage::Field { field: "piece offset", value: piece.offset };
@@ -210,7 +210,7 @@ impl SegmentFile {
         self.read_stored(pieces.map(|piece| (piece, piece.offset)), &mut take)
     }
 
-    /// Reads pieces with the bytes of the file at which they are, each right behind the one before it.
+    /// Reads adjacent pieces at their offsets in the file.
     fn read_stored(
         &self,
         pieces: impl Iterator<Item = (Piece, u64)> + Clone,
@@ -220,7 +220,7 @@ impl SegmentFile {
             return Ok(());
         };
         let len = pieces.clone().map(|(piece, _)| piece.len as usize + PIECE_HEADER_LEN).sum();
-        // Taken out, as `take` may read other pieces.
+        // Taken out, because `take` may read other pieces.
         let mut buffer = BUFFER.take();
         if buffer.len() < len {
             buffer.resize(len, 0);
@@ -229,7 +229,7 @@ impl SegmentFile {
         if !read_exact_at(&*self.file, bytes, start)? {
             return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: len }));
         }
-        // Pieces of another copy of the backup, written over these, have checksums that are right.
+        // Pieces of another copy of the backup, written over these, have valid checksums.
         if self.file.stamp() != self.stamp {
             return Err(self.replaced());
         }
@@ -251,7 +251,7 @@ impl SegmentFile {
         Ok(())
     }
 
-    /// Reads a piece that is one zstd frame and decompresses it, to at most `len_max` bytes.
+    /// Reads a piece that is one zstd frame, and decompresses it to at most `len_max` bytes.
     pub(crate) fn read_compressed(&self, piece: Piece, len_max: usize) -> Result<Vec<u8>, ReadError> {
         self.read_piece(piece, |compressed| {
             let len = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten();
@@ -274,7 +274,7 @@ impl SegmentFile {
         }
     }
 
-    /// What is wrong with it, and where: with the piece, or whatever it is, at this byte of the segment.
+    /// The error for damage at this offset of the segment.
     pub(crate) fn damaged(&self, offset: u64, damage: Damage) -> ReadError {
         let held = match &self.held {
             Held::Whole => None,
@@ -284,7 +284,7 @@ impl SegmentFile {
     }
 }
 
-/// Reads header and footer of a segment. What is wrong is so with the footer or not.
+/// Decodes header and footer of a segment. The error tells which of them is damaged.
 fn decode_frame(
     header_bytes: &[u8; SEGMENT_HEADER_LEN],
     footer: &[u8; SEGMENT_FOOTER_LEN],
@@ -300,7 +300,7 @@ fn decode_frame(
     if footer.header_checksum != header_checksum || footer.last_seq < first_seq {
         return Err((true, Damage::Contradiction("its end belongs to another segment")));
     }
-    // What it builds on is older than itself, and its map leads to nothing newer: so no way leads around in a circle.
+    // The base is older than the segment, and the map leads to nothing newer: so no path is a cycle.
     let older = footer.base.is_none_or(|base| base < first_seq)
         && footer.map.is_none_or(|map| map.location.segment <= first_seq)
         && footer.snapshot.is_none_or(|snapshot| snapshot.seq <= first_seq);
@@ -310,7 +310,7 @@ fn decode_frame(
     Ok((header, footer))
 }
 
-/// What was in a segment that was dropped is read by nobody who knows of that.
+/// The error for a block that compaction did not keep.
 pub(crate) fn not_there(path: &Path) -> ReadError {
     let source = io::Error::new(io::ErrorKind::NotFound, "it was dropped by a compaction");
     StorageError { op: StorageOp::Open, path: path.to_path_buf(), offset: None, source }.into()

@@ -1,4 +1,4 @@
-//! Sealed segments: written once, then read at random.
+//! Sealed segments: written once, then read at random; and the timeline of the versions of a log or segment.
 
 mod anchors;
 mod file;

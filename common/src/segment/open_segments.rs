@@ -1,4 +1,4 @@
-//! [`Segments`]: the sealed segments of a backup, opened when they are needed.
+//! [`Segments`]: the sealed segments of a backup, opened on demand.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,25 +21,25 @@ use format::units::Keyframe;
 use format::units::Seq;
 use format::{Damage, names};
 
-/// Segments kept open, at most: a version's pages are in a few dozens of them, other ones for each version.
+/// Maximum number of open segments: a version's pages are in some dozens of them, which differ between versions.
 const FILES_MAX: usize = 2048;
 
-/// The share of the files that the process may have open which segments may take.
+/// Segments may take one of this many parts of the process's limit of open files.
 const FILES_SHARE: u64 = 4;
 
-/// Nodes of page maps kept: 800 bytes each.
+/// Number of cached page map nodes: 800 bytes each.
 const NODES_MAX: usize = 8 << 10;
 
-/// Segments whose records are kept in memory: about 100 kB each.
+/// Number of cached timelines: about 100 kB each.
 const STRETCHES_MAX: usize = 64;
 
-/// Template tables kept: about 50 kB each.
+/// Number of cached template tables: about 50 kB each.
 const TEMPLATES_MAX: usize = 32;
 
-/// Blocks of statements kept: some 200 kB each.
+/// Number of cached statement blocks: some 200 kB each.
 const BLOCKS_MAX: usize = 16;
 
-/// The sealed segments of a backup. What was read is kept for a while, within bounds that do not depend on the backup.
+/// The sealed segments of a backup, with caches whose bounds do not depend on the backup.
 #[derive(Debug)]
 pub(crate) struct Segments {
     directory: Arc<dyn Directory>,
@@ -50,39 +50,39 @@ pub(crate) struct Segments {
     timelines: Mutex<RecentlyUsed<Seq, Arc<Timeline>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
-    /// Every segment that was seen so far, by what it is known again: under its name another one may be put.
+    /// Identities of all segments opened so far: another file may get the same name.
     marks: Mutex<HashMap<Seq, Mark>>,
     dropped: Mutex<KnownRemains>,
-    /// Those that were dropped while somebody had a version open that reads them.
+    /// Segments that were dropped while an open version reads them.
     held: Mutex<HashMap<Seq, Weak<SegmentFile>>>,
-    /// Whether the files of those that were dropped are taken when they are still there.
+    /// Whether files of dropped segments are read while they still exist.
     leftovers: Leftovers,
 }
 
-/// What was found of the segments that were dropped.
+/// The state of the file `remains`.
 #[derive(Debug, Default)]
 struct KnownRemains {
-    /// The last bytes of the file that was looked at, if there was one.
+    /// Last bytes of the file, if it exists.
     last: Option<LastBytes>,
-    /// That file, unless it is damaged.
+    /// The open file, unless it is damaged.
     remains: Option<Arc<Remains>>,
 }
 
-/// What is done with the file of a segment that was dropped and is still there.
+/// Treatment of the file of a dropped segment that still exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leftovers {
-    /// It is read: whoever has an old history still can.
+    /// It is read, for readers with an older history.
     Read,
-    /// It is read as if it were gone.
+    /// It is ignored.
     Hidden,
 }
 
-/// Whether segments were dropped since somebody looked.
+/// Whether segments were dropped since the last check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// They are the same.
+    /// None.
     Same,
-    /// Others are.
+    /// Some.
     Changed,
 }
 
@@ -92,7 +92,7 @@ fn files_max() -> usize {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change of what is inside is one call, so what a panicking thread left behind is whole.
+    // Every change is one call, so the value is consistent even after a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -115,29 +115,29 @@ impl Segments {
         }
     }
 
-    /// The segments as they are read once those that `remains` tells of are gone.
+    /// The segments as they will be once those that `remains` lists are removed.
     pub(crate) fn without_dropped(&self, remains: Remains) -> Self {
         let dropped = Mutex::new(KnownRemains { last: None, remains: Some(Arc::new(remains)) });
         let leftovers = Leftovers::Hidden;
         Self { dropped, leftovers, ..Self::new(Arc::clone(&self.directory), self.uuid) }
     }
 
-    /// What was dropped, as it was when somebody looked last; `None` when nothing was, or what tells of it is damaged.
+    /// The file `remains` as of the last check; `None` when nothing was dropped, or the file is damaged.
     pub(crate) fn remains(&self) -> Option<Arc<Remains>> {
         lock(&self.dropped).remains.clone()
     }
 
-    /// Whether all segments before this one, the first of which anything is left, were dropped.
+    /// Whether all segments before this one, the first that exists, were dropped.
     pub(crate) fn is_dropped_before(&self, first_seq: Seq) -> bool {
         let remains = self.remains();
         let gap = remains.as_ref().and_then(|remains| remains.gap_at(Seq::FIRST));
         gap.is_some_and(|gap| gap.has(first_seq) || gap.last_seq.next() == first_seq)
     }
 
-    /// Looks what was dropped. Cheap when that is the same as before.
+    /// Checks which segments were dropped. Cheap when nothing has changed.
     ///
     /// # Errors
-    /// When it cannot be read. What is damaged counts as not there, and is an error once.
+    /// When the file cannot be read. A damaged file counts as absent, and is an error once.
     pub(crate) fn look_what_is_dropped(&self) -> Result<Dropped, ReadError> {
         let mut known = lock(&self.dropped);
         let found = Remains::look(&self.directory, self.uuid, known.last.as_ref())?;
@@ -154,14 +154,14 @@ impl Segments {
         };
         *known = KnownRemains { last, remains };
         drop(known);
-        // Files that are open take room on the disk for as long as they are.
+        // Open files take disk space until they are closed.
         lock(&self.files).clear();
         lock(&self.timelines).clear();
         result
     }
 
-    /// Opens the segments up to this one that were dropped, if it was, for somebody who goes on reading them. The newest first:
-    /// if the process may not open so many files, the oldest are left.
+    /// Opens the dropped segments up to this one, if it was dropped, for a reader that continues to use them. The newest come
+    /// first: if the limit of open files is reached, the oldest are left out.
     pub(crate) fn hold_dropped(&self, upto: Seq) -> Vec<Arc<SegmentFile>> {
         let Some(remains) = self.remains().filter(|remains| remains.gap_of(upto).is_some()) else { return Vec::new() };
         let mut firsts: Vec<Seq> = match self.directory.list() {
@@ -197,7 +197,7 @@ impl Segments {
         files
     }
 
-    /// The directory that they are in.
+    /// Path of the directory.
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -216,18 +216,18 @@ impl Segments {
         Ok(file)
     }
 
-    /// Sees to it that this is the segment that was seen under its name before.
+    /// Checks that this is the segment that had the name before.
     fn recognise(&self, file: &SegmentFile) -> Result<(), ReadError> {
         let mark = file.mark();
         let known = *lock(&self.marks).entry(file.first_seq()).or_insert(mark);
         if known.is_same(mark) { Ok(()) } else { Err(file.replaced()) }
     }
 
-    /// Takes note of all segments that there are, so that each is known again whenever it is opened, and sees to it that each
-    /// goes on from the one before it. Those that cannot be read are passed over.
+    /// Records the identities of all segments, so that each is checked whenever it is opened, and checks that each continues the
+    /// one before it. Unreadable segments are skipped.
     ///
     /// # Errors
-    /// When one is another than before, or two do not belong together: a copy is being put in the place of this backup.
+    /// When a segment was exchanged, or two do not belong together: a copy is replacing the backup.
     pub(crate) fn recognise_all(&self) -> Result<(), ReadError> {
         let mut firsts: Vec<Seq> =
             self.directory.list()?.iter().filter_map(|name| names::parse_segment(name)).collect();
@@ -256,14 +256,14 @@ impl Segments {
             Err(ReadError::Storage(error)) if error.is_not_found() => error,
             opened => return opened,
         };
-        // It may have been dropped a moment ago.
+        // The segment may just have been dropped.
         if !is_dropped && self.leftovers == Leftovers::Read {
             self.look_what_is_dropped()?;
         }
         self.remains().and_then(|remains| remains.segment(first_seq)).unwrap_or_else(|| Err(error.into()))
     }
 
-    /// What a segment holds as a whole. Kept for every segment that was asked about: some hundred bytes.
+    /// Footer of a segment. Cached without limit: some hundred bytes each.
     pub(crate) fn footer(&self, first_seq: Seq) -> Result<Arc<SegmentFooter>, ReadError> {
         if let Some(footer) = lock(&self.footers).get(&first_seq) {
             return Ok(Arc::clone(footer));
@@ -273,7 +273,7 @@ impl Segments {
         Ok(footer)
     }
 
-    /// As [`footer`](Self::footer), of a segment that may not have been made yet, and cannot have been dropped.
+    /// Like [`footer`](Self::footer), for a segment that may not exist yet, and cannot have been dropped.
     pub(crate) fn footer_of_new(&self, first_seq: Seq) -> Result<Option<Arc<SegmentFooter>>, ReadError> {
         if !lock(&self.footers).contains_key(&first_seq) {
             match SegmentFile::open(&*self.directory, self.uuid, first_seq) {
@@ -304,14 +304,14 @@ impl Segments {
         Ok(node)
     }
 
-    /// What the records of a segment amount to.
+    /// Timeline of a segment.
     pub(crate) fn timeline(&self, first_seq: Seq) -> Result<Arc<Timeline>, ReadError> {
         if let Some(timeline) = lock(&self.timelines).get(first_seq) {
             return Ok(timeline);
         }
         let file = self.open(first_seq)?;
         let index = file.read_index()?;
-        // Only now: it may have been thinned before it was opened.
+        // After opening: the segment may have been thinned before.
         let known = self.remains();
         let kept = known.as_ref().and_then(|remains| remains.kept_of(first_seq));
         let whole = Timeline::of_segment(file.header(), file.footer(), index);
@@ -321,7 +321,7 @@ impl Segments {
         });
         let timeline = Arc::new(timeline.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
         let mut timelines = lock(&self.timelines);
-        // What was thinned meanwhile is read anew by the next one who asks.
+        // If it was thinned meanwhile, the timeline is not cached.
         if self.remains().as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
             timelines.insert(first_seq, Arc::clone(&timeline));
         }
@@ -329,7 +329,7 @@ impl Segments {
         Ok(timeline)
     }
 
-    /// The template table of a segment.
+    /// Template table of a segment.
     pub(crate) fn templates(&self, first_seq: Seq) -> Result<Arc<Templates>, ReadError> {
         if let Some(templates) = lock(&self.templates).get(first_seq) {
             return Ok(templates);
@@ -343,7 +343,7 @@ impl Segments {
         Ok(templates)
     }
 
-    /// The statements of an interval of a segment.
+    /// The block of an interval of a segment.
     pub(crate) fn block(&self, first_seq: Seq, interval: Keyframe) -> Result<Arc<Block>, ReadError> {
         if let Some(block) = lock(&self.blocks).get((first_seq, interval)) {
             return Ok(block);

@@ -1,4 +1,4 @@
-//! The page map: finding the newest images of a page, and writing the map of a new segment.
+//! The page map: lookup of the newest images of a page, and writing of the map of a new segment.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use format::page_map::{HEIGHT_MAX, MapNode, covers, height_for, leaf_of, slot};
 use format::segment::{Location, MapRoot};
 use format::units::PageNo;
 
-/// Looks pages up in a map. Keeps the last node on the way: it leads to the neighbours of the page, too.
+/// Looks pages up in a map. Caches the last leaf node, which also leads to neighbours of the page.
 pub(crate) struct Finder<'a> {
     segments: &'a Segments,
     root: Option<MapRoot>,
-    /// The pages that the node leads to, by what they have in common; no node when nothing of them was ever changed.
+    /// Number of the cached leaf node, with the node; `None` when none of its pages was ever changed.
     last: Option<(u32, Option<Arc<MapNode>>)>,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Finder<'a> {
         Self { segments, root, last: None }
     }
 
-    /// Where the newest images of a page are; `None` when no segment holds any.
+    /// Location of the newest images of a page; `None` when no segment has any.
     pub(crate) fn find(&mut self, page: PageNo) -> Result<Option<Location>, ReadError> {
         let neighbours = leaf_of(page);
         let leaf = match &self.last {
@@ -37,7 +37,7 @@ impl<'a> Finder<'a> {
             return Ok(None);
         };
         let mut node = self.segments.node(location)?;
-        // Every step goes down one level, so this ends whatever the nodes say.
+        // Every step goes down one level, so this ends for any input.
         for level in (1..=height.min(HEIGHT_MAX)).rev() {
             match node.get(slot(page, level)) {
                 Some(next) => node = self.segments.node(next)?,
@@ -51,7 +51,7 @@ impl<'a> Finder<'a> {
 /// Why a map cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MapError {
-    /// A node of the map before cannot be read.
+    /// A node of the previous map cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A node cannot be written.
@@ -59,14 +59,14 @@ pub(crate) enum MapError {
     Write(#[from] StorageError),
 }
 
-/// Writes the map of a new segment: what changed, and every node on the way there; the rest stays where it is.
+/// Writes the map of a new segment: the nodes on the paths to changed pages; all others are referenced where they are.
 pub(crate) struct MapBuilder<'a, 'b> {
     pub(crate) segments: &'a Segments,
     pub(crate) writer: &'a mut SegmentWriter<'b>,
 }
 
 impl MapBuilder<'_, '_> {
-    /// Writes the map that leads where `before` leads, but for `changed` pages, which are in ascending order.
+    /// Writes the map that equals `before` except for the `changed` pages, which are in ascending order.
     pub(crate) fn write(
         &mut self,
         before: Option<MapRoot>,
@@ -80,8 +80,8 @@ impl MapBuilder<'_, '_> {
         Ok(Some(MapRoot { location, height }))
     }
 
-    /// Writes the node of this height that all of `changed` are below. `before` is the node that it takes the place of;
-    /// when that is lower, it becomes the first entry, or is further down there.
+    /// Writes the node of this height above all of `changed`. `before` is the node that it replaces; when that is lower, it
+    /// becomes the first entry, or is further below it.
     fn write_node(
         &mut self,
         before: Option<MapRoot>,
@@ -95,7 +95,7 @@ impl MapBuilder<'_, '_> {
         let lower = before.filter(|root| root.height < height);
         let mut node = MapNode::clone(&old);
         if let Some(root) = lower {
-            // Wrapped in nodes of its own up to just below this one, unless the changes do that.
+            // Raised to just below this node, unless a change does that.
             let first_changed = changed.first().is_some_and(|&(page, _)| slot(page, height) == 0);
             if !first_changed {
                 node.set(0, self.raise(root, height - 1)?);

@@ -1,4 +1,4 @@
-//! [`Remains`]: what kept segments need of those that were dropped, open for reading.
+//! [`Remains`]: the open file `remains`, with the parts of dropped segments that kept segments need.
 
 use std::sync::Arc;
 
@@ -15,33 +15,33 @@ use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, T
 use format::units::{Seq, Timestamp};
 use format::{Damage, names};
 
-/// The last bytes of the file, by which one is told from another.
+/// Last bytes of the file: its identity.
 pub(crate) type LastBytes = [u8; REMAINS_FOOTER_LEN];
 
-/// The file `remains`. Opening it reads its directory; what is told of a segment is read when somebody asks for that.
+/// The file `remains`. Opening reads the directory; parts are read on demand.
 #[derive(Debug)]
 pub(crate) struct Remains {
     directory: Arc<dyn Directory>,
     file: Arc<dyn StoredFile>,
     uuid: Uuid,
     created: Timestamp,
-    /// Byte at which its footer begins.
+    /// Offset of the footer.
     len: u64,
     contents: RemainsDirectory,
 }
 
-/// What there is under the name.
+/// Result of a check for the file.
 pub(crate) enum Found {
-    /// Nothing: no segment was ever dropped.
+    /// No file: no segment was ever dropped.
     Nothing,
-    /// The same as before.
+    /// The same file as before.
     Same,
-    /// Another one, and what it ends with.
+    /// Another file, with its last bytes.
     Other(LastBytes, Result<Remains, ReadError>),
 }
 
 impl Remains {
-    /// Looks whether there is another file than the one that ends with `known`.
+    /// Checks whether there is another file than the one that ends with `known`.
     pub(crate) fn look(
         directory: &Arc<dyn Directory>,
         uuid: Uuid,
@@ -55,7 +55,7 @@ impl Remains {
         let len = file.read_len()?;
         let mut last = [0; REMAINS_FOOTER_LEN];
         let at = len.saturating_sub(REMAINS_FOOTER_LEN as u64);
-        // What is too short is told by whoever opens it.
+        // A file that is too short is reported when it is opened.
         let _read: usize = file.read_at(&mut last, at)?;
         if known == Some(&last) {
             return Ok(Found::Same);
@@ -63,7 +63,7 @@ impl Remains {
         Ok(Found::Other(last, Self::of_file(directory, uuid, Arc::from(file))))
     }
 
-    /// Opens the file with this name: that of one that is being written, perhaps.
+    /// Opens the file with this name, which may be temporary.
     pub(crate) fn open_named(directory: &Arc<dyn Directory>, uuid: Uuid, name: &str) -> Result<Self, ReadError> {
         Self::of_file(directory, uuid, Arc::from(directory.open(name, Access::Read)?))
     }
@@ -104,59 +104,59 @@ impl Remains {
         Ok(Self { directory, file, uuid, created, len: footer_offset, contents })
     }
 
-    /// What was dropped, ascending.
+    /// The gaps, ascending.
     pub(crate) fn gaps(&self) -> &[Gap] {
         &self.contents.gaps
     }
 
-    /// The gap that a segment is in; `None` when it was not dropped.
+    /// The gap that a segment is in; `None` when the segment was not dropped.
     pub(crate) fn gap_of(&self, first_seq: Seq) -> Option<&Gap> {
         self.contents.gap_of(first_seq)
     }
 
-    /// The gap that begins with a record.
+    /// The gap that begins with this record.
     pub(crate) fn gap_at(&self, first_seq: Seq) -> Option<&Gap> {
         self.contents.gap_at(first_seq)
     }
 
-    /// The segments that versions were kept of, ascending.
+    /// The thinned segments, ascending.
     pub(crate) fn thinned(&self) -> &[Thinned] {
         &self.contents.thinned
     }
 
-    /// The versions that were kept of a segment; `None` when it was not thinned.
+    /// The kept versions of a segment; `None` when the segment was not thinned.
     pub(crate) fn kept_of(&self, first_seq: Seq) -> Option<&[KeptVersion]> {
         self.contents.thinned(first_seq).map(|thinned| &thinned.versions[..])
     }
 
-    /// Whether a segment was dropped as a whole.
+    /// Whether a segment was dropped without kept versions.
     pub(crate) fn is_gone(&self, first_seq: Seq) -> bool {
         self.gap_of(first_seq).is_some() && self.kept_of(first_seq).is_none()
     }
 
-    /// When it was written.
+    /// When the file was written.
     pub(crate) fn created(&self) -> Timestamp {
         self.created
     }
 
-    /// Versions that were dropped.
+    /// Number of dropped versions.
     pub(crate) fn versions(&self) -> u64 {
         let in_gaps = self.gaps().iter().fold(0_u64, |all, gap| all.saturating_add(gap.versions));
         let kept = self.thinned().iter().map(|thinned| thinned.versions.len() as u64).sum();
         in_gaps.saturating_sub(kept)
     }
 
-    /// The segments of which something remains, ascending.
+    /// The segments with a remaining part, ascending.
     pub(crate) fn told(&self) -> impl Iterator<Item = Seq> {
         self.contents.parts.iter().map(|part| part.segment)
     }
 
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     pub(crate) fn len_bytes(&self) -> u64 {
         self.len + REMAINS_FOOTER_LEN as u64
     }
 
-    /// What remains of a segment; `None` when it is not told of.
+    /// The remaining part of a segment; `None` when there is none.
     pub(crate) fn segment(&self, first_seq: Seq) -> Option<Result<SegmentFile, ReadError>> {
         let entry = self.contents.part_of(first_seq)?;
         Some(self.read_part(entry).and_then(|part| {
@@ -171,7 +171,7 @@ impl Remains {
             .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
     }
 
-    /// Reads every piece of every segment that is told of; hands what is wrong to `problem`, with the segment.
+    /// Reads every piece of every part; passes errors with their segment to `problem`.
     pub(crate) fn check(&self, problem: &mut dyn FnMut(Seq, ReadError)) {
         for entry in &self.contents.parts {
             let part = self.read_part(*entry);
@@ -194,11 +194,11 @@ impl Remains {
     }
 }
 
-/// Reads a part or the directory, behind its checksum.
+/// Reads a part or the directory, and checks its checksum.
 fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64) -> Result<(u32, Vec<u8>), ReadError> {
     let damaged = |damage| ReadError::damaged(file.path(), offset, damage);
     let behind = offset.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
-    // Nothing is allocated for what the file is too short to hold.
+    // Nothing is allocated beyond the length of the file.
     if behind.is_none() || len > BLOCK_LEN_MAX || offset < REMAINS_HEADER_LEN as u64 {
         return Err(damaged(Damage::Field { field: "offset", value: offset }));
     }
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::storage::RealDirectory;
 
-    /// Whoever can write to a backup can put the right checksums there.
+    /// An attacker with write access can write valid checksums.
     #[test]
     fn an_end_that_says_an_impossible_place_of_the_directory_is_damage() {
         let dir = tempfile::tempdir().unwrap();

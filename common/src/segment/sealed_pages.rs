@@ -13,29 +13,29 @@ use format::segment::{Location, Piece};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
 
-/// Which state of the database in a segment.
+/// A state of the database in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SealedState {
-    /// That at a keyframe.
+    /// The state at a keyframe.
     At {
-        /// Which.
+        /// Number of the keyframe.
         keyframe: Keyframe,
-        /// Pages of the database there.
+        /// Number of pages of the database.
         page_count: u32,
-        /// Whether foreign keys are enforced there.
+        /// Whether foreign keys are enforced.
         foreign_keys: ForeignKeys,
     },
-    /// That after the last record.
+    /// The state after the last record.
     End,
 }
 
-/// The pages of a database as it was at a keyframe, or at the end, of a segment. Reads what it is asked for.
+/// The pages of a database at a keyframe, or at the end, of a segment. Pages are read on demand.
 pub(crate) struct SealedPages {
     segments: Arc<Segments>,
     segment: Arc<SegmentFile>,
     keyframe: Keyframe,
     page_count: u32,
-    /// The full snapshot below, if the backup did not begin from nothing.
+    /// The full snapshot, unless the backup began from nothing.
     snapshot: Option<Arc<dyn PageSource>>,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for SealedPages {
 }
 
 impl SealedPages {
-    /// The state of `segment`; `snapshot` is the full one that its footer names.
+    /// A state of `segment`; `snapshot` is the full snapshot in its footer.
     pub(crate) fn new(
         segments: Arc<Segments>,
         segment: Arc<SegmentFile>,
@@ -67,7 +67,7 @@ impl SealedPages {
         Ok(map.find(page)?.map_or(Holder::Snapshot, Holder::Segment))
     }
 
-    /// Copies pages whose images lie one behind the other.
+    /// Reads pages whose images are adjacent.
     fn read_images<'a>(
         &'a self,
         first: PageNo,
@@ -76,7 +76,7 @@ impl SealedPages {
         before: &mut Option<Finder<'a>>,
         out: &mut [u8],
     ) -> Result<(), ReadError> {
-        // What the segment itself changed may have been changed only after the keyframe.
+        // The segment's own change may be later than the keyframe.
         let (file, upto) = if segment == self.segment.first_seq() {
             (Arc::clone(&self.segment), self.keyframe)
         } else {
@@ -97,7 +97,7 @@ impl SealedPages {
         })
     }
 
-    /// The page map of the database before the segment.
+    /// Page map of the database before the segment.
     fn map_before<'a, 'm>(&'a self, map: &'m mut Option<Finder<'a>>) -> Result<&'m mut Finder<'a>, ReadError> {
         Ok(match map {
             Some(map) => map,
@@ -108,7 +108,7 @@ impl SealedPages {
         })
     }
 
-    /// Copies the page as it was before the segment.
+    /// Reads the page as it was before the segment.
     fn read_before<'a>(&'a self, page: PageNo, map: &mut Option<Finder<'a>>, out: &mut [u8]) -> Result<(), ReadError> {
         let Some(at) = self.map_before(map)?.find(page)? else {
             return self.read_snapshot(page, out);
@@ -118,7 +118,7 @@ impl SealedPages {
         })
     }
 
-    /// Which image the page is, as it was before the segment; `None` when it is in the snapshot.
+    /// The image of the page as it was before the segment; `None` when it is in the snapshot.
     fn identity_before<'a>(
         &'a self,
         page: PageNo,
@@ -146,14 +146,14 @@ impl SealedPages {
 /// Pages that are looked up before the first of them is read.
 const PAGES_AT_ONCE: usize = 64;
 
-/// Who has a page.
+/// The holder of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holder {
-    /// A segment: this one, which changed it, but maybe only after the keyframe; or an older one.
+    /// A segment: this one, whose change may be later than the keyframe, or an older one.
     Segment(Location),
     /// The full snapshot, if there is one.
     Snapshot,
-    /// Nobody: the database has no such page.
+    /// None: the database has no such page.
     Nobody,
 }
 
@@ -165,7 +165,7 @@ impl Holder {
         }
     }
 
-    /// Whether the page and the next one, which `next` has, are read together.
+    /// Whether the page and the next one, with holder `next`, are read together.
     fn is_read_with(&self, next: &Self) -> bool {
         match (self, next) {
             (Self::Segment(at), Self::Segment(next)) => {
@@ -195,7 +195,7 @@ impl PageSource for SealedPages {
         let mut map = Finder::new(&self.segments, self.segment.footer().map);
         let mut before = None;
         let mut holders = [Holder::Nobody; PAGES_AT_ONCE];
-        // Past the last page that a database can have there is nothing.
+        // No database has pages beyond the last number.
         let mut next = Some(first);
         for out in out.chunks_mut(PAGES_AT_ONCE * page_bytes) {
             let holders = &mut holders[..out.len() / page_bytes];
@@ -238,7 +238,7 @@ impl PageSource for SealedPages {
                     continue;
                 }
             };
-            // What the segment itself changed may have been changed only after the keyframe.
+            // The segment's own change may be later than the keyframe.
             let is_own = segment == self.segment.first_seq() && self.keyframe != Keyframe::END;
             let back = if is_own {
                 self.segment.read_piece(piece, |bytes| {

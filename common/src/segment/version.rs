@@ -1,57 +1,57 @@
-//! What a history is made of: versions, and what else happened.
+//! Versions and the other entries of a timeline.
 
-use format::record::SnapshotReason;
 use format::remains_directory::KeptVersion;
+use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 use format::version_rules::Commit;
 
-/// What a version was recorded as.
+/// How a version was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The statements of a `db_write`.
+    /// As the statements of a `db_write`.
     Change,
-    /// The pages of the live database.
+    /// As the pages of the live database.
     Snapshot(SnapshotReason),
 }
 
 /// A version that can be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// Its number.
+    /// Number of the version.
     pub data_version: DataVersion,
-    /// Seq of the newest record that belongs to it: its change, or the last rider on it.
+    /// Seq of its newest record: its change, or the last rider on it.
     pub seq: Seq,
     /// When that record was received.
     pub recorded_at: Timestamp,
-    /// What its first record is.
+    /// Kind of its first record.
     pub origin: Origin,
-    /// Whether `lightningd` is known to have committed it. Unknown for the newest change, which may have died before
-    /// COMMIT, and for one behind which `lightningd` ran without the recorder.
+    /// Whether `lightningd` is known to have committed it. Unknown for the newest change, which may have died before COMMIT, and
+    /// for a version after which `lightningd` ran without the recorder.
     pub commit: Commit,
-    /// Statements recorded for it, riders included.
+    /// Number of its recorded statements, riders included.
     pub statements: u64,
-    /// Bytes of those statements.
+    /// Length of those statements in bytes.
     pub statement_bytes: u64,
-    /// Pages of the database; known without building it for snapshots and for every version that is sealed.
+    /// Number of pages of the database; known for snapshots and for sealed versions.
     pub page_count: Option<u32>,
-    /// Bytes of a page; known when the number of pages is.
+    /// Page size; known when the number of pages is.
     pub page_size: Option<PageSize>,
     pub(crate) place: VersionOrdinal,
-    /// Position of its first record among the live ones of its timeline.
+    /// Position of its first record among the live records of its timeline.
     pub(crate) first_record: usize,
 }
 
 impl Version {
-    /// As a compaction that keeps it alone tells of it.
+    /// The version as an entry of the file `remains`.
     pub(crate) fn as_kept(&self) -> KeptVersion {
         KeptVersion { seq: self.seq, place: self.place.0, recorded_at: self.recorded_at }
     }
 }
 
-/// The newest version that was recorded, whether it can be opened or not.
+/// The newest recorded version, whether it can be opened or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewestRecorded {
-    /// Its number.
+    /// Number of the version.
     pub data_version: DataVersion,
     /// Seq of its newest record.
     pub seq: Seq,
@@ -59,11 +59,11 @@ pub struct NewestRecorded {
     pub recorded_at: Timestamp,
     /// Whether `lightningd` is known to have committed it.
     pub commit: Commit,
-    /// Whether it can be opened, as far as is known without replaying it.
+    /// Whether it can be opened, as far as is known without replay.
     pub readable: Readable,
 }
 
-/// Whether a version can be opened, as far as the records tell.
+/// Whether a version can be opened, according to the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readable {
     /// It can.
@@ -72,23 +72,23 @@ pub enum Readable {
     No,
 }
 
-/// Where a version stands among all of its backup: its number, plus 2^32 for every time the numbers have wrapped.
+/// Ordinal of a version in its backup: its number, plus 2^32 for every wrap of the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct VersionOrdinal(pub(crate) u64);
 
 impl VersionOrdinal {
-    /// The number of the version there.
+    /// Number of the version.
     #[expect(clippy::cast_possible_truncation, reason = "numbers wrap at 2^32")]
     pub(crate) fn data_version(self) -> DataVersion {
         DataVersion::new(self.0 as u32)
     }
 
-    /// The place of a version that comes after this one.
+    /// Ordinal of a version after this one.
     pub(crate) fn of_later(self, version: DataVersion) -> Self {
         Self(self.0.saturating_add(version.get().wrapping_sub(self.data_version().get()).into()))
     }
 
-    /// The newest place up to this one that has the number of a version, and the one before it by a wrap, and so on.
+    /// The newest ordinal up to this one with the number of a version, then the one a wrap earlier, and so on.
     pub(crate) fn candidates(self, version: DataVersion) -> impl Iterator<Item = Self> {
         let back = u64::from(self.data_version().get().wrapping_sub(version.get()));
         let newest = self.0.checked_sub(back);
@@ -103,48 +103,47 @@ pub enum TimelineEntry {
     Recorded(Version),
     /// A change that `lightningd` never committed.
     Rewound {
-        /// The version it would have led to.
+        /// The version after the change.
         data_version: DataVersion,
-        /// Its seq.
+        /// Seq of the change.
         seq: Seq,
         /// When it was received.
         recorded_at: Timestamp,
     },
-    /// A version that was recorded, and cannot be opened: it builds on a change that does not replay, or on versions that
-    /// are missing.
+    /// A version that was recorded, but cannot be opened: it builds on a change that does not replay, or on missing versions.
     Unreadable {
-        /// Its number.
+        /// Number of the version.
         data_version: DataVersion,
         /// Seq of its newest record.
         seq: Seq,
-        /// When that was received.
+        /// When that record was received.
         recorded_at: Timestamp,
     },
-    /// A version as it was recorded first. The snapshot behind it has the same number and takes its place.
+    /// A version that was replaced by a snapshot with the same number.
     Replaced {
-        /// Its number.
+        /// Number of the version.
         data_version: DataVersion,
         /// Seq of its newest record.
         seq: Seq,
-        /// When that was received.
+        /// When that record was received.
         recorded_at: Timestamp,
     },
-    /// Versions that `lightningd` committed and nobody recorded.
+    /// Versions that `lightningd` committed and that were not recorded.
     Missing {
-        /// The first of them.
+        /// The first version.
         first: DataVersion,
-        /// The last of them.
+        /// The last version.
         last: DataVersion,
-        /// When the recorder noticed.
+        /// When the recorder noticed the gap.
         noticed_at: Timestamp,
         /// Seq of the snapshot that closed the gap.
         before: Seq,
     },
     /// Versions that a compaction has dropped.
     Dropped {
-        /// How many.
+        /// Number of versions.
         versions: u64,
-        /// The newest of them.
+        /// The newest version.
         last: DataVersion,
         /// Seq of the record behind them.
         before: Seq,

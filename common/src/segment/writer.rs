@@ -1,4 +1,4 @@
-//! Writing a segment: piece after piece, under its name only when it is whole.
+//! Writing a segment, piece by piece, under a temporary name until it is complete.
 
 use super::SegmentFile;
 use crate::storage::read_error::ReadError;
@@ -6,23 +6,23 @@ use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remo
 use format::names;
 use format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 
-/// Bytes that are gathered before they are written.
+/// Size of the write buffer.
 const BUFFER: usize = 1 << 20;
 
-/// A segment being written. Nothing has its name until [`publish`](CompleteSegment::publish) returns; a crash before that
-/// leaves a temporary file, which the next who takes the lock removes, and the log that it was made from.
+/// A segment being written. It has a temporary name until [`publish`](CompleteSegment::publish) returns; a crash before that
+/// leaves the temporary file, which the next holder of the lock removes, and the log.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter<'a> {
     directory: &'a dyn Directory,
     header: SegmentHeader,
     file: Box<dyn StoredFile>,
     buffer: Vec<u8>,
-    /// Byte of the file at which `buffer` goes.
+    /// Offset of `buffer` in the file.
     written: u64,
 }
 
 impl<'a> SegmentWriter<'a> {
-    /// Begins the segment that `header` describes.
+    /// Creates the file of the segment that `header` describes.
     pub(crate) fn create(directory: &'a dyn Directory, header: SegmentHeader) -> Result<Self, StorageError> {
         let temporary = temporary_name(&header);
         remove_if_present(directory, &temporary)?;
@@ -31,7 +31,7 @@ impl<'a> SegmentWriter<'a> {
         Ok(Self { directory, header, file, buffer, written: 0 })
     }
 
-    /// What it says of itself.
+    /// Header of the segment.
     pub(crate) fn header(&self) -> &SegmentHeader {
         &self.header
     }
@@ -61,7 +61,7 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
-    /// Gives back the space of what was written, when it is not to be completed: the disk may be full.
+    /// Removes an incomplete file: the disk may be full.
     pub(crate) fn abandon(directory: &dyn Directory, header: &SegmentHeader) {
         let temporary = temporary_name(header);
         if let Err(error) = remove_if_present(directory, &temporary) {
@@ -69,7 +69,7 @@ impl<'a> SegmentWriter<'a> {
         }
     }
 
-    /// Completes the file and makes it durable. It is read back then, and has no name yet.
+    /// Completes the file and makes it durable, still under its temporary name, so that it can be read back.
     pub(crate) fn complete(mut self, footer: &SegmentFooter) -> Result<CompleteSegment<'a>, ReadError> {
         debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + PIECE_HEADER_LEN) as u64);
         self.buffer.extend_from_slice(&footer.encode());
@@ -81,7 +81,7 @@ impl<'a> SegmentWriter<'a> {
     }
 }
 
-/// A segment that is whole and durable under a temporary name.
+/// A complete and durable segment under a temporary name.
 #[derive(Debug)]
 pub(crate) struct CompleteSegment<'a> {
     directory: &'a dyn Directory,
@@ -89,12 +89,12 @@ pub(crate) struct CompleteSegment<'a> {
 }
 
 impl CompleteSegment<'_> {
-    /// What was written, to be read.
+    /// The open file.
     pub(crate) fn file(&self) -> &SegmentFile {
         &self.file
     }
 
-    /// Gives it its name, durably.
+    /// Renames the file durably.
     pub(crate) fn publish(self) -> Result<(), StorageError> {
         let header = self.file.header();
         self.directory.rename(&temporary_name(header), &names::segment(header.first_seq))?;

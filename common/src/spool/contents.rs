@@ -1,4 +1,4 @@
-//! What a spool amounts to.
+//! The contents of a spool.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::{Bump, Commit};
 use format::{Damage, names};
 
-/// The changes of a spool, in numbers.
+/// Totals of the changes in a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpooledChanges {
-    /// How many.
+    /// Number of changes.
     pub changes: u64,
-    /// Version of the first; `None` while there is none.
+    /// Version of the first change; `None` without changes.
     pub from_version: Option<DataVersion>,
-    /// Version of the last.
+    /// Version of the last change.
     pub to_version: Option<DataVersion>,
-    /// Bytes of their records.
+    /// Total length of their records in bytes.
     pub bytes: u64,
-    /// Since when there is the spool.
+    /// When the spool was created.
     pub since: Timestamp,
 }
 
-/// What its header and its records say.
+/// The state that header and records of a spool lead to.
 #[derive(Debug, Clone)]
 pub(crate) struct SpoolContents {
     pub(crate) header: SpoolHeader,
@@ -38,9 +38,9 @@ pub(crate) struct SpoolContents {
     /// The newest version of backup and spool together.
     pub(crate) newest: Option<NewestVersion>,
     pub(crate) commit: Commit,
-    /// The note that it was committed, if that is the last record.
+    /// The last record, if it is a commit.
     pub(crate) note: Option<CommitNote>,
-    /// The version before the newest, when that is known.
+    /// The version before the newest, if it is known.
     before: Option<NewestVersion>,
 }
 
@@ -57,7 +57,7 @@ impl SpoolContents {
         Self { header, records: 0, spooled, newest, commit, note: None, before: None }
     }
 
-    /// Adds a record that is in the spool already.
+    /// Applies a record that is already in the spool.
     pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), Damage> {
         let header = &record.header;
         self.records += 1;
@@ -74,7 +74,7 @@ impl SpoolContents {
                 let write = DbWrite { data_version: header.data_version, statements, received_at: header.time };
                 self.spooled.count(&write);
             }
-            // The version before was on disk when this was recorded. Of which record it is, nobody asks: it is not rewound.
+            // The previous version was on disk when this was recorded. Its seq is not needed: it is not rewound.
             Body::Rewind { .. } => {
                 let derived =
                     NewestVersion { data_version: header.data_version, seq: header.seq, recorded_at: header.time };
@@ -92,7 +92,7 @@ impl SpoolContents {
         Ok(())
     }
 
-    /// Reads the spool in a directory, which a recorder may be writing; `None` when there is none, or it is empty.
+    /// Reads the spool in a directory, which may be written to; `None` when there is none, or it is empty.
     pub(crate) fn read(directory: &Arc<dyn Directory>) -> Result<Option<Self>, ReadError> {
         let Some(mut contents) = read_header(&**directory)?.map(Self::new) else { return Ok(None) };
         let Some(mut cursor) = first_record(directory, &contents.header)? else { return Ok(None) };
@@ -102,7 +102,7 @@ impl SpoolContents {
 }
 
 impl SpooledChanges {
-    /// Adds a change.
+    /// Counts a change.
     pub(crate) fn count(&mut self, write: &DbWrite<'_>) {
         let payload = 4 + write.statements.iter().map(|statement| 4 + statement.len()).sum::<usize>();
         self.changes += 1;
@@ -119,14 +119,14 @@ pub(crate) fn read_header(directory: &dyn Directory) -> Result<Option<SpoolHeade
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // One byte more than a header has, to notice a file that is longer.
+    // One byte more than a header, to notice a longer file.
     let mut bytes = vec![0; format::spool::SPOOL_HEADER_LEN + 1];
     let len = file.read_at(&mut bytes, 0)?;
     SpoolHeader::decode(&bytes[..len]).map(Some).map_err(|damage| ReadError::damaged(file.path(), 0, damage))
 }
 
-/// A cursor before the first record that is left of a spool; `None` when it has no log. Logs that were drained go one by
-/// one, the oldest first.
+/// A cursor before the first remaining record of a spool; `None` when it has no log. Drained logs are removed one by one, the
+/// oldest first.
 pub(crate) fn first_record(
     directory: &Arc<dyn Directory>,
     header: &SpoolHeader,
@@ -148,7 +148,7 @@ pub(crate) fn logs(directory: &dyn Directory) -> Result<Vec<Seq>, StorageError> 
     Ok(logs)
 }
 
-/// Where the records of a spool go on from, and where the backup may end beside that.
+/// The end of the backup that the spool continues from, and its other possible ends.
 pub(crate) fn ends(header: &SpoolHeader) -> (LogEnd, Vec<LogEnd>) {
     let end = |&(next_seq, previous_checksum): &(Seq, u32)| LogEnd { next_seq, previous_checksum };
     (end(&header.from), header.attempted.iter().map(end).collect())

@@ -1,4 +1,4 @@
-//! [`Drain`]: bringing what was spooled into the backup.
+//! [`Drain`]: appends the records of a spool to the backup.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -21,24 +21,24 @@ use format::spool::SpoolHeader;
 use format::units::Seq;
 use format::version_rules::Bump;
 
-/// Most records that are made ready to be appended at once.
+/// Maximum number of records per batch.
 const BATCH_RECORDS: usize = 64;
 
-/// How long a call may take while only the drain waits for it. Then it is left behind, and the next attempt is made with
-/// what the path leads to by then: a server that is back, or was mounted anew.
+/// Deadline of a call while only the drain waits for it. Then it is abandoned, and the next attempt opens the path again: a
+/// server may be back, or mounted again.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(600);
 
-/// Why a spool is not drained. It stays as it is.
+/// Why a spool is not drained. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
     /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenRecordingError),
-    /// No thread can be started for it.
+    /// The thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[from] io::Error),
-    /// The backup holds something else.
+    /// The backup has other records.
     #[error(
         "the backup {url} and the spool {spool} have gone different ways: the backup ends with record {backup_ends}, which \
          the spool does not go on from. Another recorder has written to the backup, or it was replaced by another copy. \
@@ -46,17 +46,17 @@ pub enum DrainError {
          goes on from"
     )]
     Forked {
-        /// The backup.
+        /// The URL of the backup.
         url: BackupUrl,
-        /// The spool.
+        /// Path of the spool.
         spool: String,
-        /// Its last record; 0 for none.
+        /// Seq of the backup's last record; 0 for none.
         backup_ends: u64,
     },
-    /// A record cannot be made again as it is in the spool.
+    /// A record cannot be encoded as it is in the spool.
     #[error("record {seq} of the spool cannot be written with the same bytes (a bug: please report it)")]
     NotTheSame {
-        /// Its seq.
+        /// Seq of the record.
         seq: Seq,
     },
     /// The spool cannot be read.
@@ -68,7 +68,7 @@ pub enum DrainError {
 }
 
 impl DrainError {
-    /// Whether it may be different soon.
+    /// Whether a later attempt may succeed.
     pub fn is_trouble(&self) -> bool {
         match self {
             Self::Open(OpenRecordingError::Locked { .. }) | Self::Thread(_) => true,
@@ -80,18 +80,18 @@ impl DrainError {
     }
 }
 
-/// What is to be drained, and to where.
+/// Source and destination of a drain.
 #[derive(Debug, Clone)]
 pub struct DrainPlan {
     pub(crate) url: BackupUrl,
     pub(crate) limits: LogLimits,
     pub(crate) header: SpoolHeader,
     pub(crate) spool: Arc<dyn Directory>,
-    /// Behind the last record that is acknowledged.
+    /// Behind the last acknowledged record.
     pub(crate) recorded: LogEnd,
 }
 
-/// A backup that is being brought up to date. Holds its lock.
+/// A locked backup that is being brought up to date.
 #[derive(Debug)]
 pub struct Drain {
     pub(crate) directory: Arc<dyn Directory>,
@@ -99,17 +99,17 @@ pub struct Drain {
     pub(crate) manifest: Manifest,
     pub(crate) log: LogWriter,
     leavable: Option<DeadlineDirectory>,
-    /// In the spool, behind what the backup has; `None` when the backup has all of it, and it has no log any more.
+    /// In the spool, behind the records of the backup; `None` when the backup has all of them and no log is left.
     cursor: Option<LogCursor>,
 }
 
 impl DrainPlan {
-    /// Opens the backup and finds the place in the spool that it ends at. May take long when the backup's place hangs.
+    /// Opens the backup and finds its end in the spool. May take long when the backup hangs.
     ///
     /// # Errors
-    /// When the backup cannot be opened, or it does not end with a record of the spool or the one before.
+    /// When the backup cannot be opened, or does not end with a record of the spool or the one before.
     pub fn attach(&self) -> Result<Drain, DrainError> {
-        // While it drains nobody waits for its calls but itself.
+        // During the drain only the drain itself waits for these calls.
         let leavable = DeadlineDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
         leavable.set_timeout(CALL_TAKES_AT_MOST);
         self.attach_in(Arc::new(leavable.clone()), Some(leavable))
@@ -125,8 +125,9 @@ impl DrainPlan {
         let Attached { lock, manifest, mut log, .. } = attached;
         let (from, attempted) = ends(&self.header);
         let cursor = match self.find(log.end()) {
-            // It ends with what was being written to it when it failed, and the spool has what came instead. A spool whose
-            // first log is gone has been drained: what the backup ends with was acknowledged then, whatever it equals.
+            // The backup ends with records that were being written when it failed, and the spool has their replacement. If the
+            // first log of the spool is gone, the spool has been drained: then the last records of the backup were acknowledged,
+            // whatever they equal.
             Err(DrainError::Forked { .. }) if attempted.contains(&log.end()) && self.is_whole()? => {
                 let cut = || -> Result<(), OpenRecordingError> {
                     let backup = Backup::of(Arc::clone(&directory), manifest.clone());
@@ -139,19 +140,19 @@ impl DrainPlan {
                 log = attach_again(&directory, &manifest, self.limits)?;
                 self.find(log.end())?
             }
-            // What it ends with is in the spool as well, and durable: that was made sure of when its log was put right.
+            // The last records of the backup are also in the spool, and durable since its log was recovered.
             found => found?,
         };
         Ok(Drain { directory, lock, manifest, log, leavable, cursor })
     }
 
-    /// Whether the spool still begins where it was begun.
+    /// Whether the spool still has its first log.
     fn is_whole(&self) -> Result<bool, ReadError> {
         Ok(logs(&*self.spool)?.first() == Some(&self.header.from.0))
     }
 
-    /// The place in the spool where the chain is at this end; `None` when the spool was drained up to there, and could not
-    /// be emptied to the last file. Each checksum covers the one before: what is equal there is equal from the beginning.
+    /// The position in the spool at this end of the chain; `None` when the spool was drained up to there and not emptied
+    /// completely. Each checksum covers the previous one: equal ends mean equal records from the beginning.
     fn find(&self, end: LogEnd) -> Result<Option<LogCursor>, DrainError> {
         let forked = || DrainError::Forked {
             url: self.url.clone(),
@@ -166,7 +167,7 @@ impl DrainPlan {
     }
 }
 
-/// Opens the log of a backup whose lock is held.
+/// Opens the log of a locked backup.
 fn attach_again(
     directory: &Arc<dyn Directory>,
     manifest: &Manifest,
@@ -180,10 +181,10 @@ fn attach_again(
 }
 
 impl Drain {
-    /// Appends the records of the spool up to `through`, which must be acknowledged there: before that they may yet go.
+    /// Appends the records of the spool up to `through`, which must be acknowledged there: earlier they may still be removed.
     ///
     /// # Errors
-    /// When a record cannot be read or appended. This drain is of no use any more; another one goes on behind what is in
+    /// When a record cannot be read or appended. This drain cannot be used further; another one continues behind the records of
     /// the backup.
     pub fn advance(&mut self, through: LogEnd) -> Result<(), DrainError> {
         let Self { log, cursor: Some(cursor), .. } = self else { return Ok(()) };
@@ -205,18 +206,18 @@ impl Drain {
             if end == before || log.batch_end() != end {
                 return Err(DrainError::NotTheSame { seq: before.next_seq });
             }
-            // As every append: each record is durable before the next is written.
+            // As with every append, each record is durable before the next is written.
             log.commit()?;
         }
         Ok(())
     }
 
-    /// Where the backup ends by now.
+    /// The current end of the backup.
     pub fn end(&self) -> LogEnd {
         self.log.end()
     }
 
-    /// From now on a call to the backup's place may take so long.
+    /// Sets the deadline of calls to the backup.
     pub fn set_timeout(&self, timeout: Duration) {
         if let Some(leavable) = &self.leavable {
             leavable.set_timeout(timeout);
@@ -228,7 +229,7 @@ fn go_on_if(condition: bool) -> ControlFlow<()> {
     if condition { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Adds a record to the batch as it is in the spool.
+/// Adds a record of the spool to the batch.
 fn push(log: &mut LogWriter, record: &Record<'_>) -> Result<(), DrainError> {
     let header = &record.header;
     match &record.body {

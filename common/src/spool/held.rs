@@ -19,7 +19,7 @@ use crate::storage::{Directory, RealDirectory, remove_if_present, replace_file};
 use format::names;
 use format::spool::SpoolHeader;
 
-/// A spool under its lock, and the end of its log.
+/// A locked spool, with the end of its log.
 #[derive(Debug)]
 pub(crate) struct HeldSpool {
     pub(crate) directory: Arc<dyn Directory>,
@@ -29,7 +29,7 @@ pub(crate) struct HeldSpool {
 }
 
 impl HeldSpool {
-    /// Begins a spool: nothing can be acknowledged before its header, its first log, and then the marker are durable.
+    /// Creates a spool: header, first log and then marker are durable before anything is acknowledged.
     pub(crate) fn begin(
         directory: Arc<dyn Directory>,
         lightning_dir: &dyn Directory,
@@ -48,10 +48,10 @@ impl HeldSpool {
         Ok(Self { directory, lock, log, contents: SpoolContents::new(header) })
     }
 
-    /// Takes the spool of this backup that an earlier run has left; `None` when it is empty.
+    /// Opens the spool of this backup that an earlier run has left; `None` when it is empty.
     ///
     /// # Errors
-    /// Among others, when there is a marker of a spool that is not this one.
+    /// Among others, when there is a marker of another spool.
     pub(crate) fn take(
         directory: Arc<dyn Directory>,
         lightning_dir: &dyn Directory,
@@ -69,7 +69,7 @@ impl HeldSpool {
             Err(SpoolError::Storage(error)) if error.is_not_found() => return Err(not_there()),
             lock => lock?,
         };
-        // Read again under the lock: the recorder that held it may have drained the spool.
+        // Read again under the lock: the previous recorder may have drained the spool.
         let marker = SpoolMarker::read(lightning_dir, Some(uuid))?;
         let Some(header) = read_header(&*directory)? else {
             return if marker.is_some() { Err(not_there()) } else { Ok(None) };
@@ -95,9 +95,9 @@ impl HeldSpool {
                 Ok(Some(Self { directory, lock, log, contents }))
             }
             None => {
-                // The run before may have died while it was emptying it: a log whose removal a power cut undoes does not
-                // go on from what is recorded to the backup by then. And nobody is to be refused because of an empty spool
-                // when its disk is not mounted.
+                // The previous run may have died while it emptied the spool: a log whose removal a power cut undoes does not
+                // continue the records that the backup has by then. And an empty spool must not cause a refusal when its disk is
+                // not mounted.
                 if let Err(error) = clear(&*directory, lightning_dir) {
                     log::warn!(
                         "the spool {} is empty, and cannot be tidied up: {error}. Nothing is lost by that",
@@ -110,8 +110,8 @@ impl HeldSpool {
     }
 }
 
-/// How long whoever had the lock before may take to end: the recorder of a node that was started again at once, or a thread
-/// that was making room ahead.
+/// How long the previous holder of the lock may take to end: the recorder of a node that was restarted at once, or its
+/// preallocation thread.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(3);
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -127,8 +127,8 @@ fn lock(directory: &dyn Directory) -> Result<Arc<dyn fmt::Debug + Send + Sync>, 
     }
 }
 
-/// Empties a spool of which the backup has everything: the logs, the oldest first, then the marker, then the header.
-/// Durable step by step, so that what a crash leaves is the end of the chain, or nothing, and never a marker alone.
+/// Empties a spool whose records are all in the backup: the logs, the oldest first, then the marker, then the header. Each step
+/// is durable, so that a crash leaves the end of the chain, or nothing, and never a marker alone.
 pub(crate) fn clear(directory: &dyn Directory, lightning_dir: &dyn Directory) -> Result<(), SpoolError> {
     for log in logs(directory)? {
         directory.remove(&names::log(log))?;
@@ -140,10 +140,10 @@ pub(crate) fn clear(directory: &dyn Directory, lightning_dir: &dyn Directory) ->
     Ok(directory.sync()?)
 }
 
-/// The spool, the directory that was named for spools, and what that is in.
+/// The spool, the configured directory, and its parent.
 const OWN_LEVELS: usize = 3;
 
-/// The directory of the spool of a backup, made if it is not there: nobody else may read it.
+/// The directory of a backup's spool, created if necessary, and private.
 pub(crate) fn spool_directory(root: &Path, uuid: Uuid) -> Result<RealDirectory, SpoolError> {
     let path = spool_path(root, uuid);
     let lock = path.join(names::LOCK);
@@ -152,10 +152,10 @@ pub(crate) fn spool_directory(root: &Path, uuid: Uuid) -> Result<RealDirectory, 
         if lock.symlink_metadata().is_ok() {
             return Ok(());
         }
-        // The lock comes last: with it, all directories on the way are durable, whoever made them and was killed then.
+        // The lock is created last: once it exists, all directories on the path are durable, even if their creator was killed.
         for (level, directory) in path.canonicalize()?.ancestors().enumerate() {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
-            // Those far up have been there for long, and may be closed to this user.
+            // Ancestors far up are older, and may be closed to this user.
             if level < OWN_LEVELS {
                 synced?;
             }

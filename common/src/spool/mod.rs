@@ -1,18 +1,17 @@
-//! The spool: where changes go, on the node's own machine, while the backup's place is out of reach.
+//! The spool: a directory on the node's own machine for changes while the backup is out of reach.
 //!
-//! A spool is a directory of logs, written by the code that writes those of a backup. Its first record continues the chain
-//! behind the last acknowledged record of the backup, so every record has the same bytes here as it is going to have
-//! there, and [`Drain`] only appends what the backup does not have yet. A header file says what a recorder must know that
-//! finds the spool and cannot reach the backup.
+//! A spool is a directory of logs, written by the same code as those of a backup. Its first record continues the checksum chain
+//! behind the last acknowledged record of the backup, so every record has the same bytes here as later in the backup, and
+//! [`Drain`] only appends what the backup lacks. A header file has what a recorder needs to know when it finds the spool while
+//! the backup is out of reach.
 //!
-//! What must hold at every moment, whatever crashes: the records of the backup and behind them those of the spool that the
-//! backup does not have are one chain, and every acknowledged record is durable in one of the two.
+//! Invariant, at every moment and after any crash: the records of the backup, followed by those of the spool that the backup
+//! lacks, form one chain, and every acknowledged record is durable in one of the two.
 //!
-//! [`durability`](crate::durability) goes through the moments. The marker, in the lightning-dir, tells an empty spool from
-//! one whose disk is not mounted: see `marker`.
+//! [`durability`](crate::durability) describes every step. The marker in the lightning-dir distinguishes an empty spool from one
+//! whose disk is not mounted: see `marker`.
 //!
-//! Nothing is written to the backup except what is in the spool until the spool is gone: that is what makes its emptying
-//! safe.
+//! While a spool exists, only its records are written to the backup: so it can be emptied safely.
 
 mod contents;
 mod drain;
@@ -38,39 +37,39 @@ use crate::storage::StorageError;
 use crate::storage::read_error::ReadError;
 use format::units::counted;
 
-/// Why nothing can be spooled.
+/// Why changes cannot be spooled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpoolError {
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     #[error("cannot make the spool directory {path}", path = .path.display())]
     Make {
         /// The directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Somebody else spools there.
+    /// Another recorder has the lock of the spool.
     #[error("the spool {path} is locked: another recorder of the same backup is writing to it; stop the other lightningd", path = .path.display())]
     Locked {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
     },
-    /// It holds changes that another run has put there.
+    /// The spool has changes of an earlier run.
     #[error("the spool {path} holds changes already; start lightningd again, and they are drained first", path = .path.display())]
     NotEmpty {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
     },
-    /// It is the spool of another backup.
+    /// The spool belongs to another backup.
     #[error("{path} is the spool of backup {found}; give each node a spool of its own", path = .path.display())]
     Foreign {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
-        /// Whose it is.
+        /// UUID of that backup.
         found: Uuid,
     },
-    /// There are changes in a spool, and it cannot be seen.
+    /// A spool with changes is missing.
     #[error(
         "the newest changes are in the spool {path} only, and that is not there: its disk is not mounted, or it was moved, \
          emptied or replaced. Bring it back as it was, then start lightningd: nothing is lost. Only if it is lost for good, and the \
@@ -79,21 +78,21 @@ pub enum SpoolError {
         path = .path.display(), marker = .marker.display()
     )]
     NotThere {
-        /// Where the spool was.
+        /// Path of the spool.
         path: PathBuf,
-        /// The file that says so.
+        /// Path of the marker.
         marker: PathBuf,
     },
-    /// Changes are left in a spool that is not named any more.
+    /// A spool that `backup.lock` does not name has changes.
     #[error(
         "the spool {path}, which backup.lock does not name, holds {} that the backup does not have; put \"on_unreachable\": \
          {{\"spool\": …}} back into backup.lock for one start of the node, and the spool is drained",
         counted(*.changes, "change"), path = .path.display()
     )]
     Forgotten {
-        /// The spool.
+        /// Path of the spool.
         path: PathBuf,
-        /// What is in it.
+        /// Number of changes in it.
         changes: u64,
     },
     /// The marker beside `backup.lock` cannot be read, written or removed.
@@ -101,21 +100,21 @@ pub enum SpoolError {
         "the file backup.spool, beside backup.lock, says whether there are changes in a spool, and it cannot be read or written"
     )]
     Marker(#[source] StorageError),
-    /// The marker is not what a recorder writes.
+    /// The marker is not valid.
     #[error(
         "{path} is not usable ({reason}): it says where changes are that the backup does not have; if it was edited, put it \
          right; remove it only if there are none", path = .path.display()
     )]
     BadMarker {
-        /// The file.
+        /// Path of the marker.
         path: PathBuf,
         /// What is wrong.
         reason: String,
     },
-    /// It cannot be read.
+    /// The spool cannot be read.
     #[error("the spool cannot be read; what is in it may be the newest there is, so keep it")]
     Read(#[from] ReadError),
-    /// Its log cannot be put right.
+    /// The log of the spool cannot be recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
     /// A call failed.
@@ -126,7 +125,7 @@ pub enum SpoolError {
     Append(#[from] AppendError),
 }
 
-/// Where the spool of a backup is.
+/// Path of the spool of a backup.
 pub(crate) fn spool_path(root: &Path, uuid: Uuid) -> PathBuf {
     root.join(uuid.to_string())
 }

@@ -1,4 +1,4 @@
-//! The note in a backup that says where its spool is, and whether the backup is behind it.
+//! The note in a backup with the location of its spool; and whether the backup is behind the spool.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,44 +14,44 @@ use crate::storage::{Access, Directory, RealDirectory, StorageError, remove_if_p
 use format::names;
 use format::units::DataVersion;
 
-/// A note is a few hundred bytes.
+/// Maximum length; a note has a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;
 
-/// Where the spool of a backup is: JSON in the file [`names::SPOOL_NOTE`].
+/// Location of a backup's spool: JSON in the file [`names::SPOOL_NOTE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpoolNote {
-    /// The name of the machine.
+    /// Host name of the machine.
     pub host: String,
-    /// The directory there.
+    /// Directory on that machine.
     pub path: PathBuf,
 }
 
-/// Why it is not known whether there is a note, or what it says.
+/// Why the note cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpoolNoteError {
     /// A call failed.
     #[error("{0}: {source}", source = .0.source)]
     Storage(StorageError),
-    /// It is not what a recorder writes.
+    /// The note is not valid.
     #[error("{path} is not understood: {source}", path = .path.display())]
     NotUnderstood { path: PathBuf, source: serde_json::Error },
 }
 
 impl SpoolNote {
-    /// Reads the bytes of the file.
+    /// Parses the contents of the file.
     ///
     /// # Errors
-    /// When they are not what a recorder writes.
+    /// When they are not valid.
     pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
 
-    /// The bytes of the file. None for a path that is no text, which JSON cannot hold.
+    /// Encodes the file; empty for a path that is not UTF-8, as JSON requires.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads it; `None` when there is none.
+    /// Reads the note; `None` when there is none.
     pub(crate) fn read(directory: &dyn Directory) -> Result<Option<Self>, SpoolNoteError> {
         let file = match directory.open(names::SPOOL_NOTE, Access::Read) {
             Ok(file) => file,
@@ -65,8 +65,8 @@ impl SpoolNote {
             .map_err(|source| SpoolNoteError::NotUnderstood { path: file.path().to_path_buf(), source })
     }
 
-    /// Whether the spool of this backup is on this machine, if there is one: because of the name of the machine, or because
-    /// it is there. A machine may have another name by now, and two containers may see the same disk.
+    /// Whether the spool is on this machine: by host name, or because it can be read here. A machine may have been renamed, and
+    /// containers may share a disk.
     pub(crate) fn is_here(&self, uuid: Uuid) -> bool {
         let is_there = || {
             let header = read_header(&RealDirectory::new(&self.path));
@@ -75,7 +75,7 @@ impl SpoolNote {
         self.host == this_host() || is_there()
     }
 
-    /// Makes the backup's note this one, or removes it. Durable when it returns.
+    /// Replaces or removes the note, durably.
     pub(crate) fn replace(note: Option<&Self>, directory: &dyn Directory) -> Result<(), StorageError> {
         match (note, Self::read(directory)) {
             (_, Ok(there)) if there.as_ref() == note => Ok(()),
@@ -94,44 +94,44 @@ pub(crate) fn this_host() -> String {
     name.trim().to_owned()
 }
 
-/// What can be seen here of the spool of a backup.
+/// What is known here about the spool of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpoolStatus {
-    /// The backup has all there is: no recorder was told to use a spool, or it is empty.
+    /// The backup is complete: there is no spool, or it is empty.
     Complete,
-    /// The spool holds changes that the backup does not have.
+    /// The spool has changes that the backup lacks.
     Behind(BehindSpool),
     /// The spool is on another machine, or not accessible to this user.
     OutOfSight {
-        /// The machine.
+        /// Host name of the machine.
         host: String,
-        /// The directory there.
+        /// Directory on that machine.
         path: PathBuf,
     },
-    /// The spool is here and cannot be read, or what says where it is cannot be read.
+    /// The spool is here and cannot be read, or its location cannot be read.
     Unreadable {
-        /// Its directory, or that file.
+        /// Path of the spool, or of the file with its location.
         path: PathBuf,
         /// Why.
         reason: String,
     },
 }
 
-/// What a backup does not have.
+/// The changes that a backup lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BehindSpool {
-    /// The directory of the spool.
+    /// Path of the spool.
     pub path: PathBuf,
-    /// How many changes.
+    /// Number of changes.
     pub changes: u64,
-    /// Version of the first.
+    /// Version of the first change.
     pub from_version: Option<DataVersion>,
-    /// Version of the last.
+    /// Version of the last change.
     pub to_version: Option<DataVersion>,
 }
 
 impl Backup {
-    /// Looks whether the backup is behind a spool of its node.
+    /// Checks whether the backup is behind a spool of its node.
     pub fn spool_sight(&self) -> SpoolStatus {
         let note = match SpoolNote::read(&**self.directory()) {
             Ok(Some(note)) => note,
@@ -150,7 +150,7 @@ impl Backup {
         self.sight_of(path, &directory)
     }
 
-    /// As [`spool_sight`](Self::spool_sight), of a spool that can be seen.
+    /// Like [`spool_sight`](Self::spool_sight), for a spool that is accessible.
     fn sight_of(&self, path: PathBuf, directory: &Arc<dyn Directory>) -> SpoolStatus {
         let contents = match SpoolContents::read(directory) {
             Ok(Some(contents)) if contents.header.manifest.uuid == self.manifest().uuid => contents,
@@ -164,8 +164,8 @@ impl Backup {
         }
     }
 
-    /// As [`spool_sight`](Self::spool_sight), when this may be the lightning-dir of its node: that knows whether there are
-    /// changes in a spool that cannot be seen.
+    /// Like [`spool_sight`](Self::spool_sight), with the lightning-dir of the node, whose marker also covers a spool that is not
+    /// accessible.
     pub fn spool_sight_beside(&self, lightning_dir: &Path) -> SpoolStatus {
         let sight = self.spool_sight();
         let lightning_dir = RealDirectory::new(lightning_dir);
@@ -173,7 +173,7 @@ impl Backup {
             Ok(None) => sight,
             Ok(Some(marker)) => match (&sight, read_header(&RealDirectory::new(&marker.path))) {
                 (SpoolStatus::Behind(_) | SpoolStatus::Unreadable { .. }, _) => sight,
-                // An older copy of the backup may not know that there is a spool.
+                // An older copy of the backup may have no note.
                 (_, Ok(Some(header))) if marker.is_of(&header) => {
                     let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(&marker.path));
                     match self.sight_of(marker.path, &directory) {
@@ -197,7 +197,7 @@ impl Backup {
     /// The changes of the spool behind the last record of the backup.
     fn missing_of(&self, directory: &Arc<dyn Directory>, contents: SpoolContents) -> Option<BehindSpool> {
         let (_, mut cursor) = self.sealed_history().ok()?;
-        // What cannot be read to its end is behind all the more.
+        // A backup that cannot be read to its end is certainly behind.
         let read = cursor.read_new(&mut |_, _| Ok(()));
         let (from, attempted) = ends(&contents.header);
         let end = cursor.end();

@@ -1,4 +1,4 @@
-//! What `backup-status` and `backupfs status` both tell: one name, and one meaning, for each.
+//! The fields that `backup-status` and `backupfs status` share: one name, and one meaning, for each.
 
 use serde::Serialize;
 
@@ -8,65 +8,65 @@ use crate::history::NewestVersion;
 use format::checked::CheckedSnapshots;
 use format::units::DataVersion;
 
-/// How a backup is doing, as JSON. What is not known is null; fields are only ever added.
+/// Status of a backup, as JSON. Unknown values are null; fields are only ever added.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StatusFields {
     /// The newest version.
     pub data_version: Option<u32>,
-    /// Its seq.
+    /// Its seq: that of its newest record.
     pub seq: Option<u64>,
-    /// When it was recorded, in RFC 3339.
+    /// Time of that record, in RFC 3339.
     pub recorded_at: Option<String>,
     /// URL of the backup.
     pub destination: Option<String>,
-    /// Bytes of its files.
+    /// Total length of its files in bytes.
     pub bytes: Option<u64>,
-    /// What they are made up of.
+    /// Lengths by kind of file.
     pub bytes_by_kind: Option<BytesByKind>,
-    /// Why they are not known.
+    /// Why the lengths are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_problem: Option<String>,
-    /// Bytes that its file system has left.
+    /// Free space of its file system in bytes.
     pub free_bytes: Option<u64>,
-    /// Changes that are in no segment yet.
+    /// Number of unsealed changes.
     pub unsealed_changes: Option<u64>,
-    /// The newest version that is in a segment.
+    /// The newest sealed version.
     pub sealed_through: Option<u32>,
-    /// Seq of the last record that is.
+    /// Seq of the last sealed record.
     pub sealed_through_seq: Option<u64>,
-    /// What is wrong with the node's own database, as the newest snapshot has it.
+    /// Damage of the node's own database, as found in the newest snapshot.
     pub database_damage: Option<DatabaseDamage>,
-    /// What is known to replay.
+    /// Result of replay so far.
     pub replay: ReplayCheck,
-    /// Version of the format that the program writes.
+    /// Format version that the program writes.
     pub format: u32,
 }
 
-/// The node's own database was damaged when it was copied.
+/// Damage of the node's own database when a snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DatabaseDamage {
-    /// The version of the snapshot.
+    /// Version of the snapshot.
     pub data_version: u32,
-    /// What SQLite says of it.
+    /// Message of SQLite.
     pub text: String,
 }
 
 impl DatabaseDamage {
-    /// What the newest snapshot that was checked tells; `None` when it is sound, or none was checked.
+    /// Result for the newest checked snapshot; `None` when it is sound, or none was checked.
     pub fn of(checked: &CheckedSnapshots) -> Option<Self> {
         let unsound = checked.newest_unsound()?;
         Some(Self { data_version: unsound.data_version.get(), text: unsound.found.clone() })
     }
 }
 
-/// What is known to replay.
+/// Result of replay so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReplayCheck {
-    /// Every change up to this version has been replayed.
+    /// Every change up to this version was replayed.
     pub through: Option<u32>,
-    /// The same, in words.
+    /// The same as a sentence.
     pub text: String,
-    /// Why no more is.
+    /// Why replay does not continue.
     pub problem: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Default for ReplayCheck {
 }
 
 impl ReplayCheck {
-    /// What is known by now.
+    /// The current result.
     pub fn new(through: Option<DataVersion>, problem: Option<String>) -> Self {
         let text = match through {
             Some(version) => format!("every change up to version {version} has been replayed"),
@@ -88,19 +88,19 @@ impl ReplayCheck {
 }
 
 impl StatusFields {
-    /// Nothing is known but the format.
+    /// Fields with only the format set.
     pub fn new() -> Self {
         Self { format: format::FORMAT_VERSION.into(), ..Self::default() }
     }
 
-    /// The newest version.
+    /// Sets the newest version.
     pub fn set_newest(&mut self, newest: &NewestVersion) {
         self.data_version = Some(newest.data_version.get());
         self.seq = Some(newest.seq.get());
         self.recorded_at = Some(newest.recorded_at.to_string());
     }
 
-    /// What is sealed.
+    /// Sets what is sealed.
     pub fn set_unsealed(&mut self, unsealed: &UnsealedChanges) {
         let through = unsealed.sealed_through();
         self.unsealed_changes = Some(unsealed.count());
@@ -108,7 +108,7 @@ impl StatusFields {
         self.sealed_through_seq = through.map(|through| through.seq.get());
     }
 
-    /// What its files take.
+    /// Sets the lengths of the files.
     pub fn set_bytes(&mut self, bytes: BytesByKind) {
         self.bytes = Some(bytes.total());
         self.bytes_by_kind = Some(bytes);

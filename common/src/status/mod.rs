@@ -1,3 +1,3 @@
-//! What recorder and command line both tell of a backup.
+//! The status of a backup, shared by recorder and command line.
 
 pub(crate) mod fields;

@@ -1,4 +1,4 @@
-//! [`DeadlineDirectory`]: a directory whose calls are made by a thread of its own, which is left behind when it hangs.
+//! [`DeadlineDirectory`]: a directory whose calls run in a thread of their own, which is abandoned when one hangs.
 
 use std::fmt;
 use std::io;
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use super::{Access, Directory, InFlightCalls, StorageError, StorageOp, StoredFile};
 
-/// A directory of which every call returns in time: when it does not, that is an error, and so is every later call. The
-/// thread that is stuck in it closes all files, and gives back the lock, when it comes back: until then the lock is
-/// held, so nobody else can begin to write while an old write may still arrive. Calls of [`background`](Directory::unhurried)
-/// are made by the thread that asks for them, which must hold the lock for as long as they take.
+/// A directory whose calls have a deadline: a call that misses it is an error, and so is every later call. The stuck thread
+/// closes all files and releases the lock when its call returns; until then the lock stays taken, so that no other process begins
+/// to write while an old write may still arrive. Calls of [`background`](Directory::background) run in the calling thread, which
+/// must keep the lock while they run.
 ///
-/// A call costs the way to another thread and back.
+/// A call costs a round trip to another thread.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadlineDirectory {
     directory: Arc<dyn Directory>,
@@ -30,12 +30,12 @@ struct Caller {
     jobs: Mutex<Sender<Job>>,
     left: AtomicBool,
     patience_ms: AtomicU64,
-    /// Shows for how long a call has been waited for.
+    /// Shows how long a call has been running.
     in_flight: Arc<InFlightCalls>,
 }
 
 impl DeadlineDirectory {
-    /// Starts the thread. Calls may take any time until [`set_timeout`](Self::set_patience), and show in `in_flight`.
+    /// Starts the thread. Calls have no deadline until [`set_timeout`](Self::set_timeout), and show in `in_flight`.
     pub(crate) fn new(directory: Arc<dyn Directory>, in_flight: Arc<InFlightCalls>) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new().name("destination".to_owned()).spawn(move || queue.iter().for_each(|job| job()))?;
@@ -43,7 +43,7 @@ impl DeadlineDirectory {
         Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms, in_flight }) })
     }
 
-    /// From now on a call may take so long.
+    /// Sets the deadline of all later calls.
     pub(crate) fn set_timeout(&self, timeout: Duration) {
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.caller.patience_ms.store(ms, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Caller {
             return Err(hung());
         }
         let (answer, answered) = sync_channel(1);
-        // What nobody waits for any more is dropped where it was made: closing a file may hang, too.
+        // A result that is no longer awaited is dropped in this thread: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
         let timeout = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
         match self.in_flight.during_leavable(|| answered.recv_timeout(timeout)) {
@@ -92,7 +92,7 @@ impl Caller {
         }
     }
 
-    /// The thread outlives this: it ends when the last sender is dropped.
+    /// The thread ends when the last sender is dropped.
     fn give(&self, job: Job) {
         let _thread_panicked = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
@@ -146,7 +146,7 @@ impl Directory for DeadlineDirectory {
     }
 }
 
-/// A lock that is given back behind all calls that are under way.
+/// A lock that is released behind all calls in progress.
 #[derive(Debug)]
 struct LeavableLock {
     held: Option<Box<dyn fmt::Debug + Send + Sync>>,
@@ -162,7 +162,7 @@ impl Drop for LeavableLock {
 
 #[derive(Debug)]
 struct LeavableFile {
-    /// Always there: taken when it is closed.
+    /// `None` only while the file is closed.
     file: Option<Arc<dyn StoredFile>>,
     path: PathBuf,
     caller: Arc<Caller>,
@@ -181,7 +181,7 @@ impl LeavableFile {
 
 impl Drop for LeavableFile {
     fn drop(&mut self) {
-        // Closed by the other thread: over a network that may write, and hang.
+        // The other thread closes the file: over a network that may write, and hang.
         let file = self.file.take();
         self.caller.give(Box::new(move || drop(file)));
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile};
 
-/// A real directory of which the calls that change something are noted, and one of them fails.
+/// A real directory that counts modifying calls and lets one of them fail.
 #[derive(Debug)]
 pub(crate) struct FaultyDirectory {
     real: RealDirectory,
@@ -19,18 +19,18 @@ pub(crate) struct FaultyDirectory {
 struct Calls {
     made: Mutex<Vec<StorageOp>>,
     fail_at: AtomicU64,
-    /// What the operating system says to a call that fails.
+    /// The error number of a failing call.
     errno: AtomicI32,
     keep: AtomicU64,
 }
 
-/// What a failing write leaves.
+/// A failing write leaves its first half.
 const FIRST_HALF: u64 = 0;
 const LATER_SECTORS: u64 = 1;
-/// All of it, with a bit flipped, and the disk says nothing.
+/// A write succeeds with a flipped bit.
 const FLIPPED: u64 = 2;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: usize = 512;
 
 impl FaultyDirectory {
@@ -44,40 +44,39 @@ impl FaultyDirectory {
         Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
     }
 
-    /// Lets the n-th changing call from now on fail, from 0; it has no effect, except that a write leaves its first half.
+    /// Lets the n-th modifying call from now on fail, from 0; it has no effect, except that a write leaves its first half.
     pub(crate) fn fail_nth(&self, n: u64) {
         self.calls.fail_at.store(self.calls() + n, Ordering::Relaxed);
     }
 
-    /// What failing calls fail with, instead of EIO.
+    /// Sets the error of failing calls, instead of EIO.
     pub(crate) fn fail_with(&self, errno: i32) {
         self.calls.errno.store(errno, Ordering::Relaxed);
     }
 
-    /// Lets the next changing call fail; when it is a write, all but its first sector is written, as disks may do.
+    /// Lets the next modifying call fail; a write leaves all but its first sector, as disks may do.
     pub(crate) fn tear_next_write_to_its_later_sectors(&self) {
         self.calls.keep.store(LATER_SECTORS, Ordering::Relaxed);
         self.fail_nth(0);
     }
 
-    /// Lets the n-th changing call from now on, if it is a write, write something else and succeed.
+    /// Lets the n-th modifying call from now on, if it is a write, write other bytes and succeed.
     pub(crate) fn flip_in_nth(&self, n: u64) {
         self.calls.keep.store(FLIPPED, Ordering::Relaxed);
         self.fail_nth(n);
     }
 
-    /// Changing calls made so far.
+    /// Number of modifying calls so far.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.made.lock().unwrap().len() as u64
     }
 
-    /// Calls of this kind made so far.
+    /// Number of calls of this kind so far.
     pub(crate) fn calls_of(&self, op: StorageOp) -> usize {
         self.calls.made.lock().unwrap().iter().filter(|&&made| made == op).count()
     }
 
-    /// Whether every rename so far, and there was one, gave its name to a file that was durable, and was made durable
-    /// itself at once.
+    /// Whether there was a rename, and every rename came after a sync of the file and before a sync of the directory.
     pub(crate) fn named_what_is_durable(&self) -> bool {
         let made = self.calls.made.lock().unwrap();
         let renames = made.iter().filter(|&&op| op == StorageOp::Rename).count();
@@ -129,7 +128,7 @@ impl Directory for FaultyDirectory {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        // No power fails while a test runs: waiting for the disk would prove nothing.
+        // No power fails during a test, so a real sync would prove nothing.
         self.calls.check(StorageOp::Sync, self.path())
     }
 

@@ -1,20 +1,20 @@
-//! [`FreeSpace`]: what a file system has left.
+//! [`FreeSpace`]: the free space of a file system.
 
 use std::path::Path;
 
 use super::{StorageError, StorageOp};
 
-/// What a file system has left for its users.
+/// The free space of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreeSpace {
-    /// Bytes that this user can still write.
+    /// Bytes available to this user.
     pub bytes: u64,
-    /// Bytes of the whole file system.
+    /// Size of the file system in bytes.
     pub total_bytes: u64,
 }
 
 impl FreeSpace {
-    /// Asks the file system that holds `path`. Like any call to it this may hang.
+    /// Queries the file system of `path`. Like any call to it this may hang.
     ///
     /// # Errors
     /// When the operating system refuses.

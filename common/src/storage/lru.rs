@@ -1,4 +1,4 @@
-//! A cache of so many entries, from which those go that were not asked for the longest.
+//! A bounded LRU cache.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -33,8 +33,8 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
         Some(entry.value.clone())
     }
 
-    /// Keeps a value. When there are too many, a quarter goes at once: looking for the oldest each time would cost more
-    /// than what is kept is worth.
+    /// Inserts a value. When the cache is full, a quarter of it is evicted at once: finding the oldest entry each time would cost
+    /// more than the cache saves.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         self.clock += 1;
         self.entries.insert(key, Entry { value, used: self.clock });
@@ -45,7 +45,7 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
     }

@@ -1,7 +1,7 @@
-//! The storage seam: the only place that makes file system calls for a backup directory.
+//! Storage: the only module that makes file system calls for a backup directory.
 //!
-//! Everything above it works on [`Directory`] and [`StoredFile`], so that tests can put a directory underneath that
-//! fails, tears writes or loses what was not synced. A backup directory is flat: names, never paths, go through here.
+//! All other modules use [`Directory`] and [`StoredFile`], so that tests can substitute a directory that fails, tears writes or
+//! loses what was not synced. A backup directory is flat: its interface takes names, never paths.
 
 pub(crate) mod boot;
 mod deadline;
@@ -33,7 +33,7 @@ pub use trouble::Trouble;
 pub use watched::InFlightCalls;
 pub(crate) use watched::WatchedDirectory;
 
-/// A file system call that failed: which one, on what, where.
+/// A failed file system call.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {op} {path}{}{}", AtByte(*.offset), WayOut(.source), path = .path.display())]
 pub struct StorageError {
@@ -43,19 +43,19 @@ pub struct StorageError {
     pub path: PathBuf,
     /// Byte of the file at which the call began, for reads and writes.
     pub offset: Option<u64>,
-    /// What the operating system said.
+    /// Error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
 impl StorageError {
-    /// Whether the file or directory was not there.
+    /// Whether the file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }
 
-/// Says " at byte N", or nothing.
+/// Formats " at byte N", or nothing.
 struct AtByte(Option<u64>);
 
 impl fmt::Display for AtByte {
@@ -64,7 +64,7 @@ impl fmt::Display for AtByte {
     }
 }
 
-/// Says what to do where what the operating system says does not tell, or nothing.
+/// Formats what to do, where the operating system's message does not tell; or nothing.
 struct WayOut<'a>(&'a io::Error);
 
 impl fmt::Display for WayOut<'_> {
@@ -78,7 +78,7 @@ impl fmt::Display for WayOut<'_> {
     }
 }
 
-/// The calls of the seam, as words for messages.
+/// The calls of the interface, with their names for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the call of its name")]
 pub enum StorageOp {
@@ -113,7 +113,7 @@ impl fmt::Display for StorageOp {
     }
 }
 
-/// What a file is opened for.
+/// Access mode of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading only.
@@ -124,7 +124,7 @@ pub enum Access {
 
 /// A backup directory.
 pub trait Directory: fmt::Debug + Send + Sync {
-    /// Where it is.
+    /// Path of the directory.
     fn path(&self) -> &Path;
 
     /// Opens an existing regular file. Links are not followed and a FIFO does not block: both are errors.
@@ -133,7 +133,8 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// When it is absent, not a regular file, or not accessible.
     fn open(&self, name: &str, access: Access) -> Result<Box<dyn StoredFile>, StorageError>;
 
-    /// Creates a new file with mode 0600, for reading and writing. It belongs to the owner of the directory, when root makes it.
+    /// Creates a new file with mode 0600, for reading and writing. When root creates it, it belongs to the owner of the
+    /// directory.
     ///
     /// # Errors
     /// When the name exists already.
@@ -151,7 +152,7 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// When the operating system refuses.
     fn remove(&self, name: &str) -> Result<(), StorageError>;
 
-    /// The names in the directory, in no order; names that are not UTF-8 are none of ours and left out.
+    /// The names in the directory, unordered; names that are not UTF-8 are foreign and left out.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -163,14 +164,14 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// When the operating system refuses; what is durable is then unknown.
     fn sync(&self) -> Result<(), StorageError>;
 
-    /// Takes the exclusive lock on a file, without waiting; it is held until the returned value is dropped.
+    /// Takes the exclusive lock on a file, without waiting; dropping the returned value releases it.
     ///
     /// # Errors
-    /// Kind [`WouldBlock`](io::ErrorKind::WouldBlock) when somebody else holds it.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has the lock.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
 
-    /// The same directory for a thread of its own, which holds the lock and may wait for as long as a call takes: what it does
-    /// holds up no call that is made here. `None` when calls that are made here do not wait for each other anyway.
+    /// A handle for background work, for a thread that holds the lock: its calls have no deadline and never block foreground
+    /// calls. `None` when calls do not block each other.
     fn background(&self) -> Option<Arc<dyn Directory>> {
         None
     }
@@ -182,11 +183,11 @@ pub trait Directory: fmt::Debug + Send + Sync {
     }
 }
 
-/// The length of a file, and when it was written to last, in nanoseconds: both stay the same for as long as nobody writes to
-/// it. What identifies a file to the system may be another number each time it is opened, over SSH for instance.
+/// Length and modification time of a file: both stay the same while the file is not written to. Device and inode are not used:
+/// they can differ each time a file is opened, over SSH for instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     /// Seconds and nanoseconds.
     pub modified: (i64, i64),
@@ -194,27 +195,27 @@ pub struct Stamp {
 
 /// A file of a backup directory.
 pub trait StoredFile: fmt::Debug + Send + Sync {
-    /// Where it is.
+    /// Path of the file.
     fn path(&self) -> &Path;
 
-    /// Its length in bytes.
+    /// Length in bytes.
     ///
     /// # Errors
     /// When the operating system refuses.
     fn read_len(&self) -> Result<u64, StorageError>;
 
-    /// What it looks like from outside; `None` where that is not known.
+    /// Length and modification time; `None` where they are unknown.
     fn stamp(&self) -> Option<Stamp> {
         None
     }
 
-    /// Whether its name still stands for it. Once it was moved or deleted, what is written to it is found by nobody.
+    /// Checks that the file still has its name. Writes to a file that was moved or deleted are lost.
     ///
     /// # Errors
-    /// When it does not, or that cannot be found out.
+    /// When another file or none has the name, or that cannot be determined.
     fn check_in_place(&self) -> Result<(), StorageError>;
 
-    /// Fills `buf` from `offset` on and returns how many bytes there were: fewer than asked only at the end of the file.
+    /// Reads into `buf` from `offset` on and returns the number of bytes; fewer than requested only at the end of the file.
     ///
     /// # Errors
     /// When the operating system refuses.
@@ -238,10 +239,10 @@ pub(crate) fn read_exact_at(file: &dyn StoredFile, buf: &mut [u8], offset: u64) 
     Ok(file.read_at(buf, offset)? == buf.len())
 }
 
-/// Ending of the names of files that are not finished; whoever holds the lock removes them.
+/// Suffix of the names of unfinished files; the holder of the lock removes them.
 pub(crate) const TEMPORARY_ENDING: &str = ".tmp";
 
-/// Writes a whole small file so that after any crash the name holds the old bytes or the new ones.
+/// Replaces a whole small file: after any crash the name has the old bytes or the new ones.
 pub(crate) fn replace_file(directory: &dyn Directory, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
     let temporary = format!("{name}{TEMPORARY_ENDING}");
     remove_if_present(directory, &temporary)?;
@@ -252,12 +253,12 @@ pub(crate) fn replace_file(directory: &dyn Directory, name: &str, bytes: &[u8]) 
     directory.sync()
 }
 
-/// Bytes that are written before they are synced, and read in one call: no call takes longer for more of them, and one that
-/// takes long is one that hangs. Nearly all records are one step.
+/// Bytes per write, sync and read. A call's duration is then bounded, and a call that takes long is one that hangs. Nearly all
+/// records are one step.
 const STEP: usize = 16 << 20;
 
-/// Writes to a file and syncs it: with one call each, unless that would be very many bytes. A power cut leaves then, as of a
-/// write in one call, a part of them.
+/// Writes and syncs: with one call each, unless there are very many bytes. As with a single write, a power cut leaves any part of
+/// them.
 pub(crate) fn write_durably(file: &dyn StoredFile, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
     for (step, bytes) in (0_u64..).zip(bytes.chunks(STEP)) {
         file.write_at(bytes, offset + step * STEP as u64)?;
@@ -266,8 +267,8 @@ pub(crate) fn write_durably(file: &dyn StoredFile, bytes: &[u8], offset: u64) ->
     Ok(())
 }
 
-/// Reads on at the end of `buffer`, which holds what the file has from `offset` on, until it holds as much as `wanted` or the
-/// file ends. Whatever `wanted` says, nothing is allocated for what is not there.
+/// Extends `buffer`, which has the bytes of the file from `offset` on, until it has `wanted` bytes or the file ends. Nothing is
+/// allocated beyond the end of the file.
 pub(crate) fn read_on(
     file: &dyn StoredFile,
     buffer: &mut Vec<u8>,
@@ -289,8 +290,8 @@ pub(crate) fn read_on(
     Ok(())
 }
 
-/// Writes the same bytes again to a stretch of a file: what a failed sync has left in memory alone is on the disk when the
-/// caller has synced it.
+/// Rewrites the same bytes in a range of a file: bytes that a failed sync left only in memory reach the disk when the caller
+/// syncs again.
 pub(crate) fn write_again(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
     let mut bytes = Vec::new();
     for offset in range.clone().step_by(STEP) {
@@ -303,14 +304,13 @@ pub(crate) fn write_again(file: &dyn StoredFile, range: Range<u64>) -> Result<()
     Ok(())
 }
 
-/// No sync has more than a step to do: this one is made before the write at `offset`, a whole number of steps behind the
-/// first of `range`.
+/// Syncs before the write at `offset`, unless it is the first of `range`, so that no sync covers more than one step.
 fn sync_between_steps(file: &dyn StoredFile, range: &Range<u64>, offset: u64) -> Result<(), StorageError> {
     let done = offset - range.start;
     if done > 0 && done.is_multiple_of(STEP as u64) { file.sync() } else { Ok(()) }
 }
 
-/// Writes zeros to a stretch of a file. The caller syncs it.
+/// Writes zeros to a range of a file. The caller syncs it.
 pub(crate) fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Result<(), StorageError> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     for offset in range.clone().step_by(ZEROS.len()) {
@@ -321,7 +321,7 @@ pub(crate) fn fill_with_zeros(file: &dyn StoredFile, range: Range<u64>) -> Resul
     Ok(())
 }
 
-/// Removes a file; one that is not there is as good as removed.
+/// Removes a file; a missing file is no error.
 pub(crate) fn remove_if_present(directory: &dyn Directory, name: &str) -> Result<(), StorageError> {
     match directory.remove(name) {
         Err(error) if !error.is_not_found() => Err(error),

@@ -1,9 +1,9 @@
-//! [`Owner`]: to whom root gives what it makes for the node of another user.
+//! [`Owner`]: the user that receives what root creates for the node of that user.
 //!
-//! `lightningd` runs as a user of its own, and an operator often as root. What root makes there belongs to root and is closed to
-//! everybody else, so the node could neither open its database nor record to its backup. So what is made belongs to the owner of
-//! the directory that it is made in. It is given away through its descriptor, before it has its final name: a name can be
-//! exchanged by whoever owns the directory, a descriptor cannot.
+//! `lightningd` runs as a user of its own, an operator often as root. What root creates belongs to root and is closed to others,
+//! so the node could neither open its database nor record to its backup. Therefore root gives each new file to the owner of its
+//! directory. That is done through the descriptor, before the file has its final name: the owner of the directory can exchange a
+//! name, but not a descriptor.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
 
-/// A user and a group, by their numbers.
+/// A user and a group, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     user: u32,
@@ -21,10 +21,10 @@ pub struct Owner {
 impl Owner {
     const ROOT: u32 = 0;
 
-    /// Whose it is, behind any links.
+    /// The owner of a file or directory, following links.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When it does not exist.
     pub fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|metadata| Self::in_metadata(&metadata))
     }
@@ -33,8 +33,8 @@ impl Owner {
         Self { user: metadata.uid(), group: metadata.gid() }
     }
 
-    /// The first owner of these that is not root, to whom root gives what it makes. `None` where there is nothing to give: this
-    /// process is not root's, or everything is.
+    /// The first of these owners that is not root, to whom root gives new files. `None` when this process does not run as root,
+    /// or everything belongs to root.
     pub fn other_than_root<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -43,28 +43,28 @@ impl Owner {
         owners.into_iter().find(|owner| owner.user != Self::ROOT)
     }
 
-    /// Whether what that owner has, closed to others, is closed to this one.
+    /// Whether this user cannot read what is private to `owner`.
     pub fn is_shut_out_by(self, owner: Self) -> bool {
         ![Self::ROOT, owner.user].contains(&self.user)
     }
 
-    /// As `chown` takes it.
+    /// The argument for `chown`.
     pub fn for_chown(self) -> String {
         format!("{}:{}", self.user, self.group)
     }
 
-    /// Whom root has given it to; `None` where it was not given away.
+    /// The owner that root has given a path to; `None` when it was not given away.
     pub fn given(path: &Path) -> Option<Self> {
         Self::other_than_root([path])
     }
 
-    /// Gives away a file that this process has just made, or a directory. What cannot be given away stays as it is, and a
-    /// warning says so: what only has the wrong owner is put right with one command.
+    /// Gives away a file or directory that this process has just created. If that fails, a warning is logged and the file stays:
+    /// a wrong owner can be corrected with one command.
     pub(crate) fn take(self, file: &File, path: &Path) {
         let give = || match Self::in_metadata(&file.metadata()?) {
-            // Some file systems give everything to one user, and let nobody change it.
+            // Some file systems give everything to one user, and allow no change.
             owner if owner == self => Ok(()),
-            // Not even then what somebody else has put in its place.
+            // Never a file that another user has put in its place.
             owner if owner.user != Self::ROOT => Err(io::Error::other(format!("it belongs to {owner}"))),
             _ => fchown(file, Some(self.user), Some(self.group)),
         };
@@ -74,10 +74,10 @@ impl Owner {
         }
     }
 
-    /// Gives away a directory that this process has just made, and in which there is nothing yet.
+    /// Gives away an empty directory that this process has just created.
     ///
     /// # Errors
-    /// When it is not there any more, but something else.
+    /// When it was removed or exchanged.
     pub fn take_directory(self, path: &Path) -> io::Result<()> {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         self.take(&OpenOptions::new().read(true).custom_flags(flags).open(path)?, path);
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Another user than root, who need not exist.
+    /// A user other than root, who need not exist.
     const SOMEBODY: u32 = 12_345;
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`ReadError`]: why something recorded cannot be read.
+//! [`ReadError`]: why part of a backup cannot be read.
 
 use std::path::{Path, PathBuf};
 
@@ -6,39 +6,39 @@ use crate::storage::StorageError;
 use format::Damage;
 use format::units::DataVersion;
 
-/// A part of a backup cannot be read.
+/// Why part of a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
     /// A file system call failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A file is not what it was when it was written.
+    /// A file does not have the bytes that were written.
     #[error("{path} is damaged at byte {offset}: {damage}", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Byte of the file at which the damaged structure begins.
+        /// Offset of the damaged structure in the file.
         offset: u64,
         /// What is wrong.
         damage: Damage,
     },
-    /// The newest version was recorded, and cannot be opened. Whatever can be is an old state.
+    /// The newest version was recorded, and cannot be opened. All others are old states.
     #[error(
         "version {version}, the newest of {path}, cannot be opened: it builds on a change that does not replay, or on versions that \
          were never recorded. The recorder takes a snapshot of the node's database with the next write; start lightningd for that. \
          What can be opened is older", path = .path.display()
     )]
     NewestUnreadable {
-        /// The backup.
+        /// Path of the backup.
         path: PathBuf,
-        /// The version.
+        /// The newest version.
         version: DataVersion,
     },
 }
 
 impl ReadError {
-    /// What is wrong and why, with what to do about it: a line for the log.
+    /// The error with its cause and remedy, as a line for the log.
     pub(crate) fn in_words(&self) -> String {
         match self {
             Self::Storage(error) => format!("{error}: {}", error.source),
@@ -51,7 +51,7 @@ impl ReadError {
         Self::Damaged { path: path.to_path_buf(), offset, damage }
     }
 
-    /// Whether something else is there than when the backup was opened: what was read of it since is void.
+    /// Whether the files were replaced since the backup was opened: everything read since is void.
     pub fn is_replaced(&self) -> bool {
         matches!(self, Self::Damaged { damage, .. } if damage.is_replaced())
     }

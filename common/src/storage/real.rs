@@ -17,7 +17,7 @@ pub struct RealDirectory {
 }
 
 impl RealDirectory {
-    /// The directory at this path; nothing is touched until it is used.
+    /// The directory at this path; no call is made yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
@@ -58,7 +58,7 @@ impl Directory for RealDirectory {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let file = self.open_with(&mut options, StorageOp::Create, name)?;
-        // Root may be at work on the backup of another user's node, which has to go on with it.
+        // Root may work on the backup of another user's node, which must be able to continue with it.
         if let Some(owner) = Owner::other_than_root([self.path.as_path()]) {
             owner.take(&file.file, &file.path);
         }
@@ -113,7 +113,7 @@ struct RealFile {
     identity: Identity,
 }
 
-/// What tells a file from all others that there are: device and inode.
+/// Identity of a file: device and inode.
 type Identity = (u64, u64);
 
 fn identity(metadata: &fs::Metadata) -> Identity {
@@ -143,7 +143,7 @@ impl StoredFile for RealFile {
     fn check_in_place(&self) -> Result<(), StorageError> {
         let fail = |source| self.error(StorageOp::Open, None, source);
         match fs::symlink_metadata(&self.path) {
-            // While it is open no other file gets its inode.
+            // While the file is open, its inode is not reused.
             Ok(named) if identity(&named) == self.identity => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
             _ => Err(fail(io::Error::new(io::ErrorKind::NotFound, "it was moved or deleted while it was recorded to"))),

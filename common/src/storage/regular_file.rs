@@ -1,6 +1,6 @@
-//! Opening a file by a name that others may have made: in a lightning-dir, or wherever an operator says.
+//! Opening files whose names others choose: in a lightning-dir, or as an operator specifies.
 //!
-//! A FIFO under that name must not be waited for, and a device not be touched: opening some of them does something.
+//! A FIFO must not be waited for, and a device not be opened: opening some of them has effects.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,15 +10,15 @@ use std::path::Path;
 /// Opens a file for reading, if it is a regular one or a link to one.
 ///
 /// # Errors
-/// When it is not there, cannot be opened, or is [something else](io::ErrorKind::InvalidInput).
+/// When it is missing, cannot be opened, or is [something else](io::ErrorKind::InvalidInput).
 pub fn open_regular_file(path: &Path) -> io::Result<File> {
     expect_regular_file(path)?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    // Something else may have got its name meanwhile.
+    // The name may have been given to something else meanwhile.
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
-/// That a name stands for a regular file or a link to one: for those who have another library open it.
+/// Checks that a path is a regular file or a link to one, before another library opens it.
 ///
 /// # Errors
 /// As [`open_regular_file`].

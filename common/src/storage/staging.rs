@@ -1,12 +1,12 @@
-//! [`StagingDirectory`]: a directory that is being filled and has no name yet that anybody would look for.
+//! [`StagingDirectory`]: a directory that is being filled, under a temporary name.
 
 use std::fmt;
 use std::path::Path;
 
 use super::{Access, Directory, RealDirectory, StorageError, StoredFile};
 
-/// A directory of which nothing counts before it gets its name. So nothing in it is made durable before everything is, once,
-/// by [`make_durable`](Self::make_durable).
+/// A directory whose contents do not count before it is renamed: nothing is synced until [`make_durable`](Self::make_durable)
+/// syncs everything once.
 #[derive(Debug)]
 pub(crate) struct StagingDirectory(RealDirectory);
 
@@ -15,7 +15,7 @@ impl StagingDirectory {
         Self(directory)
     }
 
-    /// Makes everything in it durable. Nobody may write to it any more.
+    /// Syncs all files. No writes may follow.
     ///
     /// # Errors
     /// When the operating system refuses; what is durable is then unknown.
@@ -61,7 +61,7 @@ impl Directory for StagingDirectory {
     }
 }
 
-/// A file in it.
+/// A file of the directory.
 #[derive(Debug)]
 struct UnnamedFile(Box<dyn StoredFile>);
 

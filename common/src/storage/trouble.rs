@@ -1,35 +1,35 @@
-//! [`Trouble`]: what the operating system's errors mean to an operator, and what to do about them.
+//! [`Trouble`]: classes of operating system errors, each with its remedy for the operator.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use super::{StorageError, StorageOp};
 
-/// What is wrong with the place of a file.
+/// The class of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// The disk is full.
     NoRoom,
-    /// The user has used up what it may have.
+    /// The user's quota is exhausted.
     Quota,
-    /// A file may not be so large.
+    /// The file would be too large.
     TooLarge,
-    /// Nothing can be changed there.
+    /// The file system is read-only.
     ReadOnly,
-    /// This user may not.
+    /// This user lacks permission.
     NoPermission,
-    /// The disk, or what leads to it, is broken.
+    /// The disk, or the connection to it, is broken.
     BadDisk,
-    /// It is not mounted, or its server does not answer.
+    /// The file system is not mounted, or its server does not answer.
     OutOfReach,
-    /// The process has too many files open.
+    /// The process has too many open files.
     TooManyFiles,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
 impl Trouble {
-    /// What an error of the operating system means.
+    /// The class of an error.
     pub fn of(error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::StorageFull => Self::NoRoom,
@@ -56,14 +56,14 @@ impl Trouble {
         }
     }
 
-    /// What the error means that this one was caused by in the end; `None` when that is none of the operating system.
+    /// The class of the operating system error that caused this error; `None` when there is no such cause.
     pub fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
         std::iter::successors(Some(error), |&error| error.source())
             .find_map(|error| error.downcast_ref::<io::Error>())
             .map(Self::of)
     }
 
-    /// What it means and what to do, as a clause; nothing where there is nothing to be said beyond the error itself.
+    /// Meaning and remedy, as a clause; `None` where the error itself says everything.
     pub const fn remedy(self) -> Option<&'static str> {
         match self {
             Self::NoRoom => Some("the disk is full: make room on it"),
@@ -88,12 +88,12 @@ impl Trouble {
 }
 
 impl StorageError {
-    /// What is wrong.
+    /// The class of the error.
     pub fn trouble(&self) -> Trouble {
         Trouble::of(&self.source)
     }
 
-    /// Whether the call was to change something.
+    /// Whether the failed call was to modify something.
     pub fn is_of_a_change(&self) -> bool {
         match self.op {
             StorageOp::Create | StorageOp::Write | StorageOp::Sync | StorageOp::Rename | StorageOp::Remove => true,

@@ -1,8 +1,8 @@
-//! What a command makes under a temporary name, and what one that was killed has left.
+//! Temporary files of commands, and the removal of those that a killed command left.
 //!
-//! Whoever makes a file holds a shared lock on its directory for so long. Whoever begins to make one takes that lock alone for an
-//! instant: if that succeeds nobody is making anything there, and what has such a name is left over. A backup that is being made
-//! is a directory with a `LOCK` of its own, which a network file system shows to other machines, too.
+//! While a command creates a file, it holds a shared lock on the directory. Before it begins, it tries to take the lock
+//! exclusively for an instant: if that succeeds, no other command is at work there, and all temporary names are leftovers. A
+//! backup in the making is a directory with a `LOCK` of its own, which a network file system also shows to other machines.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -17,7 +17,7 @@ use crate::storage::owner::Owner;
 use crate::storage::{Directory as _, RealDirectory};
 use format::names;
 
-/// A file that is not finished, by what makes it.
+/// A kind of unfinished file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unfinished {
     /// A database that is being restored.
@@ -29,7 +29,7 @@ pub enum Unfinished {
 }
 
 impl Unfinished {
-    /// How its name begins.
+    /// Prefix of the temporary name.
     const fn prefix(self) -> &'static str {
         match self {
             Self::Restored => ".restoring-",
@@ -45,22 +45,22 @@ impl Unfinished {
     }
 }
 
-/// How long it is waited for somebody else's lock, which is held for an instant.
+/// How long to wait for another command's exclusive lock, which is held for an instant.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A directory in which a file is being made. What others have left there is gone.
+/// A directory in which a file is being created, without the leftovers of earlier commands.
 #[derive(Debug)]
 pub struct Workplace {
     directory: PathBuf,
     what: Unfinished,
     owner: Option<Owner>,
-    /// Tells others that somebody is at work here. Without it a file that is being made may be taken for one that was left, and
-    /// then the command that makes it fails, and says so.
+    /// The shared lock. Without it another command may remove the file as a leftover, and then the command that creates it fails
+    /// with an error.
     _at_work: Option<File>,
 }
 
 impl Workplace {
-    /// Removes files of this kind that were left in `directory`, which is logged, and has others leave alone what is made here.
+    /// Removes leftovers of this kind from `directory`, with a log message, and protects new files there from removal.
     pub fn enter(directory: &Path, what: Unfinished) -> Self {
         let lock = File::open(directory).ok();
         let is_alone = lock.as_ref().is_some_and(|lock| lock.try_lock().is_ok());
@@ -71,13 +71,13 @@ impl Workplace {
         Self { directory: directory.to_owned(), what, owner, _at_work: lock.filter(is_shared_soon) }
     }
 
-    /// Where what is made belongs to root, and this does not, root gives it to this owner.
+    /// Where the directory belongs to root and `path` does not, root gives the new file to the owner of `path`.
     pub(crate) fn or_owner_of(mut self, path: &Path) -> Self {
         self.owner = self.owner.or_else(|| Owner::other_than_root([path]));
         self
     }
 
-    /// Makes a file that only its owner can read: that of the directory.
+    /// Creates a file that only the owner of the directory can read.
     ///
     /// # Errors
     /// When the operating system refuses.
@@ -93,7 +93,7 @@ impl Workplace {
     }
 }
 
-/// Has a lock that was taken alone, or not at all, stand beside others.
+/// Converts an exclusive lock, or none, into a shared one.
 fn is_shared_soon(lock: &File) -> bool {
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -121,11 +121,11 @@ fn remove_left(directory: &Path, what: Unfinished) {
     }
 }
 
-/// How the name of a directory begins in which a backup is being made, beside its future place.
+/// Prefix of the directory in which a backup is created, beside its future path.
 const BUILDING_PREFIX: &str = ".backupfs-init.";
 
-/// Makes a directory in `parent` to make a backup in, closed to everybody but its owner. It is removed, with all its contents,
-/// when it does not get another name. Those that were left there are gone.
+/// Creates a private directory in `parent` to create a backup in, and removes leftovers. It is removed with its contents unless
+/// it is renamed.
 ///
 /// # Errors
 /// When the operating system refuses.
@@ -151,7 +151,7 @@ fn remove_left_buildings(parent: &Path) {
         let removed = match RealDirectory::new(&path).lock(names::LOCK) {
             Ok(_nobody_else_has_it) => fs::remove_dir_all(&path),
             Err(error) if error.source.kind() == io::ErrorKind::WouldBlock => continue,
-            // The lock comes first: there is nothing else in it.
+            // The lock is created first, so the directory is otherwise empty.
             Err(error) if error.is_not_found() => fs::remove_dir(&path),
             Err(error) => Err(error.source),
         };

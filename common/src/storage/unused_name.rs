@@ -1,17 +1,17 @@
-//! A name beside a path that nothing has.
+//! An unused name beside a path.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use format::units::Timestamp;
 
-/// What a name goes on with when something was put aside.
+/// Marker in the name of a replaced file.
 pub(crate) const REPLACED: &str = ".replaced-";
 
-/// A name beside `path` that says when it was replaced and is not taken: `node.bkp.replaced-20261122T140507Z`.
+/// An unused name beside `path` with the time of replacement: `node.bkp.replaced-20261122T140507Z`.
 ///
 /// # Errors
-/// When it cannot be looked there.
+/// When the directory cannot be read.
 pub fn unused_name(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
     let stamp = now.to_civil().strftime("%Y%m%dT%H%M%SZ");
     for attempt in 1.. {

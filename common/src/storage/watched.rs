@@ -1,4 +1,4 @@
-//! [`WatchedDirectory`]: a directory whose calls are timed while they run, so that one that does not return is noticed.
+//! [`WatchedDirectory`]: a directory whose running calls are timed, so that a hanging one is noticed.
 
 use std::fmt;
 use std::path::Path;
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 
 use super::{Access, Directory, StorageError, StoredFile};
 
-/// Tells others how long the call that a thread is in has been running. A call to a network file system whose server is
-/// gone may never return, and nothing can interrupt it.
+/// Shows for how long calls have been running. A call to a network file system whose server is gone may never return, and cannot
+/// be interrupted.
 ///
-/// Costs a read of the clock and two stores a call. Calls of several threads are told apart: one that returns must not hide
-/// another that does not.
+/// Costs a read of the clock and two stores per call. Calls of several threads are tracked separately: one that returns must not
+/// hide another that hangs.
 #[derive(Debug)]
 pub struct InFlightCalls {
     epoch: Instant,
     running: Running,
-    /// Those that are left behind when they hang: nobody waits for them for ever.
+    /// Calls with a deadline, which are abandoned when they hang.
     leavable: Running,
 }
 
-/// For each call that is running: microseconds from the epoch to its beginning, plus 1; 0 in a place that is free.
+/// For each running call the microseconds from the epoch to its start, plus 1; 0 in a free slot.
 #[derive(Debug)]
 struct Running([AtomicU64; CALLS_MAX]);
 
-/// Calls that can be told apart. There are three threads that make some: one that records, one that makes room ahead and
-/// one that drains. Those that they leave behind when they hang come on top.
+/// Maximum number of tracked calls. Three threads make calls: one records, one preallocates and one drains. Their abandoned calls
+/// come on top.
 const CALLS_MAX: usize = 16;
 
 impl Default for InFlightCalls {
@@ -37,12 +37,12 @@ impl Default for InFlightCalls {
 }
 
 impl InFlightCalls {
-    /// How long the call that has been running longest has been running; `None` when none is.
+    /// Duration of the longest running call; `None` when no call is running.
     pub fn longest(&self) -> Option<Duration> {
         self.longest_of(&self.running)
     }
 
-    /// The same of the calls that are left behind when they hang.
+    /// The same for calls that are abandoned when they hang.
     pub fn in_leavable_call_for(&self) -> Option<Duration> {
         self.longest_of(&self.leavable)
     }
@@ -64,7 +64,7 @@ impl InFlightCalls {
         let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
         let free =
             |place: &&AtomicU64| place.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        // When there is none, so many calls hang that this one need not be noticed.
+        // Without a free slot so many calls hang that this one need not be tracked.
         let place = running.0.iter().find(free);
         let returned = call();
         if let Some(place) = place {
@@ -74,7 +74,7 @@ impl InFlightCalls {
     }
 }
 
-/// A directory whose calls show in a [`InFlightCalls`].
+/// A directory whose calls are tracked in [`InFlightCalls`].
 #[derive(Debug)]
 pub(crate) struct WatchedDirectory<D> {
     directory: D,
@@ -127,7 +127,7 @@ impl<D: Directory> Directory for WatchedDirectory<D> {
 
 #[derive(Debug)]
 struct WatchedFile {
-    /// Always there: taken when it is closed, which is a call like others, and over a network may write.
+    /// `None` only while it is closed: closing is tracked, because over a network it may write.
     file: Option<Box<dyn StoredFile>>,
     in_flight: Arc<InFlightCalls>,
 }
@@ -188,7 +188,8 @@ mod tests {
         assert_eq!(in_flight.longest(), None);
     }
 
-    /// What was lost: room was being made ahead when the disk began to hang, that call was the last to return, and the write
+    /// A regression: a preallocation ran when the disk began to hang, its call returned last, and the hanging write was never
+    /// refused.
     /// that hung was never refused.
     #[test]
     fn a_call_that_returns_does_not_hide_one_that_hangs() {

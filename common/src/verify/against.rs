@@ -1,8 +1,8 @@
-//! A database beside the version of the backup that has its number: the same rows, wherever they are stored.
+//! Comparison of a database with the version of the backup with its number: equal rows, wherever they are stored.
 //!
-//! A reader of `lightningd`'s database is in the way of its next COMMIT. So the database is read only once, from its first
-//! page to its last, as for a snapshot: where all pages are as they are in the backup, that was it. Those that are not are put
-//! aside, and the rows are compared when the database is free again.
+//! A reader of `lightningd`'s database delays its next COMMIT. So the database is read only once, from the first page to the
+//! last, as for a snapshot: if all pages are equal to those of the backup, nothing more is needed. Other pages are copied to a
+//! temporary file, and the rows are compared after the database is released.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,39 +27,39 @@ use crate::storage::{StorageError, StorageOp};
 use format::units::{DataVersion, PageNo, PageSize};
 use format::version_rules::Commit;
 
-/// How long a database that is locked, or ahead of what can be seen of the backup, is tried again.
+/// How long to retry while the database is locked, or ahead of the readable part of the backup.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a database that goes on is read anew until it stays at one version for long enough. It is what most nodes do at
-/// once; then equal pages need no comparison of rows.
+/// How long to read a changing database again until it stays at one version long enough. Most nodes do so at once; then equal
+/// pages need no comparison of rows.
 const CHASE: Duration = Duration::from_secs(1);
 
-/// The pause between two tries.
+/// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// KiB of pages that SQLite may keep of either database.
+/// Page cache of SQLite for each database, in KiB.
 const CACHE_KIB: u32 = 32 << 10;
 
-/// What the comparison has come to.
+/// Result of the comparison.
 #[derive(Debug)]
 pub struct Against {
-    /// The version that both are at.
+    /// The version of both.
     pub data_version: DataVersion,
-    /// Whether all pages are the same, so that no row was looked at.
+    /// Whether all pages are equal, so that no rows were compared.
     pub same_pages: bool,
-    /// How many versions the database is behind the newest of the backup: it is an old state if there are any. A version that
-    /// `lightningd` is about to commit, or died before committing, does not count.
+    /// Number of versions that the database is behind the newest of the backup: if it is not 0, the database is an old state. A
+    /// version that `lightningd` is about to commit, or died before committing, does not count.
     pub behind: u32,
-    /// What differs.
+    /// The differences.
     pub differences: ContentDifferences,
     /// How long the database was held open.
     pub held: Duration,
-    /// How long it took.
+    /// Duration of the comparison.
     pub duration: Duration,
 }
 
 impl Against {
-    /// Whether both hold the same.
+    /// Whether both are equal.
     pub fn is_same(&self) -> bool {
         self.differences.is_empty()
     }
@@ -69,19 +69,19 @@ impl Against {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgainstError {
-    /// There is no database.
+    /// The database does not exist.
     #[error("there is no database at {path}; check the path", path = .path.display())]
     NoDatabase {
-        /// Where it was looked for.
+        /// The expected path.
         path: PathBuf,
     },
-    /// Somebody holds a lock that shuts out readers.
+    /// Another process holds a lock that excludes readers.
     #[error("{path} is locked, by lightningd in the middle of a large transaction or by another program; try again", path = .path.display())]
     Busy {
         /// The database.
         path: PathBuf,
     },
-    /// To read it takes longer than a node bears.
+    /// Reading takes longer than a node tolerates.
     #[error(
         "{path} was let go after {} s, before all of it was read: lightningd stops when it cannot commit for 60 s. The disk \
          of the database or of the backup is slow now. Nothing was compared. Try again when less is going on; or stop the \
@@ -98,49 +98,48 @@ pub enum AgainstError {
     /// The database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
-    /// The backup has no such version.
+    /// The backup does not have the version.
     #[error("{database} is at version {version}, which the backup does not have: {why}", database = .database.display())]
     NoSuchVersion {
         /// The database.
         database: PathBuf,
-        /// Its version.
+        /// Version of the database.
         version: DataVersion,
-        /// What the backup has instead, and what may be the reason.
+        /// What the backup has instead, and the possible reason.
         why: String,
     },
     /// The version cannot be opened.
     #[error("version {version} of the backup cannot be opened")]
     Version {
-        /// The version.
+        /// Number of the version.
         version: DataVersion,
-        /// Why.
+        /// The reason.
         source: ReplayError,
     },
-    /// One of them cannot be read as a database.
+    /// The database or the version cannot be read.
     #[error("version {version} cannot be compared: {reason}")]
     Unreadable {
-        /// The version.
+        /// Number of the version.
         version: DataVersion,
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
-    /// Pages cannot be put aside.
+    /// Pages cannot be copied to a temporary file.
     #[error("pages that differ cannot be put aside; make room where temporary files go, or set TMPDIR")]
     Aside(#[source] io::Error),
 }
 
 impl AgainstError {
-    /// Whether the backup is at fault.
+    /// Whether the backup is damaged.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Version { .. } | Self::Unreadable { .. })
     }
 }
 
-/// Compares `database` with the version of the backup that has its number. `watch` is told the pages read so far, and
-/// all there are.
+/// Compares `database` with the version of the backup with its number. `watch` gets the number of pages read, and their total.
 ///
 /// # Errors
-/// When there is nothing to compare with, one of them cannot be read, or not as fast as `hold` wants.
+/// When the version is missing, one side cannot be read, or not as fast as `hold` requires.
 pub fn compare_with_database(
     backup: &Arc<Backup>,
     database: &Path,
@@ -162,7 +161,7 @@ fn compare(
     loop {
         let expected = open_patiently(database, began)?.data_version()?;
         let view = view_of(backup, database, expected, began)?;
-        // Opened anew, for as short as can be.
+        // Opened again, for the shortest possible time.
         let read: Result<_, AgainstError> = file.held(hold, |held| {
             let live = open_patiently(database, Instant::now())?;
             let since = Instant::now();
@@ -184,7 +183,7 @@ fn compare(
         let differences = if same_pages {
             ContentDifferences::default()
         } else {
-            // Whichever version the pages were compared with, with those put aside they are the database as it was read.
+            // Whichever version the pages were compared with, with the copied pages they form the database as it was read.
             let view = if is_moved { view_of(backup, database, data_version, began)? } else { view };
             compare_rows(&view, theirs, data_version)?
         };
@@ -193,8 +192,8 @@ fn compare(
     }
 }
 
-/// How many versions the database is behind the backup. The database is looked at last: while a node runs on it, it has all but
-/// the newest version that was recorded before.
+/// Number of versions that the database is behind the backup. The database is read last: while a node runs on it, it has all
+/// versions recorded before, except possibly the newest.
 fn versions_behind(backup: &Arc<Backup>, database: &Path) -> Result<u32, AgainstError> {
     let Some(newest) = backup.read_records().0.newest_recorded() else { return Ok(0) };
     let now = open_patiently(database, Instant::now())?.data_version()?;
@@ -213,7 +212,7 @@ fn open_patiently(path: &Path, began: Instant) -> Result<LiveDatabase, AgainstEr
     }
 }
 
-/// Opens a version. One that is not there yet may be seen a moment later.
+/// Opens a version. One that is not recorded yet may be a moment later.
 fn view_of(backup: &Arc<Backup>, database: &Path, version: DataVersion, began: Instant) -> Result<View, AgainstError> {
     let fail = |source| AgainstError::Version { version, source };
     loop {
@@ -239,7 +238,7 @@ fn why_not_there(history: &History, damage: Option<ReadError>) -> String {
     }
 }
 
-/// Why reading came to its end.
+/// Why reading ended.
 enum Ended {
     Ours(ReadError),
     Theirs(LiveDatabaseError),
@@ -253,7 +252,7 @@ impl From<LiveDatabaseError> for Ended {
     }
 }
 
-/// Reads the database once and puts aside the pages that are other ones than ours.
+/// Reads the database once and copies the pages that differ from ours.
 fn read_other_pages(
     view: &View,
     live: &LiveDatabase,
@@ -312,13 +311,13 @@ fn compare_rows(view: &View, theirs: TheirPages, version: DataVersion) -> Result
     }
 }
 
-/// The database as it was read: our pages, but for those that are other ones, which are in a file without a name.
+/// The database as it was read: our pages, with the differing ones in an unnamed file.
 struct TheirPages {
     ours: OverlayPages,
     page_size: PageSize,
     page_count: u32,
     aside: File,
-    /// Where in the file a page is, in pages.
+    /// Position of a page in the file, in pages.
     places: HashMap<PageNo, u64>,
 }
 
@@ -328,7 +327,7 @@ impl TheirPages {
         Ok(Self { ours, page_size: live.page_size(), page_count: live.page_count(), aside, places: HashMap::new() })
     }
 
-    /// Whether they are ours, all of them.
+    /// Whether all pages are ours.
     fn is_same(&self) -> bool {
         self.places.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
     }
@@ -382,7 +381,7 @@ mod tests {
         compare(&Arc::new(Backup::open(url).unwrap()), database, Hold::BESIDE_A_NODE, chase, &mut |_, _| ())
     }
 
-    /// The disk is slow, in many reads or stuck in one: `lightningd` commits all the same, soon after the time is up.
+    /// The disk is slow, in many reads or stuck in one: `lightningd` still commits soon after the time limit.
     #[test]
     fn a_database_that_takes_too_long_is_let_go() {
         const AT_MOST: Duration = Duration::from_millis(300);
@@ -406,7 +405,7 @@ mod tests {
                 compare(&backup, &path, Hold::AtMost(AT_MOST), CHASE, &mut watch)
             });
             has_begun.recv().unwrap();
-            // By another process: within this one SQLite itself keeps count of who reads.
+            // In another process: within one process SQLite itself tracks readers.
             let sql = "BEGIN IMMEDIATE; INSERT INTO payments (note) VALUES ('waits'); COMMIT";
             let sqlite = Command::new("sqlite3").args(["-cmd", ".timeout 3000"]).arg(node.database()).arg(sql).output();
             match sqlite {
@@ -420,7 +419,7 @@ mod tests {
         }
     }
 
-    /// What was told: "the same", of a database that its node must never run on.
+    /// A regression: "the same" was reported for a database that its node must never run on.
     #[test]
     fn a_database_that_is_behind_is_an_old_state_unless_its_node_is_about_to_commit() {
         let mut node = Node::new("");
@@ -446,7 +445,7 @@ mod tests {
         assert_eq!((behind(&old), behind(&node.database())), (2, 0));
     }
 
-    /// It never stays at one version for long enough: what was read belongs to another one than was looked up.
+    /// It never stays at one version long enough: the version that was read is not the one that was looked up.
     #[test]
     fn a_database_that_goes_on_all_the_time_is_compared_with_the_version_it_was_read_at() {
         let mut node = Node::new("");
@@ -480,7 +479,7 @@ mod tests {
         let mut node = Node::new("");
         let mut recording = node.record();
         node.write(&mut recording, "first", Fate::Committed).unwrap();
-        // As `lightningd` in the middle of a transaction: nothing is committed, and it goes on afterwards.
+        // As `lightningd` within a transaction: nothing is committed, and it continues afterwards.
         node.connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO payments (note) VALUES ('not yet')").unwrap();
         let against = go(&node.backup_lock.backend_url, &node.database(), CHASE).unwrap();
         assert!(against.is_same() && against.same_pages && against.held <= against.duration);

@@ -1,4 +1,4 @@
-//! The backup at one moment: what is there, and what its records amount to.
+//! The state of the backup that is verified.
 
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -22,7 +22,7 @@ use format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotHeader};
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 
-/// Opens a backup. One whose manifest alone is damaged is looked at all the same, and the finding returned.
+/// Opens a backup. If only its manifest is damaged, the verification continues, and the finding is returned.
 pub(super) fn open(url: &BackupUrl, findings: &mut Findings) -> Result<(Arc<Backup>, Option<Where>), VerifyError> {
     let error = match Backup::open(url) {
         Ok(backup) => return Ok((Arc::new(backup), None)),
@@ -42,7 +42,7 @@ pub(super) fn open(url: &BackupUrl, findings: &mut Findings) -> Result<(Arc<Back
     Ok((Arc::new(Backup::of(directory, manifest)), Some(at)))
 }
 
-/// Which backup the files of a directory are of, as the first says that says anything.
+/// UUID and page size, from the first file whose header is readable.
 fn identity(directory: &dyn Directory) -> Option<(Uuid, PageSize)> {
     let mut names = directory.list().ok()?;
     names.sort_unstable();
@@ -63,7 +63,7 @@ fn beginning<const LEN: usize>(directory: &dyn Directory, name: &str) -> Option<
     read_exact_at(&*file, &mut bytes, 0).ok()?.then_some(bytes)
 }
 
-/// The backup at one moment.
+/// The state of a backup at one moment.
 #[derive(Debug)]
 pub(super) struct Baseline {
     /// The names in its directory, a moment earlier.
@@ -71,9 +71,9 @@ pub(super) struct Baseline {
     pub(super) history: History,
     /// Why the logs cannot be read to their end.
     pub(super) read: Result<(), ReadError>,
-    /// The log that the last record is in, and the byte behind it.
+    /// The log of the last record, and the offset behind that.
     pub(super) end: Option<(Seq, u64)>,
-    /// Seq of the record that comes next.
+    /// Seq of the next record.
     pub(super) next_seq: Option<Seq>,
 }
 
@@ -94,7 +94,7 @@ impl Baseline {
         let read = loop {
             let read = follower.poll(&history).map(drop);
             let (directory, uuid) = (&**backup.directory(), backup.manifest().uuid);
-            // With a recorder at work the spare may have become a log since.
+            // If a recorder is running, the spare may have become a log since.
             let read = read.and_then(|()| check_unused(directory, uuid, follower.next_seq()).map(drop));
             if read.is_ok() || looks == SECOND_LOOKS {
                 break read;
@@ -107,7 +107,7 @@ impl Baseline {
         Ok(Self { names, history, read, end, next_seq })
     }
 
-    /// The place of the first version that there is in the backup, or was before damage.
+    /// Ordinal of the first version that the backup has, or had before damage.
     pub(super) fn oldest_place(&self, backup: &Backup) -> u64 {
         let is_first = |first: Seq| first == Seq::FIRST || backup.segments().is_dropped_before(first);
         let first = self.history.sealed().first().filter(|&&first| is_first(first));

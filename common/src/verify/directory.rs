@@ -1,4 +1,4 @@
-//! The names in a backup directory: what each stands for, and what does not belong there.
+//! The names in a backup directory: their meaning, and those that do not belong there.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,17 @@ use format::remains_directory::Gap;
 use format::units::Seq;
 use format::{Damage, names};
 
-/// What of a directory the backup consists of.
+/// The files that the backup consists of.
 #[derive(Debug, Default)]
 pub(super) struct InUse {
     pub(super) segments: BTreeSet<Seq>,
     pub(super) logs: BTreeSet<Seq>,
     pub(super) snapshots: BTreeSet<Seq>,
-    /// Segments that are not, for they were dropped.
+    /// Segments that were dropped.
     pub(super) dropped: Vec<Gap>,
 }
 
-/// Sorts the names: what is not in use is noted, or found.
+/// Classifies the names: unused ones become notes or findings.
 pub(super) fn check_names(
     backup: &Backup,
     names: &[String],
@@ -47,12 +47,12 @@ pub(super) fn check_names(
                     (!in_use.segments.contains(&first)).then_some(Err("readers take a log instead of it"))
                 }
                 (_, Some(first), _) => (!in_use.logs.contains(&first)).then(|| unused_log(backup, first, in_use)),
-                // The record of one that is being taken is not there yet.
+                // A snapshot in progress has no record yet.
                 (.., Some(seq)) => (!in_use.snapshots.contains(&seq)).then_some(Ok(NoteAbout::Leftover)),
                 (None, None, None) => Some(Ok(NoteAbout::Stranger)),
             },
         };
-        // It may have been renamed or removed meanwhile, and with a recorder at work it may be about to be.
+        // It may have been renamed or removed meanwhile, or be about to be if a recorder is running.
         let stays = || directory.open(name, Access::Read).map_or_else(|error| !error.is_not_found(), |_| true);
         match unused {
             Some(Ok(NoteAbout::Leftover)) if at_work => {}
@@ -69,7 +69,7 @@ pub(super) fn check_names(
     }
 }
 
-/// What a log is that no record was read from.
+/// What a log without readable records is.
 fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, &'static str> {
     let mut bytes = [0; LOG_HEADER_LEN];
     let file = backup.directory().open(&names::log(first), Access::Read);
@@ -84,7 +84,7 @@ fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, 
     }
 }
 
-/// Without it no recorder can begin.
+/// Without the lock file no recorder can start.
 fn check_lock(directory: &dyn Directory, findings: &mut Findings) {
     match directory.open(names::LOCK, Access::Read).and_then(|file| file.read_len()) {
         Ok(0) => {}

@@ -1,4 +1,4 @@
-//! What a verification finds: damage, with what it costs, and what is only worth a note.
+//! The findings of a verification: damage with its impact, and notes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,72 +10,72 @@ use crate::storage::read_error::ReadError;
 use format::Damage;
 use format::units::counted;
 
-/// Something that is not as it was when it was written, or never was as it should be.
+/// A finding: something that was changed since it was written, or was never right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Name of the file in the backup directory.
     pub file: String,
-    /// Byte of the file at which the structure begins that is wrong; `None` where it is the file as a whole.
+    /// Offset of the faulty structure in the file; `None` for the file as a whole.
     pub offset: Option<u64>,
-    /// What is wrong.
+    /// The fault.
     pub wrong: Wrong,
-    /// Versions that cannot be opened for it.
+    /// Versions that cannot be opened because of it.
     pub lost: VersionRanges,
-    /// Versions that open, but may not hold what the node had.
+    /// Versions that open, but may differ from what the node had.
     pub in_doubt: VersionRanges,
 }
 
-/// What is wrong.
+/// The fault of a finding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Wrong {
-    /// The bytes are not what they should be.
+    /// The bytes are damaged.
     #[error("{0}")]
     Damaged(Damage),
-    /// The file is not there, and others need it.
+    /// The file is missing, and others need it.
     #[error("it is not there, and it is needed")]
     Missing,
-    /// The operating system does not give it.
+    /// The operating system cannot read the file.
     #[error("it cannot be read: {reason}")]
     Unreadable {
-        /// What the operating system says.
+        /// Error of the operating system.
         reason: String,
     },
-    /// It was recorded last, and cannot be opened, for it builds on something that does not replay or is not there.
+    /// The newest version cannot be opened, because it builds on something that does not replay or is missing.
     #[error("{reason}")]
     NewestUnreadable {
-        /// Which version, and what to do.
+        /// The version, and what to do.
         reason: String,
     },
-    /// It has one of our names, and nothing leads to it.
+    /// The file has a name of a backup's file, and is not referenced.
     #[error("it is no part of the backup: {why}")]
     Stray {
         /// What it is instead.
         why: &'static str,
     },
-    /// A change cannot be replayed.
+    /// A change does not replay.
     #[error("{reason}")]
     Replay {
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
-    /// Replay yields something else than what is stored.
+    /// Replay differs from the stored state.
     #[error("replay yields something else than what is stored: {what}")]
     Differs {
-        /// What differs, and where.
+        /// The difference, and where it is.
         what: String,
     },
-    /// SQLite does not find the newest version sound.
+    /// SQLite reports damage of the newest version.
     #[error("{check} of version {data_version} says: {found}")]
     Unsound {
         /// The PRAGMA.
         check: &'static str,
         /// The version.
         data_version: format::units::DataVersion,
-        /// Its first words.
+        /// Its first message.
         found: String,
     },
-    /// The newest version is as damaged as what the node gave.
+    /// The newest version is as damaged as the node's own database.
     #[error(
         "the node's own database is damaged. integrity_check of version {data_version} says: {found}; and so it was when \
          version {snapshot} was copied from it. The backup has what the node had"
@@ -85,13 +85,13 @@ pub enum Wrong {
         data_version: format::units::DataVersion,
         /// The version that was copied from the node.
         snapshot: format::units::DataVersion,
-        /// The first words of the check.
+        /// The first message of the check.
         found: String,
     },
 }
 
 impl Wrong {
-    /// The word for its kind, for programs.
+    /// Name of the kind, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "damaged",
@@ -107,20 +107,20 @@ impl Wrong {
     }
 }
 
-/// Something that costs nothing.
+/// A remark without impact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// Name of the file in the backup directory.
     pub file: String,
-    /// What is to be said about it.
+    /// The remark.
     pub about: NoteAbout,
 }
 
-/// What is to be said about a file.
+/// A remark about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoteAbout {
-    /// No file of a backup has such a name.
+    /// The name is not that of a backup's file.
     #[error("it is none of the files of a backup")]
     Stranger,
     /// The backup was rescued from a damaged file of the Python plugin.
@@ -128,25 +128,25 @@ pub enum NoteAbout {
         "this backup ends before the damage in a file of the Python plugin: never run a node on it unless it goes on from there"
     )]
     Rescued,
-    /// A crash has left it.
+    /// A crash left the file.
     #[error("it is not needed any more, or was never finished: the next recorder removes it")]
     Leftover,
-    /// What follows its last record was never acknowledged.
+    /// An unacknowledged write follows its last record.
     #[error("behind its last record are remains of a write that was never acknowledged ({})", counted(*.bytes, "byte"))]
     TornWrite {
-        /// How many.
+        /// Length in bytes.
         bytes: u64,
     },
-    /// Replay puts the same rows elsewhere.
+    /// Replay stores the same rows on other pages.
     #[error("replay with this release of SQLite puts the same rows on other pages at {keyframes} keyframes")]
     OtherLayout {
-        /// Of how many keyframes.
+        /// Number of keyframes concerned.
         keyframes: u32,
     },
 }
 
 impl NoteAbout {
-    /// The word for its kind, for programs.
+    /// Name of the kind, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Stranger => "stranger",
@@ -158,7 +158,7 @@ impl NoteAbout {
     }
 }
 
-/// What was found at one place: the same thing may be come across from many sides.
+/// Identity of a finding: one fault may be found in several ways.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Where {
     file: String,
@@ -171,7 +171,7 @@ pub(super) struct Where {
 pub(super) struct Findings(BTreeMap<Where, Finding>);
 
 impl Findings {
-    /// Adds something wrong, unless it is known already.
+    /// Adds a fault, unless it is known already.
     pub(super) fn add(&mut self, file: &str, offset: Option<u64>, wrong: Wrong) -> Where {
         let at = Where { file: file.to_owned(), offset, kind: wrong.kind() };
         self.0.entry(at.clone()).or_insert_with(|| Finding {
@@ -184,13 +184,13 @@ impl Findings {
         at
     }
 
-    /// Adds what could not be read.
+    /// Adds a read error.
     pub(super) fn add_read(&mut self, error: &ReadError) -> Where {
         let (file, offset, wrong) = told(error);
         self.add(&file, offset, wrong)
     }
 
-    /// Adds what could not be replayed, in this file, with the statements that begin at this byte.
+    /// Adds a replay error, for this file and the statements at this offset.
     pub(super) fn add_replay(&mut self, file: &str, offset: Option<u64>, error: &ReplayError) -> Where {
         match error {
             ReplayError::Pages(error) => self.add_read(error),
@@ -198,20 +198,20 @@ impl Findings {
         }
     }
 
-    /// Says what a finding costs.
+    /// Adds the impact of a finding.
     pub(super) fn cost(&mut self, at: &Where, cost: impl FnOnce(&mut Finding)) {
         if let Some(finding) = self.0.get_mut(at) {
             cost(finding);
         }
     }
 
-    /// All of them, by file and offset.
+    /// All findings, by file and offset.
     pub(super) fn into_vec(self) -> Vec<Finding> {
         self.0.into_values().collect()
     }
 }
 
-/// File, offset, and what is wrong there.
+/// File, offset and fault of a read error.
 fn told(error: &ReadError) -> (String, Option<u64>, Wrong) {
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     match error {

@@ -1,8 +1,8 @@
-//! Holding the database of a running node open for no longer than the node can bear.
+//! Reading the database of a running node without holding it longer than the node tolerates.
 //!
-//! Whoever reads holds SQLite's SHARED lock, and a COMMIT of `lightningd` waits for it: for 60 s, then `lightningd` aborts. A
-//! disk that is slow, or a backup on a network that hangs, must not take it that far. So the file is read into the page cache
-//! before, without any lock, and a thread watches how long the lock is held.
+//! A reader holds SQLite's SHARED lock, and a COMMIT of `lightningd` waits for it: for 60 s, then `lightningd` aborts. A slow
+//! disk, or a backup on a network that hangs, must not lead to that. So the file is first read into the page cache without any
+//! lock, and a thread limits how long the lock is held.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -17,14 +17,14 @@ use crate::storage::regular_file::open_regular_file;
 /// How long a database may be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// As long as it takes: nobody waits for it.
+    /// Without a limit: no node runs on it.
     AsLongAsItTakes,
-    /// Not longer, for somebody may wait.
+    /// At most this long, because a node may wait.
     AtMost(Duration),
 }
 
 impl Hold {
-    /// What a running node bears: a quarter of what it waits.
+    /// What a running node tolerates: a quarter of its own limit.
     pub const BESIDE_A_NODE: Self = Self::AtMost(Duration::from_secs(15));
 }
 
@@ -36,18 +36,18 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether it has been let go, or has to be: what is read from now on may belong to another transaction.
+    /// Whether it was released, or must be: further reads may belong to another transaction.
     pub(super) fn is_over(&self) -> bool {
         self.let_go.load(Ordering::Relaxed) || self.until.is_some_and(|until| Instant::now() >= until)
     }
 }
 
-/// A file that a database is in, read into the page cache once.
+/// The file of a database, read into the page cache once.
 #[derive(Debug)]
 pub(super) struct DatabaseFile(Option<File>);
 
 impl DatabaseFile {
-    /// Reads it. What cannot be read is told by whoever opens it as a database.
+    /// Reads the file. Errors are reported when it is opened as a database.
     pub(super) fn read_ahead(path: &Path) -> Self {
         let mut file = open_regular_file(path).ok();
         if let Some(file) = &mut file {
@@ -57,10 +57,10 @@ impl DatabaseFile {
         Self(file)
     }
 
-    /// Does `work`, which opens the database and closes it again.
+    /// Runs `work`, which opens the database and closes it again.
     ///
-    /// When the time is up the locks of this process on the database are given back from outside, even while `work` is
-    /// stuck in a call: by the rules of POSIX they all go when any descriptor of the file is closed.
+    /// When the time is over, the locks of this process on the database are released from outside, even while `work` is stuck in
+    /// a call: by the rules of POSIX, closing any descriptor of the file releases them all.
     pub(super) fn held<T>(&self, hold: Hold, work: impl FnOnce(&Held) -> T) -> T {
         let Hold::AtMost(at_most) = hold else {
             return work(&Held { let_go: AtomicBool::new(false), until: None });

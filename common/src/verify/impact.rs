@@ -1,7 +1,7 @@
-//! What damage costs: the versions that cannot be opened for it.
+//! The impact of damage: the versions that cannot be opened because of it.
 //!
-//! Which those are nobody knows better than the views. So every version that damage may reach is opened as a mount would open
-//! it, and of its pages those are read that damage may have reached. All others are left alone.
+//! That is determined by opening: every version that damage may affect is opened as a mount would open it, and those of its pages
+//! are read that may be affected. All other versions are skipped.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::RangeInclusive;
@@ -19,11 +19,11 @@ use crate::replay::ReplayError;
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::page_map::{FAN_OUT, HEIGHT_MAX};
-use format::record::DeltaBase;
 use format::segment::{Location, MapRoot};
+use format::snapshot_ref::DeltaBase;
 use format::units::{PageNo, Seq};
 
-/// What cannot be read of all that pages are stored in.
+/// The unreadable parts of the files with pages.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
     /// Segments that cannot be opened.
@@ -40,7 +40,7 @@ impl Unreadable {
     }
 }
 
-/// Where pages cannot be read from.
+/// Location of unreadable pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Segment(Seq),
@@ -48,16 +48,16 @@ enum Source {
     Snapshot(Seq, u32),
 }
 
-/// The pages that damage may have reached, by where it is.
+/// The pages that damage may affect, by location.
 type Reached = BTreeMap<Source, Vec<RangeInclusive<u32>>>;
 
-/// Finds out what damage costs.
+/// Determines the impact of damage.
 pub(super) struct Costs<'a> {
     backup: &'a Backup,
     history: &'a History,
     unreadable: &'a Unreadable,
     findings: &'a mut Findings,
-    /// Nodes below which everything can be read.
+    /// Nodes below which everything is readable.
     sound: HashSet<(Seq, u64)>,
 }
 
@@ -71,12 +71,12 @@ impl<'a> Costs<'a> {
         Self { backup, history, unreadable, findings, sound: HashSet::new() }
     }
 
-    /// Whether damage may reach what a replay begins with.
+    /// Whether damage may affect the start pages of a replay.
     pub(super) fn reaches(&mut self, start: &Start) -> bool {
         !self.reached(start).is_empty()
     }
 
-    /// Opens versions, which follow each other, and notes for each why it cannot be opened; returns those.
+    /// Opens consecutive versions, and records for each why it cannot be opened; returns those.
     pub(super) fn open(&mut self, versions: &[Version]) -> VersionRanges {
         let mut lost = VersionRanges::default();
         let mut run: Option<Run> = None;
@@ -106,7 +106,7 @@ impl<'a> Costs<'a> {
         lost
     }
 
-    /// Notes that none of the versions at `own` places, of those that were asked for, can be opened.
+    /// Records that none of the requested versions with the ordinals `own` can be opened.
     pub(super) fn whole(&mut self, error: &ReadError, own: (u64, u64), asked: (u64, u64)) -> VersionRanges {
         let mut lost = VersionRanges::default();
         lost.add(own.0, own.1);
@@ -140,7 +140,7 @@ impl<'a> Costs<'a> {
         why
     }
 
-    /// The finding that a replay ended with.
+    /// The finding for a failed replay.
     fn why(&mut self, plan: &ReplayPlan, at: Option<Seq>, reason: &ReplayError) -> Where {
         let change = plan.changes.iter().find(|change| Some(change.seq()) == at);
         let (file, offset) = change.map_or_else(Default::default, |change| {
@@ -191,7 +191,7 @@ impl<'a> Costs<'a> {
             }
         };
         self.walk(footer.map, reached);
-        // What the segment changed only later is read where it was before.
+        // Pages that the segment changed later are read from before the segment.
         match footer.base.map(|base| (base, self.backup.segments().footer(base))) {
             Some((base, Err(_))) => {
                 let own = self.backup.segments().open(first).map(|file| own_part(self.backup.segments(), &file).images);
@@ -212,7 +212,7 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Whether everything below a node can be read; what cannot is added to `reached`.
+    /// Whether everything below a node is readable; unreadable pages are added to `reached`.
     fn node(
         &mut self,
         at: Location,
@@ -249,7 +249,7 @@ impl<'a> Costs<'a> {
         sound
     }
 
-    /// Whether the images or the node at a place cannot be read; if so, all pages that are behind it are added to `reached`.
+    /// Whether the images or the node at a location are unreadable; if so, all pages below it are added to `reached`.
     fn is_unreadable(&self, at: Location, skipped: u64, pages: u64, reached: &mut Reached) -> bool {
         let source = if self.unreadable.segments.contains(&at.segment) {
             Source::Segment(at.segment)
@@ -267,9 +267,9 @@ impl<'a> Costs<'a> {
 struct Run {
     start: Start,
     reached: Reached,
-    /// The newest that was opened.
+    /// The newest opened version.
     newest: Option<View>,
-    /// The change that could not be replayed, and why.
+    /// The change that does not replay, with its finding.
     failed: Option<(Seq, Where)>,
 }
 
@@ -277,8 +277,7 @@ fn page(skipped: u64) -> u32 {
     u32::try_from(skipped + 1).unwrap_or(u32::MAX)
 }
 
-/// Reads pages of a version until one cannot be read. Those that were written since, or cut off, are read elsewhere or not at
-/// all.
+/// Reads pages of a version until one fails. Pages that were written or truncated since are read elsewhere or not at all.
 fn read_some(view: &View, pages: &[RangeInclusive<u32>]) -> Result<(), ReadError> {
     let mut out = vec![0; view.page_size().bytes()];
     for pages in pages {

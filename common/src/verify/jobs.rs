@@ -1,4 +1,4 @@
-//! The parts of a verification that several threads do at once: segments and snapshots, each by itself.
+//! The parallel steps of a verification: segments and snapshots, each on its own.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,19 +22,19 @@ use format::segment::SnapshotId;
 use format::units::Keyframe;
 use format::units::{DataVersion, Seq};
 
-/// A file that is checked by itself.
+/// A file that is checked on its own.
 #[derive(Debug, Clone)]
 pub(super) enum Job {
     /// A segment.
     Segment(std::sync::Arc<SegmentFile>),
-    /// A snapshot, and the version that its record says, if that is known.
+    /// A snapshot, with the version of its record, if that is known.
     Snapshot(SnapshotId, Option<DataVersion>),
-    /// What remains of segments that were dropped.
+    /// The file `remains`.
     Remains,
 }
 
 impl Job {
-    /// The name of its file.
+    /// Name of the file.
     pub(super) fn file_name(&self) -> String {
         match self {
             Self::Segment(file) => names::segment(file.first_seq()),
@@ -44,17 +44,17 @@ impl Job {
     }
 }
 
-/// What was found.
+/// The results so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) findings: Findings,
     pub(super) notes: Vec<Note>,
     pub(super) unreadable: Unreadable,
-    /// Segments of which more is wrong than pages.
+    /// Segments with more faults than unreadable pages.
     pub(super) damaged: std::collections::BTreeSet<Seq>,
 }
 
-/// Bytes verified so far, of all.
+/// Number of verified bytes, and the total.
 pub(super) struct Progress<'a> {
     pub(super) done_bytes: AtomicU64,
     pub(super) total_bytes: u64,
@@ -62,14 +62,14 @@ pub(super) struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// So many bytes more.
+    /// Adds verified bytes.
     pub(super) fn add(&self, bytes: u64) {
         let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.watch)(done.min(self.total_bytes), self.total_bytes);
     }
 }
 
-/// Checks all parts, with a thread for each processor; each is given with the bytes of its file.
+/// Checks all files with a thread per processor; each file comes with its length.
 pub(super) fn check_all(
     backup: &Backup,
     parts: &[(Job, u64)],
@@ -91,7 +91,7 @@ pub(super) fn check_all(
     thread::scope(|scope| {
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(parts.len());
         for _ in 1..threads {
-            // Without a thread the others do its work.
+            // Without the thread the others do its work.
             if let Err(error) = thread::Builder::new().name("verify".to_owned()).spawn_scoped(scope, work) {
                 log::debug!("verifying with fewer threads: {error}");
             }
@@ -150,7 +150,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     let mut around = VersionRanges::default();
     let of_interval = |timeline: &Timeline, seq: Seq| {
         let records = timeline.records();
-        let record = records.binary_search_by_key(&seq, crate::segment::timeline::LiveRecord::seq).ok();
+        let record = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
         match record.and_then(|position| records.get(position)).map(|record| record.place) {
             Some(RecordAddress::Segment { interval, .. }) => interval.0,
             _ => 0,
@@ -167,7 +167,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     around
 }
 
-/// What of it versions need is found out by walking there: here every byte is looked at.
+/// Checks every byte of `remains`; which parts of it versions need is determined elsewhere.
 fn check_remains(backup: &Backup, found: &Mutex<Found>) {
     match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
         Ok(remains) => remains.check(&mut |segment, error| {

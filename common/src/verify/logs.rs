@@ -1,7 +1,7 @@
-//! The logs behind damage: what is still intact there, and up to which version.
+//! The logs behind damage: which records are intact there, and up to which version.
 //!
-//! Readers stop at damage, so what comes behind it is lost. It is looked at all the same: whoever reads what was found shall
-//! know of all of it, and how much it costs.
+//! Readers stop at damage, so records behind it are lost. They are examined all the same, for a complete report with the full
+//! impact.
 
 use uuid::Uuid;
 
@@ -14,11 +14,11 @@ use format::record::{Parsed, parse};
 use format::units::{DataVersion, Seq};
 use format::{Damage, names};
 
-/// Places in one log at which the chain is told to be broken. A file that is all wrong is not told byte by byte.
+/// Maximum number of breaks of the chain that are reported per log.
 const BREAKS_MAX: usize = 100;
 
-/// Looks whether the logs have lengths that logs have. One that has not and is read to its end has lost no record; one that
-/// cannot be is told elsewhere. `file` is what a log of that name is called where it is told.
+/// Checks the lengths of the logs. A log with another length that can be read to its end has lost no record; one that cannot is
+/// reported elsewhere. `file` returns the name of a log in reports.
 pub(super) fn check_lengths(
     directory: &dyn Directory,
     uuid: Uuid,
@@ -43,16 +43,16 @@ pub(super) fn check_lengths(
     }
 }
 
-/// What is intact behind damage.
+/// The intact records behind damage.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
-    /// The newest version that a record is of.
+    /// The newest version of a record.
     pub(super) newest: Option<DataVersion>,
-    /// What was found on the way.
+    /// The findings on the way.
     pub(super) found: Vec<Where>,
 }
 
-/// Looks at the logs from the damage on: at `damaged`, a log and the byte in it, and at the logs with later seqs.
+/// Examines the logs from the damage on: from `damaged`, a log and an offset in it, and all later logs.
 pub(super) fn look_behind(
     directory: &dyn Directory,
     uuid: Uuid,
@@ -80,7 +80,7 @@ struct Look<'a> {
     uuid: Uuid,
     findings: &'a mut Findings,
     behind: Behind,
-    /// What the next record must say of itself and of the one before it; `None` where that is not known.
+    /// Expected seq of the next record and checksum of the one before it; `None` where unknown.
     expected: Option<(Seq, u32)>,
 }
 
@@ -93,7 +93,7 @@ impl Look<'_> {
             self.header(log, &*file, &bytes)?;
             at = LOG_HEADER_LEN;
         } else {
-            // The record here is the one that is damaged, and told already.
+            // The damaged record here is already reported.
             self.expected = None;
             match intact_record_after(&*file, self.uuid, from, Seq::FIRST)? {
                 Some(next) => at = usize::try_from(next).unwrap_or(usize::MAX),
@@ -125,7 +125,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Reads records that follow each other; returns where they end, and what is wrong there.
+    /// Reads consecutive records; returns where they end, and the damage there.
     fn records(&mut self, bytes: &[u8], from: usize) -> (usize, Damage) {
         let mut at = from;
         loop {

@@ -1,20 +1,19 @@
-//! Verifying a backup: every byte of it, and that all of it is what the node had.
+//! Verification of a backup: every byte of it, and that it equals what the node had.
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `segment_body`, `record_chain`, `page_map` | one segment against its own index |
-//! | `segment_replay` | its replay, by the sealer's machinery, against the pages that it has |
-//! | `sealed` | the segments side by side |
+//! | room `check` | one segment against its own index, and its replay against its pages |
+//! | `baseline`, `run`, `jobs` | the state that is verified; the steps in order; the steps that threads take in parallel |
+//! | `sealed` | the segments against each other |
 //! | `snapshot`, `logs`, `directory`, `spool` | the other files |
-//! | `reach` | what versions need of segments that they are not in |
-//! | `costs` | which versions cannot be opened |
-//! | `soundness`, `warning` | what SQLite says of the newest version; what is wrong with the node's own database |
-//! | `picture`, `parts`, `whole` | the moment that is looked at; what threads do at once; one after the other |
-//! | `finding`, `version_ranges` | what is told |
-//! | `against` | a database beside its version: another question altogether |
+//! | `references`, `thinned` | what versions need of other or dropped segments |
+//! | `impact` | which versions cannot be opened |
+//! | `soundness`, `warning` | SQLite's check of the newest version; damage of the node's own database |
+//! | `finding`, `report`, `version_ranges` | the results |
+//! | `against`, `hold` | comparison of a database with its version |
 //!
-//! Nothing is locked, nothing is changed, and damage ends nothing. What a recorder writes or seals meanwhile is left out: the
-//! picture is that of the moment at which the history was read, and segments stay as they are.
+//! Nothing is locked or changed, and damage does not end a verification. What is recorded or sealed meanwhile is left out: the
+//! state is that at which the history was read, and segments do not change.
 
 mod against;
 mod baseline;
@@ -52,9 +51,9 @@ use format::units::DataVersion;
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Depth {
-    /// Checksums and what is stored.
+    /// Checksums and stored structures.
     Quick,
-    /// That what is recorded yields what is stored, too.
+    /// Also that replay yields the stored pages.
     #[default]
     Replay,
 }
@@ -62,36 +61,36 @@ pub enum Depth {
 /// What is to be verified.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scope {
-    /// How much.
+    /// The depth.
     pub depth: Depth,
-    /// The first version; the oldest unless given.
+    /// The first version; by default the oldest.
     pub from: Option<DataVersion>,
-    /// The last version; the newest unless given.
+    /// The last version; by default the newest.
     pub to: Option<DataVersion>,
 }
 
-/// Why nothing was verified.
+/// Why a backup could not be verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// There is no backup.
+    /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It cannot be listed.
+    /// The directory cannot be listed.
     #[error("the backup cannot be listed")]
     List(#[from] crate::storage::StorageError),
-    /// A version is not in it.
+    /// A version is not in the backup.
     #[error("version {version} is not in the backup; `backupfs versions` lists those that are")]
     UnknownVersion {
         /// The version.
         version: DataVersion,
     },
-    /// There is nothing from the one version to the other.
+    /// The range is empty.
     #[error("version {from} comes after version {to}; give the older one with --from")]
     Backwards {
-        /// The first version asked for.
+        /// The first version of the range.
         from: DataVersion,
-        /// The last.
+        /// The last version of the range.
         to: DataVersion,
     },
 }

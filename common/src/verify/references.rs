@@ -1,4 +1,4 @@
-//! What versions need of segments that they are not in: the pages of the database that their own segment builds on.
+//! What versions need of other segments: the pages of the database that their own segment builds on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -15,12 +15,12 @@ use format::segment::{Location, MapRoot};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
 
-/// Checks what page maps lead to, each node and each image once.
+/// Checks the targets of page maps, each node and each image once.
 pub(super) struct Reach<'a> {
     backup: &'a Backup,
-    /// Segments that are checked as a whole.
+    /// Segments that are checked completely.
     whole: &'a BTreeSet<Seq>,
-    /// What versions need of segments that are not there any more.
+    /// The parts of dropped segments that kept versions need.
     thinned: &'a BTreeMap<Seq, NeededBy>,
     walk: MapWalk,
     findings: &'a mut Findings,
@@ -37,7 +37,7 @@ impl<'a> Reach<'a> {
         Self { backup, whole, thinned, walk: MapWalk::default(), findings, unreadable }
     }
 
-    /// Checks what the database at the end of a segment is made of.
+    /// Checks the pages of the database at the end of a segment.
     pub(super) fn end_of(&mut self, first: Seq) {
         let file = match self.backup.segments().open(first) {
             Ok(file) => file,
@@ -47,7 +47,7 @@ impl<'a> Reach<'a> {
                 return;
             }
         };
-        // Without its snapshot nothing can be opened, and that is told of the snapshot.
+        // Without its snapshot nothing can be opened; that is reported for the snapshot.
         let snapshot = file.footer().snapshot.map(|id| self.backup.full_snapshot(id)).transpose();
         if let Ok(snapshot) = snapshot {
             self.map(file.footer().map, file.header().page_size, snapshot.as_ref());
@@ -75,7 +75,7 @@ impl<'a> Reach<'a> {
 
     fn image(&mut self, at: Location, page: PageNo, snapshot: Option<&Arc<dyn PageSource>>, out: &mut [u8]) {
         let anchors = Anchors { segments: self.backup.segments(), snapshot };
-        // The newest is what later segments lead to.
+        // Later segments refer to the newest image.
         let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
         let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe::END]).collect();
         let read = self.backup.segments().open(at.segment).and_then(|file| {

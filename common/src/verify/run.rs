@@ -1,4 +1,7 @@
-//! A verification from the manifest to the totals.
+//! A verification, from the manifest to the totals.
+
+mod newest;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,32 +15,28 @@ use super::impact::Costs;
 use super::jobs::{Found, Job, Progress, check_all};
 use super::references::Reach;
 use super::sealed::{self, Sealed};
-use super::soundness::{Judgement, Looked, Soundness, judge};
 use super::version_ranges::OPEN;
-use super::{Depth, Report, Scope, VerifyError, VersionRanges, Warning, Wrong, logs, spool, thinned};
+use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs, spool, thinned};
 use crate::backup::Backup;
-use crate::backup::snapshot_check::StoredSnapshot;
 use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
-use crate::replay::ReplayError;
-use crate::segment::timeline::{LiveKind, PrecedingVersion};
-use crate::segment::version::{NewestRecorded, Readable};
+use crate::segment::live_record::LiveKind;
+use crate::segment::timeline::PrecedingVersion;
 use crate::segment::version::{Version, VersionOrdinal};
 use crate::storage::Access;
 use crate::storage::read_error::ReadError;
-use format::checked::UnsoundSnapshot;
 use format::names;
-use format::record::DeltaBase;
 use format::remains_directory::Thinned;
 use format::segment::SnapshotId;
+use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, Seq};
 
-/// Verifies the backup at `url`. `watch` is told the bytes verified so far, and all there are, from any thread.
+/// Verifies the backup at `url`. `watch` gets the number of verified bytes, and the total, from any thread.
 ///
 /// # Errors
-/// When there is nothing to be verified. Whatever is wrong with a backup is in the report.
+/// When the backup cannot be verified at all. Faults of a backup are in the report.
 pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) -> Result<Report, VerifyError> {
     let began = Instant::now();
     let mut found = Found::default();
@@ -49,7 +48,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     firsts.extend(picture.names.iter().filter_map(|name| names::parse_segment(name)));
     let remains = backup.segments().remains();
     firsts.retain(|&first| remains.as_ref().is_none_or(|remains| remains.gap_of(first).is_none()));
-    // The log that a segment was made of counts while that cannot be read.
+    // While a segment cannot be read, its log counts if it still exists.
     let is_instead = |first: &Seq| picture.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
     let sealed = sealed::open_all(&backup, &firsts, oldest, behind, &mut found.findings);
@@ -73,7 +72,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         verification.found.findings.cost(&manifest, |finding| finding.lost.extend(&all));
         verification.lost.extend(&all);
     }
-    // What was dropped cannot be lost, although nothing but `remains` tells it from what lies beside it.
+    // Dropped versions are not lost, although only `remains` shows the difference.
     let dropped = verification.dropped();
     report.lost = verification.lost.without(&dropped);
     report.versions_lost = report.lost.count();
@@ -92,12 +91,12 @@ struct Verification {
     backup: Arc<Backup>,
     picture: Baseline,
     sealed: Vec<Sealed>,
-    /// What single versions were kept of, of those that were asked for.
+    /// The thinned segments with requested versions.
     thinned: Vec<Thinned>,
-    /// Place of the first version.
+    /// Ordinal of the first version.
     oldest: u64,
     depth: Depth,
-    /// The places of the versions that are verified, first and last.
+    /// The range of ordinals that is verified, first and last.
     places: (u64, u64),
     found: Found,
     lost: VersionRanges,
@@ -131,7 +130,7 @@ impl Verification {
         report
     }
 
-    /// The places that were asked for.
+    /// The requested range of ordinals.
     fn places_of(&self, scope: Scope) -> Result<(u64, u64), VerifyError> {
         let from = scope.from.map(|version| self.place_of(version)).transpose()?;
         let to = scope.to.map(|version| self.place_of(version)).transpose()?;
@@ -141,7 +140,7 @@ impl Verification {
         }
     }
 
-    /// Where a version stands, or stood before the file that it is in was damaged.
+    /// Ordinal of a version, also of one in a damaged file.
     fn place_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
         let found = self.picture.history.version(version);
         if let Ok(Some(found)) = &found {
@@ -162,19 +161,19 @@ impl Verification {
         (self.places.0..=self.places.1).contains(&version.place.0)
     }
 
-    /// Whether it is also about what is not sealed.
+    /// Whether the range includes unsealed versions.
     fn has_logs(&self) -> bool {
         self.places.1 == OPEN || self.picture.history.unsealed_versions().any(|version| self.has(version))
     }
 
-    /// The segments that versions were asked for of, as far as they can be opened.
+    /// The segments with requested versions, as far as they can be opened.
     fn segments(&self) -> impl Iterator<Item = &Sealed> {
         let (first, last) = self.places;
         let is_whole = (first, last) == (0, OPEN);
         self.sealed.iter().filter(move |one| one.file.is_some() && (is_whole || one.is_within(first, last)))
     }
 
-    /// The files to be checked by themselves, with their lengths, the longest first.
+    /// The files to be checked on their own, with their lengths, the longest first.
     fn parts(&self) -> Vec<(Job, u64)> {
         let mut snapshots: BTreeMap<Seq, (SnapshotId, Option<DataVersion>)> = BTreeMap::new();
         let mut parts = Vec::new();
@@ -208,7 +207,7 @@ impl Verification {
         parts
     }
 
-    /// The version of a snapshot that a segment begins with.
+    /// The version of the snapshot at the beginning of a segment.
     fn version_of_sealed(&self, seq: Seq) -> Option<DataVersion> {
         let timeline = self.backup.segments().timeline(seq).ok()?;
         let first = timeline.records().first().filter(|record| record.kind == LiveKind::Snapshot);
@@ -220,8 +219,8 @@ impl Verification {
         file.and_then(|file| file.read_len()).unwrap_or(0)
     }
 
-    /// Checks what the versions that were asked for need of other segments: those that were dropped, and unless it `is_whole`
-    /// those that were not asked for.
+    /// Checks what the requested versions need of other segments: of dropped ones, and unless it `is_whole` of those outside of
+    /// the range.
     fn reach(&mut self, is_whole: bool) {
         let whole: BTreeSet<Seq> = self.segments().map(|one| one.first).collect();
         let bases = self.segments().filter_map(|one| one.file.as_ref()?.footer().base);
@@ -249,7 +248,7 @@ impl Verification {
         needed.into_iter().for_each(|first| reach.end_of(first));
     }
 
-    /// What cannot be read of the logs costs all that comes behind it.
+    /// Checks the logs. Everything behind unreadable records is lost.
     fn check_logs(&mut self) {
         if !self.has_logs() {
             return;
@@ -269,7 +268,7 @@ impl Verification {
                 self.sealed.iter().map(|one| one.places.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
             }
         };
-        // What is wrong with a segment is told of that.
+        // A fault of a segment is reported for the segment.
         let of_segment = self.picture.next_seq.is_some_and(|next| self.found.unreadable.segments.contains(&next));
         let at = (!of_segment).then(|| self.found.findings.add_read(error));
         let mut logs: Vec<Seq> = self.picture.names.iter().filter_map(|name| names::parse_log(name)).collect();
@@ -289,7 +288,7 @@ impl Verification {
         let before = VersionOrdinal(first_lost.saturating_sub(1));
         let last_lost = behind.newest.map_or(OPEN, |version| match version.distance_from(before.data_version()) {
             1.. => before.of_later(version).0,
-            // Nothing but notes about what was read.
+            // Only commits of versions that were read.
             _ => before.0,
         });
         let mut lost = VersionRanges::default();
@@ -306,7 +305,7 @@ impl Verification {
         let name = names::log(log);
         let file = self.backup.directory().open(&name, Access::Read);
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
-        // A recorder at work has written more since.
+        // A running recorder has written more since.
         let is_at_work =
             self.backup.look_at_lock().is_ok_and(|look| look != crate::backup::lock_status::LockStatus::NotSeen);
         if let Ok(bytes @ 1..) = torn
@@ -316,7 +315,7 @@ impl Verification {
         }
     }
 
-    /// Opens every version that damage may reach, and those that are not sealed by the last of them.
+    /// Opens every version that damage may affect, and the unsealed ones through the last of them.
     fn open_what_damage_reaches(&mut self) {
         let of_segments: Vec<Seq> = self.segments().map(|one| one.first).collect();
         let places = self.places;
@@ -354,7 +353,7 @@ impl Verification {
         }
         for (start, versions) in runs {
             let asked: Vec<_> = versions.into_iter().filter(|it| (places.0..=places.1).contains(&it.place.0)).collect();
-            // Whoever opens the last replays all of them.
+            // Opening the last version replays all of them.
             let opens = |version: &Version| {
                 let plan = self.picture.history.plan(version);
                 plan.is_ok_and(|plan| View::build(&self.backup, &plan, None).is_ok())
@@ -375,7 +374,7 @@ impl Verification {
         in_use.logs.extend(self.picture.history.logs());
         in_use.logs.extend(self.picture.end.map(|(log, _)| log));
         if self.picture.read.is_err() {
-            // Those behind damage are told with it.
+            // Logs behind damage are reported with it.
             in_use.logs.extend(self.picture.names.iter().filter_map(|name| names::parse_log(name)).filter(|log| {
                 self.picture.history.oldest_log().or(self.picture.next_seq).is_none_or(|first| *log >= first)
             }));
@@ -389,127 +388,5 @@ impl Verification {
         }
         let Found { findings, notes, .. } = &mut self.found;
         check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
-    }
-
-    /// That the newest version cannot be opened is a finding: what can be restored is an old state.
-    fn note_unreadable_newest(&mut self) {
-        let newest = self.picture.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
-        if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
-            let path = self.backup.path().to_path_buf();
-            self.found.findings.add_read(&ReadError::NewestUnreadable { path, version });
-        }
-    }
-
-    /// Has SQLite check the newest version, if it was asked for and can be opened.
-    fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
-        self.note_unreadable_newest();
-        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
-        let Some(newest) = newest.filter(|newest| !self.lost.contains_place(newest.place)) else {
-            return (None, Vec::new());
-        };
-        let Ok(Some(file)) = self.picture.history.file_name_of(newest) else { return (None, Vec::new()) };
-        let checked =
-            self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node().ok().flatten())?));
-        match checked {
-            Ok(Judgement { soundness, wrong, warnings }) => {
-                for wrong in wrong {
-                    let is_in_doubt = !matches!(wrong, Wrong::NodeDatabase { .. });
-                    let at = self.found.findings.add(&file, None, wrong);
-                    if is_in_doubt {
-                        self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
-                    }
-                }
-                (Some(soundness), warnings)
-            }
-            Err(error) => {
-                let at = self.found.findings.add_replay(&file, None, &error);
-                self.found.findings.cost(&at, |finding| finding.lost.add_place(newest.place));
-                self.lost.add_place(newest.place);
-                (None, Vec::new())
-            }
-        }
-    }
-
-    fn look_at(&self, version: &Version) -> Result<Looked, ReplayError> {
-        let plan = self.picture.history.plan(version)?;
-        let view = View::build(&self.backup, &plan, None).map_err(|error| error.reason)?;
-        Ok(Looked { data_version: version.data_version, pages: Arc::new(view.pages().clone()) })
-    }
-
-    /// The pages that the newest version was replayed onto as the node gave them; when those were dropped, the oldest version
-    /// that is left. `None` when everything was replayed from nothing. What cannot be read of it is told elsewhere.
-    fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
-        let (backup, history) = (&self.backup, &self.picture.history);
-        if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
-            let pages = snapshot.pages(backup)?;
-            return Ok(Some(Looked { data_version: snapshot.data_version, pages }));
-        }
-        let newest_segment = history.sealed().last().map(|&last| backup.segments().footer(last)).transpose()?;
-        let was_given = newest_segment.is_some_and(|footer| footer.newest_snapshot.is_some());
-        let oldest = history.oldest()?.filter(|_| was_given);
-        // What damage it has is told elsewhere.
-        Ok(oldest.and_then(|oldest| self.look_at(&oldest).ok()))
-    }
-
-    /// Snapshots of which it was noted that the node's database was damaged when they were taken.
-    fn damaged_snapshots(&self) -> Vec<Warning> {
-        let noted = self.backup.read_checked().ok().flatten();
-        let unsound = noted.map_or_else(Vec::new, |noted| noted.unsound);
-        let warning = |it: UnsoundSnapshot| Warning::NodeDatabase { data_version: it.data_version, found: it.found };
-        unsound.into_iter().map(warning).collect()
-    }
-
-    /// Files that were read, and their bytes.
-    fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
-        let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
-        let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
-        parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
-    }
-
-    /// Versions that compactions have dropped, as far as that can be read.
-    fn dropped(&self) -> VersionRanges {
-        let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
-        let Some(remains) = self.backup.segments().remains() else { return dropped };
-        for gap in remains.gaps() {
-            if let Ok(footer) = self.backup.segments().footer(gap.last_segment) {
-                dropped.add(if gap.versions_before == 0 { 0 } else { gap.place_before + 1 }, footer.place);
-            }
-        }
-        let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
-        alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
-        dropped.without(&kept)
-    }
-
-    /// All versions that are known.
-    fn all_versions(&self) -> VersionRanges {
-        let mut all = VersionRanges::default();
-        self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
-        self.thinned
-            .iter()
-            .flat_map(|one| &one.versions)
-            .for_each(|version| all.add_place(VersionOrdinal(version.place)));
-        self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
-        all.within(self.places.0, self.places.1)
-    }
-
-    /// How many versions were asked for, as far as that is known.
-    fn count_versions(&self) -> u64 {
-        let ((first, last), dropped) = (self.places, self.dropped());
-        let of_one = |one: &Sealed| {
-            let inside = first <= one.places.0 && one.places.1 <= last;
-            let mut places = VersionRanges::default();
-            places.add(one.places.0.max(first), one.places.1.min(last));
-            let places = places.without(&dropped);
-            let counted = match self.backup.segments().timeline(one.first) {
-                Ok(timeline) if one.file.is_some() => {
-                    Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
-                }
-                _ => one.versions.filter(|_| inside).or(places.count()),
-            };
-            counted.unwrap_or(0)
-        };
-        let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
-        let thinned: u64 = self.thinned.iter().map(|one| one.versions.len() as u64).sum();
-        sealed + thinned + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
     }
 }

@@ -1,4 +1,4 @@
-//! The segments of a backup side by side: which versions each is to hold, and whether each continues the one before it.
+//! The segments of a backup against each other: their expected versions, and whether each continues the one before it.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use crate::backup::Backup;
 use crate::segment::SegmentFile;
 use crate::segment::timeline::Timeline;
 use crate::storage::read_error::ReadError;
-use format::record::DeltaBase;
 use format::record::first_link;
 use format::remains_directory::Gap;
 use format::segment::{FollowedBy, SegmentFooter};
+use format::snapshot_ref::DeltaBase;
 use format::units::Seq;
 use format::{Damage, names};
 
-/// A segment, or one that there should be.
+/// An expected segment.
 #[derive(Debug)]
 pub(super) struct Sealed {
     pub(super) first: Seq,
     /// `None` when it cannot be opened.
     pub(super) file: Option<Arc<SegmentFile>>,
-    /// The places of its versions, first and last; none when the first is greater. As far as that is known.
+    /// The range of ordinals of its versions, as far as known; empty when the first is greater than the last.
     pub(super) places: (u64, u64),
-    /// How many versions there are, if that is known.
+    /// Number of its versions, if known.
     pub(super) versions: Option<u64>,
-    /// Why it cannot be opened.
+    /// The finding that explains why it cannot be opened.
     pub(super) why: Option<Where>,
 }
 
 impl Sealed {
-    /// Whether it holds versions within these places.
+    /// Whether it has versions in this range of ordinals.
     pub(super) fn is_within(&self, first: u64, last: u64) -> bool {
         self.places.0 <= self.places.1 && self.places.0 <= last && self.places.1 >= first
     }
@@ -41,8 +41,8 @@ impl Sealed {
     }
 }
 
-/// Opens the segments that begin with these seqs, ascending. `oldest` is the place of the first version of the backup,
-/// `behind` that of the first version that is not sealed.
+/// Opens the segments that begin with these seqs, ascending. `oldest` is the ordinal of the first version of the backup, `behind`
+/// that of the first unsealed version.
 pub(super) fn open_all(
     backup: &Backup,
     firsts: &[Seq],
@@ -52,7 +52,7 @@ pub(super) fn open_all(
 ) -> Vec<Sealed> {
     let mut all: Vec<Sealed> = Vec::new();
     let remains = backup.segments().remains();
-    // What was dropped is not missing.
+    // Dropped segments are not missing.
     let behind_gap = |next: Seq| {
         let gap = remains.as_ref().and_then(|remains| remains.gap_at(next));
         gap.map_or(next, |gap| gap.last_seq.next())
@@ -74,7 +74,7 @@ pub(super) fn open_all(
     all
 }
 
-/// A segment that is not there, before the one with this footer.
+/// A missing segment before the one with this footer.
 fn missing(first: Seq, next: &SegmentFooter, findings: &mut Findings) -> Sealed {
     debug_assert!(next.last_seq > first);
     let why = Some(findings.add(&names::segment(first), None, Wrong::Missing));
@@ -83,7 +83,7 @@ fn missing(first: Seq, next: &SegmentFooter, findings: &mut Findings) -> Sealed 
 
 fn set_places(all: &mut [Sealed], oldest: u64, behind: Option<u64>) {
     let mut next = oldest;
-    // What cannot be opened has what its neighbours leave.
+    // An unopened segment has the ordinals between its neighbours.
     for position in 0..all.len() {
         let (places, versions) = match all[position].footer() {
             Some(footer) if footer.versions == 0 => ((1, 0), Some(0)),
@@ -102,7 +102,7 @@ fn set_places(all: &mut [Sealed], oldest: u64, behind: Option<u64>) {
     }
 }
 
-/// Notes what the segments cost that cannot be opened.
+/// Records the impact of segments that cannot be opened.
 pub(super) fn cost_of_unopened(sealed: &[Sealed], (first, last): (u64, u64), findings: &mut Findings) -> VersionRanges {
     let mut lost = VersionRanges::default();
     for one in sealed {
@@ -117,7 +117,7 @@ pub(super) fn cost_of_unopened(sealed: &[Sealed], (first, last): (u64, u64), fin
     lost
 }
 
-/// Checks that each of the segments in `sealed`, of those that hold versions at these places, continues the one before it.
+/// Checks that each segment of `sealed` with versions in this range of ordinals continues the one before it.
 pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u64, u64), findings: &mut Findings) {
     for (position, one) in sealed.iter().enumerate() {
         if (first, last) != (0, OPEN) && !one.is_within(first, last) {
@@ -154,18 +154,18 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
     }
 }
 
-/// What comes before a segment.
+/// The predecessor of a segment.
 enum Before {
-    /// Nothing: it is the first one.
+    /// None: it is the first one.
     Beginning,
-    /// This one, or what remains of it.
+    /// This segment, or its remaining part.
     Segment(Arc<SegmentFile>),
-    /// It cannot be opened.
+    /// Unknown, because it cannot be opened.
     Unknown,
 }
 
-/// The first seq behind something, the checksum of the record before it, how many versions there are up to there, and
-/// the place of the newest of them.
+/// The state behind a segment or gap: next seq, checksum of the last record, number of versions so far, and ordinal of the newest
+/// of them.
 type Link = (Seq, u32, u64, u64);
 
 impl Before {
@@ -176,7 +176,7 @@ impl Before {
         }
     }
 
-    /// What the next segment, or gap, has to continue; `None` when it is not known.
+    /// The state that the next segment, or gap, must continue; `None` when unknown.
     fn link(&self, backup: &Backup) -> Option<Link> {
         match self {
             Self::Beginning => Some((Seq::FIRST, first_link(backup.manifest().uuid), 0, 0)),
@@ -190,7 +190,7 @@ impl Before {
     }
 }
 
-/// The segments that were dropped behind something.
+/// The gap that follows.
 fn gap_before(backup: &Backup, before: &Before) -> Option<Gap> {
     let (first, ..) = before.link(backup)?;
     backup.segments().remains()?.gap_at(first).cloned()
@@ -202,7 +202,7 @@ fn is_end_of(footer: &SegmentFooter, gap: &Gap) -> bool {
     (footer.last_seq, versions) == (gap.last_seq, gap.versions_before.saturating_add(gap.versions))
 }
 
-/// Bytes of a header before its first seq, and before the checksum of the record before.
+/// Offsets of two fields of a segment header.
 const FIRST_SEQ_AT: u64 = 32;
 const PREVIOUS_CHECKSUM_AT: u64 = 40;
 
@@ -219,16 +219,16 @@ fn check_link(file: &SegmentFile, (first, checksum, versions, place): Link, prob
     check(fits, file.footer_offset(), "it says other versions to be before it than there are");
 }
 
-/// Whether it builds on what it must build on, by its first record.
+/// Checks the base of a segment against its first record.
 fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>) -> Result<(), ReadError> {
     let (first, footer) = (file.first_seq(), file.footer());
-    // What is wrong with its records is told elsewhere.
+    // Faults of its records are reported elsewhere.
     let Ok(timeline) = backup.segments().timeline(first) else { return Ok(()) };
     let before = before.map(|before| (before.first_seq(), before.footer()));
     let (base, snapshot, newest) = match timeline.snapshot() {
         None => match before {
             Some((first, footer)) => (Some(first), footer.snapshot, footer.newest_snapshot),
-            // It cannot be read, or there is none: then it begins from nothing.
+            // Unreadable, or absent: then it begins from nothing.
             None => (footer.base, footer.snapshot, footer.newest_snapshot),
         },
         Some(snapshot) => match snapshot.base {
@@ -260,8 +260,8 @@ fn check_base(backup: &Backup, file: &SegmentFile, before: Option<&SegmentFile>)
     Err(file.damaged(file.footer_offset(), Damage::Contradiction(what)))
 }
 
-/// What a segment has to say of its newest version, by the timeline that comes behind it; `None` when that does not tell: all its
-/// changes are void, or the segment cannot be read.
+/// The expected `followed_by` of a segment, according to the timeline behind it; `None` when unknown, because all its changes are
+/// void, or the segment cannot be read.
 fn what_follows(backup: &Backup, segment: Seq, next: &Timeline) -> Option<FollowedBy> {
     let newest = backup.segments().timeline(segment).ok()?.records().last().map(|record| record.about.data_version)?;
     match next.snapshot() {

@@ -1,4 +1,4 @@
-//! A snapshot against its own index, and against the record that it was taken for.
+//! Check of a snapshot against its own index, and against its record.
 
 use std::ops::RangeInclusive;
 
@@ -8,15 +8,15 @@ use format::Damage;
 use format::segment::SnapshotId;
 use format::units::DataVersion;
 
-/// What is wrong with a snapshot.
+/// Result of checking a snapshot.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotCheck {
     pub(super) problems: Vec<ReadError>,
-    /// The pages that cannot be read.
+    /// The unreadable pages.
     pub(super) unreadable: Vec<RangeInclusive<u32>>,
 }
 
-/// Reads every page of the snapshot. `data_version` is that of its record, if that can be read.
+/// Reads every page of the snapshot. `data_version` is that of its record, if known.
 pub(super) fn check_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>) -> SnapshotCheck {
     let mut check = SnapshotCheck::default();
     let file = match backup.open_snapshot(id) {

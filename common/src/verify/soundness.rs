@@ -1,7 +1,7 @@
-//! Whether SQLite finds a version sound (`integrity_check` and `foreign_key_check`), and whose fault it is when not.
+//! SQLite's checks of a version (`integrity_check` and `foreign_key_check`), and whether a fault comes from the node.
 //!
-//! A backup holds what the node's database had, damage included. So what is wrong with the newest version is looked for in
-//! the snapshot that it stands on, too: what is there came from the node, and the backup is as it should be.
+//! A backup has what the node's database had, damage included. So faults of the newest version are also searched in the snapshot
+//! that it builds on: a fault in there came from the node, and the backup is right.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,41 +17,41 @@ use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
 use format::units::DataVersion;
 
-/// What SQLite says where everything is as it should be.
+/// The result of a check without faults.
 const OK: &str = "ok";
 
-/// KiB of pages that SQLite may keep while it checks.
+/// Page cache of SQLite for the checks, in KiB.
 const CACHE_KIB: u32 = 64 << 10;
 
-/// Violated foreign keys of a version that are looked for in what the node gave.
+/// Maximum number of foreign key violations that are compared with those in the snapshot.
 const VIOLATIONS_MAX: usize = 10_000;
 
-/// What SQLite says of the newest version.
+/// SQLite's results for the newest version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Soundness {
-    /// The version.
+    /// Number of the version.
     pub data_version: DataVersion,
-    /// The first line of `PRAGMA integrity_check`: `ok` if all is well.
+    /// First line of `PRAGMA integrity_check`: `ok` without faults.
     pub integrity_check: String,
-    /// The first row of `PRAGMA foreign_key_check`, in words: `ok` if there is none.
+    /// First row of `PRAGMA foreign_key_check`, as text: `ok` without faults.
     pub foreign_key_check: String,
 }
 
-/// A database that is looked at, and the version that it should be at.
+/// A database with its expected version.
 pub(super) struct Looked {
     pub(super) data_version: DataVersion,
     pub(super) pages: Arc<dyn PageSource>,
 }
 
-/// What came of looking at the newest version.
+/// Result of the checks of the newest version.
 pub(super) struct Judgement {
     pub(super) soundness: Soundness,
     pub(super) wrong: Vec<Wrong>,
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Has SQLite check the newest version. `given` is asked for what the node gave when something is wrong: the pages that it
-/// was replayed onto; `None` when it was replayed from nothing, or that cannot be read.
+/// Checks the newest version with SQLite. If there are faults, `given` returns the pages from the node that it was replayed onto;
+/// `None` when it was replayed from nothing, or they cannot be read.
 pub(super) fn judge(newest: &Looked, given: impl FnOnce() -> Option<Looked>) -> Result<Judgement, ReadError> {
     let Looked { data_version, .. } = *newest;
     let mut seen = Seen::of(newest)?;
@@ -64,7 +64,7 @@ pub(super) fn judge(newest: &Looked, given: impl FnOnce() -> Option<Looked>) -> 
     if seen.integrity_check == OK && judgement.soundness.foreign_key_check == OK {
         return Ok(judgement);
     }
-    // What of it cannot be read excuses nothing.
+    // An unreadable snapshot excuses no fault.
     let given = given().and_then(|looked| Some((looked.data_version, Seen::of(&looked).ok()?)));
     if seen.integrity_check != OK {
         let snapshot = given.as_ref().filter(|(_, seen)| seen.integrity_check != OK).map(|(version, _)| *version);
@@ -73,7 +73,7 @@ pub(super) fn judge(newest: &Looked, given: impl FnOnce() -> Option<Looked>) -> 
             Some(snapshot) => Wrong::NodeDatabase { data_version, snapshot, found },
             None => Wrong::Unsound { check: "integrity_check", data_version, found },
         });
-        // What a damaged database says of its rows says nothing.
+        // Queries of a damaged database prove nothing.
         return Ok(judgement);
     }
     let rows = seen.foreign_keys.rows();
@@ -90,24 +90,24 @@ pub(super) fn judge(newest: &Looked, given: impl FnOnce() -> Option<Looked>) -> 
     Ok(judgement)
 }
 
-/// What SQLite says of a database.
+/// SQLite's results for a database.
 struct Seen {
     integrity_check: String,
     foreign_keys: ForeignKeyCheck,
 }
 
-/// What `PRAGMA foreign_key_check` says.
+/// Result of `PRAGMA foreign_key_check`.
 enum ForeignKeyCheck {
-    /// It cannot be done, for a key refers to what cannot be referred to.
+    /// It fails, because a foreign key has an invalid target.
     Fails(String),
-    /// Rows that refer to rows that are not there, how often each: rows without a rowid all look the same.
+    /// The violating rows with their numbers: rows without a rowid are not distinguishable.
     Violated(HashMap<Violation, u64>),
 }
 
-/// Table, rowid, and number of the key.
+/// Table, rowid, and number of the foreign key.
 type Violation = (String, Option<i64>, i64);
 
-/// What is left of violations when those of another database are taken away.
+/// The violations left after removing those of another database.
 enum Rest {
     Nothing { first: String },
     Something,
@@ -130,7 +130,7 @@ impl Seen {
 
     fn look(connection: &Connection, data_version: DataVersion) -> rusqlite::Result<Self> {
         connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY;"))?;
-        // The first problem will do.
+        // The first problem suffices.
         let said: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         let integrity_check = match in_one_line(&said) {
             ok if ok == OK => match version_of_database(connection)? {
@@ -161,7 +161,7 @@ impl ForeignKeyCheck {
         violated().map_or_else(|error| Self::Fails(reason(&error)), Self::Violated)
     }
 
-    /// The first of them, in words.
+    /// The first violation, as text.
     fn in_words(&self) -> String {
         match self {
             Self::Fails(said) => said.clone(),
@@ -175,7 +175,7 @@ impl ForeignKeyCheck {
         }
     }
 
-    /// How many rows violate a key; `None` when that is not known.
+    /// Number of violating rows; `None` when unknown.
     fn rows(&self) -> Option<u64> {
         match self {
             Self::Fails(_) => None,
@@ -183,7 +183,7 @@ impl ForeignKeyCheck {
         }
     }
 
-    /// Takes away what `other` has, too.
+    /// Removes the violations that `other` has, too.
     fn without(&mut self, other: &Self) -> Rest {
         let first = self.in_words();
         let is_there = match (&mut *self, other) {

@@ -1,4 +1,4 @@
-//! The spool of a backup, where it can be seen from here: a backup that is whole may lack what is in it.
+//! The spool of a backup, if it is accessible here: an intact backup may lack its changes.
 
 use std::thread;
 
@@ -9,7 +9,7 @@ use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS};
 use crate::spool::{SpoolNote, SpoolStatus, spool_logs};
 use crate::storage::RealDirectory;
 
-/// Looks whether the spool can be read to its end. A recorder may be at work there.
+/// Checks that the spool can be read to its end. It may be written to meanwhile.
 pub(super) fn check(backup: &Backup, findings: &mut Findings) {
     let Ok(Some(note)) = SpoolNote::read(&**backup.directory()) else { return };
     let mut looks = 0;

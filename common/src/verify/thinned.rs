@@ -1,4 +1,4 @@
-//! Versions that were kept of segments that are not there any more.
+//! Kept versions of dropped segments.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::storage::read_error::ReadError;
 use format::remains_directory::{KeptVersion, Thinned};
 use format::units::Seq;
 
-/// Those at these places, the first and the last one.
+/// The thinned segments with versions in this range of ordinals.
 pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64)) -> Vec<Thinned> {
     let all = remains.as_ref().map_or(&[][..], |remains| remains.thinned());
     let asked = all.iter().map(|thinned| {
@@ -22,12 +22,12 @@ pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64
     asked.filter(|thinned| !thinned.versions.is_empty()).collect()
 }
 
-/// What its versions need of the segment.
+/// The parts of the segment that its kept versions need.
 pub(super) fn needed(thinned: &Thinned, backup: &Backup) -> Result<NeededBy, ReadError> {
     Ok(backup.segments().timeline(thinned.segment)?.needed_by(&thinned.versions))
 }
 
-/// Opens every version, or in a quick look those that damage may reach; returns those that cannot be opened.
+/// Opens every kept version, or without replay those that damage may affect; returns those that cannot be opened.
 pub(super) fn open(
     backup: &Backup,
     thinned: &Thinned,

@@ -1,33 +1,34 @@
-//! [`VersionRanges`]: which versions, in few words.
+//! [`VersionRanges`]: a set of versions as ranges.
 
 use std::fmt;
 
 use crate::segment::version::VersionOrdinal;
 use format::units::DataVersion;
 
-/// Some versions of a backup, as ranges.
+/// A set of versions of a backup, as ranges.
 ///
-/// Neighbours are one range. A number that nobody recorded lies in no range, unless what would tell so is damaged, too.
+/// Adjacent versions form one range. A number that was not recorded is in no range, unless the files that show it are damaged,
+/// too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VersionRanges {
-    /// Places, first and last, ascending and apart.
+    /// Ranges of ordinals, first and last, ascending and not adjacent.
     ranges: Vec<(u64, u64)>,
 }
 
 /// A range of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionRange {
-    /// The first.
+    /// The first version.
     pub first: DataVersion,
-    /// The last; `None` when it is not known: all from the first on.
+    /// The last version; `None` when unknown: all from the first on.
     pub last: Option<DataVersion>,
 }
 
-/// The last place of a range whose end is not known.
+/// The last ordinal of a range with an unknown end.
 pub(crate) const OPEN: u64 = u64::MAX;
 
 impl VersionRanges {
-    /// Adds all places from `first` to `last`; nothing when there are none.
+    /// Adds the ordinals from `first` to `last`; nothing when the range is empty.
     pub(crate) fn add(&mut self, first: u64, last: u64) {
         if first > last {
             return;
@@ -44,12 +45,12 @@ impl VersionRanges {
         self.add(place.0, place.0);
     }
 
-    /// Adds all of `other`.
+    /// Adds all ranges of `other`.
     pub(crate) fn extend(&mut self, other: &Self) {
         other.ranges.iter().for_each(|&(first, last)| self.add(first, last));
     }
 
-    /// What of it lies within these places.
+    /// The part within these ordinals.
     #[must_use]
     pub(crate) fn within(&self, first: u64, last: u64) -> Self {
         let mut within = Self::default();
@@ -57,7 +58,7 @@ impl VersionRanges {
         within
     }
 
-    /// What of it is not in `other`.
+    /// The part that is not in `other`.
     #[must_use]
     pub(crate) fn without(&self, other: &Self) -> Self {
         let mut without = Self::default();
@@ -76,17 +77,17 @@ impl VersionRanges {
         without
     }
 
-    /// Whether the version at a place is among them.
+    /// Whether the version with this ordinal is in the set.
     pub(crate) fn contains_place(&self, place: VersionOrdinal) -> bool {
         self.ranges.iter().any(|&(first, last)| (first..=last).contains(&place.0))
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Whether a version is among them.
+    /// Whether a version is in the set.
     pub fn contains(&self, version: DataVersion) -> bool {
         self.iter().any(|range| {
             let behind = |last: DataVersion| last.get().wrapping_sub(range.first.get());
@@ -103,7 +104,7 @@ impl VersionRanges {
         })
     }
 
-    /// How many numbers there are in them; `None` when the end is not known.
+    /// Number of ordinals in the set; `None` when an end is unknown.
     pub fn count(&self) -> Option<u64> {
         self.ranges.iter().map(|&(first, last)| (last != OPEN).then(|| last - first + 1)).sum()
     }

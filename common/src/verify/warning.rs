@@ -1,24 +1,24 @@
-//! What is wrong with the node's own database: the backup holds it as it was.
+//! Damage of the node's own database, which the backup has as it was.
 
 use format::units::DataVersion;
 
-/// Something that an operator should know, and that is no damage of the backup.
+/// Something for the operator that is no damage of the backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Rows refer to rows that are not there, and did so already in what the node gave.
+    /// Foreign keys are violated, as they already were in the snapshot from the node.
     #[error(
         "the node's own database violates foreign keys{}: {found} in version {data_version}, and so it was when version \
          {snapshot} was copied from it. The backup has what the node had", number(*rows)
     )]
     ForeignKeys {
-        /// The version in which they were found.
+        /// The version that was checked.
         data_version: DataVersion,
         /// The version that was copied from the node.
         snapshot: DataVersion,
-        /// How many rows, as far as it was counted.
+        /// Number of violating rows, if known.
         rows: Option<u64>,
-        /// The first of them.
+        /// The first violation.
         found: String,
     },
     /// A snapshot is of a damaged database.
@@ -29,13 +29,13 @@ pub enum Warning {
     NodeDatabase {
         /// The version that was copied.
         data_version: DataVersion,
-        /// What SQLite said.
+        /// SQLite's message.
         found: String,
     },
 }
 
 impl Warning {
-    /// The word for its kind, for programs.
+    /// Name of the kind, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ForeignKeys { .. } => "foreign_keys",
@@ -43,7 +43,7 @@ impl Warning {
         }
     }
 
-    /// The version that it is about.
+    /// The version concerned.
     pub fn data_version(&self) -> DataVersion {
         match self {
             Self::ForeignKeys { data_version, .. } | Self::NodeDatabase { data_version, .. } => *data_version,

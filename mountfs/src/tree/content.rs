@@ -1,7 +1,7 @@
 //! What is in `changes.sql` and `info.json`.
 
 use common::{Origin, Version, View};
-use format::record::SnapshotReason;
+use format::snapshot_ref::SnapshotReason;
 use serde::Serialize;
 
 /// The statements of a version as a script: each as it was received, ended by `;` unless it is, and a newline.

@@ -63,7 +63,7 @@ pub(super) fn snapshot_index(input: &[u8]) -> bool {
     let header = SnapshotHeader {
         uuid: UUID,
         seq: OWN,
-        base: (kind % 2 == 1).then_some(format::record::DeltaBase::Segment(Seq::FIRST)),
+        base: (kind % 2 == 1).then_some(format::snapshot_ref::DeltaBase::Segment(Seq::FIRST)),
         data_version: DataVersion::new(1),
         page_size: PageSize::new(512 << (size % 8)).expect("a power of two"),
         page_count: u16::from_le_bytes([*pages, *pages_high]).into(),

@@ -1,9 +1,9 @@
-//! Statements at random, for property tests: some of a few shapes, some valid, some not.
+//! Random statements for property tests: some of a few shapes, some valid, some not.
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// The columns that they all have.
+/// The columns of all tables.
 pub const COLUMNS: [&str; 7] = ["id", "t", "i", "r", "n", "b", "x"];
 const TABLES: [&str; 4] = ["a", "s", "c", "v"];
 

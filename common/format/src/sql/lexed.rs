@@ -1,38 +1,38 @@
-//! [`LexedChange`]: the statements of a change, their literals taken out once for all who need them so: replay, which binds
-//! them, and the block of a segment, which stores them by column.
+//! [`LexedChange`]: the statements of a change with their literals extracted once, for replay, which binds them, and for the
+//! blocks of a segment, which store them by column.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::sql::parameters::{Literal, Meaning, Parameterised, split_into};
 
-/// Most literals that a table or a block has, every row counted in full; each takes 16 bytes of memory when decoded.
-/// Statements beyond them are stored as they are.
+/// Maximum number of literals of a table or a block, counted over all rows; each takes 16 bytes of memory when decoded.
+/// Statements beyond the limit are stored as plain text.
 pub const LITERALS_MAX: usize = 1 << 20;
 
-/// A template with the places of its literals: what statements of one kind have in common.
+/// A template and the positions of its literals: the common part of statements of one kind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The whole text, with `?` in the places of the literals.
+    /// The whole text, with `?` in place of each literal.
     pub template: Box<str>,
-    /// Where in it each of them is.
+    /// Byte offset of each `?` in the template.
     pub places: Box<[usize]>,
 }
 
-/// The shapes seen so far, each kept once.
+/// The shapes seen so far, each stored once.
 #[derive(Debug, Default)]
 pub struct Shapes {
     known: HashMap<Box<str>, Arc<Shape>>,
     bytes: usize,
 }
 
-/// Most bytes of templates that are kept; a busy node's are a hundredth of that. Beyond them it is begun anew.
+/// Maximum bytes of cached templates; a busy node needs a hundredth of that. Beyond the limit the cache is cleared.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
-/// The statements of a change. What they say is as it was received, byte for byte.
+/// The statements of a change, byte for byte as received.
 #[derive(Debug, Default)]
 pub struct LexedChange {
-    /// Of all statements, one behind the other.
+    /// The concatenated text of all statements.
     text: String,
     statements: Vec<Lexed>,
     literals: Vec<LexedLiteral>,
@@ -40,11 +40,11 @@ pub struct LexedChange {
 
 #[derive(Debug)]
 struct Lexed {
-    /// Where its text ends.
+    /// End of the statement in the text.
     end: usize,
-    /// Where its literals end.
+    /// End of its literals in the list of literals.
     literals_end: usize,
-    /// `None` for a statement that is executed, and stored, as it is.
+    /// `None` for a statement that is executed and stored as plain text.
     shape: Option<Arc<Shape>>,
 }
 
@@ -55,10 +55,10 @@ struct LexedLiteral {
     kind: LiteralKind,
 }
 
-/// What a literal says, beside its text.
+/// The kind of a literal, without its text.
 #[derive(Debug, Clone, Copy)]
 pub enum LiteralKind {
-    /// An integer: its value.
+    /// An integer, with its value.
     Integer(i64),
     /// A text.
     Text,
@@ -76,7 +76,7 @@ impl LiteralKind {
         }
     }
 
-    /// What the literal with this text says.
+    /// The meaning of a literal of this kind with this text.
     pub fn meaning(self, text: &str) -> Meaning<'_> {
         match self {
             Self::Integer(number) => Meaning::Integer(number),
@@ -89,17 +89,17 @@ impl LiteralKind {
 /// A statement of a [`LexedChange`].
 #[derive(Debug, Clone, Copy)]
 pub struct LexedStatement<'a> {
-    /// As it was received.
+    /// The text as received.
     pub text: &'a str,
-    /// Its template, if it has one.
+    /// The template, if the statement has one.
     pub shape: Option<&'a Arc<Shape>>,
-    /// Where in the text of the change it begins.
+    /// Start of the statement in the text of the change.
     start: usize,
     literals: &'a [LexedLiteral],
 }
 
 impl<'a> LexedStatement<'a> {
-    /// The literals, from the first place to the last.
+    /// The literals, in order of position.
     pub fn literals(&self) -> impl ExactSizeIterator<Item = Literal<'a>> + Clone + use<'a> {
         let Self { text, start, literals, .. } = *self;
         let places: &[usize] = self.shape.map_or(&[], |shape| &shape.places);
@@ -112,7 +112,7 @@ impl<'a> LexedStatement<'a> {
 }
 
 impl Shapes {
-    /// Takes the literals out of the statements of a change.
+    /// Extracts the literals of the statements of a change.
     pub fn lex<S: AsRef<str>>(&mut self, statements: &[S]) -> LexedChange {
         let mut text = String::with_capacity(statements.iter().map(|statement| statement.as_ref().len()).sum());
         let mut lexed: Vec<Lexed> = Vec::with_capacity(statements.len());
@@ -125,7 +125,7 @@ impl Shapes {
         let mut start = 0;
         for statement in &mut lexed {
             let sql = &text[start..statement.end];
-            // What does not fit into a block is no use.
+            // Literals that do not fit into a block cannot be stored by column.
             if split_into(sql, &mut split).is_some() && literals.len() + split.literals.len() <= LITERALS_MAX {
                 let of_text = |literal: &Literal<'_>| {
                     let from = literal.text.as_ptr().addr() - text.as_ptr().addr();
@@ -169,6 +169,11 @@ impl LexedChange {
         self.statements.len()
     }
 
+    /// Whether the change has no statements.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
     /// Bytes of the statements.
     pub fn bytes(&self) -> usize {
         self.text.len()
@@ -186,7 +191,7 @@ impl LexedChange {
     }
 }
 
-/// A change is at most as long as a record.
+/// Converts an offset within a change, which is at most as long as a record.
 fn short(number: usize) -> u32 {
     u32::try_from(number).expect("BUG: a change is longer than a record can be")
 }

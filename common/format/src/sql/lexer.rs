@@ -1,17 +1,17 @@
-//! The words of a statement, cut exactly as SQLite's own tokenizer cuts them, or not at all.
+//! Tokens of a statement, exactly as SQLite's tokenizer produces them, or an error.
 
-/// A piece of a statement.
+/// A token of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
-    /// What it is.
+    /// Kind of the token.
     pub(super) kind: Kind<'a>,
-    /// Where it begins.
+    /// Byte offset of its first byte.
     pub(super) start: usize,
-    /// Where what follows it begins.
+    /// Byte offset behind it.
     pub(super) end: usize,
 }
 
-/// What a piece of a statement is.
+/// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind<'a> {
     /// A keyword or a name.
@@ -22,7 +22,7 @@ pub(super) enum Kind<'a> {
     Integer(u64),
     /// Another number: too large, hexadecimal, or not whole.
     Number,
-    /// What is between single quotes, where a doubled one stands for one.
+    /// A string: the text between single quotes, where a doubled quote stands for one.
     Text(&'a str),
     /// The digits of a blob, an even number of them.
     Blob(&'a str),
@@ -34,17 +34,17 @@ pub(super) enum Kind<'a> {
     Close,
     /// `;`
     Semicolon,
-    /// `=`, which also assigns, and all that compares.
+    /// `=`, which also assigns, and all comparison operators.
     Compare,
     /// `+`
     Plus,
     /// `-`
     Minus,
-    /// Anything else that SQLite knows as an operator, and `.`
+    /// Any other operator of SQLite, and `.`
     Other,
 }
 
-/// The words that say what others mean.
+/// The keywords that decide what other tokens mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keyword {
     And,
@@ -65,16 +65,16 @@ pub(super) enum Keyword {
     Values,
     Where,
     With,
-    /// A name, or a keyword that changes nothing here.
+    /// A name, or a keyword without influence here.
     Another,
 }
 
-/// Something that is left to SQLite: comments, parameters, letters outside of ASCII, numbers that run into words, and
-/// all that SQLite refuses too.
+/// The error for input that is left to SQLite: comments, parameters, non-ASCII letters, numbers that run into words, and
+/// everything that SQLite refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotUnderstood;
 
-/// Cuts a statement from left to right.
+/// Tokenizes a statement from left to right.
 #[derive(Debug, Clone)]
 pub(super) struct Lexer<'a> {
     sql: &'a str,
@@ -86,10 +86,10 @@ impl<'a> Lexer<'a> {
         Self { sql, at: 0 }
     }
 
-    /// The next piece; `None` at the end of the text.
+    /// The next token; `None` at the end of the text.
     pub(super) fn next(&mut self) -> Result<Option<Token<'a>>, NotUnderstood> {
         let bytes = self.sql.as_bytes();
-        // The white space of SQLite: without the vertical tab, which it refuses.
+        // SQLite's white space: without the vertical tab, which SQLite refuses.
         while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\x0c' | b'\r')) {
             self.at += 1;
         }
@@ -110,7 +110,7 @@ impl<'a> Lexer<'a> {
             (b'x' | b'X', b'\'') => {
                 let len = self.sql[start + 2..].find('\'')?;
                 let digits = &self.sql[start + 2..start + 2 + len];
-                // Without a way out half-way, which lets the compiler check many at once.
+                // No early exit: so the compiler can check many bytes at once.
                 let is_hex = digits.bytes().fold(true, |is_hex, byte| is_hex & byte.is_ascii_hexdigit());
                 if !is_hex || len % 2 != 0 {
                     return None;
@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
             }
             (b'a'..=b'z' | b'A'..=b'Z' | b'_', _) => {
                 let len = count(&bytes[start..], is_word);
-                // A word goes on in letters that are not ASCII.
+                // SQLite continues a word with non-ASCII letters.
                 if bytes.get(start + len).is_some_and(|byte| !byte.is_ascii()) {
                     return None;
                 }
@@ -129,7 +129,7 @@ impl<'a> Lexer<'a> {
             (b'\'', _) => text(&self.sql[start..])?,
             (b'"' | b'`', _) => (Kind::Quoted, quoted_len(&bytes[start..])?),
             (b'[', _) => (Kind::Quoted, bytes[start..].iter().position(|&byte| byte == b']')? + 1),
-            // Comments, and the operators of JSON.
+            // Comments and JSON operators.
             (b'-', b'-' | b'>') | (b'/', b'*') => return None,
             (b'=' | b'!' | b'<' | b'>', b'=') | (b'<', b'>') => (Kind::Compare, 2),
             (b'<', b'<') | (b'>', b'>') | (b'|', b'|') => (Kind::Other, 2),
@@ -148,7 +148,7 @@ impl<'a> Lexer<'a> {
 
 impl Keyword {
     fn of(word: &[u8]) -> Self {
-        // By length: this runs for every column of every statement of a history.
+        // Grouped by length: this runs for every column of every statement of a history.
         let of_this_len: &[(&str, Self)] = match word.len() {
             2 => &[("IN", Self::In), ("ON", Self::On), ("OR", Self::Or)],
             3 => &[("AND", Self::And), ("NOT", Self::Not), ("SET", Self::Set)],
@@ -170,7 +170,7 @@ impl Keyword {
     }
 }
 
-/// Which bytes a name, a keyword or what runs into a number is made of.
+/// The bytes that names and keywords consist of.
 static WORD_BYTES: [bool; 256] = {
     let mut is_word = [false; 256];
     let mut byte = 0;
@@ -191,7 +191,7 @@ fn count(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
     bytes.iter().position(|&byte| !belongs(byte)).unwrap_or(bytes.len())
 }
 
-/// A number and its length.
+/// A number at the start of `rest`, and its length.
 fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
     let bytes = rest.as_bytes();
     let digit = |byte: u8| byte.is_ascii_digit();
@@ -213,22 +213,22 @@ fn number(rest: &str) -> Option<(Kind<'_>, usize)> {
         let digits = count(&bytes[2..], |byte| byte.is_ascii_hexdigit());
         (is_whole, len) = (false, if digits > 0 { digits + 2 } else { len });
     }
-    // `1_000` may be a number; `1WHERE` never is. Neither is worth understanding.
+    // `1_000` may be a number; `1WHERE` never is. Neither is worth supporting.
     if bytes.get(len).is_some_and(|&byte| is_word(byte) || !byte.is_ascii()) {
         return None;
     }
-    // A larger whole number is a REAL to SQLite, and so is 2^63 without a sign.
+    // SQLite treats a larger whole number as REAL, and also 2^63 without a sign.
     let value = rest[..len].parse().ok().filter(|&value: &u64| is_whole && value <= 1 << 63);
     Some((value.map_or(Kind::Number, Kind::Integer), len))
 }
 
-/// A string and its length.
+/// A string at the start of `rest`, and its length.
 fn text(rest: &str) -> Option<(Kind<'_>, usize)> {
     let len = quoted_len(rest.as_bytes())?;
     Some((Kind::Text(&rest[1..len - 1]), len))
 }
 
-/// Length of what begins with a quote, to the one that ends it; a doubled one does not.
+/// Length of a quoted token with both quotes; a doubled quote does not end it.
 fn quoted_len(bytes: &[u8]) -> Option<usize> {
     let quote = *bytes.first()?;
     let mut at = 1;

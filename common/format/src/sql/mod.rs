@@ -1,4 +1,4 @@
-//! Statements taken apart: which of their literals may become parameters, and how those are told from each other.
+//! Analysis of SQL statements: which literals may become parameters, and how they are distinguished.
 
 #[cfg(any(test, feature = "generate"))]
 pub mod generated;

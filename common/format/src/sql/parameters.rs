@@ -1,56 +1,55 @@
-//! What varies between statements of one kind: their literals, taken out and put into parameters. Pure.
+//! Extracts the literals of a statement, so that statements of one kind share a template with parameters. Pure.
 //!
-//! The template and its values do exactly what the text does, so only what is sure to is taken out: a literal that is a
-//! whole operand of its own, in the VALUES of an INSERT, in an assignment or in a comparison. There SQLite treats a
-//! literal and a parameter alike: neither has an affinity or a collation, and both are evaluated by the same
-//! instruction of its machine. Everything else stays in the text: arguments of functions and of LIKE, of which an
-//! index may depend; numbers that are positions (`ORDER BY 1`) or truths (`WHERE 1`); and in WHERE the numbers −1, 0
-//! and 1, which SQLite's planner expects to select more rows than others. A statement with a part that could give a
-//! column an affinity from its literals (a nested SELECT, several rows of VALUES), or with anything not understood, has
-//! no template and is executed as it is.
+//! The template with its values must do exactly what the text does, so a literal is extracted only where that is certain: when it
+//! is a whole operand, in the VALUES of an INSERT, in an assignment or in a comparison. There SQLite treats a literal and a
+//! parameter alike: neither has an affinity or a collation, and both are evaluated by the same instruction of its virtual
+//! machine. All other literals stay in the text: arguments of functions and of LIKE, on which an index may depend; numbers that
+//! are positions (`ORDER BY 1`) or truth values (`WHERE 1`); and in WHERE the numbers −1, 0 and 1, which SQLite's planner expects
+//! to select more rows than others. A statement with a part that could give a column an affinity from its literals (a nested
+//! SELECT, several rows of VALUES), or with any unsupported token, has no template and is executed as it is.
 
 use std::borrow::Cow;
 
 use crate::sql::lexer::{Keyword, Kind, Lexer, Token};
 
-/// More would make templates that are hardly seen twice.
+/// Maximum number of literals; templates with more would hardly be seen twice.
 pub const VALUES_MAX: usize = 999;
 
-/// Templates are kept in memory, with the statements made of them.
+/// Maximum length of a template: templates are kept in memory, with the prepared statements.
 pub const TEMPLATE_BYTES_MAX: usize = 16 << 10;
 
 /// A statement without its literals.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameterised<'a> {
-    /// The whole text, with `?` in the places of the literals.
+    /// The whole text, with `?` in place of each literal.
     pub template: String,
-    /// The literals, from the first place to the last.
+    /// The literals, in order of position.
     pub literals: Vec<Literal<'a>>,
 }
 
-/// A literal that was taken out.
+/// A literal that was extracted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Literal<'a> {
-    /// Where in the template its `?` is.
+    /// Byte offset of its `?` in the template.
     pub place: usize,
-    /// As it was written.
+    /// The text as written.
     pub text: &'a str,
-    /// What it says.
+    /// Kind and value of the literal.
     pub meaning: Meaning<'a>,
 }
 
-/// What a literal says.
+/// The kind and value of a literal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Meaning<'a> {
     /// A whole number.
     Integer(i64),
-    /// What is between single quotes, where a doubled one stands for one.
+    /// A string: the text between single quotes, where a doubled quote stands for one.
     Text(&'a str),
     /// The digits of a blob, an even number of them.
     Blob(&'a str),
 }
 
-/// What is bound in the place of a literal.
+/// The value that is bound in place of a literal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
     /// A whole number.
@@ -62,7 +61,7 @@ pub enum Value<'a> {
 }
 
 impl<'a> Meaning<'a> {
-    /// What is bound for it.
+    /// The value to bind.
     pub fn value(self) -> Value<'a> {
         match self {
             Self::Integer(number) => Value::Integer(number),
@@ -76,43 +75,43 @@ impl<'a> Meaning<'a> {
     }
 }
 
-/// Where in a statement a word is.
+/// The clause that a token is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clause {
-    /// Before anything can be taken out.
+    /// Before the first clause that has values.
     Head,
     /// Between the parentheses of VALUES.
     Values,
-    /// After them.
+    /// Behind the VALUES.
     AfterValues,
     /// In the assignments of an UPDATE.
     Set,
-    /// In its condition, or that of a DELETE.
+    /// In the condition of an UPDATE or a DELETE.
     Where,
 }
 
-/// What a parenthesis was opened for.
+/// The purpose of a parenthesis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parenthesis {
-    /// VALUES or IN: what is between its commas are values.
+    /// VALUES or IN: a list of values.
     List,
-    /// To bind together what is in it.
+    /// A group of conditions.
     Group,
     /// Anything else, such as a call.
     Other,
 }
 
-/// Takes the literals out of a statement; `None` when it is not sure that the outcome does the same.
+/// Extracts the literals of a statement; `None` when it is not certain that the template does the same.
 pub fn split(sql: &str) -> Option<Parameterised<'_>> {
     let mut out = Parameterised { template: String::with_capacity(sql.len()), literals: Vec::with_capacity(16) };
     split_into(sql, &mut out).map(|()| out)
 }
 
-/// As [`split`], into what an earlier statement was split into.
+/// Like [`split`], reusing the buffers of `out`.
 pub fn split_into<'a>(sql: &'a str, out: &mut Parameterised<'a>) -> Option<()> {
     out.template.clear();
     out.literals.clear();
-    // SQLite reads no further than a NUL.
+    // SQLite stops reading at a NUL.
     if sql.as_bytes().contains(&0) {
         return None;
     }
@@ -122,7 +121,7 @@ pub fn split_into<'a>(sql: &'a str, out: &mut Parameterised<'a>) -> Option<()> {
     while let Some(token) = next {
         next = lexer.next().ok()?;
         if token.kind == Kind::Semicolon {
-            // What comes after the first statement is not executed, and not looked at either.
+            // SQLite executes the first statement only, and does not parse what follows.
             return if next.is_none() { split.finish() } else { None };
         }
         split.push(token, next.as_ref())?;
@@ -134,11 +133,11 @@ struct Split<'a, 'o> {
     sql: &'a str,
     clause: Clause,
     parentheses: Vec<Parenthesis>,
-    /// How many of them are `Other`.
+    /// Number of open parentheses that are `Other`.
     others: usize,
     last: Token<'a>,
     before_last: Token<'a>,
-    /// How much of the text is in the template.
+    /// Length of the text that is already in the template.
     copied: usize,
     out: &'o mut Parameterised<'a>,
 }
@@ -171,7 +170,7 @@ impl<'a, 'o> Split<'a, 'o> {
             Kind::Text(inside) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
                 self.take_out(token.start, token.end, Meaning::Text(inside));
             }
-            // An empty blob stays: bound, it would be a zeroblob, which is the same only in the end.
+            // An empty blob stays: as a parameter it would be a zeroblob, which is equal only in its final value.
             Kind::Blob(digits)
                 if !digits.is_empty() && is_whole_operand(next) && self.is_place_of_value(&self.last) =>
             {
@@ -183,7 +182,7 @@ impl<'a, 'o> Split<'a, 'o> {
         Some(())
     }
 
-    /// Follows the words that say what the next ones are.
+    /// Updates the clause after a keyword.
     fn word(&mut self, keyword: Keyword, next: Option<&Token<'a>>) -> Option<()> {
         let at_top = self.parentheses.is_empty();
         match keyword {
@@ -196,7 +195,7 @@ impl<'a, 'o> Split<'a, 'o> {
                 }
                 self.clause = if is_list { Clause::Values } else { Clause::AfterValues };
             }
-            // UPDATE … FROM joins.
+            // UPDATE … FROM is a join.
             Keyword::From if self.clause != Clause::Head || !self.last.is(Keyword::Delete) => return None,
             Keyword::Set if self.clause == Clause::Head => self.clause = Clause::Set,
             Keyword::Where if at_top && matches!(self.clause, Clause::Head | Clause::Set) => {
@@ -212,7 +211,7 @@ impl<'a, 'o> Split<'a, 'o> {
         self.others -= usize::from(parenthesis == Parenthesis::Other);
         if self.clause == Clause::Values && self.parentheses.is_empty() {
             self.clause = Clause::AfterValues;
-            // If not, there are several rows, or a compound of which VALUES is the first part.
+            // Otherwise there are several rows, or a compound SELECT that begins with VALUES.
             let is_all = next
                 .is_none_or(|next| matches!(next.kind, Kind::Semicolon | Kind::Word(Keyword::On | Keyword::Returning)));
             return is_all.then_some(());
@@ -220,7 +219,7 @@ impl<'a, 'o> Split<'a, 'o> {
         Some(())
     }
 
-    /// What a parenthesis after the last word is for.
+    /// The purpose of a parenthesis that opens behind the last token.
     fn opened_after_last(&self) -> Parenthesis {
         use Keyword::{And, In, Not, Or, Values, Where};
         match (self.clause, self.last.kind) {
@@ -233,7 +232,7 @@ impl<'a, 'o> Split<'a, 'o> {
         }
     }
 
-    /// Whether a literal after `last` is a value, if it is a whole operand.
+    /// Whether a literal behind `last` is a value, provided that it is a whole operand.
     fn is_place_of_value(&self, last: &Token<'_>) -> bool {
         let is_open_to_values = match self.clause {
             Clause::Values | Clause::Set | Clause::Where => self.others == 0,
@@ -263,7 +262,7 @@ impl<'a, 'o> Split<'a, 'o> {
         self.take_out(start, token.end, Meaning::Integer(value));
     }
 
-    /// Whether the next literal is added to something in an assignment, as counters are.
+    /// Whether the next literal is a summand in an assignment, as in counters.
     fn is_summand(&self) -> bool {
         self.clause == Clause::Set
             && self.others == 0
@@ -275,7 +274,7 @@ impl<'a, 'o> Split<'a, 'o> {
         let Parameterised { template, literals } = &mut *self.out;
         template.push_str(&self.sql[self.copied..start]);
         literals.push(Literal { place: template.len(), text: &self.sql[start..end], meaning });
-        // Nothing grows together with it: a question mark goes on in digits only, and no literal is followed by one.
+        // The `?` merges with no neighbour: a parameter continues only with digits, and no digit follows a literal.
         template.push('?');
         self.copied = end;
     }
@@ -294,7 +293,7 @@ impl Token<'_> {
     }
 }
 
-/// Whether nothing after a literal binds to it.
+/// Whether no operator binds to a literal from the right.
 fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
     use Keyword::{And, Or, Returning, Where};
     next.is_none_or(|next| {
@@ -302,7 +301,7 @@ fn is_whole_operand(next: Option<&Token<'_>>) -> bool {
     })
 }
 
-/// What is bound for a text that is nothing but one literal; `None` when it is not.
+/// The value of a text that consists of a single literal; `None` for any other text.
 pub fn literal_value(text: &str) -> Option<Value<'_>> {
     let mut lexer = Lexer::new(text);
     let first = lexer.next().ok()??;
@@ -318,185 +317,13 @@ pub fn literal_value(text: &str) -> Option<Value<'_>> {
     lexer.next().ok()?.is_none().then_some(value)
 }
 
-/// The bytes that the digits of a blob stand for.
+/// Decodes hexadecimal digits.
 pub fn bytes_of(digits: &str) -> Vec<u8> {
-    // Of a letter the lowest four bits count from 1, in both cases; and it has a bit that no decimal digit has.
+    // The lowest four bits of a letter count from 1 in both cases, and only letters have bit 6 set.
     let nibble = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
     let (pairs, _) = digits.as_bytes().as_chunks::<2>();
     pairs.iter().map(|&[high, low]| nibble(high) << 4 | nibble(low)).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shown(literals: &[Literal<'_>]) -> String {
-        let shown = literals.iter().map(|literal| match literal.meaning.value() {
-            Value::Integer(number) => number.to_string(),
-            Value::Text(text) => format!("'{text}'"),
-            Value::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        });
-        shown.collect::<Vec<_>>().join(" ")
-    }
-
-    #[track_caller]
-    fn check(sql: &str, template: &str, values: &str) {
-        let split = split(sql).unwrap_or_else(|| panic!("not understood: {sql}"));
-        assert_eq!((split.template.as_str(), shown(&split.literals).as_str()), (template, values), "{sql}");
-        let mut text = split.template;
-        for literal in split.literals.iter().rev() {
-            text.replace_range(literal.place..=literal.place, literal.text);
-        }
-        assert_eq!(text, sql);
-    }
-
-    #[track_caller]
-    fn check_kept(sql: &str) {
-        check(sql, sql, "");
-    }
-
-    #[test]
-    fn values_of_an_insert_are_taken_out() {
-        check("INSERT INTO t VALUES (1, 'two', x'03', NULL);", "INSERT INTO t VALUES (?, ?, ?, NULL);", "1 'two' 03");
-        check("insert or ignore into t(a,b)values(0,-1)", "insert or ignore into t(a,b)values(?,?)", "0 -1");
-        check("REPLACE INTO main.t VALUES(- 7)", "REPLACE INTO main.t VALUES(?)", "-7");
-        check(
-            "INSERT INTO t VALUES (5) ON CONFLICT (a) WHERE b = 7 DO UPDATE SET c = 9 RETURNING 11",
-            "INSERT INTO t VALUES (?) ON CONFLICT (a) WHERE b = 7 DO UPDATE SET c = 9 RETURNING 11",
-            "5",
-        );
-        check_kept("INSERT INTO t DEFAULT VALUES");
-    }
-
-    #[test]
-    fn assignments_and_comparisons_are_taken_out() {
-        check(
-            "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 41",
-            "UPDATE vars SET intval = intval + ? WHERE name = ? AND intval = ?",
-            "1 'data_version' 41",
-        );
-        check("UPDATE t SET a=COALESCE(a, 0) - 250, b=0", "UPDATE t SET a=COALESCE(a, 0) - ?, b=?", "250 0");
-        check(
-            "DELETE FROM t WHERE NOT (a <= 5 OR b<>'x') AND c IN (7, 'y', -9) and d!=x'AbCd'",
-            "DELETE FROM t WHERE NOT (a <= ? OR b<>?) AND c IN (?, ?, ?) and d!=?",
-            "5 'x' 7 'y' -9 abcd",
-        );
-        check("UPDATE t SET a='x'WHERE b='y'AND c==9", "UPDATE t SET a=?WHERE b=?AND c==?", "'x' 'y' 9");
-        check(
-            "DELETE FROM t WHERE \"a\"\"5\" = 5 AND [b 6] = 6 AND `c`=7",
-            "DELETE FROM t WHERE \"a\"\"5\" = ? AND [b 6] = ? AND `c`=?",
-            "5 6 7",
-        );
-    }
-
-    #[test]
-    fn literals_are_read_as_sqlite_reads_them() {
-        check(
-            "INSERT INTO t VALUES ('it''s', '', '''', '\n☃?;--')",
-            "INSERT INTO t VALUES (?, ?, ?, ?)",
-            "'it's' '' ''' '\n☃?;--'",
-        );
-        check(
-            "INSERT INTO t VALUES (9223372036854775807, -9223372036854775808, -9223372036854775807, 007, -0)",
-            "INSERT INTO t VALUES (?, ?, ?, ?, ?)",
-            "9223372036854775807 -9223372036854775808 -9223372036854775807 7 0",
-        );
-        check("INSERT INTO t VALUES (X'0aF9')", "INSERT INTO t VALUES (?)", "0af9");
-    }
-
-    #[test]
-    fn what_is_not_surely_a_value_stays() {
-        for sql in [
-            // not whole numbers of 64 bits, to SQLite
-            "INSERT INTO t VALUES (9223372036854775808, -9223372036854775809, 99999999999999999999)",
-            "INSERT INTO t VALUES (1.5, .5, 5., 1e5, 1E+5, -2.5e-3, 0x10, -0xFF)",
-            // not operands of their own
-            "INSERT INTO t VALUES (5-3, - -5, +5, ~5, 5 || 'x', 'x' COLLATE NOCASE, (5), x'')",
-            "INSERT INTO t VALUES (NULL, TRUE, FALSE, CURRENT_TIMESTAMP, \"word\")",
-            "INSERT INTO t VALUES (abs(-5), strftime('%s', 'now'), CAST('5' AS DECIMAL(10,5)), likelihood(a, 0.5))",
-            "UPDATE t SET a = 5 + 3, b = 7 * c, d = -(5), e = c || 'x', f = - -5, g = (5, 6), h = 5 IS NULL",
-            "UPDATE t SET a = a - 9223372036854775808, b = a + 1.5, c = a + 'x'",
-            "UPDATE t SET a = CASE WHEN b = 5 THEN 6 ELSE 7 END, b = lower(c = 'x'), c = d IS 5",
-            // truths, positions, patterns, bounds
-            "DELETE FROM t WHERE 5 AND 'x' OR 6",
-            "DELETE FROM t WHERE a = b ORDER BY 5, 'x' LIMIT 6 OFFSET 7",
-            "DELETE FROM t WHERE a LIKE 'x%' AND b GLOB 'y*' AND c BETWEEN 5 AND 6 AND d NOT LIKE 'x' ESCAPE '!'",
-            "DELETE FROM t WHERE 5 = a AND (a, b) = (5, 6) AND c IS 5 AND d IS NOT 'x'",
-            // the planner expects these to be frequent
-            "DELETE FROM t WHERE a = 0 AND b = 1 AND c = -1 AND d = 01 AND e IN (0, 1)",
-            // names
-            "UPDATE 't' SET 'a' = b WHERE 't'.'a' = 't'.'b'",
-            "INSERT INTO 't' ('a', 'b') VALUES (NULL, NULL)",
-        ] {
-            check_kept(sql);
-        }
-    }
-
-    #[test]
-    fn what_is_not_understood_has_no_template() {
-        let many = format!("INSERT INTO t VALUES (5{})", ", 5".repeat(VALUES_MAX));
-        let long = format!("UPDATE t SET a = hex('{}')", "x".repeat(TEMPLATE_BYTES_MAX));
-        for sql in [
-            "",
-            ";",
-            "SELECT 5",
-            "CREATE TABLE t (a DEFAULT 5)",
-            "PRAGMA foreign_keys = OFF",
-            "EXPLAIN DELETE FROM t",
-            "VACUUM",
-            "ATTACH 'x' AS y",
-            "BEGIN",
-            "WITH x AS (SELECT 5) DELETE FROM t",
-            // an affinity may come of these
-            "INSERT INTO t SELECT 5",
-            "INSERT INTO t VALUES (5), (6)",
-            "INSERT INTO t VALUES (5) UNION ALL SELECT 6",
-            "INSERT INTO t VALUES (5) EXCEPT VALUES (5)",
-            "INSERT INTO t VALUES ((SELECT 5))",
-            "UPDATE t SET a = 5 FROM u WHERE t.b = u.b",
-            "UPDATE t SET a = 5 WHERE b IN (VALUES (5))",
-            "DELETE FROM t WHERE a IN (SELECT b FROM u ORDER BY 1 LIMIT 5)",
-            "DELETE FROM t INDEXED BY i WHERE a = 5",
-            // two statements
-            "DELETE FROM t; DELETE FROM u",
-            // comments
-            "DELETE FROM t -- WHERE a = 5",
-            "DELETE FROM t /* all */",
-            // parameters already
-            "DELETE FROM t WHERE a = ?",
-            "DELETE FROM t WHERE a = ?1",
-            "DELETE FROM t WHERE a = :x",
-            "DELETE FROM t WHERE a = @x",
-            "DELETE FROM t WHERE a = $x",
-            "DELETE FROM t WHERE a = #1",
-            // numbers that run into words
-            "UPDATE outputs SET reserved_til=1891733WHERE id=5",
-            "DELETE FROM t WHERE a = 1_000",
-            "DELETE FROM t WHERE a = 5x",
-            "DELETE FROM t WHERE a = 1e",
-            "DELETE FROM t WHERE a = 0x",
-            // SQLite refuses these
-            "DELETE FROM t WHERE a = 'x",
-            "DELETE FROM t WHERE a = \"x",
-            "DELETE FROM t WHERE [a",
-            "DELETE FROM t WHERE a = x'0'",
-            "DELETE FROM t WHERE a = x'0g'",
-            "DELETE FROM t WHERE a = x'00",
-            "DELETE FROM t WHERE (a = 5",
-            "DELETE FROM t WHERE a = 5)",
-            "DELETE FROM t WHERE a ! 5",
-            "DELETE FROM t WHERE\u{b}a = 5",
-            // and these may mean something else to it
-            "DELETE FROM t WHERE a = 'x\0y'",
-            "DELETE FROM t WHERE a = 5\0",
-            "DELETE FROM t WHERE é = 5",
-            "DELETE FROM t WHERE aé = 5",
-            "DELETE FROM t WHERE a\u{a0}= 5",
-            "DELETE FROM t WHERE a ->> 'x' = 5",
-            &many,
-            &long,
-        ] {
-            assert_eq!(split(sql), None, "{sql}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
-//! A literal as it is stored: what it says, in the shortest way from which its text can be made again exactly.
+//! A literal as it is stored: in the shortest form from which its exact text can be restored.
 
 use std::borrow::Cow;
 
 use crate::sql::parameters::{Literal, Meaning, Value, literal_value};
 
-/// How a blob was written: `x'…'` or `X'…'`, with its letters small or large.
+/// The spelling of a blob: `x'…'` or `X'…'`, with lower-case or upper-case digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlobStyle {
     pub(super) prefix: LetterCase,
@@ -18,16 +18,16 @@ pub(super) enum LetterCase {
     Upper,
 }
 
-/// How a literal is written down.
+/// The stored form of a literal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form<'a> {
-    /// As its value: the text is the shortest decimal one.
+    /// The value; the text is the shortest decimal one.
     Integer(i64),
-    /// As what is between its quotes; a doubled quote is stored as one.
+    /// The text between the quotes; a doubled quote is stored as one.
     Text(&'a str),
-    /// As its bytes, given here by their digits.
+    /// The bytes, given here by their digits.
     Blob(BlobStyle, &'a str),
-    /// As its text: a number or blob written in another way.
+    /// The text itself: a number or blob with another spelling.
     Verbatim(&'a str),
 }
 
@@ -39,7 +39,7 @@ impl<'a> Form<'a> {
             Meaning::Text(inside) => Self::Text(inside),
             Meaning::Blob(digits) => {
                 let prefix = if literal.text.starts_with('x') { LetterCase::Lower } else { LetterCase::Upper };
-                // Without a way out half-way, which lets the compiler check many at once.
+                // No early exit: so the compiler can check many bytes at once.
                 let has = |case: std::ops::RangeInclusive<u8>| {
                     digits.bytes().fold(false, |found, byte| found | case.contains(&byte))
                 };
@@ -54,7 +54,7 @@ impl<'a> Form<'a> {
     }
 }
 
-/// Whether an integer is written without zeros in front, spaces, or a sign that means nothing.
+/// Whether an integer is written without leading zeros, spaces, or a redundant sign.
 fn is_shortest(text: &str) -> bool {
     match text.as_bytes() {
         [b'0'] => true,
@@ -63,7 +63,7 @@ fn is_shortest(text: &str) -> bool {
     }
 }
 
-/// Where bytes are in the texts or blobs of a block, those of its table first.
+/// A range in the texts or blobs of a block, which follow those of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u32,
@@ -80,7 +80,7 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    /// Bytes that its text has at least, beside the `?` in its place.
+    /// Minimum length of its text, beside the `?` in its place.
     pub(super) fn len_min(self) -> usize {
         match self {
             Self::Integer(_) => 0,
@@ -91,7 +91,7 @@ impl Cell {
     }
 }
 
-/// A decoded literal with what its spans stand for.
+/// A decoded literal with the bytes of its spans.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stored<'a> {
     Integer(i64),
@@ -101,23 +101,23 @@ pub(super) enum Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// What is bound for it.
+    /// The value to bind.
     pub(super) fn value(self) -> Value<'a> {
         match self {
             Self::Integer(number) => Value::Integer(number),
             Self::Text(text) => Value::Text(Cow::Borrowed(text)),
             Self::Blob(_, bytes) => Value::Blob(Cow::Borrowed(bytes)),
-            // Checked when it was decoded.
+            // The text was checked when it was decoded.
             Self::Verbatim(text) => literal_value(text).unwrap_or(Value::Integer(0)),
         }
     }
 
-    /// Appends its text.
+    /// Appends the text.
     pub(super) fn write(self, out: &mut String) {
         match self {
             Self::Integer(number) => {
                 use std::fmt::Write as _;
-                // A String takes everything.
+                // Writing to a String cannot fail.
                 let _ = write!(out, "{number}");
             }
             Self::Text(text) => {
@@ -151,7 +151,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// About how many bytes its text has.
+    /// Approximate length of the text.
     pub(super) fn len_hint(self) -> usize {
         match self {
             Self::Integer(_) => 20,

@@ -1,4 +1,4 @@
-//! Reading a block.
+//! Decoding of blocks.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use super::{Encoded, LITERALS_MAX, varint};
 use crate::Damage;
 use crate::record::PAYLOAD_LEN_MAX;
 
-/// The statements of some changes, one change behind the other.
+/// The statements of some changes, in order.
 #[derive(Debug)]
 pub struct Block {
     templates: Arc<Templates>,
-    /// Of every change, the number of statements up to its end.
+    /// For every change, the number of statements up to its end.
     ends: Vec<u32>,
     statements: Vec<Statement>,
     cells: Vec<Cell>,
@@ -29,15 +29,15 @@ pub(super) enum Statement {
 }
 
 impl Block {
-    /// Reads a block that was written with this table.
+    /// Decodes a block that was encoded with this table.
     ///
     /// # Errors
-    /// When it is damaged, or belongs to another table.
+    /// When the block is damaged, or belongs to another table.
     pub fn decode(encoded: &Encoded, templates: &Arc<Templates>) -> Result<Self, Damage> {
         Self::decode_within(PAYLOAD_LEN_MAX as u64, encoded, templates)
     }
 
-    /// As [`decode`](Self::decode), of changes of at most so many bytes of statements.
+    /// Like [`decode`](Self::decode), with at most `most` bytes of statements per change.
     pub(super) fn decode_within(most: u64, encoded: &Encoded, templates: &Arc<Templates>) -> Result<Self, Damage> {
         let mut parts = PartReaders::new(encoded, templates.texts.len(), templates.blobs.len())?;
         let ends = read_ends(&mut parts)?;
@@ -82,7 +82,8 @@ impl Block {
         Ok(block)
     }
 
-    /// The statements of a change were in a record once: literals that are told once and meant often make no more of them.
+    /// Checks that each change fits into a record, as it once did: otherwise a literal stored once and referenced often could
+    /// expand without bound.
     fn check_lengths(&self, most: u64) -> Result<(), Damage> {
         for index in 0..self.change_count() {
             let lengths = self.change(index).into_iter().flatten().map(|statement| statement.len_min() as u64);
@@ -94,12 +95,12 @@ impl Block {
         Ok(())
     }
 
-    /// How many changes there are.
+    /// Number of changes.
     pub fn change_count(&self) -> usize {
         self.ends.len()
     }
 
-    /// The statements of a change, counted from 0; `None` when there is no such change.
+    /// The statements of the change at this position; `None` when there is no such change.
     pub fn change(&self, index: usize) -> Option<Statements<'_>> {
         let end = *self.ends.get(index)? as usize;
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
@@ -107,12 +108,12 @@ impl Block {
         Some(Statements { statements: self.statements[start..end].iter(), cells: &self.cells, bytes })
     }
 
-    /// The table it was read with.
+    /// The table that the block was decoded with.
     pub fn templates(&self) -> &Arc<Templates> {
         &self.templates
     }
 
-    /// Bytes of memory that it takes, without the table.
+    /// Memory that the block takes, without the table, in bytes.
     pub fn memory_bytes(&self) -> usize {
         size_of_val(&*self.ends)
             + size_of_val(&*self.statements)
@@ -122,7 +123,7 @@ impl Block {
     }
 }
 
-/// Every change and every statement takes a byte at least, so neither count makes us allocate out of proportion.
+/// Every change and every statement takes at least one byte, so neither count can cause a larger allocation.
 fn read_ends(parts: &mut PartReaders<'_>) -> Result<Vec<u32>, Damage> {
     let most = parts.structure.rest().len();
     let changes = varint::take_len(&mut parts.structure, most, "change count")?;

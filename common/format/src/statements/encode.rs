@@ -1,4 +1,4 @@
-//! Writing blocks, and the table that grows meanwhile.
+//! Encoding of blocks, and of the table that grows meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use crate::fields::put_varint;
 use crate::sql::lexed::{LexedChange, LiteralKind, Shape, Shapes};
 use crate::sql::parameters::Literal;
 
-/// How many rows are searched for one with the same last literal, which in most statements is the key of a row.
+/// Number of previous rows that are searched for one with the same last literal, in most statements the key of a row.
 const SEARCHED_ROWS: usize = 16;
 
 /// Collects the templates of a segment while its blocks are encoded.
 #[derive(Debug, Default)]
 pub struct TemplatesWriter {
     by_text: HashMap<Box<str>, usize>,
-    /// By where the shape is in memory: nearly always it is the one that a template was made of.
+    /// By address of the shape: nearly always the one that a template was created from.
     by_shape: HashMap<usize, usize>,
     templates: Vec<Draft>,
-    /// Of texts and examples.
+    /// Length of texts and examples.
     bytes: usize,
-    /// Of examples.
+    /// Number of literals of examples.
     literals: usize,
 }
 
-/// A template being collected.
+/// A template in progress.
 #[derive(Debug)]
 struct Draft {
     shape: Arc<Shape>,
@@ -59,7 +59,7 @@ impl TemplatesWriter {
         Self::default()
     }
 
-    /// The table, for [`Templates::decode`](super::Templates::decode). Not compressed.
+    /// Encodes the table for [`Templates::decode`](super::Templates::decode), not compressed.
     pub fn encode(&self) -> Encoded {
         let mut parts = Parts::default();
         varint::put_len(&mut parts.structure, self.templates.len());
@@ -84,7 +84,7 @@ impl TemplatesWriter {
         parts.finish()
     }
 
-    /// The number of a statement's template, new if need be; `None` when the table is full.
+    /// The index of a statement's template, added if it is new; `None` when the table is full.
     fn intern(&mut self, shape: &Arc<Shape>) -> Option<usize> {
         if let Some(&index) = self.by_shape.get(&Arc::as_ptr(shape).addr()) {
             return Some(index);
@@ -98,13 +98,13 @@ impl TemplatesWriter {
         self.bytes += shape.template.len();
         let index = self.templates.len();
         self.by_text.insert(shape.template.clone(), index);
-        // The draft keeps it, so nothing else will be in its place.
+        // The draft keeps the shape alive, so the address cannot be reused.
         self.by_shape.insert(Arc::as_ptr(shape).addr(), index);
         self.templates.push(Draft { shape: Arc::clone(shape), examples: Vec::new() });
         Some(index)
     }
 
-    /// An example with the same last literal, or else any.
+    /// An example with the same last literal, or else any example.
     fn find_example(&self, template: usize, key: &str) -> Option<(usize, bool)> {
         let examples = &self.templates[template].examples;
         let has_key = |row: &Vec<OwnedLiteral>| row.last().is_some_and(|last| last.text == key);
@@ -114,7 +114,7 @@ impl TemplatesWriter {
         }
     }
 
-    /// Keeps a row as an example, if there is room.
+    /// Keeps a row as an example, if there is space.
     fn add_example<'l>(
         &mut self,
         template: usize,
@@ -138,19 +138,19 @@ impl TemplatesWriter {
 /// The rows of one template in a block.
 #[derive(Debug, Default)]
 struct Rows {
-    /// Where in the literals of the block each begins.
+    /// Start of each row in the literals of the block.
     starts: Vec<usize>,
     references: Vec<Reference>,
 }
 
-/// Encodes the statements of some changes. Not compressed.
+/// Encodes the statements of some changes, not compressed.
 pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWriter, changes: &[C]) -> Encoded {
     let mut shapes = Shapes::default();
     let changes: Vec<_> = changes.iter().map(|change| shapes.lex(change.as_ref())).collect();
     encode_lexed(templates, &changes)
 }
 
-/// As [`encode_block`], of statements whose literals have been taken out.
+/// Like [`encode_block`], for statements whose literals were already extracted.
 pub fn encode_lexed(templates: &mut TemplatesWriter, changes: &[LexedChange]) -> Encoded {
     let mut parts = Parts::default();
     let mut rows: Vec<Rows> = Vec::new();
@@ -194,8 +194,7 @@ pub fn encode_lexed(templates: &mut TemplatesWriter, changes: &[LexedChange]) ->
     parts.finish()
 }
 
-/// What a row is best written as a difference to: the newest row about the same thing, be it an example, or else the
-/// row before.
+/// Chooses the reference of a row: the newest row or example with the same key, or else the previous row.
 fn refer<'l>(
     templates: &mut TemplatesWriter,
     template: usize,
@@ -203,7 +202,7 @@ fn refer<'l>(
     literals: &[Writable<'_>],
     row: impl ExactSizeIterator<Item = Literal<'l>> + Clone,
 ) -> Reference {
-    // Those of the row itself are the newest.
+    // The row's own literals are the newest.
     let Some(key) = literals.last().filter(|_| row.len() > 0).map(|last| last.text) else { return Reference::None };
     let last_of = |start: &usize| literals[start + row.len() - 1].text;
     let newest_first = rows.starts.iter().rev().take(SEARCHED_ROWS);

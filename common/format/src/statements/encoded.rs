@@ -3,8 +3,8 @@
 use super::STATEMENT_BYTES_MAX;
 use crate::Damage;
 
-/// A table or a block, not compressed. In two pieces, because what is in them is so different that they are compressed
-/// better apart: most of a node's blobs are keys, hashes and onions, which no compression makes shorter.
+/// A table or a block, not compressed. Blobs are separate because they compress differently: most of a node's blobs are keys,
+/// hashes and onions, which no compression shortens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// Structure, numbers and texts.
@@ -14,7 +14,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// How many bytes it has.
+    /// Length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "the head is never empty")]
     pub fn len(&self) -> usize {
         self.head.len() + self.blobs.len()

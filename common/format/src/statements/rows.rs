@@ -1,4 +1,4 @@
-//! Rows of literals, one per statement of a template, written and read column by column.
+//! Rows of literals, one per statement of a template, encoded column by column.
 
 use std::collections::HashMap;
 
@@ -8,49 +8,49 @@ use crate::Damage;
 use crate::fields::{Reader, put_varint, unzigzag, zigzag};
 use crate::sql::parameters::{bytes_of, literal_value};
 
-/// A literal is that of the reference.
+/// The same literal as in the reference row.
 const SAME: u8 = 0;
 /// A number as it is.
 const INTEGER: u8 = 1;
-/// A number less that of the reference.
+/// A number as the difference to the reference row.
 const SINCE_REFERENCE: u8 = 2;
-/// A number less that of the row before.
+/// A number as the difference to the previous row.
 const SINCE_ROW_BEFORE: u8 = 3;
 const TEXT: u8 = 4;
-/// `x'` and small letters; + 1 for large letters, + 2 for `X'`.
+/// `x'` and lower-case digits; + 1 for upper-case digits, + 2 for `X'`.
 const BLOB: u8 = 5;
 const VERBATIM: u8 = 9;
-/// What another place of the same block has, too.
+/// A literal that was stored before in the same block.
 const REPEATED: u8 = 10;
-/// Not the way of all rows of a column: each has its own.
+/// The column has no common encoding: each row has its own.
 const MIXED: u8 = 0xff;
 
-/// What is stored in fewer bytes is not worth a way to refer to it.
+/// Minimum length of a literal that is stored as a repetition.
 const REPEATED_BYTES_MIN: usize = 8;
 
-/// The row that another one is written as a difference to.
+/// The row that another row is encoded against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reference {
     None,
-    /// So many rows further up, from 1.
+    /// A row this many rows before, from 1.
     Up(usize),
-    /// One of the template's examples.
+    /// An example of the template, by position.
     Example(usize),
 }
 
-/// The parts of a table or a block. Like stands by like, for the sake of compression.
+/// The parts of a table or a block, separated by kind so that they compress well.
 #[derive(Debug, Default)]
 pub(super) struct Parts<'a> {
     pub(super) structure: Vec<u8>,
     pub(super) numbers: Vec<u8>,
     pub(super) texts: Vec<u8>,
     pub(super) blobs: Vec<u8>,
-    /// Long literals by their text, with their position among all long ones stored so far.
+    /// Long literals by their text, with their position among all long literals stored so far.
     long: HashMap<&'a str, usize>,
     long_count: usize,
 }
 
-/// A literal to be written.
+/// A literal to be encoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Writable<'a> {
     pub(super) text: &'a str,
@@ -65,7 +65,7 @@ pub(super) struct WritableRows<'w, 'a> {
 }
 
 impl Reference {
-    /// As it is written: 0, or an odd number for `Up`, or an even one.
+    /// The encoded reference: 0, an odd number for `Up`, or an even one for `Example`.
     pub(super) fn code(self) -> u64 {
         match self {
             Self::None => 0,
@@ -74,7 +74,7 @@ impl Reference {
         }
     }
 
-    /// The reference of the row `row` when there are `examples` examples.
+    /// Decodes the reference of row `row` with `examples` examples.
     pub(super) fn from_code(code: u64, row: usize, examples: usize) -> Result<Self, Damage> {
         let impossible = Damage::Field { field: "reference", value: code };
         let half = usize::try_from(code / 2).map_err(|_| impossible.clone())?;
@@ -114,7 +114,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Writes one literal and returns how.
+    /// Encodes one literal and returns its encoding.
     fn write(&mut self, rows: &WritableRows<'_, 'a>, row: usize, column: usize, lengths: &mut Vec<u8>) -> u8 {
         let literal = rows.rows[row][column];
         let reference = match rows.references[row] {
@@ -128,7 +128,7 @@ impl<'a> Parts<'a> {
         let Form::Integer(number) = literal.form else {
             return self.write_bytes(literal, lengths);
         };
-        // Another way than the usual one must save a byte, or it makes more disorder than it saves.
+        // Another encoding than the usual one must save at least a byte, or the disorder costs more.
         let mut best = (INTEGER, zigzag(number));
         let before = row.checked_sub(1).map(|before| rows.rows[before][column]);
         for (way, other) in [(SINCE_ROW_BEFORE, before), (SINCE_REFERENCE, reference)] {
@@ -151,7 +151,7 @@ impl<'a> Parts<'a> {
             return REPEATED;
         }
         let (way, len) = match literal.form {
-            // Integers have been dealt with.
+            // Integers are handled above.
             Form::Integer(_) | Form::Verbatim(_) => {
                 self.texts.extend_from_slice(literal.text.as_bytes());
                 (VERBATIM, literal.text.len())
@@ -179,7 +179,7 @@ impl<'a> Parts<'a> {
         way
     }
 
-    /// All of it.
+    /// Joins the parts.
     pub(super) fn finish(self) -> Encoded {
         let Self { structure, numbers, texts, blobs, .. } = self;
         let mut head = Vec::with_capacity(structure.len() + numbers.len() + texts.len() + 16);
@@ -202,14 +202,14 @@ fn style_of(way: u8) -> BlobStyle {
     BlobStyle { digits: case(1), prefix: case(2) }
 }
 
-/// The parts of a table or a block being read.
+/// The parts of a table or a block while they are decoded.
 #[derive(Debug)]
 pub(super) struct PartReaders<'a> {
     pub(super) structure: Reader<'a>,
     numbers: Reader<'a>,
     pub(super) texts: &'a str,
     pub(super) blobs: &'a [u8],
-    /// Where the next text and the next blob are, counted with those of the table in front.
+    /// Positions of the next text and the next blob, counted behind those of the table.
     next_text: usize,
     next_blob: usize,
     ends: (usize, usize),
@@ -217,7 +217,7 @@ pub(super) struct PartReaders<'a> {
 }
 
 impl<'a> PartReaders<'a> {
-    /// `texts_before` and `blobs_before`: bytes that the table has of each, when this is a block.
+    /// `texts_before` and `blobs_before`: lengths of the table's texts and blobs, when this is a block.
     pub(super) fn new(encoded: &'a Encoded, texts_before: usize, blobs_before: usize) -> Result<Self, Damage> {
         let Encoded { head, blobs } = encoded;
         encoded.check_len()?;
@@ -252,7 +252,7 @@ impl<'a> PartReaders<'a> {
         if count == 0 {
             return Ok(());
         }
-        // Every row takes a byte at least.
+        // Every row takes at least one byte.
         if count > self.structure.rest().len() {
             return Err(Damage::Field { field: "row count", value: count as u64 });
         }
@@ -322,7 +322,7 @@ impl<'a> PartReaders<'a> {
         self.numbers.varint().map(unzigzag)
     }
 
-    /// The next text, its length taken from the structure.
+    /// The next text; its length comes from the structure.
     pub(super) fn text(&mut self) -> Result<(&'a str, Span), Damage> {
         let left = self.ends.0 - self.next_text;
         let len = varint::take_len(&mut self.structure, left, "text length")?;
@@ -343,7 +343,7 @@ impl<'a> PartReaders<'a> {
         cell
     }
 
-    /// That everything has been read.
+    /// Checks that all parts were read to their ends.
     pub(super) fn end(&self) -> Result<(), Damage> {
         let rests = [
             self.structure.rest().len(),
@@ -359,7 +359,7 @@ impl<'a> PartReaders<'a> {
 }
 
 fn span(start: usize, len: usize) -> Span {
-    // A table and a block have at most STATEMENT_BYTES_MAX each.
+    // A table and a block have at most STATEMENT_BYTES_MAX bytes each.
     let short = |number: usize| u32::try_from(number).expect("BUG: statements have at most STATEMENT_BYTES_MAX bytes");
     Span { start: short(start), len: short(len) }
 }

@@ -1,4 +1,4 @@
-//! A statement of a block: its text, or what to bind to its template.
+//! A statement of a block: its text, or its template with the values to bind.
 
 use std::borrow::Cow;
 use std::slice;
@@ -8,12 +8,12 @@ use super::decode::Statement;
 use super::templates::{Bytes, Template, TemplateId};
 use crate::sql::parameters::Value;
 
-/// A statement as it was stored.
+/// A stored statement.
 #[derive(Debug, Clone, Copy)]
 pub enum StoredStatement<'a> {
-    /// As it was received.
+    /// The text as received.
     Plain(&'a str),
-    /// By its template and its literals.
+    /// A template and its literals.
     Templated(Templated<'a>),
 }
 
@@ -27,7 +27,7 @@ pub struct Templated<'a> {
 }
 
 impl<'a> StoredStatement<'a> {
-    /// Bytes that its text has at least.
+    /// Minimum length of its text in bytes.
     pub fn len_min(&self) -> usize {
         match self {
             Self::Plain(text) => text.len(),
@@ -37,7 +37,7 @@ impl<'a> StoredStatement<'a> {
         }
     }
 
-    /// Byte for byte as it was received.
+    /// The text, byte for byte as received.
     pub fn text(&self) -> Cow<'a, str> {
         match self {
             Self::Plain(text) => Cow::Borrowed(text),
@@ -47,12 +47,12 @@ impl<'a> StoredStatement<'a> {
 }
 
 impl<'a> Templated<'a> {
-    /// Which template it is.
+    /// Number of the template.
     pub const fn id(&self) -> TemplateId {
         self.id
     }
 
-    /// The text of the template, with `?` in the places of the literals.
+    /// The text of the template, with `?` in place of the literals.
     pub fn template(&self) -> &'a str {
         &self.template.text
     }
@@ -63,7 +63,7 @@ impl<'a> Templated<'a> {
         &self.template.text[..place]
     }
 
-    /// How many literals there are.
+    /// Number of literals.
     pub fn literal_count(&self) -> usize {
         self.cells.len()
     }
@@ -76,7 +76,7 @@ impl<'a> Templated<'a> {
         let mut text = String::with_capacity(len);
         let mut copied = 0;
         for (literal, &place) in literals().zip(&*self.template.places) {
-            // A place is where a `?` is, so both of its sides are whole letters.
+            // A place is that of a `?`, so both of its sides are character boundaries.
             text.push_str(&template[copied..place as usize]);
             literal.write(&mut text);
             copied = place as usize + 1;
@@ -85,7 +85,7 @@ impl<'a> Templated<'a> {
         text
     }
 
-    /// What is bound, from the first place to the last.
+    /// The values to bind, in order of position.
     pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let bytes = self.bytes;
         self.cells.iter().map(move |&cell| bytes.stored(cell).value())

@@ -1,11 +1,11 @@
-//! The table of a segment's templates.
+//! The template table of a segment.
 
 use super::cell::{Cell, Span, Stored};
 use super::rows::PartReaders;
 use super::{Encoded, LITERALS_MAX, TEMPLATES_MAX, varint};
 use crate::Damage;
 
-/// The number of a template in its table.
+/// Index of a template in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TemplateId(pub(super) u32);
 
@@ -21,24 +21,24 @@ pub struct Templates {
 #[derive(Debug)]
 pub(super) struct Template {
     pub(super) text: Box<str>,
-    /// Where in the text a literal belongs in place of a `?`, ascending.
+    /// Positions of the `?` in the text that stand for literals, ascending.
     pub(super) places: Box<[u32]>,
-    /// Rows of literals, one behind the other.
+    /// Rows of literals, concatenated.
     pub(super) examples: Vec<Cell>,
 }
 
 impl TemplateId {
-    /// From 0 to less than [`Templates::len`].
+    /// The index, less than [`Templates::len`].
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
 impl Templates {
-    /// Reads a table.
+    /// Decodes a table.
     ///
     /// # Errors
-    /// When it is damaged.
+    /// When the table is damaged.
     pub fn decode(encoded: &Encoded) -> Result<Self, Damage> {
         let mut parts = PartReaders::new(encoded, 0, 0)?;
         let count = varint::take_len(&mut parts.structure, TEMPLATES_MAX, "template count")?;
@@ -60,17 +60,17 @@ impl Templates {
         Ok(Self { templates, texts: parts.texts.to_owned(), blobs: parts.blobs.to_vec() })
     }
 
-    /// How many templates there are.
+    /// Number of templates.
     pub fn len(&self) -> usize {
         self.templates.len()
     }
 
-    /// Whether there are none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.templates.is_empty()
     }
 
-    /// Bytes of memory that the table takes, roughly.
+    /// Approximate memory that the table takes, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let of = |template: &Template| {
             size_of::<Template>()
@@ -95,7 +95,7 @@ fn places(parts: &mut PartReaders<'_>, text: &str) -> Result<Box<[u32]>, Damage>
     Ok(places.into())
 }
 
-/// Texts and blobs of a table and of a block that goes with it.
+/// Texts and blobs of a table and of one of its blocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bytes<'a> {
     pub(super) table: &'a Templates,
@@ -113,7 +113,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Every span was cut from these bytes when it was decoded, so nothing is missing here.
+    /// Every span was checked when it was decoded, so it is in range.
     pub(super) fn text(self, Span { start, len }: Span) -> &'a str {
         let (start, len, table) = (start as usize, len as usize, self.table.texts.len());
         let (from, start) = if start < table { (&*self.table.texts, start) } else { (self.texts, start - table) };

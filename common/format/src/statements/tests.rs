@@ -1,4 +1,4 @@
-//! Statements come back exactly, and whatever else comes is an error.
+//! Statements are decoded exactly, and other bytes are an error.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::sql::generated::statement;
 
 type Changes = Vec<Vec<String>>;
 
-/// Statements as a node sends them, some of a few shapes with many values, and anything at all.
+/// Statements as a node sends them, some of a few shapes with many values, and arbitrary texts.
 fn changes() -> impl Strategy<Value = Changes> {
     let hex = "[0-9a-f]{0,80}|[0-9A-F]{2,12}|([0-9a-fA-F]{2}){0,6}";
     let integer = prop_oneof![any::<i64>().prop_map(|number| number.to_string()), "-? ?[0-9]{1,20}", "[0-9]{1,2}"];
@@ -37,7 +37,7 @@ fn encode(blocks: &[Changes]) -> (Encoded, Vec<Encoded>) {
     (writer.encode(), blocks)
 }
 
-/// What a reader makes of bytes that are not what was written: an error, or other statements.
+/// What other bytes than those written decode to: an error, or other statements.
 fn read_all(table: &Encoded, block: &Encoded) -> Option<Changes> {
     Some(decoded(&Block::decode(block, &Arc::new(Templates::decode(table).ok()?)).ok()?))
 }
@@ -112,7 +112,7 @@ fn every_cut_and_every_flip_of_a_small_block_is_survived() {
     }
 }
 
-/// A node's statements take the way through templates: a second row about the same thing costs next to nothing.
+/// A node's statements are stored by template: a second row about the same key costs next to nothing.
 #[test]
 fn what_does_not_change_takes_no_room() {
     let sql = |n: u32| {
@@ -171,7 +171,7 @@ fn a_block_of_another_table_is_refused_or_reads_as_something_else() {
     assert_ne!(read_all(&table, &blocks[0]), Some(one));
 }
 
-/// A literal that is stored once can be meant by very many rows, which would be more text than any machine has.
+/// Very many rows can refer to a literal that is stored once: more text than any machine has memory.
 #[test]
 fn a_change_of_more_text_than_a_record_holds_is_an_error() {
     let sql = format!("INSERT INTO t VALUES ('{}', 7)", "x".repeat(1 << 20));

@@ -1,4 +1,4 @@
-//! Lengths and counts as varints.
+//! Varints for lengths and counts.
 
 use crate::Damage;
 use crate::fields::{Reader, put_varint};
@@ -8,12 +8,12 @@ pub(super) fn put_len(out: &mut Vec<u8>, len: usize) {
     put_varint(len as u64, out);
 }
 
-/// Bytes that a number takes.
+/// Length of an encoded number in bytes.
 pub(super) fn len(number: u64) -> u32 {
     (64 - number.leading_zeros()).div_ceil(7).max(1)
 }
 
-/// Takes a length or a count of at most `most`.
+/// Reads a length or a count of at most `most`.
 pub(super) fn take_len(from: &mut Reader<'_>, most: usize, field: &'static str) -> Result<usize, Damage> {
     let value = from.varint()?;
     usize::try_from(value).ok().filter(|&len| len <= most).ok_or(Damage::Field { field, value })

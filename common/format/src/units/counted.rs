@@ -1,15 +1,15 @@
-//! [`counted`]: a number of things, in words.
+//! [`counted`]: a number with its noun.
 
 use std::fmt;
 
-/// So many of something: "1 change", "2 changes".
+/// A number with its noun: "1 change", "2 changes".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
     number: u64,
     what: &'static str,
 }
 
-/// So many of what is called so in the singular, and has an "s" in the plural.
+/// A number with a noun that takes an "s" in the plural.
 pub fn counted(number: impl TryInto<u64>, what: &'static str) -> Counted {
     Counted { number: number.try_into().unwrap_or(u64::MAX), what }
 }

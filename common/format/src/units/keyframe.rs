@@ -5,6 +5,6 @@
 pub struct Keyframe(pub u32);
 
 impl Keyframe {
-    /// Behind every keyframe of a segment.
+    /// Greater than every keyframe of a segment.
     pub const END: Self = Self(u32::MAX);
 }

@@ -1,4 +1,4 @@
-//! Numbers with a meaning, and values as messages show them.
+//! Number types of the format, and formatting of values in messages.
 
 mod counted;
 mod data_version;

@@ -25,12 +25,12 @@ impl PageNo {
         self.plus(1)
     }
 
-    /// The page so many pages after this one; `None` past the 2^32 pages a database can have.
+    /// The page this many pages later; `None` past the 2^32 pages a database can have.
     pub fn plus(self, pages: usize) -> Option<Self> {
         self.0.checked_add(u32::try_from(pages).ok()?).map(Self)
     }
 
-    /// The page that holds this byte of a database file; `None` past the 2^32 pages a database can have.
+    /// The page that contains this byte of a database file; `None` past the 2^32 pages a database can have.
     pub fn at_offset(offset: u64, page_size: PageSize) -> Option<Self> {
         let index = offset / u64::from(page_size.get());
         u32::try_from(index).ok()?.checked_add(1).map(Self)
@@ -48,7 +48,7 @@ impl fmt::Display for PageNo {
 pub struct PageSize(u32);
 
 impl PageSize {
-    /// What SQLite, and so CLN, gives a new database.
+    /// The page size that SQLite, and so CLN, gives a new database.
     pub const DEFAULT: Self = Self(4096);
 
     /// A page size; `None` unless SQLite allows it.

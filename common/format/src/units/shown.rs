@@ -1,4 +1,4 @@
-//! Values as messages show them.
+//! Formatting of values in messages.
 
 use std::fmt;
 

@@ -3,22 +3,22 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment in UTC, to the microsecond, as the recorder's clock had it. Clocks are set back: order is [`Seq`](crate::units::Seq)'s.
+/// A moment in UTC, in microseconds, by the recorder's clock. Clocks can be set back, so [`Seq`](crate::units::Seq) defines the
+/// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// Microseconds of the earliest and the latest moment: 1970 to the end of 9999, as far as the time library goes.
+    /// Range in microseconds: from 1970 to the end of 9999, the limits of the time library.
     const RANGE: std::ops::RangeInclusive<i64> = 0..=253_402_207_199_999_999;
 
-    /// Now, by the system clock. A clock before 1970 says the first moment that there is, one behind 9999 the last: a clock
-    /// gone mad must not stop a node.
+    /// The system time, limited to the range: a wrong clock must not stop a node.
     pub fn now() -> Self {
         Self::from_system_time(SystemTime::now())
     }
 
     fn from_system_time(time: SystemTime) -> Self {
-        // Earlier than 1970 is an error.
+        // A time before 1970 is an error here.
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX).min(*Self::RANGE.end()))
     }
@@ -38,7 +38,7 @@ impl Timestamp {
         self.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).datetime()
     }
 
-    /// As the type of the time library.
+    /// Converts to the type of the time library.
     pub fn to_jiff(self) -> jiff::Timestamp {
         jiff::Timestamp::from_microsecond(self.0).expect("BUG: a Timestamp is within the years 1970 to 9999")
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Timestamp {
 mod tests {
     use super::*;
 
-    /// Linux takes a clock up to the year 2232 only, but a virtual machine may have any, and files of other systems, too.
+    /// Linux accepts a clock up to the year 2232 only, but a virtual machine may have any, and so may files of other systems.
     #[test]
     fn a_clock_that_is_off_the_calendar_says_the_nearest_moment_that_there_is() {
         let at = |seconds: u64| Timestamp::from_system_time(UNIX_EPOCH + std::time::Duration::from_secs(seconds));

@@ -7,7 +7,8 @@ use super::*;
 use crate::config::log_limits::LogLimits;
 use crate::log::{LogWriter, RecoverError, create_first_log, create_first_log_within, recover};
 use crate::storage::RealDirectory;
-use format::record::{Body, ChangeFlags, RunStart};
+use format::change_flags::{ChangeFlags, RunStart};
+use format::record::Body;
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::Bump;
 

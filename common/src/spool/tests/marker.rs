@@ -1,7 +1,7 @@
 //! A spool that is not there is not an empty one.
 
 use super::*;
-use format::record::{ChangeFlags, RunStart};
+use format::change_flags::{ChangeFlags, RunStart};
 use format::spool::SpoolHeader;
 
 impl Spooled {

@@ -57,7 +57,8 @@ pub fn borrowed(write: &TraceWrite) -> Vec<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use common::{Seq, Timestamp};
-    use format::record::{ChangeFlags, RecordHeader, RunStart, encode_change};
+    use format::change_flags::{ChangeFlags, RunStart};
+    use format::record::{RecordHeader, encode_change};
 
     use super::*;
 

@@ -1,0 +1,62 @@
+//! The totals of a report: files, bytes and versions.
+
+use super::Verification;
+use super::{Job, Sealed, VersionRanges};
+use crate::segment::version::VersionOrdinal;
+use format::names;
+
+impl Verification {
+    /// Number and total length of the files that were read.
+    pub(super) fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
+        let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
+        let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
+        parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
+    }
+
+    /// The versions that compactions have dropped, as far as known.
+    pub(super) fn dropped(&self) -> VersionRanges {
+        let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
+        let Some(remains) = self.backup.segments().remains() else { return dropped };
+        for gap in remains.gaps() {
+            if let Ok(footer) = self.backup.segments().footer(gap.last_segment) {
+                dropped.add(if gap.versions_before == 0 { 0 } else { gap.place_before + 1 }, footer.place);
+            }
+        }
+        let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
+        alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
+        dropped.without(&kept)
+    }
+
+    /// All known versions.
+    pub(super) fn all_versions(&self) -> VersionRanges {
+        let mut all = VersionRanges::default();
+        self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
+        self.thinned
+            .iter()
+            .flat_map(|one| &one.versions)
+            .for_each(|version| all.add_place(VersionOrdinal(version.place)));
+        self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
+        all.within(self.places.0, self.places.1)
+    }
+
+    /// Number of requested versions, as far as known.
+    pub(super) fn count_versions(&self) -> u64 {
+        let ((first, last), dropped) = (self.places, self.dropped());
+        let of_one = |one: &Sealed| {
+            let inside = first <= one.places.0 && one.places.1 <= last;
+            let mut places = VersionRanges::default();
+            places.add(one.places.0.max(first), one.places.1.min(last));
+            let places = places.without(&dropped);
+            let counted = match self.backup.segments().timeline(one.first) {
+                Ok(timeline) if one.file.is_some() => {
+                    Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
+                }
+                _ => one.versions.filter(|_| inside).or(places.count()),
+            };
+            counted.unwrap_or(0)
+        };
+        let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
+        let thinned: u64 = self.thinned.iter().map(|one| one.versions.len() as u64).sum();
+        sealed + thinned + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
+    }
+}
