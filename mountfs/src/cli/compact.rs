@@ -4,19 +4,68 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::KeepPolicy;
+use clap::Args;
 use common::compact::{
     Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, Stage, compact_backup, plan_compaction,
 };
-use common::{Timestamp, counted};
+use common::{BackupUrl, KeepPolicy, KeepSpan, Timestamp, counted};
 use serde_json::json;
 
+use super::Failure;
 use super::compact_beside::{compact_beside, recording_node};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
-use super::{CompactArgs, Failure};
 use crate::{note, say};
+
+/// Drop history that a policy does not keep.
+///
+/// Keeps everything within the span of --keep-within, and further back what --keep-hourly, --keep-daily and --keep-weekly say: of every
+/// hour, day or week (in UTC) that has versions the newest one. Spans count back from the newest version, which is always
+/// kept. Versions that are kept stay what they are, byte for byte. It can be interrupted at any time.
+///
+/// A clock that is wrong makes more stay, never less. So it is refused when the newest versions come more than a day after
+/// those before them, until they span a day: when it is known that the node was off and its clock is right, --force does it.
+///
+/// While a node records to the backup, its recorder does it, and this command asks it to, by the node's socket, and waits; the
+/// node does not. The recorder also does it by itself when `backup.lock` has a policy, or is told to by
+/// `lightning-cli -k backup-compact keep_within=90d`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SPAN is a number with a unit: 12h, 90d, 8w, 1y (365 days).
+
+Exit codes: 0 done, 1 the backup is damaged, 2 it could not be done, or the policy keeps nothing; nothing is changed then.
+--json prints one object: dry_run, dropped_versions, dropped_segments, kept_versions, oldest_version, freed_bytes,
+remains_bytes (what is left of all segments that were ever dropped), clock_in_doubt (why it needs --force, or null). Fields are only ever added.
+
+Examples:
+  backupfs compact --keep-within 90d --dry-run /var/backup/node.bkp
+  backupfs compact --keep-within 30d --keep-hourly 90d --keep-daily 1y /var/backup/node.bkp")]
+pub struct CompactArgs {
+    /// Keep all versions of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_within: Option<KeepSpan>,
+    /// Keep the newest version of every hour of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_hourly: Option<KeepSpan>,
+    /// Keep the newest version of every day of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_daily: Option<KeepSpan>,
+    /// Keep the newest version of every week of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_weekly: Option<KeepSpan>,
+    /// Only say what would be dropped, and how much room that would free
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The clock is right, although it has leapt: the node was off for more than a day
+    #[arg(long)]
+    pub force: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The backup
+    pub url: BackupUrl,
+}
 
 /// Drops what the policy does not keep, or says what that would be.
 ///

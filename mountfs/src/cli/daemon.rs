@@ -13,7 +13,8 @@ use anyhow::{Context as _, anyhow};
 use rustix::process::setsid;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{Failure, MountArgs, Verbosity};
+use super::mount::MountArgs;
+use super::{Failure, Verbosity};
 use crate::say;
 
 /// Starts the process in the background, and returns when its mount answers.

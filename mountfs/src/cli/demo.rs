@@ -9,22 +9,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
 use common::{Backup, BackupLock, BackupUrl, DataVersion, OnGap, OnUnreachable, create_backup};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
 use self::report::{Timing, print_tree, same_bytes, step};
+use super::Failure;
 use super::init::{RECORDER_NAME, beside_this_program};
 use super::mount::serve;
 use super::signals::signals_to_end;
-use super::{DemoArgs, Failure};
 use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, PretendSettings, RecorderStderr};
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::adapter::Access;
 use crate::mount::mounted::{Mount, MountError, MountSettings};
 use crate::restore::{Damaged, Destination, Existing, Proof, restore};
 use crate::say;
+
+/// Show it all on a pretended node, in half a minute.
+///
+/// Plays 1,500 database writes of a real node to the real `backup-recorder`, mounts the backup, restores the newest
+/// version, checks it, and leaves the mount up until Ctrl-C. Everything happens in a temporary directory.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cargo build --release && ./target/release/backupfs demo")]
+pub struct DemoArgs {
+    /// End by itself instead of waiting for Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+}
 
 /// 1,500 writes of a real node, from its first one on.
 static TRACE: &[u8] = include_bytes!("../../demo/db_write.jsonl.zst");

@@ -1,19 +1,39 @@
 //! `backupfs export`.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
+use clap::Args;
 use common::python_plugin::{ExportError, export_backup};
-use common::{Backup, Owner, counted};
+use common::{Backup, BackupUrl, DataVersion, Owner, counted};
 
+use super::import::file_path;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{ExportArgs, Failure, chosen_version};
+use super::{Failure, chosen_version};
 use crate::mount::behind;
 use crate::tree::fs_error::chain;
 use crate::{note, say};
+
+/// Write a file that the Python plugin `backup` can restore and go on with.
+///
+/// It holds the history up to the newest version, as far back as nothing is missing: from the snapshot that the backup begins
+/// with or the newest gap was closed with, or from the node's first change. Nothing is overwritten.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs export /var/backup/node.bkp /mnt/usb/file.bkp")]
+pub struct ExportArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// The new file; also as file:///path
+    #[arg(value_parser = file_path)]
+    pub file: PathBuf,
+    /// Up to this version instead of the newest; only to look at it, never to run a node on it
+    #[arg(long, value_name = "N")]
+    pub version: Option<DataVersion>,
+}
 
 /// Writes a file that the Python plugin can restore.
 ///

@@ -6,17 +6,45 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::PythonLock;
+use clap::Args;
 use common::{
     BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable, Owner, PagesDone,
-    create_backup_for, replace_backup,
+    PythonLock, create_backup_for, replace_backup,
 };
 
+use super::Failure;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{Failure, InitArgs};
 use crate::restore::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
 use crate::{note, say};
+
+/// Create a backup of a node and connect the node to it.
+///
+/// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
+/// plugin `backup-recorder` finds it. Stop the node first: it would go on without being recorded. Run by root for the node of
+/// another user, the backup belongs to the owner of the lightning-dir.
+///
+/// With --replace a backup that is there already, damaged or not, is renamed to URL.replaced-TIME and stays mountable as far
+/// as it is readable; the node keeps what its `backup.lock` says besides. A transaction that `lightningd` died in, as it does
+/// when a write is refused, is rolled back first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs init --lightning-dir ~/.lightning/bitcoin file:///var/backup/node.bkp")]
+pub struct InitArgs {
+    /// The node's directory, that of the network: ~/.lightning/bitcoin
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+    /// The database, if it is not lightningd.sqlite3 in the lightning-dir
+    #[arg(long, value_name = "PATH")]
+    pub database: Option<PathBuf>,
+    /// Rename the backup that is there, and begin anew
+    #[arg(long)]
+    pub replace: bool,
+    /// With --replace: even when the database is damaged and the backup that is there is whole
+    #[arg(long, requires = "replace")]
+    pub accept_damaged_database: bool,
+    /// Where the backup shall be: a directory that does not exist yet or is empty, or with --replace a backup
+    pub url: BackupUrl,
+}
 
 /// Name of the plugin, which is built and installed beside this program.
 pub const RECORDER_NAME: &str = "backup-recorder";

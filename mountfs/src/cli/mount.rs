@@ -1,15 +1,47 @@
 //! `backupfs mount`.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
-use common::counted;
+use clap::Args;
+use common::{BackupUrl, counted};
 use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 
 use super::signals::signals_to_end;
-use super::{Failure, MountArgs, daemon};
+use super::{Failure, daemon};
 use crate::fuse::adapter::Access;
 use crate::mount::mounted::{Mount, MountSettings, Unmounted};
 use crate::{note, say};
+
+/// Mount a backup: every version is a directory.
+///
+/// Stays in the foreground, unless --daemon is given, and follows a recorder that is writing. Tells systemd when it is ready. Ends on SIGTERM, SIGINT (Ctrl-C), SIGHUP or `umount`. Nothing in the
+/// backup is changed or locked. The mount explains itself in its README.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \
+                        ls /mnt/restore/versions\n  sqlite3 -readonly /mnt/restore/latest/lightningd.sqlite3")]
+pub struct MountArgs {
+    /// Let all users of this machine read it (not being root, this needs `user_allow_other` in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Go to the background once the mount answers, and log to syslog
+    #[arg(long)]
+    pub daemon: bool,
+    /// Log to syslog
+    #[arg(long)]
+    pub syslog: bool,
+    /// To be the process in the background
+    #[arg(long, hide = true)]
+    pub detached: bool,
+    /// Memory for versions kept ready to be read, in MiB; files that are open may need more
+    #[arg(long, value_name = "N", default_value_t = MountSettings::CACHE_MIB)]
+    pub cache_mb: u32,
+    /// The backup
+    pub url: BackupUrl,
+    /// An empty directory
+    pub mountpoint: PathBuf,
+}
 
 /// Mounts and serves until a signal comes or somebody else unmounts.
 ///

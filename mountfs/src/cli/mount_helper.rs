@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use common::BackupUrl;
 
-use super::{MountArgs, Verbosity, daemon};
+use super::mount::MountArgs;
+use super::{Verbosity, daemon};
 use crate::mount::mounted::MountSettings;
 use crate::note;
 

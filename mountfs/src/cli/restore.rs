@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
+use clap::Args;
 use common::{
-    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp,
-    Version,
+    Backup, BackupLock, BackupUrl, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
+    Timestamp, Version,
 };
 
 use super::attach::attach_command;
 use super::progress::Bar;
 use super::signals::signals_to_end;
-use super::{Failure, RestoreArgs, chosen_version};
+use super::time_arg::Bound;
+use super::{Failure, chosen_version};
 use crate::mount::behind;
 use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
 use crate::restore::{
@@ -21,6 +23,49 @@ use crate::restore::{
 };
 use crate::tree::fs_error::chain;
 use crate::{note, say};
+
+/// Write the newest version of the database to a file.
+///
+/// The file appears under its name when it is complete and has passed SQLite's quick_check; nothing is overwritten. Refused while
+/// `lightningd` runs on that directory. Run by root, the file belongs to the owner of the directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+TIME is in UTC, or with an offset: 2026-11-20, '2026-11-20 14:05', 2026-11-20T14:05:07Z. A day or a minute means its end.
+
+Examples:
+  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --create /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --verify --backup-existing /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --at '2026-11-20 14:05' --accept-stale-state /var/backup/node.bkp /tmp/look.sqlite3
+
+The old node must not run any more, and hsm_secret has to be copied by hand.")]
+pub struct RestoreArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// The node's directory, that of the network, which gets a lightningd.sqlite3; or a new file, with an extension
+    pub dest: PathBuf,
+    /// Make the directory if it is not there
+    #[arg(long)]
+    pub create: bool,
+    /// Another version than the newest; only to look at it, never to run a node on it
+    #[arg(long, value_name = "N")]
+    pub version: Option<DataVersion>,
+    /// The newest version that had been recorded at that time; like any old one only to look at it
+    #[arg(long, value_name = "TIME", value_parser = Bound::at, conflicts_with = "version")]
+    pub at: Option<i64>,
+    /// Confirms that a node started on an old version can lose all its funds
+    #[arg(long)]
+    pub accept_stale_state: bool,
+    /// Read all of it back from the disk, and compare it with the backup, before it gets its name
+    #[arg(long)]
+    pub verify: bool,
+    /// Rename a database that is there, with its journal, to DEST.replaced-TIME
+    #[arg(long)]
+    pub backup_existing: bool,
+    /// Restore a version that fails SQLite's quick_check all the same, and print what that says
+    #[arg(long)]
+    pub accept_damaged: bool,
+}
 
 /// Restores the newest version, or another one if that was confirmed.
 ///

@@ -4,12 +4,25 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::{LogLimits, counted, seal_backup};
+use clap::Args;
+use common::{BackupUrl, LogLimits, counted, seal_backup};
 
+use super::Failure;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{Failure, SealArgs};
 use crate::say;
+
+/// Seal the finished logs of a backup that no recorder is writing to.
+///
+/// A recorder seals what it records by itself, a moment later; this is for a backup that was stopped before that, or was
+/// copied from elsewhere. It replays every change that is not sealed yet, so it also proves that they can be restored. The
+/// newest log stays as it is: the next recorder goes on in it. It can be interrupted at any time.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs seal /var/backup/node.bkp")]
+pub struct SealArgs {
+    /// The backup
+    pub url: BackupUrl,
+}
 
 /// Seals the finished logs of a backup.
 ///

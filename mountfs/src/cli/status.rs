@@ -4,17 +4,40 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::Args;
 use common::{
-    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck, SpoolStatus,
-    StatusFields, UnsealedChanges, counted,
+    Backup, BackupState, BackupUrl, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck,
+    SpoolStatus, StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, StatusArgs};
+use super::Failure;
 use crate::mount::behind;
 use crate::note;
 use crate::tree::fs_error::chain;
+
+/// Say how a backup is doing: newest version, what is sealed, size.
+///
+/// Reads the files alone, and takes no lock: it works beside a recorder that is writing, and for a backup that was copied
+/// from elsewhere. A running recorder tells more: `lightning-cli backup-status`. Exits with 1 when the backup cannot be
+/// read to its end; what can be read is told all the same.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--json prints one object: data_version, seq, recorded_at (RFC 3339), destination, bytes, bytes_by_kind, free_bytes,
+unsealed_changes, sealed_through, sealed_through_seq, replay (through, text, problem) and format as in backup-status;
+versions, oldest_version, dropped (what compactions have dropped so far: at, versions, segments, remains_bytes), locked (whether a recorder of this machine, or `backupfs seal`, is seen to hold the lock), and
+problem (why the backup cannot be read to its end). What is not known is null. Fields are only ever added.
+
+Example:
+  backupfs status /var/backup/node.bkp")]
+pub struct StatusArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Says how a backup is doing, from its files alone.
 ///

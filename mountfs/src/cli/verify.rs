@@ -1,18 +1,56 @@
 //! `backupfs verify`.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
+use clap::Args;
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
-use common::{Backup, SpoolStatus, counted};
+use common::{Backup, BackupUrl, DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
-use super::verify_against as against;
-use super::{Failure, VerifyArgs};
+use super::{Failure, verify_against as against};
 use crate::mount::behind;
+
+/// Check that a backup is whole, and that all of it is what the node had.
+///
+/// Reads every byte: all checksums, and the chain over all records. Then replays every change and compares what that yields
+/// with the pages that are stored, and has SQLite check the newest version. Names every bad file, the byte, and the versions
+/// that it costs, and goes on. Takes no lock, changes nothing: it works beside a recorder that is writing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every
+row of every table, and the schema. The database is only read, and let go after 15 s at most (exit code 2 then).
+
+Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database,
+2 it could not be verified.
+--json prints one object; its fields are in docs/json.md. Fields are only ever added.
+
+Examples:
+  backupfs verify /var/backup/node.bkp
+  backupfs verify --quick --from 120000 /var/backup/node.bkp
+  backupfs verify --against ~/.lightning/bitcoin/lightningd.sqlite3 /var/backup/node.bkp")]
+pub struct VerifyArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// Checksums only: nothing is replayed
+    #[arg(long)]
+    pub quick: bool,
+    /// From this version on
+    #[arg(long, value_name = "N")]
+    pub from: Option<DataVersion>,
+    /// Up to this version
+    #[arg(long, value_name = "N")]
+    pub to: Option<DataVersion>,
+    /// Compare this database with the backup instead
+    #[arg(long, value_name = "DB", conflicts_with_all = ["quick", "from", "to"])]
+    pub against: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Verifies a backup, or compares a database with it.
 ///

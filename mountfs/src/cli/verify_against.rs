@@ -9,9 +9,9 @@ use common::verify::{Against, Hold, compare_with_database};
 use common::{Backup, RowDifference, TableDifferences, WhichRow, counted};
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::progress::Bar;
-use super::verify::{heard, write_json};
-use super::{Failure, VerifyArgs};
+use super::verify::{VerifyArgs, heard, write_json};
 
 /// Bytes that stand for a page in the progress bar.
 const PAGE_BYTES: u64 = 4096;

@@ -5,15 +5,52 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
+use clap::Args;
+use common::{Backup, BackupUrl, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
 use format::version_rules::Commit;
 use serde::Serialize;
 
 use super::time_arg::Bound;
-use super::{Failure, VersionsArgs, versions_graph};
+use super::versions_graph::Unit;
+use super::{Failure, versions_graph};
 use crate::mount::behind;
 use crate::note;
 use crate::tree::content::{origin_name, reason_name};
+
+/// List the versions in a backup.
+///
+/// Rewound versions (`lightningd` died before it committed them) and versions that were never recorded are listed, too,
+/// and marked.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+X is a data_version (digits only) or a time in UTC: 2026-11-22, '2026-11-22 14:05', 2026-11-22T14:05:07Z.
+Both ends are included.
+
+--json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound,
+replaced, unreadable, missing), commit (certain, seen, unknown), origin (change, snapshot), reason (of a snapshot: init, gap, changed,
+unreplayable), statements, bytes. What is not known is null. Fields are only ever added.
+With --graph it prints one object for each hour or day that has something: start (RFC 3339), unit (hours, days), versions,
+rewound, missing (noticed then), bytes.
+
+Examples:
+  backupfs versions --since 2026-11-22 /var/backup/node.bkp
+  backupfs versions --graph=days /var/backup/node.bkp")]
+pub struct VersionsArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// From this version or time on
+    #[arg(long, value_name = "X", value_parser = Bound::since)]
+    pub since: Option<Bound>,
+    /// Up to this version or time
+    #[arg(long, value_name = "X", value_parser = Bound::until)]
+    pub until: Option<Bound>,
+    /// How many versions each hour or day has, as bars
+    #[arg(long, value_name = "UNIT", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub graph: Option<Unit>,
+}
 
 /// Lists what is in a backup.
 ///

@@ -1,16 +1,14 @@
 //! [`Fs`]: the mounted tree over a backup, without FUSE: names and inodes in, attributes and bytes out.
 
-use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Version, View, Views};
 
-use crate::tree::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
+use crate::tree::attr::{Attr, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
 use crate::tree::by_time;
 use crate::tree::by_time::LastHour;
-use crate::tree::calendar;
 use crate::tree::calendar::Period;
 use crate::tree::content;
 use crate::tree::content::Shape;
@@ -18,14 +16,10 @@ use crate::tree::error_log::ErrorLog;
 use crate::tree::fs_error::{FsError, chain};
 use crate::tree::listing::Unlisted;
 use crate::tree::node;
-use crate::tree::node::{Kind, Node, Part, SEQ_MAX};
+use crate::tree::node::{Node, Part, SEQ_MAX};
 use crate::tree::open_files::{Content, OpenFile, OpenFiles};
 use crate::tree::prefill::{Prefill, Reading};
 use crate::tree::size_cache::Shapes;
-
-/// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
-/// before it too once that has happened.
-const UNSETTLED_VERSIONS: u64 = 2;
 
 /// Whether an answer may have to wait for a view to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,38 +81,6 @@ impl Fs {
             touched_ms: AtomicU64::new(0),
             end_unknown: Mutex::default(),
             replaced: AtomicBool::new(false),
-        }
-    }
-
-    /// What `name` stands for in the directory `parent`.
-    ///
-    /// # Errors
-    /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
-        self.touch();
-        let node = self.child(parent, name)?;
-        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
-    }
-
-    /// What a [`lookup`](Self::lookup) costs.
-    pub fn lookup_cost(&self, parent: u64, name: &OsStr) -> Cost {
-        self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
-    }
-
-    /// What a lookup of this inode's name answers.
-    ///
-    /// # Errors
-    /// As [`getattr`](Self::getattr).
-    pub fn entry(&self, inode: u64) -> Result<Entry, FsError> {
-        let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
-        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
-    }
-
-    /// What it costs to list a directory with the attributes of all that is in it.
-    pub fn entries_cost(&self, inode: u64) -> Cost {
-        match Node::from_inode(inode) {
-            Some(Node::OfVersion(seq, Part::Directory)) => self.attr_cost(Node::OfVersion(seq, Part::Database)),
-            _ => Cost::Small,
         }
     }
 
@@ -328,64 +290,7 @@ impl Fs {
         &self.unlisted
     }
 
-    fn child(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
-        let parent = Node::from_inode(parent).ok_or(FsError::NoEntry)?;
-        if parent.kind() != Kind::Directory {
-            return Err(FsError::NotADirectory);
-        }
-        let name = name.to_str().ok_or(FsError::NoEntry)?;
-        self.child_named(parent, name)?.ok_or(FsError::NoEntry)
-    }
-
-    fn child_named(&self, parent: Node, name: &str) -> Result<Option<Node>, FsError> {
-        Ok(match parent {
-            Node::Root => {
-                let known = Node::IN_ROOT.into_iter().find(|(known, _)| *known == name);
-                let node = known.map(|(_, node)| node);
-                node.filter(|node| *node != Node::Latest || self.history().newest().is_some())
-            }
-            Node::Versions => {
-                let version = name.parse().map_or(Ok(None), |version| self.version_numbered(version))?;
-                version.map(|version| Node::OfVersion(version.seq, Part::Directory))
-            }
-            Node::ByTime(hour @ Period::Hour(..)) => {
-                let version = calendar::version_in_link_name(name);
-                let version = version.map_or(Ok(None), |version| self.version_numbered(version))?;
-                let version = version.filter(|version| {
-                    let here = hour.span().contains(&version.recorded_at.as_micros());
-                    here && calendar::link_name(version.recorded_at, version.data_version) == name
-                });
-                version.map(|version| Node::OfVersion(version.seq, Part::TimeLink))
-            }
-            Node::ByTime(period) => match period.child_named(name) {
-                Some(child) => {
-                    let there = self.history().has_versions_between(&child.span());
-                    there.map_err(|error| self.history_error(error))?.then_some(Node::ByTime(child))
-                }
-                None => None,
-            },
-            Node::OfVersion(seq, Part::Directory) => {
-                self.version(seq)?;
-                Part::from_file_name(name).map(|part| Node::OfVersion(seq, part))
-            }
-            Node::Readme | Node::Latest | Node::OfVersion(..) => None,
-        })
-    }
-
-    fn name_lasts(&self, node: Node) -> Lasts {
-        match node {
-            Node::Readme | Node::Versions | Node::ByTime(Period::Ever) => Lasts::Forever,
-            // The versions of an hour may all be rewound, and then the hour is gone.
-            Node::Root | Node::Latest | Node::ByTime(_) => Lasts::Moment,
-            Node::OfVersion(_, Part::Database | Part::Changes | Part::Info) => Lasts::Forever,
-            Node::OfVersion(seq, Part::Directory | Part::TimeLink) => {
-                let newer = self.history().newer_versions(seq);
-                if newer >= UNSETTLED_VERSIONS { Lasts::Forever } else { Lasts::Moment }
-            }
-        }
-    }
-
-    fn attr_cost(&self, node: Node) -> Cost {
+    pub(super) fn attr_cost(&self, node: Node) -> Cost {
         match node {
             // A version that cannot be found has no attributes either.
             Node::OfVersion(seq, Part::Database | Part::Info) => match self.version(seq) {
@@ -396,7 +301,7 @@ impl Fs {
         }
     }
 
-    fn attr(&self, node: Node) -> Result<Attr, FsError> {
+    pub(super) fn attr(&self, node: Node) -> Result<Attr, FsError> {
         let created = self.backup.manifest().created;
         match node {
             Node::Root | Node::Versions => {
@@ -451,12 +356,12 @@ impl Fs {
         })
     }
 
-    fn version(&self, seq: Seq) -> Result<Version, FsError> {
+    pub(super) fn version(&self, seq: Seq) -> Result<Version, FsError> {
         let version = self.history().version_by_seq(seq);
         version.map_err(|error| self.history_error(error))?.ok_or(FsError::NoEntry)
     }
 
-    fn version_numbered(&self, number: DataVersion) -> Result<Option<Version>, FsError> {
+    pub(super) fn version_numbered(&self, number: DataVersion) -> Result<Option<Version>, FsError> {
         let version = self.history().version(number).map_err(|error| self.history_error(error))?;
         Ok(version.filter(|version| version.seq.get() <= SEQ_MAX))
     }
