@@ -20,7 +20,8 @@ use crate::mount::behind;
 use crate::mount::readme_text::shell_word;
 use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::tree::fs_error::chain;
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Connect a node to a backup that is there.
 ///

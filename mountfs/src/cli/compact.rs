@@ -16,7 +16,8 @@ use super::compact_beside::{compact_beside, recording_node};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Drop history that a policy does not keep.
 ///

@@ -16,7 +16,8 @@ use super::signals::interrupted_by_signal;
 use super::{Failure, chosen_version};
 use crate::mount::behind;
 use crate::tree::fs_error::chain;
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Write a file that the Python plugin `backup` can restore and go on with.
 ///

@@ -19,7 +19,8 @@ use super::node_database::NodeDatabase;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Make a backup of a file of the Python plugin `backup`, with all its versions.
 ///

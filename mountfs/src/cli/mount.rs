@@ -12,7 +12,8 @@ use super::signals::signals_to_end;
 use super::{Failure, daemon};
 use crate::fuse::adapter::Access;
 use crate::mount::mounted::{Mount, MountSettings, Unmounted};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Mount a backup: every version is a directory.
 ///

@@ -22,7 +22,8 @@ use crate::restore::{
     Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
 use crate::tree::fs_error::chain;
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Write the newest version of the database to a file.
 ///
