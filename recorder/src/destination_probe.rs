@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a look found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Probed {
     /// Bytes of the files of the backup.
     pub bytes: Option<BytesByKind>,
     /// Bytes that its file system has left.
@@ -25,18 +25,18 @@ pub struct Found {
     pub problem: Option<String>,
 }
 
-/// Looks at one destination, each in a thread of its own, of which there is never more than one.
+/// Probes at one destination, each in a thread of its own, of which there is never more than one.
 #[derive(Debug, Clone, Default)]
-pub struct Looks {
-    under_way: Arc<AtomicBool>,
+pub struct Probes {
+    running: Arc<AtomicBool>,
 }
 
-impl Looks {
-    /// Looks at a backup, and waits for what is found, but not for ever.
-    pub fn look(&self, backup: &Arc<Backup>) -> Found {
+impl Probes {
+    /// Probes at a backup, and waits for what is found, but not for ever.
+    pub fn probe(&self, backup: &Arc<Backup>) -> Probed {
         let backup = Arc::clone(backup);
         self.ask(TIMEOUT, move || {
-            let (mut found, mut problem) = (Found::default(), None);
+            let (mut found, mut problem) = (Probed::default(), None);
             match backup.read_bytes() {
                 Ok(bytes) => found.bytes = Some(bytes),
                 Err(error) => problem = Some(with_causes(&error)),
@@ -45,21 +45,21 @@ impl Looks {
                 Ok(bytes) => found.free_bytes = Some(bytes),
                 Err(error) => problem = problem.or_else(|| Some(with_causes(&error))),
             }
-            Found { problem, ..found }
+            Probed { problem, ..found }
         })
     }
 
-    fn ask(&self, timeout: Duration, look: impl FnOnce() -> Found + Send + 'static) -> Found {
-        let nothing = |problem: String| Found { problem: Some(problem), ..Found::default() };
-        let Some(under_way) = UnderWay::begin(&self.under_way) else {
+    fn ask(&self, timeout: Duration, look: impl FnOnce() -> Probed + Send + 'static) -> Probed {
+        let nothing = |problem: String| Probed { problem: Some(problem), ..Probed::default() };
+        let Some(running) = Running::begin(&self.running) else {
             return nothing("the destination has not answered an earlier look yet".to_owned());
         };
         let (sender, found) = channel();
         let looking = thread::Builder::new().name("look".to_owned()).spawn(move || {
             // When the look breaks off, the last is dropped first: whoever hears of its end may begin the next at once.
-            let (sender, under_way) = (sender, under_way);
+            let (sender, running) = (sender, running);
             let found = look();
-            drop(under_way);
+            drop(running);
             // Whoever asked may have given up.
             let _told_or_too_late = sender.send(found);
         });
@@ -77,15 +77,15 @@ impl Looks {
 }
 
 /// Until it is dropped, there is a look under way.
-struct UnderWay(Arc<AtomicBool>);
+struct Running(Arc<AtomicBool>);
 
-impl UnderWay {
+impl Running {
     fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
         (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -100,15 +100,15 @@ mod tests {
     /// A panic alone can take seconds on a busy machine.
     const LONG: Duration = Duration::from_secs(60);
 
-    fn found(free_bytes: u64) -> Found {
-        Found { free_bytes: Some(free_bytes), ..Found::default() }
+    fn found(free_bytes: u64) -> Probed {
+        Probed { free_bytes: Some(free_bytes), ..Probed::default() }
     }
 
     #[test]
     fn a_destination_that_does_not_answer_is_asked_once_and_again_when_it_has() {
-        let looks = Looks::default();
+        let probes = Probes::default();
         let (answer, answers) = channel::<()>();
-        let late = looks.ask(SHORT, move || {
+        let late = probes.ask(SHORT, move || {
             let _hung_up = answers.recv();
             found(1)
         });
@@ -116,22 +116,22 @@ mod tests {
             late.problem.as_ref().is_some_and(|problem| problem.contains("has not answered for 0.02 s")),
             "{late:?}"
         );
-        let second = looks.ask(LONG, || unreachable!("there is one under way"));
+        let second = probes.ask(LONG, || unreachable!("there is one under way"));
         assert!(second.problem.as_ref().is_some_and(|problem| problem.contains("earlier look")), "{second:?}");
         drop(answer);
-        while looks.under_way.load(Ordering::Acquire) {
+        while probes.running.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(looks.ask(LONG, || found(2)), found(2));
+        assert_eq!(probes.ask(LONG, || found(2)), found(2));
     }
 
     #[test]
-    fn a_look_that_breaks_off_is_not_under_way_any_more() {
-        let looks = Looks::default();
-        let broken = looks.ask(LONG, || panic!("told to"));
+    fn a_look_that_breaks_off_is_not_running_any_more() {
+        let probes = Probes::default();
+        let broken = probes.ask(LONG, || panic!("told to"));
         assert!(broken.problem.is_some_and(|problem| problem.contains("a bug")));
         for free in 0..100 {
-            assert_eq!(looks.ask(LONG, move || found(free)), found(free));
+            assert_eq!(probes.ask(LONG, move || found(free)), found(free));
         }
     }
 }

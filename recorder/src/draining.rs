@@ -4,14 +4,15 @@
 //! recording for a moment, appends what is left, and hands it the backup: from then on changes go there. A hook that comes
 //! in that moment waits for a few appends, or, when one of them hangs, for as long as a call may take.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use common::{BackupWriter, DrainError, counted};
+use common::{DrainError, counted};
 
 use crate::causes::with_remedy;
+use crate::shared_writer::{SharedWriter, WeakWriter};
 use crate::status::Status;
 
 /// The pause before the next attempt.
@@ -29,15 +30,6 @@ const CLOSE: u64 = 16;
 /// How long a call may take while the recording is taken.
 const CALL_WHILE_TAKEN: Duration = Duration::from_secs(2);
 
-/// A recording that two threads use: the one that answers hooks, and the one that drains.
-pub type SharedRecording = Arc<Mutex<BackupWriter>>;
-
-/// The recording, for a moment.
-pub fn lock(recording: &SharedRecording) -> MutexGuard<'_, BackupWriter> {
-    // A panic in the other thread ends the process or leaves a writer that refuses.
-    recording.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The thread's handle. Dropped, it tells the thread to stop after the append that it is in.
 #[derive(Debug)]
 pub struct Draining {
@@ -50,11 +42,11 @@ impl Draining {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn spawn(recording: &SharedRecording, status: Arc<Status>) -> io::Result<Self> {
+    pub fn spawn(writer: &SharedWriter, status: Arc<Status>) -> io::Result<Self> {
         let (stop, first_attempt_failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let draining = Self { stop: Arc::clone(&stop), first_attempt_failed: Arc::clone(&first_attempt_failed) };
-        let recording = Arc::downgrade(recording);
-        let worker = Worker { recording, status, stop, first_attempt_failed, shouted: None };
+        let writer = writer.downgrade();
+        let worker = Worker { writer, status, stop, first_attempt_failed, shouted: None };
         thread::Builder::new().name("draining".to_owned()).spawn(move || worker.run())?;
         Ok(draining)
     }
@@ -82,7 +74,7 @@ enum Emptied {
 struct Worker {
     /// Not kept: a call to the backup's place may hang for longer than the process is wanted, and the next recorder needs the
     /// lock of the spool.
-    recording: Weak<Mutex<BackupWriter>>,
+    writer: WeakWriter,
     status: Arc<Status>,
     stop: Arc<AtomicBool>,
     first_attempt_failed: Arc<AtomicBool>,
@@ -125,11 +117,11 @@ impl Worker {
     }
 
     fn attempt_once(&self) -> Result<Emptied, DrainError> {
-        let plan = self.recording.upgrade().and_then(|recording| lock(&recording).drain_plan());
+        let plan = self.writer.upgrade().and_then(|writer| writer.lock().drain_plan());
         let Some(plan) = plan else { return Ok(Emptied::Yes) };
         let mut drain = plan.attach()?;
         loop {
-            let Some(through) = self.recording.upgrade().map(|recording| lock(&recording).end()) else {
+            let Some(through) = self.writer.upgrade().map(|writer| writer.lock().end()) else {
                 return Ok(Emptied::Yes);
             };
             log::debug!("draining the spool up to record {}", through.next_seq.get() - 1);
@@ -137,21 +129,18 @@ impl Worker {
             if self.stopped() {
                 return Ok(Emptied::Yes);
             }
-            let Some(recording) = self.recording.upgrade() else { return Ok(Emptied::Yes) };
-            let mut recording = lock(&recording);
-            let end = recording.end();
+            let Some(writer) = self.writer.upgrade() else { return Ok(Emptied::Yes) };
+            let mut writer = writer.lock();
+            let end = writer.end();
             if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
                 continue;
             }
             drain.set_timeout(CALL_WHILE_TAKEN);
             drain.advance(end)?;
             // Whoever stops now has the recording next, and finds the spool empty.
-            match recording.return_to_backup(drain) {
+            match writer.return_to_backup(drain) {
                 Ok(()) => {
-                    log::warn!(
-                        "the spool is drained: {} has all changes, and new ones go there again",
-                        recording.url()
-                    );
+                    log::warn!("the spool is drained: {} has all changes, and new ones go there again", writer.url());
                     self.status.spool_drained();
                 }
                 Err(error) => {
@@ -174,13 +163,13 @@ impl Worker {
             return;
         }
         self.shouted = Some(Instant::now());
-        let Some(recording) = self.recording.upgrade() else { return };
-        let recording = lock(&recording);
-        if let Some((path, spooled)) = recording.spooled() {
+        let Some(writer) = self.writer.upgrade() else { return };
+        let writer = writer.lock();
+        if let Some((path, spooled)) = writer.spooled() {
             log::error!(
                 "{} is out of reach and behind by {}: the newest changes are in {}, on this machine only. Make the backup \
                  reachable",
-                recording.url(),
+                writer.url(),
                 counted(spooled.changes, "change"),
                 path.display()
             );

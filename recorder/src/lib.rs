@@ -5,9 +5,9 @@
 //! of `lightningd`'s messages and answers each `db_write` on the spot:
 //!
 //! ```text
-//! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ recording (append + fdatasync) ─▶ reply ─▶ stdout
+//! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ destination (append + fdatasync) ─▶ reply ─▶ stdout
 //!                               └─ all else ─▶ plugin (cln-plugin in a thread of its own) ─────▶ stdout
-//!                                     recording ─▶ sealing (a background thread) ─▶ segments, status, log
+//!                                     destination ─▶ sealing (a background thread) ─▶ segments, status, log
 //! ```
 //!
 //! | module | idea |
@@ -21,7 +21,8 @@
 //! | [`outgoing`] | whole messages to standard output |
 //! | [`plugin`] | what `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd`, behind the answers |
-//! | [`recording`] | the backup that writes go to, opened when first needed, and again when its place has failed |
+//! | [`destination`] | the backup that writes go to: opened when first needed, and again after a call to it has failed |
+//! | [`shared_writer`] | the mutex around the writer of that backup |
 //! | [`waiting`] | keeping `lightningd` in the hook while that place is out of reach |
 //! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
 //! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread, which also tells of long waits |
@@ -35,6 +36,7 @@
 pub mod answer;
 mod causes;
 pub mod compacting;
+pub mod destination;
 pub mod destination_probe;
 pub mod disk_warnings;
 pub mod draining;
@@ -45,9 +47,9 @@ pub mod message;
 pub mod outgoing;
 pub mod pending;
 pub mod plugin;
-pub mod recording;
 pub mod reply;
 pub mod sealing;
+pub mod shared_writer;
 pub mod splitter;
 pub mod stalls;
 pub mod status;

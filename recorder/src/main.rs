@@ -11,11 +11,11 @@ use std::{env, fmt};
 use anyhow::Context as _;
 use log::LevelFilter;
 use recorder::answer::Answering;
+use recorder::destination::Destination;
 use recorder::disk_warnings;
 use recorder::lightningd_log::LightningdLog;
 use recorder::outgoing::Outgoing;
 use recorder::plugin::PluginThread;
-use recorder::recording::BackupRecording;
 use recorder::status::Status;
 use recorder::transport::{End, converse};
 use recorder::watchdog::{self, Watched};
@@ -80,8 +80,8 @@ fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     let watchdog = watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status));
     go_on_without(watchdog, "a call to the backup's place that hangs holds lightningd up until it returns");
     go_on_without(disk_warnings::watch(Arc::clone(&status)), "nothing warns before the disk is full");
-    let recording = BackupRecording::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
-    let answering = Answering::new(recording, outgoing, inbox, status, watched);
+    let destination = Destination::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
+    let answering = Answering::new(destination, outgoing, inbox, status, watched);
     let end = converse(io::stdin(), answering).context("cannot read")?;
     if end == End::EndOfInput {
         // cln-plugin calls the end of its input an error; it is the ordinary end here.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::compacting::Compactions;
-use crate::destination_probe::Looks;
+use crate::destination_probe::Probes;
 use crate::latency::{Latency, LatencyFigures};
 use crate::stalls::{Stall, Stalls};
 
@@ -31,8 +31,8 @@ pub struct Status {
 
 #[derive(Debug, Default, Clone)]
 struct Known {
-    destination: Option<Destination>,
-    looks: Looks,
+    destination: Option<DestinationStatus>,
+    probes: Probes,
     newest: Option<Newest>,
     unsealed: Option<UnsealedChanges>,
     last_problem: Option<Problem>,
@@ -56,7 +56,7 @@ struct Spool {
 
 /// Where the backup is.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub struct DestinationStatus {
     /// The URL of the backup.
     pub url: String,
     /// The backup itself.
@@ -85,11 +85,11 @@ struct Answer {
 
 impl Status {
     /// The backup is open. `unsealed` is what was found in it, where that was looked for.
-    pub fn opened(&self, destination: Destination, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
+    pub fn opened(&self, destination: DestinationStatus, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
         let mut known = self.known();
         known.destination = Some(destination);
         // One that hung looked at what was there before.
-        known.looks = Looks::default();
+        known.probes = Probes::default();
         known.newest = newest;
         if unsealed.is_some() {
             known.unsealed = unsealed;
@@ -205,7 +205,7 @@ impl Status {
         fields.destination = spool.map(|spool| spool.url.clone());
         // A backup that is out of reach is not asked while changes go to a spool.
         if let Some(place) = known.destination.filter(|_| spool.is_none()) {
-            let found = known.looks.look(&place.backup);
+            let found = known.probes.probe(&place.backup);
             if let Some(bytes) = found.bytes {
                 fields.set_bytes(bytes);
             }
@@ -341,7 +341,7 @@ mod tests {
         let backup = Arc::new(Backup::open(&url).unwrap());
         let seq = |number| Seq::new(number).unwrap();
         let status = Status::default();
-        let destination = Destination { url: url.to_string(), backup };
+        let destination = DestinationStatus { url: url.to_string(), backup };
         status.opened(destination, None, Some(UnsealedChanges::default()));
         for number in 1..=10 {
             let recorded_at = Timestamp::now();

@@ -18,10 +18,10 @@ use super::init::{
 use super::node_database::NodeDatabase;
 use crate::mount::behind;
 use crate::mount::readme_text::shell_word;
-use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
-use crate::tree::fs_error::chain;
 use crate::note;
+use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::say;
+use crate::tree::fs_error::chain;
 
 /// Connect a node to a backup that is there.
 ///

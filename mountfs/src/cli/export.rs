@@ -15,9 +15,9 @@ use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::{Failure, chosen_version};
 use crate::mount::behind;
-use crate::tree::fs_error::chain;
 use crate::note;
 use crate::say;
+use crate::tree::fs_error::chain;
 
 /// Write a file that the Python plugin `backup` can restore and go on with.
 ///

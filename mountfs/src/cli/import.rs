@@ -18,8 +18,8 @@ use super::init::{database_is_damaged, on_same_file_system, say_owner, say_what_
 use super::node_database::NodeDatabase;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::note;
+use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::say;
 
 /// Make a backup of a file of the Python plugin `backup`, with all its versions.

@@ -15,8 +15,8 @@ use common::{
 use super::Failure;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use crate::restore::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
 use crate::note;
+use crate::restore::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
 use crate::say;
 
 /// Create a backup of a node and connect the node to it.

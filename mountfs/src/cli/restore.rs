@@ -17,13 +17,13 @@ use super::signals::signals_to_end;
 use super::time_arg::Bound;
 use super::{Failure, chosen_version};
 use crate::mount::behind;
+use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
 use crate::restore::{
     Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
-use crate::tree::fs_error::chain;
-use crate::note;
 use crate::say;
+use crate::tree::fs_error::chain;
 
 /// Write the newest version of the database to a file.
 ///

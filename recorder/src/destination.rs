@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,11 @@ use common::{
 
 use crate::answer::{Record, Refusal};
 use crate::causes::{with_causes, with_remedy};
-use crate::draining::{self, Draining, SharedRecording};
+use crate::draining::Draining;
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
-use crate::status::{Destination, Status};
+use crate::shared_writer::SharedWriter;
+use crate::status::{DestinationStatus, Status};
 use crate::waiting::Waiting;
 use crate::watchdog::Watched;
 
@@ -39,7 +40,7 @@ const DRAINED_YET: Duration = Duration::from_millis(5);
 /// then is the policy of `backup.lock`. Whenever a call has failed, everything is closed, and the backup is opened anew by
 /// its path: a descriptor that failed once is never trusted again.
 #[derive(Debug)]
-pub struct BackupRecording {
+pub struct Destination {
     lightning_dir: PathBuf,
     status: Arc<Status>,
     watched: Arc<Watched>,
@@ -62,7 +63,7 @@ enum State {
 
 #[derive(Debug)]
 struct Open {
-    recording: SharedRecording,
+    writer: SharedWriter,
     /// Only where the backup itself is recorded to.
     sealing: Option<Sealing>,
     /// Only where a spool is.
@@ -90,7 +91,7 @@ enum Failure {
     Refused(Refusal),
 }
 
-impl BackupRecording {
+impl Destination {
     /// Nothing is opened yet.
     pub fn new(lightning_dir: PathBuf, status: Arc<Status>, watched: Arc<Watched>) -> Self {
         Self {
@@ -116,13 +117,13 @@ impl BackupRecording {
 
     fn open_backup(&mut self) -> Result<Open, Failure> {
         let State::Interrupted(interrupted) = &self.state else { return self.open_first() };
-        let recording = interrupted.reopen(&self.watched.in_flight).map_err(|error| match error {
+        let writer = interrupted.reopen(&self.watched.in_flight).map_err(|error| match error {
             // What was sealing may not have ended yet.
             OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
             error => Failure::of_opening(&error),
         })?;
         // It may be one of many attempts: nothing else is begun, nor said, before a write is durable.
-        Ok(Open { background: Background::Due, ..Open::of(recording) })
+        Ok(Open { background: Background::Due, ..Open::of(writer) })
     }
 
     /// Opens what `backup.lock` names: a spool that holds changes, or else the backup.
@@ -142,13 +143,14 @@ impl BackupRecording {
             }
             // With the backup at hand the beginning of a run is as any other.
         }
-        let recording = BackupWriter::open_locked(&lock, &self.lightning_dir, limits, &self.watched.in_flight)
-            .map_err(|error| match error.is_lasting() {
+        let writer = BackupWriter::open_locked(&lock, &self.lightning_dir, limits, &self.watched.in_flight).map_err(
+            |error| match error.is_lasting() {
                 // Nothing was recorded yet, so that it is more likely a mistake than bad luck: that is told at once.
                 true => Failure::refused(&error),
                 false => Failure::of_opening(&error),
-            })?;
-        self.begin(recording)
+            },
+        )?;
+        self.begin(writer)
     }
 
     /// Gives the drain of a spool that was found some time before recording goes on there.
@@ -156,7 +158,7 @@ impl BackupRecording {
         let (began, timeout) = (Instant::now(), drain_gets(&self.policy));
         let mut next_line = SAY_EVERY;
         loop {
-            if draining::lock(&open.recording).spooled().is_none() {
+            if open.writer.lock().spooled().is_none() {
                 return true;
             }
             let waited = began.elapsed();
@@ -181,15 +183,15 @@ impl BackupRecording {
     }
 
     /// Makes it known where changes go, and has them sealed, or drained, from now on.
-    fn begin(&self, recording: BackupWriter) -> Result<Open, Failure> {
-        let mut open = Open::of(recording);
-        let spooled = draining::lock(&open.recording).spooled();
+    fn begin(&self, writer: BackupWriter) -> Result<Open, Failure> {
+        let mut open = Open::of(writer);
+        let spooled = open.writer.lock().spooled();
         match spooled {
             Some((path, spooled)) => {
-                self.status.recorded(draining::lock(&open.recording).newest(), None);
+                self.status.recorded(open.writer.lock().newest(), None);
                 self.status.spooled(&self.place, &path, spooled);
                 open.draining = Some(
-                    Draining::spawn(&open.recording, Arc::clone(&self.status))
+                    Draining::spawn(&open.writer, Arc::clone(&self.status))
                         .map_err(|error| Failure::Trouble(format!("cannot start a thread ({error})")))?,
                 );
             }
@@ -202,12 +204,12 @@ impl BackupRecording {
     fn attempt(&mut self, write: &DbWrite<'_>) -> Result<(), Failure> {
         self.ready()?;
         let State::Open(open) = &mut self.state else { unreachable!("BUG: it is ready") };
-        let mut recording = draining::lock(&open.recording);
-        let recorded = match recording.record(write) {
+        let mut writer = open.writer.lock();
+        let recorded = match writer.record(write) {
             Ok(recorded) => recorded,
             Err(error) if error.is_trouble() => {
                 let (trouble, is_hang) = (with_remedy(&error), error.is_hang());
-                drop(recording);
+                drop(writer);
                 self.let_go();
                 return Err(if is_hang { Failure::Hang(trouble) } else { Failure::Trouble(trouble) });
             }
@@ -220,16 +222,13 @@ impl BackupRecording {
     /// Closes all files and gives the lock back; what is sealing stops, too.
     fn let_go(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Open(Open { recording, sealing, draining, .. }) => {
+            State::Open(Open { writer, sealing, draining, .. }) => {
                 drop((sealing, draining));
                 // A thread that has drained it has nothing more to do, and lets go of it.
-                let mut shared = recording;
+                let mut shared = writer;
                 loop {
-                    match Arc::try_unwrap(shared) {
-                        Ok(alone) => {
-                            let recording = alone.into_inner().unwrap_or_else(PoisonError::into_inner);
-                            break State::Interrupted(Box::new(recording.interrupt()));
-                        }
+                    match shared.into_inner() {
+                        Ok(writer) => break State::Interrupted(Box::new(writer.interrupt())),
                         Err(still_shared) => shared = still_shared,
                     }
                     thread::sleep(DRAINED_YET);
@@ -249,9 +248,9 @@ impl BackupRecording {
             )));
         };
         match interrupted.spool(&self.watched.in_flight) {
-            Ok(Some(recording)) => {
+            Ok(Some(writer)) => {
                 self.status.problem(format!("changes go to a spool: {trouble}"));
-                self.state = State::Open(self.begin(recording).map_err(Failure::into_refusal)?);
+                self.state = State::Open(self.begin(writer).map_err(Failure::into_refusal)?);
                 Ok(())
             }
             Ok(None) => Err(Refusal(trouble.to_owned())),
@@ -266,14 +265,14 @@ fn drain_gets(policy: &OnUnreachable) -> Duration {
 }
 
 impl Open {
-    fn of(recording: BackupWriter) -> Self {
-        let recording: SharedRecording = Arc::new(Mutex::new(recording));
-        Self { recording, sealing: None, draining: None, unreported: None, background: Background::Begun }
+    fn of(writer: BackupWriter) -> Self {
+        let writer = SharedWriter::new(writer);
+        Self { writer, sealing: None, draining: None, unreported: None, background: Background::Begun }
     }
 
     fn begin_sealing(&mut self, status: &Arc<Status>) {
-        let recording = draining::lock(&self.recording);
-        self.sealing = begin_sealing(&recording, status);
+        let writer = self.writer.lock();
+        self.sealing = begin_sealing(&writer, status);
     }
 }
 
@@ -296,21 +295,21 @@ impl Failure {
 }
 
 /// Says that the backup is open, and has it sealed from now on.
-fn begin_sealing(recording: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
-    let backup = Arc::new(recording.backup());
-    let newest = recording.newest();
-    let url = recording.url().to_string();
+fn begin_sealing(writer: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
+    let backup = Arc::new(writer.backup());
+    let newest = writer.newest();
+    let url = writer.url().to_string();
     match newest {
         Some(newest) => log::info!("recording to {url}; its newest version is {}", newest.data_version),
         None => log::info!("recording to {url}, which has no version yet"),
     }
-    status.opened(Destination { url, backup: Arc::clone(&backup) }, newest, recording.unsealed());
+    status.opened(DestinationStatus { url, backup: Arc::clone(&backup) }, newest, writer.unsealed());
     match Sealing::spawn(
         backup,
         LogLimits::from_env(),
         newest.map(|newest| newest.seq),
         Arc::clone(status),
-        recording.share_lock(),
+        writer.share_lock(),
     ) {
         Ok(sealing) => Some(sealing),
         Err(error) => {
@@ -325,7 +324,7 @@ fn begin_sealing(recording: &BackupWriter, status: &Arc<Status>) -> Option<Seali
     }
 }
 
-impl Record for BackupRecording {
+impl Record for Destination {
     fn open(&mut self) -> Result<(), Refusal> {
         self.ready().map(drop).map_err(Failure::into_refusal)
     }
@@ -363,10 +362,10 @@ impl Record for BackupRecording {
 
     fn after_reply(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let recording = draining::lock(&open.recording);
-        let newest = recording.newest();
-        let spooled = recording.spooled();
-        drop(recording);
+        let writer = open.writer.lock();
+        let newest = writer.newest();
+        let spooled = writer.spooled();
+        drop(writer);
         if open.draining.is_some() {
             match spooled {
                 Some((path, spooled)) => self.status.spooled(&self.place, &path, spooled),
@@ -380,7 +379,7 @@ impl Record for BackupRecording {
         }
         if open.background == Background::Due {
             open.background = Background::Begun;
-            draining::lock(&open.recording).make_room_ahead();
+            open.writer.lock().make_room_ahead();
             open.begin_sealing(&self.status);
         }
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
@@ -397,15 +396,15 @@ impl Record for BackupRecording {
 
     fn end(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let mut recording = draining::lock(&open.recording);
-        if let Err(error) = recording.note_commit() {
+        let mut writer = open.writer.lock();
+        if let Err(error) = writer.note_commit() {
             log::warn!(
                 "cannot note that the last change was committed: {}. Nothing is lost by that; the next start compares the \
                  whole database with the backup, which takes some seconds",
                 with_remedy(&error)
             );
         }
-        if let Err(error) = recording.give_back_room() {
+        if let Err(error) = writer.give_back_room() {
             log::debug!("the room for the next log stays: {}", with_causes(&error));
         }
     }
