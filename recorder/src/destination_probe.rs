@@ -1,4 +1,4 @@
-//! What has to be asked of the destination for `backup-status`: its file system may be late, or never answer at all, and
+//! The sizes that `backup-status` reads from the destination, with a timeout: its file system may answer late or never, and
 //! then the rest of the status matters most.
 
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use common::{Backup, BytesByKind};
 
 use crate::causes::with_causes;
 
-/// How long whoever asks waits.
+/// The timeout of a probe.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a look found.
+/// The result of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probed {
     /// Bytes of the files of the backup.
     pub bytes: Option<BytesByKind>,
-    /// Bytes that its file system has left.
+    /// Free bytes of its file system.
     pub free_bytes: Option<u64>,
-    /// Why either is not known.
+    /// The reason why one of them is not known.
     pub problem: Option<String>,
 }
 
-/// Probes at one destination, each in a thread of its own, of which there is never more than one.
+/// The probes of one destination. Each runs in its own thread; there is never more than one at a time.
 #[derive(Debug, Clone, Default)]
 pub struct Probes {
     running: Arc<AtomicBool>,
 }
 
 impl Probes {
-    /// Probes at a backup, and waits for what is found, but not for ever.
+    /// Reads the sizes of a backup, and waits for at most two seconds.
     pub fn probe(&self, backup: &Arc<Backup>) -> Probed {
         let backup = Arc::clone(backup);
         self.ask(TIMEOUT, move || {
@@ -49,34 +49,34 @@ impl Probes {
         })
     }
 
-    fn ask(&self, timeout: Duration, look: impl FnOnce() -> Probed + Send + 'static) -> Probed {
+    fn ask(&self, timeout: Duration, probe: impl FnOnce() -> Probed + Send + 'static) -> Probed {
         let nothing = |problem: String| Probed { problem: Some(problem), ..Probed::default() };
         let Some(running) = Running::begin(&self.running) else {
-            return nothing("the destination has not answered an earlier look yet".to_owned());
+            return nothing("the destination has not answered an earlier query yet".to_owned());
         };
         let (sender, found) = channel();
-        let looking = thread::Builder::new().name("look".to_owned()).spawn(move || {
-            // When the look breaks off, the last is dropped first: whoever hears of its end may begin the next at once.
+        let started = thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            // On a panic `running` is dropped before `sender`: when the receiver sees the end, the next probe may begin.
             let (sender, running) = (sender, running);
-            let found = look();
+            let found = probe();
             drop(running);
-            // Whoever asked may have given up.
-            let _told_or_too_late = sender.send(found);
+            // The receiver is gone after the timeout.
+            let _sent_or_too_late = sender.send(found);
         });
-        match looking.map(|_| found.recv_timeout(timeout)) {
+        match started.map(|_| found.recv_timeout(timeout)) {
             Ok(Ok(found)) => found,
             Ok(Err(RecvTimeoutError::Timeout)) => {
                 nothing(format!("the destination has not answered for {} s", timeout.as_secs_f32()))
             }
             Ok(Err(RecvTimeoutError::Disconnected)) => {
-                nothing("looking at the destination broke off (a bug)".to_owned())
+                nothing("the query of the destination broke off (a bug)".to_owned())
             }
             Err(error) => nothing(format!("cannot start a thread ({error})")),
         }
     }
 }
 
-/// Until it is dropped, there is a look under way.
+/// Marks that a probe is running, until it is dropped.
 struct Running(Arc<AtomicBool>);
 
 impl Running {
@@ -116,8 +116,8 @@ mod tests {
             late.problem.as_ref().is_some_and(|problem| problem.contains("has not answered for 0.02 s")),
             "{late:?}"
         );
-        let second = probes.ask(LONG, || unreachable!("there is one under way"));
-        assert!(second.problem.as_ref().is_some_and(|problem| problem.contains("earlier look")), "{second:?}");
+        let second = probes.ask(LONG, || unreachable!("one is running"));
+        assert!(second.problem.as_ref().is_some_and(|problem| problem.contains("earlier query")), "{second:?}");
         drop(answer);
         while probes.running.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_breaks_off_is_not_running_any_more() {
+    fn after_a_panic_the_next_probe_may_run() {
         let probes = Probes::default();
-        let broken = probes.ask(LONG, || panic!("told to"));
+        let broken = probes.ask(LONG, || panic!("as the test wants"));
         assert!(broken.problem.is_some_and(|problem| problem.contains("a bug")));
         for free in 0..100 {
             assert_eq!(probes.ask(LONG, move || found(free)), found(free));
