@@ -1,4 +1,4 @@
-//! Names in the tree: which node a name stands for, and how long it does.
+//! Lookup of names: the node that a name in a directory means, and how long the kernel may cache that.
 
 use std::ffi::OsStr;
 
@@ -9,27 +9,27 @@ use crate::tree::fs::{Cost, Fs};
 use crate::tree::fs_error::FsError;
 use crate::tree::node::{Kind, Node, Part};
 
-/// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
-/// before it too once that has happened.
+/// The number of newest versions that may still change: the newest can be rewound or get a rider, and after that the one
+/// before it, too.
 const UNSETTLED_VERSIONS: u64 = 2;
 
 impl Fs {
-    /// What `name` stands for in the directory `parent`.
+    /// The entry `name` in the directory `parent`.
     ///
     /// # Errors
-    /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
+    /// [`FsError::NoEntry`] when there is no such entry, [`FsError::NotADirectory`] when `parent` is none.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
         self.touch();
         let node = self.child(parent, name)?;
         Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
     }
 
-    /// What a [`lookup`](Self::lookup) costs.
+    /// The cost of a [`lookup`](Self::lookup).
     pub fn lookup_cost(&self, parent: u64, name: &OsStr) -> Cost {
         self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
     }
 
-    /// What a lookup of this inode's name answers.
+    /// The entry of this inode: what a lookup of its name returns.
     ///
     /// # Errors
     /// As [`getattr`](Self::getattr).
@@ -38,7 +38,7 @@ impl Fs {
         Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
     }
 
-    /// What it costs to list a directory with the attributes of all that is in it.
+    /// The cost of listing a directory with the attributes of all its entries.
     pub fn entries_cost(&self, inode: u64) -> Cost {
         match Node::from_inode(inode) {
             Some(Node::OfVersion(seq, Part::Directory)) => self.attr_cost(Node::OfVersion(seq, Part::Database)),
