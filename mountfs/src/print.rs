@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listening_is_no_failure() {
+    fn a_closed_output_is_no_failure() {
         super::line(&mut Closed, format_args!("{}", 7));
         let mut heard = Vec::new();
         super::line(&mut heard, format_args!("{} is heard", 7));

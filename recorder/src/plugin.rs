@@ -49,8 +49,8 @@ pub struct PluginInbox(UnboundedSender<Vec<u8>>);
 /// `cln-plugin` is gone: it cannot answer any more.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the part of backup-recorder that answers requests has ended. Recording goes on. The log has the reason; \
-     restart lightningd to get it back"
+    "the part of backup-recorder that answers requests has ended; recording goes on. The log has the reason. \
+     Restart lightningd to get that part back"
 )]
 pub struct PluginEnded;
 

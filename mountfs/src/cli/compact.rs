@@ -19,25 +19,25 @@ use super::verify::{heard, write_json};
 use crate::note;
 use crate::say;
 
-/// Drop history that a policy does not keep.
+/// Drop old versions that a policy does not keep.
 ///
-/// Keeps everything within the span of --keep-within, and further back what --keep-hourly, --keep-daily and --keep-weekly say: of every
-/// hour, day or week (in UTC) that has versions the newest one. Spans count back from the newest version, which is always
-/// kept. Versions that are kept stay what they are, byte for byte. It can be interrupted at any time.
+/// Keeps all versions within the span of --keep-within. Further back it keeps the newest version of each hour, day or week (in
+/// UTC) within the spans of --keep-hourly, --keep-daily and --keep-weekly. Spans count back from the newest version, which is
+/// always kept. Versions that are kept do not change by a byte. The command can be interrupted at any time.
 ///
-/// A clock that is wrong makes more stay, never less. So it is refused when the newest versions come more than a day after
-/// those before them, until they span a day: when it is known that the node was off and its clock is right, --force does it.
+/// With a wrong clock it keeps more, never less. So it refuses when the newest versions were recorded more than a day after
+/// those before them, until they span a day. If the node was off and its clock is right, use --force.
 ///
-/// While a node records to the backup, its recorder does it, and this command asks it to, by the node's socket, and waits; the
-/// node does not. The recorder also does it by itself when `backup.lock` has a policy, or is told to by
+/// While a node records to the backup, this command asks its recorder to do it, through the node's socket, and waits; the node
+/// does not wait. The recorder also does it by itself if `backup.lock` has a policy, and upon
 /// `lightning-cli -k backup-compact keep_within=90d`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SPAN is a number with a unit: 12h, 90d, 8w, 1y (365 days).
 
 Exit codes: 0 done, 1 the backup is damaged, 2 it could not be done, or the policy keeps nothing; nothing is changed then.
---json prints one object: dry_run, dropped_versions, dropped_segments, kept_versions, oldest_version, freed_bytes,
-remains_bytes (what is left of all segments that were ever dropped), clock_in_doubt (why it needs --force, or null). Fields are only ever added.
+
+--json prints one object: dry_run, dropped_versions, dropped_segments, kept_versions, oldest_version, freed_bytes, remains_bytes (what is left of all segments that were ever dropped), clock_in_doubt (why it needs --force, or null). Fields are only ever added.
 
 Examples:
   backupfs compact --keep-within 90d --dry-run /var/backup/node.bkp
@@ -55,10 +55,10 @@ pub struct CompactArgs {
     /// Keep the newest version of every week of this span
     #[arg(long, value_name = "SPAN")]
     pub keep_weekly: Option<KeepSpan>,
-    /// Only say what would be dropped, and how much room that would free
+    /// Only show what would be dropped, and how much space that would free
     #[arg(long)]
     pub dry_run: bool,
-    /// The clock is right, although it has leapt: the node was off for more than a day
+    /// Trust the clock although it has leapt: the node was off for more than a day
     #[arg(long)]
     pub force: bool,
     /// One JSON object
@@ -68,7 +68,7 @@ pub struct CompactArgs {
     pub url: BackupUrl,
 }
 
-/// Drops what the policy does not keep, or says what that would be.
+/// Drops what the policy does not keep, or with `--dry-run` shows what that would be.
 ///
 /// # Errors
 /// Exit code 1 when the backup is damaged, 2 when it cannot be compacted now, or the policy keeps nothing.
@@ -107,14 +107,14 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
     let outcome = outcome.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
     let CompactOutcome::Done(compaction) = outcome else {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "interrupted; what is kept is as it was, and the next time goes on from there"
+            "interrupted; the versions that are kept are unchanged. Run it again to continue"
         )));
     };
     let recorded_at = compaction.oldest_kept.as_ref().map(|oldest| oldest.recorded_at);
     tell(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
 }
 
-/// The bar of the stage that it is at; none of those that take no time.
+/// The progress bar of the current stage; stages that take no time have none.
 #[derive(Default)]
 pub(super) struct Bars(Option<(Stage, Bar)>);
 
@@ -157,7 +157,7 @@ fn tell(
             say!("would drop {dropped} and free {freed_bytes} bytes; nothing is changed");
             say!("would keep {kept}");
             if let Some(doubt) = compaction.clock_in_doubt.as_ref().filter(|_| !args.force) {
-                note!("warning: it would be refused: {doubt}");
+                note!("warning: the command would refuse to do it: {doubt}");
             }
         }
         (_, false) => {

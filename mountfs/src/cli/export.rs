@@ -19,10 +19,10 @@ use crate::note;
 use crate::say;
 use crate::tree::fs_error::chain;
 
-/// Write a file that the Python plugin `backup` can restore and go on with.
+/// Write a file that the Python plugin `backup` can restore and continue.
 ///
-/// It holds the history up to the newest version, as far back as nothing is missing: from the snapshot that the backup begins
-/// with or the newest gap was closed with, or from the node's first change. Nothing is overwritten.
+/// The file contains the versions up to the newest, as far back as none is missing: from the snapshot that the backup begins
+/// with, or that closed the newest gap, or from the node's first change. Existing files are not overwritten.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs export /var/backup/node.bkp /mnt/usb/file.bkp")]
 pub struct ExportArgs {
@@ -45,7 +45,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let (history, problem) = backup.read_history();
     if args.version.is_none() {
-        // What cannot be read may be newer.
+        // The part that cannot be read may be newer.
         problem.as_ref().map_err(|problem| {
             Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(problem)))
         })?;
@@ -75,7 +75,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
         say!("it belongs to {owner}");
     }
     if let Some(problem) = exported.unreadable {
-        note!("warning: older history is not in it: {}", chain(&problem));
+        note!("warning: older versions are not in the file: {}", chain(&problem));
     }
     if version.seq != newest.seq {
         note!(

@@ -13,7 +13,7 @@ use crate::say;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs man /usr/local/share/man/man1")]
 pub struct ManArgs {
-    /// The directory; it is made if there is none
+    /// The directory; it is created if it does not exist
     pub dir: PathBuf,
 }
 

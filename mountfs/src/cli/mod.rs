@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and how an outcome becomes an exit code.
+//! The command line: its commands, their options, and the exit code of an outcome.
 
 pub mod attach;
 mod chosen_version;
@@ -48,10 +48,7 @@ Exit codes:
   1  the answer is no: the backup is damaged, or differs from a database
   2  wrong usage, no such version, or it could not be done
 
-URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr.
-Progress bars and colours are for terminals only; NO_COLOR turns colours off, -q progress bars.
-BACKUPFS_LOG sets what is logged (error, warn, info, debug) more finely than -q and -v.
-A pipe that is closed is no error.
+URL is file:///path/to/node.bkp or just the path. Results go to stdout, everything else to stderr. Progress bars and colours are shown on terminals only; NO_COLOR turns off colours, -q progress bars. BACKUPFS_LOG sets the log level (error, warn, info, debug), also for single modules. A closed pipe is no error.
 
 Examples:
   backupfs init --lightning-dir ~/.lightning/bitcoin /var/backup/node.bkp
@@ -63,10 +60,10 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "backupfs", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub struct Cli {
-    /// How much is said meanwhile.
+    /// The options for the log and progress bars.
     #[command(flatten)]
     pub verbosity: Verbosity,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -76,7 +73,7 @@ pub struct Cli {
 pub enum Command {
     /// Create a backup of a node and connect the node to it
     Init(init::InitArgs),
-    /// Connect a node to a backup that is there
+    /// Connect a node to an existing backup
     Attach(attach::AttachArgs),
     /// Mount a backup: every version is a directory
     Mount(mount::MountArgs),
@@ -90,19 +87,19 @@ pub enum Command {
     Diff(diff::DiffArgs),
     /// Find the versions at which the rows that match a condition changed
     Find(find::FindArgs),
-    /// Say how a backup is doing: newest version, what is sealed, size
+    /// Show the state of a backup: newest version, what is sealed, size
     Status(status::StatusArgs),
-    /// Check that a backup is whole, and that all of it is what the node had
+    /// Check that a backup is complete, undamaged, and equal to what the node had
     Verify(verify::VerifyArgs),
-    /// Seal the finished logs of a backup that no recorder is writing to
+    /// Seal the finished logs of a backup that no recorder writes to
     Seal(seal::SealArgs),
-    /// Drop history that a policy does not keep
+    /// Drop old versions that a policy does not keep
     Compact(compact::CompactArgs),
-    /// Make a backup of a file of the Python plugin `backup`, with all its versions
+    /// Convert a file of the Python plugin `backup` to a backup, with all its versions
     Import(import::ImportArgs),
-    /// Write a file that the Python plugin `backup` can restore and go on with
+    /// Write a file that the Python plugin `backup` can restore and continue
     Export(export::ExportArgs),
-    /// Show it all on a pretended node, in half a minute
+    /// Show everything on a simulated node, in half a minute
     Demo(demo::DemoArgs),
     /// Print a script that completes commands and options in a shell
     Completions(completions::CompletionsArgs),
@@ -110,17 +107,17 @@ pub enum Command {
     Man(man::ManArgs),
 }
 
-/// Why a command did not do what it was asked for.
+/// The failure of a command.
 #[derive(Debug)]
 pub enum Failure {
-    /// The answer is no: exit code 1.
+    /// The answer is no, for example because the backup is damaged: exit code 1.
     No(anyhow::Error),
-    /// Wrong usage, or it could not be done: exit code 2.
+    /// Wrong usage, or the command could not be done: exit code 2.
     Failed(anyhow::Error),
 }
 
 impl Failure {
-    /// The answer is no, for this reason.
+    /// A [`No`](Self::No) with this reason.
     pub fn no(error: impl Into<anyhow::Error>) -> Self {
         Self::No(error.into())
     }
@@ -148,7 +145,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Sends log messages where they are asked for: what a service wants to know from `mount`, problems only from the rest.
+/// Starts logging, with the level `info` for `mount` and `warn` for all other commands, unless `-q` or `-v` are given.
 pub fn start_logging(cli: &Cli) {
     let (to, usual) = match &cli.command {
         Command::Mount(args) if args.syslog || args.detached => (LogTo::Syslog, LevelFilter::Info),
@@ -162,10 +159,10 @@ pub fn start_logging(cli: &Cli) {
     logging::start(to, writing, cli.verbosity.level(usual));
 }
 
-/// Does what was asked for.
+/// Runs the command.
 ///
 /// # Errors
-/// [`Failure`], with what to tell the operator and the exit code.
+/// [`Failure`], with the message for the operator and the exit code.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     progress::show(cli.verbosity.progress());
     if !matches!(cli.command, Command::Mount(_)) {

@@ -1,16 +1,16 @@
-//! Values of a database as they are told: to people as SQL would write them, to programs as JSON.
+//! Values of a database as text: SQL literals for the terminal, JSON for programs.
 
 use common::Value;
 use serde_json::json;
 
-/// Letters of a text, or bytes of a blob, that people are told.
-const TOLD_MAX: usize = 64;
+/// The most characters of a text, or bytes of a blob, that are shown on the terminal.
+const SHOWN_MAX: usize = 64;
 
-/// As SQL would write it; what is long is cut, and says how long it is. No control characters.
+/// The value as an SQL literal, without control characters. A long one is cut, and its length added.
 pub(super) fn text(value: &Value) -> String {
     let blob = |bytes: &[u8]| {
-        let told = format!("x'{}", digits(bytes.get(..TOLD_MAX).unwrap_or(bytes)));
-        told + &end(bytes.len() > TOLD_MAX, bytes.len())
+        let told = format!("x'{}", digits(bytes.get(..SHOWN_MAX).unwrap_or(bytes)));
+        told + &end(bytes.len() > SHOWN_MAX, bytes.len())
     };
     match value {
         Value::Null => "NULL".to_owned(),
@@ -19,14 +19,14 @@ pub(super) fn text(value: &Value) -> String {
         Value::Text(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => {
                 let mut told = String::from("'");
-                for letter in text.chars().take(TOLD_MAX) {
+                for letter in text.chars().take(SHOWN_MAX) {
                     match letter {
                         '\'' => told.push_str("''"),
                         letter if letter.is_control() => told.extend(letter.escape_default()),
                         letter => told.push(letter),
                     }
                 }
-                let is_cut = text.chars().nth(TOLD_MAX).is_some();
+                let is_cut = text.chars().nth(SHOWN_MAX).is_some();
                 told + &end(is_cut, text.len())
             }
             Err(_) => format!("CAST({} AS TEXT)", blob(bytes)),
@@ -39,8 +39,8 @@ fn end(is_cut: bool, bytes: usize) -> String {
     if is_cut { format!("…' ({bytes} bytes)") } else { "'".to_owned() }
 }
 
-/// Whole: a number, a text, null, or an object for what JSON does not have: `blob` with the hexadecimal digits of its bytes,
-/// `text` with those of a text that is not UTF-8, `real` with a number that is infinite.
+/// The complete value in JSON: a number, a text, null, or an object for what JSON does not have: `blob` with the hexadecimal
+/// digits of its bytes, `text` with those of a text that is not UTF-8, `real` with a number that is infinite.
 pub(super) fn json(value: &Value) -> serde_json::Value {
     match value {
         Value::Null => serde_json::Value::Null,

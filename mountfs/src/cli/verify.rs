@@ -14,18 +14,17 @@ use super::progress::Bar;
 use super::{Failure, verify_against as against};
 use crate::mount::behind;
 
-/// Check that a backup is whole, and that all of it is what the node had.
+/// Check that a backup is complete, undamaged, and equal to what the node had.
 ///
-/// Reads every byte: all checksums, and the chain over all records. Then replays every change and compares what that yields
-/// with the pages that are stored, and has SQLite check the newest version. Names every bad file, the byte, and the versions
-/// that it costs, and goes on. Takes no lock, changes nothing: it works beside a recorder that is writing.
+/// Reads every byte, and checks all checksums and the chain over all records. Then it replays every change, compares the result
+/// with the stored pages, and has SQLite check the newest version. For each fault it shows the file, the byte, and the versions
+/// that are lost, and goes on. It takes no lock and changes nothing, so it works beside a recorder that writes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every
-row of every table, and the schema. The database is only read, and let go after 15 s at most (exit code 2 then).
+--against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every row of every table, and the schema. The database is only read, for at most 15 s (exit code 2 if that is not enough).
 
-Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database,
-2 it could not be verified.
+Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database, 2 it could not be verified.
+
 --json prints one object; its fields are in docs/json.md. Fields are only ever added.
 
 Examples:
@@ -71,7 +70,7 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     let report = verify(&args.url, scope, &|done, total| bar().set(done, total));
     bar().finish();
     let report = report?;
-    // Clean as it may be, it can lack what is in a spool. One whose manifest is damaged cannot be asked.
+    // A backup without damage may lack the changes in a spool. With a damaged manifest that is not known.
     let sight = Backup::open(&args.url).ok().map(|backup| backup.spool_sight());
     if let Some(sight) = &sight {
         behind::warn(sight);
@@ -97,11 +96,11 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
              with its next write the recorder takes a snapshot"
         )))
     } else {
-        Err(Failure::No(anyhow!("the backup is damaged; keep all of it, and see what is lost above")))
+        Err(Failure::No(anyhow!("the backup is damaged; keep all its files. The lines above show what is lost")))
     }
 }
 
-/// Whoever does not listen any more has heard enough; that all was said is only certain without any other error.
+/// Ignores a pipe that its reader has closed; any other error means that the output is not complete.
 pub(super) fn heard(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

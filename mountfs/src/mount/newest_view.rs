@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_opened_and_only_where_somebody_looks() {
+    fn only_a_new_version_is_opened_and_only_in_a_mount_in_use() {
         let (one, two) = (Seq::new(1), Seq::new(2));
         let (now, long_ago) = (Duration::from_secs(1), IDLE_AFTER);
         assert!(is_due(one, None, now) && is_due(two, one, now) && is_due(one, two, now));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn inodes_that_nobody_gave_out_stand_for_nothing() {
+    fn unknown_inodes_have_no_node() {
         for inode in [0, 6, 7, 8 | 5, 8 | 7, PERIOD_BIT, PERIOD_BIT | 1, PERIOD_BIT | 1 << 40, u64::MAX] {
             assert_eq!(Node::from_inode(inode), None, "{inode:#x}");
         }
