@@ -42,7 +42,7 @@ const SYNC_BYTES: u64 = 32 << 20;
 pub enum Progress<'a> {
     /// The temporary file has been made; it must be removed if the process ends early.
     Started {
-        /// Its path.
+        /// The path of the temporary file.
         temporary: &'a Path,
         /// The number of bytes to copy.
         total_bytes: u64,
@@ -145,7 +145,7 @@ pub enum RestoreError {
     /// The node in that directory has its database elsewhere.
     #[error("{lock} says that the database of this node is {database}: restore to that", lock = .lock.display(), database = .database.display())]
     Elsewhere {
-        /// Its `backup.lock`.
+        /// The `backup.lock` of the node.
         lock: PathBuf,
         /// The database.
         database: PathBuf,
@@ -192,7 +192,7 @@ pub enum RestoreError {
         reason: String,
     },
     /// The backup does not have all bytes of the version.
-    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` says what is damaged")]
+    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` shows what is damaged")]
     Incomplete {
         /// The version.
         version: DataVersion,
@@ -201,7 +201,7 @@ pub enum RestoreError {
     },
     /// SQLite found damage.
     #[error(
-        "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` says whether the backup is \
+        "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` shows whether the backup is \
          damaged, or the node's own database was; --accept-damaged restores it all the same"
     )]
     Damaged {

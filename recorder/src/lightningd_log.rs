@@ -260,9 +260,9 @@ mod tests {
         let (answers, lines): (Vec<_>, Vec<_>) = messages.iter().partition(|message| message.get("method").is_none());
         assert_eq!(answers.len(), ANSWERS);
         let text = |line: &serde_json::Value| line["params"]["message"].as_str().unwrap().to_owned();
-        let (told, others): (Vec<String>, Vec<String>) =
+        let (drops, others): (Vec<String>, Vec<String>) =
             lines.into_iter().map(text).partition(|text| text.contains("dropped about here"));
-        let dropped: usize = told.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+        let dropped: usize = drops.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
         assert!(dropped > 0, "the queue has a limit");
         assert_eq!(others.len() + dropped, 4 * LINES_MAX);
     }

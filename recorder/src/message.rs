@@ -130,7 +130,7 @@ impl<'a> Head<'a> {
     pub fn of(message: &'a [u8]) -> Self {
         let mut head = Self::default();
         let mut json = serde_json::Deserializer::from_slice(message);
-        // That the text breaks off somewhere is expected; what was read before that is the result.
+        // An error is expected, because the text may break off; the result is what was read before.
         let _broken_off = HeadOf(&mut head).deserialize(&mut json);
         head
     }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_cut_anywhere_behind_id_and_method_still_tells_both() {
+    fn a_message_cut_anywhere_after_id_and_method_still_yields_both() {
         let message = br#"{"jsonrpc":"2.0","id":"cln:db_write#1","method":"db_write","params":{"writes":["insert"]}}"#;
         let known = message.windows(8).position(|part| part == b"\"params\"").unwrap();
         for cut in 0..=message.len() {

@@ -282,10 +282,7 @@ impl Worker {
         };
         compactions.ended(None);
         if let Some(Ok(Compaction { dropped_versions: versions @ 1.., freed_bytes, .. })) = &outcome {
-            log::info!(
-                "dropped {}, as the policy says; that has freed {freed_bytes} bytes",
-                counted(*versions, "old version")
-            );
+            log::info!("dropped {} by the policy, and freed {freed_bytes} bytes", counted(*versions, "old version"));
         }
         outcome
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// The shortest wait that is reported.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// What `lightningd` waits for.
+/// The request that `lightningd` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
     /// The answer to a write.

@@ -317,7 +317,7 @@ mod tests {
         let text = "every change up to version 7 has been replayed";
         assert_eq!(answer["replay"], json!({"through": 7, "text": text, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
-        // That nothing can be sealed says nothing of what is recorded.
+        // A problem of sealing is no problem of the recorded changes.
         status.sealing_problem("the disk is full".to_owned());
         let answer = status.to_json();
         assert_eq!(

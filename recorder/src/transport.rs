@@ -22,7 +22,7 @@ pub const QUIET_AFTER_SHUTDOWN: Duration = Duration::from_millis(300);
 /// `lightningd` gives its plugins 30 s from the notification on, and ends them then.
 pub const STAY_FOR_TRANSACTION: Duration = Duration::from_secs(25);
 
-/// How a conversation ended. None of them is a failure.
+/// The end of a conversation. None of them is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// `lightningd` closed its end.
@@ -313,7 +313,7 @@ mod tests {
 
     const SHUTDOWN: &str = r#"{"jsonrpc":"2.0","method":"shutdown","params":{}}"#;
 
-    /// What a machine that has other things to do may take on top of what was meant.
+    /// The tolerance for delays on a busy machine.
     const LEEWAY: Duration = Duration::from_millis(1200);
 
     fn stayed(since: Instant) {

@@ -99,7 +99,7 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
         {
             let fields = compact_beside(&lightning_dir, &policy, force, &interrupted, &mut bars);
             bars.finish();
-            return tell(&fields?, None, args);
+            return print_result(&fields?, None, args);
         }
         bars.finish();
         outcome
@@ -111,7 +111,7 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
         )));
     };
     let recorded_at = compaction.oldest_kept.as_ref().map(|oldest| oldest.recorded_at);
-    tell(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
+    print_result(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
 }
 
 /// The progress bar of the current stage; stages that take no time have none.
@@ -136,7 +136,7 @@ impl Bars {
     }
 }
 
-fn tell(
+fn print_result(
     compaction: &CompactionFields,
     oldest_recorded_at: Option<Timestamp>,
     args: &CompactArgs,

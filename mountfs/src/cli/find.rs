@@ -14,7 +14,7 @@ use super::{Failure, chosen_version, values};
 use crate::mount::behind;
 
 /// The most keys of rows that are shown for each version.
-const KEYS_TOLD: usize = 6;
+const KEYS_SHOWN: usize = 6;
 
 /// Find the versions at which the rows of a table that match a condition changed.
 ///
@@ -114,14 +114,14 @@ fn write_text(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
     };
     line(&turns.first, turns.matches, "in the first version")?;
     for Transition { version, began, ended, matches } in &turns.turns {
-        let told = |sign: char, key: &RowKey| {
+        let shown = |sign: char, key: &RowKey| {
             let parts = turns.key_columns.iter().zip(&key.0);
             let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", values::text(value))).collect();
             format!("{sign} {}", parts.join(" "))
         };
         let all = began.iter().map(|key| ('+', key)).chain(ended.iter().map(|key| ('-', key)));
-        let mut rows: Vec<String> = all.take(KEYS_TOLD).map(|(sign, key)| told(sign, key)).collect();
-        let more = (began.len() + ended.len()).saturating_sub(KEYS_TOLD);
+        let mut rows: Vec<String> = all.take(KEYS_SHOWN).map(|(sign, key)| shown(sign, key)).collect();
+        let more = (began.len() + ended.len()).saturating_sub(KEYS_SHOWN);
         if more > 0 {
             rows.push(format!("{more} more"));
         }

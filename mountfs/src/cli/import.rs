@@ -96,7 +96,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         args.url
     );
     tell_repairs(&imported);
-    note!("note: the file does not say when a version was recorded, so all have the time at which it was last written");
+    note!("note: the file has no times of its versions, so all have the time at which the file was last written");
     if let Some(found) = &imported.damage {
         note!(
             "warning: the copy of the database that {} begins with is DAMAGED: the node's database was so when the plugin \
@@ -130,7 +130,7 @@ fn tell_repairs(imported: &Imported) {
     }
     let more = repairs.never_committed.saturating_sub(repairs.named.len() as u64);
     if more > 0 {
-        say!("left out {} of that kind", counted(more, "more record"));
+        say!("left out {} of the same kind", counted(more, "more record"));
     }
     if repairs.spaces > 0 {
         say!(
@@ -247,7 +247,7 @@ impl Node {
         }
     }
 
-    /// Writes `backup.lock`, and says what happens next.
+    /// Writes `backup.lock`, and prints what happens next.
     fn connect(&self, args: &ImportArgs, imported: &Imported) -> anyhow::Result<()> {
         let lock = BackupLock {
             backend_url: without_detours(&args.url),

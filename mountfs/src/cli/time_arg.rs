@@ -148,7 +148,7 @@ mod tests {
             "2026-11-22Z",
             "2026-11-22T14:05:07.",
             "2026-11-22T14:05:07Zulu",
-            // Its zone would be passed over.
+            // The library would ignore the name of the zone.
             "2026-11-22T14:05:07[Europe/Berlin]",
             "2026-11-22T14:05:07 CET",
             "20261122T140507Z",

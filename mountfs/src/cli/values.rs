@@ -9,8 +9,8 @@ const SHOWN_MAX: usize = 64;
 /// The value as an SQL literal, without control characters. A long one is cut, and its length added.
 pub(super) fn text(value: &Value) -> String {
     let blob = |bytes: &[u8]| {
-        let told = format!("x'{}", digits(bytes.get(..SHOWN_MAX).unwrap_or(bytes)));
-        told + &end(bytes.len() > SHOWN_MAX, bytes.len())
+        let shown = format!("x'{}", digits(bytes.get(..SHOWN_MAX).unwrap_or(bytes)));
+        shown + &end(bytes.len() > SHOWN_MAX, bytes.len())
     };
     match value {
         Value::Null => "NULL".to_owned(),
@@ -18,16 +18,16 @@ pub(super) fn text(value: &Value) -> String {
         Value::Real(number) => format!("{number:?}"),
         Value::Text(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => {
-                let mut told = String::from("'");
+                let mut shown = String::from("'");
                 for letter in text.chars().take(SHOWN_MAX) {
                     match letter {
-                        '\'' => told.push_str("''"),
-                        letter if letter.is_control() => told.extend(letter.escape_default()),
-                        letter => told.push(letter),
+                        '\'' => shown.push_str("''"),
+                        letter if letter.is_control() => shown.extend(letter.escape_default()),
+                        letter => shown.push(letter),
                     }
                 }
                 let is_cut = text.chars().nth(SHOWN_MAX).is_some();
-                told + &end(is_cut, text.len())
+                shown + &end(is_cut, text.len())
             }
             Err(_) => format!("CAST({} AS TEXT)", blob(bytes)),
         },
@@ -92,9 +92,9 @@ mod tests {
         let mut all = vec![Value::Null, Value::Integer(1), Value::Real(1.0), Value::Real(f64::INFINITY)];
         let bytes: [&[u8]; 8] = [b"", b"1", b"inf", b"\\xff", b"\xff", b"\xef\xbf\xbd", b"ff", b"null"];
         all.extend(bytes.iter().flat_map(|it| [Value::Text(it.to_vec()), Value::Blob(it.to_vec())]));
-        let told: std::collections::HashSet<String> = all.iter().map(|value| json(value).to_string()).collect();
-        assert_eq!(told.len(), all.len(), "{told:?}");
-        let told: std::collections::HashSet<String> = all.iter().map(text).collect();
-        assert_eq!(told.len(), all.len(), "{told:?}");
+        let shown: std::collections::HashSet<String> = all.iter().map(|value| json(value).to_string()).collect();
+        assert_eq!(shown.len(), all.len(), "{shown:?}");
+        let shown: std::collections::HashSet<String> = all.iter().map(text).collect();
+        assert_eq!(shown.len(), all.len(), "{shown:?}");
     }
 }

@@ -76,7 +76,7 @@ impl Hour {
     /// The links of the hour, in order of time, that come after the one with this cookie.
     pub fn links_after(&self, cookie: u64) -> impl Iterator<Item = (LinkCookie, Seq)> + '_ {
         let micros_in_hour = |at: Timestamp| (at.as_micros() - self.start).unsigned_abs();
-        // Everything before the microsecond of the cookie is behind us; within it the ties are counted from the first.
+        // Skips everything before the microsecond of the cookie; within it the ties are counted from the first.
         let first = self.entries.partition_point(|(at, _)| LinkCookie::new(micros_in_hour(*at) + 1, 0).get() <= cookie);
         let mut tie = 0;
         let mut previous = None;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::{DataVersion, ReadError, ReplayError, Seq};
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
     /// No node has this name or inode: it never existed, or its version was lost in a gap or rewound.
@@ -42,7 +42,7 @@ pub enum FsError {
     View {
         /// The version.
         version: DataVersion,
-        /// Its last record.
+        /// The seq of its last record.
         seq: Seq,
         /// The cause.
         #[source]
@@ -53,7 +53,7 @@ pub enum FsError {
     Statements {
         /// The version.
         version: DataVersion,
-        /// Its last record.
+        /// The seq of its last record.
         seq: Seq,
         /// The cause.
         #[source]
