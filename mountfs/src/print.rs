@@ -1,6 +1,6 @@
-//! What is said to the operator: [`say!`](crate::say) for results, [`note!`](crate::note) for everything else.
+//! Output for the operator: [`say!`](crate::say) for results, [`note!`](crate::note) for everything else.
 //!
-//! Unlike `println!` these do not panic when nobody listens: a closed pipe or a full disk behind the output is no reason
+//! Unlike `println!` these do not panic when the output fails: a closed pipe or a full disk behind the output is no reason
 //! to leave a half-finished demo behind, or to report a restore that is complete as a failure.
 
 /// Prints a line to standard output.
@@ -19,7 +19,7 @@ macro_rules! note {
     };
 }
 
-/// Writes a line at once; whoever cannot be told is not told.
+/// Writes a line at once; ignores errors.
 pub fn line(to: &mut impl std::io::Write, text: std::fmt::Arguments<'_>) {
     let _: std::io::Result<()> = writeln!(to, "{text}").and_then(|()| to.flush());
 }
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listening_is_no_failure() {
+    fn a_closed_output_is_no_failure() {
         super::line(&mut Closed, format_args!("{}", 7));
         let mut heard = Vec::new();
         super::line(&mut heard, format_args!("{} is heard", 7));

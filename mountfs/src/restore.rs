@@ -1,4 +1,4 @@
-//! Writing a version to a file: all of it, checked, or nothing.
+//! [`restore`]: writes a version to a file, complete and checked, or not at all.
 
 mod destination;
 pub mod lightning_dir;
@@ -28,98 +28,98 @@ pub use self::made_directories::MadeDirectories;
 use crate::restore::lightning_dir::AboveNetworks;
 use crate::restore::running_node::RunningNode;
 
-/// Bytes copied at a time.
+/// The number of bytes copied at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Threads that copy.
+/// The maximum number of copying threads.
 const COPIERS_MAX: usize = 4;
 
-/// Bytes after which what is written is sent to the disk.
+/// The number of bytes after which written data is synced to the disk.
 const SYNC_BYTES: u64 = 32 << 20;
 
-/// How far a restore has come.
+/// The progress of a restore.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
-    /// The temporary file has been made; it has to go if the process is ended.
+    /// The temporary file has been made; it must be removed if the process ends early.
     Started {
-        /// Its path.
+        /// The path of the temporary file.
         temporary: &'a Path,
-        /// Bytes that will be copied.
+        /// The number of bytes to copy.
         total_bytes: u64,
     },
-    /// So many bytes have been copied.
+    /// This many bytes have been copied.
     Copied(u64),
     /// Everything has been copied; SQLite is checking it.
     Checking,
-    /// So many of all pages have been read back and compared.
+    /// Pages have been read back and compared.
     ReadBack {
         /// Pages read so far.
         pages: u64,
-        /// All there are.
+        /// All pages of the database.
         total_pages: u64,
     },
-    /// It is complete, and gets its name; what is there is renamed first. Whoever ends the process now may leave neither.
+    /// The file is complete and gets its name; an existing one is renamed first. If the process ends now, neither may be there.
     Placing,
 }
 
-/// What a restored database has to stand before it gets its name.
+/// The checks of a restored database before it gets its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// SQLite's `quick_check`, and that it says the right data_version.
+    /// SQLite's `quick_check`, and the data_version.
     QuickCheck,
-    /// Besides, all of it is read back from the disk and compared with the backup: its pages, and where they differ its rows.
+    /// In addition the file is read back from the disk and compared with the backup: its pages, and its rows if those differ.
     ReadBack,
 }
 
-/// What is to happen with a version that SQLite finds damaged.
+/// The handling of a version that SQLite finds damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damaged {
-    /// It is not restored.
+    /// The version is not restored.
     Refuse,
-    /// It is, and what SQLite said is told.
+    /// The version is restored, and SQLite's findings are reported.
     Accept,
 }
 
-/// Lines of `quick_check` that are told of a version that is restored all the same.
+/// The most lines of `quick_check` that are reported.
 const FINDINGS_MAX: u32 = 20;
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The new file.
     pub path: PathBuf,
-    /// The version it holds.
+    /// The restored version.
     pub data_version: DataVersion,
-    /// Its size.
+    /// The size of the file.
     pub bytes: u64,
-    /// What the database that was there before is called now.
+    /// The new name of the database that was there before.
     pub put_aside: Option<PathBuf>,
-    /// What SQLite's `quick_check` says is wrong with it; nothing, unless that was accepted.
+    /// The findings of SQLite's `quick_check`; empty unless they were accepted.
     pub damage: Vec<String>,
 }
 
-/// Why nothing was restored. In every case no file was left behind.
+/// The reason why nothing was restored. No file is left behind in any case.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// There is something already.
+    /// The destination exists.
     #[error("{} exists and is not overwritten; name another destination, or have it renamed with --backup-existing", .0.display())]
     Exists(PathBuf),
     /// A node may have the database open, or be about to.
     #[error("{node}; a database that it has open must not be replaced: stop it first (`lightning-cli stop`)")]
     NodeRuns {
-        /// Which.
+        /// The node.
         node: RunningNode,
     },
     /// A database that was put aside could not get its name back.
     #[error("nothing was restored, and the database that was there is now {aside}; give it its name back: `mv {aside} {path}`",
         path = .path.display(), aside = .aside.display())]
     LeftAside {
-        /// Its name.
+        /// The original name.
         path: PathBuf,
-        /// The name it has.
+        /// The name it has now.
         aside: PathBuf,
-        /// Why nothing was restored.
+        /// The reason why nothing was restored.
         #[source]
         source: io::Error,
     },
@@ -130,27 +130,27 @@ pub enum RestoreError {
         .0.display()
     )]
     Companion(PathBuf),
-    /// The directory of the destination is not there.
+    /// The directory of the destination does not exist.
     #[error("there is no directory {path}; make it with `mkdir -p {path}`, or have it made with --create", path = .0.display())]
     NoDirectory(PathBuf),
-    /// Neither a directory, nor the name of a file.
+    /// The destination is neither a directory, nor the name of a file.
     #[error(
         "there is no directory {path}; make it with `mkdir -p {path}`, or have it made with --create. To restore to a file, \
          give its name an extension: {path}.sqlite3", path = .0.display()
     )]
     NoDirectoryOrFile(PathBuf),
-    /// No node looks there.
+    /// No node uses that directory.
     #[error(transparent)]
     AboveNetworks(#[from] AboveNetworks),
     /// The node in that directory has its database elsewhere.
     #[error("{lock} says that the database of this node is {database}: restore to that", lock = .lock.display(), database = .database.display())]
     Elsewhere {
-        /// Its `backup.lock`.
+        /// The `backup.lock` of the node.
         lock: PathBuf,
         /// The database.
         database: PathBuf,
     },
-    /// The destination is a place in the backup.
+    /// The destination lies in the backup.
     #[error("{} is inside the backup; name a destination outside of it", .0.display())]
     InsideBackup(PathBuf),
     /// The destination names no file.
@@ -161,7 +161,7 @@ pub enum RestoreError {
     Write {
         /// The destination.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -170,7 +170,7 @@ pub enum RestoreError {
     View {
         /// The version.
         version: DataVersion,
-        /// Why.
+        /// The cause.
         #[source]
         source: Arc<ReplayError>,
     },
@@ -179,7 +179,7 @@ pub enum RestoreError {
     Read {
         /// The version.
         version: DataVersion,
-        /// Why.
+        /// The cause.
         #[source]
         source: ReadError,
     },
@@ -188,38 +188,38 @@ pub enum RestoreError {
     Sqlite {
         /// The version.
         version: DataVersion,
-        /// What it said.
+        /// The message of SQLite.
         reason: String,
     },
-    /// The backup does not have as many bytes as it says.
-    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` says what is damaged")]
+    /// The backup does not have all bytes of the version.
+    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` shows what is damaged")]
     Incomplete {
         /// The version.
         version: DataVersion,
-        /// Where it ends.
+        /// The place where it ends.
         finding: String,
     },
     /// SQLite found damage.
     #[error(
-        "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` says whether the backup is \
+        "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` shows whether the backup is \
          damaged, or the node's own database was; --accept-damaged restores it all the same"
     )]
     Damaged {
         /// The version.
         version: DataVersion,
-        /// The first line of what it said.
+        /// The first line of the findings.
         finding: String,
     },
-    /// It could not be read back and compared.
+    /// The file could not be read back and compared.
     #[error("what was restored of version {version} could not be compared with the backup")]
     Compare {
         /// The version.
         version: DataVersion,
-        /// Why.
+        /// The cause.
         #[source]
         source: AgainstError,
     },
-    /// What was read back is something else.
+    /// The file read back differs from the backup.
     #[error("version {version} was not stored as it was written: the disk at {path} must not be trusted", path = .path.display())]
     NotAsWritten {
         /// The version.
@@ -227,18 +227,18 @@ pub enum RestoreError {
         /// The destination.
         path: PathBuf,
     },
-    /// The copy holds another version.
-    #[error("the restored database says data_version {found} but should be {expected}; do not use it")]
+    /// The copy contains another version.
+    #[error("the restored database has data_version {found} instead of {expected}; do not use it")]
     OtherVersion {
-        /// The version that was asked for.
+        /// The version that was requested.
         expected: DataVersion,
-        /// What the database says.
+        /// The version in the database.
         found: DataVersion,
     },
 }
 
 impl RestoreError {
-    /// True if the backup is at fault, not the destination.
+    /// Whether the backup is the cause, not the destination.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Exists(_)
@@ -266,8 +266,8 @@ impl RestoreError {
 
 /// Writes `version` to `destination`.
 ///
-/// When this returns `Ok`, the file is complete, has stood the `proof`, and survives a power cut under its name. With
-/// [`Damaged::Accept`] what SQLite says against it is in the result.
+/// When this returns `Ok`, the file is complete, has passed the `proof`, and survives a power cut under its name. With
+/// [`Damaged::Accept`] the findings of SQLite are in the result.
 ///
 /// # Errors
 /// [`RestoreError`]; no file is left behind then.
@@ -294,7 +294,7 @@ pub fn restore(
     let (checked, synced) = thread::scope(|scope| {
         let sync = || temporary.as_file().sync_all();
         let syncing = thread::Builder::new().name("restore-sync".to_owned()).spawn_scoped(scope, sync);
-        (look(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
+        (findings(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
     });
     let damage = checked?;
     if let (Some(finding), Damaged::Refuse) = (damage.first(), damaged) {
@@ -309,7 +309,7 @@ pub fn restore(
     Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside, damage })
 }
 
-/// Reads from the disk what has been synced to it, and compares it with the backup.
+/// Reads the synced file from the disk, and compares it with the backup.
 fn read_back(
     backup: &Arc<Backup>,
     file: &File,
@@ -318,7 +318,7 @@ fn read_back(
     destination: &Destination,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), RestoreError> {
-    // What the kernel keeps in memory proves nothing. Only a hint: where it is not taken, less is proven, nothing is wrong.
+    // Pages in the kernel's cache prove nothing about the disk. This is only a hint: if it is ignored, less is proven.
     let _hint = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     let mut watch = |pages, total_pages| progress(Progress::ReadBack { pages, total_pages });
     let compared = compare_with_database(backup, path, Hold::AsLongAsItTakes, &mut watch)
@@ -329,8 +329,8 @@ fn read_back(
     Err(RestoreError::NotAsWritten { version, path: destination.path().to_owned() })
 }
 
-/// Copies all pages, by several threads: decompressing them takes longer than writing them. What is written goes to the disk
-/// meanwhile, so that little is left to wait for in the end.
+/// Copies all pages in several threads, because decompressing takes longer than writing. Written pages are synced meanwhile, so
+/// that little is left to wait for in the end.
 fn copy(
     view: &View,
     version: DataVersion,
@@ -354,7 +354,7 @@ fn copy(
                 }
                 let copied = copy_chunk(view, version, offset, &mut chunk)
                     .and_then(|chunk| file.write_all_at(chunk, offset).map_err(write_error));
-                // Who listens only stops when there are no more copiers.
+                // The receiver lives as long as the copiers.
                 let _: Result<(), _> = report.send(copied.map(|()| len));
             }
         };
@@ -368,7 +368,7 @@ fn copy(
         started.map_err(write_error)?;
 
         let (sync, due) = mpsc::sync_channel(1);
-        // Its errors count: the kernel tells each only once.
+        // Its errors count, because the kernel reports each only once.
         let syncing = thread::Builder::new().name("restore-sync".to_owned());
         let syncing = syncing.spawn_scoped(scope, move || due.into_iter().try_for_each(|()| file.sync_data()));
         let (mut copied_bytes, mut first_error) = (0, None);
@@ -378,7 +378,7 @@ fn copy(
                     copied_bytes += len;
                     progress(Progress::Copied(copied_bytes));
                     if copied_bytes % SYNC_BYTES < len {
-                        // Full: the next one is for these bytes, too. Gone: it has failed, or was never started.
+                        // Full: the next sync covers these bytes, too. Disconnected: it has failed, or was never started.
                         let _: Result<(), _> = sync.try_send(());
                     }
                 }
@@ -389,7 +389,7 @@ fn copy(
             }
         }
         drop(sync);
-        // Without the thread there is more to wait for in the end, nothing else.
+        // Without the thread the final sync only takes longer.
         let synced = syncing.map_or(Ok(()), join);
         first_error.map_or(Ok(()), Err)?;
         synced.map_err(write_error)
@@ -410,24 +410,24 @@ fn copy_chunk<'a>(
     Err(RestoreError::Incomplete { version, finding })
 }
 
-/// What a thread returned; its panic goes on here.
+/// The result of a thread; its panic is resumed here.
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// SQLite's own check of a database file, and that it holds this version.
+/// Checks a database file with SQLite, and that it contains this version.
 ///
 /// # Errors
 /// [`RestoreError::Sqlite`], [`RestoreError::Damaged`] or [`RestoreError::OtherVersion`].
 pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> {
-    match look(database, version)?.into_iter().next() {
+    match findings(database, version)?.into_iter().next() {
         Some(finding) => Err(RestoreError::Damaged { version, finding }),
         None => Ok(()),
     }
 }
 
-/// What SQLite says is wrong with a database file, which must hold this version unless even that cannot be read.
-fn look(database: &Path, version: DataVersion) -> Result<Vec<String>, RestoreError> {
+/// SQLite's findings about a database file, which must contain this version unless even that cannot be read.
+fn findings(database: &Path, version: DataVersion) -> Result<Vec<String>, RestoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sqlite = |error: &rusqlite::Error| RestoreError::Sqlite { version, reason: sqlite_reason(error) };
     let connection = Connection::open_with_flags(database, flags).map_err(|error| sqlite(&error))?;

@@ -315,7 +315,7 @@ fn a_closed_pipe_is_not_an_error() {
 }
 
 #[test]
-fn work_that_is_done_is_a_success_even_when_nobody_can_be_told() {
+fn work_that_is_done_is_a_success_even_without_output() {
     let node = Node::with_versions(3);
     let deaf = |args: &[&str]| {
         // Every write to it fails.

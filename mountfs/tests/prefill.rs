@@ -99,7 +99,7 @@ impl Tree {
 
     fn allow_all(&self) {
         for _ in 0..1000 {
-            // The cache is gone once nobody hands anything over any more.
+            // The cache is dropped when no thread fills it any more.
             let _: Result<(), _> = self.allow.send(Ok(()));
         }
     }
@@ -110,7 +110,7 @@ impl Tree {
 
     #[track_caller]
     fn expect_none(&self) {
-        assert!(self.taken.recv_timeout(MOMENT).is_err(), "a piece that nobody needs");
+        assert!(self.taken.recv_timeout(MOMENT).is_err(), "a piece that is not needed");
     }
 
     /// Takes the pieces of a file, which must be the whole of it in order.
@@ -157,7 +157,7 @@ fn closing_stops_it() {
     tree.fs.close(handle);
     tree.allow_all();
     tree.expect_none();
-    // Whoever opens the file next gets it all the same.
+    // The next open of the file is filled nevertheless.
     let handle = tree.open(3);
     let bytes = tree.whole(handle);
     tree.hop(handle, 40);

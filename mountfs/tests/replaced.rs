@@ -1,4 +1,4 @@
-//! A real mount over which the backup becomes another one. Nobody may ever read a mixture of both.
+//! A real mount whose backup is replaced by another one. No read may ever return a mixture of both.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
 
@@ -220,7 +220,7 @@ fn expect_no_mixture(node: &Node, first: &Contents, second: &Contents, swap: imp
         // It may fail while it is looked what is there now.
         let _ = fs::read_dir(mounted.join("versions")).map(Iterator::count);
     }
-    // At once, while nobody has noticed, and for as long as it takes to notice.
+    // At once, before the mount has noticed, and until it has.
     let since = Instant::now();
     let mut refused = 0;
     // On a busy machine the mount may notice later.
@@ -267,7 +267,7 @@ fn expect_no_mixture(node: &Node, first: &Contents, second: &Contents, swap: imp
     }
 }
 
-/// Nobody has noticed yet, and nobody will: what is read is known by itself.
+/// The mount has not noticed, and will not: each read is checked by itself.
 #[test]
 fn nothing_is_read_from_a_file_that_was_put_in_the_place_of_another() {
     for how in [How::Directory, How::FileByFile, How::InPlace] {
@@ -367,13 +367,13 @@ fn another_backup_in_the_place_of_the_first_is_followed() {
 
 /// The file system is there, and the thread that would answer is not.
 #[test]
-fn a_mount_that_nobody_serves_fails_in_time() {
+fn a_mount_that_is_not_served_fails_in_time() {
     if !geteuid().is_root() || File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        eprintln!("SKIPPED: only root can make a mount that nobody serves");
+        eprintln!("SKIPPED: only root can make a mount that is not served");
         return;
     }
     let place = tempfile::tempdir().unwrap();
-    let connection = connect("nobody", place.path(), Access::Owner).unwrap();
+    let connection = connect("unserved", place.path(), Access::Owner).unwrap();
     let since = Instant::now();
     let answer = first_answer(place.path(), Duration::from_millis(200));
     unmount(place.path(), UnmountFlags::DETACH).unwrap();

@@ -55,7 +55,7 @@ fn versions_in(fs: &Fs, file: &Path) -> Vec<u32> {
 }
 
 #[test]
-fn sealing_changes_nothing_that_anybody_can_see() {
+fn sealing_changes_nothing_that_is_visible() {
     let node = node();
     let (fs, mut follower) = node.tree();
     let all = |fs: &Fs| -> Vec<_> {
@@ -170,7 +170,7 @@ fn a_tree_that_follows_shows_every_version_while_logs_are_sealed() {
 }
 
 #[test]
-fn the_newest_version_is_opened_before_anybody_asks() {
+fn the_newest_version_is_opened_before_the_first_request() {
     let mut node = Node::with_versions(3);
     let (fs, follower) = node.tree();
     let fs = Arc::new(fs);
@@ -189,5 +189,5 @@ fn the_newest_version_is_opened_before_anybody_asks() {
         node.change(version);
         ready(version);
     }
-    assert_eq!(database_cost(&fs, 2), Cost::View, "nobody asked for it");
+    assert_eq!(database_cost(&fs, 2), Cost::View, "it was not requested");
 }

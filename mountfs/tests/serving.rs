@@ -29,7 +29,7 @@ fn root_with_fuse() -> bool {
     here
 }
 
-/// A mount whose standard error is a pipe that nobody reads yet.
+/// A mount whose standard error is a pipe that is not read yet.
 struct Mounted {
     process: Child,
     mountpoint: PathBuf,
@@ -79,14 +79,14 @@ impl Drop for Mounted {
 fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     thread::spawn(move || {
-        // Nobody listens any more when it took too long.
+        // The receiver is gone after the timeout.
         let _: Result<(), _> = done.send(work());
     });
     result.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 #[test]
-fn a_mount_serves_although_nobody_reads_its_log() {
+fn a_mount_serves_although_its_log_is_not_read() {
     if !root_with_fuse() {
         return;
     }
@@ -113,7 +113,7 @@ fn a_mount_serves_although_nobody_reads_its_log() {
     kill_process(Pid::from_child(&mounted.process), Signal::TERM).unwrap();
     assert!(mounted.process.wait().unwrap().success());
     let log = in_time("the log ends", move || log.join().unwrap());
-    let (before, after) = log.split_once(" messages were not logged, because").expect("what was left out is told");
+    let (before, after) = log.split_once(" messages were dropped, because").expect("what was left out is told");
     let left_out: u64 = before.rsplit(' ').next().unwrap().parse().unwrap();
     assert!(left_out > 1000, "{left_out}");
     assert!(before.contains("no-10") && !before.contains("no-14999") && after.contains("the-end"));
@@ -157,7 +157,7 @@ fn memory_of_versions_that_were_held_open_is_given_back() {
 }
 
 /// Runs a script in a mount namespace of its own, in which everybody may use `/dev/fuse`, on a backup and a mount point of
-/// the user nobody; `None` where there can be no such thing.
+/// the user nobody; `None` where that is not possible.
 fn in_namespace(script: &str) -> Option<Output> {
     if !root_with_fuse() {
         return None;
@@ -225,7 +225,7 @@ fn the_type_of_the_mount_is_the_same_for_root_and_for_others() {
 }
 
 #[test]
-fn whoever_may_not_mount_is_told_what_is_missing() {
+fn a_process_that_may_not_mount_learns_what_is_missing() {
     let mount = "./backupfs mount node.bkp mnt";
     let container = "--device /dev/fuse --cap-add SYS_ADMIN";
     expect_told(

@@ -1,4 +1,4 @@
-//! What is done about each message of `lightningd`.
+//! [`Answering`]: handles each message of `lightningd`.
 
 use std::io;
 use std::sync::Arc;
@@ -18,45 +18,45 @@ use crate::stalls::Outcome;
 use crate::status::Status;
 use crate::watchdog::Watched;
 
-/// Where writes go: the backup, or a stand-in for it.
+/// The destination of writes: the backup, or a stand-in in tests.
 pub trait Record {
-    /// Gets ready to record. Nothing happens when it is ready already.
+    /// Opens the backup, if it is not open.
     ///
     /// # Errors
     /// When the backup cannot be used.
     fn open(&mut self) -> Result<(), Refusal>;
 
-    /// Records a write, getting ready first if need be; `Ok` means that it is durable.
+    /// Records a write; opens the backup first if it is not open. `Ok` means that the write is durable.
     ///
     /// # Errors
-    /// When it is not, and `lightningd` must not commit it.
+    /// When the write is not durable: `lightningd` must not commit it.
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
 
-    /// The answer to the write that was recorded last is sent: now is the time for what nobody waits for.
+    /// Does the work that can wait until the answer to the last write is sent.
     fn after_reply(&mut self);
 
-    /// Whether `lightningd` is seen to be in the middle of a transaction, such as a COMMIT that takes long.
+    /// Whether `lightningd` is in the middle of a transaction, for example a long COMMIT.
     fn is_in_transaction(&self) -> bool;
 
-    /// The run has ended: no write will come any more.
+    /// Ends the run: no further write will come.
     fn end(&mut self);
 }
 
-/// Why something was not recorded and what to do about it, in words for the operator.
+/// The reason why a write was not recorded, and what to do about it, as text for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// What a message means for the conversation as a whole.
+/// The effect of a message on the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// Nothing special.
+    /// The conversation goes on.
     Continue,
     /// `lightningd` is stopping.
     Shutdown,
 }
 
-/// How far `cln-plugin` is. It ends over a message that it does not expect, so it is shown none.
+/// The state of `cln-plugin`'s handshake. An unexpected message would end `cln-plugin`, so none is forwarded to it.
 #[derive(Debug, Clone, Copy)]
 enum Handshake {
     Waiting,
@@ -66,39 +66,39 @@ enum Handshake {
 
 /// Answers messages, in the order in which they came.
 pub struct Answering<R> {
-    recording: R,
+    destination: R,
     outgoing: Arc<Outgoing>,
     plugin: PluginInbox,
     handshake: Handshake,
     status: Arc<Status>,
     watched: Arc<Watched>,
-    /// The reply in the making; kept for its memory.
+    /// The buffer for replies, reused.
     reply: Vec<u8>,
 }
 
 impl<R: Record> Answering<R> {
-    /// Answers to `outgoing`, records to `recording`, leaves the rest to `plugin`.
+    /// Sends answers to `outgoing`, records writes in `destination`, and forwards all other messages to `plugin`.
     pub fn new(
-        recording: R,
+        destination: R,
         outgoing: Arc<Outgoing>,
         plugin: PluginInbox,
         status: Arc<Status>,
         watched: Arc<Watched>,
     ) -> Self {
-        Self { recording, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
+        Self { destination, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
     }
 
-    /// Whether a write that was answered may not be committed yet, or another one may be about to come.
+    /// Whether `lightningd` is in a transaction: an answered write may not be committed yet, or another may follow.
     pub fn is_in_transaction(&self) -> bool {
-        self.recording.is_in_transaction()
+        self.destination.is_in_transaction()
     }
 
-    /// The conversation is over.
+    /// Ends the run.
     pub fn end(&mut self) {
-        self.recording.end();
+        self.destination.end();
     }
 
-    /// Does what the message asks for. A `db_write` is answered when this returns.
+    /// Handles a message. A `db_write` is answered when this returns.
     ///
     /// # Errors
     /// Only when the answer cannot be sent.
@@ -120,12 +120,12 @@ impl<R: Record> Answering<R> {
             Incoming::Notification { method, params } => {
                 if method == SHUTDOWN {
                     if let (Handshake::Complete, Params::Present) = (self.handshake, params) {
-                        // When cln-plugin has ended it has nothing to tidy up either.
+                        // If cln-plugin has ended, there is nothing to shut down.
                         let _ended = self.plugin.forward(message);
                     }
                     return Ok(Control::Shutdown);
                 }
-                log::debug!("ignored a notification that was not asked for: {method}");
+                log::debug!("ignored a notification without subscription: {method}");
             }
             Incoming::Unreadable { id, reason } => {
                 let code = match reason {
@@ -143,24 +143,24 @@ impl<R: Record> Answering<R> {
         match IncomingWrite::parse(params) {
             Ok(write) => {
                 self.watched.pending.begin(id);
-                let recorded = self.recording.record(&write, received_at);
+                let recorded = self.destination.record(&write, received_at);
                 let outcome = if recorded.is_ok() { Outcome::Done } else { Outcome::Refused };
                 match (self.watched.pending.end(outcome), recorded) {
                     (Answerer::Recorder, Ok(())) => {
                         reply::write_continue(&mut self.reply, id);
                         let sent = self.outgoing.send(&self.reply);
                         self.status.answered(read_at.elapsed());
-                        self.recording.after_reply();
+                        self.destination.after_reply();
                         sent
                     }
                     (Answerer::Recorder, Err(refusal)) => self.refuse_write(id, Code::NotRecorded, &refusal.0),
-                    // It was refused meanwhile. If it is recorded all the same, it is one that lightningd never committed,
+                    // The watchdog has refused it meanwhile. If it was recorded after all, lightningd has never committed it,
                     // as after a crash between hook and COMMIT.
                     (Answerer::Watchdog, recorded) => {
                         let came_of_it = recorded.map_or_else(|refusal| refusal.0, |()| "it is recorded".to_owned());
                         log::warn!(
-                            "a write that was refused, because a call did not return, has come back: {came_of_it}. \
-                             lightningd has not committed it; the next start puts that right"
+                            "the call that had hung has returned after its write was refused: {came_of_it}. \
+                             lightningd has not committed that write; the next start corrects the backup"
                         );
                         Ok(())
                     }
@@ -191,7 +191,7 @@ impl<R: Record> Answering<R> {
         };
         if method == INIT {
             self.watched.pending.begin_opening();
-            let opened = self.recording.open();
+            let opened = self.destination.open();
             self.watched.pending.end(if opened.is_ok() { Outcome::Done } else { Outcome::Refused });
             if let Err(refusal) = opened {
                 let text = format!("backup-recorder will refuse database writes: {refusal}");

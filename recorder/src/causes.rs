@@ -4,7 +4,7 @@ use std::error::Error;
 
 use common::Trouble;
 
-/// An error and what caused it, in one line.
+/// An error and its causes, in one line.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -20,7 +20,7 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// As [`with_causes`], and behind that what to do, where the operating system's error tells.
+/// As [`with_causes`], followed by what to do about it, if the operating system's error is a known [`Trouble`].
 pub(crate) fn with_remedy(error: &(dyn Error + 'static)) -> String {
     let text = with_causes(error);
     match Trouble::behind(error).and_then(Trouble::remedy) {
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_is_named_once() {
         let error = Outer(std::io::Error::other("the disk is gone"));
         assert_eq!(with_causes(&error), "cannot open the backup: the disk is gone");
         let error = Twice { source: error };

@@ -1,6 +1,6 @@
-//! Dropping history that is not to be kept: by the policy of `backup.lock`, or when somebody asks for it.
+//! Dropping old history: by the policy of `backup.lock`, or by `backup-compact`.
 //!
-//! The thread that seals does it between two rounds; who asks waits for its answer, and the node for none of it.
+//! The sealing thread does it between two rounds. The caller of `backup-compact` waits for the answer; the node never waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,18 +14,18 @@ use tokio::sync::oneshot;
 use crate::causes::with_causes;
 use crate::plugin::MethodError;
 
-/// What `backup-compact` is called with.
+/// The parameters of `backup-compact`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CompactParams {
-    /// What is to be kept; that of `backup.lock` if it is empty.
+    /// The policy; if it is empty, that of `backup.lock` is used.
     pub policy: KeepPolicy,
-    /// Whether only to say what would be dropped.
+    /// Whether to report only what would be dropped.
     pub dry_run: bool,
-    /// Whether the clock is to be believed although it has leapt.
+    /// Whether to trust the clock although it has leapt.
     pub force: Force,
 }
 
-/// The parameters of `backup-compact`, in the order in which they are taken without names.
+/// The names of the parameters of `backup-compact`, in the order of unnamed parameters.
 pub const PARAMS: [&str; 6] = ["keep_within", "keep_hourly", "keep_daily", "keep_weekly", "dry_run", "force"];
 
 #[derive(Deserialize)]
@@ -46,15 +46,15 @@ struct Named {
 }
 
 impl CompactParams {
-    /// Reads the parameters of the method: by name, or the spans in this order.
+    /// Parses the parameters of the method: named, or in the order of [`PARAMS`].
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The fault, as text.
     pub fn from_json(params: &Value) -> Result<Self, String> {
         let named = match params {
             Value::Array(spans) if spans.len() > PARAMS.len() => {
                 return Err(format!(
-                    "there are {} parameters: {} are taken, in this order",
+                    "there are {} parameters; backup-compact takes {}, in this order",
                     spans.len(),
                     PARAMS.join(", ")
                 ));
@@ -96,24 +96,24 @@ impl CompactParams {
     }
 }
 
-/// Somebody who asked for a compaction.
+/// A request for a compaction.
 #[derive(Debug)]
 pub struct Asked {
-    /// What is to be kept.
+    /// The policy.
     pub policy: KeepPolicy,
-    /// Whether the clock is to be believed although it has leapt.
+    /// Whether to trust the clock although it has leapt.
     pub force: Force,
-    /// Where the answer goes; who asked may be gone by then.
+    /// Receives the answer; its receiver may be dropped before that.
     pub answer: oneshot::Sender<Result<Compaction, String>>,
 }
 
-/// What is known of compactions. Shared by the thread that does them and those that ask.
+/// The state of compactions, shared by the sealing thread, which does them, and the callers of `backup-compact`.
 #[derive(Debug, Default)]
 pub struct Compactions(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// That of `backup.lock`.
+    /// The policy of `backup.lock`.
     policy: Option<KeepPolicy>,
     asked: Option<Asked>,
     under_way: Option<CompactProgress>,
@@ -129,20 +129,20 @@ struct Last {
 }
 
 impl Compactions {
-    /// `backup.lock` says this.
+    /// Sets the policy of `backup.lock`.
     pub fn set_policy(&self, policy: Option<KeepPolicy>) {
         self.known().policy = policy;
     }
 
-    /// What `backup.lock` says.
+    /// The policy of `backup.lock`.
     pub fn policy(&self) -> Option<KeepPolicy> {
         self.known().policy
     }
 
-    /// Asks for a compaction.
+    /// Requests a compaction; its outcome comes through the receiver.
     ///
     /// # Errors
-    /// When one was asked for already, or is under way.
+    /// When one is requested already, or is under way.
     pub fn ask(
         &self,
         policy: KeepPolicy,
@@ -157,28 +157,28 @@ impl Compactions {
         Ok(answered)
     }
 
-    /// Whether somebody has asked and waits for it.
+    /// Whether a compaction is requested.
     pub fn is_asked(&self) -> bool {
         self.known().asked.is_some()
     }
 
-    /// Who has asked, once.
+    /// Takes the request, if there is one and its caller still waits.
     pub fn take_asked(&self) -> Option<Asked> {
         self.known().asked.take().filter(|asked| !asked.answer.is_closed())
     }
 
-    /// What `backup.lock` says is not done as long as the clock is in doubt. Returns whether this is news.
+    /// Sets the doubt in the clock, during which the policy of `backup.lock` is not applied. Returns whether the doubt is new.
     pub fn doubt_clock(&self, doubt: Option<ClockInDoubt>) -> bool {
         let before = std::mem::replace(&mut self.known().clock_in_doubt, doubt);
         doubt.is_some_and(|doubt| before.is_none_or(|before| before.before != doubt.before))
     }
 
-    /// One is under way.
+    /// Sets the progress of the compaction that is under way.
     pub fn progress(&self, progress: CompactProgress) {
         self.known().under_way = Some(progress);
     }
 
-    /// It has ended; nothing is said of one that was interrupted.
+    /// A compaction has ended; `None` for one that was interrupted.
     pub fn ended(&self, outcome: Option<&Result<Compaction, String>>) {
         let mut known = self.known();
         known.under_way = None;
@@ -194,7 +194,7 @@ impl Compactions {
         }
     }
 
-    /// For `backup-status`.
+    /// The field `compaction` of `backup-status`.
     pub fn to_json(&self) -> Value {
         let known = self.known();
         json!({
@@ -215,15 +215,15 @@ impl Compactions {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Every change is a plain assignment, so what a panicking thread left behind is whole.
+        // Every change is a plain assignment, so the state is valid after a panic, too.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Answers `backup-compact`: does it, or says what it would do.
+/// Answers `backup-compact`: compacts, or reports what it would do.
 ///
 /// # Errors
-/// Why it cannot be done.
+/// The reason why it cannot be done.
 pub async fn answer(params: Value, status: Arc<crate::status::Status>) -> Result<Value, MethodError> {
     let CompactParams { policy, dry_run, force } = CompactParams::from_json(&params).map_err(MethodError::params)?;
     let compactions = status.compactions();

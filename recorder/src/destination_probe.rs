@@ -1,4 +1,4 @@
-//! What has to be asked of the destination for `backup-status`: its file system may be late, or never answer at all, and
+//! The sizes that `backup-status` reads from the destination, with a timeout: its file system may answer late or never, and
 //! then the rest of the status matters most.
 
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use common::{Backup, BytesByKind};
 
 use crate::causes::with_causes;
 
-/// How long whoever asks waits.
+/// The timeout of a probe.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a look found.
+/// The result of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Probed {
     /// Bytes of the files of the backup.
     pub bytes: Option<BytesByKind>,
-    /// Bytes that its file system has left.
+    /// Free bytes of its file system.
     pub free_bytes: Option<u64>,
-    /// Why either is not known.
+    /// The reason why one of them is not known.
     pub problem: Option<String>,
 }
 
-/// Looks at one destination, each in a thread of its own, of which there is never more than one.
+/// The probes of one destination. Each runs in its own thread; there is never more than one at a time.
 #[derive(Debug, Clone, Default)]
-pub struct Looks {
-    under_way: Arc<AtomicBool>,
+pub struct Probes {
+    running: Arc<AtomicBool>,
 }
 
-impl Looks {
-    /// Looks at a backup, and waits for what is found, but not for ever.
-    pub fn look(&self, backup: &Arc<Backup>) -> Found {
+impl Probes {
+    /// Reads the sizes of a backup, and waits for at most two seconds.
+    pub fn probe(&self, backup: &Arc<Backup>) -> Probed {
         let backup = Arc::clone(backup);
         self.ask(TIMEOUT, move || {
-            let (mut found, mut problem) = (Found::default(), None);
+            let (mut found, mut problem) = (Probed::default(), None);
             match backup.read_bytes() {
                 Ok(bytes) => found.bytes = Some(bytes),
                 Err(error) => problem = Some(with_causes(&error)),
@@ -45,47 +45,47 @@ impl Looks {
                 Ok(bytes) => found.free_bytes = Some(bytes),
                 Err(error) => problem = problem.or_else(|| Some(with_causes(&error))),
             }
-            Found { problem, ..found }
+            Probed { problem, ..found }
         })
     }
 
-    fn ask(&self, timeout: Duration, look: impl FnOnce() -> Found + Send + 'static) -> Found {
-        let nothing = |problem: String| Found { problem: Some(problem), ..Found::default() };
-        let Some(under_way) = UnderWay::begin(&self.under_way) else {
-            return nothing("the destination has not answered an earlier look yet".to_owned());
+    fn ask(&self, timeout: Duration, probe: impl FnOnce() -> Probed + Send + 'static) -> Probed {
+        let nothing = |problem: String| Probed { problem: Some(problem), ..Probed::default() };
+        let Some(running) = Running::begin(&self.running) else {
+            return nothing("the destination has not answered an earlier query yet".to_owned());
         };
         let (sender, found) = channel();
-        let looking = thread::Builder::new().name("look".to_owned()).spawn(move || {
-            // When the look breaks off, the last is dropped first: whoever hears of its end may begin the next at once.
-            let (sender, under_way) = (sender, under_way);
-            let found = look();
-            drop(under_way);
-            // Whoever asked may have given up.
-            let _told_or_too_late = sender.send(found);
+        let started = thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            // On a panic `running` is dropped before `sender`: when the receiver sees the end, the next probe may begin.
+            let (sender, running) = (sender, running);
+            let found = probe();
+            drop(running);
+            // The receiver is gone after the timeout.
+            let _sent_or_too_late = sender.send(found);
         });
-        match looking.map(|_| found.recv_timeout(timeout)) {
+        match started.map(|_| found.recv_timeout(timeout)) {
             Ok(Ok(found)) => found,
             Ok(Err(RecvTimeoutError::Timeout)) => {
                 nothing(format!("the destination has not answered for {} s", timeout.as_secs_f32()))
             }
             Ok(Err(RecvTimeoutError::Disconnected)) => {
-                nothing("looking at the destination broke off (a bug)".to_owned())
+                nothing("the query of the destination broke off (a bug)".to_owned())
             }
             Err(error) => nothing(format!("cannot start a thread ({error})")),
         }
     }
 }
 
-/// Until it is dropped, there is a look under way.
-struct UnderWay(Arc<AtomicBool>);
+/// Marks that a probe is running, until it is dropped.
+struct Running(Arc<AtomicBool>);
 
-impl UnderWay {
+impl Running {
     fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
         (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -100,15 +100,15 @@ mod tests {
     /// A panic alone can take seconds on a busy machine.
     const LONG: Duration = Duration::from_secs(60);
 
-    fn found(free_bytes: u64) -> Found {
-        Found { free_bytes: Some(free_bytes), ..Found::default() }
+    fn found(free_bytes: u64) -> Probed {
+        Probed { free_bytes: Some(free_bytes), ..Probed::default() }
     }
 
     #[test]
     fn a_destination_that_does_not_answer_is_asked_once_and_again_when_it_has() {
-        let looks = Looks::default();
+        let probes = Probes::default();
         let (answer, answers) = channel::<()>();
-        let late = looks.ask(SHORT, move || {
+        let late = probes.ask(SHORT, move || {
             let _hung_up = answers.recv();
             found(1)
         });
@@ -116,22 +116,22 @@ mod tests {
             late.problem.as_ref().is_some_and(|problem| problem.contains("has not answered for 0.02 s")),
             "{late:?}"
         );
-        let second = looks.ask(LONG, || unreachable!("there is one under way"));
-        assert!(second.problem.as_ref().is_some_and(|problem| problem.contains("earlier look")), "{second:?}");
+        let second = probes.ask(LONG, || unreachable!("one is running"));
+        assert!(second.problem.as_ref().is_some_and(|problem| problem.contains("earlier query")), "{second:?}");
         drop(answer);
-        while looks.under_way.load(Ordering::Acquire) {
+        while probes.running.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(looks.ask(LONG, || found(2)), found(2));
+        assert_eq!(probes.ask(LONG, || found(2)), found(2));
     }
 
     #[test]
-    fn a_look_that_breaks_off_is_not_under_way_any_more() {
-        let looks = Looks::default();
-        let broken = looks.ask(LONG, || panic!("told to"));
+    fn after_a_panic_the_next_probe_may_run() {
+        let probes = Probes::default();
+        let broken = probes.ask(LONG, || panic!("as the test wants"));
         assert!(broken.problem.is_some_and(|problem| problem.contains("a bug")));
         for free in 0..100 {
-            assert_eq!(looks.ask(LONG, move || found(free)), found(free));
+            assert_eq!(probes.ask(LONG, move || found(free)), found(free));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The directories that are recorded to: the warning before their disks are full, and when others may look into them.
+//! Warnings about the directories of backup and spool: before the disk is full, and when other users can read them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,27 +13,27 @@ use common::FreeSpace;
 
 use crate::status::Status;
 
-/// How often it is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The interval of the checks.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// How often the same warning is given.
+/// The interval at which the same warning is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// Less than this is little on any disk.
+/// Free space below this is little on any disk.
 const LITTLE_BYTES: u64 = 1 << 30;
 
-/// Whether it is time to make room: less than 10 % or 1 GiB.
+/// Whether the free space is little: less than 10 % or 1 GiB.
 fn is_little(free: FreeSpace) -> bool {
     free.bytes < LITTLE_BYTES || free.bytes < free.total_bytes / 10
 }
 
-/// Whether anybody but its owner may look into a directory. The file system may know no owners: then it says so, too.
+/// Whether other users than the owner may read a directory; also true on a file system without owners that shows such modes.
 fn is_open_to_others(directory: &Path) -> io::Result<bool> {
     Ok(fs::metadata(directory)?.permissions().mode() & 0o077 != 0)
 }
 
-/// Starts a thread that warns before the disk of the backup, or of the spool, is full, and once when others may look into
-/// either.
+/// Starts a thread that warns before the disk of the backup, or of the spool, is full, and once when other users can read
+/// either directory.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -45,7 +45,7 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
             for place in status.places() {
                 if seen.insert(place.clone()) && is_open_to_others(&place).is_ok_and(|open| open) {
                     log::warn!(
-                        "{} is not closed to other users of this machine: they see the names, sizes and times of its files; chmod 700",
+                        "{0} is not closed to other users of this machine: they see the names, sizes and times of its files. Run: chmod 700 {0}",
                         place.display()
                     );
                 }
@@ -53,7 +53,7 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
                 let Ok(free) = FreeSpace::at(&place) else { continue };
                 if is_little(free) && !recently {
                     log::warn!(
-                        "only {} MiB are free on the disk of {}: make room. When it is full nothing can be recorded there, and \
+                        "only {} MiB are free on the disk of {}: make room. When the disk is full, nothing can be recorded there, and \
                          lightningd stops",
                         free.bytes >> 20,
                         place.display()
@@ -61,14 +61,14 @@ pub fn watch(status: Arc<Status>) -> io::Result<()> {
                     warned = Some((place, Instant::now()));
                 }
             }
-            thread::sleep(if warned.is_none() && status.places().is_empty() { FIRST_LOOKS } else { LOOK_EVERY });
+            thread::sleep(if warned.is_none() && status.places().is_empty() { UNTIL_OPEN } else { CHECK_EVERY });
         }
     })?;
     Ok(())
 }
 
-/// Until there is a backup.
-const FIRST_LOOKS: Duration = Duration::from_secs(1);
+/// The interval of the checks until the backup is open.
+const UNTIL_OPEN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -1,44 +1,36 @@
-//! The thread that brings what was spooled into the backup, as soon as that is reachable again.
+//! The draining thread: it copies the changes in the spool into the backup as soon as the backup is reachable again.
 //!
-//! It appends record after record while changes go on to the spool. When it has come close to the end it takes the
-//! recording for a moment, appends what is left, and hands it the backup: from then on changes go there. A hook that comes
-//! in that moment waits for a few appends, or, when one of them hangs, for as long as a call may take.
+//! It appends record after record while new changes still go to the spool. Close to the end it locks the writer, appends the
+//! rest, and switches the writer to the backup: from then on changes go there. A hook that comes in that moment waits for a
+//! few appends, or, if one of them hangs, for the timeout of a call.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use common::{BackupWriter, DrainError, counted};
+use common::{DrainError, counted};
 
 use crate::causes::with_remedy;
+use crate::shared_writer::{SharedWriter, WeakWriter};
 use crate::status::Status;
 
-/// The pause before the next attempt.
+/// The pause before the next attempt, when the destination is out of reach.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The pause when an attempt failed for a reason that does not pass by itself.
+/// The pause before the next attempt, when the reason does not pass by itself.
 const RETRY_LATER: Duration = Duration::from_secs(60);
 
-/// How often the log says how far behind the backup is.
-const SHOUT_EVERY: Duration = Duration::from_secs(60);
+/// The interval of the log line that reports how far the backup is behind.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
-/// With so few records left the recording is taken.
+/// The number of records left at which the writer is locked.
 const CLOSE: u64 = 16;
 
-/// How long a call may take while the recording is taken.
-const CALL_WHILE_TAKEN: Duration = Duration::from_secs(2);
+/// The timeout of a call while the writer is locked.
+const CALL_WHILE_LOCKED: Duration = Duration::from_secs(2);
 
-/// A recording that two threads use: the one that answers hooks, and the one that drains.
-pub type SharedRecording = Arc<Mutex<BackupWriter>>;
-
-/// The recording, for a moment.
-pub fn lock(recording: &SharedRecording) -> MutexGuard<'_, BackupWriter> {
-    // A panic in the other thread ends the process or leaves a writer that refuses.
-    recording.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The thread's handle. Dropped, it tells the thread to stop after the append that it is in.
+/// The handle of the draining thread. Dropping it stops the thread after the current append.
 #[derive(Debug)]
 pub struct Draining {
     stop: Arc<AtomicBool>,
@@ -46,20 +38,20 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// Starts it for a recording that spools.
+    /// Starts the thread for a writer that spools.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn spawn(recording: &SharedRecording, status: Arc<Status>) -> io::Result<Self> {
+    pub fn spawn(writer: &SharedWriter, status: Arc<Status>) -> io::Result<Self> {
         let (stop, first_attempt_failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let draining = Self { stop: Arc::clone(&stop), first_attempt_failed: Arc::clone(&first_attempt_failed) };
-        let recording = Arc::downgrade(recording);
-        let worker = Worker { recording, status, stop, first_attempt_failed, shouted: None };
+        let writer = writer.downgrade();
+        let worker = Worker { writer, status, stop, first_attempt_failed, reported: None };
         thread::Builder::new().name("draining".to_owned()).spawn(move || worker.run())?;
         Ok(draining)
     }
 
-    /// Whether the first attempt has failed: waiting for the others is in vain for now.
+    /// Whether the first attempt has failed: then there is no point in waiting for the next one.
     pub fn has_failed(&self) -> bool {
         self.first_attempt_failed.load(Ordering::Relaxed)
     }
@@ -71,23 +63,23 @@ impl Drop for Draining {
     }
 }
 
-/// Whether there is nothing left to do for a spool.
+/// Whether the spool was emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Emptied {
     Yes,
-    /// The backup has all of it, and it is still there.
+    /// The backup has all changes, but the spool could not be emptied.
     No,
 }
 
 struct Worker {
-    /// Not kept: a call to the backup's place may hang for longer than the process is wanted, and the next recorder needs the
-    /// lock of the spool.
-    recording: Weak<Mutex<BackupWriter>>,
+    /// A weak handle: a call to the backup may hang for longer than the destination stays open, and the next recorder needs
+    /// the lock of the spool.
+    writer: WeakWriter,
     status: Arc<Status>,
     stop: Arc<AtomicBool>,
     first_attempt_failed: Arc<AtomicBool>,
-    /// When it was said last that the backup is behind.
-    shouted: Option<Instant>,
+    /// The time of the last report that the backup is behind.
+    reported: Option<Instant>,
 }
 
 impl Worker {
@@ -103,7 +95,7 @@ impl Worker {
             }
             let text = format!("the spool is not drained: {}", with_remedy(&error));
             if error.is_trouble() {
-                self.log_once();
+                self.report_behind();
                 log::debug!("{text}");
                 self.status.spool_problem(text);
                 thread::sleep(RETRY_AFTER);
@@ -118,18 +110,18 @@ impl Worker {
 
     fn attempt(&self) -> Result<(), DrainError> {
         while !self.stopped() && self.attempt_once()? == Emptied::No {
-            // Another attempt finds everything in the backup already.
+            // The next attempt finds all changes in the backup already.
             self.sleep(RETRY_LATER);
         }
         Ok(())
     }
 
     fn attempt_once(&self) -> Result<Emptied, DrainError> {
-        let plan = self.recording.upgrade().and_then(|recording| lock(&recording).drain_plan());
+        let plan = self.writer.upgrade().and_then(|writer| writer.lock().drain_plan());
         let Some(plan) = plan else { return Ok(Emptied::Yes) };
         let mut drain = plan.attach()?;
         loop {
-            let Some(through) = self.recording.upgrade().map(|recording| lock(&recording).end()) else {
+            let Some(through) = self.writer.upgrade().map(|writer| writer.lock().end()) else {
                 return Ok(Emptied::Yes);
             };
             log::debug!("draining the spool up to record {}", through.next_seq.get() - 1);
@@ -137,27 +129,24 @@ impl Worker {
             if self.stopped() {
                 return Ok(Emptied::Yes);
             }
-            let Some(recording) = self.recording.upgrade() else { return Ok(Emptied::Yes) };
-            let mut recording = lock(&recording);
-            let end = recording.end();
+            let Some(writer) = self.writer.upgrade() else { return Ok(Emptied::Yes) };
+            let mut writer = writer.lock();
+            let end = writer.end();
             if end.next_seq.get() - drain.end().next_seq.get() > CLOSE {
                 continue;
             }
-            drain.set_timeout(CALL_WHILE_TAKEN);
+            drain.set_timeout(CALL_WHILE_LOCKED);
             drain.advance(end)?;
-            // Whoever stops now has the recording next, and finds the spool empty.
-            match recording.return_to_backup(drain) {
+            // The writer stays locked until here, so that a stop finds the spool empty.
+            match writer.return_to_backup(drain) {
                 Ok(()) => {
-                    log::warn!(
-                        "the spool is drained: {} has all changes, and new ones go there again",
-                        recording.url()
-                    );
+                    log::warn!("the spool is drained: {} has all changes, and new ones go there again", writer.url());
                     self.status.spool_drained();
                 }
                 Err(error) => {
                     let text = format!(
-                        "the backup has all that is in the spool, which cannot be emptied: {}. Nothing is lost by that; new \
-                         changes go to the spool, and it is tried again in a minute",
+                        "the backup has all changes, but the spool cannot be emptied: {}. Nothing is lost. New changes go to the \
+                         spool; the next attempt is in a minute",
                         with_remedy(&error)
                     );
                     log::error!("{text}");
@@ -169,18 +158,18 @@ impl Worker {
         }
     }
 
-    fn log_once(&mut self) {
-        if self.shouted.is_some_and(|last| last.elapsed() < SHOUT_EVERY) {
+    fn report_behind(&mut self) {
+        if self.reported.is_some_and(|last| last.elapsed() < REPORT_EVERY) {
             return;
         }
-        self.shouted = Some(Instant::now());
-        let Some(recording) = self.recording.upgrade() else { return };
-        let recording = lock(&recording);
-        if let Some((path, spooled)) = recording.spooled() {
+        self.reported = Some(Instant::now());
+        let Some(writer) = self.writer.upgrade() else { return };
+        let writer = writer.lock();
+        if let Some((path, spooled)) = writer.spooled() {
             log::error!(
                 "{} is out of reach and behind by {}: the newest changes are in {}, on this machine only. Make the backup \
                  reachable",
-                recording.url(),
+                writer.url(),
                 counted(spooled.changes, "change"),
                 path.display()
             );

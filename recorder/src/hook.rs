@@ -1,6 +1,6 @@
-//! The hook `db_write`: from its parameters to the write that is to be recorded.
+//! The hook `db_write`: parses its parameters.
 //!
-//! Pure. What is wrong with the parameters is said without quoting them: statements carry preimages and channel state.
+//! Pure. Errors never quote the parameters: statements contain preimages and channel state.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::message::Text;
 
-/// What `lightningd` is about to commit, borrowed from its message.
+/// A write that `lightningd` is about to commit, borrowed from its message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IncomingWrite<'a> {
     /// The database's data_version after the transaction.
@@ -22,41 +22,41 @@ pub struct IncomingWrite<'a> {
     pub statements: Vec<Cow<'a, str>>,
 }
 
-/// Why the parameters of a `db_write` cannot be taken.
+/// The error for invalid parameters of a `db_write`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadWrite {
-    /// No parameters at all.
+    /// The message has no parameters.
     #[error("its params are missing")]
     NoParams,
-    /// A key that has to be there is not.
+    /// A required key is missing.
     #[error("its params have no \"{field}\"")]
     Missing {
         /// The key.
         field: &'static str,
     },
-    /// A value is of another type.
+    /// A value has the wrong type.
     #[error("{place} is {found}; {expected} was expected")]
     WrongType {
-        /// Which value.
+        /// The value, by its key.
         place: String,
         /// The type it has.
         found: &'static str,
         /// The type it should have.
         expected: &'static str,
     },
-    /// A number that no data_version can be.
+    /// The number is no valid data_version.
     #[error("\"data_version\" is {found}; a whole number from 0 to 4294967295 was expected")]
     NotAVersion {
         /// The number.
         found: String,
     },
-    /// A list without statements.
+    /// The list of statements is empty.
     #[error(
         "\"writes\" is empty, which is what a node on PostgreSQL sends: this backup is for nodes on SQLite; \
          take backup-recorder out of the configuration of this node and use PostgreSQL's own replication"
     )]
     NoStatements,
-    /// A key is there twice, so it is not clear what is meant.
+    /// A key occurs twice, so the meaning is not clear.
     #[error("its params name a key twice")]
     Twice,
 }
@@ -94,10 +94,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Statements<'a> {
 }
 
 impl<'a> IncomingWrite<'a> {
-    /// Reads the parameters of a `db_write`. Keys that are not known are left alone: later releases may add some.
+    /// Parses the parameters of a `db_write`. Unknown keys are ignored: later releases may add some.
     ///
     /// # Errors
-    /// Whatever is wrong with them, in words for the operator.
+    /// The fault of the parameters, as text for the operator.
     pub fn parse(params: Option<&'a RawValue>) -> Result<Self, BadWrite> {
         let params = params.ok_or(BadWrite::NoParams)?;
         match serde_json::from_str::<RawWrite<'a>>(params.get()) {
@@ -105,7 +105,7 @@ impl<'a> IncomingWrite<'a> {
             Ok(RawWrite { data_version, writes: Statements(statements) }) => {
                 Ok(Self { data_version: DataVersion::new(data_version), statements })
             }
-            // serde's own message would quote what it found. Nothing waits behind this slower second look.
+            // serde's own message would quote the value. This second, slower pass delays nothing: the write is refused.
             Err(_) => Err(diagnose(params)),
         }
     }

@@ -1,34 +1,34 @@
-//! How long answers take, from the message read to the answer written.
+//! [`Latency`]: the time from reading a `db_write` to having written its answer.
 //!
-//! The thread that answers stores two numbers; who asks sorts them.
+//! The answering thread stores two numbers; the figures are computed when `backup-status` is called.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// How many answers are looked at: the last so many.
+/// The number of answers that are kept: the last ones.
 const ANSWERS: usize = 1000;
 
-/// The last answers.
+/// The latencies of the last answers.
 #[derive(Debug)]
 pub struct Latency {
-    /// Microseconds, in a ring.
+    /// The latencies in microseconds, as a ring buffer.
     micros: [AtomicU32; ANSWERS],
-    /// All answers there ever were; only the thread that answers adds to it.
+    /// The number of all answers so far; only the answering thread increments it.
     answers: AtomicU64,
 }
 
-/// What the last answers amount to, in microseconds; null before the first.
+/// The figures of the last answers, in microseconds; null before the first answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LatencyFigures {
-    /// Half of them took no longer.
+    /// The median.
     pub p50: Option<u32>,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile.
     pub p99: Option<u32>,
-    /// None took longer.
+    /// The maximum.
     pub worst: Option<u32>,
-    /// How many they are: 1,000 at most.
+    /// The number of answers that these figures are of: at most 1,000.
     pub answers: usize,
 }
 
@@ -39,17 +39,17 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// One more answer. To be called by one thread only.
+    /// Adds the latency of an answer. Only one thread may call this.
     pub fn add(&self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let answers = self.answers.load(Ordering::Relaxed);
         self.micros[place(answers)].store(micros, Ordering::Relaxed);
-        // Whoever sees the count sees the number, too. An older number may be overwritten while it is read: then the newer
-        // one counts, which is as good.
+        // `Release`: a reader that sees the count sees the latency, too. An older latency may be overwritten while it is read:
+        // then the newer one counts, which is as good.
         self.answers.store(answers + 1, Ordering::Release);
     }
 
-    /// What the last answers amount to.
+    /// The figures of the last answers.
     pub fn figures(&self) -> LatencyFigures {
         let answers = usize::try_from(self.answers.load(Ordering::Acquire)).unwrap_or(ANSWERS).min(ANSWERS);
         let mut sorted: Vec<u32> = self.micros[..answers].iter().map(|micros| micros.load(Ordering::Relaxed)).collect();
@@ -59,7 +59,7 @@ impl Latency {
     }
 }
 
-/// Where in the ring the number of an answer is.
+/// The index in the ring buffer for an answer.
 #[expect(clippy::cast_possible_truncation, reason = "less than the length of the ring")]
 const fn place(answer: u64) -> usize {
     (answer % ANSWERS as u64) as usize
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_while_answers_are_added_sees_only_numbers_that_were() {
+    fn figures_read_meanwhile_are_of_real_latencies() {
         let latency = Latency::default();
         std::thread::scope(|scope| {
             scope.spawn(|| (0..200_000).for_each(|at| latency.add(Duration::from_micros(3 + at % 2))));

@@ -5,36 +5,38 @@
 //! of `lightningd`'s messages and answers each `db_write` on the spot:
 //!
 //! ```text
-//! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ recording (append + fdatasync) ─▶ reply ─▶ stdout
+//! stdin ─▶ splitter ─▶ message ─┬─ db_write ─▶ hook ─▶ destination (append + fdatasync) ─▶ reply ─▶ stdout
 //!                               └─ all else ─▶ plugin (cln-plugin in a thread of its own) ─────▶ stdout
-//!                                     recording ─▶ sealing (a background thread) ─▶ segments, status, log
+//!                                     destination ─▶ sealing (a background thread) ─▶ segments, status, log
 //! ```
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`splitter`] | bytes into messages (pure) |
-//! | [`message`] | what a message is (pure) |
+//! | [`message`] | the kind of a message (pure) |
 //! | [`hook`] | the parameters of a `db_write` (pure) |
 //! | [`reply`] | replies, byte for byte (pure) |
-//! | [`transport`] | reading, the order of things, when it is over |
-//! | [`answer`] | what is done about each message |
+//! | [`transport`] | reads the messages in order, until the end |
+//! | [`answer`] | handles each message |
 //! | [`outgoing`] | whole messages to standard output |
-//! | [`plugin`] | what `cln-plugin` does |
+//! | [`plugin`] | the part that `cln-plugin` does |
 //! | [`lightningd_log`] | log records to `lightningd`, behind the answers |
-//! | [`recording`] | the backup that writes go to, opened when first needed, and again when its place has failed |
-//! | [`waiting`] | keeping `lightningd` in the hook while that place is out of reach |
-//! | [`draining`] | the thread that brings what was spooled meanwhile into the backup |
-//! | [`pending`], [`watchdog`] | a write whose recording hangs is refused by another thread, which also tells of long waits |
-//! | [`stalls`] | what `backup-status` says of those waits |
+//! | [`destination`] | the backup that writes go to: opened when first needed, and again after a call to it has failed |
+//! | [`shared_writer`] | the mutex around the writer of that backup |
+//! | [`waiting`] | the pauses between attempts while the backup is out of reach |
+//! | [`draining`] | the thread that copies spooled changes into the backup |
+//! | [`pending`], [`watchdog`] | the thread that refuses a write whose recording hangs, and reports long waits |
+//! | [`stalls`] | those waits in `backup-status` |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
 //! | [`disk_warnings`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
-//! | [`latency`], [`destination_probe`] | what it says of the last answers, and of the destination, which may not answer |
+//! | [`latency`], [`destination_probe`] | its figures of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
 mod causes;
 pub mod compacting;
+pub mod destination;
 pub mod destination_probe;
 pub mod disk_warnings;
 pub mod draining;
@@ -45,9 +47,9 @@ pub mod message;
 pub mod outgoing;
 pub mod pending;
 pub mod plugin;
-pub mod recording;
 pub mod reply;
 pub mod sealing;
+pub mod shared_writer;
 pub mod splitter;
 pub mod stalls;
 pub mod status;

@@ -1,12 +1,12 @@
 //! The log: every record becomes a `log` notification to `lightningd`.
 //!
 //! `cln-plugin` brings a logger too, but that one starts and ends with its runtime: it knows nothing of the writes before
-//! the handshake, and once the runtime is gone it panics in whoever logs, which here would be the thread that answers
+//! the handshake, and once the runtime is gone it panics in the thread that logs, which here would be the one that answers
 //! `db_write`. So `cln-plugin`'s own logger is off, and what it logs comes this way as well.
 //!
-//! Answers and log lines go through one pipe, and an answer must never wait for a line. So whoever logs leaves the line in
-//! a queue; a thread passes them on, each only when the pipe has room for it and for many answers. When `lightningd` reads
-//! too slowly, the queue is full some time: further lines are dropped, and counted.
+//! Answers and log lines go through one pipe, and an answer must never wait for a line. So lines are put into a queue, and a
+//! thread sends each one only when the pipe has room for it and for many answers. When `lightningd` reads too slowly, the
+//! queue fills up: further lines are dropped and counted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,17 +18,17 @@ use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 
 use crate::outgoing::{Outgoing, SMALL_BYTES_MAX, Sent};
 
-/// The variable that sets how much is logged (`off`, `error`, `warn`, `info`, `debug`): the one all plugins built on
-/// `cln-plugin` look at. `info` without it.
+/// The environment variable for the log level (`off`, `error`, `warn`, `info`, `debug`), as in all plugins built on
+/// `cln-plugin`. The default is `info`.
 pub const LEVEL_VARIABLE: &str = "CLN_PLUGIN_LOG";
 
-/// Lines that wait at most.
+/// The capacity of the queue, in lines.
 const LINES_MAX: usize = 256;
 
-/// The pause before the pipe is looked at again when it was too full.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// The pause before the next attempt when the pipe was too full.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
 
-/// How long [`flush`](Log::flush) waits: `lightningd` may have stopped reading.
+/// The timeout of [`flush`](Log::flush): `lightningd` may have stopped reading.
 const FLUSHED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Sends log records to `lightningd`.
@@ -46,15 +46,15 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The first one stays until it is sent.
+    /// The lines not sent yet. The first one stays until it is sent.
     lines: VecDeque<Vec<u8>>,
     dropped: u64,
-    /// Nobody listens any more.
+    /// No line is sent any more: the output is closed, or the logger was dropped.
     ended: bool,
 }
 
 impl LightningdLog {
-    /// A logger with the level that the environment asks for.
+    /// A logger with the level of [`LEVEL_VARIABLE`].
     ///
     /// # Errors
     /// When no thread can be started.
@@ -70,10 +70,10 @@ impl LightningdLog {
         Ok(Self { queue, level })
     }
 
-    /// Makes it the logger of this process.
+    /// Makes this the logger of the process.
     ///
     /// # Errors
-    /// When there is one already.
+    /// When the process has a logger already.
     pub fn install(self) -> Result<(), SetLoggerError> {
         log::set_max_level(self.level);
         log::set_boxed_logger(Box::new(self))
@@ -91,7 +91,7 @@ impl Log for LightningdLog {
         }
     }
 
-    /// Waits until the lines so far are sent, but not for long.
+    /// Waits until the lines so far are sent, for at most [`FLUSHED_WITHIN`].
     fn flush(&self) {
         let unsent = |waiting: &mut Waiting| !waiting.lines.is_empty() && !waiting.ended;
         drop(self.queue.changed.wait_timeout_while(self.queue.waiting(), FLUSHED_WITHIN, unsent));
@@ -120,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// Sends the lines as they come, until nobody listens.
+    /// Sends the lines as they come, until the output is closed or the logger is dropped.
     fn pass_on(&self, outgoing: &Outgoing) {
         loop {
             let none = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.ended;
@@ -129,8 +129,8 @@ impl Queue {
             drop(waiting);
             match outgoing.send_if_room(&line) {
                 Ok(Sent::All) => self.is_sent(),
-                Ok(Sent::Nothing) => thread::sleep(LOOK_AGAIN_AFTER),
-                // When lightningd is gone nobody is left to tell; the reader notices by itself.
+                Ok(Sent::Nothing) => thread::sleep(RETRY_AFTER),
+                // lightningd is gone; the thread that reads its messages notices that by itself.
                 Err(_gone) => self.waiting().ended = true,
             }
         }
@@ -141,8 +141,7 @@ impl Queue {
         waiting.lines.pop_front();
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let text =
-                format!("{} not sent about here: lightningd reads them too slowly", counted(dropped, "log line"));
+            let text = format!("{} dropped about here: lightningd reads them too slowly", counted(dropped, "log line"));
             waiting.lines.push_back(notification(Level::Warn, &text));
         }
         self.changed.notify_all();
@@ -225,9 +224,9 @@ mod tests {
         }
     }
 
-    /// `lightningd` reads nothing, and somebody logs without end: answers still get into the pipe at once.
+    /// `lightningd` reads nothing, and a thread logs without end: answers still get into the pipe at once.
     #[test]
-    fn no_answer_waits_for_log_lines_that_nobody_reads() {
+    fn no_answer_waits_for_unread_log_lines() {
         const ANSWERS: usize = 200;
         let (mut reader, outgoing, logger) = logger(LevelFilter::Info);
         let (answered, all_answered) = channel();
@@ -261,9 +260,9 @@ mod tests {
         let (answers, lines): (Vec<_>, Vec<_>) = messages.iter().partition(|message| message.get("method").is_none());
         assert_eq!(answers.len(), ANSWERS);
         let text = |line: &serde_json::Value| line["params"]["message"].as_str().unwrap().to_owned();
-        let (told, others): (Vec<String>, Vec<String>) =
-            lines.into_iter().map(text).partition(|text| text.contains("not sent about here"));
-        let dropped: usize = told.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+        let (drops, others): (Vec<String>, Vec<String>) =
+            lines.into_iter().map(text).partition(|text| text.contains("dropped about here"));
+        let dropped: usize = drops.iter().map(|text| text.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
         assert!(dropped > 0, "the queue has a limit");
         assert_eq!(others.len() + dropped, 4 * LINES_MAX);
     }

@@ -1,4 +1,4 @@
-//! What a message of `lightningd` is: a `db_write`, something for `cln-plugin`, or nothing that can be understood.
+//! [`Incoming`]: the kind of a message of `lightningd`: a `db_write`, a message for `cln-plugin`, or an invalid one.
 //!
 //! Pure. Everything is borrowed from the message where JSON allows it.
 
@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-/// The hook's name, and so the method of its requests.
+/// The name of the hook, which is the method of its requests.
 pub const DB_WRITE: &str = "db_write";
 
 /// A JSON string that stays where it is when it has no escapes.
@@ -20,37 +20,37 @@ pub const DB_WRITE: &str = "db_write";
 #[serde(transparent)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-/// What one message is.
+/// A message of `lightningd`.
 #[derive(Debug)]
 pub enum Incoming<'a> {
     /// A database write that waits for its answer.
     DbWrite {
         /// The request's id, as received.
         id: &'a str,
-        /// Its parameters, not looked at yet.
+        /// The parameters, not parsed yet.
         params: Option<&'a RawValue>,
     },
     /// Any other request.
     Request {
         /// The request's id, as received.
         id: &'a str,
-        /// What is asked.
+        /// The method.
         method: Cow<'a, str>,
         /// Whether it has parameters, even empty ones.
         params: Params,
     },
-    /// A notification: nobody waits for an answer.
+    /// A notification, which has no answer.
     Notification {
-        /// What happened.
+        /// The topic.
         method: Cow<'a, str>,
         /// Whether it has parameters, even empty ones.
         params: Params,
     },
-    /// Not a JSON-RPC message, or a `db_write` that nobody could be answered about.
+    /// Not a JSON-RPC message, or a `db_write` without an id to answer.
     Unreadable {
-        /// The id as received, if one could be found all the same.
+        /// The id as received, if one was found.
         id: Option<&'a str>,
-        /// Why.
+        /// The fault.
         reason: Unreadable,
     },
 }
@@ -58,19 +58,19 @@ pub enum Incoming<'a> {
 /// Whether a message carries the key `params`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Params {
-    /// It does.
+    /// The key is there.
     Present,
-    /// It does not.
+    /// The key is missing.
     Absent,
 }
 
-/// Why a message cannot be understood. Never quotes the message: it may hold the node's secrets.
+/// The fault of an invalid message. It never quotes the message, which may contain secrets of the node.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Unreadable {
-    /// The text breaks JSON's own rules.
+    /// The message is not valid JSON.
     #[error("the message is not JSON ({0})")]
     NotJson(String),
-    /// Valid JSON, wrong shape.
+    /// The message is valid JSON, but not a request.
     #[error(
         "the message is JSON but not a JSON-RPC request: an object with one \"id\" and one \"method\" that is text"
     )]
@@ -91,7 +91,7 @@ struct Envelope<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    /// Looks at a message's envelope.
+    /// Parses the envelope of a message.
     pub fn parse(message: &'a [u8]) -> Self {
         let envelope: Envelope<'a> = match serde_json::from_slice(message) {
             Ok(envelope) => envelope,
@@ -116,7 +116,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// What the beginning of a damaged or cut message still tells.
+/// The id and method read from the beginning of a damaged or truncated message.
 #[derive(Debug, Default)]
 pub struct Head<'a> {
     /// The request's id, as received.
@@ -130,7 +130,7 @@ impl<'a> Head<'a> {
     pub fn of(message: &'a [u8]) -> Self {
         let mut head = Self::default();
         let mut json = serde_json::Deserializer::from_slice(message);
-        // That the text breaks off somewhere is expected; what was read before that is the result.
+        // An error is expected, because the text may break off; the result is what was read before.
         let _broken_off = HeadOf(&mut head).deserialize(&mut json);
         head
     }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_cut_anywhere_behind_id_and_method_still_tells_both() {
+    fn a_message_cut_anywhere_after_id_and_method_still_yields_both() {
         let message = br#"{"jsonrpc":"2.0","id":"cln:db_write#1","method":"db_write","params":{"writes":["insert"]}}"#;
         let known = message.windows(8).position(|part| part == b"\"params\"").unwrap();
         for cut in 0..=message.len() {

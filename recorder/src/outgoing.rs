@@ -1,4 +1,4 @@
-//! The way out to `lightningd`: whole messages, one at a time.
+//! [`Outgoing`]: sends whole messages to `lightningd`, one at a time.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,16 +10,16 @@ use rustix::io::Errno;
 /// A message up to this length gets into a pipe that is ready at once and whole: the page that POSIX calls `PIPE_BUF`.
 pub const SMALL_BYTES_MAX: usize = 4096;
 
-/// What may be in the pipe when a message that can wait is added. A quarter of what a pipe holds, for the kernel may leave up
-/// to half of each of its pages unused.
+/// The most unread bytes in the pipe at which a message that can wait is added. It is a quarter of the capacity of a pipe,
+/// because the kernel may leave up to half of each of its pages unused.
 const UNREAD_BYTES_MAX: u64 = 16 << 10;
 
 /// Whether a message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// All of it.
+    /// The whole message was sent.
     All,
-    /// Nothing: it would have to wait.
+    /// Nothing was sent: it would have had to wait.
     Nothing,
 }
 
@@ -54,7 +54,7 @@ impl Outgoing {
         {
             let output = self.output();
             let fd = output.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-            // What is no pipe may not tell; then it counts as empty.
+            // An output that is no pipe may not support this; then it counts as empty.
             let unread = rustix::io::ioctl_fionread(fd).unwrap_or(0);
             let mut ends = [PollFd::new(fd, PollFlags::OUT)];
             let is_ready = poll(&mut ends, Some(&Timespec::default()))? > 0;
@@ -62,7 +62,7 @@ impl Outgoing {
                 return Ok(Sent::Nothing);
             }
         }
-        // Somebody may have sent an answer meanwhile, for which there is room beside this.
+        // Another thread may have sent an answer meanwhile; there is room for both.
         self.send(message).map(|()| Sent::All)
     }
 

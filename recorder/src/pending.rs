@@ -1,12 +1,12 @@
-//! [`Pending`]: what `lightningd` waits for, and who answers it.
+//! [`Pending`]: the request that `lightningd` waits for, and which thread answers it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::stalls::{Awaited, Outcome, STALL, Stall};
 
-/// Stalls that are over and not told yet, at most: the watchdog takes them several times a second.
-const UNTOLD_MAX: usize = 64;
+/// The most finished stalls that wait for the watchdog, which takes them several times a second.
+const UNREPORTED_MAX: usize = 64;
 
 /// The request that `lightningd` waits for, shared with the [watchdog](crate::watchdog). A write is answered once: by the
 /// thread that records it, or, when a call of that thread does not return, by the watchdog.
@@ -17,12 +17,12 @@ pub struct Pending {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of the request, as received; kept for its memory.
+    /// The id of the request, as received. The buffer is reused.
     id: String,
     stage: Stage,
-    /// Why the last attempt to record it has failed.
+    /// The error of the last failed attempt to record the write.
     trouble: Option<String>,
-    /// For which `lightningd` has waited, and which nobody has told yet.
+    /// Stalls that are over and not reported yet.
     unreported: Vec<Stall>,
 }
 
@@ -33,9 +33,9 @@ enum Stage {
     Idle,
     /// The backup is being opened.
     Opening { since: Instant },
-    /// The thread that records is at it.
-    BackupWriter { since: Instant },
-    /// The watchdog has refused it, and the thread that records has not come back.
+    /// The recording thread records the write.
+    Recording { since: Instant },
+    /// The watchdog has refused the write; the recording thread is still stuck in a call.
     Refused { since: Instant },
 }
 
@@ -44,27 +44,27 @@ impl Stage {
         match self {
             Self::Idle => None,
             Self::Opening { since } => Some((since, Awaited::Opening)),
-            Self::BackupWriter { since } | Self::Refused { since } => Some((since, Awaited::Write)),
+            Self::Recording { since } | Self::Refused { since } => Some((since, Awaited::Write)),
         }
     }
 }
 
-/// Whose the answer to a write is.
+/// The thread that answers a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answerer {
-    /// Whoever asks.
+    /// The recording thread, which calls [`end`](Pending::end).
     Recorder,
-    /// The watchdog's, who has given it: nobody else may.
+    /// The watchdog: it has answered already, and no second answer may follow.
     Watchdog,
 }
 
 impl Pending {
-    /// Recording begins.
+    /// The recording of the write with this request id begins.
     pub fn begin(&self, id: &str) {
         let mut state = self.state();
         state.id.clear();
         state.id.push_str(id);
-        state.stage = Stage::BackupWriter { since: Instant::now() };
+        state.stage = Stage::Recording { since: Instant::now() };
     }
 
     /// The backup is opened for an `init`, up to [`end`](Self::end).
@@ -72,22 +72,22 @@ impl Pending {
         self.state().stage = Stage::Opening { since: Instant::now() };
     }
 
-    /// An attempt has failed, and another one is made.
+    /// Notes why an attempt failed, before the next one.
     pub fn note_trouble(&self, trouble: &str) {
         self.state().trouble = Some(trouble.to_owned());
     }
 
-    /// It has ended, one way or the other. From here on a write is the caller's to answer, unless it is answered.
+    /// Recording or opening has ended. Returns which thread answers the write: the caller, or the watchdog, which has done so.
     pub fn end(&self, outcome: Outcome) -> Answerer {
         let mut state = self.state();
         let (stage, cause) = (std::mem::take(&mut state.stage), state.trouble.take());
         let answerer = match stage {
             Stage::Refused { .. } => Answerer::Watchdog,
-            Stage::Idle | Stage::Opening { .. } | Stage::BackupWriter { .. } => Answerer::Recorder,
+            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } => Answerer::Recorder,
         };
         if let Some((since, awaited)) = stage.awaited() {
             let took = since.elapsed();
-            if (took >= STALL || cause.is_some()) && state.unreported.len() < UNTOLD_MAX {
+            if (took >= STALL || cause.is_some()) && state.unreported.len() < UNREPORTED_MAX {
                 let outcome = if answerer == Answerer::Watchdog { Outcome::Refused } else { outcome };
                 state.unreported.push(Stall { since, took, outcome: Some(outcome), awaited, cause });
             }
@@ -100,19 +100,19 @@ impl Pending {
         matches!(self.state().stage, Stage::Refused { .. })
     }
 
-    /// Takes the answer away from the thread that records, if it has been at it for so long; returns the id of the request.
+    /// Takes the answer over from the recording thread if it has recorded for `after` or longer; returns the id of the request.
     pub fn take_over(&self, after: Duration) -> Option<String> {
         let mut state = self.state();
         match state.stage {
-            Stage::BackupWriter { since } if since.elapsed() >= after => {
+            Stage::Recording { since } if since.elapsed() >= after => {
                 state.stage = Stage::Refused { since };
                 Some(state.id.clone())
             }
-            Stage::Idle | Stage::Opening { .. } | Stage::BackupWriter { .. } | Stage::Refused { .. } => None,
+            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } | Stage::Refused { .. } => None,
         }
     }
 
-    /// What is to be told of waiting: that which is over, once, and behind it that which lasts.
+    /// The stalls to report: those that are over, each returned once, then the one that lasts.
     pub fn take_stalls(&self) -> Vec<Stall> {
         let mut state = self.state();
         let mut stalls = std::mem::take(&mut state.unreported);
@@ -126,7 +126,7 @@ impl Pending {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is whole by itself.
+        // Every change is complete by itself, so the state is valid after a panic, too.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_waiting_that_is_long_or_has_a_reason_is_told_and_once() {
+    fn a_wait_that_is_long_or_has_a_reason_is_reported_once() {
         let pending = Pending::default();
         pending.begin("\"quick\"");
         assert_eq!(pending.take_stalls(), []);
@@ -161,7 +161,7 @@ mod tests {
         pending.begin("\"after an outage\"");
         pending.note_trouble("no room");
         pending.end(Outcome::Done);
-        let [stall] = &pending.take_stalls()[..] else { panic!("an outage is told, however short") };
+        let [stall] = &pending.take_stalls()[..] else { panic!("an outage is reported, however short") };
         assert_eq!((stall.outcome, stall.cause.as_deref()), (Some(Outcome::Done), Some("no room")));
         pending.begin_opening();
         std::thread::sleep(STALL);

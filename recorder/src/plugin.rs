@@ -25,13 +25,13 @@ use crate::outgoing::Outgoing;
 use crate::reply::Code;
 use crate::status::Status;
 
-/// The method that tells how the backup is doing.
+/// The method that reports the state of the backup.
 pub const BACKUP_STATUS: &str = "backup-status";
 
 /// The request that begins the handshake.
 pub const GETMANIFEST: &str = "getmanifest";
 
-/// The request that completes it.
+/// The request that completes the handshake.
 pub const INIT: &str = "init";
 
 /// The notification that `lightningd` is about to stop.
@@ -39,7 +39,7 @@ pub const SHUTDOWN: &str = "shutdown";
 
 const PIPE_BYTES: usize = 64 << 10;
 
-/// Where messages for `cln-plugin` go.
+/// The queue of messages for `cln-plugin`.
 ///
 /// The queue has no limit, so that the sender never waits. It stays short: `lightningd` waits for the handshake's
 /// answers, and beyond that only an operator's `backup-status` and one `shutdown` come this way.
@@ -49,13 +49,13 @@ pub struct PluginInbox(UnboundedSender<Vec<u8>>);
 /// `cln-plugin` is gone: it cannot answer any more.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the part of backup-recorder that answers requests has ended; recording goes on, the log says why it ended, \
-     and a restart of lightningd brings it back"
+    "the part of backup-recorder that answers requests has ended; recording goes on. The log has the reason. \
+     Restart lightningd to get that part back"
 )]
 pub struct PluginEnded;
 
 impl PluginInbox {
-    /// An inbox and the end that is read.
+    /// A queue, and its receiver.
     pub fn new() -> (Self, UnboundedReceiver<Vec<u8>>) {
         let (sender, receiver) = unbounded_channel();
         (Self(sender), receiver)
@@ -64,33 +64,33 @@ impl PluginInbox {
     /// Hands a message, without its separator, to `cln-plugin`. Never waits.
     ///
     /// # Errors
-    /// When nobody reads it any more.
+    /// When `cln-plugin` has ended.
     pub fn forward(&self, message: &[u8]) -> Result<(), PluginEnded> {
         self.0.send([message, b"\n\n"].concat()).map_err(|_| PluginEnded)
     }
 }
 
-/// Why a method is not answered with a result.
+/// The error that a method is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MethodError {
-    /// JSON-RPC's number for it.
+    /// The code of JSON-RPC.
     pub code: Code,
-    /// What is wrong and what to do about it.
+    /// The problem, and what to do about it.
     pub message: String,
 }
 
 impl MethodError {
-    /// The parameters are not those that the method takes.
+    /// The error for parameters that the method does not take.
     pub fn params(message: impl fmt::Display) -> Self {
         Self { code: Code::InvalidParams, message: message.to_string() }
     }
 
-    /// Nothing is wrong with the parameters.
+    /// The error for a failure that is not about the parameters.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self { code: Code::Internal, message: message.to_string() }
     }
 
-    /// As `cln-plugin` wants it, which takes an error for one of JSON-RPC when its text is that in JSON.
+    /// The error for `cln-plugin`, which takes it for a JSON-RPC error if its text is one in JSON.
     fn into_cln(self) -> cln_plugin::Error {
         let Self { code, message } = self;
         cln_plugin::anyhow!(json!({"code": code.number(), "message": message}).to_string())
@@ -104,7 +104,7 @@ pub struct PluginThread {
 }
 
 impl PluginThread {
-    /// Starts it.
+    /// Starts the thread.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -115,14 +115,14 @@ impl PluginThread {
         Ok((inbox, Self { running }))
     }
 
-    /// Waits until it has answered all it was given, but not longer than `timeout`. Drop the inbox first.
+    /// Waits until all messages are answered, but at most for `timeout`. Drop the inbox first.
     pub fn wait(&self, timeout: Duration) {
-        // Nothing is ever sent: the other end goes away when the thread has ended.
+        // Nothing is ever sent: the sender is dropped when the thread has ended.
         let _ended_or_too_late = self.running.recv_timeout(timeout);
     }
 }
 
-/// `_alive` is dropped when this returns or panics.
+/// Runs `cln-plugin` to its end. `_alive` is dropped when this returns or panics.
 fn run(messages: UnboundedReceiver<Vec<u8>>, outgoing: Arc<Outgoing>, status: Arc<Status>, _alive: Sender<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().build() {
         Ok(runtime) => runtime,
@@ -132,7 +132,7 @@ fn run(messages: UnboundedReceiver<Vec<u8>>, outgoing: Arc<Outgoing>, status: Ar
         }
     };
     let served = runtime.block_on(serve(messages, outgoing, status));
-    // With the runtime goes the receiver: once the log tells, every further request is answered with an error.
+    // This drops the receiver: when the log has the reason, every further request is answered with an error.
     drop(runtime);
     if let Err(error) = served {
         log::error!("the part that answers requests has ended: {error:#}; database writes are still recorded");
@@ -146,7 +146,7 @@ async fn serve(
 ) -> Result<(), cln_plugin::Error> {
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     tokio::spawn(pump(messages, near));
-    let plugin = Builder::new(far, WholeMessages { outgoing, held: Vec::new() })
+    let plugin = Builder::new(far, WholeMessages { outgoing, incomplete: Vec::new() })
         .with_logging(false)
         // The manifest has to name the hook; its calls are answered before they could get here.
         .hook(DB_WRITE, |_plugin, _request| {
@@ -178,19 +178,19 @@ async fn serve(
     }
 }
 
-/// All that releases of `lightningd` from v26 on print for `lightning-cli help METHOD` is the *usage*; those before print this
-/// as the description.
-const STATUS_HELP: &str = "Tells how the backup of this node is doing: the newest version in it, up to which version \
-    everything replays, what is sealed, its size, the room on its disk, how long answers take, what went wrong last. Takes no \
+/// The help text of `backup-status`. For `lightning-cli help METHOD`, `lightningd` from v26 on prints the *usage* only, earlier
+/// releases print the description.
+const STATUS_HELP: &str = "Reports the state of this node's backup: its newest version, up to which version everything \
+    replays, what is sealed, its size, the free space on its disk, how long answers take, the last problem. Takes no \
     parameters";
 
-/// As [`STATUS_HELP`].
+/// The help text of `backup-compact`, used as [`STATUS_HELP`] is.
 const COMPACT_HELP: &str = "Drops old versions from the backup of this node. Each span of time says what to keep: \
-    keep_within=90d every version, keep_hourly, keep_daily and keep_weekly one for each hour, day or week. Without any the \
-    policy of backup.lock counts. dry_run=true only tells what would be dropped. force=true believes \
+    keep_within=90d every version, keep_hourly, keep_daily and keep_weekly one for each hour, day or week. Without any span \
+    the policy of backup.lock is used. dry_run=true only reports what would be dropped. force=true trusts \
     a clock that has leapt. Use lightning-cli -k";
 
-/// A mistyped parameter must not look as if it had been heeded.
+/// Refuses parameters: a mistyped one must not be ignored silently.
 fn takes_no_params(params: &Value) -> Result<(), MethodError> {
     let given = match params {
         Value::Null => return Ok(()),
@@ -204,8 +204,8 @@ fn takes_no_params(params: &Value) -> Result<(), MethodError> {
     }
 }
 
-/// What the method is called where this plugin runs, which is the lightning-dir. Nothing is looked at outside of it: the place
-/// of the backup may hang.
+/// The name of the compaction method in this lightning-dir, the current directory. Nothing outside of it is read, because the
+/// file system of the backup may hang.
 fn compact_method() -> &'static str {
     env::current_dir().map_or(BackupLock::COMPACT_METHOD, |lightning_dir| BackupLock::compact_method(&lightning_dir))
 }
@@ -213,27 +213,27 @@ fn compact_method() -> &'static str {
 async fn pump(mut messages: UnboundedReceiver<Vec<u8>>, mut input: tokio::io::DuplexStream) {
     while let Some(message) = messages.recv().await {
         if input.write_all(&message).await.is_err() {
-            // cln-plugin reads no more; dropping the receiver tells the sender.
+            // cln-plugin reads no more; the sender sees that the receiver is dropped.
             return;
         }
     }
 }
 
-/// Passes on what `cln-plugin` writes, whole messages at a time.
+/// Forwards the output of `cln-plugin`, whole messages at a time.
 struct WholeMessages {
     outgoing: Arc<Outgoing>,
-    /// The beginning of a message that is not complete.
-    held: Vec<u8>,
+    /// The beginning of a message whose end has not come yet.
+    incomplete: Vec<u8>,
 }
 
 impl AsyncWrite for WholeMessages {
     fn poll_write(mut self: Pin<&mut Self>, _context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let writer = &mut *self;
-        writer.held.extend_from_slice(bytes);
-        if let Some(last) = memmem::rfind(&writer.held, b"\n\n") {
-            // This may wait for lightningd to read. It holds up cln-plugin alone, and lightningd always reads.
-            writer.outgoing.send(&writer.held[..last + 2])?;
-            writer.held.drain(..last + 2);
+        writer.incomplete.extend_from_slice(bytes);
+        if let Some(last) = memmem::rfind(&writer.incomplete, b"\n\n") {
+            // This may wait for lightningd to read. Only cln-plugin waits then, and lightningd always reads.
+            writer.outgoing.send(&writer.incomplete[..last + 2])?;
+            writer.incomplete.drain(..last + 2);
         }
         Poll::Ready(Ok(bytes.len()))
     }

@@ -1,15 +1,15 @@
-//! Replies to `lightningd`, byte for byte.
+//! Writes replies to `lightningd`, byte for byte.
 
 use std::fmt;
 
-/// JSON-RPC's number for what went wrong.
+/// An error code of JSON-RPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The message is not JSON.
     ParseError,
-    /// JSON, but not a request that can be taken.
+    /// The message is JSON, but not a valid request.
     InvalidRequest,
-    /// Nobody here answers that method.
+    /// The plugin has no such method.
     MethodNotFound,
     /// The request's parameters are not what the method takes.
     InvalidParams,
@@ -34,7 +34,7 @@ impl Code {
     }
 }
 
-/// The only answer after which `lightningd` commits. `id` is the request's id as received, JSON and all.
+/// Writes "continue", the only answer after which `lightningd` commits. `id` is the request's id as received, JSON and all.
 pub fn write_continue(out: &mut Vec<u8>, id: &str) {
     out.clear();
     out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -42,7 +42,7 @@ pub fn write_continue(out: &mut Vec<u8>, id: &str) {
     out.extend_from_slice(b",\"result\":{\"result\":\"continue\"}}\n\n");
 }
 
-/// An error. As the answer to a `db_write` it makes `lightningd` print it and stop before it commits.
+/// Writes an error. As the answer to a `db_write` it makes `lightningd` print it and stop before it commits.
 pub fn write_error(out: &mut Vec<u8>, id: Option<&str>, code: Code, message: &dyn fmt::Display) {
     let text = serde_json::Value::String(message.to_string());
     out.clear();

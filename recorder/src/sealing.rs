@@ -1,8 +1,8 @@
-//! The background thread that replays what is recorded and seals finished logs.
+//! The sealing thread: it replays what is recorded and seals finished logs, in the background.
 //!
-//! It reads the backup as any other reader does and shares nothing with the recording but a bell. A change that does not
-//! replay never stops recording, for it is what `lightningd` did; it is shouted about instead. A disk that has no room for
-//! segments is no fault of the backup: that is told as what it is.
+//! It reads the backup as any other reader does, and shares only a [`Wakeup`] with the recording thread. A change that does
+//! not replay is logged as an error but never stops recording, because it is what `lightningd` did. A disk that has no room
+//! for segments is no fault of the backup, and is reported as a problem of sealing.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,23 +20,23 @@ use crate::status::Status;
 /// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The pause after a round that failed: a full disk is not full any sooner for being asked all the time.
+/// The pause after a round that failed: frequent retries would not help on a full disk.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether somebody has asked for a compaction, while nothing is recorded.
-const LOOK_FOR_REQUESTS: Duration = Duration::from_millis(500);
+/// The poll interval for compaction requests while nothing is recorded.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether one is due.
-const LOOK_WHAT_IS_DUE: Duration = Duration::from_secs(60 * 60);
+/// The interval at which the policy of `backup.lock` is applied.
+const POLICY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// The same, when that has failed.
+/// That interval after a compaction that failed.
 const AFTER_FAILED_COMPACTION: Duration = Duration::from_secs(10 * 60);
 
-/// Added to the thread's nice value: it gets what the node leaves over.
+/// Added to the thread's nice value: it uses the processor time that the node leaves.
 const NICENESS: i32 = 10;
 
-/// The thread's handle. Dropped, it tells the thread to stop, at once, and does not wait for it: whatever it was writing has
-/// no name yet, and the next start begins it anew.
+/// The handle of the sealing thread. Dropping it stops the thread without waiting for it: a segment that is being written has
+/// no final name yet, and the next start writes it anew.
 #[derive(Debug)]
 pub struct Sealing {
     wakeup: Arc<Wakeup>,
@@ -44,8 +44,8 @@ pub struct Sealing {
 }
 
 impl Sealing {
-    /// Starts with what the backup holds, whose logs have these limits; `durable` is the newest record, if there is any.
-    /// `lock` is that of the backup.
+    /// Starts the thread for a backup whose logs have these limits. `durable` is the newest record, if there is any; `lock` is
+    /// the lock of the backup.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -57,36 +57,35 @@ impl Sealing {
         lock: SharedLock,
     ) -> io::Result<Self> {
         let (wakeup, stop) = (Arc::new(Wakeup::default()), Arc::new(AtomicBool::new(false)));
-        let (rung, stopped) = (Arc::clone(&wakeup), Arc::clone(&stop));
+        let (signals, stopped) = (Arc::clone(&wakeup), Arc::clone(&stop));
         thread::Builder::new().name("sealing".to_owned()).spawn(move || {
-            // On Linux this concerns the calling thread alone. Without it everything works, only less politely.
+            // On Linux this concerns the calling thread alone. If it fails, sealing only competes more with the node.
             if let Err(error) = rustix::process::nice(NICENESS) {
                 log::debug!("cannot lower the priority of sealing: {error}");
             }
             let round = panic::AssertUnwindSafe(|| {
-                // Whatever it is at when it is told to stop, the next recorder begins only when it has stopped and given the
-                // lock back.
+                // The next recorder begins only when this thread has stopped and released the lock.
                 let status = Arc::clone(&status);
                 let (began, watch) = (Instant::now(), ClockWatch::default());
-                Worker { backup, limits, status, lock, sealer: None, told: None, next_look: began, began, watch }
-                    .run(&rung, &stopped);
+                Worker { backup, limits, status, lock, sealer: None, reported: None, next_check: began, began, watch }
+                    .run(&signals, &stopped);
             });
             if panic::catch_unwind(round).is_err() {
-                log_once(
+                report_replay_problem(
                     &status,
                     "sealing broke off (a bug); what is recorded is neither replayed nor sealed any more",
                 );
             }
         })?;
         if let Some(durable) = durable {
-            wakeup.ring(durable);
+            wakeup.signal(durable);
         }
         Ok(Self { wakeup, stop })
     }
 
-    /// Says that everything up to this record is durable. Cheap: at most one call for each round wakes anybody.
+    /// Reports that everything up to this record is durable. Cheap: at most one call per round wakes the thread.
     pub fn wake(&self, durable: Seq) {
-        self.wakeup.ring(durable);
+        self.wakeup.signal(durable);
     }
 }
 
@@ -103,30 +102,30 @@ struct Worker {
     status: Arc<Status>,
     lock: SharedLock,
     sealer: Option<Sealer>,
-    /// When it is looked the next time whether history is to be dropped.
-    next_look: Instant,
-    /// Since when the clock is watched.
+    /// The time of the next check whether the policy of `backup.lock` drops history.
+    next_check: Instant,
+    /// The start of the thread, from which the clock is watched.
     began: Instant,
     watch: ClockWatch,
-    /// What was told last, so that it is told once and not after every write.
-    told: Option<Told>,
+    /// The failure that was reported last, so that it is reported once and not after every write.
+    reported: Option<Failure>,
 }
 
-/// What goes wrong with sealing.
+/// A failure of sealing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
-    /// The backup cannot be restored as it is, in these words.
+enum Failure {
+    /// The backup cannot be restored as it is; the text of the problem.
     OfTheBackup(String),
-    /// Its place is in trouble. The words are not always the same, such as the byte that there was no room for.
-    OfItsPlace(Option<Trouble>),
+    /// Its file system failed. The text is not kept: it differs each time, for example in the offset of the write.
+    OfItsDisk(Option<Trouble>),
 }
 
 impl Worker {
     fn run(&mut self, wakeup: &Wakeup, stop: &Arc<AtomicBool>) {
         loop {
-            let durable = match wakeup.wait(LOOK_FOR_REQUESTS) {
+            let durable = match wakeup.wait(REQUEST_INTERVAL) {
                 Event::Durable(durable) => durable,
-                Event::Nothing => {
+                Event::Timeout => {
                     self.compact(stop);
                     continue;
                 }
@@ -137,19 +136,19 @@ impl Worker {
             self.check_snapshots(stop);
             match sealed {
                 Ok(()) => {
-                    if self.told.take().is_some() {
+                    if self.reported.take().is_some() {
                         log::info!("{}: changes are replayed and sealed again", self.backup.path().display());
                     }
                     self.status.sealing_is_well();
                     self.compact(stop);
                     if is_broken_off {
-                        wakeup.ring_unless_rung(durable);
+                        wakeup.signal_unless_signalled(durable);
                     }
                     wakeup.pause(PAUSE);
                 }
                 Err(error) => {
                     self.report(&error);
-                    // That makes room.
+                    // A compaction makes room.
                     if is_broken_off {
                         self.compact(stop);
                     }
@@ -159,41 +158,41 @@ impl Worker {
         }
     }
 
-    /// Tells what goes wrong, if that is news.
+    /// Reports a failure, unless it is the one that was reported last.
     fn report(&mut self, error: &SealError) {
         if let SealError::Replay { change, .. } = error {
             self.lock.ask_for_snapshot(*change);
         }
         let problem = format!("{}: {}", self.backup.path().display(), with_remedy(error));
         let trouble = Trouble::behind(error);
-        let told = match error.is_of_the_backup() && self.is_there() {
-            true => Told::OfTheBackup(problem.clone()),
-            false => Told::OfItsPlace(trouble),
+        let failure = match error.is_of_the_backup() && self.is_there() {
+            true => Failure::OfTheBackup(problem.clone()),
+            false => Failure::OfItsDisk(trouble),
         };
-        if self.told.as_ref() == Some(&told) {
+        if self.reported.as_ref() == Some(&failure) {
             return;
         }
-        match &told {
-            Told::OfTheBackup(problem) => {
-                log_once(&self.status, problem);
-                // It stays in the status when what comes behind a snapshot replays well.
+        match &failure {
+            Failure::OfTheBackup(problem) => {
+                report_replay_problem(&self.status, problem);
+                // `last_problem` keeps it when the changes after a later snapshot replay well.
                 self.status.problem(problem.clone());
             }
-            Told::OfItsPlace(trouble) => {
+            Failure::OfItsDisk(trouble) => {
                 let level = if *trouble == Some(Trouble::BadDisk) { log::Level::Error } else { log::Level::Warn };
                 log::log!(level, "{problem}");
                 self.status.sealing_problem(problem);
             }
         }
-        self.told = Some(told);
+        self.reported = Some(failure);
     }
 
-    /// Whether the directory is that of a backup: where it is not mounted, no file is missing from it.
+    /// Whether the directory contains a manifest. Without it the disk is not mounted, rather than files missing.
     fn is_there(&self) -> bool {
         self.backup.path().join(format::names::MANIFEST).exists()
     }
 
-    /// Looks at snapshots that nobody has looked at, when all that was recorded since has been replayed.
+    /// Checks the snapshots that were not checked yet, once all changes after them have been replayed.
     fn check_snapshots(&mut self, stop: &Arc<AtomicBool>) {
         let Some(sealer) = &mut self.sealer else { return };
         let before = sealer.checked_snapshots().cloned();
@@ -208,12 +207,12 @@ impl Worker {
             let problem = format!("{}: {}", self.backup.path().display(), with_remedy(&error));
             log::error!("{problem}");
             log::logger().flush();
-            // It does not go away when later changes replay well.
+            // `last_problem` keeps it when later changes replay well.
             self.status.problem(problem);
         }
     }
 
-    /// Drops history if somebody has asked for it, or if it is due by the policy of `backup.lock`.
+    /// Drops history if it was requested by `backup-compact`, or is due by the policy of `backup.lock`.
     fn compact(&mut self, stop: &AtomicBool) {
         let status = Arc::clone(&self.status);
         let compactions = status.compactions();
@@ -225,14 +224,14 @@ impl Worker {
             }
             return;
         }
-        let Some(policy) = compactions.policy().filter(|_| self.next_look <= Instant::now()) else { return };
+        let Some(policy) = compactions.policy().filter(|_| self.next_check <= Instant::now()) else { return };
         let clock = Clock::Watched(&mut self.watch, self.began.elapsed());
         let compacted = match self.backup.is_compaction_due(&policy, Timestamp::now(), clock) {
             Ok(false) => None,
             Ok(true) => self.compact_by(&policy, Force::No, stop),
             Err(error) => Some(Err(error)),
         };
-        self.next_look = Instant::now() + LOOK_WHAT_IS_DUE;
+        self.next_check = Instant::now() + POLICY_INTERVAL;
         let where_it_is = self.backup.path().display();
         match compacted {
             Some(Err(CompactError::Clock(doubt))) => {
@@ -246,11 +245,11 @@ impl Worker {
             Some(Err(error)) => {
                 let problem = with_remedy(&error);
                 log::warn!(
-                    "{where_it_is}: old versions are not dropped as `compact` in backup.lock says; nothing is lost by that: \
-                     {problem}. It is tried again in 10 minutes"
+                    "{where_it_is}: old versions are not dropped as `compact` in backup.lock says: {problem}. Nothing is \
+                     lost; the next attempt is in 10 minutes"
                 );
                 compactions.ended(Some(&Err(problem)));
-                self.next_look = Instant::now() + AFTER_FAILED_COMPACTION;
+                self.next_check = Instant::now() + AFTER_FAILED_COMPACTION;
             }
             Some(Ok(compaction)) => compactions.ended(Some(&Ok(compaction))),
             None => {}
@@ -258,7 +257,7 @@ impl Worker {
         compactions.doubt_clock(None);
     }
 
-    /// `None` when it was interrupted by a stop.
+    /// Compacts by this policy; `None` when it was interrupted by a stop.
     fn compact_by(
         &mut self,
         policy: &KeepPolicy,
@@ -283,10 +282,7 @@ impl Worker {
         };
         compactions.ended(None);
         if let Some(Ok(Compaction { dropped_versions: versions @ 1.., freed_bytes, .. })) = &outcome {
-            log::info!(
-                "dropped {}, as the policy says; that has freed {freed_bytes} bytes",
-                counted(*versions, "old version")
-            );
+            log::info!("dropped {} by the policy, and freed {freed_bytes} bytes", counted(*versions, "old version"));
         }
         outcome
     }
@@ -307,7 +303,7 @@ impl Worker {
                 sealer
             }
         };
-        // At full load there is always more to seal: who has asked for a compaction need not wait for the end of it.
+        // At full load there is always more to seal: a requested compaction does not wait for the end of it.
         let compactions = self.status.compactions();
         let result = sealer.advance(durable, &mut |_| match stop.load(Ordering::Relaxed) || compactions.is_asked() {
             true => ControlFlow::Break(()),
@@ -319,44 +315,44 @@ impl Worker {
     }
 }
 
-fn log_once(status: &Status, problem: &str) {
+fn report_replay_problem(status: &Status, problem: &str) {
     log::error!("{problem}");
-    // Whoever reads the status finds it in the log, too.
+    // When the status shows the problem, the log has it, too.
     log::logger().flush();
     status.replay_problem(problem.to_owned());
 }
 
-/// Wakes one sleeper, however often it is rung.
+/// Wakes the sealing thread: any number of signals is one event.
 #[derive(Debug, Default)]
 struct Wakeup {
-    state: Mutex<BellState>,
+    state: Mutex<WakeupState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct BellState {
-    rung: Option<Seq>,
+struct WakeupState {
+    durable: Option<Seq>,
     stopped: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     Durable(Seq),
-    /// Nobody has rung for a while.
-    Nothing,
+    /// The timeout passed without a signal.
+    Timeout,
     Stop,
 }
 
 impl Wakeup {
-    fn ring(&self, durable: Seq) {
-        if self.state().rung.replace(durable).is_none() {
+    fn signal(&self, durable: Seq) {
+        if self.state().durable.replace(durable).is_none() {
             self.changed.notify_one();
         }
     }
 
-    /// Rings for something older than whatever it has been rung for since.
-    fn ring_unless_rung(&self, durable: Seq) {
-        self.state().rung.get_or_insert(durable);
+    /// Signals this record, unless a newer one has been signalled already.
+    fn signal_unless_signalled(&self, durable: Seq) {
+        self.state().durable.get_or_insert(durable);
     }
 
     fn stop(&self) {
@@ -364,25 +360,25 @@ impl Wakeup {
         self.changed.notify_one();
     }
 
-    /// Sleeps until it is rung, once for all rings since the last time, but not for ever.
+    /// Waits for a signal or a stop, for at most `timeout`. One event stands for all signals since the last one.
     fn wait(&self, timeout: Duration) -> Event {
         let (mut state, _) = self
             .changed
-            .wait_timeout_while(self.state(), timeout, |state| state.rung.is_none() && !state.stopped)
+            .wait_timeout_while(self.state(), timeout, |state| state.durable.is_none() && !state.stopped)
             .unwrap_or_else(PoisonError::into_inner);
-        match state.rung.take() {
+        match state.durable.take() {
             _ if state.stopped => Event::Stop,
             Some(durable) => Event::Durable(durable),
-            None => Event::Nothing,
+            None => Event::Timeout,
         }
     }
 
-    /// Lets rings pile up for a while; only a stop cuts it short.
+    /// Pauses while signals accumulate; only a stop ends it early.
     fn pause(&self, pause: Duration) {
         drop(self.changed.wait_timeout_while(self.state(), pause, |state| !state.stopped));
     }
 
-    fn state(&self) -> MutexGuard<'_, BellState> {
+    fn state(&self) -> MutexGuard<'_, WakeupState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -402,13 +398,13 @@ mod tests {
     #[test]
     fn rings_are_coalesced_and_none_is_lost() {
         let wakeup = Wakeup::default();
-        wakeup.ring(seq(1));
-        wakeup.ring(seq(2));
+        wakeup.signal(seq(1));
+        wakeup.signal(seq(2));
         assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(2)));
-        assert!(wakeup.state().rung.is_none());
-        wakeup.ring(seq(3));
+        assert!(wakeup.state().durable.is_none());
+        wakeup.signal(seq(3));
         assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(3)), "a ring after the wait counts anew");
-        assert_eq!(wakeup.wait(Duration::ZERO), Event::Nothing);
+        assert_eq!(wakeup.wait(Duration::ZERO), Event::Timeout);
     }
 
     #[test]
@@ -420,7 +416,7 @@ mod tests {
         });
         wakeup.stop();
         assert_eq!(sleeper.join().unwrap(), Event::Stop);
-        wakeup.ring(seq(1));
+        wakeup.signal(seq(1));
         assert_eq!(wakeup.wait(TIMEOUT), Event::Stop, "a stop is final");
         let before = Instant::now();
         wakeup.pause(PAUSE_AFTER_FAILURE);
@@ -452,7 +448,7 @@ mod tests {
     #[test]
     fn a_pause_is_not_cut_short_by_rings() {
         let wakeup = Wakeup::default();
-        wakeup.ring(seq(1));
+        wakeup.signal(seq(1));
         let before = Instant::now();
         wakeup.pause(PAUSE);
         assert!(before.elapsed() >= PAUSE);

@@ -1,7 +1,7 @@
-//! Bytes from `lightningd`, cut into messages.
+//! [`Splitter`]: cuts the bytes from `lightningd` into messages.
 //!
-//! Messages end with an empty line, and compact JSON never holds one: finding `\n\n` is all it takes. Pure: whoever reads
-//! the bytes puts them into [`Splitter::space`], says how many they were, and takes the messages out.
+//! Messages end with an empty line, and compact JSON never contains one, so it searches for `\n\n`. Pure: the caller reads
+//! bytes into [`Splitter::space`], passes their number to [`Splitter::filled`], and takes the messages out.
 
 use format::record::PAYLOAD_LEN_MAX;
 use memchr::memmem;
@@ -12,13 +12,13 @@ use memchr::memmem;
 /// The limit is there so that a broken or hostile sender costs bounded memory.
 pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_LEN_MAX + (64 << 20);
 
-/// What is kept of a message over the limit: enough for the request's id and method, which come first.
+/// The number of bytes kept of a message over the limit: enough for the request's id and method, which come first.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// Every read may bring at least so much: as much as a pipe holds.
+/// The minimum space for a read: the capacity of a pipe.
 const READ_BYTES_MIN: usize = 64 << 10;
 
-/// An empty buffer larger than this is given back after an unusually large message.
+/// An empty buffer larger than this is freed after an unusually large message.
 const KEEP_BYTES: usize = 1 << 20;
 
 const SEPARATOR: &[u8] = b"\n\n";
@@ -26,13 +26,13 @@ const SEPARATOR: &[u8] = b"\n\n";
 /// A message as it came, without the empty line that ended it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// All of it, without white space around it; never empty.
+    /// The whole message, without white space around it; never empty.
     Whole(&'a [u8]),
-    /// It was longer than the limit; the rest was read and thrown away.
+    /// A message longer than the limit; the rest of it was read and discarded.
     Oversized {
-        /// How it began.
+        /// The first bytes of the message.
         head: &'a [u8],
-        /// How long it was, separator excluded.
+        /// The length of the message, without separator.
         bytes: u64,
     },
 }
@@ -42,7 +42,7 @@ pub enum Message<'a> {
 /// Every byte is searched once and moved at most once beside the growing of the buffer.
 #[derive(Debug)]
 pub struct Splitter {
-    /// Bytes `start..end` have been read and not been handed out.
+    /// The bytes `start..end` have been read and not been returned yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -71,7 +71,7 @@ impl Splitter {
         Self { buffer: vec![0; 2 * READ_BYTES_MIN], start: 0, end: 0, scanned: 0, limit_bytes, excess: None }
     }
 
-    /// Where the next bytes of the stream belong; never empty. Take out all messages first.
+    /// The buffer space for the next bytes of the stream; never empty. Take all messages out first.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end, self.scanned) = (0, 0, 0);

@@ -1,14 +1,14 @@
-//! [`Stall`]: a time for which `lightningd` stood still because of its backup, as `backup-status` tells it.
+//! [`Stall`]: a time for which `lightningd` waited for its backup, as `backup-status` reports it.
 
 use std::time::{Duration, Instant};
 
 use common::Timestamp;
 use serde_json::{Value, json};
 
-/// Waiting that is shorter is not worth a word.
+/// The shortest wait that is reported.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// What `lightningd` waits for.
+/// The request that `lightningd` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
     /// The answer to a write.
@@ -18,7 +18,7 @@ pub enum Awaited {
 }
 
 impl Awaited {
-    /// In words.
+    /// The text for messages: "lightningd has been waiting for …".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Write => "its write to be recorded",
@@ -27,31 +27,31 @@ impl Awaited {
     }
 }
 
-/// How waiting ended.
+/// The end of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// With what was waited for.
+    /// The request was answered with success.
     Done,
-    /// With a refusal.
+    /// The request was refused.
     Refused,
 }
 
 /// A time for which `lightningd` waited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
-    /// When that began: no two have the same.
+    /// The start of the wait. It identifies the stall: no two begin at the same instant.
     pub since: Instant,
-    /// How long it took, or has taken so far.
+    /// The duration of the wait, so far if it lasts.
     pub took: Duration,
-    /// How it ended; `None` while it lasts.
+    /// The end of the wait; `None` while it lasts.
     pub outcome: Option<Outcome>,
-    /// What was waited for.
+    /// The request that `lightningd` waited for.
     pub awaited: Awaited,
-    /// Why, as far as that is known.
+    /// The reason, if it is known.
     pub cause: Option<String>,
 }
 
-/// Those of this run.
+/// The stalls of this run: their number, and the last one.
 #[derive(Debug, Clone, Default)]
 pub struct Stalls {
     count: u64,
@@ -59,7 +59,7 @@ pub struct Stalls {
 }
 
 impl Stalls {
-    /// One has begun, or what is known of the last one has changed.
+    /// Records a new stall, or an update of the last one (which has the same `since`).
     pub fn note(&mut self, stall: Stall) {
         match &mut self.last {
             Some((_, last)) if last.since == stall.since => {
@@ -76,7 +76,7 @@ impl Stalls {
         }
     }
 
-    /// Of the last one; with how long it has been, while it lasts.
+    /// The number of stalls and the last one, for `backup-status`. A stall that lasts is reported with its age.
     pub fn to_json(&self) -> Value {
         let last = self.last.as_ref().map(|(began, stall)| {
             let took = if stall.outcome.is_some() { stall.took } else { stall.since.elapsed() };
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_of_a_stall_again_is_no_second_one() {
+    fn an_update_of_a_stall_is_not_counted_as_a_second_one() {
         let since = Instant::now();
         let stall = |took, outcome, cause: Option<&str>| {
             let (took, cause) = (Duration::from_millis(took), cause.map(str::to_owned));

@@ -1,7 +1,7 @@
-//! What the recorder knows of itself, and the answer of `backup-status`.
+//! [`Status`]: the state of the recorder, and the answer of `backup-status`.
 //!
-//! The thread that answers `db_write` leaves a few numbers here behind a lock that is never held across I/O; whatever
-//! costs more is found out by the one who asks.
+//! The thread that answers `db_write` stores a few numbers here, under a lock that is never held across I/O. Everything that
+//! costs more is computed when `backup-status` is called.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::compacting::Compactions;
-use crate::destination_probe::Looks;
+use crate::destination_probe::Probes;
 use crate::latency::{Latency, LatencyFigures};
 use crate::stalls::{Stall, Stalls};
 
 pub use common::NewestVersion as Newest;
 
-/// Shared by the threads of the recorder.
+/// The state of the recorder, shared by its threads.
 #[derive(Debug, Default)]
 pub struct Status {
     known: Mutex<Known>,
@@ -31,8 +31,8 @@ pub struct Status {
 
 #[derive(Debug, Default, Clone)]
 struct Known {
-    destination: Option<Destination>,
-    looks: Looks,
+    destination: Option<DestinationStatus>,
+    probes: Probes,
     newest: Option<Newest>,
     unsealed: Option<UnsealedChanges>,
     last_problem: Option<Problem>,
@@ -44,7 +44,7 @@ struct Known {
     spool: Option<Spool>,
 }
 
-/// The spool that changes go to.
+/// The spool that changes go to while the backup is out of reach.
 #[derive(Debug, Clone)]
 struct Spool {
     /// The URL of the backup that is behind.
@@ -54,12 +54,12 @@ struct Spool {
     problem: Option<String>,
 }
 
-/// Where the backup is.
+/// The backup that is open.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub struct DestinationStatus {
     /// The URL of the backup.
     pub url: String,
-    /// The backup itself.
+    /// The backup, for reading its sizes.
     pub backup: Arc<Backup>,
 }
 
@@ -84,19 +84,19 @@ struct Answer {
 }
 
 impl Status {
-    /// The backup is open. `unsealed` is what was found in it, where that was looked for.
-    pub fn opened(&self, destination: Destination, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
+    /// The backup was opened. `unsealed` is the number of unsealed changes in it, if they were counted.
+    pub fn opened(&self, destination: DestinationStatus, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
         let mut known = self.known();
         known.destination = Some(destination);
-        // One that hung looked at what was there before.
-        known.looks = Looks::default();
+        // A probe that hangs belongs to the earlier destination.
+        known.probes = Probes::default();
         known.newest = newest;
         if unsealed.is_some() {
             known.unsealed = unsealed;
         }
     }
 
-    /// A write is durable, and this was recorded with it.
+    /// A write is durable; `recorded` is its outcome.
     pub fn recorded(&self, newest: Option<Newest>, recorded: Option<Recorded>) {
         let mut known = self.known();
         known.newest = newest;
@@ -105,7 +105,7 @@ impl Status {
         }
     }
 
-    /// What is known of compactions.
+    /// The state of compactions.
     pub fn compactions(&self) -> &Compactions {
         &self.compactions
     }
@@ -121,7 +121,7 @@ impl Status {
         self.latency.add(took);
     }
 
-    /// What is recorded is in a spool, and not in the backup.
+    /// Changes go to a spool, not to the backup.
     pub fn spooled(&self, url: &str, path: &Path, spooled: SpooledChanges) {
         let mut known = self.known();
         match &mut known.spool {
@@ -130,24 +130,24 @@ impl Status {
         }
     }
 
-    /// The backup has everything.
+    /// The spool is drained: the backup has all changes.
     pub fn spool_drained(&self) {
         self.known().spool = None;
     }
 
-    /// Why the spool is not drained now.
+    /// Sets the reason why the spool is not drained.
     pub fn spool_problem(&self, text: String) {
         if let Some(spool) = &mut self.known().spool {
             spool.problem = Some(text);
         }
     }
 
-    /// Something went wrong; it stays until something else does.
+    /// Sets `last_problem`, which stays until the next problem.
     pub fn problem(&self, text: String) {
         self.known().last_problem = Some(Problem { text, at: Timestamp::now() });
     }
 
-    /// How far replaying and sealing have come.
+    /// Sets the progress of replaying and sealing.
     pub fn sealed(&self, progress: Progress) {
         let mut known = self.known();
         known.progress = progress;
@@ -156,32 +156,32 @@ impl Status {
         }
     }
 
-    /// What is wrong with the node's own database, if anything is known to be.
+    /// Sets the damage of the node's own database, if there is any.
     pub fn database_damage(&self, damage: Option<DatabaseDamage>) {
         self.known().database_damage = damage;
     }
 
-    /// Nothing is wrong with replaying and sealing (any more).
+    /// Replaying and sealing work (again): clears their problems.
     pub fn sealing_is_well(&self) {
         let mut known = self.known();
         (known.replay_problem, known.sealing_problem) = (None, None);
     }
 
-    /// What is recorded does not replay, or cannot be read back.
+    /// Sets the problem that recorded changes do not replay, or cannot be read back.
     pub fn replay_problem(&self, text: String) {
         let mut known = self.known();
         known.replay_problem = Some(text.clone());
         known.last_problem = Some(Problem { text, at: Timestamp::now() });
     }
 
-    /// Finished logs cannot be sealed now, for a reason that is none of the backup.
+    /// Sets the problem that finished logs cannot be sealed now, for a reason outside of the backup.
     pub fn sealing_problem(&self, text: String) {
         let mut known = self.known();
         known.sealing_problem = Some(text.clone());
         known.last_problem = Some(Problem { text, at: Timestamp::now() });
     }
 
-    /// `lightningd` waits, or has waited, for long: what is known of that by now.
+    /// Records that `lightningd` waits, or has waited, for long.
     pub fn stall(&self, stall: Stall) {
         self.known().stalls.note(stall);
     }
@@ -205,7 +205,7 @@ impl Status {
         fields.destination = spool.map(|spool| spool.url.clone());
         // A backup that is out of reach is not asked while changes go to a spool.
         if let Some(place) = known.destination.filter(|_| spool.is_none()) {
-            let found = known.looks.look(&place.backup);
+            let found = known.probes.probe(&place.backup);
             if let Some(bytes) = found.bytes {
                 fields.set_bytes(bytes);
             }
@@ -226,7 +226,7 @@ impl Status {
         })
     }
 
-    /// Where the backup and the spool are, for whoever looks how full their disks are: what is out of reach is left out.
+    /// The directory that changes go to now: the spool or the backup. Its disk is watched; what is out of reach is left out.
     pub fn places(&self) -> Vec<PathBuf> {
         let known = self.known();
         match (&known.spool, &known.destination) {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_is_recorded_and_forgets_no_problem() {
+    fn it_reports_what_is_recorded_and_keeps_the_last_problem() {
         let status = Status::default();
         let newest = |number: u32| Newest {
             data_version: DataVersion::new(number),
@@ -311,17 +311,13 @@ mod tests {
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay");
         assert_eq!(answer["replay"]["problem"], "version 7 does not replay");
         status.sealed(Progress { replayed_through: Some(DataVersion::new(7)), ..Progress::default() });
-        assert_eq!(
-            status.to_json()["replay"]["problem"],
-            "version 7 does not replay",
-            "as long as nobody says otherwise"
-        );
+        assert_eq!(status.to_json()["replay"]["problem"], "version 7 does not replay", "until sealing works again");
         status.sealing_is_well();
         let answer = status.to_json();
         let text = "every change up to version 7 has been replayed";
         assert_eq!(answer["replay"], json!({"through": 7, "text": text, "problem": null}));
         assert_eq!(answer["last_problem"]["text"], "version 7 does not replay", "what happened is not forgotten");
-        // That nothing can be sealed says nothing of what is recorded.
+        // A problem of sealing is no problem of the recorded changes.
         status.sealing_problem("the disk is full".to_owned());
         let answer = status.to_json();
         assert_eq!(
@@ -334,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_is_sealed_what_is_not_and_what_room_there_is() {
+    fn it_reports_what_is_sealed_and_what_is_not_and_the_free_space() {
         let dir = tempfile::tempdir().unwrap();
         let url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
         create_backup(&url, None, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
         let backup = Arc::new(Backup::open(&url).unwrap());
         let seq = |number| Seq::new(number).unwrap();
         let status = Status::default();
-        let destination = Destination { url: url.to_string(), backup };
+        let destination = DestinationStatus { url: url.to_string(), backup };
         status.opened(destination, None, Some(UnsealedChanges::default()));
         for number in 1..=10 {
             let recorded_at = Timestamp::now();

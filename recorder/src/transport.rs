@@ -10,30 +10,30 @@ use rustix::io::Errno;
 use crate::answer::{Answering, Control, Record};
 use crate::splitter::Splitter;
 
-/// How long nothing may come after the `shutdown` notification before the recorder leaves.
+/// The time without a message after the `shutdown` notification after which the recorder exits.
 ///
 /// `lightningd` keeps committing after it; in 40 measured stops the last write came 26 ms after the notification. A
 /// plugin that left at once took the node down with it in 15 of 40 stops.
 pub const QUIET_AFTER_SHUTDOWN: Duration = Duration::from_millis(300);
 
-/// How long it may take from the `shutdown` notification on until the recorder leaves, as long as `lightningd` is seen to be
-/// in a transaction: on a slow disk a COMMIT takes longer than [`QUIET_AFTER_SHUTDOWN`], and more may come behind it.
+/// The time from the `shutdown` notification on after which the recorder exits even though `lightningd` is in a transaction: on
+/// a slow disk a COMMIT takes longer than [`QUIET_AFTER_SHUTDOWN`], and more may come after it.
 ///
 /// `lightningd` gives its plugins 30 s from the notification on, and ends them then.
 pub const STAY_FOR_TRANSACTION: Duration = Duration::from_secs(25);
 
-/// How a conversation ended. None of them is a failure.
+/// The end of a conversation. None of them is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// `lightningd` closed its end.
     EndOfInput,
-    /// `lightningd` said that it stops, and then nothing for [`QUIET_AFTER_SHUTDOWN`], nor is it in a transaction.
+    /// `lightningd` announced its stop, sent nothing for [`QUIET_AFTER_SHUTDOWN`], and is in no transaction.
     Quiet,
     /// `lightningd` reads no answers any more.
-    NobodyListens,
+    OutputClosed,
 }
 
-/// Reads from `input` and has every message answered, until the conversation ends. What is being recorded is closed then.
+/// Reads from `input` and has every message answered, until the conversation ends. Then it closes the destination.
 ///
 /// # Errors
 /// When `input` cannot be read.
@@ -78,7 +78,7 @@ fn answer_until_the_end<R: Record>(stay: Duration, input: &impl AsFd, answering:
             match answering.answer(&message) {
                 Ok(Control::Shutdown) => stops = stops.or_else(|| Some(Instant::now() + stay)),
                 Ok(Control::Continue) => {}
-                Err(_gone) => return Ok(End::NobodyListens),
+                Err(_gone) => return Ok(End::OutputClosed),
             }
         }
         if count == 0 {
@@ -100,7 +100,7 @@ fn wait_readable(input: &impl AsFd, timeout: Option<Duration>) -> io::Result<Wai
         let timeout = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match poll(&mut [PollFd::new(input, PollFlags::IN)], timeout.as_ref()) {
             Ok(0) if left.is_some() => return Ok(Wait::TimedOut),
-            // Also when the other end hung up: reading tells.
+            // Also when the other end is closed: the read returns 0 then.
             Ok(_) => return Ok(Wait::Readable),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -158,12 +158,12 @@ mod tests {
         fn end(&mut self) {}
     }
 
-    /// A conversation in another thread, held by its ends.
+    /// A conversation in another thread, with the other ends of its pipes.
     struct Talk {
         say: PipeWriter,
         hear: PipeReader,
         seen: std::sync::mpsc::Receiver<String>,
-        /// Bytes of answers that nobody had read, each time that there was time for other things.
+        /// The bytes of unread answers, at each call of `after_reply`.
         unread: std::sync::mpsc::Receiver<u64>,
         forwarded: UnboundedReceiver<Vec<u8>>,
         status: Arc<Status>,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     impl Talk {
-        /// Says all of it, hangs up, and returns the replies.
+        /// Sends the messages, closes the input, and returns the replies.
         fn finish(mut self, messages: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
             self.say.write_all(messages.as_bytes()).unwrap();
             drop(self.say);
@@ -313,7 +313,7 @@ mod tests {
 
     const SHUTDOWN: &str = r#"{"jsonrpc":"2.0","method":"shutdown","params":{}}"#;
 
-    /// What a machine that has other things to do may take on top of what was meant.
+    /// The tolerance for delays on a busy machine.
     const LEEWAY: Duration = Duration::from_millis(1200);
 
     fn stayed(since: Instant) {
@@ -393,10 +393,10 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_nobody_reads_the_answers() {
+    fn it_ends_when_the_output_is_closed() {
         let mut talk = talk();
         drop(talk.hear);
         talk.say.write_all(format!("{}\n\n", db_write(1, 5)).as_bytes()).unwrap();
-        assert_eq!(talk.end.join().unwrap().unwrap(), End::NobodyListens);
+        assert_eq!(talk.end.join().unwrap().unwrap(), End::OutputClosed);
     }
 }

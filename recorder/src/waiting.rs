@@ -1,21 +1,22 @@
-//! [`Waiting`]: keeping `lightningd` in the hook while the backup's place is out of reach.
+//! [`Waiting`]: the pauses between attempts while the backup is out of reach. `lightningd` waits in the hook meanwhile.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::answer::Refusal;
 
-/// The pauses between attempts begin with this and double up to the next.
+/// The first pause between two attempts; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often the log says that it is still waiting.
+/// The interval of the log line "waiting for …".
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it says so when it has said it for as long.
+/// The interval of that line after this time.
 const SAY_LATER_EVERY: Duration = Duration::from_secs(10);
 
-/// One wait, from the first failure of a write on.
+/// The retries of one write, from its first failure on.
 #[derive(Debug)]
 pub struct Waiting {
     began: Instant,
@@ -25,15 +26,15 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Begins to wait for at most so long.
+    /// Begins a wait of at most `timeout`.
     pub fn begin(timeout: Duration) -> Self {
         Self { began: Instant::now(), timeout, pause: FIRST_PAUSE, next_line: Duration::ZERO }
     }
 
-    /// Sleeps until it is worth another attempt. `place` is what is waited for, `then` what comes if it is in vain.
+    /// Sleeps until the next attempt. `place` and `then` are for the log: the destination, and what happens after the timeout.
     ///
     /// # Errors
-    /// When the time is up: what `lightningd` is told.
+    /// The refusal for `lightningd`, when the timeout has passed.
     pub fn pause(&mut self, place: &str, trouble: &str, then: &str) -> Result<(), Refusal> {
         let waited = self.began.elapsed();
         let Some(left) = self.timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_patience_is_a_refusal_at_once_that_says_why() {
+    fn a_timeout_of_zero_refuses_at_once_with_the_reason() {
         let mut waiting = Waiting::begin(Duration::ZERO);
         let Refusal(text) = waiting.pause("file:///a", "cannot write /a/log: No space left", "refusing").unwrap_err();
         assert!(text.starts_with("cannot write /a/log: No space left. "), "{text}");
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_for_as_long_as_it_was_told() {
+    fn it_waits_for_the_timeout() {
         let timeout = Duration::from_millis(120);
         let mut waiting = Waiting::begin(timeout);
         let mut attempts = 0;

@@ -1,10 +1,9 @@
-//! The watchdog: tells when `lightningd` waits for long, and refuses a write when a call to the backup's place does not
-//! return.
+//! The watchdog: it reports long waits of `lightningd`, and refuses a write when a call to the destination does not return.
 //!
-//! A network file system whose server is gone can keep a call for ever, and nothing interrupts it. `lightningd` would wait
-//! in the hook until its channels' deadlines have passed. So a thread of its own looks several times a second, and answers
-//! in place of the one that is stuck, which finds that out when it comes back and says nothing. What is to be said of
-//! waiting is said here, too: the thread that records has no time for it.
+//! A call to a network file system whose server is gone may never return, and nothing interrupts it. `lightningd` would wait
+//! in the hook until its channels' deadlines have passed. So a separate thread checks several times a second, and answers in
+//! place of the stuck recording thread, which then sends no answer of its own. Waits are reported by this thread, too, so that
+//! the recording thread spends no time on it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,23 +17,23 @@ use crate::reply::{self, Code};
 use crate::stalls::{Outcome, STALL, Stall};
 use crate::status::Status;
 
-/// A call that takes this long may be a disk that spins up; with a longer `wait_s` the call gets that long.
+/// The minimum timeout of a call: a disk that spins up may need as long. A longer `wait_s` counts instead.
 pub const HANG_AT_LEAST: Duration = Duration::from_secs(10);
 
-/// How often it looks.
+/// The interval of the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long a call that was given up may go on before the process ends, and with it the lock of the backup, so that the
-/// next recorder finds it free.
+/// The time that a stuck call gets after the refusal. Then the process ends, which releases the lock of the backup for the
+/// next recorder.
 const LAST_CHANCE: Duration = Duration::from_secs(2);
 
-/// How long a call to the backup's place may take.
+/// The timeout of a call to the destination.
 fn timeout(policy: &OnUnreachable) -> Duration {
     policy.wait().max(HANG_AT_LEAST)
 }
 
-/// Where calls are watched: the backup's place, unless there is a spool. A call to the backup is left behind then, and only
-/// one to the spool can be stuck.
+/// The name of what is watched: the backup, or the spool if there is one. With a spool, a hanging call to the backup is left
+/// behind, and only a call to the spool can block.
 fn place(policy: &OnUnreachable, backup: &str) -> String {
     match policy {
         OnUnreachable::Wait(_) | OnUnreachable::Stop => backup.to_owned(),
@@ -42,30 +41,30 @@ fn place(policy: &OnUnreachable, backup: &str) -> String {
     }
 }
 
-/// What the watchdog watches.
+/// The state that the recording thread shares with the watchdog.
 #[derive(Debug, Default)]
 pub struct Watched {
-    /// The write that is being recorded.
+    /// The request that `lightningd` waits for.
     pub pending: Pending,
-    /// The call that the recording is in.
+    /// The calls of the writer that have not returned.
     pub in_flight: Arc<InFlightCalls>,
     /// `None` until a backup is being opened.
     limit: Mutex<Option<Limit>>,
 }
 
-/// What is known of the calls that are watched.
+/// The limits for the calls that are watched.
 #[derive(Debug, Clone)]
 struct Limit {
-    /// Where calls are made to that nothing can interrupt.
+    /// The target of calls that the recording thread has to wait for.
     place: String,
-    /// Where all others are made to: those that are left behind when they hang.
+    /// The target of all other calls, which are left behind when they hang: the URL of the backup.
     backup: String,
-    /// How long one of the first kind may take.
+    /// The timeout of a call to `place`.
     timeout: Duration,
 }
 
 impl Watched {
-    /// From now on this backup is recorded to, in this manner.
+    /// Sets the limits that follow from the policy. Called when the backup is opened.
     pub fn set_limit(&self, policy: &OnUnreachable, backup: &str) {
         let limit = Limit { place: place(policy, backup), backup: backup.to_owned(), timeout: timeout(policy) };
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
@@ -75,7 +74,7 @@ impl Watched {
         self.limit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over the write whose recording is stuck in a call, if there is one: its id, and the refusal.
+    /// Takes over a write that is stuck in a call: returns its request id and the text of the refusal.
     fn take_over(&self) -> Option<(String, String)> {
         let Limit { place, timeout, .. } = self.limit()?;
         let stuck = self.in_flight.longest().filter(|&stuck| stuck >= timeout)?;
@@ -89,7 +88,7 @@ impl Watched {
         Some((id, text))
     }
 
-    /// Which call `lightningd` waits for, if it is a call that has not returned for some time.
+    /// The call that `lightningd` waits for, as text, if it has run for half of [`STALL`] or longer.
     fn call_that_hangs(&self) -> Option<String> {
         let limit = self.limit()?;
         let hung = |since: Option<Duration>| since.filter(|&since| since >= STALL / 2);
@@ -102,35 +101,35 @@ impl Watched {
     }
 }
 
-/// Tells of waiting: when it has begun, and when it is over.
+/// Reports waits in the log and the status: when one has become long, and when it is over.
 #[derive(Debug, Default)]
-struct Teller {
-    /// Since when `lightningd` had been waiting when it was told last that it does.
-    told: Option<Instant>,
+struct StallReporter {
+    /// The start of the wait that was reported last.
+    reported: Option<Instant>,
 }
 
-impl Teller {
+impl StallReporter {
     fn look(&mut self, watched: &Watched, status: &Status) {
         for mut stall in watched.pending.take_stalls() {
             let waits_for = stall.awaited.name();
-            if stall.outcome.is_none() && self.told != Some(stall.since) {
-                self.told = Some(stall.since);
-                // A failed attempt has been told by whoever made it.
-                let is_told = stall.cause.is_some();
+            if stall.outcome.is_none() && self.reported != Some(stall.since) {
+                self.reported = Some(stall.since);
+                // A failed attempt has been logged by the recording thread.
+                let is_logged = stall.cause.is_some();
                 stall.cause = stall.cause.or_else(|| watched.call_that_hangs());
                 let cause =
-                    stall.cause.as_deref().unwrap_or("the recorder is still at it, or the machine is very busy");
+                    stall.cause.as_deref().unwrap_or("the recorder still works on it, or the machine is very busy");
                 let text = format!(
                     "lightningd has been waiting for {waits_for} for {:.1} s, and stands still meanwhile: {cause}",
                     stall.took.as_secs_f32()
                 );
-                if !is_told {
+                if !is_logged {
                     log::warn!("{text}");
                 }
                 status.problem(text);
             }
             if let Stall { outcome: Some(outcome), took, .. } = &stall {
-                // A refusal is told by whoever refuses.
+                // A refusal is reported where it is made.
                 if *outcome == Outcome::Done {
                     let why = stall.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
                     let text = format!(
@@ -146,16 +145,16 @@ impl Teller {
     }
 }
 
-/// Starts it. It ends the process when a call stays stuck after its write was refused: that write was the last of the run.
+/// Starts the watchdog. It ends the process when a call stays stuck after its write was refused: `lightningd` stops then.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn spawn(watched: Arc<Watched>, outgoing: Arc<Outgoing>, status: Arc<Status>) -> io::Result<()> {
     thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
-        let mut teller = Teller::default();
+        let mut reporter = StallReporter::default();
         loop {
             thread::sleep(LOOK_EVERY);
-            teller.look(&watched, &status);
+            reporter.look(&watched, &status);
             if let Some((id, text)) = watched.take_over() {
                 refuse(&id, text, &outgoing, &status);
                 thread::sleep(LAST_CHANCE);
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_disk_is_given_time_and_a_patient_operator_more() {
+    fn the_timeout_is_wait_s_or_the_minimum() {
         assert_eq!(timeout(&OnUnreachable::Stop), HANG_AT_LEAST);
         assert_eq!(timeout(&OnUnreachable::Wait(Duration::from_secs(1))), HANG_AT_LEAST);
         assert_eq!(timeout(&OnUnreachable::Wait(Duration::from_secs(60))), Duration::from_secs(60));
@@ -199,22 +198,22 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_is_told_when_it_has_begun_and_when_it_is_over_and_stays() {
-        let (watched, status, mut teller) = (Watched::default(), Status::default(), Teller::default());
+    fn a_long_wait_is_reported_when_it_begins_and_when_it_is_over() {
+        let (watched, status, mut reporter) = (Watched::default(), Status::default(), StallReporter::default());
         watched.set_limit(&OnUnreachable::Stop, "file:///a");
         watched.pending.begin("\"a\"");
-        teller.look(&watched, &status);
+        reporter.look(&watched, &status);
         assert_eq!(status.to_json()["stalls"]["count"], 0, "it has only just begun");
         thread::sleep(STALL);
-        teller.look(&watched, &status);
-        teller.look(&watched, &status);
+        reporter.look(&watched, &status);
+        reporter.look(&watched, &status);
         let told = status.to_json();
         assert_eq!((&told["stalls"]["count"], &told["stalls"]["last"]["over"]), (&1.into(), &false.into()), "{told}");
         let problem = |told: &serde_json::Value| told["last_problem"]["text"].as_str().unwrap_or_default().to_owned();
         assert!(problem(&told).contains("has been waiting for its write to be recorded for 1."), "{told}");
         watched.pending.note_trouble("cannot write: no room");
         watched.pending.end(Outcome::Done);
-        teller.look(&watched, &status);
+        reporter.look(&watched, &status);
         let told = status.to_json();
         assert_eq!((&told["stalls"]["count"], &told["stalls"]["last"]["over"]), (&1.into(), &true.into()), "{told}");
         assert!(told["stalls"]["last"]["seconds"].as_f64() >= Some(1.0), "{told}");
@@ -222,13 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_not_covered_by_how_long_it_took() {
-        let (watched, status, mut teller) = (Watched::default(), Status::default(), Teller::default());
+    fn a_refusal_stays_the_last_problem() {
+        let (watched, status, mut reporter) = (Watched::default(), Status::default(), StallReporter::default());
         watched.pending.begin("\"a\"");
         watched.pending.note_trouble("no room");
         watched.pending.end(Outcome::Refused);
         status.problem("refused".to_owned());
-        teller.look(&watched, &status);
+        reporter.look(&watched, &status);
         let told = status.to_json();
         assert_eq!(
             (&told["last_problem"]["text"], &told["stalls"]["last"]["refused"]),

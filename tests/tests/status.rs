@@ -319,7 +319,7 @@ fn a_destination_that_does_not_answer_keeps_neither_the_status_nor_the_node() {
     let problem = |told: &Value| told["bytes_problem"].as_str().unwrap_or_default().to_owned();
     assert!(problem(&late["result"]).contains("has not answered for 2 s"), "{late}");
     let again = asked(&mut node);
-    assert!(problem(&again).contains("earlier look"), "{again}");
+    assert!(problem(&again).contains("earlier query"), "{again}");
     assert_eq!((&again["data_version"], &again["free_bytes"]), (&json!(51), &Value::Null));
     assert!(fs.faults().hanging() <= 2, "no thread waits but this one, and the one that warns of a full disk");
 

@@ -18,15 +18,17 @@ use super::init::{
 use super::node_database::NodeDatabase;
 use crate::mount::behind;
 use crate::mount::readme_text::shell_word;
+use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
+use crate::say;
 use crate::tree::fs_error::chain;
-use crate::{note, say};
 
-/// Connect a node to a backup that is there.
+/// Connect a node to an existing backup.
 ///
-/// For a node that was restored, on this machine or another one, and for a backup that was moved. Writes `backup.lock` into the
-/// lightning-dir; one that names this backup is brought up to date, and its other settings stay. The backup must be of the node whose
-/// database is there, and that must not be an old state. The backup is not changed. Stop the node first.
+/// Use it for a node that was restored, on this machine or another one, and for a backup that was moved. It writes `backup.lock`
+/// into the lightning-dir; if that names this backup already, it is updated, and its other settings stay. The backup must
+/// belong to the node whose database is there, and the database must not be an old state. The backup is not changed. Stop the
+/// node first.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  backupfs restore /mnt/usb/node.bkp ~/.lightning/bitcoin\n  \
                         backupfs attach --lightning-dir ~/.lightning/bitcoin /mnt/usb/node.bkp")]
@@ -41,7 +43,7 @@ pub struct AttachArgs {
     pub url: BackupUrl,
 }
 
-/// Connects a node to a backup that is there.
+/// Connects a node to an existing backup.
 ///
 /// # Errors
 /// Exit code 1 when the backup is damaged, 2 for everything else; nothing was changed then.
@@ -62,7 +64,7 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
         note!("note: {problem}");
     } else if let Err(problem) = problem {
         return Err(Failure::no(anyhow!(
-            "the backup is damaged, and no node can go on recording to it: {}. `backupfs verify {}` says what that costs; \
+            "the backup is damaged, and no node can go on recording to it: {}. `backupfs verify {}` shows what is lost; \
              `backupfs init --replace` begins a new one",
             chain(&problem),
             args.url
@@ -108,7 +110,7 @@ pub(super) fn restore_command(url: &BackupUrl, lightning_dir: &Path) -> String {
     format!("backupfs restore {} {}", shell_word(&url.to_string()), shell_word(&lightning_dir.display().to_string()))
 }
 
-/// What `backup.lock` says now of this backup, which may have been elsewhere; `None` where there is none.
+/// The existing `backup.lock`, which names this backup, maybe under an earlier URL; `None` where there is none.
 fn settings_before(lightning_dir: &Path, backup: &Backup) -> anyhow::Result<Option<BackupLock>> {
     if has_only_theirs(lightning_dir) {
         return Ok(None);
@@ -127,7 +129,7 @@ fn settings_before(lightning_dir: &Path, backup: &Backup) -> anyhow::Result<Opti
     }
 }
 
-/// That no node records to the backup: two of them on one set of channels lose money.
+/// Checks that no node records to the backup: two nodes on the same channels lose money.
 fn expect_not_recorded_to(backup: &Backup, url: &BackupUrl) -> anyhow::Result<()> {
     let Ok(LockStatus::Held { process }) = backup.look_at_lock() else { return Ok(()) };
     let who = process.map_or_else(|| "a process".to_owned(), |process| format!("process {process}"));
@@ -136,7 +138,7 @@ fn expect_not_recorded_to(backup: &Backup, url: &BackupUrl) -> anyhow::Result<()
     )
 }
 
-/// That the backup is of the node whose database this is, and that this is no old state.
+/// Checks that the backup belongs to the node of this database, and that the database is no old state.
 fn expect_its_node(
     found: NodeDatabase,
     path: &Path,
@@ -159,15 +161,15 @@ fn expect_its_node(
     match decide(history.newest_for_rules(), version, Bump::Absent) {
         Decision::Append | Decision::Rewind | Decision::Heal { .. } => Ok(()),
         Decision::Refuse { newest, .. } => bail!(
-            "{} is at version {version}, but {url} holds version {newest}: this is an old state, which peers may punish; do not \
-             run it. Restore the newest version: `{} --backup-existing`",
+            "{} is at version {version}, but {url} has version {newest}: the database is an old state, which peers may punish. Do \
+             not run it. Restore the newest version: `{} --backup-existing`",
             path.display(),
             restore_command(url, where_to_restore(path))
         ),
     }
 }
 
-/// What `restore` is to be told: the directory, unless the database has another name there.
+/// The destination for `restore`: the directory, unless the database has another name there.
 fn where_to_restore(database: &Path) -> &Path {
     match database.parent() {
         Some(directory) if database.file_name().is_some_and(|name| name == DATABASE_NAME) => directory,
@@ -196,7 +198,7 @@ fn write(lock: &BackupLock, is_there: bool, lightning_dir: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// A backup that was copied as another user is closed to the node.
+/// Warns when the backup belongs to another user than the node, which then cannot record to it.
 fn warn_of_other_owner(backup: &Path, lightning_dir: &Path) {
     let (Ok(of_backup), Ok(of_node)) = (Owner::of(backup), Owner::of(lightning_dir)) else { return };
     if of_node.is_shut_out_by(of_backup) {

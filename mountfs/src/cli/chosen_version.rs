@@ -1,4 +1,4 @@
-//! The version that a command is asked about.
+//! The version that is named on the command line.
 
 use anyhow::anyhow;
 use common::{DataVersion, History, ReadError, Version};
@@ -9,7 +9,7 @@ use super::restore::why_not_there;
 /// The version with this number.
 ///
 /// # Errors
-/// Exit code 2 when there is none, with what became of it and which ones are near; 1 when it is in what is damaged.
+/// Exit code 2 when it does not exist, with the reason and the nearest versions; 1 when it is in a damaged part.
 pub(super) fn find(history: &History, problem: Option<&ReadError>, wanted: DataVersion) -> Result<Version, Failure> {
     if let Some(version) = history.version(wanted).map_err(Failure::no)? {
         return Ok(version);

@@ -4,21 +4,71 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::KeepPolicy;
+use clap::Args;
 use common::compact::{
     Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, Stage, compact_backup, plan_compaction,
 };
-use common::{Timestamp, counted};
+use common::{BackupUrl, KeepPolicy, KeepSpan, Timestamp, counted};
 use serde_json::json;
 
+use super::Failure;
 use super::compact_beside::{compact_beside, recording_node};
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
-use super::{CompactArgs, Failure};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
-/// Drops what the policy does not keep, or says what that would be.
+/// Drop old versions that a policy does not keep.
+///
+/// Keeps all versions within the span of --keep-within. Further back it keeps the newest version of each hour, day or week (in
+/// UTC) within the spans of --keep-hourly, --keep-daily and --keep-weekly. Spans count back from the newest version, which is
+/// always kept. Versions that are kept do not change by a byte. The command can be interrupted at any time.
+///
+/// With a wrong clock it keeps more, never less. So it refuses when the newest versions were recorded more than a day after
+/// those before them, until they span a day. If the node was off and its clock is right, use --force.
+///
+/// While a node records to the backup, this command asks its recorder to do it, through the node's socket, and waits; the node
+/// does not wait. The recorder also does it by itself if `backup.lock` has a policy, and upon
+/// `lightning-cli -k backup-compact keep_within=90d`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SPAN is a number with a unit: 12h, 90d, 8w, 1y (365 days).
+
+Exit codes: 0 done, 1 the backup is damaged, 2 it could not be done, or the policy keeps nothing; nothing is changed then.
+
+--json prints one object: dry_run, dropped_versions, dropped_segments, kept_versions, oldest_version, freed_bytes, remains_bytes (what is left of all segments that were ever dropped), clock_in_doubt (why it needs --force, or null). Fields are only ever added.
+
+Examples:
+  backupfs compact --keep-within 90d --dry-run /var/backup/node.bkp
+  backupfs compact --keep-within 30d --keep-hourly 90d --keep-daily 1y /var/backup/node.bkp")]
+pub struct CompactArgs {
+    /// Keep all versions of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_within: Option<KeepSpan>,
+    /// Keep the newest version of every hour of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_hourly: Option<KeepSpan>,
+    /// Keep the newest version of every day of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_daily: Option<KeepSpan>,
+    /// Keep the newest version of every week of this span
+    #[arg(long, value_name = "SPAN")]
+    pub keep_weekly: Option<KeepSpan>,
+    /// Only show what would be dropped, and how much space that would free
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Trust the clock although it has leapt: the node was off for more than a day
+    #[arg(long)]
+    pub force: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The backup
+    pub url: BackupUrl,
+}
+
+/// Drops what the policy does not keep, or with `--dry-run` shows what that would be.
 ///
 /// # Errors
 /// Exit code 1 when the backup is damaged, 2 when it cannot be compacted now, or the policy keeps nothing.
@@ -49,7 +99,7 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
         {
             let fields = compact_beside(&lightning_dir, &policy, force, &interrupted, &mut bars);
             bars.finish();
-            return tell(&fields?, None, args);
+            return print_result(&fields?, None, args);
         }
         bars.finish();
         outcome
@@ -57,14 +107,14 @@ pub fn run(args: &CompactArgs) -> Result<(), Failure> {
     let outcome = outcome.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
     let CompactOutcome::Done(compaction) = outcome else {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "interrupted; what is kept is as it was, and the next time goes on from there"
+            "interrupted; the versions that are kept are unchanged. Run it again to continue"
         )));
     };
     let recorded_at = compaction.oldest_kept.as_ref().map(|oldest| oldest.recorded_at);
-    tell(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
+    print_result(&CompactionFields { dry_run: args.dry_run, ..CompactionFields::from(&compaction) }, recorded_at, args)
 }
 
-/// The bar of the stage that it is at; none of those that take no time.
+/// The progress bar of the current stage; stages that take no time have none.
 #[derive(Default)]
 pub(super) struct Bars(Option<(Stage, Bar)>);
 
@@ -86,7 +136,7 @@ impl Bars {
     }
 }
 
-fn tell(
+fn print_result(
     compaction: &CompactionFields,
     oldest_recorded_at: Option<Timestamp>,
     args: &CompactArgs,
@@ -107,7 +157,7 @@ fn tell(
             say!("would drop {dropped} and free {freed_bytes} bytes; nothing is changed");
             say!("would keep {kept}");
             if let Some(doubt) = compaction.clock_in_doubt.as_ref().filter(|_| !args.force) {
-                note!("warning: it would be refused: {doubt}");
+                note!("warning: the command would refuse to do it: {doubt}");
             }
         }
         (_, false) => {

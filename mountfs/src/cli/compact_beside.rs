@@ -1,6 +1,6 @@
-//! `backupfs compact` of a backup that a node is recording to: its recorder does it, and this process asks and waits.
+//! `backupfs compact` of a backup that a node records to: it asks the node's recorder to compact, and waits.
 //!
-//! Who holds the lock of the backup the kernel tells; a plugin of `lightningd` runs in the lightning-dir, where the node's
+//! The kernel tells which process has the backup locked. A plugin of `lightningd` runs in the lightning-dir, where the node's
 //! socket is.
 
 use std::fs;
@@ -19,27 +19,27 @@ use super::Failure;
 use super::compact::Bars;
 use crate::restore::lightning_rpc::{LightningRpc, RpcError};
 
-/// How often it is asked how far it is.
+/// The interval of the queries for progress.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long for.
+/// The timeout of such a query.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The directory of the node that records to a backup; `None` when it cannot be told from here.
+/// The directory of the node that records to a backup; `None` when it is not visible from here.
 pub(super) fn recording_node(backup: &Path) -> Option<PathBuf> {
     let url = backup.to_str()?.parse().ok()?;
     let Ok(LockStatus::Held { process: Some(process) }) = Backup::open(&url).ok()?.look_at_lock() else { return None };
     let lightning_dir = fs::read_link(format!("/proc/{process}/cwd")).ok()?;
-    // Whoever else holds the lock is not asked.
+    // The lock may belong to another program, which cannot be asked.
     let lock = BackupLock::read(&lightning_dir).ok()?;
     let is_same = fs::canonicalize(lock.backend_url.path()).ok()? == fs::canonicalize(backup).ok()?;
     (is_same && LightningRpc::connect(&lightning_dir).is_ok()).then_some(lightning_dir)
 }
 
-/// Has the recorder of the node in `lightning_dir` do it.
+/// Has the recorder of the node in `lightning_dir` compact the backup.
 ///
 /// # Errors
-/// What it answers, or that it does not. An interrupt leaves the recorder at it.
+/// Its error, or that it does not answer. After an interrupt the recorder continues.
 pub(super) fn compact_beside(
     lightning_dir: &Path,
     policy: &KeepPolicy,
@@ -48,7 +48,7 @@ pub(super) fn compact_beside(
     bars: &mut Bars,
 ) -> Result<CompactionFields, Failure> {
     let asked = |error: RpcError| {
-        let context = format!("the recorder of the node in {} has not done it", lightning_dir.display());
+        let context = format!("the recorder of the node in {} has not compacted the backup", lightning_dir.display());
         Failure::Failed(anyhow::Error::new(error).context(context))
     };
     let options = policy.options().map(|(name, span)| (name.to_owned(), Value::from(span.to_string())));
@@ -62,11 +62,11 @@ pub(super) fn compact_beside(
         match answered.recv_timeout(LOOK_EVERY) {
             Ok(result) => break result.map_err(asked)?,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::Failed(anyhow::anyhow!("BUG: nobody waits for the answer")));
+                return Err(Failure::Failed(anyhow::anyhow!("BUG: the thread with the answer has ended")));
             }
             Err(RecvTimeoutError::Timeout) if interrupted.load(Ordering::Relaxed) => {
                 return Err(Failure::Failed(anyhow::anyhow!(
-                    "interrupted; the recorder goes on with it: lightning-cli backup-status says how far it is"
+                    "interrupted; the recorder continues. `lightning-cli backup-status` shows how far it is"
                 )));
             }
             Err(RecvTimeoutError::Timeout) => show_progress(lightning_dir, bars),
@@ -75,7 +75,7 @@ pub(super) fn compact_beside(
     serde_json::from_value(result).map_err(|error| asked(RpcError::NoAnswer(error.to_string())))
 }
 
-/// Without an answer nothing is shown.
+/// Shows the progress of the recorder; nothing without an answer.
 fn show_progress(lightning_dir: &Path, bars: &mut Bars) {
     let status = LightningRpc::connect(lightning_dir)
         .map_err(RpcError::from)

@@ -2,10 +2,19 @@
 
 use std::io::{self, Write as _};
 
-use clap::CommandFactory as _;
+use clap::{Args, CommandFactory as _};
 
 use super::verify::heard;
-use super::{Cli, CompletionsArgs, Failure};
+use super::{Cli, Failure};
+
+/// Print a script that completes commands and options in a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  backupfs completions bash > /etc/bash_completion.d/backupfs\n  \
+                        backupfs completions fish > ~/.config/fish/completions/backupfs.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
 
 /// Prints a script that lets a shell complete commands and options.
 ///

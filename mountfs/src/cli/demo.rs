@@ -1,4 +1,4 @@
-//! `backupfs demo`: a pretended node, the real recorder, the real mount, a real restore.
+//! `backupfs demo`: a simulated node with the real recorder, a real mount and a real restore.
 
 mod report;
 
@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
 use common::{Backup, BackupLock, BackupUrl, DataVersion, OnGap, OnUnreachable, create_backup};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
 use self::report::{Timing, print_tree, same_bytes, step};
+use super::Failure;
 use super::init::{RECORDER_NAME, beside_this_program};
 use super::mount::serve;
 use super::signals::signals_to_end;
-use super::{DemoArgs, Failure};
 use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, PretendSettings, RecorderStderr};
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::adapter::Access;
@@ -26,16 +27,28 @@ use crate::mount::mounted::{Mount, MountError, MountSettings};
 use crate::restore::{Damaged, Destination, Existing, Proof, restore};
 use crate::say;
 
+/// Show everything on a simulated node, in half a minute.
+///
+/// Plays 1,500 database writes of a real node to the real `backup-recorder`, mounts the backup, restores the newest
+/// version, checks it, and leaves the mount up until Ctrl-C. Everything happens in a temporary directory.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cargo build --release && ./target/release/backupfs demo")]
+pub struct DemoArgs {
+    /// End without waiting for Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+}
+
 /// 1,500 writes of a real node, from its first one on.
 static TRACE: &[u8] = include_bytes!("../../demo/db_write.jsonl.zst");
 
-/// Writes that are kept for the moment when the backup is mounted, to show that the mount follows.
+/// The number of writes played while the backup is mounted, to show that the mount follows.
 const WRITES_WHILE_MOUNTED: usize = 100;
 
-/// A mount that does not follow within this time does not follow.
+/// The time within which the mount must show a new version.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Shows it all.
+/// Runs the demo.
 ///
 /// # Errors
 /// Exit code 2 when something needed for it is missing, 1 when a check fails.
@@ -44,16 +57,16 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     demo(&beside_this_program(RECORDER_NAME), end)
 }
 
-/// How the demo ends.
+/// The end of the demo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// When everything has been shown.
+    /// The demo ends when everything has been shown.
     ByItself,
-    /// When the operator has looked around in the mount and presses Ctrl-C.
+    /// The demo ends when the operator presses Ctrl-C; until then the mount can be explored.
     OnSignal,
 }
 
-/// Everything of the demo is in here and goes with it.
+/// The temporary directory of the demo, removed at its end.
 struct Place {
     dir: TempDir,
 }
@@ -90,7 +103,7 @@ impl Place {
     }
 }
 
-/// Shows it all.
+/// Runs the demo.
 ///
 /// # Errors
 /// Exit code 2 when something needed for it is missing, 1 when a check fails.
@@ -193,7 +206,7 @@ fn read_trace() -> anyhow::Result<Vec<TraceEvent>> {
     Ok(Trace::from_bytes(TRACE)?.collect::<Result<_, _>>()?)
 }
 
-/// Plays a stretch of the trace. The recorder runs already, so that only writes and `init` matter.
+/// Plays a part of the trace. The recorder runs already, so that only writes and `init` matter.
 fn play(
     node: &mut PretendLightningd,
     events: &[TraceEvent],

@@ -15,21 +15,16 @@ use crate::mount::behind;
 
 /// Show what changed from one version to another: rows added, removed and changed, with their values.
 ///
-/// The versions may be in any order, and any distance apart. Neighbours take milliseconds, whatever the size of the database:
-/// only pages that were touched are looked at. Values may be secrets, such as preimages; long ones are cut, but not in --json.
+/// The versions may be in any order, and any distance apart. For neighbours it takes milliseconds, whatever the size of the
+/// database, because only changed pages are compared. Values may be secrets, such as preimages. Long values are cut, except in
+/// --json.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line begins with + for what only B has, - for what only A has, ~ for what both have and is not the same. A table ends with
-the numbers of its rows.
+A line begins with + for a row that only B has, - for one that only A has, ~ for one that differs. A table ends with the numbers of its rows.
 
---json prints one object a line. `kind` is row (table, change: added, removed or changed; key, before, after: objects with
-columns and values, null where there is no row; columns: those that differ), schema (type, name, table, change, before, after:
-its SQL) or table (table, added, removed, changed: how many rows). What JSON does not have is an object: a blob has its
-hexadecimal digits as `blob`, a text that is not UTF-8 as `text`, an infinite number is `real`.
---summary leaves out the rows. Fields, and kinds, are only ever added.
+--json prints one object a line. `kind` is row (table, change: added, removed or changed; key, before, after: objects with columns and values, null where there is no row; columns: those that differ), schema (type, name, table, change, before, after: its SQL) or table (table, added, removed, changed: how many rows). Values that JSON does not have are objects: a blob has its hexadecimal digits as `blob`, a text that is not UTF-8 as `text`, an infinite number is `real`. --summary leaves out the rows. Fields, and kinds, are only ever added.
 
-Exit codes: 0 done, whether anything differs or not, 1 the backup is damaged, 2 there is no such version or table, or it could
-not be done.
+Exit codes: 0 done, whether anything differs or not, 1 the backup is damaged, 2 there is no such version or table, or it could not be done.
 
 Examples:
   backupfs diff /var/backup/node.bkp 123455 123456
@@ -41,13 +36,13 @@ pub struct DiffArgs {
     /// The version to begin with
     #[arg(value_name = "A")]
     pub from: DataVersion,
-    /// The version that it led to
+    /// The version to end with
     #[arg(value_name = "B")]
     pub to: DataVersion,
     /// Only this table; can be given several times
     #[arg(long, value_name = "T")]
     pub table: Vec<String>,
-    /// How many rows of each table, not which
+    /// Only the numbers of rows of each table
     #[arg(long)]
     pub summary: bool,
     /// One JSON object a line
@@ -55,10 +50,10 @@ pub struct DiffArgs {
     pub json: bool,
 }
 
-/// Shows what differs.
+/// Shows the differences.
 ///
 /// # Errors
-/// Exit code 1 when what is needed is damaged, 2 when a version is not there or the backup cannot be read at all.
+/// Exit code 1 when a needed part of the backup is damaged, 2 when a version is not there or the backup cannot be read at all.
 pub fn run(args: &DiffArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     behind::warn(&backup.spool_sight());
@@ -125,7 +120,7 @@ fn to_json(entry: &DiffEntry<'_>) -> serde_json::Value {
     }
 }
 
-/// A name for people: no control characters.
+/// A name for the terminal, without control characters.
 fn named(name: &str) -> String {
     if name.contains(char::is_control) { name.escape_default().to_string() } else { name.to_owned() }
 }

@@ -1,19 +1,40 @@
 //! `backupfs export`.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
+use clap::Args;
 use common::python_plugin::{ExportError, export_backup};
-use common::{Backup, Owner, counted};
+use common::{Backup, BackupUrl, DataVersion, Owner, counted};
 
+use super::import::file_path;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{ExportArgs, Failure, chosen_version};
+use super::{Failure, chosen_version};
 use crate::mount::behind;
+use crate::note;
+use crate::say;
 use crate::tree::fs_error::chain;
-use crate::{note, say};
+
+/// Write a file that the Python plugin `backup` can restore and continue.
+///
+/// The file contains the versions up to the newest, as far back as none is missing: from the snapshot that the backup begins
+/// with, or that closed the newest gap, or from the node's first change. Existing files are not overwritten.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs export /var/backup/node.bkp /mnt/usb/file.bkp")]
+pub struct ExportArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// The new file; also as file:///path
+    #[arg(value_parser = file_path)]
+    pub file: PathBuf,
+    /// Up to this version instead of the newest; only to look at it, never to run a node on it
+    #[arg(long, value_name = "N")]
+    pub version: Option<DataVersion>,
+}
 
 /// Writes a file that the Python plugin can restore.
 ///
@@ -24,7 +45,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let (history, problem) = backup.read_history();
     if args.version.is_none() {
-        // What cannot be read may be newer.
+        // The part that cannot be read may be newer.
         problem.as_ref().map_err(|problem| {
             Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(problem)))
         })?;
@@ -54,7 +75,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
         say!("it belongs to {owner}");
     }
     if let Some(problem) = exported.unreadable {
-        note!("warning: older history is not in it: {}", chain(&problem));
+        note!("warning: older versions are not in the file: {}", chain(&problem));
     }
     if version.seq != newest.seq {
         note!(

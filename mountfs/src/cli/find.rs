@@ -13,26 +13,22 @@ use super::verify::heard;
 use super::{Failure, chosen_version, values};
 use crate::mount::behind;
 
-/// Keys of rows that people are told of each version.
-const KEYS_TOLD: usize = 6;
+/// The most keys of rows that are shown for each version.
+const KEYS_SHOWN: usize = 6;
 
 /// Find the versions at which the rows of a table that match a condition changed.
 ///
-/// Tells each version in which a row matches that did not in the version before, or the other way round. Exact, version by
-/// version: also a row that matched for a single version is found. Changes that write nothing of what the condition reads are
-/// passed over, all others are replayed. Before the table, or a column of the condition, was made, and after it was dropped, no
-/// row matches. Where one of them got another name it says at which version, for nothing can be asked across that.
+/// Shows each version in which a row matches that did not in the version before, or the other way round. The search is exact:
+/// also a row that matched in a single version is found. Changes that cannot affect the condition are skipped, all others are
+/// replayed. Before the table, or a column of the condition, was created, and after it was dropped, no row matches. If one of
+/// them was renamed, the search fails and names the version: it cannot go past that.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SQL is one expression about the columns of a row, as behind WHERE: no query, no aggregate, no parameter. Nothing it says can
-write. `now` means the time of the search.
+SQL is one expression about the columns of a row, as after WHERE: no query, no aggregate, no parameter. It cannot write. `now` means the time of the search.
 
---json prints one object a line. `kind` is first (the first version that was asked: data_version, seq, recorded_at, matches:
-how many rows match in it) or turn (the same of a version at which they changed, and began and ended: the keys of the rows,
-each an object). Fields, and kinds, are only ever added.
+--json prints one object a line. `kind` is first (the first version searched: data_version, seq, recorded_at, matches: the number of rows that match in it) or turn (the same for a version at which they changed; also began and ended: the keys of the rows, each an object). Fields, and kinds, are only ever added.
 
-Exit codes: 0 done, whether anything was found or not, 1 the backup is damaged, 2 there is no such version or table, the
-condition cannot be used, or it could not be done.
+Exit codes: 0 done, whether anything was found or not, 1 the backup is damaged, 2 there is no such version or table, the condition cannot be used, or it could not be done.
 
 Examples:
   backupfs find /var/backup/node.bkp --table channels --where 'state = 8'
@@ -57,10 +53,10 @@ pub struct FindArgs {
     pub json: bool,
 }
 
-/// Finds the versions at which the answer of a condition changed.
+/// Finds the versions at which the rows that match a condition changed.
 ///
 /// # Errors
-/// Exit code 1 when what is needed is damaged, 2 when the condition cannot be used or the backup cannot be read at all.
+/// Exit code 1 when a needed part of the backup is damaged, 2 when the condition cannot be used or the backup cannot be read at all.
 pub fn run(args: &FindArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     behind::warn(&backup.spool_sight());
@@ -84,9 +80,9 @@ pub fn run(args: &FindArgs) -> Result<(), Failure> {
     let written = if args.json { write_json(&turns, &mut out) } else { write_text(&turns, &mut out) };
     heard(written.and_then(|()| out.flush()))?;
     match args.to {
-        // What cannot be read comes behind it.
+        // The part that cannot be read comes after it.
         Some(_) => Ok(()),
-        // What can be read is told all the same.
+        // The results so far are shown nevertheless.
         None => problem.map_err(Failure::no),
     }
 }
@@ -118,14 +114,14 @@ fn write_text(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
     };
     line(&turns.first, turns.matches, "in the first version")?;
     for Transition { version, began, ended, matches } in &turns.turns {
-        let told = |sign: char, key: &RowKey| {
+        let shown = |sign: char, key: &RowKey| {
             let parts = turns.key_columns.iter().zip(&key.0);
             let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", value.to_string())).collect();
             format!("{sign} {}", parts.join(" "))
         };
         let all = began.iter().map(|key| ('+', key)).chain(ended.iter().map(|key| ('-', key)));
-        let mut rows: Vec<String> = all.take(KEYS_TOLD).map(|(sign, key)| told(sign, key)).collect();
-        let more = (began.len() + ended.len()).saturating_sub(KEYS_TOLD);
+        let mut rows: Vec<String> = all.take(KEYS_SHOWN).map(|(sign, key)| shown(sign, key)).collect();
+        let more = (began.len() + ended.len()).saturating_sub(KEYS_SHOWN);
         if more > 0 {
             rows.push(format!("{more} more"));
         }

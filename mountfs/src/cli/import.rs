@@ -5,21 +5,60 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::PythonLock;
+use clap::Args;
 use common::python_plugin::{Imported, OnDamage, PythonFile, Repairs, TornBy, import_backup};
-use common::{BackupLock, DataVersion, OnGap, OnUnreachable, Owner, counted, quick_check, sqlite_reason};
+use common::{
+    BackupLock, BackupUrl, DataVersion, OnGap, OnUnreachable, Owner, PythonLock, counted, quick_check, sqlite_reason,
+};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::Failure;
 use super::attach::{attach_command, restore_command};
 use super::init::{database_is_damaged, on_same_file_system, say_owner, say_what_comes_next, without_detours};
 use super::node_database::NodeDatabase;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{Failure, ImportArgs};
+use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
-use crate::{note, say};
+use crate::say;
 
-/// Makes a backup of a file of the Python plugin, and connects a node to it if one is named.
+/// Convert a file of the Python plugin `backup` to a backup, with all its versions.
+///
+/// Every change is replayed on the way. Changes that were never committed, and that the plugin failed to take back, are left
+/// out; the space that lightningd forgot before WHERE until 2020 is inserted. An incomplete record at the end is left out. If
+/// header and records disagree, it reports what may be missing. If a change does not replay, or a record in the middle is
+/// damaged, nothing is made, except with --until-damage. The file is only read; its plugin may be writing to it.
+///
+/// With --lightning-dir the node is connected to the new backup. Stop it first; its database must not be older than the file.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        backupfs import --lightning-dir ~/.lightning/bitcoin /mnt/usb/file.bkp /mnt/usb/node.bkp\n  \
+                        backupfs import file:///mnt/usb/file.bkp file:///tmp/look.bkp\n  \
+                        backupfs import --until-damage /mnt/usb/damaged.bkp /tmp/rescued.bkp")]
+pub struct ImportArgs {
+    /// The node's directory (of the network), to go on recording into the backup
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: Option<PathBuf>,
+    /// Import the part before the damage, or before a change that does not replay; never run a node on that
+    #[arg(long)]
+    pub until_damage: bool,
+    /// The file of the Python plugin; also as file:///path
+    #[arg(value_parser = file_path)]
+    pub file: PathBuf,
+    /// The new backup: a directory that does not exist yet or is empty
+    pub url: BackupUrl,
+}
+
+/// Parses a path, bare or as the Python plugin writes it: `file://` and the path, without percent-encoding.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("file://").unwrap_or(text) {
+        "" => Err("names no file".to_owned()),
+        path if path.contains("://") || path.starts_with("socket:") => Err("write the path of a file".to_owned()),
+        path => Ok(path.into()),
+    }
+}
+
+/// Converts a file of the Python plugin to a backup, and connects a node to it if one is named.
 ///
 /// # Errors
 /// Exit code 2; nothing was created then.
@@ -39,7 +78,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     let imported = imported?;
     if let Some(rescue) = &imported.rescue {
         note!(
-            "RESCUE: {} is damaged at byte {} ({}); {} ends before that, with version {}, and says so in RESCUED.txt. What came \
+            "RESCUE: {} is damaged at byte {} ({}); {} ends before that, with version {}, and has a RESCUED.txt about it. What came \
              after it is missing: never run a node on this version",
             args.file.display(),
             rescue.offset,
@@ -57,7 +96,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         args.url
     );
     tell_repairs(&imported);
-    note!("note: the file does not say when a version was recorded, so all have the time at which it was last written");
+    note!("note: the file has no times of its versions, so all have the time at which the file was last written");
     if let Some(found) = &imported.damage {
         note!(
             "warning: the copy of the database that {} begins with is DAMAGED: the node's database was so when the plugin \
@@ -77,7 +116,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what was left out and changed, and why.
+/// Reports what was left out and changed, and why.
 fn tell_repairs(imported: &Imported) {
     let repairs = &imported.repairs;
     for left_out in &repairs.named {
@@ -91,7 +130,7 @@ fn tell_repairs(imported: &Imported) {
     }
     let more = repairs.never_committed.saturating_sub(repairs.named.len() as u64);
     if more > 0 {
-        say!("left out {} of that kind", counted(more, "more record"));
+        say!("left out {} of the same kind", counted(more, "more record"));
     }
     if repairs.spaces > 0 {
         say!(
@@ -111,7 +150,7 @@ fn tell_repairs(imported: &Imported) {
     }
 }
 
-/// Says in what header and records disagree, and what may be missing.
+/// Reports in what header and records disagree, and what may be missing.
 fn tell_disagreements(newest: DataVersion, repairs: &Repairs) {
     match repairs.header_version {
         Some(header) if header.distance_from(newest) > 0 => note!(
@@ -133,14 +172,14 @@ fn tell_disagreements(newest: DataVersion, repairs: &Repairs) {
     }
 }
 
-/// A node to be connected.
+/// The node to connect to the new backup.
 struct Node {
     lightning_dir: PathBuf,
     database: NodeDatabase,
 }
 
 impl Node {
-    /// Looks at the node before anything is made.
+    /// Checks the node before anything is made.
     fn find(given: &Path, file: &PythonFile) -> anyhow::Result<Self> {
         let node = LightningDir::find(given)?;
         let lightning_dir = node.path().to_owned();
@@ -157,7 +196,7 @@ impl Node {
         node.expect_stopped(node.usual_database().as_deref())?;
         let database = NodeDatabase::look(&lightning_dir.join(DATABASE_NAME))?;
         let newest = file.header().version;
-        // One behind: it died before COMMIT, which the recorder puts right.
+        // One version behind: it died before COMMIT, and the recorder rewinds that version.
         if let NodeDatabase::At { version, .. } = database
             && version.distance_from(newest) < -1
         {
@@ -177,7 +216,7 @@ impl Node {
         let is_all = imported.rescue.is_none() && known == newest;
         let out = "leave --lightning-dir out to import without connecting the node";
         match self.database {
-            // One behind: it died before COMMIT, which the recorder puts right.
+            // One version behind: it died before COMMIT, and the recorder rewinds that version.
             NodeDatabase::At { version, .. } if version.distance_from(known) < -1 => Err(format!(
                 "the database of this node is at version {version}, but {} holds version {known}: this node was put on an old \
                  state; do not run it. {out}, and restore the newest version",
@@ -193,7 +232,7 @@ impl Node {
         }
     }
 
-    /// What SQLite says is wrong with the node's own database, if it can be looked at.
+    /// SQLite's finding about the node's own database, if there is one and the database can be read.
     fn look_for_damage(&self) -> Option<String> {
         let NodeDatabase::At { .. } = self.database else { return None };
         let path = self.lightning_dir.join("lightningd.sqlite3");
@@ -208,7 +247,7 @@ impl Node {
         }
     }
 
-    /// Writes `backup.lock`, and says what happens next.
+    /// Writes `backup.lock`, and prints what happens next.
     fn connect(&self, args: &ImportArgs, imported: &Imported) -> anyhow::Result<()> {
         let lock = BackupLock {
             backend_url: without_detours(&args.url),

@@ -6,19 +6,48 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail};
-use common::PythonLock;
+use clap::Args;
 use common::{
     BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable, Owner, PagesDone,
-    create_backup_for, replace_backup,
+    PythonLock, create_backup_for, replace_backup,
 };
 
+use super::Failure;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{Failure, InitArgs};
+use crate::note;
 use crate::restore::lightning_dir::{HSM_SECRET, LightningDir, expect_one_network};
-use crate::{note, say};
+use crate::say;
 
-/// Name of the plugin, which is built and installed beside this program.
+/// Create a backup of a node and connect the node to it.
+///
+/// Takes a snapshot of the database, if there is one already, and writes `backup.lock` into the lightning-dir, where the
+/// plugin `backup-recorder` finds it. Stop the node first: it would go on without being recorded. If root runs this for the node
+/// of another user, the backup belongs to the owner of the lightning-dir.
+///
+/// With --replace an existing backup, damaged or not, is renamed to URL.replaced-TIME. It can still be mounted, as far as it is
+/// readable. The other settings in the node's `backup.lock` stay. A transaction that `lightningd` left open when it died, as
+/// after a refused write, is rolled back first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs init --lightning-dir ~/.lightning/bitcoin file:///var/backup/node.bkp")]
+pub struct InitArgs {
+    /// The node's directory (of the network): ~/.lightning/bitcoin
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+    /// The database, if it is not lightningd.sqlite3 in the lightning-dir
+    #[arg(long, value_name = "PATH")]
+    pub database: Option<PathBuf>,
+    /// Rename the existing backup, and begin a new one
+    #[arg(long)]
+    pub replace: bool,
+    /// With --replace: even if the database is damaged and the existing backup is not
+    #[arg(long, requires = "replace")]
+    pub accept_damaged_database: bool,
+    /// The new backup: a directory that does not exist yet or is empty, or with --replace a backup
+    pub url: BackupUrl,
+}
+
+/// The name of the plugin, which is built and installed beside this program.
 pub const RECORDER_NAME: &str = "backup-recorder";
 
 /// Creates a backup and connects a node to it.
@@ -70,12 +99,12 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         say!("the changes in the spool {} may be in neither backup; they stay there", spool.display());
     }
     if args.replace {
-        let again = "the node is not connected to the new backup; do the same again when that is mended";
+        let again = "the node is not connected to the new backup; run the same command again when that is solved";
         if let Some(copy) = lock.replace(&lightning_dir).context(again)? {
             say!("kept the old backup.lock as {}", copy.display());
         }
     } else if let Err(error) = lock.create(&lightning_dir) {
-        // A backup that no node knows of would only be in the way of the next attempt.
+        // A backup without a node would only block the next attempt.
         let removed = fs::remove_dir_all(args.url.path());
         let left = if removed.is_err() {
             format!("; {} has to be removed by hand", args.url.path().display())
@@ -94,7 +123,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what is wrong with the database that was copied, and what of it is not supported.
+/// Warns about damage of the copied database, and about what is not supported in it.
 fn warn_about_database(snapshot: &CreatedSnapshot) {
     if let Some(found) = &snapshot.damage {
         note!("{}", database_is_damaged(found));
@@ -122,7 +151,7 @@ pub(super) fn database_is_damaged(found: &str) -> String {
     )
 }
 
-/// Says what becomes of the Python plugin's backup, if the node has one.
+/// Explains what happens to the Python plugin's backup, if the node has one.
 fn offer_import(args: &InitArgs, lightning_dir: &Path) {
     let Some(theirs) = PythonLock::find(lightning_dir) else { return };
     say!(
@@ -143,7 +172,7 @@ fn offer_import(args: &InitArgs, lightning_dir: &Path) {
     }
 }
 
-/// The warning about a node that has run, and has no database where it usually is.
+/// The warning about a node that has run, but has no database at the usual path.
 pub(super) fn elsewhere(lightning_dir: &Path, how: &str) -> String {
     format!(
         "warning: {} is there, but no database: if `wallet=` in the node's config says that it is elsewhere, name it with {how}",
@@ -151,13 +180,13 @@ pub(super) fn elsewhere(lightning_dir: &Path, how: &str) -> String {
     )
 }
 
-/// The URL of a backup that is there, without `..` and links: it must still lead there from anywhere, years later.
+/// The URL of an existing backup, without `..` and links, so that it is still valid from anywhere years later.
 pub(super) fn without_detours(url: &BackupUrl) -> BackupUrl {
     let path = url.path().canonicalize().ok();
     path.and_then(|path| path.to_str()?.parse().ok()).unwrap_or_else(|| url.clone())
 }
 
-/// What `backup.lock` says now, which is to go on; `None` where there is none, or none that is usable.
+/// The existing `backup.lock`, whose settings are kept; `None` where there is none, or none that is usable.
 fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Option<BackupLock>> {
     if has_only_theirs(lightning_dir) {
         return Ok(None);
@@ -166,7 +195,7 @@ fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Opti
         Ok(before) => before,
         Err(BackupLockError::Missing { .. }) => return Ok(None),
         Err(error) => {
-            note!("warning: {error}; what it said besides is not kept");
+            note!("warning: {error}; its other settings are not kept");
             return Ok(None);
         }
     };
@@ -181,7 +210,7 @@ fn settings_before(lightning_dir: &Path, url: &BackupUrl) -> anyhow::Result<Opti
     Ok(Some(before))
 }
 
-/// Whether the only `backup.lock` is that of the Python plugin.
+/// Whether the only `backup.lock` is the one of the Python plugin.
 pub(super) fn has_only_theirs(lightning_dir: &Path) -> bool {
     BackupLock::path(lightning_dir).ends_with(BackupLock::FILE_NAME) && PythonLock::find(lightning_dir).is_some()
 }
@@ -224,7 +253,7 @@ fn report(args: &InitArgs, lightning_dir: &Path, source: Option<&Path>) {
     on_same_file_system(&args.url, lightning_dir);
 }
 
-/// Says how the recorder is started, and what is in no backup.
+/// Explains how the recorder is started, and what is in no backup.
 pub(super) fn say_what_comes_next(lightning_dir: &Path) {
     let recorder = beside_this_program(RECORDER_NAME);
     say!(
@@ -242,14 +271,14 @@ pub(super) fn say_what_comes_next(lightning_dir: &Path) {
     );
 }
 
-/// Says whom root has given the backup to: otherwise `lightningd` could not record to it.
+/// Reports to which user root has given the backup, so that `lightningd` can record to it.
 pub(super) fn say_owner(url: &BackupUrl, lightning_dir: &Path) {
     if let Some(owner) = Owner::given(url.path()) {
         say!("both belong to {owner}, as {} does", lightning_dir.display());
     }
 }
 
-/// A backup on the disk that it is to replace is not much of a backup.
+/// Warns when backup and node are on the same file system.
 pub(super) fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
     use std::os::unix::fs::MetadataExt as _;
     if let (Ok(backup), Ok(node)) = (fs::metadata(url.path()), fs::metadata(lightning_dir))
@@ -259,7 +288,7 @@ pub(super) fn on_same_file_system(url: &BackupUrl, lightning_dir: &Path) {
     }
 }
 
-/// The path of another program that is installed where this one is.
+/// The path of another program in the directory of this one.
 pub fn beside_this_program(name: &str) -> PathBuf {
     let here = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
     here.unwrap_or_default().join(name)

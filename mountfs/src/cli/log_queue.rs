@@ -1,8 +1,8 @@
-//! [`LogQueue`]: a log that makes nobody wait.
+//! [`LogQueue`]: a log whose callers never wait.
 //!
-//! Whoever writes to a pipe that nobody reads, or to a syslog daemon that is stuck, waits for ever. A mount must not: its
-//! readers would wait with it, and cannot be killed. So a thread of its own writes what was logged. When it cannot, and too
-//! much waits, messages are left out; how many is logged as soon as there is room again.
+//! A write to a pipe without a reader, or to a stuck syslog daemon, blocks for ever. A mount must not block: its readers would
+//! block, too, and could not be killed. So a separate thread writes the log. When the queue is full, messages are dropped; their
+//! number is logged as soon as there is room again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use log::{Level, Log, Metadata, Record};
 
-/// Bytes of messages that may wait.
+/// The capacity of the queue, in bytes of messages.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
-/// What a message takes beside its text, about.
+/// The approximate overhead of a message beside its text, in bytes.
 const MESSAGE_BYTES: usize = 64;
 
-/// How long the end of the process waits for what was logged before.
+/// The timeout at the end of the process for messages in the queue.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Passes on to another log what is logged, from a thread of its own.
+/// Forwards log messages to another logger, from a thread of its own.
 pub struct LogQueue {
     to: Arc<dyn Log>,
     shared: Arc<Shared>,
@@ -37,7 +37,7 @@ struct Shared {
 struct State {
     waiting: VecDeque<Message>,
     bytes: usize,
-    /// Messages that were left out since the last one that waits.
+    /// The number of messages dropped since the last one in the queue.
     left_out: u64,
     is_writing: bool,
 }
@@ -64,7 +64,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next message to be written; waits for it.
+    /// Waits for the next message to write.
     fn next(&self) -> Message {
         let mut state = self.state();
         state.is_writing = false;
@@ -78,8 +78,7 @@ impl Shared {
             let left_out = std::mem::take(&mut state.left_out);
             if left_out > 0 {
                 state.is_writing = true;
-                let text =
-                    format!("{left_out} messages were not logged, because nobody read those before them in time");
+                let text = format!("{left_out} messages were dropped, because the log was not read in time");
                 return Message { level: Level::Warn, target: module_path!().to_owned(), text };
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +87,7 @@ impl Shared {
 }
 
 impl LogQueue {
-    /// A log before `to`.
+    /// A queue before the logger `to`.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -116,7 +115,7 @@ impl Log for LogQueue {
         let (target, text) = (record.target().to_owned(), record.args().to_string());
         let message = Message { level: record.level(), target, text };
         let mut state = self.shared.state();
-        // Once some were left out, so are all until that could be said: they stay in order.
+        // After a drop all messages are dropped until their number is logged, so that the order is right.
         if state.left_out > 0 || state.bytes + message.bytes() > WAITING_BYTES_MAX {
             state.left_out += 1;
         } else {
@@ -126,7 +125,7 @@ impl Log for LogQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until all is written, but not for long.
+    /// Waits until the queue is empty, but not for long.
     fn flush(&self) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty() || state.left_out > 0;
         let waited = self.shared.changed.wait_timeout_while(self.shared.state(), FLUSH_PATIENCE, is_busy);
@@ -142,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes a message when it is told to.
+    /// Writes a message each time the test allows it.
     struct Slow {
         written: Mutex<Sender<String>>,
         may: Mutex<Receiver<()>>,
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_log_that_is_stuck_and_what_was_left_out_is_counted() {
+    fn a_stuck_log_blocks_no_caller_and_dropped_messages_are_counted() {
         let (send, written) = channel();
         let (may, wait) = channel();
         let queue = LogQueue::start(Arc::new(Slow { written: Mutex::new(send), may: Mutex::new(wait) })).unwrap();
@@ -182,20 +181,20 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert!(queue.shared.state().bytes <= WAITING_BYTES_MAX);
         drop(may);
-        let mut told = 0;
+        let mut count = 0;
         let left_out = loop {
             let text = written.recv_timeout(Duration::from_secs(20)).unwrap();
             match text.split_once(' ') {
-                Some((number, rest)) if rest == long => assert_eq!(number.parse::<u64>().unwrap(), told),
+                Some((number, rest)) if rest == long => assert_eq!(number.parse::<u64>().unwrap(), count),
                 Some((number, rest)) => {
-                    assert!(rest.starts_with("messages were not logged"), "{text}");
+                    assert!(rest.starts_with("messages were dropped"), "{text}");
                     break number.parse::<u64>().unwrap();
                 }
                 None => panic!("{text}"),
             }
-            told += 1;
+            count += 1;
         };
-        assert!(told > 500 && left_out > 500 && told + left_out == 3000, "{told} {left_out}");
+        assert!(count > 500 && left_out > 500 && count + left_out == 3000, "{count} {left_out}");
         log(&queue, Level::Error, "all is well again");
         assert_eq!(written.recv_timeout(Duration::from_secs(20)).unwrap(), "all is well again");
         queue.flush();

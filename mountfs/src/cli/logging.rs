@@ -1,4 +1,4 @@
-//! Where log messages go, and which of them.
+//! Starts the logger: its destination and its level.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
@@ -10,40 +10,40 @@ use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
 
 use crate::cli::log_queue::LogQueue;
 
-/// Environment variable with the filter for log messages.
+/// The environment variable with the filter for log messages.
 pub const LEVELS_VARIABLE: &str = "BACKUPFS_LOG";
 
-/// Environment variable with the socket of the syslog daemon, where it is not `/dev/log`.
+/// The environment variable with the socket of the syslog daemon, if it is not `/dev/log`.
 pub const SYSLOG_VARIABLE: &str = "BACKUPFS_SYSLOG";
 
-/// What systemd tells a service whose standard error is the journal: device and inode of it (systemd.exec(5)).
+/// The environment variable that systemd sets when standard error is the journal: its device and inode (systemd.exec(5)).
 const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
-/// What messages are from.
+/// The program name in syslog messages.
 const PROCESS: &str = "backupfs";
 
-/// The library that talks to the kernel: of what it says in the course of its work nothing is news.
+/// The log target of the FUSE library, whose messages below `warn` are not useful.
 const FUSER: &str = "fuser";
 
-/// Where they go.
+/// The destination of log messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogTo {
-    /// Standard error; with the priorities that the journal understands if that is what it is.
+    /// Standard error; with the priorities of the journal if it is the journal.
     Stderr,
     /// The syslog daemon.
     Syslog,
 }
 
-/// Whether whoever logs something waits until it is written.
+/// Whether a thread that logs waits until the message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// He does.
+    /// The thread waits.
     AtOnce,
-    /// He does not: he serves others, who would wait with him.
+    /// The thread does not wait: it serves requests, which would wait, too.
     Queued,
 }
 
-/// From now on messages of this level and worse go there, unless `BACKUPFS_LOG` says otherwise.
+/// Starts the logger for messages of this level and worse; `BACKUPFS_LOG` overrides the level.
 pub fn start(to: LogTo, writing: Writing, level: LevelFilter) {
     let logger = match to {
         LogTo::Stderr => Some(on_stderr(level)),
@@ -55,7 +55,7 @@ pub fn start(to: LogTo, writing: Writing, level: LevelFilter) {
         Writing::Queued => match LogQueue::start(Arc::clone(&logger)) {
             Ok(queue) => log::set_boxed_logger(Box::new(queue)),
             Err(error) => {
-                crate::note!("warning: no thread for the log can be started ({error}): whoever logs may have to wait");
+                crate::note!("warning: cannot start a thread for the log ({error}): requests may wait for the log");
                 log::set_boxed_logger(Box::new(logger))
             }
         },
@@ -70,10 +70,10 @@ fn on_stderr(level: LevelFilter) -> (Arc<dyn Log>, LevelFilter) {
     let environment = env_logger::Env::new().filter_or(LEVELS_VARIABLE, default);
     let mut builder = env_logger::Builder::from_env(environment);
     if stderr_is_journal() {
-        // It adds the time itself.
+        // The journal adds the time itself.
         builder.format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()));
     } else {
-        // The time that the library would write ends at the year 9999, and with it the thread that logs.
+        // The library's own time format panics after the year 9999.
         builder.format(|out, record| {
             let (level, second) = (record.level(), Timestamp::now().to_civil().strftime("%Y-%m-%dT%H:%M:%SZ"));
             let style = out.default_level_style(level);
@@ -85,7 +85,7 @@ fn on_stderr(level: LevelFilter) -> (Arc<dyn Log>, LevelFilter) {
     (Arc::new(logger), level)
 }
 
-/// As in syslog(3).
+/// The priority of a level, as in syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -119,8 +119,7 @@ fn on_syslog(level: LevelFilter) -> Option<(Arc<dyn Log>, LevelFilter)> {
     }
 }
 
-/// A line for the syslog daemon. That of the library ends, and with it the thread that logs, when the clock is past the year
-/// 9999.
+/// Formats a line for the syslog daemon. The library's own format panics after the year 9999.
 #[derive(Debug, Clone)]
 struct Rfc3164;
 
@@ -132,7 +131,7 @@ impl<T: std::fmt::Display> LogFormat<T> for Rfc3164 {
     }
 }
 
-/// A logger that passes on only what is wrong of [`FUSER`].
+/// A logger that forwards of [`FUSER`] only warnings and errors.
 struct ToSyslog(Mutex<Logger<LoggerBackend, Rfc3164>>);
 
 impl ToSyslog {
@@ -149,7 +148,7 @@ impl Log for ToSyslog {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let (mut logger, message) = (self.logger(), record.args());
-            // A daemon that is gone is told nothing, and nobody else is there to be told so.
+            // If the daemon is gone, the message is lost: there is no other place to report it.
             let _not_told: syslog::Result<()> = match record.level() {
                 Level::Error => logger.err(message),
                 Level::Warn => logger.warning(message),

@@ -1,12 +1,21 @@
 //! `backupfs man`.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
+use clap::{Args, CommandFactory as _};
 
-use super::{Cli, Failure, ManArgs};
+use super::{Cli, Failure};
 use crate::say;
+
+/// Write manual pages: backupfs.1, and one for each command.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs man /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// The directory; it is created if it does not exist
+    pub dir: PathBuf,
+}
 
 /// Writes a manual page for each command.
 ///

@@ -1,26 +1,60 @@
 //! `backupfs mount`.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
-use common::counted;
+use clap::Args;
+use common::{BackupUrl, counted};
 use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 
 use super::signals::signals_to_end;
-use super::{Failure, MountArgs, daemon};
+use super::{Failure, daemon};
 use crate::fuse::adapter::Access;
 use crate::mount::mounted::{Mount, MountSettings, Unmounted};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
-/// Mounts and serves until a signal comes or somebody else unmounts.
+/// Mount a backup: every version is a directory.
+///
+/// Stays in the foreground, unless --daemon is given, and shows new versions while a recorder writes. It notifies systemd when it
+/// is ready. It ends on SIGTERM, SIGINT (Ctrl-C), SIGHUP or `umount`. The backup is neither changed nor locked. The mount has a
+/// README with instructions.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs mount /var/backup/node.bkp /mnt/restore\n  \
+                        ls /mnt/restore/versions\n  sqlite3 -readonly /mnt/restore/latest/lightningd.sqlite3")]
+pub struct MountArgs {
+    /// Let all users of this machine read it (without root this needs `user_allow_other` in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Go to the background once the mount answers, and log to syslog
+    #[arg(long)]
+    pub daemon: bool,
+    /// Log to syslog
+    #[arg(long)]
+    pub syslog: bool,
+    /// Run as the process in the background
+    #[arg(long, hide = true)]
+    pub detached: bool,
+    /// Memory for the cache of versions, in MiB; open files may need more
+    #[arg(long, value_name = "N", default_value_t = MountSettings::CACHE_MIB)]
+    pub cache_mb: u32,
+    /// The backup
+    pub url: BackupUrl,
+    /// An empty directory
+    pub mountpoint: PathBuf,
+}
+
+/// Mounts, and serves until a signal comes or another process unmounts.
 ///
 /// # Errors
 /// Exit code 2 when it cannot be mounted or unmounted.
 pub fn run(args: &MountArgs) -> Result<(), Failure> {
     let access = if args.allow_other { Access::Others } else { Access::Owner };
-    // Before the mount is there: a signal in between must not leave a dead one behind.
+    // Before the mount: a signal in between must not leave a dead mount behind.
     let signals = signals_to_end()?;
     let mount = Mount::start(&args.url, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
-    // Before the line on standard output: whoever waits for that line has been warned.
+    // Before the line on standard output, so that a script that waits for that line has the warning.
     if let Some(warning) = mount.warning() {
         note!("{warning}");
     }
@@ -40,7 +74,7 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     served
 }
 
-/// Serves until a signal comes or somebody else unmounts, then unmounts.
+/// Serves until a signal comes or another process unmounts, then unmounts.
 ///
 /// # Errors
 /// Exit code 2 when it cannot be unmounted.
@@ -48,7 +82,7 @@ pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
     let waker = mount.waker();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if signals.forever().next().is_some() {
-            // Fails only when the mount is gone already.
+            // Fails only if the mount is gone already.
             let _: Result<(), _> = waker.send(());
         }
     })?;
@@ -64,14 +98,14 @@ pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever started this as a service of `Type=notify`; nobody, if it is none.
+/// Notifies systemd, if this is a service of `Type=notify`.
 fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        log::warn!("systemd cannot be told how the mount is doing: {error}");
+        log::warn!("cannot notify systemd of the state of the mount: {error}");
     }
 }
 
-/// Says what is mounted, and returns the state of the backup.
+/// Prints what is mounted, and returns the state of the backup.
 fn announce(mount: &Mount, args: &MountArgs) -> String {
     let state = {
         let fs = mount.fs();
@@ -84,7 +118,7 @@ fn announce(mount: &Mount, args: &MountArgs) -> String {
             None => "no version recorded yet".to_owned(),
         }
     };
-    // Whoever waits for the line below finds before it what there is to say of the mount.
+    // Before the line below, so that a script that waits for that line finds the log complete.
     log::logger().flush();
     say!("mounted {} on {} ({state})", args.url, mount.path().display());
     state

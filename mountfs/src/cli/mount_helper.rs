@@ -1,4 +1,4 @@
-//! `mount.fuse.backupfs`: what mount(8) runs for `mount -t fuse.backupfs URL DIR` and for such a line in fstab(5).
+//! `mount.fuse.backupfs`: the helper that mount(8) runs for `mount -t fuse.backupfs URL DIR` and for such a line in fstab(5).
 //!
 //! It is this program under another name, a link to it. The arguments are those that mount(8) documents under "external
 //! helpers": `mount.fuse.backupfs URL DIR [-sfnv] [-N namespace] [-o options] [-t type]`; so are the exit codes.
@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use common::BackupUrl;
 
-use super::{MountArgs, Verbosity, daemon};
+use super::mount::MountArgs;
+use super::{Verbosity, daemon};
 use crate::mount::mounted::MountSettings;
 use crate::note;
 
-/// mount(8): wrong usage.
+/// The exit code of mount(8) for wrong usage.
 const USAGE: u8 = 1;
 
-/// mount(8): nothing was mounted.
+/// The exit code of mount(8) when nothing was mounted.
 const NOT_MOUNTED: u8 = 32;
 
-/// Options of fstab(5) and mount(8) that say nothing to this file system, or what it is anyhow.
+/// The options of fstab(5) and mount(8) that are ignored: they do not apply, or are always in effect.
 const NOT_FOR_US: [&str; 39] = [
     "rw",
     "ro",
@@ -78,7 +79,7 @@ struct HelperArgs {
     /// Options, with commas between them: allow_other, cache_mb=N
     #[arg(short, value_delimiter = ',')]
     options: Vec<String>,
-    /// Pass over options that are unknown
+    /// Ignore unknown options
     #[arg(short)]
     sloppy: bool,
     /// Mount nothing
@@ -98,7 +99,7 @@ struct HelperArgs {
     namespace: Option<OsString>,
 }
 
-/// Whether this program was started by mount(8), by the name it was started with.
+/// Whether this program was started by mount(8), judging by the name it was started with.
 pub fn is_asked_for(name: Option<&OsStr>) -> bool {
     let name = name.and_then(|name| Path::new(name).file_name());
     name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount."))
@@ -109,7 +110,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let args = match HelperArgs::try_parse_from(arguments) {
         Ok(args) => args,
         Err(error) => {
-            // Whoever cannot be told is not told.
+            // A failed write is ignored.
             let _: std::io::Result<()> = error.print();
             return if error.use_stderr() { USAGE } else { 0 };
         }
@@ -133,7 +134,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-/// The same as options of `backupfs mount`.
+/// The arguments as those of `backupfs mount`.
 fn settings(args: &HelperArgs) -> Result<MountArgs, String> {
     let mut settings = MountArgs {
         allow_other: false,

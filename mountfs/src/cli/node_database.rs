@@ -1,4 +1,4 @@
-//! [`NodeDatabase`]: how far the database of a node is that is to be connected to a backup.
+//! [`NodeDatabase`]: the state of the database of a node that is to be connected to a backup.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,27 +11,28 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::say;
 
-/// How far it is.
+/// The state of a node's database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NodeDatabase {
-    /// There is none yet.
+    /// There is no database yet.
     Absent,
-    /// In the middle of a transaction, which lightningd rolls back when it starts: when a plugin refuses a write it dies so.
+    /// The database is in the middle of a transaction, which lightningd rolls back when it starts. lightningd leaves it so when a
+    /// plugin refuses a write.
     LeftByCrash,
-    /// At a version.
+    /// The database is at a version.
     At {
         /// The version.
         version: DataVersion,
-        /// Whose it is, once it says so.
+        /// The node's id, once it is in the database.
         node_id: Option<NodeId>,
     },
 }
 
 impl NodeDatabase {
-    /// Looks at it.
+    /// Reads the state of a database.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When it exists and cannot be read.
     pub(super) fn look(database: &Path) -> anyhow::Result<Self> {
         match expect_openable(database) {
             Err(LiveDatabaseError::Missing { .. }) => return Ok(Self::Absent),
@@ -51,7 +52,7 @@ impl NodeDatabase {
         })
     }
 
-    /// Says how it stands to the newest version of the backup, and what happens about that at the first start.
+    /// Prints how the database relates to the newest version of the backup, and what the recorder does at its first start.
     pub(super) fn say_how_it_stands(self, newest: DataVersion, restore: &str) {
         match self {
             Self::At { version, .. } => match version.distance_from(newest) {

@@ -1,4 +1,4 @@
-//! [`Bar`]: a progress bar for what takes longer than a second.
+//! [`Bar`]: a progress bar for work that takes longer than a second.
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// What is done sooner needs no bar.
+/// The time after which a bar is shown.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether bars are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Where somebody can see them.
+    /// Bars are shown on terminals.
     OnTerminals,
-    /// Nowhere.
+    /// No bar is shown.
     Hidden,
 }
 
 static HIDDEN: AtomicBool = AtomicBool::new(false);
 
-/// Decides it for all bars of this process.
+/// Sets it for all bars of this process.
 pub fn show(progress: Progress) {
     HIDDEN.store(progress == Progress::Hidden, Ordering::Relaxed);
 }
@@ -38,7 +38,7 @@ impl Bar {
         Self { label, started: Instant::now(), shown: None }
     }
 
-    /// Takes note that `done` of `total` bytes are done.
+    /// Updates the bar: `done` of `total` bytes are done.
     pub fn set(&mut self, done_bytes: u64, total_bytes: u64) {
         let is_due = self.shown.is_none() && self.started.elapsed() > TIMEOUT;
         if is_due && !HIDDEN.load(Ordering::Relaxed) && std::io::stderr().is_terminal() {
@@ -54,7 +54,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&mut self) {
         if let Some(bar) = self.shown.take() {
             bar.finish_and_clear();

@@ -5,22 +5,68 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
+use clap::Args;
 use common::{
-    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp,
-    Version,
+    Backup, BackupLock, BackupUrl, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
+    Timestamp, Version,
 };
 
 use super::attach::attach_command;
 use super::progress::Bar;
 use super::signals::signals_to_end;
-use super::{Failure, RestoreArgs, chosen_version};
+use super::time_arg::Bound;
+use super::{Failure, chosen_version};
 use crate::mount::behind;
+use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
 use crate::restore::{
     Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
+use crate::say;
 use crate::tree::fs_error::chain;
-use crate::{note, say};
+
+/// Write the newest version of the database to a file.
+///
+/// The file gets its name when it is complete and has passed SQLite's quick_check. Existing files are not overwritten. The command
+/// refuses while `lightningd` runs in that directory. If root runs this, the file belongs to the owner of the directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+TIME is in UTC, or with an offset: 2026-11-20, '2026-11-20 14:05', 2026-11-20T14:05:07Z. A day or a minute means its end.
+
+Examples:
+  backupfs restore /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --create /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --verify --backup-existing /var/backup/node.bkp ~/.lightning/bitcoin
+  backupfs restore --at '2026-11-20 14:05' --accept-stale-state /var/backup/node.bkp /tmp/look.sqlite3
+
+The old node must not run any more, and hsm_secret has to be copied by hand.")]
+pub struct RestoreArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// The node's directory (of the network), which gets a lightningd.sqlite3; or a new file, with an extension
+    pub dest: PathBuf,
+    /// Create the directory if it does not exist
+    #[arg(long)]
+    pub create: bool,
+    /// Another version than the newest: only to look at it, never to run a node on it
+    #[arg(long, value_name = "N")]
+    pub version: Option<DataVersion>,
+    /// The newest version at that time: like any old version only to look at it
+    #[arg(long, value_name = "TIME", value_parser = Bound::at, conflicts_with = "version")]
+    pub at: Option<i64>,
+    /// Confirms that a node started on an old version can lose all its funds
+    #[arg(long)]
+    pub accept_stale_state: bool,
+    /// Read the file back from the disk and compare it with the backup before it gets its name
+    #[arg(long)]
+    pub verify: bool,
+    /// Rename an existing database, with its journal, to DEST.replaced-TIME
+    #[arg(long)]
+    pub backup_existing: bool,
+    /// Restore a version even if it fails SQLite's quick_check, and print the findings
+    #[arg(long)]
+    pub accept_damaged: bool,
+}
 
 /// Restores the newest version, or another one if that was confirmed.
 ///
@@ -33,7 +79,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let destination = Destination::check(&args.dest, backup.path(), existing)?;
     let (history, problem) = backup.read_history();
     if let Err(problem) = &problem {
-        // The newest version that can be read may not be the newest that was recorded: that is for a human to decide.
+        // The newest readable version may not be the newest recorded one: the operator has to decide.
         let readable = match history.newest() {
             Some(newest) => format!("what comes after version {} cannot be read", newest.data_version),
             None => "no version can be read".to_owned(),
@@ -107,18 +153,18 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What SQLite says of a damaged version that was restored all the same, and what can be done with it.
+/// The warning about a damaged version that was restored, with SQLite's findings and what can be done.
 fn about_damage(restored: &Restored) -> String {
     let path = restored.path.display();
     format!(
         "warning: version {} is DAMAGED. SQLite's quick_check says:\n  {}\nlightningd may fail on it, now or later. \
-         Repair it before it is used, for instance with `sqlite3 {path} .recover | sqlite3 repaired.sqlite3`",
+         Repair it before you use it, for example with `sqlite3 {path} .recover | sqlite3 repaired.sqlite3`",
         restored.data_version,
         restored.damage.join("\n  ")
     )
 }
 
-/// What has to be true before a node is started on what was restored.
+/// The conditions for starting a node on the restored database.
 fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
     let old_node = match backup.look_at_lock() {
         Ok(LockStatus::Held { .. }) => "IT IS RUNNING NOW: something records to this backup",
@@ -142,7 +188,7 @@ fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
     )
 }
 
-/// What has to be done to go on recording.
+/// The steps to go on recording.
 fn going_on(backup: &Backup, args: &RestoreArgs, directory: &Path) -> String {
     let lock = BackupLock::read(directory).ok().filter(|lock| lock.backup_uuid == Some(backup.manifest().uuid));
     if lock.is_some_and(|lock| lock.backend_url.path().canonicalize().ok() == backup.path().canonicalize().ok()) {
@@ -185,8 +231,8 @@ fn choose(history: &History, problem: Option<&ReadError>, args: &RestoreArgs) ->
     Ok(version)
 }
 
-/// The newest version that had been recorded at a time. After the clock was wrong there may be two that it could be: one is
-/// taken, and the other one told.
+/// The newest version that had been recorded at a time. If the clock was wrong once, there may be two: one is returned, and a
+/// warning names the other.
 fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
     if let Some(RecordedBy { newest, set_back }) = history.recorded_by(micros).map_err(Failure::no)? {
         if let Some((before, later)) = set_back {
@@ -214,7 +260,7 @@ fn newest_at(history: &History, micros: i64) -> Result<Version, Failure> {
     Err(Failure::Failed(anyhow!("nothing had been recorded {when}{oldest}")))
 }
 
-/// Says of a version that is not there what became of it and which ones are near.
+/// The message about a version that does not exist: the reason, and the nearest versions.
 pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
     let mut fate = "is not in the backup";
     let distance = |version: DataVersion| version.distance_from(wanted);
@@ -235,7 +281,7 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
             TimelineEntry::Recorded(Version { data_version, .. }) => {
                 after = after.into_iter().chain([data_version]).min_by_key(|&version| distance(version));
             }
-            // Those before it were told of already.
+            // The versions before it were handled above.
             TimelineEntry::Dropped { last, .. } if after.is_none() && distance(last) >= 0 => {
                 fate = "was dropped by a compaction";
             }
@@ -255,25 +301,25 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
         (Some(one), None) | (None, Some(one)) => one.to_string(),
         (None, None) => "none".to_owned(),
     };
-    let damage = read.err().map(|error| format!("; of other versions nothing is known: {}", chain(&error)));
+    let damage = read.err().map(|error| format!("; other versions cannot be read: {}", chain(&error)));
     format!("version {wanted} {fate}; nearest available: {nearest}{}", damage.unwrap_or_default())
 }
 
-/// What a signal finds.
+/// The files that a signal must deal with.
 enum Unfinished {
     Nothing,
-    /// A file that must not stay.
+    /// A temporary file, which must be removed.
     Temporary(PathBuf),
-    /// Files that are being renamed: what was there would be without its name, and nothing in its place.
+    /// Files are being renamed: ending now could leave neither the old database nor the new one under the name.
     Names,
 }
 
-/// Leaves no temporary file behind when the operator loses patience, and no files without their names.
+/// Upon a signal, removes the temporary file and ends the process. A signal is ignored while files are being renamed.
 fn remove_on_signal(unfinished: Arc<Mutex<Unfinished>>) -> anyhow::Result<()> {
     let mut signals = signals_to_end()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
-            // Held to the end: nothing may be renamed any more.
+            // Locked to the end: nothing may be renamed any more.
             let unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
             match &*unfinished {
                 Unfinished::Names => continue,

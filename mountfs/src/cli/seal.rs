@@ -4,17 +4,30 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use common::{LogLimits, counted, seal_backup};
+use clap::Args;
+use common::{BackupUrl, LogLimits, counted, seal_backup};
 
+use super::Failure;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
-use super::{Failure, SealArgs};
 use crate::say;
+
+/// Seal the finished logs of a backup that no recorder writes to.
+///
+/// A recorder seals what it records by itself, a moment later. This command is for a backup whose recorder was stopped before
+/// that, or that was copied from elsewhere. It replays every change that is not sealed yet, which proves that it can be
+/// restored. The newest log stays as it is, and the next recorder continues it. The command can be interrupted at any time.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backupfs seal /var/backup/node.bkp")]
+pub struct SealArgs {
+    /// The backup
+    pub url: BackupUrl,
+}
 
 /// Seals the finished logs of a backup.
 ///
 /// # Errors
-/// Exit code 1 when what is recorded is damaged or does not replay, 2 when it cannot be sealed now.
+/// Exit code 1 when the backup is damaged or does not replay, 2 when it cannot be sealed now.
 pub fn run(args: &SealArgs) -> Result<(), Failure> {
     let interrupted = interrupted_by_signal()?;
     let (log_bytes, finished) = (LogLimits::default().bytes, finished_logs(args));
@@ -27,7 +40,7 @@ pub fn run(args: &SealArgs) -> Result<(), Failure> {
     let progress = sealed.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
     if interrupted.load(Ordering::Relaxed) {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "interrupted after {}; nothing is lost, and the next time goes on from there",
+            "interrupted after {}; nothing is lost. Run it again to continue",
             counted(progress.logs_sealed, "log")
         )));
     }
@@ -39,7 +52,7 @@ pub fn run(args: &SealArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many logs there are to be sealed, about: for the progress bar.
+/// The approximate number of logs to seal, for the progress bar.
 fn finished_logs(args: &SealArgs) -> u64 {
     let names = fs::read_dir(args.url.path()).into_iter().flatten().flatten();
     let logs = names.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"log-")).count();

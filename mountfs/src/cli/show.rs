@@ -18,13 +18,11 @@ use crate::tree::fs_error::chain;
 
 /// Show a version: its statements, when it was recorded, how big it is.
 ///
-/// The statements are those that `lightningd` sent before it committed the version, riders included, as it sent them. A version
-/// that was recorded as a snapshot has none. They may hold secrets, such as preimages.
+/// The statements are those that `lightningd` sent before it committed the version, unchanged, riders included. A version that
+/// was recorded as a snapshot has none. Statements may contain secrets, such as preimages.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---json prints one object: data_version, seq, recorded_at (RFC 3339), status, commit, origin, statements and bytes as in
-`versions --json`; segment (the file it is recorded in), pages, page_size, size_bytes as in info.json of the mount; sql (the
-statements, in order). What is not known is null. Fields are only ever added.
+--json prints one object: data_version, seq, recorded_at (RFC 3339), status, commit, origin, statements and bytes as in `versions --json`; segment (the file it is recorded in), pages, page_size, size_bytes as in info.json of the mount; sql (the statements, in order). What is not known is null. Fields are only ever added.
 
 Exit codes: 0 done, 1 the version is damaged, 2 there is no such version, or it could not be done.
 
@@ -45,7 +43,7 @@ pub struct ShowArgs {
 /// Shows a version.
 ///
 /// # Errors
-/// Exit code 1 when it is damaged, 2 when it is not there or the backup cannot be read at all.
+/// Exit code 1 when the version is damaged, 2 when it does not exist or the backup cannot be read at all.
 pub fn run(args: &ShowArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     behind::warn(&backup.spool_sight());
@@ -65,7 +63,7 @@ pub fn run(args: &ShowArgs) -> Result<(), Failure> {
     heard(written.and_then(|()| out.flush()))
 }
 
-/// How big it is; when the backup does not tell, the version is opened for that.
+/// The size of a version; if the backup does not have it recorded, the version is opened.
 fn shape(backup: &Arc<Backup>, history: &History, version: &Version) -> Option<Shape> {
     Shape::recorded(version).or_else(|| {
         let plan = history.plan(version).map_err(|error| chain(&error));
@@ -76,7 +74,7 @@ fn shape(backup: &Arc<Backup>, history: &History, version: &Version) -> Option<S
     })
 }
 
-/// What becomes of control characters: a terminal obeys them, and a hostile peer chooses some of the texts.
+/// Whether control characters are escaped: a terminal obeys them, and a hostile peer chooses some of the texts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Controls {
     AsTheyAre,
@@ -140,7 +138,7 @@ impl Shown {
             Some(Shape { pages, page_size, size_bytes }) => {
                 writeln!(out, "-- database    {size_bytes} bytes: {pages} pages of {page_size}")?;
             }
-            None => writeln!(out, "-- database    not known how big")?,
+            None => writeln!(out, "-- database    size not known")?,
         }
         writeln!(out, "-- statements  {}, {} bytes", version.statements, version.statement_bytes)?;
         for statement in sql {
@@ -154,7 +152,7 @@ impl Shown {
     }
 }
 
-/// Without control characters other than line ends and tabs.
+/// The text without control characters other than line ends and tabs.
 pub(super) fn escaped(text: &str) -> Cow<'_, str> {
     let harmful = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
     if !text.contains(harmful) {

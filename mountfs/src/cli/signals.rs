@@ -7,27 +7,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// From here on these signals do not kill the process: whoever asked for them tidies up and ends.
+/// Catches the signals that end a command, so that the caller can clean up and end.
 ///
-/// A terminal that is closed is among them: it would leave a dead mount behind. `nohup` asks to survive just that.
+/// SIGHUP of a closed terminal is among them, because it would leave a dead mount behind; it stays ignored under `nohup`.
 ///
 /// # Errors
-/// When the system does not let signals be caught.
+/// When signals cannot be caught.
 pub fn signals_to_end() -> anyhow::Result<Signals> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hangup = (!ignores_hangup(&status)).then_some(SIGHUP);
     Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup)).context("cannot wait for signals")
 }
 
-/// A file that may not grow any longer (`ulimit -f`) is a write that fails, with an error that is told as any other, and no
-/// sudden end that leaves half of something behind.
+/// Makes a write past the file size limit (`ulimit -f`) fail with an ordinary error, instead of killing the process and leaving
+/// half of something behind.
 pub fn fail_where_files_may_not_grow() {
     if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))) {
         log::debug!("cannot catch SIGXFSZ: {error}");
     }
 }
 
-/// Becomes true when a signal asks for an end, so that whatever takes long can stop and leave nothing behind.
+/// A flag that becomes true when a signal comes, so that long work can stop and leave nothing behind.
 ///
 /// # Errors
 /// When signals cannot be caught.

@@ -4,22 +4,42 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::Args;
 use common::{
-    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck, SpoolStatus,
-    StatusFields, UnsealedChanges, counted,
+    Backup, BackupState, BackupUrl, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck,
+    SpoolStatus, StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, StatusArgs};
+use super::Failure;
 use crate::mount::behind;
 use crate::note;
 use crate::tree::fs_error::chain;
 
-/// Says how a backup is doing, from its files alone.
+/// Show the state of a backup: newest version, what is sealed, size.
+///
+/// Reads only the files and takes no lock, so it works beside a recorder that writes, and for a backup that was copied from
+/// elsewhere. A running recorder knows more: `lightning-cli backup-status`. The exit code is 1 when the backup cannot be read to
+/// its end; the readable part is shown nevertheless.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--json prints one object: data_version, seq, recorded_at (RFC 3339), destination, bytes, bytes_by_kind, free_bytes, unsealed_changes, sealed_through, sealed_through_seq, replay (through, text, problem) and format as in backup-status; versions, oldest_version, dropped (what compactions have dropped so far: at, versions, segments, remains_bytes), locked (whether a recorder of this machine, or `backupfs seal`, has the backup locked), and problem (why the backup cannot be read to its end). What is not known is null. Fields are only ever added.
+
+Example:
+  backupfs status /var/backup/node.bkp")]
+pub struct StatusArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows the state of a backup, from its files alone.
 ///
 /// # Errors
-/// Exit code 1 when the backup cannot be read to its end (what can be read is told all the same), 2 when not at all.
+/// Exit code 1 when the backup cannot be read to its end (the readable part is shown), 2 when it cannot be read at all.
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     let (state, read) = backup.read_state();
@@ -36,7 +56,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     }
     match written.and_then(|()| out.flush()) {
         Ok(()) => read.map_err(Failure::no),
-        // Whoever listened has heard enough.
+        // The reader has closed the pipe, which is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => read.map_err(Failure::no),
         Err(error) => Err(error).context("cannot write the status").map_err(Failure::Failed),
     }
@@ -44,20 +64,20 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
 
 const NOT_KNOWN: &str = "not known";
 
-/// The field names are those of `--json`; those that `backup-status` has, too, mean the same there.
+/// The state of a backup. The field names are those of `--json`; they mean the same as in `backup-status`.
 #[derive(Debug, Serialize)]
 struct Status {
     #[serde(flatten)]
     fields: StatusFields,
     versions: Option<u64>,
     oldest_version: Option<u32>,
-    /// Whether a recorder, or `backupfs seal`, is seen to hold the lock; null when it cannot be looked at.
+    /// Whether a recorder, or `backupfs seal`, has the backup locked; null when that is not known.
     locked: Option<bool>,
-    /// The spool that holds, or may hold, newer changes; null when the backup is known to have all.
+    /// The spool that has, or may have, newer changes; null when the backup is known to have all.
     spool: Option<Value>,
-    /// What was dropped from it; null when nothing ever was.
+    /// The dropped versions; null when none was ever dropped.
     dropped: Option<Value>,
-    /// Why what comes behind the newest version cannot be read, or something before it.
+    /// The reason why the part after the newest version, or a part before it, cannot be read.
     problem: Option<String>,
 }
 
@@ -78,7 +98,7 @@ impl Status {
         if let Some(unsealed) = &state.unsealed {
             fields.set_unsealed(unsealed);
         }
-        // To be sealed a log is replayed. What is known of the others is known to the recorder only.
+        // A sealed log was replayed. Whether the others replay is known to the recorder only.
         let sealed = state.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
         fields.replay = ReplayCheck::new(sealed.and_then(|sealed| sealed.data_version), None);
         let checked = backup.read_checked().inspect_err(|error| log::warn!("{}", chain(error)));
@@ -91,7 +111,8 @@ impl Status {
             Ok(bytes) => fields.free_bytes = Some(bytes),
             Err(error) => fields.bytes_problem = fields.bytes_problem.or_else(|| Some(chain(&error))),
         }
-        let locked = backup.look_at_lock().inspect_err(|error| log::warn!("cannot look at the lock: {error}"));
+        let locked =
+            backup.look_at_lock().inspect_err(|error| log::warn!("cannot read the state of the lock: {error}"));
         Self {
             fields,
             versions: state.versions,

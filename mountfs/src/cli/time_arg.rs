@@ -4,17 +4,17 @@ use common::DataVersion;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-/// A version or a moment; what is asked for goes from or up to it, inclusive.
+/// A version or a moment, as an inclusive bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// Digits only.
+    /// A data_version, written as digits only.
     Version(DataVersion),
-    /// Microseconds since 1970, UTC.
+    /// A moment, in microseconds since 1970, UTC.
     Micros(i64),
 }
 
 impl Bound {
-    /// The lower end: a day begins with its first microsecond.
+    /// Parses a lower bound: for a day its first microsecond.
     ///
     /// # Errors
     /// When it is neither a version nor a time.
@@ -22,7 +22,7 @@ impl Bound {
         Self::parse(text).map(|(first, _)| first)
     }
 
-    /// The upper end: a day, a minute, a second end with their last microsecond.
+    /// Parses an upper bound: for a day, a minute or a second its last microsecond.
     ///
     /// # Errors
     /// When it is neither a version nor a time.
@@ -30,7 +30,7 @@ impl Bound {
         Self::parse(text).map(|(_, last)| last)
     }
 
-    /// The last microsecond of a time, and of nothing else.
+    /// Parses a time, not a version; returns its last microsecond.
     ///
     /// # Errors
     /// When it is no time.
@@ -44,7 +44,7 @@ impl Bound {
         }
     }
 
-    /// First and last microsecond of what was written.
+    /// The version, or the first and last microsecond of the time.
     fn parse(text: &str) -> Result<(Self, Self), String> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let version = text.trim_start_matches('0');
@@ -61,10 +61,10 @@ impl Bound {
     }
 }
 
-/// The first microsecond of a moment and how many of them its precision covers.
+/// The first microsecond of a time, and the number of microseconds that its precision covers.
 ///
-/// Only what is spelled as in the message above, with or without an offset: of all else that the library would take it would
-/// pass over a part, such as the name of a time zone.
+/// Accepts only the spellings in the message above, with or without an offset: in others the library would ignore a part, such
+/// as the name of a time zone.
 fn moment(text: &str) -> Option<(i64, i64)> {
     const SECOND: i64 = 1_000_000;
     let (date, rest) = text.split_at_checked(10)?;
@@ -82,7 +82,7 @@ fn moment(text: &str) -> Option<(i64, i64)> {
         None if is_like(clock, "00:00") => (":00", "0", 60 * SECOND),
         None if is_like(clock, "00:00:00") => ("", "0", SECOND),
         Some(digits) if is_like(clock, "00:00:00") && is_like(digits, "000000000".get(..digits.len())?) => {
-            // A moment, not a tenth of a second: zeros at the end are left out when times are printed.
+            // A moment, not a tenth of a second: printed times leave out trailing zeros.
             ("", digits, 1)
         }
         _ => return None,
@@ -95,7 +95,7 @@ fn moment(text: &str) -> Option<(i64, i64)> {
     Some((start.as_microsecond(), step))
 }
 
-/// Whether a text has digits where the pattern has, and all else where that has it.
+/// Whether a text has digits where the pattern has zeros, and is equal to it elsewhere.
 fn is_like(text: &str, pattern: &str) -> bool {
     let same = |(byte, like): (u8, u8)| if like == b'0' { byte.is_ascii_digit() } else { byte == like };
     !text.is_empty() && text.len() == pattern.len() && text.bytes().zip(pattern.bytes()).all(same)
@@ -148,7 +148,7 @@ mod tests {
             "2026-11-22Z",
             "2026-11-22T14:05:07.",
             "2026-11-22T14:05:07Zulu",
-            // Its zone would be passed over.
+            // The library would ignore the name of the zone.
             "2026-11-22T14:05:07[Europe/Berlin]",
             "2026-11-22T14:05:07 CET",
             "20261122T140507Z",

@@ -1,4 +1,4 @@
-//! Values of a database as they are told: to people as SQL would write them, to programs as JSON.
+//! Values of a database as text: SQL literals for the terminal, JSON for programs.
 
 use common::Value;
 use serde_json::json;

@@ -5,19 +5,19 @@ use log::LevelFilter;
 
 use super::progress::Progress;
 
-/// How much is said beside the results.
+/// The options for the log and progress bars.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Verbosity {
-    /// Show no progress, and log errors only; warnings about the backup are said all the same
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// No progress bars, errors only; warnings about the backup are still shown
+    #[arg(short, long, global = true, help_heading = "Global options", conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Log more: what is done, and with -vv why
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    /// Log more: what is done; with -vv also why
+    #[arg(short, long, global = true, help_heading = "Global options", action = ArgAction::Count)]
     pub verbose: u8,
 }
 
 impl Verbosity {
-    /// What is logged by a command that usually logs this.
+    /// The log level of a command whose default level is `usual`.
     pub fn level(self, usual: LevelFilter) -> LevelFilter {
         if self.quiet {
             return LevelFilter::Error;
@@ -31,7 +31,7 @@ impl Verbosity {
         if self.quiet { Progress::Hidden } else { Progress::OnTerminals }
     }
 
-    /// The options that ask for this.
+    /// The options, as arguments for another process.
     pub fn to_arguments(self) -> Vec<String> {
         let quiet = self.quiet.then(|| "--quiet".to_owned());
         quiet.into_iter().chain((0..self.verbose).map(|_| "--verbose".to_owned())).collect()

@@ -1,18 +1,55 @@
 //! `backupfs verify`.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
+use clap::Args;
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
-use common::{Backup, SpoolStatus, counted};
+use common::{Backup, BackupUrl, DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
-use super::verify_against as against;
-use super::{Failure, VerifyArgs};
+use super::{Failure, verify_against as against};
 use crate::mount::behind;
+
+/// Check that a backup is complete, undamaged, and equal to what the node had.
+///
+/// Reads every byte, and checks all checksums and the chain over all records. Then it replays every change, compares the result
+/// with the stored pages, and has SQLite check the newest version. For each fault it shows the file, the byte, and the versions
+/// that are lost, and goes on. It takes no lock and changes nothing, so it works beside a recorder that writes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+--against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every row of every table, and the schema. The database is only read, for at most 15 s (exit code 2 if that is not enough).
+
+Exit codes: 0 nothing is wrong, 1 damage, or a difference, or an old state, or a newest version that is damaged in the node's own database, 2 it could not be verified.
+
+--json prints one object; its fields are in docs/json.md. Fields are only ever added.
+
+Examples:
+  backupfs verify /var/backup/node.bkp
+  backupfs verify --quick --from 120000 /var/backup/node.bkp
+  backupfs verify --against ~/.lightning/bitcoin/lightningd.sqlite3 /var/backup/node.bkp")]
+pub struct VerifyArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// Checksums only: nothing is replayed
+    #[arg(long)]
+    pub quick: bool,
+    /// From this version on
+    #[arg(long, value_name = "N")]
+    pub from: Option<DataVersion>,
+    /// Up to this version
+    #[arg(long, value_name = "N")]
+    pub to: Option<DataVersion>,
+    /// Compare this database with the backup instead
+    #[arg(long, value_name = "DB", conflicts_with_all = ["quick", "from", "to"])]
+    pub against: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Verifies a backup, or compares a database with it.
 ///
@@ -33,7 +70,7 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     let report = verify(&args.url, scope, &|done, total| bar().set(done, total));
     bar().finish();
     let report = report?;
-    // Clean as it may be, it can lack what is in a spool. One whose manifest is damaged cannot be asked.
+    // A backup without damage may lack the changes in a spool. With a damaged manifest that is not known.
     let sight = Backup::open(&args.url).ok().map(|backup| backup.spool_sight());
     if let Some(sight) = &sight {
         behind::warn(sight);
@@ -59,11 +96,11 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
              with its next write the recorder takes a snapshot"
         )))
     } else {
-        Err(Failure::No(anyhow!("the backup is damaged; keep all of it, and see what is lost above")))
+        Err(Failure::No(anyhow!("the backup is damaged; keep all its files. The lines above show what is lost")))
     }
 }
 
-/// Whoever does not listen any more has heard enough; that all was said is only certain without any other error.
+/// Ignores a pipe that its reader has closed; any other error means that the output is not complete.
 pub(super) fn heard(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -9,14 +9,14 @@ use common::verify::{Against, Hold, compare_with_database};
 use common::{Backup, RowDifference, TableDifferences, WhichRow, counted};
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::progress::Bar;
-use super::verify::{heard, write_json};
-use super::{Failure, VerifyArgs};
+use super::verify::{VerifyArgs, heard, write_json};
 
-/// Bytes that stand for a page in the progress bar.
+/// The bytes that the progress bar counts for a page.
 const PAGE_BYTES: u64 = 4096;
 
-/// Compares a database with the backup's version of its number.
+/// Compares a database with the version of the backup that has its data_version.
 ///
 /// # Errors
 /// Exit code 1 when they differ or the version is damaged, 2 when they could not be compared.
@@ -37,7 +37,7 @@ pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
     let version = against.data_version;
     match (against.is_same(), against.behind) {
         (true, 0) => Ok(()),
-        (false, _) => Err(Failure::No(anyhow!("version {version} of the backup is not what the database holds"))),
+        (false, _) => Err(Failure::No(anyhow!("version {version} of the backup differs from the database"))),
         (true, behind) => Err(Failure::No(anyhow!(
             "this database is {} behind the backup: it is an OLD STATE. Never start lightningd on it; restore the newest version \
              with `backupfs restore`",

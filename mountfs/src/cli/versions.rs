@@ -5,20 +5,54 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
+use clap::Args;
+use common::{Backup, BackupUrl, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
 use format::version_rules::Commit;
 use serde::Serialize;
 
 use super::time_arg::Bound;
-use super::{Failure, VersionsArgs, versions_graph};
+use super::versions_graph::Unit;
+use super::{Failure, versions_graph};
 use crate::mount::behind;
 use crate::note;
 use crate::tree::content::{origin_name, reason_name};
 
-/// Lists what is in a backup.
+/// List the versions in a backup.
+///
+/// Rewound versions (`lightningd` died before it committed them) and versions that were never recorded are listed, too,
+/// and marked.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+X is a data_version (digits only) or a time in UTC: 2026-11-22, '2026-11-22 14:05', 2026-11-22T14:05:07Z. Both ends are included.
+
+--json prints one object a line: data_version, seq, recorded_at (RFC 3339), status (recorded, rewound, replaced, unreadable, missing), commit (certain, seen, unknown), origin (change, snapshot), reason (of a snapshot: init, gap, changed, unreplayable), statements, bytes. What is not known is null. Fields are only ever added.
+
+With --graph it prints one object for each hour or day that has something: start (RFC 3339), unit (hours, days), versions, rewound, missing (noticed then), bytes.
+
+Examples:
+  backupfs versions --since 2026-11-22 /var/backup/node.bkp
+  backupfs versions --graph=days /var/backup/node.bkp")]
+pub struct VersionsArgs {
+    /// The backup
+    pub url: BackupUrl,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// From this version or time on
+    #[arg(long, value_name = "X", value_parser = Bound::since)]
+    pub since: Option<Bound>,
+    /// Up to this version or time
+    #[arg(long, value_name = "X", value_parser = Bound::until)]
+    pub until: Option<Bound>,
+    /// Show the number of versions of each hour or day, as bars
+    #[arg(long, value_name = "UNIT", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub graph: Option<Unit>,
+}
+
+/// Lists the versions in a backup.
 ///
 /// # Errors
-/// Exit code 1 when the backup is damaged (what is intact is listed all the same), 2 when it cannot be read at all.
+/// Exit code 1 when the backup is damaged (the intact part is listed), 2 when it cannot be read at all.
 pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
     let backup = Arc::new(Backup::open(&args.url)?);
     behind::warn(&backup.spool_sight());
@@ -34,7 +68,7 @@ pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
     let listed = listed.and_then(|read| out.flush().map(|()| read));
     match listed {
         Ok(read) => problem.and(read).map_err(Failure::no),
-        // `backupfs versions … | head`: whoever listened has heard enough.
+        // `backupfs versions … | head`: the reader has closed the pipe, which is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error).context("cannot write the list").map_err(Failure::Failed),
     }
@@ -43,9 +77,9 @@ pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
 /// One line of the list.
 pub(super) enum Line {
     Version(Row),
-    /// Never recorded: all versions from the first to the last.
+    /// The versions from the first to the last were never recorded.
     Missing(DataVersion, DataVersion),
-    /// Dropped by a compaction: so many versions, the newest of which is this one.
+    /// The number of versions dropped by a compaction, and the newest of them.
     Dropped(u64, DataVersion),
 }
 
@@ -56,11 +90,11 @@ pub(super) struct Row {
     seq: Option<u64>,
     recorded_at: Option<String>,
     status: Status,
-    /// `certain` once `lightningd` went on from it, `seen` when it was in the database as its run ended; `unknown` for the
-    /// newest change of a run, and for one behind which `lightningd` ran without the recorder.
+    /// `certain` once `lightningd` went on from it, `seen` when it was in the database at the end of its run; `unknown` for the
+    /// newest change of a run, and for one after which `lightningd` ran without the recorder.
     commit: Option<&'static str>,
     origin: Option<&'static str>,
-    /// Why a snapshot was taken.
+    /// The reason of a snapshot.
     reason: Option<&'static str>,
     statements: Option<u64>,
     bytes: Option<u64>,
@@ -97,7 +131,7 @@ pub(super) const fn commit_name(commit: Commit) -> &'static str {
     }
 }
 
-/// Writes the list. What cannot be read is missing from it: the inner result.
+/// Writes the list. The inner result is the error if a part cannot be read and is missing from the list.
 fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Result<Result<(), ReadError>> {
     let range = Range::new(history, args.since, args.until);
     if !args.json {
@@ -116,18 +150,18 @@ fn list(history: &History, args: &VersionsArgs, out: &mut impl Write) -> io::Res
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     if written.is_ok() {
-        clock.tell();
+        clock.warn();
     }
     written.map(|()| read)
 }
 
-/// Whether what was asked for by its time is one stretch of the versions. It is, unless the clock was wrong once.
+/// Checks whether the versions in a range of time are consecutive. They are, unless the clock was wrong once.
 #[derive(Default)]
 struct ClockOfList {
     listed: bool,
-    /// The first version behind one that is listed that is not.
+    /// The first version after a listed one that is outside of the range.
     left_out: Option<Version>,
-    /// The first that is listed again.
+    /// The first version that is inside of the range again.
     again: Option<Version>,
 }
 
@@ -141,7 +175,7 @@ impl ClockOfList {
         }
     }
 
-    fn tell(&self) {
+    fn warn(&self) {
         let (Some(left_out), Some(again)) = (&self.left_out, &self.again) else { return };
         note!(
             "warning: the clock was wrong once, for version {}, recorded at {}, comes before version {}, recorded at {}. Each \
@@ -169,7 +203,7 @@ fn write_line(line: &Line, args: &VersionsArgs, out: &mut impl Write) -> io::Res
                 version = version.next();
             }
         }
-        // Nothing is known of each of them.
+        // Single dropped versions are not known.
         Line::Dropped(..) if args.json => Ok(()),
         Line::Dropped(versions, last) => {
             let text = format!("({} up to this one: dropped by a compaction)", counted(versions, "version"));
@@ -215,9 +249,9 @@ fn missing(version: DataVersion) -> Row {
     }
 }
 
-/// What was asked for.
+/// The range of versions to list.
 pub(super) struct Range {
-    /// First version of the backup, if its numbers have wrapped since.
+    /// The first version of the backup, if data_version has wrapped since.
     wrapped_at: Option<DataVersion>,
     since: Option<Bound>,
     until: Option<Bound>,
@@ -225,14 +259,14 @@ pub(super) struct Range {
 
 impl Range {
     fn new(history: &History, since: Option<Bound>, until: Option<Bound>) -> Self {
-        // Should nothing at all be readable, the list says so.
+        // If nothing at all is readable, the list shows the error.
         let oldest = history.oldest().ok().flatten().map(|version| version.data_version);
         let newest = history.newest().map(|version| version.data_version);
         let wrapped_at = oldest.filter(|oldest| newest.is_some_and(|newest| newest < *oldest));
         Self { wrapped_at, since, until }
     }
 
-    /// Where a version stands: after a wrap the newer ones have the smaller numbers.
+    /// The position of a version: after a wrap the newer ones have the smaller numbers.
     fn place(&self, version: DataVersion) -> u64 {
         let wrapped = self.wrapped_at.is_some_and(|first| version < first);
         u64::from(version.get()) + if wrapped { 1 << 32 } else { 0 }
@@ -252,7 +286,7 @@ impl Range {
         since && until
     }
 
-    /// The line for a version that cannot be opened, if it was asked for.
+    /// The line for a version that cannot be opened, if it is in the range.
     fn void(&self, status: Status, data_version: DataVersion, seq: Seq, recorded_at: Timestamp) -> Option<Line> {
         let row = || Row {
             data_version: data_version.get(),
@@ -260,7 +294,7 @@ impl Range {
             recorded_at: Some(recorded_at.to_string()),
             status,
             commit: None,
-            // A snapshot that was replaced is no change; of the others that is not known.
+            // A rewound version was a change; for the others the origin is not known.
             origin: (status == Status::Rewound).then_some("change"),
             reason: None,
             statements: None,
@@ -269,7 +303,7 @@ impl Range {
         self.has(data_version, recorded_at).then(|| Line::Version(row()))
     }
 
-    /// The line for an entry, if it was asked for.
+    /// The line for an entry, if it is in the range.
     pub(super) fn line(&self, entry: &TimelineEntry) -> Option<Line> {
         match entry {
             TimelineEntry::Recorded(version) => self.has(version.data_version, version.recorded_at).then(|| {
@@ -311,7 +345,7 @@ impl Range {
                 let some = self.place(from) <= self.place(to);
                 (some && self.has(from, *noticed_at)).then_some(Line::Missing(from, to))
             }
-            // It has no time, so it is told when all versions are asked for.
+            // It has no time, so it is listed only without a range of time.
             TimelineEntry::Dropped { versions, last, .. } => {
                 let all = self.since.is_none() && self.until.is_none();
                 all.then_some(Line::Dropped(*versions, *last))

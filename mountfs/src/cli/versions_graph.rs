@@ -1,4 +1,4 @@
-//! `backupfs versions --graph`: how many versions each hour or day has, as bars.
+//! `backupfs versions --graph`: the number of versions of each hour or day, as bars.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::versions::{Line, Range};
 
-/// What a bar stands for.
+/// The unit of a bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unit {
     /// An hour, up to four days of them, else a day
@@ -24,19 +24,19 @@ pub enum Unit {
 
 const HOUR_MICROS: i64 = 60 * 60 * 1_000_000;
 
-/// Hours up to which a bar stands for one, if nobody says.
+/// The most hours for which the default unit is an hour.
 const HOURS_MAX: i64 = 4 * 24;
 
-/// Columns when nobody says how wide the terminal is.
+/// The default width in columns, if that of the terminal is not known.
 const WIDTH: usize = 80;
 
-/// Bars are at least so wide, even if lines become wider than the terminal.
+/// The minimum width of the bars, even if lines become wider than the terminal.
 const BAR_MIN: usize = 10;
 
-/// Units without a version that get a line each; more of them share one.
+/// The most consecutive units without a version that get a line each; more of them share one.
 const EMPTY_LINES_MAX: i64 = 2;
 
-/// What happened in an hour or a day.
+/// The counts of an hour or a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Tally {
     versions: u64,
@@ -53,7 +53,7 @@ impl Tally {
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
-    /// What no bar shows.
+    /// The counts that the bar does not show, as text.
     fn notes(&self) -> String {
         let parts = [(self.missing, "missing"), (self.rewound, "rewound")];
         let parts: Vec<String> =
@@ -62,16 +62,16 @@ impl Tally {
     }
 }
 
-/// What bars are drawn with.
+/// The characters for drawing bars.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Letters {
     Ascii,
-    /// Eighths of a column.
+    /// Block characters, in eighths of a column.
     Blocks,
 }
 
 impl Letters {
-    /// What the locale says.
+    /// The characters for the locale of the environment.
     fn of_environment() -> Self {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
@@ -83,7 +83,7 @@ impl Letters {
         if is_unicode { Self::Blocks } else { Self::Ascii }
     }
 
-    /// A bar for `count`, `width` columns long for `most`; something is seen of all but zero.
+    /// A bar for `count`, which is `width` columns long for `most`; any count but zero is visible.
     fn bar(self, count: u64, most: u64, width: usize) -> String {
         let eighths = |count: u64| (u128::from(count) * width as u128 * 8).div_ceil(u128::from(most.max(1)));
         let eighths = usize::try_from(eighths(count)).unwrap_or(0);
@@ -97,8 +97,8 @@ impl Letters {
     }
 }
 
-/// Writes the graph, or an object for each hour or day that has something. What cannot be read is missing from it: the inner
-/// result.
+/// Writes the graph, or an object for each hour or day that has something. The inner result is the error if a part cannot be
+/// read and is missing.
 pub(super) fn write(
     history: &History,
     range: &Range,
@@ -118,7 +118,7 @@ pub(super) fn write(
     Ok(read)
 }
 
-/// What happened in each hour since 1970.
+/// The counts of each hour since 1970.
 fn tallies(history: &History, range: &Range) -> (BTreeMap<i64, Tally>, Result<(), ReadError>) {
     let mut hours: BTreeMap<i64, Tally> = BTreeMap::new();
     let read = history.for_timeline(&mut |entry| {
@@ -137,9 +137,9 @@ fn tallies(history: &History, range: &Range) -> (BTreeMap<i64, Tally>, Result<()
                 }
                 _ => None,
             },
-            // They lead nowhere, and their bytes are none of any version's.
+            // They belong to no version.
             TimelineEntry::Replaced { .. } | TimelineEntry::Unreadable { .. } => None,
-            // Nothing is known of when they were recorded.
+            // Their times are not known.
             TimelineEntry::Dropped { .. } => None,
         };
         if let Some((at, tally)) = found {
@@ -178,7 +178,7 @@ impl Graph {
         if self.hours_each == 1 { "hours" } else { "days" }
     }
 
-    /// Begin of an hour or day.
+    /// The start of an hour or day.
     fn start(&self, number: i64) -> Option<Timestamp> {
         Timestamp::from_micros(number.checked_mul(self.hours_each)?.checked_mul(HOUR_MICROS)?)
     }

@@ -1,4 +1,4 @@
-//! A pretended `lightningd` and recorded traces for it: what `backupfs demo` and the tests play.
+//! A simulated `lightningd`, and recorded traces that `backupfs demo` and the tests play on it.
 
 pub mod pretend_lightningd;
 pub mod trace;

@@ -1,8 +1,8 @@
-//! [`PretendLightningd`]: does to its database and to a real recorder what `lightningd` v26.06.6 does.
+//! [`PretendLightningd`]: a simulated node, which handles its database and a real recorder as `lightningd` v26.06.6 does.
 //!
 //! For each write it opens a transaction, executes the statements, calls the hook `db_write` and commits on
-//! "continue". What can go wrong around the commit is played on request ([`Commit`]), crashes included: a crash leaves
-//! the files as SIGKILL leaves them, with a hot journal where there was one.
+//! "continue". Failures around the commit are simulated on request ([`Commit`]), crashes included: a crash leaves the files as
+//! SIGKILL leaves them, with a hot journal if there was one.
 
 use std::fs;
 use std::io;
@@ -19,26 +19,26 @@ mod recorder_process;
 
 pub use recorder_process::{RecorderError, RecorderProcess, RecorderStderr};
 
-/// Name of the database in the lightning-dir.
+/// The name of the database in the lightning-dir.
 const DATABASE: &str = "lightningd.sqlite3";
 
-/// How the pretended node is set up.
+/// The settings of a simulated node.
 #[derive(Debug, Clone)]
 pub struct PretendSettings {
     /// The recorder to load as a plugin.
     pub recorder: PathBuf,
     /// The directory with the database and `backup.lock`; the recorder's working directory.
     pub lightning_dir: PathBuf,
-    /// How the database is made durable.
+    /// The durability of the database.
     pub synchronous: Synchronous,
-    /// Where the recorder's standard error goes.
+    /// The destination of the recorder's standard error.
     pub stderr: RecorderStderr,
-    /// The longest wait for anything the recorder does.
+    /// The timeout of each wait for the recorder.
     pub timeout: Duration,
 }
 
 impl PretendSettings {
-    /// A node at `lightning_dir` with this recorder; fast, patient for 30 s, the recorder's errors shown.
+    /// A node at `lightning_dir` with this recorder: without sync, with a timeout of 30 s, the recorder's errors shown.
     pub fn new(recorder: impl Into<PathBuf>, lightning_dir: impl Into<PathBuf>) -> Self {
         Self {
             recorder: recorder.into(),
@@ -50,19 +50,19 @@ impl PretendSettings {
     }
 }
 
-/// How the node's own database is made durable.
+/// The durability of the node's own database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Synchronous {
-    /// Never synced: enough where only processes are killed, and fast.
+    /// The database is never synced: fast, and enough where only processes are killed.
     Off,
-    /// As a real node has it.
+    /// The database is synced as by a real node.
     Full,
 }
 
 /// What happens around the commit of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// Nothing unusual: committed when the recorder says "continue".
+    /// The ordinary case: the transaction is committed when the recorder answers "continue".
     Normal,
     /// The recorder answered; `lightningd` is killed before its COMMIT.
     CrashBeforeCommit,
@@ -70,24 +70,24 @@ pub enum Commit {
     CrashAfterCommit,
     /// `lightningd` commits without calling the hook: the plugin is not loaded, or was dropped early at a stop.
     WithoutPlugin,
-    /// The recorder is killed this long after it was called. It may have answered by then, and then this is committed.
+    /// The recorder is killed this long after the call. If it has answered by then, the transaction is committed.
     KillRecorder {
-        /// Counted from the moment the call was sent.
+        /// The time from the moment the call was sent.
         after: Duration,
     },
 }
 
-/// How the hook was answered.
+/// The answer of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// "continue", this long after the call.
+    /// The answer was "continue".
     Continue {
-        /// From the first byte sent to the last byte received; zero where no recorder was called.
+        /// The time from the first byte sent to the last byte received; zero where no recorder was called.
         elapsed: Duration,
     },
-    /// Anything else: `lightningd` rolls back and stops with this message.
+    /// Any other answer: `lightningd` rolls back and stops with this message.
     Refused {
-        /// The recorder's words.
+        /// The message of the recorder.
         message: String,
     },
     /// The recorder ended without an answer: `lightningd` rolls back and stops.
@@ -101,29 +101,28 @@ impl Answer {
     }
 }
 
-/// Why the pretended node could not do what it was told. Refusals and deaths of the recorder are no errors:
-/// they are [`Answer`]s.
+/// The failure of a simulated node. Refusals and deaths of the recorder are no failures: they are [`Answer`]s.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PretendError {
-    /// The recorder cannot be started or spoken with.
+    /// The recorder cannot be started, or the conversation with it failed.
     #[error(transparent)]
     Recorder(#[from] RecorderError),
-    /// The node's own database does not take the statements.
+    /// The node's own database refuses the statements.
     #[error("the pretended node's database at data_version {data_version} refused: {statement}")]
     Database {
-        /// The version that was to be made.
+        /// The version of the write.
         data_version: DataVersion,
-        /// What was being executed, cut to a readable length.
+        /// The statement, cut to a readable length.
         statement: String,
-        /// What SQLite said.
+        /// The error of SQLite.
         #[source]
         source: rusqlite::Error,
     },
-    /// The statements do not lead to the version they were said to lead to.
+    /// The statements do not lead to the version of the write.
     #[error("the statements lead to data_version {found}, not to {expected}")]
     OutOfStep {
-        /// The version the write was said to make.
+        /// The version of the write.
         expected: DataVersion,
         /// The version in the database after the statements.
         found: DataVersion,
@@ -131,10 +130,10 @@ pub enum PretendError {
     /// The node is down: [`PretendLightningd::start`] first.
     #[error("the pretended node is not running")]
     Down,
-    /// The recorder refused something else than a write.
+    /// The recorder answered a request other than a write with an error.
     #[error("the recorder answered {method} with an error: {answer}")]
     NotAnswered {
-        /// What it was asked.
+        /// The method.
         method: String,
         /// The whole answer.
         answer: Value,
@@ -144,19 +143,19 @@ pub enum PretendError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
-/// A node that is pretended on a real database, with a real recorder. Dropping it kills the recorder and rolls back.
+/// A simulated node on a real database, with a real recorder. Dropping it kills the recorder and rolls back.
 #[derive(Debug)]
 pub struct PretendLightningd {
     settings: PretendSettings,
     recorder: Option<RecorderProcess>,
     database: Option<Connection>,
-    /// What the environment of the recorder has on top.
+    /// The additional environment of the recorder.
     environment: Vec<(&'static str, String)>,
 }
 
@@ -166,7 +165,7 @@ impl PretendLightningd {
         Self { settings, recorder: None, database: None, environment: Vec::new() }
     }
 
-    /// Where the node's database is.
+    /// The path of the node's database.
     pub fn database_path(&self) -> PathBuf {
         self.settings.lightning_dir.join(DATABASE)
     }
@@ -176,7 +175,7 @@ impl PretendLightningd {
         &self.settings.lightning_dir
     }
 
-    /// From the next start on the recorder's logs end after so many statements: they are sealed that often.
+    /// Sets the number of statements after which the recorder's logs end, and are sealed, from the next start on.
     pub fn end_logs_after(&mut self, statements: usize) {
         self.environment = vec![(LogLimits::STATEMENTS_VARIABLE, statements.to_string())];
     }
@@ -216,7 +215,7 @@ impl PretendLightningd {
         self.open_database()
     }
 
-    /// Tells the recorder that the start is over.
+    /// Sends `init`: the start is over.
     ///
     /// # Errors
     /// [`PretendError::NotAnswered`] and [`PretendError::Recorder`].
@@ -240,7 +239,7 @@ impl PretendLightningd {
         }
     }
 
-    /// The version the database holds; `None` before the first write. Reads the file even while the node is down.
+    /// The version of the database; `None` before the first write. Reads the file even while the node is down.
     ///
     /// # Errors
     /// [`PretendError::Database`].
@@ -253,7 +252,7 @@ impl PretendLightningd {
         }
     }
 
-    /// The node's connection to its database, for reads and for what `lightningd` does unreported; `None` while down.
+    /// The node's connection to its database, for reads and for writes without the hook; `None` while down.
     pub fn database(&self) -> Option<&Connection> {
         self.database.as_ref()
     }
@@ -310,7 +309,7 @@ impl PretendLightningd {
         Ok(answer)
     }
 
-    /// Says that the node is stopping. Writes may still follow; [`stop`](Self::stop) waits for the recorder's end.
+    /// Sends the `shutdown` notification. Writes may still follow; [`stop`](Self::stop) waits for the recorder's end.
     ///
     /// # Errors
     /// [`PretendError::Recorder`].
@@ -330,7 +329,7 @@ impl PretendLightningd {
         Ok(status)
     }
 
-    /// Ends the recorder's input without a word, waits until it has ended, and closes the database.
+    /// Ends the recorder's input without a notification, waits until it has ended, and closes the database.
     ///
     /// # Errors
     /// [`PretendError::Recorder`] when the recorder does not end.
@@ -351,7 +350,7 @@ impl PretendLightningd {
         let database = self.database_path();
         let files = [database.clone(), with_suffix(&database, "-journal")];
         if self.database.as_ref().is_some_and(|database| !database.is_autocommit()) {
-            // Closing the connection would roll back; the files of the moment are put back afterwards.
+            // Closing the connection would roll back, so the present files are copied and restored afterwards.
             let now = files.each_ref().map(|file| fs::read(file).ok());
             self.database = None;
             for (file, bytes) in files.iter().zip(now) {
@@ -367,7 +366,7 @@ impl PretendLightningd {
         Ok(())
     }
 
-    /// Ends both at once, without a chance for the recorder to notice.
+    /// Ends node and recorder at once, so that the recorder cannot react.
     pub fn kill(&mut self) {
         self.recorder = None;
         self.database = None;
@@ -418,7 +417,7 @@ fn call_hook<S: AsRef<str>>(
     }
 }
 
-/// What the statements led to must be what the recorder is going to be told.
+/// Checks that the statements have led to the version that the recorder is going to get.
 fn expect_data_version(database: &Connection, expected: DataVersion) -> Result<(), PretendError> {
     match data_version(database).map_err(database_error(expected, "the data_version"))? {
         Some(found) if found == expected => Ok(()),
@@ -426,7 +425,7 @@ fn expect_data_version(database: &Connection, expected: DataVersion) -> Result<(
     }
 }
 
-/// `None` when there is no such variable: a new database, or one of an old release.
+/// The data_version of a database; `None` for a new database, or one of an old release.
 fn data_version(database: &Connection) -> Result<Option<DataVersion>, rusqlite::Error> {
     const SELECT: &str = "SELECT intval FROM vars WHERE name = 'data_version'";
     // In a database of an old release `vars` has no such column, in a new one there is no `vars`.

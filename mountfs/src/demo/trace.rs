@@ -18,13 +18,13 @@ pub enum TraceEvent {
     Write(TraceWrite),
     /// A new run of the plugin: `lightningd` asked for its manifest. Writes come before and after [`Init`](Self::Init).
     Start,
-    /// `lightningd` has finished its start and said `init`.
+    /// `lightningd` has finished its start and sent `init`.
     Init,
-    /// `lightningd` is stopping and said so; it may still write.
+    /// `lightningd` has announced its stop; it may still write.
     Shutdown,
     /// `lightningd` was killed with SIGKILL.
     Kill {
-        /// When the killer struck: `before` or `after` the hook's answer.
+        /// The time of the kill: `before` or `after` the hook's answer.
         mode: String,
     },
     /// The plugin's standard input ended: the run is over.
@@ -36,7 +36,7 @@ pub enum TraceEvent {
 /// One `db_write`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceWrite {
-    /// When it arrived.
+    /// The time of its arrival.
     pub at: Timestamp,
     /// The version the database has once this is committed.
     pub data_version: DataVersion,
@@ -44,7 +44,7 @@ pub struct TraceWrite {
     pub statements: Vec<String>,
 }
 
-/// Why a trace cannot be read.
+/// The reason why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceError {
@@ -53,7 +53,7 @@ pub enum TraceError {
     Io {
         /// The trace; `<memory>` when it was given as bytes.
         path: PathBuf,
-        /// What the system or the decompressor said.
+        /// The error of the system or the decompressor.
         #[source]
         source: io::Error,
     },
@@ -62,9 +62,9 @@ pub enum TraceError {
     Line {
         /// The trace; `<memory>` when it was given as bytes.
         path: PathBuf,
-        /// Counted from 1.
+        /// The number of the line, from 1.
         line: u64,
-        /// What the JSON parser said.
+        /// The error of the JSON parser.
         #[source]
         source: serde_json::Error,
     },
@@ -106,7 +106,7 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// Decompresses while reading.
+/// The decompressing reader.
 fn decoder<'a>(compressed: impl BufRead + 'a) -> io::Result<BufReader<impl Read + 'a>> {
     Ok(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(compressed)?))
 }
@@ -133,7 +133,7 @@ impl Iterator for Trace<'_> {
     }
 }
 
-/// A line as it is written in the file.
+/// The format of a line in the file.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {

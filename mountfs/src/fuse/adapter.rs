@@ -1,4 +1,4 @@
-//! [`FuseAdapter`]: the requests of the kernel, translated for [`Fs`] and back. No decision is made here.
+//! [`FuseAdapter`]: translates the requests of the kernel for [`Fs`], and the answers back. It makes no decisions.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -26,42 +26,42 @@ use crate::tree::kernel_inode::Tag;
 use crate::tree::node::Kind;
 use crate::tree::shown::{KernelMemory, Shown, Tree};
 
-/// How long the kernel keeps what never changes.
+/// The cache timeout for answers that never change.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
 const BLOCK_BYTES: u32 = 4096;
 
-/// Names whose attributes are gathered at once for a listing with attributes.
+/// The number of names whose attributes are collected at once for a listing with attributes.
 const NAMES_AT_ONCE: usize = 64;
 
 thread_local! {
-    /// Where a thread that talks to the kernel puts the bytes of a read, so that they need not be allocated each time.
+    /// The read buffer of a thread that serves the kernel, reused between reads.
     static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Who may enter the mount.
+/// The users who may enter the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Only the user who mounts: a node's database holds its secrets.
     Owner,
-    /// Everybody.
+    /// All users.
     Others,
 }
 
-/// Whom everything in the mount belongs to, and who else may read it.
+/// The owner of everything in the mount, and which other users may read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Who else.
+    /// The users who may enter.
     pub access: Access,
 }
 
 impl Owner {
-    /// The permission bits of a file that has these for its owner.
+    /// The permission bits of a file, from those of its owner.
     fn permissions(self, own: u16) -> u16 {
         match self.access {
             Access::Owner => own,
@@ -70,7 +70,7 @@ impl Owner {
     }
 }
 
-/// Serves what is shown to the kernel.
+/// Serves the tree that is shown to the kernel.
 pub struct FuseAdapter {
     shown: Arc<Shown>,
     owner: Owner,
@@ -78,23 +78,23 @@ pub struct FuseAdapter {
     workers: Workers,
 }
 
-/// Where the end of a mount is made known, whoever unmounted it.
+/// Signals the end of a mount, no matter which process unmounted it.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// True from then on.
+    /// True after the end of the mount.
     pub gone: Arc<AtomicBool>,
-    /// Gets one message then.
+    /// Receives one message at the end of the mount.
     pub wake: Sender<()>,
 }
 
 impl FuseAdapter {
-    /// An adapter that makes `end` known.
+    /// An adapter that signals `end`.
     pub fn new(shown: Arc<Shown>, owner: Owner, end: End) -> Self {
         Self { shown, owner, end, workers: Workers::default() }
     }
 
-    /// Answers here, or on a thread of its own when the answer may have to wait for a view: the few threads that talk to
-    /// the kernel stay free for reads.
+    /// Answers in this thread, or in a worker thread when a view may have to be built: the few threads that serve the kernel
+    /// stay free for reads.
     fn answer(&self, tree: Tree, cost: Cost, answer: impl FnOnce(&Fs) + Send + 'static) {
         let fs = tree.fs;
         match cost {
@@ -109,7 +109,7 @@ impl FuseAdapter {
     }
 }
 
-/// What the kernel keeps, reached through the connection of a mount.
+/// The kernel's caches, reached through the connection of a mount.
 pub struct Kernel(pub Notifier);
 
 impl KernelMemory for Kernel {
@@ -127,18 +127,18 @@ impl KernelMemory for Kernel {
     }
 }
 
-/// What a listing says about a directory or a link of which nothing can be read. It is out of date at once.
+/// The attributes in a listing for a directory or link that cannot be read. They are not cached.
 fn not_known(fs: &Fs, inode: u64, kind: Kind) -> Attr {
     let permissions = if kind == Kind::Link { 0o777 } else { 0o500 };
     let (time, lasts) = (fs.backup().manifest().created, Lasts::Moment);
     Attr { inode, kind, size_bytes: 0, links: 1, permissions, time, lasts }
 }
 
-/// Answers a listing in which every name comes with what `stat` tells of it.
+/// Answers a listing in which each name comes with its attributes.
 fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner, mut reply: ReplyDirectoryPlus) {
     let mut cookie = offset;
     loop {
-        // Gathered first: attributes are not looked up while the listing holds on to the history.
+        // Collected first: attributes must not be looked up while the listing has the history locked.
         let mut names = Vec::with_capacity(NAMES_AT_ONCE);
         let listed = fs.list(inode, cookie, &mut |entry| {
             names.push((entry.name.to_owned(), entry.inode, entry.kind, entry.cookie));
@@ -150,7 +150,7 @@ fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner
                 reply.error(errno(&error));
                 return;
             }
-            // The names that were found first go first; the next request gets the error.
+            // The names found so far are sent; the next request gets the error.
             Err(_) => {
                 reply.ok();
                 return;
@@ -159,15 +159,15 @@ fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner
         for &(ref name, inode, kind, behind) in &names {
             let Entry { attr, name_lasts } = match fs.entry(inode) {
                 Ok(entry) => entry,
-                // A file that is gone by now is not listed: a size that is not known must not be told.
+                // A file that is gone by now is not listed: its size is not known.
                 Err(_) if kind == Kind::File => continue,
-                // The name is there, and whoever asks for it is told what is wrong.
+                // The name is listed; a lookup of it returns the error.
                 Err(_) => Entry { attr: not_known(fs, inode, kind), name_lasts: Lasts::Moment },
             };
-            // One time for both is all that can be given here.
+            // The protocol has only one timeout for both here.
             let lasts = if attr.lasts == name_lasts { name_lasts } else { Lasts::Moment };
-            let told = file_attr(&attr, tag, owner);
-            if reply.add(told.ino, behind, name, &ttl(lasts), &told, Generation(tag.tree)) {
+            let kernel_attr = file_attr(&attr, tag, owner);
+            if reply.add(kernel_attr.ino, behind, name, &ttl(lasts), &kernel_attr, Generation(tag.tree)) {
                 reply.ok();
                 return;
             }
@@ -223,10 +223,19 @@ fn file_attr(attr: &Attr, tag: Tag, owner: Owner) -> FileAttr {
     }
 }
 
+/// Requests that would change something: each is answered with `EROFS`, whatever its parameters are.
+macro_rules! refuse {
+    ($($request:ident($($parameter:ty),*) -> $reply:ty;)*) => {
+        $(fn $request(&self, _: &Request, $(_: $parameter,)* reply: $reply) {
+            reply.error(errno(&FsError::ReadOnly));
+        })*
+    };
+}
+
 impl Filesystem for FuseAdapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // An old kernel that cannot do these looks names up one after another, or asks for each name in a directory by
-        // itself: slower, not wrong. `AUTO` spares those who only want the names.
+        // Without these an old kernel looks names up one after another, or asks for each name of a directory: slower, not
+        // wrong. With `AUTO` the kernel asks for attributes only when they are used.
         for wanted in
             [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO]
         {
@@ -237,7 +246,7 @@ impl Filesystem for FuseAdapter {
 
     fn destroy(&mut self) {
         self.end.gone.store(true, Ordering::Release);
-        // Nobody may be listening any more.
+        // The receiver may be gone.
         let _: Result<(), _> = self.end.wake.send(());
     }
 
@@ -250,8 +259,8 @@ impl Filesystem for FuseAdapter {
         let cost = tree.fs.lookup_cost(parent, &name);
         self.answer(tree, cost, move |fs| match fs.lookup(parent, &name) {
             Ok(Entry { attr, name_lasts }) => {
-                let told = file_attr(&attr, tag, owner);
-                reply.entry_with_ttls(&ttl(attr.lasts), &ttl(name_lasts), &told, Generation(tag.tree));
+                let kernel_attr = file_attr(&attr, tag, owner);
+                reply.entry_with_ttls(&ttl(attr.lasts), &ttl(name_lasts), &kernel_attr, Generation(tag.tree));
             }
             // Answered as an error and not as an empty entry: the version may be there the next moment.
             Err(error) => reply.error(errno(&error)),
@@ -331,7 +340,7 @@ impl Filesystem for FuseAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        // What was open in an earlier tree went with it.
+        // The files of an earlier tree were closed with it.
         if let Ok((tree, _)) = self.shown.of(ino.0) {
             tree.fs.close(fh.0);
         }
@@ -390,7 +399,7 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        // The kernel then looks for holes itself and finds none, and does not ask again.
+        // Upon this the kernel finds no holes by itself, and does not ask again.
         reply.error(Errno::ENOSYS);
     }
 
@@ -409,131 +418,25 @@ impl Filesystem for FuseAdapter {
     }
 
     // From here on: everything that would change something. The mount option `ro` makes the kernel refuse most of it
-    // itself; what still comes through gets the same answer.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn mkdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _link_name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn create(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(errno(&FsError::ReadOnly));
+    // itself; the rest gets the same answer here.
+    refuse! {
+        setattr(
+            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>, Option<TimeOrNow>,
+            Option<SystemTime>, Option<FileHandle>, Option<SystemTime>, Option<SystemTime>, Option<SystemTime>,
+            Option<BsdFileFlags>
+        ) -> ReplyAttr;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
     }
 }
 

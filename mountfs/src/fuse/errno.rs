@@ -1,10 +1,10 @@
-//! Which errno the kernel gets for which error.
+//! The errno of each error.
 
 use fuser::Errno;
 
 use crate::tree::fs_error::FsError;
 
-/// The one place where an error of the file system becomes a number.
+/// The errno for an error of the file system.
 pub fn errno(error: &FsError) -> Errno {
     match error {
         // Upon this the kernel looks the whole path up anew.
@@ -13,13 +13,13 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::NoEntry => Errno::ENOENT,
         FsError::NotADirectory => Errno::ENOTDIR,
         FsError::IsADirectory => Errno::EISDIR,
-        // What readlink(2) says about a file that is not a link.
+        // As readlink(2) for a file that is not a link.
         FsError::NotALink => Errno::EINVAL,
         FsError::ReadOnly => Errno::EROFS,
         FsError::NotOpen => Errno::EBADF,
         // ENOENT would read as "no version yet", and the newest intact version is an old state.
         FsError::NewestUnknown { .. } => Errno::EIO,
-        // Nor "there is no such version", when nobody knows.
+        // ENOENT would read as "no such version", which is not known.
         FsError::History(_) => Errno::EIO,
         FsError::View { .. } | FsError::Statements { .. } | FsError::Page { .. } => Errno::EIO,
     }

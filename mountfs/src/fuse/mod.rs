@@ -1,4 +1,4 @@
-//! The tree as the kernel asks for it: [`adapter`] translates, [`errno`] turns errors into numbers, [`workers`] answer what takes
+//! The tree as the kernel asks for it: [`adapter`] translates, [`errno`] maps errors to numbers, [`workers`] run what takes
 //! long.
 
 pub mod adapter;

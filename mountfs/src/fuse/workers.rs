@@ -1,24 +1,24 @@
-//! [`Workers`]: threads for what may take long.
+//! [`Workers`]: threads for work that may take long.
 
 use std::io;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
-/// Something to do.
+/// A unit of work.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that wait for the next job. What a thread keeps for reading pages is worth more than the thread itself.
+/// The most idle threads that are kept: the buffers of a thread for reading pages are worth more than the thread.
 const IDLE_MAX: usize = 4;
 
-/// As many threads as there are jobs at once; a few of them wait for more.
+/// A thread for each job that runs; a few idle ones are kept for the next.
 #[derive(Debug, Default)]
 pub struct Workers {
     idle: Arc<Mutex<Vec<Sender<Job>>>>,
 }
 
 impl Workers {
-    /// Has a job done. Does not wait for it, nor does the job for others.
+    /// Starts a job at once, and does not wait for it.
     ///
     /// # Errors
     /// When no thread can be started; the job is dropped.
@@ -36,7 +36,7 @@ impl Workers {
     }
 }
 
-/// Does one job after the other. Ends when enough others wait for the next, or nobody has any more.
+/// Runs one job after the other. Ends when enough other threads are idle, or the [`Workers`] are dropped.
 fn work(first: Job, idle: &Weak<Mutex<Vec<Sender<Job>>>>) {
     let mut next = Some(first);
     while let Some(job) = next {
@@ -50,7 +50,7 @@ fn work(first: Job, idle: &Weak<Mutex<Vec<Sender<Job>>>>) {
             }
             idle.push(sender);
         }
-        // Not kept while waiting: then the list would never go, and the wait never end.
+        // Dropped before the wait: otherwise the list would stay alive, and the wait would never end.
         drop(idle);
         next = jobs.recv().ok();
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_wait_for_nobody_and_threads_are_used_again() {
+    fn jobs_run_at_once_and_threads_are_reused() {
         let workers = Workers::default();
         let (done, finished) = mpsc::channel();
         // More than are kept, all at once: each waits for the last one.

@@ -1,4 +1,4 @@
-//! What a command says when the backup is behind what its node has recorded in a spool.
+//! The warnings of a command when the backup is behind the spool of its node.
 
 use common::spool::BehindSpool;
 use common::{DataVersion, SpoolStatus, counted};
@@ -28,14 +28,14 @@ pub fn warning(sight: &SpoolStatus) -> Option<String> {
     }
 }
 
-/// Says it, if there is something to say.
+/// Prints the warning, if there is one.
 pub fn warn(sight: &SpoolStatus) {
     if let Some(warning) = warning(sight) {
         note!("{warning}");
     }
 }
 
-/// What stands between an operator and restoring the newest version: it is not the newest one.
+/// The reason not to restore the newest version of the backup: the spool has, or may have, newer ones.
 pub fn stale(sight: &SpoolStatus) -> Option<String> {
     let what = match sight {
         SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
@@ -50,12 +50,14 @@ pub fn stale(sight: &SpoolStatus) -> Option<String> {
         SpoolStatus::Complete | SpoolStatus::OutOfSight { .. } => return None,
     };
     Some(format!(
-        "this backup is {what}. A node that is started without what is missing can broadcast a revoked state, and the peer \
-         then takes ALL funds of that channel. Start the old node once with backup and spool reachable, and it is drained"
+        "this backup is {what}. A node that is started without the missing changes can broadcast a revoked state, and the \
+         peer then takes ALL funds of that channel. Start the old node once with backup and spool reachable: that drains the \
+         spool"
     ))
 }
 
-/// The same for programs, `None` when the backup is known to have all. Under the names of `backup-status`, and beside them what only an onlooker need be told.
+/// The same in JSON; `None` when the backup is known to have all changes. The fields are named as in `backup-status`; `host` and
+/// `problem` are added.
 pub fn to_json(sight: &SpoolStatus) -> Option<Value> {
     match sight {
         SpoolStatus::Complete => None,

@@ -1,4 +1,4 @@
-//! [`Following`]: the thread that keeps what is shown up to date with a recorder that is writing.
+//! [`Following`]: the thread that keeps the mounted tree up to date while a recorder writes.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -13,21 +13,21 @@ use crate::tree::fs::Fs;
 use crate::tree::fs_error::chain;
 use crate::tree::shown::Shown;
 
-/// Polling works on every file system, NFS included, where nobody is told about changes made elsewhere.
+/// The poll interval. Polling works on every file system, also on NFS, which does not notify of changes by other machines.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a backup that cannot be read anew is left alone.
+/// The pause before the next attempt to open the backup anew.
 const NEXT_ATTEMPT_AFTER: Duration = Duration::from_secs(2);
 
-/// What is shown, kept up to date until this is dropped.
+/// The thread's handle. The mounted tree is kept up to date until it is dropped.
 pub struct Following {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Following {
-    /// Reads what is there at `url`, which `follower` follows, then goes on in the background. Damage is logged, once for as
-    /// long as it stays the same; what is intact is in the history all the same.
+    /// Reads the backup at `url`, which `follower` follows, then continues in the background. Damage is logged, once while it
+    /// stays the same; the intact part is in the history.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -40,7 +40,7 @@ impl Following {
         poller.poll();
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
-            // As many calls as there are segments: nobody waits for that.
+            // Here and not before the start, because it takes a call for each segment.
             poller.recognise_segments();
             while stopped.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 poller.poll();
@@ -52,7 +52,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        // Hanging up is the signal.
+        // Dropping the sender is the signal.
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -62,7 +62,7 @@ impl Drop for Following {
     }
 }
 
-/// Why the backup cannot be read anew.
+/// The reason why the backup cannot be opened anew.
 #[derive(Debug, thiserror::Error)]
 enum AnewError {
     #[error(transparent)]
@@ -79,9 +79,9 @@ struct Poller {
     fs: Arc<Fs>,
     shown: Arc<Shown>,
     newest: NewestView,
-    /// What the last poll complained about.
+    /// The problem that the last poll reported.
     problem: Option<String>,
-    /// When it was read anew last, in vain.
+    /// The time of the last failed attempt to open the backup anew.
     read_anew: Option<Instant>,
     freed: FreedMemory,
 }
@@ -106,12 +106,12 @@ impl Poller {
                 }
                 return self.is_well();
             }
-            // A file that a version was read from was another one than before.
+            // A file of the backup was replaced by another one.
             Ok(_) => None,
             Err(error @ ReadError::Damaged { .. }) => Some(error),
-            Err(error) => return self.complain(&chain(&error)),
+            Err(error) => return self.report(&chain(&error)),
         };
-        // What is wrong is told by who reads all of it.
+        // Damage is reported by the attempt to read all of it anew.
         if self.read_anew.is_some_and(|at| at.elapsed() < NEXT_ATTEMPT_AFTER) {
             return;
         }
@@ -125,32 +125,32 @@ impl Poller {
             }
             Err(error) => {
                 self.read_anew = Some(Instant::now());
-                self.complain(&chain(&error));
+                self.report(&chain(&error));
             }
         }
     }
 
-    /// Opens the backup anew and shows that: another one may be in its place, or another copy of it, or the machine that
-    /// records has lost what was not durable, and others have the seqs of those records now.
+    /// Opens the backup anew and shows it. Another backup, or another copy, may be at its path; or the recording machine lost
+    /// records that were not durable, and their seqs are in use for other records now.
     fn read_anew(&mut self) -> Result<(), AnewError> {
         let backup = Arc::new(Backup::open(&self.url)?);
         let (history, mut follower) = backup.follow()?;
         follower.poll(&history)?;
-        // A copy that is not complete yet may have pieces of both.
+        // A copy in progress may have files of both.
         backup.recognise_segments()?;
         let is_same_backup = backup.manifest().uuid == self.fs.backup().manifest().uuid;
         let fs = Arc::new(self.fs.again(backup, history));
         let newest = NewestView::start(Arc::clone(&fs))?;
         if is_same_backup {
             log::warn!(
-                "another copy of the backup is at {} now, or its newest changes were lost: that is what is shown from now on; \
-                 what was open cannot be read any more, open it again",
+                "another copy of the backup is at {} now, or its newest changes were lost. The mount shows it from now on. \
+                 Files that were open cannot be read any more; open them again",
                 self.url
             );
         } else {
             log::warn!(
-                "another backup is at {} now: that is what is shown from now on; what was open cannot be read any more, open it \
-                 again",
+                "another backup is at {} now. The mount shows it from now on. Files that were open cannot be read any more; \
+                 open them again",
                 self.url
             );
         }
@@ -172,9 +172,11 @@ impl Poller {
         }
     }
 
-    fn complain(&mut self, problem: &str) {
+    fn report(&mut self, problem: &str) {
         if self.problem.as_deref() != Some(problem) {
-            log::error!("{problem}; what is intact is still served, but `latest` cannot be known");
+            log::error!(
+                "{problem}; the intact versions are still served, but the newest version (`latest`) is not known"
+            );
             self.fs.set_end_unknown(Some(problem.to_owned()));
             self.problem = Some(problem.to_owned());
         }

@@ -1,5 +1,5 @@
-//! Making the mount: with mount(2) where this process may, else with the setuid helper `fusermount3`. It has the same type
-//! both ways.
+//! Makes the mount: with mount(2) as root, otherwise with the setuid helper `fusermount3`. The mount has the same type both
+//! ways.
 
 use std::ffi::CString;
 use std::fs;
@@ -20,19 +20,19 @@ use crate::mount::mountpoint::Mountpoint;
 /// The type of the mount, as `mount`, `findmnt -t` and `PRUNEFS` name it.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.backupfs";
 
-/// The part of it that `fusermount3` is told.
+/// The part of the type that is passed to `fusermount3`.
 const SUBTYPE: &str = "backupfs";
 
-/// Threads that talk to the kernel. They answer from memory or read pages; views are built elsewhere.
+/// The number of threads that serve the kernel. They answer from memory or read pages; views are built in other threads.
 const THREADS: usize = 4;
 
-/// The connection of a mount, served.
+/// A mount that is being served.
 pub struct Serving {
     session: BackgroundSession,
     made: Made,
 }
 
-/// Who made the mount, and so takes it away.
+/// The program that made the mount, and so removes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
     /// This process itself.
@@ -62,7 +62,7 @@ impl Serving {
         Ok(Self { session, made: Made::Here })
     }
 
-    /// What tells the kernel something.
+    /// The channel for invalidations in the kernel.
     pub fn notifier(&self) -> fuser::Notifier {
         self.session.notifier()
     }
@@ -70,7 +70,7 @@ impl Serving {
     /// Unmounts, and waits until everything is answered.
     ///
     /// # Errors
-    /// When somebody uses it, or it is not mounted any more.
+    /// When it is in use, or not mounted any more.
     pub fn unmount(self, mountpoint: &Path) -> io::Result<()> {
         match self.made {
             Made::Here => {
@@ -82,10 +82,10 @@ impl Serving {
     }
 }
 
-/// Mounts with mount(2). Requests are read from what is returned.
+/// Mounts with mount(2), and returns the descriptor to read requests from.
 ///
 /// # Errors
-/// What the system says.
+/// The error of the system.
 pub fn connect(source: &str, mountpoint: &Path, access: Access) -> io::Result<OwnedFd> {
     let connection = rustix::fs::open(DEV_FUSE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root_mode = fs::metadata(mountpoint)?.permissions().mode();

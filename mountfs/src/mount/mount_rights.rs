@@ -1,4 +1,4 @@
-//! [`NoRight`]: why the system does not let a process mount, and who can change that.
+//! [`NoRight`]: why the system does not let a process mount, and how to change that.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,19 +7,19 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use rustix::fs::{major, minor};
 use rustix::process::geteuid;
 
-/// Where the kernel talks to file systems that are programs.
+/// The device through which the kernel talks to FUSE file systems.
 pub const DEV_FUSE: &str = "/dev/fuse";
 
-/// The numbers of that device, the same on every Linux.
+/// The major and minor number of that device, the same on every Linux.
 const DEV_FUSE_NUMBERS: (u32, u32) = (10, 229);
 
 /// The right to mount, as a bit of the capabilities in `/proc/self/status` (capabilities(7)).
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// What `fusermount3` says when only root may let others in.
+/// The part of `fusermount3`'s message when only root may use `allow_other`.
 const OTHERS_REFUSED: &str = "user_allow_other";
 
-/// Why this process may not mount. Each says what to do about it.
+/// The reason why this process may not mount. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoRight {
@@ -29,45 +29,45 @@ pub enum NoRight {
          `--device {DEV_FUSE} --cap-add SYS_ADMIN`"
     )]
     NoDevice,
-    /// There is something else under its name.
+    /// The file of that name is another device, or no device.
     #[error(
         "{DEV_FUSE} is not the device of that name, but something else: start the container with \
          `--device {DEV_FUSE} --cap-add SYS_ADMIN`; on a machine, remove that file and make the device with \
          `mknod -m 666 {DEV_FUSE} c 10 229`"
     )]
     OtherDevice,
-    /// Not even root can open it.
+    /// Not even root can open the device.
     #[error(
         "root cannot open {DEV_FUSE}: start the container with `--device {DEV_FUSE} --cap-add SYS_ADMIN`, let the service \
          use the device (`DeviceAllow={DEV_FUSE} rw`), or load the module with `modprobe fuse`"
     )]
     DeviceClosed(#[source] io::Error),
-    /// Root without the right to mount.
+    /// The process is root, but without the right to mount.
     #[error(
         "this is root, but without the right to mount (CAP_SYS_ADMIN): start the container with \
          `--device {DEV_FUSE} --cap-add SYS_ADMIN`, or let the service keep the right (`CapabilityBoundingSet=CAP_SYS_ADMIN`)"
     )]
     NoCapability,
-    /// Root with the right, and something forbids it all the same.
+    /// The process is root with the right to mount, but something else forbids it.
     #[error(
         "mounting is forbidden, although this is root with the right to mount: a container needs \
          `--device {DEV_FUSE} --cap-add SYS_ADMIN --security-opt apparmor=unconfined`"
     )]
     Forbidden(#[source] io::Error),
-    /// A setuid helper does not help.
+    /// A setuid helper cannot gain rights.
     #[error(
         "`fusermount3` cannot mount, because this process can gain no rights (NoNewPrivileges): write \
          `NoNewPrivileges=no` into the unit of the service, start the container without `no-new-privileges`, or run this \
          as root"
     )]
     NoNewPrivileges,
-    /// Only root may let others in.
+    /// Only root may use `--allow-other`.
     #[error(
         "`--allow-other` is for root only, unless /etc/fuse.conf has the line `user_allow_other`: add that line, or leave \
          the option out"
     )]
     OthersRefused,
-    /// Not root, and no setuid helper.
+    /// The process is not root, and there is no setuid helper.
     #[error(
         "no right to mount: run this as root, or install the package `fuse3` (it brings `fusermount3`) and let this user \
          open {DEV_FUSE}; a container needs `--device {DEV_FUSE} --cap-add SYS_ADMIN`"
@@ -76,20 +76,20 @@ pub enum NoRight {
 }
 
 impl NoRight {
-    /// What a mount that failed with this error lacks; `None` when it is not the right to mount.
+    /// The missing right behind this error of a mount; `None` for another cause.
     pub(crate) fn behind(error: &io::Error) -> Option<Self> {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let device = File::options().read(true).write(true).open(DEV_FUSE).err();
         Self::of(error, &status, geteuid().is_root(), device)
     }
 
-    /// The same, of a process with this `/proc/…/status`, which is root or not and got this when it opened the device.
+    /// As [`behind`](Self::behind), for a process with this `/proc/…/status`, root or not, and this error on opening the device.
     fn of(error: &io::Error, status: &str, is_root: bool, device: Option<io::Error>) -> Option<Self> {
         let text = error.to_string();
         if text.contains(OTHERS_REFUSED) {
             return Some(Self::OthersRefused);
         }
-        // The helper's own words, which it says in English.
+        // The messages of the helper, which are always in English.
         let is_refused = ["Operation not permitted", "Permission denied"].iter().any(|refusal| text.contains(refusal));
         // `NotFound` is the helper `fusermount3`: the mount point itself has been checked.
         let is_refused =
@@ -115,12 +115,12 @@ impl NoRight {
     }
 }
 
-/// True if this process can open more connections to the kernel for the mount it makes.
+/// Whether this process can open further connections to the kernel for its mount.
 pub(crate) fn can_open_device() -> bool {
     File::options().read(true).write(true).open(DEV_FUSE).is_ok()
 }
 
-/// Checks that there is the device, and that it is that and not an empty file that was made in its place.
+/// Checks that the device exists, and is not another file of that name.
 ///
 /// # Errors
 /// [`NoRight::NoDevice`] and [`NoRight::OtherDevice`].

@@ -20,53 +20,53 @@ use crate::mount::readme_text::readme_text;
 use crate::tree::fs::Fs;
 use crate::tree::shown::Shown;
 
-/// How long a mount may take until it answers: what is read first lies in memory.
-const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout for the first answer of a mount: it reads a file that lies in memory.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long an unmount may take before it counts as being in use.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
+/// The timeout of an unmount, after which the mount counts as in use.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How a backup is mounted.
+/// The settings of a mount.
 #[derive(Debug, Clone, Copy)]
 pub struct MountSettings {
-    /// Who may enter.
+    /// The users who may enter.
     pub access: Access,
-    /// MiB of memory for versions that are kept ready to be read.
+    /// The memory for the cache of versions, in MiB.
     pub cache_mib: u32,
 }
 
 impl MountSettings {
-    /// What [`cache_mib`](Self::cache_mib) is unless the operator asks for something else.
+    /// The default of [`cache_mib`](Self::cache_mib).
     pub const CACHE_MIB: u32 = 256;
 }
 
-/// Why a backup is not mounted.
+/// The reason why a backup is not mounted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MountError {
     /// The backup cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What is in the backup cannot be read.
+    /// The history of the backup cannot be read.
     #[error("the history of the backup cannot be read")]
     History(#[from] ReadError),
     /// The mount point cannot be used.
     #[error(transparent)]
     Mountpoint(#[from] MountpointError),
-    /// The system does not let it start a thread.
+    /// No thread can be started.
     #[error("cannot start a thread to follow the backup")]
     Thread(#[source] io::Error),
-    /// The mount was made but does not work; it is gone again.
+    /// The mount was made but does not answer; it was removed again.
     #[error("the mount does not answer, so it was removed again; look into the log for the reason, and try once more")]
     NoAnswer(#[source] io::Error),
 }
 
-/// How a mount came to its end.
+/// The end of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmounted {
-    /// Nobody was using it.
+    /// No file in it was in use.
     Clean,
-    /// Files in it were open; they end with this process.
+    /// Files in it were open; they cannot be read after this process has ended.
     WhileInUse,
 }
 
@@ -78,12 +78,12 @@ pub struct Mount {
     end: End,
     shown: Arc<Shown>,
     warning: Option<String>,
-    // After the session, so that the tree stays up to date for as long as it is there.
+    // Dropped after the session, so that the tree stays up to date until its end.
     _following: Following,
 }
 
 impl Mount {
-    /// Mounts the backup. When this returns, the mount answers and shows what was recorded so far.
+    /// Mounts the backup. When this returns, the mount answers and shows everything recorded so far.
     ///
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
@@ -102,42 +102,42 @@ impl Mount {
         let (wake, ended) = mpsc::channel();
         let end = End { gone: Arc::default(), wake };
         let adapter = FuseAdapter::new(Arc::clone(&shown), owner, end.clone());
-        // A comma would end the name where options are passed on as one text.
+        // A comma would end the name, because mount options are passed as one text.
         let source = url.to_string().replace(',', "%2C");
         let session =
             Serving::start(adapter, &source, &mountpoint, access).map_err(|error| mountpoint.explain(error))?;
         shown.begin(Arc::new(Kernel(session.notifier())));
         let mount = Self { session: Some(session), mountpoint, ended, end, shown, warning, _following: following };
-        first_answer(mount.mountpoint.path(), FIRST_ANSWER_PATIENCE).map_err(MountError::NoAnswer)?;
+        first_answer(mount.mountpoint.path(), FIRST_ANSWER_TIMEOUT).map_err(MountError::NoAnswer)?;
         if let Err(error) = read_ahead::raise(mount.mountpoint.path()) {
-            log::debug!("the kernel goes on reading ahead as little as it does by itself: {error}");
+            log::debug!("the read-ahead stays at the kernel's default: {error}");
         }
         Ok(mount)
     }
 
-    /// Where it is mounted, absolute and without links.
+    /// The mount point, absolute and without links.
     pub fn path(&self) -> &Path {
         self.mountpoint.path()
     }
 
-    /// What the operator must know of the backup: that it may not have the newest changes.
+    /// The warning for the operator that the backup may not have the newest changes.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// What is shown.
+    /// The tree that is shown.
     pub fn fs(&self) -> Arc<Fs> {
         self.shown.now().fs
     }
 
-    /// Whoever holds this can end [`wait`](Self::wait).
+    /// A sender that ends [`wait`](Self::wait).
     pub fn waker(&self) -> Sender<()> {
         self.end.wake.clone()
     }
 
-    /// Waits until the mount is gone because somebody unmounted it, or until a [`waker`](Self::waker) sends.
+    /// Waits until the mount was unmounted by another process, or until a [`waker`](Self::waker) sends.
     pub fn wait(&self) {
-        // Cannot fail: this end holds a sender, too.
+        // Cannot fail: `self.end` has a sender, too.
         let _: Result<(), _> = self.ended.recv();
     }
 
@@ -153,8 +153,8 @@ impl Mount {
         let Some(session) = self.session.take() else { return Ok(Unmounted::Clean) };
         self.shown.end();
         if self.end.gone.load(Ordering::Acquire) {
-            // Somebody else unmounted. The session does not see that (fuser 0.18 takes a dead connection for a mount) and
-            // would unmount whatever is mounted there now; so it does not get to unmount, at the price of a descriptor.
+            // Another process has unmounted. The session does not see that (fuser 0.18 takes a dead connection for a mount) and
+            // would unmount another mount that is there now. So it is leaked, which costs a descriptor.
             std::mem::forget(session);
             return Ok(Unmounted::Clean);
         }
@@ -163,16 +163,16 @@ impl Mount {
         // until the last file in it is closed.
         let mountpoint = self.mountpoint.path().to_owned();
         std::thread::Builder::new().name("unmount".to_owned()).spawn(move || {
-            // Nobody listens any more when it took too long.
+            // The receiver is gone after the timeout.
             let _: Result<(), _> = done.send(session.unmount(&mountpoint));
         })?;
-        match unmounted.recv_timeout(UNMOUNT_PATIENCE) {
+        match unmounted.recv_timeout(UNMOUNT_TIMEOUT) {
             Ok(Ok(())) => Ok(Unmounted::Clean),
-            // Somebody has a file open or stands in a directory. The session is spent after one attempt.
+            // A process has a file open, or its working directory here. The session can unmount only once.
             Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
                 self.mountpoint.detach().map(|()| Unmounted::WhileInUse)
             }
-            // Not a mount point any more: somebody else was faster.
+            // Not a mount point any more: another process was faster.
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => Ok(Unmounted::Clean),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(Unmounted::WhileInUse),
@@ -188,8 +188,8 @@ impl Drop for Mount {
     }
 }
 
-/// Reads a file of the mount, so that nobody is told of a mount that does not answer. On a thread of its own: should nobody
-/// serve the mount, only that one waits for ever.
+/// Reads a file of the mount, so that a mount that does not answer is not reported as mounted. In a thread of its own: if the
+/// mount is not served, only that thread waits for ever.
 ///
 /// # Errors
 /// When the file cannot be read, or not in time.
@@ -197,7 +197,7 @@ pub fn first_answer(mountpoint: &Path, timeout: Duration) -> io::Result<()> {
     let (answered, answer) = mpsc::channel();
     let readme = mountpoint.join("README");
     std::thread::Builder::new().name("first-answer".to_owned()).spawn(move || {
-        // Nobody listens any more when it took too long.
+        // The receiver is gone after the timeout.
         let _: Result<(), _> = answered.send(std::fs::read(readme).map(drop));
     })?;
     answer.recv_timeout(timeout).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -1,4 +1,4 @@
-//! [`Mountpoint`]: the checks before a mount, and the ways to get rid of one.
+//! [`Mountpoint`]: the checks before a mount, and the removal of mounts.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::mount::mount_rights::{NoRight, check_device};
 
-/// A mount on top of another dead mount is unusual, but a service that crashes at every start makes them.
+/// The most dead mounts removed from one directory: a service that crashes at each start leaves several.
 const STALE_MOUNTS_MAX: usize = 16;
 
 /// An empty directory that a backup may be mounted on.
@@ -19,23 +19,23 @@ pub struct Mountpoint {
     path: PathBuf,
 }
 
-/// Why a directory cannot be mounted on. Each says what to do about it.
+/// The reason why a directory cannot be mounted on. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MountpointError {
-    /// There is nothing at this path.
+    /// The path does not exist.
     #[error("mount point {path} does not exist; create it with `mkdir -p {path}`", path = .0.display())]
     Missing(PathBuf),
-    /// It is a file.
+    /// The path is a file.
     #[error("mount point {} is not a directory; name an empty directory", .0.display())]
     NotADirectory(PathBuf),
-    /// It has something in it.
+    /// The directory is not empty.
     #[error(
         "mount point {path} is not empty; name an empty directory, or unmount what is mounted there with `umount {path}`",
         path = .0.display()
     )]
     NotEmpty(PathBuf),
-    /// It is in the backup or the backup is in it: the kernel would wait for the mount to read the mount.
+    /// The mount point is in the backup, or the backup in it: reading the backup would wait for the mount itself.
     #[error(
         "mount point {} and backup {} lie within each other, which deadlocks; name a directory outside of the backup",
         .mountpoint.display(), .backup.display()
@@ -51,16 +51,16 @@ pub enum MountpointError {
     Stale {
         /// The mount point.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It cannot be looked at.
+    /// The path cannot be examined.
     #[error("cannot use {} as a mount point", .path.display())]
     Io {
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -70,10 +70,10 @@ pub enum MountpointError {
 }
 
 impl Mountpoint {
-    /// Checks that `path` can be mounted on and removes dead mounts from it.
+    /// Checks that `path` can be mounted on, and removes dead mounts from it.
     ///
     /// # Errors
-    /// [`MountpointError`] says what is wrong with it; nothing has been changed then.
+    /// [`MountpointError`]; nothing has been changed then.
     pub fn prepare(path: &Path, backup: &Path) -> Result<Self, MountpointError> {
         let io_error = |source| MountpointError::Io { path: path.to_owned(), source };
         check_device()?;
@@ -101,7 +101,7 @@ impl Mountpoint {
         &self.path
     }
 
-    /// What a failed mount means for the operator.
+    /// The error for the operator after a failed mount.
     pub fn explain(&self, error: io::Error) -> MountpointError {
         match NoRight::behind(&error) {
             Some(no_right) => no_right.into(),
@@ -109,7 +109,7 @@ impl Mountpoint {
         }
     }
 
-    /// Takes the mount out of the tree even while files in it are open; whoever has one open keeps it.
+    /// Detaches the mount even while files in it are open; those stay readable.
     ///
     /// # Errors
     /// When neither the system call nor the setuid helper may do it.

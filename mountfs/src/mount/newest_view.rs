@@ -1,4 +1,4 @@
-//! [`NewestView`]: the thread that opens the newest version before anybody asks for it.
+//! [`NewestView`]: the thread that opens the newest version ahead of the first request for it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use common::Seq;
 
 use crate::tree::fs::Fs;
 
-/// A mount that nobody has touched for so long costs no more than the polling.
+/// The time without requests after which the newest version is not opened ahead any more.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Keeps a view of the newest version open: each goes on from the one before it, so that is cheap, while the first one
@@ -18,17 +18,17 @@ const IDLE_AFTER: Duration = Duration::from_secs(60);
 pub struct NewestView {
     fs: Arc<Fs>,
     wake: SyncSender<()>,
-    /// The version that was the newest when the thread was woken last.
+    /// The newest version when the thread was woken last.
     asked_for: Option<Seq>,
 }
 
 impl NewestView {
-    /// Starts the thread; it ends when this is dropped, and nobody waits for it.
+    /// Starts the thread. It ends when this is dropped, which does not wait for it.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(fs: Arc<Fs>) -> io::Result<Self> {
-        // One message can wait: whatever is the newest version when it is heard, that one is opened.
+        // Room for one message: the version opened is the newest when the message is received.
         let (wake, woken) = mpsc::sync_channel(1);
         let opening = Arc::clone(&fs);
         thread::Builder::new().name("newest-view".to_owned()).spawn(move || {
@@ -39,11 +39,11 @@ impl NewestView {
         Ok(Self { fs, wake, asked_for: None })
     }
 
-    /// Has the newest version opened, if it is another one than the last time and somebody uses the mount. Does not wait.
+    /// Wakes the thread if the newest version has changed and the mount is in use. Does not wait.
     pub fn keep_up(&mut self) {
         let newest = self.fs.history().newest().map(|version| version.seq);
         if is_due(newest, self.asked_for, self.fs.untouched_for()) {
-            // Full: it has not heard the last message yet. Gone: it has panicked and said so; all else works without it.
+            // Full: the last message is still unread. Disconnected: the thread has panicked; everything else works without it.
             let _: Result<(), _> = self.wake.try_send(());
             self.asked_for = newest;
         }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_opened_and_only_where_somebody_looks() {
+    fn only_a_new_version_is_opened_and_only_in_a_mount_in_use() {
         let (one, two) = (Seq::new(1), Seq::new(2));
         let (now, long_ago) = (Duration::from_secs(1), IDLE_AFTER);
         assert!(is_due(one, None, now) && is_due(two, one, now) && is_due(one, two, now));

@@ -1,13 +1,13 @@
-//! What the operating system and the C library are told once, before a mount serves or a command begins.
+//! Settings of the operating system and the C library, made once before a mount serves or a command begins.
 
 use std::hint::black_box;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A mount, which is there for long, keeps about twice as much freed memory as this instead of giving it back.
+/// A mount runs for long: it keeps about twice as much freed memory as this and gives the rest back.
 const KEPT_BY_A_MOUNT: usize = 2 << 20;
 
-/// A command, which will soon be gone, keeps more. glibc does not heed blocks over 32 MiB.
+/// A command ends soon: it keeps more. glibc ignores blocks over 32 MiB.
 const KEPT_BY_A_COMMAND: usize = 24 << 20;
 
 /// Prepares the process for opening versions one after the other.
@@ -21,8 +21,8 @@ pub fn prepare_to_run() {
     keep_freed_memory(KEPT_BY_A_COMMAND);
 }
 
-/// Raises the number of files that may be open to what the system lets us have: the pages of a version lie in many
-/// segments. Programs are started with 1,024 for the sake of those that use `select`.
+/// Raises the limit of open files to the maximum allowed: the pages of a version lie in many segments. The default is 1,024
+/// for the sake of programs that use `select`.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
@@ -30,19 +30,19 @@ fn allow_open_files() {
     }
 }
 
-/// Memory that was freed since less was given back to the system is not worth the search for it.
+/// The minimum of freed memory that is worth a call of `malloc_trim`.
 const GIVEN_BACK_MIN: u64 = 16 << 20;
 
-/// Gives memory back that many versions took.
+/// Gives freed memory of versions back to the system.
 #[derive(Debug, Default)]
 pub struct FreedMemory {
-    /// Bytes that they took at most since that was done last.
+    /// The most bytes that the versions used since memory was last given back.
     most: u64,
 }
 
 impl FreedMemory {
-    /// To be told, now and then, how many bytes they take. glibc keeps what lies between other things; asked for it, it gives
-    /// back whole pages from there, too (`malloc_trim(3)`).
+    /// Called now and then with the bytes that versions use. glibc keeps freed memory that lies between blocks in use; a call of
+    /// `malloc_trim(3)` gives back whole pages from there, too.
     pub fn give_back(&mut self, now: u64) {
         self.most = self.most.max(now);
         if self.most - now >= GIVEN_BACK_MIN {
@@ -62,7 +62,7 @@ fn trim_heap() {
 #[cfg(not(target_env = "gnu"))]
 fn trim_heap() {}
 
-/// Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
+/// Keeps freed blocks of up to this size. Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
 /// and asks for it again a page or two at a time. It stops that once it has seen a large block come and go: from then on
 /// blocks of that size and twice as much at the end of the heap are kept (mallopt(3), `M_MMAP_THRESHOLD`). Another C
 /// library is none the worse for it. Nothing is written to the block, so it takes no memory.

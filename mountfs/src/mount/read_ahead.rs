@@ -1,18 +1,18 @@
-//! How far the kernel reads ahead in the mount.
+//! The read-ahead of the kernel in the mount.
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{major, minor, stat};
 
-/// What it reads ahead: as much as it puts into one request to a FUSE file system (`fs.fuse.max_pages_limit`). It does not
-/// let us ask for more than 128 KiB when we mount, which costs a reader from beginning to end half of his speed.
+/// The read-ahead: the maximum of one request to a FUSE file system (`fs.fuse.max_pages_limit`). At the mount itself no more
+/// than 128 KiB can be requested, which halves the speed of sequential reads.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// Raises the read-ahead of what is mounted at `mountpoint`. Only root may.
+/// Raises the read-ahead of the mount at `mountpoint`. Needs root.
 ///
 /// # Errors
-/// When it stays as it was, which is slower and nothing else.
+/// When the read-ahead stays as it was: reads are slower, nothing else.
 pub fn raise(mountpoint: &Path) -> io::Result<()> {
     let device = stat(mountpoint)?.st_dev;
     let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));

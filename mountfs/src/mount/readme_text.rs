@@ -4,9 +4,9 @@ use std::path::Path;
 
 use common::BackupUrl;
 
-/// What somebody needs to know who finds this mount at the worst moment of the year.
+/// The text for an operator who needs the backup in an emergency.
 ///
-/// `warning` is said first: the backup may not have the newest changes.
+/// `warning` comes first: the backup may not have the newest changes.
 pub fn readme_text(url: &BackupUrl, mountpoint: &Path, warning: Option<&str>) -> String {
     let mountpoint = shell_word(&mountpoint.display().to_string());
     let backup = shell_word(&url.to_string());

@@ -1,4 +1,4 @@
-//! [`Destination`]: the place of a restored database.
+//! [`Destination`]: the path of a restored database.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,16 +16,16 @@ use crate::restore::running_node::RunningNode;
 /// Files that SQLite would take for a part of the restored database.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// What is to happen with a database that is there already.
+/// The handling of a database that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays, and nothing is restored.
+    /// The database stays, and nothing is restored.
     Refuse,
-    /// It is renamed, with its journal, when the restored one is complete.
+    /// The database is renamed, with its journal, when the restored one is complete.
     Replace,
 }
 
-/// A place for a database: checked before anything is read.
+/// The path for a restored database, checked before anything is read.
 #[derive(Debug)]
 pub struct Destination {
     path: PathBuf,
@@ -35,21 +35,21 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Checks `path`; a directory means a file of the usual name in it. What a restore to that directory that was killed has left
-    /// there is removed.
+    /// Checks `path`; a directory means a file of the usual name in it. Removes the temporary file of an earlier restore that was
+    /// killed.
     ///
     /// # Errors
-    /// [`RestoreError`] says why nothing may be written there.
+    /// The [`RestoreError`] why nothing may be written there.
     pub fn check(path: &Path, backup: &Path, existing: Existing) -> Result<Self, RestoreError> {
         let path = if path.is_dir() { path.join(DATABASE_NAME) } else { path.to_owned() };
-        // Meant as a directory, and not there.
+        // The slash means a directory, which does not exist.
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(RestoreError::NoDirectory(path));
         }
         let is_absent = path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let Some(name) = path.file_name() else { return Err(RestoreError::NoFileName(path)) };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The directory of a network that is not there yet: no lightningd looks for a file of that name.
+        // It means the directory of a network, which does not exist yet: no lightningd uses a file of that name.
         let is_no_file = is_absent && path.extension().is_none();
         if !parent.is_dir() {
             let missing = if is_no_file {
@@ -78,12 +78,12 @@ impl Destination {
         Ok(Self { path, directory, existing, workplace })
     }
 
-    /// A file in the directory, for what is to get the name.
+    /// A new temporary file in the directory of the destination.
     pub(super) fn new_file(&self) -> io::Result<NamedTempFile> {
         self.workplace.new_file()
     }
 
-    /// Gives the complete file its name, durably, and what is there another one, which is returned.
+    /// Gives the complete file its name, durably, and an existing file another name, which is returned.
     ///
     /// The database goes first, then its journal: without it a journal does no harm, and without its journal a database may be
     /// half a transaction. If power fails in between there is no database.
@@ -112,7 +112,7 @@ impl Destination {
         }
     }
 
-    /// Renames what is there, and adds the names and those they were renamed to.
+    /// Renames the existing files, and adds their old and new names to `renamed`.
     fn put_aside(&self, aside: &Path, renamed: &mut Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
         if self.existing == Existing::Refuse {
             return Ok(());
@@ -131,17 +131,17 @@ impl Destination {
         &self.path
     }
 
-    /// The directory that it is in.
+    /// The directory of the file.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 }
 
-/// That a node looks there for a database of the usual name.
+/// Checks that a node uses a database of the usual name in this directory.
 fn expect_looked_for(directory: &Path) -> Result<(), RestoreError> {
     expect_one_network(directory)?;
     let database = BackupLock::read(directory).ok().and_then(|lock| lock.database);
-    // The directory has no links in it, and what `backup.lock` says may.
+    // `directory` has no links in it; the path in `backup.lock` may have some.
     let without_links = |path: PathBuf| match (path.parent().map(Path::canonicalize), path.file_name()) {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         _ => path,
@@ -154,14 +154,14 @@ fn expect_looked_for(directory: &Path) -> Result<(), RestoreError> {
     }
 }
 
-/// That no node uses the place, and that nothing is there, unless that may be put aside.
+/// Checks that no node uses the path, and that no file is there unless it may be renamed.
 fn expect_free(path: &Path, directory: &Path, existing: Existing) -> Result<(), RestoreError> {
     let error = |source| RestoreError::Write { path: path.to_owned(), source };
     if let Some(node) = RunningNode::find(directory).map_err(error)? {
         return Err(RestoreError::NodeRuns { node });
     }
     if existing == Existing::Replace {
-        // What listens and locks where it usually does was found above. This finds what was told to be elsewhere.
+        // A node with the usual socket and pid file was found above. This finds one that is configured differently.
         return RunningNode::with_open(path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
     }
     // Not `exists()`: a link that leads nowhere is something, too.
@@ -174,7 +174,7 @@ fn expect_free(path: &Path, directory: &Path, existing: Existing) -> Result<(), 
     }
 }
 
-/// The files beside it that SQLite takes for a part of it, and the ends of their names.
+/// The files beside the database that SQLite takes for a part of it, with their suffixes.
 fn companions(path: &Path) -> impl Iterator<Item = (PathBuf, &'static str)> {
     let companions = COMPANIONS.into_iter().map(|suffix| (with_suffix(path, suffix), suffix));
     companions.filter(|(companion, _)| companion.symlink_metadata().is_ok())
@@ -186,7 +186,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Renames a file, and nothing that has the new name already.
+/// Renames a file; fails if the new name exists.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }

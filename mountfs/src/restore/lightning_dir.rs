@@ -1,4 +1,4 @@
-//! [`LightningDir`]: the directory of a node, looked at before anything is made for that.
+//! [`LightningDir`]: the directory of a node, checked before anything is made for it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,51 +7,51 @@ use common::expect_openable;
 
 use crate::restore::running_node::RunningNode;
 
-/// The database of a node in its directory, unless it was told otherwise.
+/// The default name of a node's database in its directory.
 pub const DATABASE_NAME: &str = "lightningd.sqlite3";
 
 /// The file with the node's keys, beside its database.
 pub const HSM_SECRET: &str = "hsm_secret";
 
-/// Networks that have a directory of their own in `~/.lightning`.
+/// The networks that have a directory in `~/.lightning`.
 const NETWORKS: [&str; 6] = ["bitcoin", "testnet", "testnet4", "signet", "regtest", "liquid"];
 
-/// A directory that is there, without links.
+/// The path of an existing directory, without links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LightningDir(PathBuf);
 
-/// Why nothing is made for the node.
+/// The reason why nothing is made for the node.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LightningDirError {
-    /// It is not there.
+    /// The directory does not exist.
     #[error("{} is not a lightning-dir; name the node's directory, for example ~/.lightning/bitcoin", .path.display())]
     NotThere {
-        /// What was named.
+        /// The path as given.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It is something else.
+    /// The path is no directory.
     #[error("{} is not a directory; name the node's directory, for example ~/.lightning/bitcoin", .0.display())]
     NotADirectory(PathBuf),
-    /// It is the directory above those of the networks.
+    /// The directory is the one above those of the networks.
     #[error(transparent)]
     AboveNetworks(#[from] AboveNetworks),
-    /// The node would go on without what is made for it.
+    /// The node runs; it would not use the new files before its next start.
     #[error("{0}: stop lightningd first (`lightning-cli stop`), and do it again")]
     NodeRuns(RunningNode),
-    /// It cannot be read.
+    /// The directory cannot be read.
     #[error("cannot read {}", .path.display())]
     Read {
         /// The directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// A directory in which no node looks: it has one for each network, and a node runs in one of these.
+/// The error for a directory that no node uses: it has one for each network, and a node uses one of these.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} has a directory for each network; name that: {}", .directory.display(), .network.display())]
 pub struct AboveNetworks {
@@ -60,17 +60,17 @@ pub struct AboveNetworks {
 }
 
 impl LightningDir {
-    /// The directory that was named.
+    /// The directory at this path.
     ///
     /// # Errors
-    /// When there is none.
+    /// When it does not exist, or is no directory.
     pub fn find(named: &Path) -> Result<Self, LightningDirError> {
         let path =
             named.canonicalize().map_err(|source| LightningDirError::NotThere { path: named.to_owned(), source })?;
         if path.is_dir() { Ok(Self(path)) } else { Err(LightningDirError::NotADirectory(named.to_owned())) }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -81,23 +81,23 @@ impl LightningDir {
         database.symlink_metadata().is_ok().then_some(database)
     }
 
-    /// Whether the node has run, and has its database elsewhere: its keys are here, and no database.
+    /// Whether the node has run with its database elsewhere: its keys are here, but no database.
     pub fn has_its_database_elsewhere(&self) -> bool {
         self.usual_database().is_none() && self.0.join(HSM_SECRET).exists()
     }
 
-    /// That no node runs on it, nor has this database open. Of another process that has it open, which may only look, a warning
-    /// tells.
+    /// Checks that no node runs in the directory or has this database open. For another process that has it open, and may only
+    /// read it, it logs a warning.
     ///
     /// # Errors
-    /// [`LightningDirError::NodeRuns`], or when that cannot be found out.
+    /// [`LightningDirError::NodeRuns`], or [`LightningDirError::Read`].
     pub fn expect_stopped(&self, database: Option<&Path>) -> Result<(), LightningDirError> {
         let found =
             RunningNode::find(&self.0).map_err(|source| LightningDirError::Read { path: self.0.clone(), source })?;
         match found.or_else(|| database.and_then(RunningNode::with_open)) {
             None => Ok(()),
             Some(other) if !other.is_lightningd() => {
-                log::warn!("{other}: if it changes it, stop it first, and do this again");
+                log::warn!("{other}: if that process writes to it, stop it first, and do this again");
                 Ok(())
             }
             Some(node) => Err(LightningDirError::NodeRuns(node)),
@@ -105,11 +105,11 @@ impl LightningDir {
     }
 }
 
-/// That it is not the directory above those of the networks, where the plugin would not find its `backup.lock`, nor `lightningd`
-/// its database. Nodes of long ago had theirs there: one that has its keys in the directory of a network is none of these.
+/// Checks that it is not the directory above those of the networks, where the plugin would not find its `backup.lock`, nor
+/// `lightningd` its database. Old nodes had their files there, but a node with its keys in the directory of a network has not.
 ///
 /// # Errors
-/// [`AboveNetworks`] names the directory that is meant.
+/// [`AboveNetworks`], with the directory that is probably meant.
 pub fn expect_one_network(directory: &Path) -> Result<(), AboveNetworks> {
     let networks = NETWORKS.iter().map(|name| directory.join(name)).filter(|path| path.is_dir());
     let (with_keys, others): (Vec<_>, Vec<_>) = networks.partition(|path| path.join(HSM_SECRET).exists());

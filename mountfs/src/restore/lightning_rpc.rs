@@ -10,28 +10,28 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The name of the socket in a lightning-dir, unless it is configured to be another.
+/// The default name of the socket in a lightning-dir.
 pub const SOCKET: &str = "lightning-rpc";
 
-/// No answer of this plugin is longer.
+/// The maximum length of an answer, in bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// What came of a command.
+/// The failure of a command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
-    /// Nobody listens, or the connection broke.
+    /// There is no listener, or the connection broke.
     #[error("no answer from lightningd")]
     Io(#[from] io::Error),
-    /// What came is no answer.
+    /// The reply is not valid.
     #[error("lightningd has sent something that is not an answer: {0}")]
     NoAnswer(String),
-    /// It says why not.
+    /// The reply is an error.
     #[error("{0}")]
     Refused(String),
 }
 
-/// A connection.
+/// A connection to the socket of a node.
 #[derive(Debug)]
 pub struct LightningRpc(UnixStream);
 
@@ -39,15 +39,15 @@ impl LightningRpc {
     /// Connects to the node that runs in this directory.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When no process listens there.
     pub fn connect(lightning_dir: &Path) -> io::Result<Self> {
         UnixStream::connect(lightning_dir.join(SOCKET)).map(Self)
     }
 
-    /// Sends one command and waits for its answer: for ever, or as long as it says.
+    /// Sends one command and waits for its answer, for at most `timeout`, if there is one.
     ///
     /// # Errors
-    /// When there is none, or it is a refusal.
+    /// When no valid answer comes, or the answer is an error.
     pub fn call(mut self, method: &str, params: &Value, timeout: Option<Duration>) -> Result<Value, RpcError> {
         self.0.set_read_timeout(timeout)?;
         let request = json!({"jsonrpc": "2.0", "id": "backupfs", "method": method, "params": params});

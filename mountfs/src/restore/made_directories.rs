@@ -1,4 +1,4 @@
-//! [`MadeDirectories`]: the directory that a database is to be restored to, made with those that it is in.
+//! [`MadeDirectories`]: creates the directory that a database is restored to, with its parents.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -9,17 +9,17 @@ use common::Owner;
 
 use super::RestoreError;
 
-/// Directories that were made for a restore: closed to others, and owned as the one that they were made in. When this is dropped
-/// those go again in which there is nothing.
+/// The directories made for a restore: closed to other users, with the owner of their parent. Dropping this removes those that
+/// are empty.
 #[derive(Debug)]
 pub struct MadeDirectories(Vec<PathBuf>);
 
 impl MadeDirectories {
-    /// Makes what `destination` needs: itself, unless it is the name of a file.
+    /// Makes the directories that `destination` needs: itself, unless it is the name of a file, and its parents.
     ///
     /// # Errors
-    /// When the operating system refuses; nothing was made then. A place in the `backup` is refused later, with all else that is
-    /// no destination: nothing is made for it.
+    /// When the operating system refuses; nothing was made then. A path in the `backup` is refused later, as are other
+    /// invalid destinations: nothing is made for it.
     pub fn make_for(destination: &Path, backup: &Path) -> Result<Self, RestoreError> {
         let names_a_directory = destination.as_os_str().as_encoded_bytes().ends_with(b"/");
         let is_file = destination.extension().is_some() && !names_a_directory;
@@ -51,7 +51,7 @@ impl MadeDirectories {
 
 impl Drop for MadeDirectories {
     fn drop(&mut self) {
-        // The database is in there, or whatever somebody else has put there: then they stay.
+        // Fails, as it should, for those that contain the database or files of others.
         self.0.iter().rev().for_each(|directory| drop(fs::remove_dir(directory)));
     }
 }

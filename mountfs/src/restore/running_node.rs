@@ -1,12 +1,12 @@
-//! [`RunningNode`]: a `lightningd` that has a directory in use for which something is to be made.
+//! [`RunningNode`]: finds a `lightningd` that uses a directory.
 //!
 //! `lightningd` holds a POSIX lock on its file `lightningd-<network>.pid`, in the directory above that of the network
 //! (`pidfile_create` in its `lightningd/pidfile.c`), and listens on the socket `lightning-rpc` in that of the network
-//! (`lightningd/jsonrpc.c`). Either can be configured to be elsewhere, so both are looked at. A file that is left of a
-//! node that died is no sign: its lock is gone, and nobody listens.
+//! (`lightningd/jsonrpc.c`). Either can be configured to be elsewhere, so both are checked. A file left by a node that
+//! died is no sign: its lock is gone, and no process listens.
 //!
-//! A database that is elsewhere than the rest (`--wallet=sqlite3://…`) has none of this beside it. Linux tells which process
-//! has it open, as far as those are of the same user and machine.
+//! A database outside of the directory (`--wallet=sqlite3://…`) has none of this beside it. For it `/proc` shows which process
+//! has it open, if that is of the same user and machine.
 
 use std::fmt;
 use std::fs;
@@ -19,35 +19,35 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::restore::lightning_rpc::{LightningRpc, SOCKET};
 
-/// What the process of a node is called.
+/// The name of a node's process.
 const LIGHTNINGD: &str = "lightningd";
 
-/// A node that runs, and how that is known.
+/// A running node, by the way it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunningNode {
-    /// It holds the lock of its pid file.
+    /// The node has its pid file locked.
     Locks {
         /// The pid file.
         pid_file: PathBuf,
-        /// The process, as far as it can be seen from here.
+        /// The process id, if it is visible from here.
         process: Option<i32>,
     },
-    /// It listens on its socket.
+    /// The node listens on its socket.
     Listens {
         /// The socket.
         socket: PathBuf,
     },
-    /// It, or something else, has the database open.
+    /// A process, the node or another one, has the database open.
     HasOpen {
         /// The database.
         database: PathBuf,
-        /// The process.
+        /// The process id.
         process: i32,
     },
 }
 
 impl RunningNode {
-    /// Looks for one that uses this directory, which has no links in it.
+    /// Finds a node that uses this directory, whose path has no links in it.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -60,7 +60,7 @@ impl RunningNode {
                 return Ok(Some(found));
             }
         }
-        // Those of other networks do not use this directory.
+        // The pid files of other networks are of nodes that do not use this directory.
         if let (Some(above), Some(network)) = (directory.parent(), directory.file_name()) {
             let pid_file = above.join(format!("lightningd-{}.pid", network.to_string_lossy()));
             if let Some(found) = Self::holding(&pid_file)? {
@@ -71,11 +71,11 @@ impl RunningNode {
         Ok(listens.then(|| Self::Listens { socket: directory.join(SOCKET) }))
     }
 
-    /// A process that has this file open, a `lightningd` before all others; `None` also where that cannot be seen.
+    /// A process that has this file open, preferably a `lightningd`; `None` also where that is not visible.
     pub fn with_open(database: &Path) -> Option<Self> {
         let (wanted, real) = (fs::metadata(database).ok()?, database.canonicalize().ok()?);
         let is_it = |descriptor: PathBuf| {
-            // Those of other names are not asked: a network file system that hangs would never answer.
+            // Files of other names are not examined: a network file system that hangs would never answer.
             fs::read_link(&descriptor).is_ok_and(|path| path.file_name() == real.file_name())
                 && fs::metadata(&descriptor).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
         };
@@ -88,7 +88,7 @@ impl RunningNode {
         found.max_by_key(Self::is_lightningd)
     }
 
-    /// Whether it is `lightningd`, and not something else that has the database open.
+    /// Whether it is `lightningd`, and not another program that has the database open.
     pub fn is_lightningd(&self) -> bool {
         match self {
             Self::Locks { .. } | Self::Listens { .. } => true,
@@ -98,13 +98,13 @@ impl RunningNode {
         }
     }
 
-    /// Whoever holds the lock of a pid file; `None` also where that may not be looked at: only its owner restores.
+    /// The process that has a pid file locked; `None` also without permission to read it: only its owner restores.
     fn holding(pid_file: &Path) -> io::Result<Option<Self>> {
         let Ok(file) = open_regular_file(pid_file) else { return Ok(None) };
         let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))?;
         Ok(found.map(|lock| Self::Locks {
             pid_file: pid_file.to_owned(),
-            // Less than nothing for one on another machine, or for a lock that is of no process.
+            // Negative for a process on another machine, or for a lock that is of no process.
             process: lock.pid.map(|pid| pid.as_raw_nonzero().get()).filter(|&process| process > 0),
         }))
     }

@@ -1,10 +1,10 @@
-//! [`Attr`]: what `stat` tells, and for how long it is true.
+//! [`Attr`]: the attributes that `stat` returns, and how long the kernel may cache them.
 
 use common::Timestamp;
 
 use crate::tree::node::{Kind, Node};
 
-/// What `stat` tells, apart from the owner, which is the same everywhere.
+/// The attributes that `stat` returns, without the owner, which is the same everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {
     /// The inode.
@@ -13,41 +13,41 @@ pub struct Attr {
     pub kind: Kind,
     /// Bytes of a file or of the target of a link; 0 for a directory.
     pub size_bytes: u64,
-    /// Names of this inode; for a directory two plus its subdirectories, or 1 when those are not counted.
+    /// The number of links: for a directory two plus its subdirectories, or 1 when those are not counted.
     pub links: u32,
     /// Permission bits.
     pub permissions: u16,
-    /// When it was recorded.
+    /// The time at which it was recorded.
     pub time: Timestamp,
-    /// Whether these attributes can become others.
+    /// Whether these attributes can change.
     pub lasts: Lasts,
 }
 
-/// How long the kernel may go on believing something without asking again.
+/// How long the kernel may cache an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lasts {
-    /// It never changes.
+    /// The answer never changes.
     Forever,
-    /// It may be different the next time.
+    /// The answer may be different the next time: it is not cached.
     Moment,
 }
 
 /// The answer to a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// What the name stands for.
+    /// The attributes of the node that has the name.
     pub attr: Attr,
-    /// Whether the name can come to stand for something else.
+    /// Whether the name can come to mean another node.
     pub name_lasts: Lasts,
 }
 
-/// How many directories there are in one.
+/// The number of subdirectories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subdirectories {
-    /// So many.
+    /// This many.
     Known(u32),
-    /// Counting them would cost too much. Programs know the single link that then is told from other file systems, and do
-    /// not conclude anything from it.
+    /// Counting them would cost too much. The link count is 1 then, as on other file systems that do not count; programs
+    /// conclude nothing from it.
     NotCounted,
 }
 

@@ -1,7 +1,7 @@
 //! The versions in order of the clock, for the directories below `by-time`.
 //!
-//! Which directories there are is asked of the history one after the other. The links of the hour that was listed last are
-//! kept, as a listing takes many requests.
+//! The directories are found in the history, one after the other. The links of the hour that was listed last are cached,
+//! because a listing takes many requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use common::{History, ReadError, Seq, Timestamp};
 use crate::tree::calendar::Period;
 use crate::tree::node::SEQ_MAX;
 
-/// Bits of a cookie that count the versions of one microsecond.
+/// The bits of a cookie that count the versions of one microsecond.
 const TIE_BITS: u32 = 31;
 
-/// A place in the listing of an hour: every link has one of its own, and it stays the same while the hour grows.
+/// A position in the listing of an hour: unique for each link, and stable while the hour grows.
 ///
 /// It is made of the microsecond within the hour and, for versions recorded in the same microsecond, their number. It
 /// fits into the 63 bits that a directory offset has, and is never below 2^31.
@@ -32,10 +32,10 @@ impl LinkCookie {
     }
 }
 
-/// When the newest version of a period was recorded; `None` when the period is empty and so not listed.
+/// The time of the newest version of a period; `None` when the period is empty and so not listed.
 ///
 /// # Errors
-/// When what may tell cannot be read.
+/// When a part of the history that is needed cannot be read.
 pub fn newest_in(history: &History, period: Period) -> Result<Option<Timestamp>, ReadError> {
     let span = period.span();
     Ok(history.last_time_before(span.end)?.filter(|at| span.contains(&at.as_micros())))
@@ -65,7 +65,7 @@ pub fn children_from(
     })
 }
 
-/// The versions that were recorded in an hour, those of one moment in order of seq.
+/// The versions that were recorded in an hour, in order of time, then of seq.
 #[derive(Debug)]
 pub struct Hour {
     start: i64,
@@ -76,7 +76,7 @@ impl Hour {
     /// The links of the hour, in order of time, that come after the one with this cookie.
     pub fn links_after(&self, cookie: u64) -> impl Iterator<Item = (LinkCookie, Seq)> + '_ {
         let micros_in_hour = |at: Timestamp| (at.as_micros() - self.start).unsigned_abs();
-        // Everything before the microsecond of the cookie is behind us; within it the ties are counted from the first.
+        // Skips everything before the microsecond of the cookie; within it the ties are counted from the first.
         let first = self.entries.partition_point(|(at, _)| LinkCookie::new(micros_in_hour(*at) + 1, 0).get() <= cookie);
         let mut tie = 0;
         let mut previous = None;
@@ -95,12 +95,12 @@ impl Hour {
 /// comes or goes changes one of the two for good, as no seq is used twice.
 type Listed = (Period, Option<Seq>, u64, Arc<Hour>);
 
-/// Keeps the hour that was listed last.
+/// The cache of the hour that was listed last.
 #[derive(Debug, Default)]
 pub struct LastHour(Mutex<Option<Listed>>);
 
 impl LastHour {
-    /// The versions of an hour, and why there may be others. An hour that may lack versions is not kept.
+    /// The versions of an hour, and the error if some may be missing. An hour that may lack versions is not cached.
     pub fn read(&self, history: &History, hour: Period) -> (Arc<Hour>, Result<(), ReadError>) {
         let newest = history.newest().map(|version| version.seq);
         let count = history.version_count();
@@ -118,7 +118,7 @@ impl LastHour {
         (versions, read)
     }
 
-    /// Forgets it: the history is another one now.
+    /// Clears the cache: the history is another one now.
     pub fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

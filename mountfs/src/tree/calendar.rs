@@ -1,4 +1,4 @@
-//! [`Period`]: the directories below `by-time`, which are stretches of UTC time.
+//! [`Period`]: the directories below `by-time`, which are periods of UTC time.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use common::{DataVersion, Timestamp};
 use jiff::civil::{Date, DateTime, date};
 use jiff::{Span, ToSpan as _};
 
-/// A stretch of time that is a directory: all of it (`by-time` itself), a year, a month, a day or an hour.
+/// A period of time that is a directory: all of it (`by-time` itself), a year, a month, a day or an hour.
 ///
 /// A value is always a date that exists: the constructors are [`Period::Ever`], [`child_named`](Self::child_named),
 /// [`child_at`](Self::child_at) and [`from_bits`](Self::from_bits), and all of them check.
@@ -25,7 +25,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// The finer period that holds this moment; `None` for an hour, whose content is links, and for a moment outside.
+    /// The finer period that contains this moment; `None` for an hour, whose content is links, and for a moment outside.
     pub fn child_at(self, moment: Timestamp) -> Option<Self> {
         if !self.span().contains(&moment.as_micros()) {
             return None;
@@ -66,7 +66,7 @@ impl Period {
         }
     }
 
-    /// The directory that holds this one; `None` for `by-time` itself.
+    /// The parent directory; `None` for `by-time` itself.
     pub fn parent(self) -> Option<Self> {
         match self {
             Self::Ever => None,
@@ -88,7 +88,7 @@ impl Period {
         }
     }
 
-    /// Year, month, day or hour: orders the directories of one parent by time. 0 for `by-time` itself.
+    /// The year, month, day or hour, which orders the directories of one parent by time. 0 for `by-time` itself.
     pub fn number(self) -> u16 {
         let number = match self {
             Self::Ever => 0,
@@ -100,7 +100,7 @@ impl Period {
         number.unsigned_abs()
     }
 
-    /// First microsecond and first one after it, since 1970.
+    /// The first microsecond, and the first one after the period, since 1970.
     pub fn span(self) -> Range<i64> {
         let step: Span = match self {
             Self::Ever => return 0..i64::MAX,
@@ -124,7 +124,7 @@ impl Period {
         }
     }
 
-    /// As a number below 2^32, for an inode. Fields that the period does not have are 0; the hour is stored plus one.
+    /// The period as a number below 2^32, for an inode. Fields that the period does not have are 0; the hour is stored plus one.
     pub fn to_bits(self) -> u32 {
         let (year, month, day, hour) = match self {
             Self::Ever => (0, 0, 0, 0),
@@ -137,7 +137,7 @@ impl Period {
         u32::from(year.unsigned_abs()) << 16 | field(month) << 12 | field(day) << 6 | field(hour)
     }
 
-    /// The period that [`to_bits`](Self::to_bits) made this number of; `None` if it made it of none.
+    /// The period of which [`to_bits`](Self::to_bits) returns this number; `None` if there is none.
     pub fn from_bits(bits: u32) -> Option<Self> {
         let field = |shift: u32, mask: u32| i16::try_from((bits >> shift) & mask).ok();
         let steps = [field(16, 0xffff)?, field(12, 0xf)?, field(6, 0x3f)?, field(0, 0x3f)? - 1];
@@ -159,15 +159,14 @@ fn micros(moment: DateTime) -> i64 {
     i64::try_from(micros).expect("BUG: years 1970 to 9999 fit into 64 bits of microseconds")
 }
 
-/// Name of the link to a version in the directory of its hour: `05m07.123456s-v123456`.
+/// The name of the link to a version in the directory of its hour: `05m07.123456s-v123456`.
 pub fn link_name(recorded_at: Timestamp, version: DataVersion) -> String {
     let civil = recorded_at.to_civil();
     let micros = civil.subsec_nanosecond() / 1000;
     format!("{:02}m{:02}.{micros:06}s-v{version}", civil.minute(), civil.second())
 }
 
-/// The version that a link of this name belongs to, if the name looks like one. Whether the rest of the name is right
-/// shows when [`link_name`] makes it again.
+/// The version in the name of a link. The caller checks the rest of the name against [`link_name`].
 pub fn version_in_link_name(name: &str) -> Option<DataVersion> {
     name.rsplit_once("-v")?.1.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What is in `changes.sql` and `info.json`.
+//! The contents of `changes.sql` and `info.json`.
 
 use common::{Origin, Version, View};
 use format::snapshot_ref::SnapshotReason;
@@ -17,24 +17,24 @@ pub fn changes_sql(statements: &[String]) -> Vec<u8> {
     text
 }
 
-/// How many pages a version has, and how big they are.
+/// The size of a version, in pages and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Pages of the database.
+    /// The number of pages of the database.
     pub pages: u32,
-    /// Bytes of a page.
+    /// The page size in bytes.
     pub page_size: u32,
-    /// Bytes of the database.
+    /// The size of the database in bytes.
     pub size_bytes: u64,
 }
 
 impl Shape {
-    /// That of an open version.
+    /// The size of an open version.
     pub fn of(view: &View) -> Self {
         Self { pages: view.page_count(), page_size: view.page_size().get(), size_bytes: view.size_bytes() }
     }
 
-    /// That of a version of which the backup tells it.
+    /// The size of a version, if the backup has it recorded.
     pub fn recorded(version: &Version) -> Option<Self> {
         let (pages, page_size) = (version.page_count?, version.page_size?.get());
         Some(Self { pages, page_size, size_bytes: u64::from(pages) * u64::from(page_size) })
@@ -51,7 +51,7 @@ struct Info<'a> {
     /// The file of the backup that the version is recorded in.
     #[serde(skip_serializing_if = "Option::is_none")]
     segment: Option<&'a str>,
-    /// This and the next two are `null` when the version cannot be read; `problem` says why.
+    /// This and the next two are `null` when the version cannot be read; `problem` is the reason.
     pages: Option<u32>,
     page_size: Option<u32>,
     size_bytes: Option<u64>,

@@ -1,14 +1,14 @@
-//! [`ErrorLog`]: every failure once, so that `ls` in a loop does not fill the disk.
+//! [`ErrorLog`]: logs each failure once, so that `ls` in a loop does not fill the disk.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::tree::fs_error::{FsError, chain};
 
-/// Texts remembered. A damaged file may spoil some hundred versions, each with a text of its own.
+/// The most texts remembered. A damaged file may affect some hundred versions, each with a text of its own.
 const TEXTS_MAX: usize = 4096;
 
-/// What has been logged.
+/// The texts that have been logged.
 #[derive(Debug, Default)]
 pub struct ErrorLog(Mutex<HashSet<String>>);
 
@@ -33,7 +33,7 @@ impl ErrorLog {
         Some(text)
     }
 
-    /// Forgets all: the same text may mean something else now.
+    /// Forgets all texts: the same text may mean another failure now.
     pub fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -1,16 +1,14 @@
 //! [`Fs`]: the mounted tree over a backup, without FUSE: names and inodes in, attributes and bytes out.
 
-use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Version, View, Views};
 
-use crate::tree::attr::{Attr, Entry, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
+use crate::tree::attr::{Attr, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
 use crate::tree::by_time;
 use crate::tree::by_time::LastHour;
-use crate::tree::calendar;
 use crate::tree::calendar::Period;
 use crate::tree::content;
 use crate::tree::content::Shape;
@@ -18,19 +16,15 @@ use crate::tree::error_log::ErrorLog;
 use crate::tree::fs_error::{FsError, chain};
 use crate::tree::listing::Unlisted;
 use crate::tree::node;
-use crate::tree::node::{Kind, Node, Part, SEQ_MAX};
+use crate::tree::node::{Node, Part, SEQ_MAX};
 use crate::tree::open_files::{Content, OpenFile, OpenFiles};
 use crate::tree::prefill::{Prefill, Reading};
 use crate::tree::size_cache::Shapes;
 
-/// How many of the newest versions may still change their meaning: the newest can be rewound or get a rider, and the one
-/// before it too once that has happened.
-const UNSETTLED_VERSIONS: u64 = 2;
-
 /// Whether an answer may have to wait for a view to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cost {
-    /// Answered from memory, or after reading a record.
+    /// The answer comes from memory, or after reading a record.
     Small,
     /// A view may have to be built: milliseconds to seconds.
     View,
@@ -50,11 +44,11 @@ pub struct Fs {
     shapes: Shapes,
     errors: ErrorLog,
     started: Instant,
-    /// When somebody asked for something last, in milliseconds after the start.
+    /// The time of the last request, in milliseconds after the start.
     touched_ms: AtomicU64,
-    /// Why the history may end before the newest version, if it may.
+    /// The reason why the history may end before the newest version, if it may.
     end_unknown: Mutex<Option<String>>,
-    /// Whether a file of the backup was another one than before when it was read.
+    /// Whether a file of the backup was found to be replaced when it was read.
     replaced: AtomicBool,
 }
 
@@ -65,7 +59,7 @@ impl Fs {
         Self::with_readme(backup, history, Arc::from(readme.into_bytes()), views_bytes_max)
     }
 
-    /// The tree over what is in the place of the backup now.
+    /// The tree over the backup that has replaced this one at its path.
     pub fn again(&self, backup: Arc<Backup>, history: RwLock<History>) -> Self {
         Self::with_readme(backup, history, Arc::clone(&self.readme), self.views_bytes_max)
     }
@@ -90,53 +84,21 @@ impl Fs {
         }
     }
 
-    /// What `name` stands for in the directory `parent`.
-    ///
-    /// # Errors
-    /// [`FsError::NoEntry`] when it stands for nothing, [`FsError::NotADirectory`] when `parent` is none.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, FsError> {
-        self.touch();
-        let node = self.child(parent, name)?;
-        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
-    }
-
-    /// What a [`lookup`](Self::lookup) costs.
-    pub fn lookup_cost(&self, parent: u64, name: &OsStr) -> Cost {
-        self.child(parent, name).map_or(Cost::Small, |node| self.attr_cost(node))
-    }
-
-    /// What a lookup of this inode's name answers.
-    ///
-    /// # Errors
-    /// As [`getattr`](Self::getattr).
-    pub fn entry(&self, inode: u64) -> Result<Entry, FsError> {
-        let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
-        Ok(Entry { attr: self.attr(node)?, name_lasts: self.name_lasts(node) })
-    }
-
-    /// What it costs to list a directory with the attributes of all that is in it.
-    pub fn entries_cost(&self, inode: u64) -> Cost {
-        match Node::from_inode(inode) {
-            Some(Node::OfVersion(seq, Part::Directory)) => self.attr_cost(Node::OfVersion(seq, Part::Database)),
-            _ => Cost::Small,
-        }
-    }
-
     /// The attributes of an inode.
     ///
     /// # Errors
-    /// [`FsError::NoEntry`] when nothing has it (any more).
+    /// [`FsError::NoEntry`] when no node has it (any more).
     pub fn getattr(&self, inode: u64) -> Result<Attr, FsError> {
         self.touch();
         self.attr(Node::from_inode(inode).ok_or(FsError::NoEntry)?)
     }
 
-    /// What a [`getattr`](Self::getattr) costs.
+    /// The cost of a [`getattr`](Self::getattr).
     pub fn getattr_cost(&self, inode: u64) -> Cost {
         Node::from_inode(inode).map_or(Cost::Small, |node| self.attr_cost(node))
     }
 
-    /// Where a link points.
+    /// The target of a link.
     ///
     /// # Errors
     /// [`FsError::NotALink`], or [`FsError::NoEntry`] when the link is gone.
@@ -151,10 +113,10 @@ impl Fs {
         }
     }
 
-    /// Opens a file for reading and returns its handle and how long its bytes last.
+    /// Opens a file for reading. Returns its handle, and how long the kernel may cache its bytes.
     ///
     /// # Errors
-    /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read: it is logged, too.
+    /// [`FsError::View`] or [`FsError::Statements`] when the version cannot be read; the error is logged, too.
     pub fn open(&self, inode: u64) -> Result<(u64, Lasts), FsError> {
         self.touch();
         let node = Node::from_inode(inode).ok_or(FsError::NoEntry)?;
@@ -185,7 +147,7 @@ impl Fs {
         Ok((self.open_files.insert(file), lasts))
     }
 
-    /// What an [`open`](Self::open) costs. Even a version whose size is known may have to be built to be read.
+    /// The cost of an [`open`](Self::open). Even a version whose size is known may have to be built to be read.
     pub fn open_cost(&self, inode: u64) -> Cost {
         match Node::from_inode(inode) {
             Some(Node::OfVersion(seq, Part::Database)) if !self.views.has(seq) => Cost::View,
@@ -202,11 +164,10 @@ impl Fs {
         self.open_files.get(handle).map(|file| file.attr).ok_or(FsError::NotOpen)
     }
 
-    /// Up to `size` bytes of an open file, fewer only at its end. They lie in `scratch`, which the
-    /// next read may use again.
+    /// Reads up to `size` bytes of an open file, fewer only at its end. The bytes lie in `scratch`, a reusable buffer.
     ///
     /// # Errors
-    /// [`FsError::NotOpen`], or [`FsError::Page`], which is logged, too.
+    /// [`FsError::NotOpen`], or [`FsError::Page`]; the latter is logged, too.
     pub fn read<'a>(&self, handle: u64, offset: u64, size: u32, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], FsError> {
         let file = self.open_files.get(handle).ok_or(FsError::NotOpen)?;
         let inode = file.attr.inode;
@@ -225,7 +186,7 @@ impl Fs {
         Ok(&out[..read])
     }
 
-    /// What puts files into the kernel's page cache.
+    /// The part that puts files into the kernel's page cache.
     pub fn prefill(&self) -> &Prefill {
         &self.prefill
     }
@@ -241,7 +202,7 @@ impl Fs {
         self.open_files.inodes()
     }
 
-    /// Bytes of memory that versions take which are open or kept ready.
+    /// The bytes of memory used by versions that are open or cached.
     pub fn views_bytes(&self) -> u64 {
         self.views.memory_bytes()
     }
@@ -251,34 +212,34 @@ impl Fs {
         &self.backup
     }
 
-    /// Whether a file of the backup was another one than before when it was read: all that is known of it is void.
+    /// Whether a file of the backup was found to be replaced when it was read: then all cached state is invalid.
     pub fn was_replaced(&self) -> bool {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the backup takes on its disk; 0 when that cannot be found out.
+    /// The bytes that the backup uses on its disk; 0 when they cannot be read.
     pub fn stored_bytes(&self) -> u64 {
         self.backup.read_bytes().map_or(0, |bytes| bytes.total())
     }
 
-    /// About how many files there are in the mount, directories and links included.
+    /// The approximate number of files in the mount, directories and links included.
     pub fn file_count(&self) -> u64 {
         let per_version = Part::FILES.len() as u64 + 2;
         self.history().version_count().saturating_mul(per_version) + Node::IN_ROOT.len() as u64
     }
 
-    /// The history, to be added to.
+    /// The history, for the thread that updates it.
     pub fn history_lock(&self) -> &RwLock<History> {
         &self.history
     }
 
-    /// Says whether the end of the backup can be read. While it cannot, `latest` leads nowhere: the newest version that is
-    /// intact is an old state, which nobody must restore by mistake.
+    /// Sets the reason why the end of the backup cannot be read, if so. Then `latest` cannot be resolved: the newest intact
+    /// version is an old state, which must not be restored by mistake.
     pub fn set_end_unknown(&self, problem: Option<String>) {
         *self.end_unknown.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
-    /// Versions were dropped: those that are open stay readable, the others are gone.
+    /// Versions were dropped: keeps those readable that are open, and clears the caches.
     pub fn hold_what_is_open(&self) {
         for view in self.open_files.views() {
             self.backup.hold_dropped(&view);
@@ -288,7 +249,7 @@ impl Fs {
         self.unlisted.forget();
     }
 
-    /// Opens the newest version, so that it is there when somebody asks for it. Whoever asks meanwhile waits for it.
+    /// Opens the newest version ahead of the first request for it. A request that comes meanwhile waits for it.
     pub fn open_newest(&self) {
         let planned = {
             let history = self.history();
@@ -302,18 +263,18 @@ impl Fs {
         }
     }
 
-    /// How long nobody has asked for anything.
+    /// The time since the last request.
     pub fn untouched_for(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.touched_ms.load(Ordering::Relaxed)))
     }
 
-    /// Somebody asks for something.
+    /// Notes the time of a request.
     pub(crate) fn touch(&self) {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.touched_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// The history, for as long as the guard lives; nothing new appears meanwhile, so that must be short.
+    /// The history, locked for reading. New versions cannot appear until the guard is dropped, so keep it short.
     pub fn history(&self) -> RwLockReadGuard<'_, History> {
         self.history.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -323,69 +284,12 @@ impl Fs {
         &self.last_hour
     }
 
-    /// What is missing from the listing of `versions`.
+    /// The place where names are missing from the listing of `versions`.
     pub(crate) fn unlisted(&self) -> &Unlisted {
         &self.unlisted
     }
 
-    fn child(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
-        let parent = Node::from_inode(parent).ok_or(FsError::NoEntry)?;
-        if parent.kind() != Kind::Directory {
-            return Err(FsError::NotADirectory);
-        }
-        let name = name.to_str().ok_or(FsError::NoEntry)?;
-        self.child_named(parent, name)?.ok_or(FsError::NoEntry)
-    }
-
-    fn child_named(&self, parent: Node, name: &str) -> Result<Option<Node>, FsError> {
-        Ok(match parent {
-            Node::Root => {
-                let known = Node::IN_ROOT.into_iter().find(|(known, _)| *known == name);
-                let node = known.map(|(_, node)| node);
-                node.filter(|node| *node != Node::Latest || self.history().newest().is_some())
-            }
-            Node::Versions => {
-                let version = name.parse().map_or(Ok(None), |version| self.version_numbered(version))?;
-                version.map(|version| Node::OfVersion(version.seq, Part::Directory))
-            }
-            Node::ByTime(hour @ Period::Hour(..)) => {
-                let version = calendar::version_in_link_name(name);
-                let version = version.map_or(Ok(None), |version| self.version_numbered(version))?;
-                let version = version.filter(|version| {
-                    let here = hour.span().contains(&version.recorded_at.as_micros());
-                    here && calendar::link_name(version.recorded_at, version.data_version) == name
-                });
-                version.map(|version| Node::OfVersion(version.seq, Part::TimeLink))
-            }
-            Node::ByTime(period) => match period.child_named(name) {
-                Some(child) => {
-                    let there = self.history().has_versions_between(&child.span());
-                    there.map_err(|error| self.history_error(error))?.then_some(Node::ByTime(child))
-                }
-                None => None,
-            },
-            Node::OfVersion(seq, Part::Directory) => {
-                self.version(seq)?;
-                Part::from_file_name(name).map(|part| Node::OfVersion(seq, part))
-            }
-            Node::Readme | Node::Latest | Node::OfVersion(..) => None,
-        })
-    }
-
-    fn name_lasts(&self, node: Node) -> Lasts {
-        match node {
-            Node::Readme | Node::Versions | Node::ByTime(Period::Ever) => Lasts::Forever,
-            // The versions of an hour may all be rewound, and then the hour is gone.
-            Node::Root | Node::Latest | Node::ByTime(_) => Lasts::Moment,
-            Node::OfVersion(_, Part::Database | Part::Changes | Part::Info) => Lasts::Forever,
-            Node::OfVersion(seq, Part::Directory | Part::TimeLink) => {
-                let newer = self.history().newer_versions(seq);
-                if newer >= UNSETTLED_VERSIONS { Lasts::Forever } else { Lasts::Moment }
-            }
-        }
-    }
-
-    fn attr_cost(&self, node: Node) -> Cost {
+    pub(super) fn attr_cost(&self, node: Node) -> Cost {
         match node {
             // A version that cannot be found has no attributes either.
             Node::OfVersion(seq, Part::Database | Part::Info) => match self.version(seq) {
@@ -396,7 +300,7 @@ impl Fs {
         }
     }
 
-    fn attr(&self, node: Node) -> Result<Attr, FsError> {
+    pub(super) fn attr(&self, node: Node) -> Result<Attr, FsError> {
         let created = self.backup.manifest().created;
         match node {
             Node::Root | Node::Versions => {
@@ -408,7 +312,7 @@ impl Fs {
                 let newest = by_time::newest_in(&self.history(), period);
                 let time = match newest.map_err(|error| self.history_error(error)) {
                     Ok(Some(time)) => time,
-                    // It is always there, whatever is in it.
+                    // `by-time` itself is always there, even empty.
                     _ if period == Period::Ever => created,
                     Ok(None) => return Err(FsError::NoEntry),
                     Err(error) => return Err(error),
@@ -418,7 +322,7 @@ impl Fs {
             Node::Readme => Ok(file_attr(node, self.readme.len() as u64, created, Lasts::Forever)),
             Node::Latest => {
                 let target = match self.latest_target() {
-                    // It is there, and reading it tells.
+                    // The link is listed; reading it returns the error.
                     Err(FsError::NewestUnknown { .. }) => String::new(),
                     target => target?,
                 };
@@ -442,8 +346,8 @@ impl Fs {
                 let (text, lasts) = self.info(version)?;
                 file_attr(node, text.len() as u64, time, lasts)
             }
-            // A version that cannot be read is still listed, or `ls -l` of its directory would fail as a whole and say
-            // nothing about the files that are intact. Its `open` says EIO.
+            // A version that cannot be read is still listed: otherwise `ls -l` of its directory would fail and not show the
+            // files that are intact. Its `open` returns EIO.
             Part::Database => match self.shape(version) {
                 Ok(shape) => file_attr(node, shape.size_bytes, time, Lasts::Forever),
                 Err(_) => file_attr(node, 0, time, Lasts::Moment),
@@ -451,12 +355,12 @@ impl Fs {
         })
     }
 
-    fn version(&self, seq: Seq) -> Result<Version, FsError> {
+    pub(super) fn version(&self, seq: Seq) -> Result<Version, FsError> {
         let version = self.history().version_by_seq(seq);
         version.map_err(|error| self.history_error(error))?.ok_or(FsError::NoEntry)
     }
 
-    fn version_numbered(&self, number: DataVersion) -> Result<Option<Version>, FsError> {
+    pub(super) fn version_numbered(&self, number: DataVersion) -> Result<Option<Version>, FsError> {
         let version = self.history().version(number).map_err(|error| self.history_error(error))?;
         Ok(version.filter(|version| version.seq.get() <= SEQ_MAX))
     }
@@ -513,7 +417,7 @@ impl Fs {
         }
     }
 
-    /// `info.json`, which names the file that the version is in: that lasts once it is sealed.
+    /// The text of `info.json`. It names the file that the version is in, which does not change after sealing.
     fn info(&self, version: &Version) -> Result<(Vec<u8>, Lasts), FsError> {
         let (segment, is_sealed) = {
             let history = self.history();
@@ -530,7 +434,7 @@ impl Fs {
         })
     }
 
-    /// The history cannot tell what was asked. Logged once.
+    /// The error for a part of the history that cannot be read; logged once.
     pub(crate) fn history_error(&self, error: ReadError) -> FsError {
         self.note_replaced(&error);
         let error = FsError::History(Arc::new(error));

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use common::{DataVersion, ReadError, ReplayError, Seq};
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// Nothing has this name or inode: it never did, was lost in a gap or rewound.
+    /// No node has this name or inode: it never existed, or its version was lost in a gap or rewound.
     #[error("there is no such file")]
     NoEntry,
-    /// The inode is of a backup, or of a copy, that is not there any more.
-    #[error("the backup was replaced by another one, and this is of the earlier one; look it up anew")]
+    /// The inode belongs to a backup, or a copy of it, that was replaced.
+    #[error("the backup was replaced by another one, and this file is of the earlier one; open it again by its path")]
     Stale,
     /// A directory was needed.
     #[error("this is not a directory")]
@@ -22,19 +22,19 @@ pub enum FsError {
     /// A link was needed.
     #[error("this is not a link")]
     NotALink,
-    /// Everything that would change something.
+    /// The request would change something.
     #[error("the mount is read-only")]
     ReadOnly,
     /// The handle belongs to no open file.
     #[error("this file is not open")]
     NotOpen,
-    /// Which version is the newest cannot be known.
+    /// The newest version is not known.
     #[error("the end of the backup cannot be read, so its newest version is not known: {problem}")]
     NewestUnknown {
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// What the backup says about a version or a stretch of time cannot be read.
+    /// A part of the history, about a version or a period of time, cannot be read.
     #[error("a part of the history cannot be read")]
     History(#[source] Arc<ReadError>),
     /// The version cannot be rebuilt.
@@ -42,9 +42,9 @@ pub enum FsError {
     View {
         /// The version.
         version: DataVersion,
-        /// Its last record.
+        /// The seq of its last record.
         seq: Seq,
-        /// Why.
+        /// The cause.
         #[source]
         source: Arc<ReplayError>,
     },
@@ -53,9 +53,9 @@ pub enum FsError {
     Statements {
         /// The version.
         version: DataVersion,
-        /// Its last record.
+        /// The seq of its last record.
         seq: Seq,
-        /// Why.
+        /// The cause.
         #[source]
         source: ReadError,
     },
@@ -64,16 +64,16 @@ pub enum FsError {
     Page {
         /// The open file.
         inode: u64,
-        /// Where in it.
+        /// The offset in the file.
         offset: u64,
-        /// Why.
+        /// The cause.
         #[source]
         source: ReadError,
     },
 }
 
 impl FsError {
-    /// Whether it is about something that is not there any more, because something else is in its place.
+    /// Whether the error is about a backup, or a file of it, that was replaced.
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Stale => true,

@@ -1,18 +1,18 @@
-//! [`Tag`]: which inodes the kernel is given for those of a tree.
+//! [`Tag`]: maps the inodes of a tree to those that the kernel gets.
 //!
 //! A tree numbers its inodes by the seqs of its backup. When another backup, or another copy, is put in its place, the same
-//! seqs stand for other versions; the kernel, which keeps what it has read under the number of the inode for a day, must not
-//! take one for the other. So all inodes of the next tree are others. Whoever still asks for one of the earlier tree is told
-//! that it is stale (ESTALE), upon which the kernel looks the path up anew.
+//! seqs mean other versions; the kernel, which caches data under the inode number for a day, must not confuse them. So each
+//! tree has its own inodes. A request for an inode of an earlier tree is answered with ESTALE, upon which the kernel looks
+//! the path up anew.
 //!
-//! The directory of the versions is besides another one after every compaction: with it the kernel lets go of all the names
-//! that it has kept in there, those of directories that somebody stands in included.
+//! The directory of the versions also gets another inode after each compaction: with the old one the kernel drops all cached
+//! names in there, also those of directories in which a process has its working directory.
 //!
 //! ```text
 //! bit 63     the directory is below by-time; the other bits are as below
-//! 47 to 62   which tree
+//! 47 to 62   the number of the tree
 //! bit 46     it is the directory of the versions, and bits 0 to 45 count the compactions
-//! 0 to 46    else as in the tree; one with more bits than that, of which there is none, has no place here
+//! 0 to 46    otherwise the inode of the tree, which never has more bits
 //! ```
 
 use crate::tree::node::Node;
@@ -22,12 +22,12 @@ const TREE_SHIFT: u32 = 47;
 const TREE_BITS: u64 = 0xffff << TREE_SHIFT;
 const VERSIONS_BIT: u64 = 1 << 46;
 
-/// What is added to the inodes of a tree.
+/// The bits that are added to the inodes of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
-    /// How many trees there were before it.
+    /// The number of trees before this one.
     pub tree: u64,
-    /// How often versions were dropped from it.
+    /// The number of compactions of this tree.
     pub compactions: u64,
 }
 
@@ -42,7 +42,7 @@ impl Tag {
         inode | (self.tree << TREE_SHIFT & TREE_BITS)
     }
 
-    /// What an inode that the kernel was given is in the tree; `None` when it is of another one.
+    /// The inode in the tree for one of the kernel; `None` when it belongs to another tree.
     pub fn inward(self, inode: u64) -> Option<u64> {
         if inode == ROOT {
             return Some(ROOT);

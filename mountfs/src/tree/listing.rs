@@ -1,7 +1,7 @@
-//! What the directories list, in which order, and where a listing that was interrupted goes on.
+//! The listing of directories: their order, and where an interrupted listing continues.
 //!
-//! A cookie is the place behind an entry and stays the same while the directory grows: the seq of a version, the number
-//! of a month, never "the hundredth entry".
+//! A cookie is the position after an entry. It is stable while the directory grows: the seq of a version, the number of a
+//! month, never "the hundredth entry".
 
 use std::fmt::{self, Write as _};
 use std::ops::ControlFlow;
@@ -15,8 +15,10 @@ use crate::tree::fs::Fs;
 use crate::tree::fs_error::FsError;
 use crate::tree::node::{Kind, Node, Part, SEQ_MAX};
 
-/// Cookies behind `.` and `..`; those of the other entries are higher.
+/// The cookie after `.`.
 const DOT: u64 = 1;
+
+/// The cookie after `..`; those of the other entries are higher.
 const DOT_DOT: u64 = 2;
 
 /// A name in a directory.
@@ -24,20 +26,20 @@ const DOT_DOT: u64 = 2;
 pub struct Name<'a> {
     /// The name.
     pub name: &'a str,
-    /// The inode it stands for.
+    /// The inode of the entry.
     pub inode: u64,
     /// Directory, file or link.
     pub kind: Kind,
-    /// Given back to go on behind this entry.
+    /// The cookie to continue after this entry.
     pub cookie: u64,
 }
 
 impl Fs {
-    /// Lists a directory from behind `cookie` (0: from the beginning) until `emit` breaks.
+    /// Lists a directory from the entry after `cookie` (0: from the beginning) until `emit` breaks.
     ///
     /// # Errors
     /// [`FsError::NotADirectory`], or [`FsError::NoEntry`] for an inode that is not in use. [`FsError::History`] when names
-    /// are missing because they cannot be read: where the end of the directory would be told, behind all other names.
+    /// are missing because they cannot be read; it comes in place of the end of the directory, after all other names.
     pub fn list(
         &self,
         inode: u64,
@@ -155,24 +157,24 @@ impl Fs {
     }
 }
 
-/// Takes a name: what it stands for and the cookie behind it; breaks when there is no more room.
+/// Receives a name, its node and the cookie after it; breaks when the buffer is full.
 type Send<'a> = dyn FnMut(&str, Node, u64) -> ControlFlow<()> + 'a;
 
-/// How a listing ended: without more room, or behind the last name, with the reason why some may be missing.
+/// The end of a listing: the buffer is full, or the last name was listed, with the error if some may be missing.
 type Listed = ControlFlow<(), Result<(), FsError>>;
 
-/// Where names are missing from the listing of `versions`. A listing takes many requests, and the one that ends it does not
-/// come past there again.
+/// The place where names are missing from the listing of `versions`. A listing takes many requests, and the last one, which
+/// reports the error, does not read that place again.
 #[derive(Debug, Default)]
 pub struct Unlisted(Mutex<Option<(Option<Seq>, Seq)>>);
 
 impl Unlisted {
-    /// Between these two versions others could not be read.
+    /// Notes that versions between these two could not be read.
     fn remember(&self, after: Option<Seq>, before: Seq) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((after, before));
     }
 
-    /// Whether that is still so.
+    /// Reads that place again; an error if it still cannot be read.
     fn check(&self, history: &History) -> Result<(), ReadError> {
         let mut unlisted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((after, before)) = *unlisted {
@@ -184,7 +186,7 @@ impl Unlisted {
         Ok(())
     }
 
-    /// Forgets it: the history is another one now.
+    /// Clears the note: the history is another one now.
     pub fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

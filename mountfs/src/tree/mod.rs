@@ -1,7 +1,7 @@
 //! What there is in a mount: names, inodes, attributes, and the bytes of files.
 //!
-//! [`node`] says what there is, what it is called and which inode it has, [`calendar`] the same for `by-time`; [`fs`] looks up,
-//! opens and reads; [`listing`] reads directories; [`content`] has the small files, [`size_cache`] how big versions are;
+//! [`node`] has the nodes with their names and inodes, [`calendar`] those of `by-time`; [`lookup`] finds names, [`fs`] opens and
+//! reads; [`listing`] reads directories; [`content`] has the small files, [`size_cache`] how big versions are;
 //! [`shown`] is the tree that is shown now, and [`kernel_inode`] which inodes the kernel has for it.
 
 pub mod attr;
@@ -13,6 +13,7 @@ pub mod fs;
 pub mod fs_error;
 pub mod kernel_inode;
 pub mod listing;
+mod lookup;
 pub mod node;
 pub mod open_files;
 pub mod prefill;

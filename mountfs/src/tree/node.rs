@@ -1,4 +1,4 @@
-//! The shape of the mounted tree: what there is, what it is called, which inode it has. Pure: knows no backup.
+//! [`Node`]: the nodes of the mounted tree, their names and inodes. Pure: it needs no backup.
 //!
 //! ```text
 //! /README
@@ -7,7 +7,7 @@
 //! /by-time/2026/11/22/14h/05m07.123456s-v123456 -> ../../../../../versions/123456
 //! ```
 //!
-//! An inode says everything about what it stands for, so that nothing has to be remembered between two requests:
+//! An inode contains all there is to know of its node, so that no state is kept between two requests:
 //! 1 to 5 are the fixed names, `seq << 3 | part` belongs to a version, bit 63 marks a directory below `by-time`. As it
 //! follows `seq` and not `data_version`, a version that was rewound and recorded again is a new file.
 
@@ -23,12 +23,11 @@ const BY_TIME: u64 = 5;
 const PERIOD_BIT: u64 = 1 << 63;
 const PART_BITS: u32 = 3;
 
-/// Highest seq that fits into an inode, beside what [`kernel_inode`](crate::tree::kernel_inode) adds. At a thousand records a second
-/// it lasts for 278 years; a backup that claims a higher one is not to be believed, and its versions do not appear in the
-/// mount.
+/// The highest seq that fits into an inode, beside the bits that [`kernel_inode`](crate::tree::kernel_inode) adds. At a thousand records a second
+/// it lasts for 278 years; a higher one in a backup is not plausible, and such versions do not appear in the mount.
 pub const SEQ_MAX: u64 = (1 << 43) - 1;
 
-/// Something in the tree.
+/// A directory, file or link of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Node {
     /// The mount point.
@@ -41,11 +40,11 @@ pub enum Node {
     Versions,
     /// `/by-time` and the directories below it.
     ByTime(Period),
-    /// What belongs to one version, named by the seq of its last record.
+    /// A node of one version, which is identified by the seq of its last record.
     OfVersion(Seq, Part),
 }
 
-/// What there is of every version.
+/// The nodes that each version has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// `/versions/N`.
@@ -64,7 +63,7 @@ impl Part {
     /// The files of a version, in the order in which its directory lists them.
     pub const FILES: [Self; 3] = [Self::Database, Self::Changes, Self::Info];
 
-    /// Name in the directory of the version; `None` for what is not in there.
+    /// The name in the directory of the version; `None` for nodes that are not in there.
     pub const fn file_name(self) -> Option<&'static str> {
         match self {
             Self::Database => Some("lightningd.sqlite3"),
@@ -80,7 +79,7 @@ impl Part {
     }
 }
 
-/// What `stat` and `readdir` call the type of a file.
+/// The type of a file, as in `stat` and `readdir`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -122,7 +121,7 @@ impl Node {
         }
     }
 
-    /// What an inode stands for; `None` if it stands for nothing.
+    /// The node of an inode; `None` if no node has it.
     pub fn from_inode(inode: u64) -> Option<Self> {
         if inode & PERIOD_BIT != 0 {
             let bits = u32::try_from(inode & !PERIOD_BIT).ok()?;
@@ -159,12 +158,12 @@ impl Node {
     }
 }
 
-/// Where `/latest` points.
+/// The target of `/latest`.
 pub fn latest_target(version: DataVersion) -> String {
     format!("versions/{version}")
 }
 
-/// Where a link below `/by-time` points: up out of hour, day, month, year and `by-time`.
+/// The target of a link below `/by-time`: up out of hour, day, month, year and `by-time`.
 pub fn time_link_target(version: DataVersion) -> String {
     format!("../../../../../versions/{version}")
 }
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn inodes_that_nobody_gave_out_stand_for_nothing() {
+    fn unknown_inodes_have_no_node() {
         for inode in [0, 6, 7, 8 | 5, 8 | 7, PERIOD_BIT, PERIOD_BIT | 1, PERIOD_BIT | 1 << 40, u64::MAX] {
             assert_eq!(Node::from_inode(inode), None, "{inode:#x}");
         }

@@ -1,4 +1,4 @@
-//! [`OpenFiles`]: what has been opened and not yet closed.
+//! [`OpenFiles`]: the files that are open.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,24 +11,24 @@ use crate::tree::prefill::Reading;
 
 /// An open file: its bytes stay the same for as long as it is open, even when its version is rewound meanwhile.
 pub struct OpenFile {
-    /// The attributes it had when it was opened.
+    /// The attributes at the time of opening.
     pub attr: Attr,
-    /// Where its bytes come from.
+    /// The source of its bytes.
     pub content: Content,
-    /// How it is being read.
+    /// The access pattern.
     pub reading: Reading,
 }
 
-/// Where the bytes of an open file come from.
+/// The source of the bytes of an open file.
 pub enum Content {
     /// A database, read page by page.
     View(Arc<View>),
-    /// A short text, made when it was opened.
+    /// A short text, made at the time of opening.
     Text(Arc<[u8]>),
 }
 
 impl Content {
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::View(view) => view.size_bytes(),
@@ -36,7 +36,7 @@ impl Content {
         }
     }
 
-    /// Fills `out` with the bytes from `offset` on, and returns how many there were; fewer only at the end of the file.
+    /// Fills `out` with the bytes from `offset` on, and returns their number; fewer only at the end of the file.
     ///
     /// # Errors
     /// [`ReadError`] when a page of the database cannot be read.
@@ -52,7 +52,7 @@ impl Content {
         }
     }
 
-    /// How many of the `size` bytes from `offset` on there are.
+    /// The number of bytes, up to `size`, that the file has from `offset` on.
     pub fn available(&self, offset: u64, size: u32) -> usize {
         let rest = self.size_bytes().saturating_sub(offset);
         usize::try_from(rest.min(u64::from(size))).unwrap_or(0)
@@ -84,7 +84,7 @@ impl OpenFiles {
         files.values().filter_map(view).collect()
     }
 
-    /// The inodes of what is open.
+    /// The inodes of the open files.
     pub fn inodes(&self) -> Vec<u64> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         files.values().map(|file| file.attr.inode).collect()
@@ -95,7 +95,7 @@ impl OpenFiles {
         self.files.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()
     }
 
-    /// Forgets a file. What is being read from it still finishes.
+    /// Closes a file. Reads that are under way still finish.
     pub fn close(&self, handle: u64) {
         let closed = self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
         if let Some(file) = closed {

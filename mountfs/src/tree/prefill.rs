@@ -1,9 +1,9 @@
-//! [`Prefill`]: files put into the kernel's page cache in the background, for readers who hop about in them.
+//! [`Prefill`]: files put into the kernel's page cache in the background, for readers with random access.
 //!
 //! A program that reads a database page by page asks the mount for each page that the kernel does not have: some 60 µs a
 //! page, and a group of pages is decompressed for it. Read from beginning to end, the same pages take a twentieth of that.
 //! So once a reader has asked for a few dozen pages here and there, the whole file is read in order and handed to the
-//! kernel, which then answers by itself. Whoever wants only a few pages, or reads in order anyway, never starts it.
+//! kernel, which then answers by itself. A reader that needs only a few pages, or reads in order anyway, never starts it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,30 +11,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tree::open_files::OpenFile;
 
-/// Bytes handed over at once: a multiple of every page size a kernel has, as a page that is filled in part would be
-/// taken for a whole one.
+/// The bytes stored at once: a multiple of every kernel's page size, because the kernel takes a page that is filled in part
+/// for a complete one.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Files filled at once. The others are read page by page until it is their turn.
+/// The most files filled at once. The others are read page by page until then.
 const FILLS_MAX: usize = 2;
 
-/// A request of up to so many bytes is for a page or two; read-ahead asks for more.
+/// The maximum size of a small read, which is for a page or two; read-ahead asks for more.
 const SMALL_READ_BYTES: u32 = 64 << 10;
 
-/// Small reads after which a reader is taken to want the whole file.
+/// The number of small reads after which the whole file is put into the page cache.
 const SMALL_READS: u32 = 32;
 
-/// The kernel's cache of what is in files.
+/// The kernel's page cache.
 pub trait PageCache: Send + Sync {
     /// Puts bytes of a file into it, from a multiple of `PIECE_BYTES` on; that the kernel does not know the inode (any
     /// more) is fine.
     ///
     /// # Errors
-    /// When it takes nothing: the mount is gone, or the kernel is too old.
+    /// When the kernel refuses: the mount is gone, or the kernel is too old.
     fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// How an open file is being read, and whether it still is.
+/// The access pattern of an open file, and whether it was closed.
 #[derive(Debug, Default)]
 pub struct Reading {
     small_reads: AtomicU32,
@@ -42,12 +42,12 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Takes note of a request, and says whether it was the one after which the whole file is wanted.
+    /// Counts a request; `true` for the small read that reaches [`SMALL_READS`].
     fn notice(&self, size: u32) -> bool {
         size <= SMALL_READ_BYTES && self.small_reads.fetch_add(1, Ordering::Relaxed) + 1 == SMALL_READS
     }
 
-    /// The file was closed.
+    /// Marks the file as closed.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -57,7 +57,7 @@ impl Reading {
     }
 }
 
-/// The files that are being filled.
+/// Puts files into the page cache, in threads of its own.
 #[derive(Default)]
 pub struct Prefill(Arc<Shared>);
 
@@ -68,9 +68,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// `None` before the mount is there and once it ends.
+    /// The page cache; `None` before the mount is there and after its end.
     cache: Option<Arc<dyn PageCache>>,
-    /// Inodes of the files that are being filled.
+    /// The inodes of the files that are being filled.
     filling: Vec<u64>,
 }
 
@@ -81,17 +81,17 @@ impl Shared {
 }
 
 impl Prefill {
-    /// From now on there is a cache to fill.
+    /// Begins: files are put into this cache from now on.
     pub fn begin(&self, cache: Arc<dyn PageCache>) {
         self.0.state().cache = Some(cache);
     }
 
-    /// Fills nothing any more. What is being handed over this moment is not waited for.
+    /// Ends filling; does not wait for a call that is under way.
     pub fn end(&self) {
         self.0.state().cache = None;
     }
 
-    /// Takes note of a request for `size` bytes, and begins to fill the file when that is worth it.
+    /// Counts a request for `size` bytes, and starts to fill the file after enough small ones.
     pub fn notice(&self, file: &Arc<OpenFile>, size: u32) {
         if !file.reading.notice(size) {
             return;
@@ -103,7 +103,7 @@ impl Prefill {
                 return;
             }
             if state.filling.len() >= FILLS_MAX || state.filling.contains(&inode) {
-                // Asked again after as many reads, should it still be worth it then.
+                // Tried again after as many reads.
                 file.reading.small_reads.store(0, Ordering::Relaxed);
                 return;
             }
@@ -116,7 +116,7 @@ impl Prefill {
     }
 }
 
-/// A file being filled; when this is dropped it no longer is.
+/// A file that is being filled, until this is dropped.
 struct Fill {
     shared: Arc<Shared>,
     file: Arc<OpenFile>,
@@ -141,7 +141,7 @@ impl Fill {
         }
     }
 
-    /// Hands the file over from its beginning to its end, until there is a reason to stop.
+    /// Stores the file from its beginning to its end; stops early when it is closed or the mount ends.
     fn fill(&self) -> io::Result<u64> {
         let OpenFile { attr, content, reading } = &*self.file;
         let length = usize::try_from(attr.size_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES);
@@ -162,8 +162,8 @@ impl Fill {
     }
 }
 
-/// Whether so many bytes fit into half of the memory that is free or can be freed. More would push out of the page cache
-/// what the node itself needs, and in the end the first pages of the file.
+/// Whether this many bytes fit into half of the available memory. More would displace pages that the node itself needs, and
+/// in the end the first pages of the file.
 fn has_room(bytes: u64) -> bool {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     available_bytes(&info).is_some_and(|available| bytes <= available / 2)

@@ -1,4 +1,4 @@
-//! [`Shown`]: the tree that the mount shows now, and what the kernel is told when it becomes another one.
+//! [`Shown`]: the tree that the mount shows now, and the invalidation of the kernel's caches when it is replaced.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -9,38 +9,38 @@ use crate::tree::kernel_inode::Tag;
 use crate::tree::node::Node;
 use crate::tree::prefill::PageCache;
 
-/// What the kernel keeps of a mount.
+/// The kernel's caches of a mount.
 pub trait KernelMemory: Send + Sync {
-    /// Puts bytes of a file into its page cache.
+    /// Puts bytes of a file into the page cache.
     ///
     /// # Errors
     /// As [`PageCache::store`].
     fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Has it forget a name in the root, and all that it knows below.
+    /// Invalidates a name in the root, and all entries below it.
     ///
     /// # Errors
     /// When the mount is gone.
     fn forget_name(&self, name: &str) -> io::Result<()>;
 
-    /// Has it forget what is in a file.
+    /// Invalidates the cached contents of a file.
     ///
     /// # Errors
     /// When the mount is gone.
     fn forget_contents(&self, inode: u64) -> io::Result<()>;
 }
 
-/// A tree, and the inodes that the kernel has for it.
+/// A tree, and its inodes in the kernel.
 #[derive(Clone)]
 pub struct Tree {
     /// The tree.
     pub fs: Arc<Fs>,
-    /// What is added to its inodes.
+    /// The bits that are added to its inodes.
     pub tag: Tag,
 }
 
-/// What the mount shows now. Only the thread that follows the backup changes it, and tells the kernel then: a thread that
-/// serves would wait for a lookup that waits for the thread.
+/// The tree that the mount shows now. Only the thread that follows the backup replaces it, and invalidates the kernel's
+/// caches: a serving thread that did so could wait for a lookup that waits for the thread.
 pub struct Shown {
     tree: RwLock<Tree>,
     kernel: Mutex<Option<Arc<dyn KernelMemory>>>,
@@ -58,33 +58,33 @@ impl Shown {
         self.tree.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The tree that is shown, and what an inode that the kernel was given is in it.
+    /// The tree that is shown, and the inode in it for one of the kernel.
     ///
     /// # Errors
-    /// [`FsError::Stale`] when the inode is of an earlier tree. Whatever was open there ends with that: its bytes may lie in
-    /// files that are gone, and what is at their place now belongs to another history. To go on with the bytes that are
-    /// still there would be right for some pages and not for others, and nobody could tell which.
+    /// [`FsError::Stale`] when the inode is of an earlier tree. Its open files end with that: their bytes may lie in files
+    /// that are gone or that belong to another history now. Reading on would return the right bytes for some pages and wrong
+    /// ones for others, without a way to know which.
     pub fn of(&self, inode: u64) -> Result<(Tree, u64), FsError> {
         let tree = self.now();
         let inode = tree.tag.inward(inode).ok_or(FsError::Stale)?;
         Ok((tree, inode))
     }
 
-    /// From now on there is a kernel that keeps things.
+    /// Begins: this kernel caches data of the mount from now on.
     pub fn begin(&self, kernel: Arc<dyn KernelMemory>) {
         *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&kernel));
         let Tree { fs, tag } = self.now();
         fs.prefill().begin(Arc::new(CacheOfTree { kernel, tag }));
     }
 
-    /// The kernel is told nothing any more.
+    /// Ends: the kernel's caches are not used any more.
     pub fn end(&self) {
         *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.now().fs.prefill().end();
     }
 
-    /// Shows another tree. What the kernel knows of the earlier one it forgets, the names first: from then on nobody finds
-    /// the way there.
+    /// Shows another tree, and invalidates what the kernel caches of the earlier one; first the names, so that no new lookup
+    /// leads there.
     pub fn replace(&self, fs: Arc<Fs>) {
         let kernel = self.kernel();
         let before = self.now();
@@ -103,7 +103,7 @@ impl Shown {
         }
     }
 
-    /// Versions were dropped from the tree: their names go at once, not when the kernel has kept them for long enough.
+    /// Versions were dropped: invalidates their names at once, before the kernel's timeout.
     pub fn forget_dropped(&self) {
         self.tree.write().unwrap_or_else(PoisonError::into_inner).tag.compactions += 1;
         let Some(kernel) = self.kernel() else { return };
@@ -118,14 +118,14 @@ impl Shown {
     }
 }
 
-/// A kernel that cannot be told is one whose mount is gone.
-fn forget(told: io::Result<()>) {
-    if let Err(error) = told {
-        log::debug!("the kernel cannot be told what to forget: {error}");
+/// Logs a failed invalidation, which means that the mount is gone.
+fn forget(forgotten: io::Result<()>) {
+    if let Err(error) = forgotten {
+        log::debug!("cannot invalidate the kernel's cache: {error}");
     }
 }
 
-/// The page cache of the files of one tree. Bytes that arrive when another tree is shown are put where nobody looks.
+/// The page cache of the files of one tree. Bytes that are stored after the tree was replaced lie under unused inodes.
 struct CacheOfTree {
     kernel: Arc<dyn KernelMemory>,
     tag: Tag,

@@ -1,4 +1,4 @@
-//! [`Shapes`]: how big versions are that were looked at, for as long as the backup itself does not say.
+//! [`Shapes`]: a cache of the sizes of versions, for those whose size the backup does not record yet.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,28 +7,28 @@ use common::Seq;
 
 use crate::tree::content::Shape;
 
-/// Shapes above which those are looked for that are not needed any more.
+/// The number of cached sizes above which those of sealed versions are removed.
 const SHAPES_FEW: usize = 8 << 10;
 
-/// The shapes of versions that are not sealed yet. One that was told stays known until the backup says it: whoever has the
-/// file mapped, and so whoever made the kernel ask, would die if it became another one.
+/// The sizes of versions that are not sealed yet. A size that was reported to the kernel stays until the backup records it: a
+/// process that has the file mapped would be killed if the size changed.
 #[derive(Debug, Default)]
 pub struct Shapes(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     shapes: BTreeMap<Seq, Shape>,
-    /// How many there may be until some are looked for again.
+    /// The number of sizes up to which none is removed.
     enough: usize,
 }
 
 impl Shapes {
-    /// The shape of a version, if it was looked at.
+    /// The size of a version, if it is cached.
     pub fn get(&self, seq: Seq) -> Option<Shape> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).shapes.get(&seq).copied()
     }
 
-    /// Keeps the shape of a version. Now and then those of versions go that are sealed.
+    /// Caches the size of a version. Now and then it removes those of sealed versions.
     pub fn insert(&self, seq: Seq, shape: Shape, is_sealed: impl Fn(Seq) -> bool) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.shapes.insert(seq, shape);

@@ -161,7 +161,7 @@ fn stop_signals_to_the_whole_node_do_not_take_the_recorder_away_from_lightningd(
 }
 
 #[test]
-fn it_ends_well_when_nobody_reads_its_answers() {
+fn it_ends_well_when_its_output_is_closed() {
     let node = Node::with_backup();
     let message = json!({"jsonrpc": "2.0", "id": "w", "method": "db_write", "params": write(1)});
     let input = node.path().join("input");

@@ -97,7 +97,7 @@ fn messages_may_arrive_in_any_pieces() {
 }
 
 #[test]
-fn a_failed_handshake_is_told_and_does_not_touch_the_writes() {
+fn a_failed_handshake_is_reported_and_does_not_touch_the_writes() {
     let node = Node::with_backup();
     let mut recorder = RecorderProcess::start(node.path());
     // cln-plugin would give up over requests out of turn, so it is not shown any; this init it is shown.
@@ -118,7 +118,7 @@ fn a_failed_handshake_is_told_and_does_not_touch_the_writes() {
     recorder.record(&write(2));
 }
 
-/// What went wrong: `lightning-cli` was told -32700, as if lightningd could not write JSON.
+/// A regression: `lightning-cli` got -32700, as if lightningd could not write JSON.
 #[test]
 fn parameters_that_a_method_does_not_take_are_refused_by_name_and_as_such() {
     let node = Node::with_backup();

@@ -134,7 +134,7 @@ impl RecorderProcess {
         }
     }
 
-    /// Waits until a line of its log says so.
+    /// Waits until a line of its log contains this text.
     pub fn logs(&mut self, part: &str) {
         let deadline = Instant::now() + TIMEOUT;
         while !self.logs.iter().any(|line| line["params"]["message"].as_str().unwrap().contains(part)) {

@@ -15,7 +15,7 @@ fn started(node: &Node) -> RecorderProcess {
 }
 
 #[test]
-fn it_tells_the_newest_version_where_the_backup_is_and_how_large() {
+fn it_reports_the_newest_version_the_destination_and_the_size() {
     let node = Node::with_backup();
     let mut recorder = started(&node);
     let empty = recorder.status();
@@ -52,7 +52,7 @@ fn recorded_changes_are_replayed_soon() {
 }
 
 #[test]
-fn a_statement_that_does_not_replay_is_recorded_and_told() {
+fn a_statement_that_does_not_replay_is_recorded_and_reported() {
     let node = Node::with_backup();
     let mut recorder = started(&node);
     recorder.record(&write(1));

@@ -1,4 +1,4 @@
-//! What the demo prints.
+//! The output of the demo.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read as _};
@@ -19,24 +19,24 @@ pub fn step(title: &str) {
     say!("\n{}. {title}", STEP.fetch_add(1, Ordering::Relaxed));
 }
 
-/// How long something took each time.
+/// The durations of one kind of step.
 #[derive(Default)]
 pub struct Timing {
     each: Vec<Duration>,
 }
 
 impl Timing {
-    /// One more time.
+    /// Adds a duration.
     pub fn add(&mut self, elapsed: Duration) {
         self.each.push(elapsed);
     }
 
-    /// How many times.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.each.len() as u64
     }
 
-    /// The time that so many of a hundred stayed below.
+    /// A percentile of the durations.
     fn percentile(&self, percent: usize) -> Option<Duration> {
         let mut sorted = self.each.clone();
         sorted.sort();

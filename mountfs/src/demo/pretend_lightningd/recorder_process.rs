@@ -1,4 +1,4 @@
-//! A real `backup-recorder` as a child process, spoken to as `lightningd` speaks to a plugin.
+//! A real `backup-recorder` as a child process, driven as `lightningd` drives a plugin.
 
 use std::fmt;
 use std::fs::File;
@@ -12,20 +12,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde_json::{Value, json};
 
-/// What ends every message in both directions.
+/// The end of every message in both directions.
 const END_OF_MESSAGE: &[u8] = b"\n\n";
 
-/// Where the recorder's standard error goes.
+/// The destination of the recorder's standard error.
 #[derive(Debug, Clone, Default)]
 pub enum RecorderStderr {
-    /// To the standard error of this process.
+    /// It goes to the standard error of this process.
     #[default]
     Inherited,
-    /// Appended to a file.
+    /// It is appended to a file.
     AppendedTo(PathBuf),
 }
 
-/// Why a conversation with the recorder failed. That it died is among them: the caller decides whether that is fine.
+/// The failure of a conversation with the recorder. Its death is among them: the caller decides whether that is an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecorderError {
@@ -34,7 +34,7 @@ pub enum RecorderError {
     Start {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -44,21 +44,21 @@ pub enum RecorderError {
     /// The recorder ended, or closed its output, before it answered.
     #[error("the recorder ended without an answer to {waiting_for}")]
     Died {
-        /// What had been asked.
+        /// The method of the request.
         waiting_for: String,
     },
-    /// Nothing came in time.
+    /// No answer came in time.
     #[error("the recorder did not answer {waiting_for} within {seconds} s")]
     Timeout {
-        /// What had been asked.
+        /// The method of the request.
         waiting_for: String,
-        /// How long it was given.
+        /// The timeout.
         seconds: u64,
     },
-    /// The recorder said something that `lightningd` would not understand.
+    /// The recorder sent something that `lightningd` would not understand.
     #[error("the recorder sent something that is not a message of a plugin: {text}")]
     NotAMessage {
-        /// What it sent, cut to a readable length.
+        /// The bytes sent, cut to a readable length.
         text: String,
     },
 }
@@ -154,7 +154,7 @@ impl RecorderProcess {
         logs.map(|log| format!("{}: {}", text(&log["params"]["level"]), text(&log["params"]["message"]))).collect()
     }
 
-    /// Asks and waits for the answer: the whole message, with `result` or `error`. Notifications that come in between
+    /// Sends a request and waits for its answer: the whole message, with `result` or `error`. Notifications that come in between
     /// are kept.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl RecorderProcess {
         self.answer_to(&id)
     }
 
-    /// Asks without waiting; the id goes to [`answer_to`](Self::answer_to).
+    /// Sends a request without waiting; the id goes to [`answer_to`](Self::answer_to).
     ///
     /// # Errors
     /// [`RecorderError::Died`], [`RecorderError::Timeout`].
@@ -175,7 +175,7 @@ impl RecorderProcess {
         Ok(id)
     }
 
-    /// Sends a notification: nothing answers it.
+    /// Sends a notification, which has no answer.
     ///
     /// # Errors
     /// [`RecorderError::Died`], [`RecorderError::Timeout`].
@@ -294,7 +294,7 @@ impl RecorderProcess {
     /// Kills the recorder with SIGKILL, and reaps it. What it had answered before can still be read.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;
         self.child.wait()
@@ -309,7 +309,7 @@ impl RecorderProcess {
         self.wait_for_exit()
     }
 
-    /// Waits until the recorder has ended by itself, and keeps what it says meanwhile.
+    /// Waits until the recorder has ended by itself, and keeps the messages it sends meanwhile.
     ///
     /// # Errors
     /// [`RecorderError::Timeout`] when it does not end.
@@ -322,7 +322,7 @@ impl RecorderProcess {
         while let Some(message) = self.take_message()? {
             self.notifications.push(message);
         }
-        // Its output is closed: what is left of its life is too short for anything better than asking again.
+        // Its output is closed, so it ends soon: polling is enough.
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
@@ -338,7 +338,7 @@ impl RecorderProcess {
 
 impl Drop for RecorderProcess {
     fn drop(&mut self) {
-        // Both fail only for a process that is gone already, which is what is wanted.
+        // Both fail only for a process that is gone already, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,8 +1,8 @@
-//! The backup that writes go to, opened when it is first needed, and again when a call to it has failed.
+//! [`Destination`]: the backup that writes go to. It is opened when first needed, and again after a call to it has failed.
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,85 +13,86 @@ use common::{
 
 use crate::answer::{Record, Refusal};
 use crate::causes::{with_causes, with_remedy};
-use crate::draining::{self, Draining, SharedRecording};
+use crate::draining::Draining;
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
-use crate::status::{Destination, Status};
+use crate::shared_writer::SharedWriter;
+use crate::status::{DestinationStatus, Status};
 use crate::waiting::Waiting;
 use crate::watchdog::Watched;
 
-/// How long the drain of a spool that was found gets, if it has not failed, before changes go there again.
+/// The minimum time that draining a spool gets at a start before new changes go to the spool again.
 const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);
 
-/// How long it gets at most, whatever `wait_s` is: `lightningd` gives a plugin 60 s until it has answered `init`, and the
-/// first writes come before that. What is not drained by then is drained while the node runs.
+/// The maximum of that time, whatever `wait_s` is: `lightningd` gives a plugin 60 s to answer `init`, and the first writes
+/// come before that. What is left then is drained while the node runs.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(20);
 
-/// How often the log says that `lightningd` waits for it.
+/// The interval of the log line that `lightningd` waits for the drain.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether a spool is drained, at the beginning of a run.
+/// The poll interval while waiting for another thread: the drain of a spool, or the release of the writer.
 const DRAINED_YET: Duration = Duration::from_millis(5);
 
 /// The backup named by the `backup.lock` of a lightning-dir.
 ///
-/// Its place may be out of reach: a disk that is not mounted, a network that is down, a disk that is full. What is done
-/// then is the policy of `backup.lock`. Whenever a call has failed, everything is closed, and the backup is opened anew by
-/// its path: a descriptor that failed once is never trusted again.
+/// The backup may be out of reach: a disk that is not mounted or full, a network that is down. The policy of `backup.lock`
+/// decides what happens then. After every failed call all files are closed, and the backup is opened anew by its path: a
+/// descriptor that failed once is never used again.
 #[derive(Debug)]
-pub struct BackupRecording {
+pub struct Destination {
     lightning_dir: PathBuf,
     status: Arc<Status>,
     watched: Arc<Watched>,
     policy: OnUnreachable,
-    /// The URL of the backup, once it is known.
+    /// The URL of the backup; empty until `backup.lock` has been read.
     place: String,
-    /// That of `lightningd`, once it is known.
+    /// The path of the node's database; `None` until `backup.lock` has been read.
     database: Option<PathBuf>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was opened yet.
+    /// The backup was not opened yet.
     Closed,
     Open(Open),
-    /// A call failed.
+    /// A call failed, and all files were closed.
     Interrupted(Box<Interrupted>),
 }
 
 #[derive(Debug)]
 struct Open {
-    recording: SharedRecording,
-    /// Only where the backup itself is recorded to.
+    writer: SharedWriter,
+    /// The sealing thread; `None` while changes go to a spool.
     sealing: Option<Sealing>,
-    /// Only where a spool is.
+    /// The draining thread; `None` while changes go to the backup.
     draining: Option<Draining>,
-    /// What was recorded with the last write, until that is answered and there is time to tell.
+    /// The outcome of the last write, reported after its answer is sent.
     unreported: Option<Recorded>,
     background: Background,
 }
 
-/// Whether what goes on beside recording has been begun: sealing, and making room for the next log.
+/// Whether the work beside recording has begun: sealing, and preallocating the next log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Background {
     Begun,
-    /// With the first write that is durable.
+    /// It begins after the first durable write.
     Due,
 }
 
-/// Why a write is not recorded at the first attempt.
+/// The reason why an attempt to record a write failed.
 enum Failure {
-    /// The backup's place is out of reach, maybe only for now.
+    /// The destination is out of reach, maybe only for now.
     Trouble(String),
-    /// A call to it has not returned in time: another attempt is going to take as long.
+    /// A call to the destination did not return in time: another attempt would take as long.
     Hang(String),
-    /// No further attempt can help.
+    /// The failure is permanent: no further attempt can succeed.
     Refused(Refusal),
 }
 
-impl BackupRecording {
-    /// Nothing is opened yet.
+impl Destination {
+    /// The destination of a lightning-dir, not opened yet.
     pub fn new(lightning_dir: PathBuf, status: Arc<Status>, watched: Arc<Watched>) -> Self {
         Self {
             lightning_dir,
@@ -116,16 +117,16 @@ impl BackupRecording {
 
     fn open_backup(&mut self) -> Result<Open, Failure> {
         let State::Interrupted(interrupted) = &self.state else { return self.open_first() };
-        let recording = interrupted.reopen(&self.watched.in_flight).map_err(|error| match error {
-            // What was sealing may not have ended yet.
+        let writer = interrupted.reopen(&self.watched.in_flight).map_err(|error| match error {
+            // The sealing thread may still have the lock.
             OpenRecordingError::Locked { .. } => Failure::Trouble(error.to_string()),
             error => Failure::of_opening(&error),
         })?;
-        // It may be one of many attempts: nothing else is begun, nor said, before a write is durable.
-        Ok(Open { background: Background::Due, ..Open::of(recording) })
+        // This may be one of many attempts: nothing else begins, and nothing is logged, before a write is durable.
+        Ok(Open { background: Background::Due, ..Open::of(writer) })
     }
 
-    /// Opens what `backup.lock` names: a spool that holds changes, or else the backup.
+    /// Opens what `backup.lock` names: a spool that contains changes, or else the backup.
     fn open_first(&mut self) -> Result<Open, Failure> {
         let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
         self.policy = lock.on_unreachable.clone();
@@ -140,23 +141,24 @@ impl BackupRecording {
             if !self.is_drained_soon(&open) {
                 return Ok(open);
             }
-            // With the backup at hand the beginning of a run is as any other.
+            // The spool is drained: go on with the backup, as at any other start.
         }
-        let recording = BackupWriter::open_locked(&lock, &self.lightning_dir, limits, &self.watched.in_flight)
-            .map_err(|error| match error.is_lasting() {
-                // Nothing was recorded yet, so that it is more likely a mistake than bad luck: that is told at once.
+        let writer = BackupWriter::open_locked(&lock, &self.lightning_dir, limits, &self.watched.in_flight).map_err(
+            |error| match error.is_lasting() {
+                // Nothing was recorded yet, so this is more likely a mistake in the set-up: refuse at once.
                 true => Failure::refused(&error),
                 false => Failure::of_opening(&error),
-            })?;
-        self.begin(recording)
+            },
+        )?;
+        self.begin(writer)
     }
 
-    /// Gives the drain of a spool that was found some time before recording goes on there.
+    /// Waits for the drain of a spool, for a limited time; `false` if changes have to go to the spool meanwhile.
     fn is_drained_soon(&self, open: &Open) -> bool {
-        let (began, timeout) = (Instant::now(), drain_gets(&self.policy));
+        let (began, timeout) = (Instant::now(), drain_timeout(&self.policy));
         let mut next_line = SAY_EVERY;
         loop {
-            if draining::lock(&open.recording).spooled().is_none() {
+            if open.writer.lock().spooled().is_none() {
                 return true;
             }
             let waited = began.elapsed();
@@ -165,7 +167,7 @@ impl BackupRecording {
             }
             if waited >= timeout {
                 log::warn!(
-                    "the spool is not drained after {} s; lightningd goes on, and new changes go to the spool until the backup has \
+                    "the spool is not drained after {} s. lightningd goes on; new changes go to the spool until the backup has \
                      all of them",
                     timeout.as_secs()
                 );
@@ -180,16 +182,16 @@ impl BackupRecording {
         }
     }
 
-    /// Makes it known where changes go, and has them sealed, or drained, from now on.
-    fn begin(&self, recording: BackupWriter) -> Result<Open, Failure> {
-        let mut open = Open::of(recording);
-        let spooled = draining::lock(&open.recording).spooled();
+    /// Reports the destination to the status, and starts the sealing thread, or for a spool the draining thread.
+    fn begin(&self, writer: BackupWriter) -> Result<Open, Failure> {
+        let mut open = Open::of(writer);
+        let spooled = open.writer.lock().spooled();
         match spooled {
             Some((path, spooled)) => {
-                self.status.recorded(draining::lock(&open.recording).newest(), None);
+                self.status.recorded(open.writer.lock().newest(), None);
                 self.status.spooled(&self.place, &path, spooled);
                 open.draining = Some(
-                    Draining::spawn(&open.recording, Arc::clone(&self.status))
+                    Draining::spawn(&open.writer, Arc::clone(&self.status))
                         .map_err(|error| Failure::Trouble(format!("cannot start a thread ({error})")))?,
                 );
             }
@@ -198,17 +200,17 @@ impl BackupRecording {
         Ok(open)
     }
 
-    /// Records a write, once.
+    /// Attempts once to record a write.
     fn attempt(&mut self, write: &DbWrite<'_>) -> Result<(), Failure> {
         self.ready()?;
         let State::Open(open) = &mut self.state else { unreachable!("BUG: it is ready") };
-        let mut recording = draining::lock(&open.recording);
-        let recorded = match recording.record(write) {
+        let mut writer = open.writer.lock();
+        let recorded = match writer.record(write) {
             Ok(recorded) => recorded,
             Err(error) if error.is_trouble() => {
                 let (trouble, is_hang) = (with_remedy(&error), error.is_hang());
-                drop(recording);
-                self.let_go();
+                drop(writer);
+                self.close();
                 return Err(if is_hang { Failure::Hang(trouble) } else { Failure::Trouble(trouble) });
             }
             Err(error) => return Err(Failure::refused(&error)),
@@ -217,19 +219,16 @@ impl BackupRecording {
         Ok(())
     }
 
-    /// Closes all files and gives the lock back; what is sealing stops, too.
-    fn let_go(&mut self) {
+    /// Closes all files, releases the lock, and stops the sealing and draining threads.
+    fn close(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Open(Open { recording, sealing, draining, .. }) => {
+            State::Open(Open { writer, sealing, draining, .. }) => {
                 drop((sealing, draining));
-                // A thread that has drained it has nothing more to do, and lets go of it.
-                let mut shared = recording;
+                // The draining thread releases the writer when its current step ends.
+                let mut shared = writer;
                 loop {
-                    match Arc::try_unwrap(shared) {
-                        Ok(alone) => {
-                            let recording = alone.into_inner().unwrap_or_else(PoisonError::into_inner);
-                            break State::Interrupted(Box::new(recording.interrupt()));
-                        }
+                    match shared.into_inner() {
+                        Ok(writer) => break State::Interrupted(Box::new(writer.interrupt())),
                         Err(still_shared) => shared = still_shared,
                     }
                     thread::sleep(DRAINED_YET);
@@ -239,7 +238,7 @@ impl BackupRecording {
         };
     }
 
-    /// Goes on in the spool, if there is one: the time for the backup is up.
+    /// Continues in the spool, if there is one, after the timeout of the backup.
     fn spool(&mut self, trouble: &str) -> Result<(), Refusal> {
         let State::Interrupted(interrupted) = &self.state else {
             return Err(Refusal(format!(
@@ -249,9 +248,9 @@ impl BackupRecording {
             )));
         };
         match interrupted.spool(&self.watched.in_flight) {
-            Ok(Some(recording)) => {
+            Ok(Some(writer)) => {
                 self.status.problem(format!("changes go to a spool: {trouble}"));
-                self.state = State::Open(self.begin(recording).map_err(Failure::into_refusal)?);
+                self.state = State::Open(self.begin(writer).map_err(Failure::into_refusal)?);
                 Ok(())
             }
             Ok(None) => Err(Refusal(trouble.to_owned())),
@@ -260,20 +259,20 @@ impl BackupRecording {
     }
 }
 
-/// How long the drain of a spool that was found may take before recording goes on in the spool.
-fn drain_gets(policy: &OnUnreachable) -> Duration {
+/// The time that draining a spool gets at a start before recording goes on in the spool.
+fn drain_timeout(policy: &OnUnreachable) -> Duration {
     policy.wait().clamp(DRAIN_AT_LEAST, DRAIN_AT_MOST)
 }
 
 impl Open {
-    fn of(recording: BackupWriter) -> Self {
-        let recording: SharedRecording = Arc::new(Mutex::new(recording));
-        Self { recording, sealing: None, draining: None, unreported: None, background: Background::Begun }
+    fn of(writer: BackupWriter) -> Self {
+        let writer = SharedWriter::new(writer);
+        Self { writer, sealing: None, draining: None, unreported: None, background: Background::Begun }
     }
 
     fn begin_sealing(&mut self, status: &Arc<Status>) {
-        let recording = draining::lock(&self.recording);
-        self.sealing = begin_sealing(&recording, status);
+        let writer = self.writer.lock();
+        self.sealing = begin_sealing(&writer, status);
     }
 }
 
@@ -295,28 +294,28 @@ impl Failure {
     }
 }
 
-/// Says that the backup is open, and has it sealed from now on.
-fn begin_sealing(recording: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
-    let backup = Arc::new(recording.backup());
-    let newest = recording.newest();
-    let url = recording.url().to_string();
+/// Logs that the backup is open, reports it to the status, and starts the sealing thread.
+fn begin_sealing(writer: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
+    let backup = Arc::new(writer.backup());
+    let newest = writer.newest();
+    let url = writer.url().to_string();
     match newest {
         Some(newest) => log::info!("recording to {url}; its newest version is {}", newest.data_version),
         None => log::info!("recording to {url}, which has no version yet"),
     }
-    status.opened(Destination { url, backup: Arc::clone(&backup) }, newest, recording.unsealed());
+    status.opened(DestinationStatus { url, backup: Arc::clone(&backup) }, newest, writer.unsealed());
     match Sealing::spawn(
         backup,
         LogLimits::from_env(),
         newest.map(|newest| newest.seq),
         Arc::clone(status),
-        recording.share_lock(),
+        writer.share_lock(),
     ) {
         Ok(sealing) => Some(sealing),
         Err(error) => {
             let problem = format!(
-                "changes are recorded, but neither replayed nor sealed: cannot start a thread ({error}). Nothing is lost by \
-                 that; give lightningd more memory or threads, and start it again"
+                "changes are recorded, but neither replayed nor sealed: cannot start a thread ({error}). Nothing is lost. Give \
+                 lightningd more memory or threads, and start it again"
             );
             log::error!("{problem}");
             status.sealing_problem(problem);
@@ -325,7 +324,7 @@ fn begin_sealing(recording: &BackupWriter, status: &Arc<Status>) -> Option<Seali
     }
 }
 
-impl Record for BackupRecording {
+impl Record for Destination {
     fn open(&mut self) -> Result<(), Refusal> {
         self.ready().map(drop).map_err(Failure::into_refusal)
     }
@@ -335,7 +334,7 @@ impl Record for BackupRecording {
         let mut waiting: Option<Waiting> = None;
         loop {
             let (trouble, hangs) = match self.attempt(&write) {
-                // How long lightningd has waited is told by the watchdog.
+                // The watchdog reports how long lightningd has waited.
                 Ok(()) => return Ok(()),
                 Err(Failure::Refused(refusal)) => return Err(refusal),
                 Err(Failure::Trouble(trouble)) => (trouble, false),
@@ -363,16 +362,16 @@ impl Record for BackupRecording {
 
     fn after_reply(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let recording = draining::lock(&open.recording);
-        let newest = recording.newest();
-        let spooled = recording.spooled();
-        drop(recording);
+        let writer = open.writer.lock();
+        let newest = writer.newest();
+        let spooled = writer.spooled();
+        drop(writer);
         if open.draining.is_some() {
             match spooled {
                 Some((path, spooled)) => self.status.spooled(&self.place, &path, spooled),
                 None => {
                     open.draining = None;
-                    // Once more: what was told of the spool may have come after the word that it is drained.
+                    // Again: a late update of the spool's state may have overwritten "drained".
                     self.status.spool_drained();
                     open.begin_sealing(&self.status);
                 }
@@ -380,7 +379,7 @@ impl Record for BackupRecording {
         }
         if open.background == Background::Due {
             open.background = Background::Begun;
-            draining::lock(&open.recording).make_room_ahead();
+            open.writer.lock().make_room_ahead();
             open.begin_sealing(&self.status);
         }
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
@@ -397,30 +396,32 @@ impl Record for BackupRecording {
 
     fn end(&mut self) {
         let State::Open(open) = &mut self.state else { return };
-        let mut recording = draining::lock(&open.recording);
-        if let Err(error) = recording.note_commit() {
+        let mut writer = open.writer.lock();
+        if let Err(error) = writer.note_commit() {
             log::warn!(
-                "cannot note that the last change was committed: {}. Nothing is lost by that; the next start compares the \
-                 whole database with the backup, which takes some seconds",
+                "cannot note that the last change was committed: {}. Nothing is lost. The next start compares the whole \
+                 database with the backup, which takes some seconds",
                 with_remedy(&error)
             );
         }
-        if let Err(error) = recording.give_back_room() {
+        if let Err(error) = writer.give_back_room() {
             log::debug!("the room for the next log stays: {}", with_causes(&error));
         }
     }
 }
 
-/// What happens at some starts and is worth a line then.
+/// Logs the outcomes that are rare and not logged elsewhere.
 fn report(recorded: Recorded) {
     match recorded {
-        // Said when it was noticed.
+        // Logged when it was detected.
         Recorded::Appended | Recorded::Rewound { .. } | Recorded::Gap { .. } => {}
         Recorded::Replaced { data_version, .. } => {
             log::info!("version {data_version} is a snapshot of the node's database now");
         }
         Recorded::Healed { from: Some(from), to } => {
-            log::warn!("versions after {from} and before {to} were committed unseen; version {to} is a snapshot");
+            log::warn!(
+                "the versions after {from} and before {to} were not recorded; version {to} is a snapshot of the database"
+            );
         }
         Recorded::Healed { from: None, to } => log::info!("the backup begins with a snapshot of version {to}"),
     }
@@ -431,10 +432,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drain_is_given_time_but_not_so_much_that_lightningd_gives_up_the_plugin() {
+    fn the_drain_timeout_is_below_that_of_init() {
         let spool = |wait_s| OnUnreachable::Spool { directory: "/spool".into(), wait: Duration::from_secs(wait_s) };
-        assert_eq!(drain_gets(&spool(0)), DRAIN_AT_LEAST);
-        assert_eq!(drain_gets(&spool(7)), Duration::from_secs(7));
-        assert!(drain_gets(&spool(24 * 60 * 60)) <= Duration::from_secs(30), "of 60 s, with what else a start takes");
+        assert_eq!(drain_timeout(&spool(0)), DRAIN_AT_LEAST);
+        assert_eq!(drain_timeout(&spool(7)), Duration::from_secs(7));
+        assert!(
+            drain_timeout(&spool(24 * 60 * 60)) <= Duration::from_secs(30),
+            "of 60 s, with what else a start takes"
+        );
     }
 }
