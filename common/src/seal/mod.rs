@@ -34,7 +34,7 @@ use crate::storage::{StorageError, Trouble, remove_if_present};
 use followed_by::{Successor, or_keep};
 use format::checked::CheckedSnapshots;
 use format::names;
-use format::record::{Body, SnapshotRef};
+use format::record::Body;
 use format::segment::FollowedBy;
 use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};

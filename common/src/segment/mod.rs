@@ -2,6 +2,7 @@
 
 mod anchors;
 mod file;
+pub(crate) mod live_record;
 mod map_walk;
 mod open_segments;
 mod page_map;
