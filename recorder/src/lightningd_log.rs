@@ -91,7 +91,7 @@ impl Log for LightningdLog {
         }
     }
 
-    /// Waits until the lines so far are sent, for at most [`FLUSHED_WITHIN`].
+    /// Waits until the lines so far are sent, for a tenth of a second at most.
     fn flush(&self) {
         let unsent = |waiting: &mut Waiting| !waiting.lines.is_empty() && !waiting.ended;
         drop(self.queue.changed.wait_timeout_while(self.queue.waiting(), FLUSHED_WITHIN, unsent));

@@ -1,6 +1,6 @@
 //! The sealing thread: it replays what is recorded and seals finished logs, in the background.
 //!
-//! It reads the backup as any other reader does, and shares only a [`Wakeup`] with the recording thread. A change that does
+//! It reads the backup as any other reader does, and shares only a `Wakeup` with the recording thread. A change that does
 //! not replay is logged as an error but never stops recording, because it is what `lightningd` did. A disk that has no room
 //! for segments is no fault of the backup, and is reported as a problem of sealing.
 

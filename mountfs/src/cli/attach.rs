@@ -161,7 +161,7 @@ fn expect_its_node(
     match decide(history.newest_for_rules(), version, Bump::Absent) {
         Decision::Append | Decision::Rewind | Decision::Heal { .. } => Ok(()),
         Decision::Refuse { newest, .. } => bail!(
-            "{} is at version {version}, but {url} has version {newest}: the database is an old state, which peers may punish. Do \
+            "{} is at version {version}, but {url} holds version {newest}: the database is an old state, which peers may punish. Do \
              not run it. Restore the newest version: `{} --backup-existing`",
             path.display(),
             restore_command(url, where_to_restore(path))

@@ -51,8 +51,8 @@ pub fn stale(sight: &SpoolStatus) -> Option<String> {
     };
     Some(format!(
         "this backup is {what}. A node that is started without the missing changes can broadcast a revoked state, and the \
-         peer then takes ALL funds of that channel. Start the old node once with backup and spool reachable: that drains the \
-         spool"
+         peer then takes ALL funds of that channel. Start the old node once with backup and spool reachable: then \
+         the spool is drained"
     ))
 }
 

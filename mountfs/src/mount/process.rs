@@ -62,7 +62,9 @@ fn trim_heap() {
 #[cfg(not(target_env = "gnu"))]
 fn trim_heap() {}
 
-/// Keeps freed blocks of up to this size. Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
+/// Keeps freed blocks of up to this size.
+///
+/// Every view that is built allocates and frees a few megabytes. By default glibc gives each of them back to the kernel
 /// and asks for it again a page or two at a time. It stops that once it has seen a large block come and go: from then on
 /// blocks of that size and twice as much at the end of the heap are kept (mallopt(3), `M_MMAP_THRESHOLD`). Another C
 /// library is none the worse for it. Nothing is written to the block, so it takes no memory.

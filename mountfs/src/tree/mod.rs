@@ -13,7 +13,7 @@ pub mod fs;
 pub mod fs_error;
 pub mod kernel_inode;
 pub mod listing;
-mod lookup;
+pub mod lookup;
 pub mod node;
 pub mod open_files;
 pub mod prefill;

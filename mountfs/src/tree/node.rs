@@ -23,7 +23,9 @@ const BY_TIME: u64 = 5;
 const PERIOD_BIT: u64 = 1 << 63;
 const PART_BITS: u32 = 3;
 
-/// The highest seq that fits into an inode, beside the bits that [`kernel_inode`](crate::tree::kernel_inode) adds. At a thousand records a second
+/// The highest seq that fits into an inode, beside the bits that [`kernel_inode`](crate::tree::kernel_inode) adds.
+///
+/// At a thousand records a second
 /// it lasts for 278 years; a higher one in a backup is not plausible, and such versions do not appear in the mount.
 pub const SEQ_MAX: u64 = (1 << 43) - 1;
 
