@@ -171,7 +171,7 @@ fn schema_differences(backup: &Connection, database: &Connection) -> rusqlite::R
 
 fn key_of(layout: &Layout, row: &[Value]) -> Vec<KeyPart> {
     let parts = layout.key.iter().zip(row);
-    parts.map(|(column, value)| KeyPart { column: column.clone(), value: told(value) }).collect()
+    parts.map(|(column, value)| KeyPart { column: column.clone(), value: shown(value) }).collect()
 }
 
 /// How rows are matched.
@@ -217,7 +217,7 @@ fn compare_table(
     Ok((found, rows))
 }
 
-fn told(value: &Value) -> String {
+fn shown(value: &Value) -> String {
     let digits = |bytes: &[u8]| {
         let end = if bytes.len() > KEY_BYTES_TOLD { "…" } else { "" };
         let digits: String = bytes.iter().take(KEY_BYTES_TOLD).map(|byte| format!("{byte:02x}")).collect();

@@ -25,7 +25,7 @@ const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 60 };
 /// The versions, with the keys that begin and cease to match in each.
 type Found = Vec<(u32, Vec<String>, Vec<String>, u64)>;
 
-fn told(keys: &[super::RowKey]) -> Vec<String> {
+fn shown(keys: &[super::RowKey]) -> Vec<String> {
     keys.iter().map(|key| format!("{:?}", key.0)).collect()
 }
 
@@ -55,7 +55,7 @@ fn expected(backup: &Backup, history: &History, versions: &[Version], table: &st
             Some(before) if *before != now => {
                 let began: Vec<_> = now.difference(before).cloned().collect();
                 let ended: Vec<_> = before.difference(&now).cloned().collect();
-                found.push((version.data_version.get(), told(&began), told(&ended), now.len() as u64));
+                found.push((version.data_version.get(), shown(&began), shown(&ended), now.len() as u64));
             }
             Some(_) => {}
             None => first = now.len() as u64,
@@ -71,7 +71,7 @@ pub(crate) fn compare(backup: &Backup, history: &History, versions: &[Version], 
     let found: Found = turns
         .turns
         .iter()
-        .map(|turn| (turn.version.data_version.get(), told(&turn.began), told(&turn.ended), turn.matches))
+        .map(|turn| (turn.version.data_version.get(), shown(&turn.began), shown(&turn.ended), turn.matches))
         .collect();
     let (first, expected) = expected(backup, history, versions, table, condition);
     assert_eq!((turns.matches, &found), (first, &expected), "{table}: {condition}");
