@@ -1,9 +1,9 @@
 //! What is damaged is found and named, and costs what it costs whoever opens versions.
 
 mod kinds;
+mod lengths_and_names;
 mod of_the_node;
 mod rebuilt;
-mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
