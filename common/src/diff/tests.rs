@@ -316,7 +316,7 @@ proptest! {
     }
 }
 
-/// A page source that tells of pages that are the same.
+/// A page source that reports equal pages.
 struct Known(Bytes);
 
 impl PageSource for Known {
@@ -368,7 +368,7 @@ fn a_change_that_no_leaf_shows_is_found() {
 
 #[test]
 fn two_tables_that_take_each_others_name_are_told() {
-    // No page of their rows was touched, and nothing was told of them.
+    // None of their pages was touched, and nothing was reported for them.
     let size = PageSize::new(512).unwrap();
     let rows = |table: &str| format!("INSERT INTO {table} (x) VALUES ('of {table}'), (zeroblob(3000))");
     let make = r#"CREATE TABLE "plain" (x); CREATE TABLE "keyed" (x)"#.to_owned();
