@@ -279,7 +279,7 @@ fn an_older_copy_of_what_remains_does_not_pass() {
     let mut watch = |_| ControlFlow::Continue(());
     let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
     assert!(refused.is_err(), "{refused:?}");
-    // That of another backup is none of this one.
+    // The file of another backup is refused.
     fs::write(&path, &newer).unwrap();
     let mut other = Hourly::new();
     other.live(120);

@@ -84,9 +84,9 @@ pub struct Rescue {
 pub struct Imported {
     /// UUID of the backup.
     pub uuid: Uuid,
-    /// Its first version.
+    /// First version of the backup.
     pub first: DataVersion,
-    /// Its newest version.
+    /// Newest version of the backup.
     pub newest: DataVersion,
     /// Number of changes.
     pub changes: u64,

@@ -72,7 +72,7 @@ pub enum Wrong {
         check: &'static str,
         /// The version.
         data_version: format::units::DataVersion,
-        /// Its first message.
+        /// First message of the check.
         found: String,
     },
     /// The newest version is as damaged as the node's own database.
