@@ -2,7 +2,7 @@
 //!
 //! Pages first, rows second. If there are few changes between the versions, they are replayed: only pages that this reads or
 //! writes can have differing rows. If there are many, the page maps show which pages may differ
-//! ([`PageIdentity`](crate::pages::PageIdentity)). Then the b-trees of a table are followed in both databases ([`tree`]),
+//! ([`PageIdentity`](crate::pages::PageIdentity)). Then the b-trees of a table are followed in both databases (`tree`),
 //! skipping equal leaves, and only rows with different bytes are queried. A table whose schema changed, or without rowids, is
 //! compared as a whole, unless none of its pages was touched.
 

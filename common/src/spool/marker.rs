@@ -24,7 +24,7 @@ use format::units::Timestamp;
 /// Maximum length; a marker has a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;
 
-/// The file [`FILE_NAME`](Self::FILE_NAME) in the lightning-dir.
+/// The file `backup.spool` in the lightning-dir.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolMarker {
     /// UUID of the backup.
