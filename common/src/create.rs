@@ -93,7 +93,7 @@ pub enum CreateError {
     /// The database cannot be read.
     #[error(transparent)]
     Database(#[from] LiveDatabaseError),
-    /// Its pages cannot be copied.
+    /// The pages of the database cannot be copied.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The log cannot be created.

@@ -29,7 +29,7 @@ pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Res
         }
     }
     if !snapshots.is_empty() {
-        for segment in remains.told() {
+        for segment in remains.segments_with_part() {
             if let Some(id) = backup.segments().footer(segment)?.snapshot {
                 snapshots.remove(&id.seq);
             }

@@ -35,8 +35,8 @@ impl Backup {
         let newest = history.newest().cloned();
         // An empty history that was not read to its end may be incomplete.
         let is_known = newest.is_some() || read.is_ok();
-        let (unsealed, sealed) = told(UnsealedChanges::of(&history));
-        let (oldest, first) = told(history.oldest());
+        let (unsealed, sealed) = split(UnsealedChanges::of(&history));
+        let (oldest, first) = split(history.oldest());
         let state = BackupState {
             newest,
             oldest: oldest.flatten(),
@@ -48,9 +48,9 @@ impl Backup {
 }
 
 /// Splits a result into its value and its error.
-fn told<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
+fn split<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
     match read {
-        Ok(told) => (Some(told), Ok(())),
+        Ok(value) => (Some(value), Ok(())),
         Err(error) => (None, Err(error)),
     }
 }
@@ -63,7 +63,7 @@ fn told<T>(read: Result<T, ReadError>) -> (Option<T>, Result<(), ReadError>) {
 pub struct UnsealedChanges {
     sealed_through: Option<SealedThrough>,
     /// Ascending; none is empty.
-    stretches: VecDeque<RangeInclusive<u64>>,
+    ranges: VecDeque<RangeInclusive<u64>>,
 }
 
 impl UnsealedChanges {
@@ -72,7 +72,7 @@ impl UnsealedChanges {
     /// # Errors
     /// When the newest segment cannot be read.
     pub(crate) fn of(history: &History) -> Result<Self, ReadError> {
-        let mut unsealed = Self { sealed_through: history.sealed_through()?, stretches: VecDeque::new() };
+        let mut unsealed = Self { sealed_through: history.sealed_through()?, ranges: VecDeque::new() };
         for record in history.unsealed_records().filter(|record| record.kind == LiveKind::Change) {
             unsealed.push(record.about.seq);
         }
@@ -95,7 +95,7 @@ impl UnsealedChanges {
     pub fn sealed(&mut self, through: SealedThrough) {
         self.sealed_through = Some(through);
         let sealed = through.seq.get();
-        self.stretches.retain(|stretch| *stretch.end() > sealed);
+        self.ranges.retain(|range| *range.end() > sealed);
     }
 
     /// How far the backup is sealed; `None` when nothing is.
@@ -106,25 +106,25 @@ impl UnsealedChanges {
     /// Number of unsealed changes.
     pub fn count(&self) -> u64 {
         let sealed = self.sealed_through.map_or(0, |through| through.seq.get());
-        let behind = |stretch: &RangeInclusive<u64>| stretch.end() - (stretch.start() - 1).max(sealed);
-        self.stretches.iter().map(behind).sum()
+        let behind = |range: &RangeInclusive<u64>| range.end() - (range.start() - 1).max(sealed);
+        self.ranges.iter().map(behind).sum()
     }
 
     fn push(&mut self, seq: Seq) {
         let seq = seq.get();
-        match self.stretches.back_mut() {
+        match self.ranges.back_mut() {
             // It was already found when the backup was opened.
             Some(last) if *last.end() >= seq => {}
             Some(last) if *last.end() == seq - 1 => *last = *last.start()..=seq,
-            _ => self.stretches.push_back(seq..=seq),
+            _ => self.ranges.push_back(seq..=seq),
         }
     }
 
     /// Removes the newest change, which is void.
     fn pop(&mut self) {
-        match self.stretches.back_mut() {
+        match self.ranges.back_mut() {
             Some(last) if last.start() < last.end() => *last = *last.start()..=last.end() - 1,
-            Some(_) => drop(self.stretches.pop_back()),
+            Some(_) => drop(self.ranges.pop_back()),
             // Sealed changes are never rewound.
             None => {}
         }
@@ -160,7 +160,7 @@ mod tests {
         unsealed.sealed(through(5));
         assert_eq!(unsealed.count(), 6 + 8);
         unsealed.sealed(through(11));
-        assert_eq!((unsealed.count(), unsealed.stretches.len()), (8, 1));
+        assert_eq!((unsealed.count(), unsealed.ranges.len()), (8, 1));
         // The change 20 is void because of 21; 22 is the new change.
         let rewound = Recorded::Rewound { data_version: DataVersion::new(9) };
         unsealed.recorded(seq(22), rewound);

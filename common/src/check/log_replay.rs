@@ -22,7 +22,7 @@ use format::version_rules::Bump;
 /// An image of a page.
 #[derive(Debug, Clone)]
 pub(crate) enum Image {
-    /// Its bytes.
+    /// The bytes of the page.
     Bytes(Arc<[u8]>),
     /// The page in the snapshot that the log begins with.
     OfSnapshot,

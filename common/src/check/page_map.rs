@@ -18,7 +18,7 @@ pub(crate) struct OwnPart {
     pub(crate) unreadable: Vec<u64>,
     /// The pages below those.
     pub(crate) hidden: Vec<RangeInclusive<u32>>,
-    /// Its nodes.
+    /// The segment's own nodes.
     pub(crate) nodes: Vec<Piece>,
     /// The pages with images in the segment, ascending, with their locations.
     pub(crate) images: Vec<(PageNo, Piece)>,

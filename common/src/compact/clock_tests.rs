@@ -1,4 +1,4 @@
-//! Clocks that are wrong: what they make stay, and how long they are doubted.
+//! Wrong clocks: what stays because of them, and how long they are doubted.
 
 use std::ops::ControlFlow;
 
@@ -91,7 +91,7 @@ fn spells() -> impl Strategy<Value = Vec<Spell>> {
     let wrong = (1_i64..20, off, any::<bool>()).prop_map(|(hours, off, restarts)| Spell { hours, off, restarts });
     let right = (6_i64..80, any::<bool>()).prop_map(|(hours, restarts)| Spell { hours, off: 0, restarts });
     let all = prop::collection::vec((right, wrong).prop_map(|(right, wrong)| [right, wrong]), 1..10);
-    // What was recorded before anything else by a clock that is behind is taken for old, after a day: nothing tells it apart.
+    // Versions recorded first by a slow clock count as old, after a day: they cannot be distinguished.
     all.prop_map(|all| all.concat())
 }
 
@@ -103,7 +103,7 @@ fn times_of(segment: &[Recorded]) -> Times {
     Times { earliest: times().min().unwrap(), latest: times().max().unwrap() }
 }
 
-/// What a recorder does that looks whether history is to be dropped.
+/// A recorder's periodic check whether history is to be dropped.
 fn drop_by(policy: &KeepPolicy, all: &mut [Recorded], now: Timestamp, newest: Timestamp) {
     let sealed = all.len() / OF_SEGMENT;
     let left: Vec<usize> =

@@ -185,7 +185,7 @@ fn a_reader_follows_and_what_it_has_open_stays_readable() {
     let before = it.held();
     let view = views.open(&plan).unwrap();
 
-    // As a mount does: as soon as it is known that something was dropped, while the files are still there.
+    // As a mount does: as soon as dropped segments are reported, while the files still exist.
     let mut looked = false;
     let mut watch = |progress: CompactProgress| {
         if progress.stage == Stage::Removing && !looked {
@@ -210,7 +210,7 @@ fn a_reader_follows_and_what_it_has_open_stays_readable() {
     assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
     assert!(bytes == before[&third.data_version.get()].0);
     assert_eq!(held(&backup), now, "the reader that followed finds what a new one does");
-    // Whoever still knows of a version that is gone is told so.
+    // A reader that still lists a dropped version gets an error.
     let gone = views.open(&plan);
     assert!(gone.is_ok(), "it is kept");
     drop((view, gone));
@@ -239,14 +239,14 @@ fn every_flipped_bit_of_what_remains_is_found() {
         let report = it.verify();
         assert!(report.findings.iter().any(|finding| finding.file == names::REMAINS), "byte {byte}: {report:?}");
     }
-    // Nothing is dropped from a backup of which it is not known what was.
+    // Nothing is dropped from a backup with an unknown history of compactions.
     let mut bad = good.clone();
     bad[good.len() - REMAINS_FOOTER_LEN - 1] ^= 1;
     fs::write(&path, &bad).unwrap();
     let mut watch = |_| ControlFlow::Continue(());
     let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
     assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
-    // The recorder goes on all the same.
+    // The recorder continues all the same.
     let mut recording = it.node.record_within(LIMITS);
     it.write(&mut recording, "goes on", Fate::Committed);
     drop(recording);
@@ -279,7 +279,7 @@ fn an_older_copy_of_what_remains_does_not_pass() {
     let mut watch = |_| ControlFlow::Continue(());
     let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
     assert!(refused.is_err(), "{refused:?}");
-    // That of another backup is none of this one.
+    // The file of another backup is refused.
     fs::write(&path, &newer).unwrap();
     let mut other = Hourly::new();
     other.live(120);

@@ -1,4 +1,4 @@
-//! Versions that are kept of segments that are not.
+//! Kept versions of dropped segments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,7 +70,7 @@ fn single_versions_are_kept_whole_and_those_beside_them_go() {
         assert_eq!(compaction, foretold.compaction, "{hours} h");
         assert_eq!(bytes - it.bytes(), compaction.freed_bytes, "{hours} h");
         let (history, left) = versions(&it);
-        // Of what is no file any more exactly those that are to be kept are left.
+        // Of dropped segments exactly the versions to keep are left.
         let numbers: BTreeSet<u32> = thinned(&it)
             .iter()
             .flat_map(|one| one.versions.iter().map(|version| u32::try_from(version.place).unwrap()))
@@ -163,7 +163,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
         assert!(report.findings.iter().any(|finding| finding.file == names::REMAINS), "byte {byte}: {report:?}");
         let quickly = Scope { depth: Depth::Quick, ..Scope::default() };
         let quick = verify(&it.node.backup_lock.backend_url, quickly, &|_, _| {}).unwrap();
-        // Whatever can be opened is right; whatever cannot be is named.
+        // Every version that opens is right; every other has a finding.
         let (backup, mut lost) = (it.node.backup(), 0);
         let (history, _) = backup.read_history();
         let views = crate::backup::views::Views::new(Arc::clone(&backup), 0);
@@ -179,7 +179,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
                 Some(opened) => assert!(opened == *bytes, "byte {byte}: version {number} is another one"),
                 None => {
                     let place = crate::segment::version::VersionOrdinal(number.into());
-                    // Without its directory nobody knows which versions were kept.
+                    // Without its directory the kept versions are unknown.
                     let is_known = !alone.contains(&place.0) || backup.segments().remains().is_some();
                     assert!(!is_known || report.lost.contains_place(place), "byte {byte}: {number} of {report:?}");
                     assert!(!is_known || quick.lost.contains_place(place), "byte {byte}: {number} of {quick:?}");

@@ -73,7 +73,7 @@ impl Output {
 }
 
 /// The segments with a part, ascending.
-fn told(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
+fn segments_with_part(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
     let of_pieces = needed.iter().map(|needed| needed.segment);
     of_pieces.chain(plan.gaps.iter().map(|gap| gap.last_segment)).chain(plan.bases.iter().copied()).collect()
 }
@@ -83,7 +83,7 @@ pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
     let mut at = REMAINS_HEADER_LEN as u64;
     let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
-    for segment in told(plan, needed) {
+    for segment in segments_with_part(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
         let mut pieces = Vec::with_capacity(own.len());
@@ -114,7 +114,7 @@ pub(super) fn write(
     let mut out = Output { file, buffer: header.to_vec(), written: 0, pace };
     let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
-    for segment in told(plan, needed) {
+    for segment in segments_with_part(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
         let file = segments.open(segment)?;

@@ -75,7 +75,7 @@ pub enum BackupLockError {
         /// What is wrong.
         reason: String,
     },
-    /// Its URL is invalid.
+    /// The URL of the backup is invalid.
     #[error("{path}: backend_url: {source}", path = .path.display())]
     Url {
         /// The file.

@@ -68,13 +68,13 @@ impl Databases {
         let connections = [connect(&mounted[0]), connect(&mounted[1])];
         match connections {
             [Ok(from), Ok(to)] => Ok(Self { connections: [from, to], mounted, trees }),
-            [Err(error), _] | [_, Err(error)] => Err(told(&mounted, &error)),
+            [Err(error), _] | [_, Err(error)] => Err(error_of(&mounted, &error)),
         }
     }
 
     /// Compares the databases, and passes all differences to `take`.
     pub(super) fn compare(&self, scope: Scope, wanted: &[String], take: Take<'_>) -> Result<(), DiffError> {
-        let fail = |error: rusqlite::Error| told(&self.mounted, &error);
+        let fail = |error: rusqlite::Error| error_of(&self.mounted, &error);
         let schemas = [schema_entries(&self.connections[0]), schema_entries(&self.connections[1])];
         let [ours, theirs] = schemas;
         let schemas = [ours.map_err(fail)?, theirs.map_err(fail)?];
@@ -362,7 +362,7 @@ fn schema_changes([ours, theirs]: &[SchemaEntries; 2]) -> Vec<SchemaChange> {
 }
 
 /// SQLite reports only a read error; the overlay has the page and the reason.
-fn told(mounted: &[MountedOverlay; 2], error: &rusqlite::Error) -> DiffError {
+fn error_of(mounted: &[MountedOverlay; 2], error: &rusqlite::Error) -> DiffError {
     let problem = mounted.iter().find_map(MountedOverlay::take_problem);
     problem.map_or_else(|| DiffError::Unreadable { reason: reason(error) }, DiffError::Read)
 }

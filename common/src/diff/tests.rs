@@ -112,7 +112,7 @@ fn all_rows(pages: &OverlayPages) -> Rows {
             _ => "CAST(rowid AS TEXT)".to_owned(),
         };
         let mut rows = connection.prepare(&format!("SELECT {key}, {row} FROM {table} ORDER BY 1")).unwrap();
-        let rows = rows.query_map([], |row| Ok((told(row.get_ref(0)?), told(row.get_ref(1)?))));
+        let rows = rows.query_map([], |row| Ok((shown(row.get_ref(0)?), shown(row.get_ref(1)?))));
         for (number, row) in rows.unwrap().enumerate() {
             let (key, row) = row.unwrap();
             // Rows without a key may be the same one twice.
@@ -134,14 +134,14 @@ fn key_of_mixed(l: &str, k: &str) -> String {
     format!("CASE typeof({l}) WHEN 'integer' THEN quote({l} * 1.0) ELSE quote({l}) END || ',' || quote(lower({k}))")
 }
 
-fn told(value: ValueRef<'_>) -> String {
+fn shown(value: ValueRef<'_>) -> String {
     value.as_bytes().unwrap().escape_ascii().to_string().replace(r"\'", "'")
 }
 
 fn asked(sql: &str, values: &[Value]) -> String {
     let connection = Connection::open_in_memory().unwrap();
     let sql = format!("SELECT {sql}");
-    connection.query_row(&sql, rusqlite::params_from_iter(values), |row| Ok(told(row.get_ref(0)?))).unwrap()
+    connection.query_row(&sql, rusqlite::params_from_iter(values), |row| Ok(shown(row.get_ref(0)?))).unwrap()
 }
 
 fn key(row: &RowChange<'_>) -> String {
@@ -316,7 +316,7 @@ proptest! {
     }
 }
 
-/// A page source that tells of pages that are the same.
+/// A page source that reports equal pages.
 struct Known(Bytes);
 
 impl PageSource for Known {
@@ -368,7 +368,7 @@ fn a_change_that_no_leaf_shows_is_found() {
 
 #[test]
 fn two_tables_that_take_each_others_name_are_told() {
-    // No page of their rows was touched, and nothing was told of them.
+    // None of their pages was touched, and nothing was reported for them.
     let size = PageSize::new(512).unwrap();
     let rows = |table: &str| format!("INSERT INTO {table} (x) VALUES ('of {table}'), (zeroblob(3000))");
     let make = r#"CREATE TABLE "plain" (x); CREATE TABLE "keyed" (x)"#.to_owned();

@@ -1,4 +1,4 @@
-//! What is found is what asking every version would find.
+//! The result equals that of evaluating the condition in every version.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ const SHORT: LogLimits = LogLimits { bytes: 1 << 16, statements: 60 };
 /// The versions, with the keys that begin and cease to match in each.
 type Found = Vec<(u32, Vec<String>, Vec<String>, u64)>;
 
-fn told(keys: &[super::RowKey]) -> Vec<String> {
+fn shown(keys: &[super::RowKey]) -> Vec<String> {
     keys.iter().map(|key| format!("{:?}", key.0)).collect()
 }
 
@@ -39,7 +39,7 @@ fn versions(history: &History) -> Vec<Version> {
     all
 }
 
-/// By asking every version.
+/// By evaluating every version.
 fn expected(backup: &Backup, history: &History, versions: &[Version], table: &str, condition: &str) -> (u64, Found) {
     let condition =
         super::check(backup, history, (&versions[0], &versions[versions.len() - 1]), table, condition).unwrap();
@@ -55,7 +55,7 @@ fn expected(backup: &Backup, history: &History, versions: &[Version], table: &st
             Some(before) if *before != now => {
                 let began: Vec<_> = now.difference(before).cloned().collect();
                 let ended: Vec<_> = before.difference(&now).cloned().collect();
-                found.push((version.data_version.get(), told(&began), told(&ended), now.len() as u64));
+                found.push((version.data_version.get(), shown(&began), shown(&ended), now.len() as u64));
             }
             Some(_) => {}
             None => first = now.len() as u64,
@@ -71,7 +71,7 @@ pub(crate) fn compare(backup: &Backup, history: &History, versions: &[Version], 
     let found: Found = turns
         .turns
         .iter()
-        .map(|turn| (turn.version.data_version.get(), told(&turn.began), told(&turn.ended), turn.matches))
+        .map(|turn| (turn.version.data_version.get(), shown(&turn.began), shown(&turn.ended), turn.matches))
         .collect();
     let (first, expected) = expected(backup, history, versions, table, condition);
     assert_eq!((turns.matches, &found), (first, &expected), "{table}: {condition}");
@@ -281,7 +281,7 @@ fn a_row_that_gives_way_to_another_ceases_to_match() {
 
 #[test]
 fn before_a_column_is_there_no_row_matches() {
-    // A name in double quotes was taken for a text there, and rows matched that nobody had written.
+    // SQLite took a name in double quotes for a string there, and rows matched that do not.
     let statements = [
         "CREATE TABLE parts (id INTEGER PRIMARY KEY)",
         "INSERT INTO parts VALUES (1)",
@@ -292,7 +292,7 @@ fn before_a_column_is_there_no_row_matches() {
     assert_eq!(turns, [all[all.len() - 1]]);
 }
 
-/// Statements that write nothing of what is asked about, so many that what comes behind them is in another log.
+/// Irrelevant statements, so many that later ones are in another log.
 fn others() -> Vec<&'static str> {
     vec!["INSERT INTO payments (note, amount) VALUES ('other', 1)"; 60]
 }
@@ -315,7 +315,7 @@ fn a_table_is_emptied_whatever_its_name_and_the_comments_say() {
     }
 }
 
-/// What a search over a new history says.
+/// The result of a search over a new history.
 fn outcome(statements: &[&str], table: &str, condition: &str, from: usize) -> Result<Vec<usize>, String> {
     let mut node = Node::new("");
     let mut recording = node.record_within(SHORT);
@@ -417,7 +417,7 @@ fn rows_without_a_key_count_as_often_as_they_are_there() {
     );
 }
 
-/// Whatever byte of a segment is damaged: of versions that can all be opened something is said, and the same as before.
+/// With any damaged byte of a segment: the result for versions that can all be opened is the same as before.
 #[test]
 fn damage_outside_of_what_is_asked_about_does_not_matter() {
     let mut node = Node::new("");

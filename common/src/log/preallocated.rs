@@ -238,7 +238,7 @@ impl PreallocatedLogs {
     }
 
     fn make_until_stopped(&self) {
-        let mut said = None;
+        let mut logged = None;
         loop {
             let is_idle = |state: &mut State| {
                 !state.stopped
@@ -253,17 +253,17 @@ impl PreallocatedLogs {
             }
             drop(state);
             match self.make() {
-                Ok(_) => said = None,
+                Ok(_) => logged = None,
                 Err(error) => {
                     // The failing offset can differ, so it is not compared.
                     let trouble = Some((error.op, error.trouble()));
-                    if said != trouble {
+                    if logged != trouble {
                         log::warn!(
                             "{error}: {}; the file of the next log is not made ahead. Recording goes on{}",
                             error.source,
                             remedy(&error)
                         );
-                        said = trouble;
+                        logged = trouble;
                     }
                     self.pause_after_failure();
                 }

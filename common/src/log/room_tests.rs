@@ -75,8 +75,8 @@ fn a_log_that_grows_keeps_a_byte_free_and_a_whole_number_of_units() {
         writer.commit().unwrap();
         let bytes = fs::read(log(dir.path())).unwrap();
         let used = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-        // Wherever it is cut, records that are lost are told.
-        // Damage is looked at several times, which takes a while.
+        // Wherever it is cut, lost records are reported.
+        // Damage is read several times, which takes a while.
         let some = (64..bytes.len()).step_by(bytes.len() / 12);
         for cut in some.chain([used - 50, used - 6, used - 1, used, used + 1, 4095, 4096, 4097]) {
             fs::write(log(dir.path()), &bytes[..cut]).unwrap();
@@ -116,7 +116,7 @@ fn a_log_of_one_long_record_is_longer_than_that() {
     }
 }
 
-/// Otherwise a torn write could not be told from one that was cut off.
+/// Otherwise a torn write could not be distinguished from a file that was cut off.
 #[test]
 fn a_log_is_longer_for_good_before_a_record_is_written_that_does_not_fit() {
     for (nth, changed) in [(0, false), (1, true), (2, true), (3, true), (4, true)] {

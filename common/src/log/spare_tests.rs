@@ -1,4 +1,5 @@
-//! Going on in a spare: what readers see of it, and what is not taken for one. `campaign` lets calls and power fail.
+//! Continuing in a preallocated log: what readers see of it, and what is not taken for one. `campaign` covers failing calls and
+//! power cuts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -134,7 +135,7 @@ fn a_reader_that_saw_what_was_not_durable_is_told() {
     assert_eq!(read(dir.path()).unwrap().last().unwrap(), "another");
 }
 
-/// What no crash leaves behind is damage, and stays as it is.
+/// A state that no crash leaves is damage, and is not changed.
 #[test]
 fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -183,7 +184,7 @@ fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     assert!(files(dir.path()) == all);
 }
 
-/// What was made ahead is used: the record that begins a log is one write, one sync and one rename.
+/// The preallocated log is used: the record that begins a log is one write, one sync and one rename.
 #[test]
 fn going_on_in_a_spare_is_one_write_one_sync_and_a_rename() {
     let dir = tempfile::tempdir().unwrap();
@@ -232,7 +233,7 @@ fn a_thread_makes_spares_until_it_is_stopped() {
     assert!(!spare.exists(), "it takes room that nobody uses");
 }
 
-/// What was lost: a disk failed for the thread and for the record at the same moment, the thread then slept on with the lock,
+/// A regression: a disk failed for the thread and for the record at the same moment, the thread then slept while it had the lock,
 /// and the backup could not be opened again for ten seconds.
 #[test]
 fn a_thread_that_was_told_to_stop_does_not_pause() {

@@ -1,4 +1,4 @@
-//! What a crash, a hostile file or a meddling operator can leave of a log.
+//! Logs after a crash, hostile logs, and logs changed by an operator.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use format::version_rules::Bump;
 use format::{checksum, names};
 
 const UUID: Uuid = Uuid::from_u128(7);
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: u64 = 512;
 
 fn directory(path: &Path) -> Arc<dyn Directory> {
@@ -82,7 +82,7 @@ fn a_batch_of_which_only_the_end_reached_the_disk_is_torn_and_not_damage() {
     assert_eq!(records(dir.path()).last().unwrap(), "goes on");
 }
 
-/// Whoever can make a node store a text can make it store the tag of a record, many times.
+/// An attacker who can make a node store a text can make it store the tag of a record, many times.
 #[test]
 fn a_torn_record_that_holds_the_tag_many_times_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ fn a_directory_that_looks_temporary_does_not_stop_the_node() {
     recover_all(dir.path()).unwrap();
 }
 
-/// `mv` to another disk, `rm -r`, `umount -l`: the file that is open is written to and nobody will ever find it.
+/// `mv` to another disk, `rm -r`, `umount -l`: writes to the open file would be lost.
 #[test]
 fn a_log_that_was_deleted_or_replaced_takes_no_more_records() {
     for replaced in [false, true] {
@@ -187,7 +187,7 @@ fn a_record_is_one_write_and_then_one_sync() {
     }
 }
 
-/// After a failed sync the last record may be in the page cache alone, clean: it must be written anew, and synced, before
+/// After a failed sync the last record may be only in the page cache, and clean: it must be written and synced again before
 /// anything follows it.
 #[test]
 fn recovery_writes_the_last_records_again() {

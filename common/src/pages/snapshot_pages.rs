@@ -74,17 +74,17 @@ enum Holder {
     /// The base.
     Below,
     /// None: the page is all zeros.
-    Nobody,
+    Absent,
 }
 
 impl SnapshotPages {
     fn holder(&self, page: PageNo) -> Holder {
         match &self.below {
-            _ if page.get() > self.page_count() => Holder::Nobody,
+            _ if page.get() > self.page_count() => Holder::Absent,
             _ if self.file.stores(page) => Holder::Own,
             // When the delta was written, a page past the end of the base was compared with zeros.
             Some(below) if page.get() <= below.page_count() => Holder::Below,
-            _ => Holder::Nobody,
+            _ => Holder::Absent,
         }
     }
 }
@@ -129,7 +129,7 @@ impl PageSource for SnapshotPages {
             match self.holder(page) {
                 Holder::Own => *out = PageIdentity::Snapshot(self.file.header().seq),
                 Holder::Below => {}
-                Holder::Nobody => *out = PageIdentity::Zeros,
+                Holder::Absent => *out = PageIdentity::Zeros,
             }
         }
         Ok(())

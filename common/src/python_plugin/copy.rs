@@ -84,9 +84,9 @@ pub struct Rescue {
 pub struct Imported {
     /// UUID of the backup.
     pub uuid: Uuid,
-    /// Its first version.
+    /// First version of the backup.
     pub first: DataVersion,
-    /// Its newest version.
+    /// Newest version of the backup.
     pub newest: DataVersion,
     /// Number of changes.
     pub changes: u64,
@@ -122,7 +122,7 @@ pub(super) enum Stop {
     /// An error.
     Because(ImportError),
     /// The replaying thread has ended, and has the reason.
-    NobodyReplays,
+    ReplayEnded,
     /// The record at this offset does not replay.
     Unreplayable { offset: u64 },
 }
@@ -232,7 +232,7 @@ pub(super) fn copy(
     let Copy { first, newest, changes, repairs, path, to, .. } = copy;
     let (Some(first), Some(newest)) = (first, newest) else { return Err(ImportError::Empty { path }.into()) };
     let newest_log = to.cutter.finish();
-    to.records.finish().map_err(|_| Stop::NobodyReplays)?;
+    to.records.finish().map_err(|_| Stop::ReplayEnded)?;
     Ok((Imported { uuid, first, newest, changes, repairs: repairs.clone(), rescue, damage: None }, newest_log))
 }
 
@@ -326,7 +326,7 @@ impl Copy<'_> {
     /// Passes on a record, after the end of the log before it, if one ended.
     fn hand_on(&mut self, end: Option<FinishedLog>, record: ToReplay) -> Result<(), Stop> {
         let end = end.map(ToReplay::End);
-        end.into_iter().chain([record]).try_for_each(|it| self.to.records.push(it)).map_err(|_| Stop::NobodyReplays)
+        end.into_iter().chain([record]).try_for_each(|it| self.to.records.push(it)).map_err(|_| Stop::ReplayEnded)
     }
 
     /// Takes a snapshot of `len` bytes; `go_on` is called at intervals with the number of bytes read.

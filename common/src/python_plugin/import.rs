@@ -161,7 +161,7 @@ fn fill(
     written?;
     let mut imported = copied.map_err(|stop| match stop {
         Stop::Because(error) => error,
-        Stop::NobodyReplays | Stop::Unreplayable { .. } => {
+        Stop::ReplayEnded | Stop::Unreplayable { .. } => {
             unreachable!("BUG: replay ended early and without an error")
         }
     })?;

@@ -36,9 +36,9 @@ pub(super) struct Records {
 
 /// The receiving side is gone.
 #[derive(Debug)]
-pub(super) struct NobodyReplays;
+pub(super) struct ReplayEnded;
 
-impl From<SendError<Vec<ToReplay>>> for NobodyReplays {
+impl From<SendError<Vec<ToReplay>>> for ReplayEnded {
     fn from(_: SendError<Vec<ToReplay>>) -> Self {
         Self
     }
@@ -52,7 +52,7 @@ impl Records {
     }
 
     /// Adds a record. Blocks while too many batches wait.
-    pub(super) fn push(&mut self, record: ToReplay) -> Result<(), NobodyReplays> {
+    pub(super) fn push(&mut self, record: ToReplay) -> Result<(), ReplayEnded> {
         if let ToReplay::Change { statements, .. } = &record {
             self.bytes += statements.bytes();
         }
@@ -65,7 +65,7 @@ impl Records {
     }
 
     /// Sends the last batch.
-    pub(super) fn finish(self) -> Result<(), NobodyReplays> {
+    pub(super) fn finish(self) -> Result<(), ReplayEnded> {
         Ok(self.batches.send(self.batch)?)
     }
 }

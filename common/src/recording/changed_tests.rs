@@ -1,4 +1,4 @@
-//! What the recorder makes of a database that is not what was recorded: changed by others, locked, or not to be replayed.
+//! A database that differs from what was recorded: changed by others, locked, or not replayable.
 
 use std::borrow::Cow;
 
@@ -57,7 +57,7 @@ fn a_change_while_lightningd_was_stopped_is_found_at_the_first_write() {
     }
 }
 
-/// Whatever the run before left: a change that was committed, one that was not, a rider, the snapshot of `init`.
+/// After every possible end of the previous run: a committed change, an uncommitted one, a rider, the snapshot of `init`.
 #[test]
 fn it_is_found_whatever_the_newest_record_is() {
     let lost = DataVersion::new(12);
@@ -139,7 +139,7 @@ fn a_writer_beside_lightningd_is_found_at_its_next_write() {
     }
 }
 
-/// Nobody notes that all is well who has not seen it.
+/// A run that has not compared the database records no commit.
 #[test]
 fn a_writer_behind_the_last_write_is_found_by_the_next_run() {
     let mut node = Node::new("");
@@ -152,7 +152,7 @@ fn a_writer_behind_the_last_write_is_found_by_the_next_run() {
     expect_newest(&node);
 }
 
-/// A transaction that is larger than SQLite's cache, recorded while nobody else can read the database.
+/// A transaction that is larger than SQLite's cache, recorded while the database cannot be read.
 pub(super) fn write_spilling(
     node: &mut Node,
     recording: &mut BackupWriter,
@@ -181,7 +181,7 @@ pub(super) fn write_spilling(
     Ok(recorded)
 }
 
-/// What was lost: the first write locked the database, so nothing was compared, and at the end all was said to be well.
+/// A regression: the first write locked the database, so nothing was compared, and at the end the run noted that all was well.
 #[test]
 fn a_comparison_that_a_large_transaction_prevents_is_made_at_the_next_write_or_by_the_next_run() {
     for ends_at_once in [false, true] {
@@ -199,8 +199,8 @@ fn a_comparison_that_a_large_transaction_prevents_is_made_at_the_next_write_or_b
     }
 }
 
-/// Changes that were recorded before the comparison came are good if it finds no difference, and if it finds one they build on
-/// another database than the node's. Until it is known which, their logs are not sealed: nothing could be said of them any more.
+/// Changes recorded before the comparison are right if it finds no difference; otherwise they build on another database than the
+/// node's. Until then their logs are not sealed, because sealed logs are final.
 #[test]
 fn what_was_recorded_before_a_late_comparison_is_as_good_as_its_outcome() {
     let late: Vec<_> = (13..=16).collect();
@@ -254,7 +254,7 @@ fn what_was_recorded_before_a_late_comparison_is_as_good_as_its_outcome() {
     }
 }
 
-/// A database that can never be read does not keep the backup from being sealed for ever.
+/// A database that can never be read does not prevent sealing for ever.
 #[test]
 fn a_comparison_that_never_comes_is_not_waited_for_without_end() {
     let mut node = stopped("");

@@ -97,11 +97,11 @@ impl BackupWriter {
             time: now,
         };
         let base = delta_base(&backup, &history, read);
-        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut tell_progress());
+        let taken = take_snapshot(&*self.directory, &database, &new, base.as_ref(), &mut log_progress());
         let snapshot = match taken {
             Err(SnapshotError::Base(error)) => {
                 log::error!("{error}; taking a full snapshot instead of a delta");
-                take_snapshot(&*self.directory, &database, &new, None, &mut tell_progress())
+                take_snapshot(&*self.directory, &database, &new, None, &mut log_progress())
             }
             other => other,
         }
@@ -131,24 +131,24 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const PAGES_PER_LOOK: u32 = 128;
 
 /// Time of the last progress message.
-struct Said(Instant);
+struct LastMessage(Instant);
 
-impl Said {
+impl LastMessage {
     /// Whether a message is due, which then counts as given.
-    fn is_long_ago(&mut self, now: Instant) -> bool {
-        let is_long_ago = now.saturating_duration_since(self.0) >= PROGRESS_EVERY;
-        if is_long_ago {
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now.saturating_duration_since(self.0) >= PROGRESS_EVERY;
+        if is_due {
             self.0 = now;
         }
-        is_long_ago
+        is_due
     }
 }
 
 /// Logs the progress of a snapshot at intervals.
-fn tell_progress() -> impl FnMut(PagesDone) -> ControlFlow<()> {
-    let mut said = Said(Instant::now());
+fn log_progress() -> impl FnMut(PagesDone) -> ControlFlow<()> {
+    let mut last = LastMessage(Instant::now());
     move |PagesDone { done, total, page_size }| {
-        if done.is_multiple_of(PAGES_PER_LOOK) && said.is_long_ago(Instant::now()) {
+        if done.is_multiple_of(PAGES_PER_LOOK) && last.is_due(Instant::now()) {
             let megabytes = |pages: u32| u64::from(pages) * u64::from(page_size.get()) / 1_000_000;
             log::info!("the snapshot has come to {} of {} MB of the database", megabytes(done), megabytes(total));
         }
@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn progress_is_said_every_two_seconds() {
         let start = Instant::now();
-        let mut said = Said(start);
-        let told: Vec<u64> =
-            (0..=10_000).step_by(10).filter(|&at| said.is_long_ago(start + Duration::from_millis(at))).collect();
-        assert_eq!(told, [2000, 4000, 6000, 8000, 10_000]);
+        let mut last = LastMessage(start);
+        let times: Vec<u64> =
+            (0..=10_000).step_by(10).filter(|&at| last.is_due(start + Duration::from_millis(at))).collect();
+        assert_eq!(times, [2000, 4000, 6000, 8000, 10_000]);
     }
 }

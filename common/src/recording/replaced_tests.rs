@@ -1,4 +1,4 @@
-//! Snapshots that take the place of a version, wherever that and what became void behind it are: in one log or in several, sealed
+//! Snapshots that replace a version, wherever that version and the void changes behind it are: in one log or in several, sealed
 //! one by one.
 
 use std::ops::ControlFlow;
@@ -62,7 +62,7 @@ fn expect_sound(node: &mut Node, mut recording: BackupWriter) {
     assert_eq!(node.newest_contents(), (node.version, contents(&node.connection)));
 }
 
-/// What was lost: with the rider the log before counted as settled, was sealed, and the snapshot was refused for ever.
+/// A regression: with the rider the log before counted as settled, was sealed, and the snapshot was refused for ever.
 #[test]
 fn a_rider_behind_a_change_that_was_rewound_settles_nothing() {
     for variant in ["written beside", "changed while stopped", "lost again", "nothing"] {
@@ -134,7 +134,7 @@ fn a_change_that_does_not_replay_and_is_rewound_leaves_nothing_unreadable() {
     expect_sound(&mut node, recording);
 }
 
-/// The sealing thread looks at snapshots before it tells, which takes seconds: there may be a snapshot by then.
+/// The sealing thread checks snapshots before it reports, which takes seconds: there may be a snapshot by then.
 #[test]
 fn a_late_word_of_a_change_that_does_not_replay_changes_nothing() {
     let mut node = Node::new("");
@@ -174,7 +174,7 @@ fn a_second_snapshot_for_the_same_change_leaves_what_builds_on_the_first() {
     assert_eq!(statuses(&node)[2..], [&first[..], &second].concat());
 }
 
-/// What was lost: the change behind the gap began a log of its own and was never committed.
+/// A regression: the change behind the gap began a log of its own and was never committed.
 #[test]
 fn a_gap_is_closed_although_the_change_behind_it_is_void_and_in_another_log() {
     for unseen in [1, 3] {
@@ -195,8 +195,8 @@ fn a_gap_is_closed_although_the_change_behind_it_is_void_and_in_another_log() {
     }
 }
 
-/// Whichever call says that there is no room: a change that does not replay stops nothing, and a database that holds something
-/// else than was recorded is not built upon.
+/// Whichever call fails for lack of space: a change that does not replay stops nothing, and a database that differs from what was
+/// recorded is not built upon.
 #[test]
 fn no_room_for_a_snapshot_stops_a_write_only_when_the_database_holds_something_else() {
     for differs in [false, true] {

@@ -1,4 +1,4 @@
-//! The room for the next log, on a disk that takes its time.
+//! Preallocation on a slow disk.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use crate::storage::{Access, DeadlineDirectory, StoredFile};
 use crate::testing::{Fate, Node, contents};
 use format::names;
 
-/// A real directory of which the spare takes until it is told to be done.
+/// A real directory whose spare is delayed until the test releases it.
 #[derive(Debug)]
 struct SlowSpare {
     real: RealDirectory,
@@ -84,7 +84,7 @@ impl StoredFile for SlowFile {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        // The first one is that of the zeros; once nobody holds the other end, none waits.
+        // The first one is that of the zeros; once the other end is dropped, none waits.
         let _told = self.asked.send(());
         let _done = self.done.lock().unwrap().recv();
         self.file.sync()
@@ -102,7 +102,7 @@ fn slow(node: &Node) -> (Arc<dyn Directory>, Receiver<()>, Sender<()>) {
     (Arc::new(leavable), is_asked, done)
 }
 
-/// What was lost: an append waited for the zeros of the log to come, and on a slow disk that was taken for a hang.
+/// A regression: an append waited for the preallocation, and on a slow disk that counted as a hang.
 #[test]
 fn no_append_waits_for_the_room_of_the_next_log() {
     let mut node = Node::new("");
@@ -115,7 +115,7 @@ fn no_append_waits_for_the_room_of_the_next_log() {
         let note = if position < 2 { "short".to_owned() } else { "long ".repeat(10_000) };
         node.write(&mut recording, &note, Fate::Committed).unwrap();
     }
-    // A recording that is let go of leaves the lock to whoever may still write.
+    // A closed recording leaves the lock to the thread that may still write.
     drop(recording);
     let again = || {
         let directory = Arc::new(RealDirectory::new(node.backup_path()));
@@ -132,7 +132,7 @@ fn no_append_waits_for_the_room_of_the_next_log() {
     assert_eq!(node.newest_contents(), (14, contents(&node.connection)));
 }
 
-/// What was made by a thread that waits for as long as it takes is recorded to by one that does not.
+/// A log that a thread without a deadline has preallocated is recorded to with a deadline.
 #[test]
 fn a_spare_that_hangs_when_it_is_recorded_to_is_left_behind() {
     let mut node = Node::new("");

@@ -151,7 +151,7 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     BackupWriter::open_in(directory, &node.backup_lock, node.dir.path(), LogLimits::default()).unwrap();
 }
 
-/// A supervisor starts a node that died at once; its recorder may still be waiting for the disk.
+/// A supervisor restarts a node that died at once; its recorder may still be waiting for the disk.
 #[test]
 fn a_recorder_that_is_about_to_end_is_waited_for() {
     let node = Node::new("");
@@ -224,8 +224,8 @@ fn every_failing_call_is_a_refusal_and_loses_nothing() {
     }
 }
 
-/// What was lost: `lightningd` dies before the COMMIT of version 12, runs without the recorder until another transaction
-/// is version 12, and goes on with it. The backup said that its version 12 was good.
+/// A regression: `lightningd` dies before the COMMIT of version 12, runs without the recorder until another transaction is
+/// version 12, and continues with it. The backup reported its own version 12 as good.
 #[test]
 fn a_version_that_was_committed_with_other_contents_is_replaced() {
     let mut node = Node::new("");
@@ -300,7 +300,7 @@ fn only_what_this_run_recorded_and_the_database_holds_is_noted() {
     assert_eq!(recorded, Some(Recorded::Rewound { data_version: DataVersion::new(11) }));
 }
 
-/// What was lost: refused twice and then recorded, because the third write was not looked at.
+/// A regression: refused twice and then recorded, because the third write was not checked.
 #[test]
 fn the_database_of_another_node_stays_refused() {
     let mut node = Node::new("");
@@ -312,7 +312,7 @@ fn the_database_of_another_node_stays_refused() {
     }
 }
 
-/// What was lost: it was refused as the database of somebody else.
+/// A regression: it was refused as the database of another node.
 #[test]
 fn a_bump_in_words_that_are_not_known_is_named_as_what_it_may_be() {
     let mut node = Node::new("");

@@ -1,4 +1,4 @@
-//! The backup's place fails, and comes back.
+//! The backup becomes unreachable, and reachable again.
 
 use std::cell::Cell;
 use std::fs;
@@ -47,8 +47,8 @@ fn recorded(history: &History) -> Vec<u32> {
     recorded
 }
 
-/// Plays the script, of which this call fails; then it is let go of and opened again until that works. Returns how many
-/// calls the script made.
+/// Plays the script with this failing call; then the recording is closed and opened again until that succeeds. Returns the number
+/// of calls that the script made.
 fn play_and_reopen(node: &mut Node, directory: &Arc<FaultyDirectory>, failing: u64, after_failure: &dyn Fn()) -> u64 {
     let mut recording = node.record_in(Arc::clone(directory) as _);
     let before = directory.calls();
@@ -127,7 +127,7 @@ fn a_torn_write_is_written_anew() {
     assert_eq!(node.newest_contents(), (12, contents(&node.connection)));
 }
 
-/// A recording whose next write fails in its sync: the record can be read, and nobody knows whether it is on the disk.
+/// A recording whose next write fails in its sync: the record can be read, and may be on the disk or not.
 fn interrupted_in_a_sync(node: &mut Node) -> Interrupted {
     let directory = Arc::new(FaultyDirectory::new(node.backup_path()));
     let mut recording = node.record_in(Arc::clone(&directory) as _);
@@ -189,7 +189,8 @@ fn an_older_copy_of_the_backup_is_refused() {
     assert!(matches!(&refused, OpenRecordingError::NotWhatWeWrote { source: CutError::Lost { .. }, .. }), "{refused}");
 }
 
-/// What was refused for ever: the first log of a new node went with its first record, and no other one was made.
+/// A regression: the first log of a new node was removed with its first record, no other one was created, and every write was
+/// refused.
 #[test]
 fn the_very_first_write_of_a_node_may_fail() {
     for nth in 0..3 {
@@ -223,8 +224,8 @@ fn the_very_first_write_of_a_node_may_fail() {
     }
 }
 
-/// What was damaged: while the lock was free, `backupfs seal` sealed the log before the one that the failed write had begun,
-/// which was then cut off. Without a log nothing could be recorded any more, and a restart did not help.
+/// A regression: while the lock was free, `backupfs seal` sealed the log before the one that the failed write had begun, which
+/// was then cut off. Without a log nothing could be recorded any more, even after a restart.
 #[test]
 fn what_was_sealed_while_the_lock_was_free_is_gone_on_behind() {
     for nth in 0..10 {

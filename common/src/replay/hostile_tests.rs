@@ -1,4 +1,4 @@
-//! Statements that nobody's `lightningd` executes: each ends, soon, and does nothing to the process.
+//! Statements that no `lightningd` executes: each ends soon, and does not affect the process.
 
 use std::time::{Duration, Instant};
 
@@ -111,7 +111,7 @@ fn memory_is_not_taken_without_measure() {
     }
 }
 
-/// As a migration of `lightningd`: its rows take the room that its text says, on a machine with little memory too.
+/// As a migration of `lightningd`: its rows take the space of its text, even on a machine with little memory.
 #[test]
 fn a_change_with_very_many_statements_gets_memory_for_what_they_say() {
     const LITTLE: Bounds = Bounds { steps: u64::MAX, memory_bytes: 1 << 20, ..SMALL };
@@ -199,7 +199,7 @@ fn settings_that_concern_no_content_do_nothing() {
     }
 }
 
-/// SQLite's parser is recursive in places: whatever it makes of these, the stack of a thread must do.
+/// SQLite's parser is recursive in places: the stack of a thread must suffice for all of these.
 #[test]
 fn what_is_nested_deeply_is_refused_or_done() {
     let nested = |before: &str, middle: &str, after: &str, times: usize| {

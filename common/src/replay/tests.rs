@@ -1,4 +1,4 @@
-//! Changes replayed as `lightningd` executed them, whichever way.
+//! Changes replayed as `lightningd` executed them, in every way.
 
 use super::*;
 use format::statements::{Block, TemplatesWriter, encode_block};
@@ -211,7 +211,7 @@ fn large_sorts_and_statements_that_touch_many_rows_need_no_files() {
     assert_eq!(query(&replay, "SELECT count(*) || ' ' || min(id) FROM t"), "50000 -50000");
 }
 
-/// A backup may lie on rented space: its statements are not to be trusted with the files of whoever opens it.
+/// A backup may be on rented space: its statements must not reach the user's files.
 #[test]
 fn statements_reach_no_file_outside_of_the_overlay() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Sealing where two rare things meet.
+//! Combinations of two rare events.
 
 use std::borrow::Cow;
 use std::fs;
@@ -142,11 +142,11 @@ fn pages_that_a_delta_snapshot_cut_off_do_not_come_back() {
     }
 }
 
-/// What the operating system says to whoever writes.
+/// The operating system's error for every write.
 const ERRORS_OF_WRITES: [i32; 6] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EROFS, libc::EACCES, libc::EIO];
 
-/// The disk is full: what was written of the segment must not take the space that the recorder needs. What was lost, too: it
-/// was told as a backup that cannot be read back.
+/// The disk is full: an incomplete segment must not take the space that the recorder needs. Also a regression: it was reported as
+/// a backup that cannot be read back.
 #[test]
 fn a_sealing_that_fails_leaves_no_temporary_file_and_is_no_fault_of_the_backup() {
     let mut node = Node::new("");
@@ -177,7 +177,7 @@ fn a_sealing_that_fails_leaves_no_temporary_file_and_is_no_fault_of_the_backup()
         assert!(files(node.backup_path(), "segment-").iter().all(|name| !name.ends_with(".tmp")), "call {nth}");
         let segment = files(node.backup_path(), "log-")[0].replace("log", "segment");
         if result.is_err() && node.backup_path().join(segment).exists() && !is_removal(&result) {
-            // It has its name, but nobody knows whether it keeps it: that comes before the log is removed.
+            // The rename may not be durable, so that is ensured before the log is removed.
             faulty.fail_nth(0);
             let again = sealer.advance(newest_seq(&recording), &mut go_on);
             assert!(again.is_err() && !is_removal(&again), "{again:?}");

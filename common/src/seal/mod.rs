@@ -160,7 +160,7 @@ pub struct Sealer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
     Sound,
-    Spoilt,
+    OutOfSync,
 }
 
 impl Sealer {
@@ -214,12 +214,12 @@ impl Sealer {
         durable: Seq,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), SealError> {
-        if self.health == Health::Spoilt {
+        if self.health == Health::OutOfSync {
             self.begin_anew()?;
         }
         let result = self.advance_to(durable, watch);
         if result.is_err() {
-            self.health = Health::Spoilt;
+            self.health = Health::OutOfSync;
             self.current = None;
         }
         result

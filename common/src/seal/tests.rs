@@ -1,4 +1,4 @@
-//! Sealing what a little node has recorded: the history stays the same, whatever happens meanwhile.
+//! Sealing what a small node has recorded: the history stays the same, whatever happens meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +47,7 @@ pub(super) fn history(backup: &Arc<Backup>) -> History {
     history
 }
 
-/// All that the history says, but for what only sealing can tell.
+/// The whole history, except for what only sealing determines.
 pub(super) fn timeline(history: &History) -> Vec<String> {
     let mut entries = Vec::new();
     let listed = history.for_timeline(&mut |entry| {
@@ -99,7 +99,7 @@ pub(super) fn files(path: &Path, prefix: &str) -> Vec<String> {
     names
 }
 
-/// A history with everything in it: gaps, changes that were rewound, snapshots at any place.
+/// A history with gaps, rewound changes, and snapshots at any place.
 pub(super) fn eventful(node: &mut Node) -> BackupWriter {
     let mut recording = record(node);
     for round in 0..25 {
@@ -297,7 +297,7 @@ fn a_sealing_that_is_cut_short_anywhere_loses_nothing() {
     assert!(cut_short > 20, "{cut_short}");
 }
 
-/// A disk that stores something else than what it was given, and says nothing: the log stays, and all of it is read.
+/// A disk that stores other bytes without an error: the log stays, and remains readable.
 #[test]
 fn a_segment_that_does_not_read_back_is_not_taken_for_one() {
     let mut node = Node::new("");
@@ -331,8 +331,8 @@ fn a_segment_that_does_not_read_back_is_not_taken_for_one() {
     assert!(noticed >= 3, "{noticed}");
 }
 
-/// A segment that is missing, cut, or of which any bit is flipped: the versions that need it are errors that name it, all
-/// others are what they were.
+/// A segment that is missing, cut, or has any flipped bit: the versions that need it fail with an error that names it, all others
+/// are unchanged.
 #[test]
 fn damage_costs_the_versions_that_need_the_segment_and_no_other() {
     let mut node = Node::new("");
@@ -370,7 +370,7 @@ fn damage_costs_the_versions_that_need_the_segment_and_no_other() {
     assert!(versions(&node.backup()) == held);
 }
 
-/// Opens every version there was and counts those that cannot be read. Whatever can be is what it was.
+/// Opens every former version and counts those that cannot be read. All others are unchanged.
 fn lost_versions(node: &Node, held: &BTreeMap<u32, Held>, damaged: &str) -> usize {
     let backup = node.backup();
     let (history, _) = backup.read_history();

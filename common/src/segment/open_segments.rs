@@ -31,7 +31,7 @@ const FILES_SHARE: u64 = 4;
 const NODES_MAX: usize = 8 << 10;
 
 /// Number of cached timelines: about 100 kB each.
-const STRETCHES_MAX: usize = 64;
+const TIMELINES_MAX: usize = 64;
 
 /// Number of cached template tables: about 50 kB each.
 const TEMPLATES_MAX: usize = 32;
@@ -105,7 +105,7 @@ impl Segments {
             files: Mutex::new(RecentlyUsed::new(files_max())),
             footers: Mutex::default(),
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
-            timelines: Mutex::new(RecentlyUsed::new(STRETCHES_MAX)),
+            timelines: Mutex::new(RecentlyUsed::new(TIMELINES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
             marks: Mutex::default(),

@@ -147,7 +147,7 @@ impl Remains {
     }
 
     /// The segments with a remaining part, ascending.
-    pub(crate) fn told(&self) -> impl Iterator<Item = Seq> {
+    pub(crate) fn segments_with_part(&self) -> impl Iterator<Item = Seq> {
         self.contents.parts.iter().map(|part| part.segment)
     }
 

@@ -62,7 +62,7 @@ impl SealedPages {
 
     fn holder(&self, map: &mut Finder<'_>, page: PageNo) -> Result<Holder, ReadError> {
         if page.get() > self.page_count {
-            return Ok(Holder::Nobody);
+            return Ok(Holder::Absent);
         }
         Ok(map.find(page)?.map_or(Holder::Snapshot, Holder::Segment))
     }
@@ -154,14 +154,14 @@ enum Holder {
     /// The full snapshot, if there is one.
     Snapshot,
     /// None: the database has no such page.
-    Nobody,
+    Absent,
 }
 
 impl Holder {
     fn piece(&self) -> Option<Piece> {
         match self {
             Self::Segment(at) => Some(at.piece),
-            Self::Snapshot | Self::Nobody => None,
+            Self::Snapshot | Self::Absent => None,
         }
     }
 
@@ -171,7 +171,7 @@ impl Holder {
             (Self::Segment(at), Self::Segment(next)) => {
                 at.segment == next.segment && at.piece.end() == Some(next.piece.offset)
             }
-            (Self::Snapshot, Self::Snapshot) | (Self::Nobody, Self::Nobody) => true,
+            (Self::Snapshot, Self::Snapshot) | (Self::Absent, Self::Absent) => true,
             _ => false,
         }
     }
@@ -194,14 +194,14 @@ impl PageSource for SealedPages {
         let page_bytes = self.page_size().bytes();
         let mut map = Finder::new(&self.segments, self.segment.footer().map);
         let mut before = None;
-        let mut holders = [Holder::Nobody; PAGES_AT_ONCE];
+        let mut holders = [Holder::Absent; PAGES_AT_ONCE];
         // No database has pages beyond the last number.
         let mut next = Some(first);
         for out in out.chunks_mut(PAGES_AT_ONCE * page_bytes) {
             let holders = &mut holders[..out.len() / page_bytes];
             let first = next;
             for holder in &mut *holders {
-                *holder = next.map_or(Ok(Holder::Nobody), |page| self.holder(&mut map, page))?;
+                *holder = next.map_or(Ok(Holder::Absent), |page| self.holder(&mut map, page))?;
                 next = next.and_then(PageNo::next);
             }
             let (mut rest, mut page) = (out, first);
@@ -212,7 +212,7 @@ impl PageSource for SealedPages {
                         self.read_images(page, at.segment, run.iter().filter_map(Holder::piece), &mut before, out)?;
                     }
                     (Holder::Snapshot, Some(page)) => self.read_snapshot(page, out)?,
-                    (Holder::Nobody, _) | (_, None) => out.fill(0),
+                    (Holder::Absent, _) | (_, None) => out.fill(0),
                 }
                 rest = later;
                 page = page.and_then(|page| page.plus(run.len()));
@@ -233,7 +233,7 @@ impl PageSource for SealedPages {
             let Location { segment, piece } = match self.holder(&mut map, page)? {
                 Holder::Segment(at) => at,
                 Holder::Snapshot => continue,
-                Holder::Nobody => {
+                Holder::Absent => {
                     *out = PageIdentity::Zeros;
                     continue;
                 }

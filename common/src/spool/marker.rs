@@ -5,7 +5,7 @@
 //! the node's database, which the node needs anyway. At any moment, and after any power cut:
 //!
 //! * While a spool has an acknowledged change, the marker exists: it is durable before the first one is written, and is removed
-//! when the backup has all of them and the removal of the spool's last log is durable.
+//!   when the backup has all of them and the removal of the spool's last log is durable.
 //! * While the marker exists, the spool has the header that belongs to it: that is durable before, and removed after.
 //!
 //! So a marker without that header means that the spool is elsewhere; with the header and no further record the spool is empty.

@@ -1,4 +1,4 @@
-//! Changes on their way through a spool: none is lost, none is there twice, whichever call fails.
+//! Changes on their way through a spool: none is lost or duplicated, whichever call fails.
 
 mod compared;
 mod marker;
@@ -133,7 +133,7 @@ fn a_call_of_the_spool_that_fails_is_a_refusal_and_loses_nothing() {
     }
 }
 
-/// A drain that is interrupted at any call of the backup, and goes on.
+/// A drain that is interrupted at any call of the backup, and continued.
 #[test]
 fn a_drain_that_is_interrupted_goes_on_without_a_gap_and_without_a_second_copy() {
     let attempt = |it: &Spooled, recording: &mut BackupWriter, fail: Option<u64>| -> Result<u64, DrainError> {
@@ -144,7 +144,7 @@ fn a_drain_that_is_interrupted_goes_on_without_a_gap_and_without_a_second_copy()
         let plan = recording.drain_plan().unwrap();
         let mut drain = plan.attach_in(Arc::clone(&backup) as _, None)?;
         drain.advance(recording.end())?;
-        // From here on room is made ahead there, in a thread of its own.
+        // From here on a thread preallocates logs there.
         let calls = backup.calls();
         backup.fail_nth(u64::MAX / 2);
         recording.return_to_backup(drain).unwrap();
@@ -206,7 +206,7 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
     let (mut recording, _) = it.spooling();
     it.spool_more(&mut recording, 3);
     let (version, spool) = (it.node.version, it.spool());
-    // Another machine, with a copy of backup.lock and the database of before.
+    // Another machine, with a copy of backup.lock and an earlier database.
     it.node.version = 11;
     let mut lock = it.node.backup_lock.clone();
     lock.on_unreachable = OnUnreachable::Stop;
@@ -223,7 +223,7 @@ fn a_backup_that_went_another_way_is_refused_and_named() {
         statements: &statements[..1],
         received_at: Timestamp::now(),
     };
-    // Whatever it records there.
+    // Any record.
     let _ = other.record(&write);
     let statements = {
         it.node.version = 12;
@@ -266,8 +266,8 @@ fn the_spool_is_locked_and_private_and_never_begun_over_changes() {
     assert!(matches!(again, Err(SpoolError::NotEmpty { .. })), "{again:?}");
 }
 
-/// What was lost: the spool was one log, whose record had been written to the backup before, too, when that failed. It was
-/// drained, and removed, but not for sure; the next attempt took the record in the backup for the one that had failed.
+/// A regression: the spool was one log, whose record had also been written to the backup in a failed write. It was drained and
+/// removed, but not durably; the next attempt took the record in the backup for the failed one.
 #[test]
 fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
     for nth in 0..4 {
@@ -290,7 +290,7 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
         drained.advance(recording.end()).unwrap();
         spool.fail_nth(nth);
         if recording.return_to_backup(drained).is_err() {
-            // The thread that drains does not give up. What it cuts off in the backup it brings there again.
+            // The draining thread retries. What it cuts off in the backup it appends again.
             if let Ok(mut again) = recording.drain_plan().unwrap().attach() {
                 again.advance(recording.end()).unwrap();
             }
@@ -301,8 +301,8 @@ fn a_drained_record_stays_when_the_spool_cannot_be_emptied() {
     }
 }
 
-/// The run begins in the spool, where nothing can be compared: the first write behind the drain makes up for it, or else the next
-/// run does. A clean stop must not hide that.
+/// The run begins in the spool, where nothing can be compared: the first write behind the drain, or else the next run, makes the
+/// comparison. A clean stop must not hide that.
 #[test]
 fn what_could_not_be_compared_is_compared_behind_the_drain_or_at_the_next_start() {
     for payer in ["behind the drain", "at the next start"] {
@@ -325,7 +325,7 @@ fn compared(payer: &str) {
         it.write(&mut recording, "next");
         drain(&mut recording).unwrap();
         if payer == "at the next start" {
-            // It owes the comparison, so it notes nothing.
+            // The comparison is pending, so no commit is recorded.
             recording.note_commit().unwrap();
             drop(recording);
             recording = it.record();
@@ -368,7 +368,7 @@ fn a_spool_that_has_failed_refuses_every_later_write() {
     }
 }
 
-/// What was refused: every write until a restart, for the spool could not be emptied to the end, and its log was gone.
+/// A regression: the spool could not be emptied completely, its log was gone, and every write was refused until a restart.
 #[test]
 fn a_spool_that_is_emptied_but_for_the_last_step_refuses_nothing() {
     for nth in 0..16 {

@@ -13,7 +13,7 @@ use format::units::DataVersion;
 pub struct StatusFields {
     /// The newest version.
     pub data_version: Option<u32>,
-    /// Its seq: that of its newest record.
+    /// Seq of its newest record.
     pub seq: Option<u64>,
     /// Time of that record, in RFC 3339.
     pub recorded_at: Option<String>,

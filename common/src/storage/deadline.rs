@@ -29,7 +29,7 @@ type Job = Box<dyn FnOnce() + Send>;
 struct Caller {
     jobs: Mutex<Sender<Job>>,
     left: AtomicBool,
-    patience_ms: AtomicU64,
+    timeout_ms: AtomicU64,
     /// Shows how long a call has been running.
     in_flight: Arc<InFlightCalls>,
 }
@@ -39,14 +39,14 @@ impl DeadlineDirectory {
     pub(crate) fn new(directory: Arc<dyn Directory>, in_flight: Arc<InFlightCalls>) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         thread::Builder::new().name("destination".to_owned()).spawn(move || queue.iter().for_each(|job| job()))?;
-        let (jobs, left, patience_ms) = (Mutex::new(jobs), AtomicBool::new(false), AtomicU64::new(u64::MAX));
-        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, patience_ms, in_flight }) })
+        let (jobs, left, timeout_ms) = (Mutex::new(jobs), AtomicBool::new(false), AtomicU64::new(u64::MAX));
+        Ok(Self { directory, caller: Arc::new(Caller { jobs, left, timeout_ms, in_flight }) })
     }
 
     /// Sets the deadline of all later calls.
     pub(crate) fn set_timeout(&self, timeout: Duration) {
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.caller.patience_ms.store(ms, Ordering::Relaxed);
+        self.caller.timeout_ms.store(ms, Ordering::Relaxed);
     }
 
     fn call<T: Send + 'static>(
@@ -61,7 +61,7 @@ impl DeadlineDirectory {
 
     fn file(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         let path = file.path().to_path_buf();
-        Box::new(LeavableFile { file: Some(Arc::from(file)), path, caller: Arc::clone(&self.caller) })
+        Box::new(DeadlineFile { file: Some(Arc::from(file)), path, caller: Arc::clone(&self.caller) })
     }
 }
 
@@ -82,7 +82,7 @@ impl Caller {
         let (answer, answered) = sync_channel(1);
         // A result that is no longer awaited is dropped in this thread: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
-        let timeout = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
+        let timeout = Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed));
         match self.in_flight.during_leavable(|| answered.recv_timeout(timeout)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -134,7 +134,7 @@ impl Directory for DeadlineDirectory {
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
         let owned = name.to_owned();
         let held = self.call(StorageOp::Lock, name, move |directory| directory.lock(&owned))?;
-        Ok(Box::new(LeavableLock { held: Some(held), caller: Arc::clone(&self.caller) }))
+        Ok(Box::new(DeadlineLock { held: Some(held), caller: Arc::clone(&self.caller) }))
     }
 
     fn background(&self) -> Option<Arc<dyn Directory>> {
@@ -148,12 +148,12 @@ impl Directory for DeadlineDirectory {
 
 /// A lock that is released behind all calls in progress.
 #[derive(Debug)]
-struct LeavableLock {
+struct DeadlineLock {
     held: Option<Box<dyn fmt::Debug + Send + Sync>>,
     caller: Arc<Caller>,
 }
 
-impl Drop for LeavableLock {
+impl Drop for DeadlineLock {
     fn drop(&mut self) {
         let held = self.held.take();
         self.caller.give(Box::new(move || drop(held)));
@@ -161,14 +161,14 @@ impl Drop for LeavableLock {
 }
 
 #[derive(Debug)]
-struct LeavableFile {
+struct DeadlineFile {
     /// `None` only while the file is closed.
     file: Option<Arc<dyn StoredFile>>,
     path: PathBuf,
     caller: Arc<Caller>,
 }
 
-impl LeavableFile {
+impl DeadlineFile {
     fn call<T: Send + 'static>(
         &self,
         op: StorageOp,
@@ -179,7 +179,7 @@ impl LeavableFile {
     }
 }
 
-impl Drop for LeavableFile {
+impl Drop for DeadlineFile {
     fn drop(&mut self) {
         // The other thread closes the file: over a network that may write, and hang.
         let file = self.file.take();
@@ -187,7 +187,7 @@ impl Drop for LeavableFile {
     }
 }
 
-impl StoredFile for LeavableFile {
+impl StoredFile for DeadlineFile {
     fn path(&self) -> &Path {
         &self.path
     }

@@ -72,7 +72,7 @@ pub enum Wrong {
         check: &'static str,
         /// The version.
         data_version: format::units::DataVersion,
-        /// Its first message.
+        /// First message of the check.
         found: String,
     },
     /// The newest version is as damaged as the node's own database.
@@ -186,7 +186,7 @@ impl Findings {
 
     /// Adds a read error.
     pub(super) fn add_read(&mut self, error: &ReadError) -> Where {
-        let (file, offset, wrong) = told(error);
+        let (file, offset, wrong) = fault_of(error);
         self.add(&file, offset, wrong)
     }
 
@@ -212,7 +212,7 @@ impl Findings {
 }
 
 /// File, offset and fault of a read error.
-fn told(error: &ReadError) -> (String, Option<u64>, Wrong) {
+fn fault_of(error: &ReadError) -> (String, Option<u64>, Wrong) {
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     match error {
         ReadError::Damaged { path, offset, damage } => (name(path), Some(*offset), Wrong::Damaged(damage.clone())),

@@ -104,7 +104,7 @@ impl Look<'_> {
             let (end, damage) = self.records(&bytes, at);
             let next = intact_record_after(&*file, self.uuid, end as u64, Seq::FIRST)?;
             let Some(next) = next.and_then(|next| usize::try_from(next).ok()) else { return Ok(()) };
-            self.tell(log, end, damage);
+            self.report(log, end, damage);
             at = next;
         }
         Ok(())
@@ -117,11 +117,11 @@ impl Look<'_> {
         if header.uuid != self.uuid || header.first_seq != log {
             return Err(damaged(Damage::Foreign));
         }
-        let said = (header.first_seq, header.previous_checksum);
-        if self.expected.is_some_and(|expected| expected != said) {
-            self.tell(log, 0, Damage::Contradiction("it does not continue the log before it"));
+        let found = (header.first_seq, header.previous_checksum);
+        if self.expected.is_some_and(|expected| expected != found) {
+            self.report(log, 0, Damage::Contradiction("it does not continue the log before it"));
         }
-        self.expected = Some(said);
+        self.expected = Some(found);
         Ok(())
     }
 
@@ -131,8 +131,8 @@ impl Look<'_> {
         loop {
             match parse(self.uuid, bytes.get(at..).unwrap_or_default()) {
                 Ok(Parsed::Record { record, checksum, len }) => {
-                    let said = (record.header.seq, record.header.previous_checksum);
-                    if let Some(expected) = self.expected.filter(|expected| *expected != said) {
+                    let found = (record.header.seq, record.header.previous_checksum);
+                    if let Some(expected) = self.expected.filter(|expected| *expected != found) {
                         self.expected = None;
                         return (at, Damage::Missing { expected: expected.0 });
                     }
@@ -155,7 +155,7 @@ impl Look<'_> {
         }
     }
 
-    fn tell(&mut self, log: Seq, at: usize, damage: Damage) {
+    fn report(&mut self, log: Seq, at: usize, damage: Damage) {
         let at = self.findings.add(&names::log(log), Some(at as u64), Wrong::Damaged(damage));
         self.behind.found.push(at);
     }

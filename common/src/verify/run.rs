@@ -41,21 +41,21 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     let began = Instant::now();
     let mut found = Found::default();
     let (backup, manifest) = open(url, &mut found.findings)?;
-    let picture = Baseline::take(&backup)?;
-    let oldest = picture.oldest_place(&backup);
-    let behind = picture.history.unsealed_versions().next().map(|version| version.place.0);
-    let mut firsts: BTreeSet<Seq> = picture.history.sealed().iter().copied().collect();
-    firsts.extend(picture.names.iter().filter_map(|name| names::parse_segment(name)));
+    let baseline = Baseline::take(&backup)?;
+    let oldest = baseline.oldest_place(&backup);
+    let behind = baseline.history.unsealed_versions().next().map(|version| version.place.0);
+    let mut firsts: BTreeSet<Seq> = baseline.history.sealed().iter().copied().collect();
+    firsts.extend(baseline.names.iter().filter_map(|name| names::parse_segment(name)));
     let remains = backup.segments().remains();
     firsts.retain(|&first| remains.as_ref().is_none_or(|remains| remains.gap_of(first).is_none()));
     // While a segment cannot be read, its log counts if it still exists.
-    let is_instead = |first: &Seq| picture.history.oldest_log().is_none_or(|log| first < &log);
+    let is_instead = |first: &Seq| baseline.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
     let sealed = sealed::open_all(&backup, &firsts, oldest, behind, &mut found.findings);
     found.unreadable.segments.extend(sealed.iter().filter(|one| one.file.is_none()).map(|one| one.first));
     let mut verification = Verification {
         backup,
-        picture,
+        baseline,
         sealed,
         thinned: Vec::new(),
         oldest,
@@ -89,7 +89,7 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
 
 struct Verification {
     backup: Arc<Backup>,
-    picture: Baseline,
+    baseline: Baseline,
     sealed: Vec<Sealed>,
     /// The thinned segments with requested versions.
     thinned: Vec<Thinned>,
@@ -142,11 +142,11 @@ impl Verification {
 
     /// Ordinal of a version, also of one in a damaged file.
     fn place_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
-        let found = self.picture.history.version(version);
+        let found = self.baseline.history.version(version);
         if let Ok(Some(found)) = &found {
             return Ok(found.place.0);
         }
-        let newest = match self.picture.history.newest_place() {
+        let newest = match self.baseline.history.newest_place() {
             PrecedingVersion::Version(place) => place,
             PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(u32::MAX.into()),
         };
@@ -163,7 +163,7 @@ impl Verification {
 
     /// Whether the range includes unsealed versions.
     fn has_logs(&self) -> bool {
-        self.places.1 == OPEN || self.picture.history.unsealed_versions().any(|version| self.has(version))
+        self.places.1 == OPEN || self.baseline.history.unsealed_versions().any(|version| self.has(version))
     }
 
     /// The segments with requested versions, as far as they can be opened.
@@ -184,11 +184,11 @@ impl Verification {
             }
             parts.push(Job::Segment(Arc::clone(file)));
         }
-        if self.picture.names.iter().any(|name| name == names::REMAINS) {
+        if self.baseline.names.iter().any(|name| name == names::REMAINS) {
             parts.push(Job::Remains);
         }
-        for (seq, snapshot) in self.picture.history.unsealed_snapshots().filter(|_| self.has_logs()) {
-            let version = self.picture.history.unsealed_records().find(|record| record.seq() == seq);
+        for (seq, snapshot) in self.baseline.history.unsealed_snapshots().filter(|_| self.has_logs()) {
+            let version = self.baseline.history.unsealed_records().find(|record| record.seq() == seq);
             let id = SnapshotId { seq, footer_checksum: snapshot.footer_checksum };
             snapshots.insert(seq, (id, version.map(|record| record.about.data_version)));
             if let Some(DeltaBase::Snapshot(id)) = snapshot.base {
@@ -224,7 +224,7 @@ impl Verification {
     fn reach(&mut self, is_whole: bool) {
         let whole: BTreeSet<Seq> = self.segments().map(|one| one.first).collect();
         let bases = self.segments().filter_map(|one| one.file.as_ref()?.footer().base);
-        let unsealed = self.picture.history.unsealed_snapshots().filter_map(|(_, snapshot)| match snapshot.base {
+        let unsealed = self.baseline.history.unsealed_snapshots().filter_map(|(_, snapshot)| match snapshot.base {
             Some(DeltaBase::Segment(base)) => Some(base),
             _ => None,
         });
@@ -241,7 +241,7 @@ impl Verification {
         let mut needed: BTreeSet<Seq> =
             bases.chain(unsealed.filter(|_| self.has_logs())).filter(|base| !whole.contains(base)).collect();
         if self.has_logs() && !is_whole {
-            needed.extend(self.picture.history.sealed().last());
+            needed.extend(self.baseline.history.sealed().last());
         }
         let Found { findings, unreadable, .. } = &mut self.found;
         let mut reach = Reach::new(&self.backup, (&whole, &thinned), findings, unreadable);
@@ -254,14 +254,15 @@ impl Verification {
             return;
         }
         let directory = &**self.backup.directory();
-        let Err(error) = &self.picture.read else {
-            let logs: BTreeSet<Seq> = self.picture.history.logs().chain(self.picture.end.map(|(log, _)| log)).collect();
+        let Err(error) = &self.baseline.read else {
+            let logs: BTreeSet<Seq> =
+                self.baseline.history.logs().chain(self.baseline.end.map(|(log, _)| log)).collect();
             let uuid = self.backup.manifest().uuid;
             logs::check_lengths(directory, uuid, logs, |name| name, &mut self.found.findings);
             self.note_torn_write();
             return;
         };
-        let first_lost = match self.picture.history.newest_place() {
+        let first_lost = match self.baseline.history.newest_place() {
             PrecedingVersion::Version(place) => place.0.saturating_add(1),
             PrecedingVersion::Nothing => self.oldest,
             PrecedingVersion::Unknown => {
@@ -269,11 +270,11 @@ impl Verification {
             }
         };
         // A fault of a segment is reported for the segment.
-        let of_segment = self.picture.next_seq.is_some_and(|next| self.found.unreadable.segments.contains(&next));
+        let of_segment = self.baseline.next_seq.is_some_and(|next| self.found.unreadable.segments.contains(&next));
         let at = (!of_segment).then(|| self.found.findings.add_read(error));
-        let mut logs: Vec<Seq> = self.picture.names.iter().filter_map(|name| names::parse_log(name)).collect();
+        let mut logs: Vec<Seq> = self.baseline.names.iter().filter_map(|name| names::parse_log(name)).collect();
         logs.sort_unstable();
-        let from = match (error, self.picture.end) {
+        let from = match (error, self.baseline.end) {
             (ReadError::Damaged { path, offset, .. }, _) => {
                 let log = path.file_name().and_then(|name| names::parse_log(name.to_str()?));
                 log.filter(|log| logs.contains(log)).map(|log| (log, *offset))
@@ -281,7 +282,7 @@ impl Verification {
             (ReadError::Storage(_) | ReadError::NewestUnreadable { .. }, end) => end,
         };
         if from.is_none() {
-            let next = self.picture.next_seq;
+            let next = self.baseline.next_seq;
             logs.retain(|log| next.is_some_and(|next| *log >= next));
         }
         let behind = logs::look_behind(directory, self.backup.manifest().uuid, from, &logs, &mut self.found.findings);
@@ -301,7 +302,7 @@ impl Verification {
     }
 
     fn note_torn_write(&mut self) {
-        let Some((log, offset)) = self.picture.end else { return };
+        let Some((log, offset)) = self.baseline.end else { return };
         let name = names::log(log);
         let file = self.backup.directory().open(&name, Access::Read);
         let torn = file.map_err(ReadError::from).and_then(|file| torn_len(&*file, offset));
@@ -321,7 +322,7 @@ impl Verification {
         let places = self.places;
         let Found { findings, unreadable, damaged, .. } = &mut self.found;
         let mut lost = VersionRanges::default();
-        let mut costs = Costs::new(&self.backup, &self.picture.history, unreadable, findings);
+        let mut costs = Costs::new(&self.backup, &self.baseline.history, unreadable, findings);
         for one in &self.thinned {
             lost.extend(&thinned::open(&self.backup, one, self.depth, damaged, &mut costs));
         }
@@ -344,8 +345,8 @@ impl Verification {
             }
         }
         let mut runs: Vec<(Start, Vec<Version>)> = Vec::new();
-        for version in self.picture.history.unsealed_versions() {
-            let Ok(plan) = self.picture.history.plan(version) else { continue };
+        for version in self.baseline.history.unsealed_versions() {
+            let Ok(plan) = self.baseline.history.plan(version) else { continue };
             match runs.last_mut().filter(|(start, _)| *start == plan.start) {
                 Some((_, versions)) => versions.push(version.clone()),
                 None => runs.push((plan.start, vec![version.clone()])),
@@ -355,7 +356,7 @@ impl Verification {
             let asked: Vec<_> = versions.into_iter().filter(|it| (places.0..=places.1).contains(&it.place.0)).collect();
             // Opening the last version replays all of them.
             let opens = |version: &Version| {
-                let plan = self.picture.history.plan(version);
+                let plan = self.baseline.history.plan(version);
                 plan.is_ok_and(|plan| View::build(&self.backup, &plan, None).is_ok())
             };
             let replays = self.depth == Depth::Quick || asked.last().is_none_or(opens);
@@ -370,23 +371,23 @@ impl Verification {
         let mut in_use = InUse::default();
         in_use.segments.extend(self.sealed.iter().map(|one| one.first));
         let is_file = |first: &&Seq| !self.thinned.iter().any(|one| one.segment == **first);
-        in_use.segments.extend(self.picture.history.sealed().iter().filter(is_file));
-        in_use.logs.extend(self.picture.history.logs());
-        in_use.logs.extend(self.picture.end.map(|(log, _)| log));
-        if self.picture.read.is_err() {
+        in_use.segments.extend(self.baseline.history.sealed().iter().filter(is_file));
+        in_use.logs.extend(self.baseline.history.logs());
+        in_use.logs.extend(self.baseline.end.map(|(log, _)| log));
+        if self.baseline.read.is_err() {
             // Logs behind damage are reported with it.
-            in_use.logs.extend(self.picture.names.iter().filter_map(|name| names::parse_log(name)).filter(|log| {
-                self.picture.history.oldest_log().or(self.picture.next_seq).is_none_or(|first| *log >= first)
+            in_use.logs.extend(self.baseline.names.iter().filter_map(|name| names::parse_log(name)).filter(|log| {
+                self.baseline.history.oldest_log().or(self.baseline.next_seq).is_none_or(|first| *log >= first)
             }));
         }
-        in_use.snapshots.extend(self.picture.history.unsealed_snapshots().map(|(seq, _)| seq));
+        in_use.snapshots.extend(self.baseline.history.unsealed_snapshots().map(|(seq, _)| seq));
         in_use.snapshots.extend(self.sealed.iter().filter_map(|one| Some(one.file.as_ref()?.footer().snapshot?.seq)));
-        let bases = self.picture.history.unsealed_snapshots().filter_map(|(_, snapshot)| snapshot.base);
+        let bases = self.baseline.history.unsealed_snapshots().filter_map(|(_, snapshot)| snapshot.base);
         in_use.snapshots.extend(bases.map(DeltaBase::seq));
         if let Some(remains) = self.backup.segments().remains() {
             in_use.dropped = remains.gaps().to_vec();
         }
         let Found { findings, notes, .. } = &mut self.found;
-        check_names(&self.backup, &self.picture.names, &in_use, findings, notes);
+        check_names(&self.backup, &self.baseline.names, &in_use, findings, notes);
     }
 }

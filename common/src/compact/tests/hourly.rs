@@ -21,12 +21,12 @@ pub(in crate::compact) const LIMITS: LogLimits = LogLimits { bytes: 4 << 10, sta
 
 pub(in crate::compact) const HOUR: i64 = 3_600_000_000;
 
-/// A whole number of weeks after 1970, so that hours and days begin with it; in the future, as `init` looks at the real clock.
+/// A whole number of weeks after 1970, so that hours and days begin with it; in the future, because `init` reads the real clock.
 pub(super) const BEGIN: i64 = 3500 * 7 * 24 * HOUR;
 
 pub(in crate::compact) const AT_ONCE: Manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
 
-/// A node whose changes come an hour apart, or as many microseconds as it says.
+/// A node with an hour, or another number of microseconds, between changes.
 pub(in crate::compact) struct Hourly {
     pub(in crate::compact) node: Node,
     pub(in crate::compact) apart: i64,
@@ -35,7 +35,7 @@ pub(in crate::compact) struct Hourly {
     state: u64,
 }
 
-/// What a version is: the bytes of the database, and the statements.
+/// The versions: the bytes of each database, and the statements.
 pub(in crate::compact) type Held = BTreeMap<u32, (Vec<u8>, Vec<String>)>;
 
 impl Hourly {
@@ -63,7 +63,7 @@ impl Hourly {
         self.node.write_at(recording, note, fate, at).unwrap();
     }
 
-    /// Changes of all kinds: rows that come and go, versions that nobody recorded, changes that were never committed.
+    /// Changes of all kinds: added and removed rows, unrecorded versions, changes that were never committed.
     pub(in crate::compact) fn live(&mut self, changes: usize) {
         let mut recording = self.node.record_within(self.limits);
         for _ in 0..changes {
@@ -152,7 +152,7 @@ pub(in crate::compact) fn policy(within: &str, daily: &str) -> KeepPolicy {
     KeepPolicy { within: span(within), daily: span(daily), ..KeepPolicy::default() }
 }
 
-/// Checks that what is there is part of what was, and that nothing is there that should not be.
+/// Checks that all versions are as before, and that there are no others.
 pub(in crate::compact) fn expect_part_of(now: &Held, before: &Held, what: &str) {
     for (version, held) in now {
         assert!(before.get(version) == Some(held), "{what}: version {version} is another one");

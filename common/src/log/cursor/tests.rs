@@ -30,7 +30,7 @@ fn append(writer: &mut LogWriter, text: &str) {
     writer.commit().unwrap();
 }
 
-/// The first statements of all records, and how reading ended. No second looks: nobody is writing.
+/// The first statements of all records, and how reading ended. Without reading again, because no writer runs.
 fn read(path: &Path, uuid: Uuid) -> (Vec<String>, Result<(), ReadError>) {
     let mut texts = Vec::new();
     let mut cursor = LogCursor::new(directory(path), uuid);

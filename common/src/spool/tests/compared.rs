@@ -1,10 +1,9 @@
-//! What a run that begins in the spool cannot compare is owed, whatever becomes of that run.
+//! A comparison that a run in the spool cannot make stays pending, whatever happens to that run.
 
 use super::*;
 use crate::log::DbWrite;
 
-/// A run that began in the spool, without anybody noticing that another transaction had taken the number of its predecessor's
-/// newest change.
+/// A run that began in the spool, after another transaction took the number of the previous run's newest change unnoticed.
 fn run_with_a_debt() -> (Spooled, BackupWriter) {
     let mut it = Spooled::new();
     let (mut recording, _) = it.spooling();
@@ -25,9 +24,8 @@ fn expect_repaid(it: &mut Spooled, expected: crate::history::Recorded) {
     assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
 }
 
-/// What was invented: when such a run died between hook and COMMIT, the next one rewound its last change, noted at its end
-/// that all was committed, and the change that had never been compared stayed in the backup for good. The policy of the next run
-/// may be another one.
+/// A regression: when such a run died between hook and COMMIT, the next one rewound its last change and recorded a commit at its
+/// end, and the change that had never been compared stayed in the backup for good. The policy of the next run may be another one.
 #[test]
 fn it_is_paid_by_the_next_run_though_the_run_died_in_the_hook() {
     for policy in [None, Some(OnUnreachable::Stop)] {
@@ -42,7 +40,7 @@ fn it_is_paid_by_the_next_run_though_the_run_died_in_the_hook() {
     }
 }
 
-/// A rider makes the version before it certain, and says nothing of what that holds.
+/// A rider makes the previous version certain, and proves nothing about its contents.
 #[test]
 fn it_is_paid_by_the_next_run_though_the_run_ended_with_a_rider() {
     let (mut it, mut recording) = run_with_a_debt();

@@ -1,4 +1,4 @@
-//! A spool that is not there is not an empty one.
+//! A missing spool is not an empty one.
 
 use super::*;
 use format::change_flags::{ChangeFlags, RunStart};
@@ -27,7 +27,7 @@ impl Spooled {
     }
 }
 
-/// What was lost: the recorder went on with the backup, behind acknowledged changes that it could not see.
+/// A regression: the recorder continued with the backup, behind acknowledged changes that it could not see.
 #[test]
 fn changes_on_a_disk_that_is_not_mounted_are_a_refusal_that_names_it() {
     let mut it = Spooled::new();
@@ -116,8 +116,8 @@ fn the_marker_of_another_backup_says_nothing_and_stays() {
     assert_eq!(fs::read_to_string(it.marker()).unwrap(), text);
 }
 
-/// Spool and marker are on two disks: whichever call to either is the last one that was made before the power failed, what
-/// is left is not refused, and while a change is in the spool alone there is the marker.
+/// Spool and marker are on two disks: whichever call to either is the last before a power cut, the state is not refused, and
+/// while a change is only in the spool the marker exists.
 #[test]
 fn no_power_cut_leaves_a_marker_alone_or_a_change_without_one() {
     /// Begins a spool, puts a change in it, and empties it. Whether the change was acknowledged, and is not drained.
@@ -180,8 +180,8 @@ fn the_lightning_dir_knows_that_the_backup_is_not_all_there_is() {
     assert_eq!(beside(&it), SpoolStatus::Complete);
 }
 
-/// What was missed: restoring an older copy of a backup, into the lightning-dir that says where the spool is, gave an old
-/// state without a word.
+/// A regression: restoring an older copy of a backup, into the lightning-dir with the location of the spool, gave an old state
+/// without a warning.
 #[test]
 fn a_copy_of_the_backup_without_a_note_is_behind_the_spool_that_the_lightning_dir_names() {
     let mut it = Spooled::new();

@@ -1,4 +1,4 @@
-//! The note in the backup that says where its spool is.
+//! The note in the backup with the location of its spool.
 
 use super::*;
 
@@ -22,7 +22,7 @@ impl Spooled {
     }
 }
 
-/// What was lost: a machine that had been renamed took its own spool for one that is somewhere else.
+/// A regression: a renamed machine took its own spool for one on another machine.
 #[test]
 fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
     let mut it = Spooled::new();
@@ -46,7 +46,7 @@ fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
     it.record_without_spool().unwrap();
 }
 
-/// What was passed over: a note that could not be read was taken for none, and the backup for complete.
+/// A regression: an unreadable note was ignored, and the backup reported as complete.
 #[test]
 fn a_note_that_cannot_be_read_is_not_no_note() {
     let mut it = Spooled::new();
@@ -68,7 +68,7 @@ fn a_note_that_cannot_be_read_is_not_no_note() {
     fs::write(&note, "{").unwrap();
     let (_, reason) = unreadable(&it);
     assert!(reason.contains("not understood"), "{reason}");
-    // Nobody can tell what it said; the next recorder writes what it says.
+    // Its contents are unknown; the next recorder writes it again.
     it.record();
     assert!(matches!(it.node.backup().spool_sight(), SpoolStatus::Behind(_)));
     fs::write(&note, "{").unwrap();

@@ -28,8 +28,8 @@ impl Spooled {
     }
 }
 
-/// What was lost: a database restored from a backup that was behind its spool was taken for the newest state there is, and
-/// the node could start on it.
+/// A regression: a database restored from a backup that was behind its spool was taken for the newest state, and the node could
+/// start on it.
 #[test]
 fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     let mut it = Spooled::new();
@@ -41,7 +41,7 @@ fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     let text = refused.to_string();
     assert!(matches!(refused, ReplaceError::DatabaseIsBehindSpool { .. }), "{text}");
     assert!(text.contains("version 15") && text.contains("at version 11"), "{text}");
-    // Not either while the backup is away, or was put aside already when power failed.
+    // Nor while the backup is unreachable, or was renamed already when power failed.
     it.node.backup_lock.create(it.node.dir.path()).unwrap();
     let away = it.node.dir.path().join("away");
     fs::rename(it.node.backup_path(), &away).unwrap();
@@ -51,20 +51,20 @@ fn a_database_that_is_older_than_the_spool_is_no_beginning_of_a_new_backup() {
     assert!(matches!(it.refusal(), ReplaceError::DatabaseIsBehindSpool { .. }));
     assert!(!it.node.backup_path().exists());
     fs::rename(&aside, it.node.backup_path()).unwrap();
-    // Nor when nobody can say how far the spool goes.
+    // Nor when the newest version of the spool is unknown.
     let disk = it.node.dir.path().join("disk");
     fs::rename(&it.root, &disk).unwrap();
     let refused = it.refusal();
     assert!(matches!(refused, ReplaceError::Spool { source: SpoolError::NotThere { .. }, .. }), "{refused}");
     assert!(refused.to_string().contains("backup.spool"), "{refused}");
     fs::rename(&disk, &it.root).unwrap();
-    // Nothing was changed: with the right database the node goes on.
+    // Nothing was changed: with the right database the node continues.
     it.put_database_back(15);
     drain(&mut it.reopened().unwrap()).unwrap();
     it.expect_all_once("after the refusals");
 }
 
-/// What was missed: a recorder that spools does not hold the lock of the backup.
+/// A regression: a recorder that spools does not hold the lock of the backup.
 #[test]
 fn a_recorder_that_spools_uses_the_backup() {
     let mut it = Spooled::new();

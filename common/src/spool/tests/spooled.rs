@@ -33,7 +33,7 @@ impl Spooled {
             let directory = Arc::new(RealDirectory::new(self.node.backup_path()));
             let lock = &self.node.backup_lock;
             match BackupWriter::open_in(directory, lock, self.node.dir.path(), SHORT) {
-                // The thread that made the calls of a drain gives the lock back a moment later.
+                // The thread of a drain releases the lock a moment later.
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < until => {
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -95,7 +95,7 @@ pub(super) fn drain(recording: &mut BackupWriter) -> Result<(), DrainError> {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut drain = loop {
         match recording.drain_plan().expect("it spools").attach() {
-            // A process that another test starts has the lock that was let go of, too, until it runs its own program.
+            // A process that another test starts inherits the released lock until it executes its program.
             Err(DrainError::Open(OpenRecordingError::Locked { .. })) if Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(5));
             }

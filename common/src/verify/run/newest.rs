@@ -16,7 +16,7 @@ use format::checked::UnsoundSnapshot;
 impl Verification {
     /// Adds a finding if the newest version cannot be opened: then only an old state can be restored.
     fn note_unreadable_newest(&mut self) {
-        let newest = self.picture.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
+        let newest = self.baseline.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
         if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
             let path = self.backup.path().to_path_buf();
             self.found.findings.add_read(&ReadError::NewestUnreadable { path, version });
@@ -26,11 +26,11 @@ impl Verification {
     /// Checks the newest version with SQLite, if it is in the range and can be opened.
     pub(super) fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
         self.note_unreadable_newest();
-        let newest = self.picture.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
+        let newest = self.baseline.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
         let Some(newest) = newest.filter(|newest| !self.lost.contains_place(newest.place)) else {
             return (None, Vec::new());
         };
-        let Ok(Some(file)) = self.picture.history.file_name_of(newest) else { return (None, Vec::new()) };
+        let Ok(Some(file)) = self.baseline.history.file_name_of(newest) else { return (None, Vec::new()) };
         let checked =
             self.look_at(newest).and_then(|looked| Ok(judge(&looked, || self.given_by_node().ok().flatten())?));
         match checked {
@@ -54,7 +54,7 @@ impl Verification {
     }
 
     fn look_at(&self, version: &Version) -> Result<Looked, ReplayError> {
-        let plan = self.picture.history.plan(version)?;
+        let plan = self.baseline.history.plan(version)?;
         let view = View::build(&self.backup, &plan, None).map_err(|error| error.reason)?;
         Ok(Looked { data_version: version.data_version, pages: Arc::new(view.pages().clone()) })
     }
@@ -62,7 +62,7 @@ impl Verification {
     /// The snapshot from the node that the newest version was replayed onto; if that was dropped, the oldest version that is
     /// left. `None` when everything was replayed from nothing. Read errors are reported elsewhere.
     fn given_by_node(&self) -> Result<Option<Looked>, ReadError> {
-        let (backup, history) = (&self.backup, &self.picture.history);
+        let (backup, history) = (&self.backup, &self.baseline.history);
         if let Some(snapshot) = StoredSnapshot::newest(backup, history)? {
             let pages = snapshot.pages(backup)?;
             return Ok(Some(Looked { data_version: snapshot.data_version, pages }));

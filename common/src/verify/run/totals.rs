@@ -8,7 +8,7 @@ use format::names;
 impl Verification {
     /// Number and total length of the files that were read.
     pub(super) fn sizes(&self, parts: &[(Job, u64)]) -> (u64, u64) {
-        let logs = self.picture.history.logs().filter(|_| self.has_logs()).map(names::log);
+        let logs = self.baseline.history.logs().filter(|_| self.has_logs()).map(names::log);
         let others = logs.chain([names::MANIFEST.to_owned()]).map(|name| self.len_of(&name));
         parts.iter().map(|(_, bytes)| *bytes).chain(others).fold((0, 0), |(files, all), bytes| (files + 1, all + bytes))
     }
@@ -35,7 +35,7 @@ impl Verification {
             .iter()
             .flat_map(|one| &one.versions)
             .for_each(|version| all.add_place(VersionOrdinal(version.place)));
-        self.picture.history.unsealed_versions().for_each(|version| all.add_place(version.place));
+        self.baseline.history.unsealed_versions().for_each(|version| all.add_place(version.place));
         all.within(self.places.0, self.places.1)
     }
 
@@ -57,6 +57,6 @@ impl Verification {
         };
         let sealed: u64 = self.sealed.iter().filter(|one| one.is_within(first, last)).map(of_one).sum();
         let thinned: u64 = self.thinned.iter().map(|one| one.versions.len() as u64).sum();
-        sealed + thinned + self.picture.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
+        sealed + thinned + self.baseline.history.unsealed_versions().filter(|version| self.has(version)).count() as u64
     }
 }

@@ -1,4 +1,4 @@
-//! Each kind of finding and note, and that only what was asked for is verified.
+//! Each kind of finding and note, and that only the requested range is verified.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -131,7 +131,7 @@ fn without_its_manifest_a_backup_opens_no_version() {
     }
 }
 
-/// What would go unnoticed: the log has lost its end, and what followed was written to the spare and never renamed.
+/// An undetected case: the log has lost its end, and the next one was never renamed from the spare.
 #[test]
 fn records_that_only_the_spare_has_are_missed() {
     let node = sample();
@@ -185,7 +185,7 @@ fn behind_the_first_damage_of_the_logs_there_is_more_to_be_told() {
     assert_eq!((found(&report, older).len(), found(&report, newest).len()), (2, 1), "{:#?}", report.findings);
     assert!(report.findings.iter().all(|finding| finding.lost == report.lost));
     assert!(report.lost.contains(DataVersion::new(node.version)));
-    // What it is followed by in name only is told, too.
+    // A successor in name only is reported, too.
     let copy = Copy::of(node.backup_path());
     fs::copy(sample().backup_path().join(newest), copy.path(names::SPARE)).unwrap();
     let report = copy.verify();
@@ -275,7 +275,7 @@ fn what_was_not_asked_for_is_not_verified_unless_it_is_needed() {
     let report = copy.verify_within(scope(*last.start(), *last.end())).unwrap();
     assert_eq!(report.lost.count(), Some(u64::from(last.end() - last.start() + 1)), "{:?}", report.findings);
 
-    // Pages of other segments that it may need are damaged in turn; it is told when that costs something.
+    // Needed pages of other segments are damaged in turn; the damage is reported when it has an impact.
     let (mut needed, mut not_needed) = (0, 0);
     for name in &before {
         let backup = Backup::open(&sound.url()).unwrap();

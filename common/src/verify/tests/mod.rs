@@ -1,9 +1,9 @@
-//! What is damaged is found and named, and costs what it costs whoever opens versions.
+//! Damage is found and named, and its reported impact is that on opening versions.
 
 mod kinds;
+mod lengths_and_names;
 mod of_the_node;
 mod rebuilt;
-mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,13 +30,12 @@ const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 108 };
 const OLD_ROWS: &str = "CREATE TABLE old (i INTEGER PRIMARY KEY, what BLOB);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) INSERT INTO old SELECT i, zeroblob(900) FROM n";
 
-/// Segments with everything in them, and logs behind them: changes that were rewound, gaps, snapshots on snapshots and on
-/// segments, pages cut off.
+/// Segments and logs with rewound changes, gaps, snapshots based on snapshots and on segments, and truncated pages.
 fn sample() -> Node {
     eventful(Sealing::OnTheWay)
 }
 
-/// Whether what is recorded is sealed on the way.
+/// Whether records are sealed on the way.
 #[derive(PartialEq)]
 enum Sealing {
     OnTheWay,
@@ -148,7 +147,7 @@ fn found<'a>(report: &'a Report, file: &str) -> Vec<&'a Finding> {
     report.findings.iter().filter(|finding| finding.file == file).collect()
 }
 
-/// What verify says is lost is what cannot be opened, and every other version is what it was.
+/// The versions reported as lost are those that cannot be opened, and every other version is unchanged.
 #[track_caller]
 fn expect_agreement(copy: &Copy, (model, newest_log): (&BTreeMap<u32, Vec<u8>>, Seq), what: &str) -> Report {
     let report = copy.verify();
@@ -159,8 +158,8 @@ fn expect_agreement(copy: &Copy, (model, newest_log): (&BTreeMap<u32, Vec<u8>>, 
     let gone: BTreeSet<u32> = model.keys().filter(|version| !now.contains_key(version)).copied().collect();
     let torn = report.notes.iter().any(|note| matches!(note.about, NoteAbout::TornWrite { .. }));
     if report.is_clean() && (torn || what == format!("{} removed", names::log(newest_log))) {
-        // An acknowledged last record that rots looks like a torn write, and without its last log a backup is a shorter one.
-        // The node's next data_version exposes both.
+        // A damaged acknowledged last record looks like a torn write, and without its last log a backup is a shorter one.
+        // The node's next data_version reveals both.
         assert!(gone.iter().eq(model.keys().skip(model.len() - gone.len())), "{what}: {gone:?}");
         return report;
     }

@@ -1,4 +1,4 @@
-//! What is wrong with the node's own database is told apart from damage of the backup.
+//! Damage of the node's own database is distinguished from damage of the backup.
 
 use std::borrow::Cow;
 use std::os::unix::fs::FileExt as _;
@@ -114,7 +114,7 @@ fn a_malformed_snapshot_is_the_nodes_until_another_one_heals_it() {
     assert!(matches!(wrong[..], [Wrong::NodeDatabase { .. }]) && found.is_only_of_the_node(), "{found:?}");
     assert!(wrong[0].to_string().contains("the node's own database"), "{}", wrong[0]);
     assert!(found.lost.is_empty() && found.in_doubt.is_empty(), "{found:?}");
-    // Somebody repairs it.
+    // The database is repaired.
     node.connection.execute_batch("PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'old'").unwrap();
     node.connection.execute_batch("PRAGMA writable_schema = RESET; VACUUM").unwrap();
     node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
@@ -140,7 +140,7 @@ fn a_note_of_checked_snapshots_that_is_damaged_costs_nothing_and_is_told() {
         assert!(report.findings.iter().all(|finding| finding.file == names::CHECKED && finding.lost.is_empty()));
         assert_eq!(report.findings.len(), 1, "{} bytes", damaged.len());
     }
-    // Whoever has the lock looks again.
+    // The holder of the lock checks again.
     seal(&node, &recording);
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     std::fs::remove_file(&path).unwrap();

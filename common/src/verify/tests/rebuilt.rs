@@ -1,4 +1,4 @@
-//! A segment all of whose checksums are right, and which does not say what its records yield.
+//! A segment with valid checksums that contradicts its records.
 
 use super::*;
 use crate::check::log_replay::{Image, LogReplay};
@@ -140,7 +140,7 @@ fn the_same_rows_on_other_bytes_are_a_note() {
     let copy = Copy::of(node.backup_path());
     let first = newest(&copy);
     let mut changed = 0;
-    // The bytes between the cells of a leaf of a table and their pointers are nobody's.
+    // The bytes between the pointers and the cells of a table leaf are unused.
     let mut change = |page: PageNo, images: &mut Images| {
         let (keyframe, image) = images.last_mut().unwrap();
         let number = |at: usize| usize::from(image[at]) << 8 | usize::from(image[at + 1]);
@@ -192,7 +192,7 @@ fn another_time_breaks_the_chain() {
     assert!(found(&report, &names::segment(first)).iter().any(checksum), "{:?}", report.findings);
 }
 
-/// What its checksums cannot tell of a segment, its neighbours do.
+/// Contradictions that its checksums cannot show, and its neighbours can.
 #[test]
 fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
     let node = sample();

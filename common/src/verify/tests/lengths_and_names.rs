@@ -1,11 +1,11 @@
-//! Whatever has another length or another name is told, or nothing can tell it.
+//! Every change of a length or a name is reported, except where that is impossible.
 
 use super::*;
 use crate::compact::{Clock, CompactOutcome, compact_backup};
 use crate::config::keep_policy::KeepPolicy;
 use format::snapshot::SNAPSHOT_HEADER_LEN;
 
-/// What is done to a file.
+/// A change of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     /// So many bytes of it are left.
@@ -49,7 +49,7 @@ fn kind(name: &str) -> &str {
     name.split_once("-0").map_or(name, |(kind, _)| kind)
 }
 
-/// Why nobody can tell, or need not.
+/// Why a change is not detected, or need not be.
 fn why_silent(name: &str, change: Change, is_newest_log: bool) -> Option<&'static str> {
     match (kind(name), change) {
         (names::SPARE, _) => Some("a crash leaves any of it, and it holds no record"),
@@ -137,7 +137,7 @@ fn every_change_of_a_length_or_a_name_is_told() {
     assert!(told > 100 && silent.len() < 15, "{told} {silent:?}");
 }
 
-/// What an interrupted copy of the newest log leaves costs what was cut off, and nothing else can be said of it.
+/// The impact of an interrupted copy of the newest log is the missing part, and nothing else can be known.
 #[test]
 fn a_log_that_was_cut_off_costs_all_that_may_have_been_in_it() {
     let node = sample();
@@ -154,7 +154,7 @@ fn a_log_that_was_cut_off_costs_all_that_may_have_been_in_it() {
     assert!(finding.wrong.to_string().contains("cut off"), "{finding:?}");
     assert!(before.keys().all(|version| report.lost.contains(DataVersion::new(*version)) != now.contains_key(version)));
     assert_eq!(report.versions_lost, None, "how many were in it nobody knows");
-    // Within the zeros nothing is lost, and it is told.
+    // Within the zeros nothing is lost, and the cut is reported.
     fs::write(copy.path(&newest), &bytes[..bytes.len() - 9]).unwrap();
     let report = copy.verify();
     assert_eq!(copy.versions(), before);
