@@ -2,7 +2,8 @@
 
 use super::{Encoded, STATEMENT_BYTES_MAX, varint};
 use crate::fields::Reader;
-use crate::{Damage, frames};
+use crate::Damage;
+use crate::frames;
 
 /// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.
 const EXPANSION_MAX: usize = 32 << 10;
