@@ -44,7 +44,8 @@ fn build() -> PathBuf {
     let target = directory.parent().expect("a profile directory lies in the target directory");
     let built = Command::new(env!("CARGO"))
         .current_dir(workspace())
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
+        // With the features of the whole workspace, as `cargo test --workspace`: nothing is compiled twice.
+        .args(["build", "--quiet", "--workspace", "--exclude", "bench", "--bins", "--profile", profile, "--target-dir"])
         .arg(target)
         .output()
         .expect("cargo runs");

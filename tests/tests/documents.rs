@@ -366,10 +366,10 @@ fn collect_sources(directory: &Path, text: &mut String) {
 #[test]
 fn every_knob_test_and_benchmark_that_is_named_exists() {
     let mut sources = String::new();
-    for package in ["common", "recorder", "mountfs", "tests"] {
+    for package in ["common", "recorder", "mountfs", "tests", "bench"] {
         collect_sources(&workspace().join(package), &mut sources);
     }
-    let main = fs::read_to_string(workspace().join("tests/src/bin/bench/main.rs")).expect("the benchmarks");
+    let main = fs::read_to_string(workspace().join("bench/src/main.rs")).expect("the benchmarks");
     let benchmark = |line: &str| {
         let variant = line.strip_prefix("    ")?.split_once('(')?.0;
         variant.chars().all(char::is_alphabetic).then(|| variant.to_lowercase())
