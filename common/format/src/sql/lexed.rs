@@ -168,6 +168,11 @@ impl LexedChange {
         self.statements.len()
     }
 
+    /// Whether the change has no statements.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
     /// Bytes of the statements.
     pub fn bytes(&self) -> usize {
         self.text.len()
