@@ -6,11 +6,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ::tests::binaries::workspace;
 use anyhow::Context as _;
 use common::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tests::binaries::workspace;
 
 use crate::table::Table;
 

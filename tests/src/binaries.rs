@@ -9,15 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use crate::guard;
+
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(build);
 
 /// The CLN plugin.
 pub fn backup_recorder() -> PathBuf {
+    guard::note();
     DIRECTORY.join("backup-recorder")
 }
 
 /// The operator's program.
 pub fn backupfs() -> PathBuf {
+    guard::note();
     DIRECTORY.join("backupfs")
 }
 
@@ -50,5 +54,7 @@ fn build() -> PathBuf {
         .output()
         .expect("cargo runs");
     assert!(built.status.success(), "building the programs under test: {}", String::from_utf8_lossy(&built.stderr));
+    // To compile is not to hang.
+    guard::restart();
     directory
 }
