@@ -7,17 +7,17 @@
 //! | [`traces`] | every recorded trace: played, played with trouble in the middle, and its statements replayed in every way |
 //! | [`trouble`] | the backup's place fails, hangs, is full or gone: refusals, waiting, the spool; the file system that fails on request |
 //! | [`reading`] | the mount, `restore`, `versions`, `show`, `diff`, `find`; a log damaged in the middle |
-//! | [`checking`] | `verify`, `status`, `backup-status`; backups that somebody made up |
+//! | [`checking`] | `verify`, `status`, `backup-status` |
 //! | [`python`] | `import` and `export`: files and nodes of the Python plugin |
 //! | [`operating`] | how the command line behaves, the mount as a service, compaction |
 //! | [`project`] | documents, floors of the code, the Debian package |
 //!
 //! `cargo test -p tests --test e2e recording::model` runs one of them. Tests share a process: what changes the process
-//! (limits, umask, environment, current directory) is done in a child or from outside. Two campaigns are programs of their
-//! own: `fuzz`, which has its own allocator, and `tampering`, which has more threads than everything here.
+//! (limits, umask, environment, current directory) is done in a child or from outside. Three are programs of their own:
+//! `fuzz`, which has its own allocator; `tampering`, which has more threads than everything here; and `hostile`, which records
+//! by itself: whoever starts a program meanwhile has the lock of the backup, too, for as long as that takes.
 
 mod checking {
-    mod hostile;
     mod status;
     mod verify;
 }
