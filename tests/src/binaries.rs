@@ -9,15 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use crate::guard;
+
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(build);
 
 /// The CLN plugin.
 pub fn backup_recorder() -> PathBuf {
+    guard::note();
     DIRECTORY.join("backup-recorder")
 }
 
 /// The operator's program.
 pub fn backupfs() -> PathBuf {
+    guard::note();
     DIRECTORY.join("backupfs")
 }
 
@@ -44,10 +48,13 @@ fn build() -> PathBuf {
     let target = directory.parent().expect("a profile directory lies in the target directory");
     let built = Command::new(env!("CARGO"))
         .current_dir(workspace())
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
+        // With the features of the whole workspace, as `cargo test --workspace`: nothing is compiled twice.
+        .args(["build", "--quiet", "--workspace", "--exclude", "bench", "--bins", "--profile", profile, "--target-dir"])
         .arg(target)
         .output()
         .expect("cargo runs");
     assert!(built.status.success(), "building the programs under test: {}", String::from_utf8_lossy(&built.stderr));
+    // To compile is not to hang.
+    guard::restart();
     directory
 }

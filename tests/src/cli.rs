@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -82,4 +83,12 @@ pub fn run(command: &mut Command) -> Ran {
         String::from_utf8_lossy(&bytes).into_owned()
     });
     Ran { code: status.code().unwrap_or(-1), stdout, stderr }
+}
+
+/// Writes a script that can be run at once. By another process: a program that this one has open for writing cannot be run, nor
+/// while another thread is about to start anything.
+pub fn write_program(path: &Path, text: &str) {
+    let mut write = Command::new("sh");
+    write.args(["-c", "printf %s \"$1\" > \"$0\" && chmod 700 \"$0\""]).arg(path).arg(text);
+    run(&mut write).expect_done("writing a script");
 }

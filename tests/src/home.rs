@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mountfs::demo::pretend_lightningd::{PretendLightningd, PretendSettings, RecorderStderr};
 use tempfile::TempDir;
 
-use crate::{binaries, cli};
+use crate::{binaries, cli, guard};
 
 /// A lightning-dir, a backup beside it, and room for more. Removed when dropped.
 pub struct Home(TempDir);
@@ -16,6 +16,7 @@ pub struct Home(TempDir);
 impl Home {
     /// Empty, but for the lightning-dir.
     pub fn new() -> Self {
+        guard::note();
         let home = Self(tempfile::Builder::new().prefix("backupfs-test-").tempdir().expect("a temporary directory"));
         fs::create_dir(home.lightning_dir()).expect("the lightning-dir");
         home
@@ -23,6 +24,7 @@ impl Home {
 
     /// As [`new`](Self::new), in memory where the machine has a place for that: for files that are written again and again.
     pub fn in_memory() -> Self {
+        guard::note();
         let place = Path::new("/dev/shm");
         let made = tempfile::Builder::new().prefix("backupfs-test-").tempdir_in(place);
         let Ok(home) = made.map(Self) else { return Self::new() };

@@ -14,6 +14,7 @@
 //! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.
 //! * [`fuzz`]: any bytes at all, read as everything that is read.
 //! * [`footprint`]: memory and descriptors of a process.
+//! * [`guard`]: a test that hangs is stopped, and named.
 //! * [`skip`]: what is said when a test cannot be run here.
 //! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
 
@@ -24,6 +25,7 @@ pub mod fault_fs;
 pub mod faulty_node;
 pub mod footprint;
 pub mod fuzz;
+pub mod guard;
 pub mod home;
 pub mod listing;
 pub mod mounted;

@@ -3,6 +3,8 @@
 //! the corpus, for cargo-fuzz.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::fuzz::allocated::{Counting, peak_of};
@@ -90,6 +92,17 @@ fn no_bytes_do_harm() {
     }
     let only = std::env::var("BACKUPFS_FUZZ_TARGET").ok();
     let targets = TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| only == target.name));
-    let wrong: Vec<_> = targets.filter_map(|target| run(target, inputs / target.weight, seed).err()).collect();
+    let (targets, wrong) = (Mutex::new(targets), Mutex::new(Vec::new()));
+    let work = || {
+        // Not held while a target runs.
+        let next = || targets.lock().expect("nobody panics with it").next();
+        while let Some(target) = next() {
+            let outcome = run(target, inputs / target.weight, seed);
+            wrong.lock().expect("nobody panics with it").extend(outcome.err());
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let wrong = wrong.into_inner().expect("nobody panics with it");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! The images of a campaign: each is checked once, and failures are reported.
+//! The images of a campaign: each is checked once, and what is wrong is told.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -12,15 +12,21 @@ use super::images::{Image, Tearing, Watch};
 use super::model::Promise;
 use super::random::Random;
 
-/// Size of the campaigns: 1 by default. With N there are N scripts, cut at more places and torn N times as often; from 3 on every
-/// modifying call fails, in every way.
+/// How large the campaigns are. With N there are N scripts, cut at more places and torn N times as often; from 3 on every call
+/// that changes something fails, in every way. Unless told otherwise it is 1, torn half as often, and of fewer images all
+/// databases are looked at.
 const SIZE_VARIABLE: &str = "BACKUPFS_POWER_CUTS";
 
 pub(super) fn size() -> u32 {
     std::env::var(SIZE_VARIABLE).ok().and_then(|size| size.parse().ok()).unwrap_or(1)
 }
 
-/// Number of reported failures before a campaign ends.
+/// Whether nobody has asked for a size.
+pub(super) fn is_short() -> bool {
+    std::env::var_os(SIZE_VARIABLE).is_none()
+}
+
+/// Failures that are told before a campaign gives up.
 pub(super) const TOLD_MAX: usize = 5;
 
 /// The images that were checked, each once.
@@ -32,19 +38,21 @@ pub(super) struct Images {
     databases: usize,
     pub(super) failures: Vec<String>,
     random: Random,
-    /// One image of this many is checked with all its databases.
+    /// Of so many images one is looked at with all its databases.
     databases_every: usize,
 }
 
 impl Images {
     pub(super) fn new(databases_every: usize) -> Self {
+        let databases_every = if is_short() { 3 * databases_every } else { databases_every };
         let (home, seen, random) = (Arc::new(Home::new()), BTreeSet::new(), Random(11));
         Self { home, seen, made: 0, checked: 0, databases: 0, failures: Vec::new(), random, databases_every }
     }
 
     pub(super) fn check(&mut self, image: &Image, what: &str) {
         self.made += 1;
-        if self.failures.len() >= TOLD_MAX || !self.seen.insert(fingerprint(&image.tree, &image.promise)) {
+        let fingerprint = fingerprint(&image.tree, &image.promise);
+        if self.failures.len() >= TOLD_MAX || !self.seen.insert(fingerprint) {
             return;
         }
         self.checked += 1;
@@ -52,12 +60,14 @@ impl Images {
         self.databases += usize::from(is_deep);
         let depth = if is_deep { Depth::Databases } else { Depth::Records };
         if let Err(error) = check(&self.home, &image.tree, &image.promise, depth) {
+            self.seen.remove(&fingerprint);
             let names: Vec<_> = image.tree.paths().into_keys().collect();
             self.failures.push(format!("{what}{}: {error}\n  there is {names:?}", image.cut));
         }
     }
 
-    /// Checks the state after a power cut this many calls behind each acknowledgement in a journal, and at the end.
+    /// Checks what a power cut leaves soon after so many calls of a journal, whenever something was acknowledged, and at
+    /// the end.
     pub(super) fn check_behind(&mut self, journal: &[Call], after: usize, what: &str) {
         let mut watch = Watch::new(&Home::disk());
         for (position, call) in journal.iter().enumerate() {
@@ -90,5 +100,5 @@ fn fingerprint(tree: &Tree, promise: &Arc<Promise>) -> u64 {
     hasher.finish()
 }
 
-/// Number of calls behind a failing one at which power may fail, too.
+/// Calls behind one that fails at which power may fail, too.
 const CUTS_BEHIND: usize = 20;

@@ -1,8 +1,8 @@
 //! A table or a block compressed.
 
 use super::{Encoded, STATEMENT_BYTES_MAX, varint};
-use crate::fields::Reader;
 use crate::Damage;
+use crate::fields::Reader;
 use crate::frames;
 
 /// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use tests::fault_fs::{Caching, Call, Effect, FaultFs, Names, Rule};
 use tests::faulty_node::{FaultyNode, LOGS};
+use tests::guard;
 use tests::listing::{self, Status};
 use tests::small_node::SmallNode;
 use tests::wait::{until, until_soon};
@@ -61,6 +62,7 @@ fn spool_policy() -> Option<Value> {
 
 /// Most of the time nothing happens but waiting.
 fn all_at_once<T: Sync>(cases: &[T], test: impl Fn(&T) + Sync) {
+    guard::note();
     thread::scope(|scope| {
         for case in cases {
             scope.spawn(|| test(case));

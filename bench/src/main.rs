@@ -9,6 +9,7 @@
 //! * [`import`]: a file of the Python plugin made a backup, and back.
 //! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
+//! * [`results`]: what runs came to, kept and shown side by side.
 //! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
 mod compact;
@@ -20,6 +21,7 @@ mod looks;
 mod node;
 mod opening;
 mod record;
+mod results;
 mod scale;
 mod sequence;
 mod stats;
@@ -59,6 +61,8 @@ enum Command {
     Find(looks::Args),
     /// Time the answers of a recorder at full load while history is dropped, beside those without that
     Compact(compact::Args),
+    /// Show the last two results of each benchmark side by side
+    Results(results::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -72,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Diff(args) => looks::diff(&args),
         Command::Find(args) => looks::find(&args),
         Command::Compact(args) => compact::run(&args),
+        Command::Results(args) => results::run(&args),
     }
 }
 
@@ -80,7 +85,7 @@ fn main() -> anyhow::Result<()> {
 enum Output {
     /// Tables, to be read.
     Tables,
-    /// One JSON object.
+    /// One JSON object; the ratios are kept, too.
     Json,
 }
 
@@ -88,7 +93,10 @@ impl Output {
     fn print<R: Serialize>(self, report: &R, tables: impl Fn(&R) -> String) -> anyhow::Result<()> {
         let text = match self {
             Self::Tables => tables(report),
-            Self::Json => serde_json::to_string(report)? + "\n",
+            Self::Json => {
+                results::keep(&serde_json::to_value(report)?)?;
+                serde_json::to_string(report)? + "\n"
+            }
         };
         Ok(io::stdout().write_all(text.as_bytes())?)
     }

@@ -4,7 +4,7 @@
 //! By hand, with the figures of each stretch:
 //!
 //! ```sh
-//! BACKUPFS_SOAK_CHANGES=1000000 cargo test --release --workspace --test soak -- --nocapture
+//! BACKUPFS_SOAK_CHANGES=1000000 cargo test --release -p tests --test e2e recording::soak -- --nocapture
 //! ```
 
 use std::fs;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Backup, BackupUrl};
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tests::footprint::Footprint;
 use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
@@ -117,6 +117,10 @@ impl Soak {
         self.node.lightningd.end_logs_after(log_statements);
         let began = Instant::now();
         self.node.start();
+        let recorder = self.node.lightningd.recorder().expect("it runs").pid();
+        let recorder = Pid::from_raw(recorder.try_into().expect("a process id"));
+        let allowed = Rlimit { current: Some(DESCRIPTORS_ALLOWED), maximum: Some(DESCRIPTORS_ALLOWED) };
+        prlimit(recorder, Resource::Nofile, allowed).expect("a lower limit for the recorder");
         assert!(self.write(Commit::Normal).is_continue());
         let first_answer = began.elapsed();
         self.node.lightningd.init().expect("the recorder takes init");
@@ -194,8 +198,6 @@ fn expect_all_sealed(soak: &Soak) -> usize {
 #[test]
 fn a_recorder_stays_as_small_as_it_was_and_loses_nothing() {
     let changes: u64 = std::env::var(CHANGES).ok().and_then(|changes| changes.parse().ok()).unwrap_or(12_000);
-    let allowed = Rlimit { current: Some(DESCRIPTORS_ALLOWED), maximum: getrlimit(Resource::Nofile).maximum };
-    setrlimit(Resource::Nofile, allowed).expect("a lower limit, for this process and the recorders");
     let node = SmallNode::created();
     let mut soak = Soak { node, made: 0, random: Seeded::new(20_261_122) };
     soak.node.stop();

@@ -29,8 +29,7 @@ impl UnderUmask {
         let home = Home::new();
         let recorder = home.join("recorder.sh");
         let script = format!("#!/bin/sh\numask {umask}\nexec {} \"$@\"\n", binaries::backup_recorder().display());
-        fs::write(&recorder, script).expect("a script");
-        fs::set_permissions(&recorder, Permissions::from_mode(0o700)).expect("its mode");
+        cli::write_program(&recorder, &script);
         let mut lightningd = PretendLightningd::new(PretendSettings::new(recorder, home.lightning_dir()));
         lightningd.end_logs_after(LOG_STATEMENTS);
         let mut node = SmallNode::at(home);

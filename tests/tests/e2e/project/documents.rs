@@ -18,6 +18,9 @@ const README_LINES: usize = 200;
 const FOREIGN_OPTIONS: [&str; 8] =
     ["--wallet", "--device", "--security-opt", "--checksum", "--dir", "--versions", "--keep", "--reuse"];
 
+/// The one knob that only `.ci/nightly` reads.
+const OF_NIGHTLY: &str = "BACKUPFS_NIGHTLY";
+
 /// A Markdown file of the repository.
 struct Document {
     path: PathBuf,
@@ -366,10 +369,10 @@ fn collect_sources(directory: &Path, text: &mut String) {
 #[test]
 fn every_knob_test_and_benchmark_that_is_named_exists() {
     let mut sources = String::new();
-    for package in ["common", "recorder", "mountfs", "tests"] {
+    for package in ["common", "recorder", "mountfs", "tests", "bench"] {
         collect_sources(&workspace().join(package), &mut sources);
     }
-    let main = fs::read_to_string(workspace().join("tests/src/bin/bench/main.rs")).expect("the benchmarks");
+    let main = fs::read_to_string(workspace().join("bench/src/main.rs")).expect("the benchmarks");
     let benchmark = |line: &str| {
         let variant = line.strip_prefix("    ")?.split_once('(')?.0;
         variant.chars().all(char::is_alphabetic).then(|| variant.to_lowercase())
@@ -382,7 +385,7 @@ fn every_knob_test_and_benchmark_that_is_named_exists() {
         for command in in_blocks.chain(parts.spans.iter().map(|span| words(span))) {
             for word in &command {
                 let name = word.split('=').next().unwrap_or_default();
-                if name.starts_with("BACKUPFS_") && !sources.contains(name) {
+                if name.starts_with("BACKUPFS_") && name != OF_NIGHTLY && !sources.contains(name) {
                     problems.push(format!("{}: nothing reads {name}", document.name()));
                 }
             }
@@ -390,6 +393,16 @@ fn every_knob_test_and_benchmark_that_is_named_exists() {
                 let test = workspace().join("tests/tests").join(&pair[1]);
                 if !test.is_dir() && !test.with_extension("rs").is_file() {
                     problems.push(format!("{}: there is no test {}", document.name(), pair[1]));
+                }
+                // The tests are no default members.
+                if !command.windows(2).any(|pair| pair == ["-p", "tests"]) {
+                    problems.push(format!("{}: --test {} without -p tests", document.name(), pair[1]));
+                }
+            }
+            for of in command.windows(3).filter(|of| of[0] == "--test" && of[1] == "e2e" && !of[2].starts_with('-')) {
+                let module = workspace().join("tests/tests/e2e").join(of[2].trim_end_matches("::").replace("::", "/"));
+                if !module.is_dir() && !module.with_extension("rs").is_file() {
+                    problems.push(format!("{}: e2e has no module {}", document.name(), of[2]));
                 }
             }
             if command.first().is_none_or(|first| first != "cargo") {
@@ -400,6 +413,18 @@ fn every_knob_test_and_benchmark_that_is_named_exists() {
             {
                 problems.push(format!("{}: there is no benchmark {name}", document.name()));
             }
+        }
+    }
+    let nightly = fs::read_to_string(workspace().join(".ci/nightly")).expect("the campaigns");
+    for word in nightly.split(|c: char| c != '_' && !c.is_ascii_uppercase()) {
+        if word.starts_with("BACKUPFS_") && word != OF_NIGHTLY && !sources.contains(&format!("\"{word}\"")) {
+            problems.push(format!(".ci/nightly: nothing reads {word}"));
+        }
+    }
+    let of_e2e = nightly.lines().filter(|line| line.contains(" e2e ")).filter_map(|line| line.split(' ').next_back());
+    for module in of_e2e.filter(|word| word.contains("::")) {
+        if !workspace().join("tests/tests/e2e").join(module.replace("::", "/")).with_extension("rs").is_file() {
+            problems.push(format!(".ci/nightly: e2e has no module {module}"));
         }
     }
     expect_none(&problems);

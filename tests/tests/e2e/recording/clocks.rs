@@ -73,9 +73,7 @@ impl Clock {
             self.seconds,
             binaries::backup_recorder().display()
         );
-        fs::write(&recorder, script).expect("a file");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&recorder, mode).expect("its mode");
+        cli::write_program(&recorder, &script);
         let mut settings = PretendSettings::new(recorder, node.home.lightning_dir());
         settings.stderr = RecorderStderr::AppendedTo(node.home.join("recorder.stderr"));
         node.lightningd = PretendLightningd::new(settings);
