@@ -5,6 +5,10 @@ mod bounds;
 #[cfg(test)]
 mod equivalence;
 mod execution;
+// The statements at random that `format` tests with, too: a feature for it would have everything compiled twice.
+#[cfg(test)]
+#[path = "../format/src/sql/generated.rs"]
+mod generated;
 #[cfg(test)]
 mod hostile_tests;
 pub(crate) mod sqlite_reason;

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::generated::{COLUMNS, statement as any_statement};
 use super::statement::{self, Executed};
 use crate::replay::sqlite_reason::whole_message;
-use format::sql::generated::{COLUMNS, statement as any_statement};
 
 /// The CHECKs exclude the largest rowid: behind it SQLite chooses random rowids.
 const SCHEMA: &str = "

@@ -1,6 +1,6 @@
 //! Analysis of SQL statements: which literals may become parameters, and how they are distinguished.
 
-#[cfg(any(test, feature = "generate"))]
+#[cfg(test)]
 pub mod generated;
 pub mod lexed;
 mod lexer;
