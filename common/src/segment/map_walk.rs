@@ -26,6 +26,9 @@ pub(crate) struct MapWalk {
     visited: HashSet<(Seq, u64)>,
 }
 
+/// Takes a part of the map and where it is; it can mark further pieces as visited, and can break.
+type Visit<'a> = dyn FnMut(&mut MapWalk, Location, MapItem) -> Result<ControlFlow<()>, ReadError> + 'a;
+
 impl MapWalk {
     /// Whether the piece at `at` was not visited before; from now on it was.
     pub(crate) fn is_first_visit(&mut self, at: Location) -> bool {
@@ -40,7 +43,7 @@ impl MapWalk {
         &mut self,
         segments: &Segments,
         root: Option<MapRoot>,
-        visit: &mut dyn FnMut(&mut Self, Location, MapItem) -> Result<ControlFlow<()>, ReadError>,
+        visit: &mut Visit<'_>,
     ) -> Result<ControlFlow<()>, ReadError> {
         let Some(root) = root else { return Ok(ControlFlow::Continue(())) };
         let mut nodes = vec![(root.location, root.height.min(HEIGHT_MAX), 0_u64)];

@@ -139,7 +139,7 @@ fn write_schema(change: &SchemaChange, out: &mut impl Write) -> io::Result<()> {
 fn write_row(row: &RowChange<'_>, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{} {}", sign(row.fate), named(row.table))?;
     let key = row.key_columns.iter().zip(row.key);
-    let key: Vec<String> = key.map(|(column, value)| format!("{}={}", named(column), value.to_string())).collect();
+    let key: Vec<String> = key.map(|(column, value)| format!("{}={}", named(column), value)).collect();
     if !key.is_empty() {
         write!(out, " {}", key.join(" "))?;
     }
@@ -158,12 +158,8 @@ fn write_row(row: &RowChange<'_>, out: &mut impl Write) -> io::Result<()> {
             Ok(())
         }
         (Some(only), None) | (None, Some(only)) => {
-            let values: Vec<String> = row
-                .columns
-                .iter()
-                .zip(only)
-                .map(|(column, value)| format!("{}={}", named(column), value.to_string()))
-                .collect();
+            let values: Vec<String> =
+                row.columns.iter().zip(only).map(|(column, value)| format!("{}={}", named(column), value)).collect();
             writeln!(out, ": {}", values.join(", "))
         }
         (None, None) => writeln!(out),

@@ -116,7 +116,7 @@ fn write_text(turns: &Turns, out: &mut impl Write) -> io::Result<()> {
     for Transition { version, began, ended, matches } in &turns.turns {
         let shown = |sign: char, key: &RowKey| {
             let parts = turns.key_columns.iter().zip(&key.0);
-            let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={}", value.to_string())).collect();
+            let parts: Vec<String> = parts.map(|(column, value)| format!("{column}={value}")).collect();
             format!("{sign} {}", parts.join(" "))
         };
         let all = began.iter().map(|key| ('+', key)).chain(ended.iter().map(|key| ('-', key)));
