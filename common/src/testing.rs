@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::backup::Backup;
+use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::views::Views;
 use crate::config::backup_lock::{BackupLock, OnGap};
 use crate::config::backup_url::BackupUrl;
@@ -92,11 +95,25 @@ impl Node {
     /// A recorder with other limits of logs.
     pub(crate) fn record_within(&self, limits: LogLimits) -> BackupWriter {
         let directory = Arc::new(RealDirectory::new(self.backup_path()));
-        BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), limits).unwrap()
+        self.open(directory, limits)
     }
 
     pub(crate) fn record_in(&self, directory: Arc<dyn Directory>) -> BackupWriter {
-        BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), SHORT).unwrap()
+        self.open(directory, SHORT)
+    }
+
+    /// Waits for a lock that a process which another test starts has for a moment, between its fork and its exec.
+    fn open(&self, directory: Arc<dyn Directory>, limits: LogLimits) -> BackupWriter {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let directory = Arc::clone(&directory);
+            match BackupWriter::open_in(directory, &self.backup_lock, self.dir.path(), limits) {
+                Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     /// The statements of the next transaction.
