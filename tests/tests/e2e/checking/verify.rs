@@ -277,7 +277,7 @@ fn a_difference_is_told_by_table_and_key() {
         let other = node.home.join(format!("other-{number}.sqlite3"));
         fs::copy(node.home.database(), &other).unwrap();
         Connection::open(&other).unwrap().execute_batch(change).unwrap();
-        let ran = against(&node, &other, &[]).expect_refused(1, &["not what the database holds"]);
+        let ran = against(&node, &other, &[]).expect_refused(1, &["differs from the database"]);
         assert!(ran.stdout.contains(expected), "{change}: {ran:?}");
         assert!(!ran.stdout.contains("secret"), "values may be secrets: {ran:?}");
         let told = json(&against(&node, &other, &["--json"]).expect_refused(1, &[]));

@@ -193,7 +193,7 @@ fn a_call_that_comes_back_after_the_refusal_is_answered_no_second_time() {
     faulty.faults().heal();
     // `lightningd` stops now.
     let recorder = faulty.node.lightningd.recorder().expect("it runs");
-    let said = |line: &String| line.contains("has come back");
+    let said = |line: &String| line.contains("has returned after its write was refused");
     let status = recorder.end_input().expect("the recorder ends");
     assert!(status.success(), "it need not be ended by force: {status}");
     assert!(recorder.log_lines().iter().any(said), "{:?}", recorder.log_lines());
