@@ -60,7 +60,7 @@ fn append(path: &Path, kept: &Kept) -> anyhow::Result<()> {
     appended.with_context(|| format!("cannot append to {}", path.display()))
 }
 
-/// Where somebody has the files is of no interest to others.
+/// Arguments without paths: results are compared across machines.
 fn without_path(argument: String) -> String {
     if argument.contains('/') { "PATH".to_owned() } else { argument }
 }

@@ -84,7 +84,7 @@ fn late(running: &Running, most: Duration) -> Vec<String> {
     running.values().filter(|(_, since)| since.elapsed() > most).map(|(name, _)| name.clone()).collect()
 }
 
-/// Recorders and mounts that are left have our output open, and whoever reads that would wait for them.
+/// Kills the children. Recorders and mounts that stay would keep the output of this process open, and its reader waiting.
 fn end_children() {
     let children = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     for task in children {

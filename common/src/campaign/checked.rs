@@ -21,12 +21,12 @@ pub(super) fn size() -> u32 {
     std::env::var(SIZE_VARIABLE).ok().and_then(|size| size.parse().ok()).unwrap_or(1)
 }
 
-/// Whether nobody has asked for a size.
+/// Whether no size is set.
 pub(super) fn is_short() -> bool {
     std::env::var_os(SIZE_VARIABLE).is_none()
 }
 
-/// Failures that are told before a campaign gives up.
+/// Failures that are printed before a campaign gives up.
 pub(super) const TOLD_MAX: usize = 5;
 
 /// The images that were checked, each once.

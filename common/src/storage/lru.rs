@@ -5,7 +5,8 @@ use std::hash::Hash;
 
 use foldhash::fast::FixedState;
 
-/// A bounded LRU cache. Its keys are numbers that nobody can choose, so a fast hash without a secret will do.
+/// A bounded LRU cache. Its hash has no secret: a hostile backup could choose seqs and offsets that collide, and make the cache slow,
+/// but its size bounds by how much.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
     entries: HashMap<K, Entry<V>, FixedState>,

@@ -15,7 +15,7 @@
 //! `cargo test -p tests --test e2e recording::model` runs one of them. Tests share a process: what changes the process
 //! (limits, umask, environment, current directory) is done in a child or from outside. Three are programs of their own:
 //! `fuzz`, which has its own allocator; `tampering`, which has more threads than everything here; and `hostile`, which records
-//! by itself: whoever starts a program meanwhile has the lock of the backup, too, for as long as that takes.
+//! in its own process: a program that another test starts would inherit the lock of the backup until its exec.
 
 mod checking {
     mod status;

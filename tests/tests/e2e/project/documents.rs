@@ -27,7 +27,7 @@ struct Document {
     text: String,
 }
 
-/// What a document consists of, as far as it is looked at.
+/// The parts of a document that the tests check.
 #[derive(Debug, Default)]
 struct Parts<'t> {
     /// Code blocks, each with what stands behind the opening fence.
