@@ -1,9 +1,5 @@
 //! A real mount whose backup is replaced by another one. No read may ever return a mixture of both.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::fixture::Node;
 use common::BackupUrl;
-use fixture::Node;
 use mountfs::fuse::adapter::Access;
 use mountfs::mount::kernel_mount::connect;
 use mountfs::mount::mounted::{Mount, MountSettings, first_answer};
