@@ -78,6 +78,7 @@ pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError,
 pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolStatus, SpooledChanges};
 pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};
+pub use storage::causes::{with_causes, with_remedy};
 pub use storage::owner::Owner;
 pub use storage::read_error::ReadError;
 pub use storage::regular_file::{expect_regular_file, open_regular_file};

@@ -35,7 +35,6 @@ pub(crate) use self::virtual_table::virtual_tables;
 use crate::pages::{MountedOverlay, NoPages, OverlayPages, PageSource, with_replay_clock};
 pub(crate) use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
-use format::change_flags::RunStart;
 pub(crate) use format::record_index::ForeignKeys;
 use format::sql::lexed::LexedChange;
 use format::statements::{Statements, Templates};
@@ -111,16 +110,6 @@ pub enum ReplayError {
     /// A page that a statement needs cannot be read.
     #[error(transparent)]
     Pages(#[from] ReadError),
-}
-
-/// A change to replay.
-#[derive(Debug)]
-pub(crate) struct Change<'a, S> {
-    pub(crate) data_version: DataVersion,
-    pub(crate) seq: Seq,
-    pub(crate) time: Timestamp,
-    pub(crate) run_start: RunStart,
-    pub(crate) statements: &'a [S],
 }
 
 /// A database that changes are replayed onto.
@@ -214,12 +203,10 @@ impl Replay {
     ///
     /// # Errors
     /// When a statement fails or the bump does not change exactly one row. Then the overlay is inconsistent.
-    pub(crate) fn apply<S: AsRef<str>>(&mut self, change: &Change<'_, S>) -> Result<(), ReplayError> {
-        let Change { data_version, seq, time, run_start, statements } = *change;
-        let about = ChangeAbout { data_version, seq, time, run_start };
+    pub(crate) fn apply<S: AsRef<str>>(&mut self, about: &ChangeAbout, statements: &[S]) -> Result<(), ReplayError> {
         let statements = statements.iter().map(AsRef::as_ref);
         let mut control = Control::new(&self.connection);
-        execute(self, &mut control, &about, statements, |sql| statement::execute(&self.connection, sql))
+        execute(self, &mut control, about, statements, |sql| statement::execute(&self.connection, sql))
     }
 
     /// Like [`apply`](Self::apply), for statements whose literals were already extracted.

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::causes::with_causes;
 use crate::plugin::MethodError;
+use common::with_causes;
 
 /// The parameters of `backup-compact`.
 #[derive(Debug, Default, PartialEq, Eq)]

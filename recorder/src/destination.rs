@@ -12,7 +12,6 @@ use common::{
 };
 
 use crate::answer::{Record, Refusal};
-use crate::causes::{with_causes, with_remedy};
 use crate::draining::Draining;
 use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
@@ -20,6 +19,7 @@ use crate::shared_writer::SharedWriter;
 use crate::status::{DestinationStatus, Status};
 use crate::waiting::Waiting;
 use crate::watchdog::Watched;
+use common::{with_causes, with_remedy};
 
 /// The minimum time that draining a spool gets at a start before new changes go to the spool again.
 const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);

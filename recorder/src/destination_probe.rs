@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Backup, BytesByKind};
 
-use crate::causes::with_causes;
+use common::with_causes;
 
 /// The timeout of a probe.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -11,9 +11,9 @@ use std::{io, thread};
 
 use common::{DrainError, counted};
 
-use crate::causes::with_remedy;
 use crate::shared_writer::{SharedWriter, WeakWriter};
 use crate::status::Status;
+use common::with_remedy;
 
 /// The pause before the next attempt, when the destination is out of reach.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

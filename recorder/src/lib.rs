@@ -34,7 +34,6 @@
 //! | [`latency`], [`destination_probe`] | its figures of the last answers, and of the destination, which may not answer |
 
 pub mod answer;
-mod causes;
 pub mod compacting;
 pub mod destination;
 pub mod destination_probe;

@@ -14,8 +14,8 @@ use common::KeepPolicy;
 use common::compact::{Clock, ClockWatch, CompactError, CompactOutcome, Compaction, Force, Manner};
 use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted};
 
-use crate::causes::with_remedy;
 use crate::status::Status;
+use common::with_remedy;
 
 /// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -12,11 +12,11 @@
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
 //! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.
-//! * [`fuzz`]: any bytes at all, read as everything that is read.
+//! * [`fuzz`]: fuzz targets that need files, SQLite or zstd.
 //! * [`footprint`]: memory and descriptors of a process.
 //! * [`guard`]: a test that hangs is stopped, and named.
 //! * [`skip`]: what is said when a test cannot be run here.
-//! * [`small_node`]: a node with statements made up here, for faults and models; [`seeded`]: its luck.
+//! * [`small_node`]: a node with statements made up here, for faults and models.
 
 pub mod binaries;
 pub mod cli;
@@ -36,7 +36,6 @@ pub mod recorded_trace;
 pub mod reference;
 pub mod runs;
 pub mod schedule;
-pub mod seeded;
 pub mod skip;
 pub mod small_node;
 pub mod tiny_disk;

@@ -4,7 +4,7 @@
 //! everywhere in the lap. So what was equal, or a part of another, or repeated, still is, and compresses as well or as badly
 //! as what a node recorded; and nothing of it occurs in another lap.
 
-use ::tests::seeded::Seeded;
+use format_fuzz::seeded::Seeded;
 
 /// What is other in one lap. In lap 0 nothing is.
 pub struct Disguise {

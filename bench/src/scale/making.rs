@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::tests::seeded::Seeded;
 use anyhow::{Context as _, ensure};
 use common::{
     Backup, BackupLock, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Timestamp, create_backup,
 };
+use format_fuzz::seeded::Seeded;
 use recorder::sealing::Sealing;
 use recorder::status::Status;
 use tempfile::TempDir;

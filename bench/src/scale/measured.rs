@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use common::DataVersion;
+use format_fuzz::seeded::Seeded;
 use rustix::fs::{sync, syncfs};
 use serde::Serialize;
 use tests::mounted::Mounted;
-use tests::seeded::Seeded;
 
 use super::place::{HistoryDir, Made};
 use crate::stats::{Samples, Summary, micros};

@@ -1,14 +1,16 @@
-//! Reading the statements of recorded changes, from a log or a segment.
+//! Reading the statements of recorded changes from a log or a segment, and replaying them.
 
 use std::sync::Arc;
 
 use crate::backup::Backup;
 use crate::log::{RecordAddress, open_log};
+use crate::replay::{ChangeAbout, Replay, ReplayError, StoredReplay};
 use crate::segment::Segments;
 use crate::storage::read_error::ReadError;
 use crate::storage::{StoredFile, read_exact_at};
 use format::Damage;
 use format::record::{Body, Parsed, Record, parse};
+use format::statements::Statements;
 use format::units::Keyframe;
 use format::units::Seq;
 
@@ -50,18 +52,58 @@ impl RecordedChanges {
                     out.extend(statements.iter().map(|statement| statement.clone().into_owned()));
                 }
             }),
-            Self::Segment(changes) => {
-                let (interval, position) = changes.find(place)?;
-                let block = changes.segments.block(changes.first_seq, interval)?;
-                let statements = block.change(position).ok_or_else(|| changes.missing())?;
+            Self::Segment(changes) => changes.read(place, |statements| {
                 out.extend(statements.map(|statement| statement.text().into_owned()));
-                Ok(())
+            }),
+        }
+    }
+
+    /// Begins to replay changes of this file onto a database.
+    pub(crate) fn onto(self, replay: &mut Replay) -> Result<ChangesReplay<'_>, ReadError> {
+        Ok(match self {
+            Self::Log(records) => ChangesReplay::Log(records, replay),
+            Self::Segment(changes) => {
+                let templates = changes.segments.templates(changes.first_seq)?;
+                ChangesReplay::Segment(changes, replay.stored(&templates))
             }
+        })
+    }
+}
+
+/// A database that the changes of one log or segment are replayed onto.
+pub(crate) enum ChangesReplay<'r> {
+    /// A log: the statements are prepared for each change.
+    Log(LogRecords, &'r mut Replay),
+    /// A segment: the templates stay prepared.
+    Segment(SegmentChanges, StoredReplay<'r>),
+}
+
+impl ChangesReplay<'_> {
+    /// The database.
+    pub(crate) fn replay(&self) -> &Replay {
+        match self {
+            Self::Log(_, replay) => replay,
+            Self::Segment(_, stored) => stored.replay(),
+        }
+    }
+
+    /// Replays the change at `place`.
+    ///
+    /// # Errors
+    /// When the change cannot be read or a statement fails. Then the database is inconsistent.
+    pub(crate) fn apply(&mut self, place: &RecordAddress, about: &ChangeAbout) -> Result<(), ReplayError> {
+        match self {
+            Self::Log(records, replay) => records.read(place, |record| match &record.body {
+                Body::Change { statements, .. } => replay.apply(about, statements),
+                Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),
+            })?,
+            Self::Segment(changes, stored) => changes.read(place, |statements| stored.apply(about, statements))?,
         }
     }
 }
 
 /// The changes of a segment.
+#[derive(Clone)]
 pub(crate) struct SegmentChanges {
     pub(crate) segments: Arc<Segments>,
     pub(crate) first_seq: Seq,
@@ -82,6 +124,13 @@ impl SegmentChanges {
                 }
             }
         }
+    }
+
+    /// Passes the statements of the change at `place` to `take`.
+    fn read<T>(&self, place: &RecordAddress, take: impl FnOnce(Statements<'_>) -> T) -> Result<T, ReadError> {
+        let (interval, position) = self.find(place)?;
+        let block = self.segments.block(self.first_seq, interval)?;
+        block.change(position).map(take).ok_or_else(|| self.missing())
     }
 
     /// The error for a missing change.
@@ -109,11 +158,7 @@ impl LogRecords {
     }
 
     /// Reads the record at `place`, checks it, and passes it to `take`.
-    pub(crate) fn read<T>(
-        &mut self,
-        place: &RecordAddress,
-        take: impl FnOnce(&Record<'_>) -> T,
-    ) -> Result<T, ReadError> {
+    fn read<T>(&mut self, place: &RecordAddress, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
         let RecordAddress::Log { offset, len, checksum: expected, .. } = *place else {
             return Err(ReadError::damaged(self.file.path(), 0, Damage::Contradiction("a record is not in this log")));
         };

@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::Backup;
-use crate::backup::recorded_changes::{LogRecords, RecordedChanges, SegmentChanges};
+use crate::backup::recorded_changes::RecordedChanges;
 use crate::history::{PlannedChange, ReplayPlan, Start};
 use crate::pages::{OverlayPages, PageSource};
-use crate::replay::{Change, ForeignKeys, Replay, ReplayError};
+use crate::replay::{ForeignKeys, Replay, ReplayError};
 use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
-use format::record::Body;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 
@@ -207,43 +206,12 @@ pub(crate) fn replay_changes(
     changes: &[PlannedChange],
 ) -> Result<(), BuildError> {
     for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
-        match RecordedChanges::open(backup, &run[0].place).map_err(BuildError::pages)? {
-            RecordedChanges::Log(records) => replay_log(replay, records, run)?,
-            RecordedChanges::Segment(segment) => replay_segment(replay, &segment, run)?,
+        let opened = RecordedChanges::open(backup, &run[0].place);
+        let mut replay = opened.and_then(|changes| changes.onto(replay)).map_err(BuildError::pages)?;
+        for change in run {
+            let at = Some(change.seq());
+            replay.apply(&change.place, &change.about).map_err(|reason| BuildError { at, reason })?;
         }
-    }
-    Ok(())
-}
-
-fn replay_log(replay: &mut Replay, mut records: LogRecords, run: &[PlannedChange]) -> Result<(), BuildError> {
-    for change in run {
-        let replayed = records.read(&change.place, |record| match &record.body {
-            Body::Change { flags, statements } => replay.apply(&Change {
-                data_version: record.header.data_version,
-                seq: record.header.seq,
-                time: record.header.time,
-                run_start: flags.run_start,
-                statements,
-            }),
-            Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),
-        });
-        let at = Some(change.seq());
-        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
-    }
-    Ok(())
-}
-
-fn replay_segment(replay: &mut Replay, segment: &SegmentChanges, run: &[PlannedChange]) -> Result<(), BuildError> {
-    let templates = segment.segments.templates(segment.first_seq).map_err(BuildError::pages)?;
-    let mut stored = replay.stored(&templates);
-    for change in run {
-        let replayed = segment.find(&change.place).and_then(|(interval, position)| {
-            let block = segment.segments.block(segment.first_seq, interval)?;
-            let statements = block.change(position).ok_or_else(|| segment.missing())?;
-            Ok(stored.apply(&change.about, statements))
-        });
-        let at = Some(change.seq());
-        replayed.unwrap_or_else(|error| Err(error.into())).map_err(|reason| BuildError { at, reason })?;
     }
     Ok(())
 }

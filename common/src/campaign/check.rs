@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::disk::{Disk, Tree};
-use super::home::{BACKUP, Home, LIGHTNING_DIR, LIMITS, causes, drain};
+use super::home::{BACKUP, Home, LIGHTNING_DIR, LIMITS, drain};
 use super::model::{Existence, Promise, State};
 use super::onward::{BEGINS_A_LOG, Next};
 use crate::backup::Backup;
@@ -16,6 +16,7 @@ use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use crate::segment::version::Origin;
 use crate::spool::{SpoolMarker, SpoolNote};
+use crate::storage::causes::with_causes;
 use crate::testing::contents;
 use format::names;
 use format::units::DataVersion;
@@ -43,7 +44,7 @@ impl Found {
     fn read(home: &Home, disk: &Disk) -> Result<Self, String> {
         let backup = home.backup(disk)?;
         let (history, read) = backup.read_history();
-        read.map_err(|error| causes(&error))?;
+        read.map_err(|error| with_causes(&error))?;
         let (mut listed, mut places) = (Vec::new(), Vec::new());
         let mut unreadable = Ok(());
         let all = history.for_versions_after(None, &mut |version| match history.records_of(version) {
@@ -53,12 +54,12 @@ impl Found {
                 ControlFlow::Continue(())
             }
             Err(error) => {
-                unreadable = Err(causes(&error));
+                unreadable = Err(with_causes(&error));
                 ControlFlow::Break(())
             }
         });
-        unreadable.and(all.map_err(|error| causes(&error)))?;
-        let mut statements = backup.statements(&places).map_err(|error| causes(&error))?.into_iter();
+        unreadable.and(all.map_err(|error| with_causes(&error)))?;
+        let mut statements = backup.statements(&places).map_err(|error| with_causes(&error))?.into_iter();
         let mut versions = BTreeMap::new();
         for version in listed {
             let own = statements.by_ref().take(usize::try_from(version.statements).unwrap_or(usize::MAX)).collect();
@@ -119,9 +120,9 @@ impl Found {
     fn expect_databases(&self, state: &State) -> Result<(), String> {
         let views = Views::new(Arc::clone(&self.backup), 1 << 20);
         for (&number, held) in state.versions.iter().filter(|(_, held)| !held.contents.is_empty()) {
-            let version = self.history.version(DataVersion::new(number)).map_err(|error| causes(&error))?;
+            let version = self.history.version(DataVersion::new(number)).map_err(|error| with_causes(&error))?;
             let plan = self.history.plan(&version.ok_or("a version is listed and not found")?);
-            let view = views.open(&plan.map_err(|error| causes(&error))?).map_err(|error| causes(&error))?;
+            let view = views.open(&plan.map_err(|error| with_causes(&error))?).map_err(|error| with_causes(&error))?;
             let mounted = MountedOverlay::new(view.pages().clone());
             let rows = contents(&mounted.connect().map_err(|error| error.to_string())?);
             if rows != *held.contents {
@@ -186,10 +187,10 @@ pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -
     found.expect(std::slice::from_ref(&grown), "behind what follows a reader")?;
     if depth == Depth::Databases {
         let newest = recording.newest().ok_or("nothing is recorded")?.seq;
-        let mut sealer = Sealer::new(found.backup, LIMITS).map_err(|error| causes(&error))?;
+        let mut sealer = Sealer::new(found.backup, LIMITS).map_err(|error| with_causes(&error))?;
         sealer
             .advance(newest, &mut |_| ControlFlow::Continue(()))
-            .map_err(|error| format!("sealing: {}", causes(&error)))?;
+            .map_err(|error| format!("sealing: {}", with_causes(&error)))?;
         let found = Found::read(home, &disk).map_err(|error| format!("sealed: {error}"))?;
         found.expect(&[grown], "sealed, a reader")?;
         found.expect_databases(&state)?;

@@ -15,6 +15,7 @@ use crate::config::backup_lock::{BackupLock, OnGap};
 use crate::config::log_limits::LogLimits;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::recording::BackupWriter;
+use crate::storage::causes::with_causes;
 
 /// Logs of some four changes, keyframes of one or two.
 pub(super) const LIMITS: LogLimits = LogLimits { bytes: 3 << 10, statements: 60 };
@@ -66,10 +67,11 @@ impl Home {
         let (beside, path) = (directory(LIGHTNING_DIR)?, database.to_path_buf());
         let spool =
             BackupWriter::open_spool_in(directory(SPOOL)?, Arc::clone(&beside), UUID, &self.lock, path.clone(), LIMITS);
-        if let Some(spooling) = spool.map_err(|error| causes(&error))? {
+        if let Some(spooling) = spool.map_err(|error| with_causes(&error))? {
             return Ok(spooling);
         }
-        BackupWriter::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS).map_err(|error| causes(&error))
+        BackupWriter::open_beside(directory(BACKUP)?, &self.lock, beside, path, LIMITS)
+            .map_err(|error| with_causes(&error))
     }
 
     /// Opens it beside a missing database.
@@ -79,7 +81,7 @@ impl Home {
 
     pub(super) fn backup(&self, disk: &Disk) -> Result<Arc<Backup>, String> {
         let directory = disk.directory(BACKUP).ok_or("there is no backup")?;
-        Backup::open_in(directory, &self.lock.backend_url).map(Arc::new).map_err(|error| causes(&error))
+        Backup::open_in(directory, &self.lock.backend_url).map(Arc::new).map_err(|error| with_causes(&error))
     }
 }
 
@@ -87,13 +89,7 @@ impl Home {
 pub(super) fn drain(disk: &Disk, recording: &mut BackupWriter) -> Result<(), String> {
     let directory = |path| disk.directory(path).ok_or_else(|| format!("there is no {path}"));
     let Some(plan) = recording.drain_plan_of(directory(SPOOL)?) else { return Ok(()) };
-    let mut drain = plan.attach_in(directory(BACKUP)?, None).map_err(|error| causes(&error))?;
-    drain.advance(recording.end()).map_err(|error| causes(&error))?;
-    recording.go_on_in_backup(drain).map_err(|error| causes(&error))
-}
-
-/// An error with its causes.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let all = std::iter::successors(Some(error), |error| error.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut drain = plan.attach_in(directory(BACKUP)?, None).map_err(|error| with_causes(&error))?;
+    drain.advance(recording.end()).map_err(|error| with_causes(&error))?;
+    recording.go_on_in_backup(drain).map_err(|error| with_causes(&error))
 }

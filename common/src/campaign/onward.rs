@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::home::causes;
 use super::model::{Held, State};
 use crate::log::DbWrite;
 use crate::recording::BackupWriter;
+use crate::storage::causes::with_causes;
 use format::units::{DataVersion, Timestamp};
 
 /// Length of a change that begins a log wherever the previous one ends.
@@ -38,6 +38,6 @@ impl Next {
         let received_at = Timestamp::from_micros(1).ok_or("no time")?;
         let data_version = DataVersion::new(self.data_version);
         let write = DbWrite { data_version, statements: &statements, received_at };
-        recording.record(&write).map(|_| ()).map_err(|error| causes(&error))
+        recording.record(&write).map(|_| ()).map_err(|error| with_causes(&error))
     }
 }

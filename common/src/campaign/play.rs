@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check;
 use super::disk::{Call, Cause, Disk, Fault, Kind, ROOT};
-use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, causes, drain};
+use super::home::{BACKUP, BUILDING, Home, LIMITS, SPOOL, UUID, drain};
 use super::model::{Existence, Held, Promise, State};
 use super::script::{FIRST_VERSION, HookCall, Script, Step, Then, Trouble};
 use crate::backup::Backup;
@@ -20,6 +20,7 @@ use crate::live::live_database::LiveDatabase;
 use crate::log::DbWrite;
 use crate::recording::BackupWriter;
 use crate::seal::Sealer;
+use crate::storage::causes::with_causes;
 use format::names;
 use format::units::{DataVersion, Timestamp};
 
@@ -40,11 +41,11 @@ fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Co
     let policy: Result<_, KeepSpanError> =
         (|| Ok(KeepPolicy { within: Some("2h".parse()?), hourly: Some("8h".parse()?), ..KeepPolicy::default() }))();
     let manner = Manner { pace: Pace::Full, grace: Duration::ZERO };
-    let policy = policy.map_err(|error| causes(&error))?;
+    let policy = policy.map_err(|error| with_causes(&error))?;
     match backup.compact(&policy, (now, Clock::Trusted), manner, lock, &mut |_| ControlFlow::Continue(())) {
         Ok(CompactOutcome::Done(compaction)) => Ok(compaction),
         Ok(CompactOutcome::Interrupted) => Err("nobody interrupted it".to_owned()),
-        Err(error) => Err(causes(&error)),
+        Err(error) => Err(with_causes(&error)),
     }
 }
 
@@ -151,7 +152,7 @@ impl<'a> Play<'a> {
                 return Err("there is no directory to create it in".to_owned());
             };
             let place = Place { parent: &*parent, building: &building, name: BACKUP, inside };
-            let live = LiveDatabase::open(&self.home.database()).map_err(|error| causes(&error))?;
+            let live = LiveDatabase::open(&self.home.database()).map_err(|error| with_causes(&error))?;
             match create_in(&place, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut |_| Ok(())) {
                 Ok(_) => {
                     self.promise(&[], Existence::Certain);
@@ -169,7 +170,9 @@ impl<'a> Play<'a> {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Write(call) => self.write(call),
-            Step::Spare => self.in_the_background(|play| play.recording().make_spare().map_err(|error| causes(&error))),
+            Step::Spare => {
+                self.in_the_background(|play| play.recording().make_spare().map_err(|error| with_causes(&error)))
+            }
             Step::Seal => self.in_the_background(Self::seal),
             Step::Compact => self.compact(),
             Step::CleanRestart(database) => self.clean_restart(database),
@@ -214,14 +217,14 @@ impl<'a> Play<'a> {
         }
         let newest = self.recording().newest().ok_or("nothing is recorded")?.seq;
         if self.sealer.is_none() {
-            let sealer = Sealer::new(self.home.backup(&self.disk)?, LIMITS).map_err(|error| causes(&error))?;
+            let sealer = Sealer::new(self.home.backup(&self.disk)?, LIMITS).map_err(|error| with_causes(&error))?;
             self.sealer = Some(sealer);
         }
         let sealer = self.sealer.as_mut().expect("it was made just now");
         let before = sealer.progress().logs_sealed;
         let advanced = sealer.advance(newest, &mut |_| ControlFlow::Continue(()));
         self.tally.logs_sealed += sealer.progress().logs_sealed - before;
-        advanced.map_err(|error| causes(&error))
+        advanced.map_err(|error| with_causes(&error))
     }
 
     /// The expected remaining versions, from a compaction of a copy, and from what no policy may drop. Until it is completed, all
@@ -253,7 +256,7 @@ impl<'a> Play<'a> {
     fn left_by_compaction(&self) -> Result<Arc<State>, String> {
         let copy = Disk::of(self.disk.tree(), Vec::new());
         let backup = self.home.backup(&copy)?;
-        let lock = SharedLock::of(backup.directory().lock(names::LOCK).map_err(|error| causes(&error))?);
+        let lock = SharedLock::of(backup.directory().lock(names::LOCK).map_err(|error| with_causes(&error))?);
         compact(&backup, time(self.tally.writes), &lock)?;
         let mut left = State { versions: BTreeMap::new(), is_noted: self.state.is_noted };
         for number in check::versions(self.home, &copy)? {
@@ -382,7 +385,7 @@ impl<'a> Play<'a> {
         match recorded {
             Ok(recorded) => Ok(Some(recorded)),
             Err(_) if self.charge() => Ok(None),
-            Err(error) => Err(format!("refused although no call has failed: {}", causes(&error))),
+            Err(error) => Err(format!("refused although no call has failed: {}", with_causes(&error))),
         }
     }
 
@@ -394,11 +397,11 @@ impl<'a> Play<'a> {
                 Then::Spool => {
                     self.backup_may_hold = Some(possible.to_vec());
                     let spool = self.disk.directory(SPOOL).ok_or("there is no spool")?;
-                    interrupted.spool_in(spool).map_err(|error| causes(&error))
+                    interrupted.spool_in(spool).map_err(|error| with_causes(&error))
                 }
                 _ => {
                     let backup = self.disk.directory(BACKUP).ok_or("there is no backup")?;
-                    interrupted.reopen_in(backup).map_err(|error| causes(&error))
+                    interrupted.reopen_in(backup).map_err(|error| with_causes(&error))
                 }
             };
             if let Ok(recording) = goes_on {

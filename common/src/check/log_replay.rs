@@ -8,7 +8,7 @@ use crate::history::Start;
 use crate::log::LogCursor;
 use crate::pages::{OverlayPages, PageSource};
 use crate::replay::statement::take_steps;
-use crate::replay::{Change, ChangeAbout, Replay, ReplayError};
+use crate::replay::{ChangeAbout, Replay, ReplayError};
 use format::change_flags::{ChangeFlags, Predecessor};
 use format::record::{Body, Record, RecordHeader};
 use format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
@@ -243,7 +243,7 @@ impl LogReplay {
         }
         let RecordHeader { data_version, seq, time, .. } = record.header;
         let run_start = flags.run_start;
-        copy.apply(&Change { data_version, seq, time, run_start, statements })
+        copy.apply(&ChangeAbout { data_version, seq, time, run_start }, statements)
     }
 
     /// Seq of the first record.

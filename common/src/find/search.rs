@@ -8,19 +8,18 @@ use super::matches::{Matches, Query, Shape, Turned};
 use super::relevance::{Relevance, Statements};
 use super::{FindError, RowKey, Transition};
 use crate::backup::Backup;
-use crate::backup::recorded_changes::{RecordedChanges, SegmentChanges};
+use crate::backup::recorded_changes::{ChangesReplay, RecordedChanges, SegmentChanges};
 use crate::backup::view::View;
 use crate::history::History;
 use crate::history::Start;
 use crate::log::RecordAddress;
 use crate::pages::{MountedOverlay, OverlayPages};
-use crate::replay::{Change, ForeignKeys, IdleReplay, Replay, RowNotes, reason};
+use crate::replay::{ForeignKeys, IdleReplay, Replay, RowNotes, reason};
 use crate::segment::SealedState;
 use crate::segment::live_record::{LiveKind, LiveRecord};
 use crate::segment::timeline::Timeline;
 use crate::segment::version::Version;
 use format::sql::parameters;
-use format::statements::Block;
 use format::units::Keyframe;
 use format::units::Seq;
 
@@ -49,7 +48,6 @@ struct OfVersion<'s> {
 /// The changes from one keyframe to the next.
 struct OfInterval<'s> {
     keyframe: Keyframe,
-    block: Arc<Block>,
     versions: Vec<OfVersion<'s>>,
     /// Number of changes to replay, if no later interval is replayed.
     wanted: usize,
@@ -85,7 +83,6 @@ impl<'a> Search<'a> {
         let mut connection = connect(&mounted)?;
         let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
         let changes = SegmentChanges { segments: Arc::clone(segments), first_seq };
-        let templates = segments.templates(first_seq)?;
         let mut intervals = Vec::new();
         for records in asked.chunk_by(|a, b| interval_of(a) == interval_of(b)) {
             let keyframe = interval_of(&records[0]);
@@ -101,7 +98,7 @@ impl<'a> Search<'a> {
                 return Err(changes.missing().into());
             }
             let wanted = self.last_wanted(&versions);
-            intervals.push(OfInterval { keyframe, block, versions, wanted });
+            intervals.push(OfInterval { keyframe, versions, wanted });
         }
         // The end of one interval is the beginning of the next, so replay continues with its cached pages.
         for run in intervals.chunk_by(|a, b| a.wanted > 0 && b.wanted > 0 && a.keyframe.0 + 1 == b.keyframe.0) {
@@ -112,21 +109,16 @@ impl<'a> Search<'a> {
             let beginning = (OverlayPages::new(pages), foreign_keys);
             let mut replay = self.start(0, beginning.clone())?;
             replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
-            let mut stored = replay.stored(&templates);
+            let changes = RecordedChanges::Segment(changes.clone());
+            let mut replaying = changes.onto(&mut replay)?;
             let mut follow = Follow::new(beginning);
-            for (number, OfInterval { block, versions, wanted, .. }) in (1..).zip(run) {
+            for (number, OfInterval { versions, wanted, .. }) in (1..).zip(run) {
                 let upto = if number == run.len() { *wanted } else { versions.len() };
                 for version in &versions[..upto] {
-                    let before = follow.before(self, version, stored.replay())?;
-                    for record in &version.records {
-                        let (_, position) = changes.find(&record.place)?;
-                        let statements = block.change(position).ok_or_else(|| changes.missing())?;
-                        stored.apply(&record.about, statements).map_err(|source| FindError::Replay { source })?;
-                    }
-                    turns.extend(follow.after(self, version, before, stored.replay())?);
+                    turns.extend(self.replay_version(&mut replaying, &mut follow, version)?);
                 }
             }
-            drop(stored);
+            drop(replaying);
             self.keep(0, replay)?;
             follow.end(self)?;
         }
@@ -218,23 +210,19 @@ impl<'a> Search<'a> {
         let Some(first) = timeline.records().iter().find(|record| record.kind == LiveKind::Change) else {
             return Ok(beginning);
         };
-        let mut texts = RecordedChanges::open(self.backup, &first.place)?;
-        let mut read = |record: &LiveRecord| -> Result<Vec<String>, FindError> {
-            let mut all = Vec::new();
-            texts.texts(&record.place, &mut all)?;
-            Ok(all)
-        };
+        let mut changes = RecordedChanges::open(self.backup, &first.place)?;
         let mounted = MountedOverlay::new(beginning.0.clone());
         let mut connection = connect(&mounted)?;
         let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
         let mut failed = None;
-        let mut of = |record: &LiveRecord| match read(record) {
-            Ok(texts) => {
-                let of_text = |text: &String| match parameters::split(text) {
+        let mut texts = Vec::new();
+        let mut of = |record: &LiveRecord| match changes.texts(&record.place, &mut texts) {
+            Ok(()) => {
+                let of_text = |text: String| match parameters::split(&text) {
                     Some(split) => statements.of_text(&split.template),
-                    None => statements.of_text(text),
+                    None => statements.of_text(&text),
                 };
-                texts.iter().map(of_text).max().unwrap_or(Relevance::None)
+                texts.drain(..).map(of_text).max().unwrap_or(Relevance::None)
             }
             Err(error) => {
                 failed = failed.take().or(Some(error));
@@ -243,31 +231,34 @@ impl<'a> Search<'a> {
         };
         let versions = self.all_versions(timeline, timeline.records(), &mut of);
         if let Some(error) = failed {
-            return Err(error);
+            return Err(error.into());
         }
         let mut replay = self.start(0, beginning.clone())?;
         replay.note_rows(&self.asking.condition.table, &self.notes).map_err(set_up)?;
+        let mut replaying = changes.onto(&mut replay)?;
         let mut follow = Follow::new(beginning);
         let last = *self.wanted.end();
         for version in versions.iter().take_while(|of| of.version.seq <= last) {
-            let before = follow.before(self, version, &replay)?;
-            for record in &version.records {
-                let texts = read(record)?;
-                let about = record.about;
-                let change = Change {
-                    data_version: about.data_version,
-                    seq: about.seq,
-                    time: about.time,
-                    run_start: about.run_start,
-                    statements: &texts,
-                };
-                replay.apply(&change).map_err(|source| FindError::Replay { source })?;
-            }
-            turns.extend(follow.after(self, version, before, &replay)?);
+            turns.extend(self.replay_version(&mut replaying, &mut follow, version)?);
         }
+        drop(replaying);
         follow.end(self)?;
         let foreign_keys = replay.foreign_keys().map_err(|source| FindError::Replay { source })?;
         Ok((replay.pages(), foreign_keys))
+    }
+
+    /// Replays a version, and returns the transition at it.
+    fn replay_version(
+        &mut self,
+        replaying: &mut ChangesReplay<'_>,
+        follow: &mut Follow,
+        version: &OfVersion<'_>,
+    ) -> Result<Option<Transition>, FindError> {
+        let before = follow.before(self, version, replaying.replay())?;
+        for record in &version.records {
+            replaying.apply(&record.place, &record.about).map_err(|source| FindError::Replay { source })?;
+        }
+        follow.after(self, version, before, replaying.replay())
     }
 
     /// Number of versions up to the last relevant one; 0 if there is none.

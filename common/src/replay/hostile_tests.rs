@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::bounds::{Bounds, Forbidden, OutOfBounds};
 use super::*;
+use format::change_flags::RunStart;
 use format::units::PageSize;
 
 const SMALL: Bounds =
@@ -19,7 +20,7 @@ fn start_within(bounds: Bounds) -> Replay {
 
 fn apply(replay: &mut Replay, statements: &[&str]) -> Result<(), ReplayError> {
     let (data_version, time) = (DataVersion::new(7), Timestamp::from_micros(0).unwrap());
-    replay.apply(&Change { data_version, seq: Seq::FIRST, time, run_start: RunStart::Later, statements })
+    replay.apply(&ChangeAbout { data_version, seq: Seq::FIRST, time, run_start: RunStart::Later }, statements)
 }
 
 /// Executes a statement behind a harmless one; afterwards other replays are as they were.

@@ -1,6 +1,7 @@
 //! Changes replayed as `lightningd` executed them, in every way.
 
 use super::*;
+use format::change_flags::RunStart;
 use format::statements::{Block, TemplatesWriter, encode_block};
 use format::units::{PageNo, PageSize};
 
@@ -8,14 +9,9 @@ fn start() -> Replay {
     Replay::start(OverlayPages::new(Arc::new(NoPages(PageSize::DEFAULT))), ForeignKeys::On).unwrap()
 }
 
-fn change<'a>(data_version: u32, run_start: RunStart, statements: &'a [&'a str]) -> Change<'a, &'a str> {
-    Change {
-        data_version: DataVersion::new(data_version),
-        seq: Seq::FIRST,
-        time: Timestamp::from_micros(1_795_356_307_123_456).unwrap(),
-        run_start,
-        statements,
-    }
+fn about(data_version: u32, run_start: RunStart) -> ChangeAbout {
+    let time = Timestamp::from_micros(1_795_356_307_123_456).unwrap();
+    ChangeAbout { data_version: DataVersion::new(data_version), seq: Seq::FIRST, time, run_start }
 }
 
 fn query(replay: &Replay, sql: &str) -> String {
@@ -40,7 +36,7 @@ fn bytes_of(pages: &OverlayPages) -> Vec<u8> {
 /// change counter, of which one was rewound.
 #[test]
 fn a_connection_that_is_kept_makes_the_same_pages() {
-    let apply = |replay: &mut Replay, sql: &str| replay.apply(&change(1, RunStart::Later, &[sql])).unwrap();
+    let apply = |replay: &mut Replay, sql: &str| replay.apply(&about(1, RunStart::Later), &[sql]).unwrap();
     let mut replay = start();
     apply(&mut replay, "CREATE TABLE a (id INTEGER PRIMARY KEY, x)");
     let (mut pages, _) = replay.finish().unwrap();
@@ -82,21 +78,16 @@ fn a_connection_that_is_kept_makes_the_same_pages() {
 fn a_connection_that_anything_else_happened_to_is_not_kept() {
     let is_kept = |sql: &str| {
         let mut replay = start();
-        replay.apply(&change(1, RunStart::Later, &["CREATE TABLE a (id)"])).unwrap();
+        replay.apply(&about(1, RunStart::Later), &["CREATE TABLE a (id)"]).unwrap();
         let (pages, _) = replay.finish().unwrap();
         let mut replay = Replay::start(pages, ForeignKeys::On).unwrap();
-        let _ = replay.apply(&change(2, RunStart::Later, &[sql]));
+        let _ = replay.apply(&about(2, RunStart::Later), &[sql]);
         replay.finish_and_keep().unwrap().2.is_some()
     };
     assert!(is_kept("INSERT INTO a VALUES (5)"));
     assert!(!is_kept("PRAGMA recursive_triggers = ON"));
     assert!(!is_kept("CREATE TEMP TABLE b (id)"));
     assert!(!is_kept("INSERT INTO nothing VALUES (5)"));
-}
-
-fn about(data_version: u32) -> ChangeAbout {
-    let Change { data_version, seq, time, run_start, .. } = change(data_version, RunStart::Later, &[]);
-    ChangeAbout { data_version, seq, time, run_start }
 }
 
 fn bump(from: u32) -> String {
@@ -125,8 +116,8 @@ fn changes_of_blocks_do_what_their_texts_do() {
     let mut stored = from_blocks.stored(block.templates());
     for (index, (version, statements)) in changes.iter().enumerate() {
         let texts: Vec<_> = statements.iter().map(String::as_str).collect();
-        from_texts.apply(&change(*version, RunStart::Later, &texts)).unwrap();
-        stored.apply(&about(*version), block.change(index).unwrap()).unwrap();
+        from_texts.apply(&about(*version, RunStart::Later), &texts).unwrap();
+        stored.apply(&about(*version, RunStart::Later), block.change(index).unwrap()).unwrap();
     }
     drop(stored);
     let [texts, blocks] = [from_texts, from_blocks].map(|replay| {
@@ -142,8 +133,8 @@ fn a_bump_of_a_block_that_changes_no_row_is_a_failure() {
     let block = block_of(&[vec!["CREATE TABLE vars (name, intval)".to_owned()], vec![bump(6)]]);
     let mut replay = start();
     let mut stored = replay.stored(block.templates());
-    stored.apply(&about(1), block.change(0).unwrap()).unwrap();
-    let error = stored.apply(&about(7), block.change(1).unwrap()).unwrap_err();
+    stored.apply(&about(1, RunStart::Later), block.change(0).unwrap()).unwrap();
+    let error = stored.apply(&about(7, RunStart::Later), block.change(1).unwrap()).unwrap_err();
     assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
 }
 
@@ -151,7 +142,7 @@ fn a_bump_of_a_block_that_changes_no_row_is_a_failure() {
 fn the_clock_of_sql_stands_at_the_time_of_the_record() {
     let mut replay = start();
     let statements = ["CREATE TABLE t (x)", "INSERT INTO t VALUES (strftime('%s', 'now') || CURRENT_TIMESTAMP)"];
-    replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+    replay.apply(&about(1, RunStart::First), &statements).unwrap();
     assert_eq!(query(&replay, "SELECT x FROM t"), "17953563072026-11-22 14:05:07");
 }
 
@@ -159,15 +150,15 @@ fn the_clock_of_sql_stands_at_the_time_of_the_record() {
 fn riders_act_until_the_next_run_and_are_remembered() {
     let mut replay = start();
     let schema = ["CREATE TABLE a (id PRIMARY KEY)", "CREATE TABLE b (a REFERENCES a(id))"];
-    replay.apply(&change(1, RunStart::First, &schema)).unwrap();
+    replay.apply(&about(1, RunStart::First), &schema).unwrap();
     let orphan = ["INSERT INTO b VALUES (7)"];
-    replay.apply(&change(1, RunStart::Later, &["PRAGMA foreign_keys = OFF;"])).unwrap();
-    replay.apply(&change(2, RunStart::Later, &orphan)).unwrap();
+    replay.apply(&about(1, RunStart::Later), &["PRAGMA foreign_keys = OFF;"]).unwrap();
+    replay.apply(&about(2, RunStart::Later), &orphan).unwrap();
     let (pages, foreign_keys) = replay.finish().unwrap();
     assert_eq!(foreign_keys, ForeignKeys::Off);
     let mut replay = Replay::start(pages, foreign_keys).unwrap();
-    replay.apply(&change(3, RunStart::Later, &orphan)).unwrap();
-    let error = replay.apply(&change(4, RunStart::First, &orphan)).unwrap_err().to_string();
+    replay.apply(&about(3, RunStart::Later), &orphan).unwrap();
+    let error = replay.apply(&about(4, RunStart::First), &orphan).unwrap_err().to_string();
     assert!(error.contains("FOREIGN KEY constraint failed"), "{error}");
 }
 
@@ -176,8 +167,8 @@ fn a_bump_that_changes_no_row_is_a_failure() {
     let mut replay = start();
     let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 6";
     let schema = ["CREATE TABLE vars (name, intval)", "INSERT INTO vars VALUES ('data_version', 5)"];
-    replay.apply(&change(1, RunStart::First, &schema)).unwrap();
-    let error = replay.apply(&change(7, RunStart::Later, &[bump])).unwrap_err();
+    replay.apply(&about(1, RunStart::First), &schema).unwrap();
+    let error = replay.apply(&about(7, RunStart::Later), &[bump]).unwrap_err();
     assert!(matches!(error, ReplayError::BumpMissed { rows: 0, .. }), "{error}");
 }
 
@@ -192,7 +183,7 @@ fn statements_run_as_a_stock_sqlite_runs_them() {
         "  -- nothing but a comment",
         "",
     ];
-    replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+    replay.apply(&about(1, RunStart::First), &statements).unwrap();
     assert_eq!(query(&replay, "SELECT group_concat(x, ',') FROM t"), "a string in double quotes,first,second");
 }
 
@@ -206,7 +197,7 @@ fn large_sorts_and_statements_that_touch_many_rows_need_no_files() {
         "CREATE INDEX t_x ON t (x)",
         "UPDATE t SET id = -id",
     ];
-    replay.apply(&change(1, RunStart::First, &statements)).unwrap();
+    replay.apply(&about(1, RunStart::First), &statements).unwrap();
     assert_eq!(query(&replay, "PRAGMA integrity_check"), "ok");
     assert_eq!(query(&replay, "SELECT count(*) || ' ' || min(id) FROM t"), "50000 -50000");
 }
@@ -219,11 +210,11 @@ fn statements_reach_no_file_outside_of_the_overlay() {
     let attach = format!("ATTACH 'file:{}?vfs=unix&mode=rwc' AS outside", file.display());
     let mut replay = start();
     let statements = [&attach, "CREATE TABLE outside.t (x)", "INSERT INTO outside.t VALUES ('written')"];
-    let result = replay.apply(&change(1, RunStart::First, &statements));
+    let result = replay.apply(&about(1, RunStart::First), &statements);
     assert!(!file.exists(), "a statement wrote to {}", file.display());
     assert!(result.unwrap_err().to_string().contains("attached databases"));
     let mut replay = start();
     let into = format!("VACUUM INTO 'file:{}?vfs=unix'", file.display());
-    assert!(replay.apply(&change(1, RunStart::First, &[&into])).is_err());
+    assert!(replay.apply(&about(1, RunStart::First), &[&into]).is_err());
     assert!(!file.exists());
 }

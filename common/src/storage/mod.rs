@@ -4,6 +4,7 @@
 //! loses what was not synced. A backup directory is flat: its interface takes names, never paths.
 
 pub(crate) mod boot;
+pub(crate) mod causes;
 mod deadline;
 #[cfg(test)]
 pub(crate) mod faulty;

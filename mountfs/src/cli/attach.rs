@@ -21,7 +21,7 @@ use crate::mount::readme_text::shell_word;
 use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, LightningDir, expect_one_network};
 use crate::say;
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 /// Connect a node to an existing backup.
 ///
@@ -66,7 +66,7 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
         return Err(Failure::no(anyhow!(
             "the backup is damaged, and no node can go on recording to it: {}. `backupfs verify {}` shows what is lost; \
              `backupfs init --replace` begins a new one",
-            chain(&problem),
+            with_causes(&problem),
             args.url
         )));
     }

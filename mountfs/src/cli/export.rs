@@ -17,7 +17,7 @@ use super::{Failure, chosen_version};
 use crate::mount::behind;
 use crate::note;
 use crate::say;
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 /// Write a file that the Python plugin `backup` can restore and continue.
 ///
@@ -47,7 +47,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     if args.version.is_none() {
         // The part that cannot be read may be newer.
         problem.as_ref().map_err(|problem| {
-            Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", chain(problem)))
+            Failure::no(anyhow!("the backup is damaged; name a version that can be read: {}", with_causes(problem)))
         })?;
         behind::warn(&backup.spool_sight());
     }
@@ -75,7 +75,7 @@ pub fn run(args: &ExportArgs) -> Result<(), Failure> {
         say!("it belongs to {owner}");
     }
     if let Some(problem) = exported.unreadable {
-        note!("warning: older versions are not in the file: {}", chain(&problem));
+        note!("warning: older versions are not in the file: {}", with_causes(&problem));
     }
     if version.seq != newest.seq {
         note!(

@@ -40,7 +40,7 @@ use log::LevelFilter;
 pub use self::verbosity::Verbosity;
 use crate::cli::logging::{LogTo, Writing};
 use crate::mount::process::prepare_to_run;
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -141,7 +141,7 @@ impl fmt::Display for Failure {
     /// The error with all its causes, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::No(error) | Self::Failed(error)) = self;
-        f.write_str(&chain(error.as_ref()))
+        f.write_str(&with_causes(error.as_ref()))
     }
 }
 

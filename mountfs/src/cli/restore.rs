@@ -23,7 +23,7 @@ use crate::restore::{
     Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
 use crate::say;
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 /// Write the newest version of the database to a file.
 ///
@@ -88,7 +88,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
             ReadError::NewestUnreadable { .. } => anyhow!("{problem}"),
             _ => anyhow!(
                 "the backup is damaged, and {readable}; restore from another copy of the backup if there is one: {}",
-                chain(problem)
+                with_causes(problem)
             ),
         };
         if (args.version.is_none() && args.at.is_none()) || !args.accept_stale_state {
@@ -301,7 +301,7 @@ pub(super) fn why_not_there(history: &History, wanted: DataVersion) -> String {
         (Some(one), None) | (None, Some(one)) => one.to_string(),
         (None, None) => "none".to_owned(),
     };
-    let damage = read.err().map(|error| format!("; other versions cannot be read: {}", chain(&error)));
+    let damage = read.err().map(|error| format!("; other versions cannot be read: {}", with_causes(&error)));
     format!("version {wanted} {fate}; nearest available: {nearest}{}", damage.unwrap_or_default())
 }
 

@@ -14,7 +14,7 @@ use super::{Failure, chosen_version};
 use crate::mount::behind;
 use crate::note;
 use crate::tree::content::{Shape, origin_name};
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 /// Show a version: its statements, when it was recorded, how big it is.
 ///
@@ -66,8 +66,8 @@ pub fn run(args: &ShowArgs) -> Result<(), Failure> {
 /// The size of a version; if the backup does not have it recorded, the version is opened.
 fn shape(backup: &Arc<Backup>, history: &History, version: &Version) -> Option<Shape> {
     Shape::recorded(version).or_else(|| {
-        let plan = history.plan(version).map_err(|error| chain(&error));
-        let view = plan.and_then(|plan| View::open(backup, &plan).map_err(|error| chain(&error)));
+        let plan = history.plan(version).map_err(|error| with_causes(&error));
+        let view = plan.and_then(|plan| View::open(backup, &plan).map_err(|error| with_causes(&error)));
         view.inspect_err(|why| note!("warning: how big it is cannot be found out: {why}"))
             .ok()
             .map(|view| Shape::of(&view))

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use crate::mount::behind;
 use crate::note;
-use crate::tree::fs_error::chain;
+use common::with_causes;
 
 /// Show the state of a backup: newest version, what is sealed, size.
 ///
@@ -101,15 +101,15 @@ impl Status {
         // A sealed log was replayed. Whether the others replay is known to the recorder only.
         let sealed = state.unsealed.as_ref().and_then(UnsealedChanges::sealed_through);
         fields.replay = ReplayCheck::new(sealed.and_then(|sealed| sealed.data_version), None);
-        let checked = backup.read_checked().inspect_err(|error| log::warn!("{}", chain(error)));
+        let checked = backup.read_checked().inspect_err(|error| log::warn!("{}", with_causes(error)));
         fields.database_damage = checked.ok().flatten().as_ref().and_then(DatabaseDamage::of);
         match backup.read_bytes() {
             Ok(bytes) => fields.set_bytes(bytes),
-            Err(error) => fields.bytes_problem = Some(chain(&error)),
+            Err(error) => fields.bytes_problem = Some(with_causes(&error)),
         }
         match backup.read_free_bytes() {
             Ok(bytes) => fields.free_bytes = Some(bytes),
-            Err(error) => fields.bytes_problem = fields.bytes_problem.or_else(|| Some(chain(&error))),
+            Err(error) => fields.bytes_problem = fields.bytes_problem.or_else(|| Some(with_causes(&error))),
         }
         let locked =
             backup.look_at_lock().inspect_err(|error| log::warn!("cannot read the state of the lock: {error}"));
@@ -120,7 +120,7 @@ impl Status {
             locked: locked.ok().map(|look| look != LockStatus::NotSeen),
             spool: behind::to_json(sight),
             dropped: dropped_json(backup),
-            problem: problem.map(|error| chain(error)),
+            problem: problem.map(|error| with_causes(error)),
         }
     }
 
@@ -172,7 +172,7 @@ impl Status {
 }
 
 fn dropped_json(backup: &Backup) -> Option<Value> {
-    let dropped = backup.read_dropped().inspect_err(|error| log::warn!("{}", chain(error))).ok()??;
+    let dropped = backup.read_dropped().inspect_err(|error| log::warn!("{}", with_causes(error))).ok()??;
     Some(json!({
         "at": dropped.at.to_string(),
         "versions": dropped.versions,

@@ -10,8 +10,8 @@ use common::{Backup, BackupUrl, Follower, OpenError, ReadError, counted};
 use crate::mount::newest_view::NewestView;
 use crate::mount::process::FreedMemory;
 use crate::tree::fs::Fs;
-use crate::tree::fs_error::chain;
 use crate::tree::shown::Shown;
+use common::with_causes;
 
 /// The poll interval. Polling works on every file system, also on NFS, which does not notify of changes by other machines.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -109,7 +109,7 @@ impl Poller {
             // A file of the backup was replaced by another one.
             Ok(_) => None,
             Err(error @ ReadError::Damaged { .. }) => Some(error),
-            Err(error) => return self.report(&chain(&error)),
+            Err(error) => return self.report(&with_causes(&error)),
         };
         // Damage is reported by the attempt to read all of it anew.
         if self.read_anew.is_some_and(|at| at.elapsed() < NEXT_ATTEMPT_AFTER) {
@@ -125,7 +125,7 @@ impl Poller {
             }
             Err(error) => {
                 self.read_anew = Some(Instant::now());
-                self.report(&chain(&error));
+                self.report(&with_causes(&error));
             }
         }
     }
@@ -161,7 +161,7 @@ impl Poller {
 
     fn recognise_segments(&self) {
         if let Err(error) = self.fs.backup().recognise_segments() {
-            log::error!("{}; check the backup with `backupfs verify {}`", chain(&error), self.url);
+            log::error!("{}; check the backup with `backupfs verify {}`", with_causes(&error), self.url);
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::tree::fs_error::{FsError, chain};
+use crate::tree::fs_error::FsError;
+use common::with_causes;
 
 /// The most texts remembered. A damaged file may affect some hundred versions, each with a text of its own.
 const TEXTS_MAX: usize = 4096;
@@ -21,7 +22,7 @@ impl ErrorLog {
     }
 
     fn new_text(&self, error: &FsError) -> Option<String> {
-        let text = chain(error);
+        let text = with_causes(error);
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.contains(&text) {
             return None;

@@ -13,13 +13,14 @@ use crate::tree::calendar::Period;
 use crate::tree::content;
 use crate::tree::content::Shape;
 use crate::tree::error_log::ErrorLog;
-use crate::tree::fs_error::{FsError, chain};
+use crate::tree::fs_error::FsError;
 use crate::tree::listing::Unlisted;
 use crate::tree::node;
 use crate::tree::node::{Node, Part, SEQ_MAX};
 use crate::tree::open_files::{Content, OpenFile, OpenFiles};
 use crate::tree::prefill::{Prefill, Reading};
 use crate::tree::size_cache::Shapes;
+use common::with_causes;
 
 /// Whether an answer may have to wait for a view to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +180,7 @@ impl Fs {
         let read = file.content.read_into(offset, out).map_err(|source| {
             self.note_replaced(&source);
             let error = FsError::Page { inode, offset, source };
-            log::error!("{}", chain(&error));
+            log::error!("{}", with_causes(&error));
             error
         })?;
         self.prefill.notice(&file, size);
@@ -430,7 +431,7 @@ impl Fs {
                 let lasts = if is_sealed { Lasts::Forever } else { Lasts::Moment };
                 (content::info_json(version, segment, Ok(shape)), lasts)
             }
-            Err(error) => (content::info_json(version, segment, Err(&chain(&error))), Lasts::Moment),
+            Err(error) => (content::info_json(version, segment, Err(&with_causes(&error))), Lasts::Moment),
         })
     }
 

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use crate::fixture::Node;
 use crate::fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
 use common::DataVersion;
+use common::with_causes;
 use mountfs::fuse::errno::errno;
 use mountfs::tree::attr::Lasts;
 use mountfs::tree::fs::Cost;
-use mountfs::tree::fs_error::{FsError, chain};
+use mountfs::tree::fs_error::FsError;
 use mountfs::tree::node::Kind;
 
 #[test]
@@ -161,7 +162,7 @@ fn a_version_that_cannot_be_replayed_is_listed_and_answers_eio() {
     assert_eq!((broken.size_bytes, broken.lasts), (0, Lasts::Moment));
     let error = fs.open(broken.inode).unwrap_err();
     assert_eq!(errno(&error).code(), libc::EIO);
-    let text = chain(&error);
+    let text = with_causes(&error);
     assert!(text.contains("version 4") && text.contains("no such table"), "{text}");
     let info: serde_json::Value = serde_json::from_slice(&read(&fs, "versions/4/info.json")).unwrap();
     assert_eq!(info["pages"], serde_json::Value::Null);

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::Node;
 use crate::fixture::walk::{attr, find, listing, names, read, rows};
+use common::with_causes;
 use mountfs::fuse::errno::errno;
 use mountfs::mount::follow::Following;
 use mountfs::tree::attr::Lasts;
 use mountfs::tree::fs::{Cost, Fs};
-use mountfs::tree::fs_error::{FsError, chain};
+use mountfs::tree::fs_error::FsError;
 use mountfs::tree::shown::Shown;
 
 /// Longest wait for something that must happen.
@@ -116,7 +117,7 @@ fn versions_in_a_damaged_segment_answer_eio_and_all_others_work() {
             let error = find(&fs, &format!("versions/{version}")).unwrap_err();
             assert!(matches!(error, FsError::History(_)), "{version}: {error}");
             assert_eq!(errno(&error).code(), libc::EIO);
-            let text = chain(&error);
+            let text = with_causes(&error);
             let file = damaged.file_name().unwrap().to_str().unwrap();
             assert!(text.contains(file) && text.contains("at byte"), "{text}");
         }

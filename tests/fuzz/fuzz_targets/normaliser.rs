@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| tests::fuzz::run("normaliser", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| format_fuzz::run("normaliser", input));

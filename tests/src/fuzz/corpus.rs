@@ -1,4 +1,4 @@
-//! Inputs to begin with: the files of small backups of the demo's node, and what is in them.
+//! Valid inputs: the files of small backups of the demo's node, and what is in them.
 
 use std::borrow::Cow;
 use std::fs;
@@ -17,15 +17,12 @@ use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
 use format::segment::{
     Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
-use format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
+use format::statements::Encoded;
+use format_fuzz::corpus::UUID;
+use format_fuzz::crc::{crc32c, seal};
+use format_fuzz::statements::pack;
 use mountfs::demo::trace::{Trace, TraceEvent, TraceWrite};
 use tempfile::TempDir;
-use uuid::Uuid;
-
-use super::statements::pack;
-
-/// The backup that records of the corpus belong to.
-pub const UUID: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
 
 static TRACE: &[u8] = include_bytes!("../../../mountfs/demo/db_write.jsonl.zst");
 
@@ -37,7 +34,7 @@ const CHANGES: [usize; 2] = [60, 20];
 
 /// Small backups: one from nothing, with segments; one that begins with a snapshot, with a log; and the first one again, of
 /// which the older half was dropped.
-pub struct Corpus {
+pub(super) struct Corpus {
     directory: TempDir,
     writes: Vec<TraceWrite>,
     /// Name and bytes of every file of each backup, the first one's in front.
@@ -48,34 +45,7 @@ pub struct Corpus {
 pub(super) const BACKUPS: [&str; 3] = ["sealed", "snapshot", "compacted"];
 
 /// Made once.
-pub static CORPUS: LazyLock<Corpus> = LazyLock::new(Corpus::make);
-
-/// A table and blocks with all ways in which literals are written.
-static EXAMPLES: LazyLock<(Encoded, Vec<Encoded>)> = LazyLock::new(|| {
-    let mut writer = TemplatesWriter::new();
-    let sql = |n: u32| format!("INSERT INTO t VALUES ({n}, x'00112233445566778899', 'it''s {n}', X'aB', 007, X'AB')");
-    let changes = |from: u32| -> Vec<Vec<String>> {
-        (from..from + 6).map(|n| vec![sql(n), "PRAGMA ☃".to_owned(), sql(n * 1000), bump(n)]).collect()
-    };
-    let blocks = [0, 6].map(|from| encode_block(&mut writer, &changes(from)));
-    (writer.encode(), blocks.to_vec())
-});
-
-/// The table that the target `block` reads blocks with.
-pub(super) static SMALL_TABLE: LazyLock<Arc<Templates>> =
-    LazyLock::new(|| Arc::new(Templates::decode(&EXAMPLES.0).expect("a table")));
-
-fn bump(from: u32) -> String {
-    format!("UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {from}")
-}
-
-/// A table or block from the length of its head and its parts.
-pub(super) fn unpack(input: &[u8]) -> Option<Encoded> {
-    let (len, rest) = input.split_first_chunk::<4>()?;
-    let len = usize::try_from(u32::from_le_bytes(*len)).ok()?.min(rest.len());
-    let (head, blobs) = rest.split_at(len);
-    Some(Encoded { head: head.to_vec(), blobs: blobs.to_vec() })
-}
+pub(super) static CORPUS: LazyLock<Corpus> = LazyLock::new(Corpus::make);
 
 impl Corpus {
     fn make() -> Self {
@@ -128,7 +98,7 @@ impl Corpus {
         let mut records = vec![Vec::new(), vec![0; 100]];
         for body in self.record_bodies() {
             let payload = u32::try_from(body.len() - 28).expect("short").to_le_bytes();
-            let sum = super::crc::crc32c(&[UUID.as_bytes(), &payload, &body]).to_le_bytes();
+            let sum = crc32c(&[UUID.as_bytes(), &payload, &body]).to_le_bytes();
             records.push([b"BREC", &sum[..], &payload, &body].concat());
         }
         records.push(records.concat());
@@ -177,7 +147,7 @@ impl Corpus {
         spool[12] = 9;
         spool[64] = 8;
         spool[92..172].copy_from_slice(&all[0]);
-        super::crc::seal(&mut spool);
+        seal(&mut spool);
         all.push(spool);
         all
     }
@@ -219,42 +189,16 @@ impl Corpus {
     pub(super) fn remains(&self) -> Vec<Vec<u8>> {
         self.named("remains")
             .flat_map(|file| super::remains::blocks(file).into_iter().map(|block| file[block].to_vec()))
-            .chain([super::remains::long_directory()])
             .collect()
-    }
-
-    pub(super) fn snapshot_indexes(&self) -> Vec<Vec<u8>> {
-        let group = [9, 0, 0, 0, 1, 2, 3, 4];
-        let full = [&[0, 3, 0, 3, 0, 3][..], &group, &group, &group].concat();
-        let delta = [&[1, 9, 0, 2, 0, 0][..], &[2, 0, 0, 0, 7, 0, 0, 0], &group].concat();
-        vec![full, delta]
     }
 
     pub(super) fn tables(&self) -> Vec<Vec<u8>> {
         let real = self.pieces_of(PieceKind::Templates);
-        let mut tables: Vec<_> = real.iter().map(|bytes| pack(&Encoded::decompress(bytes).expect("a table"))).collect();
-        tables.push(pack(&EXAMPLES.0));
-        // A template without text that claims to have a million examples.
-        tables.push(pack(&Encoded { head: vec![6, 0, 1, 0, 0, 0x80, 0x80, 0x40], blobs: Vec::new() }));
-        tables
-    }
-
-    pub(super) fn blocks(&self) -> Vec<Vec<u8>> {
-        EXAMPLES.1.iter().map(pack).collect()
+        real.iter().map(|bytes| pack(&Encoded::decompress(bytes).expect("a table"))).collect()
     }
 
     pub(super) fn statements(&self) -> Vec<Vec<u8>> {
-        let mut all: Vec<Vec<u8>> =
-            self.writes.iter().map(|write| write.statements.join("\u{1}").into_bytes()).collect();
-        let edges = [
-            "",
-            ";",
-            "INSERT INTO t VALUES (9223372036854775807, -9223372036854775808, - 5, 007, x'aB', X'', 'it''s', '')",
-            "UPDATE t SET a=a+1, b='?' WHERE c IN (7, 'y', -9) AND [d?] = 5 -- ?",
-            "DELETE FROM t WHERE a = ? AND b = 'x\0y' AND é = 5",
-        ];
-        all.extend(edges.map(|edge| edge.as_bytes().to_vec()));
-        all
+        self.writes.iter().map(|write| write.statements.join("\u{1}").into_bytes()).collect()
     }
 
     pub(super) fn python_files(&self) -> Vec<Vec<u8>> {

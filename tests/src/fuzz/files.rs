@@ -8,10 +8,10 @@ use std::sync::{Arc, LazyLock};
 
 use common::{Backup, BackupUrl, Views};
 use format::segment::{PIECE_HEADER_LEN, SegmentHeader};
+use format_fuzz::crc::{crc32c, seal};
 use tempfile::TempDir;
 
 use super::corpus::{BACKUPS, CORPUS, pieces};
-use super::crc::{crc32c, seal};
 use super::remains::seal_remains;
 
 /// Most bytes that are read of a version.

@@ -1,72 +1,11 @@
-//! What the file `remains` says of segments that were dropped.
+//! The blocks of the file `remains`, and the checksums in it.
 
 use std::ops::Range;
 
-use common::{Seq, Timestamp};
 use format::remains::{BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, SegmentPart};
-use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
+use format::remains_directory::RemainsDirectory;
 use format::segment::PIECE_HEADER_LEN;
-
-use super::crc::{crc32c, seal};
-use super::fixed::again;
-
-/// Byte before which pieces lie.
-const END: u64 = 1 << 40;
-
-/// A directory, or what remains of a segment.
-pub(super) fn remains(input: &[u8]) -> bool {
-    let directory = RemainsDirectory::decode(input);
-    if let Ok(directory) = &directory {
-        for part in &directory.parts {
-            let gap = directory.gap_of(part.segment).expect("a part is of what was dropped");
-            assert!(gap.has(part.segment) && directory.gap_at(gap.first_seq) == Some(gap), "{gap:?}");
-            assert_eq!(directory.part_of(part.segment), Some(*part));
-        }
-        for thinned in &directory.thinned {
-            assert!(directory.part_of(thinned.segment).is_some(), "{thinned:?}");
-            assert_eq!(directory.thinned(thinned.segment), Some(thinned));
-        }
-    }
-    let part = SegmentPart::decode(input, END);
-    if let Ok(part) = &part {
-        for piece in &part.pieces {
-            assert!(piece.place + u64::from(piece.len) < END, "{piece:?} is outside");
-            assert_eq!(part.piece_at(piece.offset), Some(*piece));
-        }
-    }
-    [
-        again(directory, RemainsDirectory::encode, RemainsDirectory::decode),
-        again(part, SegmentPart::encode, |bytes| SegmentPart::decode(bytes, END)),
-    ]
-    .contains(&true)
-}
-
-/// A directory with several of everything.
-pub(super) fn long_directory() -> Vec<u8> {
-    let seq = |number| Seq::new(number).expect("not 0");
-    let gap = |first: u64, last: u64| Gap {
-        first_seq: seq(first),
-        previous_checksum: 1,
-        last_segment: seq(last),
-        last_seq: seq(last + 9),
-        versions_before: 2,
-        place_before: 3,
-        versions: 4,
-        segments: 5,
-        bytes: 6,
-    };
-    let parts =
-        [10, 20, 30, 40, 50, 100, 110, 120].map(|first| PartEntry { segment: seq(first), offset: 40, len: 300 });
-    let kept = |number| KeptVersion {
-        seq: seq(number),
-        place: number,
-        recorded_at: Timestamp::from_micros(7).expect("a time"),
-    };
-    let thinned =
-        [10, 100].map(|first| Thinned { segment: seq(first), versions: vec![kept(first + 1), kept(first + 3)] });
-    RemainsDirectory { gaps: vec![gap(1, 50), gap(100, 120)], parts: parts.to_vec(), thinned: thinned.to_vec() }
-        .encode()
-}
+use format_fuzz::crc::{crc32c, seal};
 
 fn small(number: u64) -> usize {
     usize::try_from(number).expect("small")

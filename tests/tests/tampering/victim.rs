@@ -1,11 +1,10 @@
 //! A copy of a node and its backup that is tampered with again and again, and what must hold then.
 
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{BackupLock, BackupWriter, DataVersion, Timestamp};
+use common::{BackupLock, BackupWriter, DataVersion, Timestamp, with_causes};
 use tests::home::Home;
 use tests::small_node::bump;
 
@@ -210,9 +209,9 @@ impl<'a> Victim<'a> {
     /// As the recorder does: it drains a spool first if it can.
     fn go_on(&self) -> Result<Recorder, String> {
         let (lightning_dir, in_flight) = (self.home.lightning_dir(), Arc::default());
-        let lock = BackupLock::read(&lightning_dir).map_err(|error| said(&error))?;
+        let lock = BackupLock::read(&lightning_dir).map_err(|error| with_causes(&error))?;
         let spooling =
-            BackupWriter::open_spool(&lock, &lightning_dir, LIMITS, &in_flight).map_err(|error| said(&error))?;
+            BackupWriter::open_spool(&lock, &lightning_dir, LIMITS, &in_flight).map_err(|error| with_causes(&error))?;
         let next = DataVersion::new(self.recorded.newest + 1);
         let write = |recording: &mut BackupWriter| record(recording, next, &[bump(next)], Timestamp::now());
         if let Some(mut spooling) = spooling {
@@ -222,29 +221,19 @@ impl<'a> Victim<'a> {
                 Ok(drain)
             });
             match drained {
-                Ok(drain) => spooling.return_to_backup(drain).map_err(|error| said(&error))?,
-                Err(error) if said(&error).len() > 30 => {
+                Ok(drain) => spooling.return_to_backup(drain).map_err(|error| with_causes(&error))?,
+                Err(error) if with_causes(&error).len() > 30 => {
                     write(&mut spooling)?;
                     return Ok(Recorder::SpoolsOn);
                 }
-                Err(error) => return Err(said(&error)),
+                Err(error) => return Err(with_causes(&error)),
             }
         }
-        let mut recording =
-            BackupWriter::open_locked(&lock, &lightning_dir, LIMITS, &in_flight).map_err(|error| said(&error))?;
+        let mut recording = BackupWriter::open_locked(&lock, &lightning_dir, LIMITS, &in_flight)
+            .map_err(|error| with_causes(&error))?;
         write(&mut recording)?;
         Ok(Recorder::WentOn)
     }
-}
-
-/// An error with what led to it, as the recorder tells it.
-fn said(error: &dyn Error) -> String {
-    let (mut text, mut error) = (error.to_string(), error);
-    while let Some(source) = error.source() {
-        text = format!("{text}: {source}");
-        error = source;
-    }
-    text
 }
 
 /// What is in a file of one home as it is in the same file of another: some say where they are. Homes have paths of one

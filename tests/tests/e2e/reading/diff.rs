@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::DataVersion;
+use format_fuzz::seeded::Seeded;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
 use tests::cli::{self, Ran, backupfs};
 use tests::recorded_trace::RecordedTrace;
-use tests::seeded::Seeded;
 use tests::small_node::SmallNode;
 use tests::traces::{self, TraceFolder};
 use tests::{binaries, compare};

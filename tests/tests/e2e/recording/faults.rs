@@ -4,10 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use common::DataVersion;
+use format_fuzz::seeded::Seeded;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use tests::home::Home;
 use tests::listing::{self, Status};
-use tests::seeded::Seeded;
 use tests::small_node::{NODE_ID, SmallNode, creation};
 
 /// Environment variable: how many times the recorder is killed.

@@ -1,6 +1,7 @@
 //! Gaps that are harder to close than by reading a quiet database.
 
 use common::DataVersion;
+use format_fuzz::seeded::Seeded;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -8,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tests::cli;
 use tests::listing::{self, Status};
-use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
 
 #[test]

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Backup, BackupUrl};
+use format_fuzz::seeded::Seeded;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tests::footprint::Footprint;
-use tests::seeded::Seeded;
 use tests::small_node::{SmallNode, bump};
 use tests::wait::until;
 use tests::{cli, compare};

@@ -13,13 +13,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use format_fuzz::seeded::Seeded;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use tests::compare;
 use tests::listing::{self, Status};
 use tests::mounted::{Mounted, fuse_is_here};
-use tests::seeded::Seeded;
 use tests::small_node::SmallNode;
 
 /// Environment variable: how many times something is killed.

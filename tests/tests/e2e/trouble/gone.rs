@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use format_fuzz::seeded::Seeded;
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use serde_json::{Value, json};
 use tests::listing::{self, Status};
-use tests::seeded::Seeded;
 use tests::small_node::SmallNode;
 
 /// A node with this policy, some versions, and a sealer that has work.

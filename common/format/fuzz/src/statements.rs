@@ -5,10 +5,10 @@ use std::sync::Arc;
 use format::record::PAYLOAD_LEN_MAX;
 use format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
 
-use super::corpus::{SMALL_TABLE, unpack};
+use super::corpus::SMALL_TABLE;
 
 /// A table, not compressed: the length of its head, then its parts.
-pub(super) fn templates(input: &[u8]) -> bool {
+pub fn templates(input: &[u8]) -> bool {
     let Some(encoded) = unpack(input) else { return false };
     let Ok(table) = Templates::decode(&encoded) else { return false };
     let _ = Block::decode(&encoded, &Arc::new(table)).map(|block| check(&block));
@@ -16,7 +16,7 @@ pub(super) fn templates(input: &[u8]) -> bool {
 }
 
 /// A block, of a table that is always the same.
-pub(super) fn block(input: &[u8]) -> bool {
+pub fn block(input: &[u8]) -> bool {
     let Some(encoded) = unpack(input) else { return false };
     Block::decode(&encoded, &SMALL_TABLE).map(|block| check(&block)).is_ok()
 }
@@ -50,7 +50,7 @@ fn written_and_read(changes: &[Vec<String>]) -> Vec<Vec<String>> {
 }
 
 /// Statements, one behind the other with a byte 1 between them: none changes by being stored.
-pub(super) fn normaliser(input: &[u8]) -> bool {
+pub fn normaliser(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     let statements: Vec<String> = text.split('\u{1}').map(str::to_owned).collect();
     // Twice, for the second time the templates are there.
@@ -59,10 +59,18 @@ pub(super) fn normaliser(input: &[u8]) -> bool {
     true
 }
 
-/// What [`unpack`] reads.
-pub(super) fn pack(encoded: &Encoded) -> Vec<u8> {
+/// The bytes that [`unpack`] takes apart.
+pub fn pack(encoded: &Encoded) -> Vec<u8> {
     let mut bytes = u32::try_from(encoded.head.len()).expect("short").to_le_bytes().to_vec();
     bytes.extend_from_slice(&encoded.head);
     bytes.extend_from_slice(&encoded.blobs);
     bytes
+}
+
+/// A table or block from the length of its head and its parts.
+fn unpack(input: &[u8]) -> Option<Encoded> {
+    let (len, rest) = input.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_le_bytes(*len)).ok()?.min(rest.len());
+    let (head, blobs) = rest.split_at(len);
+    Some(Encoded { head: head.to_vec(), blobs: blobs.to_vec() })
 }

@@ -1,8 +1,8 @@
-//! Inputs made of others, as fuzzers make them.
+//! Inputs made of others, as fuzzers make them: without cargo-fuzz, and the same in every run.
 
-use crate::seeded::Seeded;
+use super::seeded::Seeded;
 
-/// No input is longer, unless one of the corpus is.
+/// Maximum length of an input, unless one of the corpus is longer.
 const LEN_MAX: usize = 256 << 10;
 
 const INTERESTING: [u64; 14] = [
@@ -29,7 +29,7 @@ pub struct Mutator<'c> {
 }
 
 impl<'c> Mutator<'c> {
-    /// Of a corpus that is not empty.
+    /// A mutator of a corpus that is not empty.
     pub fn new(corpus: &'c [Vec<u8>], seed: u64) -> Self {
         assert!(!corpus.is_empty(), "a corpus has an item");
         Self { corpus, luck: Seeded::new(seed) }
@@ -56,7 +56,7 @@ impl<'c> Mutator<'c> {
 
     fn mutate(&mut self, input: &mut Vec<u8>) {
         let at = self.below(input.len() + 1);
-        // What fields there are is mostly told at the beginning and at the end.
+        // Most fields are at the beginning and at the end.
         let at = match self.below(4) {
             0 => at.min(self.below(100)),
             1 => input.len() - input.len().min(self.below(160)),
@@ -86,9 +86,9 @@ impl<'c> Mutator<'c> {
             6 => {
                 let most = 1 << self.below(12);
                 let len = self.below(most).min(input.len() - at);
-                let stretch = input[at..at + len].to_vec();
+                let copied = input[at..at + len].to_vec();
                 let to = self.below(input.len() + 1);
-                input.splice(to..to, stretch);
+                input.splice(to..to, copied);
             }
             7 => {
                 let count = self.below(9);

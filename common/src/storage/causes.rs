@@ -1,11 +1,11 @@
-//! Errors in one line, for messages that are read in a log.
+//! An error with its causes in one line, for messages and logs.
 
 use std::error::Error;
 
-use common::Trouble;
+use super::trouble::Trouble;
 
-/// An error and its causes, in one line.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
+/// An error and its causes, in one line, each said once.
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -21,7 +21,7 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
 }
 
 /// As [`with_causes`], followed by what to do about it, if the operating system's error is a known [`Trouble`].
-pub(crate) fn with_remedy(error: &(dyn Error + 'static)) -> String {
+pub fn with_remedy(error: &(dyn Error + 'static)) -> String {
     let text = with_causes(error);
     match Trouble::behind(error).and_then(Trouble::remedy) {
         Some(remedy) => format!("{text}; {remedy}"),

@@ -1,17 +1,13 @@
-//! Pieces of segments, and the index of a snapshot.
+//! Nodes of the page map, the record index of a segment, the index of a snapshot.
 
-use common::Keyframe;
-use common::{DataVersion, PageNo, PageSize, Seq, Timestamp};
-use format::page_images::PageImages;
 use format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
 use format::record_index::RecordIndex;
 use format::snapshot::{SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group};
-use format::statements::Encoded;
+use format::snapshot_ref::DeltaBase;
+use format::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 
-use super::corpus::UUID;
+use super::corpus::{OWN, UUID};
 use super::crc::crc32c;
-
-const OWN: Seq = Seq::new(1_000_000).expect("not 0");
 
 /// A node of a page map.
 pub(super) fn page_map(input: &[u8]) -> bool {
@@ -23,21 +19,6 @@ pub(super) fn page_map(input: &[u8]) -> bool {
         assert!(node.get(slot).is_none_or(|at| at.segment <= OWN), "it leads to a newer segment");
     }
     true
-}
-
-/// The images of page 1. The first byte says which keyframe is wanted, and the size of pages.
-pub(super) fn page_images(input: &[u8]) -> bool {
-    let Some((&choice, piece)) = input.split_first() else { return false };
-    let (upto, page_bytes) = (Keyframe(u32::from(choice & 31)), [512, 4096][usize::from(choice >> 7)]);
-    let Ok(images) = PageImages::open(piece, PageNo::FIRST, OWN, upto) else { return false };
-    let has_anchor = images.anchor().is_some();
-    let is_wanted = images.is_wanted();
-    let mut page = vec![0x5a; page_bytes];
-    let read = images.read(has_anchor.then_some(&vec![7; page_bytes]), &mut page);
-    assert!(is_wanted || read.is_err(), "an image that there is not");
-    let newest = PageImages::open(piece, PageNo::FIRST, OWN, Keyframe::END).expect("it was opened before");
-    assert!(newest.is_wanted(), "there is a newest image");
-    newest.read(None, &mut page).is_ok() || read.is_ok()
 }
 
 /// A record index, not compressed.
@@ -63,7 +44,7 @@ pub(super) fn snapshot_index(input: &[u8]) -> bool {
     let header = SnapshotHeader {
         uuid: UUID,
         seq: OWN,
-        base: (kind % 2 == 1).then_some(format::snapshot_ref::DeltaBase::Segment(Seq::FIRST)),
+        base: (kind % 2 == 1).then_some(DeltaBase::Segment(Seq::FIRST)),
         data_version: DataVersion::new(1),
         page_size: PageSize::new(512 << (size % 8)).expect("a power of two"),
         page_count: u16::from_le_bytes([*pages, *pages_high]).into(),
@@ -88,13 +69,4 @@ pub(super) fn snapshot_index(input: &[u8]) -> bool {
         }
     }
     understood
-}
-
-/// A table or block as it is stored, compressed.
-pub(super) fn compressed(input: &[u8]) -> bool {
-    Encoded::decompress(input).is_ok_and(|found| {
-        let bytes = found.compress(1).expect("memory for zstd");
-        assert!(Encoded::decompress(&bytes).as_ref() == Ok(&found), "other bytes than were compressed");
-        true
-    })
 }

@@ -1,7 +1,5 @@
 //! Small structures: headers, footers, the manifest, the note of checked snapshots.
 
-use std::fmt::Debug;
-
 use format::Damage;
 use format::checked::CheckedSnapshots;
 use format::log_header::LogHeader;
@@ -13,6 +11,7 @@ use format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
 use uuid::Uuid;
 
 use super::crc;
+use super::roundtrip::{again, exactly};
 
 /// The bytes, as each of them.
 pub(super) fn header(input: &[u8]) -> bool {
@@ -47,30 +46,4 @@ pub(super) fn header_sealed(input: &[u8]) -> bool {
     }
     crc::seal(&mut input);
     header(&input)
-}
-
-/// What is read is what was written: every other byte is refused.
-fn exactly<const N: usize, T: Debug>(
-    input: &[u8],
-    decode: impl FnOnce(&[u8; N]) -> Result<T, Damage>,
-    encode: impl FnOnce(&T) -> [u8; N],
-) -> bool {
-    let Some((bytes, [])) = input.split_first_chunk::<N>() else { return false };
-    let found = decode(bytes);
-    if let Ok(found) = &found {
-        assert_eq!(&encode(found), bytes, "{found:?}");
-    }
-    found.is_ok()
-}
-
-/// What is read is the same when it is written and read again.
-pub(super) fn again<T: Debug + PartialEq>(
-    found: Result<T, Damage>,
-    encode: impl FnOnce(&T) -> Vec<u8>,
-    decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
-) -> bool {
-    if let Ok(found) = &found {
-        assert_eq!(decode(&encode(found)).as_ref(), Ok(found));
-    }
-    found.is_ok()
 }
