@@ -2,8 +2,10 @@
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::{Answer, Commit, PretendLightningd};
+use serde_json::{Value, json};
 
 use crate::home::Home;
+use crate::listing::{self, Status};
 use crate::{cli, compare};
 
 /// A node with a backup. Every transaction it makes is different from all others it ever made.
@@ -73,6 +75,40 @@ impl SmallNode {
         let backup = self.home.backup();
         cli::backupfs(&["restore".as_ref(), backup.as_os_str(), restored.as_os_str()]).expect_done("restore");
         compare::same_contents(&self.home.database(), &restored, &[]).expect("what was restored is what the node has");
+    }
+
+    /// The versions that can be restored, as `backupfs versions` lists them.
+    pub fn recorded_versions(&self) -> Vec<u32> {
+        listing::with_status(&listing::versions(&self.home.backup(), &[]), Status::Recorded)
+    }
+
+    /// Every version of the node must be recorded once, and none be rewound or missing; the newest must be restorable.
+    #[track_caller]
+    pub fn expect_all_recorded(&self) {
+        self.expect_restorable();
+        let listed = listing::versions(&self.home.backup(), &[]);
+        let all: Vec<u32> = (1..=self.data_version().get()).collect();
+        assert_eq!(listing::with_status(&listed, Status::Recorded), all);
+        assert_eq!(listing::with_status(&listed, Status::Rewound), Vec::<u32>::new());
+        assert_eq!(listing::with_status(&listed, Status::Missing), Vec::<u32>::new());
+    }
+
+    /// The recorder's `backup-status`.
+    pub fn backup_status(&mut self) -> Value {
+        let lightningd = &mut self.lightningd;
+        match lightningd.rpc("backup-status", &json!({})) {
+            Ok(status) if status.is_object() => status,
+            // It has no methods before `init`.
+            _ => {
+                lightningd.init().expect("the recorder takes init");
+                lightningd.rpc("backup-status", &json!({})).expect("an answer")
+            }
+        }
+    }
+
+    /// The part of `backup-status` about the spool; null when there is none.
+    pub fn spool_status(&mut self) -> Value {
+        self.backup_status()["spool"].take()
     }
 
     /// The version of the node's database; 0 before the first write.

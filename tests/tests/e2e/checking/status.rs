@@ -37,7 +37,7 @@ const TOLD_BY_BOTH: [&str; 10] = [
 ];
 
 fn asked(node: &mut SmallNode) -> Value {
-    node.lightningd.rpc("backup-status", &json!({})).expect("backup-status answers")
+    node.backup_status()
 }
 
 fn status(backup: &Path, arguments: &[&str]) -> Ran {

@@ -150,7 +150,7 @@ fn a_recorder_drops_history_while_it_goes_on_and_a_mount_follows() {
         compare::same_contents(&node.home.database(), &mounted.database(newest), &[]).expect("the newest version");
     }
 
-    let status = node.lightningd.rpc("backup-status", &json!({})).expect("backup-status");
+    let status = node.backup_status();
     assert_eq!(status["compaction"]["last"]["dropped_versions"], dropped, "{status}");
     assert_eq!(status["compaction"]["problem"], Value::Null);
     let status = cli::backupfs(&["status".as_ref(), "--json".as_ref(), backup.as_os_str()]).expect_done("status");
@@ -277,7 +277,7 @@ fn the_command_has_the_recorder_of_a_running_node_do_it() {
     assert!(dropped >= 30 && done["dry_run"] == false, "{done}");
     let left = versions(&backup);
     assert_eq!(left.len() as u64 + dropped, all.len() as u64);
-    let status = node.lightningd.rpc("backup-status", &json!({})).expect("backup-status");
+    let status = node.backup_status();
     assert_eq!(status["compaction"]["last"]["dropped_versions"], dropped, "{status}");
     commit(&mut node, 5, &mut copies);
     expect_contents(&backup, &[left[0], left[left.len() - 1]], &copies);

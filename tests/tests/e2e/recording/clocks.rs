@@ -93,7 +93,7 @@ fn a_clock_past_the_year_9999_stops_neither_a_node_nor_a_tool() {
     for _ in 0..40 {
         node.commit();
     }
-    let status = node.lightningd.rpc("backup-status", &json!({})).expect("a status");
+    let status = node.backup_status();
     assert!(status.to_string().contains("9999-12-30T21:59:59"), "{status}");
     node.lightningd.rpc("backup-compact", &json!({"keep_within": "1d"})).expect("nothing to drop");
     let backup = node.home.backup();
@@ -157,7 +157,7 @@ fn a_node_that_was_started_once_with_a_clock_months_ahead_keeps_its_history() {
     }
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let status = node.lightningd.rpc("backup-status", &json!({})).expect("a status");
+        let status = node.backup_status();
         if status["compaction"]["clock_in_doubt"].is_string() {
             break;
         }

@@ -13,10 +13,6 @@ use tests::small_node::{NODE_ID, SmallNode, creation};
 /// Environment variable: how many times the recorder is killed.
 const KILLS: &str = "BACKUPFS_KILLS";
 
-fn recorded(node: &SmallNode) -> Vec<u32> {
-    listing::with_status(&listing::versions(&node.home.backup(), &[]), Status::Recorded)
-}
-
 fn with_status(node: &SmallNode, status: Status) -> Vec<u32> {
     listing::with_status(&listing::versions(&node.home.backup(), &[]), status)
 }
@@ -48,7 +44,7 @@ fn a_recorder_killed_at_any_moment_loses_nothing_that_was_committed() {
             node.lightningd.init().expect("the recorder takes init");
         }
         node.expect_restorable();
-        assert_eq!(recorded(&node), (1..=node.data_version().get()).collect::<Vec<_>>(), "round {round}");
+        assert_eq!(node.recorded_versions(), (1..=node.data_version().get()).collect::<Vec<_>>(), "round {round}");
     }
     println!("{rounds} kills, {died} of them before the answer");
     assert_eq!(with_status(&node, Status::Missing), Vec::<u32>::new());
@@ -65,7 +61,7 @@ fn a_recorder_killed_between_two_calls_is_replaced_by_the_next() {
         node.commit();
         node.expect_restorable();
     }
-    assert_eq!(recorded(&node), (1..=11).collect::<Vec<_>>());
+    assert_eq!(node.recorded_versions(), (1..=11).collect::<Vec<_>>());
 }
 
 #[test]
@@ -81,7 +77,7 @@ fn a_node_killed_before_its_commit_is_rewound() {
     node.commit();
     node.commit();
     node.expect_restorable();
-    assert_eq!(recorded(&node), [1, 2, 3, 4]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3, 4]);
     assert_eq!(with_status(&node, Status::Rewound), [3, 3]);
 }
 
@@ -92,7 +88,7 @@ fn a_node_killed_after_its_commit_goes_on() {
     node.start();
     node.commit();
     node.expect_restorable();
-    assert_eq!(recorded(&node), [1, 2, 3]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3]);
     assert_eq!(with_status(&node, Status::Rewound), Vec::<u32>::new());
 }
 
@@ -106,7 +102,7 @@ fn a_node_that_ran_without_the_plugin_is_healed() {
     node.commit();
     node.expect_restorable();
     // Version 5 is in the backup: the database as it was when the recorder came back.
-    assert_eq!(recorded(&node), [1, 2, 5, 6]);
+    assert_eq!(node.recorded_versions(), [1, 2, 5, 6]);
     assert_eq!(with_status(&node, Status::Missing), [3, 4]);
     node.commit();
     node.expect_restorable();
@@ -122,10 +118,10 @@ fn on_gap_stop_refuses_instead_of_healing() {
     node.commit();
     node.stop();
     node.run_without_plugin(1);
-    let before = recorded(&node);
+    let before = node.recorded_versions();
     let message = node.start_refused();
     assert!(message.contains("on_gap") && message.contains('4'), "{message}");
-    assert_eq!(recorded(&node), before);
+    assert_eq!(node.recorded_versions(), before);
     node.home.set_in_backup_lock("on_gap", "heal".into());
     node.start();
     node.commit();
@@ -150,7 +146,7 @@ fn an_old_database_is_refused_with_the_way_out() {
     let message = node.start_refused();
     assert!(message.contains("restore") && message.contains('7') && message.contains('2'), "{message}");
     assert_eq!(node.data_version(), DataVersion::new(2), "refused before the commit");
-    assert_eq!(recorded(&node), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3, 4, 5, 6, 7]);
 
     fs::copy(&new, node.home.database()).unwrap();
     node.start();
@@ -173,7 +169,7 @@ fn the_database_of_another_node_is_refused() {
     fs::copy(other.home.database(), node.home.database()).unwrap();
     let message = node.start_refused();
     assert!(message.contains("node"), "{message}");
-    assert_eq!(recorded(&node), [1, 2]);
+    assert_eq!(node.recorded_versions(), [1, 2]);
 }
 
 #[test]
@@ -189,7 +185,7 @@ fn a_second_recorder_is_refused_while_the_first_lives() {
     // The first does not notice.
     node.commit();
     node.expect_restorable();
-    assert_eq!(recorded(&node), [1, 2, 3]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3]);
 }
 
 #[test]
@@ -200,7 +196,7 @@ fn a_backup_with_another_uuid_is_refused() {
     node.home.set_in_backup_lock("backup_uuid", "00000000-0000-4000-8000-000000000000".into());
     let message = node.start_refused();
     assert!(message.contains("00000000-0000-4000-8000-000000000000") && message.contains("backup.lock"), "{message}");
-    assert_eq!(recorded(&node), [1, 2]);
+    assert_eq!(node.recorded_versions(), [1, 2]);
 }
 
 #[test]
@@ -211,6 +207,6 @@ fn writes_after_the_announced_shutdown_are_recorded() {
     node.commit();
     node.commit();
     assert!(node.lightningd.stop().unwrap().success());
-    assert_eq!(recorded(&node), [1, 2, 3, 4]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3, 4]);
     node.expect_restorable();
 }

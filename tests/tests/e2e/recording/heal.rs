@@ -115,7 +115,7 @@ fn a_gap_found_by_a_rider_is_healed() {
 fn wait_for(node: &mut SmallNode, what: &str, is_so: impl Fn(&serde_json::Value, &[String]) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let status = node.lightningd.rpc("backup-status", &serde_json::json!({})).expect("a status");
+        let status = node.backup_status();
         let lines = node.lightningd.recorder().expect("it runs").log_lines();
         if is_so(&status, &lines) {
             return;

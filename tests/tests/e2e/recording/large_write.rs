@@ -62,7 +62,7 @@ fn a_write_above_64_mib_is_recorded_sealed_verified_and_restored() {
         to_seal >> 10,
         before.elapsed()
     );
-    let status = node.lightningd.rpc("backup-status", &serde_json::json!({})).expect("a status");
+    let status = node.backup_status();
     assert_eq!(status["replay"]["problem"], serde_json::Value::Null, "{status}");
     node.stop();
     let most = TIMES * (mib as u64) * 1024 + BESIDES_KIB;

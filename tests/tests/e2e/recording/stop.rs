@@ -22,10 +22,6 @@ const LOGS_END_AFTER: usize = 30;
 /// Transactions of a backlog that takes a sealer much longer than a stop.
 const BACKLOG: u32 = 2500;
 
-fn recorded(node: &SmallNode) -> Vec<u32> {
-    listing::with_status(&listing::versions(&node.home.backup(), &[]), Status::Recorded)
-}
-
 fn logs(backup: &Path) -> usize {
     names(backup).iter().filter(|name| name.starts_with("log-")).count()
 }
@@ -58,7 +54,7 @@ fn a_node_that_goes_on_writing_while_it_stops_loses_nothing_and_waits_for_nobody
     }
     assert!(node.lightningd.stop().unwrap().success());
     expect_soon(last, QUIET_AFTER_SHUTDOWN, "a stop with late writes");
-    assert_eq!(recorded(&node), (1..=10).collect::<Vec<_>>());
+    assert_eq!(node.recorded_versions(), (1..=10).collect::<Vec<_>>());
     node.expect_restorable();
     // The last write is known to be committed, so nothing is compared, healed or rewound.
     node.start();
@@ -80,7 +76,7 @@ fn a_stop_without_late_writes_takes_as_long_as_they_could_come() {
     let last = Instant::now();
     assert!(node.lightningd.end_input().unwrap().success());
     expect_soon(last, Duration::ZERO, "an end of input");
-    assert_eq!(recorded(&node), [1, 2, 3]);
+    assert_eq!(node.recorded_versions(), [1, 2, 3]);
 }
 
 /// A node whose backup has many finished logs, none of them sealed: recorded without a sealer.
@@ -145,5 +141,5 @@ fn sealing_a_backlog_is_abandoned_at_once_and_goes_on_at_the_next_start() {
     let left_over: Vec<_> = names(&backup).into_iter().filter(|name| name.ends_with(".tmp")).collect();
     assert_eq!(left_over, [""; 0], "files of a sealing that was abandoned");
     node.expect_restorable();
-    assert_eq!(recorded(&node), (1..=newest.get()).collect::<Vec<_>>());
+    assert_eq!(node.recorded_versions(), (1..=newest.get()).collect::<Vec<_>>());
 }

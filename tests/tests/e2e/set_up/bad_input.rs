@@ -258,7 +258,7 @@ fn a_change_that_cannot_be_replayed_is_recorded_and_told() {
     // Found out by a replay in the background.
     let since = Instant::now();
     let status = loop {
-        let status = node.lightningd.rpc("backup-status", &json!({})).unwrap().to_string();
+        let status = node.backup_status().to_string();
         if status.contains("no such table") || since.elapsed() > Duration::from_secs(20) {
             break status;
         }
@@ -285,7 +285,7 @@ fn a_change_that_cannot_be_replayed_is_recorded_and_told() {
 fn status_tells_what_is_recorded() {
     let mut node = SmallNode::created();
     node.commit();
-    let status = node.lightningd.rpc("backup-status", &json!({})).unwrap();
+    let status = node.backup_status();
     let text = status.to_string();
     assert!(text.contains("node.bkp"), "{status}");
     let has_version = |value: &Value| value.as_u64() == Some(2);
@@ -407,7 +407,7 @@ fn a_backup_that_others_may_look_into_is_told_of_in_the_log() {
         node.lightningd.init().unwrap();
         let since = Instant::now();
         let lines = loop {
-            node.lightningd.rpc("backup-status", &json!({})).unwrap();
+            node.backup_status();
             let lines = node.lightningd.recorder().unwrap().log_lines().join("\n");
             if lines.contains("chmod 700") || since.elapsed() > Duration::from_secs(if told { 20 } else { 2 }) {
                 break lines;

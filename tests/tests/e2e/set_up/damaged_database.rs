@@ -65,7 +65,7 @@ fn json_of(command: &str, home: &Home) -> Value {
 }
 
 fn told_by_recorder(node: &mut SmallNode) -> Value {
-    node.lightningd.rpc("backup-status", &json!({})).expect("backup-status answers")["database_damage"].clone()
+    node.backup_status()["database_damage"].clone()
 }
 
 #[test]

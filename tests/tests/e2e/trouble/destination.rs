@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mountfs::demo::pretend_lightningd::{Answer, Commit};
 use rustix::io::Errno;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::fault_fs::{Caching, Call, Effect, Names, Rule};
 use tests::faulty_node::{FaultyNode, LOGS};
 use tests::wait::until;
@@ -84,10 +84,6 @@ fn expect_well(faulty: &mut FaultyNode, came: &Came) {
     faulty.node.commit();
     faulty.expect_all_below();
     faulty.node.expect_restorable();
-}
-
-fn status(faulty: &mut FaultyNode) -> Value {
-    faulty.node.lightningd.rpc("backup-status", &json!({})).expect("backup-status answers")
 }
 
 fn files(faulty: &FaultyNode, prefix: &str) -> usize {
@@ -198,7 +194,7 @@ fn a_slow_disk_makes_answers_late_and_nothing_else() {
         };
         assert!(elapsed >= SLOW && elapsed < 20 * SLOW, "{elapsed:?}");
     }
-    let status = status(&mut faulty);
+    let status = faulty.node.backup_status();
     assert_eq!(status["last_problem"], Value::Null, "{status}");
     faulty.node.stop();
     faulty.expect_all_below();
@@ -272,7 +268,7 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
     }
     let deadline = Instant::now() + TIMEOUT;
     let problem = loop {
-        match status(faulty)["sealing"]["problem"].as_str() {
+        match faulty.node.backup_status()["sealing"]["problem"].as_str() {
             Some(problem) => break problem.to_lowercase(),
             None => assert!(Instant::now() < deadline, "backup-status never says that sealing fails"),
         }
@@ -286,7 +282,7 @@ fn expect_sealing_to_fail(faulty: &mut FaultyNode, rule: Rule, errno: Errno) {
 
 fn until_replay_is_well(faulty: &mut FaultyNode) -> bool {
     let deadline = Instant::now() + TIMEOUT;
-    while status(faulty)["sealing"]["problem"] != Value::Null {
+    while faulty.node.backup_status()["sealing"]["problem"] != Value::Null {
         if Instant::now() > deadline {
             return false;
         }

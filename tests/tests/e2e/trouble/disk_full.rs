@@ -56,16 +56,6 @@ fn a_full_disk_refuses_and_room_is_all_it_takes_to_go_on() {
     assert_eq!(listing::with_status(&listed, Status::Recorded), all);
 }
 
-/// Every version of the node, in the backup, none of them missing; and the newest restores.
-#[track_caller]
-fn expect_whole(node: &SmallNode) {
-    node.expect_restorable();
-    let listed = listing::versions(&node.home.backup(), &[]);
-    let all: Vec<u32> = (1..=node.data_version().get()).collect();
-    assert_eq!(listing::with_status(&listed, Status::Recorded), all);
-    assert_eq!(listing::with_status(&listed, Status::Missing), Vec::<u32>::new());
-}
-
 /// A transaction of half a megabyte.
 fn write_much(node: &mut SmallNode, id: u32) -> Answer {
     let next = node.data_version().next();
@@ -78,13 +68,6 @@ fn fill(disk: &Path) -> PathBuf {
     let mut file = fs::File::create(&filler).expect("a file");
     while file.write_all(&[1; 4096]).is_ok() {}
     filler
-}
-
-fn status(node: &mut SmallNode) -> Value {
-    if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
-        node.lightningd.init().expect("the recorder takes init");
-    }
-    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
 }
 
 #[test]
@@ -107,10 +90,10 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
         let spooled = (0..60).find(|id| {
             let answer = write_much(&mut node, 100 * round + id);
             assert!(answer.is_continue(), "{answer:?}; {}", node.home.recorder_stderr());
-            !status(&mut node)["spool"].is_null()
+            !node.backup_status()["spool"].is_null()
         });
         assert!(spooled.is_some(), "a full disk takes 30 MB");
-        let told = status(&mut node);
+        let told = node.backup_status();
         let problem = told["last_problem"]["text"].as_str().unwrap_or_default().to_lowercase();
         assert!(problem.contains("no space left") && problem.contains("node.bkp"), "{told}");
         let log = node.lightningd.recorder().expect("it runs").log_lines().join("\n");
@@ -120,7 +103,7 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
             node.commit();
             std::thread::sleep(Duration::from_millis(20));
         }
-        let told = status(&mut node);
+        let told = node.backup_status();
         assert!(told["spool"]["changes"].as_u64() > Some(20), "nothing of it has room: {told}");
         let problem = told["spool"]["problem"].as_str().unwrap_or_default().to_lowercase();
         assert!(problem.contains("no space left"), "{told}");
@@ -129,19 +112,19 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
             node.stop();
             node.start();
             node.commit();
-            assert!(!status(&mut node)["spool"].is_null());
+            assert!(!node.backup_status()["spool"].is_null());
         }
         fs::remove_file(filler).expect("room");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !status(&mut node)["spool"].is_null() {
-            assert!(Instant::now() < deadline, "{}", status(&mut node));
+        while !node.backup_status()["spool"].is_null() {
+            assert!(Instant::now() < deadline, "{}", node.backup_status());
             node.commit();
             std::thread::sleep(Duration::from_millis(50));
         }
-        expect_whole(&node);
+        node.expect_all_recorded();
     }
     node.stop();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -182,17 +165,17 @@ fn a_full_spool_while_the_backup_is_gone_is_a_refusal_that_loses_nothing() {
             for _ in 0..5 {
                 node.commit();
             }
-            assert!(!status(&mut node)["spool"].is_null());
+            assert!(!node.backup_status()["spool"].is_null());
             node.stop();
         }
         fs::rename(&aside, node.home.backup()).expect("the backup was put aside");
         node.start();
         node.commit();
-        assert_eq!(status(&mut node)["spool"], Value::Null, "drained before the first answer");
-        expect_whole(&node);
+        assert_eq!(node.backup_status()["spool"], Value::Null, "drained before the first answer");
+        node.expect_all_recorded();
     }
     node.stop();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 /// Sealing needs room before recording does. What was lost: that was told as a backup that cannot be read back, and while the
@@ -223,7 +206,7 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     let deadline = Instant::now() + Duration::from_secs(20);
     let told = loop {
         node.commit();
-        let told = status(&mut node);
+        let told = node.backup_status();
         if !told["sealing"]["problem"].is_null() {
             break told;
         }
@@ -251,13 +234,13 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     let log = |node: &mut SmallNode| node.lightningd.recorder().expect("it runs").log_lines();
     let deadline = Instant::now() + Duration::from_secs(30);
     let is_over = |told: &Value| told["sealing"]["problem"].is_null() && told["stalls"]["last"]["over"] == true;
-    while !is_over(&status(&mut node)) {
-        assert!(Instant::now() < deadline, "{}", status(&mut node));
+    while !is_over(&node.backup_status()) {
+        assert!(Instant::now() < deadline, "{}", node.backup_status());
         std::thread::sleep(Duration::from_millis(100));
     }
     // Log lines come behind answers.
     std::thread::sleep(Duration::from_millis(300));
-    status(&mut node);
+    node.backup_status();
     let log = log(&mut node);
     let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert_eq!((count("cannot be read back"), count("error: ")), (0, 0), "{log:#?}");
@@ -265,7 +248,7 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     assert_eq!(count("finished logs are not sealed"), 1, "{log:#?}");
     assert!(count("is not made ahead") <= 2 && count("goes on: it has waited") == 1, "{log:#?}");
     assert!(log.len() < 30, "{log:#?}");
-    expect_whole(&node);
+    node.expect_all_recorded();
     node.stop();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }

@@ -36,17 +36,6 @@ fn bring_back(node: &SmallNode) {
     fs::rename(aside(node), node.home.backup()).expect("the backup was put aside");
 }
 
-/// Every version, once, none rewound.
-#[track_caller]
-fn expect_whole(node: &SmallNode) {
-    node.expect_restorable();
-    let listed = listing::versions(&node.home.backup(), &[]);
-    let all: Vec<u32> = (1..=node.data_version().get()).collect();
-    assert_eq!(listing::with_status(&listed, Status::Recorded), all);
-    assert_eq!(listing::with_status(&listed, Status::Rewound), Vec::<u32>::new());
-    assert_eq!(listing::with_status(&listed, Status::Missing), Vec::<u32>::new());
-}
-
 fn log_lines(node: &mut SmallNode) -> String {
     node.lightningd.recorder().expect("it runs").log_lines().join("\n")
 }
@@ -59,20 +48,9 @@ fn until_told(node: &mut SmallNode, text: &str, times: usize) -> bool {
             return false;
         }
         thread::sleep(Duration::from_millis(50));
-        status_of(node);
+        node.backup_status();
     }
     true
-}
-
-fn spool_of(node: &mut SmallNode) -> Value {
-    status_of(node)["spool"].take()
-}
-
-fn status_of(node: &mut SmallNode) -> Value {
-    if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
-        node.lightningd.init().expect("the recorder takes init");
-    }
-    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
 }
 
 /// Writes until the backup has everything; the spool is then gone.
@@ -81,7 +59,7 @@ fn commit_until_drained(node: &mut SmallNode) {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         node.commit();
-        if spool_of(node).is_null() {
+        if node.spool_status().is_null() {
             return;
         }
         assert!(Instant::now() < until, "not drained: {}", log_lines(node));
@@ -104,7 +82,7 @@ fn stop_refuses_at_once_and_says_what_to_do() {
     bring_back(&node);
     node.start();
     node.commit();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -132,15 +110,15 @@ fn a_place_that_comes_back_in_time_costs_the_node_nothing_but_time() {
     let waited =
         |text: &str| ["2.", "3."].iter().map(|s| text.matches(&format!("has waited {s}")).count()).sum::<usize>();
     assert_eq!(waited(&log_lines(&mut node)), 2, "{}", log_lines(&mut node));
-    let status = status_of(&mut node);
+    let status = node.backup_status();
     let problem = status["last_problem"]["text"].as_str().unwrap_or_default();
     assert!(waited(problem) == 1 && problem.contains("node.bkp"), "{status}");
     let last = &status["stalls"]["last"];
     assert_eq!((&status["stalls"]["count"], &last["over"], &last["refused"]), (&json!(2), &json!(true), &json!(false)));
     assert!(last["seconds"].as_f64() > Some(2.0) && last["began"].as_str().is_some(), "{status}");
-    expect_whole(&node);
+    node.expect_all_recorded();
     node.stop();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -160,7 +138,7 @@ fn a_place_that_stays_away_is_a_refusal_when_the_time_is_up() {
     bring_back(&node);
     node.start();
     node.commit();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -185,14 +163,14 @@ fn with_a_spool_the_node_goes_on_and_the_backup_catches_up() {
     for _ in 0..30 {
         node.commit();
     }
-    let spool = spool_of(&mut node);
+    let spool = node.spool_status();
     assert_eq!(spool["changes"], 30, "{spool}");
     assert_eq!((&spool["from_version"], &spool["to_version"]), (&from.get().into(), &node.data_version().get().into()));
     let log = log_lines(&mut node);
     assert!(log.contains("exist on this machine only") && log.contains(&format!("from version {from} on")), "{log}");
     bring_back(&node);
     commit_until_drained(&mut node);
-    expect_whole(&node);
+    node.expect_all_recorded();
     let left: Vec<_> = fs::read_dir(spool["path"].as_str().expect("a path")).expect("it stays").collect();
     assert_eq!(left.len(), 1, "only its lock is left: {left:?}");
     // A second time in the same run, which ends while it is away.
@@ -203,7 +181,7 @@ fn with_a_spool_the_node_goes_on_and_the_backup_catches_up() {
     bring_back(&node);
     node.start();
     node.commit();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -216,11 +194,11 @@ fn a_spool_is_found_again_while_the_place_is_still_away() {
         node.start();
         node.commit();
     }
-    let Value::Number(changes) = spool_of(&mut node)["changes"].take() else { panic!("it spools") };
+    let Value::Number(changes) = node.spool_status()["changes"].take() else { panic!("it spools") };
     assert_eq!(changes.as_u64(), Some(4));
     bring_back(&node);
     commit_until_drained(&mut node);
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]
@@ -233,7 +211,7 @@ fn with_an_empty_spool_and_no_backup_a_start_is_refused() {
     bring_back(&node);
     node.start();
     node.commit();
-    expect_whole(&node);
+    node.expect_all_recorded();
 }
 
 #[test]

@@ -235,17 +235,6 @@ fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
     });
 }
 
-fn spool_of(node: &mut SmallNode) -> Value {
-    status_of(node)["spool"].take()
-}
-
-fn status_of(node: &mut SmallNode) -> Value {
-    if !node.lightningd.rpc("backup-status", &json!({})).is_ok_and(|status| status.is_object()) {
-        node.lightningd.init().expect("the recorder takes init");
-    }
-    node.lightningd.rpc("backup-status", &json!({})).expect("an answer")
-}
-
 /// Writes until one has waited for the call that hangs; returns how long.
 #[track_caller]
 fn commit_until_it_hangs(node: &mut SmallNode) -> Duration {
@@ -277,7 +266,7 @@ fn commit_quickly(node: &mut SmallNode, writes: usize, limit: Duration) -> Durat
 #[track_caller]
 fn commit_until_drained(faulty: &mut FaultyNode) {
     let deadline = Instant::now() + TIMEOUT;
-    while !spool_of(&mut faulty.node).is_null() {
+    while !faulty.node.spool_status().is_null() {
         assert!(Instant::now() < deadline, "not drained: {}", faulty.node.home.recorder_stderr());
         faulty.node.commit();
         thread::sleep(Duration::from_millis(50));
@@ -312,7 +301,7 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
         assert!(waited >= SPOOLED_AFTER && waited < SPOOLED_AFTER + SLACK, "{rule:?}: {waited:?}");
         let median = commit_quickly(&mut faulty.node, 100, QUICK);
         eprintln!("{rule:?}: spooled after {waited:.1?}, then answered in {median:?}");
-        let status = status_of(&mut faulty.node);
+        let status = faulty.node.backup_status();
         let log = faulty.node.lightningd.recorder().expect("it runs").log_lines().join("\n");
         for told in
             ["has been waiting for its write to be recorded for 1.", "node.bkp has not answered for", "goes on: it"]
@@ -321,7 +310,7 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
         }
         let last = &status["stalls"]["last"];
         assert!(last["over"] == true && last["seconds"].as_f64() >= Some(SPOOLED_AFTER.as_secs_f64()), "{status}");
-        let spool = spool_of(&mut faulty.node);
+        let spool = faulty.node.spool_status();
         assert!(spool["changes"].as_u64() > Some(100), "{rule:?}: {spool}");
         assert!(faulty.faults().hanging() > 0);
         faulty.faults().heal();
