@@ -25,7 +25,7 @@ fn crates() -> [(&'static str, PathBuf); 4] {
         ("common", "common/src"),
         ("mountfs", "mountfs/src"),
     ]
-        .map(|(name, path)| (name, root().join(path)))
+    .map(|(name, path)| (name, root().join(path)))
 }
 
 /// Reads the list of floors.
