@@ -28,6 +28,7 @@ pub mod history;
 mod live;
 mod log;
 mod pages;
+pub mod preflight;
 pub mod python_plugin;
 pub mod recording;
 pub mod replay;

@@ -12,12 +12,15 @@ pub mod export;
 pub mod find;
 pub mod import;
 pub mod init;
+mod keys;
 pub mod log_queue;
 pub mod logging;
 pub mod man;
 pub mod mount;
 pub mod mount_helper;
 mod node_database;
+pub mod preflight;
+mod preflight_report;
 mod progress;
 pub mod restore;
 pub mod seal;
@@ -77,6 +80,8 @@ pub enum Command {
     Attach(attach::AttachArgs),
     /// Mount a backup: every version is a directory
     Mount(mount::MountArgs),
+    /// Say whether a database may be started, or is an old state
+    Preflight(preflight::PreflightArgs),
     /// Write the newest version of the database to a file
     Restore(restore::RestoreArgs),
     /// List the versions in a backup
@@ -173,6 +178,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Attach(args) => attach::run(args),
         Command::Mount(args) if args.daemon => daemon::start(args, cli.verbosity),
         Command::Mount(args) => mount::run(args),
+        Command::Preflight(args) => preflight::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Versions(args) => versions::run(args),
         Command::Show(args) => show::run(args),

@@ -18,9 +18,14 @@ fn root() -> &'static Path {
 }
 
 /// The crates that have rooms, and where their sources are.
-fn crates() -> [(&'static str, PathBuf); 3] {
-    [("format", "common/format/src"), ("common", "common/src"), ("mountfs", "mountfs/src")]
-        .map(|(name, path)| (name, root().join(path)))
+fn crates() -> [(&'static str, PathBuf); 4] {
+    [
+        ("format", "common/format/src"),
+        ("secrets", "common/secrets/src"),
+        ("common", "common/src"),
+        ("mountfs", "mountfs/src"),
+    ]
+    .map(|(name, path)| (name, root().join(path)))
 }
 
 /// Reads the list of floors.

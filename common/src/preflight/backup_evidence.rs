@@ -1,0 +1,71 @@
+//! [`BackupEvidence`]: how a database relates to the newest version of a backup.
+
+use std::path::PathBuf;
+
+use format::units::{DataVersion, Timestamp};
+use secrets::static_backup::ChannelId;
+
+/// How a database relates to a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupEvidence {
+    /// The backup.
+    pub path: PathBuf,
+    /// Its newest version, and when that was recorded.
+    pub newest: DataVersion,
+    /// When the newest version was recorded.
+    pub recorded_at: Timestamp,
+    /// Where the database is.
+    pub position: Position,
+    /// Whether the contents of both are the same at the version of the database; `None` where they were not compared.
+    pub same: Option<bool>,
+    /// What was revoked between the version of the database and the newest; `None` where that is not known, or nothing is newer.
+    pub between: Option<Between>,
+}
+
+/// Where a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// At the newest version. One that `lightningd` may never have committed does not count.
+    Newest,
+    /// So many versions behind it.
+    Behind(u32),
+    /// So many versions ahead of it: `lightningd` ran without the backup.
+    Ahead(u32),
+}
+
+impl BackupEvidence {
+    /// How many versions the database is behind.
+    pub fn behind(&self) -> u32 {
+        match self.position {
+            Position::Behind(versions) => versions,
+            Position::Newest | Position::Ahead(_) => 0,
+        }
+    }
+}
+
+/// What happened to channels between two versions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Between {
+    /// Channels of which a commitment was revoked.
+    pub revoked: Vec<RevokedBetween>,
+    /// How many channels were opened.
+    pub opened: usize,
+}
+
+impl Between {
+    /// Whether no commitment was revoked, and no channel opened.
+    pub fn is_nothing(&self) -> bool {
+        self.revoked.is_empty() && self.opened == 0
+    }
+}
+
+/// A channel with revoked commitments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RevokedBetween {
+    /// The channel.
+    pub channel_id: ChannelId,
+    /// How many commitments the node itself revoked: those are what a peer may punish.
+    pub own: u64,
+    /// How many commitments the peer revoked.
+    pub theirs: u64,
+}
