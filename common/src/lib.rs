@@ -36,6 +36,7 @@ mod segment;
 pub mod spool;
 mod status;
 pub mod storage;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod verify;
