@@ -10,6 +10,7 @@ pub(crate) mod size;
 pub(crate) mod snapshot_check;
 pub(crate) mod state;
 pub(crate) mod view;
+mod view_cache;
 pub(crate) mod views;
 
 use std::path::Path;

@@ -37,6 +37,7 @@ mod segment;
 pub mod spool;
 mod status;
 pub mod storage;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod verify;

@@ -1,7 +1,12 @@
 //! [`Pending`]: the request that `lightningd` waits for, and which thread answers it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+#[cfg(all(test, feature = "shuttle"))]
+use shuttle::sync::{Mutex, MutexGuard};
+#[cfg(not(all(test, feature = "shuttle")))]
+use std::sync::{Mutex, MutexGuard};
 
 use crate::stalls::{Awaited, Outcome, STALL, Stall};
 
@@ -130,6 +135,10 @@ impl Pending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod shuttle_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,12 @@
-//! [`Views`]: a cache of open views.
+//! [`Views`]: a cache of open views of a backup.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
 use crate::backup::Backup;
 use crate::backup::view::{BuildError, View, ViewError};
+use crate::backup::view_cache::{Cached, ViewCache};
 use crate::history::ReplayPlan;
-use crate::replay::ReplayError;
 use format::units::Seq;
-
-/// Approximate memory of a view besides its pages.
-const VIEW_OVERHEAD_BYTES: u64 = 4096;
 
 /// Opens views, shares them, and keeps the most recently used within a memory budget. Views in use count, too, and are never
 /// evicted.
@@ -20,56 +16,28 @@ const VIEW_OVERHEAD_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub struct Views {
     backup: Arc<Backup>,
-    budget_bytes: u64,
-    kept: Mutex<Kept>,
+    cache: ViewCache<View>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    slots: BTreeMap<Seq, Slot>,
-    /// Changes that fail to replay: every version from such a change to the next snapshot fails.
-    failed: BTreeMap<Seq, Arc<ReplayError>>,
-    /// Views that were removed while in use.
-    forgotten: Vec<Weak<View>>,
-    /// The view that was opened ahead last, and the clock then.
-    ahead: Option<(Seq, u64)>,
-    clock: u64,
-}
-
-/// A version, being built or built.
-#[derive(Debug, Default, Clone)]
-struct Slot {
-    /// Locked during the build.
-    view: Arc<Mutex<Option<Arc<View>>>>,
-    /// The finished view, readable without waiting for a build.
-    built: Option<Arc<View>>,
-    used: u64,
-}
-
-impl Slot {
-    /// Whether the view is in use; the slot itself has two references.
-    fn is_held(&self) -> bool {
-        self.built.as_ref().is_some_and(|view| Arc::strong_count(view) > 2)
+impl Cached for View {
+    fn seq(&self) -> Seq {
+        self.seq()
     }
 
-    fn cost_bytes(&self) -> u64 {
-        self.built.as_deref().map_or(0, cost_bytes)
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes()
     }
-}
-
-fn cost_bytes(view: &View) -> u64 {
-    view.memory_bytes() + VIEW_OVERHEAD_BYTES
 }
 
 impl Views {
     /// A cache of views of `backup` with about `budget_bytes` of memory.
     pub fn new(backup: Arc<Backup>, budget_bytes: u64) -> Self {
-        Self { backup, budget_bytes, kept: Mutex::default() }
+        Self { backup, cache: ViewCache::new(budget_bytes) }
     }
 
     /// Whether a version is cached: then [`open`](Self::open) returns at once, unless it is evicted at this moment.
     pub fn has(&self, seq: Seq) -> bool {
-        self.kept().slots.get(&seq).is_some_and(|slot| slot.built.is_some())
+        self.cache.has(seq)
     }
 
     /// Opens the version of `plan`.
@@ -77,52 +45,8 @@ impl Views {
     /// # Errors
     /// When a change cannot be replayed, or a file cannot be read.
     pub fn open(&self, plan: &ReplayPlan) -> Result<Arc<View>, ViewError> {
-        let fail = |reason| ViewError { data_version: plan.data_version, reason };
-        let slot = {
-            let mut kept = self.kept();
-            if let Some(reason) = kept.failure_on_the_way(plan) {
-                return Err(fail(reason));
-            }
-            kept.touch(plan.seq)
-        };
-        let mut building = slot.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(view) = &*building {
-            return Ok(Arc::clone(view));
-        }
-        let earlier = {
-            let mut kept = self.kept();
-            // An earlier build may have failed meanwhile.
-            if let Some(reason) = kept.failure_on_the_way(plan) {
-                if kept.has(plan.seq, &slot) {
-                    kept.slots.remove(&plan.seq);
-                }
-                return Err(fail(reason));
-            }
-            kept.nearest_on_the_way(plan)
-        };
-        match View::build(&self.backup, plan, earlier.as_deref()) {
-            Ok(view) => {
-                let view = Arc::new(view);
-                *building = Some(Arc::clone(&view));
-                drop(building);
-                self.kept().keep(&slot, &view, self.budget_bytes);
-                Ok(view)
-            }
-            Err(BuildError { at, reason }) => {
-                drop(building);
-                let reason = Arc::new(reason);
-                let mut kept = self.kept();
-                if !kept.has(plan.seq, &slot) {
-                    return Err(fail(reason));
-                }
-                kept.slots.remove(&plan.seq);
-                // A failed read may succeed next time; a failed statement will fail again.
-                if let Some(at) = at.filter(|_| !matches!(*reason, ReplayError::Pages(_))) {
-                    kept.failed.insert(at, Arc::clone(&reason));
-                }
-                Err(fail(reason))
-            }
-        }
+        let opened = self.cache.open(plan, |earlier| self.build(plan, earlier));
+        opened.map_err(|reason| ViewError { data_version: plan.data_version, reason })
     }
 
     /// Opens a version that may be needed soon. The previously opened one is evicted unless it was used: so views in use are not
@@ -131,115 +55,28 @@ impl Views {
     /// # Errors
     /// The same as [`open`](Self::open).
     pub fn open_ahead(&self, plan: &ReplayPlan) -> Result<Arc<View>, ViewError> {
-        let known = self.kept().slots.contains_key(&plan.seq);
-        let view = self.open(plan)?;
-        let mut kept = self.kept();
-        let previous = kept.ahead.take();
-        if let Some((seq, used)) = previous.filter(|&(seq, _)| seq != plan.seq)
-            && kept.slots.get(&seq).is_some_and(|slot| slot.used == used)
-        {
-            kept.slots.remove(&seq);
-        }
-        if !known {
-            kept.ahead = kept.slots.get(&plan.seq).map(|slot| (plan.seq, slot.used));
-        }
-        Ok(view)
+        let opened = self.cache.open_ahead(plan, |earlier| self.build(plan, earlier));
+        opened.map_err(|reason| ViewError { data_version: plan.data_version, reason })
     }
 
     /// Removes all views, because their seqs now stand for other records. Views in use stay valid.
     pub fn forget(&self) {
-        let mut kept = self.kept();
-        let held: Vec<_> = kept.slots.values().filter(|slot| slot.is_held()).cloned().collect();
-        let mut forgotten = std::mem::take(&mut kept.forgotten);
-        forgotten.extend(held.iter().filter_map(|slot| slot.built.as_ref().map(Arc::downgrade)));
-        *kept = Kept { forgotten, ..Kept::default() };
+        self.cache.forget();
     }
 
     /// Evicts unused views beyond the budget. Call it after a view was released.
     pub fn trim(&self) {
-        self.kept().trim(self.budget_bytes);
+        self.cache.trim();
     }
 
     /// Memory of all views in bytes, including those in use.
     pub fn memory_bytes(&self) -> u64 {
-        self.kept().memory_bytes()
+        self.cache.memory_bytes()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn build(&self, plan: &ReplayPlan, earlier: Option<&View>) -> Result<View, BuildError> {
+        View::build(&self.backup, plan, earlier)
     }
-}
-
-impl Kept {
-    /// The slot of a version, created if necessary, marked as used.
-    fn touch(&mut self, seq: Seq) -> Slot {
-        self.clock += 1;
-        let slot = self.slots.entry(seq).or_default();
-        slot.used = self.clock;
-        slot.clone()
-    }
-
-    fn failure_on_the_way(&self, plan: &ReplayPlan) -> Option<Arc<ReplayError>> {
-        let first = plan.changes.first()?.seq();
-        self.failed
-            .range(first..=plan.seq)
-            .find(|(seq, _)| is_on_the_way(plan, **seq))
-            .map(|(_, reason)| Arc::clone(reason))
-    }
-
-    /// The newest finished view from which the plan can continue.
-    fn nearest_on_the_way(&self, plan: &ReplayPlan) -> Option<Arc<View>> {
-        let first = plan.changes.first()?.seq();
-        self.slots
-            .range(first..plan.seq)
-            .rev()
-            .filter_map(|(_, slot)| slot.built.as_ref())
-            .find(|view| is_on_the_way(plan, view.seq()))
-            .map(Arc::clone)
-    }
-
-    /// Whether `slot` is still that of `seq`. After [`Views::forget`] the seq may stand for another record.
-    fn has(&self, seq: Seq, slot: &Slot) -> bool {
-        self.slots.get(&seq).is_some_and(|kept| Arc::ptr_eq(&kept.view, &slot.view))
-    }
-
-    fn keep(&mut self, begun: &Slot, view: &Arc<View>, budget_bytes: u64) {
-        if self.has(view.seq(), begun)
-            && let Some(slot) = self.slots.get_mut(&view.seq())
-        {
-            slot.built = Some(Arc::clone(view));
-        }
-        self.trim(budget_bytes);
-    }
-
-    fn memory_bytes(&mut self) -> u64 {
-        self.forgotten.retain(|view| view.strong_count() > 0);
-        let forgotten = self.forgotten.iter().filter_map(Weak::upgrade).map(|view| cost_bytes(&view));
-        self.slots.values().map(Slot::cost_bytes).chain(forgotten).sum()
-    }
-
-    fn trim(&mut self, budget_bytes: u64) {
-        let mut bytes = self.memory_bytes();
-        if bytes <= budget_bytes {
-            return;
-        }
-        // The newest is never evicted: its caller needs it, and so may the next version. Evicting a view in use would free
-        // nothing.
-        let can_go = self.slots.iter().filter(|(_, slot)| slot.built.is_some() && slot.used != self.clock);
-        let mut oldest: Vec<_> =
-            can_go.filter(|(_, slot)| !slot.is_held()).map(|(&seq, slot)| (slot.used, seq)).collect();
-        oldest.sort_unstable();
-        for (_, seq) in oldest {
-            bytes -= self.slots.remove(&seq).map_or(0, |slot| slot.cost_bytes());
-            if bytes <= budget_bytes {
-                break;
-            }
-        }
-    }
-}
-
-fn is_on_the_way(plan: &ReplayPlan, seq: Seq) -> bool {
-    plan.changes.binary_search_by_key(&seq, |change| change.seq()).is_ok()
 }
 
 #[cfg(test)]
@@ -275,7 +112,7 @@ mod tests {
             assert!(bytes(&view) == bytes(&tight.open(&plan).unwrap()), "version {version}");
             assert!(Arc::ptr_eq(&view, &roomy.open(&plan).unwrap()), "version {version} was built twice");
         }
-        assert!(tight.kept().slots.len() <= 1);
+        assert!(tight.cache.seqs().len() <= 1);
         assert!(
             bytes(&roomy.open(&history.plan(history.newest().unwrap()).unwrap()).unwrap())
                 == std::fs::read(node.database()).unwrap()
@@ -298,7 +135,7 @@ mod tests {
             views.memory_bytes()
         };
         let views = Views::new(node.backup(), 9 * one_bytes / 2);
-        let kept = || views.kept().slots.keys().copied().collect::<Vec<_>>();
+        let kept = || views.cache.seqs();
         let held: Vec<_> = (11..=18).map(|version| views.open(&plan(version)).unwrap()).collect();
         assert_eq!(kept().len(), 8);
         assert!(views.memory_bytes() >= 8 * one_bytes);
@@ -377,7 +214,7 @@ mod tests {
         let plan = |version| history.plan(&history.version(DataVersion::new(version)).unwrap().unwrap()).unwrap();
         let plans = [plan(11), plan(12), plan(13), plan(14)];
         let views = Views::new(node.backup(), 1 << 30);
-        let kept = || views.kept().slots.keys().copied().collect::<Vec<_>>();
+        let kept = || views.cache.seqs();
         views.open(&plans[0]).unwrap();
         for plan in &plans[..3] {
             views.open_ahead(plan).unwrap();
@@ -386,25 +223,6 @@ mod tests {
         views.open(&plans[2]).unwrap();
         views.open_ahead(&plans[3]).unwrap();
         assert_eq!(kept(), [plans[0].seq, plans[2].seq, plans[3].seq]);
-    }
-
-    /// After [`Views::forget`] the seqs stand for other records: a build begun before must not be found after it.
-    #[test]
-    fn a_view_that_was_being_built_when_all_were_forgotten_is_not_kept() {
-        let mut node = Node::new("");
-        let mut recording = node.record();
-        for round in 0..3 {
-            node.write(&mut recording, &format!("round {round}"), Fate::Committed).unwrap();
-        }
-        let (history, _) = node.backup().read_history();
-        let plan = history.plan(history.newest().unwrap()).unwrap();
-        let views = Views::new(node.backup(), 1 << 30);
-        let begun = views.kept().touch(plan.seq);
-        let stale = Arc::new(View::build(&views.backup, &plan, None).unwrap());
-        views.forget();
-        views.kept().touch(plan.seq);
-        views.kept().keep(&begun, &stale, views.budget_bytes);
-        assert!(views.kept().slots[&plan.seq].built.is_none());
     }
 
     /// A node that is healed at every second start for a year has hundreds of snapshots.
@@ -431,27 +249,5 @@ mod tests {
         });
         let open = open.count();
         assert!(open <= 2 * HEALS, "{open} files open for {HEALS} heals");
-    }
-
-    /// Several programs may open a directory at once; each waiter would replay a long log again, only to fail.
-    #[test]
-    fn whoever_waited_for_a_build_that_failed_does_not_build_again() {
-        let mut node = Node::new("");
-        let mut recording = node.record();
-        node.write(&mut recording, "good", Fate::Committed).unwrap();
-        let (history, _) = node.backup().read_history();
-        let plan = history.plan(history.newest().unwrap()).unwrap();
-        let views = Views::new(node.backup(), 1 << 30);
-        let slot = views.kept().touch(plan.seq);
-        let building = slot.view.lock().unwrap();
-        let reason = Arc::new(ReplayError::SetUp { reason: "as the first one found".to_owned() });
-        let result = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| views.open(&plan));
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            views.kept().failed.insert(plan.seq, Arc::clone(&reason));
-            drop(building);
-            waiting.join().unwrap()
-        });
-        assert!(Arc::ptr_eq(&result.unwrap_err().reason, &reason));
     }
 }

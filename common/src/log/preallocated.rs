@@ -4,11 +4,12 @@
 //! and a rename without a sync; this thread syncs the directory before it preallocates again. So at most one name is not durable
 //! at any moment, and after a power cut the log is found under either of its two names.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use std::{io, thread};
 
-use crate::storage::{Directory, StorageError, StoredFile, fill_with_zeros, remove_if_present};
+use crate::storage::{Directory, StorageError, StorageOp, StoredFile, fill_with_zeros, remove_if_present};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 use format::names;
 
 /// Pause after a failed preallocation: a full disk need not be tried all the time.
@@ -61,8 +62,10 @@ enum NewestName {
     Durable,
     /// After a power cut the file may have its old name.
     Fresh,
-    /// The name could not be made durable.
+    /// The name could not be made durable. No other file may get the name of the spare.
     Uncertain(StorageError),
+    /// The same, and the writer has the error.
+    Reported,
 }
 
 /// Outcome of a round of background work.
@@ -72,6 +75,13 @@ pub(crate) enum Made {
     Spare,
     /// There was nothing to do.
     Nothing,
+}
+
+impl State {
+    /// Whether to make a spare: there is none, and the name of the newest log is durable or can still be made so.
+    fn may_make(&self) -> bool {
+        matches!((&self.spare, &self.newest_name), (Spare::Absent, NewestName::Durable | NewestName::Fresh))
+    }
 }
 
 /// The remedy, as the end of a sentence.
@@ -123,14 +133,22 @@ impl PreallocatedLogs {
     /// Makes the name of the newest log durable, before another log is created without preallocation.
     ///
     /// # Errors
-    /// When the name cannot be made durable, now or, reported once, before. After a power cut the newest log could have the name
-    /// of the spare, and it is not searched there once another log follows.
+    /// When the name cannot be made durable, now or before. After a power cut the newest log could have the name of the spare, and
+    /// it is not searched there once another log follows.
     pub(super) fn make_name_durable(&self) -> Result<(), StorageError> {
-        match std::mem::replace(&mut self.state().newest_name, NewestName::Durable) {
-            NewestName::Durable => Ok(()),
-            NewestName::Fresh => self.directory.sync(),
-            NewestName::Uncertain(error) => Err(error),
+        // Locked during the sync: if it fails, no spare may have been begun meanwhile.
+        let mut state = self.state();
+        match std::mem::replace(&mut state.newest_name, NewestName::Reported) {
+            NewestName::Durable => {}
+            NewestName::Fresh => self.directory.sync()?,
+            NewestName::Uncertain(error) => return Err(error),
+            NewestName::Reported => {
+                let (path, source) = (self.directory.path().to_path_buf(), io::Error::other("an earlier sync failed"));
+                return Err(StorageError { op: StorageOp::Sync, path, offset: None, source });
+            }
         }
+        state.newest_name = NewestName::Durable;
+        Ok(())
     }
 
     /// A log could be created, so there may be space for preallocation.
@@ -147,7 +165,7 @@ impl PreallocatedLogs {
     pub(crate) fn make(&self) -> Result<Made, StorageError> {
         let (bytes, is_fresh) = {
             let state = self.state();
-            if state.stopped || !matches!(state.spare, Spare::Absent) {
+            if state.stopped || !state.may_make() {
                 return Ok(Made::Nothing);
             }
             (state.bytes, matches!(state.newest_name, NewestName::Fresh))
@@ -163,7 +181,12 @@ impl PreallocatedLogs {
                 self.state().newest_name = NewestName::Uncertain(error);
                 return Ok(Made::Nothing);
             }
-            self.state().newest_name = NewestName::Durable;
+            let mut state = self.state();
+            if !state.may_make() {
+                // The writer has synced it, too, and failed.
+                return Ok(Made::Nothing);
+            }
+            state.newest_name = NewestName::Durable;
         }
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
@@ -240,13 +263,7 @@ impl PreallocatedLogs {
     fn make_until_stopped(&self) {
         let mut logged = None;
         loop {
-            let is_idle = |state: &mut State| {
-                !state.stopped
-                    && !matches!(
-                        (&state.spare, &state.newest_name),
-                        (Spare::Absent, NewestName::Durable | NewestName::Fresh)
-                    )
-            };
+            let is_idle = |state: &mut State| !state.stopped && !state.may_make();
             let state = self.changed.wait_while(self.state(), is_idle).unwrap_or_else(PoisonError::into_inner);
             if state.stopped {
                 return;
@@ -290,3 +307,7 @@ impl PreallocatedLogs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod shuttle_tests;

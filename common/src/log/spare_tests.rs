@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::preallocated::Made;
 use super::writer::create_first_log_within;
 use super::{LogCursor, LogWriter, RecoverError, recover};
 use crate::config::log_limits::LogLimits;
@@ -231,6 +232,27 @@ fn a_thread_makes_spares_until_it_is_stopped() {
         writer.spares().give_back().unwrap();
     }
     assert!(!spare.exists(), "it takes room that nobody uses");
+}
+
+/// A regression: when the writer could not make the name of the newest log durable, the thread made another file of the name that
+/// this log could still have after a power cut.
+#[test]
+fn no_spare_is_made_while_a_log_may_have_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    first_log(dir.path());
+    let faulty = Arc::new(FaultyDirectory::new(dir.path()));
+    let mut writer = recover_in(Arc::clone(&faulty) as _).unwrap();
+    writer.spares().make().unwrap();
+    // A gap begins a log: the first in the spare, the second needs another file.
+    let mut begin_log = || {
+        writer.push_gap(DataVersion::new(1), Timestamp::from_micros(1).unwrap());
+        writer.commit()
+    };
+    begin_log().unwrap();
+    faulty.fail_nth(0);
+    begin_log().unwrap_err();
+    assert_eq!(writer.spares().make().unwrap(), Made::Nothing);
+    assert!(!dir.path().join(names::SPARE).exists());
 }
 
 /// A regression: a disk failed for the thread and for the record at the same moment, the thread then slept while it had the lock,

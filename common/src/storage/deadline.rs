@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Access, Directory, InFlightCalls, StorageError, StorageOp, StoredFile};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use crate::sync::{Mutex, thread};
 
 /// A directory whose calls have a deadline: a call that misses it is an error, and so is every later call. The stuck thread
 /// closes all files and releases the lock when its call returns; until then the lock stays taken, so that no other process begins
@@ -80,13 +80,15 @@ impl Caller {
             return Err(hung());
         }
         let (answer, answered) = sync_channel(1);
-        // A result that is no longer awaited is dropped in this thread: closing a file may hang, too.
+        // A result that is no longer awaited is dropped in the other thread: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
         let timeout = Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed));
         match self.in_flight.during_leavable(|| answered.recv_timeout(timeout)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 self.left.store(true, Ordering::Relaxed);
+                // So is one that arrives just now.
+                self.give(Box::new(move || drop(answered)));
                 Err(hung())
             }
         }
@@ -221,6 +223,10 @@ impl StoredFile for DeadlineFile {
         self.call(StorageOp::Sync, |file| file.sync())
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod shuttle_tests;
 
 #[cfg(test)]
 mod tests {

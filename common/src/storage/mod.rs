@@ -10,6 +10,9 @@ mod deadline;
 pub(crate) mod faulty;
 mod free_space;
 pub(crate) mod lru;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+pub(crate) mod modelled;
 pub(crate) mod owner;
 pub(crate) mod read_error;
 mod real;
