@@ -19,6 +19,7 @@ mod python;
 mod records;
 mod remains;
 mod statements;
+mod static_backup;
 
 use self::corpus::Corpus;
 
@@ -141,6 +142,20 @@ pub const TARGETS: &[Target] = &[
         corpus: Corpus::python_files,
         weight: 600,
         bytes_max: |_| 1 << 30,
+    },
+    Target {
+        name: "static_backup",
+        run: static_backup::static_backup,
+        corpus: |_| static_backup::static_backups(),
+        weight: 1,
+        bytes_max: proportional,
+    },
+    Target {
+        name: "hsm_secret",
+        run: static_backup::hsm_secret,
+        corpus: |_| static_backup::hsm_secrets(),
+        weight: 2,
+        bytes_max: proportional,
     },
     Target { name: "file", run: files::file, corpus: Corpus::files, weight: 600, bytes_max: |_| 1 << 30 },
     Target { name: "file_sealed", run: files::file_sealed, corpus: Corpus::files, weight: 600, bytes_max: |_| 1 << 30 },
