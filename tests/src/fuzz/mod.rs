@@ -10,6 +10,7 @@ mod hook;
 mod lock;
 mod python;
 mod remains;
+mod static_backup;
 
 use format_fuzz::{Corpus, Target, proportional};
 
@@ -80,6 +81,20 @@ pub const TARGETS: &[Target] = &[
         corpus: || CORPUS.files(),
         weight: 600,
         bytes_max: |_| 1 << 30,
+    },
+    Target {
+        name: "static_backup",
+        run: static_backup::static_backup,
+        corpus: static_backup::static_backups,
+        weight: 1,
+        bytes_max: proportional,
+    },
+    Target {
+        name: "hsm_secret",
+        run: static_backup::hsm_secret,
+        corpus: static_backup::hsm_secrets,
+        weight: 2,
+        bytes_max: proportional,
     },
 ];
 
