@@ -11,7 +11,7 @@ use format::names;
 pub struct BytesByKind {
     /// Logs, with the preallocated one.
     pub logs: u64,
-    /// Segments, with the file `remains`.
+    /// Segments, with the file `pruned`.
     pub segments: u64,
     /// Snapshots.
     pub snapshots: u64,
@@ -28,7 +28,7 @@ impl BytesByKind {
     fn of(&mut self, name: &str) -> &mut u64 {
         if names::parse_log(name).is_some() || name == names::SPARE {
             &mut self.logs
-        } else if names::parse_segment(name).is_some() || name == names::REMAINS {
+        } else if names::parse_segment(name).is_some() || name == names::PRUNED {
             &mut self.segments
         } else if names::parse_snapshot(name).is_some() {
             &mut self.snapshots

@@ -3,7 +3,7 @@
 //! anything else, and the recorder refuses or goes on without losing what the node has.
 //!
 //! `BACKUPFS_TAMPERINGS` cuts and as many flips are tried per file, evenly spread; `all` tries every byte and every bit.
-//! `BACKUPFS_TAMPERED_FILES=remains` tries them on these files only.
+//! `BACKUPFS_TAMPERED_FILES=pruned` tries them on these files only.
 
 mod cases;
 mod recorded;

@@ -278,7 +278,7 @@ impl Recorded {
     fn expect_all_kinds(&self) {
         let names: Vec<_> = self.files.keys().filter_map(|path| path.file_name()?.to_str()).collect();
         let count = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
-        let once = ["manifest", "LOCK", "spare", "remains", "spool-note", "backup.lock"].map(count);
+        let once = ["manifest", "LOCK", "spare", "pruned", "spool-note", "backup.lock"].map(count);
         // One `LOCK` is in the spool, which is empty.
         assert!(once == [1, 2, 1, 1, 1, 1], "{names:?}");
         assert!(count("segment-") >= 3 && count("log-") >= 2 && count("snapshot-") == 2, "{names:?}");

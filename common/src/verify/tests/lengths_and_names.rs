@@ -95,7 +95,7 @@ fn every_change_of_a_length_or_a_name_is_told() {
     let report = sound.verify();
     assert!(report.is_clean() && report.notes.is_empty(), "{:?} {:?}", report.findings, report.notes);
     let all = sound.names("");
-    for expected in ["manifest", "LOCK", "log", "spare", "segment", "snapshot", "remains"] {
+    for expected in ["manifest", "LOCK", "log", "spare", "segment", "snapshot", "pruned"] {
         assert!(all.iter().any(|name| kind(name) == expected), "{expected}: {all:?}");
     }
     let newest_log = sound.names("log-").pop().unwrap();

@@ -133,7 +133,7 @@ fn whatever_is_made_is_closed_to_others_whatever_the_umask() {
             "segment-",
             "spare",
             "snapshot-",
-            "remains",
+            "pruned",
             "spool-note",
             "spool",
             "backup.lock",
@@ -198,7 +198,7 @@ fn what_root_makes_for_the_node_of_another_user_belongs_to_that() {
     cli::backupfs(&["seal".as_ref(), backup.as_os_str()]).expect_done("seal");
     let compact = ["compact", "--keep-daily", "1d"].map(OsStr::new);
     cli::backupfs(&[&compact[..], &[backup.as_os_str()]].concat()).expect_done("compact");
-    assert!(backup.join("remains").exists());
+    assert!(backup.join("pruned").exists());
     expect_given(&backup);
 
     let of_node = |command: &[&str], more: &[&Path]| {
