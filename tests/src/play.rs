@@ -1,12 +1,13 @@
 //! A recorded trace, played to a real recorder as it happened: its runs, crashes, stops and gaps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use common::DataVersion;
 use mountfs::demo::pretend_lightningd::Answer;
-use mountfs::demo::trace::{TraceEvent, TraceWrite};
+use mountfs::demo::trace::{Trace, TraceEvent, TraceWrite};
 
 use crate::home::Home;
 use crate::reference::Reference;
@@ -16,7 +17,7 @@ use crate::traces::TraceFolder;
 
 /// What is known after a trace was played.
 pub struct Played {
-    /// What became of each write.
+    /// What became of each write that was played.
     pub schedule: Schedule,
     /// For each version looked at: a copy of the reference, and the statements that led to it.
     pub samples: BTreeMap<DataVersion, Sample>,
@@ -35,13 +36,26 @@ pub struct Sample {
     pub statements: Option<Vec<String>>,
 }
 
+/// Writes of a trace that are played, the last ones, unless all are. The backup begins with the database before them.
+const PLAYED: usize = 4_000;
+
 /// Plays the trace in `folder` in an empty `home`. `at_half` is called once, between two writes in the middle, with the
 /// samples so far.
 pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<DataVersion, Sample>)) -> Played {
+    let whole = Schedule::of(folder.events());
+    let before = whole.before_the_last(PLAYED);
     folder.start_database(&home.database());
-    folder.start_database(&home.join("reference.sqlite3"));
+    let mut events = folder.events();
+    let mut of_this_run = Vec::new();
+    // A node whose first write is played has no database before it.
+    if before > 0 {
+        of_this_run = pass_over(&mut events, before, &whole, &Reference::open(&home.database()));
+    }
+    if home.database().exists() {
+        fs::copy(home.database(), home.join("reference.sqlite3")).expect("a copy of the database");
+    }
     home.init();
-    let schedule = Schedule::of(folder.events());
+    let schedule = whole.behind(before);
     let sampled = schedule.sampled();
     let of_sampled_versions = sampled.iter().map(|&at| schedule.fates()[at].data_version).collect();
     let mut player = Player {
@@ -60,8 +74,8 @@ pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<Da
     let half = schedule.fates().len() / 2;
     let mut at_half = Some(at_half);
     let mut position = 0;
-    for event in folder.events() {
-        match event.expect("an intact trace") {
+    for event in of_this_run.into_iter().chain(events.map(|event| event.expect("an intact trace"))) {
+        match event {
             TraceEvent::Write(write) => {
                 player.write(position, schedule.fates()[position], &write);
                 position += 1;
@@ -78,6 +92,29 @@ pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<Da
     player.runs.around(&TraceEvent::End);
     let Player { samples, answers, .. } = player;
     Played { schedule, samples, answers, first }
+}
+
+/// Makes the first `writes` of a trace in the node's database, without a recorder. Returns what else happened in the run of the
+/// last of them, so that the run can go on from there.
+pub fn pass_over(events: &mut Trace<'_>, writes: usize, schedule: &Schedule, database: &Reference) -> Vec<TraceEvent> {
+    let mut of_this_run = Vec::new();
+    let mut fates = schedule.fates()[..writes].iter();
+    while !fates.as_slice().is_empty() {
+        match events.next().expect("a trace has all writes of its schedule").expect("an intact trace") {
+            TraceEvent::Write(write) => {
+                let fate = fates.next().expect("a write that is in the schedule");
+                if fate.missed_before > 0 {
+                    database.set_data_version(write.data_version.previous());
+                }
+                if fate.outcome == Outcome::Committed {
+                    database.apply(&write.statements);
+                }
+            }
+            TraceEvent::Start => of_this_run = vec![TraceEvent::Start],
+            event => of_this_run.push(event),
+        }
+    }
+    of_this_run
 }
 
 struct Player<'a> {

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::DataVersion;
 use mountfs::demo::trace::{Trace, TraceEvent};
 
+use crate::traces;
+
 /// One write, as seen with hindsight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {
@@ -82,6 +84,21 @@ impl Schedule {
         Self(fates)
     }
 
+    /// Position of a write with at least `writes` writes from it on, unless there are fewer: a transaction behind one that was
+    /// committed and reported, so that recording can begin there. 0 when traces are played whole.
+    pub fn before_the_last(&self, writes: usize) -> usize {
+        let mut from = if traces::are_whole() { 0 } else { self.0.len().saturating_sub(writes) };
+        while from > 0 && !begins_well(self.0[from - 1], self.0[from]) {
+            from -= 1;
+        }
+        from
+    }
+
+    /// The schedule without its first `writes`.
+    pub fn behind(&self, writes: usize) -> Self {
+        Self(self.0[writes..].to_vec())
+    }
+
     /// All writes, in order.
     pub fn fates(&self) -> &[Fate] {
         &self.0
@@ -131,4 +148,8 @@ impl Schedule {
         }
         missing
     }
+}
+
+fn begins_well(before: Fate, first: Fate) -> bool {
+    before.outcome == Outcome::Committed && first.missed_before == 0 && first.kind == Kind::Transaction
 }

@@ -13,6 +13,14 @@ use crate::binaries::workspace;
 /// Environment variable that says where the traces are.
 const WHERE: &str = "BACKUPFS_TRACES";
 
+/// Environment variable that has tests play every write of a trace.
+const WHOLE: &str = "BACKUPFS_TRACES_WHOLE";
+
+/// Whether traces are played whole.
+pub fn are_whole() -> bool {
+    std::env::var_os(WHOLE).is_some()
+}
+
 /// The folder of one trace.
 #[derive(Debug, Clone)]
 pub struct TraceFolder(PathBuf);

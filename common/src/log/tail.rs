@@ -1,5 +1,6 @@
 //! What follows the last record of a log.
 
+use memchr::memmem;
 use uuid::Uuid;
 
 use crate::storage::read_error::ReadError;
@@ -59,8 +60,8 @@ pub(crate) fn intact_record_after(
     // A hostile file could claim a long record at every fourth byte; in an honest one each byte is summed once.
     let mut work_left = rest.saturating_mul(8);
     search_rest(file, offset, RECORD_TAG.len() - 1, |piece, at| {
-        let tags = piece.windows(RECORD_TAG.len()).enumerate().filter(|(_, window)| *window == RECORD_TAG);
-        for at in tags.map(|(place, _)| at + place as u64).filter(|&at| at > 0) {
+        let tags = memmem::find_iter(piece, &RECORD_TAG);
+        for at in tags.map(|place| at + place as u64).filter(|&at| at > 0) {
             let mut record = Vec::new();
             read_on(file, &mut record, offset + at, RECORD_HEADER_LEN)?;
             if let Some(len) = record_len(&record).filter(|&len| at + len as u64 <= rest) {

@@ -41,7 +41,7 @@ fn logs(home: &Home) -> usize {
 
 #[test]
 fn a_write_above_64_mib_is_recorded_sealed_verified_and_restored() {
-    let mib = std::env::var(KNOB).map_or(80, |mib| mib.parse().expect("a number of MiB"));
+    let mib = std::env::var(KNOB).map_or(66, |mib| mib.parse().expect("a number of MiB"));
     let mut node = SmallNode::created();
     let next = node.data_version().next();
     let statements = migration(mib);

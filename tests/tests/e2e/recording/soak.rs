@@ -33,10 +33,10 @@ const FIRST_LOG_STATEMENTS: usize = 60;
 
 /// The same for the stretches that follow, half of the changes together, each by a recorder of its own. They only ever
 /// become longer: what is left of a stretch is sealed by the next recorder, which takes keyframes as its own limits say.
-const LOG_STATEMENTS: [usize; 10] = [300, 300, 600, 600, 1_200, 1_200, 2_400, 2_400, 6_000, 12_000];
+const LOG_STATEMENTS: [usize; 10] = [300, 300, 600, 600, 1_200, 1_200, 2_400, 2_400, 4_000, 6_000];
 
-/// The same for the last stretch, the other half of the changes: as usual.
-const LAST_LOG_STATEMENTS: usize = 12_000;
+/// The same for the last stretch, the other half of the changes: half as many as usual, so that a short run has three logs.
+const LAST_LOG_STATEMENTS: usize = 6_000;
 
 /// How often a recorder is looked at in a stretch.
 const LOOKS: u64 = 16;
@@ -197,7 +197,7 @@ fn expect_all_sealed(soak: &Soak) -> usize {
 
 #[test]
 fn a_recorder_stays_as_small_as_it_was_and_loses_nothing() {
-    let changes: u64 = std::env::var(CHANGES).ok().and_then(|changes| changes.parse().ok()).unwrap_or(12_000);
+    let changes: u64 = std::env::var(CHANGES).ok().and_then(|changes| changes.parse().ok()).unwrap_or(6_000);
     let node = SmallNode::created();
     let mut soak = Soak { node, made: 0, random: Seeded::new(20_261_122) };
     soak.node.stop();

@@ -1,7 +1,7 @@
 //! Every recorded trace once more, with trouble in the middle: the backup's place fails, is full or is gone for a while, and
 //! `backup.lock` says in each of the three ways what is to be done then.
 //!
-//! Long traces begin near their end, with the database as it was by then. With `BACKUPFS_TROUBLE_FULL=1` all of each is
+//! Long traces begin near their end, with the database as it was by then. With `BACKUPFS_TRACES_WHOLE=1` all of each is
 //! played, with every trouble under every policy: that takes many minutes.
 
 use std::fs;
@@ -20,9 +20,10 @@ use tempfile::TempDir;
 use tests::fault_fs::{Caching, Call, Effect, FaultFs, Rule};
 use tests::home::Home;
 use tests::listing::{self, Status};
+use tests::play::pass_over;
 use tests::reference::Reference;
 use tests::runs::Runs;
-use tests::schedule::{Fate, Kind, Outcome, Schedule};
+use tests::schedule::{Fate, Outcome, Schedule};
 use tests::skip::skipped;
 use tests::traces::{self, TraceFolder};
 use tests::{cli, compare};
@@ -74,10 +75,6 @@ impl Trouble {
     const ALL: [Self; 3] = [Self::Failing, Self::Full, Self::Gone];
 }
 
-fn whole_traces() -> bool {
-    std::env::var_os("BACKUPFS_TROUBLE_FULL").is_some()
-}
-
 /// What is played of a trace.
 struct Tail {
     folder: TraceFolder,
@@ -99,33 +96,11 @@ impl Tail {
         folder.start_database(&database);
         let schedule = Schedule::of(folder.events());
         let all = schedule.fates();
-        let mut from = if whole_traces() { 0 } else { all.len().saturating_sub(WRITES) };
-        while from > 0 && !begins_well(all[from - 1], all[from]) {
-            from -= 1;
-        }
-        let mut reference = (from > 0).then(|| Reference::open(&database));
-        let (mut position, mut events) = (0, Vec::new());
-        for event in folder.events() {
-            let event = event.expect("an intact trace");
-            if position >= from {
-                events.push(event);
-                continue;
-            }
-            if let TraceEvent::Write(write) = &event {
-                let (fate, reference) = (all[position], reference.as_mut().expect("there are writes before"));
-                if fate.missed_before > 0 {
-                    reference.set_data_version(write.data_version.previous());
-                }
-                if fate.outcome == Outcome::Committed {
-                    reference.apply(&write.statements);
-                }
-                position += 1;
-                if position == from {
-                    // In the middle of a run, or at its end.
-                    events = vec![TraceEvent::Start];
-                }
-            }
-        }
+        let from = schedule.before_the_last(WRITES);
+        let mut rest = folder.events();
+        let mut events =
+            if from > 0 { pass_over(&mut rest, from, &schedule, &Reference::open(&database)) } else { Vec::new() };
+        events.extend(rest.map(|event| event.expect("an intact trace")));
         let fates = all[from..].to_vec();
         let first = if from == 0 { None } else { Some(all[from - 1].data_version) };
         let missing = schedule.missing().into_iter().filter(|&version| first.is_none_or(|first| version > first));
@@ -145,10 +120,6 @@ impl Tail {
             Trouble::Gone => last,
         }
     }
-}
-
-fn begins_well(before: Fate, first: Fate) -> bool {
-    before.outcome == Outcome::Committed && first.missed_before == 0 && first.kind == Kind::Transaction
 }
 
 /// A write in the middle that is neither the first of its run nor one that comes when the node is stopping.
@@ -357,7 +328,7 @@ fn check(name: &str, number: usize) {
     let tail = Tail::of(folder);
     for (at, policy) in Policy::ALL.into_iter().enumerate() {
         for trouble in Trouble::ALL {
-            if !whole_traces() && Trouble::ALL[(number + at) % Trouble::ALL.len()] != trouble {
+            if !traces::are_whole() && Trouble::ALL[(number + at) % Trouble::ALL.len()] != trouble {
                 continue;
             }
             let began = Instant::now();

@@ -1,9 +1,5 @@
 //! The tree over a backup that is partly sealed, and over one that is damaged there.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -11,9 +7,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::fixture::Node;
+use crate::fixture::walk::{attr, find, listing, names, read, rows};
 use common::with_causes;
-use fixture::Node;
-use fixture::walk::{attr, find, listing, names, read, rows};
 use mountfs::fuse::errno::errno;
 use mountfs::mount::follow::Following;
 use mountfs::tree::attr::Lasts;

@@ -1,15 +1,11 @@
 //! The tree without FUSE: the same calls that the kernel makes, against real backups.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::ops::ControlFlow;
 
+use crate::fixture::Node;
+use crate::fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
 use common::DataVersion;
 use common::with_causes;
-use fixture::Node;
-use fixture::walk::{ROOT, attr, find, is_absent, names, names_from, read, read_all, rows};
 use mountfs::fuse::errno::errno;
 use mountfs::tree::attr::Lasts;
 use mountfs::tree::fs::Cost;

@@ -1,17 +1,13 @@
 //! Files put into the kernel's page cache in the background, with a cache that is watched instead of a kernel.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::ffi::OsStr;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::fixture::Node;
 use common::Follower;
-use fixture::Node;
 use mountfs::tree::fs::Fs;
 use mountfs::tree::prefill::PageCache;
 

@@ -1,9 +1,5 @@
 //! The real `backupfs`: what it prints, what it leaves behind, how it ends.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fixture::Node;
+use crate::fixture::Node;
 use rusqlite::Connection;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};

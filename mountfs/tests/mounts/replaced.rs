@@ -1,9 +1,5 @@
 //! A real mount whose backup is replaced by another one. No read may ever return a mixture of both.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails here is a failed test")]
-
-mod fixture;
-
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::fixture::Node;
 use common::BackupUrl;
-use fixture::Node;
 use mountfs::fuse::adapter::Access;
 use mountfs::mount::kernel_mount::connect;
 use mountfs::mount::mounted::{Mount, MountSettings, first_answer};
@@ -198,6 +194,16 @@ fn in_time(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Does the same for each case, at once: most of the time they wait for a disk or for the mount.
+fn at_once<C: Copy + Send, const N: usize>(cases: [C; N], test: impl Fn(C) + Sync) {
+    let test = &test;
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 /// Reads half of every version, has `swap` done, reads the rest, and all again by name.
 fn expect_no_mixture(node: &Node, first: &Contents, second: &Contents, swap: impl FnOnce(), lists: bool, what: &str) {
     let Some(mounted) = Mounted::start(node) else { return };
@@ -270,7 +276,7 @@ fn expect_no_mixture(node: &Node, first: &Contents, second: &Contents, swap: imp
 /// The mount has not noticed, and will not: each read is checked by itself.
 #[test]
 fn nothing_is_read_from_a_file_that_was_put_in_the_place_of_another() {
-    for how in [How::Directory, How::FileByFile, How::InPlace] {
+    at_once([How::Directory, How::FileByFile, How::InPlace], |how| {
         for reads_before in [false, true] {
             let two = Two::diverged();
             let (fs, _) = two.node.tree();
@@ -296,30 +302,31 @@ fn nothing_is_read_from_a_file_that_was_put_in_the_place_of_another() {
             let keeps_its_files = reads_before && matches!(how, How::Directory | How::FileByFile);
             assert!(keeps_its_files || stale > 0 && fs.was_replaced(), "{how:?} {reads_before}: {stale}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_diverged_copy_in_the_place_of_the_backup_is_never_mixed_with_it() {
-    for (how, lists) in [
+    let cases = [
         (How::Directory, false),
         (How::Directory, true),
         (How::FileByFile, false),
         (How::InPlace, false),
         (How::InPlace, true),
-    ] {
+    ];
+    at_once(cases, |(how, lists)| {
         let two = Two::diverged();
         assert!(two.first[&NEWEST] != two.second[&NEWEST] && two.node.segments().len() > 3);
         expect_no_mixture(&two.node, &two.first, &two.second, || two.swap(how), lists, &format!("{how:?} {lists}"));
-    }
+    });
 }
 
 #[test]
 fn an_older_copy_in_the_place_of_the_backup_is_never_mixed_with_it() {
-    for (how, lists) in [(How::Directory, false), (How::FileByFile, true), (How::InPlace, false)] {
+    at_once([(How::Directory, false), (How::FileByFile, true), (How::InPlace, false)], |(how, lists)| {
         let two = Two::older();
         expect_no_mixture(&two.node, &two.first, &two.second, || two.swap(how), lists, &format!("{how:?} {lists}"));
-    }
+    });
 }
 
 /// As the machine that records loses them, when power fails there and the mount is on another one.
