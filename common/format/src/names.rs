@@ -9,7 +9,7 @@ pub const MANIFEST: &str = "manifest";
 pub const LOCK: &str = "LOCK";
 
 /// The preallocated file that becomes the next log; zeros until then.
-pub const SPARE: &str = "spare";
+pub const PREALLOCATED: &str = "preallocated";
 
 /// What kept segments and versions need of dropped segments.
 pub const PRUNED: &str = "pruned";

@@ -36,7 +36,7 @@ pub(crate) struct PreallocatedLogs {
 
 #[derive(Debug)]
 struct State {
-    spare: Spare,
+    file: NextFile,
     newest_name: NewestName,
     /// Length of a preallocated log.
     bytes: u64,
@@ -46,12 +46,12 @@ struct State {
 }
 
 #[derive(Debug)]
-enum Spare {
-    /// None exists; one may be in the making.
+enum NextFile {
+    /// None exists; one may be under construction.
     Absent,
     /// Zeros and name are durable; with its length in bytes.
     Ready(Box<dyn StoredFile>, u64),
-    /// It is becoming a log. Until that is renamed, no other file may get the name of the spare.
+    /// It is becoming a log. Until that is renamed, no other file may get the name `preallocated`.
     Taken,
 }
 
@@ -69,7 +69,7 @@ enum NewestName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
     /// A log was preallocated.
-    Spare,
+    Log,
     /// There was nothing to do.
     Nothing,
 }
@@ -83,7 +83,7 @@ impl PreallocatedLogs {
     /// Without a preallocated log; later ones have this length.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
-            State { spare: Spare::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
+            State { file: NextFile::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
         let background = directory.background().unwrap_or_else(|| Arc::clone(&directory));
         Self { directory, background, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -97,10 +97,10 @@ impl PreallocatedLogs {
     /// the outcome is unknown and neither is called, no other log is preallocated.
     pub(super) fn take(&self) -> Option<(Box<dyn StoredFile>, u64)> {
         let mut state = self.state();
-        match std::mem::replace(&mut state.spare, Spare::Taken) {
-            Spare::Ready(file, bytes) => Some((file, bytes)),
+        match std::mem::replace(&mut state.file, NextFile::Taken) {
+            NextFile::Ready(file, bytes) => Some((file, bytes)),
             other => {
-                state.spare = other;
+                state.file = other;
                 None
             }
         }
@@ -109,14 +109,14 @@ impl PreallocatedLogs {
     /// The taken file was renamed; the new name is not durable yet.
     pub(super) fn named(&self) {
         let mut state = self.state();
-        state.spare = Spare::Absent;
+        state.file = NextFile::Absent;
         state.newest_name = NewestName::Fresh;
         self.changed.notify_all();
     }
 
     /// The taken file is no longer in the directory.
     pub(super) fn lost(&self) {
-        self.state().spare = Spare::Absent;
+        self.state().file = NextFile::Absent;
         self.changed.notify_all();
     }
 
@@ -124,7 +124,7 @@ impl PreallocatedLogs {
     ///
     /// # Errors
     /// When the name cannot be made durable, now or, reported once, before. After a power cut the newest log could have the name
-    /// of the spare, and it is not searched there once another log follows.
+    /// `preallocated`, and it is not searched there once another log follows.
     pub(super) fn make_name_durable(&self) -> Result<(), StorageError> {
         match std::mem::replace(&mut self.state().newest_name, NewestName::Durable) {
             NewestName::Durable => Ok(()),
@@ -140,14 +140,14 @@ impl PreallocatedLogs {
 
     /// Makes the newest name durable, then preallocates a log if there is none.
     ///
-    /// Power may fail at any point. A spare without its last zeros, or without any, has no records.
+    /// Power may fail at any point. A preallocated file without its last zeros, or without any, has no records.
     ///
     /// # Errors
     /// When it cannot be created. Recording continues, but beginning the next log is slower.
     pub(crate) fn make(&self) -> Result<Made, StorageError> {
         let (bytes, is_fresh) = {
             let state = self.state();
-            if state.stopped || !matches!(state.spare, Spare::Absent) {
+            if state.stopped || !matches!(state.file, NextFile::Absent) {
                 return Ok(Made::Nothing);
             }
             (state.bytes, matches!(state.newest_name, NewestName::Fresh))
@@ -155,8 +155,8 @@ impl PreallocatedLogs {
         if is_fresh {
             if let Err(error) = self.background.sync() {
                 log::error!(
-                    "{error}: {}; recording goes on until the log is full, and is refused then, for nobody would know which \
-                     log is the newest after a power cut{}",
+                    "{error}: {}; recording goes on until this log is full, and is refused then: after a power cut it could not \
+                     be determined which log is the newest{}",
                     error.source,
                     remedy(&error)
                 );
@@ -168,12 +168,12 @@ impl PreallocatedLogs {
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
             // An incomplete file only takes space. The next recorder removes it, too.
-            let _stays = remove_if_present(&*self.background, names::SPARE);
+            let _stays = remove_if_present(&*self.background, names::PREALLOCATED);
         }
         match made? {
             Some(file) => {
-                self.state().spare = Spare::Ready(self.directory.foreground(file), bytes);
-                Ok(Made::Spare)
+                self.state().file = NextFile::Ready(self.directory.foreground(file), bytes);
+                Ok(Made::Log)
             }
             None => Ok(Made::Nothing),
         }
@@ -182,7 +182,7 @@ impl PreallocatedLogs {
     /// `None` when the thread was stopped.
     fn make_file(&self, bytes: u64) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
         // Fails if the file exists: its contents are never overwritten.
-        let file = self.background.create(names::SPARE)?;
+        let file = self.background.create(names::PREALLOCATED)?;
         let mut offset = 0;
         while offset < bytes {
             if self.state().stopped {
@@ -208,11 +208,11 @@ impl PreallocatedLogs {
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub(crate) fn give_back(&self) -> Result<(), StorageError> {
+    pub(crate) fn remove(&self) -> Result<(), StorageError> {
         self.stop();
         match self.take() {
             // If a power cut undoes the removal, the next recorder finds zeros.
-            Some(_spare) => self.directory.remove(names::SPARE),
+            Some(_file) => self.directory.remove(names::PREALLOCATED),
             None => Ok(()),
         }
     }
@@ -222,17 +222,17 @@ impl PreallocatedLogs {
     /// # Errors
     /// When the thread cannot be started.
     pub(crate) fn keep_ready(self: &Arc<Self>, held: impl Send + 'static) -> io::Result<()> {
-        let spares = Arc::clone(self);
+        let logs = Arc::clone(self);
         self.state().making = true;
-        let started = thread::Builder::new().name("spare".to_owned()).spawn(move || {
+        let started = thread::Builder::new().name("preallocate".to_owned()).spawn(move || {
             // On Linux this concerns the calling thread alone. If it fails, the thread only competes more with the node.
             if let Err(error) = rustix::process::nice(NICENESS) {
-                log::debug!("cannot lower the priority of making room: {error}");
+                log::debug!("cannot lower the priority of preallocation: {error}");
             }
-            spares.make_until_stopped();
+            logs.make_until_stopped();
             drop(held);
-            spares.state().making = false;
-            spares.changed.notify_all();
+            logs.state().making = false;
+            logs.changed.notify_all();
         });
         started.map(|_thread| ()).inspect_err(|_| self.state().making = false)
     }
@@ -243,8 +243,8 @@ impl PreallocatedLogs {
             let is_idle = |state: &mut State| {
                 !state.stopped
                     && !matches!(
-                        (&state.spare, &state.newest_name),
-                        (Spare::Absent, NewestName::Durable | NewestName::Fresh)
+                        (&state.file, &state.newest_name),
+                        (NextFile::Absent, NewestName::Durable | NewestName::Fresh)
                     )
             };
             let state = self.changed.wait_while(self.state(), is_idle).unwrap_or_else(PoisonError::into_inner);
@@ -259,7 +259,7 @@ impl PreallocatedLogs {
                     let trouble = Some((error.op, error.trouble()));
                     if logged != trouble {
                         log::warn!(
-                            "{error}: {}; the file of the next log is not made ahead. Recording goes on{}",
+                            "{error}: {}; the next log is not preallocated. Recording goes on{}",
                             error.source,
                             remedy(&error)
                         );
@@ -273,8 +273,8 @@ impl PreallocatedLogs {
 
     /// Whether no preallocated log is ready.
     #[cfg(test)]
-    pub(crate) fn is_in_the_making(&self) -> bool {
-        !matches!(self.state().spare, Spare::Ready(..))
+    pub(crate) fn is_pending(&self) -> bool {
+        !matches!(self.state().file, NextFile::Ready(..))
     }
 
     /// Waits until another attempt is worthwhile. Returns at once after a stop: `stop` waits for the lock that the thread holds.

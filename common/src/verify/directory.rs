@@ -34,8 +34,15 @@ pub(super) fn check_names(
     let at_work = backup.look_at_lock().is_ok_and(|look| look != LockStatus::NotSeen);
     for name in names {
         let unused = match () {
-            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::PRUNED, names::CHECKED]
-                .contains(&&**name) =>
+            () if [
+                names::MANIFEST,
+                names::LOCK,
+                names::PREALLOCATED,
+                names::SPOOL_NOTE,
+                names::PRUNED,
+                names::CHECKED,
+            ]
+            .contains(&&**name) =>
             {
                 None
             }

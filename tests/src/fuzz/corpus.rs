@@ -77,7 +77,7 @@ impl Corpus {
                     let bytes = fs::read(directory.path().join(backup).join(&name)).expect("a file");
                     (backup, name, bytes)
                 })
-                .filter(|(_, name, _)| name != "LOCK" && name != "spare")
+                .filter(|(_, name, _)| name != "LOCK" && name != "preallocated")
                 .collect();
             of_backup.sort();
             files.extend(of_backup);
@@ -254,7 +254,7 @@ fn compacted(path: &Path, writes: &[TraceWrite]) {
     seal_all(path);
     let [hour, day] = ["1h", "1d"].map(|span| Some(span.parse().expect("a span")));
     let policy = KeepPolicy { within: hour, hourly: day, ..KeepPolicy::default() };
-    // Whoever recorded may be making a spare still.
+    // Whoever recorded may be making a preallocated file still.
     let deadline = Instant::now() + Duration::from_secs(30);
     let outcome = loop {
         match compact_backup(&url(path), &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(())) {

@@ -173,7 +173,7 @@ fn a_recorder_whose_own_files_were_tampered_with_refuses_or_goes_on_with_all_tha
         |path: &&PathBuf| path.starts_with("spool") || path.ends_with("backup.lock") || path.ends_with("backup.spool");
     let attacked: Vec<_> = recorded.files.keys().filter(is_attacked).cloned().collect();
     let kinds: Vec<_> = attacked.iter().map(|path| kind(path)).collect();
-    let expected = ["backup.lock", "backup.spool", "spool/LOCK", "spool/log", "spool/spare", "spool/spool"];
+    let expected = ["backup.lock", "backup.spool", "spool/LOCK", "spool/log", "spool/preallocated", "spool/spool"];
     assert_eq!(kinds, expected);
     let tallies = tampered(&recorded, &another, &attacked, 1);
     if std::env::var_os(FILES).is_some() {

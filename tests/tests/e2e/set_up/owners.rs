@@ -102,7 +102,7 @@ impl UnderUmask {
         fs::rename(&backup, home("away.bkp")).expect("the backup is there");
         self.node.commit();
         // A thread makes the file of the next log.
-        let is_made = || everything(&spool).keys().any(|path| path.ends_with("spare"));
+        let is_made = || everything(&spool).keys().any(|path| path.ends_with("preallocated"));
         assert!(until(Duration::from_secs(60), is_made), "{:?}", everything(&spool).keys());
         not_ours
     }
@@ -131,7 +131,7 @@ fn whatever_is_made_is_closed_to_others_whatever_the_umask() {
             "manifest",
             "log-",
             "segment-",
-            "spare",
+            "preallocated",
             "snapshot-",
             "pruned",
             "spool-note",
