@@ -8,8 +8,8 @@ mod corpus;
 mod files;
 mod hook;
 mod lock;
+mod pruned;
 mod python;
-mod remains;
 mod static_backup;
 
 use format_fuzz::{Corpus, Target, proportional};
@@ -108,7 +108,7 @@ pub fn with_real_inputs() -> Vec<Target> {
         ("header_sealed", || CORPUS.headers()),
         ("page_map", || CORPUS.nodes()),
         ("record_index", || CORPUS.indexes()),
-        ("remains", || CORPUS.remains()),
+        ("pruned", || CORPUS.pruned()),
         ("templates", || CORPUS.tables()),
         ("normaliser", || CORPUS.statements()),
     ];
