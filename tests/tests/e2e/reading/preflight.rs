@@ -2,15 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tests::home::{Home, everything};
-use tests::witness::{SEED, WitnessChannel, emergency_recover, write_database, write_files, write_private};
-use tests::{cli, traces};
+use tests::skip::skipped;
+use tests::witness::{SEED, WitnessChannel, emergency_recover, node_id_of, write_database, write_files, write_private};
+use tests::{binaries, cli, traces};
 
 /// The channel of most tests.
 const CHANNEL: WitnessChannel = WitnessChannel { id: 0xaa, revocations: 681 };
@@ -274,6 +277,56 @@ fn a_passphrase_is_taken_from_a_file_and_a_wrong_one_is_told() {
     let missing = ["preflight".as_ref(), "--passphrase-file".as_ref(), "/nonexistent".as_ref(), dir.as_os_str()];
     keys(&home, &[&[1; 32], WORDS.as_bytes()].concat());
     cli::backupfs(&missing).expect_refused(2, &["passphrase", "/nonexistent"]);
+}
+
+/// A seed that libsodium has encrypted with the passphrase `a pass phrase`: `lightning-1`, and zeros.
+const ENCRYPTED: &str = "a96250d20baed9c08bff8806007b80cbfe60a41e509a340cac0b66241f6bf02cae648beffb9f3be8748302eb250709e7fff37029f858334fb7f67a9a593a3680f1e0e63f265b3f2f78";
+
+/// A node whose seed is encrypted.
+fn node_with_a_passphrase() -> Home {
+    let home = node();
+    let mut seed = [0; 32];
+    seed[..11].copy_from_slice(b"lightning-1");
+    write_private(&file_in(&home, "emergency.recover"), &emergency_recover(seed, &[CHANNEL]));
+    sql(&home, &format!("UPDATE vars SET blobval = x'{}' WHERE name = 'node_id'", node_id_of(seed)));
+    let byte = |at: usize| u8::from_str_radix(&ENCRYPTED[at..at + 2], 16).expect("hexadecimal");
+    keys(&home, &(0..ENCRYPTED.len()).step_by(2).map(byte).collect::<Vec<u8>>());
+    home
+}
+
+#[test]
+fn an_encrypted_seed_is_read_with_a_passphrase_from_a_file_or_the_terminal() {
+    let home = node_with_a_passphrase();
+    let dir = home.lightning_dir();
+    let passphrase = home.join("passphrase");
+    let named = ["--passphrase-file".as_ref(), passphrase.as_os_str(), dir.as_os_str()];
+    write_private(&passphrase, b"a pass phrase\n");
+    expect(preflight(&named), 0, "all equal");
+    write_private(&passphrase, b"A pass phrase\n");
+    expect(preflight(&named), 2, "the passphrase is wrong");
+    expect(preflight(&[dir.as_os_str()]), 2, "is protected by a passphrase");
+
+    // `script` gives it a terminal.
+    let command = format!("{} preflight {}", binaries::backupfs().display(), dir.display());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut child) = script.spawn() else {
+        skipped(format_args!("in part: there is no program script"));
+        return;
+    };
+    let (mut stdin, mut stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    // What is typed before the question is thrown away.
+    while !said.ends_with(b"hsm_secret: ") && stdout.read(&mut byte).expect("output") == 1 {
+        said.push(byte[0]);
+    }
+    stdin.write_all(b"a pass phrase\n").expect("an answer");
+    stdout.read_to_end(&mut said).expect("output");
+    let status = child.wait().expect("it ends");
+    let said = String::from_utf8_lossy(&said);
+    assert!(status.success() && said.contains("CURRENT"), "{status}: {said}");
+    assert!(!said.contains("a pass phrase"), "it is not shown: {said}");
 }
 
 #[test]
