@@ -149,7 +149,7 @@ fn megabytes(bytes: u64) -> String {
 fn tables(report: &Report) -> String {
     let Report { compaction, before, during, behind, .. } = report;
     let mut text = format!(
-        "trace {}, {}\n{} of {} versions dropped in {:.1} s; the backup had {} and has {}, of which {} are what remains\n",
+        "trace {}, {}\n{} of {} versions dropped in {:.1} s; the backup had {} and has {}, of which {} are the file `pruned`\n",
         report.trace,
         report.place.display(),
         compaction["dropped_versions"],

@@ -127,7 +127,7 @@ fn measure(source: &Source, place: &Path, mounts: bool) -> anyhow::Result<TraceR
         recording.record(&DbWrite { data_version: write.data_version, statements, received_at: write.at })?;
     }
     // As a recorder does when its run ends.
-    recording.give_back_room()?;
+    recording.remove_preallocated()?;
     let durable = recording.newest().context("nothing was recorded")?.seq;
     drop(recording);
     let smoothed = sequence.smoothed();

@@ -15,7 +15,7 @@ use crate::backup::Backup;
 use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
-use crate::create::replace::{LeftSpool, ReplaceError, Replaced, expect_gone};
+use crate::create::replace::{LeftSpool, ReplaceError, Replaced, StaleDatabase, expect_gone};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::log::{AppendError, create_first_log_within};
@@ -40,6 +40,8 @@ enum Existing<'a> {
         lightning_dir: &'a Path,
         /// Treatment of a damaged database.
         damaged: DamagedDatabase,
+        /// Treatment of a database that is older than the backup.
+        stale: StaleDatabase,
     },
 }
 
@@ -208,18 +210,19 @@ pub fn create_backup_for(
 /// creates one. If nothing else explains a missing backup, the call is refused: the disk may not be mounted.
 ///
 /// # Errors
-/// The same as for [`create_backup`]; also when the existing backup, or the spool known to `lightning_dir`, is in use or newer
-/// than the database, when the directory is no backup or belongs to another node, and, unless `damaged` accepts it, when the
-/// database is damaged and the existing backup intact. Then nothing has been created and, except for [`CreateError::LeftAside`],
-/// nothing renamed.
+/// The same as for [`create_backup`]; also when the existing backup, or the spool known to `lightning_dir`, is in use or, unless
+/// `stale` accepts it, newer than the database, when the directory is no backup or belongs to another node, and, unless `damaged`
+/// accepts it, when the database is damaged and the existing backup intact. Then nothing has been created and, except for
+/// [`CreateError::LeftAside`], nothing renamed.
 pub fn replace_backup(
     url: &BackupUrl,
     lightning_dir: &Path,
     database: Option<&Path>,
     damaged: DamagedDatabase,
+    stale: StaleDatabase,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
 ) -> Result<Created, CreateError> {
-    create(url, Some(lightning_dir), database, Existing::Replace { lightning_dir, damaged }, progress)
+    create(url, Some(lightning_dir), database, Existing::Replace { lightning_dir, damaged, stale }, progress)
 }
 
 fn create(
@@ -261,11 +264,15 @@ fn create(
         LiveDatabaseError::Busy { path } => CreateError::NodeRuns { path },
         error => error.into(),
     })?;
+    let stale = match existing {
+        Existing::Replace { stale, .. } => stale,
+        Existing::Refuse => StaleDatabase::Refuse,
+    };
     if let Some(replaced) = &replaced {
-        replaced.expect_same_node(live.as_ref())?;
+        replaced.expect_same_node(live.as_ref(), stale)?;
     }
     if let Some(spool) = &left_spool {
-        spool.expect_no_newer(live.as_ref())?;
+        spool.expect_no_newer(live.as_ref(), stale)?;
     }
     let owner = Owner::other_than_root([node.unwrap_or(parent)]);
     let building = new_building(parent, owner).map_err(|source| io_error(target, source))?;

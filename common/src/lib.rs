@@ -61,7 +61,7 @@ pub use config::keep_policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanErr
 pub use config::log_limits::LogLimits;
 pub use config::on_unreachable::OnUnreachable;
 pub use config::python_lock::PythonLock;
-pub use create::replace::ReplaceError;
+pub use create::replace::{ReplaceError, StaleDatabase};
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
 };

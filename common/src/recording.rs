@@ -129,25 +129,25 @@ impl BackupWriter {
         loop {
             match Self::open_in(Arc::clone(&directory), lock, lightning_dir, limits) {
                 Err(OpenRecordingError::Locked { .. }) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_AFTER),
-                opened => return opened.inspect(Self::make_room_ahead),
+                opened => return opened.inspect(Self::preallocate_logs),
             }
         }
     }
 
     /// Starts to preallocate logs in the background.
-    pub fn make_room_ahead(&self) {
-        if let Err(error) = self.log.spares().keep_ready(self.share_lock()) {
+    pub fn preallocate_logs(&self) {
+        if let Err(error) = self.log.preallocated().keep_ready(self.share_lock()) {
             log::warn!(
-                "the file of the next log is not made ahead: cannot start a thread ({error}). Recording goes on; an answer \
-                 takes longer now and then"
+                "the next log is not preallocated: cannot start a thread ({error}). Recording goes on; the first answer of \
+                 each log takes longer"
             );
         }
     }
 
     /// Preallocates a log now, as the background thread would.
     #[cfg(test)]
-    pub(crate) fn make_spare(&self) -> Result<(), StorageError> {
-        self.log.spares().make().map(|_| ())
+    pub(crate) fn preallocate(&self) -> Result<(), StorageError> {
+        self.log.preallocated().make().map(|_| ())
     }
 
     pub(crate) fn open_in(
@@ -351,8 +351,8 @@ impl BackupWriter {
     ///
     /// # Errors
     /// When the operating system refuses. No data is lost.
-    pub fn give_back_room(&mut self) -> Result<(), StorageError> {
-        self.log.spares().give_back()
+    pub fn remove_preallocated(&mut self) -> Result<(), StorageError> {
+        self.log.preallocated().remove()
     }
 
     fn newest_for_rules(&self) -> Option<Newest> {
@@ -416,9 +416,9 @@ impl BackupWriter {
 #[cfg(test)]
 mod changed_tests;
 #[cfg(test)]
-mod replaced_tests;
+mod preallocated_tests;
 #[cfg(test)]
-mod spare_tests;
+mod replaced_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

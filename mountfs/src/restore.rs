@@ -80,6 +80,16 @@ pub enum Damaged {
     Accept,
 }
 
+/// What is checked of a restored database before it gets its name.
+pub struct Checks<'a> {
+    /// The check of its bytes.
+    pub proof: Proof,
+    /// What is done about damage.
+    pub damaged: Damaged,
+    /// The last check, of the complete file under its temporary name. Its error is that of the restore.
+    pub inspect: &'a mut dyn FnMut(&Path) -> Result<(), RestoreError>,
+}
+
 /// The most lines of `quick_check` that are reported.
 const FINDINGS_MAX: u32 = 20;
 
@@ -174,6 +184,18 @@ pub enum RestoreError {
         #[source]
         source: Arc<ReplayError>,
     },
+    /// Peers have revoked more than the version knows of.
+    #[error(
+        "version {version} is a REVOKED STATE: emergency.recover has more revocations of {}. A node that is started on it can \
+         broadcast a revoked state, and the peer then takes ALL funds of that channel. Is there a newer copy of the backup, or a spool? \
+         To restore it only to look at it, add --accept-stale-state", .channels.join(", ")
+    )]
+    Revoked {
+        /// The version.
+        version: DataVersion,
+        /// The channels, and by how many.
+        channels: Vec<String>,
+    },
     /// A part of what the version is made of cannot be read.
     #[error("version {version} cannot be read from the backup")]
     Read {
@@ -251,6 +273,7 @@ impl RestoreError {
             | Self::NoFileName(_)
             | Self::NodeRuns { .. }
             | Self::LeftAside { .. }
+            | Self::Revoked { .. }
             | Self::NotAsWritten { .. }
             | Self::Write { .. } => false,
             Self::Compare { source, .. } => source.is_damage(),
@@ -266,7 +289,7 @@ impl RestoreError {
 
 /// Writes `version` to `destination`.
 ///
-/// When this returns `Ok`, the file is complete, has passed the `proof`, and survives a power cut under its name. With
+/// When this returns `Ok`, the file is complete, has passed the `checks`, and survives a power cut under its name. With
 /// [`Damaged::Accept`] the findings of SQLite are in the result.
 ///
 /// # Errors
@@ -276,10 +299,10 @@ pub fn restore(
     history: &History,
     version: &Version,
     destination: &Destination,
-    proof: Proof,
-    damaged: Damaged,
+    checks: Checks<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Restored, RestoreError> {
+    let Checks { proof, damaged, inspect } = checks;
     let data_version = version.data_version;
     let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
@@ -304,6 +327,7 @@ pub fn restore(
     if proof == Proof::ReadBack {
         read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
     }
+    inspect(temporary.path())?;
     progress(Progress::Placing);
     let put_aside = destination.take(temporary)?;
     Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside, damage })
@@ -450,36 +474,4 @@ fn findings(database: &Path, version: DataVersion) -> Result<Vec<String>, Restor
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn a_copy_must_hold_the_version_it_is_said_to_hold() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let connection = Connection::open(&path).unwrap();
-        connection.execute_batch("CREATE TABLE vars (name TEXT, val TEXT)").unwrap();
-        assert!(check(&path, DataVersion::new(0)).is_ok());
-        connection.execute_batch("ALTER TABLE vars ADD COLUMN intval INTEGER").unwrap();
-        assert!(check(&path, DataVersion::new(0)).is_ok());
-        connection.execute_batch("INSERT INTO vars (name, intval) VALUES ('data_version', 7)").unwrap();
-        assert!(check(&path, DataVersion::new(7)).is_ok());
-        assert!(matches!(check(&path, DataVersion::new(8)), Err(RestoreError::OtherVersion { .. })));
-    }
-
-    #[test]
-    fn a_damaged_copy_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let connection = Connection::open(&path).unwrap();
-        connection.execute_batch("CREATE TABLE vars (name TEXT, intval INTEGER)").unwrap();
-        drop(connection);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[4096..].fill(0x5a);
-        fs::write(&path, bytes).unwrap();
-        let error = check(&path, DataVersion::new(0)).unwrap_err();
-        assert!(matches!(error, RestoreError::Damaged { .. } | RestoreError::Sqlite { .. }), "{error}");
-    }
-}
+mod tests;

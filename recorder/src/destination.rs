@@ -379,7 +379,7 @@ impl Record for Destination {
         }
         if open.background == Background::Due {
             open.background = Background::Begun;
-            open.writer.lock().make_room_ahead();
+            open.writer.lock().preallocate_logs();
             open.begin_sealing(&self.status);
         }
         if let (Some(sealing), Some(newest)) = (&open.sealing, newest) {
@@ -404,8 +404,8 @@ impl Record for Destination {
                 with_remedy(&error)
             );
         }
-        if let Err(error) = writer.give_back_room() {
-            log::debug!("the room for the next log stays: {}", with_causes(&error));
+        if let Err(error) = writer.remove_preallocated() {
+            log::debug!("the preallocated log cannot be removed: {}", with_causes(&error));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! * [`mod@reference`]: the same trace in a plain SQLite file, without any of our code.
 //! * [`compare`]: whether two databases have the same contents.
 //! * [`wait`]: for what another process is about to do.
+//! * [`witness`]: keys, `emergency.recover` and channels of a node.
 //! * [`fault_fs`]: a file system that fails on request; [`faulty_node`]: a small node whose backup lies on it.
 //! * [`fuzz`]: fuzz targets that need files, SQLite or zstd.
 //! * [`footprint`]: memory and descriptors of a process.
@@ -41,3 +42,4 @@ pub mod small_node;
 pub mod tiny_disk;
 pub mod traces;
 pub mod wait;
+pub mod witness;

@@ -7,10 +7,10 @@ use super::log_header::LogHeader;
 use super::manifest::Manifest;
 use super::page_images::PageImages;
 use super::page_map::MapNode;
+use super::pruned::{PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment, block_checksum};
+use super::pruned_directory::{PrunedDirectory, PrunedRange, PrunedSegmentEntry};
 use super::record::{RecordHeader, encode_change, first_link};
 use super::record_index::ForeignKeys;
-use super::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart, block_checksum};
-use super::remains_directory::{Gap, PartEntry, RemainsDirectory};
 use super::segment::{
     FollowedBy, Location, MapRoot, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
 };
@@ -92,8 +92,8 @@ fn footer() -> Vec<u8> {
     footer.encode().to_vec()
 }
 
-/// The file `remains` of a dropped first segment: the newest image of each page, all zeros, and the node that leads to them.
-fn remains() -> Vec<u8> {
+/// The file `pruned` of a dropped first segment: the newest image of each page, all zeros, and the node that leads to them.
+fn pruned() -> Vec<u8> {
     const PAGE_OF_ZEROS: [u8; 7] = [0x60, 0, 0x0f, 3, 0x80, 0, 0];
     let header = SegmentHeader {
         uuid: UUID,
@@ -141,19 +141,19 @@ fn remains() -> Vec<u8> {
     };
     SegmentFooter::decode(&footer.encode()).unwrap();
     let created = time(1_795_442_707_000_002);
-    let mut out = RemainsHeader { uuid: UUID, created }.encode().to_vec();
+    let mut out = PrunedHeader { uuid: UUID, created }.encode().to_vec();
     let header_checksum = u32::from_le_bytes(*out.last_chunk().unwrap());
-    let mut part = SegmentPart { header: header.encode(), footer: footer.encode(), pieces: Vec::new() };
+    let mut segment = PrunedSegment { header: header.encode(), footer: footer.encode(), pieces: Vec::new() };
     for (offset, bytes) in pieces {
         let len = u32::try_from(bytes.len()).unwrap();
-        part.pieces.push(RemainingPiece { offset, place: out.len() as u64, len });
+        segment.pieces.push(PrunedPiece { offset, place: out.len() as u64, len });
         out.extend(header.piece_checksum(offset, &bytes).to_le_bytes());
         out.extend(bytes);
     }
-    let (part, offset) = (part.encode(), out.len() as u64);
-    out.extend(block_checksum(UUID, offset, &part).to_le_bytes());
-    out.extend(&part);
-    let gap = Gap {
+    let (segment, offset) = (segment.encode(), out.len() as u64);
+    out.extend(block_checksum(UUID, offset, &segment).to_le_bytes());
+    out.extend(&segment);
+    let range = PrunedRange {
         first_seq: Seq::FIRST,
         previous_checksum: first_link(UUID),
         last_segment: Seq::FIRST,
@@ -164,13 +164,13 @@ fn remains() -> Vec<u8> {
         segments: 1,
         bytes: index.offset + PIECE_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,
     };
-    let entry = PartEntry { segment: Seq::FIRST, offset, len: u32::try_from(part.len()).unwrap() };
-    let directory = RemainsDirectory { gaps: vec![gap], parts: vec![entry], thinned: Vec::new() }.encode();
+    let entry = PrunedSegmentEntry { segment: Seq::FIRST, offset, len: u32::try_from(segment.len()).unwrap() };
+    let directory = PrunedDirectory { ranges: vec![range], segments: vec![entry], thinned: Vec::new() }.encode();
     let directory_offset = out.len() as u64;
     let directory_checksum = block_checksum(UUID, directory_offset, &directory);
     out.extend(directory_checksum.to_le_bytes());
     out.extend(directory);
-    out.extend(RemainsFooter { header_checksum, directory_checksum, directory_offset }.encode());
+    out.extend(PrunedFooter { header_checksum, directory_checksum, directory_offset }.encode());
     out
 }
 
@@ -189,7 +189,7 @@ fn dump(bytes: &[u8]) -> String {
 fn the_example_in_the_document_is_what_the_code_writes() {
     let mut blocks = DOCUMENT.split("```hex\n").skip(1).filter_map(|block| block.split("```").next());
     let examples =
-        [("manifest", manifest()), ("log", log()), ("node", node().0), ("footer", footer()), ("remains", remains())];
+        [("manifest", manifest()), ("log", log()), ("node", node().0), ("footer", footer()), ("pruned", pruned())];
     for (name, bytes) in examples {
         let expected = dump(&bytes);
         let found = blocks.next().unwrap_or_default();

@@ -15,10 +15,10 @@ pub mod names;
 #[cfg(feature = "compression")]
 pub mod page_images;
 pub mod page_map;
+pub mod pruned;
+pub mod pruned_directory;
 pub mod record;
 pub mod record_index;
-pub mod remains;
-pub mod remains_directory;
 pub mod segment;
 pub mod snapshot;
 pub mod snapshot_ref;

@@ -9,10 +9,10 @@ pub const MANIFEST: &str = "manifest";
 pub const LOCK: &str = "LOCK";
 
 /// The preallocated file that becomes the next log; zeros until then.
-pub const SPARE: &str = "spare";
+pub const PREALLOCATED: &str = "preallocated";
 
-/// The parts of dropped segments that kept segments need.
-pub const REMAINS: &str = "remains";
+/// What kept segments and versions need of dropped segments.
+pub const PRUNED: &str = "pruned";
 
 /// A text about missing data; it exists only in a backup that was rescued from a damaged file of the Python plugin.
 pub const RESCUED: &str = "RESCUED.txt";

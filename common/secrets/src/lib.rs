@@ -5,7 +5,7 @@
 //! is encrypted, and readable with nothing but `hsm_secret`.
 //!
 //! * [`hsm_secret`]: the forms of that file, and the [`Seed`](seed::Seed) in it;
-//! * [`derive`]: the secrets and the node id that follow from the seed;
+//! * [`derive`](mod@derive): the secrets and the node id that follow from the seed;
 //! * [`secret_stream`]: one message of libsodium's `crypto_secretstream`;
 //! * [`static_backup`]: the channels in a decrypted `emergency.recover`, and [`shachain`]: what each says about revocations.
 //!

@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::backup::Backup;
-use crate::segment::Remains;
+use crate::segment::PrunedFile;
 use crate::storage::read_error::ReadError;
 use crate::storage::remove_if_present;
 use format::names;
 use format::units::Seq;
 
 /// The files to remove: dropped segments, and snapshots that are no longer needed, the oldest first.
-pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Result<Vec<String>, ReadError> {
+pub(crate) fn removable(backup: &Backup, kept: &[Seq], pruned: &PrunedFile) -> Result<Vec<String>, ReadError> {
     let mut segments = BTreeSet::new();
     let mut snapshots = BTreeSet::new();
     for name in backup.directory().list()? {
-        segments.extend(names::parse_segment(&name).filter(|first| remains.gap_of(*first).is_some()));
-        let is_dropped = |seq: &Seq| remains.gaps().iter().any(|gap| gap.seqs().contains(seq));
+        segments.extend(names::parse_segment(&name).filter(|first| pruned.range_of(*first).is_some()));
+        let is_dropped = |seq: &Seq| pruned.ranges().iter().any(|range| range.seqs().contains(seq));
         snapshots.extend(names::parse_snapshot(&name).filter(is_dropped));
     }
     // The newest first, which most likely refers to it.
@@ -29,7 +29,7 @@ pub(crate) fn removable(backup: &Backup, kept: &[Seq], remains: &Remains) -> Res
         }
     }
     if !snapshots.is_empty() {
-        for segment in remains.segments_with_part() {
+        for segment in pruned.pruned_segments() {
             if let Some(id) = backup.segments().footer(segment)?.snapshot {
                 snapshots.remove(&id.seq);
             }
@@ -48,12 +48,12 @@ pub(crate) fn remove_dropped(
     kept: &[Seq],
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReadError> {
-    let Some(remains) = backup.segments().remains() else { return Ok(ControlFlow::Continue(())) };
-    let names = removable(backup, kept, &remains)?;
+    let Some(pruned) = backup.segments().pruned() else { return Ok(ControlFlow::Continue(())) };
+    let names = removable(backup, kept, &pruned)?;
     if names.is_empty() {
         return Ok(ControlFlow::Continue(()));
     }
-    // The rename of `remains` may not be durable yet.
+    // The rename of `pruned` may not be durable yet.
     backup.directory().sync()?;
     for name in names {
         if watch().is_break() {

@@ -11,7 +11,7 @@ use format::names;
 pub struct BytesByKind {
     /// Logs, with the preallocated one.
     pub logs: u64,
-    /// Segments, with the file `remains`.
+    /// Segments, with the file `pruned`.
     pub segments: u64,
     /// Snapshots.
     pub snapshots: u64,
@@ -26,9 +26,9 @@ impl BytesByKind {
     }
 
     fn of(&mut self, name: &str) -> &mut u64 {
-        if names::parse_log(name).is_some() || name == names::SPARE {
+        if names::parse_log(name).is_some() || name == names::PREALLOCATED {
             &mut self.logs
-        } else if names::parse_segment(name).is_some() || name == names::REMAINS {
+        } else if names::parse_segment(name).is_some() || name == names::PRUNED {
             &mut self.segments
         } else if names::parse_snapshot(name).is_some() {
             &mut self.snapshots
@@ -75,7 +75,7 @@ mod tests {
         let node = Node::new("");
         for (name, bytes) in [
             ("log-00000000000000000002", 3),
-            ("spare", 50),
+            ("preallocated", 50),
             ("segment-00000000000000000001", 700),
             ("segment-00000000000000000003.tmp", 11_000),
         ] {

@@ -173,7 +173,7 @@ pub(super) fn check(home: &Home, tree: &Tree, promise: &Promise, depth: Depth) -
     }
     drain(&disk, &mut recording).map_err(|error| format!("draining: {error}"))?;
     let left = disk.tree().paths();
-    let is_left = |path: &String| path.ends_with(".tmp") || path.ends_with(names::SPARE);
+    let is_left = |path: &String| path.ends_with(".tmp") || path.ends_with(names::PREALLOCATED);
     if let Some(path) = left.keys().filter(|path| path.starts_with(&format!("/{BACKUP}/"))).find(|path| is_left(path)) {
         return Err(format!("{path} is left"));
     }

@@ -23,10 +23,10 @@ const NOT_NEEDED: [(&str, &str); 18] = [
     ("node.bkp, in which manifest.tmp became manifest", "the old manifest is as good, and written again"),
     ("node.bkp, in which nothing", "by a recorder that cannot know what the one before has left undone"),
     ("node.bkp, in which segment was removed", "what is removed is not needed, and may stay"),
-    ("node.bkp, in which spare was removed", "what is removed is not needed, and may stay"),
+    ("node.bkp, in which preallocated was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which spool-note.tmp became spool-note", "others follow before anything is spooled"),
     ("spool, in which nothing", "by a recorder that cannot know what the one before has left undone"),
-    ("spool, in which spare became log", "another recorder is started before the next log is made"),
+    ("spool, in which preallocated became log", "another recorder is started before the next log is made"),
     ("spool, in which spool was removed", "a header alone is an empty spool"),
     ("spool, in which spool.tmp became spool", "that of the first log's name comes later"),
 ];
@@ -116,7 +116,9 @@ fn every_kind_of_sync_that_is_left_out_is_noticed() {
     };
     // What was found to be good is not looked at again, whichever kind is left out then.
     let mut images = Images::new(10);
-    let unnoticed: Vec<_> = all.difference(&not_needed).filter(|kind| !missed(&mut images, kind)).collect();
+    // Some of it shows in a database only, and of those the first look reads a sample.
+    let mut is_noticed = |kind: &str| missed(&mut images, kind) || missed(&mut Images::new(1), kind);
+    let unnoticed: Vec<_> = all.difference(&not_needed).filter(|kind| !is_noticed(kind)).collect();
     assert!(unnoticed.is_empty(), "nobody notices when these are not synced: {unnoticed:?}");
     if size() > 1 {
         for kind in &not_needed {

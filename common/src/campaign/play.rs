@@ -170,8 +170,8 @@ impl<'a> Play<'a> {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Write(call) => self.write(call),
-            Step::Spare => {
-                self.in_the_background(|play| play.recording().make_spare().map_err(|error| with_causes(&error)))
+            Step::Preallocate => {
+                self.in_the_background(|play| play.recording().preallocate().map_err(|error| with_causes(&error)))
             }
             Step::Seal => self.in_the_background(Self::seal),
             Step::Compact => self.compact(),
@@ -285,7 +285,7 @@ impl<'a> Play<'a> {
             self.state = noted;
         }
         self.promise(&[], Existence::Certain);
-        let _takes_room = self.recording().give_back_room();
+        let _takes_room = self.recording().remove_preallocated();
         self.restart()
     }
 

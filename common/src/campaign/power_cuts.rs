@@ -67,8 +67,8 @@ fn a_recorder_that_goes_on_from_one_that_was_killed_loses_nothing_in_a_power_cut
     assert!(checked > 1000, "{checked}: the script is shorter now");
 }
 
-/// What the next recorder does: it opens what is there, drains it, records, begins a log without a spare, makes one, and
-/// begins another log. `None` when there is no backup yet.
+/// What the next recorder does: it opens what is there, drains it, records, begins a log without a preallocated file, makes one,
+/// and begins another log. `None` when there is no backup yet.
 fn go_on_from(home: &Home, watch: &Watch) -> Option<Vec<Call>> {
     let disk = Disk::of(watch.visible(), Vec::new());
     disk.directory(BACKUP)?;
@@ -85,7 +85,7 @@ fn go_on_from(home: &Home, watch: &Watch) -> Option<Vec<Call>> {
         play.promise(&[]);
     }
     play.record(&mut recording, BEGINS_A_LOG);
-    recording.make_spare().unwrap();
+    recording.preallocate().unwrap();
     play.record(&mut recording, BEGINS_A_LOG);
     play.record(&mut recording, 10);
     Some(play.disk.journal())

@@ -19,7 +19,7 @@ pub(super) enum Step {
     /// `lightningd` calls the hook.
     Write(Arc<HookCall>),
     /// The preallocation thread runs.
-    Spare,
+    Preallocate,
     /// The sealing thread runs.
     Seal,
     /// A compaction runs.
@@ -117,11 +117,11 @@ impl Teller {
 
     /// A history with all kinds of steps.
     fn tell_everything(&mut self) {
-        use Step::{Compact, Drain, Restart, Seal, Spare};
+        use Step::{Compact, Drain, Preallocate, Restart, Seal};
         self.tell_rolls();
         self.steps.push(Compact);
         self.tell_rewinds_and_gaps();
-        self.steps.extend([Seal, Spare]);
+        self.steps.extend([Seal, Preallocate]);
         self.tell_trouble();
         self.steps.extend([Seal, Compact]);
         self.tell_spells_in_the_spool();
@@ -133,25 +133,25 @@ impl Teller {
 
     /// Logs that end: with and without preallocation, with the newest name durable or not.
     fn tell_rolls(&mut self) {
-        use Step::{Restart, Seal, Spare};
+        use Step::{Preallocate, Restart, Seal};
         self.committed(2);
         // The node's id is read at the beginning of a run.
         self.steps.push(Restart);
         self.committed(1);
-        self.steps.push(Spare);
+        self.steps.push(Preallocate);
         // The next log but one begins without preallocation, while the name of the previous one may not be durable.
         self.committed(15);
-        self.steps.push(Spare);
+        self.steps.push(Preallocate);
         self.committed(5);
         self.steps.push(Restart);
         self.committed(6);
-        self.steps.extend([Spare, Seal]);
+        self.steps.extend([Preallocate, Seal]);
         self.committed(5);
-        self.steps.extend([Spare, Seal]);
+        self.steps.extend([Preallocate, Seal]);
     }
 
     fn tell_rewinds_and_gaps(&mut self) {
-        use Step::{Restart, Seal, Spare};
+        use Step::{Preallocate, Restart, Seal};
         self.clean_restart();
         self.committed(2);
         self.lost();
@@ -161,7 +161,7 @@ impl Teller {
             self.rider(sql);
             self.committed(1);
         }
-        self.steps.push(Spare);
+        self.steps.push(Preallocate);
         self.unseen(2);
         self.committed(3);
         self.steps.push(Seal);
@@ -190,12 +190,12 @@ impl Teller {
     }
 
     fn tell_spells_in_the_spool(&mut self) {
-        use Step::{Drain, Restart, Seal, Spare};
+        use Step::{Drain, Preallocate, Restart, Seal};
         for (nth, is_short) in [(1, false), (0, true)] {
             self.committed(1);
             self.steps.push(Step::Trouble(Trouble { nth, is_short, then: Then::Spool }));
             self.committed(4);
-            self.steps.push(Spare);
+            self.steps.push(Preallocate);
             self.committed(4);
             self.steps.push(Restart);
             self.committed(1);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::clock::{ClockWatch, DAY, Leap, Moment};
 use crate::config::keep_policy::{Keep, KeepPolicy, Times};
-use format::remains_directory::KeptVersion;
+use format::pruned_directory::KeptVersion;
 use format::units::{Seq, Timestamp};
 
 const HOUR: i64 = DAY / 24;

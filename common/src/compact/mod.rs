@@ -5,10 +5,10 @@
 //! | `clock` | whether the clock that decides can be trusted |
 //! | `plan` | which segments are dropped |
 //! | `reach` | which of their pieces kept history needs |
-//! | `write` | those pieces written to the file `remains`, and read back |
+//! | `write` | those pieces written to the file `pruned`, and read back |
 //! | `offline` | compaction of a backup without a recorder |
 //!
-//! No kept file is changed, and no page is computed again: a kept segment finds the pieces that it refers to in `remains` instead
+//! No kept file is changed, and no page is computed again: a kept segment finds the pieces that it refers to in `pruned` instead
 //! of in their segments, byte for byte. The rename of that file makes the history shorter.
 
 mod clock;
@@ -38,7 +38,7 @@ use plan::Plan;
 
 use crate::backup::Backup;
 use crate::backup::shared_lock::SharedLock;
-use crate::segment::Remains;
+use crate::segment::PrunedFile;
 use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, StorageError, remove_if_present};
@@ -171,8 +171,8 @@ pub struct Compaction {
     pub oldest_kept: Option<Version>,
     /// Bytes freed.
     pub freed_bytes: u64,
-    /// Length of the file `remains` in bytes.
-    pub remains_bytes: u64,
+    /// Length of the file `pruned` in bytes.
+    pub pruned_bytes: u64,
     /// Why the deciding clock may be wrong; `None` when it is not doubted, or nothing is dropped.
     pub clock_in_doubt: Option<ClockInDoubt>,
 }
@@ -192,8 +192,9 @@ pub struct CompactionFields {
     pub oldest_version: Option<u32>,
     /// Bytes freed.
     pub freed_bytes: u64,
-    /// Length of the file `remains` in bytes.
-    pub remains_bytes: u64,
+    /// Length of the file `pruned` in bytes.
+    #[serde(rename = "remains_bytes")]
+    pub pruned_bytes: u64,
     /// Why `force` is needed; `None` when it is not.
     #[serde(default)]
     pub clock_in_doubt: Option<String>,
@@ -202,7 +203,7 @@ pub struct CompactionFields {
 impl From<&Compaction> for CompactionFields {
     /// The fields of a completed compaction.
     fn from(compaction: &Compaction) -> Self {
-        let &Compaction { dropped_versions, dropped_segments, kept_versions, freed_bytes, remains_bytes, .. } =
+        let &Compaction { dropped_versions, dropped_segments, kept_versions, freed_bytes, pruned_bytes, .. } =
             compaction;
         let oldest_version = compaction.oldest_kept.as_ref().map(|oldest| oldest.data_version.get());
         let clock_in_doubt = compaction.clock_in_doubt.map(|doubt| doubt.to_string());
@@ -213,7 +214,7 @@ impl From<&Compaction> for CompactionFields {
             kept_versions,
             oldest_version,
             freed_bytes,
-            remains_bytes,
+            pruned_bytes,
             clock_in_doubt,
         }
     }
@@ -250,17 +251,17 @@ fn prepare(
         let Some(needed) = reach::needed(backup.segments(), &plan, watch)? else { return Ok(None) };
         needed
     };
-    let remains_before = backup.segments().remains().map_or(0, |remains| remains.len_bytes());
-    let remains_bytes = if !plan.drops_anything() { remains_before } else { write::expected_bytes(&plan, &needed) };
+    let pruned_before = backup.segments().pruned().map_or(0, |pruned| pruned.len_bytes());
+    let pruned_bytes = if !plan.drops_anything() { pruned_before } else { write::expected_bytes(&plan, &needed) };
     let snapshots = if !plan.drops_anything() { 0 } else { snapshots_freed(backup, &plan)? };
-    let freed = plan.bytes.saturating_add(snapshots).saturating_add(remains_before);
+    let freed = plan.bytes.saturating_add(snapshots).saturating_add(pruned_before);
     let compaction = Compaction {
         dropped_versions: plan.versions,
         dropped_segments: plan.drops.len() as u64,
         kept_versions: plan.history.version_count().saturating_sub(plan.versions),
         oldest_kept: plan.oldest.clone(),
-        freed_bytes: freed.saturating_sub(remains_bytes),
-        remains_bytes,
+        freed_bytes: freed.saturating_sub(pruned_bytes),
+        pruned_bytes,
         clock_in_doubt,
     };
     Ok(Some(Prepared { plan, needed, compaction }))
@@ -268,7 +269,7 @@ fn prepare(
 
 /// Length of the full snapshots that are no longer needed after the plan.
 fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
-    let is_dropped = |seq: &Seq| plan.gaps.iter().any(|gap| gap.seqs().contains(seq));
+    let is_dropped = |seq: &Seq| plan.ranges.iter().any(|range| range.seqs().contains(seq));
     let names = backup.directory().list()?;
     let mut seqs: Vec<Seq> = names.iter().filter_map(|name| names::parse_snapshot(name)).filter(is_dropped).collect();
     for &first in plan.kept.iter().rev().chain(plan.needed.keys()).chain(&plan.bases) {
@@ -283,7 +284,7 @@ fn snapshots_freed(backup: &Backup, plan: &Plan) -> Result<u64, ReadError> {
 }
 
 impl Backup {
-    /// Whether a compaction by this policy would drop enough to justify writing the file `remains` again. Reads the footers of
+    /// Whether a compaction by this policy would drop enough to justify writing the file `pruned` again. Reads the footers of
     /// all segments, once, and versions of some.
     ///
     /// # Errors
@@ -297,8 +298,8 @@ impl Backup {
         let plan = Plan::make(self, policy, now)?;
         // Also when nothing is due: the clock is watched from the beginning.
         let in_doubt = plan.check_clock(now, clock)?;
-        let remains = self.segments().remains().map_or(0, |remains| remains.len_bytes());
-        let is_due = !plan.drops.is_empty() && plan.bytes >= remains / 2;
+        let pruned = self.segments().pruned().map_or(0, |pruned| pruned.len_bytes());
+        let is_due = !plan.drops.is_empty() && plan.bytes >= pruned / 2;
         if is_due {
             in_doubt?;
         }
@@ -327,7 +328,7 @@ impl Backup {
         if let Some(in_doubt) = prepared.compaction.clock_in_doubt {
             return Err(in_doubt.into());
         }
-        if prepared.plan.drops_anything() && self.write_remains(&prepared, manner, lock, watch)?.is_break() {
+        if prepared.plan.drops_anything() && self.write_pruned(&prepared, manner, lock, watch)?.is_break() {
             return Ok(CompactOutcome::Interrupted);
         }
         // Also files that an interrupted compaction has left.
@@ -346,8 +347,8 @@ impl Backup {
         Ok(if flow.is_break() { CompactOutcome::Interrupted } else { CompactOutcome::Done(prepared.compaction) })
     }
 
-    /// Writes the file `remains` and renames it: from then on the history is shorter.
-    fn write_remains(
+    /// Writes the file `pruned` and renames it: from then on the history is shorter.
+    fn write_pruned(
         &self,
         prepared: &Prepared,
         manner: Manner,
@@ -355,7 +356,7 @@ impl Backup {
         watch: &mut dyn FnMut(CompactProgress) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, CompactError> {
         let Prepared { plan, needed, compaction } = prepared;
-        let total_bytes = compaction.remains_bytes;
+        let total_bytes = compaction.pruned_bytes;
         let mut write = || {
             let mut writing = |done_bytes| watch(CompactProgress { stage: Stage::Writing, done_bytes, total_bytes });
             if write::write(self, plan, needed, manner.pace, &mut writing)?.is_break() {
@@ -367,7 +368,7 @@ impl Backup {
             }
             // The base of a snapshot in progress is only in its record, which does not exist yet. The rename is made durable
             // before any file is removed.
-            let named = lock.unless_healing(|| self.directory().rename(&write::temporary_name(), names::REMAINS));
+            let named = lock.unless_healing(|| self.directory().rename(&write::temporary_name(), names::PRUNED));
             match named {
                 Some(named) => Ok(ControlFlow::Continue(named?)),
                 None => Err(CompactError::Healing),
@@ -389,12 +390,12 @@ impl Backup {
     /// # Errors
     /// When the file cannot be read.
     pub fn read_dropped(&self) -> Result<Option<DroppedSoFar>, ReadError> {
-        match Remains::open_named(self.directory(), self.manifest().uuid, names::REMAINS) {
-            Ok(remains) => Ok(Some(DroppedSoFar {
-                at: remains.created(),
-                versions: remains.versions(),
-                segments: remains.gaps().iter().map(|gap| u64::from(gap.segments)).sum(),
-                remains_bytes: remains.len_bytes(),
+        match PrunedFile::open_named(self.directory(), self.manifest().uuid, names::PRUNED) {
+            Ok(pruned) => Ok(Some(DroppedSoFar {
+                at: pruned.created(),
+                versions: pruned.versions(),
+                segments: pruned.ranges().iter().map(|range| u64::from(range.segments)).sum(),
+                pruned_bytes: pruned.len_bytes(),
             })),
             Err(ReadError::Storage(error)) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -411,8 +412,8 @@ pub struct DroppedSoFar {
     pub versions: u64,
     /// Number of dropped segments.
     pub segments: u64,
-    /// Length of the file `remains` in bytes.
-    pub remains_bytes: u64,
+    /// Length of the file `pruned` in bytes.
+    pub pruned_bytes: u64,
 }
 
 /// Pause between removals of files: during a removal the file system may block syncs.

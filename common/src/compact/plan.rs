@@ -10,9 +10,9 @@ use crate::config::keep_policy::{Keep, KeepPolicy, Times};
 use crate::history::History;
 use crate::history::NeededBy;
 use crate::segment::version::Version;
-use crate::segment::{Remains, Segments};
+use crate::segment::{PrunedFile, Segments};
 use crate::storage::read_error::ReadError;
-use format::remains_directory::{Gap, KeptVersion, Thinned};
+use format::pruned_directory::{KeptVersion, PrunedRange, Thinned};
 use format::segment::SegmentFooter;
 use format::snapshot_ref::DeltaBase;
 use format::units::{Seq, Timestamp};
@@ -23,8 +23,8 @@ pub(super) struct Plan {
     pub(super) history: History,
     /// Segments whose files are removed now, ascending.
     pub(super) drops: Vec<Seq>,
-    /// All gaps after the compaction, ascending.
-    pub(super) gaps: Vec<Gap>,
+    /// All ranges after the compaction, ascending.
+    pub(super) ranges: Vec<PrunedRange>,
     /// The thinned segments in them, ascending.
     pub(super) thinned: Vec<Thinned>,
     /// The parts that the kept versions need of their segments.
@@ -60,10 +60,10 @@ impl Plan {
         read?;
         let segments = &**backup.segments();
         // Nothing more is dropped after damage.
-        let remains = known_remains(backup)?;
-        let before = remains.as_ref().map_or(&[][..], Remains::gaps);
+        let pruned = known_pruned(backup)?;
+        let before = pruned.as_ref().map_or(&[][..], PrunedFile::ranges);
         let all = history.sealed().iter().map(|&first| {
-            let left = remains.as_ref().and_then(|remains| remains.kept_of(first)).map(<[_]>::to_vec);
+            let left = pruned.as_ref().and_then(|pruned| pruned.kept_of(first)).map(<[_]>::to_vec);
             Ok(Present { first, footer: segments.footer(first)?, left })
         });
         let all = all.collect::<Result<Vec<_>, ReadError>>()?;
@@ -79,15 +79,15 @@ impl Plan {
                 Keep::Whole | Keep::Nothing => None,
             })
             .collect();
-        let gaps = gaps(segments, before, &all, &drops)?;
+        let ranges = ranges(segments, before, &all, &drops)?;
         let needed = needed(segments, &thinned)?;
-        let bases = bases(&history, segments, &kept, &needed, &gaps)?;
+        let bases = bases(&history, segments, &kept, &needed, &ranges)?;
         let kept_alone: u64 = thinned.iter().map(|thinned| thinned.versions.len() as u64).sum();
-        let dropped = sum(&gaps, |gap| gap.versions).saturating_sub(kept_alone);
-        let versions = dropped.saturating_sub(remains.as_ref().map_or(0, Remains::versions));
-        let bytes = sum(&gaps, |gap| gap.bytes).saturating_sub(sum(before, |gap| gap.bytes));
+        let dropped = sum(&ranges, |range| range.versions).saturating_sub(kept_alone);
+        let versions = dropped.saturating_sub(pruned.as_ref().map_or(0, PrunedFile::versions));
+        let bytes = sum(&ranges, |range| range.bytes).saturating_sub(sum(before, |range| range.bytes));
         let oldest = oldest(&history, segments, &all, &keeps)?;
-        Ok(Self { history, drops, gaps, thinned, needed, bases, kept, versions, bytes, oldest })
+        Ok(Self { history, drops, ranges, thinned, needed, bases, kept, versions, bytes, oldest })
     }
 
     /// Whether the clock can be trusted; irrelevant for a plan that drops nothing.
@@ -103,17 +103,17 @@ impl Plan {
     }
 }
 
-/// The current file `remains`.
-fn known_remains(backup: &Backup) -> Result<Option<Remains>, ReadError> {
-    match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
-        Ok(remains) => Ok(Some(remains)),
+/// The current file `pruned`.
+fn known_pruned(backup: &Backup) -> Result<Option<PrunedFile>, ReadError> {
+    match PrunedFile::open_named(backup.directory(), backup.manifest().uuid, names::PRUNED) {
+        Ok(pruned) => Ok(Some(pruned)),
         Err(ReadError::Storage(error)) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn sum(gaps: &[Gap], of: impl Fn(&Gap) -> u64) -> u64 {
-    gaps.iter().map(of).fold(0, u64::saturating_add)
+fn sum(ranges: &[PrunedRange], of: impl Fn(&PrunedRange) -> u64) -> u64 {
+    ranges.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// What the policy keeps of each segment.
@@ -171,31 +171,39 @@ fn needed(segments: &Segments, thinned: &[Thinned]) -> Result<BTreeMap<Seq, Need
     Ok(needed)
 }
 
-/// The gaps after the compaction, with consecutive segments merged.
-fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> Result<Vec<Gap>, ReadError> {
-    let mut gaps: Vec<Gap> = Vec::new();
+/// The ranges after the compaction, with consecutive segments merged.
+fn ranges(
+    segments: &Segments,
+    before: &[PrunedRange],
+    all: &[Present],
+    drops: &[Seq],
+) -> Result<Vec<PrunedRange>, ReadError> {
+    let mut ranges: Vec<PrunedRange> = Vec::new();
     let mut old = before.iter().peekable();
     let mut next = Seq::FIRST;
     let missing = |next: Seq| {
         ReadError::damaged(&segments.path().join(names::segment(next)), 0, Damage::Missing { expected: next })
     };
-    let mut push = |gap: Gap| match gaps.last_mut().filter(|last: &&mut Gap| last.last_seq.next() == gap.first_seq) {
+    let mut push = |range: PrunedRange| match ranges
+        .last_mut()
+        .filter(|last: &&mut PrunedRange| last.last_seq.next() == range.first_seq)
+    {
         Some(last) => {
-            last.last_segment = gap.last_segment;
-            last.last_seq = gap.last_seq;
-            last.versions = last.versions.saturating_add(gap.versions);
-            last.segments = last.segments.saturating_add(gap.segments);
-            last.bytes = last.bytes.saturating_add(gap.bytes);
+            last.last_segment = range.last_segment;
+            last.last_seq = range.last_seq;
+            last.versions = last.versions.saturating_add(range.versions);
+            last.segments = last.segments.saturating_add(range.segments);
+            last.bytes = last.bytes.saturating_add(range.bytes);
         }
-        None => gaps.push(gap),
+        None => ranges.push(range),
     };
     for Present { first, footer, .. } in all.iter().filter(|present| present.left.is_none()) {
-        while let Some(gap) = old.next_if(|gap| gap.first_seq < *first) {
-            if gap.first_seq != next {
+        while let Some(range) = old.next_if(|range| range.first_seq < *first) {
+            if range.first_seq != next {
                 return Err(missing(next));
             }
-            next = gap.last_seq.next();
-            push(gap.clone());
+            next = range.last_seq.next();
+            push(range.clone());
         }
         if *first != next {
             return Err(missing(next));
@@ -203,7 +211,7 @@ fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> 
         next = footer.last_seq.next();
         if drops.binary_search(first).is_ok() {
             let file = segments.open(*first)?;
-            push(Gap {
+            push(PrunedRange {
                 first_seq: *first,
                 previous_checksum: file.header().previous_checksum,
                 last_segment: *first,
@@ -216,7 +224,7 @@ fn gaps(segments: &Segments, before: &[Gap], all: &[Present], drops: &[Seq]) -> 
             });
         }
     }
-    Ok(gaps)
+    Ok(ranges)
 }
 
 /// The dropped segments that something kept builds on.
@@ -225,9 +233,9 @@ fn bases(
     segments: &Segments,
     kept: &[Seq],
     needed: &BTreeMap<Seq, NeededBy>,
-    gaps: &[Gap],
+    ranges: &[PrunedRange],
 ) -> Result<BTreeSet<Seq>, ReadError> {
-    let is_dropped = |first: &Seq| gaps.iter().any(|gap| gap.has(*first));
+    let is_dropped = |first: &Seq| ranges.iter().any(|range| range.has(*first));
     let mut bases = BTreeSet::new();
     let thinned = needed.iter().filter(|(_, needed)| needed.reads_base()).map(|(first, _)| first);
     for &first in kept.iter().chain(thinned) {

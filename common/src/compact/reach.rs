@@ -58,8 +58,8 @@ impl<'a> DroppedPieces<'a> {
     }
 
     fn is_dropped(&self, first: Seq) -> bool {
-        let position = self.plan.gaps.partition_point(|gap| gap.first_seq <= first).checked_sub(1);
-        position.and_then(|position| self.plan.gaps.get(position)).is_some_and(|gap| gap.has(first))
+        let position = self.plan.ranges.partition_point(|range| range.first_seq <= first).checked_sub(1);
+        position.and_then(|position| self.plan.ranges.get(position)).is_some_and(|range| range.has(first))
     }
 
     /// Hands the pieces below a root to `take`, with their bytes; breaks when `watch` does, which is asked at every node.

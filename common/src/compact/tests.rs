@@ -11,7 +11,7 @@ use crate::seal::Sealer;
 use crate::segment::version::TimelineEntry;
 use crate::testing::Fate;
 use crate::verify::NoteAbout;
-use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
+use format::pruned::{PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN};
 use hourly::{AT_ONCE, HOUR, Hourly, LIMITS, expect_part_of, held, policy};
 
 #[test]
@@ -42,8 +42,8 @@ fn versions_that_are_kept_are_the_same_byte_for_byte() {
             "{what}"
         );
         assert_eq!(bytes - it.bytes(), compaction.freed_bytes, "{what}");
-        let remains = fs::metadata(it.node.backup_path().join(names::REMAINS)).unwrap().len();
-        assert_eq!(remains, compaction.remains_bytes, "{what}");
+        let pruned = fs::metadata(it.node.backup_path().join(names::PRUNED)).unwrap().len();
+        assert_eq!(pruned, compaction.pruned_bytes, "{what}");
         let report = it.verify();
         assert!(report.findings.is_empty() && report.notes.is_empty(), "{what}: {report:?}");
         assert_eq!(report.versions, now.len() as u64, "{what}");
@@ -223,25 +223,25 @@ fn a_reader_follows_and_what_it_has_open_stays_readable() {
 }
 
 #[test]
-fn every_flipped_bit_of_what_remains_is_found() {
+fn every_flipped_bit_of_what_is_pruned_is_found() {
     let mut it = Hourly::new();
     it.live(80);
     it.compact(&policy("20h", "0h"));
     let before = it.held();
-    let path = it.node.backup_path().join(names::REMAINS);
+    let path = it.node.backup_path().join(names::PRUNED);
     let good = fs::read(&path).unwrap();
-    let edges = (0..REMAINS_HEADER_LEN).chain(good.len() - REMAINS_FOOTER_LEN..good.len());
-    let inside = (REMAINS_HEADER_LEN..good.len()).step_by(good.len() / 80);
+    let edges = (0..PRUNED_HEADER_LEN).chain(good.len() - PRUNED_FOOTER_LEN..good.len());
+    let inside = (PRUNED_HEADER_LEN..good.len()).step_by(good.len() / 80);
     for byte in edges.step_by(3).chain(inside) {
         let mut bad = good.clone();
         bad[byte] ^= 1 << (byte % 8);
         fs::write(&path, &bad).unwrap();
         let report = it.verify();
-        assert!(report.findings.iter().any(|finding| finding.file == names::REMAINS), "byte {byte}: {report:?}");
+        assert!(report.findings.iter().any(|finding| finding.file == names::PRUNED), "byte {byte}: {report:?}");
     }
     // Nothing is dropped from a backup with an unknown history of compactions.
     let mut bad = good.clone();
-    bad[good.len() - REMAINS_FOOTER_LEN - 1] ^= 1;
+    bad[good.len() - PRUNED_FOOTER_LEN - 1] ^= 1;
     fs::write(&path, &bad).unwrap();
     let mut watch = |_| ControlFlow::Continue(());
     let refused = it.node.backup().compact(&policy("1s", "0h"), it.clock(), AT_ONCE, &it.lock(), &mut watch);
@@ -265,11 +265,11 @@ fn every_flipped_bit_of_what_remains_is_found() {
 }
 
 #[test]
-fn an_older_copy_of_what_remains_does_not_pass() {
+fn an_older_copy_of_the_pruned_file_does_not_pass() {
     let mut it = Hourly::new();
     it.live(120);
     it.compact(&policy("80h", "0h"));
-    let path = it.node.backup_path().join(names::REMAINS);
+    let path = it.node.backup_path().join(names::PRUNED);
     let older = fs::read(&path).unwrap();
     it.compact(&policy("20h", "0h"));
     let newer = fs::read(&path).unwrap();
@@ -284,8 +284,8 @@ fn an_older_copy_of_what_remains_does_not_pass() {
     let mut other = Hourly::new();
     other.live(120);
     other.compact(&policy("20h", "0h"));
-    fs::copy(other.node.backup_path().join(names::REMAINS), &path).unwrap();
-    assert!(it.verify().findings.iter().any(|finding| finding.file == names::REMAINS));
+    fs::copy(other.node.backup_path().join(names::PRUNED), &path).unwrap();
+    assert!(it.verify().findings.iter().any(|finding| finding.file == names::PRUNED));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::config::log_limits::LogLimits;
 use crate::history::History;
 use crate::segment::version::TimelineEntry;
 use crate::verify::{Depth, Scope, verify};
-use format::remains_directory::Thinned;
+use format::pruned_directory::Thinned;
 use format::units::DataVersion;
 
 /// A node with several keyframes in each segment, and several changes in an hour.
@@ -40,7 +40,7 @@ fn versions(it: &Hourly) -> (History, Vec<Version>) {
 fn thinned(it: &Hourly) -> Vec<Thinned> {
     let backup = it.node.backup();
     backup.segments().look_what_is_dropped().unwrap();
-    backup.segments().remains().unwrap().thinned().to_vec()
+    backup.segments().pruned().unwrap().thinned().to_vec()
 }
 
 /// The numbers of the newest versions of each period of so many hours; the first version has the clock of this machine.
@@ -84,7 +84,7 @@ fn single_versions_are_kept_whole_and_those_beside_them_go() {
         for number in &numbers {
             let version = history.version(DataVersion::new(*number)).unwrap().unwrap();
             assert_eq!(history.version_by_seq(version.seq).unwrap().as_ref(), Some(&version));
-            assert_eq!(history.file_name_of(&version).unwrap().as_deref(), Some(names::REMAINS));
+            assert_eq!(history.file_name_of(&version).unwrap().as_deref(), Some(names::PRUNED));
             let at = version.recorded_at.as_micros();
             assert_eq!(history.first_time_from(at).unwrap().map(Timestamp::as_micros), Some(at));
             assert_eq!(history.last_time_before(at + 1).unwrap().map(Timestamp::as_micros), Some(at));
@@ -156,7 +156,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
     // Of every hour, so that some are replayed from the keyframe before them.
     it.compact(&keep(Some("1y"), None, None));
     let before = it.held();
-    let path = it.node.backup_path().join(names::REMAINS);
+    let path = it.node.backup_path().join(names::PRUNED);
     let good = fs::read(&path).unwrap();
     let alone: BTreeSet<u64> = thinned(&it).iter().flat_map(|one| one.versions.iter().map(|it| it.place)).collect();
     let (flipped, mut costs) = (flipped(), 0);
@@ -165,7 +165,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
         bad[byte] ^= 1 << (byte % 8);
         fs::write(&path, &bad).unwrap();
         let report = it.verify();
-        assert!(report.findings.iter().any(|finding| finding.file == names::REMAINS), "byte {byte}: {report:?}");
+        assert!(report.findings.iter().any(|finding| finding.file == names::PRUNED), "byte {byte}: {report:?}");
         let quickly = Scope { depth: Depth::Quick, ..Scope::default() };
         let quick = verify(&it.node.backup_lock.backend_url, quickly, &|_, _| {}).unwrap();
         // Every version that opens is right; every other has a finding.
@@ -185,7 +185,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
                 None => {
                     let place = crate::segment::version::VersionOrdinal(number.into());
                     // Without its directory the kept versions are unknown.
-                    let is_known = !alone.contains(&place.0) || backup.segments().remains().is_some();
+                    let is_known = !alone.contains(&place.0) || backup.segments().pruned().is_some();
                     assert!(!is_known || report.lost.contains_place(place), "byte {byte}: {number} of {report:?}");
                     assert!(!is_known || quick.lost.contains_place(place), "byte {byte}: {number} of {quick:?}");
                     lost += usize::from(alone.contains(&place.0) && is_known);

@@ -1,4 +1,4 @@
-//! Writing of the file `remains`, and reading it back before it counts.
+//! Writing of the file `pruned`, and reading it back before it counts.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -10,15 +10,15 @@ use super::reach::{self, DroppedPieces, Needed, Role, kept_of};
 use super::{CompactError, Pace};
 use crate::backup::Backup;
 use crate::segment::version::Version;
-use crate::segment::{Remains, Segments};
+use crate::segment::{PrunedFile, Segments};
 use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use format::names;
-use format::remains::{
-    BLOCK_HEADER_LEN, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainingPiece, RemainsFooter, RemainsHeader,
-    SegmentPart, block_checksum,
+use format::pruned::{
+    BLOCK_HEADER_LEN, PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment,
+    block_checksum,
 };
-use format::remains_directory::{PartEntry, RemainsDirectory, Thinned};
+use format::pruned_directory::{PrunedDirectory, PrunedSegmentEntry, Thinned};
 use format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use format::units::{Seq, Timestamp};
 
@@ -33,7 +33,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Temporary name, until the file is complete and durable.
 pub(super) fn temporary_name() -> String {
-    format!("{}{TEMPORARY_ENDING}", names::REMAINS)
+    format!("{}{TEMPORARY_ENDING}", names::PRUNED)
 }
 
 /// Buffered output with pauses, so that the disk stays available to others.
@@ -62,7 +62,7 @@ impl Output {
         Ok(())
     }
 
-    /// Adds a part or the directory with its checksum; returns offset and checksum.
+    /// Adds a pruned segment or the directory with its checksum; returns offset and checksum.
     fn push_block(&mut self, backup: &Backup, block: &[u8]) -> (u64, u32) {
         let offset = self.at();
         let checksum = block_checksum(backup.manifest().uuid, offset, block);
@@ -72,30 +72,32 @@ impl Output {
     }
 }
 
-/// The segments with a part, ascending.
-fn segments_with_part(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
+/// The segments to prune, ascending.
+fn pruned_segments(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
     let of_pieces = needed.iter().map(|needed| needed.segment);
-    of_pieces.chain(plan.gaps.iter().map(|gap| gap.last_segment)).chain(plan.bases.iter().copied()).collect()
+    of_pieces.chain(plan.ranges.iter().map(|range| range.last_segment)).chain(plan.bases.iter().copied()).collect()
 }
 
 /// Length of the new file in bytes.
 pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
-    let mut at = REMAINS_HEADER_LEN as u64;
-    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
+    let mut at = PRUNED_HEADER_LEN as u64;
+    let mut contents =
+        PrunedDirectory { ranges: plan.ranges.clone(), segments: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
-    for segment in segments_with_part(plan, needed) {
+    for segment in pruned_segments(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
         let mut pieces = Vec::with_capacity(own.len());
         for needed in own {
-            pieces.push(RemainingPiece { offset: needed.offset, place: at, len: needed.new_len });
+            pieces.push(PrunedPiece { offset: needed.offset, place: at, len: needed.new_len });
             at += u64::from(needed.new_len) + PIECE_HEADER_LEN as u64;
         }
-        let part = SegmentPart { header: [0; SEGMENT_HEADER_LEN], footer: [0; SEGMENT_FOOTER_LEN], pieces }.encode();
-        at += (BLOCK_HEADER_LEN + part.len()) as u64;
-        contents.parts.push(PartEntry { segment, offset: 0, len: 0 });
+        let pruned =
+            PrunedSegment { header: [0; SEGMENT_HEADER_LEN], footer: [0; SEGMENT_FOOTER_LEN], pieces }.encode();
+        at += (BLOCK_HEADER_LEN + pruned.len()) as u64;
+        contents.segments.push(PrunedSegmentEntry { segment, offset: 0, len: 0 });
     }
-    at + (BLOCK_HEADER_LEN + contents.encode().len() + REMAINS_FOOTER_LEN) as u64
+    at + (BLOCK_HEADER_LEN + contents.encode().len() + PRUNED_FOOTER_LEN) as u64
 }
 
 /// Writes the new file durably under a temporary name. Breaks when `watch`, which gets the number of written bytes, does.
@@ -110,11 +112,12 @@ pub(super) fn write(
     let temporary = temporary_name();
     remove_if_present(directory, &temporary)?;
     let file = directory.create(&temporary)?;
-    let header = RemainsHeader { uuid: backup.manifest().uuid, created: Timestamp::now() }.encode();
+    let header = PrunedHeader { uuid: backup.manifest().uuid, created: Timestamp::now() }.encode();
     let mut out = Output { file, buffer: header.to_vec(), written: 0, pace };
-    let mut contents = RemainsDirectory { gaps: plan.gaps.clone(), parts: Vec::new(), thinned: plan.thinned.clone() };
+    let mut contents =
+        PrunedDirectory { ranges: plan.ranges.clone(), segments: Vec::new(), thinned: plan.thinned.clone() };
     let mut rest = needed;
-    for segment in segments_with_part(plan, needed) {
+    for segment in pruned_segments(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
         let file = segments.open(segment)?;
@@ -129,7 +132,7 @@ pub(super) fn write(
                 out.buffer.extend_from_slice(&file.header().piece_checksum(piece.offset, &kept).to_le_bytes());
                 out.buffer.extend_from_slice(&kept);
                 let len = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-                pieces.push(RemainingPiece { offset: piece.offset, place, len });
+                pieces.push(PrunedPiece { offset: piece.offset, place, len });
                 Ok(())
             })?;
             if out.buffer.len() >= BUFFER {
@@ -137,14 +140,14 @@ pub(super) fn write(
             }
         }
         let (header, footer) = file.frame();
-        let part = SegmentPart { header, footer, pieces }.encode();
-        let (offset, _) = out.push_block(backup, &part);
-        let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        contents.parts.push(PartEntry { segment, offset, len });
+        let pruned = PrunedSegment { header, footer, pieces }.encode();
+        let (offset, _) = out.push_block(backup, &pruned);
+        let len = u32::try_from(pruned.len()).unwrap_or(u32::MAX);
+        contents.segments.push(PrunedSegmentEntry { segment, offset, len });
     }
     let (directory_offset, directory_checksum) = out.push_block(backup, &contents.encode());
     let header_checksum = u32::from_le_bytes(*header.last_chunk().expect("BUG: a header is longer than 4 bytes"));
-    let footer = RemainsFooter { header_checksum, directory_checksum, directory_offset };
+    let footer = PrunedFooter { header_checksum, directory_checksum, directory_offset };
     out.buffer.extend_from_slice(&footer.encode());
     out.flush()?;
     out.file.sync()?;
@@ -159,11 +162,11 @@ pub(super) fn read_back(
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, CompactError> {
     let now = &**backup.segments();
-    let remains = Remains::open_named(backup.directory(), backup.manifest().uuid, &temporary_name())?;
-    if remains.gaps() != plan.gaps || remains.thinned() != plan.thinned {
+    let pruned = PrunedFile::open_named(backup.directory(), backup.manifest().uuid, &temporary_name())?;
+    if pruned.ranges() != plan.ranges || pruned.thinned() != plan.thinned {
         return Err(CompactError::Differs { what: "it says that something else was dropped".to_owned() });
     }
-    let then = now.without_dropped(remains);
+    let then = now.without_dropped(pruned);
     for &first in plan.bases.iter().chain(plan.needed.keys()).chain(plan.kept.last()) {
         if *then.footer(first)? != *now.footer(first)? {
             return Err(CompactError::Differs { what: format!("the end of segment {first}") });

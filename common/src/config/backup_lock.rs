@@ -52,7 +52,7 @@ pub struct BackupLock {
 #[non_exhaustive]
 pub enum BackupLockError {
     /// The file does not exist.
-    #[error("there is no {path}, so nobody knows where to record. For a new backup run `backupfs init --lightning-dir {dir} URL`; \
+    #[error("there is no {path}, which names the backup to record to. For a new backup run `backupfs init --lightning-dir {dir} URL`; \
         for one that is there, `backupfs attach --lightning-dir {dir} URL`",
         path = .path.display(), dir = .path.parent().unwrap_or(Path::new(".")).display())]
     Missing {

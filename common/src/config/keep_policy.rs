@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::storage::read_error::ReadError;
-use format::remains_directory::KeptVersion;
+use format::pruned_directory::KeptVersion;
 use format::units::Timestamp;
 
 /// A span of time, as operators write it: `90d`, `12h`, `1y`.

@@ -80,7 +80,9 @@ pub enum ReplaceError {
     },
     /// The database is older than the backup, as far as that can be read.
     #[error("{path} holds version {newest}, but the database is at version {database}: this node was put on an old state, \
-        which peers may punish; restore the newest version with `backupfs restore` instead",
+        which peers may punish; restore the newest version with `backupfs restore` instead. Only if you went back on purpose, as to \
+        the version before a failed upgrade, and `backupfs preflight` says that 0 commitments were revoked in between, add \
+        --accept-stale-state",
         path = .path.display())]
     DatabaseIsBehind {
         /// The directory.
@@ -93,7 +95,8 @@ pub enum ReplaceError {
     /// The database is older than the spool of the backup.
     #[error("the spool {path} holds version {newest}, but the database is at version {database}: this node was put on an old \
         state, which peers may punish; make the backup reachable and start lightningd once, which drains the spool and then \
-        refuses; then restore the newest version with `backupfs restore`",
+        refuses; then restore the newest version with `backupfs restore`. Only if you went back on purpose, and no commitment was \
+        revoked in between, add --accept-stale-state",
         path = .path.display())]
     DatabaseIsBehindSpool {
         /// Path of the spool.
@@ -124,6 +127,15 @@ pub enum ReplaceError {
     /// The lock cannot be taken.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// Whether the backup of a database that is older may replace the existing one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleDatabase {
+    /// No: the node was put on an old state.
+    Refuse,
+    /// Yes: the operator went back on purpose.
+    Accept,
 }
 
 /// A directory with a backup, intact or broken, locked while this exists.
@@ -183,11 +195,16 @@ impl Replaced {
         &self.path
     }
 
-    /// Checks that the database, if there is one, belongs to the same node and is no older, as far as that is known.
+    /// Checks that the database, if there is one, belongs to the same node and, unless that is accepted, is no older, as far as
+    /// that is known. A database that is missing is never accepted.
     ///
     /// # Errors
     /// [`ReplaceError::OtherNode`], [`ReplaceError::DatabaseIsBehind`], or when the database cannot be read.
-    pub(crate) fn expect_same_node(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
+    pub(crate) fn expect_same_node(
+        &self,
+        live: Option<&LiveDatabase>,
+        stale: StaleDatabase,
+    ) -> Result<(), CreateError> {
         let path = || self.path.clone();
         let node_id = live.map(LiveDatabase::node_id).transpose()?.flatten();
         if let (Some(theirs), Some(ours)) = (self.node_id, node_id)
@@ -197,6 +214,7 @@ impl Replaced {
             return Err(ReplaceError::OtherNode { path: path(), theirs, ours }.into());
         }
         match older_than(self.newest, live)? {
+            Some(_) if stale == StaleDatabase::Accept && live.is_some() => Ok(()),
             Some((database, newest)) => Err(ReplaceError::DatabaseIsBehind { path: path(), newest, database }.into()),
             None => Ok(()),
         }
@@ -261,17 +279,18 @@ impl LeftSpool {
         self.held.directory.path()
     }
 
-    /// Checks that the database, if there is one, is no older.
+    /// Checks that the database, if there is one, is no older, unless that is accepted.
     ///
     /// # Errors
     /// [`ReplaceError::DatabaseIsBehindSpool`], or when the database cannot be read.
-    pub(crate) fn expect_no_newer(&self, live: Option<&LiveDatabase>) -> Result<(), CreateError> {
+    pub(crate) fn expect_no_newer(&self, live: Option<&LiveDatabase>, stale: StaleDatabase) -> Result<(), CreateError> {
         let contents = &self.held.contents;
         let newest = contents.newest.map(|newest| {
             let commit = commit_in_boot(contents.commit, contents.note, current_boot());
             Newest { data_version: newest.data_version, commit }
         });
         match older_than(newest, live)? {
+            Some(_) if stale == StaleDatabase::Accept && live.is_some() => Ok(()),
             Some((database, newest)) => {
                 let path = self.path().to_path_buf();
                 Err(ReplaceError::DatabaseIsBehindSpool { path, newest, database }.into())
@@ -347,7 +366,7 @@ mod tests {
         let url = &node.backup_lock.backend_url;
         let (dir, database) = (node.dir.path(), node.database());
         let go_on = &mut |_| ControlFlow::Continue(());
-        let replaced = replace_backup(url, dir, Some(&database), DamagedDatabase::Refuse, go_on);
+        let replaced = replace_backup(url, dir, Some(&database), DamagedDatabase::Refuse, StaleDatabase::Refuse, go_on);
         let Err(CreateError::Replace(refused @ ReplaceError::NewerFormat { .. })) = replaced else {
             panic!("{replaced:?}")
         };

@@ -32,10 +32,10 @@ enum Which<'a> {
 impl History {
     /// The times of all timelines with versions. Reads the footers of all segments, once.
     fn times(&self) -> impl Iterator<Item = Result<Times<'_>, ReadError>> {
-        let remains = self.segments.remains();
+        let pruned = self.segments.pruned();
         let sealed = self.sealed.iter().filter_map(move |&segment| {
             let timeline = Which::Segment(segment);
-            if let Some(kept) = remains.as_ref().and_then(|remains| remains.kept_of(segment)) {
+            if let Some(kept) = pruned.as_ref().and_then(|pruned| pruned.kept_of(segment)) {
                 let times = || kept.iter().map(|version| version.recorded_at);
                 return Some(Ok(Times { earliest: times().min()?, latest: times().max()?, timeline }));
             }

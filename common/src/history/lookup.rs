@@ -143,7 +143,7 @@ impl History {
         Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
             names::snapshot(record.seq())
         } else if timeline.is_thinned() {
-            names::REMAINS.to_owned()
+            names::PRUNED.to_owned()
         } else {
             record.place.file_name()
         }))

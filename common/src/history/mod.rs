@@ -128,9 +128,9 @@ impl History {
 
     /// Removes the segments that are known to be dropped; returns the number of removed versions.
     pub(crate) fn forget_dropped(&mut self) -> u64 {
-        let Some(remains) = self.segments.remains() else { return 0 };
-        self.sealed.retain(|&segment| !remains.is_gone(segment));
-        let before = std::mem::replace(&mut self.dropped_versions, remains.versions());
+        let Some(pruned) = self.segments.pruned() else { return 0 };
+        self.sealed.retain(|&segment| !pruned.is_gone(segment));
+        let before = std::mem::replace(&mut self.dropped_versions, pruned.versions());
         self.dropped_versions.saturating_sub(before)
     }
 
@@ -378,8 +378,8 @@ impl History {
     /// # Errors
     /// When segments before the entry where `take` broke could not be read: the entries of all others were passed on.
     pub fn for_timeline(&self, take: &mut dyn FnMut(TimelineEntry) -> ControlFlow<()>) -> Result<(), ReadError> {
-        let remains = self.segments.remains();
-        let mut dropped = DroppedRuns::new(remains.as_ref().map_or(&[], |remains| remains.gaps()), &self.segments);
+        let pruned = self.segments.pruned();
+        let mut dropped = DroppedRuns::new(pruned.as_ref().map_or(&[], |pruned| pruned.ranges()), &self.segments);
         let mut run = None;
         // Consecutive dropped versions are merged into one entry.
         let mut entry = |next: TimelineEntry| match (next, &mut run) {

@@ -8,8 +8,8 @@ use crate::log::RecordAddress;
 use crate::replay::ChangeAbout;
 use crate::segment::SealedState;
 use crate::storage::read_error::ReadError;
+use format::pruned_directory::KeptVersion;
 use format::record_index::ForeignKeys;
-use format::remains_directory::KeptVersion;
 use format::snapshot_ref::SnapshotRef;
 use format::units::Keyframe;
 use format::units::{DataVersion, PageSize, Seq};
@@ -71,8 +71,9 @@ impl History {
 
     /// Whether changes between the versions that end with these two records were dropped.
     pub(crate) fn is_dropped_between(&self, after: Seq, upto: Seq) -> bool {
-        let remains = self.segments.remains();
-        remains.is_some_and(|remains| remains.gaps().iter().any(|gap| gap.last_seq > after && gap.first_seq <= upto))
+        let pruned = self.segments.pruned();
+        pruned
+            .is_some_and(|pruned| pruned.ranges().iter().any(|range| range.last_seq > after && range.first_seq <= upto))
     }
 
     /// The changes behind one record, up to another, which lead from the version of the first to that of the second; `None` when

@@ -26,18 +26,18 @@ impl Unsealed {
     /// If that segment is damaged, the cursor is at its log, which exists if the sealing was cut short, or else at the first log
     /// behind it. Without any log the cursor is at the beginning of the segment.
     pub(crate) fn find(directory: &Arc<dyn Directory>, uuid: Uuid, segments: &Segments) -> Result<Self, ReadError> {
-        // In this order: a segment missing from the names was dropped before, so `remains` is at least as new.
+        // In this order: a segment missing from the names was dropped before, so `pruned` is at least as new.
         let names = directory.list()?;
         match segments.look_what_is_dropped() {
             Ok(_) => {}
             Err(error @ ReadError::Damaged { .. }) => log::error!("{}", error.in_words()),
             Err(error) => return Err(error),
         }
-        let remains = segments.remains();
-        let is_dropped = |first: Seq| remains.as_ref().is_some_and(|remains| remains.gap_of(first).is_some());
+        let pruned = segments.pruned();
+        let is_dropped = |first: Seq| pruned.as_ref().is_some_and(|pruned| pruned.range_of(first).is_some());
         let mut sealed: Vec<Seq> = names.iter().filter_map(|name| names::parse_segment(name)).collect();
         sealed.retain(|&first| !is_dropped(first));
-        let thinned = remains.as_ref().map_or(&[][..], |remains| remains.thinned());
+        let thinned = pruned.as_ref().map_or(&[][..], |pruned| pruned.thinned());
         sealed.extend(thinned.iter().map(|thinned| thinned.segment));
         sealed.sort_unstable();
         let directory = Arc::clone(directory);

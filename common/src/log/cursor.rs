@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::spare::{Link, check_continues, is_ahead, open_continuing};
+use super::preallocated_file::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordAddress, open_log};
 use crate::storage::read_error::ReadError;
@@ -60,8 +60,8 @@ struct OpenLog {
 pub(super) enum Name {
     /// Its final name.
     Own,
-    /// The name of the spare that it was created from.
-    Spare,
+    /// The name of the preallocated file that it was created from.
+    Preallocated,
 }
 
 /// What ended the records of a log.
@@ -254,9 +254,9 @@ impl LogCursor {
         }
     }
 
-    /// A log found under the name of the spare is renamed soon, or created anew if it was not durable.
+    /// A log found under the name `preallocated` is renamed soon, or created anew if it was not durable.
     fn look_for_own_name(&mut self) -> Result<(), ReadError> {
-        let Some(log) = self.log.as_mut().filter(|log| log.name == Name::Spare) else { return Ok(()) };
+        let Some(log) = self.log.as_mut().filter(|log| log.name == Name::Preallocated) else { return Ok(()) };
         let named = |directory: &dyn Directory| match directory.open(&names::log(log.first_seq), Access::Read) {
             Err(error) if error.is_not_found() => Ok(None),
             opened => opened.map(Some),
@@ -287,7 +287,7 @@ impl LogCursor {
         };
         let mut found = named()?;
         if found.is_none() {
-            found = open_continuing(&*self.directory, link)?.map(|file| (file, Name::Spare));
+            found = open_continuing(&*self.directory, link)?.map(|file| (file, Name::Preallocated));
         }
         if found.is_none() {
             // If it was renamed after the first attempt and before the second, it now has its name.
@@ -358,7 +358,7 @@ impl LogCursor {
             Err(error) if error.is_not_found() && log.name == Name::Own => {
                 Err(ReadError::damaged(log.file.path(), 0, Damage::Replaced))
             }
-            // The spare is renamed soon.
+            // The preallocated file is renamed soon.
             Err(error) if error.is_not_found() => Ok(()),
             checked => Ok(checked?),
         }

@@ -86,7 +86,7 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
             if log_begins_at(&behind, log, offset) {
                 match directory.remove(&name) {
                     // It was not renamed yet.
-                    Err(error) if error.is_not_found() => directory.remove(names::SPARE)?,
+                    Err(error) if error.is_not_found() => directory.remove(names::PREALLOCATED)?,
                     removed => removed?,
                 }
                 directory.sync()?;

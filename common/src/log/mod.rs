@@ -4,13 +4,13 @@ mod cursor;
 mod cut;
 mod db_write;
 mod preallocated;
+mod preallocated_file;
+#[cfg(test)]
+mod preallocated_file_tests;
 mod recovery;
 mod room;
 #[cfg(test)]
 mod room_tests;
-mod spare;
-#[cfg(test)]
-mod spare_tests;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -25,10 +25,10 @@ pub use cut::CutError;
 pub(crate) use cut::cut_behind;
 pub use db_write::DbWrite;
 pub(crate) use preallocated::PreallocatedLogs;
+pub(crate) use preallocated_file::{check_unused, open_log};
 pub use recovery::RecoverError;
 pub(crate) use recovery::recover;
 pub(crate) use room::check_len;
-pub(crate) use spare::{check_unused, open_log};
 pub(crate) use tail::{LONGEST_LOG, intact_record_after, torn_len};
 pub use writer::AppendError;
 #[cfg(test)]

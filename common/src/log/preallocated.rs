@@ -37,7 +37,7 @@ pub(crate) struct PreallocatedLogs {
 
 #[derive(Debug)]
 struct State {
-    spare: Spare,
+    file: NextFile,
     newest_name: NewestName,
     /// Length of a preallocated log.
     bytes: u64,
@@ -47,12 +47,12 @@ struct State {
 }
 
 #[derive(Debug)]
-enum Spare {
-    /// None exists; one may be in the making.
+enum NextFile {
+    /// None exists; one may be under construction.
     Absent,
     /// Zeros and name are durable; with its length in bytes.
     Ready(Box<dyn StoredFile>, u64),
-    /// It is becoming a log. Until that is renamed, no other file may get the name of the spare.
+    /// It is becoming a log. Until that is renamed, no other file may get the name `preallocated`.
     Taken,
 }
 
@@ -62,7 +62,7 @@ enum NewestName {
     Durable,
     /// After a power cut the file may have its old name.
     Fresh,
-    /// The name could not be made durable. No other file may get the name of the spare.
+    /// The name could not be made durable. No other file may get the name `preallocated`.
     Uncertain(StorageError),
     /// The same, and the writer has the error.
     Reported,
@@ -72,15 +72,15 @@ enum NewestName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
     /// A log was preallocated.
-    Spare,
+    Log,
     /// There was nothing to do.
     Nothing,
 }
 
 impl State {
-    /// Whether to make a spare: there is none, and the name of the newest log is durable or can still be made so.
+    /// Whether to preallocate a log: there is none, and the name of the newest log is durable or can still be made so.
     fn may_make(&self) -> bool {
-        matches!((&self.spare, &self.newest_name), (Spare::Absent, NewestName::Durable | NewestName::Fresh))
+        matches!((&self.file, &self.newest_name), (NextFile::Absent, NewestName::Durable | NewestName::Fresh))
     }
 }
 
@@ -93,7 +93,7 @@ impl PreallocatedLogs {
     /// Without a preallocated log; later ones have this length.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
-            State { spare: Spare::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
+            State { file: NextFile::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };
         let background = directory.background().unwrap_or_else(|| Arc::clone(&directory));
         Self { directory, background, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -107,10 +107,10 @@ impl PreallocatedLogs {
     /// the outcome is unknown and neither is called, no other log is preallocated.
     pub(super) fn take(&self) -> Option<(Box<dyn StoredFile>, u64)> {
         let mut state = self.state();
-        match std::mem::replace(&mut state.spare, Spare::Taken) {
-            Spare::Ready(file, bytes) => Some((file, bytes)),
+        match std::mem::replace(&mut state.file, NextFile::Taken) {
+            NextFile::Ready(file, bytes) => Some((file, bytes)),
             other => {
-                state.spare = other;
+                state.file = other;
                 None
             }
         }
@@ -119,24 +119,24 @@ impl PreallocatedLogs {
     /// The taken file was renamed; the new name is not durable yet.
     pub(super) fn named(&self) {
         let mut state = self.state();
-        state.spare = Spare::Absent;
+        state.file = NextFile::Absent;
         state.newest_name = NewestName::Fresh;
         self.changed.notify_all();
     }
 
     /// The taken file is no longer in the directory.
     pub(super) fn lost(&self) {
-        self.state().spare = Spare::Absent;
+        self.state().file = NextFile::Absent;
         self.changed.notify_all();
     }
 
     /// Makes the name of the newest log durable, before another log is created without preallocation.
     ///
     /// # Errors
-    /// When the name cannot be made durable, now or before. After a power cut the newest log could have the name of the spare, and
-    /// it is not searched there once another log follows.
+    /// When the name cannot be made durable, now or before. After a power cut the newest log could have the name `preallocated`,
+    /// and it is not searched there once another log follows.
     pub(super) fn make_name_durable(&self) -> Result<(), StorageError> {
-        // Locked during the sync: if it fails, no spare may have been begun meanwhile.
+        // Locked during the sync: if it fails, no preallocated log may have been begun meanwhile.
         let mut state = self.state();
         match std::mem::replace(&mut state.newest_name, NewestName::Reported) {
             NewestName::Durable => {}
@@ -158,7 +158,7 @@ impl PreallocatedLogs {
 
     /// Makes the newest name durable, then preallocates a log if there is none.
     ///
-    /// Power may fail at any point. A spare without its last zeros, or without any, has no records.
+    /// Power may fail at any point. A preallocated file without its last zeros, or without any, has no records.
     ///
     /// # Errors
     /// When it cannot be created. Recording continues, but beginning the next log is slower.
@@ -173,8 +173,8 @@ impl PreallocatedLogs {
         if is_fresh {
             if let Err(error) = self.background.sync() {
                 log::error!(
-                    "{error}: {}; recording goes on until the log is full, and is refused then, for nobody would know which \
-                     log is the newest after a power cut{}",
+                    "{error}: {}; recording goes on until this log is full, and is refused then: after a power cut it could not \
+                     be determined which log is the newest{}",
                     error.source,
                     remedy(&error)
                 );
@@ -191,12 +191,12 @@ impl PreallocatedLogs {
         let made = self.make_file(bytes);
         if !matches!(made, Ok(Some(_))) {
             // An incomplete file only takes space. The next recorder removes it, too.
-            let _stays = remove_if_present(&*self.background, names::SPARE);
+            let _stays = remove_if_present(&*self.background, names::PREALLOCATED);
         }
         match made? {
             Some(file) => {
-                self.state().spare = Spare::Ready(self.directory.foreground(file), bytes);
-                Ok(Made::Spare)
+                self.state().file = NextFile::Ready(self.directory.foreground(file), bytes);
+                Ok(Made::Log)
             }
             None => Ok(Made::Nothing),
         }
@@ -205,7 +205,7 @@ impl PreallocatedLogs {
     /// `None` when the thread was stopped.
     fn make_file(&self, bytes: u64) -> Result<Option<Box<dyn StoredFile>>, StorageError> {
         // Fails if the file exists: its contents are never overwritten.
-        let file = self.background.create(names::SPARE)?;
+        let file = self.background.create(names::PREALLOCATED)?;
         let mut offset = 0;
         while offset < bytes {
             if self.state().stopped {
@@ -231,11 +231,11 @@ impl PreallocatedLogs {
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub(crate) fn give_back(&self) -> Result<(), StorageError> {
+    pub(crate) fn remove(&self) -> Result<(), StorageError> {
         self.stop();
         match self.take() {
             // If a power cut undoes the removal, the next recorder finds zeros.
-            Some(_spare) => self.directory.remove(names::SPARE),
+            Some(_file) => self.directory.remove(names::PREALLOCATED),
             None => Ok(()),
         }
     }
@@ -245,17 +245,17 @@ impl PreallocatedLogs {
     /// # Errors
     /// When the thread cannot be started.
     pub(crate) fn keep_ready(self: &Arc<Self>, held: impl Send + 'static) -> io::Result<()> {
-        let spares = Arc::clone(self);
+        let logs = Arc::clone(self);
         self.state().making = true;
-        let started = thread::Builder::new().name("spare".to_owned()).spawn(move || {
+        let started = thread::Builder::new().name("preallocate".to_owned()).spawn(move || {
             // On Linux this concerns the calling thread alone. If it fails, the thread only competes more with the node.
             if let Err(error) = rustix::process::nice(NICENESS) {
-                log::debug!("cannot lower the priority of making room: {error}");
+                log::debug!("cannot lower the priority of preallocation: {error}");
             }
-            spares.make_until_stopped();
+            logs.make_until_stopped();
             drop(held);
-            spares.state().making = false;
-            spares.changed.notify_all();
+            logs.state().making = false;
+            logs.changed.notify_all();
         });
         started.map(|_thread| ()).inspect_err(|_| self.state().making = false)
     }
@@ -276,7 +276,7 @@ impl PreallocatedLogs {
                     let trouble = Some((error.op, error.trouble()));
                     if logged != trouble {
                         log::warn!(
-                            "{error}: {}; the file of the next log is not made ahead. Recording goes on{}",
+                            "{error}: {}; the next log is not preallocated. Recording goes on{}",
                             error.source,
                             remedy(&error)
                         );
@@ -290,8 +290,8 @@ impl PreallocatedLogs {
 
     /// Whether no preallocated log is ready.
     #[cfg(test)]
-    pub(crate) fn is_in_the_making(&self) -> bool {
-        !matches!(self.state().spare, Spare::Ready(..))
+    pub(crate) fn is_pending(&self) -> bool {
+        !matches!(self.state().file, NextFile::Ready(..))
     }
 
     /// Waits until another attempt is worthwhile. Returns at once after a stop: `stop` waits for the lock that the thread holds.

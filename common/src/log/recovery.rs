@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::cursor::Name;
+use super::preallocated_file::remove_unused;
 use super::room::{Room, check_len, lengthen};
-use super::spare::remove_unused;
 use super::tail::torn_len;
 use super::writer::{Holds, OpenEnd};
 use super::{LogCursor, LogWriter, RecordAddress};
@@ -36,9 +36,9 @@ pub enum RecoverError {
 
 /// Reads the logs from `cursor` on, passes their records to `take`, cuts off a torn write and returns a writer at the end.
 ///
-/// Runs under the lock. Power may fail at any point: a partly zeroed torn write is still a torn write; removed files have no
-/// record that is not in a log; a spare that is a log has the same contents under either name; a log shorter than its full length
-/// keeps its contents. Recovering twice does the same as once.
+/// Runs under the lock. Power may fail at any point: a partly zeroed torn write is still a torn write; removed files have no record
+/// that is not in a log; a preallocated file that is a log has the same contents under either name; a log shorter than its full
+/// length keeps its contents. Recovering twice does the same as once.
 ///
 /// # Errors
 /// When a log is damaged: nothing is changed then.
@@ -69,12 +69,12 @@ pub(crate) fn recover(
         take(record, place)
     })?;
     let (log, offset) = cursor.place().expect("BUG: a log that was read without error is open");
-    let is_spare = cursor.name() == Some(Name::Spare);
-    if !is_spare {
+    let is_preallocated = cursor.name() == Some(Name::Preallocated);
+    if !is_preallocated {
         remove_unused(&*directory, cursor.uuid(), cursor.next_seq())?;
     }
     let name = names::log(log);
-    let mut file = directory.open(if is_spare { names::SPARE } else { &name }, Access::ReadWrite)?;
+    let mut file = directory.open(if is_preallocated { names::PREALLOCATED } else { &name }, Access::ReadWrite)?;
     let torn = torn_len(&*file, offset)?;
     if torn > 0 {
         log::warn!(
@@ -91,9 +91,9 @@ pub(crate) fn recover(
     } else {
         let room = Room::for_end(len.max(offset), unit);
         log::warn!(
-            "{}: it is {len} bytes long, and a log is always a multiple of {unit}: its end was cut off, as by a copy that was \
-             interrupted, or something was added. No record was in what is missing, for zeros follow the last one; it is made whole \
-             again",
+            "{}: it is {len} bytes long, and the length of a log is always a multiple of {unit}: its end was cut off, as by a copy \
+             that was interrupted, or something was added. No record is missing, for zeros follow the last one; the length is \
+             repaired",
             file.path().display()
         );
         lengthen(&*file, room.len)?;
@@ -108,19 +108,19 @@ pub(crate) fn recover(
         write_again(&*file, first..offset)?;
     }
     file.sync()?;
-    if is_spare {
+    if is_preallocated {
         // The rename follows the sync: a log under its own name has a record.
         log::info!(
             "{}: the newest log gets its name {name} again, which a power cut has undone. Nothing is lost by that",
             directory.path().display()
         );
-        directory.rename(names::SPARE, &name)?;
+        directory.rename(names::PREALLOCATED, &name)?;
     }
     // The previous recorder may have died before it made the newest names durable. Later records depend on them: a log under the
-    // name of the spare is found only while no other log follows, and a log that was created without preallocation might have no
-    // name at all.
+    // name of the preallocated file is found only while no other log follows, and a log that was created without preallocation
+    // might have no name at all.
     directory.sync()?;
-    if is_spare {
+    if is_preallocated {
         file = directory.open(&name, Access::ReadWrite)?;
     }
     remove_leftovers(&*directory, cursor.next_seq())?;

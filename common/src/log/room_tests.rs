@@ -92,12 +92,12 @@ fn a_log_that_grows_keeps_a_byte_free_and_a_whole_number_of_units() {
 fn a_log_of_one_long_record_is_longer_than_that() {
     let unit = usize::try_from(UNIT).unwrap();
     for record_len in [unit - 65, unit - 64, unit, 3 * unit - 64, 3 * unit] {
-        // The first of a backup, one that was a spare, one that was none, and one that was imported.
+        // The first of a backup, one that was a preallocated file, one that was none, and one that was imported.
         let dir = tempfile::tempdir().unwrap();
         let mut writer = create_first_log_within(&real(dir.path()), UUID, LIMITS).unwrap();
-        for spares in [false, true, false] {
-            if spares {
-                writer.spares().make().unwrap();
+        for preallocated in [false, true, false] {
+            if preallocated {
+                writer.preallocated().make().unwrap();
             }
             push(&mut writer, Bump::Present, record_len);
             writer.commit().unwrap();

@@ -56,7 +56,7 @@ pub(crate) struct LogWriter {
     /// Number of records and statements of the open log.
     log_holds: Holds,
     batch: Batch,
-    spares: Arc<PreallocatedLogs>,
+    preallocated: Arc<PreallocatedLogs>,
     /// The ends of the log behind each record of the last batch.
     attempted: Vec<LogEnd>,
 }
@@ -197,7 +197,7 @@ impl LogWriter {
         let LogEnd { next_seq, previous_checksum } = end;
         let batch = Batch { bytes: vec![0; ROOM], records: Vec::new(), next_seq, previous_checksum };
         let (health, limits) = (Health::Sound, LogLimits::default());
-        let spares = Arc::new(PreallocatedLogs::new(Arc::clone(&directory), limits.bytes));
+        let preallocated = Arc::new(PreallocatedLogs::new(Arc::clone(&directory), limits.bytes));
         Self {
             directory,
             uuid,
@@ -210,7 +210,7 @@ impl LogWriter {
             limits,
             log_holds,
             batch,
-            spares,
+            preallocated,
             attempted: Vec::new(),
         }
     }
@@ -218,12 +218,12 @@ impl LogWriter {
     /// Sets the limits of logs from now on.
     pub(crate) fn set_limits(&mut self, limits: LogLimits) {
         self.limits = limits;
-        self.spares.set_bytes(limits.bytes);
+        self.preallocated.set_bytes(limits.bytes);
     }
 
     /// The preallocated logs.
-    pub(crate) fn spares(&self) -> &Arc<PreallocatedLogs> {
-        &self.spares
+    pub(crate) fn preallocated(&self) -> &Arc<PreallocatedLogs> {
+        &self.preallocated
     }
 
     /// Seq of the next record of the batch.
@@ -368,37 +368,37 @@ impl LogWriter {
     /// Begins a new log with the record of the batch at `start`. Header and record are one write, so that no log is without a
     /// record.
     ///
-    /// Power may fail at any point. A spare that is too short is first extended durably. Before the sync of the record the spare
-    /// has nothing, remains, or the whole record, and nothing was acknowledged. After the sync the record is found under either
-    /// name: that of the spare is durable, and the rename only replaces it. Later records of this log are found with it. No other
-    /// log begins before the new name is durable: that is ensured before the next preallocation or, without it, when a log is
-    /// created here.
+    /// Power may fail at any point. A preallocated file that is too short is first extended durably. Before the sync of the record
+    /// the preallocated file has nothing, remains, or the whole record, and nothing was acknowledged. After the sync the record is
+    /// found under either name: that of the preallocated file is durable, and the rename only replaces it. Later records of this
+    /// log are found with it. No other log begins before the new name is durable: that is ensured before the next preallocation or,
+    /// without it, when a log is created here.
     fn begin_log(&mut self, record: &Encoded, start: usize) -> Result<(), StorageError> {
         let (first_seq, previous_checksum) = (record.seq, record.previous_checksum);
         let from = LogEnd { next_seq: first_seq, previous_checksum };
         // In front of the record is free space, or a record that is already durable.
         let start = start - LOG_HEADER_LEN;
-        if let Some((spare, unit)) = self.spares.take() {
-            if spare.check_in_place().is_ok() {
+        if let Some((preallocated, unit)) = self.preallocated.take() {
+            if preallocated.check_in_place().is_ok() {
                 let name = names::log(first_seq);
                 self.put_header(start, from, unit);
                 let bytes = &self.batch.bytes[start..record.end];
                 self.room = Room { len: unit, unit };
-                self.room.make(&*spare, bytes.len() as u64)?;
-                write_durably(&*spare, bytes, 0)?;
-                self.directory.rename(names::SPARE, &name)?;
+                self.room.make(&*preallocated, bytes.len() as u64)?;
+                write_durably(&*preallocated, bytes, 0)?;
+                self.directory.rename(names::PREALLOCATED, &name)?;
                 // The same file, opened under its new name.
                 self.file = self.directory.open(&name, Access::ReadWrite)?;
-                self.spares.named();
+                self.preallocated.named();
                 return Ok(());
             }
-            self.spares.lost();
+            self.preallocated.lost();
         }
-        self.spares.make_name_durable()?;
+        self.preallocated.make_name_durable()?;
         self.put_header(start, from, self.limits.bytes);
         let bytes = &self.batch.bytes[start..record.end];
         (self.file, self.room) = create_log(&*self.directory, first_seq, bytes, self.limits)?;
-        self.spares.try_again();
+        self.preallocated.try_again();
         Ok(())
     }
 
@@ -418,7 +418,7 @@ impl LogWriter {
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
-        self.spares.stop();
+        self.preallocated.stop();
     }
 }
 

@@ -32,7 +32,7 @@ impl BackupWriter {
 
 impl Interrupted {
     /// Opens the backup again, by its path, and continues behind the last acknowledged record, which must exist. Later records
-    /// are cut off. [Preallocation](BackupWriter::make_room_ahead) is not started yet.
+    /// are cut off. [Preallocation](BackupWriter::preallocate_logs) is not started yet.
     ///
     /// # Errors
     /// When the backup cannot be opened, or has changed.

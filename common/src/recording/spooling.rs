@@ -85,7 +85,7 @@ impl BackupWriter {
         let Some((path, uuid)) = named else { return Ok(None) };
         let database = backup_lock.database_path(lightning_dir);
         let spooling = Self::open_spool_in(spool(path), beside_lock, uuid, backup_lock, database, limits)?;
-        Ok(spooling.inspect(Self::make_room_ahead))
+        Ok(spooling.inspect(Self::preallocate_logs))
     }
 
     pub(crate) fn open_spool_in(
@@ -162,7 +162,7 @@ impl BackupWriter {
     /// When the spool cannot be emptied: recording continues there, as long as it has a log, and `drain` must be dropped.
     pub fn return_to_backup(&mut self, drain: Drain) -> Result<(), SpoolError> {
         self.go_on_in_backup(drain)?;
-        self.make_room_ahead();
+        self.preallocate_logs();
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl BackupWriter {
         // A write to the spool that failed meanwhile was refused, and is dropped with the spool.
         assert!(drain.end() == self.log.end(), "BUG: a spool was given up that the backup does not have all of");
         // First the spool, then the first record that is not in it: see docs/durability.md.
-        self.log.spares().give_back()?;
+        self.log.preallocated().remove()?;
         if let Err(error) = clear_spool(&*self.directory, &*self.known.lightning_dir) {
             // Without a log the spool cannot be written to. The backup has everything, but first the removal of the logs must be
             // durable: a log that came back would diverge from the backup.
@@ -261,7 +261,7 @@ impl Interrupted {
         let OnUnreachable::Spool { directory: root, .. } = &self.known.on_unreachable else { return Ok(None) };
         let directory = spool_directory(root, self.known.manifest.uuid)?;
         let recording = self.spool_in(Arc::new(WatchedDirectory::new(directory, Arc::clone(in_flight))))?;
-        recording.make_room_ahead();
+        recording.preallocate_logs();
         Ok(Some(recording))
     }
 

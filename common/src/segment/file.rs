@@ -1,4 +1,4 @@
-//! An open segment, or the remaining part of one.
+//! An open segment, whole or pruned.
 
 use std::cell::Cell;
 use std::io;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
+use format::pruned::{PrunedPiece, PrunedSegment};
 use format::record_index::{INDEX_LEN_MAX, RecordIndex};
-use format::remains::{RemainingPiece, SegmentPart};
 use format::segment::{
     PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
@@ -49,7 +49,7 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Whether both are the same segment, which a compaction may have moved to `remains` in between.
+    /// Whether both are the same segment, which a compaction may have moved to `pruned` in between.
     pub(crate) fn is_same(self, other: Self) -> bool {
         let (own, others) = (self.stamp, other.stamp);
         self.footer_checksum == other.footer_checksum && (own.is_none() || others.is_none() || own == others)
@@ -61,8 +61,8 @@ impl Mark {
 enum Held {
     /// All of it, in its own file.
     Whole,
-    /// These pieces, in the file `remains`. The path is that of the dropped file.
-    Part { pieces: Vec<RemainingPiece>, was: PathBuf },
+    /// These pieces, in the file `pruned`. The path is that of the dropped file.
+    Pruned { pieces: Vec<PrunedPiece>, was: PathBuf },
 }
 
 impl SegmentFile {
@@ -100,17 +100,17 @@ impl SegmentFile {
         Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole, stamp })
     }
 
-    /// The remaining part of the segment that begins with `first_seq`: `part`, at byte `offset` of `file`.
-    pub(crate) fn of_part(
+    /// The pruned segment that begins with `first_seq`, at byte `offset` of `file`.
+    pub(crate) fn pruned(
         directory: &dyn Directory,
         file: Arc<dyn StoredFile>,
-        (offset, part): (u64, SegmentPart),
+        (offset, pruned): (u64, PrunedSegment),
         uuid: Uuid,
         first_seq: Seq,
     ) -> Result<Self, ReadError> {
-        let (header, footer) = decode_frame(&part.header, &part.footer, uuid, first_seq)
+        let (header, footer) = decode_frame(&pruned.header, &pruned.footer, uuid, first_seq)
             .map_err(|(_, damage)| ReadError::damaged(file.path(), offset, damage))?;
-        let held = Held::Part { pieces: part.pieces, was: directory.path().join(names::segment(first_seq)) };
+        let held = Held::Pruned { pieces: pruned.pieces, was: directory.path().join(names::segment(first_seq)) };
         let stamp = file.stamp();
         Ok(Self { file, header, footer, footer_offset: offset, held, stamp })
     }
@@ -147,7 +147,7 @@ impl SegmentFile {
         &self.footer
     }
 
-    /// Offset of the footer; for a remaining part, the offset of the part in its file.
+    /// Offset of the footer; for a pruned segment, its offset in the file `pruned`.
     pub(crate) fn footer_offset(&self) -> u64 {
         self.footer_offset
     }
@@ -156,7 +156,7 @@ impl SegmentFile {
     pub(crate) fn len_bytes(&self) -> Option<u64> {
         match self.held {
             Held::Whole => Some(self.footer_offset + SEGMENT_FOOTER_LEN as u64),
-            Held::Part { .. } => None,
+            Held::Pruned { .. } => None,
         }
     }
 
@@ -191,7 +191,7 @@ impl SegmentFile {
         let Some(Piece { offset: start, .. }) = pieces.clone().next() else {
             return Ok(());
         };
-        if let Held::Part { pieces: held, was } = &self.held {
+        if let Held::Pruned { pieces: held, was } = &self.held {
             return pieces.into_iter().try_for_each(|piece| {
                 let found = held.binary_search_by_key(&piece.offset, |held| held.offset).ok();
                 let found = found.and_then(|position| held.get(position)).ok_or_else(|| not_there(was))?;
@@ -278,7 +278,7 @@ impl SegmentFile {
     pub(crate) fn damaged(&self, offset: u64, damage: Damage) -> ReadError {
         let held = match &self.held {
             Held::Whole => None,
-            Held::Part { pieces, .. } => pieces.iter().find(|piece| piece.offset == offset),
+            Held::Pruned { pieces, .. } => pieces.iter().find(|piece| piece.offset == offset),
         };
         ReadError::damaged(self.path(), held.map_or(offset, |piece| piece.place), damage)
     }

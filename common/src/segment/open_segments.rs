@@ -8,8 +8,8 @@ use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
 
 use super::file::Mark;
-use super::remains::{Found, LastBytes};
-use super::{Remains, SegmentFile};
+use super::pruned::{Found, LastBytes};
+use super::{PrunedFile, SegmentFile};
 use crate::segment::timeline::Timeline;
 use crate::storage::Directory;
 use crate::storage::lru::RecentlyUsed;
@@ -52,20 +52,20 @@ pub(crate) struct Segments {
     blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
     /// Identities of all segments opened so far: another file may get the same name.
     marks: Mutex<HashMap<Seq, Mark>>,
-    dropped: Mutex<KnownRemains>,
+    dropped: Mutex<KnownPruned>,
     /// Segments that were dropped while an open version reads them.
     held: Mutex<HashMap<Seq, Weak<SegmentFile>>>,
     /// Whether files of dropped segments are read while they still exist.
     leftovers: Leftovers,
 }
 
-/// The state of the file `remains`.
+/// The state of the file `pruned`.
 #[derive(Debug, Default)]
-struct KnownRemains {
+struct KnownPruned {
     /// Last bytes of the file, if it exists.
     last: Option<LastBytes>,
     /// The open file, unless it is damaged.
-    remains: Option<Arc<Remains>>,
+    pruned: Option<Arc<PrunedFile>>,
 }
 
 /// Treatment of the file of a dropped segment that still exists.
@@ -115,23 +115,23 @@ impl Segments {
         }
     }
 
-    /// The segments as they will be once those that `remains` lists are removed.
-    pub(crate) fn without_dropped(&self, remains: Remains) -> Self {
-        let dropped = Mutex::new(KnownRemains { last: None, remains: Some(Arc::new(remains)) });
+    /// The segments as they will be once those that `pruned` lists are removed.
+    pub(crate) fn without_dropped(&self, pruned: PrunedFile) -> Self {
+        let dropped = Mutex::new(KnownPruned { last: None, pruned: Some(Arc::new(pruned)) });
         let leftovers = Leftovers::Hidden;
         Self { dropped, leftovers, ..Self::new(Arc::clone(&self.directory), self.uuid) }
     }
 
-    /// The file `remains` as of the last check; `None` when nothing was dropped, or the file is damaged.
-    pub(crate) fn remains(&self) -> Option<Arc<Remains>> {
-        lock(&self.dropped).remains.clone()
+    /// The file `pruned` as of the last check; `None` when nothing was dropped, or the file is damaged.
+    pub(crate) fn pruned(&self) -> Option<Arc<PrunedFile>> {
+        lock(&self.dropped).pruned.clone()
     }
 
     /// Whether all segments before this one, the first that exists, were dropped.
     pub(crate) fn is_dropped_before(&self, first_seq: Seq) -> bool {
-        let remains = self.remains();
-        let gap = remains.as_ref().and_then(|remains| remains.gap_at(Seq::FIRST));
-        gap.is_some_and(|gap| gap.has(first_seq) || gap.last_seq.next() == first_seq)
+        let pruned = self.pruned();
+        let range = pruned.as_ref().and_then(|pruned| pruned.range_at(Seq::FIRST));
+        range.is_some_and(|range| range.has(first_seq) || range.last_seq.next() == first_seq)
     }
 
     /// Checks which segments were dropped. Cheap when nothing has changed.
@@ -140,19 +140,19 @@ impl Segments {
     /// When the file cannot be read. A damaged file counts as absent, and is an error once.
     pub(crate) fn look_what_is_dropped(&self) -> Result<Dropped, ReadError> {
         let mut known = lock(&self.dropped);
-        let found = Remains::look(&self.directory, self.uuid, known.last.as_ref())?;
-        let (last, remains) = match found {
+        let found = PrunedFile::look(&self.directory, self.uuid, known.last.as_ref())?;
+        let (last, pruned) = match found {
             Found::Same => return Ok(Dropped::Same),
             Found::Nothing if known.last.is_none() => return Ok(Dropped::Same),
             Found::Nothing => (None, Ok(None)),
             Found::Other(last, Err(error @ ReadError::Damaged { .. })) => (Some(last), Err(error)),
-            Found::Other(last, remains) => (Some(last), Ok(Some(Arc::new(remains?)))),
+            Found::Other(last, pruned) => (Some(last), Ok(Some(Arc::new(pruned?)))),
         };
-        let (remains, result) = match remains {
-            Ok(remains) => (remains, Ok(Dropped::Changed)),
+        let (pruned, result) = match pruned {
+            Ok(pruned) => (pruned, Ok(Dropped::Changed)),
             Err(error) => (None, Err(error)),
         };
-        *known = KnownRemains { last, remains };
+        *known = KnownPruned { last, pruned };
         drop(known);
         // Open files take disk space until they are closed.
         lock(&self.files).clear();
@@ -163,7 +163,7 @@ impl Segments {
     /// Opens the dropped segments up to this one, if it was dropped, for a reader that continues to use them. The newest come
     /// first: if the limit of open files is reached, the oldest are left out.
     pub(crate) fn hold_dropped(&self, upto: Seq) -> Vec<Arc<SegmentFile>> {
-        let Some(remains) = self.remains().filter(|remains| remains.gap_of(upto).is_some()) else { return Vec::new() };
+        let Some(pruned) = self.pruned().filter(|pruned| pruned.range_of(upto).is_some()) else { return Vec::new() };
         let mut firsts: Vec<Seq> = match self.directory.list() {
             Ok(names) => names.iter().filter_map(|name| names::parse_segment(name)).collect(),
             Err(error) => {
@@ -171,7 +171,7 @@ impl Segments {
                 return Vec::new();
             }
         };
-        firsts.retain(|&first| first <= upto && remains.gap_of(first).is_some());
+        firsts.retain(|&first| first <= upto && pruned.range_of(first).is_some());
         firsts.sort_unstable_by(|a, b| b.cmp(a));
         let mut held = lock(&self.held);
         held.retain(|_, file| file.strong_count() > 0);
@@ -246,11 +246,11 @@ impl Segments {
     }
 
     fn open_file(&self, first_seq: Seq) -> Result<SegmentFile, ReadError> {
-        let known = self.remains();
-        let is_dropped = known.as_ref().is_some_and(|remains| remains.gap_of(first_seq).is_some());
+        let known = self.pruned();
+        let is_dropped = known.as_ref().is_some_and(|pruned| pruned.range_of(first_seq).is_some());
         if is_dropped && self.leftovers == Leftovers::Hidden {
             let absent = || super::file::not_there(&self.path().join(names::segment(first_seq)));
-            return known.and_then(|remains| remains.segment(first_seq)).unwrap_or_else(|| Err(absent()));
+            return known.and_then(|pruned| pruned.segment(first_seq)).unwrap_or_else(|| Err(absent()));
         }
         let error = match SegmentFile::open(&*self.directory, self.uuid, first_seq) {
             Err(ReadError::Storage(error)) if error.is_not_found() => error,
@@ -260,7 +260,7 @@ impl Segments {
         if !is_dropped && self.leftovers == Leftovers::Read {
             self.look_what_is_dropped()?;
         }
-        self.remains().and_then(|remains| remains.segment(first_seq)).unwrap_or_else(|| Err(error.into()))
+        self.pruned().and_then(|pruned| pruned.segment(first_seq)).unwrap_or_else(|| Err(error.into()))
     }
 
     /// Footer of a segment. Cached without limit: some hundred bytes each.
@@ -312,8 +312,8 @@ impl Segments {
         let file = self.open(first_seq)?;
         let index = file.read_index()?;
         // After opening: the segment may have been thinned before.
-        let known = self.remains();
-        let kept = known.as_ref().and_then(|remains| remains.kept_of(first_seq));
+        let known = self.pruned();
+        let kept = known.as_ref().and_then(|pruned| pruned.kept_of(first_seq));
         let whole = Timeline::of_segment(file.header(), file.footer(), index);
         let timeline = whole.and_then(|whole| match kept {
             Some(kept) => whole.thinned_to(kept),
@@ -322,7 +322,7 @@ impl Segments {
         let timeline = Arc::new(timeline.map_err(|damage| file.damaged(file.footer().index.offset, damage))?);
         let mut timelines = lock(&self.timelines);
         // If it was thinned meanwhile, the timeline is not cached.
-        if self.remains().as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
+        if self.pruned().as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
             timelines.insert(first_seq, Arc::clone(&timeline));
         }
         drop(timelines);

@@ -1,6 +1,6 @@
 //! Versions and the other entries of a timeline.
 
-use format::remains_directory::KeptVersion;
+use format::pruned_directory::KeptVersion;
 use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 use format::version_rules::Commit;
@@ -42,7 +42,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// The version as an entry of the file `remains`.
+    /// The version as an entry of the file `pruned`.
     pub(crate) fn as_kept(&self) -> KeptVersion {
         KeptVersion { seq: self.seq, place: self.place.0, recorded_at: self.recorded_at }
     }

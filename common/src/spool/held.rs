@@ -135,7 +135,7 @@ pub(crate) fn clear(directory: &dyn Directory, lightning_dir: &dyn Directory) ->
         directory.sync()?;
     }
     SpoolMarker::remove(lightning_dir, directory.path())?;
-    remove_if_present(directory, names::SPARE)?;
+    remove_if_present(directory, names::PREALLOCATED)?;
     remove_if_present(directory, names::SPOOL_HEADER)?;
     Ok(directory.sync()?)
 }

@@ -94,7 +94,7 @@ impl Baseline {
         let read = loop {
             let read = follower.poll(&history).map(drop);
             let (directory, uuid) = (&**backup.directory(), backup.manifest().uuid);
-            // If a recorder is running, the spare may have become a log since.
+            // If a recorder is running, the preallocated file may have become a log since.
             let read = read.and_then(|()| check_unused(directory, uuid, follower.next_seq()).map(drop));
             if read.is_ok() || looks == SECOND_LOOKS {
                 break read;

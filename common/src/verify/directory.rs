@@ -8,7 +8,7 @@ use crate::backup::lock_status::LockStatus;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
-use format::remains_directory::Gap;
+use format::pruned_directory::PrunedRange;
 use format::units::Seq;
 use format::{Damage, names};
 
@@ -19,7 +19,7 @@ pub(super) struct InUse {
     pub(super) logs: BTreeSet<Seq>,
     pub(super) snapshots: BTreeSet<Seq>,
     /// Segments that were dropped.
-    pub(super) dropped: Vec<Gap>,
+    pub(super) dropped: Vec<PrunedRange>,
 }
 
 /// Classifies the names: unused ones become notes or findings.
@@ -34,15 +34,24 @@ pub(super) fn check_names(
     let at_work = backup.look_at_lock().is_ok_and(|look| look != LockStatus::NotSeen);
     for name in names {
         let unused = match () {
-            () if [names::MANIFEST, names::LOCK, names::SPARE, names::SPOOL_NOTE, names::REMAINS, names::CHECKED]
-                .contains(&&**name) =>
+            () if [
+                names::MANIFEST,
+                names::LOCK,
+                names::PREALLOCATED,
+                names::SPOOL_NOTE,
+                names::PRUNED,
+                names::CHECKED,
+            ]
+            .contains(&&**name) =>
             {
                 None
             }
             () if name == names::RESCUED => Some(Ok(NoteAbout::Rescued)),
             () if name.ends_with(TEMPORARY_ENDING) => Some(Ok(NoteAbout::Leftover)),
             () => match (names::parse_segment(name), names::parse_log(name), names::parse_snapshot(name)) {
-                (Some(first), ..) if in_use.dropped.iter().any(|gap| gap.has(first)) => Some(Ok(NoteAbout::Leftover)),
+                (Some(first), ..) if in_use.dropped.iter().any(|range| range.has(first)) => {
+                    Some(Ok(NoteAbout::Leftover))
+                }
                 (Some(first), ..) => {
                     (!in_use.segments.contains(&first)).then_some(Err("readers take a log instead of it"))
                 }

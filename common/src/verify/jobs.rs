@@ -15,7 +15,7 @@ use crate::check::segment_body::check_body;
 use crate::check::segment_replay::replay_segment;
 use crate::log::RecordAddress;
 use crate::segment::timeline::Timeline;
-use crate::segment::{Remains, SegmentFile};
+use crate::segment::{PrunedFile, SegmentFile};
 use format::names;
 use format::record_index::RecordIndex;
 use format::segment::SnapshotId;
@@ -29,8 +29,8 @@ pub(super) enum Job {
     Segment(std::sync::Arc<SegmentFile>),
     /// A snapshot, with the version of its record, if that is known.
     Snapshot(SnapshotId, Option<DataVersion>),
-    /// The file `remains`.
-    Remains,
+    /// The file `pruned`.
+    Pruned,
 }
 
 impl Job {
@@ -39,7 +39,7 @@ impl Job {
         match self {
             Self::Segment(file) => names::segment(file.first_seq()),
             Self::Snapshot(id, _) => names::snapshot(id.seq),
-            Self::Remains => names::REMAINS.to_owned(),
+            Self::Pruned => names::PRUNED.to_owned(),
         }
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn check_all(
             match part {
                 Job::Segment(file) => check_segment(backup, file, depth, &found),
                 Job::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
-                Job::Remains => check_remains(backup, &found),
+                Job::Pruned => check_pruned(backup, &found),
             }
             progress.add(*bytes);
         }
@@ -167,10 +167,10 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     around
 }
 
-/// Checks every byte of `remains`; which parts of it versions need is determined elsewhere.
-fn check_remains(backup: &Backup, found: &Mutex<Found>) {
-    match Remains::open_named(backup.directory(), backup.manifest().uuid, names::REMAINS) {
-        Ok(remains) => remains.check(&mut |segment, error| {
+/// Checks every byte of `pruned`; which parts of it versions need is determined elsewhere.
+fn check_pruned(backup: &Backup, found: &Mutex<Found>) {
+    match PrunedFile::open_named(backup.directory(), backup.manifest().uuid, names::PRUNED) {
+        Ok(pruned) => pruned.check(&mut |segment, error| {
             let mut found = lock(found);
             found.findings.add_read(&error);
             found.damaged.insert(segment);

@@ -28,7 +28,7 @@ use crate::segment::version::{Version, VersionOrdinal};
 use crate::storage::Access;
 use crate::storage::read_error::ReadError;
 use format::names;
-use format::remains_directory::Thinned;
+use format::pruned_directory::Thinned;
 use format::segment::SnapshotId;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, Seq};
@@ -46,8 +46,8 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     let behind = baseline.history.unsealed_versions().next().map(|version| version.place.0);
     let mut firsts: BTreeSet<Seq> = baseline.history.sealed().iter().copied().collect();
     firsts.extend(baseline.names.iter().filter_map(|name| names::parse_segment(name)));
-    let remains = backup.segments().remains();
-    firsts.retain(|&first| remains.as_ref().is_none_or(|remains| remains.gap_of(first).is_none()));
+    let pruned = backup.segments().pruned();
+    firsts.retain(|&first| pruned.as_ref().is_none_or(|pruned| pruned.range_of(first).is_none()));
     // While a segment cannot be read, its log counts if it still exists.
     let is_instead = |first: &Seq| baseline.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
@@ -65,14 +65,14 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         lost: VersionRanges::default(),
     };
     verification.places = verification.places_of(scope)?;
-    verification.thinned = thinned::asked_for(&remains, verification.places);
+    verification.thinned = thinned::asked_for(&pruned, verification.places);
     let mut report = verification.run(scope, watch);
     if let Some(manifest) = manifest {
         let all = verification.all_versions();
         verification.found.findings.cost(&manifest, |finding| finding.lost.extend(&all));
         verification.lost.extend(&all);
     }
-    // Dropped versions are not lost, although only `remains` shows the difference.
+    // Dropped versions are not lost, although only `pruned` shows the difference.
     let dropped = verification.dropped();
     report.lost = verification.lost.without(&dropped);
     report.versions_lost = report.lost.count();
@@ -184,8 +184,8 @@ impl Verification {
             }
             parts.push(Job::Segment(Arc::clone(file)));
         }
-        if self.baseline.names.iter().any(|name| name == names::REMAINS) {
-            parts.push(Job::Remains);
+        if self.baseline.names.iter().any(|name| name == names::PRUNED) {
+            parts.push(Job::Pruned);
         }
         for (seq, snapshot) in self.baseline.history.unsealed_snapshots().filter(|_| self.has_logs()) {
             let version = self.baseline.history.unsealed_records().find(|record| record.seq() == seq);
@@ -384,8 +384,8 @@ impl Verification {
         in_use.snapshots.extend(self.sealed.iter().filter_map(|one| Some(one.file.as_ref()?.footer().snapshot?.seq)));
         let bases = self.baseline.history.unsealed_snapshots().filter_map(|(_, snapshot)| snapshot.base);
         in_use.snapshots.extend(bases.map(DeltaBase::seq));
-        if let Some(remains) = self.backup.segments().remains() {
-            in_use.dropped = remains.gaps().to_vec();
+        if let Some(pruned) = self.backup.segments().pruned() {
+            in_use.dropped = pruned.ranges().to_vec();
         }
         let Found { findings, notes, .. } = &mut self.found;
         check_names(&self.backup, &self.baseline.names, &in_use, findings, notes);

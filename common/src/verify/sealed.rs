@@ -9,8 +9,8 @@ use crate::backup::Backup;
 use crate::segment::SegmentFile;
 use crate::segment::timeline::Timeline;
 use crate::storage::read_error::ReadError;
+use format::pruned_directory::PrunedRange;
 use format::record::first_link;
-use format::remains_directory::Gap;
 use format::segment::{FollowedBy, SegmentFooter};
 use format::snapshot_ref::DeltaBase;
 use format::units::Seq;
@@ -51,11 +51,11 @@ pub(super) fn open_all(
     findings: &mut Findings,
 ) -> Vec<Sealed> {
     let mut all: Vec<Sealed> = Vec::new();
-    let remains = backup.segments().remains();
+    let pruned = backup.segments().pruned();
     // Dropped segments are not missing.
-    let behind_gap = |next: Seq| {
-        let gap = remains.as_ref().and_then(|remains| remains.gap_at(next));
-        gap.map_or(next, |gap| gap.last_seq.next())
+    let behind_range = |next: Seq| {
+        let range = pruned.as_ref().and_then(|pruned| pruned.range_at(next));
+        range.map_or(next, |range| range.last_seq.next())
     };
     for &first in firsts {
         let opened = backup.segments().open(first);
@@ -63,7 +63,7 @@ pub(super) fn open_all(
             None => Some(Seq::FIRST),
             Some(before) => before.footer().map(|footer| footer.last_seq.next()),
         };
-        let expected = expected.map(behind_gap).filter(|&expected| expected < first);
+        let expected = expected.map(behind_range).filter(|&expected| expected < first);
         if let (Ok(file), Some(expected)) = (&opened, expected) {
             all.push(missing(expected, file.footer(), findings));
         }
@@ -131,15 +131,15 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
             Some(Sealed { file: Some(before), .. }) => Before::Segment(Arc::clone(before)),
             Some(_) => Before::Unknown,
         };
-        if let Some(gap) = gap_before(backup, &before) {
+        if let Some(range) = range_before(backup, &before) {
             let fits = before.link(backup).is_none_or(|link| {
-                link == (gap.first_seq, gap.previous_checksum, gap.versions_before, gap.place_before)
+                link == (range.first_seq, range.previous_checksum, range.versions_before, range.place_before)
             });
-            let end = backup.segments().open(gap.last_segment);
-            let fits = fits && end.as_ref().is_ok_and(|end| is_end_of(end.footer(), &gap));
+            let end = backup.segments().open(range.last_segment);
+            let fits = fits && end.as_ref().is_ok_and(|end| is_end_of(end.footer(), &range));
             if !fits {
                 let what = "what it says of dropped segments does not fit between those beside them";
-                problems.push(ReadError::damaged(&backup.path().join(names::REMAINS), 0, Damage::Contradiction(what)));
+                problems.push(ReadError::damaged(&backup.path().join(names::PRUNED), 0, Damage::Contradiction(what)));
             }
             before = end.map_or(Before::Unknown, Before::Segment);
         }
@@ -158,13 +158,13 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
 enum Before {
     /// None: it is the first one.
     Beginning,
-    /// This segment, or its remaining part.
+    /// This segment, whole or pruned.
     Segment(Arc<SegmentFile>),
     /// Unknown, because it cannot be opened.
     Unknown,
 }
 
-/// The state behind a segment or gap: next seq, checksum of the last record, number of versions so far, and ordinal of the newest
+/// The state behind a segment or range: next seq, checksum of the last record, number of versions so far, and ordinal of the newest
 /// of them.
 type Link = (Seq, u32, u64, u64);
 
@@ -176,7 +176,7 @@ impl Before {
         }
     }
 
-    /// The state that the next segment, or gap, must continue; `None` when unknown.
+    /// The state that the next segment, or range, must continue; `None` when unknown.
     fn link(&self, backup: &Backup) -> Option<Link> {
         match self {
             Self::Beginning => Some((Seq::FIRST, first_link(backup.manifest().uuid), 0, 0)),
@@ -190,16 +190,16 @@ impl Before {
     }
 }
 
-/// The gap that follows.
-fn gap_before(backup: &Backup, before: &Before) -> Option<Gap> {
+/// The range that follows.
+fn range_before(backup: &Backup, before: &Before) -> Option<PrunedRange> {
     let (first, ..) = before.link(backup)?;
-    backup.segments().remains()?.gap_at(first).cloned()
+    backup.segments().pruned()?.range_at(first).cloned()
 }
 
-/// Whether a gap ends with this segment.
-fn is_end_of(footer: &SegmentFooter, gap: &Gap) -> bool {
+/// Whether a range ends with this segment.
+fn is_end_of(footer: &SegmentFooter, range: &PrunedRange) -> bool {
     let versions = footer.versions_before.saturating_add(footer.versions.into());
-    (footer.last_seq, versions) == (gap.last_seq, gap.versions_before.saturating_add(gap.versions))
+    (footer.last_seq, versions) == (range.last_seq, range.versions_before.saturating_add(range.versions))
 }
 
 /// Offsets of two fields of a segment header.

@@ -7,14 +7,14 @@ use super::impact::Costs;
 use super::{Depth, VersionRanges};
 use crate::backup::Backup;
 use crate::history::{NeededBy, Start};
-use crate::segment::{Remains, SealedState};
+use crate::segment::{PrunedFile, SealedState};
 use crate::storage::read_error::ReadError;
-use format::remains_directory::{KeptVersion, Thinned};
+use format::pruned_directory::{KeptVersion, Thinned};
 use format::units::Seq;
 
 /// The thinned segments with versions in this range of ordinals.
-pub(super) fn asked_for(remains: &Option<Arc<Remains>>, (first, last): (u64, u64)) -> Vec<Thinned> {
-    let all = remains.as_ref().map_or(&[][..], |remains| remains.thinned());
+pub(super) fn asked_for(pruned: &Option<Arc<PrunedFile>>, (first, last): (u64, u64)) -> Vec<Thinned> {
+    let all = pruned.as_ref().map_or(&[][..], |pruned| pruned.thinned());
     let asked = all.iter().map(|thinned| {
         let is_asked = |version: &&KeptVersion| (first..=last).contains(&version.place);
         Thinned { versions: thinned.versions.iter().filter(is_asked).copied().collect(), ..*thinned }

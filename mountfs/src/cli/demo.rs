@@ -24,7 +24,7 @@ use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, Pretend
 use crate::demo::trace::{Trace, TraceEvent};
 use crate::fuse::adapter::Access;
 use crate::mount::mounted::{Mount, MountError, MountSettings};
-use crate::restore::{Damaged, Destination, Existing, Proof, restore};
+use crate::restore::{Checks, Damaged, Destination, Existing, Proof, restore};
 use crate::say;
 
 /// Show everything on a simulated node, in half a minute.
@@ -279,8 +279,8 @@ fn restore_newest(
     let version = history.version(newest).map_err(Failure::no)?;
     let version = version.ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
     let destination = Destination::check(&place.new_node(), backup.path(), Existing::Refuse)?;
-    let restored = restore(&backup, &history, &version, &destination, Proof::QuickCheck, Damaged::Refuse, &mut |_| {})
-        .map_err(Failure::no)?;
+    let checks = Checks { proof: Proof::QuickCheck, damaged: Damaged::Refuse, inspect: &mut |_| Ok(()) };
+    let restored = restore(&backup, &history, &version, &destination, checks, &mut |_| {}).map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
     say!("   backupfs restore {url} {}", place.new_node().display());
     say!("   quick_check: ok");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use common::{
     BackupLock, BackupLockError, BackupUrl, CreatedSnapshot, DamagedDatabase, OnGap, OnUnreachable, Owner, PagesDone,
-    PythonLock, create_backup_for, replace_backup,
+    PythonLock, StaleDatabase, create_backup_for, replace_backup,
 };
 
 use super::Failure;
@@ -43,6 +43,10 @@ pub struct InitArgs {
     /// With --replace: even if the database is damaged and the existing backup is not
     #[arg(long, requires = "replace")]
     pub accept_damaged_database: bool,
+    /// With --replace: even if the existing backup has newer versions. Only after going back on purpose, as to the version before a
+    /// failed upgrade: a node that is started on a revoked state can lose all its funds
+    #[arg(long, requires = "replace")]
+    pub accept_stale_state: bool,
     /// The new backup: a directory that does not exist yet or is empty, or with --replace a backup
     pub url: BackupUrl,
 }
@@ -78,7 +82,8 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     };
     let created = if args.replace {
         let damaged = if args.accept_damaged_database { DamagedDatabase::Accept } else { DamagedDatabase::Refuse };
-        replace_backup(&args.url, &lightning_dir, source.as_deref(), damaged, progress)
+        let stale = if args.accept_stale_state { StaleDatabase::Accept } else { StaleDatabase::Refuse };
+        replace_backup(&args.url, &lightning_dir, source.as_deref(), damaged, stale, progress)
     } else {
         create_backup_for(&args.url, &lightning_dir, source.as_deref(), progress)
     };

@@ -105,10 +105,10 @@ fn standing(standing: Standing) -> String {
     }
 }
 
-/// With a capital, unless it begins with the name of a file, and a full stop.
+/// With a capital, unless it begins with the name of a file or program, and a full stop.
 fn sentence(text: &str) -> String {
     let first = text.split_whitespace().next().unwrap_or_default();
-    let is_name = first.contains(['/', '.', '_']);
+    let is_name = first.contains(['/', '.', '_']) || first == "lightningd";
     let mut rest = text.chars();
     match rest.next() {
         Some(letter) if !is_name => format!("{}{}.", letter.to_uppercase(), rest.as_str()),
@@ -215,6 +215,7 @@ mod tests {
         assert_eq!(sentence("there is no x"), "There is no x.");
         assert_eq!(sentence("/a/hsm_secret is that"), "/a/hsm_secret is that.");
         assert_eq!(sentence("emergency.recover has"), "emergency.recover has.");
+        assert_eq!(sentence("lightningd is running"), "lightningd is running.");
         assert_eq!(sentence(""), ".");
     }
 

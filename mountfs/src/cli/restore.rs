@@ -1,17 +1,25 @@
 //! `backupfs restore`.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
 use clap::Args;
+use common::preflight::key_file::{KeyFileError, NodeKeys};
+use common::preflight::report::Report;
+use common::preflight::revocations::{ChannelEvidence, Standing};
+use common::preflight::{BackupQuestion, Contents, Question, preflight};
 use common::{
     Backup, BackupLock, BackupUrl, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
     Timestamp, Version,
 };
+use format::units::Hex;
 
 use super::attach::attach_command;
+use super::keys::EvidenceArgs;
+use super::preflight_report::write_text;
 use super::progress::Bar;
 use super::signals::signals_to_end;
 use super::time_arg::Bound;
@@ -20,7 +28,7 @@ use crate::mount::behind;
 use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
 use crate::restore::{
-    Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
+    Checks, Damaged, Destination, Existing, MadeDirectories, Progress, Proof, RestoreError, Restored, restore,
 };
 use crate::say;
 use common::with_causes;
@@ -39,7 +47,7 @@ Examples:
   backupfs restore --verify --backup-existing /var/backup/node.bkp ~/.lightning/bitcoin
   backupfs restore --at '2026-11-20 14:05' --accept-stale-state /var/backup/node.bkp /tmp/look.sqlite3
 
-The old node must not run any more, and hsm_secret has to be copied by hand.")]
+The old node must not run any more, and hsm_secret has to be copied by hand. If the directory has hsm_secret and emergency.recover, or the options name them, a version that they show to be revoked is refused.")]
 pub struct RestoreArgs {
     /// The backup
     pub url: BackupUrl,
@@ -66,6 +74,9 @@ pub struct RestoreArgs {
     /// Restore a version even if it fails SQLite's quick_check, and print the findings
     #[arg(long)]
     pub accept_damaged: bool,
+    /// Where the keys and emergency.recover are.
+    #[command(flatten)]
+    pub evidence: EvidenceArgs,
 }
 
 /// Restores the newest version, or another one if that was confirmed.
@@ -107,6 +118,8 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         None => behind::warn(&sight),
     }
     let version = &choose(&history, problem.as_ref().err(), args)?;
+    // Asked before anything is written.
+    let evidence = Evidence::find(&args.evidence, destination.directory())?;
     let unfinished = Arc::new(Mutex::new(Unfinished::Nothing));
     remove_on_signal(Arc::clone(&unfinished))?;
     let mut bar = Bar::new("restoring");
@@ -114,7 +127,13 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let mut reading_back = Bar::new("reading back");
     let proof = if args.verify { Proof::ReadBack } else { Proof::QuickCheck };
     let damaged = if args.accept_damaged { Damaged::Accept } else { Damaged::Refuse };
-    let restored = restore(&backup, &history, version, &destination, proof, damaged, &mut |progress| match progress {
+    let mut report = None;
+    let mut inspect = |database: &Path| {
+        let found = report.insert(evidence.preflight(&backup, database, destination.directory()));
+        expect_not_revoked(found, version.data_version, args)
+    };
+    let checks = Checks { proof, damaged, inspect: &mut inspect };
+    let restored = restore(&backup, &history, version, &destination, checks, &mut |progress| match progress {
         Progress::Started { temporary: path, total_bytes } => {
             *unfinished.lock().unwrap_or_else(PoisonError::into_inner) = Unfinished::Temporary(path.to_owned());
             total = total_bytes;
@@ -144,6 +163,9 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     if let Some(owner) = Owner::given(&restored.path) {
         say!("it belongs to {owner}, as {} does", destination.directory().display());
     }
+    if let Some(report) = report {
+        say_report(&Report { database: restored.path.clone(), ..report });
+    }
     if Some(version.seq) == history.newest_recorded().map(|newest| newest.seq) {
         note!("{}", checklist(&backup, version, destination.directory()));
         if restored.path.ends_with(DATABASE_NAME) {
@@ -151,6 +173,53 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Where evidence is found of what the node has seen last.
+struct Evidence {
+    keys: Result<NodeKeys, KeyFileError>,
+    witnesses: Vec<PathBuf>,
+}
+
+impl Evidence {
+    fn find(args: &EvidenceArgs, directory: &Path) -> anyhow::Result<Self> {
+        Ok(Self { keys: args.keys(directory)?, witnesses: args.witnesses(directory) })
+    }
+
+    /// Examines a database that was just written from the backup.
+    fn preflight(&self, backup: &Arc<Backup>, database: &Path, directory: &Path) -> Report {
+        let question = Question {
+            database,
+            keys: self.keys.as_ref().map_err(Clone::clone),
+            witnesses: &self.witnesses,
+            backup: BackupQuestion::Opened { backup, lightning_dir: directory, contents: Contents::JustWritten },
+            // The destination is refused when one is found.
+            running: None,
+            now: Timestamp::now(),
+        };
+        preflight(&question, &mut |_, _| {})
+    }
+}
+
+/// Refuses a revoked state, unless that was accepted. What could not be found out does not stand in the way.
+fn expect_not_revoked(report: &Report, version: DataVersion, args: &RestoreArgs) -> Result<(), RestoreError> {
+    let channel = |channel: &ChannelEvidence| match channel.standing {
+        Standing::Behind { by } => format!("channel {} ({by} more)", Hex(&channel.channel_id)),
+        _ => Hex(&channel.channel_id).to_string(),
+    };
+    let channels: Vec<String> = report.revoked().map(channel).collect();
+    if channels.is_empty() || args.accept_stale_state {
+        return Ok(());
+    }
+    Err(RestoreError::Revoked { version, channels })
+}
+
+/// Prints the table of `preflight`.
+fn say_report(report: &Report) {
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _: io::Result<()> = write_text(&mut text, report);
+    note!("\n{}", String::from_utf8_lossy(&text));
 }
 
 /// The warning about a damaged version that was restored, with SQLite's findings and what can be done.

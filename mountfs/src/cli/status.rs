@@ -177,7 +177,7 @@ fn dropped_json(backup: &Backup) -> Option<Value> {
         "at": dropped.at.to_string(),
         "versions": dropped.versions,
         "segments": dropped.segments,
-        "remains_bytes": dropped.remains_bytes,
+        "remains_bytes": dropped.pruned_bytes,
     }))
 }
 

@@ -54,7 +54,12 @@ HOW TO RESTORE
 
      backupfs attach --lightning-dir ~/.lightning/bitcoin {backup}
 
-5. Start lightningd, then look at `lightning-cli listpeerchannels`.
+5. Ask whether the database is an old state. This compares it with the file emergency.recover, which lightningd keeps
+   beside its database, so copy that from the old disk, too, if it can still be read:
+
+     backupfs preflight ~/.lightning/bitcoin
+
+6. Start lightningd, then look at `lightning-cli listpeerchannels`.
 
 
 TO LOOK AT A VERSION
@@ -105,6 +110,7 @@ mod tests {
         let text = readme_text(&url, Path::new("/mnt/restore"), None);
         assert!(text.contains("cp /mnt/restore/latest/lightningd.sqlite3 "));
         assert!(text.contains("backupfs restore file:///var/backup/node.bkp "));
+        assert!(text.contains("backupfs preflight ~/.lightning/bitcoin\n"));
         let spaced = readme_text(&"file:///my disk/node.bkp".parse().unwrap(), Path::new("/mnt/my restore"), None);
         let behind = "warning: THIS BACKUP IS BEHIND ".repeat(9);
         let behind = readme_text(&url, Path::new("/mnt/restore"), Some(&behind));

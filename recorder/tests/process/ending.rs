@@ -127,7 +127,7 @@ fn signals_that_mean_nothing_to_it_do_not_end_it() {
     assert!(recorder.wait().success());
 }
 
-/// The log was made before there was a limit: it is recorded to as far as the limit reaches. The spare cannot be made.
+/// The log was made before there was a limit: it is recorded to as far as the limit reaches. The preallocated file cannot be made.
 #[test]
 fn a_limit_of_the_size_of_files_is_a_write_that_fails_and_ends_nothing() {
     let node = Node::with_backup();
@@ -137,7 +137,7 @@ fn a_limit_of_the_size_of_files_is_a_write_that_fails_and_ends_nothing() {
     shell.args(["-c", "ulimit -f 512; exec \"$0\"", env!("CARGO_BIN_EXE_backup-recorder")]);
     let mut recorder = RecorderProcess::start_by(shell, node.path());
     recorder.record(&write(1));
-    recorder.logs("spare");
+    recorder.logs("preallocated");
     recorder.record(&write(2));
     let mut large = write(3);
     large["writes"][0] = json!(format!("INSERT INTO payments (label) VALUES ('{}')", "x".repeat(1 << 20)));

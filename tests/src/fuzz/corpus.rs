@@ -12,8 +12,8 @@ use common::KeepPolicy;
 use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
 use common::{Backup, BackupUrl, BackupWriter, DbWrite, LogLimits, Sealer, Seq, Timestamp, View};
 use format::page_map::{FAN_OUT, MapNode};
+use format::pruned::{PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN};
 use format::record_index::RecordIndex;
-use format::remains::{REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN};
 use format::segment::{
     Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
@@ -77,7 +77,7 @@ impl Corpus {
                     let bytes = fs::read(directory.path().join(backup).join(&name)).expect("a file");
                     (backup, name, bytes)
                 })
-                .filter(|(_, name, _)| name != "LOCK" && name != "spare")
+                .filter(|(_, name, _)| name != "LOCK" && name != "preallocated")
                 .collect();
             of_backup.sort();
             files.extend(of_backup);
@@ -138,9 +138,9 @@ impl Corpus {
             all.push(file[..80].to_vec());
             all.push(file[file.len() - 32..].to_vec());
         }
-        for file in self.named("remains") {
-            all.push(file[..REMAINS_HEADER_LEN].to_vec());
-            all.push(file[file.len() - REMAINS_FOOTER_LEN..].to_vec());
+        for file in self.named("pruned") {
+            all.push(file[..PRUNED_HEADER_LEN].to_vec());
+            all.push(file[file.len() - PRUNED_FOOTER_LEN..].to_vec());
         }
         all.extend(self.named("checked").map(<[u8]>::to_vec));
         let mut spool = [b"BKPFSSPL\x01\0\x01\0", &[0; 160][..], &[0; 4]].concat();
@@ -186,9 +186,9 @@ impl Corpus {
         frames
     }
 
-    pub(super) fn remains(&self) -> Vec<Vec<u8>> {
-        self.named("remains")
-            .flat_map(|file| super::remains::blocks(file).into_iter().map(|block| file[block].to_vec()))
+    pub(super) fn pruned(&self) -> Vec<Vec<u8>> {
+        self.named("pruned")
+            .flat_map(|file| super::pruned::blocks(file).into_iter().map(|block| file[block].to_vec()))
             .collect()
     }
 
@@ -254,7 +254,7 @@ fn compacted(path: &Path, writes: &[TraceWrite]) {
     seal_all(path);
     let [hour, day] = ["1h", "1d"].map(|span| Some(span.parse().expect("a span")));
     let policy = KeepPolicy { within: hour, hourly: day, ..KeepPolicy::default() };
-    // Whoever recorded may be making a spare still.
+    // Whoever recorded may be making a preallocated file still.
     let deadline = Instant::now() + Duration::from_secs(30);
     let outcome = loop {
         match compact_backup(&url(path), &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(())) {

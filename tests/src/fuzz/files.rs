@@ -12,7 +12,7 @@ use format_fuzz::crc::{crc32c, seal};
 use tempfile::TempDir;
 
 use super::corpus::{BACKUPS, CORPUS, pieces};
-use super::remains::seal_remains;
+use super::pruned::seal_pruned;
 
 /// Most bytes that are read of a version.
 const READ_MAX: u64 = 4 << 20;
@@ -57,8 +57,8 @@ pub(super) fn file_sealed(input: &[u8]) -> bool {
         seal_log(&uuid, &mut bytes);
     } else if name.starts_with("segment-") {
         seal_segment(intact, &mut bytes);
-    } else if name == "remains" {
-        seal_remains(&uuid, intact, &mut bytes);
+    } else if name == "pruned" {
+        seal_pruned(&uuid, intact, &mut bytes);
     } else if name.starts_with("snapshot-") {
         let Some(footer) = seal_snapshot(&mut bytes) else { return false };
         // Its record names its checksum.

@@ -8,8 +8,9 @@ mod corpus;
 mod files;
 mod hook;
 mod lock;
+mod pruned;
 mod python;
-mod remains;
+mod static_backup;
 
 use format_fuzz::{Corpus, Target, proportional};
 
@@ -81,6 +82,20 @@ pub const TARGETS: &[Target] = &[
         weight: 600,
         bytes_max: |_| 1 << 30,
     },
+    Target {
+        name: "static_backup",
+        run: static_backup::static_backup,
+        corpus: static_backup::static_backups,
+        weight: 1,
+        bytes_max: proportional,
+    },
+    Target {
+        name: "hsm_secret",
+        run: static_backup::hsm_secret,
+        corpus: static_backup::hsm_secrets,
+        weight: 2,
+        bytes_max: proportional,
+    },
 ];
 
 /// The targets of the format, with inputs from the files of backups. [`format_fuzz`] runs them with its own inputs; here
@@ -93,7 +108,7 @@ pub fn with_real_inputs() -> Vec<Target> {
         ("header_sealed", || CORPUS.headers()),
         ("page_map", || CORPUS.nodes()),
         ("record_index", || CORPUS.indexes()),
-        ("remains", || CORPUS.remains()),
+        ("pruned", || CORPUS.pruned()),
         ("templates", || CORPUS.tables()),
         ("normaliser", || CORPUS.statements()),
     ];

@@ -6,7 +6,7 @@
 //! | [`recording`] | the recorder: kills, crashes, gaps, sealing, the end of a run, wrong clocks, odd nodes; a model, a soak, fire |
 //! | [`traces`] | every recorded trace: played, played with trouble in the middle, and its statements replayed in every way |
 //! | [`trouble`] | the backup's place fails, hangs, is full or gone: refusals, waiting, the spool; the file system that fails on request |
-//! | [`reading`] | the mount, `restore`, `versions`, `show`, `diff`, `find`; a log damaged in the middle |
+//! | [`reading`] | the mount, `restore`, `preflight`, `versions`, `show`, `diff`, `find`; a log damaged in the middle |
 //! | [`checking`] | `verify`, `status`, `backup-status` |
 //! | [`python`] | `import` and `export`: files and nodes of the Python plugin |
 //! | [`operating`] | how the command line behaves, the mount as a service, compaction |
@@ -47,6 +47,7 @@ mod reading {
     mod follow;
     mod mount;
     mod prefill;
+    mod preflight;
     mod restore;
     mod show;
     mod versions;
@@ -70,6 +71,7 @@ mod set_up {
     mod bad_input;
     mod damaged_database;
     mod demo;
+    mod going_back;
     mod init;
     mod owners;
     mod replace;

@@ -3,7 +3,7 @@
 //! anything else, and the recorder refuses or goes on without losing what the node has.
 //!
 //! `BACKUPFS_TAMPERINGS` cuts and as many flips are tried per file, evenly spread; `all` tries every byte and every bit.
-//! `BACKUPFS_TAMPERED_FILES=remains` tries them on these files only.
+//! `BACKUPFS_TAMPERED_FILES=pruned` tries them on these files only.
 
 mod cases;
 mod recorded;
@@ -173,7 +173,7 @@ fn a_recorder_whose_own_files_were_tampered_with_refuses_or_goes_on_with_all_tha
         |path: &&PathBuf| path.starts_with("spool") || path.ends_with("backup.lock") || path.ends_with("backup.spool");
     let attacked: Vec<_> = recorded.files.keys().filter(is_attacked).cloned().collect();
     let kinds: Vec<_> = attacked.iter().map(|path| kind(path)).collect();
-    let expected = ["backup.lock", "backup.spool", "spool/LOCK", "spool/log", "spool/spare", "spool/spool"];
+    let expected = ["backup.lock", "backup.spool", "spool/LOCK", "spool/log", "spool/preallocated", "spool/spool"];
     assert_eq!(kinds, expected);
     let tallies = tampered(&recorded, &another, &attacked, 1);
     if std::env::var_os(FILES).is_some() {

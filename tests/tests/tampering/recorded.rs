@@ -166,7 +166,7 @@ impl Making {
         let policy = KeepPolicy { within: hour, hourly: day, ..KeepPolicy::default() };
         let backup = url(&self.node.home.backup());
         let compaction = Cell::new(None);
-        // The recorder may be making a spare still.
+        // The recorder may be making a preallocated file still.
         let is_done = || {
             let outcome = compact_backup(&backup, &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(()));
             let is_locked = matches!(outcome, Err(CompactBackupError::Locked { .. }));
@@ -202,11 +202,11 @@ impl Making {
         files(&self.node.home)
     }
 
-    /// Ends the node. There is a spare by then where changes go.
+    /// Ends the node. There is a preallocated file by then where changes go.
     fn ended(mut self, older: Files, older_held: Held) -> Recorded {
         let spool = self.recording().spooled().map(|(path, _)| path);
-        let spare = spool.unwrap_or_else(|| self.node.home.backup()).join("spare");
-        assert!(until(TIMEOUT, || spare.exists()), "there is no spare");
+        let preallocated = spool.unwrap_or_else(|| self.node.home.backup()).join("preallocated");
+        assert!(until(TIMEOUT, || preallocated.exists()), "there is no preallocated file");
         self.recording = None;
         self.node.lightningd.kill();
         let files = self.files();
@@ -278,7 +278,7 @@ impl Recorded {
     fn expect_all_kinds(&self) {
         let names: Vec<_> = self.files.keys().filter_map(|path| path.file_name()?.to_str()).collect();
         let count = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
-        let once = ["manifest", "LOCK", "spare", "remains", "spool-note", "backup.lock"].map(count);
+        let once = ["manifest", "LOCK", "preallocated", "pruned", "spool-note", "backup.lock"].map(count);
         // One `LOCK` is in the spool, which is empty.
         assert!(once == [1, 2, 1, 1, 1, 1], "{names:?}");
         assert!(count("segment-") >= 3 && count("log-") >= 2 && count("snapshot-") == 2, "{names:?}");

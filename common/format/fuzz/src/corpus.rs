@@ -8,12 +8,12 @@ use format::commit_note::{CommitNote, DatabaseStamp};
 use format::log_header::LogHeader;
 use format::manifest::Manifest;
 use format::page_map::{FAN_OUT, MapNode};
+use format::pruned::{PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment};
+use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
 use format::record::{
     RECORD_HEADER_LEN, RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot,
 };
 use format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval, RecordIndex};
-use format::remains::{RemainingPiece, RemainsFooter, RemainsHeader, SegmentPart};
-use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
 use format::segment::{FollowedBy, Location, MapRoot, Piece, SegmentFooter, SegmentHeader, SnapshotId};
 use format::snapshot::{SnapshotFooter, SnapshotHeader};
 use format::snapshot_ref::{DeltaBase, SnapshotReason, SnapshotRef};
@@ -199,8 +199,8 @@ pub fn headers() -> Vec<Vec<u8>> {
         segment_header().encode().to_vec(),
         segment_footer().encode().to_vec(),
         first.encode().to_vec(),
-        RemainsHeader { uuid: UUID, created: time(6) }.encode().to_vec(),
-        RemainsFooter { header_checksum: 1, directory_checksum: 2, directory_offset: 300 }.encode().to_vec(),
+        PrunedHeader { uuid: UUID, created: time(6) }.encode().to_vec(),
+        PrunedFooter { header_checksum: 1, directory_checksum: 2, directory_offset: 300 }.encode().to_vec(),
         footer.encode().to_vec(),
     ];
     all.extend(snapshots.map(|header| header.encode().to_vec()));
@@ -263,9 +263,9 @@ pub fn snapshot_indexes() -> Vec<Vec<u8>> {
     vec![full, delta]
 }
 
-/// A directory with several of everything, and the remaining part of a segment.
-pub fn remains() -> Vec<Vec<u8>> {
-    let gap = |first: u64, last: u64| Gap {
+/// A directory with several of everything, and a pruned segment.
+pub fn pruned() -> Vec<Vec<u8>> {
+    let range = |first: u64, last: u64| PrunedRange {
         first_seq: seq(first),
         previous_checksum: 1,
         last_segment: seq(last),
@@ -276,18 +276,21 @@ pub fn remains() -> Vec<Vec<u8>> {
         segments: 5,
         bytes: 6,
     };
-    let parts =
-        [10, 20, 30, 40, 50, 100, 110, 120].map(|first| PartEntry { segment: seq(first), offset: 40, len: 300 });
+    let segments = [10, 20, 30, 40, 50, 100, 110, 120].map(|first| PrunedSegmentEntry {
+        segment: seq(first),
+        offset: 40,
+        len: 300,
+    });
     let kept = |number| KeptVersion { seq: seq(number), place: number, recorded_at: time(7) };
     let thinned =
         [10, 100].map(|first| Thinned { segment: seq(first), versions: vec![kept(first + 1), kept(first + 3)] });
-    let gaps = vec![gap(1, 50), gap(100, 120)];
-    let directory = RemainsDirectory { gaps, parts: parts.to_vec(), thinned: thinned.to_vec() };
+    let ranges = vec![range(1, 50), range(100, 120)];
+    let directory = PrunedDirectory { ranges, segments: segments.to_vec(), thinned: thinned.to_vec() };
     let (header, footer) = (segment_header().encode(), segment_footer().encode());
     let pieces = [(289_000, 40, 12), (290_000, 56, 12), (290_798, 72, 40)];
-    let pieces = pieces.map(|(offset, place, len)| RemainingPiece { offset, place, len }).to_vec();
-    let part = |pieces| SegmentPart { header, footer, pieces }.encode();
-    vec![directory.encode(), part(pieces), part(Vec::new())]
+    let pieces = pieces.map(|(offset, place, len)| PrunedPiece { offset, place, len }).to_vec();
+    let segment = |pieces| PrunedSegment { header, footer, pieces }.encode();
+    vec![directory.encode(), segment(pieces), segment(Vec::new())]
 }
 
 /// Tables of templates, not compressed.

@@ -4,7 +4,7 @@ use format::Damage;
 use format::checked::CheckedSnapshots;
 use format::log_header::LogHeader;
 use format::manifest::Manifest;
-use format::remains::{RemainsFooter, RemainsHeader};
+use format::pruned::{PrunedFooter, PrunedHeader};
 use format::segment::{SegmentFooter, SegmentHeader};
 use format::snapshot::{SnapshotFooter, SnapshotHeader};
 use format::spool::{SPOOL_HEADER_LEN, SpoolHeader};
@@ -29,8 +29,8 @@ pub(super) fn header(input: &[u8]) -> bool {
         again(footer(input), |found| found.encode().to_vec(), footer),
         exactly(input, LogHeader::decode, |found| found.encode()),
         exactly(input, SegmentHeader::decode, |found| found.encode()),
-        exactly(input, RemainsHeader::decode, |found| found.encode()),
-        exactly(input, RemainsFooter::decode, |found| found.encode()),
+        exactly(input, PrunedHeader::decode, |found| found.encode()),
+        exactly(input, PrunedFooter::decode, |found| found.encode()),
         exactly(input, SnapshotHeader::decode, |found| found.encode()),
         exactly(input, SnapshotFooter::decode, |(found, _)| found.encode()),
     ]

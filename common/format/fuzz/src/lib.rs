@@ -20,8 +20,8 @@ pub mod statements;
 
 mod fixed;
 mod nodes_and_indexes;
+mod pruned;
 mod records;
-mod remains;
 
 use std::path::Path;
 
@@ -95,7 +95,7 @@ pub const TARGETS: &[Target] = &[
         weight: 1,
         bytes_max: proportional,
     },
-    Target { name: "remains", run: remains::remains, corpus: corpus::remains, weight: 1, bytes_max: proportional },
+    Target { name: "pruned", run: pruned::pruned, corpus: corpus::pruned, weight: 1, bytes_max: proportional },
     Target { name: "templates", run: statements::templates, corpus: corpus::tables, weight: 4, bytes_max: literals },
     Target { name: "block", run: statements::block, corpus: corpus::blocks, weight: 8, bytes_max: literals },
     Target {

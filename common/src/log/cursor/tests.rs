@@ -110,7 +110,7 @@ fn a_log_that_was_cut_off_is_damaged_unless_zeros_follow_its_last_record() {
             assert_eq!(recovered.is_ok(), cut > ends[3], "cut at {cut}: {recovered:?}");
             let now = fs::read(&file).unwrap();
             assert!(recovered.is_ok() || now == bytes[..cut], "cut at {cut}: a damaged log was changed");
-            assert!(recovered.is_err() || now.len() == bytes.len(), "cut at {cut}: it is not made whole again");
+            assert!(recovered.is_err() || now.len() == bytes.len(), "cut at {cut}: its length is not repaired");
         }
     }
 }

@@ -47,9 +47,9 @@ impl Drop for Share {
     }
 }
 
-/// The names of logs that a power cut may leave as that of the spare.
+/// The names of logs that a power cut may leave as `preallocated`.
 fn uncertain(disk: &Disk) -> usize {
-    disk.names.values().filter(|name| !name.is_durable && name.before.as_deref() == Some(names::SPARE)).count()
+    disk.names.values().filter(|name| !name.is_durable && name.before.as_deref() == Some(names::PREALLOCATED)).count()
 }
 
 /// A directory of the calling thread, which is the writer's. It checks each step, and fails those that `fails` names.
@@ -65,19 +65,21 @@ fn directory(
         assert!(is_writer || !held.is_released(), "{step:?} without the lock");
         match op {
             StorageOp::Create => {
-                assert_eq!(is_writer, step.name != names::SPARE, "{step:?}");
+                assert_eq!(is_writer, step.name != names::PREALLOCATED, "{step:?}");
                 assert_eq!(uncertain(disk), 0, "{step:?} while the name of the newest log is not durable");
             }
-            StorageOp::Write if is_writer && step.name == names::SPARE => {
-                let spare = disk.durable(names::SPARE).expect("a spare is written to only when it is durable");
-                assert!(spare == vec![0; spare.len()] && spare.len() as u64 == limits.bytes, "zeros of its length");
+            StorageOp::Write if is_writer && step.name == names::PREALLOCATED => {
+                let file = disk
+                    .durable(names::PREALLOCATED)
+                    .expect("a preallocated log is written to only when it is durable");
+                assert!(file == vec![0; file.len()] && file.len() as u64 == limits.bytes, "zeros of its length");
             }
-            StorageOp::Rename if step.name == names::SPARE => {
-                assert!(is_writer && disk.durable(names::SPARE).is_some(), "{step:?} is not durable");
-                assert_eq!(uncertain(disk), 0, "two logs may have the name of the spare");
+            StorageOp::Rename if step.name == names::PREALLOCATED => {
+                assert!(is_writer && disk.durable(names::PREALLOCATED).is_some(), "{step:?} is not durable");
+                assert_eq!(uncertain(disk), 0, "two logs may have the name `preallocated`");
             }
-            StorageOp::Remove if step.name == names::SPARE && !is_writer => {
-                assert!(disk.durable(names::SPARE).is_none(), "{step:?} when it was made");
+            StorageOp::Remove if step.name == names::PREALLOCATED && !is_writer => {
+                assert!(disk.durable(names::PREALLOCATED).is_none(), "{step:?} when it was made");
             }
             _ => {}
         }
@@ -93,7 +95,7 @@ fn never(_: &Disk, _: &Step) -> bool {
 fn begin(modelled: &ModelledDirectory, limits: LogLimits, held: &Held) -> LogWriter {
     let directory: Arc<dyn Directory> = Arc::new(modelled.clone());
     let writer = create_first_log_within(&directory, UUID, limits).unwrap();
-    writer.spares().keep_ready(Share(held.clone())).unwrap();
+    writer.preallocated().keep_ready(Share(held.clone())).unwrap();
     writer
 }
 
@@ -121,14 +123,14 @@ fn recorded(modelled: &ModelledDirectory) -> usize {
     found
 }
 
-/// What the thread leaves when it has ended: a whole spare, or none.
+/// What the thread leaves when it has ended: a whole preallocated log, or none.
 fn check_left(modelled: &ModelledDirectory, limits: LogLimits) {
     let disk = modelled.disk();
-    if disk.names.contains_key(names::SPARE) {
+    if disk.names.contains_key(names::PREALLOCATED) {
         assert_eq!(
-            disk.durable(names::SPARE).map(<[u8]>::len),
+            disk.durable(names::PREALLOCATED).map(<[u8]>::len),
             usize::try_from(limits.bytes).ok(),
-            "half a spare is left"
+            "half a preallocated log is left"
         );
     }
 }
@@ -147,14 +149,14 @@ fn record_while_logs_are_preallocated(limits: TimeLimits, changes: usize, taken:
     held.wait_until_released();
     check_left(&modelled, LIMITS);
     let disk = modelled.disk();
-    let renamed = |step: &&Step| step.what == What::Called(StorageOp::Rename) && step.name == names::SPARE;
+    let renamed = |step: &&Step| step.what == What::Called(StorageOp::Rename) && step.name == names::PREALLOCATED;
     taken.fetch_add(disk.steps.iter().filter(renamed).count(), Ordering::Relaxed);
     drop(disk);
     modelled
 }
 
 #[test]
-fn the_writer_takes_only_whole_spares_and_only_one_name_is_not_durable() {
+fn the_writer_takes_only_whole_preallocated_logs_and_only_one_name_is_not_durable() {
     for limits in [TimeLimits::Unreached, TimeLimits::ReachedAnyTime] {
         let taken = Arc::<AtomicUsize>::default();
         let (counted, runs) = (Arc::clone(&taken), AtomicUsize::new(0));
@@ -181,7 +183,7 @@ fn under_every_schedule_the_thread_ends_with_its_writer() {
 }
 
 #[test]
-fn a_spare_that_was_taken_is_followed_by_another() {
+fn a_preallocated_log_that_was_taken_is_followed_by_another() {
     check(TimeLimits::Unreached, || {
         let held = Held::default();
         let modelled = directory(LIMITS, &held, never);
@@ -189,15 +191,15 @@ fn a_spare_that_was_taken_is_followed_by_another() {
         // The first change is in the first log.
         record(&mut writer, &modelled).unwrap();
         for _ in 0..2 {
-            wait_for_a_spare(&writer);
+            wait_for_a_preallocated_log(&writer);
             record(&mut writer, &modelled).unwrap();
         }
-        wait_for_a_spare(&writer);
+        wait_for_a_preallocated_log(&writer);
     });
 }
 
-fn wait_for_a_spare(writer: &LogWriter) {
-    while writer.spares().is_in_the_making() {
+fn wait_for_a_preallocated_log(writer: &LogWriter) {
+    while writer.preallocated().is_pending() {
         thread::yield_now();
     }
 }
@@ -211,7 +213,7 @@ fn the_writer_goes_on_while_the_thread_fails_and_the_thread_tries_again() {
             let main = thread::current().id();
             let modelled = directory(LIMITS, &held, move |_, step| {
                 let is_due = step.thread != main
-                    && step.name == names::SPARE
+                    && step.name == names::PREALLOCATED
                     && matches!(step.what, What::Called(StorageOp::Create | StorageOp::Write | StorageOp::Remove))
                     && failed.load(Ordering::Relaxed) < 3;
                 failed.fetch_add(usize::from(is_due), Ordering::Relaxed);
@@ -222,7 +224,7 @@ fn the_writer_goes_on_while_the_thread_fails_and_the_thread_tries_again() {
                 record(&mut writer, &modelled).unwrap();
             }
             if limits == TimeLimits::ReachedAnyTime {
-                wait_for_a_spare(&writer);
+                wait_for_a_preallocated_log(&writer);
                 record(&mut writer, &modelled).unwrap();
             }
             drop(writer);
@@ -232,7 +234,7 @@ fn the_writer_goes_on_while_the_thread_fails_and_the_thread_tries_again() {
     }
 }
 
-/// The name of a log cannot be made durable, by one of the two threads. No spare is made then: it could replace that log. The other
+/// The name of a log cannot be made durable, by one of the two threads. No log is preallocated then: it could replace that log. The other
 /// thread may have made the name durable before; otherwise the writer begins no other log, either.
 #[test]
 fn when_the_name_of_the_newest_log_is_not_durable_no_other_log_is_begun() {
@@ -247,7 +249,7 @@ fn when_the_name_of_the_newest_log_is_not_durable_no_other_log_is_begun() {
             let mut writer = begin(&modelled, LIMITS, &held);
             let refused = (0..5).any(|_| record(&mut writer, &modelled).is_err());
             if refused {
-                writer.spares().make_name_durable().expect_err("it is not durable now");
+                writer.preallocated().make_name_durable().expect_err("it is not durable now");
             }
             drop(writer);
             assert!(held.is_released());
@@ -256,14 +258,14 @@ fn when_the_name_of_the_newest_log_is_not_durable_no_other_log_is_begun() {
 }
 
 #[test]
-fn a_thread_that_was_stopped_begins_no_spare_and_leaves_no_half_one() {
+fn a_thread_that_was_stopped_preallocates_nothing_and_leaves_no_half_log() {
     for limits in [TimeLimits::Unreached, TimeLimits::ReachedAnyTime] {
         check(limits, move || {
             let held = Held::default();
             let modelled = directory(LONG, &held, never);
             let writer = begin(&modelled, LONG, &held);
             let main = thread::current().id();
-            writer.spares().stop();
+            writer.preallocated().stop();
             if limits == TimeLimits::Unreached {
                 assert!(held.is_released(), "it was waited for");
             }
@@ -279,7 +281,7 @@ fn a_thread_that_was_stopped_begins_no_spare_and_leaves_no_half_one() {
 }
 
 #[test]
-fn a_spare_that_is_given_back_is_gone() {
+fn a_preallocated_log_that_is_removed_is_gone() {
     for limits in [TimeLimits::Unreached, TimeLimits::ReachedAnyTime] {
         check(limits, move || {
             let held = Held::default();
@@ -287,13 +289,13 @@ fn a_spare_that_is_given_back_is_gone() {
             let mut writer = begin(&modelled, LIMITS, &held);
             record(&mut writer, &modelled).unwrap();
             record(&mut writer, &modelled).unwrap();
-            writer.spares().give_back().unwrap();
+            writer.preallocated().remove().unwrap();
             if limits == TimeLimits::ReachedAnyTime {
                 // It was given up while the thread was in the middle of a step.
                 held.wait_until_released();
-                writer.spares().give_back().unwrap();
+                writer.preallocated().remove().unwrap();
             }
-            assert!(!modelled.disk().names.contains_key(names::SPARE), "it takes space that nothing uses");
+            assert!(!modelled.disk().names.contains_key(names::PREALLOCATED), "it takes space that nothing uses");
         });
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::create::Created;
 use crate::create::replace::ReplaceError;
+use crate::create::replace::StaleDatabase;
 use crate::create::{CreateError, DamagedDatabase, replace_backup};
 use crate::storage::unused_name::unused_name;
 use format::units::Timestamp;
@@ -10,9 +11,14 @@ use format::units::Timestamp;
 impl Spooled {
     fn replace(&self) -> Result<Created, CreateError> {
         let (url, database) = (&self.node.backup_lock.backend_url, self.node.database());
-        replace_backup(url, self.node.dir.path(), Some(&database), DamagedDatabase::Refuse, &mut |_| {
-            ControlFlow::Continue(())
-        })
+        replace_backup(
+            url,
+            self.node.dir.path(),
+            Some(&database),
+            DamagedDatabase::Refuse,
+            StaleDatabase::Refuse,
+            &mut |_| ControlFlow::Continue(()),
+        )
     }
 
     fn refusal(&self) -> ReplaceError {

@@ -16,13 +16,13 @@ impl Verification {
     /// The versions that compactions have dropped, as far as known.
     pub(super) fn dropped(&self) -> VersionRanges {
         let (mut dropped, mut kept) = (VersionRanges::default(), VersionRanges::default());
-        let Some(remains) = self.backup.segments().remains() else { return dropped };
-        for gap in remains.gaps() {
-            if let Ok(footer) = self.backup.segments().footer(gap.last_segment) {
-                dropped.add(if gap.versions_before == 0 { 0 } else { gap.place_before + 1 }, footer.place);
+        let Some(pruned) = self.backup.segments().pruned() else { return dropped };
+        for range in pruned.ranges() {
+            if let Ok(footer) = self.backup.segments().footer(range.last_segment) {
+                dropped.add(if range.versions_before == 0 { 0 } else { range.place_before + 1 }, footer.place);
             }
         }
-        let alone = remains.thinned().iter().flat_map(|thinned| &thinned.versions);
+        let alone = pruned.thinned().iter().flat_map(|thinned| &thinned.versions);
         alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
         dropped.without(&kept)
     }

@@ -131,13 +131,13 @@ fn without_its_manifest_a_backup_opens_no_version() {
     }
 }
 
-/// An undetected case: the log has lost its end, and the next one was never renamed from the spare.
+/// An undetected case: the log has lost its end, and the next one was never renamed from the preallocated file.
 #[test]
-fn records_that_only_the_spare_has_are_missed() {
+fn records_that_only_the_preallocated_file_has_are_missed() {
     let node = sample();
     let copy = Copy::of(node.backup_path());
     let [older, newest] = &copy.names("log-")[..] else { panic!("two logs") };
-    fs::rename(copy.path(newest), copy.path(names::SPARE)).unwrap();
+    fs::rename(copy.path(newest), copy.path(names::PREALLOCATED)).unwrap();
     let report = copy.verify();
     assert!(report.is_clean(), "it is the next log: {:?}", report.findings);
     let mut bytes = fs::read(copy.path(older)).unwrap();
@@ -149,12 +149,12 @@ fn records_that_only_the_spare_has_are_missed() {
         assert!(report.findings.iter().any(missing), "{what}: {:?}", report.findings);
     };
     expect_missing("all of it");
-    let mut spare = fs::read(copy.path(names::SPARE)).unwrap();
-    spare[..LOG_HEADER_LEN].fill(0);
-    fs::write(copy.path(names::SPARE), &spare).unwrap();
+    let mut preallocated = fs::read(copy.path(names::PREALLOCATED)).unwrap();
+    preallocated[..LOG_HEADER_LEN].fill(0);
+    fs::write(copy.path(names::PREALLOCATED), &preallocated).unwrap();
     expect_missing("without its header");
-    spare.truncate(0);
-    fs::write(copy.path(names::SPARE), &spare).unwrap();
+    preallocated.truncate(0);
+    fs::write(copy.path(names::PREALLOCATED), &preallocated).unwrap();
     assert!(copy.verify().is_clean(), "what is not there cannot be missed");
 }
 
@@ -187,9 +187,9 @@ fn behind_the_first_damage_of_the_logs_there_is_more_to_be_told() {
     assert!(report.lost.contains(DataVersion::new(node.version)));
     // A successor in name only is reported, too.
     let copy = Copy::of(node.backup_path());
-    fs::copy(sample().backup_path().join(newest), copy.path(names::SPARE)).unwrap();
+    fs::copy(sample().backup_path().join(newest), copy.path(names::PREALLOCATED)).unwrap();
     let report = copy.verify();
-    assert_eq!(found(&report, names::SPARE).len(), 1, "{:#?}", report.findings);
+    assert_eq!(found(&report, names::PREALLOCATED).len(), 1, "{:#?}", report.findings);
 }
 
 #[test]

@@ -35,9 +35,9 @@ fn with_every_file() -> Node {
     let outcome = compact_backup(&url, &policy, Clock::Trusted, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(matches!(outcome, CompactOutcome::Done(_)));
     let recording = node.record_within(LIMITS);
-    recording.make_spare().unwrap();
+    recording.preallocate().unwrap();
     drop(recording);
-    fs::write(node.backup_path().join(names::SPARE), vec![0; 1 << 16]).unwrap();
+    fs::write(node.backup_path().join(names::PREALLOCATED), vec![0; 1 << 16]).unwrap();
     node
 }
 
@@ -52,7 +52,7 @@ fn kind(name: &str) -> &str {
 /// Why a change is not detected, or need not be.
 fn why_silent(name: &str, change: Change, is_newest_log: bool) -> Option<&'static str> {
     match (kind(name), change) {
-        (names::SPARE, _) => Some("a crash leaves any of it, and it holds no record"),
+        (names::PREALLOCATED, _) => Some("a crash leaves any of it, and it holds no record"),
         (names::CHECKED, Missing) => Some("the recorder checks its snapshots again"),
         ("log", Missing | Aside) if is_newest_log => Some("that another log followed is told by nothing before it"),
         _ => None,
@@ -95,7 +95,7 @@ fn every_change_of_a_length_or_a_name_is_told() {
     let report = sound.verify();
     assert!(report.is_clean() && report.notes.is_empty(), "{:?} {:?}", report.findings, report.notes);
     let all = sound.names("");
-    for expected in ["manifest", "LOCK", "log", "spare", "segment", "snapshot", "remains"] {
+    for expected in ["manifest", "LOCK", "log", "preallocated", "segment", "snapshot", "pruned"] {
         assert!(all.iter().any(|name| kind(name) == expected), "{expected}: {all:?}");
     }
     let newest_log = sound.names("log-").pop().unwrap();

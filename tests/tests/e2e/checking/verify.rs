@@ -122,7 +122,7 @@ fn a_recorded_trace_is_clean() {
 #[test]
 fn a_flipped_bit_is_named_in_every_kind_of_file_and_costs_what_a_mount_cannot_show() {
     let node = recorded();
-    let kinds = ["manifest", "log-", "segment-", "snapshot-", "LOCK", "spare"];
+    let kinds = ["manifest", "log-", "segment-", "snapshot-", "LOCK", "preallocated"];
     for (number, kind) in kinds.iter().enumerate() {
         for hundredths in [1, 50, 99] {
             let backup = copy(&node, &format!("flipped-{number}-{hundredths}"));

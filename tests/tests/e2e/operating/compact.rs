@@ -122,7 +122,7 @@ fn a_recorder_drops_history_while_it_goes_on_and_a_mount_follows() {
     let after = versions(&backup);
     assert!(after.len() as u64 + dropped >= 100 && !after.contains(&old), "{after:?}");
     assert!(
-        files(&backup, "remains") == 1 && backup.join("segment-00000000000000000001").exists() == after.contains(&1)
+        files(&backup, "pruned") == 1 && backup.join("segment-00000000000000000001").exists() == after.contains(&1)
     );
     expect_whole(&backup);
     expect_contents(&backup, &[after[0], after[1], after[after.len() / 2]], &copies);
@@ -299,7 +299,7 @@ fn a_policy_in_backup_lock_is_kept_by_the_recorder_itself() {
     node.home.set_in_backup_lock("compact", json!({"keep_within": "1s"}));
     node.start();
     node.commit();
-    assert!(until(TIMEOUT, || files(&backup, "remains") == 1), "{}", node.home.recorder_stderr());
+    assert!(until(TIMEOUT, || files(&backup, "pruned") == 1), "{}", node.home.recorder_stderr());
     assert!(until(TIMEOUT, || !backup.join("segment-00000000000000000001").exists()), "old files stay");
     node.expect_restorable();
     // While it removes the files nothing is changed any more that verify looks at.

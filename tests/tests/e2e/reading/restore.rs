@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use common::Backup;
-use mountfs::restore::{Damaged, Destination, Existing, Progress, Proof, RestoreError};
+use mountfs::restore::{Checks, Damaged, Destination, Existing, Progress, Proof, RestoreError};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::home::everything;
@@ -174,8 +174,8 @@ fn a_disk_that_stores_something_else_is_noticed_before_it_gets_its_name() {
         }
         Progress::Copied(_) | Progress::ReadBack { .. } | Progress::Placing => {}
     };
-    let (proof, damaged) = (Proof::ReadBack, Damaged::Refuse);
-    let restored = mountfs::restore::restore(&backup, &history, version, &destination, proof, damaged, &mut tamper);
+    let checks = Checks { proof: Proof::ReadBack, damaged: Damaged::Refuse, inspect: &mut |_| Ok(()) };
+    let restored = mountfs::restore::restore(&backup, &history, version, &destination, checks, &mut tamper);
     assert!(matches!(restored, Err(RestoreError::NotAsWritten { .. })), "{restored:?}");
     assert!(everything(to.path()).is_empty(), "no part is left");
     let ran = restore(&node, to.path(), &["--verify"]).expect_done("restore");
@@ -213,8 +213,8 @@ fn whoever_may_be_interrupted_is_told_before_anything_is_renamed() {
         _ => assert!(found.is_none(), "nothing comes after it"),
     };
     let newest = history.newest().unwrap();
-    let (proof, damaged) = (Proof::QuickCheck, Damaged::Refuse);
-    mountfs::restore::restore(&backup, &history, newest, &destination, proof, damaged, &mut look).unwrap();
+    let checks = Checks { proof: Proof::QuickCheck, damaged: Damaged::Refuse, inspect: &mut |_| Ok(()) };
+    mountfs::restore::restore(&backup, &history, newest, &destination, checks, &mut look).unwrap();
     assert_eq!(found, Some((b"precious".to_vec(), 2)), "both are complete, and neither was renamed");
     assert_ne!(fs::read(&file).unwrap(), b"precious");
 }

@@ -191,7 +191,7 @@ fn kill_somehow(node: &mut SmallNode, random: &mut Seeded) -> bool {
         // An answer takes about 0.2 ms.
         2 => node.write(Commit::KillRecorder { after: Duration::from_micros(random.below(500)) }),
         _ => {
-            // Between two writes: while something is sealed, a log is made ahead, a directory is synced.
+            // Between two writes: while something is sealed, a log is preallocated, a directory is synced.
             thread::sleep(Duration::from_micros(random.below(3_000)));
             node.lightningd.kill();
             return false;

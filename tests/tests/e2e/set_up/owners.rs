@@ -102,7 +102,7 @@ impl UnderUmask {
         fs::rename(&backup, home("away.bkp")).expect("the backup is there");
         self.node.commit();
         // A thread makes the file of the next log.
-        let is_made = || everything(&spool).keys().any(|path| path.ends_with("spare"));
+        let is_made = || everything(&spool).keys().any(|path| path.ends_with("preallocated"));
         assert!(until(Duration::from_secs(60), is_made), "{:?}", everything(&spool).keys());
         not_ours
     }
@@ -131,9 +131,9 @@ fn whatever_is_made_is_closed_to_others_whatever_the_umask() {
             "manifest",
             "log-",
             "segment-",
-            "spare",
+            "preallocated",
             "snapshot-",
-            "remains",
+            "pruned",
             "spool-note",
             "spool",
             "backup.lock",
@@ -198,7 +198,7 @@ fn what_root_makes_for_the_node_of_another_user_belongs_to_that() {
     cli::backupfs(&["seal".as_ref(), backup.as_os_str()]).expect_done("seal");
     let compact = ["compact", "--keep-daily", "1d"].map(OsStr::new);
     cli::backupfs(&[&compact[..], &[backup.as_os_str()]].concat()).expect_done("compact");
-    assert!(backup.join("remains").exists());
+    assert!(backup.join("pruned").exists());
     expect_given(&backup);
 
     let of_node = |command: &[&str], more: &[&Path]| {

@@ -74,7 +74,7 @@ fn a_log_that_was_cut_off_is_told_by_all_and_there_is_a_way_on() {
     node.lightningd.init().expect("the recorder takes init");
     node.commit();
     let told = node.lightningd.recorder().expect("it runs").log_lines();
-    assert!(told.iter().any(|told| told.contains("it is made whole again")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains("the length is repaired")), "{told:?}");
     node.stop();
     run(&["verify"]).expect_done("verify");
     // Within the records some are lost.

@@ -86,7 +86,7 @@ fn with_a_spool_a_full_disk_is_shouted_about_and_drained_to_when_there_is_room()
     assert!(first.is_continue(), "{first:?}");
     for round in 0..2 {
         let filler = fill(disk.path());
-        // What was made ahead takes some.
+        // The preallocated log takes some.
         let spooled = (0..60).find(|id| {
             let answer = write_much(&mut node, 100 * round + id);
             assert!(answer.is_continue(), "{answer:?}; {}", node.home.recorder_stderr());
@@ -195,12 +195,14 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     node.start();
     let first = node.lightningd.write(DataVersion::new(1), &creation(NODE_ID), Commit::Normal).unwrap();
     assert!(first.is_continue(), "{first:?}");
-    let spare = backup.join(format::names::SPARE);
-    let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == common::LogLimits::default().bytes);
-    assert!(until(Duration::from_secs(20), is_made), "no room is made ahead");
+    let preallocated = backup.join(format::names::PREALLOCATED);
+    let is_made = || {
+        fs::metadata(&preallocated).is_ok_and(|preallocated| preallocated.len() == common::LogLimits::default().bytes)
+    };
+    assert!(until(Duration::from_secs(20), is_made), "no log is preallocated");
     let filler = fill(disk.path());
-    // Into the log that was made ahead: the one before is finished then.
-    while spare.exists() {
+    // Into the preallocated log: the one before is finished then.
+    while preallocated.exists() {
         node.commit();
     }
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -246,7 +248,7 @@ fn a_full_disk_is_no_damage_and_what_waits_for_room_goes_on_when_there_is_some()
     assert_eq!((count("cannot be read back"), count("error: ")), (0, 0), "{log:#?}");
     assert_eq!(count("info: recording to"), 2, "at the start, and when there was room: {log:#?}");
     assert_eq!(count("finished logs are not sealed"), 1, "{log:#?}");
-    assert!(count("is not made ahead") <= 2 && count("goes on: it has waited") == 1, "{log:#?}");
+    assert!(count("is not preallocated") <= 2 && count("goes on: it has waited") == 1, "{log:#?}");
     assert!(log.len() < 30, "{log:#?}");
     node.expect_all_recorded();
     node.stop();

@@ -43,8 +43,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const WRITES_TO_A_NEW_LOG: usize = 20;
 
 /// The name of the file that is going to be the next log.
-fn spare() -> Names {
-    Names::Exactly(names::SPARE.to_owned())
+fn preallocated() -> Names {
+    Names::Exactly(names::PREALLOCATED.to_owned())
 }
 
 /// What the recorder does for a write, or for every sixth.
@@ -203,20 +203,21 @@ fn a_call_that_comes_back_after_the_refusal_is_answered_no_second_time() {
 }
 
 #[test]
-fn room_made_ahead_and_sealing_that_hang_hold_nobody_up() {
+fn preallocation_and_sealing_that_hang_delay_no_write() {
     // Not what changes the directory: the kernel lets nobody else do so meanwhile.
     let segments = || Names::Beginning("segment-".to_owned());
     let of_files = [Call::Write, Call::Fsync];
     // The first one is that of the record which begins a log in the room that is there.
-    let mut rules: Vec<_> = of_files.map(|call| hang(call, spare()).after(1)).to_vec();
+    let mut rules: Vec<_> = of_files.map(|call| hang(call, preallocated()).after(1)).to_vec();
     rules.extend(of_files.map(|call| hang(call, segments())));
     let cases: Vec<_> =
         rules.iter().flat_map(|rule| [Some(json!("stop")), spool_policy()].map(|policy| (rule, policy))).collect();
     all_at_once(&cases, |(rule, policy)| {
         let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, policy.clone()) else { return };
-        let spare = faulty.below().join(names::SPARE);
-        let is_made = || fs::metadata(&spare).is_ok_and(|spare| spare.len() == LogLimits::default().bytes);
-        assert!(until(TIMEOUT, is_made), "no room is made ahead");
+        let preallocated = faulty.below().join(names::PREALLOCATED);
+        let is_made =
+            || fs::metadata(&preallocated).is_ok_and(|preallocated| preallocated.len() == LogLimits::default().bytes);
+        assert!(until(TIMEOUT, is_made), "no log is preallocated");
         thread::sleep(Duration::from_millis(500));
         let hangs = faulty.faults().add((*rule).clone());
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! [`Remains`]: the open file `remains`, with the parts of dropped segments that kept segments need.
+//! [`PrunedFile`]: the open file `pruned`, with what kept segments need of dropped ones.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use uuid::Uuid;
 use super::SegmentFile;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StoredFile, read_exact_at};
-use format::remains::{
-    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, REMAINS_FOOTER_LEN, REMAINS_HEADER_LEN, RemainsFooter, RemainsHeader, SegmentPart,
+use format::pruned::{
+    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedHeader, PrunedSegment,
     block_checksum,
 };
-use format::remains_directory::{Gap, KeptVersion, PartEntry, RemainsDirectory, Thinned};
+use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
 use format::units::{Seq, Timestamp};
 use format::{Damage, names};
 
 /// Last bytes of the file: its identity.
-pub(crate) type LastBytes = [u8; REMAINS_FOOTER_LEN];
+pub(crate) type LastBytes = [u8; PRUNED_FOOTER_LEN];
 
-/// The file `remains`. Opening reads the directory; parts are read on demand.
+/// The file `pruned`. Opening reads the directory; the pruned segments are read on demand.
 #[derive(Debug)]
-pub(crate) struct Remains {
+pub(crate) struct PrunedFile {
     directory: Arc<dyn Directory>,
     file: Arc<dyn StoredFile>,
     uuid: Uuid,
     created: Timestamp,
     /// Offset of the footer.
     len: u64,
-    contents: RemainsDirectory,
+    contents: PrunedDirectory,
 }
 
 /// Result of a check for the file.
@@ -37,24 +37,24 @@ pub(crate) enum Found {
     /// The same file as before.
     Same,
     /// Another file, with its last bytes.
-    Other(LastBytes, Result<Remains, ReadError>),
+    Other(LastBytes, Result<PrunedFile, ReadError>),
 }
 
-impl Remains {
+impl PrunedFile {
     /// Checks whether there is another file than the one that ends with `known`.
     pub(crate) fn look(
         directory: &Arc<dyn Directory>,
         uuid: Uuid,
         known: Option<&LastBytes>,
     ) -> Result<Found, ReadError> {
-        let file = match directory.open(names::REMAINS, Access::Read) {
+        let file = match directory.open(names::PRUNED, Access::Read) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(Found::Nothing),
             Err(error) => return Err(error.into()),
         };
         let len = file.read_len()?;
-        let mut last = [0; REMAINS_FOOTER_LEN];
-        let at = len.saturating_sub(REMAINS_FOOTER_LEN as u64);
+        let mut last = [0; PRUNED_FOOTER_LEN];
+        let at = len.saturating_sub(PRUNED_FOOTER_LEN as u64);
         // A file that is too short is reported when it is opened.
         let _read: usize = file.read_at(&mut last, at)?;
         if known == Some(&last) {
@@ -73,19 +73,19 @@ impl Remains {
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
         let short = || {
             let have = usize::try_from(len).unwrap_or(usize::MAX);
-            damaged(0, Damage::Short { have, want: REMAINS_HEADER_LEN + REMAINS_FOOTER_LEN })
+            damaged(0, Damage::Short { have, want: PRUNED_HEADER_LEN + PRUNED_FOOTER_LEN })
         };
-        let (mut header, mut footer) = ([0; REMAINS_HEADER_LEN], [0; REMAINS_FOOTER_LEN]);
-        let footer_offset = len.checked_sub(REMAINS_FOOTER_LEN as u64).ok_or_else(short)?;
+        let (mut header, mut footer) = ([0; PRUNED_HEADER_LEN], [0; PRUNED_FOOTER_LEN]);
+        let footer_offset = len.checked_sub(PRUNED_FOOTER_LEN as u64).ok_or_else(short)?;
         if !read_exact_at(&*file, &mut header, 0)? || !read_exact_at(&*file, &mut footer, footer_offset)? {
             return Err(short());
         }
         let header_checksum = header.last_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-        let header = RemainsHeader::decode(&header).map_err(|damage| damaged(0, damage))?;
+        let header = PrunedHeader::decode(&header).map_err(|damage| damaged(0, damage))?;
         if header.uuid != uuid {
             return Err(damaged(0, Damage::Foreign));
         }
-        let footer = RemainsFooter::decode(&footer).map_err(|damage| damaged(footer_offset, damage))?;
+        let footer = PrunedFooter::decode(&footer).map_err(|damage| damaged(footer_offset, damage))?;
         if header_checksum != Some(footer.header_checksum) {
             return Err(damaged(footer_offset, Damage::Contradiction("its end belongs to another file")));
         }
@@ -98,25 +98,25 @@ impl Remains {
         if bytes.0 != footer.directory_checksum {
             return Err(damaged(footer_offset, Damage::Contradiction("its end names another directory")));
         }
-        let contents = RemainsDirectory::decode(&bytes.1);
+        let contents = PrunedDirectory::decode(&bytes.1);
         let contents = contents.map_err(|damage| damaged(footer.directory_offset, damage))?;
         let (directory, created) = (Arc::clone(directory), header.created);
         Ok(Self { directory, file, uuid, created, len: footer_offset, contents })
     }
 
-    /// The gaps, ascending.
-    pub(crate) fn gaps(&self) -> &[Gap] {
-        &self.contents.gaps
+    /// The ranges, ascending.
+    pub(crate) fn ranges(&self) -> &[PrunedRange] {
+        &self.contents.ranges
     }
 
-    /// The gap that a segment is in; `None` when the segment was not dropped.
-    pub(crate) fn gap_of(&self, first_seq: Seq) -> Option<&Gap> {
-        self.contents.gap_of(first_seq)
+    /// The range that a segment is in; `None` when the segment was not dropped.
+    pub(crate) fn range_of(&self, first_seq: Seq) -> Option<&PrunedRange> {
+        self.contents.range_of(first_seq)
     }
 
-    /// The gap that begins with this record.
-    pub(crate) fn gap_at(&self, first_seq: Seq) -> Option<&Gap> {
-        self.contents.gap_at(first_seq)
+    /// The range that begins with this record.
+    pub(crate) fn range_at(&self, first_seq: Seq) -> Option<&PrunedRange> {
+        self.contents.range_at(first_seq)
     }
 
     /// The thinned segments, ascending.
@@ -131,7 +131,7 @@ impl Remains {
 
     /// Whether a segment was dropped without kept versions.
     pub(crate) fn is_gone(&self, first_seq: Seq) -> bool {
-        self.gap_of(first_seq).is_some() && self.kept_of(first_seq).is_none()
+        self.range_of(first_seq).is_some() && self.kept_of(first_seq).is_none()
     }
 
     /// When the file was written.
@@ -141,50 +141,50 @@ impl Remains {
 
     /// Number of dropped versions.
     pub(crate) fn versions(&self) -> u64 {
-        let in_gaps = self.gaps().iter().fold(0_u64, |all, gap| all.saturating_add(gap.versions));
+        let in_ranges = self.ranges().iter().fold(0_u64, |all, range| all.saturating_add(range.versions));
         let kept = self.thinned().iter().map(|thinned| thinned.versions.len() as u64).sum();
-        in_gaps.saturating_sub(kept)
+        in_ranges.saturating_sub(kept)
     }
 
-    /// The segments with a remaining part, ascending.
-    pub(crate) fn segments_with_part(&self) -> impl Iterator<Item = Seq> {
-        self.contents.parts.iter().map(|part| part.segment)
+    /// The pruned segments, ascending.
+    pub(crate) fn pruned_segments(&self) -> impl Iterator<Item = Seq> {
+        self.contents.segments.iter().map(|entry| entry.segment)
     }
 
     /// Length of the file in bytes.
     pub(crate) fn len_bytes(&self) -> u64 {
-        self.len + REMAINS_FOOTER_LEN as u64
+        self.len + PRUNED_FOOTER_LEN as u64
     }
 
-    /// The remaining part of a segment; `None` when there is none.
+    /// A pruned segment; `None` when the segment was not dropped, or nothing refers to it.
     pub(crate) fn segment(&self, first_seq: Seq) -> Option<Result<SegmentFile, ReadError>> {
-        let entry = self.contents.part_of(first_seq)?;
-        Some(self.read_part(entry).and_then(|part| {
+        let entry = self.contents.entry_of(first_seq)?;
+        Some(self.read_segment(entry).and_then(|pruned| {
             let file = Arc::clone(&self.file);
-            SegmentFile::of_part(&*self.directory, file, (entry.offset, part), self.uuid, first_seq)
+            SegmentFile::pruned(&*self.directory, file, (entry.offset, pruned), self.uuid, first_seq)
         }))
     }
 
-    fn read_part(&self, entry: PartEntry) -> Result<SegmentPart, ReadError> {
+    fn read_segment(&self, entry: PrunedSegmentEntry) -> Result<PrunedSegment, ReadError> {
         let (_, bytes) = read_block(&*self.file, self.uuid, entry.offset, entry.len, self.len)?;
-        SegmentPart::decode(&bytes, entry.offset)
+        PrunedSegment::decode(&bytes, entry.offset)
             .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
     }
 
-    /// Reads every piece of every part; passes errors with their segment to `problem`.
+    /// Reads every piece of every pruned segment; passes errors with their segment to `problem`.
     pub(crate) fn check(&self, problem: &mut dyn FnMut(Seq, ReadError)) {
-        for entry in &self.contents.parts {
-            let part = self.read_part(*entry);
+        for entry in &self.contents.segments {
+            let pruned = self.read_segment(*entry);
             let segment = self.segment(entry.segment);
-            let (part, segment) = match (part, segment) {
-                (Ok(part), Some(Ok(segment))) => (part, segment),
+            let (pruned, segment) = match (pruned, segment) {
+                (Ok(pruned), Some(Ok(segment))) => (pruned, segment),
                 (Err(error), _) | (_, Some(Err(error))) => {
                     problem(entry.segment, error);
                     continue;
                 }
                 (Ok(_), None) => continue,
             };
-            for piece in part.pieces {
+            for piece in pruned.pieces {
                 let piece = format::segment::Piece { offset: piece.offset, len: piece.len };
                 if let Err(error) = segment.read_piece(piece, |_| Ok(())) {
                     problem(entry.segment, error);
@@ -194,12 +194,12 @@ impl Remains {
     }
 }
 
-/// Reads a part or the directory, and checks its checksum.
+/// Reads a pruned segment or the directory, and checks its checksum.
 fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64) -> Result<(u32, Vec<u8>), ReadError> {
     let damaged = |damage| ReadError::damaged(file.path(), offset, damage);
     let behind = offset.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
     // Nothing is allocated beyond the length of the file.
-    if behind.is_none() || len > BLOCK_LEN_MAX || offset < REMAINS_HEADER_LEN as u64 {
+    if behind.is_none() || len > BLOCK_LEN_MAX || offset < PRUNED_HEADER_LEN as u64 {
         return Err(damaged(Damage::Field { field: "offset", value: offset }));
     }
     let mut bytes = vec![0; len as usize + BLOCK_HEADER_LEN];
@@ -226,12 +226,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
         let uuid = Uuid::from_u128(7);
-        let header = RemainsHeader { uuid, created: Timestamp::from_micros(8).unwrap() }.encode();
+        let header = PrunedHeader { uuid, created: Timestamp::from_micros(8).unwrap() }.encode();
         let header_checksum = u32::from_le_bytes(*header.last_chunk().unwrap());
         for directory_offset in [0, 36, 37, 40, 41, 1 << 40, u64::MAX - 4, u64::MAX - 3, u64::MAX] {
-            let footer = RemainsFooter { header_checksum, directory_checksum: 1, directory_offset }.encode();
-            std::fs::write(dir.path().join(names::REMAINS), [&header[..], &footer].concat()).unwrap();
-            let error = Remains::open_named(&directory, uuid, names::REMAINS).unwrap_err();
+            let footer = PrunedFooter { header_checksum, directory_checksum: 1, directory_offset }.encode();
+            std::fs::write(dir.path().join(names::PRUNED), [&header[..], &footer].concat()).unwrap();
+            let error = PrunedFile::open_named(&directory, uuid, names::PRUNED).unwrap_err();
             assert!(matches!(error, ReadError::Damaged { .. }), "{directory_offset}: {error}");
         }
     }

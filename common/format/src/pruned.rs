@@ -1,5 +1,5 @@
-//! The frame of the file `remains`: header, pieces, parts, footer. Its directory is in
-//! [`remains_directory`](super::remains_directory).
+//! The frame of the file `pruned`: header, pieces, pruned segments, footer. Its directory is in
+//! [`pruned_directory`](super::pruned_directory).
 
 use uuid::Uuid;
 
@@ -11,49 +11,49 @@ use super::fields::{Reader, put_varint};
 use super::segment::{PIECE_HEADER_LEN, PIECE_LEN_MAX, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use crate::units::Timestamp;
 
-const MAGIC: [u8; 8] = *b"BKPFSRMN";
-const FOOTER_MAGIC: [u8; 8] = *b"BKPFSRME";
+const MAGIC: [u8; 8] = *b"BKPFSPRN";
+const FOOTER_MAGIC: [u8; 8] = *b"BKPFSPRE";
 
 /// Length of an encoded header in bytes; the first piece follows.
-pub const REMAINS_HEADER_LEN: usize = 40;
+pub const PRUNED_HEADER_LEN: usize = 40;
 
 /// Length of an encoded footer in bytes; it ends the file.
-pub const REMAINS_FOOTER_LEN: usize = 32;
+pub const PRUNED_FOOTER_LEN: usize = 32;
 
-/// Length of the checksum in front of a part or the directory.
+/// Length of the checksum in front of a pruned segment or the directory.
 pub const BLOCK_HEADER_LEN: usize = 4;
 
-/// Maximum length of a part or of the directory: a reader allocates no more for one.
+/// Maximum length of an encoded pruned segment or of the directory: a reader allocates no more for one.
 pub const BLOCK_LEN_MAX: u32 = 256 << 20;
 
 /// Header of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemainsHeader {
+pub struct PrunedHeader {
     /// The backup that the file belongs to.
     pub uuid: Uuid,
     /// When the file was written.
     pub created: Timestamp,
 }
 
-impl RemainsHeader {
+impl PrunedHeader {
     /// Encodes the header.
-    pub fn encode(&self) -> [u8; REMAINS_HEADER_LEN] {
-        let mut out = Vec::with_capacity(REMAINS_HEADER_LEN);
+    pub fn encode(&self) -> [u8; PRUNED_HEADER_LEN] {
+        let mut out = Vec::with_capacity(PRUNED_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(self.uuid.as_bytes());
         out.extend_from_slice(&self.created.as_micros().to_le_bytes());
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
-        out.try_into().expect("BUG: the fields of this header are REMAINS_HEADER_LEN bytes")
+        out.try_into().expect("BUG: the fields of this header are PRUNED_HEADER_LEN bytes")
     }
 
     /// Decodes the first bytes of a file.
     ///
     /// # Errors
     /// When the bytes are not such a header, are damaged, or of a newer format.
-    pub fn decode(bytes: &[u8; REMAINS_HEADER_LEN]) -> Result<Self, Damage> {
-        check_envelope(bytes, MAGIC, "file of what remains of dropped segments")?;
+    pub fn decode(bytes: &[u8; PRUNED_HEADER_LEN]) -> Result<Self, Damage> {
+        check_envelope(bytes, MAGIC, "file `pruned` of a backup")?;
         let mut fields = Reader::new(bytes);
         fields.bytes(MAGIC.len() + 2)?;
         fields.zeros(2, "flags")?;
@@ -67,7 +67,7 @@ impl RemainsHeader {
 
 /// Footer of the file, with the location of the directory. No two files have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemainsFooter {
+pub struct PrunedFooter {
     /// Checksum of the header, which is the header's last field.
     pub header_checksum: u32,
     /// Checksum of the directory, as stored in front of it.
@@ -76,29 +76,29 @@ pub struct RemainsFooter {
     pub directory_offset: u64,
 }
 
-impl RemainsFooter {
+impl PrunedFooter {
     /// Encodes the footer. Its last four bytes are its checksum.
-    pub fn encode(&self) -> [u8; REMAINS_FOOTER_LEN] {
-        let mut out = Vec::with_capacity(REMAINS_FOOTER_LEN);
+    pub fn encode(&self) -> [u8; PRUNED_FOOTER_LEN] {
+        let mut out = Vec::with_capacity(PRUNED_FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&self.header_checksum.to_le_bytes());
         out.extend_from_slice(&self.directory_checksum.to_le_bytes());
         out.extend_from_slice(&self.directory_offset.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
-        out.try_into().expect("BUG: the fields of this footer are REMAINS_FOOTER_LEN bytes")
+        out.try_into().expect("BUG: the fields of this footer are PRUNED_FOOTER_LEN bytes")
     }
 
     /// Decodes the last bytes of a file.
     ///
     /// # Errors
     /// When the bytes are not such a footer, or are damaged.
-    pub fn decode(bytes: &[u8; REMAINS_FOOTER_LEN]) -> Result<Self, Damage> {
+    pub fn decode(bytes: &[u8; PRUNED_FOOTER_LEN]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         if fields.array::<8>()? != FOOTER_MAGIC {
-            return Err(Damage::Magic { expected: "whole file of what remains: its end is missing" });
+            return Err(Damage::Magic { expected: "whole file `pruned`: its end is missing" });
         }
-        let (covered, sum) = bytes.split_at(REMAINS_FOOTER_LEN - 4);
+        let (covered, sum) = bytes.split_at(PRUNED_FOOTER_LEN - 4);
         let (found, computed) = (Reader::new(sum).u32()?, checksum(&[covered]));
         if found != computed {
             return Err(Damage::Checksum { found, computed });
@@ -110,14 +110,14 @@ impl RemainsFooter {
     }
 }
 
-/// Checksum of a part or of the directory. It covers UUID and offset, so a misplaced block is detected.
+/// Checksum of a pruned segment or of the directory. It covers UUID and offset, so a misplaced block is detected.
 pub fn block_checksum(uuid: Uuid, offset: u64, bytes: &[u8]) -> u32 {
     checksum(&[uuid.as_bytes(), &offset.to_le_bytes(), bytes])
 }
 
 /// A piece of a dropped segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemainingPiece {
+pub struct PrunedPiece {
     /// Offset of the piece in its segment.
     pub offset: u64,
     /// Offset in this file: that of the piece's checksum.
@@ -126,19 +126,19 @@ pub struct RemainingPiece {
     pub len: u32,
 }
 
-/// The remaining part of a dropped segment: its frame, and some of its pieces.
+/// A pruned segment: the header and the footer of a dropped segment, and those of its pieces that others refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentPart {
+pub struct PrunedSegment {
     /// Header of the segment.
     pub header: [u8; SEGMENT_HEADER_LEN],
     /// Footer of the segment.
     pub footer: [u8; SEGMENT_FOOTER_LEN],
     /// The pieces, ascending; in the file each follows the one before.
-    pub pieces: Vec<RemainingPiece>,
+    pub pieces: Vec<PrunedPiece>,
 }
 
-impl SegmentPart {
-    /// Encodes the part.
+impl PrunedSegment {
+    /// Encodes header, footer, and the list of pieces.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN + 16 + self.pieces.len() * 5);
         out.extend_from_slice(&self.header);
@@ -154,10 +154,10 @@ impl SegmentPart {
         out
     }
 
-    /// Decodes a part of a file whose pieces end before byte `end`.
+    /// Decodes a pruned segment of a file whose pieces end before byte `end`.
     ///
     /// # Errors
-    /// When the bytes are not a part, or name pieces outside of that range.
+    /// When the bytes are not a pruned segment, or name pieces outside of that range.
     pub fn decode(bytes: &[u8], end: u64) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let (header, footer) = (fields.array()?, fields.array()?);
@@ -166,7 +166,7 @@ impl SegmentPart {
         if count > fields.rest().len() as u64 / 2 {
             return Err(Damage::Field { field: "pieces", value: count });
         }
-        let mut pieces: Vec<RemainingPiece> = Vec::new();
+        let mut pieces: Vec<PrunedPiece> = Vec::new();
         let mut offset = 0_u64;
         for _ in 0..count {
             let step = fields.varint()?;
@@ -174,20 +174,20 @@ impl SegmentPart {
             offset = next.ok_or(Damage::Field { field: "piece offset", value: step })?;
             let len = fields.varint_u32("piece length")?;
             let behind = place.checked_add(u64::from(len) + PIECE_HEADER_LEN as u64).filter(|&behind| behind <= end);
-            if place < REMAINS_HEADER_LEN as u64 || len > PIECE_LEN_MAX {
+            if place < PRUNED_HEADER_LEN as u64 || len > PIECE_LEN_MAX {
                 return Err(Damage::Field { field: "place", value: place });
             }
-            pieces.push(RemainingPiece { offset, place, len });
+            pieces.push(PrunedPiece { offset, place, len });
             place = behind.ok_or(Damage::Field { field: "place", value: place })?;
         }
         if !fields.rest().is_empty() {
-            return Err(Damage::Contradiction("a part has a rest"));
+            return Err(Damage::Contradiction("a pruned segment has a rest"));
         }
         Ok(Self { header, footer, pieces })
     }
 
     /// The piece that began at this offset of the segment.
-    pub fn piece_at(&self, offset: u64) -> Option<RemainingPiece> {
+    pub fn piece_at(&self, offset: u64) -> Option<PrunedPiece> {
         let position = self.pieces.binary_search_by_key(&offset, |piece| piece.offset).ok()?;
         self.pieces.get(position).copied()
     }
@@ -199,39 +199,39 @@ mod tests {
 
     #[test]
     fn header_and_footer_decode_to_what_was_encoded_and_every_flipped_bit_is_noticed() {
-        let header = RemainsHeader { uuid: Uuid::from_u128(7), created: Timestamp::from_micros(8).unwrap() };
-        let footer = RemainsFooter { header_checksum: 1, directory_checksum: 2, directory_offset: 3 };
+        let header = PrunedHeader { uuid: Uuid::from_u128(7), created: Timestamp::from_micros(8).unwrap() };
+        let footer = PrunedFooter { header_checksum: 1, directory_checksum: 2, directory_offset: 3 };
         let (mut head, mut foot) = (header.encode(), footer.encode());
-        assert_eq!((RemainsHeader::decode(&head), RemainsFooter::decode(&foot)), (Ok(header), Ok(footer)));
+        assert_eq!((PrunedHeader::decode(&head), PrunedFooter::decode(&foot)), (Ok(header), Ok(footer)));
         for bit in 0..head.len() * 8 {
             head[bit / 8] ^= 1 << (bit % 8);
-            assert!(RemainsHeader::decode(&head).is_err(), "bit {bit}");
+            assert!(PrunedHeader::decode(&head).is_err(), "bit {bit}");
             head[bit / 8] ^= 1 << (bit % 8);
         }
         for bit in 0..foot.len() * 8 {
             foot[bit / 8] ^= 1 << (bit % 8);
-            assert!(RemainsFooter::decode(&foot).is_err(), "bit {bit}");
+            assert!(PrunedFooter::decode(&foot).is_err(), "bit {bit}");
             foot[bit / 8] ^= 1 << (bit % 8);
         }
     }
 
     #[test]
     fn a_part_finds_its_pieces_and_names_none_outside_of_the_file() {
-        let piece = |offset, place, len| RemainingPiece { offset, place, len };
+        let piece = |offset, place, len| PrunedPiece { offset, place, len };
         let pieces = vec![piece(64, 40, 10), piece(300, 54, 700), piece(301, 758, 1)];
-        let part = SegmentPart { header: [1; 64], footer: [2; 152], pieces };
-        let bytes = part.encode();
-        assert_eq!(SegmentPart::decode(&bytes, 763).as_ref(), Ok(&part));
-        assert_eq!((part.piece_at(300), part.piece_at(299)), (Some(piece(300, 54, 700)), None));
-        assert!(SegmentPart::decode(&bytes, 762).is_err());
+        let segment = PrunedSegment { header: [1; 64], footer: [2; 152], pieces };
+        let bytes = segment.encode();
+        assert_eq!(PrunedSegment::decode(&bytes, 763).as_ref(), Ok(&segment));
+        assert_eq!((segment.piece_at(300), segment.piece_at(299)), (Some(piece(300, 54, 700)), None));
+        assert!(PrunedSegment::decode(&bytes, 762).is_err());
         for len in 0..bytes.len() {
-            assert!(SegmentPart::decode(&bytes[..len], 763).is_err(), "{len}");
+            assert!(PrunedSegment::decode(&bytes[..len], 763).is_err(), "{len}");
         }
-        let low = SegmentPart { pieces: vec![piece(64, 39, 10)], ..part.clone() };
-        assert!(SegmentPart::decode(&low.encode(), 763).is_err());
+        let low = PrunedSegment { pieces: vec![piece(64, 39, 10)], ..segment.clone() };
+        assert!(PrunedSegment::decode(&low.encode(), 763).is_err());
         let twice = [&bytes[..216], &[2, 40, 64, 1, 0, 1][..]].concat();
-        assert!(SegmentPart::decode(&twice, 763).is_err(), "two pieces at one place");
-        let none = SegmentPart { pieces: vec![], ..part };
-        assert_eq!(SegmentPart::decode(&none.encode(), 40), Ok(none));
+        assert!(PrunedSegment::decode(&twice, 763).is_err(), "two pieces at one place");
+        let none = PrunedSegment { pieces: vec![], ..segment };
+        assert_eq!(PrunedSegment::decode(&none.encode(), 40), Ok(none));
     }
 }

@@ -1,4 +1,4 @@
-//! The file under the name of the spare: none, zeros, or a log whose rename a power cut has undone.
+//! The file under the name `preallocated`: none, zeros, or a log whose rename a power cut has undone.
 
 use std::io;
 
@@ -14,8 +14,8 @@ use format::record::{Parsed, parse};
 use format::units::Seq;
 use format::{Damage, names};
 
-/// The spare with its header; `None` for zeros or the remains of a torn write.
-struct Spare {
+/// The preallocated file with its header; `None` for zeros or the remains of a torn write.
+struct PreallocatedFile {
     file: Box<dyn StoredFile>,
     header: Option<LogHeader>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Link {
 /// Opens the log that begins with this record, under either of its names.
 ///
 /// A log is renamed when its first record is durable; the new name is made durable later. A power cut in between leaves the log
-/// under the name of the spare.
+/// under the name `preallocated`.
 ///
 /// # Errors
 /// Not found, with the name of the log, when there is none.
@@ -45,16 +45,20 @@ pub(crate) fn open_log(
         Err(error) if error.is_not_found() => {}
         opened => return Ok(opened?),
     }
-    match open_spare(directory)? {
-        Some(Spare { file, header: Some(header) }) if header.uuid == uuid && header.first_seq == first_seq => Ok(file),
+    match open_preallocated(directory)? {
+        Some(PreallocatedFile { file, header: Some(header) })
+            if header.uuid == uuid && header.first_seq == first_seq =>
+        {
+            Ok(file)
+        }
         // If the log was renamed after the first attempt and before the second, it now has its name.
         _ => Ok(named()?),
     }
 }
 
-/// Opens the spare if it continues the log: its header matches, and its first record is whole.
+/// Opens the preallocated file if it continues the log: its header matches, and its first record is whole.
 pub(super) fn open_continuing(directory: &dyn Directory, link: Link) -> Result<Option<Box<dyn StoredFile>>, ReadError> {
-    let Some(Spare { file, header: Some(header) }) = open_spare(directory)? else { return Ok(None) };
+    let Some(PreallocatedFile { file, header: Some(header) }) = open_preallocated(directory)? else { return Ok(None) };
     if header.uuid != link.uuid {
         return Err(ReadError::damaged(file.path(), 0, Damage::Foreign));
     }
@@ -68,24 +72,27 @@ pub(super) fn open_continuing(directory: &dyn Directory, link: Link) -> Result<O
     Ok(first_record_is_whole(&*file, link)?.then_some(file))
 }
 
-/// Whether the spare begins with a record behind `next_seq`: then those in between are missing.
+/// Whether the preallocated file begins with a record behind `next_seq`: then those in between are missing.
 pub(super) fn is_ahead(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<bool, ReadError> {
-    let spare = open_spare(directory)?;
-    Ok(spare.and_then(|spare| spare.header).is_some_and(|header| header.uuid == uuid && header.first_seq > next_seq))
+    let preallocated = open_preallocated(directory)?;
+    Ok(preallocated
+        .and_then(|preallocated| preallocated.header)
+        .is_some_and(|header| header.uuid == uuid && header.first_seq > next_seq))
 }
 
-/// Removes a spare that does not continue the log; the next one is created anew. Call it when all records have been read.
+/// Removes a preallocated file that does not continue the log; the next one is created anew. Call it when all records have been
+/// read.
 ///
 /// It may have zeros, or the remains of an unacknowledged record; then all its records are in the logs. Any other record was
 /// acknowledged, and its predecessors are missing: that is damage.
 pub(super) fn remove_unused(directory: &dyn Directory, uuid: Uuid, next_seq: Seq) -> Result<(), ReadError> {
     let Some(file) = check_unused(directory, uuid, next_seq)? else { return Ok(()) };
-    log::debug!("{}: removing what was made ahead and not used", file.path().display());
-    directory.remove(names::SPARE)?;
+    log::debug!("{}: removing the preallocated file, which is not used", file.path().display());
+    directory.remove(names::PREALLOCATED)?;
     Ok(directory.sync()?)
 }
 
-/// Opens the spare, if there is one, that does not continue the log, after all records up to `next_seq` were read.
+/// Opens the preallocated file, if there is one, that does not continue the log, after all records up to `next_seq` were read.
 ///
 /// # Errors
 /// When it has records that the log has lost, or belongs to another backup.
@@ -94,7 +101,7 @@ pub(crate) fn check_unused(
     uuid: Uuid,
     next_seq: Seq,
 ) -> Result<Option<Box<dyn StoredFile>>, ReadError> {
-    let Some(Spare { file, header }) = open_spare(directory)? else { return Ok(None) };
+    let Some(PreallocatedFile { file, header }) = open_preallocated(directory)? else { return Ok(None) };
     let damaged = |damage| Err(ReadError::damaged(file.path(), 0, damage));
     if header.as_ref().is_some_and(|header| header.uuid != uuid) {
         return damaged(Damage::Foreign);
@@ -115,16 +122,16 @@ pub(super) fn check_continues(file: &dyn StoredFile, header: &LogHeader, link: L
     Err(ReadError::damaged(file.path(), 0, Damage::Contradiction("it does not continue the log before it")))
 }
 
-fn open_spare(directory: &dyn Directory) -> Result<Option<Spare>, ReadError> {
-    let Some(file) = found(directory.open(names::SPARE, Access::Read))? else { return Ok(None) };
+fn open_preallocated(directory: &dyn Directory) -> Result<Option<PreallocatedFile>, ReadError> {
+    let Some(file) = found(directory.open(names::PREALLOCATED, Access::Read))? else { return Ok(None) };
     let mut bytes = [0; LOG_HEADER_LEN];
     if !read_exact_at(&*file, &mut bytes, 0)? {
-        return Ok(Some(Spare { file, header: None }));
+        return Ok(Some(PreallocatedFile { file, header: None }));
     }
     match LogHeader::decode(&bytes) {
-        Ok(header) => Ok(Some(Spare { file, header: Some(header) })),
+        Ok(header) => Ok(Some(PreallocatedFile { file, header: Some(header) })),
         Err(damage) if damage.is_too_new() => Err(ReadError::damaged(file.path(), 0, damage)),
-        Err(_) => Ok(Some(Spare { file, header: None })),
+        Err(_) => Ok(Some(PreallocatedFile { file, header: None })),
     }
 }
 

@@ -81,7 +81,7 @@ fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// A reader that is there all the time, and one that comes after the name was undone, see every record when it is durable.
 #[test]
-fn a_reader_follows_from_log_to_log_through_the_spare() {
+fn a_reader_follows_from_log_to_log_through_the_preallocated_file() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let mut follower = LogCursor::new(real(dir.path()), UUID);
@@ -89,20 +89,20 @@ fn a_reader_follows_from_log_to_log_through_the_spare() {
     let mut writer = recover_in(real(dir.path())).unwrap();
     let (mut newest_before, mut begun) = (names::log(Seq::FIRST), 0);
     for number in 1..20 {
-        writer.spares().make().unwrap();
+        writer.preallocated().make().unwrap();
         push(&mut writer, &number.to_string());
         writer.commit().unwrap();
         let newest = files(dir.path()).into_keys().rfind(|name| name.starts_with("log-")).unwrap();
-        let (named, spare) = (dir.path().join(&newest), dir.path().join(names::SPARE));
+        let (named, preallocated) = (dir.path().join(&newest), dir.path().join(names::PREALLOCATED));
         // At a log that was begun just now it looks every other time before that has its name.
         if std::mem::replace(&mut newest_before, newest.clone()) != newest {
             begun += 1;
             if begun % 2 == 0 {
                 // What it was made from is gone, and the next one is not there yet.
-                fs::rename(&named, &spare).unwrap();
+                fs::rename(&named, &preallocated).unwrap();
                 followed.extend(read_with(&mut follower).unwrap());
                 assert_eq!(read(dir.path()).unwrap(), followed);
-                fs::rename(&spare, &named).unwrap();
+                fs::rename(&preallocated, &named).unwrap();
             }
         }
         followed.extend(read_with(&mut follower).unwrap());
@@ -124,10 +124,10 @@ fn a_reader_that_saw_what_was_not_durable_is_told() {
     }
     drop(writer);
     let newest = files(dir.path()).into_keys().next_back().unwrap();
-    fs::rename(dir.path().join(&newest), dir.path().join(names::SPARE)).unwrap();
+    fs::rename(dir.path().join(&newest), dir.path().join(names::PREALLOCATED)).unwrap();
     let mut follower = LogCursor::new(real(dir.path()), UUID);
     let seen = read_with(&mut follower).unwrap();
-    fs::write(dir.path().join(names::SPARE), vec![0; 4096]).unwrap();
+    fs::write(dir.path().join(names::PREALLOCATED), vec![0; 4096]).unwrap();
     let mut writer = recover_in(real(dir.path())).unwrap();
     read_with(&mut follower).expect_err("stands in a log that is gone");
     assert_eq!(read(dir.path()).unwrap().len(), seen.len() - 1);
@@ -138,7 +138,7 @@ fn a_reader_that_saw_what_was_not_durable_is_told() {
 
 /// A state that no crash leaves is damage, and is not changed.
 #[test]
-fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
+fn a_preallocated_file_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let mut writer = recover_in(real(dir.path())).unwrap();
@@ -150,9 +150,9 @@ fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     let all = files(dir.path());
     let logs: Vec<&String> = all.keys().collect();
     let (newest, before) = (logs[logs.len() - 1], logs[logs.len() - 2]);
-    fs::rename(dir.path().join(newest), dir.path().join(names::SPARE)).unwrap();
-    let spare = &all[newest];
-    let mut headless = spare.clone();
+    fs::rename(dir.path().join(newest), dir.path().join(names::PREALLOCATED)).unwrap();
+    let preallocated = &all[newest];
+    let mut headless = preallocated.clone();
     headless[..64].fill(0);
     let foreign = {
         let other = tempfile::tempdir().unwrap();
@@ -167,11 +167,11 @@ fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     };
     let rows: [(&str, &Vec<u8>, &Vec<u8>); 3] = [
         ("its header is lost, its records are not", &headless, &all[before]),
-        ("the record before it is lost", spare, &last_record_lost),
+        ("the record before it is lost", preallocated, &last_record_lost),
         ("it is of another backup", &foreign, &all[before]),
     ];
-    for (what, spare, before_bytes) in rows {
-        fs::write(dir.path().join(names::SPARE), spare).unwrap();
+    for (what, preallocated, before_bytes) in rows {
+        fs::write(dir.path().join(names::PREALLOCATED), preallocated).unwrap();
         fs::write(dir.path().join(before), before_bytes).unwrap();
         let untouched = files(dir.path());
         recover_in(real(dir.path())).map(|_| ()).expect_err(what);
@@ -180,21 +180,21 @@ fn a_spare_with_records_that_nothing_leads_to_is_refused_and_left_alone() {
     // A copy of the newest log, made before that got its name: everything in it is in the log, too.
     fs::write(dir.path().join(before), &all[before]).unwrap();
     fs::write(dir.path().join(newest), &all[newest]).unwrap();
-    fs::write(dir.path().join(names::SPARE), &all[newest][..2048]).unwrap();
+    fs::write(dir.path().join(names::PREALLOCATED), &all[newest][..2048]).unwrap();
     recover_in(real(dir.path())).unwrap();
     assert!(files(dir.path()) == all);
 }
 
 /// The preallocated log is used: the record that begins a log is one write, one sync and one rename.
 #[test]
-fn going_on_in_a_spare_is_one_write_one_sync_and_a_rename() {
+fn going_on_in_a_preallocated_file_is_one_write_one_sync_and_a_rename() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let faulty = Arc::new(FaultyDirectory::new(dir.path()));
     let mut writer = recover_in(Arc::clone(&faulty) as _).unwrap();
     let mut calls = Vec::new();
     for number in 1..9 {
-        writer.spares().make().unwrap();
+        writer.preallocated().make().unwrap();
         push(&mut writer, &number.to_string());
         let before = faulty.calls();
         writer.commit().unwrap();
@@ -206,18 +206,18 @@ fn going_on_in_a_spare_is_one_write_one_sync_and_a_rename() {
 
 /// The thread does what the tests above do in its place.
 #[test]
-fn a_thread_makes_spares_until_it_is_stopped() {
+fn a_thread_makes_preallocated_files_until_it_is_stopped() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let mut writer = recover_in(real(dir.path())).unwrap();
     let held = Arc::new(());
-    writer.spares().keep_ready(Arc::clone(&held)).unwrap();
-    let spare = dir.path().join(names::SPARE);
-    let is_there = || fs::metadata(&spare).is_ok_and(|metadata| metadata.len() == LIMITS.bytes);
+    writer.preallocated().keep_ready(Arc::clone(&held)).unwrap();
+    let preallocated = dir.path().join(names::PREALLOCATED);
+    let is_there = || fs::metadata(&preallocated).is_ok_and(|metadata| metadata.len() == LIMITS.bytes);
     let wait = || {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !is_there() {
-            assert!(std::time::Instant::now() < deadline, "no spare was made");
+            assert!(std::time::Instant::now() < deadline, "no preallocated file was made");
             std::thread::yield_now();
         }
     };
@@ -229,21 +229,21 @@ fn a_thread_makes_spares_until_it_is_stopped() {
     wait();
     assert_eq!(read(dir.path()).unwrap().len(), 9);
     while Arc::strong_count(&held) > 1 {
-        writer.spares().give_back().unwrap();
+        writer.preallocated().remove().unwrap();
     }
-    assert!(!spare.exists(), "it takes room that nobody uses");
+    assert!(!preallocated.exists(), "it takes room that nobody uses");
 }
 
 /// A regression: when the writer could not make the name of the newest log durable, the thread made another file of the name that
 /// this log could still have after a power cut.
 #[test]
-fn no_spare_is_made_while_a_log_may_have_its_name() {
+fn nothing_is_preallocated_while_a_log_may_have_its_name() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let faulty = Arc::new(FaultyDirectory::new(dir.path()));
     let mut writer = recover_in(Arc::clone(&faulty) as _).unwrap();
-    writer.spares().make().unwrap();
-    // A gap begins a log: the first in the spare, the second needs another file.
+    writer.preallocated().make().unwrap();
+    // A gap begins a log: the first in the preallocated log, the second needs another file.
     let mut begin_log = || {
         writer.push_gap(DataVersion::new(1), Timestamp::from_micros(1).unwrap());
         writer.commit()
@@ -251,8 +251,8 @@ fn no_spare_is_made_while_a_log_may_have_its_name() {
     begin_log().unwrap();
     faulty.fail_nth(0);
     begin_log().unwrap_err();
-    assert_eq!(writer.spares().make().unwrap(), Made::Nothing);
-    assert!(!dir.path().join(names::SPARE).exists());
+    assert_eq!(writer.preallocated().make().unwrap(), Made::Nothing);
+    assert!(!dir.path().join(names::PREALLOCATED).exists());
 }
 
 /// A regression: a disk failed for the thread and for the record at the same moment, the thread then slept while it had the lock,
@@ -262,8 +262,8 @@ fn a_thread_that_was_told_to_stop_does_not_pause() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let writer = recover_in(real(dir.path())).unwrap();
-    writer.spares().stop();
+    writer.preallocated().stop();
     let before = std::time::Instant::now();
-    writer.spares().pause_after_failure();
+    writer.preallocated().pause_after_failure();
     assert!(before.elapsed() < std::time::Duration::from_secs(5));
 }

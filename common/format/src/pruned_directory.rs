@@ -1,4 +1,4 @@
-//! The directory of the file `remains`: the dropped segments, the remaining parts of some, and the kept versions of others.
+//! The directory of the file `pruned`: the ranges of dropped segments, the pruned segments, and the kept versions.
 
 use std::ops::RangeInclusive;
 
@@ -6,11 +6,11 @@ use super::Damage;
 use super::fields::Reader;
 use crate::units::{Seq, Timestamp};
 
-/// Length of an encoded gap in bytes.
-const GAP_LEN: usize = 60;
+/// Length of an encoded range in bytes.
+const RANGE_LEN: usize = 60;
 
-/// Length of an encoded part entry in bytes.
-const PART_ENTRY_LEN: usize = 20;
+/// Length of an encoded entry of a pruned segment in bytes.
+const ENTRY_LEN: usize = 20;
 
 /// Length of an encoded thinned segment without its versions, in bytes.
 const THINNED_LEN: usize = 12;
@@ -20,7 +20,7 @@ const KEPT_VERSION_LEN: usize = 24;
 
 /// A run of consecutive segments that were dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
+pub struct PrunedRange {
     /// Seq of its first record.
     pub first_seq: Seq,
     /// Checksum of the record before the first one.
@@ -29,11 +29,11 @@ pub struct Gap {
     pub last_segment: Seq,
     /// Seq of its last record.
     pub last_seq: Seq,
-    /// Number of versions in all segments before the gap.
+    /// Number of versions in all segments before the range.
     pub versions_before: u64,
-    /// Ordinal of the newest version before the gap; 0 when there is none.
+    /// Ordinal of the newest version before the range; 0 when there is none.
     pub place_before: u64,
-    /// Number of versions in the gap.
+    /// Number of versions in the range.
     pub versions: u64,
     /// Number of segments.
     pub segments: u32,
@@ -41,8 +41,8 @@ pub struct Gap {
     pub bytes: u64,
 }
 
-impl Gap {
-    /// Whether the segment that begins with this seq is in the gap.
+impl PrunedRange {
+    /// Whether the segment that begins with this seq is in the range.
     pub fn has(&self, first_seq: Seq) -> bool {
         (self.first_seq..=self.last_segment).contains(&first_seq)
     }
@@ -67,7 +67,7 @@ impl Gap {
     fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
         let first_seq = decode_seq(fields, "first_seq")?;
         let previous_checksum = fields.u32()?;
-        let gap = Self {
+        let range = Self {
             first_seq,
             previous_checksum,
             last_segment: decode_seq(fields, "last_segment")?,
@@ -78,10 +78,13 @@ impl Gap {
             segments: fields.u32()?,
             bytes: fields.u64()?,
         };
-        if gap.first_seq > gap.last_segment || gap.last_segment > gap.last_seq || gap.last_seq.get() == u64::MAX {
-            return Err(Damage::Field { field: "last_seq", value: gap.last_seq.get() });
+        if range.first_seq > range.last_segment
+            || range.last_segment > range.last_seq
+            || range.last_seq.get() == u64::MAX
+        {
+            return Err(Damage::Field { field: "last_seq", value: range.last_seq.get() });
         }
-        Ok(gap)
+        Ok(range)
     }
 }
 
@@ -89,14 +92,14 @@ fn decode_seq(fields: &mut Reader<'_>, field: &'static str) -> Result<Seq, Damag
     Seq::new(fields.u64()?).ok_or(Damage::Field { field, value: 0 })
 }
 
-/// Location of the remaining part of a segment.
+/// Location of a pruned segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartEntry {
+pub struct PrunedSegmentEntry {
     /// First seq of the segment.
     pub segment: Seq,
-    /// Offset of the part's checksum in the file.
+    /// Offset of its checksum in the file.
     pub offset: u64,
-    /// Length of the part in bytes, without its checksum.
+    /// Length in bytes, without the checksum.
     pub len: u32,
 }
 
@@ -152,26 +155,26 @@ impl Thinned {
 
 /// The directory of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RemainsDirectory {
-    /// The gaps, ascending.
-    pub gaps: Vec<Gap>,
-    /// The remaining parts of the segments that are still referenced, ascending.
-    pub parts: Vec<PartEntry>,
-    /// The segments of which versions were kept, ascending. They are in gaps, and have parts.
+pub struct PrunedDirectory {
+    /// The ranges, ascending.
+    pub ranges: Vec<PrunedRange>,
+    /// The pruned segments, ascending: those that kept segments or versions refer to.
+    pub segments: Vec<PrunedSegmentEntry>,
+    /// The segments of which versions were kept, ascending. They are in ranges, and are pruned segments.
     pub thinned: Vec<Thinned>,
 }
 
-impl RemainsDirectory {
+impl PrunedDirectory {
     /// Encodes the directory.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(8 + self.gaps.len() * GAP_LEN + self.parts.len() * PART_ENTRY_LEN);
-        out.extend_from_slice(&count_bytes(self.gaps.len()));
-        self.gaps.iter().for_each(|gap| gap.encode(&mut out));
-        out.extend_from_slice(&count_bytes(self.parts.len()));
-        for part in &self.parts {
-            out.extend_from_slice(&part.segment.get().to_le_bytes());
-            out.extend_from_slice(&part.offset.to_le_bytes());
-            out.extend_from_slice(&part.len.to_le_bytes());
+        let mut out = Vec::with_capacity(8 + self.ranges.len() * RANGE_LEN + self.segments.len() * ENTRY_LEN);
+        out.extend_from_slice(&count_bytes(self.ranges.len()));
+        self.ranges.iter().for_each(|range| range.encode(&mut out));
+        out.extend_from_slice(&count_bytes(self.segments.len()));
+        for entry in &self.segments {
+            out.extend_from_slice(&entry.segment.get().to_le_bytes());
+            out.extend_from_slice(&entry.offset.to_le_bytes());
+            out.extend_from_slice(&entry.len.to_le_bytes());
         }
         out.extend_from_slice(&count_bytes(self.thinned.len()));
         self.thinned.iter().for_each(|thinned| thinned.encode(&mut out));
@@ -181,59 +184,59 @@ impl RemainsDirectory {
     /// Decodes a directory.
     ///
     /// # Errors
-    /// When the bytes are not a directory, or contradict themselves: gaps touch or overlap, a part is in no gap, the last segment
-    /// of a gap has no part, or a thinned segment has none.
+    /// When the bytes are not a directory, or contradict themselves: ranges touch or overlap, a pruned segment is in
+    /// no range, or the last segment of a range, or a thinned segment, is not listed.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let mut directory = Self::default();
-        for _ in 0..count(&mut fields, GAP_LEN, "gaps")? {
-            let gap = Gap::decode(&mut fields)?;
-            // Two gaps that touch are stored as one.
-            if directory.gaps.last().is_some_and(|before| gap.first_seq <= before.last_seq.next()) {
-                return Err(Damage::Contradiction("its gaps are not in order"));
+        for _ in 0..count(&mut fields, RANGE_LEN, "ranges")? {
+            let range = PrunedRange::decode(&mut fields)?;
+            // Two ranges that touch are stored as one.
+            if directory.ranges.last().is_some_and(|before| range.first_seq <= before.last_seq.next()) {
+                return Err(Damage::Contradiction("its ranges are not in order"));
             }
-            directory.gaps.push(gap);
+            directory.ranges.push(range);
         }
-        for _ in 0..count(&mut fields, PART_ENTRY_LEN, "parts")? {
+        for _ in 0..count(&mut fields, ENTRY_LEN, "segments")? {
             let segment = decode_seq(&mut fields, "segment")?;
-            let part = PartEntry { segment, offset: fields.u64()?, len: fields.u32()? };
-            if directory.parts.last().is_some_and(|before| part.segment <= before.segment) {
-                return Err(Damage::Contradiction("its parts are not in order"));
+            let entry = PrunedSegmentEntry { segment, offset: fields.u64()?, len: fields.u32()? };
+            if directory.segments.last().is_some_and(|before| entry.segment <= before.segment) {
+                return Err(Damage::Contradiction("its segments are not in order"));
             }
-            if directory.gap_of(segment).is_none() {
-                return Err(Damage::Contradiction("it has a part of a segment that was not dropped"));
+            if directory.range_of(segment).is_none() {
+                return Err(Damage::Contradiction("it lists a segment that was not dropped"));
             }
-            directory.parts.push(part);
+            directory.segments.push(entry);
         }
         for _ in 0..count(&mut fields, THINNED_LEN, "thinned")? {
             let thinned = Thinned::decode(&mut fields)?;
             if directory.thinned.last().is_some_and(|before| thinned.segment <= before.segment) {
                 return Err(Damage::Contradiction("its thinned segments are not in order"));
             }
-            if directory.part_of(thinned.segment).is_none() {
-                return Err(Damage::Contradiction("a segment that was thinned has no part"));
+            if directory.entry_of(thinned.segment).is_none() {
+                return Err(Damage::Contradiction("a thinned segment is not listed"));
             }
             directory.thinned.push(thinned);
         }
         if !fields.rest().is_empty() {
             return Err(Damage::Contradiction("its directory has a rest"));
         }
-        if directory.gaps.iter().any(|gap| directory.part_of(gap.last_segment).is_none()) {
-            return Err(Damage::Contradiction("the last segment of a gap has no part"));
+        if directory.ranges.iter().any(|range| directory.entry_of(range.last_segment).is_none()) {
+            return Err(Damage::Contradiction("the last segment of a range is not listed"));
         }
         Ok(directory)
     }
 
-    /// The gap that a segment is in; `None` when the segment was not dropped.
-    pub fn gap_of(&self, first_seq: Seq) -> Option<&Gap> {
-        let position = self.gaps.partition_point(|gap| gap.first_seq <= first_seq).checked_sub(1)?;
-        self.gaps.get(position).filter(|gap| gap.has(first_seq))
+    /// The range that a segment is in; `None` when the segment was not dropped.
+    pub fn range_of(&self, first_seq: Seq) -> Option<&PrunedRange> {
+        let position = self.ranges.partition_point(|range| range.first_seq <= first_seq).checked_sub(1)?;
+        self.ranges.get(position).filter(|range| range.has(first_seq))
     }
 
-    /// The gap that begins with this record.
-    pub fn gap_at(&self, first_seq: Seq) -> Option<&Gap> {
-        let position = self.gaps.binary_search_by_key(&first_seq, |gap| gap.first_seq).ok()?;
-        self.gaps.get(position)
+    /// The range that begins with this record.
+    pub fn range_at(&self, first_seq: Seq) -> Option<&PrunedRange> {
+        let position = self.ranges.binary_search_by_key(&first_seq, |range| range.first_seq).ok()?;
+        self.ranges.get(position)
     }
 
     /// The kept versions of a segment; `None` when the segment was not thinned.
@@ -242,10 +245,10 @@ impl RemainsDirectory {
         self.thinned.get(position)
     }
 
-    /// The remaining part of a segment.
-    pub fn part_of(&self, first_seq: Seq) -> Option<PartEntry> {
-        let position = self.parts.binary_search_by_key(&first_seq, |part| part.segment).ok()?;
-        self.parts.get(position).copied()
+    /// The entry of a pruned segment.
+    pub fn entry_of(&self, first_seq: Seq) -> Option<PrunedSegmentEntry> {
+        let position = self.segments.binary_search_by_key(&first_seq, |entry| entry.segment).ok()?;
+        self.segments.get(position).copied()
     }
 }
 
@@ -271,8 +274,8 @@ mod tests {
         Seq::new(number).unwrap()
     }
 
-    fn gap(first: u64, last_segment: u64, last: u64) -> Gap {
-        Gap {
+    fn range(first: u64, last_segment: u64, last: u64) -> PrunedRange {
+        PrunedRange {
             first_seq: seq(first),
             previous_checksum: 1,
             last_segment: seq(last_segment),
@@ -285,8 +288,8 @@ mod tests {
         }
     }
 
-    fn part(segment: u64) -> PartEntry {
-        PartEntry { segment: seq(segment), offset: 7, len: 8 }
+    fn entry(segment: u64) -> PrunedSegmentEntry {
+        PrunedSegmentEntry { segment: seq(segment), offset: 7, len: 8 }
     }
 
     fn thinned(segment: u64, seqs: &[u64]) -> Thinned {
@@ -297,39 +300,39 @@ mod tests {
 
     #[test]
     fn a_directory_says_what_is_dropped() {
-        let directory = RemainsDirectory {
-            gaps: vec![gap(1, 20, 29), gap(50, 50, 59)],
-            parts: vec![part(20), part(50)],
+        let directory = PrunedDirectory {
+            ranges: vec![range(1, 20, 29), range(50, 50, 59)],
+            segments: vec![entry(20), entry(50)],
             thinned: vec![thinned(20, &[22, 29]), thinned(50, &[50])],
         };
         let bytes = directory.encode();
-        assert_eq!(RemainsDirectory::decode(&bytes).as_ref(), Ok(&directory));
-        let is_dropped = |first| directory.gap_of(seq(first)).is_some();
+        assert_eq!(PrunedDirectory::decode(&bytes).as_ref(), Ok(&directory));
+        let is_dropped = |first| directory.range_of(seq(first)).is_some();
         assert_eq!([1, 20, 29, 30, 49, 50, 51].map(is_dropped), [true, true, false, false, false, true, false]);
-        assert_eq!(directory.gap_at(seq(50)).unwrap().last_seq, seq(59));
+        assert_eq!(directory.range_at(seq(50)).unwrap().last_seq, seq(59));
         assert_eq!(directory.thinned(seq(20)), Some(&thinned(20, &[22, 29])));
         assert_eq!(directory.thinned(seq(1)), None);
-        assert!(directory.gap_at(seq(20)).is_none() && directory.part_of(seq(1)).is_none());
+        assert!(directory.range_at(seq(20)).is_none() && directory.entry_of(seq(1)).is_none());
         for len in 0..bytes.len() {
-            assert!(RemainsDirectory::decode(&bytes[..len]).is_err(), "{len}");
+            assert!(PrunedDirectory::decode(&bytes[..len]).is_err(), "{len}");
         }
-        assert!(RemainsDirectory::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(PrunedDirectory::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
 
     #[test]
     fn a_directory_that_contradicts_itself_is_refused() {
-        let parts = vec![part(20), part(50)];
-        for (gaps, parts) in [
-            (vec![gap(50, 50, 59), gap(1, 20, 29)], parts.clone()),
-            (vec![gap(1, 20, 49), gap(50, 50, 59)], parts.clone()),
-            (vec![gap(1, 20, 29)], parts.clone()),
-            (vec![gap(1, 20, 29)], vec![]),
-            (vec![gap(1, 20, 29)], vec![part(20), part(20)]),
-            (vec![gap(21, 20, 29)], vec![part(20)]),
-            (vec![gap(1, 20, 19)], vec![part(20)]),
+        let segments = vec![entry(20), entry(50)];
+        for (ranges, segments) in [
+            (vec![range(50, 50, 59), range(1, 20, 29)], segments.clone()),
+            (vec![range(1, 20, 49), range(50, 50, 59)], segments.clone()),
+            (vec![range(1, 20, 29)], segments.clone()),
+            (vec![range(1, 20, 29)], vec![]),
+            (vec![range(1, 20, 29)], vec![entry(20), entry(20)]),
+            (vec![range(21, 20, 29)], vec![entry(20)]),
+            (vec![range(1, 20, 19)], vec![entry(20)]),
         ] {
-            let bytes = RemainsDirectory { gaps, parts, thinned: vec![] }.encode();
-            assert!(RemainsDirectory::decode(&bytes).is_err(), "{bytes:?}");
+            let bytes = PrunedDirectory { ranges, segments, thinned: vec![] }.encode();
+            assert!(PrunedDirectory::decode(&bytes).is_err(), "{bytes:?}");
         }
         for thinned in [
             vec![thinned(50, &[50]), thinned(20, &[20])],
@@ -339,10 +342,10 @@ mod tests {
             vec![thinned(20, &[22, 22])],
             vec![thinned(1, &[2])],
         ] {
-            let gaps = vec![gap(1, 20, 29), gap(50, 50, 59)];
-            let bytes = RemainsDirectory { gaps, parts: parts.clone(), thinned }.encode();
-            assert!(RemainsDirectory::decode(&bytes).is_err(), "{bytes:?}");
+            let ranges = vec![range(1, 20, 29), range(50, 50, 59)];
+            let bytes = PrunedDirectory { ranges, segments: segments.clone(), thinned }.encode();
+            assert!(PrunedDirectory::decode(&bytes).is_err(), "{bytes:?}");
         }
-        assert!(RemainsDirectory::decode(&[0xff; 64]).is_err());
+        assert!(PrunedDirectory::decode(&[0xff; 64]).is_err());
     }
 }

@@ -9,9 +9,9 @@ use crate::storage::{Access, DeadlineDirectory, StoredFile};
 use crate::testing::{Fate, Node, contents};
 use format::names;
 
-/// A real directory whose spare is delayed until the test releases it.
+/// A real directory whose preallocated file is delayed until the test releases it.
 #[derive(Debug)]
-struct SlowSpare {
+struct SlowPreallocation {
     real: RealDirectory,
     asked: Sender<()>,
     done: Arc<Mutex<Receiver<()>>>,
@@ -24,7 +24,7 @@ struct SlowFile {
     done: Arc<Mutex<Receiver<()>>>,
 }
 
-impl Directory for SlowSpare {
+impl Directory for SlowPreallocation {
     fn path(&self) -> &Path {
         self.real.path()
     }
@@ -35,7 +35,7 @@ impl Directory for SlowSpare {
 
     fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
         let file = self.real.create(name)?;
-        if name != names::SPARE {
+        if name != names::PREALLOCATED {
             return Ok(file);
         }
         Ok(Box::new(SlowFile { file, asked: self.asked.clone(), done: Arc::clone(&self.done) }))
@@ -91,12 +91,12 @@ impl StoredFile for SlowFile {
     }
 }
 
-/// The directory of a backup, to be left behind after a second; when a sync of the spare begins; and what lets it end.
+/// The directory of a backup, to be left behind after a second; when a sync of the preallocated file begins; and what lets it end.
 fn slow(node: &Node) -> (Arc<dyn Directory>, Receiver<()>, Sender<()>) {
     let (asked, is_asked) = channel();
     let (done, is_done) = channel();
     let real = RealDirectory::new(node.backup_path());
-    let slow = SlowSpare { real, asked, done: Arc::new(Mutex::new(is_done)) };
+    let slow = SlowPreallocation { real, asked, done: Arc::new(Mutex::new(is_done)) };
     let leavable = DeadlineDirectory::new(Arc::new(slow), Arc::default()).unwrap();
     leavable.set_timeout(Duration::from_secs(1));
     (Arc::new(leavable), is_asked, done)
@@ -108,7 +108,7 @@ fn no_append_waits_for_the_room_of_the_next_log() {
     let mut node = Node::new("");
     let (slow, is_asked, done) = slow(&node);
     let mut recording = node.record_in(slow);
-    recording.make_room_ahead();
+    recording.preallocate_logs();
     is_asked.recv().unwrap();
     for position in 0..4 {
         // Two of them are in logs that begin meanwhile.
@@ -134,14 +134,14 @@ fn no_append_waits_for_the_room_of_the_next_log() {
 
 /// A log that a thread without a deadline has preallocated is recorded to with a deadline.
 #[test]
-fn a_spare_that_hangs_when_it_is_recorded_to_is_left_behind() {
+fn a_preallocated_file_that_hangs_when_it_is_recorded_to_is_left_behind() {
     let mut node = Node::new("");
     let (slow, is_asked, done) = slow(&node);
     let mut recording = node.record_in(slow);
-    recording.make_room_ahead();
+    recording.preallocate_logs();
     is_asked.recv().unwrap();
     done.send(()).unwrap();
-    while recording.log.spares().is_in_the_making() {
+    while recording.log.preallocated().is_pending() {
         thread::sleep(LOCK_RETRY_AFTER);
     }
     node.write(&mut recording, &"long ".repeat(10_000), Fate::Committed).unwrap();
