@@ -59,7 +59,7 @@ pub fn normaliser(input: &[u8]) -> bool {
     true
 }
 
-/// The bytes that [`unpack`] takes apart.
+/// The bytes that `unpack` takes apart.
 pub fn pack(encoded: &Encoded) -> Vec<u8> {
     let mut bytes = u32::try_from(encoded.head.len()).expect("short").to_le_bytes().to_vec();
     bytes.extend_from_slice(&encoded.head);

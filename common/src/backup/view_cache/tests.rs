@@ -14,9 +14,6 @@ use format::units::{DataVersion, PageSize, Timestamp};
 #[cfg(feature = "shuttle")]
 mod shuttle_tests;
 
-/// Memory of a view without its pages.
-const ONE_BYTES: u64 = VIEW_OVERHEAD_BYTES;
-
 /// A view without pages.
 #[derive(Debug)]
 struct Fake(Seq);

@@ -10,6 +10,9 @@ use crate::storage::{StorageError, StorageOp};
 use crate::sync::model::{TimeLimits, check, check_all};
 use crate::sync::thread;
 
+/// Memory of a view without pages.
+const ONE_BYTES: u64 = VIEW_OVERHEAD_BYTES;
+
 /// A counter that is no step of the model.
 #[derive(Debug, Default)]
 struct Count(AtomicUsize);
