@@ -7,12 +7,12 @@ use super::log_header::LogHeader;
 use super::manifest::Manifest;
 use super::page_images::PageImages;
 use super::page_map::MapNode;
-use super::pruned::{PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment, block_checksum};
+use super::pruned::{PrunedBlock, PrunedFooter, PrunedHeader, PrunedSegment, pruned_checksum};
 use super::pruned_directory::{PrunedDirectory, PrunedRange, PrunedSegmentEntry};
 use super::record::{RecordHeader, encode_change, first_link};
 use super::record_index::ForeignKeys;
 use super::segment::{
-    FollowedBy, Location, MapRoot, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
+    BLOCK_HEADER_LEN, BlockHandle, FollowedBy, Location, MapRoot, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::units::Keyframe;
 use crate::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
@@ -52,23 +52,23 @@ fn segment_header() -> SegmentHeader {
 }
 
 /// The map node of three pages, of which the segment has changed the first and the last.
-fn node() -> (Vec<u8>, Piece) {
-    let location = |first: u64, offset, len| Location { segment: seq(first), piece: Piece { offset, len } };
+fn node() -> (Vec<u8>, BlockHandle) {
+    let location = |first: u64, offset, len| Location { segment: seq(first), block: BlockHandle { offset, len } };
     let mut node = MapNode::default();
     node.set(0, location(901, 300_000, 700));
     node.set(1, location(1, 290_000, 90));
     node.set(2, location(901, 300_704, 1500));
     let (node, offset) = (node.encode(seq(901)), 302_208);
-    let piece = Piece { offset, len: u32::try_from(node.len()).unwrap() };
-    let mut bytes = segment_header().piece_checksum(offset, &node).to_le_bytes().to_vec();
+    let block = BlockHandle { offset, len: u32::try_from(node.len()).unwrap() };
+    let mut bytes = segment_header().block_checksum(offset, &node).to_le_bytes().to_vec();
     bytes.extend_from_slice(&node);
-    (bytes, piece)
+    (bytes, block)
 }
 
 fn footer() -> Vec<u8> {
     let (node_bytes, root) = node();
     let behind_node = root.offset + node_bytes.len() as u64;
-    assert_eq!(node_bytes.len(), PIECE_HEADER_LEN + root.len as usize);
+    assert_eq!(node_bytes.len(), BLOCK_HEADER_LEN + root.len as usize);
     let time = |micros| Timestamp::from_micros(micros).unwrap();
     let footer = SegmentFooter {
         header_checksum: u32::from_le_bytes(*segment_header().encode().last_chunk().unwrap()),
@@ -80,9 +80,9 @@ fn footer() -> Vec<u8> {
         snapshot: None,
         newest_snapshot: None,
         page_count: 3,
-        map: Some(MapRoot { location: Location { segment: seq(901), piece: root }, height: 0 }),
-        index: Piece { offset: behind_node, len: 5500 },
-        templates: Piece { offset: 64, len: 15_600 },
+        map: Some(MapRoot { location: Location { segment: seq(901), block: root }, height: 0 }),
+        index: BlockHandle { offset: behind_node, len: 5500 },
+        templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
         place_before: 900,
@@ -103,22 +103,22 @@ fn pruned() -> Vec<u8> {
     };
     let stored = [(1, 289_000, 980), (2, 290_000, 90), (3, 290_094, 700)];
     let mut node = MapNode::default();
-    let mut pieces = Vec::new();
+    let mut blocks = Vec::new();
     for (page, offset, len) in stored {
-        let piece = Piece { offset, len };
-        node.set(page - 1, Location { segment: Seq::FIRST, piece });
+        let block = BlockHandle { offset, len };
+        node.set(page - 1, Location { segment: Seq::FIRST, block });
         // Page number, no anchor, one image at keyframe 15, its length.
         let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
         let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
         let mut zeros = [1; 4096];
         let images = PageImages::open(&image, number, Seq::FIRST, Keyframe::END).unwrap();
         assert!(images.anchor().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
-        pieces.push((offset, image));
+        blocks.push((offset, image));
     }
     let (node, offset) = (node.encode(Seq::FIRST), 290_798);
-    let root = Piece { offset, len: u32::try_from(node.len()).unwrap() };
-    let index = Piece { offset: offset + (PIECE_HEADER_LEN + node.len()) as u64, len: 5400 };
-    pieces.push((offset, node));
+    let root = BlockHandle { offset, len: u32::try_from(node.len()).unwrap() };
+    let index = BlockHandle { offset: offset + (BLOCK_HEADER_LEN + node.len()) as u64, len: 5400 };
+    blocks.push((offset, node));
     let time = |micros| Timestamp::from_micros(micros).unwrap();
     let footer = SegmentFooter {
         header_checksum: u32::from_le_bytes(*header.encode().last_chunk().unwrap()),
@@ -130,9 +130,9 @@ fn pruned() -> Vec<u8> {
         snapshot: None,
         newest_snapshot: None,
         page_count: 3,
-        map: Some(MapRoot { location: Location { segment: Seq::FIRST, piece: root }, height: 0 }),
+        map: Some(MapRoot { location: Location { segment: Seq::FIRST, block: root }, height: 0 }),
         index,
-        templates: Piece { offset: 64, len: 15_000 },
+        templates: BlockHandle { offset: 64, len: 15_000 },
         versions_before: 0,
         versions: 900,
         place_before: 0,
@@ -143,15 +143,15 @@ fn pruned() -> Vec<u8> {
     let created = time(1_795_442_707_000_002);
     let mut out = PrunedHeader { uuid: UUID, created }.encode().to_vec();
     let header_checksum = u32::from_le_bytes(*out.last_chunk().unwrap());
-    let mut segment = PrunedSegment { header: header.encode(), footer: footer.encode(), pieces: Vec::new() };
-    for (offset, bytes) in pieces {
+    let mut segment = PrunedSegment { header: header.encode(), footer: footer.encode(), blocks: Vec::new() };
+    for (offset, bytes) in blocks {
         let len = u32::try_from(bytes.len()).unwrap();
-        segment.pieces.push(PrunedPiece { offset, place: out.len() as u64, len });
-        out.extend(header.piece_checksum(offset, &bytes).to_le_bytes());
+        segment.blocks.push(PrunedBlock { offset, place: out.len() as u64, len });
+        out.extend(header.block_checksum(offset, &bytes).to_le_bytes());
         out.extend(bytes);
     }
     let (segment, offset) = (segment.encode(), out.len() as u64);
-    out.extend(block_checksum(UUID, offset, &segment).to_le_bytes());
+    out.extend(pruned_checksum(UUID, offset, &segment).to_le_bytes());
     out.extend(&segment);
     let range = PrunedRange {
         first_seq: Seq::FIRST,
@@ -162,12 +162,12 @@ fn pruned() -> Vec<u8> {
         place_before: 0,
         versions: 900,
         segments: 1,
-        bytes: index.offset + PIECE_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,
+        bytes: index.offset + BLOCK_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,
     };
     let entry = PrunedSegmentEntry { segment: Seq::FIRST, offset, len: u32::try_from(segment.len()).unwrap() };
     let directory = PrunedDirectory { ranges: vec![range], segments: vec![entry], thinned: Vec::new() }.encode();
     let directory_offset = out.len() as u64;
-    let directory_checksum = block_checksum(UUID, directory_offset, &directory);
+    let directory_checksum = pruned_checksum(UUID, directory_offset, &directory);
     out.extend(directory_checksum.to_le_bytes());
     out.extend(directory);
     out.extend(PrunedFooter { header_checksum, directory_checksum, directory_offset }.encode());

@@ -12,7 +12,7 @@ use zstd::zstd_safe::CParameter;
 use super::Damage;
 use super::fields::{Reader, put_varint};
 use super::frames;
-use super::segment::{Location, Piece};
+use super::segment::{BlockHandle, Location};
 use crate::units::{Keyframe, PageNo, Seq};
 
 /// zstd level for newest images, which are most of a segment beside the statements.
@@ -40,7 +40,7 @@ fn dictionary(image: &[u8]) -> &[u8] {
 pub enum Anchor {
     /// The page in the full snapshot.
     Snapshot,
-    /// The newest image in another piece, which is stored whole.
+    /// The newest image in another block, which is stored whole.
     Segment(Location),
 }
 
@@ -93,8 +93,8 @@ impl ImageCodec {
             Some(Anchor::Segment(at)) => {
                 put_varint(2, &mut out);
                 put_varint(own.get() - at.segment.get(), &mut out);
-                put_varint(at.piece.offset, &mut out);
-                put_varint(at.piece.len.into(), &mut out);
+                put_varint(at.block.offset, &mut out);
+                put_varint(at.block.len.into(), &mut out);
             }
         }
         put_varint(images.len() as u64, &mut out);
@@ -221,8 +221,8 @@ impl<'a> PageImages<'a> {
                 let older = fields.varint()?;
                 let segment = own.get().checked_sub(older).filter(|_| older > 0).and_then(Seq::new);
                 let segment = segment.ok_or(Damage::Field { field: "anchor", value: older })?;
-                let piece = Piece { offset: fields.varint()?, len: fields.varint_u32("piece length")? };
-                Some(Anchor::Segment(Location { segment, piece }))
+                let block = BlockHandle { offset: fields.varint()?, len: fields.varint_u32("block length")? };
+                Some(Anchor::Segment(Location { segment, block }))
             }
             other => return Err(Damage::Field { field: "anchor", value: other }),
         };
@@ -362,11 +362,11 @@ mod tests {
     };
 
     fn codec_anchor(kind: u8) -> Option<Anchor> {
-        let piece = Piece { offset: 99, len: 1000 };
+        let block = BlockHandle { offset: 99, len: 1000 };
         match kind {
             0 => None,
             1 => Some(Anchor::Snapshot),
-            _ => Some(Anchor::Segment(Location { segment: Seq::FIRST, piece })),
+            _ => Some(Anchor::Segment(Location { segment: Seq::FIRST, block })),
         }
     }
 

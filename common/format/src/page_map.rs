@@ -1,9 +1,9 @@
-//! Nodes of the page map, which leads from a page to the piece with its newest image.
+//! Nodes of the page map, which leads from a page to the block with its newest image.
 
 use super::Damage;
 use super::fields::{Reader, put_varint};
-use super::segment::PIECE_LEN_MAX;
-use super::segment::{Location, Piece};
+use super::segment::BLOCK_LEN_MAX;
+use super::segment::{BlockHandle, Location};
 use crate::units::{PageNo, Seq};
 
 /// Number of entries of a node.
@@ -63,8 +63,8 @@ impl MapNode {
         let mut out = present.fold(0_u32, |bits, slot| bits | 1 << slot).to_le_bytes().to_vec();
         for location in self.entries.iter().flatten() {
             put_varint(own.get() - location.segment.get(), &mut out);
-            put_varint(location.piece.offset, &mut out);
-            put_varint(location.piece.len.into(), &mut out);
+            put_varint(location.block.offset, &mut out);
+            put_varint(location.block.len.into(), &mut out);
         }
         out
     }
@@ -82,11 +82,11 @@ impl MapNode {
             let segment = own.get().checked_sub(older).and_then(Seq::new);
             let segment = segment.ok_or(Damage::Field { field: "segment", value: older })?;
             let offset = fields.varint()?;
-            let len = fields.varint_u32("piece length")?;
-            if len > PIECE_LEN_MAX {
-                return Err(Damage::Field { field: "piece length", value: len.into() });
+            let len = fields.varint_u32("block length")?;
+            if len > BLOCK_LEN_MAX {
+                return Err(Damage::Field { field: "block length", value: len.into() });
             }
-            node.entries[slot as usize] = Some(Location { segment, piece: Piece { offset, len } });
+            node.entries[slot as usize] = Some(Location { segment, block: BlockHandle { offset, len } });
         }
         if fields.rest().is_empty() {
             Ok(node)
@@ -118,11 +118,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nodes_are_read_back(entries in proptest::collection::btree_map(0..32_usize, (1..=77_u64, any::<u64>(), 0..=PIECE_LEN_MAX), 0..32)) {
+        fn nodes_are_read_back(entries in proptest::collection::btree_map(0..32_usize, (1..=77_u64, any::<u64>(), 0..=BLOCK_LEN_MAX), 0..32)) {
             let own = Seq::new(77).unwrap();
             let mut node = MapNode::default();
             for (slot, (segment, offset, len)) in entries {
-                node.set(slot, Location { segment: Seq::new(segment).unwrap(), piece: Piece { offset, len } });
+                node.set(slot, Location { segment: Seq::new(segment).unwrap(), block: BlockHandle { offset, len } });
             }
             let bytes = node.encode(own);
             prop_assert!(bytes.len() <= NODE_LEN_MAX as usize);

@@ -1,4 +1,4 @@
-//! The frame of the file `pruned`: header, pieces, pruned segments, footer. Its directory is in
+//! The frame of the file `pruned`: header, blocks, pruned segments, footer. Its directory is in
 //! [`pruned_directory`](super::pruned_directory).
 
 use uuid::Uuid;
@@ -8,23 +8,20 @@ use super::FORMAT_VERSION;
 use super::check_envelope;
 use super::checksum;
 use super::fields::{Reader, put_varint};
-use super::segment::{PIECE_HEADER_LEN, PIECE_LEN_MAX, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
+use super::segment::{BLOCK_HEADER_LEN, BLOCK_LEN_MAX, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use crate::units::Timestamp;
 
 const MAGIC: [u8; 8] = *b"BKPFSPRN";
 const FOOTER_MAGIC: [u8; 8] = *b"BKPFSPRE";
 
-/// Length of an encoded header in bytes; the first piece follows.
+/// Length of an encoded header in bytes; the first block follows.
 pub const PRUNED_HEADER_LEN: usize = 40;
 
 /// Length of an encoded footer in bytes; it ends the file.
 pub const PRUNED_FOOTER_LEN: usize = 32;
 
-/// Length of the checksum in front of a pruned segment or the directory.
-pub const BLOCK_HEADER_LEN: usize = 4;
-
 /// Maximum length of an encoded pruned segment or of the directory: a reader allocates no more for one.
-pub const BLOCK_LEN_MAX: u32 = 256 << 20;
+pub const PRUNED_LEN_MAX: u32 = 256 << 20;
 
 /// Header of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,85 +108,85 @@ impl PrunedFooter {
 }
 
 /// Checksum of a pruned segment or of the directory. It covers UUID and offset, so a misplaced block is detected.
-pub fn block_checksum(uuid: Uuid, offset: u64, bytes: &[u8]) -> u32 {
+pub fn pruned_checksum(uuid: Uuid, offset: u64, bytes: &[u8]) -> u32 {
     checksum(&[uuid.as_bytes(), &offset.to_le_bytes(), bytes])
 }
 
-/// A piece of a dropped segment.
+/// A block of a dropped segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrunedPiece {
-    /// Offset of the piece in its segment.
+pub struct PrunedBlock {
+    /// Offset of the block in its segment.
     pub offset: u64,
-    /// Offset in this file: that of the piece's checksum.
+    /// Offset in this file: that of the block's checksum.
     pub place: u64,
     /// Length in bytes, without the checksum. Of page images only the newest are kept, so it may be less than in the segment.
     pub len: u32,
 }
 
-/// A pruned segment: the header and the footer of a dropped segment, and those of its pieces that others refer to.
+/// A pruned segment: the header and the footer of a dropped segment, and those of its blocks that others refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrunedSegment {
     /// Header of the segment.
     pub header: [u8; SEGMENT_HEADER_LEN],
     /// Footer of the segment.
     pub footer: [u8; SEGMENT_FOOTER_LEN],
-    /// The pieces, ascending; in the file each follows the one before.
-    pub pieces: Vec<PrunedPiece>,
+    /// The blocks, ascending; in the file each follows the one before.
+    pub blocks: Vec<PrunedBlock>,
 }
 
 impl PrunedSegment {
-    /// Encodes header, footer, and the list of pieces.
+    /// Encodes header, footer, and the list of blocks.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN + 16 + self.pieces.len() * 5);
+        let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN + 16 + self.blocks.len() * 5);
         out.extend_from_slice(&self.header);
         out.extend_from_slice(&self.footer);
-        put_varint(self.pieces.len() as u64, &mut out);
-        put_varint(self.pieces.first().map_or(0, |piece| piece.place), &mut out);
+        put_varint(self.blocks.len() as u64, &mut out);
+        put_varint(self.blocks.first().map_or(0, |block| block.place), &mut out);
         let mut before = 0;
-        for piece in &self.pieces {
-            put_varint(piece.offset - before, &mut out);
-            put_varint(piece.len.into(), &mut out);
-            before = piece.offset;
+        for block in &self.blocks {
+            put_varint(block.offset - before, &mut out);
+            put_varint(block.len.into(), &mut out);
+            before = block.offset;
         }
         out
     }
 
-    /// Decodes a pruned segment of a file whose pieces end before byte `end`.
+    /// Decodes a pruned segment of a file whose blocks end before byte `end`.
     ///
     /// # Errors
-    /// When the bytes are not a pruned segment, or name pieces outside of that range.
+    /// When the bytes are not a pruned segment, or name blocks outside of that range.
     pub fn decode(bytes: &[u8], end: u64) -> Result<Self, Damage> {
         let mut fields = Reader::new(bytes);
         let (header, footer) = (fields.array()?, fields.array()?);
         let count = fields.varint()?;
         let mut place = fields.varint()?;
         if count > fields.rest().len() as u64 / 2 {
-            return Err(Damage::Field { field: "pieces", value: count });
+            return Err(Damage::Field { field: "blocks", value: count });
         }
-        let mut pieces: Vec<PrunedPiece> = Vec::new();
+        let mut blocks: Vec<PrunedBlock> = Vec::new();
         let mut offset = 0_u64;
         for _ in 0..count {
             let step = fields.varint()?;
             let next = offset.checked_add(step).filter(|_| step > 0);
-            offset = next.ok_or(Damage::Field { field: "piece offset", value: step })?;
-            let len = fields.varint_u32("piece length")?;
-            let behind = place.checked_add(u64::from(len) + PIECE_HEADER_LEN as u64).filter(|&behind| behind <= end);
-            if place < PRUNED_HEADER_LEN as u64 || len > PIECE_LEN_MAX {
+            offset = next.ok_or(Damage::Field { field: "block offset", value: step })?;
+            let len = fields.varint_u32("block length")?;
+            let behind = place.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
+            if place < PRUNED_HEADER_LEN as u64 || len > BLOCK_LEN_MAX {
                 return Err(Damage::Field { field: "place", value: place });
             }
-            pieces.push(PrunedPiece { offset, place, len });
+            blocks.push(PrunedBlock { offset, place, len });
             place = behind.ok_or(Damage::Field { field: "place", value: place })?;
         }
         if !fields.rest().is_empty() {
             return Err(Damage::Contradiction("a pruned segment has a rest"));
         }
-        Ok(Self { header, footer, pieces })
+        Ok(Self { header, footer, blocks })
     }
 
-    /// The piece that began at this offset of the segment.
-    pub fn piece_at(&self, offset: u64) -> Option<PrunedPiece> {
-        let position = self.pieces.binary_search_by_key(&offset, |piece| piece.offset).ok()?;
-        self.pieces.get(position).copied()
+    /// The block that began at this offset of the segment.
+    pub fn block_at(&self, offset: u64) -> Option<PrunedBlock> {
+        let position = self.blocks.binary_search_by_key(&offset, |block| block.offset).ok()?;
+        self.blocks.get(position).copied()
     }
 }
 
@@ -216,22 +213,22 @@ mod tests {
     }
 
     #[test]
-    fn a_part_finds_its_pieces_and_names_none_outside_of_the_file() {
-        let piece = |offset, place, len| PrunedPiece { offset, place, len };
-        let pieces = vec![piece(64, 40, 10), piece(300, 54, 700), piece(301, 758, 1)];
-        let segment = PrunedSegment { header: [1; 64], footer: [2; 152], pieces };
+    fn a_pruned_segment_finds_its_blocks_and_names_none_outside_of_the_file() {
+        let block = |offset, place, len| PrunedBlock { offset, place, len };
+        let blocks = vec![block(64, 40, 10), block(300, 54, 700), block(301, 758, 1)];
+        let segment = PrunedSegment { header: [1; 64], footer: [2; 152], blocks };
         let bytes = segment.encode();
         assert_eq!(PrunedSegment::decode(&bytes, 763).as_ref(), Ok(&segment));
-        assert_eq!((segment.piece_at(300), segment.piece_at(299)), (Some(piece(300, 54, 700)), None));
+        assert_eq!((segment.block_at(300), segment.block_at(299)), (Some(block(300, 54, 700)), None));
         assert!(PrunedSegment::decode(&bytes, 762).is_err());
         for len in 0..bytes.len() {
             assert!(PrunedSegment::decode(&bytes[..len], 763).is_err(), "{len}");
         }
-        let low = PrunedSegment { pieces: vec![piece(64, 39, 10)], ..segment.clone() };
+        let low = PrunedSegment { blocks: vec![block(64, 39, 10)], ..segment.clone() };
         assert!(PrunedSegment::decode(&low.encode(), 763).is_err());
         let twice = [&bytes[..216], &[2, 40, 64, 1, 0, 1][..]].concat();
-        assert!(PrunedSegment::decode(&twice, 763).is_err(), "two pieces at one place");
-        let none = PrunedSegment { pieces: vec![], ..segment };
+        assert!(PrunedSegment::decode(&twice, 763).is_err(), "two blocks at one place");
+        let none = PrunedSegment { blocks: vec![], ..segment };
         assert_eq!(PrunedSegment::decode(&none.encode(), 40), Ok(none));
     }
 }

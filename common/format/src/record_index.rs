@@ -4,7 +4,7 @@ use super::Damage;
 use super::change_flags::{ChangeFlags, Predecessor, RunStart};
 use super::commit_note::CommitNote;
 use super::fields::{Reader, put_signed, put_varint};
-use super::segment::Piece;
+use super::segment::BlockHandle;
 use super::snapshot_ref::SnapshotRef;
 use crate::units::Keyframe;
 use crate::units::{DataVersion, Timestamp};
@@ -92,7 +92,7 @@ pub struct Interval {
     /// Whether foreign keys are enforced at the keyframe.
     pub foreign_keys: ForeignKeys,
     /// The block with the statements of the interval's changes.
-    pub block: Piece,
+    pub block: BlockHandle,
 }
 
 /// The record index of a segment.
@@ -214,7 +214,7 @@ impl RecordIndex {
                 first: fields.varint_u32("first record")?,
                 page_count: fields.varint_u32("page count")?,
                 foreign_keys: ForeignKeys::decode(fields.u8()?)?,
-                block: Piece { offset: fields.varint()?, len: fields.varint_u32("block length")? },
+                block: BlockHandle { offset: fields.varint()?, len: fields.varint_u32("block length")? },
             });
         }
         let ascending = decoded.intervals.windows(2).all(|pair| pair[0].first < pair[1].first);
@@ -331,7 +331,7 @@ mod tests {
                 first: u32::try_from(first).unwrap(),
                 page_count: pages,
                 foreign_keys: if first % 2 == 0 { ForeignKeys::On } else { ForeignKeys::Off },
-                block: Piece { offset, len: 5 },
+                block: BlockHandle { offset, len: 5 },
             }).collect();
             let unreplayed_from = Some(unreplayed % 80).filter(|&from| (from as usize) < records.len());
             RecordIndex { records, intervals, unreplayed_from }

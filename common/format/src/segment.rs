@@ -1,4 +1,4 @@
-//! The frame of a sealed segment: header, pieces, footer.
+//! The frame of a sealed segment: header, blocks, footer.
 
 use uuid::Uuid;
 
@@ -14,17 +14,17 @@ use crate::units::{PageSize, Seq, Timestamp};
 const MAGIC: [u8; 8] = *b"BKPFSSEG";
 const FOOTER_MAGIC: [u8; 8] = *b"BKPFSSGE";
 
-/// Length of an encoded header in bytes; the first piece follows.
+/// Length of an encoded header in bytes; the first block follows.
 pub const SEGMENT_HEADER_LEN: usize = 64;
 
 /// Length of an encoded footer in bytes; it ends the file.
 pub const SEGMENT_FOOTER_LEN: usize = 152;
 
-/// Length of the checksum in front of a piece.
-pub const PIECE_HEADER_LEN: usize = 4;
+/// Length of the checksum in front of a block.
+pub const BLOCK_HEADER_LEN: usize = 4;
 
-/// Maximum length of a piece in bytes: a reader allocates no more for one.
-pub const PIECE_LEN_MAX: u32 = 1344 << 20;
+/// Maximum length of a block in bytes: a reader allocates no more for one.
+pub const BLOCK_LEN_MAX: u32 = 1344 << 20;
 
 /// Header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +72,8 @@ impl SegmentHeader {
         Ok(Self { uuid, first_seq, previous_checksum, page_size })
     }
 
-    /// Checksum of a piece of this segment. It covers UUID, first seq, offset and bytes, so a misplaced piece is detected.
-    pub fn piece_checksum(&self, offset: u64, bytes: &[u8]) -> u32 {
+    /// Checksum of a block of this segment. It covers UUID, first seq, offset and bytes, so a misplaced block is detected.
+    pub fn block_checksum(&self, offset: u64, bytes: &[u8]) -> u32 {
         checksum(&[self.uuid.as_bytes(), &self.first_seq.get().to_le_bytes(), &offset.to_le_bytes(), bytes])
     }
 }
@@ -83,29 +83,29 @@ fn decode_page_size(fields: &mut Reader<'_>) -> Result<PageSize, Damage> {
     PageSize::new(page_size).ok_or(Damage::Field { field: "page_size", value: page_size.into() })
 }
 
-/// Position of a piece in a segment.
+/// Position of a block in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// Offset of the piece's header in the file.
+pub struct BlockHandle {
+    /// Offset of the block's header in the file.
     pub offset: u64,
     /// Length in bytes, without the header.
     pub len: u32,
 }
 
-impl Piece {
-    /// Offset behind the piece; `None` when that exceeds 64 bits.
+impl BlockHandle {
+    /// Offset behind the block; `None` when that exceeds 64 bits.
     pub fn end(self) -> Option<u64> {
-        self.offset.checked_add(u64::from(self.len) + PIECE_HEADER_LEN as u64)
+        self.offset.checked_add(u64::from(self.len) + BLOCK_HEADER_LEN as u64)
     }
 }
 
-/// Location of a piece in a backup.
+/// Location of a block in a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     /// First seq of the segment.
     pub segment: Seq,
     /// Position in the segment.
-    pub piece: Piece,
+    pub block: BlockHandle,
 }
 
 /// The root of the page map of a database.
@@ -164,9 +164,9 @@ pub struct SegmentFooter {
     /// Page map of the database after the last record; `None` while the map is empty.
     pub map: Option<MapRoot>,
     /// Position of the record index.
-    pub index: Piece,
+    pub index: BlockHandle,
     /// Position of the template table.
-    pub templates: Piece,
+    pub templates: BlockHandle,
     /// Number of versions in all earlier segments.
     pub versions_before: u64,
     /// Number of versions in the segment.
@@ -193,10 +193,10 @@ impl SegmentFooter {
         out.extend_from_slice(&self.page_count.to_le_bytes());
         out.extend_from_slice(&self.newest_snapshot.map_or(0, Seq::get).to_le_bytes());
         out.extend_from_slice(&self.map.map_or(0, |map| map.location.segment.get()).to_le_bytes());
-        let root = self.map.map_or(Piece { offset: 0, len: 0 }, |map| map.location.piece);
-        for piece in [root, self.index, self.templates] {
-            out.extend_from_slice(&piece.offset.to_le_bytes());
-            out.extend_from_slice(&piece.len.to_le_bytes());
+        let root = self.map.map_or(BlockHandle { offset: 0, len: 0 }, |map| map.location.block);
+        for block in [root, self.index, self.templates] {
+            out.extend_from_slice(&block.offset.to_le_bytes());
+            out.extend_from_slice(&block.len.to_le_bytes());
         }
         let followed_by = match self.followed_by {
             FollowedBy::Change => 1,
@@ -239,13 +239,13 @@ impl SegmentFooter {
         let page_count = fields.u32()?;
         let newest_snapshot = Seq::new(fields.u64()?);
         let map_segment = Seq::new(fields.u64()?);
-        let mut piece = || Ok::<_, Damage>(Piece { offset: fields.u64()?, len: fields.u32()? });
-        let (root, index, templates) = (piece()?, piece()?, piece()?);
+        let mut block = || Ok::<_, Damage>(BlockHandle { offset: fields.u64()?, len: fields.u32()? });
+        let (root, index, templates) = (block()?, block()?, block()?);
         let height = fields.u8()?;
         if height > HEIGHT_MAX {
             return Err(Damage::Field { field: "map height", value: height.into() });
         }
-        let map = map_segment.map(|segment| MapRoot { location: Location { segment, piece: root }, height });
+        let map = map_segment.map(|segment| MapRoot { location: Location { segment, block: root }, height });
         let followed_by = match fields.u8()? {
             1 => FollowedBy::Change,
             2 => FollowedBy::SameVersion,
@@ -320,11 +320,11 @@ mod tests {
             newest_snapshot: Some(seq(4)),
             page_count: 7,
             map: Some(MapRoot {
-                location: Location { segment: seq(8), piece: Piece { offset: 9, len: 10 } },
+                location: Location { segment: seq(8), block: BlockHandle { offset: 9, len: 10 } },
                 height: 3,
             }),
-            index: Piece { offset: 11, len: 12 },
-            templates: Piece { offset: 13, len: 14 },
+            index: BlockHandle { offset: 11, len: 12 },
+            templates: BlockHandle { offset: 13, len: 14 },
             versions_before: 15,
             versions: 16,
             place_before: 17,

@@ -1,7 +1,8 @@
 //! Statement blocks: the statements of sealed changes, with their shapes in one table per segment, and their literals by column.
 //!
-//! [`Templates`] is the table, [`Block`] holds the statements of some changes; [`TemplatesWriter`] and [`encode_block`] create
-//! them. Decoding returns byte for byte what was encoded. Both are encoded as [`Encoded`], which compresses them.
+//! [`Templates`] is the table, [`StatementBlock`] holds the statements of some changes; [`TemplatesWriter`] and
+//! [`encode_statements`] create them. Decoding returns byte for byte what was encoded. Both are encoded as [`Encoded`], which
+//! compresses them.
 
 mod cell;
 #[cfg(feature = "compression")]
@@ -16,9 +17,9 @@ mod templates;
 mod tests;
 mod varint;
 
-pub use decode::Block;
+pub use decode::StatementBlock;
 pub use encode::encode_lexed;
-pub use encode::{TemplatesWriter, encode_block};
+pub use encode::{TemplatesWriter, encode_statements};
 pub use encoded::Encoded;
 pub use stored::{Statements, StoredStatement, Templated};
 pub use templates::{TemplateId, Templates};

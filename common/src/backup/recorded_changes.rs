@@ -129,7 +129,7 @@ impl SegmentChanges {
     /// Passes the statements of the change at `place` to `take`.
     fn read<T>(&self, place: &RecordAddress, take: impl FnOnce(Statements<'_>) -> T) -> Result<T, ReadError> {
         let (interval, position) = self.find(place)?;
-        let block = self.segments.block(self.first_seq, interval)?;
+        let block = self.segments.statement_block(self.first_seq, interval)?;
         block.change(position).map(take).ok_or_else(|| self.missing())
     }
 

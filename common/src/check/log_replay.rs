@@ -12,7 +12,7 @@ use crate::replay::{ChangeAbout, Replay, ReplayError};
 use format::change_flags::{ChangeFlags, Predecessor};
 use format::record::{Body, Record, RecordHeader};
 use format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval};
-use format::segment::Piece;
+use format::segment::BlockHandle;
 use format::sql::lexed::{LexedChange, Shapes};
 use format::statements::{Encoded, TemplatesWriter, encode_lexed};
 use format::units::Keyframe;
@@ -140,7 +140,7 @@ impl LogReplay {
         let at_keyframe = OverlayPages::new(Arc::clone(&pages));
         let replay = Replay::start(at_keyframe.clone(), foreign_keys)?;
         let page_count = pages.page_count();
-        let block = Piece { offset: 0, len: 0 };
+        let block = BlockHandle { offset: 0, len: 0 };
         let log = ReplayedLog {
             first_seq,
             previous_checksum,
@@ -377,7 +377,7 @@ impl LogReplay {
         self.end_interval();
         let first = u32::try_from(self.log.records.len()).unwrap_or(u32::MAX);
         let (page_count, foreign_keys) = self.at_end()?;
-        let block = Piece { offset: 0, len: 0 };
+        let block = BlockHandle { offset: 0, len: 0 };
         self.log.intervals.push(Interval { first, page_count, foreign_keys, block });
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::segment::{SegmentFile, Segments};
 use crate::storage::read_error::ReadError;
 use format::Damage;
 use format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
-use format::segment::{Location, MapRoot, Piece};
+use format::segment::{BlockHandle, Location, MapRoot};
 use format::units::PageNo;
 
 /// The part of a map that is in one segment.
@@ -19,9 +19,9 @@ pub(crate) struct OwnPart {
     /// The pages below those.
     pub(crate) hidden: Vec<RangeInclusive<u32>>,
     /// The segment's own nodes.
-    pub(crate) nodes: Vec<Piece>,
+    pub(crate) nodes: Vec<BlockHandle>,
     /// The pages with images in the segment, ascending, with their locations.
-    pub(crate) images: Vec<(PageNo, Piece)>,
+    pub(crate) images: Vec<(PageNo, BlockHandle)>,
 }
 
 /// The previous content of a slot of the map.
@@ -53,7 +53,7 @@ pub(crate) fn own_part(segments: &Segments, file: &SegmentFile) -> OwnPart {
                 Before::Root(before) if before.height == root.height => Before::Entry(before.location),
                 before => before,
             };
-            walk.node(root.location.piece, root.height, 0, before);
+            walk.node(root.location.block, root.height, 0, before);
         }
         (None, Before::Nothing | Before::Unknown) | (Some(_), Before::Unknown) => {}
         _ => walk.problem(file.footer_offset(), "its page map is not made from that of what it builds on"),
@@ -73,14 +73,14 @@ impl Walk<'_> {
         self.part.problems.push(self.file.damaged(offset, Damage::Contradiction(what)));
     }
 
-    /// Checks the node at `piece`, whose first page is the one behind `skipped`.
-    fn node(&mut self, piece: Piece, height: u8, skipped: u64, before: Before) {
+    /// Checks the node at `block`, whose first page is the one behind `skipped`.
+    fn node(&mut self, block: BlockHandle, height: u8, skipped: u64, before: Before) {
         // Each node is referenced once; so this ends for any input.
-        if !self.seen.insert(piece.offset) {
-            return self.problem(piece.offset, "two ways of the page map lead here");
+        if !self.seen.insert(block.offset) {
+            return self.problem(block.offset, "two ways of the page map lead here");
         }
-        self.part.nodes.push(piece);
-        let node = self.file.read_piece(piece, |bytes| match piece.len {
+        self.part.nodes.push(block);
+        let node = self.file.read_block(block, |bytes| match block.len {
             0..=NODE_LEN_MAX => MapNode::decode(bytes, self.file.first_seq()),
             len => Err(Damage::Field { field: "node length", value: len.into() }),
         });
@@ -89,7 +89,7 @@ impl Walk<'_> {
             Ok(node) => node,
             Err(error) => {
                 self.part.problems.push(error);
-                self.part.unreadable.push(piece.offset);
+                self.part.unreadable.push(block.offset);
                 self.part.hidden.push(page_at(skipped)..=page_at(skipped + pages_below * u64::from(FAN_OUT) - 1));
                 return;
             }
@@ -106,18 +106,18 @@ impl Walk<'_> {
                 (Before::Root(root), _) if slot == 0 => Before::Root(root),
                 (Before::Root(_) | Before::Nothing, _) => Before::Nothing,
             };
-            self.entry(piece, height, node.get(slot), skipped + slot as u64 * pages_below, before);
+            self.entry(block, height, node.get(slot), skipped + slot as u64 * pages_below, before);
         }
     }
 
-    fn entry(&mut self, node: Piece, height: u8, entry: Option<Location>, skipped: u64, before: Before) {
+    fn entry(&mut self, node: BlockHandle, height: u8, entry: Option<Location>, skipped: u64, before: Before) {
         let own = self.file.first_seq();
         match (entry, before) {
             (None, Before::Nothing | Before::Unknown) => {}
             (Some(now), Before::Entry(before)) if now == before => {}
-            (Some(now), _) if now.segment == own && height > 0 => self.node(now.piece, height - 1, skipped, before),
+            (Some(now), _) if now.segment == own && height > 0 => self.node(now.block, height - 1, skipped, before),
             (Some(now), _) if now.segment == own => match u32::try_from(skipped + 1).ok().and_then(PageNo::new) {
-                Some(page) => self.part.images.push((page, now.piece)),
+                Some(page) => self.part.images.push((page, now.block)),
                 None => self.problem(node.offset, "the page map has a page that no database can have"),
             },
             (Some(_), Before::Unknown) => {}

@@ -7,7 +7,7 @@ use format::Damage;
 use format::record::{RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot};
 use format::record_index::{IndexedBody, IndexedRecord, RecordIndex};
 use format::segment::{SegmentFooter, SegmentHeader};
-use format::statements::Block;
+use format::statements::StatementBlock;
 use format::units::Keyframe;
 use format::units::Seq;
 use format::version_rules::Bump;
@@ -37,7 +37,12 @@ impl<'a> RecordChain<'a> {
     ///
     /// # Errors
     /// When index and block do not match.
-    pub(crate) fn add(&mut self, index: &RecordIndex, interval: Keyframe, block: &Block) -> Result<(), Damage> {
+    pub(crate) fn add(
+        &mut self,
+        index: &RecordIndex,
+        interval: Keyframe,
+        block: &StatementBlock,
+    ) -> Result<(), Damage> {
         let mut position = 0;
         for record in records_of(index, interval) {
             let mut texts = Vec::new();

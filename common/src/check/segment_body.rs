@@ -1,4 +1,4 @@
-//! Check of a segment against its own index: every piece, and the chain of its records. Reads only the segment and the maps and
+//! Check of a segment against its own index: every block, and the chain of its records. Reads only the segment and the maps and
 //! anchors of its base, and keeps only what its replay needs.
 
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ use crate::storage::read_error::ReadError;
 use format::Damage;
 use format::page_images::{Anchor, PageImages};
 use format::record_index::{IndexedBody, RecordIndex};
-use format::segment::{PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN};
-use format::statements::{Block, Encoded, Templates};
+use format::segment::{BLOCK_HEADER_LEN, BlockHandle, SEGMENT_HEADER_LEN};
+use format::statements::{Encoded, StatementBlock, Templates};
 use format::units::Keyframe;
 use format::units::PageNo;
 
@@ -29,7 +29,7 @@ pub(crate) struct SegmentBody {
     /// Pages whose images are unknown, because a node above them cannot be read.
     pub(crate) hidden: Vec<RangeInclusive<u32>>,
     /// The pages with images in the segment, ascending, with their locations.
-    pub(crate) images: Vec<(PageNo, Piece)>,
+    pub(crate) images: Vec<(PageNo, BlockHandle)>,
     /// The record index.
     pub(crate) index: Option<RecordIndex>,
     /// The template table.
@@ -42,8 +42,8 @@ impl SegmentBody {
     /// Whether the images of a page are unknown or unreadable.
     pub(crate) fn hides(&self, page: PageNo) -> bool {
         let position = self.images.binary_search_by_key(&page, |(page, _)| *page).ok();
-        let piece = position.and_then(|position| self.images.get(position));
-        piece.is_some_and(|(_, piece)| self.unreadable.contains(&piece.offset))
+        let block = position.and_then(|position| self.images.get(position));
+        block.is_some_and(|(_, block)| self.unreadable.contains(&block.offset))
             || self.hidden.iter().any(|pages| pages.contains(&page.get()))
     }
 }
@@ -54,11 +54,11 @@ pub(crate) fn check_body(
     file: &SegmentFile,
     snapshot: Option<&Arc<dyn PageSource>>,
 ) -> SegmentBody {
-    let mut check = BodyCheck { segments, file, snapshot, body: SegmentBody::default(), pieces: Vec::new() };
+    let mut check = BodyCheck { segments, file, snapshot, body: SegmentBody::default(), blocks: Vec::new() };
     check.index();
     check.statements();
     let map = crate::check::page_map::own_part(segments, file);
-    check.pieces.extend(map.nodes);
+    check.blocks.extend(map.nodes);
     check.body.problems.extend(map.problems);
     check.body.unreadable.extend(map.unreadable);
     check.body.hidden = map.hidden;
@@ -73,7 +73,7 @@ struct BodyCheck<'a> {
     file: &'a SegmentFile,
     snapshot: Option<&'a Arc<dyn PageSource>>,
     body: SegmentBody,
-    pieces: Vec<Piece>,
+    blocks: Vec<BlockHandle>,
 }
 
 impl BodyCheck<'_> {
@@ -83,7 +83,7 @@ impl BodyCheck<'_> {
 
     fn index(&mut self) {
         let (header, footer) = (self.file.header(), self.file.footer());
-        self.pieces.push(footer.index);
+        self.blocks.push(footer.index);
         let index = match self.file.read_index() {
             Ok(index) => index,
             Err(error) => return self.body.problems.push(error),
@@ -100,9 +100,9 @@ impl BodyCheck<'_> {
     }
 
     fn statements(&mut self) {
-        let piece = self.file.footer().templates;
-        self.pieces.push(piece);
-        let templates = self.file.read_piece(piece, |bytes| Templates::decode(&Encoded::decompress(bytes)?));
+        let block = self.file.footer().templates;
+        self.blocks.push(block);
+        let templates = self.file.read_block(block, |bytes| Templates::decode(&Encoded::decompress(bytes)?));
         let templates = match templates {
             Ok(templates) => Arc::new(templates),
             Err(error) => return self.body.problems.push(error),
@@ -111,9 +111,9 @@ impl BodyCheck<'_> {
         let Some(index) = self.body.index.take() else { return };
         let mut chain = RecordChain::new(self.file.header());
         for (number, interval) in (0..).zip(&index.intervals) {
-            self.pieces.push(interval.block);
-            let block = self.file.read_piece(interval.block, |bytes| {
-                let block = Block::decode(&Encoded::decompress(bytes)?, &templates)?;
+            self.blocks.push(interval.block);
+            let block = self.file.read_block(interval.block, |bytes| {
+                let block = StatementBlock::decode(&Encoded::decompress(bytes)?, &templates)?;
                 chain.add(&index, Keyframe(number), &block)
             });
             if let Err(error) = block {
@@ -137,19 +137,19 @@ impl BodyCheck<'_> {
         let keyframes = self.body.index.as_ref().map_or(u32::MAX as usize, |index| index.intervals.len());
         let first = Keyframe(u32::from(!begins_with_delta));
         let last = Keyframe(u32::try_from(keyframes).unwrap_or(u32::MAX));
-        for (page, piece) in std::mem::take(&mut self.body.images) {
-            self.pieces.push(piece);
-            if let Err(error) = self.images_of(page, piece, first..=last) {
+        for (page, block) in std::mem::take(&mut self.body.images) {
+            self.blocks.push(block);
+            if let Err(error) = self.images_of(page, block, first..=last) {
                 self.body.problems.push(error);
-                self.body.unreadable.insert(piece.offset);
+                self.body.unreadable.insert(block.offset);
             }
-            self.body.images.push((page, piece));
+            self.body.images.push((page, block));
         }
     }
 
-    fn images_of(&self, page: PageNo, piece: Piece, allowed: RangeInclusive<Keyframe>) -> Result<(), ReadError> {
+    fn images_of(&self, page: PageNo, block: BlockHandle, allowed: RangeInclusive<Keyframe>) -> Result<(), ReadError> {
         let page_bytes = self.file.header().page_size.bytes();
-        read_images(self.segments, self.file, self.snapshot, (page, piece), |images| {
+        read_images(self.segments, self.file, self.snapshot, (page, block), |images| {
             let mut strange = None;
             images(&mut |keyframe, image| {
                 debug_assert_eq!(image.len(), page_bytes);
@@ -161,19 +161,19 @@ impl BodyCheck<'_> {
         })
     }
 
-    /// Checks that pieces fill the file between header and footer.
+    /// Checks that blocks fill the file between header and footer.
     fn nothing_else(&mut self) {
         if !self.body.problems.is_empty() {
-            // Unreadable pieces leave gaps.
+            // Unreadable blocks leave gaps.
             return;
         }
-        self.pieces.sort_unstable_by_key(|piece| piece.offset);
+        self.blocks.sort_unstable_by_key(|block| block.offset);
         let mut at = SEGMENT_HEADER_LEN as u64;
-        for piece in &self.pieces {
-            if piece.offset != at {
+        for block in &self.blocks {
+            if block.offset != at {
                 break;
             }
-            at = piece.offset + u64::from(piece.len) + PIECE_HEADER_LEN as u64;
+            at = block.offset + u64::from(block.len) + BLOCK_HEADER_LEN as u64;
         }
         if at != self.file.footer_offset() {
             self.problem(at, Damage::Contradiction("what is here belongs to nothing"));
@@ -181,18 +181,18 @@ impl BodyCheck<'_> {
     }
 }
 
-/// Passes the images of a piece, the newest first, to the callback that `look` is given.
+/// Passes the images of a block, the newest first, to the callback that `look` is given.
 pub(crate) fn read_images(
     segments: &Segments,
     file: &SegmentFile,
     snapshot: Option<&Arc<dyn PageSource>>,
-    (page, piece): (PageNo, Piece),
+    (page, block): (PageNo, BlockHandle),
     look: impl FnOnce(&mut dyn FnMut(&mut dyn FnMut(Keyframe, &[u8])) -> Result<(), Damage>) -> Result<(), Damage>,
 ) -> Result<(), ReadError> {
     let page_bytes = file.header().page_size.bytes();
     let mut look = Some(look);
-    file.read_pieces(std::iter::once(piece), |piece, bytes| {
-        let damaged = |damage| file.damaged(piece.offset, damage);
+    file.read_blocks(std::iter::once(block), |block, bytes| {
+        let damaged = |damage| file.damaged(block.offset, damage);
         let images = PageImages::open(bytes, page, file.first_seq(), Keyframe::END).map_err(damaged)?;
         let anchor = match images.anchor() {
             // Without its snapshot nothing of the segment can be opened; that is reported for the snapshot.

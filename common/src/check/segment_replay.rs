@@ -21,8 +21,8 @@ use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
 use format::record::{Body, Record, RecordHeader};
 use format::record_index::{IndexedBody, Interval, RecordIndex};
-use format::segment::Piece;
-use format::statements::{Block, Encoded};
+use format::segment::BlockHandle;
+use format::statements::{Encoded, StatementBlock};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
 
@@ -141,8 +141,9 @@ impl Run<'_> {
 
     fn add(&self, replay: &mut LogReplay, interval: Keyframe) -> Result<(), ReplayError> {
         let (Some(about), Some(templates)) = (self.interval(interval.0), &self.body.templates) else { return Ok(()) };
-        let block =
-            self.file.read_piece(about.block, |bytes| Block::decode(&Encoded::decompress(bytes)?, templates))?;
+        let block = self
+            .file
+            .read_block(about.block, |bytes| StatementBlock::decode(&Encoded::decompress(bytes)?, templates))?;
         let (mut position, mut newest_change) = (0, self.file.first_seq());
         for (at, record) in (about.first as usize..).zip(crate::check::record_chain::records_of(self.index, interval)) {
             let seq = self.seq(at);
@@ -257,17 +258,17 @@ impl Comparison<'_> {
         let mut stored = self.body.images.iter().copied().peekable();
         let mut replayed = replayed.into_iter().peekable();
         loop {
-            let (page, piece) = match (stored.peek().copied(), replayed.peek().copied()) {
+            let (page, block) = match (stored.peek().copied(), replayed.peek().copied()) {
                 (None, None) => return Ok(differing),
-                (Some((page, piece)), other) if other.is_none_or(|other| page <= other) => (page, Some(piece)),
+                (Some((page, block)), other) if other.is_none_or(|other| page <= other) => (page, Some(block)),
                 (_, Some(page)) => (page, None),
-                (Some((page, piece)), None) => (page, Some(piece)),
+                (Some((page, block)), None) => (page, Some(block)),
             };
             stored.next_if(|(next, _)| *next == page);
             replayed.next_if(|next| *next == page);
             if !self.body.hides(page) {
                 let images = of_snapshot.images(self.log, page)?;
-                for keyframe in self.page(page, piece, images, snapshot.as_ref())? {
+                for keyframe in self.page(page, block, images, snapshot.as_ref())? {
                     differing.entry(keyframe).or_insert(page);
                 }
             }
@@ -278,7 +279,7 @@ impl Comparison<'_> {
     fn page(
         &self,
         page: PageNo,
-        piece: Option<Piece>,
+        block: Option<BlockHandle>,
         replayed: Vec<PageImage>,
         snapshot: Option<&Arc<dyn PageSource>>,
     ) -> Result<Vec<Keyframe>, ReadError> {
@@ -302,8 +303,8 @@ impl Comparison<'_> {
             differing.extend(between.filter(|(at, image)| compared(*at) && **image != *bytes).map(|(at, _)| *at));
             upto = from;
         };
-        if let Some(piece) = piece {
-            read_images(self.backup.segments(), self.file, snapshot, (page, piece), |images| {
+        if let Some(block) = block {
+            read_images(self.backup.segments(), self.file, snapshot, (page, block), |images| {
                 images(&mut |keyframe, image| compare(keyframe, image))
             })?;
         }

@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | `clock` | whether the clock that decides can be trusted |
 //! | `plan` | which segments are dropped |
-//! | `reach` | which of their pieces kept history needs |
-//! | `write` | those pieces written to the file `pruned`, and read back |
+//! | `reach` | which of their blocks kept history needs |
+//! | `write` | those blocks written to the file `pruned`, and read back |
 //! | `offline` | compaction of a backup without a recorder |
 //!
-//! No kept file is changed, and no page is computed again: a kept segment finds the pieces that it refers to in `pruned` instead
+//! No kept file is changed, and no page is computed again: a kept segment finds the blocks that it refers to in `pruned` instead
 //! of in their segments, byte for byte. The rename of that file makes the history shorter.
 
 mod clock;
@@ -120,7 +120,7 @@ impl Manner {
 /// The stage of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Finds the needed pieces of dropped segments.
+    /// Finds the needed blocks of dropped segments.
     Looking,
     /// Writes them.
     Writing,

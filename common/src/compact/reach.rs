@@ -1,4 +1,4 @@
-//! The pieces of dropped segments that are needed: those below page maps that something kept builds on, and those that single
+//! The blocks of dropped segments that are needed: those below page maps that something kept builds on, and those that single
 //! kept versions need of their own segments.
 
 use std::ops::ControlFlow;
@@ -8,11 +8,11 @@ use crate::history::NeededBy;
 use crate::segment::{MapItem, MapWalk, Segments};
 use crate::storage::read_error::ReadError;
 use format::page_images::{Anchor, PageImages, from_keyframe};
-use format::segment::{Location, MapRoot, Piece};
+use format::segment::{BlockHandle, Location, MapRoot};
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
 
-/// Kind of a piece.
+/// Kind of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     /// A node of a page map.
@@ -23,10 +23,10 @@ pub(super) enum Role {
     Records,
 }
 
-/// Callback for a piece of a dropped segment, with its location, kind and bytes.
+/// Callback for a block of a dropped segment, with its location, kind and bytes.
 type Take<'a> = dyn FnMut(Location, Role, &[u8]) -> Result<(), ReadError> + 'a;
 
-/// A needed piece.
+/// A needed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Needed {
     pub(super) segment: Seq,
@@ -39,20 +39,20 @@ pub(super) struct Needed {
 }
 
 impl Needed {
-    /// The piece at its current position.
-    pub(super) fn piece(&self) -> Piece {
-        Piece { offset: self.offset, len: self.len }
+    /// The block at its current position.
+    pub(super) fn block(&self) -> BlockHandle {
+        BlockHandle { offset: self.offset, len: self.len }
     }
 }
 
-/// Hands pieces of dropped segments over, each once.
-pub(super) struct DroppedPieces<'a> {
+/// Hands blocks of dropped segments over, each once.
+pub(super) struct DroppedBlocks<'a> {
     segments: &'a Segments,
     plan: &'a Plan,
     walk: MapWalk,
 }
 
-impl<'a> DroppedPieces<'a> {
+impl<'a> DroppedBlocks<'a> {
     pub(super) fn new(segments: &'a Segments, plan: &'a Plan) -> Self {
         Self { segments, plan, walk: MapWalk::default() }
     }
@@ -62,7 +62,7 @@ impl<'a> DroppedPieces<'a> {
         position.and_then(|position| self.plan.ranges.get(position)).is_some_and(|range| range.has(first))
     }
 
-    /// Hands the pieces below a root to `take`, with their bytes; breaks when `watch` does, which is asked at every node.
+    /// Hands the blocks below a root to `take`, with their bytes; breaks when `watch` does, which is asked at every node.
     pub(super) fn below(
         &mut self,
         root: Option<MapRoot>,
@@ -76,7 +76,7 @@ impl<'a> DroppedPieces<'a> {
                 MapItem::Node if watch().is_break() => return Ok(ControlFlow::Break(())),
                 MapItem::Node if self.is_dropped(at.segment) => {
                     let file = self.segments.open(at.segment)?;
-                    file.read_pieces(std::iter::once(at.piece), |_, bytes| take(at, Role::Node, bytes))?;
+                    file.read_blocks(std::iter::once(at.block), |_, bytes| take(at, Role::Node, bytes))?;
                 }
                 MapItem::Node => {}
                 MapItem::Images(page) => self.images(walk, at, page, take)?,
@@ -93,9 +93,9 @@ impl<'a> DroppedPieces<'a> {
         while let Some(at) = next.take().filter(|at| walk.is_first_visit(*at)) {
             let is_dropped = self.is_dropped(at.segment);
             let file = self.segments.open(at.segment)?;
-            file.read_pieces(std::iter::once(at.piece), |piece, bytes| {
+            file.read_blocks(std::iter::once(at.block), |block, bytes| {
                 let images = PageImages::open(bytes, page, at.segment, Keyframe::END);
-                let anchor = images.map_err(|damage| file.damaged(piece.offset, damage))?.anchor();
+                let anchor = images.map_err(|damage| file.damaged(block.offset, damage))?.anchor();
                 if is_dropped {
                     take(at, Role::Images(page), bytes)?;
                 }
@@ -110,7 +110,7 @@ impl<'a> DroppedPieces<'a> {
     }
 }
 
-/// The kept part of a piece: the newest image, and those that versions of their own segment need.
+/// The kept part of a block: the newest image, and those that versions of their own segment need.
 pub(super) fn kept_of(
     at: Location,
     role: Role,
@@ -121,12 +121,12 @@ pub(super) fn kept_of(
     let Role::Images(page) = role else { return Ok(bytes.to_vec()) };
     let oldest = plan.needed.get(&at.segment).map_or(Keyframe::END, NeededBy::oldest);
     from_keyframe(bytes, page, at.segment, oldest).map_err(|damage| match segments.open(at.segment) {
-        Ok(file) => file.damaged(at.piece.offset, damage),
+        Ok(file) => file.damaged(at.block.offset, damage),
         Err(error) => error,
     })
 }
 
-/// Passes every needed piece of dropped segments to `take`, each once. Breaks when `watch` does.
+/// Passes every needed block of dropped segments to `take`, each once. Breaks when `watch` does.
 pub(super) fn for_needed(
     segments: &Segments,
     plan: &Plan,
@@ -141,12 +141,12 @@ pub(super) fn for_needed(
         let timeline = segments.timeline(first)?;
         let blocks = needed.blocks.iter().filter_map(|&interval| timeline.interval(interval)).map(|it| it.block);
         let templates = (!needed.blocks.is_empty()).then_some(file.footer().templates);
-        for piece in blocks.chain(templates).chain([file.footer().index]) {
-            let at = Location { segment: first, piece };
-            file.read_pieces(std::iter::once(piece), |_, bytes| take(at, Role::Records, bytes))?;
+        for block in blocks.chain(templates).chain([file.footer().index]) {
+            let at = Location { segment: first, block };
+            file.read_blocks(std::iter::once(block), |_, bytes| take(at, Role::Records, bytes))?;
         }
     }
-    let mut dropped = DroppedPieces::new(segments, plan);
+    let mut dropped = DroppedBlocks::new(segments, plan);
     for &first in plan.bases.iter().chain(plan.needed.keys()) {
         if dropped.below(segments.footer(first)?.map, watch, take)?.is_break() {
             return Ok(ControlFlow::Break(()));
@@ -155,7 +155,7 @@ pub(super) fn for_needed(
     Ok(ControlFlow::Continue(()))
 }
 
-/// All needed pieces, ordered by segment and position. `None` when `watch` has broken.
+/// All needed blocks, ordered by segment and position. `None` when `watch` has broken.
 pub(super) fn needed(
     segments: &Segments,
     plan: &Plan,
@@ -164,8 +164,8 @@ pub(super) fn needed(
     let mut all = Vec::new();
     let flow = for_needed(segments, plan, watch, &mut |at, role, bytes| {
         let new_len = u32::try_from(kept_of(at, role, bytes, segments, plan)?.len()).unwrap_or(u32::MAX);
-        let Location { segment, piece } = at;
-        all.push(Needed { segment, offset: piece.offset, len: piece.len, role, new_len });
+        let Location { segment, block } = at;
+        all.push(Needed { segment, offset: block.offset, len: block.len, role, new_len });
         Ok(())
     })?;
     all.sort_unstable();

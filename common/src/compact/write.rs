@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::reach::{self, DroppedPieces, Needed, Role, kept_of};
+use super::reach::{self, DroppedBlocks, Needed, Role, kept_of};
 use super::{CompactError, Pace};
 use crate::backup::Backup;
 use crate::segment::version::Version;
@@ -15,11 +15,10 @@ use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use format::names;
 use format::pruned::{
-    BLOCK_HEADER_LEN, PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment,
-    block_checksum,
+    PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedBlock, PrunedFooter, PrunedHeader, PrunedSegment, pruned_checksum,
 };
 use format::pruned_directory::{PrunedDirectory, PrunedSegmentEntry, Thinned};
-use format::segment::{Location, PIECE_HEADER_LEN, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
+use format::segment::{BLOCK_HEADER_LEN, Location, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use format::units::{Seq, Timestamp};
 
 /// Bytes per write and sync.
@@ -63,9 +62,9 @@ impl Output {
     }
 
     /// Adds a pruned segment or the directory with its checksum; returns offset and checksum.
-    fn push_block(&mut self, backup: &Backup, block: &[u8]) -> (u64, u32) {
+    fn push_checked(&mut self, backup: &Backup, block: &[u8]) -> (u64, u32) {
         let offset = self.at();
-        let checksum = block_checksum(backup.manifest().uuid, offset, block);
+        let checksum = pruned_checksum(backup.manifest().uuid, offset, block);
         self.buffer.extend_from_slice(&checksum.to_le_bytes());
         self.buffer.extend_from_slice(block);
         (offset, checksum)
@@ -74,8 +73,8 @@ impl Output {
 
 /// The segments to prune, ascending.
 fn pruned_segments(plan: &Plan, needed: &[Needed]) -> BTreeSet<Seq> {
-    let of_pieces = needed.iter().map(|needed| needed.segment);
-    of_pieces.chain(plan.ranges.iter().map(|range| range.last_segment)).chain(plan.bases.iter().copied()).collect()
+    let of_blocks = needed.iter().map(|needed| needed.segment);
+    of_blocks.chain(plan.ranges.iter().map(|range| range.last_segment)).chain(plan.bases.iter().copied()).collect()
 }
 
 /// Length of the new file in bytes.
@@ -87,13 +86,13 @@ pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
     for segment in pruned_segments(plan, needed) {
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
-        let mut pieces = Vec::with_capacity(own.len());
+        let mut blocks = Vec::with_capacity(own.len());
         for needed in own {
-            pieces.push(PrunedPiece { offset: needed.offset, place: at, len: needed.new_len });
-            at += u64::from(needed.new_len) + PIECE_HEADER_LEN as u64;
+            blocks.push(PrunedBlock { offset: needed.offset, place: at, len: needed.new_len });
+            at += u64::from(needed.new_len) + BLOCK_HEADER_LEN as u64;
         }
         let pruned =
-            PrunedSegment { header: [0; SEGMENT_HEADER_LEN], footer: [0; SEGMENT_FOOTER_LEN], pieces }.encode();
+            PrunedSegment { header: [0; SEGMENT_HEADER_LEN], footer: [0; SEGMENT_FOOTER_LEN], blocks }.encode();
         at += (BLOCK_HEADER_LEN + pruned.len()) as u64;
         contents.segments.push(PrunedSegmentEntry { segment, offset: 0, len: 0 });
     }
@@ -121,18 +120,18 @@ pub(super) fn write(
         let (own, later) = rest.split_at(rest.partition_point(|needed| needed.segment <= segment));
         rest = later;
         let file = segments.open(segment)?;
-        let mut pieces = Vec::with_capacity(own.len());
+        let mut blocks = Vec::with_capacity(own.len());
         for needed in own {
             if watch(out.at()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             let place = out.at();
-            file.read_pieces(std::iter::once(needed.piece()), |piece, bytes| {
-                let kept = kept_of(Location { segment, piece }, needed.role, bytes, segments, plan)?;
-                out.buffer.extend_from_slice(&file.header().piece_checksum(piece.offset, &kept).to_le_bytes());
+            file.read_blocks(std::iter::once(needed.block()), |block, bytes| {
+                let kept = kept_of(Location { segment, block }, needed.role, bytes, segments, plan)?;
+                out.buffer.extend_from_slice(&file.header().block_checksum(block.offset, &kept).to_le_bytes());
                 out.buffer.extend_from_slice(&kept);
                 let len = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-                pieces.push(PrunedPiece { offset: piece.offset, place, len });
+                blocks.push(PrunedBlock { offset: block.offset, place, len });
                 Ok(())
             })?;
             if out.buffer.len() >= BUFFER {
@@ -140,12 +139,12 @@ pub(super) fn write(
             }
         }
         let (header, footer) = file.frame();
-        let pruned = PrunedSegment { header, footer, pieces }.encode();
-        let (offset, _) = out.push_block(backup, &pruned);
+        let pruned = PrunedSegment { header, footer, blocks }.encode();
+        let (offset, _) = out.push_checked(backup, &pruned);
         let len = u32::try_from(pruned.len()).unwrap_or(u32::MAX);
         contents.segments.push(PrunedSegmentEntry { segment, offset, len });
     }
-    let (directory_offset, directory_checksum) = out.push_block(backup, &contents.encode());
+    let (directory_offset, directory_checksum) = out.push_checked(backup, &contents.encode());
     let header_checksum = u32::from_le_bytes(*header.last_chunk().expect("BUG: a header is longer than 4 bytes"));
     let footer = PrunedFooter { header_checksum, directory_checksum, directory_offset };
     out.buffer.extend_from_slice(&footer.encode());
@@ -191,22 +190,22 @@ pub(super) fn read_back(
     }
     let newest = plan.kept.last().map(|&newest| then.footer(newest)).transpose()?;
     let newest = newest.and_then(|footer| footer.map);
-    if DroppedPieces::new(&then, plan).below(newest, watch, &mut compare)?.is_break() {
+    if DroppedBlocks::new(&then, plan).below(newest, watch, &mut compare)?.is_break() {
         return Ok(ControlFlow::Break(()));
     }
     match differs {
         Some(at) => {
-            let what = format!("byte {} of segment {}", at.piece.offset, at.segment);
+            let what = format!("byte {} of segment {}", at.block.offset, at.segment);
             Err(CompactError::Differs { what })
         }
         None => Ok(ControlFlow::Continue(())),
     }
 }
 
-/// Whether bytes equal the kept part of a piece.
+/// Whether bytes equal the kept part of a block.
 fn expected(now: &Segments, plan: &Plan, at: Location, role: Role, bytes: &[u8]) -> Result<bool, ReadError> {
     let mut is_same = false;
-    now.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, before| {
+    now.open(at.segment)?.read_blocks(std::iter::once(at.block), |_, before| {
         is_same = kept_of(at, role, before, now, plan)? == bytes;
         Ok(())
     })?;

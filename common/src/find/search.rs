@@ -86,7 +86,7 @@ impl<'a> Search<'a> {
         let mut intervals = Vec::new();
         for records in asked.chunk_by(|a, b| interval_of(a) == interval_of(b)) {
             let keyframe = interval_of(&records[0]);
-            let block = segments.block(first_seq, keyframe)?;
+            let block = segments.statement_block(first_seq, keyframe)?;
             let mut failed = false;
             let mut of = |record: &LiveRecord| {
                 let found = changes.find(&record.place).ok().and_then(|(_, position)| block.change(position));

@@ -24,17 +24,17 @@ fn search_rest<T>(
     overlap: usize,
     mut look: impl FnMut(&[u8], u64) -> Result<Option<T>, ReadError>,
 ) -> Result<Option<T>, ReadError> {
-    let (mut piece, mut at) = (Vec::new(), 0);
+    let (mut chunk, mut at) = (Vec::new(), 0);
     loop {
-        read_on(file, &mut piece, offset + at, CHUNK)?;
-        if let Some(found) = look(&piece, at)? {
+        read_on(file, &mut chunk, offset + at, CHUNK)?;
+        if let Some(found) = look(&chunk, at)? {
             return Ok(Some(found));
         }
-        if piece.len() < CHUNK {
+        if chunk.len() < CHUNK {
             return Ok(None);
         }
-        let searched = piece.len() - overlap;
-        piece.drain(..searched);
+        let searched = chunk.len() - overlap;
+        chunk.drain(..searched);
         at += searched as u64;
         // A sparse file may be too long to search.
         if at > LONGEST_LOG as u64 {
@@ -59,8 +59,8 @@ pub(crate) fn intact_record_after(
     let rest = file.read_len()?.saturating_sub(offset);
     // A hostile file could claim a long record at every fourth byte; in an honest one each byte is summed once.
     let mut work_left = rest.saturating_mul(8);
-    search_rest(file, offset, RECORD_TAG.len() - 1, |piece, at| {
-        let tags = memmem::find_iter(piece, &RECORD_TAG);
+    search_rest(file, offset, RECORD_TAG.len() - 1, |chunk, at| {
+        let tags = memmem::find_iter(chunk, &RECORD_TAG);
         for at in tags.map(|place| at + place as u64).filter(|&at| at > 0) {
             let mut record = Vec::new();
             read_on(file, &mut record, offset + at, RECORD_HEADER_LEN)?;
@@ -92,8 +92,8 @@ fn record_len(header: &[u8]) -> Option<usize> {
 /// Length, from `offset` on, of the bytes up to the last one that is not zero: the remains of a torn write, or 0.
 pub(crate) fn torn_len(file: &dyn StoredFile, offset: u64) -> Result<u64, ReadError> {
     let mut torn = 0;
-    search_rest(file, offset, 0, |piece, at| {
-        if let Some(last) = piece.iter().rposition(|&byte| byte != 0) {
+    search_rest(file, offset, 0, |chunk, at| {
+        if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
             torn = at + last as u64 + 1;
         }
         Ok(None::<()>)

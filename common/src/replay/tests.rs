@@ -2,7 +2,7 @@
 
 use super::*;
 use format::change_flags::RunStart;
-use format::statements::{Block, TemplatesWriter, encode_block};
+use format::statements::{StatementBlock, TemplatesWriter, encode_statements};
 use format::units::{PageNo, PageSize};
 
 fn start() -> Replay {
@@ -18,10 +18,10 @@ fn query(replay: &Replay, sql: &str) -> String {
     replay.connection.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
-fn block_of(changes: &[Vec<String>]) -> Block {
+fn block_of(changes: &[Vec<String>]) -> StatementBlock {
     let mut writer = TemplatesWriter::new();
-    let block = encode_block(&mut writer, changes);
-    Block::decode(&block, &Arc::new(Templates::decode(&writer.encode()).unwrap())).unwrap()
+    let block = encode_statements(&mut writer, changes);
+    StatementBlock::decode(&block, &Arc::new(Templates::decode(&writer.encode()).unwrap())).unwrap()
 }
 
 fn bytes_of(pages: &OverlayPages) -> Vec<u8> {

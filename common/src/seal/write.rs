@@ -68,10 +68,10 @@ fn write(
     let mut writer = SegmentWriter::create(&**backup.directory(), header.clone())?;
 
     let templates = log.templates.encode().compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
-    let templates = writer.push(&templates)?.piece;
+    let templates = writer.push(&templates)?.block;
     for (interval, block) in log.intervals.iter_mut().zip(std::mem::take(&mut log.blocks)) {
         let compressed = block.compress(STATEMENTS_LEVEL).map_err(SealError::Compress)?;
-        interval.block = writer.push(&compressed)?.piece;
+        interval.block = writer.push(&compressed)?.block;
     }
 
     let changed = write_images(backup, &log, &base, &mut writer)?;
@@ -80,7 +80,7 @@ fn write(
     let unreplayed_from = log.replayed.unreplayed_from(log.records.len());
     let index = RecordIndex { records: log.records, intervals: log.intervals, unreplayed_from };
     let compressed = zstd::bulk::compress(&index.encode(), INDEX_LEVEL).map_err(SealError::Compress)?;
-    let piece = writer.push(&compressed)?.piece;
+    let block = writer.push(&compressed)?.block;
     (log.records, log.intervals) = (index.records.clone(), index.intervals.clone());
     let path_of_log = || backup.path().join(names::log(log.first_seq));
     let differs = |what: &str| SealError::Differs { path: path_of_log(), what: what.to_owned() };
@@ -109,7 +109,7 @@ fn write(
         newest_snapshot: newest_snapshot(backup, &log.start, log.newest_segment)?,
         page_count: log.page_count,
         map,
-        index: piece,
+        index: block,
         templates,
         versions_before,
         versions: u32::try_from(timeline.versions().len()).unwrap_or(u32::MAX),

@@ -25,7 +25,7 @@ impl Anchors<'_> {
         match (anchor, self.snapshot) {
             (Anchor::Segment(at), _) => {
                 let file = self.segments.open(at.segment)?;
-                file.read_piece(at.piece, |bytes| {
+                file.read_block(at.block, |bytes| {
                     // An anchor that is itself a difference is refused, so this ends for any input.
                     PageImages::open(bytes, page, at.segment, Keyframe::END)?.read(None, out)
                 })
@@ -39,7 +39,7 @@ impl Anchors<'_> {
     }
 
     /// Reads the newest image at `at` that belongs to `upto` or an earlier keyframe into `out`; `Ok(false)` when all are later.
-    /// `bytes` is the piece there.
+    /// `bytes` is the block there.
     pub(crate) fn read_image(
         &self,
         at: Location,
@@ -49,7 +49,7 @@ impl Anchors<'_> {
         out: &mut [u8],
     ) -> Result<bool, ReadError> {
         let damaged = |damage| match self.segments.open(at.segment) {
-            Ok(file) => file.damaged(at.piece.offset, damage),
+            Ok(file) => file.damaged(at.block.offset, damage),
             Err(error) => error,
         };
         let images = PageImages::open(bytes, page, at.segment, upto).map_err(damaged)?;
@@ -85,7 +85,7 @@ impl<'a> AnchorFinder<'a> {
         };
         let file = self.segments.open(at.segment)?;
         let anchor =
-            file.read_piece(at.piece, |bytes| Ok(PageImages::open(bytes, page, at.segment, Keyframe::END)?.anchor()))?;
+            file.read_block(at.block, |bytes| Ok(PageImages::open(bytes, page, at.segment, Keyframe::END)?.anchor()))?;
         Ok(Some(anchor.unwrap_or(Anchor::Segment(at))))
     }
 }

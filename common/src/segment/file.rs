@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
-use format::pruned::{PrunedPiece, PrunedSegment};
+use format::pruned::{PrunedBlock, PrunedSegment};
 use format::record_index::{INDEX_LEN_MAX, RecordIndex};
 use format::segment::{
-    PIECE_HEADER_LEN, PIECE_LEN_MAX, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, BlockHandle, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use format::units::Seq;
 use format::{Damage, frames, names};
@@ -22,13 +22,13 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A callback for a piece and its bytes.
-type TakePiece<'a> = dyn FnMut(Piece, &[u8]) -> Result<(), ReadError> + 'a;
+/// A callback for a block and its bytes.
+type TakeBlock<'a> = dyn FnMut(BlockHandle, &[u8]) -> Result<(), ReadError> + 'a;
 
 /// Maximum capacity of a buffer that is kept.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
 
-/// A sealed segment. Opening reads header and footer; pieces are read and checked on demand.
+/// A sealed segment. Opening reads header and footer; blocks are read and checked on demand.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     file: Arc<dyn StoredFile>,
@@ -61,8 +61,8 @@ impl Mark {
 enum Held {
     /// All of it, in its own file.
     Whole,
-    /// These pieces, in the file `pruned`. The path is that of the dropped file.
-    Pruned { pieces: Vec<PrunedPiece>, was: PathBuf },
+    /// These blocks, in the file `pruned`. The path is that of the dropped file.
+    Pruned { blocks: Vec<PrunedBlock>, was: PathBuf },
 }
 
 impl SegmentFile {
@@ -110,7 +110,7 @@ impl SegmentFile {
     ) -> Result<Self, ReadError> {
         let (header, footer) = decode_frame(&pruned.header, &pruned.footer, uuid, first_seq)
             .map_err(|(_, damage)| ReadError::damaged(file.path(), offset, damage))?;
-        let held = Held::Pruned { pieces: pruned.pieces, was: directory.path().join(names::segment(first_seq)) };
+        let held = Held::Pruned { blocks: pruned.blocks, was: directory.path().join(names::segment(first_seq)) };
         let stamp = file.stamp();
         Ok(Self { file, header, footer, footer_offset: offset, held, stamp })
     }
@@ -165,62 +165,62 @@ impl SegmentFile {
         (self.header.encode(), self.footer.encode())
     }
 
-    /// Reads a piece, checks it, and passes it to a decoder.
-    pub(crate) fn read_piece<T>(
+    /// Reads a block, checks it, and passes it to a decoder.
+    pub(crate) fn read_block<T>(
         &self,
-        piece: Piece,
+        block: BlockHandle,
         decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
     ) -> Result<T, ReadError> {
         let mut decode = Some(decode);
         let mut decoded = None;
-        self.read_pieces(std::iter::once(piece), |piece, bytes| {
+        self.read_blocks(std::iter::once(block), |block, bytes| {
             if let Some(decode) = decode.take() {
-                decoded = Some(decode(bytes).map_err(|damage| self.damaged(piece.offset, damage))?);
+                decoded = Some(decode(bytes).map_err(|damage| self.damaged(block.offset, damage))?);
             }
             Ok(())
         })?;
-        Ok(decoded.expect("BUG: every piece that is read is handed over"))
+        Ok(decoded.expect("BUG: every block that is read is handed over"))
     }
 
-    /// Reads adjacent pieces, checks each, and passes it to `take`.
-    pub(crate) fn read_pieces(
+    /// Reads adjacent blocks, checks each, and passes it to `take`.
+    pub(crate) fn read_blocks(
         &self,
-        pieces: impl Iterator<Item = Piece> + Clone,
-        mut take: impl FnMut(Piece, &[u8]) -> Result<(), ReadError>,
+        blocks: impl Iterator<Item = BlockHandle> + Clone,
+        mut take: impl FnMut(BlockHandle, &[u8]) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
-        let Some(Piece { offset: start, .. }) = pieces.clone().next() else {
+        let Some(BlockHandle { offset: start, .. }) = blocks.clone().next() else {
             return Ok(());
         };
-        if let Held::Pruned { pieces: held, was } = &self.held {
-            return pieces.into_iter().try_for_each(|piece| {
-                let found = held.binary_search_by_key(&piece.offset, |held| held.offset).ok();
+        if let Held::Pruned { blocks: held, was } = &self.held {
+            return blocks.into_iter().try_for_each(|block| {
+                let found = held.binary_search_by_key(&block.offset, |held| held.offset).ok();
                 let found = found.and_then(|position| held.get(position)).ok_or_else(|| not_there(was))?;
-                self.read_stored(std::iter::once((Piece { len: found.len, ..piece }, found.place)), &mut take)
+                self.read_stored(std::iter::once((BlockHandle { len: found.len, ..block }, found.place)), &mut take)
             });
         }
-        for piece in pieces.clone() {
+        for block in blocks.clone() {
             // Nothing is allocated beyond the length of the file.
-            let end = piece.end().filter(|&end| end <= self.footer_offset);
-            if end.is_none() || piece.len > PIECE_LEN_MAX || piece.offset < SEGMENT_HEADER_LEN as u64 {
-                let damage = Damage::Field { field: "piece offset", value: piece.offset };
+            let end = block.end().filter(|&end| end <= self.footer_offset);
+            if end.is_none() || block.len > BLOCK_LEN_MAX || block.offset < SEGMENT_HEADER_LEN as u64 {
+                let damage = Damage::Field { field: "block offset", value: block.offset };
                 return Err(self.damaged(self.footer_offset, damage));
             }
         }
-        debug_assert!(pieces.clone().zip(pieces.clone().skip(1)).all(|(a, b)| a.end() == Some(b.offset)), "{start}");
-        self.read_stored(pieces.map(|piece| (piece, piece.offset)), &mut take)
+        debug_assert!(blocks.clone().zip(blocks.clone().skip(1)).all(|(a, b)| a.end() == Some(b.offset)), "{start}");
+        self.read_stored(blocks.map(|block| (block, block.offset)), &mut take)
     }
 
-    /// Reads adjacent pieces at their offsets in the file.
+    /// Reads adjacent blocks at their offsets in the file.
     fn read_stored(
         &self,
-        pieces: impl Iterator<Item = (Piece, u64)> + Clone,
-        take: &mut TakePiece<'_>,
+        blocks: impl Iterator<Item = (BlockHandle, u64)> + Clone,
+        take: &mut TakeBlock<'_>,
     ) -> Result<(), ReadError> {
-        let Some((_, start)) = pieces.clone().next() else {
+        let Some((_, start)) = blocks.clone().next() else {
             return Ok(());
         };
-        let len = pieces.clone().map(|(piece, _)| piece.len as usize + PIECE_HEADER_LEN).sum();
-        // Taken out, because `take` may read other pieces.
+        let len = blocks.clone().map(|(block, _)| block.len as usize + BLOCK_HEADER_LEN).sum();
+        // Taken out, because `take` may read other blocks.
         let mut buffer = BUFFER.take();
         if buffer.len() < len {
             buffer.resize(len, 0);
@@ -229,20 +229,20 @@ impl SegmentFile {
         if !read_exact_at(&*self.file, bytes, start)? {
             return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: len }));
         }
-        // Pieces of another copy of the backup, written over these, have valid checksums.
+        // Blocks of another copy of the backup, written over these, have valid checksums.
         if self.file.stamp() != self.stamp {
             return Err(self.replaced());
         }
         let mut rest = &*bytes;
-        for (piece, _) in pieces {
-            let (now, later) = rest.split_at(piece.len as usize + PIECE_HEADER_LEN);
-            let (found, payload) = now.split_first_chunk().expect("BUG: a piece's header is 4 bytes");
+        for (block, _) in blocks {
+            let (now, later) = rest.split_at(block.len as usize + BLOCK_HEADER_LEN);
+            let (found, payload) = now.split_first_chunk().expect("BUG: a block's header is 4 bytes");
             let found = u32::from_le_bytes(*found);
-            let computed = self.header.piece_checksum(piece.offset, payload);
+            let computed = self.header.block_checksum(block.offset, payload);
             if found != computed {
-                return Err(self.damaged(piece.offset, Damage::Checksum { found, computed }));
+                return Err(self.damaged(block.offset, Damage::Checksum { found, computed }));
             }
-            take(piece, payload)?;
+            take(block, payload)?;
             rest = later;
         }
         if buffer.len() <= BUFFER_KEPT_MAX {
@@ -251,9 +251,9 @@ impl SegmentFile {
         Ok(())
     }
 
-    /// Reads a piece that is one zstd frame, and decompresses it to at most `len_max` bytes.
-    pub(crate) fn read_compressed(&self, piece: Piece, len_max: usize) -> Result<Vec<u8>, ReadError> {
-        self.read_piece(piece, |compressed| {
+    /// Reads a block that is one zstd frame, and decompresses it to at most `len_max` bytes.
+    pub(crate) fn read_compressed(&self, block: BlockHandle, len_max: usize) -> Result<Vec<u8>, ReadError> {
+        self.read_block(block, |compressed| {
             let len = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten();
             let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= len_max);
             let mut bytes = vec![0; len.ok_or(Damage::Compression)?];
@@ -278,9 +278,9 @@ impl SegmentFile {
     pub(crate) fn damaged(&self, offset: u64, damage: Damage) -> ReadError {
         let held = match &self.held {
             Held::Whole => None,
-            Held::Pruned { pieces, .. } => pieces.iter().find(|piece| piece.offset == offset),
+            Held::Pruned { blocks, .. } => blocks.iter().find(|block| block.offset == offset),
         };
-        ReadError::damaged(self.path(), held.map_or(offset, |piece| piece.place), damage)
+        ReadError::damaged(self.path(), held.map_or(offset, |block| block.place), damage)
     }
 }
 

@@ -26,13 +26,13 @@ pub(crate) struct MapWalk {
     visited: HashSet<(Seq, u64)>,
 }
 
-/// Takes a part of the map and where it is; it can mark further pieces as visited, and can break.
+/// Takes a part of the map and where it is; it can mark further blocks as visited, and can break.
 type Visit<'a> = dyn FnMut(&mut MapWalk, Location, MapItem) -> Result<ControlFlow<()>, ReadError> + 'a;
 
 impl MapWalk {
-    /// Whether the piece at `at` was not visited before; from now on it was.
+    /// Whether the block at `at` was not visited before; from now on it was.
     pub(crate) fn is_first_visit(&mut self, at: Location) -> bool {
-        self.visited.insert((at.segment, at.piece.offset))
+        self.visited.insert((at.segment, at.block.offset))
     }
 
     /// Hands everything below a root to `visit`, until that breaks or fails. Images are handed over as often as nodes lead to them.

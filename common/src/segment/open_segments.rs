@@ -16,7 +16,7 @@ use crate::storage::lru::RecentlyUsed;
 use crate::storage::read_error::ReadError;
 use format::page_map::{MapNode, NODE_LEN_MAX};
 use format::segment::{Location, SegmentFooter};
-use format::statements::{Block, Encoded, Templates};
+use format::statements::{Encoded, StatementBlock, Templates};
 use format::units::Keyframe;
 use format::units::Seq;
 use format::{Damage, names};
@@ -37,7 +37,7 @@ const TIMELINES_MAX: usize = 64;
 const TEMPLATES_MAX: usize = 32;
 
 /// Number of cached statement blocks: some 200 kB each.
-const BLOCKS_MAX: usize = 16;
+const STATEMENT_BLOCKS_MAX: usize = 16;
 
 /// The sealed segments of a backup, with caches whose bounds do not depend on the backup.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Segments {
     nodes: Mutex<RecentlyUsed<(Seq, u64), Arc<MapNode>>>,
     timelines: Mutex<RecentlyUsed<Seq, Arc<Timeline>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
-    blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<Block>>>,
+    statement_blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<StatementBlock>>>,
     /// Identities of all segments opened so far: another file may get the same name.
     marks: Mutex<HashMap<Seq, Mark>>,
     dropped: Mutex<KnownPruned>,
@@ -107,7 +107,7 @@ impl Segments {
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
             timelines: Mutex::new(RecentlyUsed::new(TIMELINES_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
-            blocks: Mutex::new(RecentlyUsed::new(BLOCKS_MAX)),
+            statement_blocks: Mutex::new(RecentlyUsed::new(STATEMENT_BLOCKS_MAX)),
             marks: Mutex::default(),
             dropped: Mutex::default(),
             held: Mutex::default(),
@@ -290,16 +290,16 @@ impl Segments {
 
     /// A node of a page map.
     pub(crate) fn node(&self, location: Location) -> Result<Arc<MapNode>, ReadError> {
-        let key = (location.segment, location.piece.offset);
+        let key = (location.segment, location.block.offset);
         if let Some(node) = lock(&self.nodes).get(key) {
             return Ok(node);
         }
         let file = self.open(location.segment)?;
-        if location.piece.len > NODE_LEN_MAX {
-            let damage = Damage::Field { field: "node length", value: location.piece.len.into() };
-            return Err(file.damaged(location.piece.offset, damage));
+        if location.block.len > NODE_LEN_MAX {
+            let damage = Damage::Field { field: "node length", value: location.block.len.into() };
+            return Err(file.damaged(location.block.offset, damage));
         }
-        let node = Arc::new(file.read_piece(location.piece, |bytes| MapNode::decode(bytes, location.segment))?);
+        let node = Arc::new(file.read_block(location.block, |bytes| MapNode::decode(bytes, location.segment))?);
         lock(&self.nodes).insert(key, Arc::clone(&node));
         Ok(node)
     }
@@ -335,30 +335,31 @@ impl Segments {
             return Ok(templates);
         }
         let file = self.open(first_seq)?;
-        let piece = file.footer().templates;
-        let encoded = file.read_piece(piece, Encoded::decompress)?;
-        let templates = Templates::decode(&encoded).map_err(|damage| file.damaged(piece.offset, damage))?;
+        let block = file.footer().templates;
+        let encoded = file.read_block(block, Encoded::decompress)?;
+        let templates = Templates::decode(&encoded).map_err(|damage| file.damaged(block.offset, damage))?;
         let templates = Arc::new(templates);
         lock(&self.templates).insert(first_seq, Arc::clone(&templates));
         Ok(templates)
     }
 
     /// The block of an interval of a segment.
-    pub(crate) fn block(&self, first_seq: Seq, interval: Keyframe) -> Result<Arc<Block>, ReadError> {
-        if let Some(block) = lock(&self.blocks).get((first_seq, interval)) {
+    pub(crate) fn statement_block(&self, first_seq: Seq, interval: Keyframe) -> Result<Arc<StatementBlock>, ReadError> {
+        if let Some(block) = lock(&self.statement_blocks).get((first_seq, interval)) {
             return Ok(block);
         }
         let file = self.open(first_seq)?;
         let timeline = self.timeline(first_seq)?;
-        let piece = timeline.interval(interval).map(|interval| interval.block);
-        let piece = piece.ok_or_else(|| {
+        let block = timeline.interval(interval).map(|interval| interval.block);
+        let block = block.ok_or_else(|| {
             file.damaged(file.footer().index.offset, Damage::Contradiction("its record index lacks an interval"))
         })?;
         let templates = self.templates(first_seq)?;
-        let encoded = file.read_piece(piece, Encoded::decompress)?;
-        let block = Block::decode(&encoded, &templates).map_err(|damage| file.damaged(piece.offset, damage))?;
+        let encoded = file.read_block(block, Encoded::decompress)?;
+        let block =
+            StatementBlock::decode(&encoded, &templates).map_err(|damage| file.damaged(block.offset, damage))?;
         let block = Arc::new(block);
-        lock(&self.blocks).insert((first_seq, interval), Arc::clone(&block));
+        lock(&self.statement_blocks).insert((first_seq, interval), Arc::clone(&block));
         Ok(block)
     }
 }

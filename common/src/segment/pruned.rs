@@ -8,10 +8,10 @@ use super::SegmentFile;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, StoredFile, read_exact_at};
 use format::pruned::{
-    BLOCK_HEADER_LEN, BLOCK_LEN_MAX, PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedHeader, PrunedSegment,
-    block_checksum,
+    PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PRUNED_LEN_MAX, PrunedFooter, PrunedHeader, PrunedSegment, pruned_checksum,
 };
 use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
+use format::segment::BLOCK_HEADER_LEN;
 use format::units::{Seq, Timestamp};
 use format::{Damage, names};
 
@@ -94,7 +94,7 @@ impl PrunedFile {
         let len_of_directory = len_of_directory.and_then(|len| u32::try_from(len).ok()).ok_or_else(|| {
             damaged(footer_offset, Damage::Field { field: "directory_offset", value: footer.directory_offset })
         })?;
-        let bytes = read_block(&*file, uuid, footer.directory_offset, len_of_directory, footer_offset)?;
+        let bytes = read_checked(&*file, uuid, footer.directory_offset, len_of_directory, footer_offset)?;
         if bytes.0 != footer.directory_checksum {
             return Err(damaged(footer_offset, Damage::Contradiction("its end names another directory")));
         }
@@ -166,12 +166,12 @@ impl PrunedFile {
     }
 
     fn read_segment(&self, entry: PrunedSegmentEntry) -> Result<PrunedSegment, ReadError> {
-        let (_, bytes) = read_block(&*self.file, self.uuid, entry.offset, entry.len, self.len)?;
+        let (_, bytes) = read_checked(&*self.file, self.uuid, entry.offset, entry.len, self.len)?;
         PrunedSegment::decode(&bytes, entry.offset)
             .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
     }
 
-    /// Reads every piece of every pruned segment; passes errors with their segment to `problem`.
+    /// Reads every block of every pruned segment; passes errors with their segment to `problem`.
     pub(crate) fn check(&self, problem: &mut dyn FnMut(Seq, ReadError)) {
         for entry in &self.contents.segments {
             let pruned = self.read_segment(*entry);
@@ -184,9 +184,9 @@ impl PrunedFile {
                 }
                 (Ok(_), None) => continue,
             };
-            for piece in pruned.pieces {
-                let piece = format::segment::Piece { offset: piece.offset, len: piece.len };
-                if let Err(error) = segment.read_piece(piece, |_| Ok(())) {
+            for block in pruned.blocks {
+                let block = format::segment::BlockHandle { offset: block.offset, len: block.len };
+                if let Err(error) = segment.read_block(block, |_| Ok(())) {
                     problem(entry.segment, error);
                 }
             }
@@ -195,11 +195,17 @@ impl PrunedFile {
 }
 
 /// Reads a pruned segment or the directory, and checks its checksum.
-fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64) -> Result<(u32, Vec<u8>), ReadError> {
+fn read_checked(
+    file: &dyn StoredFile,
+    uuid: Uuid,
+    offset: u64,
+    len: u32,
+    end: u64,
+) -> Result<(u32, Vec<u8>), ReadError> {
     let damaged = |damage| ReadError::damaged(file.path(), offset, damage);
     let behind = offset.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
     // Nothing is allocated beyond the length of the file.
-    if behind.is_none() || len > BLOCK_LEN_MAX || offset < PRUNED_HEADER_LEN as u64 {
+    if behind.is_none() || len > PRUNED_LEN_MAX || offset < PRUNED_HEADER_LEN as u64 {
         return Err(damaged(Damage::Field { field: "offset", value: offset }));
     }
     let mut bytes = vec![0; len as usize + BLOCK_HEADER_LEN];
@@ -208,7 +214,7 @@ fn read_block(file: &dyn StoredFile, uuid: Uuid, offset: u64, len: u32, end: u64
     }
     let block = bytes.split_off(BLOCK_HEADER_LEN);
     let found = u32::from_le_bytes(bytes.try_into().expect("BUG: a block's header is 4 bytes"));
-    let computed = block_checksum(uuid, offset, &block);
+    let computed = pruned_checksum(uuid, offset, &block);
     if found != computed {
         return Err(damaged(Damage::Checksum { found, computed }));
     }

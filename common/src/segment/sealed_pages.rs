@@ -9,7 +9,7 @@ use crate::pages::{PageIdentity, PageSource};
 use crate::storage::read_error::ReadError;
 use format::page_images::PageImages;
 use format::record_index::ForeignKeys;
-use format::segment::{Location, Piece};
+use format::segment::{BlockHandle, Location};
 use format::units::Keyframe;
 use format::units::{PageNo, PageSize, Seq};
 
@@ -72,7 +72,7 @@ impl SealedPages {
         &'a self,
         first: PageNo,
         segment: Seq,
-        pieces: impl Iterator<Item = Piece> + Clone,
+        blocks: impl Iterator<Item = BlockHandle> + Clone,
         before: &mut Option<Finder<'a>>,
         out: &mut [u8],
     ) -> Result<(), ReadError> {
@@ -84,12 +84,12 @@ impl SealedPages {
         };
         let mut pages = out.chunks_exact_mut(self.page_size().bytes());
         let mut next = Some(first);
-        file.read_pieces(pieces, |piece, bytes| {
+        file.read_blocks(blocks, |block, bytes| {
             let (Some(page), Some(out)) = (next, pages.next()) else {
                 return Ok(());
             };
             next = page.next();
-            if self.anchors().read_image(Location { segment, piece }, bytes, page, upto, out)? {
+            if self.anchors().read_image(Location { segment, block }, bytes, page, upto, out)? {
                 Ok(())
             } else {
                 self.read_before(page, before, out)
@@ -113,7 +113,7 @@ impl SealedPages {
         let Some(at) = self.map_before(map)?.find(page)? else {
             return self.read_snapshot(page, out);
         };
-        self.segments.open(at.segment)?.read_pieces(std::iter::once(at.piece), |_, bytes| {
+        self.segments.open(at.segment)?.read_blocks(std::iter::once(at.block), |_, bytes| {
             self.anchors().read_image(at, bytes, page, Keyframe::END, out).map(drop)
         })
     }
@@ -125,7 +125,7 @@ impl SealedPages {
         map: &mut Option<Finder<'a>>,
     ) -> Result<Option<PageIdentity>, ReadError> {
         let at = self.map_before(map)?.find(page)?;
-        Ok(at.map(|Location { segment, piece }| PageIdentity::Image { segment, offset: piece.offset, back: 0 }))
+        Ok(at.map(|Location { segment, block }| PageIdentity::Image { segment, offset: block.offset, back: 0 }))
     }
 
     fn anchors(&self) -> Anchors<'_> {
@@ -158,9 +158,9 @@ enum Holder {
 }
 
 impl Holder {
-    fn piece(&self) -> Option<Piece> {
+    fn block(&self) -> Option<BlockHandle> {
         match self {
-            Self::Segment(at) => Some(at.piece),
+            Self::Segment(at) => Some(at.block),
             Self::Snapshot | Self::Absent => None,
         }
     }
@@ -169,7 +169,7 @@ impl Holder {
     fn is_read_with(&self, next: &Self) -> bool {
         match (self, next) {
             (Self::Segment(at), Self::Segment(next)) => {
-                at.segment == next.segment && at.piece.end() == Some(next.piece.offset)
+                at.segment == next.segment && at.block.end() == Some(next.block.offset)
             }
             (Self::Snapshot, Self::Snapshot) | (Self::Absent, Self::Absent) => true,
             _ => false,
@@ -209,7 +209,7 @@ impl PageSource for SealedPages {
                 let (out, later) = rest.split_at_mut(run.len() * page_bytes);
                 match (run[0], page) {
                     (Holder::Segment(at), Some(page)) => {
-                        self.read_images(page, at.segment, run.iter().filter_map(Holder::piece), &mut before, out)?;
+                        self.read_images(page, at.segment, run.iter().filter_map(Holder::block), &mut before, out)?;
                     }
                     (Holder::Snapshot, Some(page)) => self.read_snapshot(page, out)?,
                     (Holder::Absent, _) | (_, None) => out.fill(0),
@@ -230,7 +230,7 @@ impl PageSource for SealedPages {
         let mut before = None;
         let pages = std::iter::successors(Some(first), |page| page.next());
         for (page, out) in pages.zip(out) {
-            let Location { segment, piece } = match self.holder(&mut map, page)? {
+            let Location { segment, block } = match self.holder(&mut map, page)? {
                 Holder::Segment(at) => at,
                 Holder::Snapshot => continue,
                 Holder::Absent => {
@@ -241,14 +241,14 @@ impl PageSource for SealedPages {
             // The segment's own change may be later than the keyframe.
             let is_own = segment == self.segment.first_seq() && self.keyframe != Keyframe::END;
             let back = if is_own {
-                self.segment.read_piece(piece, |bytes| {
+                self.segment.read_block(block, |bytes| {
                     Ok(PageImages::open(bytes, page, segment, self.keyframe)?.wanted_back())
                 })?
             } else {
                 Some(0)
             };
             match back {
-                Some(back) => *out = PageIdentity::Image { segment, offset: piece.offset, back },
+                Some(back) => *out = PageIdentity::Image { segment, offset: block.offset, back },
                 None => {
                     if let Some(identity) = self.identity_before(page, &mut before)? {
                         *out = identity;

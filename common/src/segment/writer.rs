@@ -1,10 +1,10 @@
-//! Writing a segment, piece by piece, under a temporary name until it is complete.
+//! Writing a segment, block by block, under a temporary name until it is complete.
 
 use super::SegmentFile;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Directory, StorageError, StoredFile, TEMPORARY_ENDING, remove_if_present};
 use format::names;
-use format::segment::{Location, PIECE_HEADER_LEN, Piece, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
+use format::segment::{BLOCK_HEADER_LEN, BlockHandle, Location, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 
 /// Size of the write buffer.
 const BUFFER: usize = 1 << 20;
@@ -36,11 +36,11 @@ impl<'a> SegmentWriter<'a> {
         &self.header
     }
 
-    /// Adds a piece.
+    /// Adds a block.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Location, StorageError> {
         let offset = self.written + self.buffer.len() as u64;
-        let len = u32::try_from(bytes.len()).expect("BUG: a piece is at most PIECE_LEN_MAX bytes");
-        self.buffer.extend_from_slice(&self.header.piece_checksum(offset, bytes).to_le_bytes());
+        let len = u32::try_from(bytes.len()).expect("BUG: a block is at most BLOCK_LEN_MAX bytes");
+        self.buffer.extend_from_slice(&self.header.block_checksum(offset, bytes).to_le_bytes());
         if bytes.len() >= BUFFER {
             self.flush()?;
             self.file.write_at(bytes, self.written)?;
@@ -51,7 +51,7 @@ impl<'a> SegmentWriter<'a> {
         if self.buffer.len() >= BUFFER {
             self.flush()?;
         }
-        Ok(Location { segment: self.header.first_seq, piece: Piece { offset, len } })
+        Ok(Location { segment: self.header.first_seq, block: BlockHandle { offset, len } })
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
@@ -71,7 +71,7 @@ impl<'a> SegmentWriter<'a> {
 
     /// Completes the file and makes it durable, still under its temporary name, so that it can be read back.
     pub(crate) fn complete(mut self, footer: &SegmentFooter) -> Result<CompleteSegment<'a>, ReadError> {
-        debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + PIECE_HEADER_LEN) as u64);
+        debug_assert!(self.written + self.buffer.len() as u64 >= (SEGMENT_HEADER_LEN + BLOCK_HEADER_LEN) as u64);
         self.buffer.extend_from_slice(&footer.encode());
         self.flush()?;
         self.file.sync()?;

@@ -29,14 +29,14 @@ pub(super) struct Unreadable {
     /// Segments that cannot be opened.
     pub(super) segments: BTreeSet<Seq>,
     /// Images, and nodes of page maps.
-    pub(super) pieces: BTreeSet<(Seq, u64)>,
+    pub(super) blocks: BTreeSet<(Seq, u64)>,
     /// Pages of snapshots.
     pub(super) snapshots: BTreeMap<Seq, Vec<RangeInclusive<u32>>>,
 }
 
 impl Unreadable {
     fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.pieces.is_empty() && self.snapshots.is_empty()
+        self.segments.is_empty() && self.blocks.is_empty() && self.snapshots.is_empty()
     }
 }
 
@@ -44,7 +44,7 @@ impl Unreadable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Segment(Seq),
-    Piece(Seq, u64),
+    Block(Seq, u64),
     Snapshot(Seq, u32),
 }
 
@@ -221,7 +221,7 @@ impl<'a> Costs<'a> {
         seen: &mut HashSet<(Seq, u64)>,
         reached: &mut Reached,
     ) -> bool {
-        let key = (at.segment, at.piece.offset);
+        let key = (at.segment, at.block.offset);
         let pages_below = u64::from(FAN_OUT).pow(height.into());
         if self.sound.contains(&key) || !seen.insert(key) {
             return true;
@@ -231,7 +231,7 @@ impl<'a> Costs<'a> {
         }
         let Ok(node) = self.backup.segments().node(at) else {
             let pages = page(skipped)..=page(skipped + pages_below * u64::from(FAN_OUT) - 1);
-            reached.entry(Source::Piece(at.segment, at.piece.offset)).or_default().push(pages);
+            reached.entry(Source::Block(at.segment, at.block.offset)).or_default().push(pages);
             return false;
         };
         let mut sound = true;
@@ -253,8 +253,8 @@ impl<'a> Costs<'a> {
     fn is_unreadable(&self, at: Location, skipped: u64, pages: u64, reached: &mut Reached) -> bool {
         let source = if self.unreadable.segments.contains(&at.segment) {
             Source::Segment(at.segment)
-        } else if self.unreadable.pieces.contains(&(at.segment, at.piece.offset)) {
-            Source::Piece(at.segment, at.piece.offset)
+        } else if self.unreadable.blocks.contains(&(at.segment, at.block.offset)) {
+            Source::Block(at.segment, at.block.offset)
         } else {
             return false;
         };

@@ -114,7 +114,7 @@ fn check_segment(backup: &Backup, file: &SegmentFile, depth: Depth, found: &Mute
         for problem in &body.problems {
             found.findings.add_read(problem);
         }
-        found.unreadable.pieces.extend(body.unreadable.iter().map(|&offset| (first, offset)));
+        found.unreadable.blocks.extend(body.unreadable.iter().map(|&offset| (first, offset)));
         if !body.problems.is_empty() {
             found.damaged.insert(first);
         }

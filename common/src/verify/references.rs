@@ -79,7 +79,7 @@ impl<'a> Reach<'a> {
         let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
         let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe::END]).collect();
         let read = self.backup.segments().open(at.segment).and_then(|file| {
-            file.read_pieces(std::iter::once(at.piece), |_, bytes| {
+            file.read_blocks(std::iter::once(at.block), |_, bytes| {
                 keyframes.iter().try_for_each(|&upto| anchors.read_image(at, bytes, page, upto, out).map(drop))
             })
         });
@@ -90,6 +90,6 @@ impl<'a> Reach<'a> {
 
     fn cannot_be_read(&mut self, at: Location, error: &ReadError) {
         self.findings.add_read(error);
-        self.unreadable.pieces.insert((at.segment, at.piece.offset));
+        self.unreadable.blocks.insert((at.segment, at.block.offset));
     }
 }

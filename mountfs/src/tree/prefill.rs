@@ -13,7 +13,7 @@ use crate::tree::open_files::OpenFile;
 
 /// The bytes stored at once: a multiple of every kernel's page size, because the kernel takes a page that is filled in part
 /// for a complete one.
-const PIECE_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The most files filled at once. The others are read page by page until then.
 const FILLS_MAX: usize = 2;
@@ -26,7 +26,7 @@ const SMALL_READS: u32 = 32;
 
 /// The kernel's page cache.
 pub trait PageCache: Send + Sync {
-    /// Puts bytes of a file into it, from a multiple of `PIECE_BYTES` on; that the kernel does not know the inode (any
+    /// Puts bytes of a file into it, from a multiple of `CHUNK_BYTES` on; that the kernel does not know the inode (any
     /// more) is fine.
     ///
     /// # Errors
@@ -144,14 +144,14 @@ impl Fill {
     /// Stores the file from its beginning to its end; stops early when it is closed or the mount ends.
     fn fill(&self) -> io::Result<u64> {
         let OpenFile { attr, content, reading } = &*self.file;
-        let length = usize::try_from(attr.size_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let mut piece = vec![0; length];
+        let length = usize::try_from(attr.size_bytes).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let mut chunk = vec![0; length];
         let mut offset = 0;
         while offset < attr.size_bytes && !reading.is_closed() {
             let Some(cache) = self.shared.state().cache.clone() else { break };
-            let read = content.read_into(offset, &mut piece).map_err(io::Error::other)?;
-            // Less than a piece only at the end of the file, where the kernel fills the page with zeros.
-            let bytes = &piece[..read];
+            let read = content.read_into(offset, &mut chunk).map_err(io::Error::other)?;
+            // Less than a chunk only at the end of the file, where the kernel fills the page with zeros.
+            let bytes = &chunk[..read];
             cache.store(attr.inode, offset, bytes)?;
             offset += read as u64;
             if read == 0 {

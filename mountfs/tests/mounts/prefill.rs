@@ -18,35 +18,35 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Bytes handed over at once.
-const PIECE: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
-struct Piece {
+struct Chunk {
     inode: u64,
     offset: u64,
     bytes: Vec<u8>,
 }
 
-/// Takes a piece when it is told to, and sends it to the test.
+/// Takes a chunk when it is told to, and sends it to the test.
 struct Watched {
-    taken: Mutex<Sender<Piece>>,
+    taken: Mutex<Sender<Chunk>>,
     allowed: Mutex<Receiver<io::Result<()>>>,
 }
 
 impl PageCache for Watched {
     fn store(&self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let piece = Piece { inode, offset, bytes: bytes.to_vec() };
+        let chunk = Chunk { inode, offset, bytes: bytes.to_vec() };
         // The test may be over.
-        let _: Result<(), _> = self.taken.lock().unwrap().send(piece);
+        let _: Result<(), _> = self.taken.lock().unwrap().send(chunk);
         self.allowed.lock().unwrap().recv().unwrap_or(Ok(()))
     }
 }
 
-/// A tree over versions 1 to 3, with a cache; the databases of 2 and 3 are several pieces long.
+/// A tree over versions 1 to 3, with a cache; the databases of 2 and 3 are several chunks long.
 struct Tree {
     node: Node,
     fs: Fs,
     follower: Follower,
-    taken: Receiver<Piece>,
+    taken: Receiver<Chunk>,
     allow: Sender<io::Result<()>>,
 }
 
@@ -100,24 +100,24 @@ impl Tree {
         }
     }
 
-    fn expect_piece(&self) -> Piece {
-        self.taken.recv_timeout(TIMEOUT).expect("a piece")
+    fn expect_chunk(&self) -> Chunk {
+        self.taken.recv_timeout(TIMEOUT).expect("a chunk")
     }
 
     #[track_caller]
     fn expect_none(&self) {
-        assert!(self.taken.recv_timeout(MOMENT).is_err(), "a piece that is not needed");
+        assert!(self.taken.recv_timeout(MOMENT).is_err(), "a chunk that is not needed");
     }
 
-    /// Takes the pieces of a file, which must be the whole of it in order.
+    /// Takes the chunks of a file, which must be the whole of it in order.
     #[track_caller]
     fn expect_whole(&self, inode: u64, bytes: &[u8]) {
         let mut so_far = Vec::new();
         while so_far.len() < bytes.len() {
-            let piece = self.expect_piece();
-            assert_eq!((piece.inode, piece.offset), (inode, so_far.len() as u64));
-            so_far.extend(piece.bytes);
-            assert!(so_far.len() == bytes.len() || so_far.len().is_multiple_of(PIECE), "a page in part");
+            let chunk = self.expect_chunk();
+            assert_eq!((chunk.inode, chunk.offset), (inode, so_far.len() as u64));
+            so_far.extend(chunk.bytes);
+            assert!(so_far.len() == bytes.len() || so_far.len().is_multiple_of(CHUNK), "a page in part");
         }
         assert!(so_far == bytes, "other bytes than those that are read");
     }
@@ -129,9 +129,9 @@ fn a_reader_who_hops_about_gets_the_whole_file_and_others_nothing() {
     tree.allow_all();
     let hopping = tree.open(3);
     let bytes = tree.whole(hopping);
-    assert!(bytes.len() > 3 * PIECE, "{}", bytes.len());
+    assert!(bytes.len() > 3 * CHUNK, "{}", bytes.len());
     tree.hop(hopping, 20);
-    // From beginning to end, in the pieces of read-ahead.
+    // From beginning to end, in the chunks of read-ahead.
     let copying = tree.open(3);
     for offset in (0..bytes.len() as u64).step_by(128 << 10).cycle().take(200) {
         tree.fs.read(copying, offset, 128 << 10, &mut Vec::new()).unwrap();
@@ -149,7 +149,7 @@ fn closing_stops_it() {
     let tree = Tree::new();
     let handle = tree.open(3);
     tree.hop(handle, 40);
-    tree.expect_piece();
+    tree.expect_chunk();
     tree.fs.close(handle);
     tree.allow_all();
     tree.expect_none();
@@ -165,8 +165,8 @@ fn the_end_of_the_mount_stops_it_without_waiting() {
     let tree = Tree::new();
     let handle = tree.open(3);
     tree.hop(handle, 40);
-    tree.expect_piece();
-    // The piece is still being taken: this must not wait for it.
+    tree.expect_chunk();
+    // The chunk is still being taken: this must not wait for it.
     tree.fs.prefill().end();
     tree.allow_all();
     tree.expect_none();
@@ -181,7 +181,7 @@ fn a_kernel_that_takes_nothing_is_left_alone() {
     let bytes = tree.whole(handle);
     tree.allow.send(Err(io::ErrorKind::Unsupported.into())).unwrap();
     tree.hop(handle, 500);
-    tree.expect_piece();
+    tree.expect_chunk();
     tree.allow_all();
     tree.expect_none();
     assert!(tree.whole(handle) == bytes);
@@ -194,7 +194,7 @@ fn only_some_files_are_filled_at_once_and_each_by_one() {
     for handle in [third, again, second] {
         tree.hop(handle, 40);
     }
-    let mut begun = [tree.expect_piece(), tree.expect_piece()].map(|piece| (piece.inode, piece.offset));
+    let mut begun = [tree.expect_chunk(), tree.expect_chunk()].map(|chunk| (chunk.inode, chunk.offset));
     begun.sort_unstable();
     assert_eq!(begun, [(tree.inode(2), 0), (tree.inode(3), 0)]);
     tree.expect_none();

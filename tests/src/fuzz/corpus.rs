@@ -15,7 +15,7 @@ use format::page_map::{FAN_OUT, MapNode};
 use format::pruned::{PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN};
 use format::record_index::RecordIndex;
 use format::segment::{
-    Location, PIECE_HEADER_LEN, Piece, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+    BLOCK_HEADER_LEN, BlockHandle, Location, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use format::statements::Encoded;
 use format_fuzz::corpus::UUID;
@@ -152,37 +152,37 @@ impl Corpus {
         all
     }
 
-    fn pieces(&self) -> Vec<(PieceKind, Vec<u8>)> {
+    fn blocks(&self) -> Vec<(BlockKind, Vec<u8>)> {
         self.named("segment-")
-            .flat_map(|file| pieces(file).into_iter().map(|(kind, at)| (kind, bytes(file, at))))
+            .flat_map(|file| blocks(file).into_iter().map(|(kind, at)| (kind, bytes(file, at))))
             .collect()
     }
 
-    fn pieces_of(&self, wanted: PieceKind) -> Vec<Vec<u8>> {
+    fn blocks_of(&self, wanted: BlockKind) -> Vec<Vec<u8>> {
         let found: Vec<_> =
-            self.pieces().into_iter().filter(|(kind, _)| *kind == wanted).map(|(_, bytes)| bytes).collect();
+            self.blocks().into_iter().filter(|(kind, _)| *kind == wanted).map(|(_, bytes)| bytes).collect();
         assert!(!found.is_empty(), "no {wanted:?} in any segment");
         found
     }
 
     pub(super) fn nodes(&self) -> Vec<Vec<u8>> {
-        self.pieces_of(PieceKind::Node)
+        self.blocks_of(BlockKind::Node)
     }
 
     pub(super) fn images(&self) -> Vec<Vec<u8>> {
-        let images = self.pieces_of(PieceKind::Images);
+        let images = self.blocks_of(BlockKind::Images);
         // All of page 1, so that the target does not stop at once.
-        images.into_iter().map(|piece| [&[0x9f, 1], &piece[1..]].concat()).collect()
+        images.into_iter().map(|block| [&[0x9f, 1], &block[1..]].concat()).collect()
     }
 
     pub(super) fn indexes(&self) -> Vec<Vec<u8>> {
-        let compressed = self.pieces_of(PieceKind::Index);
+        let compressed = self.blocks_of(BlockKind::Index);
         compressed.iter().map(|frame| zstd::bulk::decompress(frame, 1 << 20).expect("an index")).collect()
     }
 
     pub(super) fn frames(&self) -> Vec<Vec<u8>> {
-        let mut frames = self.pieces_of(PieceKind::Block);
-        frames.extend(self.pieces_of(PieceKind::Templates));
+        let mut frames = self.blocks_of(BlockKind::Statements);
+        frames.extend(self.blocks_of(BlockKind::Templates));
         frames
     }
 
@@ -193,7 +193,7 @@ impl Corpus {
     }
 
     pub(super) fn tables(&self) -> Vec<Vec<u8>> {
-        let real = self.pieces_of(PieceKind::Templates);
+        let real = self.blocks_of(BlockKind::Templates);
         real.iter().map(|bytes| pack(&Encoded::decompress(bytes).expect("a table"))).collect()
     }
 
@@ -289,43 +289,43 @@ fn record(backup: &Path, database: Option<&Path>, writes: &[TraceWrite]) {
     }
 }
 
-/// What a piece of a segment is.
+/// What a block of a segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PieceKind {
+pub(super) enum BlockKind {
     Templates,
-    Block,
+    Statements,
     Images,
     Node,
     Index,
 }
 
-fn bytes(file: &[u8], at: Piece) -> Vec<u8> {
-    let start = usize::try_from(at.offset).expect("small") + PIECE_HEADER_LEN;
+fn bytes(file: &[u8], at: BlockHandle) -> Vec<u8> {
+    let start = usize::try_from(at.offset).expect("small") + BLOCK_HEADER_LEN;
     file[start..start + at.len as usize].to_vec()
 }
 
-/// All pieces of an intact segment.
-pub(super) fn pieces(file: &[u8]) -> Vec<(PieceKind, Piece)> {
+/// All blocks of an intact segment.
+pub(super) fn blocks(file: &[u8]) -> Vec<(BlockKind, BlockHandle)> {
     let header = SegmentHeader::decode(file.first_chunk().expect("a header")).expect("a header");
     let footer = SegmentFooter::decode(file.last_chunk().expect("a footer")).expect("a footer");
-    let mut pieces = vec![(PieceKind::Templates, footer.templates), (PieceKind::Index, footer.index)];
+    let mut blocks = vec![(BlockKind::Templates, footer.templates), (BlockKind::Index, footer.index)];
     let index = zstd::bulk::decompress(&bytes(file, footer.index), 1 << 20).expect("an index");
     let index = RecordIndex::decode(&index).expect("an index");
-    pieces.extend(index.intervals.iter().map(|interval| (PieceKind::Block, interval.block)));
+    blocks.extend(index.intervals.iter().map(|interval| (BlockKind::Statements, interval.block)));
     let mut nodes: Vec<(Location, u8)> = footer.map.map(|root| (root.location, root.height)).into_iter().collect();
     while let Some((at, height)) = nodes.pop() {
         if at.segment != header.first_seq {
             continue;
         }
-        pieces.push((PieceKind::Node, at.piece));
-        let node = MapNode::decode(&bytes(file, at.piece), header.first_seq).expect("a node");
+        blocks.push((BlockKind::Node, at.block));
+        let node = MapNode::decode(&bytes(file, at.block), header.first_seq).expect("a node");
         for entry in (0..FAN_OUT as usize).filter_map(|slot| node.get(slot)) {
             match height.checked_sub(1) {
                 Some(below) => nodes.push((entry, below)),
-                None if entry.segment == header.first_seq => pieces.push((PieceKind::Images, entry.piece)),
+                None if entry.segment == header.first_seq => blocks.push((BlockKind::Images, entry.block)),
                 None => (),
             }
         }
     }
-    pieces
+    blocks
 }

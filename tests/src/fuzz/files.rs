@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use common::{Backup, BackupUrl, Views};
-use format::segment::{PIECE_HEADER_LEN, SegmentHeader};
+use format::segment::{BLOCK_HEADER_LEN, SegmentHeader};
 use format_fuzz::crc::{crc32c, seal};
 use tempfile::TempDir;
 
-use super::corpus::{BACKUPS, CORPUS, pieces};
+use super::corpus::{BACKUPS, CORPUS, blocks};
 use super::pruned::seal_pruned;
 
 /// Most bytes that are read of a version.
@@ -160,7 +160,7 @@ fn seal_log(uuid: &[u8], bytes: &mut [u8]) {
     }
 }
 
-/// Header, footer, and the pieces where they were in the intact file.
+/// Header, footer, and the blocks where they were in the intact file.
 fn seal_segment(intact: &[u8], bytes: &mut [u8]) {
     let len = bytes.len();
     if len < 64 + 152 {
@@ -171,11 +171,11 @@ fn seal_segment(intact: &[u8], bytes: &mut [u8]) {
     bytes[len - 152 + 8..][..4].copy_from_slice(&header);
     seal(&mut bytes[len - 152..]);
     let Ok(header) = SegmentHeader::decode(bytes.first_chunk().expect("64 bytes")) else { return };
-    for (_, piece) in pieces(intact) {
-        let start = usize::try_from(piece.offset).expect("small");
-        if let Some(whole) = bytes.get_mut(start..start + PIECE_HEADER_LEN + piece.len as usize) {
-            let (sum, payload) = whole.split_at_mut(PIECE_HEADER_LEN);
-            sum.copy_from_slice(&header.piece_checksum(piece.offset, payload).to_le_bytes());
+    for (_, block) in blocks(intact) {
+        let start = usize::try_from(block.offset).expect("small");
+        if let Some(whole) = bytes.get_mut(start..start + BLOCK_HEADER_LEN + block.len as usize) {
+            let (sum, payload) = whole.split_at_mut(BLOCK_HEADER_LEN);
+            sum.copy_from_slice(&header.block_checksum(block.offset, payload).to_le_bytes());
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use format::pruned::{BLOCK_HEADER_LEN, PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedSegment};
+use format::pruned::{PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PrunedFooter, PrunedSegment};
 use format::pruned_directory::PrunedDirectory;
-use format::segment::PIECE_HEADER_LEN;
+use format::segment::BLOCK_HEADER_LEN;
 use format_fuzz::crc::{crc32c, seal};
 
 fn small(number: u64) -> usize {
@@ -44,10 +44,10 @@ pub(super) fn seal_pruned(uuid: &[u8], intact: &[u8], bytes: &mut [u8]) {
     for entry in &listed.segments {
         let begin = small(entry.offset);
         let found = PrunedSegment::decode(&intact[begin + BLOCK_HEADER_LEN..][..entry.len as usize], entry.offset);
-        for piece in found.expect("a pruned segment").pieces {
-            let before = [uuid, &entry.segment.get().to_le_bytes(), &piece.offset.to_le_bytes()];
-            assert_eq!(PIECE_HEADER_LEN, 4);
-            put(bytes, small(piece.place), piece.len as usize, &before);
+        for block in found.expect("a pruned segment").blocks {
+            let before = [uuid, &entry.segment.get().to_le_bytes(), &block.offset.to_le_bytes()];
+            assert_eq!(BLOCK_HEADER_LEN, 4);
+            put(bytes, small(block.place), block.len as usize, &before);
         }
         put(bytes, begin, entry.len as usize, &[uuid, &entry.offset.to_le_bytes()]);
     }

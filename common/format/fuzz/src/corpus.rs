@@ -8,17 +8,17 @@ use format::commit_note::{CommitNote, DatabaseStamp};
 use format::log_header::LogHeader;
 use format::manifest::Manifest;
 use format::page_map::{FAN_OUT, MapNode};
-use format::pruned::{PrunedFooter, PrunedHeader, PrunedPiece, PrunedSegment};
+use format::pruned::{PrunedBlock, PrunedFooter, PrunedHeader, PrunedSegment};
 use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
 use format::record::{
     RECORD_HEADER_LEN, RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot,
 };
 use format::record_index::{ForeignKeys, IndexedBody, IndexedRecord, Interval, RecordIndex};
-use format::segment::{FollowedBy, Location, MapRoot, Piece, SegmentFooter, SegmentHeader, SnapshotId};
+use format::segment::{BlockHandle, FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
 use format::snapshot::{SnapshotFooter, SnapshotHeader};
 use format::snapshot_ref::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::spool::{SpoolHeader, SpoolNewest};
-use format::statements::{Encoded, Templates, TemplatesWriter, encode_block};
+use format::statements::{Encoded, Templates, TemplatesWriter, encode_statements};
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 use format::version_rules::{Bump, Commit};
 use uuid::Uuid;
@@ -55,7 +55,7 @@ static EXAMPLES: LazyLock<(Encoded, Vec<Encoded>)> = LazyLock::new(|| {
     let changes = |from: u32| -> Vec<Vec<String>> {
         (from..from + 6).map(|n| vec![sql(n), "PRAGMA ☃".to_owned(), sql(n * 1000), bump(n)]).collect()
     };
-    let blocks = [0, 6].map(|from| encode_block(&mut writer, &changes(from)));
+    let blocks = [0, 6].map(|from| encode_statements(&mut writer, &changes(from)));
     (writer.encode(), blocks.to_vec())
 });
 
@@ -135,7 +135,7 @@ fn segment_header() -> SegmentHeader {
 }
 
 fn segment_footer() -> SegmentFooter {
-    let root = Location { segment: seq(901), piece: Piece { offset: 302_208, len: 40 } };
+    let root = Location { segment: seq(901), block: BlockHandle { offset: 302_208, len: 40 } };
     SegmentFooter {
         header_checksum: u32::from_le_bytes(*segment_header().encode().last_chunk().expect("4 bytes")),
         last_seq: seq(1802),
@@ -147,8 +147,8 @@ fn segment_footer() -> SegmentFooter {
         newest_snapshot: Some(seq(3)),
         page_count: 3,
         map: Some(MapRoot { location: root, height: 2 }),
-        index: Piece { offset: 302_252, len: 5500 },
-        templates: Piece { offset: 64, len: 15_600 },
+        index: BlockHandle { offset: 302_252, len: 5500 },
+        templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
         place_before: 900,
@@ -215,8 +215,8 @@ pub fn nodes() -> Vec<Vec<u8>> {
         let mut node = MapNode::default();
         for &slot in slots {
             let segment = seq(OWN.get() - u64::from(slot) * 900);
-            let piece = Piece { offset: 64 + 1000 * u64::from(slot), len: 90 * slot };
-            node.set(slot as usize, Location { segment, piece });
+            let block = BlockHandle { offset: 64 + 1000 * u64::from(slot), len: 90 * slot };
+            node.set(slot as usize, Location { segment, block });
         }
         node.encode(OWN)
     };
@@ -248,7 +248,7 @@ pub fn indexes() -> Vec<Vec<u8>> {
         })
         .collect();
     let intervals = [(0, ForeignKeys::On), (4, ForeignKeys::Off)].map(|(first, foreign_keys)| {
-        let block = Piece { offset: 64 + 900 * u64::from(first), len: 800 };
+        let block = BlockHandle { offset: 64 + 900 * u64::from(first), len: 800 };
         Interval { first, page_count: 700, foreign_keys, block }
     });
     let whole = RecordIndex { records, intervals: intervals.to_vec(), unreplayed_from: None };
@@ -287,16 +287,16 @@ pub fn pruned() -> Vec<Vec<u8>> {
     let ranges = vec![range(1, 50), range(100, 120)];
     let directory = PrunedDirectory { ranges, segments: segments.to_vec(), thinned: thinned.to_vec() };
     let (header, footer) = (segment_header().encode(), segment_footer().encode());
-    let pieces = [(289_000, 40, 12), (290_000, 56, 12), (290_798, 72, 40)];
-    let pieces = pieces.map(|(offset, place, len)| PrunedPiece { offset, place, len }).to_vec();
-    let segment = |pieces| PrunedSegment { header, footer, pieces }.encode();
-    vec![directory.encode(), segment(pieces), segment(Vec::new())]
+    let blocks = [(289_000, 40, 12), (290_000, 56, 12), (290_798, 72, 40)];
+    let blocks = blocks.map(|(offset, place, len)| PrunedBlock { offset, place, len }).to_vec();
+    let segment = |blocks| PrunedSegment { header, footer, blocks }.encode();
+    vec![directory.encode(), segment(blocks), segment(Vec::new())]
 }
 
 /// Tables of templates, not compressed.
 pub fn tables() -> Vec<Vec<u8>> {
     let mut writer = TemplatesWriter::new();
-    encode_block(&mut writer, &[OF_A_NODE, OF_A_NODE]);
+    encode_statements(&mut writer, &[OF_A_NODE, OF_A_NODE]);
     // A template without text that claims to have a million examples.
     let many_examples = Encoded { head: vec![6, 0, 1, 0, 0, 0x80, 0x80, 0x40], blobs: Vec::new() };
     [writer.encode(), EXAMPLES.0.clone(), many_examples].iter().map(pack).collect()

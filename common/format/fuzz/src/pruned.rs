@@ -5,7 +5,7 @@ use format::pruned_directory::PrunedDirectory;
 
 use super::roundtrip::again;
 
-/// Byte before which pieces lie.
+/// Byte before which blocks lie.
 const END: u64 = 1 << 40;
 
 /// A directory, or a pruned segment.
@@ -24,9 +24,9 @@ pub(super) fn pruned(input: &[u8]) -> bool {
     }
     let segment = PrunedSegment::decode(input, END);
     if let Ok(segment) = &segment {
-        for piece in &segment.pieces {
-            assert!(piece.place + u64::from(piece.len) < END, "{piece:?} is outside");
-            assert_eq!(segment.piece_at(piece.offset), Some(*piece));
+        for block in &segment.blocks {
+            assert!(block.place + u64::from(block.len) < END, "{block:?} is outside");
+            assert_eq!(segment.block_at(block.offset), Some(*block));
         }
     }
     [

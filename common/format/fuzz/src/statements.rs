@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use format::record::PAYLOAD_LEN_MAX;
-use format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
+use format::statements::{Encoded, StatementBlock, Templates, TemplatesWriter, encode_statements};
 
 use super::corpus::SMALL_TABLE;
 
@@ -11,18 +11,18 @@ use super::corpus::SMALL_TABLE;
 pub fn templates(input: &[u8]) -> bool {
     let Some(encoded) = unpack(input) else { return false };
     let Ok(table) = Templates::decode(&encoded) else { return false };
-    let _ = Block::decode(&encoded, &Arc::new(table)).map(|block| check(&block));
+    let _ = StatementBlock::decode(&encoded, &Arc::new(table)).map(|block| check(&block));
     true
 }
 
 /// A block, of a table that is always the same.
 pub fn block(input: &[u8]) -> bool {
     let Some(encoded) = unpack(input) else { return false };
-    Block::decode(&encoded, &SMALL_TABLE).map(|block| check(&block)).is_ok()
+    StatementBlock::decode(&encoded, &SMALL_TABLE).map(|block| check(&block)).is_ok()
 }
 
 /// Its statements are no longer than those of records, and come back when they are written again.
-fn check(block: &Block) {
+fn check(block: &StatementBlock) {
     let mut changes: Vec<Vec<String>> = Vec::new();
     let mut bytes = 0;
     for index in 0..block.change_count() {
@@ -42,9 +42,9 @@ fn check(block: &Block) {
 
 fn written_and_read(changes: &[Vec<String>]) -> Vec<Vec<String>> {
     let mut writer = TemplatesWriter::new();
-    let block = encode_block(&mut writer, changes);
+    let block = encode_statements(&mut writer, changes);
     let table = Templates::decode(&writer.encode()).expect("the table is read back");
-    let block = Block::decode(&block, &Arc::new(table)).expect("the block is read back");
+    let block = StatementBlock::decode(&block, &Arc::new(table)).expect("the block is read back");
     let of_change = |index| block.change(index).expect("a change").map(|found| found.text().into_owned()).collect();
     (0..block.change_count()).map(of_change).collect()
 }

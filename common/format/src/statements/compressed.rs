@@ -9,14 +9,14 @@ use crate::frames;
 const EXPANSION_MAX: usize = 32 << 10;
 
 impl Encoded {
-    /// Its bytes compressed: the lengths of both pieces, that of the first's zstd frame, and their two
-    /// frames, of which one of an empty piece is empty.
+    /// Its bytes compressed: the lengths of both parts, that of the first's zstd frame, and their two
+    /// frames, of which one of an empty part is empty.
     ///
     /// # Errors
     /// When memory is short, or the level does not exist.
     pub fn compress(&self, level: i32) -> std::io::Result<Vec<u8>> {
         let mut compressor = zstd::bulk::Compressor::new(level)?;
-        let mut pack = |piece: &[u8]| if piece.is_empty() { Ok(Vec::new()) } else { compressor.compress(piece) };
+        let mut pack = |part: &[u8]| if part.is_empty() { Ok(Vec::new()) } else { compressor.compress(part) };
         let frames = [pack(&self.head)?, pack(&self.blobs)?];
         let mut out = Vec::new();
         for len in [self.head.len(), self.blobs.len(), frames[0].len()] {

@@ -12,7 +12,7 @@ use crate::record::PAYLOAD_LEN_MAX;
 
 /// The statements of some changes, in order.
 #[derive(Debug)]
-pub struct Block {
+pub struct StatementBlock {
     templates: Arc<Templates>,
     /// For every change, the number of statements up to its end.
     ends: Vec<u32>,
@@ -28,7 +28,7 @@ pub(super) enum Statement {
     Templated { id: TemplateId, first_cell: u32 },
 }
 
-impl Block {
+impl StatementBlock {
     /// Decodes a block that was encoded with this table.
     ///
     /// # Errors

@@ -144,13 +144,13 @@ struct Rows {
 }
 
 /// Encodes the statements of some changes, not compressed.
-pub fn encode_block<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWriter, changes: &[C]) -> Encoded {
+pub fn encode_statements<C: AsRef<[S]>, S: AsRef<str>>(templates: &mut TemplatesWriter, changes: &[C]) -> Encoded {
     let mut shapes = Shapes::default();
     let changes: Vec<_> = changes.iter().map(|change| shapes.lex(change.as_ref())).collect();
     encode_lexed(templates, &changes)
 }
 
-/// Like [`encode_block`], for statements whose literals were already extracted.
+/// Like [`encode_statements`], for statements whose literals were already extracted.
 pub fn encode_lexed(templates: &mut TemplatesWriter, changes: &[LexedChange]) -> Encoded {
     let mut parts = Parts::default();
     let mut rows: Vec<Rows> = Vec::new();

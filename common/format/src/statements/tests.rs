@@ -26,20 +26,20 @@ fn changes() -> impl Strategy<Value = Changes> {
     prop::collection::vec(prop::collection::vec(any, 0..12), 0..8)
 }
 
-fn decoded(block: &Block) -> Changes {
+fn decoded(block: &StatementBlock) -> Changes {
     let of_change = |index| block.change(index).unwrap().map(|statement| statement.text().into_owned()).collect();
     (0..block.change_count()).map(of_change).collect()
 }
 
 fn encode(blocks: &[Changes]) -> (Encoded, Vec<Encoded>) {
     let mut writer = TemplatesWriter::new();
-    let blocks = blocks.iter().map(|block| encode_block(&mut writer, block)).collect();
+    let blocks = blocks.iter().map(|block| encode_statements(&mut writer, block)).collect();
     (writer.encode(), blocks)
 }
 
 /// What other bytes than those written decode to: an error, or other statements.
 fn read_all(table: &Encoded, block: &Encoded) -> Option<Changes> {
-    Some(decoded(&Block::decode(block, &Arc::new(Templates::decode(table).ok()?)).ok()?))
+    Some(decoded(&StatementBlock::decode(block, &Arc::new(Templates::decode(table).ok()?)).ok()?))
 }
 
 proptest! {
@@ -50,7 +50,7 @@ proptest! {
         let templates = Arc::new(Templates::decode(&table).unwrap());
         for (block, encoded) in blocks.iter().zip(&encoded) {
             let encoded = Encoded::decompress(&encoded.compress(1).unwrap()).unwrap();
-            let read = Block::decode(&encoded, &templates).unwrap();
+            let read = StatementBlock::decode(&encoded, &templates).unwrap();
             prop_assert_eq!(&decoded(&read), block);
             prop_assert!(read.change(block.len()).is_none());
         }
@@ -179,7 +179,7 @@ fn a_change_of_more_text_than_a_record_holds_is_an_error() {
     let (table, blocks) = encode(&[change(64)]);
     assert!(table.len() + blocks[0].len() < 3 << 20);
     let templates = Arc::new(Templates::decode(&table).unwrap());
-    let within = |most| Block::decode_within(most, &blocks[0], &templates);
+    let within = |most| StatementBlock::decode_within(most, &blocks[0], &templates);
     assert_eq!(decoded(&within(65 << 20).unwrap()), change(64));
     assert!(matches!(within(63 << 20), Err(Damage::Field { field: "bytes of statements", .. })));
 }

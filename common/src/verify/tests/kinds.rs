@@ -30,7 +30,7 @@ fn largest(copy: &Copy) -> (String, RangeInclusive<u32>) {
 }
 
 /// Where the parts of a segment are.
-fn pieces(copy: &Copy, name: &str) -> Vec<(&'static str, u64)> {
+fn blocks(copy: &Copy, name: &str) -> Vec<(&'static str, u64)> {
     let backup = Backup::open(&copy.url()).unwrap();
     let file = backup.segments().open(names::parse_segment(name).unwrap()).unwrap();
     let body = check_body(
@@ -44,7 +44,7 @@ fn pieces(copy: &Copy, name: &str) -> Vec<(&'static str, u64)> {
         ("templates", file.footer().templates.offset),
         ("block", body.index.as_ref().unwrap().intervals[1].block.offset),
         ("images", body.images[0].1.offset),
-        ("root", file.footer().map.unwrap().location.piece.offset),
+        ("root", file.footer().map.unwrap().location.block.offset),
         ("index", file.footer().index.offset),
         ("footer", file.footer_offset()),
     ]
@@ -55,7 +55,7 @@ fn every_part_of_a_segment_is_named_by_its_byte_by_both_depths() {
     let node = sample();
     let sound = Copy::of(node.backup_path());
     let (name, versions) = largest(&sound);
-    for (part, offset) in pieces(&sound, &name) {
+    for (part, offset) in blocks(&sound, &name) {
         let copy = Copy::of(node.backup_path());
         copy.flip(&name, usize::try_from(offset).unwrap() + 9);
         for depth in [Depth::Replay, Depth::Quick] {
@@ -75,7 +75,7 @@ fn of_an_interval_whose_statements_are_damaged_the_keyframe_behind_it_opens() {
     let node = sample();
     let copy = Copy::of(node.backup_path());
     let (name, versions) = largest(&copy);
-    let (_, offset) = pieces(&copy, &name)[2];
+    let (_, offset) = blocks(&copy, &name)[2];
     copy.flip(&name, usize::try_from(offset).unwrap() + 9);
     let report = copy.verify();
     let lost = lost(&report);
@@ -263,7 +263,7 @@ fn what_was_not_asked_for_is_not_verified_unless_it_is_needed() {
 
     // Statements of an older segment are not needed, pages are.
     let name = &before[0];
-    let parts = pieces(&sound, name);
+    let parts = blocks(&sound, name);
     let copy = Copy::of(node.backup_path());
     copy.flip(name, usize::try_from(parts[2].1).unwrap() + 9);
     assert!(copy.verify_within(scope(*last.start(), *last.end())).unwrap().is_clean());
@@ -282,9 +282,9 @@ fn what_was_not_asked_for_is_not_verified_unless_it_is_needed() {
         let file = backup.segments().open(names::parse_segment(name).unwrap()).unwrap();
         let snapshot = file.footer().snapshot.map(|id| backup.full_snapshot(id).unwrap());
         let body = check_body(backup.segments(), &file, snapshot.as_ref());
-        for (page, piece) in body.images {
+        for (page, block) in body.images {
             let copy = Copy::of(node.backup_path());
-            copy.flip(name, usize::try_from(piece.offset).unwrap() + 5);
+            copy.flip(name, usize::try_from(block.offset).unwrap() + 5);
             let report = copy.verify_within(scope(*last.start(), *last.end())).unwrap();
             let now = copy.versions_within(last.clone());
             let gone: BTreeSet<u32> = last.clone().filter(|version| !now.contains_key(version)).collect();

@@ -11,7 +11,7 @@ use crate::segment::SegmentWriter;
 use format::page_images::ImageCodec;
 use format::page_map::MapNode;
 use format::record_index::{IndexedBody, RecordIndex};
-use format::segment::{Location, MapRoot, Piece, SegmentFooter, SegmentHeader};
+use format::segment::{BlockHandle, Location, MapRoot, SegmentFooter, SegmentHeader};
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
 
@@ -25,7 +25,7 @@ struct Changes<'a> {
     map: &'a dyn Fn(&mut MapNode),
     index: &'a dyn Fn(&mut RecordIndex),
     footer: &'a dyn Fn(&mut SegmentFooter),
-    /// A piece that nothing leads to.
+    /// A block that nothing leads to.
     extra: Option<&'a [u8]>,
 }
 
@@ -55,18 +55,18 @@ fn rebuild(copy: &Copy, first: Seq, changes: Changes<'_>) {
     if let Some(extra) = changes.extra {
         writer.push(extra).unwrap();
     }
-    let copied = |writer: &mut SegmentWriter<'_>, piece| {
-        let bytes = file.read_piece(piece, |bytes| Ok(bytes.to_vec())).unwrap();
-        writer.push(&bytes).unwrap().piece
+    let copied = |writer: &mut SegmentWriter<'_>, block| {
+        let bytes = file.read_block(block, |bytes| Ok(bytes.to_vec())).unwrap();
+        writer.push(&bytes).unwrap().block
     };
     footer.templates = copied(&mut writer, footer.templates);
     let mut changed = body.index.unwrap();
     for interval in &mut changed.intervals {
         interval.block = copied(&mut writer, interval.block);
     }
-    for (page, piece) in body.images {
+    for (page, block) in body.images {
         let mut all: Images = Vec::new();
-        read_images(segments, &file, snapshot.as_ref(), (page, piece), |each| {
+        read_images(segments, &file, snapshot.as_ref(), (page, block), |each| {
             each(&mut |keyframe, image| all.insert(0, (keyframe, image.to_vec())))
         })
         .unwrap();
@@ -78,7 +78,7 @@ fn rebuild(copy: &Copy, first: Seq, changes: Changes<'_>) {
     (changes.map)(&mut node);
     footer.map = Some(MapRoot { location: writer.push(&node.encode(first)).unwrap(), height: 0 });
     (changes.index)(&mut changed);
-    footer.index = writer.push(&zstd::bulk::compress(&changed.encode(), 3).unwrap()).unwrap().piece;
+    footer.index = writer.push(&zstd::bulk::compress(&changed.encode(), 3).unwrap()).unwrap().block;
     (changes.footer)(&mut footer);
     writer.complete(&footer).unwrap().publish().unwrap();
 }
@@ -198,7 +198,7 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
     let node = sample();
     let lost = |node: &mut MapNode| *node = MapNode::default();
     let elsewhere = |node: &mut MapNode| {
-        let nowhere = Location { segment: Seq::FIRST, piece: Piece { offset: 64, len: 9 } };
+        let nowhere = Location { segment: Seq::FIRST, block: BlockHandle { offset: 64, len: 9 } };
         let led: Vec<usize> = (0..32).filter(|&slot| node.get(slot).is_some()).collect();
         led.into_iter().for_each(|slot| node.set(slot, nowhere));
     };

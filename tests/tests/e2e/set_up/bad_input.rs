@@ -268,7 +268,7 @@ fn a_change_that_cannot_be_replayed_is_recorded_and_told() {
     let logs = node.lightningd.recorder().unwrap().log_lines();
     assert!(logs.iter().any(|line| line.contains("no such table")), "the log tells: {logs:?}");
     let quotes = |text: &str| text.contains("no_such_table");
-    assert!(!quotes(&status) && !logs.iter().any(|line| quotes(line)), "a piece of the statement: {status} {logs:?}");
+    assert!(!quotes(&status) && !logs.iter().any(|line| quotes(line)), "a part of the statement: {status} {logs:?}");
 
     let mounted = Mounted::start(&node.home.backup());
     let error = fs::read(mounted.database(2)).unwrap_err();

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::replay::statement::{self, Executed, PreparedTemplates};
-use format::statements::{Block, Encoded, Templates, TemplatesWriter, encode_block};
+use format::statements::{Encoded, StatementBlock, Templates, TemplatesWriter, encode_statements};
 use mountfs::demo::trace::{TraceEvent, TraceWrite};
 use rusqlite::Connection;
 use tests::schedule::{Fate, Kind, Outcome, Schedule};
@@ -144,11 +144,11 @@ fn compare(folder: &TraceFolder) -> Share {
 }
 
 /// The statements of some writes as blocks, which give them back byte for byte.
-fn sealed(writes: &[(TraceWrite, &Fate)]) -> Vec<Block> {
+fn sealed(writes: &[(TraceWrite, &Fate)]) -> Vec<StatementBlock> {
     let mut templates = TemplatesWriter::new();
     let encode = |writes: &[(TraceWrite, &Fate)]| {
         let statements: Vec<_> = writes.iter().map(|(write, _)| &write.statements).collect();
-        let block = encode_block(&mut templates, &statements).compress(3).expect("memory");
+        let block = encode_statements(&mut templates, &statements).compress(3).expect("memory");
         (block, statements.into_iter().cloned().collect::<Vec<_>>())
     };
     let blocks: Vec<_> = writes.chunks(BLOCK_WRITES).map(encode).collect();
@@ -156,7 +156,8 @@ fn sealed(writes: &[(TraceWrite, &Fate)]) -> Vec<Block> {
     let templates = Templates::decode(&Encoded::decompress(&table).expect("a table")).expect("a table");
     let templates = Arc::new(templates);
     let decode = |(block, statements): (Vec<u8>, Vec<Vec<String>>)| {
-        let block = Block::decode(&Encoded::decompress(&block).expect("a block"), &templates).expect("a block");
+        let block =
+            StatementBlock::decode(&Encoded::decompress(&block).expect("a block"), &templates).expect("a block");
         for (index, statements) in statements.iter().enumerate() {
             let read = block.change(index).expect("a change of the block");
             assert!(
