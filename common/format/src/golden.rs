@@ -107,12 +107,12 @@ fn pruned() -> Vec<u8> {
     for (page, offset, len) in stored {
         let block = BlockHandle { offset, len };
         node.set(page - 1, Location { segment: Seq::FIRST, block });
-        // Page number, no anchor, one image at keyframe 15, its length.
+        // Page number, no base image, one image at keyframe 15, its length.
         let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
         let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
         let mut zeros = [1; 4096];
         let images = PageImages::open(&image, number, Seq::FIRST, Keyframe::END).unwrap();
-        assert!(images.anchor().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
+        assert!(images.base_image().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
         blocks.push((offset, image));
     }
     let (node, offset) = (node.encode(Seq::FIRST), 290_798);
