@@ -85,8 +85,8 @@ fn footer() -> Vec<u8> {
         templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
-        place_before: 900,
-        place: 1801,
+        ordinal_before: 900,
+        ordinal: 1801,
         times: (time(1_795_356_307_123_456), time(1_795_362_607_123_456)),
     };
     footer.encode().to_vec()
@@ -135,8 +135,8 @@ fn pruned() -> Vec<u8> {
         templates: BlockHandle { offset: 64, len: 15_000 },
         versions_before: 0,
         versions: 900,
-        place_before: 0,
-        place: 900,
+        ordinal_before: 0,
+        ordinal: 900,
         times: (time(1_795_346_307_123_456), time(1_795_352_607_123_456)),
     };
     SegmentFooter::decode(&footer.encode()).unwrap();
@@ -146,7 +146,7 @@ fn pruned() -> Vec<u8> {
     let mut segment = PrunedSegment { header: header.encode(), footer: footer.encode(), blocks: Vec::new() };
     for (offset, bytes) in blocks {
         let len = u32::try_from(bytes.len()).unwrap();
-        segment.blocks.push(PrunedBlock { offset, place: out.len() as u64, len });
+        segment.blocks.push(PrunedBlock { offset, file_offset: out.len() as u64, len });
         out.extend(header.block_checksum(offset, &bytes).to_le_bytes());
         out.extend(bytes);
     }
@@ -159,7 +159,7 @@ fn pruned() -> Vec<u8> {
         last_segment: Seq::FIRST,
         last_seq: seq(900),
         versions_before: 0,
-        place_before: 0,
+        ordinal_before: 0,
         versions: 900,
         segments: 1,
         bytes: index.offset + BLOCK_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,

@@ -223,11 +223,11 @@ fn footer_fits(file: &SegmentFile, index: &RecordIndex, timeline: &Timeline) -> 
         (times().min().or(first), times().max().or(first)) == (Some(footer.times.0), Some(footer.times.1)),
         "its end says other times than its record index",
     )?;
-    let place = match timeline.newest_place() {
-        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+    let ordinal = match timeline.newest_ordinal() {
+        PrecedingVersion::Version(VersionOrdinal(ordinal)) => ordinal,
         PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
-    fits(place == footer.place, "its end names another newest version than its record index")?;
+    fits(ordinal == footer.ordinal, "its end names another newest version than its record index")?;
     let page_count = index.records.last().map(|record| record.page_count);
     fits(page_count == Some(footer.page_count), "its end says another number of pages than its record index")
 }

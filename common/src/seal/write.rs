@@ -89,8 +89,8 @@ fn write(
     let (before, versions_before) = versions_before(backup, log.newest_segment)?;
     let timeline =
         Timeline::of_index(log.first_seq, before, index, followed_by).map_err(|_| differs("record index"))?;
-    let place = |before| match before {
-        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+    let ordinal = |before| match before {
+        PrecedingVersion::Version(VersionOrdinal(ordinal)) => ordinal,
         PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
     let at = || timeline.versions().iter().map(|version| version.recorded_at);
@@ -113,8 +113,8 @@ fn write(
         templates,
         versions_before,
         versions: u32::try_from(timeline.versions().len()).unwrap_or(u32::MAX),
-        place_before: place(before),
-        place: place(timeline.newest_place()),
+        ordinal_before: ordinal(before),
+        ordinal: ordinal(timeline.newest_ordinal()),
         times: (earliest, latest),
     };
     let written = writer.complete(&footer)?;
@@ -154,7 +154,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Prec
     };
     let footer = backup.segments().footer(newest)?;
     let versions = footer.versions_before.saturating_add(footer.versions.into());
-    Ok((PrecedingVersion::of_footer(versions, footer.place), versions))
+    Ok((PrecedingVersion::of_footer(versions, footer.ordinal), versions))
 }
 
 /// Writes the images of all changed pages; returns their locations.
