@@ -213,12 +213,12 @@ impl Backup {
     ///
     /// # Errors
     /// When a record cannot be read or is damaged.
-    pub fn statements(&self, places: &[RecordAddress]) -> Result<Vec<String>, ReadError> {
+    pub fn statements(&self, addresses: &[RecordAddress]) -> Result<Vec<String>, ReadError> {
         let mut all = Vec::new();
-        for run in places.chunk_by(|a, b| a.file_name() == b.file_name()) {
+        for run in addresses.chunk_by(|a, b| a.file_name() == b.file_name()) {
             let mut changes = RecordedChanges::open(self, &run[0])?;
-            for place in run {
-                changes.texts(place, &mut all)?;
+            for address in run {
+                changes.texts(address, &mut all)?;
             }
         }
         Ok(all)
@@ -342,8 +342,8 @@ impl Follower {
     }
 
     /// First seq of the current log, and the offset behind its last record.
-    pub(crate) fn place(&self) -> Option<(Seq, u64)> {
-        self.cursor.place()
+    pub(crate) fn position(&self) -> Option<(Seq, u64)> {
+        self.cursor.position()
     }
 
     /// Adds new records to `history`. Without any it is cheap: three reads, five opens.
@@ -416,5 +416,6 @@ enum Adopted {
 }
 
 fn read_into(cursor: &mut LogCursor, history: &RwLock<History>) -> Result<(), ReadError> {
-    cursor.read_new(&mut |record, place| history.write().unwrap_or_else(PoisonError::into_inner).apply(record, place))
+    cursor
+        .read_new(&mut |record, address| history.write().unwrap_or_else(PoisonError::into_inner).apply(record, address))
 }

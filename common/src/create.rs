@@ -276,14 +276,14 @@ fn create(
     }
     let owner = Owner::other_than_root([node.unwrap_or(parent)]);
     let building = new_building(parent, owner).map_err(|source| io_error(target, source))?;
-    let place = Place {
+    let new = NewBackup {
         parent: &RealDirectory::new(parent),
         building: &file_name(building.path()),
         name: &file_name(target),
         inside: Arc::new(RealDirectory::new(building.path())),
     };
     let (uuid, mut put_aside) = (Uuid::new_v4(), None);
-    let made = create_in(&place, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
+    let made = create_in(&new, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
         if let (Some(replaced), Some(snapshot), Existing::Replace { damaged: DamagedDatabase::Refuse, .. }) =
             (&replaced, snapshot, existing)
         {
@@ -349,7 +349,7 @@ pub(crate) fn create_filled<T, E: From<CreateError>>(
 }
 
 /// Where a backup is created, and its final name.
-pub(crate) struct Place<'a> {
+pub(crate) struct NewBackup<'a> {
     pub(crate) parent: &'a dyn Directory,
     /// Name of the new directory in `parent` while it is filled.
     pub(crate) building: &'a str,
@@ -359,17 +359,17 @@ pub(crate) struct Place<'a> {
 
 /// Fills a directory, frees its final name, and renames it, in this order.
 pub(crate) fn create_in(
-    place: &Place<'_>,
+    new: &NewBackup<'_>,
     uuid: Uuid,
     live: Option<&LiveDatabase>,
     limits: LogLimits,
     progress: &mut dyn FnMut(PagesDone) -> ControlFlow<()>,
     make_room: &mut dyn FnMut(Option<&CreatedSnapshot>) -> Result<(), CreateError>,
 ) -> Result<Option<CreatedSnapshot>, CreateError> {
-    let _lock = lock_building(&*place.inside)?;
-    let snapshot = fill(&place.inside, uuid, live, limits, progress)?;
+    let _lock = lock_building(&*new.inside)?;
+    let snapshot = fill(&new.inside, uuid, live, limits, progress)?;
     make_room(snapshot.as_ref())?;
-    publish(place.parent, place.building, place.name)?;
+    publish(new.parent, new.building, new.name)?;
     Ok(snapshot)
 }
 

@@ -46,7 +46,7 @@ pub struct Destination {
     watched: Arc<Watched>,
     policy: OnUnreachable,
     /// The URL of the backup; empty until `backup.lock` has been read.
-    place: String,
+    url: String,
     /// The path of the node's database; `None` until `backup.lock` has been read.
     database: Option<PathBuf>,
     state: State,
@@ -99,7 +99,7 @@ impl Destination {
             status,
             watched,
             policy: OnUnreachable::default(),
-            place: String::new(),
+            url: String::new(),
             database: None,
             state: State::Closed,
         }
@@ -131,9 +131,9 @@ impl Destination {
         let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
         self.policy = lock.on_unreachable.clone();
         self.status.compactions().set_policy(lock.compact);
-        self.place = lock.backend_url.to_string();
+        self.url = lock.backend_url.to_string();
         self.database = Some(lock.database_path(&self.lightning_dir));
-        self.watched.set_limit(&self.policy, &self.place);
+        self.watched.set_limit(&self.policy, &self.url);
         let (limits, in_flight) = (LogLimits::from_env(), &self.watched.in_flight);
         let spool = BackupWriter::open_spool(&lock, &self.lightning_dir, limits, in_flight);
         if let Some(spooling) = spool.map_err(|error| Failure::refused(&error))? {
@@ -189,7 +189,7 @@ impl Destination {
         match spooled {
             Some((path, spooled)) => {
                 self.status.recorded(open.writer.lock().newest(), None);
-                self.status.spooled(&self.place, &path, spooled);
+                self.status.spooled(&self.url, &path, spooled);
                 open.draining = Some(
                     Draining::spawn(&open.writer, Arc::clone(&self.status))
                         .map_err(|error| Failure::Trouble(format!("cannot start a thread ({error})")))?,
@@ -244,7 +244,7 @@ impl Destination {
             return Err(Refusal(format!(
                 "{trouble}. The spool is empty, so it is not known where the backup ends, and nothing can be spooled. Make {} \
                  reachable (mounted, writable, with room on its disk), then start lightningd: nothing is lost",
-                self.place
+                self.url
             )));
         };
         match interrupted.spool(&self.watched.in_flight) {
@@ -351,7 +351,7 @@ impl Record for Destination {
             let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.policy.wait()));
             if may_spool && hangs {
                 self.spool(&trouble)?;
-            } else if let Err(refusal) = waiting.pause(&self.place, &trouble, then) {
+            } else if let Err(refusal) = waiting.pause(&self.url, &trouble, then) {
                 if !may_spool {
                     return Err(refusal);
                 }
@@ -368,7 +368,7 @@ impl Record for Destination {
         drop(writer);
         if open.draining.is_some() {
             match spooled {
-                Some((path, spooled)) => self.status.spooled(&self.place, &path, spooled),
+                Some((path, spooled)) => self.status.spooled(&self.url, &path, spooled),
                 None => {
                     open.draining = None;
                     // Again: a late update of the spool's state may have overwritten "drained".

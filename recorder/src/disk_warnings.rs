@@ -38,30 +38,30 @@ fn is_open_to_others(directory: &Path) -> io::Result<bool> {
 /// # Errors
 /// When no thread can be started.
 pub fn watch(status: Arc<Status>) -> io::Result<()> {
-    thread::Builder::new().name("places".to_owned()).spawn(move || {
+    thread::Builder::new().name("disk-warnings".to_owned()).spawn(move || {
         let mut warned: Option<(PathBuf, Instant)> = None;
         let mut seen = BTreeSet::new();
         loop {
-            for place in status.places() {
-                if seen.insert(place.clone()) && is_open_to_others(&place).is_ok_and(|open| open) {
+            for directory in status.directories() {
+                if seen.insert(directory.clone()) && is_open_to_others(&directory).is_ok_and(|open| open) {
                     log::warn!(
                         "{0} is not closed to other users of this machine: they see the names, sizes and times of its files. Run: chmod 700 {0}",
-                        place.display()
+                        directory.display()
                     );
                 }
-                let recently = warned.as_ref().is_some_and(|(of, at)| *of == place && at.elapsed() < WARN_EVERY);
-                let Ok(free) = FreeSpace::at(&place) else { continue };
+                let recently = warned.as_ref().is_some_and(|(of, at)| *of == directory && at.elapsed() < WARN_EVERY);
+                let Ok(free) = FreeSpace::at(&directory) else { continue };
                 if is_little(free) && !recently {
                     log::warn!(
                         "only {} MiB are free on the disk of {}: make room. When the disk is full, nothing can be recorded there, and \
                          lightningd stops",
                         free.bytes >> 20,
-                        place.display()
+                        directory.display()
                     );
-                    warned = Some((place, Instant::now()));
+                    warned = Some((directory, Instant::now()));
                 }
             }
-            thread::sleep(if warned.is_none() && status.places().is_empty() { UNTIL_OPEN } else { CHECK_EVERY });
+            thread::sleep(if warned.is_none() && status.directories().is_empty() { UNTIL_OPEN } else { CHECK_EVERY });
         }
     })?;
     Ok(())

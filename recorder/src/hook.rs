@@ -35,10 +35,10 @@ pub enum BadWrite {
         field: &'static str,
     },
     /// A value has the wrong type.
-    #[error("{place} is {found}; {expected} was expected")]
+    #[error("{field} is {found}; {expected} was expected")]
     WrongType {
         /// The value, by its key.
-        place: String,
+        field: String,
         /// The type it has.
         found: &'static str,
         /// The type it should have.
@@ -114,7 +114,7 @@ impl<'a> IncomingWrite<'a> {
 fn diagnose(params: &RawValue) -> BadWrite {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(params.get()) else {
         return BadWrite::WrongType {
-            place: "its params".to_owned(),
+            field: "its params".to_owned(),
             found: serde_json::from_str::<Value>(params.get()).map_or("unreadable", |value| type_of(&value)),
             expected: "an object",
         };
@@ -139,8 +139,8 @@ fn diagnose(params: &RawValue) -> BadWrite {
     }
 }
 
-fn wrong_type(place: String, found: &Value, expected: &'static str) -> BadWrite {
-    BadWrite::WrongType { place, found: type_of(found), expected }
+fn wrong_type(field: String, found: &Value, expected: &'static str) -> BadWrite {
+    BadWrite::WrongType { field, found: type_of(found), expected }
 }
 
 const fn type_of(value: &Value) -> &'static str {

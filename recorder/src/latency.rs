@@ -43,7 +43,7 @@ impl Latency {
     pub fn add(&self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let answers = self.answers.load(Ordering::Relaxed);
-        self.micros[place(answers)].store(micros, Ordering::Relaxed);
+        self.micros[slot(answers)].store(micros, Ordering::Relaxed);
         // `Release`: a reader that sees the count sees the latency, too. An older latency may be overwritten while it is read:
         // then the newer one counts, which is as good.
         self.answers.store(answers + 1, Ordering::Release);
@@ -61,7 +61,7 @@ impl Latency {
 
 /// The index in the ring buffer for an answer.
 #[expect(clippy::cast_possible_truncation, reason = "less than the length of the ring")]
-const fn place(answer: u64) -> usize {
+const fn slot(answer: u64) -> usize {
     (answer % ANSWERS as u64) as usize
 }
 

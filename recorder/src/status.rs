@@ -204,14 +204,14 @@ impl Status {
         let spool = known.spool.as_ref();
         fields.destination = spool.map(|spool| spool.url.clone());
         // A backup that is out of reach is not asked while changes go to a spool.
-        if let Some(place) = known.destination.filter(|_| spool.is_none()) {
-            let found = known.probes.probe(&place.backup);
+        if let Some(destination) = known.destination.filter(|_| spool.is_none()) {
+            let found = known.probes.probe(&destination.backup);
             if let Some(bytes) = found.bytes {
                 fields.set_bytes(bytes);
             }
             fields.free_bytes = found.free_bytes;
             fields.bytes_problem = found.problem;
-            fields.destination = Some(place.url);
+            fields.destination = Some(destination.url);
         }
         let last_problem = known.last_problem;
         json!(Answer {
@@ -227,7 +227,7 @@ impl Status {
     }
 
     /// The directory that changes go to now: the spool or the backup. Its disk is watched; what is out of reach is left out.
-    pub fn places(&self) -> Vec<PathBuf> {
+    pub fn directories(&self) -> Vec<PathBuf> {
         let known = self.known();
         match (&known.spool, &known.destination) {
             (Some(spool), _) => vec![spool.path.clone()],

@@ -31,31 +31,32 @@ impl Waiting {
         Self { began: Instant::now(), timeout, pause: FIRST_PAUSE, next_line: Duration::ZERO }
     }
 
-    /// Sleeps until the next attempt. `place` and `then` are for the log: the destination, and what happens after the timeout.
+    /// Sleeps until the next attempt. `destination` and `then` are for the log: the URL of the backup, and what happens after the
+    /// timeout.
     ///
     /// # Errors
     /// The refusal for `lightningd`, when the timeout has passed.
-    pub fn pause(&mut self, place: &str, trouble: &str, then: &str) -> Result<(), Refusal> {
+    pub fn pause(&mut self, destination: &str, trouble: &str, then: &str) -> Result<(), Refusal> {
         let waited = self.began.elapsed();
         let Some(left) = self.timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-            return Err(self.give_up(place, trouble));
+            return Err(self.give_up(destination, trouble));
         };
         if waited >= self.next_line {
             self.next_line = waited + if waited < SAY_LATER_EVERY { SAY_EVERY } else { SAY_LATER_EVERY };
-            log::warn!("waiting for {place}, {} s left, then {then}: {trouble}", left.as_secs_f64().ceil());
+            log::warn!("waiting for {destination}, {} s left, then {then}: {trouble}", left.as_secs_f64().ceil());
         }
         thread::sleep(self.pause.min(left));
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         Ok(())
     }
 
-    fn give_up(&self, place: &str, trouble: &str) -> Refusal {
+    fn give_up(&self, destination: &str, trouble: &str) -> Refusal {
         let tried = match self.timeout {
             Duration::ZERO => "backup.lock says \"on_unreachable\": \"stop\", so that it is not tried again".to_owned(),
             timeout => format!("It was tried again for {} s (`wait_s` in backup.lock)", timeout.as_secs()),
         };
         Refusal(format!(
-            "{trouble}. {tried}. Make {place} reachable again (mounted, writable, with room on its disk), then start \
+            "{trouble}. {tried}. Make {destination} reachable again (mounted, writable, with room on its disk), then start \
              lightningd: nothing is lost"
         ))
     }

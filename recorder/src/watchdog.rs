@@ -34,7 +34,7 @@ fn timeout(policy: &OnUnreachable) -> Duration {
 
 /// The name of what is watched: the backup, or the spool if there is one. With a spool, a hanging call to the backup is left
 /// behind, and only a call to the spool can block.
-fn place(policy: &OnUnreachable, backup: &str) -> String {
+fn destination(policy: &OnUnreachable, backup: &str) -> String {
     match policy {
         OnUnreachable::Wait(_) | OnUnreachable::Stop => backup.to_owned(),
         OnUnreachable::Spool { directory, .. } => format!("the spool {}", directory.display()),
@@ -56,17 +56,18 @@ pub struct Watched {
 #[derive(Debug, Clone)]
 struct Limit {
     /// The target of calls that the recording thread has to wait for.
-    place: String,
+    destination: String,
     /// The target of all other calls, which are left behind when they hang: the URL of the backup.
     backup: String,
-    /// The timeout of a call to `place`.
+    /// The timeout of a call to `destination`.
     timeout: Duration,
 }
 
 impl Watched {
     /// Sets the limits that follow from the policy. Called when the backup is opened.
     pub fn set_limit(&self, policy: &OnUnreachable, backup: &str) {
-        let limit = Limit { place: place(policy, backup), backup: backup.to_owned(), timeout: timeout(policy) };
+        let limit =
+            Limit { destination: destination(policy, backup), backup: backup.to_owned(), timeout: timeout(policy) };
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
     }
 
@@ -76,11 +77,11 @@ impl Watched {
 
     /// Takes over a write that is stuck in a call: returns its request id and the text of the refusal.
     fn take_over(&self) -> Option<(String, String)> {
-        let Limit { place, timeout, .. } = self.limit()?;
+        let Limit { destination, timeout, .. } = self.limit()?;
         let stuck = self.in_flight.longest().filter(|&stuck| stuck >= timeout)?;
         let id = self.pending.take_over(timeout)?;
         let text = format!(
-            "backup-recorder did not record this write, so lightningd must not commit it: {place} has not answered for {} \
+            "backup-recorder did not record this write, so lightningd must not commit it: {destination} has not answered for {} \
              s. Make it answer again (the network, the server, the disk) or unmount it, then start lightningd: nothing is \
              lost",
             stuck.as_secs()
@@ -92,12 +93,12 @@ impl Watched {
     fn call_that_hangs(&self) -> Option<String> {
         let limit = self.limit()?;
         let hung = |since: Option<Duration>| since.filter(|&since| since >= STALL / 2);
-        let (place, since) = match (hung(self.in_flight.longest()), hung(self.in_flight.in_leavable_call_for())) {
-            (Some(since), _) => (limit.place, since),
+        let (destination, since) = match (hung(self.in_flight.longest()), hung(self.in_flight.in_leavable_call_for())) {
+            (Some(since), _) => (limit.destination, since),
             (None, Some(since)) => (limit.backup, since),
             (None, None) => return None,
         };
-        Some(format!("{place} has not answered for {:.1} s", since.as_secs_f32()))
+        Some(format!("{destination} has not answered for {:.1} s", since.as_secs_f32()))
     }
 }
 

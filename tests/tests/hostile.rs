@@ -64,8 +64,8 @@ impl Hostile {
         let (history, read) = backup.read_history();
         read.map_err(|error| error.to_string())?;
         let version = history.version(version).map_err(|error| error.to_string())?.ok_or("no such version")?;
-        let places = history.records_of(&version).map_err(|error| error.to_string())?;
-        backup.statements(&places).map_err(|error| error.to_string())?;
+        let addresses = history.records_of(&version).map_err(|error| error.to_string())?;
+        backup.statements(&addresses).map_err(|error| error.to_string())?;
         let plan = history.plan(&version).map_err(|error| error.to_string())?;
         let view = Views::new(backup, 1 << 20).open(&plan).map_err(|error| error.reason.to_string())?;
         let mut bytes = vec![0; usize::try_from(view.size_bytes()).map_err(|error| error.to_string())?];

@@ -85,8 +85,8 @@ fn footer() -> Vec<u8> {
         templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
-        place_before: 900,
-        place: 1801,
+        ordinal_before: 900,
+        ordinal: 1801,
         times: (time(1_795_356_307_123_456), time(1_795_362_607_123_456)),
     };
     footer.encode().to_vec()
@@ -107,12 +107,12 @@ fn pruned() -> Vec<u8> {
     for (page, offset, len) in stored {
         let block = BlockHandle { offset, len };
         node.set(page - 1, Location { segment: Seq::FIRST, block });
-        // Page number, no anchor, one image at keyframe 15, its length.
+        // Page number, no base image, one image at keyframe 15, its length.
         let image = [&[u8::try_from(page).unwrap(), 0, 1, 15, 7], &PAGE_OF_ZEROS[..]].concat();
         let number = PageNo::new(u32::try_from(page).unwrap()).unwrap();
         let mut zeros = [1; 4096];
         let images = PageImages::open(&image, number, Seq::FIRST, Keyframe::END).unwrap();
-        assert!(images.anchor().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
+        assert!(images.base_image().is_none() && images.read(None, &mut zeros).is_ok() && zeros == [0; 4096]);
         blocks.push((offset, image));
     }
     let (node, offset) = (node.encode(Seq::FIRST), 290_798);
@@ -135,8 +135,8 @@ fn pruned() -> Vec<u8> {
         templates: BlockHandle { offset: 64, len: 15_000 },
         versions_before: 0,
         versions: 900,
-        place_before: 0,
-        place: 900,
+        ordinal_before: 0,
+        ordinal: 900,
         times: (time(1_795_346_307_123_456), time(1_795_352_607_123_456)),
     };
     SegmentFooter::decode(&footer.encode()).unwrap();
@@ -146,7 +146,7 @@ fn pruned() -> Vec<u8> {
     let mut segment = PrunedSegment { header: header.encode(), footer: footer.encode(), blocks: Vec::new() };
     for (offset, bytes) in blocks {
         let len = u32::try_from(bytes.len()).unwrap();
-        segment.blocks.push(PrunedBlock { offset, place: out.len() as u64, len });
+        segment.blocks.push(PrunedBlock { offset, file_offset: out.len() as u64, len });
         out.extend(header.block_checksum(offset, &bytes).to_le_bytes());
         out.extend(bytes);
     }
@@ -159,7 +159,7 @@ fn pruned() -> Vec<u8> {
         last_segment: Seq::FIRST,
         last_seq: seq(900),
         versions_before: 0,
-        place_before: 0,
+        ordinal_before: 0,
         versions: 900,
         segments: 1,
         bytes: index.offset + BLOCK_HEADER_LEN as u64 + u64::from(index.len) + SEGMENT_FOOTER_LEN as u64,

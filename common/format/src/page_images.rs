@@ -1,7 +1,7 @@
 //! The images of one page in a segment: the newest first, each older one as the difference to the next newer one.
 //!
-//! The newest image is whole, or the difference to an *anchor*: an image that is stored whole in the full snapshot or in an
-//! earlier segment. An anchor is never a difference itself, so the newest image, which nearly every version of later segments
+//! The newest image is whole, or the difference to a *base image*: an image that is stored whole in the full snapshot or in an
+//! earlier segment. A base image is never a difference itself, so the newest image, which nearly every version of later segments
 //! needs, takes at most two frames. A difference is a zstd frame with the other image as dictionary: rows that moved within the
 //! page cost nothing, where XOR would pay for every byte.
 
@@ -37,7 +37,7 @@ fn dictionary(image: &[u8]) -> &[u8] {
 
 /// The base image of the newest image of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Anchor {
+pub enum BaseImage {
     /// The page in the full snapshot.
     Snapshot,
     /// The newest image in another block, which is stored whole.
@@ -72,7 +72,7 @@ impl ImageCodec {
     }
 
     /// Encodes the images of a page for the segment `own`: at least one, each with its keyframe, in order. The newest is stored
-    /// as the difference to `anchor` if that is less than half as long.
+    /// as the difference to `base_image` if that is less than half as long.
     ///
     /// # Errors
     /// When zstd cannot allocate memory.
@@ -81,16 +81,16 @@ impl ImageCodec {
         page: PageNo,
         own: Seq,
         images: &[(Keyframe, &[u8])],
-        anchor: Option<(Anchor, &[u8])>,
+        base_image: Option<(BaseImage, &[u8])>,
     ) -> std::io::Result<Vec<u8>> {
         let mut later = images.last().map(|(_, image)| *image).unwrap_or_default();
-        let (anchor, newest) = self.newest(later, anchor)?;
+        let (base_image, newest) = self.newest(later, base_image)?;
         let mut out = Vec::new();
         put_varint(page.get().into(), &mut out);
-        match anchor {
+        match base_image {
             None => put_varint(0, &mut out),
-            Some(Anchor::Snapshot) => put_varint(1, &mut out),
-            Some(Anchor::Segment(at)) => {
+            Some(BaseImage::Snapshot) => put_varint(1, &mut out),
+            Some(BaseImage::Segment(at)) => {
                 put_varint(2, &mut out);
                 put_varint(own.get() - at.segment.get(), &mut out);
                 put_varint(at.block.offset, &mut out);
@@ -116,17 +116,21 @@ impl ImageCodec {
     }
 
     /// Encodes the newest image: as a difference with its base, or whole.
-    fn newest(&mut self, image: &[u8], anchor: Option<(Anchor, &[u8])>) -> std::io::Result<(Option<Anchor>, Vec<u8>)> {
-        let difference = anchor.map(|(_, bytes)| self.difference(image, bytes)).transpose()?;
-        if let (Some((anchor, _)), Some(difference)) = (anchor, &difference)
+    fn newest(
+        &mut self,
+        image: &[u8],
+        base_image: Option<(BaseImage, &[u8])>,
+    ) -> std::io::Result<(Option<BaseImage>, Vec<u8>)> {
+        let difference = base_image.map(|(_, bytes)| self.difference(image, bytes)).transpose()?;
+        if let (Some((base_image, _)), Some(difference)) = (base_image, &difference)
             && difference.len() < SHORT_DIFFERENCE
         {
-            return Ok((Some(anchor), difference.clone()));
+            return Ok((Some(base_image), difference.clone()));
         }
         let whole = without_magic(self.whole.compress(image)?);
-        match (anchor, difference) {
-            (Some((anchor, _)), Some(difference)) if difference.len() < whole.len() / 2 => {
-                Ok((Some(anchor), difference))
+        match (base_image, difference) {
+            (Some((base_image, _)), Some(difference)) if difference.len() < whole.len() / 2 => {
+                Ok((Some(base_image), difference))
             }
             _ => Ok((None, whole)),
         }
@@ -191,7 +195,7 @@ pub fn from_keyframe(bytes: &[u8], page: PageNo, own: Seq, oldest: Keyframe) -> 
 
 /// A reader for the images of a page, positioned at one of them.
 pub struct PageImages<'a> {
-    anchor: Option<Anchor>,
+    base_image: Option<BaseImage>,
     /// Steps from the newest image back to the wanted one; `None` when all are too new.
     wanted: Option<usize>,
     /// Number of images.
@@ -214,17 +218,17 @@ impl<'a> PageImages<'a> {
         if fields.varint()? != u64::from(page.get()) {
             return Err(Damage::Contradiction("the page map leads to another page"));
         }
-        let anchor = match fields.varint()? {
+        let base_image = match fields.varint()? {
             0 => None,
-            1 => Some(Anchor::Snapshot),
+            1 => Some(BaseImage::Snapshot),
             2 => {
                 let older = fields.varint()?;
                 let segment = own.get().checked_sub(older).filter(|_| older > 0).and_then(Seq::new);
-                let segment = segment.ok_or(Damage::Field { field: "anchor", value: older })?;
+                let segment = segment.ok_or(Damage::Field { field: "base image", value: older })?;
                 let block = BlockHandle { offset: fields.varint()?, len: fields.varint_u32("block length")? };
-                Some(Anchor::Segment(Location { segment, block }))
+                Some(BaseImage::Segment(Location { segment, block }))
             }
-            other => return Err(Damage::Field { field: "anchor", value: other }),
+            other => return Err(Damage::Field { field: "base image", value: other }),
         };
         let count = fields.varint()?;
         // Every image takes at least two bytes, so the count cannot exceed the bytes.
@@ -250,7 +254,7 @@ impl<'a> PageImages<'a> {
             Ok(want) if want < have => Err(Damage::Contradiction("the images of a page have a rest")),
             Ok(want) if want == have => {
                 let wanted = (upto_wanted > 0).then(|| count - upto_wanted);
-                Ok(Self { anchor, wanted, count, keyframes, lens, frames: fields })
+                Ok(Self { base_image, wanted, count, keyframes, lens, frames: fields })
             }
             want => Err(Damage::Short { have, want: want.unwrap_or(usize::MAX) }),
         }
@@ -267,15 +271,15 @@ impl<'a> PageImages<'a> {
     }
 
     /// The base of the newest image; `None` when that is whole.
-    pub fn anchor(&self) -> Option<Anchor> {
-        self.anchor
+    pub fn base_image(&self) -> Option<BaseImage> {
+        self.base_image
     }
 
-    /// Decodes the wanted image into `out`. `anchor` is the image that [`anchor`](Self::anchor) names.
+    /// Decodes the wanted image into `out`. `base_image` is the image that [`base_image`](Self::base_image) names.
     ///
     /// # Errors
     /// When no image is wanted, or the bytes are not images.
-    pub fn read(mut self, anchor: Option<&[u8]>, out: &mut [u8]) -> Result<(), Damage> {
+    pub fn read(mut self, base_image: Option<&[u8]>, out: &mut [u8]) -> Result<(), Damage> {
         let steps = self.wanted.ok_or(Damage::Contradiction("a page has no image that old"))?;
         let mut scratch = SCRATCH.take();
         let Scratch { frame, image } = &mut scratch;
@@ -283,9 +287,9 @@ impl<'a> PageImages<'a> {
         image.resize(out.len(), 0);
         let (mut now, mut then) = if steps % 2 == 0 { (out, &mut image[..]) } else { (&mut image[..], out) };
         self.next_frame(frame)?;
-        match (self.anchor, anchor) {
+        match (self.base_image, base_image) {
             (None, _) => frames::decompress(frame, now)?,
-            (Some(_), Some(anchor)) => frames::decompress_with(frame, dictionary(anchor), now)?,
+            (Some(_), Some(base_image)) => frames::decompress_with(frame, dictionary(base_image), now)?,
             (Some(_), None) => {
                 return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
             }
@@ -299,14 +303,14 @@ impl<'a> PageImages<'a> {
         Ok(())
     }
 
-    /// Passes every image with its keyframe to `take`, the newest first. `anchor` is the image that [`anchor`](Self::anchor)
-    /// names.
+    /// Passes every image with its keyframe to `take`, the newest first. `base_image` is the image that
+    /// [`base_image`](Self::base_image) names.
     ///
     /// # Errors
     /// When an image cannot be decoded: it and all older ones are lost.
     pub fn read_each(
         mut self,
-        anchor: Option<&[u8]>,
+        base_image: Option<&[u8]>,
         page_bytes: usize,
         mut take: impl FnMut(Keyframe, &[u8]),
     ) -> Result<(), Damage> {
@@ -319,10 +323,10 @@ impl<'a> PageImages<'a> {
         let (mut later, mut image, mut frame) = (Vec::new(), vec![0; page_bytes], Vec::new());
         for keyframe in keyframes.into_iter().rev() {
             self.next_frame(&mut frame)?;
-            match (self.anchor, anchor) {
+            match (self.base_image, base_image) {
                 _ if !later.is_empty() => frames::decompress_with(&frame, dictionary(&later), &mut image)?,
                 (None, _) => frames::decompress(&frame, &mut image)?,
-                (Some(_), Some(anchor)) => frames::decompress_with(&frame, dictionary(anchor), &mut image)?,
+                (Some(_), Some(base_image)) => frames::decompress_with(&frame, dictionary(base_image), &mut image)?,
                 (Some(_), None) => {
                     return Err(Damage::Contradiction("an image is the difference to one that is not whole"));
                 }
@@ -352,7 +356,7 @@ mod tests {
 
     const PAGE: PageNo = PageNo::FIRST;
     const OWN: Seq = Seq::new(9).unwrap();
-    const ANCHOR: [u8; 512] = [7; 512];
+    const BASE: [u8; 512] = [7; 512];
 
     /// A page that zstd would take for a dictionary of its own format.
     const MISTAKEN: [u8; 512] = {
@@ -361,12 +365,12 @@ mod tests {
         page
     };
 
-    fn codec_anchor(kind: u8) -> Option<Anchor> {
+    fn codec_base(kind: u8) -> Option<BaseImage> {
         let block = BlockHandle { offset: 99, len: 1000 };
         match kind {
             0 => None,
-            1 => Some(Anchor::Snapshot),
-            _ => Some(Anchor::Segment(Location { segment: Seq::FIRST, block })),
+            1 => Some(BaseImage::Snapshot),
+            _ => Some(BaseImage::Segment(Location { segment: Seq::FIRST, block })),
         }
     }
 
@@ -376,7 +380,7 @@ mod tests {
             return Ok(None);
         }
         let mut out = vec![0; 512];
-        images.read(Some(&ANCHOR), &mut out)?;
+        images.read(Some(&BASE), &mut out)?;
         Ok(Some(out))
     }
 
@@ -384,8 +388,8 @@ mod tests {
         #[test]
         fn every_keyframe_has_the_newest_image_up_to_it(
             steps in proptest::collection::vec((1..5_u32, 0..500_usize, any::<[u8; 12]>()), 1..12),
-            anchored in 0..3_u8,
-            first in prop_oneof![Just(ANCHOR), Just([0; 512]), Just(MISTAKEN)],
+            based_on in 0..3_u8,
+            first in prop_oneof![Just(BASE), Just([0; 512]), Just(MISTAKEN)],
         ) {
             let mut codec = ImageCodec::new().unwrap();
             let mut image = first.to_vec();
@@ -397,19 +401,19 @@ mod tests {
                 images.push((Keyframe(keyframe), image.clone()));
             }
             let borrowed: Vec<_> = images.iter().map(|(keyframe, image)| (*keyframe, &image[..])).collect();
-            let anchor = (codec_anchor(anchored), &ANCHOR[..]);
-            let bytes = codec.encode(PAGE, OWN, &borrowed, anchor.0.map(|name| (name, anchor.1))).unwrap();
+            let base_image = (codec_base(based_on), &BASE[..]);
+            let bytes = codec.encode(PAGE, OWN, &borrowed, base_image.0.map(|name| (name, base_image.1))).unwrap();
             for upto in 0..=keyframe + 1 {
                 let expected = images.iter().rev().find(|(keyframe, _)| keyframe.0 <= upto).map(|(_, image)| image.clone());
                 prop_assert_eq!(read(&bytes, upto).unwrap(), expected);
             }
             prop_assert!(PageImages::open(&bytes, PageNo::new(2).unwrap(), OWN, Keyframe(9)).is_err());
             let opened = PageImages::open(&bytes, PAGE, OWN, Keyframe(9)).unwrap();
-            let anchor = opened.anchor();
+            let base_image = opened.base_image();
             let mut each = Vec::new();
-            opened.read_each(Some(&ANCHOR), 512, |keyframe, image| each.insert(0, (keyframe, image.to_vec()))).unwrap();
+            opened.read_each(Some(&BASE), 512, |keyframe, image| each.insert(0, (keyframe, image.to_vec()))).unwrap();
             prop_assert_eq!(&each, &images);
-            prop_assert!(anchor.is_none() || anchor == codec_anchor(anchored));
+            prop_assert!(base_image.is_none() || base_image == codec_base(based_on));
             for oldest in (0..=keyframe + 1).chain([u32::MAX]) {
                 let fewer = from_keyframe(&bytes, PAGE, OWN, Keyframe(oldest)).unwrap();
                 let before = images.iter().filter(|(keyframe, _)| keyframe.0 <= oldest).count().saturating_sub(1);

@@ -118,7 +118,7 @@ pub struct PrunedBlock {
     /// Offset of the block in its segment.
     pub offset: u64,
     /// Offset in this file: that of the block's checksum.
-    pub place: u64,
+    pub file_offset: u64,
     /// Length in bytes, without the checksum. Of page images only the newest are kept, so it may be less than in the segment.
     pub len: u32,
 }
@@ -141,7 +141,7 @@ impl PrunedSegment {
         out.extend_from_slice(&self.header);
         out.extend_from_slice(&self.footer);
         put_varint(self.blocks.len() as u64, &mut out);
-        put_varint(self.blocks.first().map_or(0, |block| block.place), &mut out);
+        put_varint(self.blocks.first().map_or(0, |block| block.file_offset), &mut out);
         let mut before = 0;
         for block in &self.blocks {
             put_varint(block.offset - before, &mut out);
@@ -159,7 +159,7 @@ impl PrunedSegment {
         let mut fields = Reader::new(bytes);
         let (header, footer) = (fields.array()?, fields.array()?);
         let count = fields.varint()?;
-        let mut place = fields.varint()?;
+        let mut file_offset = fields.varint()?;
         if count > fields.rest().len() as u64 / 2 {
             return Err(Damage::Field { field: "blocks", value: count });
         }
@@ -170,12 +170,13 @@ impl PrunedSegment {
             let next = offset.checked_add(step).filter(|_| step > 0);
             offset = next.ok_or(Damage::Field { field: "block offset", value: step })?;
             let len = fields.varint_u32("block length")?;
-            let behind = place.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
-            if place < PRUNED_HEADER_LEN as u64 || len > BLOCK_LEN_MAX {
-                return Err(Damage::Field { field: "place", value: place });
+            let behind =
+                file_offset.checked_add(u64::from(len) + BLOCK_HEADER_LEN as u64).filter(|&behind| behind <= end);
+            if file_offset < PRUNED_HEADER_LEN as u64 || len > BLOCK_LEN_MAX {
+                return Err(Damage::Field { field: "file_offset", value: file_offset });
             }
-            blocks.push(PrunedBlock { offset, place, len });
-            place = behind.ok_or(Damage::Field { field: "place", value: place })?;
+            blocks.push(PrunedBlock { offset, file_offset, len });
+            file_offset = behind.ok_or(Damage::Field { field: "file_offset", value: file_offset })?;
         }
         if !fields.rest().is_empty() {
             return Err(Damage::Contradiction("a pruned segment has a rest"));
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_pruned_segment_finds_its_blocks_and_names_none_outside_of_the_file() {
-        let block = |offset, place, len| PrunedBlock { offset, place, len };
+        let block = |offset, file_offset, len| PrunedBlock { offset, file_offset, len };
         let blocks = vec![block(64, 40, 10), block(300, 54, 700), block(301, 758, 1)];
         let segment = PrunedSegment { header: [1; 64], footer: [2; 152], blocks };
         let bytes = segment.encode();
@@ -227,7 +228,7 @@ mod tests {
         let low = PrunedSegment { blocks: vec![block(64, 39, 10)], ..segment.clone() };
         assert!(PrunedSegment::decode(&low.encode(), 763).is_err());
         let twice = [&bytes[..216], &[2, 40, 64, 1, 0, 1][..]].concat();
-        assert!(PrunedSegment::decode(&twice, 763).is_err(), "two blocks at one place");
+        assert!(PrunedSegment::decode(&twice, 763).is_err(), "two blocks at one offset");
         let none = PrunedSegment { blocks: vec![], ..segment };
         assert_eq!(PrunedSegment::decode(&none.encode(), 40), Ok(none));
     }

@@ -32,7 +32,7 @@ pub struct PrunedRange {
     /// Number of versions in all segments before the range.
     pub versions_before: u64,
     /// Ordinal of the newest version before the range; 0 when there is none.
-    pub place_before: u64,
+    pub ordinal_before: u64,
     /// Number of versions in the range.
     pub versions: u64,
     /// Number of segments.
@@ -58,7 +58,7 @@ impl PrunedRange {
         out.extend_from_slice(&self.last_segment.get().to_le_bytes());
         out.extend_from_slice(&self.last_seq.get().to_le_bytes());
         out.extend_from_slice(&self.versions_before.to_le_bytes());
-        out.extend_from_slice(&self.place_before.to_le_bytes());
+        out.extend_from_slice(&self.ordinal_before.to_le_bytes());
         out.extend_from_slice(&self.versions.to_le_bytes());
         out.extend_from_slice(&self.segments.to_le_bytes());
         out.extend_from_slice(&self.bytes.to_le_bytes());
@@ -73,7 +73,7 @@ impl PrunedRange {
             last_segment: decode_seq(fields, "last_segment")?,
             last_seq: decode_seq(fields, "last_seq")?,
             versions_before: fields.u64()?,
-            place_before: fields.u64()?,
+            ordinal_before: fields.u64()?,
             versions: fields.u64()?,
             segments: fields.u32()?,
             bytes: fields.u64()?,
@@ -109,7 +109,7 @@ pub struct KeptVersion {
     /// Seq of the version's newest record.
     pub seq: Seq,
     /// Ordinal of the version.
-    pub place: u64,
+    pub ordinal: u64,
     /// When that record was received.
     pub recorded_at: Timestamp,
 }
@@ -129,7 +129,7 @@ impl Thinned {
         out.extend_from_slice(&count_bytes(self.versions.len()));
         for version in &self.versions {
             out.extend_from_slice(&version.seq.get().to_le_bytes());
-            out.extend_from_slice(&version.place.to_le_bytes());
+            out.extend_from_slice(&version.ordinal.to_le_bytes());
             out.extend_from_slice(&version.recorded_at.as_micros().to_le_bytes());
         }
     }
@@ -137,10 +137,10 @@ impl Thinned {
     fn decode(fields: &mut Reader<'_>) -> Result<Self, Damage> {
         let mut thinned = Self { segment: decode_seq(fields, "segment")?, versions: Vec::new() };
         for _ in 0..count(fields, KEPT_VERSION_LEN, "versions")? {
-            let (seq, place, micros) = (decode_seq(fields, "seq")?, fields.u64()?, fields.i64()?);
+            let (seq, ordinal, micros) = (decode_seq(fields, "seq")?, fields.u64()?, fields.i64()?);
             let time = Damage::Field { field: "recorded_at", value: micros.cast_unsigned() };
-            let version = KeptVersion { seq, place, recorded_at: Timestamp::from_micros(micros).ok_or(time)? };
-            let follows = |before: &KeptVersion| before.seq < version.seq && before.place < version.place;
+            let version = KeptVersion { seq, ordinal, recorded_at: Timestamp::from_micros(micros).ok_or(time)? };
+            let follows = |before: &KeptVersion| before.seq < version.seq && before.ordinal < version.ordinal;
             if !thinned.versions.last().map_or(thinned.segment <= seq, follows) {
                 return Err(Damage::Contradiction("the versions that it kept are not in order"));
             }
@@ -281,7 +281,7 @@ mod tests {
             last_segment: seq(last_segment),
             last_seq: seq(last),
             versions_before: 2,
-            place_before: 3,
+            ordinal_before: 3,
             versions: 4,
             segments: 5,
             bytes: 6,
@@ -294,7 +294,7 @@ mod tests {
 
     fn thinned(segment: u64, seqs: &[u64]) -> Thinned {
         let recorded_at = Timestamp::from_micros(9).unwrap();
-        let version = |&number: &u64| KeptVersion { seq: seq(number), place: number + 100, recorded_at };
+        let version = |&number: &u64| KeptVersion { seq: seq(number), ordinal: number + 100, recorded_at };
         Thinned { segment: seq(segment), versions: seqs.iter().map(version).collect() }
     }
 

@@ -172,9 +172,9 @@ pub struct SegmentFooter {
     /// Number of versions in the segment.
     pub versions: u32,
     /// Ordinal of the newest version before the segment; 0 when there is none.
-    pub place_before: u64,
+    pub ordinal_before: u64,
     /// Ordinal of the newest version in the segment or before it.
-    pub place: u64,
+    pub ordinal: u64,
     /// Earliest and latest time of the versions; without any, twice the time of the first record.
     pub times: (Timestamp, Timestamp),
 }
@@ -207,8 +207,8 @@ impl SegmentFooter {
         out.extend_from_slice(&[self.map.map_or(0, |map| map.height), followed_by, foreign_keys, 0]);
         out.extend_from_slice(&self.versions.to_le_bytes());
         out.extend_from_slice(&self.versions_before.to_le_bytes());
-        out.extend_from_slice(&self.place_before.to_le_bytes());
-        out.extend_from_slice(&self.place.to_le_bytes());
+        out.extend_from_slice(&self.ordinal_before.to_le_bytes());
+        out.extend_from_slice(&self.ordinal.to_le_bytes());
         out.extend_from_slice(&self.times.0.as_micros().to_le_bytes());
         out.extend_from_slice(&self.times.1.as_micros().to_le_bytes());
         out.extend_from_slice(&checksum(&[&out]).to_le_bytes());
@@ -256,8 +256,8 @@ impl SegmentFooter {
         fields.zeros(1, "reserved")?;
         let versions = fields.u32()?;
         let versions_before = fields.u64()?;
-        let place_before = fields.u64()?;
-        let place = fields.u64()?;
+        let ordinal_before = fields.u64()?;
+        let ordinal = fields.u64()?;
         let mut time = || {
             let micros = fields.i64()?;
             Timestamp::from_micros(micros).ok_or(Damage::Field { field: "times", value: micros.cast_unsigned() })
@@ -278,8 +278,8 @@ impl SegmentFooter {
             templates,
             versions_before,
             versions,
-            place_before,
-            place,
+            ordinal_before,
+            ordinal,
             times,
         })
     }
@@ -327,8 +327,8 @@ mod tests {
             templates: BlockHandle { offset: 13, len: 14 },
             versions_before: 15,
             versions: 16,
-            place_before: 17,
-            place: 18,
+            ordinal_before: 17,
+            ordinal: 18,
             times: (time(19), time(20)),
         };
         let empty = SegmentFooter {

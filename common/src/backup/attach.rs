@@ -63,7 +63,7 @@ pub(crate) fn attach(
             .map_err(|source| OpenRecordingError::NotWhatWeWrote { url: url.clone(), source })?;
     }
     let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
-    let mut log = recover(cursor, &mut |record, place| history.apply(record, place))?;
+    let mut log = recover(cursor, &mut |record, address| history.apply(record, address))?;
     log.set_limits(limits);
     Ok(Attached { lock, manifest, log, history })
 }

@@ -26,10 +26,10 @@ pub(crate) enum RecordedChanges {
 }
 
 impl RecordedChanges {
-    /// Opens the file with the record at `place`: the log, or the segment if the log is gone.
-    pub(crate) fn open(backup: &Backup, place: &RecordAddress) -> Result<Self, ReadError> {
+    /// Opens the file with the record at `address`: the log, or the segment if the log is gone.
+    pub(crate) fn open(backup: &Backup, address: &RecordAddress) -> Result<Self, ReadError> {
         let segment = |first_seq| SegmentChanges { segments: Arc::clone(backup.segments()), first_seq };
-        match *place {
+        match *address {
             RecordAddress::Segment { segment: first_seq, .. } => Ok(Self::Segment(segment(first_seq))),
             RecordAddress::Log { log, .. } => match open_log(&**backup.directory(), backup.manifest().uuid, log) {
                 Ok(file) => Ok(Self::Log(LogRecords::new(file, backup.manifest().uuid))),
@@ -44,15 +44,15 @@ impl RecordedChanges {
         }
     }
 
-    /// Appends the statements of the change at `place`, as received, to `out`.
-    pub(crate) fn texts(&mut self, place: &RecordAddress, out: &mut Vec<String>) -> Result<(), ReadError> {
+    /// Appends the statements of the change at `address`, as received, to `out`.
+    pub(crate) fn texts(&mut self, address: &RecordAddress, out: &mut Vec<String>) -> Result<(), ReadError> {
         match self {
-            Self::Log(records) => records.read(place, |record| {
+            Self::Log(records) => records.read(address, |record| {
                 if let Body::Change { statements, .. } = &record.body {
                     out.extend(statements.iter().map(|statement| statement.clone().into_owned()));
                 }
             }),
-            Self::Segment(changes) => changes.read(place, |statements| {
+            Self::Segment(changes) => changes.read(address, |statements| {
                 out.extend(statements.map(|statement| statement.text().into_owned()));
             }),
         }
@@ -87,17 +87,17 @@ impl ChangesReplay<'_> {
         }
     }
 
-    /// Replays the change at `place`.
+    /// Replays the change at `address`.
     ///
     /// # Errors
     /// When the change cannot be read or a statement fails. Then the database is inconsistent.
-    pub(crate) fn apply(&mut self, place: &RecordAddress, about: &ChangeAbout) -> Result<(), ReplayError> {
+    pub(crate) fn apply(&mut self, address: &RecordAddress, about: &ChangeAbout) -> Result<(), ReplayError> {
         match self {
-            Self::Log(records, replay) => records.read(place, |record| match &record.body {
+            Self::Log(records, replay) => records.read(address, |record| match &record.body {
                 Body::Change { statements, .. } => replay.apply(about, statements),
                 Body::Rewind { .. } | Body::Commit(_) | Body::Gap | Body::Snapshot(_) => Ok(()),
             })?,
-            Self::Segment(changes, stored) => changes.read(place, |statements| stored.apply(about, statements))?,
+            Self::Segment(changes, stored) => changes.read(address, |statements| stored.apply(about, statements))?,
         }
     }
 }
@@ -111,14 +111,14 @@ pub(crate) struct SegmentChanges {
 
 impl SegmentChanges {
     /// The interval of a change, and its position there. The address may still be that in the log.
-    pub(crate) fn find(&self, place: &RecordAddress) -> Result<(Keyframe, usize), ReadError> {
-        match *place {
+    pub(crate) fn find(&self, address: &RecordAddress) -> Result<(Keyframe, usize), ReadError> {
+        match *address {
             RecordAddress::Segment { interval, position, .. } => Ok((interval, position as usize)),
             RecordAddress::Log { seq, .. } => {
                 let timeline = self.segments.timeline(self.first_seq)?;
                 let records = timeline.records();
                 let found = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
-                match found.and_then(|found| records.get(found)).map(|record| record.place) {
+                match found.and_then(|found| records.get(found)).map(|record| record.address) {
                     Some(RecordAddress::Segment { interval, position, .. }) => Ok((interval, position as usize)),
                     _ => Err(self.missing()),
                 }
@@ -126,9 +126,9 @@ impl SegmentChanges {
         }
     }
 
-    /// Passes the statements of the change at `place` to `take`.
-    fn read<T>(&self, place: &RecordAddress, take: impl FnOnce(Statements<'_>) -> T) -> Result<T, ReadError> {
-        let (interval, position) = self.find(place)?;
+    /// Passes the statements of the change at `address` to `take`.
+    fn read<T>(&self, address: &RecordAddress, take: impl FnOnce(Statements<'_>) -> T) -> Result<T, ReadError> {
+        let (interval, position) = self.find(address)?;
         let block = self.segments.statement_block(self.first_seq, interval)?;
         block.change(position).map(take).ok_or_else(|| self.missing())
     }
@@ -157,9 +157,9 @@ impl LogRecords {
         Self { file, uuid, buffer: Vec::new(), buffer_offset: 0 }
     }
 
-    /// Reads the record at `place`, checks it, and passes it to `take`.
-    fn read<T>(&mut self, place: &RecordAddress, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
-        let RecordAddress::Log { offset, len, checksum: expected, .. } = *place else {
+    /// Reads the record at `address`, checks it, and passes it to `take`.
+    fn read<T>(&mut self, address: &RecordAddress, take: impl FnOnce(&Record<'_>) -> T) -> Result<T, ReadError> {
+        let RecordAddress::Log { offset, len, checksum: expected, .. } = *address else {
             return Err(ReadError::damaged(self.file.path(), 0, Damage::Contradiction("a record is not in this log")));
         };
         let start = offset

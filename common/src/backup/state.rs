@@ -226,8 +226,8 @@ mod tests {
         let log = node.backup_path().join(format::names::log(Seq::FIRST));
         let mut bytes = std::fs::read(&log).unwrap();
         let (history, _) = node.backup().read_history();
-        let places: Vec<_> = history.unsealed_records().map(|record| record.place).collect();
-        let crate::log::RecordAddress::Log { offset, .. } = places[3] else { panic!("not in a log") };
+        let addresses: Vec<_> = history.unsealed_records().map(|record| record.address).collect();
+        let crate::log::RecordAddress::Log { offset, .. } = addresses[3] else { panic!("not in a log") };
         bytes[usize::try_from(offset).unwrap() + 30] ^= 1;
         std::fs::write(&log, bytes).unwrap();
         let (state, read) = node.backup().read_state();

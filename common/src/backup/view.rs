@@ -205,12 +205,12 @@ pub(crate) fn replay_changes(
     replay: &mut Replay,
     changes: &[PlannedChange],
 ) -> Result<(), BuildError> {
-    for run in changes.chunk_by(|a, b| a.place.file_seq() == b.place.file_seq()) {
-        let opened = RecordedChanges::open(backup, &run[0].place);
+    for run in changes.chunk_by(|a, b| a.address.file_seq() == b.address.file_seq()) {
+        let opened = RecordedChanges::open(backup, &run[0].address);
         let mut replay = opened.and_then(|changes| changes.onto(replay)).map_err(BuildError::pages)?;
         for change in run {
             let at = Some(change.seq());
-            replay.apply(&change.place, &change.about).map_err(|reason| BuildError { at, reason })?;
+            replay.apply(&change.address, &change.about).map_err(|reason| BuildError { at, reason })?;
         }
     }
     Ok(())

@@ -45,11 +45,11 @@ impl Found {
         let backup = home.backup(disk)?;
         let (history, read) = backup.read_history();
         read.map_err(|error| with_causes(&error))?;
-        let (mut listed, mut places) = (Vec::new(), Vec::new());
+        let (mut listed, mut addresses) = (Vec::new(), Vec::new());
         let mut unreadable = Ok(());
         let all = history.for_versions_after(None, &mut |version| match history.records_of(version) {
             Ok(records) => {
-                places.extend(records);
+                addresses.extend(records);
                 listed.push(version.clone());
                 ControlFlow::Continue(())
             }
@@ -59,7 +59,7 @@ impl Found {
             }
         });
         unreadable.and(all.map_err(|error| with_causes(&error)))?;
-        let mut statements = backup.statements(&places).map_err(|error| with_causes(&error))?.into_iter();
+        let mut statements = backup.statements(&addresses).map_err(|error| with_causes(&error))?.into_iter();
         let mut versions = BTreeMap::new();
         for version in listed {
             let own = statements.by_ref().take(usize::try_from(version.statements).unwrap_or(usize::MAX)).collect();

@@ -14,7 +14,7 @@ use crate::backup::Backup;
 use crate::backup::shared_lock::SharedLock;
 use crate::compact::{Clock, CompactOutcome, Compaction, Manner, Pace};
 use crate::config::keep_policy::{KeepPolicy, KeepSpanError};
-use crate::create::{Place, create_in};
+use crate::create::{NewBackup, create_in};
 use crate::history::Recorded;
 use crate::live::live_database::LiveDatabase;
 use crate::log::DbWrite;
@@ -151,9 +151,9 @@ impl<'a> Play<'a> {
             let (Some(parent), Some(inside)) = (self.disk.directory(""), self.disk.directory(&building)) else {
                 return Err("there is no directory to create it in".to_owned());
             };
-            let place = Place { parent: &*parent, building: &building, name: BACKUP, inside };
+            let new = NewBackup { parent: &*parent, building: &building, name: BACKUP, inside };
             let live = LiveDatabase::open(&self.home.database()).map_err(|error| with_causes(&error))?;
-            match create_in(&place, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut |_| Ok(())) {
+            match create_in(&new, UUID, Some(&live), LIMITS, &mut |_| ControlFlow::Continue(()), &mut |_| Ok(())) {
                 Ok(_) => {
                     self.promise(&[], Existence::Certain);
                     return Ok(());

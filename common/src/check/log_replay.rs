@@ -253,7 +253,7 @@ impl LogReplay {
 
     /// Whether a cursor is in a later log.
     pub(crate) fn is_before(&self, cursor: &LogCursor) -> bool {
-        cursor.place().is_some_and(|(log, _)| log > self.log.first_seq)
+        cursor.position().is_some_and(|(log, _)| log > self.log.first_seq)
     }
 
     /// Adds the next record of the log.

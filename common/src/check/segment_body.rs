@@ -1,5 +1,5 @@
 //! Check of a segment against its own index: every block, and the chain of its records. Reads only the segment and the maps and
-//! anchors of its base, and keeps only what its replay needs.
+//! base images of its base, and keeps only what its replay needs.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use crate::check::record_chain::RecordChain;
 use crate::pages::PageSource;
 use crate::segment::timeline::{PrecedingVersion, Timeline};
 use crate::segment::version::VersionOrdinal;
-use crate::segment::{Anchors, SegmentFile, Segments};
+use crate::segment::{BaseImages, SegmentFile, Segments};
 use crate::storage::read_error::ReadError;
 use format::Damage;
-use format::page_images::{Anchor, PageImages};
+use format::page_images::{BaseImage, PageImages};
 use format::record_index::{IndexedBody, RecordIndex};
 use format::segment::{BLOCK_HEADER_LEN, BlockHandle, SEGMENT_HEADER_LEN};
 use format::statements::{Encoded, StatementBlock, Templates};
@@ -194,19 +194,19 @@ pub(crate) fn read_images(
     file.read_blocks(std::iter::once(block), |block, bytes| {
         let damaged = |damage| file.damaged(block.offset, damage);
         let images = PageImages::open(bytes, page, file.first_seq(), Keyframe::END).map_err(damaged)?;
-        let anchor = match images.anchor() {
+        let base_image = match images.base_image() {
             // Without its snapshot nothing of the segment can be opened; that is reported for the snapshot.
-            Some(Anchor::Snapshot) if snapshot.is_none() && file.footer().snapshot.is_some() => return Ok(()),
-            Some(anchor) => {
+            Some(BaseImage::Snapshot) if snapshot.is_none() && file.footer().snapshot.is_some() => return Ok(()),
+            Some(base_image) => {
                 let mut bytes = vec![0; page_bytes];
-                Anchors { segments, snapshot }.read(anchor, page, &mut bytes)?;
+                BaseImages { segments, snapshot }.read(base_image, page, &mut bytes)?;
                 Some(bytes)
             }
             None => None,
         };
         let mut images = Some(images);
         let mut each = |take: &mut dyn FnMut(Keyframe, &[u8])| match images.take() {
-            Some(images) => images.read_each(anchor.as_deref(), page_bytes, take),
+            Some(images) => images.read_each(base_image.as_deref(), page_bytes, take),
             None => Ok(()),
         };
         look.take().map_or(Ok(()), |look| look(&mut each)).map_err(damaged)
@@ -223,11 +223,11 @@ fn footer_fits(file: &SegmentFile, index: &RecordIndex, timeline: &Timeline) -> 
         (times().min().or(first), times().max().or(first)) == (Some(footer.times.0), Some(footer.times.1)),
         "its end says other times than its record index",
     )?;
-    let place = match timeline.newest_place() {
-        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+    let ordinal = match timeline.newest_ordinal() {
+        PrecedingVersion::Version(VersionOrdinal(ordinal)) => ordinal,
         PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
-    fits(place == footer.place, "its end names another newest version than its record index")?;
+    fits(ordinal == footer.ordinal, "its end names another newest version than its record index")?;
     let page_count = index.records.last().map(|record| record.page_count);
     fits(page_count == Some(footer.page_count), "its end says another number of pages than its record index")
 }

@@ -117,7 +117,7 @@ fn drop_by(policy: &KeepPolicy, all: &mut [Recorded], now: Timestamp, newest: Ti
     let mut versions_of = |position: usize| {
         let version = |it: usize| KeptVersion {
             seq: Seq::new(it as u64 + 1).unwrap(),
-            place: it as u64,
+            ordinal: it as u64,
             recorded_at: at(before[it].shown),
         };
         Ok(positions(left[position], &before).into_iter().map(version).collect())
@@ -127,7 +127,7 @@ fn drop_by(policy: &KeepPolicy, all: &mut [Recorded], now: Timestamp, newest: Ti
         for it in positions(of, all) {
             all[it].kept = match &keep {
                 Keep::Whole => true,
-                Keep::Versions(versions) => versions.iter().any(|version| version.place == it as u64),
+                Keep::Versions(versions) => versions.iter().any(|version| version.ordinal == it as u64),
                 Keep::Nothing => false,
             };
         }

@@ -217,7 +217,7 @@ fn ranges(
                 last_segment: *first,
                 last_seq: footer.last_seq,
                 versions_before: footer.versions_before,
-                place_before: footer.place_before,
+                ordinal_before: footer.ordinal_before,
                 versions: footer.versions.into(),
                 segments: 1,
                 bytes: file.len_bytes().unwrap_or(0),

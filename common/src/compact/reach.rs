@@ -7,7 +7,7 @@ use super::plan::Plan;
 use crate::history::NeededBy;
 use crate::segment::{MapItem, MapWalk, Segments};
 use crate::storage::read_error::ReadError;
-use format::page_images::{Anchor, PageImages, from_keyframe};
+use format::page_images::{BaseImage, PageImages, from_keyframe};
 use format::segment::{BlockHandle, Location, MapRoot};
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
@@ -87,7 +87,7 @@ impl<'a> DroppedBlocks<'a> {
         flow
     }
 
-    /// Images, and their anchor, which has none itself.
+    /// Images, and their base image, which has none itself.
     fn images(&self, walk: &mut MapWalk, at: Location, page: PageNo, take: &mut Take<'_>) -> Result<(), ReadError> {
         let mut next = Some(at);
         while let Some(at) = next.take().filter(|at| walk.is_first_visit(*at)) {
@@ -95,13 +95,13 @@ impl<'a> DroppedBlocks<'a> {
             let file = self.segments.open(at.segment)?;
             file.read_blocks(std::iter::once(at.block), |block, bytes| {
                 let images = PageImages::open(bytes, page, at.segment, Keyframe::END);
-                let anchor = images.map_err(|damage| file.damaged(block.offset, damage))?.anchor();
+                let base_image = images.map_err(|damage| file.damaged(block.offset, damage))?.base_image();
                 if is_dropped {
                     take(at, Role::Images(page), bytes)?;
                 }
-                next = match anchor {
-                    Some(Anchor::Segment(anchor)) => Some(anchor),
-                    Some(Anchor::Snapshot) | None => None,
+                next = match base_image {
+                    Some(BaseImage::Segment(base_image)) => Some(base_image),
+                    Some(BaseImage::Snapshot) | None => None,
                 };
                 Ok(())
             })?;

@@ -73,7 +73,7 @@ fn single_versions_are_kept_whole_and_those_beside_them_go() {
         // Of dropped segments exactly the versions to keep are left.
         let numbers: BTreeSet<u32> = thinned(&it)
             .iter()
-            .flat_map(|one| one.versions.iter().map(|version| u32::try_from(version.place).unwrap()))
+            .flat_map(|one| one.versions.iter().map(|version| u32::try_from(version.ordinal).unwrap()))
             .collect();
         let oldest_whole = history.sealed().iter().find(|first| it.files().contains(&names::segment(**first))).unwrap();
         let oldest_whole = left.iter().find(|version| version.seq >= *oldest_whole).unwrap().data_version.get();
@@ -158,7 +158,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
     let before = it.held();
     let path = it.node.backup_path().join(names::PRUNED);
     let good = fs::read(&path).unwrap();
-    let alone: BTreeSet<u64> = thinned(&it).iter().flat_map(|one| one.versions.iter().map(|it| it.place)).collect();
+    let alone: BTreeSet<u64> = thinned(&it).iter().flat_map(|one| one.versions.iter().map(|it| it.ordinal)).collect();
     let (flipped, mut costs) = (flipped(), 0);
     for byte in (100..good.len() - 100).step_by((good.len() / flipped).max(1)) {
         let mut bad = good.clone();
@@ -183,12 +183,12 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
             match open() {
                 Some(opened) => assert!(opened == *bytes, "byte {byte}: version {number} is another one"),
                 None => {
-                    let place = crate::segment::version::VersionOrdinal(number.into());
+                    let ordinal = crate::segment::version::VersionOrdinal(number.into());
                     // Without its directory the kept versions are unknown.
-                    let is_known = !alone.contains(&place.0) || backup.segments().pruned().is_some();
-                    assert!(!is_known || report.lost.contains_place(place), "byte {byte}: {number} of {report:?}");
-                    assert!(!is_known || quick.lost.contains_place(place), "byte {byte}: {number} of {quick:?}");
-                    lost += usize::from(alone.contains(&place.0) && is_known);
+                    let is_known = !alone.contains(&ordinal.0) || backup.segments().pruned().is_some();
+                    assert!(!is_known || report.lost.contains_ordinal(ordinal), "byte {byte}: {number} of {report:?}");
+                    assert!(!is_known || quick.lost.contains_ordinal(ordinal), "byte {byte}: {number} of {quick:?}");
+                    lost += usize::from(alone.contains(&ordinal.0) && is_known);
                 }
             }
         }

@@ -88,7 +88,7 @@ pub(super) fn expected_bytes(plan: &Plan, needed: &[Needed]) -> u64 {
         rest = later;
         let mut blocks = Vec::with_capacity(own.len());
         for needed in own {
-            blocks.push(PrunedBlock { offset: needed.offset, place: at, len: needed.new_len });
+            blocks.push(PrunedBlock { offset: needed.offset, file_offset: at, len: needed.new_len });
             at += u64::from(needed.new_len) + BLOCK_HEADER_LEN as u64;
         }
         let pruned =
@@ -125,13 +125,13 @@ pub(super) fn write(
             if watch(out.at()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            let place = out.at();
+            let file_offset = out.at();
             file.read_blocks(std::iter::once(needed.block()), |block, bytes| {
                 let kept = kept_of(Location { segment, block }, needed.role, bytes, segments, plan)?;
                 out.buffer.extend_from_slice(&file.header().block_checksum(block.offset, &kept).to_le_bytes());
                 out.buffer.extend_from_slice(&kept);
                 let len = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-                blocks.push(PrunedBlock { offset: block.offset, place, len });
+                blocks.push(PrunedBlock { offset: block.offset, file_offset, len });
                 Ok(())
             })?;
             if out.buffer.len() >= BUFFER {

@@ -83,13 +83,13 @@ impl Fingerprint {
 /// fingerprints in memory at a time.
 pub(crate) fn for_other_rows_in_any_order(
     sources: (RowSource<'_>, RowSource<'_>),
-    place: &[KeyOrder],
+    key_order: &[KeyOrder],
     take: TakeRows<'_>,
 ) -> rusqlite::Result<u64> {
     let prints = Fingerprints::default();
-    let print = |row: &[Value]| prints.of(row.iter().skip(place.len()).map(Value::as_ref));
+    let print = |row: &[Value]| prints.of(row.iter().skip(key_order.len()).map(Value::as_ref));
     let mut sums = vec![[RowSum::default(); 2]; PARTS];
-    let rows = for_other_rows(sources, place, &mut |our, their| {
+    let rows = for_other_rows(sources, key_order, &mut |our, their| {
         for (side, row) in [our, their].into_iter().enumerate() {
             if let Some(row) = row.map(print) {
                 sums[row.part()][side].add(row);
@@ -106,7 +106,7 @@ pub(crate) fn for_other_rows_in_any_order(
         }) {
             parts[part] = true;
         }
-        if for_other_rows_of(sources, place, &print, &parts, take)?.is_break() {
+        if for_other_rows_of(sources, key_order, &print, &parts, take)?.is_break() {
             break;
         }
     }
@@ -116,7 +116,7 @@ pub(crate) fn for_other_rows_in_any_order(
 /// Passes on the rows of some parts that one side has more often than the other.
 fn for_other_rows_of(
     sources: (RowSource<'_>, RowSource<'_>),
-    place: &[KeyOrder],
+    key_order: &[KeyOrder],
     print: &dyn Fn(&[Value]) -> Fingerprint,
     parts: &[bool],
     take: TakeRows<'_>,
@@ -124,7 +124,7 @@ fn for_other_rows_of(
     // How many more times our side has a row than theirs.
     let mut more: HashMap<Fingerprint, i64> = HashMap::new();
     let of_parts = |row: Option<&[Value]>| row.map(print).filter(|row| parts.get(row.part()) == Some(&true));
-    for_other_rows(sources, place, &mut |our, their| {
+    for_other_rows(sources, key_order, &mut |our, their| {
         for (row, by) in [(our, 1), (their, -1)] {
             if let Some(row) = of_parts(row) {
                 *more.entry(row).or_default() += by;
@@ -133,7 +133,7 @@ fn for_other_rows_of(
         ControlFlow::Continue(())
     })?;
     let mut flow = ControlFlow::Continue(());
-    for_other_rows(sources, place, &mut |our, their| {
+    for_other_rows(sources, key_order, &mut |our, their| {
         let mut is_left = |row: Option<&[Value]>, by: i64| {
             let left = of_parts(row).and_then(|row| more.get_mut(&row)).filter(|left| left.signum() == by);
             left.map(|left| *left -= by).is_some()
@@ -143,7 +143,7 @@ fn for_other_rows_of(
         flow = match (our, their) {
             (None, None) => ControlFlow::Continue(()),
             // Only rows in the same position can be the same row, changed.
-            (Some(_), Some(_)) if place.is_empty() => match take(our, None) {
+            (Some(_), Some(_)) if key_order.is_empty() => match take(our, None) {
                 ControlFlow::Continue(()) => take(None, their),
                 ended => ended,
             },
@@ -212,16 +212,16 @@ mod tests {
                 connection
             };
             let [our_table, their_table] = [table(&ours), table(&theirs)];
-            let (sql, place) = if by_rowid {
+            let (sql, key_order) = if by_rowid {
                 ("SELECT rowid, x, y FROM t ORDER BY rowid", &[KeyOrder::ROWID][..])
             } else {
                 ("SELECT x, y FROM t NOT INDEXED", &[][..])
             };
             let mut found = [Vec::new(), Vec::new()];
             let sources = (Some((&our_table, sql)), Some((&their_table, sql)));
-            let read = for_other_rows_in_any_order(sources, place, &mut |our, their| {
+            let read = for_other_rows_in_any_order(sources, key_order, &mut |our, their| {
                 for (found, row) in found.iter_mut().zip([our, their]) {
-                    found.extend(row.map(|row| (row[place.len()].clone(), row[place.len() + 1].clone())));
+                    found.extend(row.map(|row| (row[key_order.len()].clone(), row[key_order.len() + 1].clone())));
                 }
                 ControlFlow::Continue(())
             });

@@ -220,7 +220,7 @@ mod tests {
 
     fn version(seq: usize, time: Timestamp) -> KeptVersion {
         let seq = seq as u64 + 1;
-        KeptVersion { seq: format::units::Seq::new(seq).unwrap(), place: seq, recorded_at: time }
+        KeptVersion { seq: format::units::Seq::new(seq).unwrap(), ordinal: seq, recorded_at: time }
     }
 
     /// The segments kept of those with versions at these hours, by position: all, or the versions at these positions.
@@ -239,7 +239,7 @@ mod tests {
         let positions = keeps.into_iter().enumerate().filter_map(|(position, keep)| match keep {
             Keep::Whole => Some((position, (0..segments[position].len()).collect())),
             Keep::Versions(versions) => {
-                Some((position, versions.iter().map(|version| usize::try_from(version.place).unwrap() - 1).collect()))
+                Some((position, versions.iter().map(|version| usize::try_from(version.ordinal).unwrap() - 1).collect()))
             }
             Keep::Nothing => None,
         });

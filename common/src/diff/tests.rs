@@ -154,8 +154,8 @@ fn key(row: &RowChange<'_>) -> String {
 }
 
 fn quoted(values: &[Value]) -> String {
-    let places: Vec<String> = (1..=values.len()).map(|at| format!("?{at}")).collect();
-    asked(&quote_all(&places), values)
+    let parameters: Vec<String> = (1..=values.len()).map(|at| format!("?{at}")).collect();
+    asked(&quote_all(&parameters), values)
 }
 
 /// What differs by all rows. Of a row without a key only how often it is there matters.

@@ -173,9 +173,9 @@ impl Hidden {
             .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
         let (mut key, mut has_generated) = (BTreeSet::from(["rowid".to_owned()]), false);
         for row in rows {
-            let (name, place, hidden) = row?;
+            let (name, key_position, hidden) = row?;
             has_generated |= hidden > 0;
-            if place > 0 {
+            if key_position > 0 {
                 key.insert(name);
             }
         }

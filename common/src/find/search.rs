@@ -89,7 +89,7 @@ impl<'a> Search<'a> {
             let block = segments.statement_block(first_seq, keyframe)?;
             let mut failed = false;
             let mut of = |record: &LiveRecord| {
-                let found = changes.find(&record.place).ok().and_then(|(_, position)| block.change(position));
+                let found = changes.find(&record.address).ok().and_then(|(_, position)| block.change(position));
                 failed |= found.is_none();
                 found.into_iter().flatten().map(|it| statements.of_stored(&it)).max().unwrap_or(Relevance::None)
             };
@@ -210,13 +210,13 @@ impl<'a> Search<'a> {
         let Some(first) = timeline.records().iter().find(|record| record.kind == LiveKind::Change) else {
             return Ok(beginning);
         };
-        let mut changes = RecordedChanges::open(self.backup, &first.place)?;
+        let mut changes = RecordedChanges::open(self.backup, &first.address)?;
         let mounted = MountedOverlay::new(beginning.0.clone());
         let mut connection = connect(&mounted)?;
         let mut statements = Statements::on(&mut connection, self.asking.condition).map_err(set_up)?;
         let mut failed = None;
         let mut texts = Vec::new();
-        let mut of = |record: &LiveRecord| match changes.texts(&record.place, &mut texts) {
+        let mut of = |record: &LiveRecord| match changes.texts(&record.address, &mut texts) {
             Ok(()) => {
                 let of_text = |text: String| match parameters::split(&text) {
                     Some(split) => statements.of_text(&split.template),
@@ -256,7 +256,7 @@ impl<'a> Search<'a> {
     ) -> Result<Option<Transition>, FindError> {
         let before = follow.before(self, version, replaying.replay())?;
         for record in &version.records {
-            replaying.apply(&record.place, &record.about).map_err(|source| FindError::Replay { source })?;
+            replaying.apply(&record.address, &record.about).map_err(|source| FindError::Replay { source })?;
         }
         follow.after(self, version, before, replaying.replay())
     }
@@ -430,7 +430,7 @@ fn turn(version: &Version, turned: Turned) -> Option<Transition> {
 }
 
 fn interval_of(record: &LiveRecord) -> Keyframe {
-    match record.place {
+    match record.address {
         RecordAddress::Segment { interval, .. } => interval,
         RecordAddress::Log { .. } => Keyframe(0),
     }

@@ -328,8 +328,8 @@ fn outcome(statements: &[&str], table: &str, condition: &str, from: usize) -> Re
     // Number 0 is what was there before the first statement.
     let all = &all[all.len() - statements.len() - 1..];
     let found = find(&backup, &history, (&all[from], &all[all.len() - 1]), table, condition);
-    let place = |turn: &super::Transition| all.iter().position(|version| version.seq == turn.version.seq).unwrap();
-    found.map(|found| found.turns.iter().map(place).collect()).map_err(|error| error.to_string())
+    let position = |turn: &super::Transition| all.iter().position(|version| version.seq == turn.version.seq).unwrap();
+    found.map(|found| found.turns.iter().map(position).collect()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -447,7 +447,7 @@ fn damage_outside_of_what_is_asked_about_does_not_matter() {
                     view.read_at(0, &mut bytes).is_ok()
                 })
             });
-            opened && history.records_of(version).is_ok_and(|places| backup.statements(&places).is_ok())
+            opened && history.records_of(version).is_ok_and(|addresses| backup.statements(&addresses).is_ok())
         };
         if !all[first..=last].iter().all(opens) {
             return None;

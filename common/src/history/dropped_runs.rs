@@ -30,8 +30,8 @@ impl<'a> DroppedRuns<'a> {
         while let Some(range) = self.ranges.next_if(|range| range.last_seq < first_seq) {
             let counted = std::mem::replace(&mut self.counted, 0).max(range.versions_before);
             let end = range.versions_before.saturating_add(range.versions);
-            let place = self.segments.footer(range.last_segment).map(|footer| footer.place);
-            if let Some(entry) = self.entry(counted, end, place, range.last_seq.next()) {
+            let ordinal = self.segments.footer(range.last_segment).map(|footer| footer.ordinal);
+            if let Some(entry) = self.entry(counted, end, ordinal, range.last_seq.next()) {
                 return Some(entry);
             }
         }
@@ -40,13 +40,21 @@ impl<'a> DroppedRuns<'a> {
         // The footer is cached: the timeline was built from it.
         let footer = self.segments.footer(first_seq).ok()?;
         self.counted = footer.versions_before.saturating_add(footer.versions.into());
-        self.entry(counted, footer.versions_before, Ok(footer.place_before), first_seq)
+        self.entry(counted, footer.versions_before, Ok(footer.ordinal_before), first_seq)
     }
 
-    fn entry(&mut self, counted: u64, upto: u64, place: Result<u64, ReadError>, before: Seq) -> Option<TimelineEntry> {
+    fn entry(
+        &mut self,
+        counted: u64,
+        upto: u64,
+        ordinal: Result<u64, ReadError>,
+        before: Seq,
+    ) -> Option<TimelineEntry> {
         let versions = upto.checked_sub(counted).filter(|&versions| versions > 0)?;
-        match place {
-            Ok(place) => Some(TimelineEntry::Dropped { versions, last: VersionOrdinal(place).data_version(), before }),
+        match ordinal {
+            Ok(ordinal) => {
+                Some(TimelineEntry::Dropped { versions, last: VersionOrdinal(ordinal).data_version(), before })
+            }
             Err(error) => {
                 self.unreadable.get_or_insert(error);
                 None

@@ -16,31 +16,31 @@ impl History {
     /// # Errors
     /// When the segment that would hold it cannot be read.
     pub fn version(&self, data_version: DataVersion) -> Result<Option<Version>, ReadError> {
-        let newest = match self.newest_place() {
-            PrecedingVersion::Version(place) => place,
+        let newest = match self.newest_ordinal() {
+            PrecedingVersion::Version(ordinal) => ordinal,
             PrecedingVersion::Nothing => return Ok(None),
             PrecedingVersion::Unknown => VersionOrdinal(data_version.get().into()),
         };
-        for place in newest.candidates(data_version) {
-            if let Some(version) = self.version_at(place)? {
+        for ordinal in newest.candidates(data_version) {
+            if let Some(version) = self.version_at(ordinal)? {
                 return Ok(Some(version));
             }
         }
         Ok(None)
     }
 
-    fn version_at(&self, place: VersionOrdinal) -> Result<Option<Version>, ReadError> {
-        if let Some(version) = self.tail.iter().rev().find_map(|timeline| timeline.version_at(place)) {
+    fn version_at(&self, ordinal: VersionOrdinal) -> Result<Option<Version>, ReadError> {
+        if let Some(version) = self.tail.iter().rev().find_map(|timeline| timeline.version_at(ordinal)) {
             return Ok(Some(version.clone()));
         }
-        match self.segment_of(place)? {
-            Some(segment) => Ok(self.segments.timeline(segment)?.version_at(place).cloned()),
+        match self.segment_of(ordinal)? {
+            Some(segment) => Ok(self.segments.timeline(segment)?.version_at(ordinal).cloned()),
             None => Ok(None),
         }
     }
 
     /// The segment whose range of ordinals includes this one.
-    fn segment_of(&self, place: VersionOrdinal) -> Result<Option<Seq>, ReadError> {
+    fn segment_of(&self, ordinal: VersionOrdinal) -> Result<Option<Seq>, ReadError> {
         let mut candidates = self.sealed.as_slice();
         let mut unreadable = None;
         while !candidates.is_empty() {
@@ -55,11 +55,11 @@ impl History {
                 }
             });
             let Some((position, footer)) = readable else { break };
-            let SegmentFooter { place_before, place: last, versions_before, .. } = *footer;
+            let SegmentFooter { ordinal_before, ordinal: last, versions_before, .. } = *footer;
             let is_first = versions_before == 0;
-            if place.0 > last {
+            if ordinal.0 > last {
                 candidates = &candidates[position + 1..];
-            } else if place.0 <= place_before && !is_first {
+            } else if ordinal.0 <= ordinal_before && !is_first {
                 candidates = &candidates[..position];
             } else {
                 return Ok(Some(candidates[position]));
@@ -139,13 +139,13 @@ impl History {
         let Some(record) = timeline.records().get(version.first_record) else {
             return Ok(None);
         };
-        let in_log = matches!(record.place, RecordAddress::Log { .. });
+        let in_log = matches!(record.address, RecordAddress::Log { .. });
         Ok(Some(if in_log && record.kind == LiveKind::Snapshot {
             names::snapshot(record.seq())
         } else if timeline.is_thinned() {
             names::PRUNED.to_owned()
         } else {
-            record.place.file_name()
+            record.address.file_name()
         }))
     }
 }

@@ -56,7 +56,7 @@ pub struct History {
     /// The last record, if it is a commit.
     note: Option<CommitNote>,
     /// Ordinal of the newest sealed version.
-    sealed_place: PrecedingVersion,
+    sealed_ordinal: PrecedingVersion,
     /// The timelines of the logs.
     tail: Vec<Timeline>,
 }
@@ -92,7 +92,7 @@ impl History {
             sealed_recorded: None,
             sealed_end: Readable::Yes,
             note: None,
-            sealed_place: PrecedingVersion::Nothing,
+            sealed_ordinal: PrecedingVersion::Nothing,
             tail: Vec::new(),
         };
         let newest = sealed.last().copied();
@@ -102,7 +102,7 @@ impl History {
             && let Err(error) = history.take_over(newest)
         {
             log::error!("{}", error.in_words());
-            history.sealed_place = PrecedingVersion::Unknown;
+            history.sealed_ordinal = PrecedingVersion::Unknown;
         }
         history.find_newest_sealed();
         history
@@ -113,7 +113,7 @@ impl History {
     fn find_newest_sealed(&mut self) {
         let has_versions = |segment: &Seq| self.segments.footer(*segment).is_ok_and(|footer| footer.versions > 0);
         if self.newest_sealed.is_none()
-            && matches!(self.sealed_place, PrecedingVersion::Version(_))
+            && matches!(self.sealed_ordinal, PrecedingVersion::Version(_))
             && let Some(&segment) = self.sealed.iter().rev().find(|segment| has_versions(segment))
         {
             match self.segments.timeline(segment) {
@@ -142,7 +142,7 @@ impl History {
         self.sealed_end = if timeline.ends_unreadable() { Readable::No } else { Readable::Yes };
         self.sealed_recorded = timeline.newest_recorded().or(self.sealed_recorded);
         self.sealed_versions = footer.versions_before.saturating_add(footer.versions.into());
-        self.sealed_place = PrecedingVersion::of_footer(self.sealed_versions, footer.place);
+        self.sealed_ordinal = PrecedingVersion::of_footer(self.sealed_versions, footer.ordinal);
         // Without a version in it, the previous one stays the newest.
         if newest.is_some() {
             self.newest_sealed = newest;
@@ -154,10 +154,10 @@ impl History {
     ///
     /// # Errors
     /// When an intact record contradicts those before it, which no recorder writes. The history is unchanged.
-    pub(crate) fn apply(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
+    pub(crate) fn apply(&mut self, record: &Record<'_>, address: RecordAddress) -> Result<(), Damage> {
         match self.tail.last_mut() {
-            Some(log) if log.first_seq() == place.file_seq() => log.apply_record(record, place)?,
-            _ => self.begin_log(record, place)?,
+            Some(log) if log.first_seq() == address.file_seq() => log.apply_record(record, address)?,
+            _ => self.begin_log(record, address)?,
         }
         self.note = match &record.body {
             Body::Commit(note) => Some(*note),
@@ -166,11 +166,11 @@ impl History {
         Ok(())
     }
 
-    fn begin_log(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
-        let log = place.file_seq();
+    fn begin_log(&mut self, record: &Record<'_>, address: RecordAddress) -> Result<(), Damage> {
+        let log = address.file_seq();
         let begin = |before| {
             let mut next = Timeline::new(log, before);
-            next.apply_record(record, place).map(|()| next)
+            next.apply_record(record, address).map(|()| next)
         };
         if let Body::Snapshot(SnapshotRef { unreadable_since: Some(since), .. }) = record.body {
             // Up to the next snapshot: versions that build on that can be opened.
@@ -179,12 +179,12 @@ impl History {
             let logs = self.tail.iter_mut().take(end);
             logs.filter(|log| log.ends_behind(since)).for_each(|log| log.is_unreadable_from(since));
         }
-        let before = self.newest_place();
+        let before = self.newest_ordinal();
         let is_snapshot = matches!(record.body, Body::Snapshot(_));
         let mut next = match before {
             PrecedingVersion::Version(newest) if is_snapshot && newest.data_version() == record.header.data_version => {
                 self.give_place_to_snapshot()?;
-                begin(self.newest_place())?
+                begin(self.newest_ordinal())?
             }
             _ => begin(before)?,
         };
@@ -214,7 +214,7 @@ impl History {
         let (holder, later) = self.tail.split_at_mut(of_newest + 1);
         if let Some(holder) = holder.last_mut() {
             holder.give_place_to_snapshot();
-            later.iter_mut().for_each(|void| void.set_before(holder.newest_place()));
+            later.iter_mut().for_each(|void| void.set_before(holder.newest_ordinal()));
         }
         Ok(())
     }
@@ -239,8 +239,8 @@ impl History {
         self.sealed.push(first_seq);
         self.tail.retain(|timeline| timeline.first_seq() > first_seq);
         // If a snapshot replaced its newest version, logs without a version precede that snapshot.
-        let sealed_place = self.sealed_place;
-        self.tail.iter_mut().take_while(|log| !log.has_newest()).for_each(|log| log.set_before(sealed_place));
+        let sealed_ordinal = self.sealed_ordinal;
+        self.tail.iter_mut().take_while(|log| !log.has_newest()).for_each(|log| log.set_before(sealed_ordinal));
         Ok(())
     }
 
@@ -279,8 +279,8 @@ impl History {
     }
 
     /// The newest version, whether it can be opened or not.
-    pub(crate) fn newest_place(&self) -> PrecedingVersion {
-        self.tail.last().map_or(self.sealed_place, Timeline::newest_place)
+    pub(crate) fn newest_ordinal(&self) -> PrecedingVersion {
+        self.tail.last().map_or(self.sealed_ordinal, Timeline::newest_ordinal)
     }
 
     /// The newest version that can be opened, according to the records; `None` for an empty backup. It may be older than the

@@ -40,7 +40,7 @@ pub(crate) enum Start {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlannedChange {
     pub(crate) about: ChangeAbout,
-    pub(crate) place: RecordAddress,
+    pub(crate) address: RecordAddress,
 }
 
 impl PlannedChange {
@@ -102,7 +102,7 @@ impl History {
                 if !is_whole {
                     return ControlFlow::Break(());
                 }
-                found.push(PlannedChange { about: record.about, place: record.place });
+                found.push(PlannedChange { about: record.about, address: record.address });
             }
             // Later files may be damaged, and are not needed.
             if timeline.records().last().is_some_and(|last| last.seq() >= upto) {
@@ -135,7 +135,7 @@ impl History {
 fn plan_in_segment(timeline: &Timeline, seq: Seq) -> (Start, Vec<PlannedChange>) {
     let end = timeline.records().partition_point(|record| record.seq() <= seq);
     let (records, later) = timeline.records().split_at(end);
-    let interval_of = |record: &LiveRecord| match record.place {
+    let interval_of = |record: &LiveRecord| match record.address {
         RecordAddress::Segment { interval, .. } => interval,
         RecordAddress::Log { .. } => Keyframe(0),
     };
@@ -153,13 +153,13 @@ fn plan_in_segment(timeline: &Timeline, seq: Seq) -> (Start, Vec<PlannedChange>)
     }
     let first = records.partition_point(|record| interval_of(record) != interval);
     let changes = records.get(first..).unwrap_or_default().iter().filter(|record| record.kind == LiveKind::Change);
-    let changes = changes.map(|record| PlannedChange { about: record.about, place: record.place }).collect();
+    let changes = changes.map(|record| PlannedChange { about: record.about, address: record.address }).collect();
     (at(interval), changes)
 }
 
 fn changes(timeline: &Timeline, upto: Seq) -> impl Iterator<Item = PlannedChange> {
     let live = timeline.records().iter().filter(move |record| record.kind == LiveKind::Change && record.seq() <= upto);
-    live.map(|record| PlannedChange { about: record.about, place: record.place })
+    live.map(|record| PlannedChange { about: record.about, address: record.address })
 }
 
 /// The parts of a segment that some of its versions need, besides its frame and its record index.
@@ -193,8 +193,8 @@ impl Timeline {
                 Start::Segment(_, SealedState::At { keyframe, .. }) => keyframe,
                 _ => Keyframe::END,
             });
-            let places = changes.iter().map(|change| change.place).chain(self.changes_of(version));
-            needed.blocks.extend(places.filter_map(|place| match place {
+            let addresses = changes.iter().map(|change| change.address).chain(self.changes_of(version));
+            needed.blocks.extend(addresses.filter_map(|address| match address {
                 RecordAddress::Segment { interval, .. } => Some(interval),
                 RecordAddress::Log { .. } => None,
             }));

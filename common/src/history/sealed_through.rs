@@ -16,6 +16,6 @@ pub struct SealedThrough {
 /// How far a backup is sealed, from the footer of its newest segment.
 pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
     let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
-    let data_version = has_versions.then(|| VersionOrdinal(footer.place).data_version());
+    let data_version = has_versions.then(|| VersionOrdinal(footer.ordinal).data_version());
     SealedThrough { seq: footer.last_seq, data_version }
 }

@@ -147,7 +147,7 @@ impl LogCursor {
     }
 
     /// First seq of the cursor's log, and the offset of its next record.
-    pub(crate) fn place(&self) -> Option<(Seq, u64)> {
+    pub(crate) fn position(&self) -> Option<(Seq, u64)> {
         self.log.as_ref().map(|log| (log.first_seq, log.offset))
     }
 
@@ -172,7 +172,7 @@ impl LogCursor {
         take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Result<(), Damage>,
     ) -> Result<(), ReadError> {
         let mut looks = 0;
-        let mut take_all = |record: &Record<'_>, place| take(record, place).map(ControlFlow::Continue);
+        let mut take_all = |record: &Record<'_>, address| take(record, address).map(ControlFlow::Continue);
         loop {
             let progress = self.next_seq;
             match self.read_once(&mut take_all) {
@@ -325,8 +325,8 @@ impl LogCursor {
                             return Err(damaged(Damage::Missing { expected: self.next_seq }));
                         }
                         let (offset, seq) = (log.offset, header.seq);
-                        let place = RecordAddress::Log { log: log.first_seq, seq, offset, len, checksum };
-                        if take(&record, place).map_err(damaged)?.is_break() {
+                        let address = RecordAddress::Log { log: log.first_seq, seq, offset, len, checksum };
+                        if take(&record, address).map_err(damaged)?.is_break() {
                             return Ok(End::BrokenOff);
                         }
                         self.next_seq = self.next_seq.next();

@@ -57,8 +57,8 @@ pub(crate) fn cut_behind(mut cursor: LogCursor, acknowledged: LogEnd, attempted:
     }
     let unsealed_from = cursor.next_seq();
     let mut behind = Vec::new();
-    cursor.read_new(&mut |record, place| {
-        if let RecordAddress::Log { log, offset, len, .. } = place
+    cursor.read_new(&mut |record, address| {
+        if let RecordAddress::Log { log, offset, len, .. } = address
             && record.header.seq >= acknowledged.next_seq
         {
             behind.push((log, offset, len));

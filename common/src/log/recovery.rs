@@ -47,28 +47,28 @@ pub(crate) fn recover(
     take: &mut dyn FnMut(&Record<'_>, RecordAddress) -> Result<(), Damage>,
 ) -> Result<LogWriter, RecoverError> {
     let directory = Arc::clone(cursor.directory());
-    let mut last_places = VecDeque::with_capacity(BATCH_RECORDS_MAX);
+    let mut last_offsets = VecDeque::with_capacity(BATCH_RECORDS_MAX);
     let mut holds = Holds::default();
     let mut holder = None;
-    cursor.read_new(&mut |record, place| {
-        let RecordAddress::Log { log, offset, .. } = place else {
+    cursor.read_new(&mut |record, address| {
+        let RecordAddress::Log { log, offset, .. } = address else {
             return Err(Damage::Contradiction("a record of a log is not in a log"));
         };
         if holder != Some(log) {
             (holder, holds) = (Some(log), Holds::default());
-            last_places.clear();
+            last_offsets.clear();
         }
         holds.records += 1;
         if let Body::Change { statements, .. } = &record.body {
             holds.statements += statements.len();
         }
-        if last_places.len() == BATCH_RECORDS_MAX {
-            last_places.pop_front();
+        if last_offsets.len() == BATCH_RECORDS_MAX {
+            last_offsets.pop_front();
         }
-        last_places.push_back(offset);
-        take(record, place)
+        last_offsets.push_back(offset);
+        take(record, address)
     })?;
-    let (log, offset) = cursor.place().expect("BUG: a log that was read without error is open");
+    let (log, offset) = cursor.position().expect("BUG: a log that was read without error is open");
     let is_preallocated = cursor.name() == Some(Name::Preallocated);
     if !is_preallocated {
         remove_unused(&*directory, cursor.uuid(), cursor.next_seq())?;
@@ -102,7 +102,7 @@ pub(crate) fn recover(
     // The batch before the crash may be whole only in the page cache: a sync that failed leaves pages that read well,
     // count as clean, and are not on the disk. Appending behind them would turn a lost tail into a hole. Writing the
     // same bytes again makes them dirty again; a power cut meanwhile finds old and new bytes equal.
-    if let Some(&first) = last_places.front() {
+    if let Some(&first) = last_offsets.front() {
         // The header of a log is written with its first record.
         let first = if first == LOG_HEADER_LEN as u64 { 0 } else { first };
         write_again(&*file, first..offset)?;

@@ -61,7 +61,7 @@ pub(crate) fn intact_record_after(
     let mut work_left = rest.saturating_mul(8);
     search_rest(file, offset, RECORD_TAG.len() - 1, |chunk, at| {
         let tags = memmem::find_iter(chunk, &RECORD_TAG);
-        for at in tags.map(|place| at + place as u64).filter(|&at| at > 0) {
+        for at in tags.map(|found| at + found as u64).filter(|&at| at > 0) {
             let mut record = Vec::new();
             read_on(file, &mut record, offset + at, RECORD_HEADER_LEN)?;
             if let Some(len) = record_len(&record).filter(|&len| at + len as u64 <= rest) {

@@ -66,7 +66,7 @@ fn a_batch_of_which_only_the_end_reached_the_disk_is_torn_and_not_damage() {
     // The next record begins 20 bytes before the end of a sector.
     let mut cursor = LogCursor::new(directory(dir.path()), UUID);
     cursor.read_new(&mut |_, _| Ok(())).unwrap();
-    let offset = cursor.place().unwrap().1;
+    let offset = cursor.position().unwrap().1;
     push(&mut writer, &"x".repeat(usize::try_from(2 * SECTOR - 20 - offset - 48).unwrap()));
     writer.commit().unwrap();
     let before = records(dir.path());

@@ -118,7 +118,7 @@ pub(crate) struct Overlay {
 }
 
 /// The page of a byte offset, and the offset within it.
-struct Place {
+struct PageSlice {
     page: PageNo,
     start: usize,
     len: usize,
@@ -173,11 +173,11 @@ impl Overlay {
     }
 
     /// The part of a request at `offset` within one page; `None` beyond the largest possible database.
-    fn place(&self, offset: u64, wanted: usize) -> Option<Place> {
+    fn slice(&self, offset: u64, wanted: usize) -> Option<PageSlice> {
         let page_size = self.page_size();
         let page = PageNo::at_offset(offset, page_size)?;
         let start = usize::try_from(offset % u64::from(page_size.get())).ok()?;
-        Some(Place { page, start, len: wanted.min(page_size.bytes() - start) })
+        Some(PageSlice { page, start, len: wanted.min(page_size.bytes() - start) })
     }
 
     /// Reads into `out`, with zeros past the end of the database. Returns the number of bytes before the end.
@@ -190,22 +190,22 @@ impl Overlay {
         beyond.fill(0);
         let mut offset = offset;
         while !rest.is_empty() {
-            let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
-            let (now, later) = rest.split_at_mut(place.len);
+            let slice = self.slice(offset, rest.len()).ok_or(PageUnreadable)?;
+            let (now, later) = rest.split_at_mut(slice.len);
             if let Some(reads) = &mut self.reads {
-                reads.insert(place.page);
+                reads.insert(slice.page);
             }
-            if place.len == self.page_size().bytes() {
-                self.pages.read_page(place.page, now).map_err(|error| keep(&mut self.problem, error))?;
-            } else if let Some(bytes) = self.pages.dirty.get(&place.page) {
-                now.copy_from_slice(&bytes[place.start..place.start + place.len]);
+            if slice.len == self.page_size().bytes() {
+                self.pages.read_page(slice.page, now).map_err(|error| keep(&mut self.problem, error))?;
+            } else if let Some(bytes) = self.pages.dirty.get(&slice.page) {
+                now.copy_from_slice(&bytes[slice.start..slice.start + slice.len]);
             } else {
                 self.scratch.resize(self.pages.page_size().bytes(), 0);
                 let (pages, scratch) = (&self.pages, &mut self.scratch);
-                pages.read_page(place.page, scratch).map_err(|error| keep(&mut self.problem, error))?;
-                now.copy_from_slice(&scratch[place.start..place.start + place.len]);
+                pages.read_page(slice.page, scratch).map_err(|error| keep(&mut self.problem, error))?;
+                now.copy_from_slice(&scratch[slice.start..slice.start + slice.len]);
             }
-            offset += place.len as u64;
+            offset += slice.len as u64;
             rest = later;
         }
         Ok(known)
@@ -222,28 +222,28 @@ impl Overlay {
                 self.is_full = true;
                 return Err(PageUnreadable);
             }
-            let place = self.place(offset, rest.len()).ok_or(PageUnreadable)?;
-            let (now, later) = rest.split_at(place.len);
-            if let Some(own) = self.pages.dirty.get_mut(&place.page).and_then(Arc::get_mut) {
+            let slice = self.slice(offset, rest.len()).ok_or(PageUnreadable)?;
+            let (now, later) = rest.split_at(slice.len);
+            if let Some(own) = self.pages.dirty.get_mut(&slice.page).and_then(Arc::get_mut) {
                 // No clone shares the page, so it can be changed in place.
-                own[place.start..place.start + place.len].copy_from_slice(now);
-                offset += place.len as u64;
+                own[slice.start..slice.start + slice.len].copy_from_slice(now);
+                offset += slice.len as u64;
                 rest = later;
                 continue;
             }
-            let whole: Arc<[u8]> = if place.len == self.page_size().bytes() {
+            let whole: Arc<[u8]> = if slice.len == self.page_size().bytes() {
                 now.into()
             } else {
                 let mut page = vec![0; self.page_size().bytes()];
-                self.pages.read_page(place.page, &mut page).map_err(|error| keep(&mut self.problem, error))?;
-                page[place.start..place.start + place.len].copy_from_slice(now);
+                self.pages.read_page(slice.page, &mut page).map_err(|error| keep(&mut self.problem, error))?;
+                page[slice.start..slice.start + slice.len].copy_from_slice(now);
                 page.into()
             };
-            self.pages.dirty.insert(place.page, whole);
-            if place.page.get() > self.pages.page_count {
-                self.grow(place.page.get());
+            self.pages.dirty.insert(slice.page, whole);
+            if slice.page.get() > self.pages.page_count {
+                self.grow(slice.page.get());
             }
-            offset += place.len as u64;
+            offset += slice.len as u64;
             rest = later;
         }
         Ok(())

@@ -254,8 +254,8 @@ impl Out<'_> {
         let start = self.header.end;
         self.begin(data_version, Kind::Snapshot, len)?;
         self.pages(&view, start)?;
-        for place in history.records_of(version)? {
-            let statements = backup.statements(&[place])?;
+        for address in history.records_of(version)? {
+            let statements = backup.statements(&[address])?;
             // The effects of other statements are in the database.
             if statements.iter().all(|statement| is_pragma(statement)) {
                 self.change(data_version, &statements)?;
@@ -288,8 +288,8 @@ impl Out<'_> {
         }
         let mut written = Ok(());
         history.for_versions_after(from.map(|from| from.seq), &mut |version| {
-            let places = history.records_of(version).map_err(ExportError::from);
-            written = places.and_then(|places| self.version(backup, version.data_version, &places));
+            let addresses = history.records_of(version).map_err(ExportError::from);
+            written = addresses.and_then(|addresses| self.version(backup, version.data_version, &addresses));
             if written.is_err() || version.seq == to.seq { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         written
@@ -299,10 +299,10 @@ impl Out<'_> {
         &mut self,
         backup: &Backup,
         data_version: DataVersion,
-        places: &[RecordAddress],
+        addresses: &[RecordAddress],
     ) -> Result<(), ExportError> {
-        for &place in places {
-            self.change(data_version, &backup.statements(&[place])?)?;
+        for &address in addresses {
+            self.change(data_version, &backup.statements(&[address])?)?;
         }
         self.look(self.header.end)
     }

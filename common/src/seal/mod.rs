@@ -310,19 +310,18 @@ impl Sealer {
         let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, condemned, .. } = self;
         let mut failed = None;
         let previous_checksum = cursor.previous_checksum();
-        let read = cursor.read_to_end_of_log(&mut |record, place| {
+        let read = cursor.read_to_end_of_log(&mut |record, address| {
             if watch(*progress).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             snapshots.note(record);
             let replay = match current.take() {
                 Some(replay) => Ok(replay),
-                None => begin(backup, *limits, *newest_segment, place.file_seq(), previous_checksum, &record.body).map(
-                    |mut replay| {
+                None => begin(backup, *limits, *newest_segment, address.file_seq(), previous_checksum, &record.body)
+                    .map(|mut replay| {
                         condemned.iter().for_each(|since| replay.replay_before_seq(*since));
                         replay
-                    },
-                ),
+                    }),
             };
             let added = replay.and_then(|replay| {
                 let first_seq = replay.first_seq();

@@ -8,7 +8,7 @@ use crate::check::pages_of_snapshot::PagesOfSnapshot;
 use crate::history::Start;
 use crate::segment::timeline::{PrecedingVersion, Timeline};
 use crate::segment::version::VersionOrdinal;
-use crate::segment::{AnchorFinder, Anchors, MapBuilder, SegmentWriter};
+use crate::segment::{BaseImageFinder, BaseImages, MapBuilder, SegmentWriter};
 use crate::storage::read_error::ReadError;
 use format::names;
 use format::page_images::ImageCodec;
@@ -89,8 +89,8 @@ fn write(
     let (before, versions_before) = versions_before(backup, log.newest_segment)?;
     let timeline =
         Timeline::of_index(log.first_seq, before, index, followed_by).map_err(|_| differs("record index"))?;
-    let place = |before| match before {
-        PrecedingVersion::Version(VersionOrdinal(place)) => place,
+    let ordinal = |before| match before {
+        PrecedingVersion::Version(VersionOrdinal(ordinal)) => ordinal,
         PrecedingVersion::Nothing | PrecedingVersion::Unknown => 0,
     };
     let at = || timeline.versions().iter().map(|version| version.recorded_at);
@@ -113,8 +113,8 @@ fn write(
         templates,
         versions_before,
         versions: u32::try_from(timeline.versions().len()).unwrap_or(u32::MAX),
-        place_before: place(before),
-        place: place(timeline.newest_place()),
+        ordinal_before: ordinal(before),
+        ordinal: ordinal(timeline.newest_ordinal()),
         times: (earliest, latest),
     };
     let written = writer.complete(&footer)?;
@@ -154,7 +154,7 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Prec
     };
     let footer = backup.segments().footer(newest)?;
     let versions = footer.versions_before.saturating_add(footer.versions.into());
-    Ok((PrecedingVersion::of_footer(versions, footer.place), versions))
+    Ok((PrecedingVersion::of_footer(versions, footer.ordinal), versions))
 }
 
 /// Writes the images of all changed pages; returns their locations.
@@ -167,22 +167,22 @@ fn write_images(
     let StartPages(start) = &log.start_pages;
     let page_size = start.page_size().bytes();
     let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
-    let mut anchor_bytes = vec![0; page_size];
+    let mut base_bytes = vec![0; page_size];
     let snapshot = base.snapshot.map(|id| backup.full_snapshot(id)).transpose()?;
-    let anchors = Anchors { segments: backup.segments(), snapshot: snapshot.as_ref() };
+    let base_images = BaseImages { segments: backup.segments(), snapshot: snapshot.as_ref() };
     let snapshot_pages = snapshot.as_ref().map_or(0, |snapshot| snapshot.page_count());
-    let mut finder = AnchorFinder::new(backup.segments(), base.map, snapshot_pages);
+    let mut finder = BaseImageFinder::new(backup.segments(), base.map, snapshot_pages);
     let mut changed = Vec::new();
     let of_snapshot = PagesOfSnapshot::of(backup, log)?;
     for page in of_snapshot.and_replayed(log) {
         let bytes = of_snapshot.images(log, page)?;
         let borrowed: Vec<(Keyframe, &[u8])> = bytes.iter().map(|(keyframe, bytes)| (*keyframe, &**bytes)).collect();
-        let anchor = finder.find(page)?;
-        if let Some(anchor) = anchor {
-            anchors.read(anchor, page, &mut anchor_bytes)?;
+        let base_image = finder.find(page)?;
+        if let Some(base_image) = base_image {
+            base_images.read(base_image, page, &mut base_bytes)?;
         }
-        let anchor = anchor.map(|anchor| (anchor, &*anchor_bytes));
-        let encoded = codec.encode(page, log.first_seq, &borrowed, anchor).map_err(SealError::Compress)?;
+        let base_image = base_image.map(|base_image| (base_image, &*base_bytes));
+        let encoded = codec.encode(page, log.first_seq, &borrowed, base_image).map_err(SealError::Compress)?;
         changed.push((page, writer.push(&encoded)?));
     }
     Ok(changed)

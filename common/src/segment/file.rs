@@ -195,7 +195,10 @@ impl SegmentFile {
             return blocks.into_iter().try_for_each(|block| {
                 let found = held.binary_search_by_key(&block.offset, |held| held.offset).ok();
                 let found = found.and_then(|position| held.get(position)).ok_or_else(|| not_there(was))?;
-                self.read_stored(std::iter::once((BlockHandle { len: found.len, ..block }, found.place)), &mut take)
+                self.read_stored(
+                    std::iter::once((BlockHandle { len: found.len, ..block }, found.file_offset)),
+                    &mut take,
+                )
             });
         }
         for block in blocks.clone() {
@@ -280,7 +283,7 @@ impl SegmentFile {
             Held::Whole => None,
             Held::Pruned { blocks, .. } => blocks.iter().find(|block| block.offset == offset),
         };
-        ReadError::damaged(self.path(), held.map_or(offset, |block| block.place), damage)
+        ReadError::damaged(self.path(), held.map_or(offset, |block| block.file_offset), damage)
     }
 }
 

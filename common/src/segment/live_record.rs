@@ -8,7 +8,7 @@ use format::units::Seq;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LiveRecord {
     pub(crate) about: ChangeAbout,
-    pub(crate) place: RecordAddress,
+    pub(crate) address: RecordAddress,
     pub(crate) kind: LiveKind,
 }
 

@@ -1,6 +1,6 @@
 //! Sealed segments: written once, then read at random; and the timeline of the versions of a log or segment.
 
-mod anchors;
+mod base_images;
 mod file;
 pub(crate) mod live_record;
 mod map_walk;
@@ -12,7 +12,7 @@ pub(crate) mod timeline;
 pub(crate) mod version;
 mod writer;
 
-pub(crate) use anchors::{AnchorFinder, Anchors};
+pub(crate) use base_images::{BaseImageFinder, BaseImages};
 pub(crate) use file::SegmentFile;
 pub(crate) use map_walk::{MapItem, MapWalk};
 pub(crate) use open_segments::{Dropped, Segments};

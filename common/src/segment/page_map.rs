@@ -103,17 +103,17 @@ impl MapBuilder<'_, '_> {
         }
         for below in changed.chunk_by(|a, b| slot(a.0, height) == slot(b.0, height)) {
             let (page, location) = below[0];
-            let place = slot(page, height);
+            let entry = slot(page, height);
             let location = if height == 0 {
                 location
             } else {
-                let before = match old.get(place) {
+                let before = match old.get(entry) {
                     Some(location) => Some(MapRoot { location, height: height - 1 }),
-                    None => lower.filter(|_| place == 0),
+                    None => lower.filter(|_| entry == 0),
                 };
                 self.write_node(before, height - 1, below)?
             };
-            node.set(place, location);
+            node.set(entry, location);
         }
         self.push(&node)
     }

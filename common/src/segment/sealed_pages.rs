@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::page_map::Finder;
-use super::{Anchors, SegmentFile, Segments};
+use super::{BaseImages, SegmentFile, Segments};
 use crate::pages::{PageIdentity, PageSource};
 use crate::storage::read_error::ReadError;
 use format::page_images::PageImages;
@@ -89,7 +89,7 @@ impl SealedPages {
                 return Ok(());
             };
             next = page.next();
-            if self.anchors().read_image(Location { segment, block }, bytes, page, upto, out)? {
+            if self.base_images().read_image(Location { segment, block }, bytes, page, upto, out)? {
                 Ok(())
             } else {
                 self.read_before(page, before, out)
@@ -114,7 +114,7 @@ impl SealedPages {
             return self.read_snapshot(page, out);
         };
         self.segments.open(at.segment)?.read_blocks(std::iter::once(at.block), |_, bytes| {
-            self.anchors().read_image(at, bytes, page, Keyframe::END, out).map(drop)
+            self.base_images().read_image(at, bytes, page, Keyframe::END, out).map(drop)
         })
     }
 
@@ -128,8 +128,8 @@ impl SealedPages {
         Ok(at.map(|Location { segment, block }| PageIdentity::Image { segment, offset: block.offset, back: 0 }))
     }
 
-    fn anchors(&self) -> Anchors<'_> {
-        Anchors { segments: &self.segments, snapshot: self.snapshot.as_ref() }
+    fn base_images(&self) -> BaseImages<'_> {
+        BaseImages { segments: &self.segments, snapshot: self.snapshot.as_ref() }
     }
 
     fn read_snapshot(&self, first: PageNo, out: &mut [u8]) -> Result<(), ReadError> {

@@ -28,8 +28,8 @@ pub(crate) enum PrecedingVersion {
 
 impl PrecedingVersion {
     /// The newest version of a footer. An ordinal without versions belongs to versions that cannot be opened.
-    pub(crate) fn of_footer(versions: u64, place: u64) -> Self {
-        if versions > 0 || place > 0 { Self::Version(VersionOrdinal(place)) } else { Self::Nothing }
+    pub(crate) fn of_footer(versions: u64, ordinal: u64) -> Self {
+        if versions > 0 || ordinal > 0 { Self::Version(VersionOrdinal(ordinal)) } else { Self::Nothing }
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Timeline {
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     /// Ordinal of its newest version.
-    place: VersionOrdinal,
+    ordinal: VersionOrdinal,
     seq: Seq,
     time: Timestamp,
 }
@@ -105,7 +105,7 @@ impl Timeline {
         footer: &SegmentFooter,
         index: RecordIndex,
     ) -> Result<Self, Damage> {
-        let before = PrecedingVersion::of_footer(footer.versions_before, footer.place_before);
+        let before = PrecedingVersion::of_footer(footer.versions_before, footer.ordinal_before);
         let mut timeline = Self::of_index(header.first_seq, before, index, footer.followed_by)?;
         for version in &mut timeline.versions {
             version.page_size = Some(header.page_size);
@@ -136,11 +136,13 @@ impl Timeline {
                 interval += 1;
                 position = 0;
             }
-            let place = RecordAddress::Segment { segment: first_seq, interval: Keyframe(interval), position };
+            let address = RecordAddress::Segment { segment: first_seq, interval: Keyframe(interval), position };
             position += u32::from(matches!(record.body, IndexedBody::Change { .. }));
             let (data_version, time) = (record.data_version, record.time);
-            timeline
-                .apply(&Entry { seq, data_version, time, place, page_count: Some(record.page_count) }, &record.body)?;
+            timeline.apply(
+                &Entry { seq, data_version, time, address, page_count: Some(record.page_count) },
+                &record.body,
+            )?;
             seq = seq.next();
         }
         if let Some(position) = index.unreplayed_from {
@@ -166,7 +168,7 @@ impl Timeline {
         let mut kept = kept.iter().peekable();
         let (mut versions, mut dropped) = (0, None);
         let is_same = |kept: &KeptVersion, version: &Version| {
-            (kept.seq, kept.place, kept.recorded_at) == (version.seq, version.place.0, version.recorded_at)
+            (kept.seq, kept.ordinal, kept.recorded_at) == (version.seq, version.ordinal.0, version.recorded_at)
         };
         let all = std::mem::take(&mut self.versions);
         for version in all {
@@ -201,13 +203,13 @@ impl Timeline {
     pub(crate) fn changes_of<'a>(&'a self, version: &'a Version) -> impl Iterator<Item = RecordAddress> + 'a {
         let records = self.records.get(version.first_record..).unwrap_or_default();
         let own = records.iter().take_while(|record| record.seq() <= version.seq);
-        own.filter(|record| record.kind == LiveKind::Change).map(|record| record.place)
+        own.filter(|record| record.kind == LiveKind::Change).map(|record| record.address)
     }
 
     /// The newest version, of this timeline or before it, whether it can be opened or not.
-    pub(crate) fn newest_place(&self) -> PrecedingVersion {
-        let gap = self.gap.map(|gap| gap.place);
-        self.versions.last().map(|version| version.place).or(gap).map_or(self.before, PrecedingVersion::Version)
+    pub(crate) fn newest_ordinal(&self) -> PrecedingVersion {
+        let gap = self.gap.map(|gap| gap.ordinal);
+        self.versions.last().map(|version| version.ordinal).or(gap).map_or(self.before, PrecedingVersion::Version)
     }
 
     /// Whether the timeline begins with versions that were not recorded.
@@ -229,8 +231,8 @@ impl Timeline {
             let (data_version, seq, recorded_at, commit) = (*data_version, *seq, *recorded_at, *commit);
             return Some(NewestRecorded { data_version, seq, recorded_at, commit, readable });
         }
-        let Gap { place, seq, time } = self.gap?;
-        let (data_version, commit, readable) = (place.data_version(), Commit::Certain, Readable::No);
+        let Gap { ordinal, seq, time } = self.gap?;
+        let (data_version, commit, readable) = (ordinal.data_version(), Commit::Certain, Readable::No);
         Some(NewestRecorded { data_version, seq, recorded_at: time, commit, readable })
     }
 
@@ -305,8 +307,8 @@ impl Timeline {
     }
 
     /// The version with this ordinal.
-    pub(crate) fn version_at(&self, place: VersionOrdinal) -> Option<&Version> {
-        let position = self.versions().binary_search_by_key(&place, |version| version.place).ok()?;
+    pub(crate) fn version_at(&self, ordinal: VersionOrdinal) -> Option<&Version> {
+        let position = self.versions().binary_search_by_key(&ordinal, |version| version.ordinal).ok()?;
         self.versions.get(position)
     }
 

@@ -36,7 +36,7 @@ pub struct Version {
     pub page_count: Option<u32>,
     /// Page size; known when the number of pages is.
     pub page_size: Option<PageSize>,
-    pub(crate) place: VersionOrdinal,
+    pub(crate) ordinal: VersionOrdinal,
     /// Position of its first record among the live records of its timeline.
     pub(crate) first_record: usize,
 }
@@ -44,7 +44,7 @@ pub struct Version {
 impl Version {
     /// The version as an entry of the file `pruned`.
     pub(crate) fn as_kept(&self) -> KeptVersion {
-        KeptVersion { seq: self.seq, place: self.place.0, recorded_at: self.recorded_at }
+        KeptVersion { seq: self.seq, ordinal: self.ordinal.0, recorded_at: self.recorded_at }
     }
 }
 
@@ -92,7 +92,7 @@ impl VersionOrdinal {
     pub(crate) fn candidates(self, version: DataVersion) -> impl Iterator<Item = Self> {
         let back = u64::from(self.data_version().get().wrapping_sub(version.get()));
         let newest = self.0.checked_sub(back);
-        std::iter::successors(newest, |place| place.checked_sub(1 << 32)).map(Self)
+        std::iter::successors(newest, |ordinal| ordinal.checked_sub(1 << 32)).map(Self)
     }
 }
 

@@ -175,7 +175,7 @@ fn attach_again(
 ) -> Result<LogWriter, OpenRecordingError> {
     let backup = Backup::of(Arc::clone(directory), manifest.clone());
     let (mut history, cursor) = backup.sealed_history().map_err(RecoverError::from)?;
-    let mut log = crate::log::recover(cursor, &mut |record, place| history.apply(record, place))?;
+    let mut log = crate::log::recover(cursor, &mut |record, address| history.apply(record, address))?;
     log.set_limits(limits);
     Ok(log)
 }

@@ -62,13 +62,12 @@ impl InFlightCalls {
 
     fn during_one_of<T>(&self, running: &Running, call: impl FnOnce() -> T) -> T {
         let now = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
-        let free =
-            |place: &&AtomicU64| place.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let free = |slot: &&AtomicU64| slot.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         // Without a free slot so many calls hang that this one need not be tracked.
-        let place = running.0.iter().find(free);
+        let slot = running.0.iter().find(free);
         let returned = call();
-        if let Some(place) = place {
-            place.store(0, Ordering::Relaxed);
+        if let Some(slot) = slot {
+            slot.store(0, Ordering::Relaxed);
         }
         returned
     }

@@ -318,25 +318,25 @@ struct TheirPages {
     page_count: u32,
     aside: File,
     /// Position of a page in the file, in pages.
-    places: HashMap<PageNo, u64>,
+    slots: HashMap<PageNo, u64>,
 }
 
 impl TheirPages {
     fn new(ours: OverlayPages, live: &LiveDatabase) -> io::Result<Self> {
         let aside = tempfile::tempfile()?;
-        Ok(Self { ours, page_size: live.page_size(), page_count: live.page_count(), aside, places: HashMap::new() })
+        Ok(Self { ours, page_size: live.page_size(), page_count: live.page_count(), aside, slots: HashMap::new() })
     }
 
     /// Whether all pages are ours.
     fn is_same(&self) -> bool {
-        self.places.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
+        self.slots.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
     }
 
     fn put_aside(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
-        let place = self.places.len() as u64;
-        self.aside.seek(SeekFrom::Start(place * self.page_size.bytes() as u64))?;
+        let slot = self.slots.len() as u64;
+        self.aside.seek(SeekFrom::Start(slot * self.page_size.bytes() as u64))?;
         self.aside.write_all(bytes)?;
-        self.places.insert(page, place);
+        self.slots.insert(page, slot);
         Ok(())
     }
 }
@@ -351,10 +351,10 @@ impl PageSource for TheirPages {
     }
 
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        match self.places.get(&page) {
+        match self.slots.get(&page) {
             _ if page.get() > self.page_count => out.fill(0),
-            Some(place) => {
-                let offset = place * out.len() as u64;
+            Some(slot) => {
+                let offset = slot * out.len() as u64;
                 self.aside.read_exact_at(out, offset).map_err(|source| StorageError {
                     op: StorageOp::Read,
                     path: std::env::temp_dir(),

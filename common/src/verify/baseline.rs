@@ -103,19 +103,19 @@ impl Baseline {
             thread::sleep(SECOND_LOOK_AFTER);
         };
         let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (end, next_seq) = (follower.place(), Some(follower.next_seq()));
+        let (end, next_seq) = (follower.position(), Some(follower.next_seq()));
         Ok(Self { names, history, read, end, next_seq })
     }
 
     /// Ordinal of the first version that the backup has, or had before damage.
-    pub(super) fn oldest_place(&self, backup: &Backup) -> u64 {
+    pub(super) fn oldest_ordinal(&self, backup: &Backup) -> u64 {
         let is_first = |first: Seq| first == Seq::FIRST || backup.segments().is_dropped_before(first);
         let first = self.history.sealed().first().filter(|&&first| is_first(first));
         let timeline = first.and_then(|&first| backup.segments().timeline(first).ok());
-        let sealed = timeline.and_then(|timeline| timeline.versions().first().map(|version| version.place.0));
+        let sealed = timeline.and_then(|timeline| timeline.versions().first().map(|version| version.ordinal.0));
         let unsealed = || {
             let first_log = self.history.oldest_log().filter(|&first| first == Seq::FIRST);
-            first_log.and_then(|_| self.history.unsealed_versions().next()).map(|version| version.place.0)
+            first_log.and_then(|_| self.history.unsealed_versions().next()).map(|version| version.ordinal.0)
         };
         let of_snapshot = || {
             let bytes = beginning::<SNAPSHOT_HEADER_LEN>(&**backup.directory(), &names::snapshot(Seq::FIRST))?;

@@ -97,10 +97,10 @@ impl<'a> Costs<'a> {
                 }
             };
             for at in &why {
-                self.findings.cost(at, |finding| finding.lost.add_place(version.place));
+                self.findings.cost(at, |finding| finding.lost.add_ordinal(version.ordinal));
             }
             if !why.is_empty() {
-                lost.add_place(version.place);
+                lost.add_ordinal(version.ordinal);
             }
         }
         lost
@@ -144,14 +144,14 @@ impl<'a> Costs<'a> {
     fn why(&mut self, plan: &ReplayPlan, at: Option<Seq>, reason: &ReplayError) -> Where {
         let change = plan.changes.iter().find(|change| Some(change.seq()) == at);
         let (file, offset) = change.map_or_else(Default::default, |change| {
-            let offset = match change.place {
+            let offset = match change.address {
                 RecordAddress::Log { offset, .. } => Some(offset),
                 RecordAddress::Segment { segment, interval, .. } => {
                     let timeline = self.backup.segments().timeline(segment).ok();
                     timeline.and_then(|timeline| timeline.interval(interval).map(|interval| interval.block.offset))
                 }
             };
-            (change.place.file_name(), offset)
+            (change.address.file_name(), offset)
         });
         self.findings.add_replay(&file, offset, reason)
     }

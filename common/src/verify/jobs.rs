@@ -151,7 +151,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
     let of_interval = |timeline: &Timeline, seq: Seq| {
         let records = timeline.records();
         let record = records.binary_search_by_key(&seq, crate::segment::live_record::LiveRecord::seq).ok();
-        match record.and_then(|position| records.get(position)).map(|record| record.place) {
+        match record.and_then(|position| records.get(position)).map(|record| record.address) {
             Some(RecordAddress::Segment { interval, .. }) => interval.0,
             _ => 0,
         }
@@ -162,7 +162,7 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
         let versions = timeline.versions().iter();
         versions
             .filter(|version| intervals.contains(&of_interval(&timeline, version.seq)))
-            .for_each(|version| around.add_place(version.place));
+            .for_each(|version| around.add_ordinal(version.ordinal));
     }
     around
 }

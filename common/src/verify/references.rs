@@ -9,7 +9,7 @@ use super::impact::Unreadable;
 use crate::backup::Backup;
 use crate::history::NeededBy;
 use crate::pages::PageSource;
-use crate::segment::{Anchors, MapItem, MapWalk};
+use crate::segment::{BaseImages, MapItem, MapWalk};
 use crate::storage::read_error::ReadError;
 use format::segment::{Location, MapRoot};
 use format::units::Keyframe;
@@ -74,13 +74,13 @@ impl<'a> Reach<'a> {
     }
 
     fn image(&mut self, at: Location, page: PageNo, snapshot: Option<&Arc<dyn PageSource>>, out: &mut [u8]) {
-        let anchors = Anchors { segments: self.backup.segments(), snapshot };
+        let base_images = BaseImages { segments: self.backup.segments(), snapshot };
         // Later segments refer to the newest image.
         let own = self.thinned.get(&at.segment).into_iter().flat_map(|needed| needed.keyframes.iter().copied());
         let keyframes: BTreeSet<Keyframe> = own.chain([Keyframe::END]).collect();
         let read = self.backup.segments().open(at.segment).and_then(|file| {
             file.read_blocks(std::iter::once(at.block), |_, bytes| {
-                keyframes.iter().try_for_each(|&upto| anchors.read_image(at, bytes, page, upto, out).map(drop))
+                keyframes.iter().try_for_each(|&upto| base_images.read_image(at, bytes, page, upto, out).map(drop))
             })
         });
         if let Err(error) = read {

@@ -42,8 +42,8 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
     let mut found = Found::default();
     let (backup, manifest) = open(url, &mut found.findings)?;
     let baseline = Baseline::take(&backup)?;
-    let oldest = baseline.oldest_place(&backup);
-    let behind = baseline.history.unsealed_versions().next().map(|version| version.place.0);
+    let oldest = baseline.oldest_ordinal(&backup);
+    let behind = baseline.history.unsealed_versions().next().map(|version| version.ordinal.0);
     let mut firsts: BTreeSet<Seq> = baseline.history.sealed().iter().copied().collect();
     firsts.extend(baseline.names.iter().filter_map(|name| names::parse_segment(name)));
     let pruned = backup.segments().pruned();
@@ -60,12 +60,12 @@ pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) 
         thinned: Vec::new(),
         oldest,
         depth: scope.depth,
-        places: (0, OPEN),
+        ordinals: (0, OPEN),
         found,
         lost: VersionRanges::default(),
     };
-    verification.places = verification.places_of(scope)?;
-    verification.thinned = thinned::asked_for(&pruned, verification.places);
+    verification.ordinals = verification.ordinals_of(scope)?;
+    verification.thinned = thinned::asked_for(&pruned, verification.ordinals);
     let mut report = verification.run(scope, watch);
     if let Some(manifest) = manifest {
         let all = verification.all_versions();
@@ -97,7 +97,7 @@ struct Verification {
     oldest: u64,
     depth: Depth,
     /// The range of ordinals that is verified, first and last.
-    places: (u64, u64),
+    ordinals: (u64, u64),
     found: Found,
     lost: VersionRanges,
 }
@@ -111,10 +111,10 @@ impl Verification {
         let progress = Progress { done_bytes: AtomicU64::new(0), total_bytes, watch };
         let found = std::mem::take(&mut self.found);
         self.found = check_all(&self.backup, &parts, self.depth, found, &progress);
-        sealed::check_links(&self.backup, &self.sealed, self.places, &mut self.found.findings);
+        sealed::check_links(&self.backup, &self.sealed, self.ordinals, &mut self.found.findings);
         self.reach(is_whole);
         self.check_logs();
-        let lost = sealed::cost_of_unopened(&self.sealed, self.places, &mut self.found.findings);
+        let lost = sealed::cost_of_unopened(&self.sealed, self.ordinals, &mut self.found.findings);
         self.lost.extend(&lost);
         self.open_what_damage_reaches();
         if is_whole {
@@ -131,9 +131,9 @@ impl Verification {
     }
 
     /// The requested range of ordinals.
-    fn places_of(&self, scope: Scope) -> Result<(u64, u64), VerifyError> {
-        let from = scope.from.map(|version| self.place_of(version)).transpose()?;
-        let to = scope.to.map(|version| self.place_of(version)).transpose()?;
+    fn ordinals_of(&self, scope: Scope) -> Result<(u64, u64), VerifyError> {
+        let from = scope.from.map(|version| self.ordinal_of(version)).transpose()?;
+        let to = scope.to.map(|version| self.ordinal_of(version)).transpose()?;
         match (scope.from, scope.to, from.unwrap_or(0), to.unwrap_or(OPEN)) {
             (Some(from), Some(to), first, last) if first > last => Err(VerifyError::Backwards { from, to }),
             (_, _, first, last) => Ok((first, last)),
@@ -141,34 +141,34 @@ impl Verification {
     }
 
     /// Ordinal of a version, also of one in a damaged file.
-    fn place_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
+    fn ordinal_of(&self, version: DataVersion) -> Result<u64, VerifyError> {
         let found = self.baseline.history.version(version);
         if let Ok(Some(found)) = &found {
-            return Ok(found.place.0);
+            return Ok(found.ordinal.0);
         }
-        let newest = match self.baseline.history.newest_place() {
-            PrecedingVersion::Version(place) => place,
+        let newest = match self.baseline.history.newest_ordinal() {
+            PrecedingVersion::Version(ordinal) => ordinal,
             PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(u32::MAX.into()),
         };
-        let damaged = |place: &VersionOrdinal| {
-            self.sealed.iter().any(|one| one.file.is_none() && one.is_within(place.0, place.0))
+        let damaged = |ordinal: &VersionOrdinal| {
+            self.sealed.iter().any(|one| one.file.is_none() && one.is_within(ordinal.0, ordinal.0))
         };
-        let place = newest.candidates(version).find(|place| found.is_err() || damaged(place));
-        place.map(|place| place.0).ok_or(VerifyError::UnknownVersion { version })
+        let ordinal = newest.candidates(version).find(|ordinal| found.is_err() || damaged(ordinal));
+        ordinal.map(|ordinal| ordinal.0).ok_or(VerifyError::UnknownVersion { version })
     }
 
     fn has(&self, version: &Version) -> bool {
-        (self.places.0..=self.places.1).contains(&version.place.0)
+        (self.ordinals.0..=self.ordinals.1).contains(&version.ordinal.0)
     }
 
     /// Whether the range includes unsealed versions.
     fn has_logs(&self) -> bool {
-        self.places.1 == OPEN || self.baseline.history.unsealed_versions().any(|version| self.has(version))
+        self.ordinals.1 == OPEN || self.baseline.history.unsealed_versions().any(|version| self.has(version))
     }
 
     /// The segments with requested versions, as far as they can be opened.
     fn segments(&self) -> impl Iterator<Item = &Sealed> {
-        let (first, last) = self.places;
+        let (first, last) = self.ordinals;
         let is_whole = (first, last) == (0, OPEN);
         self.sealed.iter().filter(move |one| one.file.is_some() && (is_whole || one.is_within(first, last)))
     }
@@ -262,11 +262,11 @@ impl Verification {
             self.note_torn_write();
             return;
         };
-        let first_lost = match self.baseline.history.newest_place() {
-            PrecedingVersion::Version(place) => place.0.saturating_add(1),
+        let first_lost = match self.baseline.history.newest_ordinal() {
+            PrecedingVersion::Version(ordinal) => ordinal.0.saturating_add(1),
             PrecedingVersion::Nothing => self.oldest,
             PrecedingVersion::Unknown => {
-                self.sealed.iter().map(|one| one.places.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
+                self.sealed.iter().map(|one| one.ordinals.1).filter(|&last| last != OPEN).max().unwrap_or(0) + 1
             }
         };
         // A fault of a segment is reported for the segment.
@@ -294,7 +294,7 @@ impl Verification {
         });
         let mut lost = VersionRanges::default();
         lost.add(first_lost, last_lost);
-        let lost = lost.within(self.places.0, self.places.1);
+        let lost = lost.within(self.ordinals.0, self.ordinals.1);
         for at in at.iter().chain(&behind.found) {
             self.found.findings.cost(at, |finding| finding.lost.extend(&lost));
         }
@@ -319,7 +319,7 @@ impl Verification {
     /// Opens every version that damage may affect, and the unsealed ones through the last of them.
     fn open_what_damage_reaches(&mut self) {
         let of_segments: Vec<Seq> = self.segments().map(|one| one.first).collect();
-        let places = self.places;
+        let ordinals = self.ordinals;
         let Found { findings, unreadable, damaged, .. } = &mut self.found;
         let mut lost = VersionRanges::default();
         let mut costs = Costs::new(&self.backup, &self.baseline.history, unreadable, findings);
@@ -335,12 +335,12 @@ impl Verification {
                 Ok(timeline) => {
                     let versions = timeline.versions().iter();
                     let versions: Vec<_> =
-                        versions.filter(|it| (places.0..=places.1).contains(&it.place.0)).cloned().collect();
+                        versions.filter(|it| (ordinals.0..=ordinals.1).contains(&it.ordinal.0)).cloned().collect();
                     lost.extend(&costs.open(&versions));
                 }
                 Err(error) => {
                     let one = self.sealed.iter().find(|one| one.first == first);
-                    lost.extend(&costs.whole(&error, one.map_or((1, 0), |one| one.places), places));
+                    lost.extend(&costs.whole(&error, one.map_or((1, 0), |one| one.ordinals), ordinals));
                 }
             }
         }
@@ -353,7 +353,8 @@ impl Verification {
             }
         }
         for (start, versions) in runs {
-            let asked: Vec<_> = versions.into_iter().filter(|it| (places.0..=places.1).contains(&it.place.0)).collect();
+            let asked: Vec<_> =
+                versions.into_iter().filter(|it| (ordinals.0..=ordinals.1).contains(&it.ordinal.0)).collect();
             // Opening the last version replays all of them.
             let opens = |version: &Version| {
                 let plan = self.baseline.history.plan(version);

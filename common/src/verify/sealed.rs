@@ -23,7 +23,7 @@ pub(super) struct Sealed {
     /// `None` when it cannot be opened.
     pub(super) file: Option<Arc<SegmentFile>>,
     /// The range of ordinals of its versions, as far as known; empty when the first is greater than the last.
-    pub(super) places: (u64, u64),
+    pub(super) ordinals: (u64, u64),
     /// Number of its versions, if known.
     pub(super) versions: Option<u64>,
     /// The finding that explains why it cannot be opened.
@@ -33,7 +33,7 @@ pub(super) struct Sealed {
 impl Sealed {
     /// Whether it has versions in this range of ordinals.
     pub(super) fn is_within(&self, first: u64, last: u64) -> bool {
-        self.places.0 <= self.places.1 && self.places.0 <= last && self.places.1 >= first
+        self.ordinals.0 <= self.ordinals.1 && self.ordinals.0 <= last && self.ordinals.1 >= first
     }
 
     fn footer(&self) -> Option<&SegmentFooter> {
@@ -68,7 +68,7 @@ pub(super) fn open_all(
             all.push(missing(expected, file.footer(), findings));
         }
         let why = opened.as_ref().err().map(|error| findings.add_read(error));
-        all.push(Sealed { first, file: opened.ok(), places: (1, 0), versions: None, why });
+        all.push(Sealed { first, file: opened.ok(), ordinals: (1, 0), versions: None, why });
     }
     set_places(&mut all, oldest, behind);
     all
@@ -78,27 +78,27 @@ pub(super) fn open_all(
 fn missing(first: Seq, next: &SegmentFooter, findings: &mut Findings) -> Sealed {
     debug_assert!(next.last_seq > first);
     let why = Some(findings.add(&names::segment(first), None, Wrong::Missing));
-    Sealed { first, file: None, places: (1, 0), versions: None, why }
+    Sealed { first, file: None, ordinals: (1, 0), versions: None, why }
 }
 
 fn set_places(all: &mut [Sealed], oldest: u64, behind: Option<u64>) {
     let mut next = oldest;
     // An unopened segment has the ordinals between its neighbours.
     for position in 0..all.len() {
-        let (places, versions) = match all[position].footer() {
+        let (ordinals, versions) = match all[position].footer() {
             Some(footer) if footer.versions == 0 => ((1, 0), Some(0)),
-            Some(footer) if footer.versions_before == 0 => ((oldest, footer.place), Some(footer.versions.into())),
-            Some(footer) => ((footer.place_before + 1, footer.place), Some(footer.versions.into())),
+            Some(footer) if footer.versions_before == 0 => ((oldest, footer.ordinal), Some(footer.versions.into())),
+            Some(footer) => ((footer.ordinal_before + 1, footer.ordinal), Some(footer.versions.into())),
             None => {
                 let later = all.iter().skip(position + 1).find_map(Sealed::footer);
-                let last = later.map(|footer| footer.place_before).or(behind.map(|first| first.saturating_sub(1)));
+                let last = later.map(|footer| footer.ordinal_before).or(behind.map(|first| first.saturating_sub(1)));
                 ((next, last.unwrap_or(OPEN)), None)
             }
         };
         if let Some(footer) = all[position].footer() {
-            next = footer.place.saturating_add(1).max(next);
+            next = footer.ordinal.saturating_add(1).max(next);
         }
-        (all[position].places, all[position].versions) = (places, versions);
+        (all[position].ordinals, all[position].versions) = (ordinals, versions);
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn cost_of_unopened(sealed: &[Sealed], (first, last): (u64, u64), fin
     for one in sealed {
         let mut of_one = VersionRanges::default();
         if let Some(why) = &one.why {
-            of_one.add(one.places.0, one.places.1);
+            of_one.add(one.ordinals.0, one.ordinals.1);
             let of_one = of_one.within(first, last);
             findings.cost(why, |finding| finding.lost.extend(&of_one));
             lost.extend(&of_one);
@@ -133,7 +133,7 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
         };
         if let Some(range) = range_before(backup, &before) {
             let fits = before.link(backup).is_none_or(|link| {
-                link == (range.first_seq, range.previous_checksum, range.versions_before, range.place_before)
+                link == (range.first_seq, range.previous_checksum, range.versions_before, range.ordinal_before)
             });
             let end = backup.segments().open(range.last_segment);
             let fits = fits && end.as_ref().is_ok_and(|end| is_end_of(end.footer(), &range));
@@ -149,7 +149,7 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
         problems.extend(check_base(backup, file, before.segment()).err());
         for problem in problems {
             let at = findings.add_read(&problem);
-            findings.cost(&at, |finding| finding.in_doubt.add(one.places.0, one.places.1));
+            findings.cost(&at, |finding| finding.in_doubt.add(one.ordinals.0, one.ordinals.1));
         }
     }
 }
@@ -183,7 +183,7 @@ impl Before {
             Self::Segment(file) => {
                 let footer = file.footer();
                 let versions = footer.versions_before.saturating_add(footer.versions.into());
-                Some((footer.last_seq.next(), footer.last_checksum, versions, footer.place))
+                Some((footer.last_seq.next(), footer.last_checksum, versions, footer.ordinal))
             }
             Self::Unknown => None,
         }
@@ -206,7 +206,7 @@ fn is_end_of(footer: &SegmentFooter, range: &PrunedRange) -> bool {
 const FIRST_SEQ_AT: u64 = 32;
 const PREVIOUS_CHECKSUM_AT: u64 = 40;
 
-fn check_link(file: &SegmentFile, (first, checksum, versions, place): Link, problems: &mut Vec<ReadError>) {
+fn check_link(file: &SegmentFile, (first, checksum, versions, ordinal): Link, problems: &mut Vec<ReadError>) {
     let (header, footer) = (file.header(), file.footer());
     let mut check = |fits: bool, offset, what| {
         if !fits {
@@ -215,7 +215,7 @@ fn check_link(file: &SegmentFile, (first, checksum, versions, place): Link, prob
     };
     check(header.first_seq == first, FIRST_SEQ_AT, "it does not begin with the record behind the segment before it");
     check(header.previous_checksum == checksum, PREVIOUS_CHECKSUM_AT, "it does not continue the segment before it");
-    let fits = (footer.versions_before, footer.place_before) == (versions, place);
+    let fits = (footer.versions_before, footer.ordinal_before) == (versions, ordinal);
     check(fits, file.footer_offset(), "it says other versions to be before it than there are");
 }
 

@@ -16,7 +16,7 @@ use format::units::Seq;
 pub(super) fn asked_for(pruned: &Option<Arc<PrunedFile>>, (first, last): (u64, u64)) -> Vec<Thinned> {
     let all = pruned.as_ref().map_or(&[][..], |pruned| pruned.thinned());
     let asked = all.iter().map(|thinned| {
-        let is_asked = |version: &&KeptVersion| (first..=last).contains(&version.place);
+        let is_asked = |version: &&KeptVersion| (first..=last).contains(&version.ordinal);
         Thinned { versions: thinned.versions.iter().filter(is_asked).copied().collect(), ..*thinned }
     });
     asked.filter(|thinned| !thinned.versions.is_empty()).collect()
@@ -40,8 +40,8 @@ pub(super) fn open(
         Ok(timeline) => timeline,
         Err(error) => {
             let mut lost = VersionRanges::default();
-            for KeptVersion { place, .. } in &thinned.versions {
-                lost.extend(&costs.whole(&error, (*place, *place), (*place, *place)));
+            for KeptVersion { ordinal, .. } in &thinned.versions {
+                lost.extend(&costs.whole(&error, (*ordinal, *ordinal), (*ordinal, *ordinal)));
             }
             return lost;
         }

@@ -41,8 +41,8 @@ impl VersionRanges {
     }
 
     /// Adds a version.
-    pub(crate) fn add_place(&mut self, place: VersionOrdinal) {
-        self.add(place.0, place.0);
+    pub(crate) fn add_ordinal(&mut self, ordinal: VersionOrdinal) {
+        self.add(ordinal.0, ordinal.0);
     }
 
     /// Adds all ranges of `other`.
@@ -78,8 +78,8 @@ impl VersionRanges {
     }
 
     /// Whether the version with this ordinal is in the set.
-    pub(crate) fn contains_place(&self, place: VersionOrdinal) -> bool {
-        self.ranges.iter().any(|&(first, last)| (first..=last).contains(&place.0))
+    pub(crate) fn contains_ordinal(&self, ordinal: VersionOrdinal) -> bool {
+        self.ranges.iter().any(|&(first, last)| (first..=last).contains(&ordinal.0))
     }
 
     /// Whether the set is empty.

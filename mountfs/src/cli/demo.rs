@@ -67,18 +67,18 @@ enum End {
 }
 
 /// The temporary directory of the demo, removed at its end.
-struct Place {
+struct DemoDirs {
     dir: TempDir,
 }
 
-impl Place {
+impl DemoDirs {
     fn create() -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("backupfs-demo-").tempdir().context("cannot make a directory")?;
-        let place = Self { dir };
-        for dir in [place.node(), place.mountpoint(), place.new_node()] {
+        let dirs = Self { dir };
+        for dir in [dirs.node(), dirs.mountpoint(), dirs.new_node()] {
             fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        Ok(place)
+        Ok(dirs)
     }
 
     fn node(&self) -> PathBuf {
@@ -114,9 +114,9 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     }
     // From here on a signal ends the demo between two steps, so that nothing is left behind.
     let mut signals = signals_to_end()?;
-    let place = Place::create()?;
-    let url = place.url()?;
-    say!("Everything happens in {} and is removed at the end.", place.dir.path().display());
+    let dirs = DemoDirs::create()?;
+    let url = dirs.url()?;
+    say!("Everything happens in {} and is removed at the end.", dirs.dir.path().display());
 
     step("A new node and an empty backup for it");
     let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(()))?;
@@ -129,29 +129,29 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
         on_unreachable,
         compact: None,
     };
-    lock.create(&place.node())?;
-    say!("   node    {}", place.node().display());
+    lock.create(&dirs.node())?;
+    say!("   node    {}", dirs.node().display());
     say!("   backup  {url}");
 
     let mut timings = Timings::default();
     let mut events = read_trace()?;
     let later = events.split_off(events.len().saturating_sub(WRITES_WHILE_MOUNTED));
     step("A pretended lightningd replays what a real one did; backup-recorder records every write before its commit");
-    let mut settings = PretendSettings::new(recorder, place.node());
-    settings.stderr = RecorderStderr::AppendedTo(place.recorder_log());
+    let mut settings = PretendSettings::new(recorder, dirs.node());
+    settings.stderr = RecorderStderr::AppendedTo(dirs.recorder_log());
     let mut node = PretendLightningd::new(settings);
-    node.start().with_context(|| recorder_words(&place))?;
-    play(&mut node, &events, &mut timings.writes, &mut signals, &place)?;
+    node.start().with_context(|| recorder_words(&dirs))?;
+    play(&mut node, &events, &mut timings.writes, &mut signals, &dirs)?;
     say!("   {} writes recorded", HumanCount(timings.writes.count()));
 
     step("The backup is mounted while the node goes on");
     let settings = MountSettings { access: Access::Owner, cache_mib: MountSettings::CACHE_MIB };
-    let mount = match Mount::start(&url, &place.mountpoint(), settings) {
+    let mount = match Mount::start(&url, &dirs.mountpoint(), settings) {
         Ok(mount) => Ok(mount),
         Err(MountError::Mountpoint(error)) => Err(error),
         Err(error) => return Err(error.into()),
     };
-    play(&mut node, &later, &mut timings.writes, &mut signals, &place)?;
+    play(&mut node, &later, &mut timings.writes, &mut signals, &dirs)?;
     let newest = node.data_version()?.context("the node has made no version")?;
     match &mount {
         Ok(mount) => look_at(mount, newest, &mut timings)?,
@@ -161,7 +161,7 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
     step("The node is lost. Its newest version is restored");
     node.announce_shutdown()?;
     node.stop()?;
-    restore_newest(&place, &url, newest, mount.as_ref().ok(), &mut timings)?;
+    restore_newest(&dirs, &url, newest, mount.as_ref().ok(), &mut timings)?;
 
     step("What it took");
     timings.print();
@@ -212,7 +212,7 @@ fn play(
     events: &[TraceEvent],
     timing: &mut Timing,
     signals: &mut Signals,
-    place: &Place,
+    dirs: &DemoDirs,
 ) -> anyhow::Result<()> {
     for event in events {
         if signals.pending().next().is_some() {
@@ -220,14 +220,14 @@ fn play(
         }
         match event {
             TraceEvent::Init => {
-                node.init().with_context(|| recorder_words(place))?;
+                node.init().with_context(|| recorder_words(dirs))?;
             }
             TraceEvent::Write(write) => {
                 let version = write.data_version;
                 match node.write(version, &write.statements, Commit::Normal)? {
                     Answer::Continue { elapsed } => timing.add(elapsed),
                     Answer::Refused { message } => bail!("the recorder refused version {version}: {message}"),
-                    Answer::Died => bail!("the recorder died at version {version}; {}", recorder_words(place)),
+                    Answer::Died => bail!("the recorder died at version {version}; {}", recorder_words(dirs)),
                 }
             }
             TraceEvent::Start
@@ -240,8 +240,8 @@ fn play(
     Ok(())
 }
 
-fn recorder_words(place: &Place) -> String {
-    let log = fs::read_to_string(place.recorder_log()).unwrap_or_default();
+fn recorder_words(dirs: &DemoDirs) -> String {
+    let log = fs::read_to_string(dirs.recorder_log()).unwrap_or_default();
     let last = log.lines().rev().find(|line| !line.trim().is_empty());
     format!("the last words of the recorder: {}", last.unwrap_or("none"))
 }
@@ -266,7 +266,7 @@ fn look_at(mount: &Mount, newest: DataVersion, timings: &mut Timings) -> Result<
 }
 
 fn restore_newest(
-    place: &Place,
+    dirs: &DemoDirs,
     url: &BackupUrl,
     newest: DataVersion,
     mount: Option<&Mount>,
@@ -278,11 +278,11 @@ fn restore_newest(
     problem.map_err(Failure::no)?;
     let version = history.version(newest).map_err(Failure::no)?;
     let version = version.ok_or_else(|| Failure::no(anyhow!("version {newest} is not there")))?;
-    let destination = Destination::check(&place.new_node(), backup.path(), Existing::Refuse)?;
+    let destination = Destination::check(&dirs.new_node(), backup.path(), Existing::Refuse)?;
     let checks = Checks { proof: Proof::QuickCheck, damaged: Damaged::Refuse, inspect: &mut |_| Ok(()) };
     let restored = restore(&backup, &history, &version, &destination, checks, &mut |_| {}).map_err(Failure::no)?;
     timings.others.push(("restore, with all checks", started.elapsed()));
-    say!("   backupfs restore {url} {}", place.new_node().display());
+    say!("   backupfs restore {url} {}", dirs.new_node().display());
     say!("   quick_check: ok");
     say!("   data_version: {} = that of the node", restored.data_version);
     if let Some(mount) = mount {
@@ -292,7 +292,7 @@ fn restore_newest(
         }
         say!("   the same {} as in the mount", HumanBytes(restored.bytes));
     }
-    let lost = place.node().join("lightningd.sqlite3");
+    let lost = dirs.node().join("lightningd.sqlite3");
     if same_bytes(&lost, &restored.path)? {
         say!("   the same bytes as the database that was lost");
     }

@@ -49,11 +49,11 @@ pub fn run(args: &ShowArgs) -> Result<(), Failure> {
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let version = chosen_version::find(&history, problem.as_ref().err(), args.version)?;
-    let places = history.records_of(&version).map_err(Failure::no)?;
+    let addresses = history.records_of(&version).map_err(Failure::no)?;
     let shown = Shown {
         shape: shape(&backup, &history, &version),
         segment: history.file_name_of(&version).map_err(Failure::no)?,
-        sql: backup.statements(&places).map_err(Failure::no)?,
+        sql: backup.statements(&addresses).map_err(Failure::no)?,
         version,
     };
     let stdout = io::stdout().lock();

@@ -267,7 +267,7 @@ impl Range {
     }
 
     /// The position of a version: after a wrap the newer ones have the smaller numbers.
-    fn place(&self, version: DataVersion) -> u64 {
+    fn ordinal(&self, version: DataVersion) -> u64 {
         let wrapped = self.wrapped_at.is_some_and(|first| version < first);
         u64::from(version.get()) + if wrapped { 1 << 32 } else { 0 }
     }
@@ -275,12 +275,12 @@ impl Range {
     pub(super) fn has(&self, version: DataVersion, at: Timestamp) -> bool {
         let since = match self.since {
             None => true,
-            Some(Bound::Version(since)) => self.place(version) >= self.place(since),
+            Some(Bound::Version(since)) => self.ordinal(version) >= self.ordinal(since),
             Some(Bound::Micros(since)) => at.as_micros() >= since,
         };
         let until = match self.until {
             None => true,
-            Some(Bound::Version(until)) => self.place(version) <= self.place(until),
+            Some(Bound::Version(until)) => self.ordinal(version) <= self.ordinal(until),
             Some(Bound::Micros(until)) => at.as_micros() <= until,
         };
         since && until
@@ -333,16 +333,16 @@ impl Range {
                 let mut from = *first;
                 let mut to = *last;
                 if let Some(Bound::Version(since)) = self.since
-                    && self.place(since) > self.place(from)
+                    && self.ordinal(since) > self.ordinal(from)
                 {
                     from = since;
                 }
                 if let Some(Bound::Version(until)) = self.until
-                    && self.place(until) < self.place(to)
+                    && self.ordinal(until) < self.ordinal(to)
                 {
                     to = until;
                 }
-                let some = self.place(from) <= self.place(to);
+                let some = self.ordinal(from) <= self.ordinal(to);
                 (some && self.has(from, *noticed_at)).then_some(Line::Missing(from, to))
             }
             // It has no time, so it is listed only without a range of time.

@@ -405,9 +405,9 @@ impl Fs {
     }
 
     fn changes(&self, version: &Version) -> Result<Vec<u8>, FsError> {
-        let places = self.history().records_of(version);
-        let places = places.map_err(|error| self.history_error(error))?;
-        match self.backup.statements(&places) {
+        let addresses = self.history().records_of(version);
+        let addresses = addresses.map_err(|error| self.history_error(error))?;
+        match self.backup.statements(&addresses) {
             Ok(statements) => Ok(content::changes_sql(&statements)),
             Err(source) => {
                 self.note_replaced(&source);

@@ -71,21 +71,21 @@ impl Fs {
             send("..", parent_of(directory), DOT_DOT)?;
         }
         // Counted from the first entry behind `..`.
-        let place = cookie.max(DOT_DOT) - DOT_DOT;
+        let position = cookie.max(DOT_DOT) - DOT_DOT;
         match directory {
             Node::Root => {
                 let has_versions = self.history().newest().is_some();
                 for (own, (name, node)) in (1..).zip(Node::IN_ROOT) {
-                    if own > place && (node != Node::Latest || has_versions) {
+                    if own > position && (node != Node::Latest || has_versions) {
                         send(name, node, DOT_DOT + own)?;
                     }
                 }
             }
-            Node::Versions => return self.list_versions(place, send),
+            Node::Versions => return self.list_versions(position, send),
             Node::ByTime(hour @ calendar::Period::Hour(..)) => return self.list_hour(hour, cookie, send),
             Node::ByTime(period) => {
                 let history = self.history();
-                for child in by_time::children_from(&history, period, place) {
+                for child in by_time::children_from(&history, period, position) {
                     let child = match child {
                         Ok(child) => child,
                         Err(error) => return ControlFlow::Continue(Err(self.history_error(error))),
@@ -97,7 +97,7 @@ impl Fs {
             }
             Node::OfVersion(seq, Part::Directory) => {
                 for (own, part) in (1..).zip(Part::FILES) {
-                    if let Some(name) = part.file_name().filter(|_| own > place) {
+                    if let Some(name) = part.file_name().filter(|_| own > position) {
                         send(name, Node::OfVersion(seq, part), DOT_DOT + own)?;
                     }
                 }
@@ -107,13 +107,13 @@ impl Fs {
         ControlFlow::Continue(Ok(()))
     }
 
-    /// The versions with a seq above `place`.
-    fn list_versions(&self, place: u64, send: &mut Send<'_>) -> Listed {
+    /// The versions with a seq above `position`.
+    fn list_versions(&self, position: u64, send: &mut Send<'_>) -> Listed {
         let history = self.history();
         let mut name = String::new();
         let mut newest_sent = None;
         let mut flow = ControlFlow::Continue(());
-        let read = history.for_versions_after(Seq::new(place), &mut |version| {
+        let read = history.for_versions_after(Seq::new(position), &mut |version| {
             let seq = version.seq;
             if seq.get() > SEQ_MAX {
                 return ControlFlow::Break(());
@@ -127,7 +127,7 @@ impl Fs {
         });
         let result = match (read, newest_sent) {
             (Err(error), Some(upto)) => {
-                self.unlisted().remember(Seq::new(place), upto);
+                self.unlisted().remember(Seq::new(position), upto);
                 Err(error)
             }
             (Ok(()), None) => self.unlisted().check(&history),

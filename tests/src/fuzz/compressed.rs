@@ -10,10 +10,10 @@ pub(super) fn page_images(input: &[u8]) -> bool {
     let Some((&choice, block)) = input.split_first() else { return false };
     let (upto, page_bytes) = (Keyframe(u32::from(choice & 31)), [512, 4096][usize::from(choice >> 7)]);
     let Ok(images) = PageImages::open(block, PageNo::FIRST, OWN, upto) else { return false };
-    let has_anchor = images.anchor().is_some();
+    let has_base_image = images.base_image().is_some();
     let is_wanted = images.is_wanted();
     let mut page = vec![0x5a; page_bytes];
-    let read = images.read(has_anchor.then_some(&vec![7; page_bytes]), &mut page);
+    let read = images.read(has_base_image.then_some(&vec![7; page_bytes]), &mut page);
     assert!(is_wanted || read.is_err(), "an image that there is not");
     let newest = PageImages::open(block, PageNo::FIRST, OWN, Keyframe::END).expect("it was opened before");
     assert!(newest.is_wanted(), "there is a newest image");

@@ -120,7 +120,7 @@ fn read(backup: &Path, at_each_end: usize) -> BTreeMap<u32, u32> {
     let wanted = wanted.filter(|(at, _)| *at < at_each_end || at.saturating_add(at_each_end) >= count);
     let mut found = BTreeMap::new();
     for (_, version) in wanted {
-        let _ = history.records_of(&version).and_then(|places| backup.statements(&places));
+        let _ = history.records_of(&version).and_then(|addresses| backup.statements(&addresses));
         let Ok(plan) = history.plan(&version) else { continue };
         let Ok(view) = views.open(&plan) else { continue };
         let mut bytes = vec![0; usize::try_from(view.size_bytes().min(READ_MAX)).expect("small")];

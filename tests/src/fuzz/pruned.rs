@@ -19,17 +19,17 @@ fn directory(file: &[u8]) -> Range<usize> {
 
 /// Where the directory of an intact file is, and the pruned segments.
 pub(super) fn blocks(file: &[u8]) -> Vec<Range<usize>> {
-    let place = directory(file);
-    let directory = PrunedDirectory::decode(&file[place.clone()]).expect("a directory");
+    let range = directory(file);
+    let directory = PrunedDirectory::decode(&file[range.clone()]).expect("a directory");
     let begin = |offset: u64| small(offset) + BLOCK_HEADER_LEN;
     let segments = directory.segments.iter().map(|entry| begin(entry.offset)..begin(entry.offset) + entry.len as usize);
-    [place].into_iter().chain(segments).collect()
+    [range].into_iter().chain(segments).collect()
 }
 
 /// Puts the right checksums everywhere, where they are in the intact file.
 pub(super) fn seal_pruned(uuid: &[u8], intact: &[u8], bytes: &mut [u8]) {
-    let place = directory(intact);
-    let listed = PrunedDirectory::decode(&intact[place.clone()]).expect("a directory");
+    let range = directory(intact);
+    let listed = PrunedDirectory::decode(&intact[range.clone()]).expect("a directory");
     let len = bytes.len();
     if len < PRUNED_HEADER_LEN + PRUNED_FOOTER_LEN {
         return;
@@ -47,12 +47,12 @@ pub(super) fn seal_pruned(uuid: &[u8], intact: &[u8], bytes: &mut [u8]) {
         for block in found.expect("a pruned segment").blocks {
             let before = [uuid, &entry.segment.get().to_le_bytes(), &block.offset.to_le_bytes()];
             assert_eq!(BLOCK_HEADER_LEN, 4);
-            put(bytes, small(block.place), block.len as usize, &before);
+            put(bytes, small(block.file_offset), block.len as usize, &before);
         }
         put(bytes, begin, entry.len as usize, &[uuid, &entry.offset.to_le_bytes()]);
     }
-    let begin = place.start - BLOCK_HEADER_LEN;
-    put(bytes, begin, place.len(), &[uuid, &(begin as u64).to_le_bytes()]);
+    let begin = range.start - BLOCK_HEADER_LEN;
+    put(bytes, begin, range.len(), &[uuid, &(begin as u64).to_le_bytes()]);
     let sum: Option<[u8; 4]> = bytes.get(begin..).and_then(|rest| rest.first_chunk().copied());
     seal(&mut bytes[..PRUNED_HEADER_LEN]);
     let header: [u8; 4] = *bytes[..PRUNED_HEADER_LEN].last_chunk().expect("it is longer");

@@ -151,8 +151,8 @@ fn segment_footer() -> SegmentFooter {
         templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
-        place_before: 900,
-        place: 1801,
+        ordinal_before: 900,
+        ordinal: 1801,
         times: (time(1), time(2)),
     }
 }
@@ -271,7 +271,7 @@ pub fn pruned() -> Vec<Vec<u8>> {
         last_segment: seq(last),
         last_seq: seq(last + 9),
         versions_before: 2,
-        place_before: 3,
+        ordinal_before: 3,
         versions: 4,
         segments: 5,
         bytes: 6,
@@ -281,14 +281,14 @@ pub fn pruned() -> Vec<Vec<u8>> {
         offset: 40,
         len: 300,
     });
-    let kept = |number| KeptVersion { seq: seq(number), place: number, recorded_at: time(7) };
+    let kept = |number| KeptVersion { seq: seq(number), ordinal: number, recorded_at: time(7) };
     let thinned =
         [10, 100].map(|first| Thinned { segment: seq(first), versions: vec![kept(first + 1), kept(first + 3)] });
     let ranges = vec![range(1, 50), range(100, 120)];
     let directory = PrunedDirectory { ranges, segments: segments.to_vec(), thinned: thinned.to_vec() };
     let (header, footer) = (segment_header().encode(), segment_footer().encode());
     let blocks = [(289_000, 40, 12), (290_000, 56, 12), (290_798, 72, 40)];
-    let blocks = blocks.map(|(offset, place, len)| PrunedBlock { offset, place, len }).to_vec();
+    let blocks = blocks.map(|(offset, file_offset, len)| PrunedBlock { offset, file_offset, len }).to_vec();
     let segment = |blocks| PrunedSegment { header, footer, blocks }.encode();
     vec![directory.encode(), segment(blocks), segment(Vec::new())]
 }

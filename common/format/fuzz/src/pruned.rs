@@ -25,7 +25,7 @@ pub(super) fn pruned(input: &[u8]) -> bool {
     let segment = PrunedSegment::decode(input, END);
     if let Ok(segment) = &segment {
         for block in &segment.blocks {
-            assert!(block.place + u64::from(block.len) < END, "{block:?} is outside");
+            assert!(block.file_offset + u64::from(block.len) < END, "{block:?} is outside");
             assert_eq!(segment.block_at(block.offset), Some(*block));
         }
     }

@@ -16,7 +16,7 @@ pub struct Shape {
     /// The whole text, with `?` in place of each literal.
     pub template: Box<str>,
     /// Byte offset of each `?` in the template.
-    pub places: Box<[usize]>,
+    pub positions: Box<[usize]>,
 }
 
 /// The shapes seen so far, each stored once.
@@ -102,11 +102,11 @@ impl<'a> LexedStatement<'a> {
     /// The literals, in order of position.
     pub fn literals(&self) -> impl ExactSizeIterator<Item = Literal<'a>> + Clone + use<'a> {
         let Self { text, start, literals, .. } = *self;
-        let places: &[usize] = self.shape.map_or(&[], |shape| &shape.places);
-        literals.iter().zip(places).map(move |(literal, &place)| {
+        let positions: &[usize] = self.shape.map_or(&[], |shape| &shape.positions);
+        literals.iter().zip(positions).map(move |(literal, &position)| {
             let from = literal.start as usize - start;
             let text = &text[from..from + literal.len as usize];
-            Literal { place, text, meaning: literal.kind.meaning(text) }
+            Literal { position, text, meaning: literal.kind.meaning(text) }
         })
     }
 }
@@ -145,13 +145,13 @@ impl Shapes {
     }
 
     fn shape(&mut self, split: &Parameterised<'_>) -> Arc<Shape> {
-        let places = || split.literals.iter().map(|literal| literal.place);
+        let positions = || split.literals.iter().map(|literal| literal.position);
         let known = self.known.get(split.template.as_str());
-        if let Some(known) = known.filter(|known| places().eq(known.places.iter().copied())) {
+        if let Some(known) = known.filter(|known| positions().eq(known.positions.iter().copied())) {
             return Arc::clone(known);
         }
         let template: Box<str> = split.template.as_str().into();
-        let shape = Arc::new(Shape { template: template.clone(), places: places().collect() });
+        let shape = Arc::new(Shape { template: template.clone(), positions: positions().collect() });
         if self.bytes + template.len() > KEPT_BYTES_MAX {
             self.known.clear();
             self.bytes = 0;
@@ -230,6 +230,6 @@ mod tests {
         let of: Vec<_> = first.statements().chain(second.statements()).map(|it| it.shape).collect();
         let [Some(one), Some(other), None, Some(later)] = of[..] else { panic!("{of:?}") };
         assert!(Arc::ptr_eq(one, other) && Arc::ptr_eq(one, later));
-        assert_eq!((&*one.template, &*one.places), ("DELETE FROM t WHERE a = ?", &[24][..]));
+        assert_eq!((&*one.template, &*one.positions), ("DELETE FROM t WHERE a = ?", &[24][..]));
     }
 }

@@ -31,7 +31,7 @@ pub struct Parameterised<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Literal<'a> {
     /// Byte offset of its `?` in the template.
-    pub place: usize,
+    pub position: usize,
     /// The text as written.
     pub text: &'a str,
     /// Kind and value of the literal.
@@ -167,12 +167,12 @@ impl<'a, 'o> Split<'a, 'o> {
             }
             Kind::Close => self.close(next)?,
             Kind::Integer(magnitude) if is_whole_operand(next) => self.integer(magnitude, &token),
-            Kind::Text(inside) if is_whole_operand(next) && self.is_place_of_value(&self.last) => {
+            Kind::Text(inside) if is_whole_operand(next) && self.is_value_position(&self.last) => {
                 self.take_out(token.start, token.end, Meaning::Text(inside));
             }
             // An empty blob stays: as a parameter it would be a zeroblob, which is equal only in its final value.
             Kind::Blob(digits)
-                if !digits.is_empty() && is_whole_operand(next) && self.is_place_of_value(&self.last) =>
+                if !digits.is_empty() && is_whole_operand(next) && self.is_value_position(&self.last) =>
             {
                 self.take_out(token.start, token.end, Meaning::Blob(digits));
             }
@@ -233,7 +233,7 @@ impl<'a, 'o> Split<'a, 'o> {
     }
 
     /// Whether a literal behind `last` is a value, provided that it is a whole operand.
-    fn is_place_of_value(&self, last: &Token<'_>) -> bool {
+    fn is_value_position(&self, last: &Token<'_>) -> bool {
         let is_open_to_values = match self.clause {
             Clause::Values | Clause::Set | Clause::Where => self.others == 0,
             Clause::Head | Clause::AfterValues => false,
@@ -247,10 +247,10 @@ impl<'a, 'o> Split<'a, 'o> {
     }
 
     fn integer(&mut self, magnitude: u64, token: &Token<'_>) {
-        let is_signed = self.last.kind == Kind::Minus && self.is_place_of_value(&self.before_last);
+        let is_signed = self.last.kind == Kind::Minus && self.is_value_position(&self.before_last);
         let (value, start) = if is_signed {
             (0i64.checked_sub_unsigned(magnitude), self.last.start)
-        } else if self.is_place_of_value(&self.last) || self.is_summand() {
+        } else if self.is_value_position(&self.last) || self.is_summand() {
             (i64::try_from(magnitude).ok(), token.start)
         } else {
             return;
@@ -273,7 +273,7 @@ impl<'a, 'o> Split<'a, 'o> {
     fn take_out(&mut self, start: usize, end: usize, meaning: Meaning<'a>) {
         let Parameterised { template, literals } = &mut *self.out;
         template.push_str(&self.sql[self.copied..start]);
-        literals.push(Literal { place: template.len(), text: &self.sql[start..end], meaning });
+        literals.push(Literal { position: template.len(), text: &self.sql[start..end], meaning });
         // The `?` merges with no neighbour: a parameter continues only with digits, and no digit follows a literal.
         template.push('?');
         self.copied = end;

@@ -55,7 +55,7 @@ impl StatementBlock {
             });
         }
         let literals = row_counts.iter().zip(&templates.templates);
-        let literals = literals.map(|(rows, template)| rows * template.places.len()).sum::<usize>();
+        let literals = literals.map(|(rows, template)| rows * template.positions.len()).sum::<usize>();
         if literals > LITERALS_MAX {
             return Err(Damage::Field { field: "literals", value: literals as u64 });
         }
@@ -63,7 +63,7 @@ impl StatementBlock {
         let mut next_cells = vec![0; templates.len()];
         for (index, template) in templates.templates.iter().enumerate().filter(|(index, _)| row_counts[*index] > 0) {
             next_cells[index] = cells.len();
-            parts.read_rows(row_counts[index], template.places.len(), &template.examples, &mut cells)?;
+            parts.read_rows(row_counts[index], template.positions.len(), &template.examples, &mut cells)?;
         }
         for statement in &mut statements {
             match statement {
@@ -71,7 +71,7 @@ impl StatementBlock {
                 Statement::Templated { id, first_cell } => {
                     let next = &mut next_cells[id.index()];
                     *first_cell = u32::try_from(*next).expect("BUG: a block has at most LITERALS_MAX literals");
-                    *next += templates.templates[id.index()].places.len();
+                    *next += templates.templates[id.index()].positions.len();
                 }
             }
         }

@@ -45,7 +45,7 @@ impl OwnedLiteral {
     }
 
     fn writable(&self) -> Writable<'_> {
-        writable(&Literal { place: 0, text: &self.text, meaning: self.kind.meaning(&self.text) })
+        writable(&Literal { position: 0, text: &self.text, meaning: self.kind.meaning(&self.text) })
     }
 }
 
@@ -64,14 +64,14 @@ impl TemplatesWriter {
         let mut parts = Parts::default();
         varint::put_len(&mut parts.structure, self.templates.len());
         for template in &self.templates {
-            let Shape { template: text, places } = &*template.shape;
+            let Shape { template: text, positions } = &*template.shape;
             varint::put_len(&mut parts.structure, text.len());
             parts.texts.extend_from_slice(text.as_bytes());
-            varint::put_len(&mut parts.structure, places.len());
+            varint::put_len(&mut parts.structure, positions.len());
             let mut after_last = 0;
-            for place in places {
-                varint::put_len(&mut parts.structure, place - after_last);
-                after_last = place + 1;
+            for position in positions {
+                varint::put_len(&mut parts.structure, position - after_last);
+                after_last = position + 1;
             }
             varint::put_len(&mut parts.structure, template.examples.len());
             let rows: Vec<Vec<_>> =
@@ -180,7 +180,7 @@ pub fn encode_lexed(templates: &mut TemplatesWriter, changes: &[LexedChange]) ->
     }
     for (template, rows) in rows.iter().enumerate().filter(|(_, rows)| !rows.starts.is_empty()) {
         let draft = &templates.templates[template];
-        let columns = draft.shape.places.len();
+        let columns = draft.shape.positions.len();
         let of_block: Vec<_> = rows.starts.iter().map(|&start| &literals[start..start + columns]).collect();
         let examples: Vec<Vec<_>> =
             draft.examples.iter().map(|row| row.iter().map(OwnedLiteral::writable).collect()).collect();

@@ -59,8 +59,8 @@ impl<'a> Templated<'a> {
 
     /// The text up to the first literal.
     pub fn beginning(&self) -> &'a str {
-        let place = self.template.places.first().map_or(self.template.text.len(), |&place| place as usize);
-        &self.template.text[..place]
+        let position = self.template.positions.first().map_or(self.template.text.len(), |&position| position as usize);
+        &self.template.text[..position]
     }
 
     /// Number of literals.
@@ -75,11 +75,11 @@ impl<'a> Templated<'a> {
         let len = template.len() + literals().map(|literal| literal.len_hint()).sum::<usize>();
         let mut text = String::with_capacity(len);
         let mut copied = 0;
-        for (literal, &place) in literals().zip(&*self.template.places) {
-            // A place is that of a `?`, so both of its sides are character boundaries.
-            text.push_str(&template[copied..place as usize]);
+        for (literal, &position) in literals().zip(&*self.template.positions) {
+            // A position is that of a `?`, so both of its sides are character boundaries.
+            text.push_str(&template[copied..position as usize]);
             literal.write(&mut text);
-            copied = place as usize + 1;
+            copied = position as usize + 1;
         }
         text.push_str(&template[copied..]);
         text
@@ -109,7 +109,7 @@ impl<'a> Iterator for Statements<'a> {
             Statement::Templated { id, first_cell } => {
                 let template = &self.bytes.table.templates[id.index()];
                 let first = first_cell as usize;
-                let cells = &self.cells[first..first + template.places.len()];
+                let cells = &self.cells[first..first + template.positions.len()];
                 StoredStatement::Templated(Templated { id, template, cells, bytes: self.bytes })
             }
         })

@@ -22,7 +22,7 @@ pub struct Templates {
 pub(super) struct Template {
     pub(super) text: Box<str>,
     /// Positions of the `?` in the text that stand for literals, ascending.
-    pub(super) places: Box<[u32]>,
+    pub(super) positions: Box<[u32]>,
     /// Rows of literals, concatenated.
     pub(super) examples: Vec<Cell>,
 }
@@ -46,15 +46,15 @@ impl Templates {
         let mut literals = 0;
         for _ in 0..count {
             let text = parts.text()?.0;
-            let places = places(&mut parts, text)?;
+            let positions = positions(&mut parts, text)?;
             let rows = varint::take_len(&mut parts.structure, LITERALS_MAX, "example count")?;
-            literals += rows * places.len().max(1);
+            literals += rows * positions.len().max(1);
             if literals > LITERALS_MAX {
                 return Err(Damage::Field { field: "example count", value: rows as u64 });
             }
             let mut examples = Vec::new();
-            parts.read_rows(rows, places.len(), &[], &mut examples)?;
-            templates.push(Template { text: text.into(), places, examples });
+            parts.read_rows(rows, positions.len(), &[], &mut examples)?;
+            templates.push(Template { text: text.into(), positions, examples });
         }
         parts.end()?;
         Ok(Self { templates, texts: parts.texts.to_owned(), blobs: parts.blobs.to_vec() })
@@ -75,24 +75,24 @@ impl Templates {
         let of = |template: &Template| {
             size_of::<Template>()
                 + template.text.len()
-                + size_of_val(&*template.places)
+                + size_of_val(&*template.positions)
                 + template.examples.len() * size_of::<Cell>()
         };
         self.templates.iter().map(of).sum::<usize>() + self.texts.len() + self.blobs.len()
     }
 }
 
-fn places(parts: &mut PartReaders<'_>, text: &str) -> Result<Box<[u32]>, Damage> {
-    let count = varint::take_len(&mut parts.structure, text.len(), "place count")?;
-    let mut places = Vec::with_capacity(count);
+fn positions(parts: &mut PartReaders<'_>, text: &str) -> Result<Box<[u32]>, Damage> {
+    let count = varint::take_len(&mut parts.structure, text.len(), "position count")?;
+    let mut positions = Vec::with_capacity(count);
     let mut after_last = 0;
     for _ in 0..count {
-        let place = after_last + varint::take_len(&mut parts.structure, text.len(), "place")?;
-        let short = u32::try_from(place).ok().filter(|_| text.as_bytes().get(place) == Some(&b'?'));
-        places.push(short.ok_or(Damage::Field { field: "place", value: place as u64 })?);
-        after_last = place + 1;
+        let position = after_last + varint::take_len(&mut parts.structure, text.len(), "position")?;
+        let short = u32::try_from(position).ok().filter(|_| text.as_bytes().get(position) == Some(&b'?'));
+        positions.push(short.ok_or(Damage::Field { field: "position", value: position as u64 })?);
+        after_last = position + 1;
     }
-    Ok(places.into())
+    Ok(positions.into())
 }
 
 /// Texts and blobs of a table and of one of its blocks.

@@ -39,7 +39,7 @@ fn plan(last: u64) -> ReplayPlan {
         let time = Timestamp::from_micros(1).unwrap();
         PlannedChange {
             about: ChangeAbout { data_version, seq: seq(number), time, run_start: RunStart::Later },
-            place: RecordAddress::Log { log: Seq::FIRST, seq: seq(number), offset: 0, len: 0, checksum: 0 },
+            address: RecordAddress::Log { log: Seq::FIRST, seq: seq(number), offset: 0, len: 0, checksum: 0 },
         }
     });
     let start = Start::Nothing(PageSize::new(4096).unwrap());

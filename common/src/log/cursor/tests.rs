@@ -53,7 +53,7 @@ fn sample(path: &Path) -> (Vec<u8>, Vec<usize>) {
         append(&mut writer, text);
         let mut cursor = LogCursor::new(directory(path), UUID);
         cursor.read_new(&mut |_, _| Ok(())).unwrap();
-        ends.push(usize::try_from(cursor.place().unwrap().1).unwrap());
+        ends.push(usize::try_from(cursor.position().unwrap().1).unwrap());
     }
     (fs::read(path.join(names::log(Seq::FIRST))).unwrap(), ends)
 }

@@ -18,13 +18,13 @@ pub(super) struct Entry {
     pub(super) seq: Seq,
     pub(super) data_version: DataVersion,
     pub(super) time: Timestamp,
-    pub(super) place: RecordAddress,
+    pub(super) address: RecordAddress,
     pub(super) page_count: Option<u32>,
 }
 
 impl Timeline {
     /// Applies the next record of the log.
-    pub(crate) fn apply_record(&mut self, record: &Record<'_>, place: RecordAddress) -> Result<(), Damage> {
+    pub(crate) fn apply_record(&mut self, record: &Record<'_>, address: RecordAddress) -> Result<(), Damage> {
         let header = &record.header;
         let body = match &record.body {
             Body::Change { flags, statements } => IndexedBody::Change {
@@ -42,7 +42,7 @@ impl Timeline {
             Body::Snapshot(snapshot) => IndexedBody::Snapshot(*snapshot),
         };
         let (seq, data_version, time) = (header.seq, header.data_version, header.time);
-        self.apply(&Entry { seq, data_version, time, place, page_count: None }, &body)
+        self.apply(&Entry { seq, data_version, time, address, page_count: None }, &body)
     }
 
     pub(super) fn apply(&mut self, entry: &Entry, body: &IndexedBody) -> Result<(), Damage> {
@@ -66,7 +66,7 @@ impl Timeline {
         bytes: u64,
     ) -> Result<(), Damage> {
         let committed = bump.committed(entry.data_version);
-        let follows = match self.newest_place() {
+        let follows = match self.newest_ordinal() {
             _ if entry.seq == Seq::FIRST => committed == DataVersion::new(0),
             // The version before the log may have been replaced by a snapshot, or is missing: then this change is void. The
             // checksum chain proves that no record in between is missing.
@@ -124,7 +124,7 @@ impl Timeline {
         if entry.seq != self.first_seq {
             return Err(Damage::Contradiction("a gap is not the first record of its log"));
         }
-        let place = match self.before {
+        let ordinal = match self.before {
             PrecedingVersion::Version(newest) if entry.data_version.distance_from(newest.data_version()) <= 0 => {
                 return Err(Damage::Contradiction("a gap is not of a newer version"));
             }
@@ -136,7 +136,7 @@ impl Timeline {
             }
             PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(entry.data_version.get().into()),
         };
-        self.gap = Some(Gap { place, seq: entry.seq, time: entry.time });
+        self.gap = Some(Gap { ordinal, seq: entry.seq, time: entry.time });
         self.is_unreadable_from(entry.seq);
         Ok(())
     }
@@ -188,11 +188,11 @@ impl Timeline {
         }
         let (data_version, seq, time, run_start) = (entry.data_version, entry.seq, entry.time, flags.run_start);
         let about = ChangeAbout { data_version, seq, time, run_start };
-        self.records.push(LiveRecord { about, place: entry.place, kind });
+        self.records.push(LiveRecord { about, address: entry.address, kind });
     }
 
     fn push_version(&mut self, entry: &Entry, origin: Origin, commit: Commit, statements: u64, bytes: u64) {
-        let place = match self.newest_place() {
+        let ordinal = match self.newest_ordinal() {
             PrecedingVersion::Version(newest) => newest.of_later(entry.data_version),
             PrecedingVersion::Nothing | PrecedingVersion::Unknown => VersionOrdinal(entry.data_version.get().into()),
         };
@@ -208,7 +208,7 @@ impl Timeline {
             statement_bytes: bytes.saturating_add(early_bytes),
             page_count: entry.page_count,
             page_size: None,
-            place,
+            ordinal,
             first_record: if is_first { 0 } else { self.records.len() },
         });
     }

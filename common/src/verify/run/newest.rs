@@ -17,7 +17,7 @@ impl Verification {
     /// Adds a finding if the newest version cannot be opened: then only an old state can be restored.
     fn note_unreadable_newest(&mut self) {
         let newest = self.baseline.history.newest_recorded().filter(|newest| newest.readable == Readable::No);
-        if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.places.1 == OPEN) {
+        if let Some(NewestRecorded { data_version: version, .. }) = newest.filter(|_| self.ordinals.1 == OPEN) {
             let path = self.backup.path().to_path_buf();
             self.found.findings.add_read(&ReadError::NewestUnreadable { path, version });
         }
@@ -27,7 +27,7 @@ impl Verification {
     pub(super) fn check_newest(&mut self) -> (Option<Soundness>, Vec<Warning>) {
         self.note_unreadable_newest();
         let newest = self.baseline.history.newest().filter(|newest| self.has(newest) && self.depth == Depth::Replay);
-        let Some(newest) = newest.filter(|newest| !self.lost.contains_place(newest.place)) else {
+        let Some(newest) = newest.filter(|newest| !self.lost.contains_ordinal(newest.ordinal)) else {
             return (None, Vec::new());
         };
         let Ok(Some(file)) = self.baseline.history.file_name_of(newest) else { return (None, Vec::new()) };
@@ -39,15 +39,15 @@ impl Verification {
                     let is_in_doubt = !matches!(wrong, Wrong::NodeDatabase { .. });
                     let at = self.found.findings.add(&file, None, wrong);
                     if is_in_doubt {
-                        self.found.findings.cost(&at, |finding| finding.in_doubt.add_place(newest.place));
+                        self.found.findings.cost(&at, |finding| finding.in_doubt.add_ordinal(newest.ordinal));
                     }
                 }
                 (Some(soundness), warnings)
             }
             Err(error) => {
                 let at = self.found.findings.add_replay(&file, None, &error);
-                self.found.findings.cost(&at, |finding| finding.lost.add_place(newest.place));
-                self.lost.add_place(newest.place);
+                self.found.findings.cost(&at, |finding| finding.lost.add_ordinal(newest.ordinal));
+                self.lost.add_ordinal(newest.ordinal);
                 (None, Vec::new())
             }
         }

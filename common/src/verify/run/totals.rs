@@ -19,39 +19,39 @@ impl Verification {
         let Some(pruned) = self.backup.segments().pruned() else { return dropped };
         for range in pruned.ranges() {
             if let Ok(footer) = self.backup.segments().footer(range.last_segment) {
-                dropped.add(if range.versions_before == 0 { 0 } else { range.place_before + 1 }, footer.place);
+                dropped.add(if range.versions_before == 0 { 0 } else { range.ordinal_before + 1 }, footer.ordinal);
             }
         }
         let alone = pruned.thinned().iter().flat_map(|thinned| &thinned.versions);
-        alone.for_each(|version| kept.add_place(VersionOrdinal(version.place)));
+        alone.for_each(|version| kept.add_ordinal(VersionOrdinal(version.ordinal)));
         dropped.without(&kept)
     }
 
     /// All known versions.
     pub(super) fn all_versions(&self) -> VersionRanges {
         let mut all = VersionRanges::default();
-        self.sealed.iter().for_each(|one| all.add(one.places.0, one.places.1));
+        self.sealed.iter().for_each(|one| all.add(one.ordinals.0, one.ordinals.1));
         self.thinned
             .iter()
             .flat_map(|one| &one.versions)
-            .for_each(|version| all.add_place(VersionOrdinal(version.place)));
-        self.baseline.history.unsealed_versions().for_each(|version| all.add_place(version.place));
-        all.within(self.places.0, self.places.1)
+            .for_each(|version| all.add_ordinal(VersionOrdinal(version.ordinal)));
+        self.baseline.history.unsealed_versions().for_each(|version| all.add_ordinal(version.ordinal));
+        all.within(self.ordinals.0, self.ordinals.1)
     }
 
     /// Number of requested versions, as far as known.
     pub(super) fn count_versions(&self) -> u64 {
-        let ((first, last), dropped) = (self.places, self.dropped());
+        let ((first, last), dropped) = (self.ordinals, self.dropped());
         let of_one = |one: &Sealed| {
-            let inside = first <= one.places.0 && one.places.1 <= last;
-            let mut places = VersionRanges::default();
-            places.add(one.places.0.max(first), one.places.1.min(last));
-            let places = places.without(&dropped);
+            let inside = first <= one.ordinals.0 && one.ordinals.1 <= last;
+            let mut ordinals = VersionRanges::default();
+            ordinals.add(one.ordinals.0.max(first), one.ordinals.1.min(last));
+            let ordinals = ordinals.without(&dropped);
             let counted = match self.backup.segments().timeline(one.first) {
                 Ok(timeline) if one.file.is_some() => {
                     Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
                 }
-                _ => one.versions.filter(|_| inside).or(places.count()),
+                _ => one.versions.filter(|_| inside).or(ordinals.count()),
             };
             counted.unwrap_or(0)
         };

@@ -164,7 +164,7 @@ fn last_record_of(copy: &Copy, name: &str) -> usize {
     let (history, read) = backup.read_history();
     read.unwrap();
     let starts = history.unsealed_versions().flat_map(|version| history.records_of(version).unwrap());
-    let starts = starts.filter_map(|place| match place {
+    let starts = starts.filter_map(|address| match address {
         RecordAddress::Log { log, offset, .. } if names::log(log) == name => Some(offset),
         _ => None,
     });

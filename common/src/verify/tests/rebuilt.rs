@@ -206,7 +206,7 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
     let snapshot =
         |footer: &mut SegmentFooter| footer.newest_snapshot = footer.newest_snapshot.map(|_| Seq::FIRST.next());
     let before = |footer: &mut SegmentFooter| footer.versions_before += 1;
-    let place = |footer: &mut SegmentFooter| footer.place += 1;
+    let ordinal = |footer: &mut SegmentFooter| footer.ordinal += 1;
     let page_count = |footer: &mut SegmentFooter| footer.page_count += 1;
     let bytes = |index: &mut RecordIndex| {
         let changes = index.records.iter_mut().filter_map(|record| match &mut record.body {
@@ -222,7 +222,7 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
         ("checksum", "it does not continue the segment before it"),
         ("snapshot", "it builds on something else"),
         ("before", "it says other versions to be before it"),
-        ("place", "its end names another newest version"),
+        ("ordinal", "its end names another newest version"),
         ("page_count", "its end says another number of pages"),
         ("extra", "what is here belongs to nothing"),
     ] {
@@ -237,7 +237,7 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
             "checksum" => changes.header = &checksum,
             "snapshot" => changes.footer = &snapshot,
             "before" => changes.footer = &before,
-            "place" => changes.footer = &place,
+            "ordinal" => changes.footer = &ordinal,
             "page_count" => changes.footer = &page_count,
             _ => changes.extra = Some(b"nobody's"),
         }
@@ -258,11 +258,11 @@ fn what_the_sealer_has_replayed_is_what_its_segment_says() {
     loop {
         let (history, mut cursor) = backup.sealed_history().unwrap();
         let (previous, mut replay) = (cursor.previous_checksum(), None::<LogReplay>);
-        let behind = cursor.read_to_end_of_log(&mut |record, place| {
+        let behind = cursor.read_to_end_of_log(&mut |record, address| {
             let newest = history.sealed().last().copied();
             let begun = replay.take();
             let begun =
-                begun.map_or_else(|| begin(&backup, LIMITS, newest, place.file_seq(), previous, &record.body), Ok);
+                begun.map_or_else(|| begin(&backup, LIMITS, newest, address.file_seq(), previous, &record.body), Ok);
             replay.insert(begun.unwrap()).add(record).unwrap();
             Ok(ControlFlow::Continue(()))
         });

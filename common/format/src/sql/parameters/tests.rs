@@ -15,7 +15,7 @@ fn check(sql: &str, template: &str, values: &str) {
     assert_eq!((split.template.as_str(), shown(&split.literals).as_str()), (template, values), "{sql}");
     let mut text = split.template;
     for literal in split.literals.iter().rev() {
-        text.replace_range(literal.place..=literal.place, literal.text);
+        text.replace_range(literal.position..=literal.position, literal.text);
     }
     assert_eq!(text, sql);
 }
