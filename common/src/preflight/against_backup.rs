@@ -50,7 +50,7 @@ pub(super) fn compare_with_backup(
     let position = match newest.data_version.distance_from(read.data_version) {
         0 => Position::Newest,
         // lightningd died before it committed that, or is about to.
-        1 if newest.commit == Commit::Unknown => Position::Newest,
+        1 if newest.commit == Commit::Unknown => Position::BeforeUncommitted,
         distance if distance > 0 => Position::Behind(distance.unsigned_abs()),
         distance => Position::Ahead(distance.unsigned_abs()),
     };

@@ -25,8 +25,10 @@ pub struct BackupEvidence {
 /// Where a database is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// At the newest version. One that `lightningd` may never have committed does not count.
+    /// At the newest version.
     Newest,
+    /// One version before the newest, which `lightningd` may never have committed: it does not count.
+    BeforeUncommitted,
     /// So many versions behind it.
     Behind(u32),
     /// So many versions ahead of it: `lightningd` ran without the backup.
@@ -38,7 +40,7 @@ impl BackupEvidence {
     pub fn behind(&self) -> u32 {
         match self.position {
             Position::Behind(versions) => versions,
-            Position::Newest | Position::Ahead(_) => 0,
+            Position::Newest | Position::BeforeUncommitted | Position::Ahead(_) => 0,
         }
     }
 }

@@ -345,6 +345,11 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             write!(f, "this is the newest version of the backup {path}, of {recorded_at}")?;
             f.write_str(if *same == Some(true) { ", and the contents agree" } else { "" })
         }
+        Position::BeforeUncommitted => write!(
+            f,
+            "the backup {path} has one version more, {newest}, of {recorded_at}, which lightningd may have died before it committed. The \
+             database is current if lightningd last ran on this very file; if it is a copy, or was restored, restore {newest} instead"
+        ),
         Position::Ahead(versions) => write!(
             f,
             "the database is {} ahead of the backup {path}, whose newest is {newest}, of {recorded_at}: lightningd ran without it",

@@ -118,6 +118,7 @@ fn the_versions_of_a_real_node_are_told_apart_by_its_revocations() {
     let object = expect(preflight(&["--backup".as_ref(), backup.as_os_str(), dir.as_os_str()]), 0, "all equal");
     assert_eq!((&object["data_version"], &object["backup"]["behind"]), (&json!(5728), &json!(0)));
     assert_eq!(object["backup"]["same"], true);
+    assert!(object["reasons"].to_string().contains("has one version more, 5729"), "{object:#}");
     assert_eq!(files(&home), before, "nothing is changed");
     // Nothing was revoked between these two, and much was between those.
     let behind = |version: u32| {
