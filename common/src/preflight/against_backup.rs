@@ -7,13 +7,14 @@ use crate::backup::Backup;
 use crate::backup::view::View;
 use crate::history::History;
 use crate::pages::{MountedOverlay, OverlayPages, PagesInRuns};
+use crate::preflight::Contents;
 use crate::preflight::backup_evidence::{BackupEvidence, Between, Position, RevokedBetween};
 use crate::preflight::finding::Finding;
 use crate::preflight::node_state::NodeState;
 use crate::preflight::readable::{Read, ReadableDatabase};
 use crate::preflight::report::Report;
-use crate::preflight::{Contents, in_words};
 use crate::segment::version::Version;
+use crate::storage::causes::with_causes;
 use crate::storage::read_error::ReadError;
 use crate::verify::{Hold, compare_with_database};
 use format::units::{DataVersion, Timestamp};
@@ -39,7 +40,7 @@ pub(super) fn compare_with_backup(
     let unreadable = |reason| Finding::BackupUnreadable { path: backup.path().to_owned(), reason };
     let (history, problem) = backup.read_history();
     if let Err(problem) = &problem {
-        report.add(unreadable(in_words(problem)));
+        report.add(unreadable(with_causes(problem)));
     }
     let Some(newest) = history.newest_recorded() else {
         if problem.is_ok() {
@@ -85,7 +86,7 @@ fn find(
     unreadable: &dyn Fn(String) -> Finding,
 ) -> Option<Version> {
     history.version(version).unwrap_or_else(|error: ReadError| {
-        report.add(unreadable(in_words(&error)));
+        report.add(unreadable(with_causes(&error)));
         None
     })
 }
@@ -107,7 +108,7 @@ fn compare(
             Some(against.is_same())
         }
         Err(error) => {
-            report.add(Finding::NotCompared { reason: in_words(&error) });
+            report.add(Finding::NotCompared { reason: with_causes(&error) });
             None
         }
     }
@@ -115,14 +116,14 @@ fn compare(
 
 /// The channels of a version of the backup.
 fn state_of(backup: &Arc<Backup>, history: &History, version: &Version) -> Result<NodeState, String> {
-    let plan = history.plan(version).map_err(|error| in_words(&error))?;
-    let view = View::build(backup, &plan, None).map_err(|error| in_words(&error.reason))?;
+    let plan = history.plan(version).map_err(|error| with_causes(&error))?;
+    let view = View::build(backup, &plan, None).map_err(|error| with_causes(&error.reason))?;
     let pages = PagesInRuns::new(Arc::new(view.pages().clone()), Arc::default());
     let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(pages)));
-    let read = mounted.connect().map_err(|error| in_words(&error));
-    let read = read.and_then(|connection| NodeState::read(&connection).map_err(|error| in_words(&error)));
+    let read = mounted.connect().map_err(|error| with_causes(&error));
+    let read = read.and_then(|connection| NodeState::read(&connection).map_err(|error| with_causes(&error)));
     match mounted.take_problem() {
-        Some(problem) => Err(in_words(&problem)),
+        Some(problem) => Err(with_causes(&problem)),
         None => read,
     }
 }

@@ -35,6 +35,7 @@ use crate::preflight::readable::ReadableDatabase;
 use crate::preflight::report::Report;
 use crate::preflight::revocations::compare_revocations;
 use crate::preflight::witness::Witness;
+use crate::storage::causes::with_causes;
 use format::units::Timestamp;
 
 /// A question: the database, and where evidence is.
@@ -97,7 +98,7 @@ pub fn preflight(question: &Question<'_>, watch: &mut dyn FnMut(u64, u64)) -> Re
     let keys = match &question.keys {
         Ok(keys) => Some(*keys),
         Err(error) => {
-            report.add(Finding::NoKeys { reason: in_words(error) });
+            report.add(Finding::NoKeys { reason: with_causes(error) });
             None
         }
     };
@@ -107,7 +108,7 @@ pub fn preflight(question: &Question<'_>, watch: &mut dyn FnMut(u64, u64)) -> Re
     }) {
         Ok(read) => Some(read),
         Err(error) => {
-            report.add(Finding::DatabaseUnreadable { reason: in_words(&error) });
+            report.add(Finding::DatabaseUnreadable { reason: with_causes(&error) });
             None
         }
     };
@@ -125,7 +126,7 @@ pub fn preflight(question: &Question<'_>, watch: &mut dyn FnMut(u64, u64)) -> Re
     let state = match &read.state {
         Ok(state) => Some(state),
         Err(error) => {
-            report.add(Finding::DatabaseNotUnderstood { reason: in_words(error) });
+            report.add(Finding::DatabaseNotUnderstood { reason: with_causes(error) });
             None
         }
     };
@@ -159,16 +160,10 @@ fn read_witnesses(paths: &[PathBuf], keys: &NodeKeys, report: &mut Report) -> Ve
     for path in paths {
         match Witness::read(path, keys.seed()) {
             Ok(witness) => witnesses.push(witness),
-            Err(error) => report.add(Finding::WitnessUnreadable { reason: in_words(&error) }),
+            Err(error) => report.add(Finding::WitnessUnreadable { reason: with_causes(&error) }),
         }
     }
     witnesses
-}
-
-/// An error with its causes, in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

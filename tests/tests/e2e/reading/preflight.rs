@@ -256,6 +256,9 @@ fn bad_input_is_a_sentence_and_changes_nothing() {
         println!("{what}");
         let object = expect(preflight(&[home.lightning_dir().as_os_str()]), *code, words);
         assert_eq!(files(&home), before, "{what}");
+        for reason in object["reasons"].as_array().unwrap() {
+            assert!(reason.as_str().unwrap().matches(words).count() <= 1, "{what}: said twice: {reason}");
+        }
         // What is said for people says the same.
         let ran = cli::backupfs(&["preflight".as_ref(), home.lightning_dir().as_os_str()]);
         assert_eq!(ran.code, *code, "{what}: {ran:?}");
