@@ -257,7 +257,9 @@ fn bad_input_is_a_sentence_and_changes_nothing() {
         let object = expect(preflight(&[home.lightning_dir().as_os_str()]), *code, words);
         assert_eq!(files(&home), before, "{what}");
         for reason in object["reasons"].as_array().unwrap() {
-            assert!(reason.as_str().unwrap().matches(words).count() <= 1, "{what}: said twice: {reason}");
+            let reason = reason.as_str().unwrap().trim_end_matches('.');
+            let is_repeated = reason.rsplit_once(": ").is_some_and(|(before, cause)| before.contains(cause));
+            assert!(!is_repeated, "{what}: said twice: {reason}");
         }
         // What is said for people says the same.
         let ran = cli::backupfs(&["preflight".as_ref(), home.lightning_dir().as_os_str()]);
