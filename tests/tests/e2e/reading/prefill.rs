@@ -84,9 +84,12 @@ fn a_reader_who_hops_about_gets_right_bytes_all_the_time_and_soon_from_the_kerne
             scope.spawn(move || hop(&File::open(path).expect("the database"), bytes, reader * 1000, 3000));
         }
     });
+    // The readers have asked for two thirds of the pages. The kernel may take a few pages back at any time.
+    let pages = bytes.len() / PAGE_BYTES;
+    let nearly_all = pages - pages / 50;
     let since = Instant::now();
-    while cached_pages(&path).is_some_and(|pages| pages < bytes.len() / PAGE_BYTES) {
-        assert!(since.elapsed() < TIMEOUT, "{:?} of {} pages", cached_pages(&path), bytes.len() / PAGE_BYTES);
+    while cached_pages(&path).is_some_and(|cached| cached < nearly_all) {
+        assert!(since.elapsed() < TIMEOUT, "{:?} of {pages} pages", cached_pages(&path));
         thread::sleep(Duration::from_millis(20));
     }
     assert!(fs::read(&path).expect("the database") == bytes);

@@ -136,7 +136,7 @@ fn sealing_a_backlog_is_abandoned_at_once_and_goes_on_at_the_next_start() {
     assert!(abandoned >= 2, "the backlog is too small for this machine: the sealer had done it all");
     node.start();
     let newest = node.commit();
-    assert!(until(Duration::from_secs(120), || logs(&backup) == 1), "{} logs are left", logs(&backup));
+    assert!(until(Duration::from_secs(600), || logs(&backup) == 1), "{} logs are left", logs(&backup));
     node.stop();
     let left_over: Vec<_> = names(&backup).into_iter().filter(|name| name.ends_with(".tmp")).collect();
     assert_eq!(left_over, [""; 0], "files of a sealing that was abandoned");
