@@ -8,6 +8,7 @@ pub(crate) mod removal;
 pub(crate) mod shared_lock;
 pub(crate) mod size;
 pub(crate) mod snapshot_check;
+pub(crate) mod source;
 pub(crate) mod state;
 pub(crate) mod view;
 mod view_cache;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::backup::recorded_changes::RecordedChanges;
+use crate::backup::source::Source;
 use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::history::unsealed::Unsealed;
@@ -27,7 +29,7 @@ use crate::replay::IdleReplays;
 use crate::segment::version::Readable;
 use crate::segment::{Dropped, SealedPages, SealedState, Segments};
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, RealDirectory, StorageError};
+use crate::storage::{Access, Directory, StorageError};
 use format::manifest::{MANIFEST_LEN, Manifest};
 use format::record_index::ForeignKeys;
 use format::segment::SnapshotId;
@@ -47,13 +49,13 @@ pub enum OpenError {
     )]
     Missing {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
     },
     /// The directory has no valid manifest.
     #[error("{url} is not a backup ({reason}); check the path")]
     NotABackup {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
         /// The damage of the manifest.
         reason: Damage,
     },
@@ -61,7 +63,7 @@ pub enum OpenError {
     #[error("{url} cannot be read: {reason}")]
     NewerFormat {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
         /// The format version found.
         reason: Damage,
     },
@@ -69,7 +71,7 @@ pub enum OpenError {
     #[error("{url} is closed to this user; use the account that lightningd runs as, which owns the backup")]
     NoPermission {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
         /// The call that failed.
         source: StorageError,
     },
@@ -80,13 +82,13 @@ pub enum OpenError {
     )]
     NotADirectory {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
     },
     /// The directory is empty: perhaps a mount point without its mount.
     #[error("{url} is empty, so it is not a backup; check the path, or mount the disk that belongs there")]
     Empty {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
     },
     /// A directory with other files, and without a manifest.
     #[error(
@@ -96,7 +98,7 @@ pub enum OpenError {
     )]
     NoManifest {
         /// The URL of the backup.
-        url: BackupUrl,
+        url: String,
     },
     /// The directory cannot be read.
     #[error(transparent)]
@@ -119,13 +121,16 @@ impl Backup {
     /// # Errors
     /// When there is none, or its format is newer.
     pub fn open(url: &BackupUrl) -> Result<Self, OpenError> {
-        let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(url.path()));
-        Self::open_in(directory, url)
+        Self::open_from(&Source::from(url))
     }
 
-    pub(crate) fn open_in(directory: Arc<dyn Directory>, url: &BackupUrl) -> Result<Self, OpenError> {
-        let manifest = read_manifest(&*directory, url)?;
-        Ok(Self::of(directory, manifest))
+    /// Opens the backup at `source`; reads only its manifest.
+    ///
+    /// # Errors
+    /// When there is none, or its format is newer.
+    pub fn open_from(source: &Source) -> Result<Self, OpenError> {
+        let manifest = read_manifest(source)?;
+        Ok(Self::of(Arc::clone(source.directory()), manifest))
     }
 
     /// The backup in a directory that has this manifest.
@@ -289,12 +294,14 @@ impl Backup {
     }
 }
 
-/// Reads the manifest of the backup in `directory`.
-pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Result<Manifest, OpenError> {
+/// Reads the manifest of the backup at `source`.
+pub(crate) fn read_manifest(source: &Source) -> Result<Manifest, OpenError> {
+    let directory = &**source.directory();
+    let url = || source.to_string();
     let file = match directory.open(names::MANIFEST, Access::Read) {
         Ok(file) => file,
         Err(error) if error.is_not_found() => {
-            let url = url.clone();
+            let url = url();
             return Err(match directory.list() {
                 Err(_) => OpenError::Missing { url },
                 Ok(names) if names.is_empty() => OpenError::Empty { url },
@@ -302,10 +309,10 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
             });
         }
         Err(error) if error.source.kind() == std::io::ErrorKind::NotADirectory => {
-            return Err(OpenError::NotADirectory { url: url.clone() });
+            return Err(OpenError::NotADirectory { url: url() });
         }
         Err(source) if source.source.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(OpenError::NoPermission { url: url.clone(), source });
+            return Err(OpenError::NoPermission { url: url(), source });
         }
         Err(error) => return Err(error.into()),
     };
@@ -314,8 +321,8 @@ pub(crate) fn read_manifest(directory: &dyn Directory, url: &BackupUrl) -> Resul
     let len = file.read_at(&mut bytes, 0)?;
     bytes.truncate(len);
     Manifest::decode(&bytes).map_err(|reason| match reason {
-        Damage::TooNew { .. } => OpenError::NewerFormat { url: url.clone(), reason },
-        _ => OpenError::NotABackup { url: url.clone(), reason },
+        Damage::TooNew { .. } => OpenError::NewerFormat { url: url(), reason },
+        _ => OpenError::NotABackup { url: url(), reason },
     })
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::backup::attach_error::OpenRecordingError;
 use crate::backup::shared_lock::SharedLock;
+use crate::backup::source::Source;
 use crate::backup::{Backup, read_manifest};
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
@@ -45,7 +46,8 @@ pub(crate) fn attach(
     limits: LogLimits,
     expected: &Expected<'_>,
 ) -> Result<Attached, OpenRecordingError> {
-    let manifest = read_manifest(&**directory, url)?;
+    let source = Source::new(url.to_string(), Arc::clone(directory));
+    let manifest = read_manifest(&source)?;
     if let Some(expected) = uuid.filter(|&uuid| uuid != manifest.uuid) {
         return Err(OpenRecordingError::Foreign { url: url.clone(), found: manifest.uuid, expected });
     }
@@ -55,7 +57,7 @@ pub(crate) fn attach(
     })?;
     let lock = SharedLock::of(lock);
     // Read again under the lock: the previous recorder may have added the node's id.
-    let manifest = read_manifest(&**directory, url).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
+    let manifest = read_manifest(&source).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
     let backup = Backup::of(Arc::clone(directory), manifest.clone());
     if let Expected::WhatWeWrote { acknowledged, attempted } = *expected {
         let (_, cursor) = backup.sealed_history().map_err(RecoverError::from)?;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::disk::{Disk, Node, Tree};
 use crate::backup::Backup;
+use crate::backup::source::Source;
 use crate::config::backup_lock::{BackupLock, OnGap};
 use crate::config::log_limits::LogLimits;
 use crate::config::on_unreachable::OnUnreachable;
@@ -81,7 +82,9 @@ impl Home {
 
     pub(super) fn backup(&self, disk: &Disk) -> Result<Arc<Backup>, String> {
         let directory = disk.directory(BACKUP).ok_or("there is no backup")?;
-        Backup::open_in(directory, &self.lock.backend_url).map(Arc::new).map_err(|error| with_causes(&error))
+        Backup::open_from(&Source::new(self.lock.backend_url.to_string(), directory))
+            .map(Arc::new)
+            .map_err(|error| with_causes(&error))
     }
 }
 
