@@ -135,7 +135,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// A start after some changes that nobody recorded.
+    /// A start after some changes that no recorder saw.
     fn heal(&mut self) -> anyhow::Result<Round> {
         for _ in 0..MISSED {
             self.node.next(|_, _, _| Ok(()))?;

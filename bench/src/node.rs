@@ -70,7 +70,7 @@ pub fn memory() -> Option<&'static Path> {
     found
 }
 
-/// Beside the program: in the target directory, on whatever disk that is.
+/// The directory of this program: the target directory, on any disk.
 pub fn target_directory() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("where is this program?")?;
     let directory = program.ancestors().nth(2).context("this program does not lie in a target directory")?;

@@ -177,6 +177,6 @@ mod tests {
     fn of_a_trace_the_size_is_kept_and_no_path() {
         let report = json!({"traces": [{"trace": "demo", "sizes": {"backup_bytes": 1, "sql_bytes": 4}}]});
         assert_eq!(ratios(&report), BTreeMap::from([("demo: backup / SQL".to_owned(), 0.25)]));
-        assert_eq!(without_path("--dir=/home/somebody".to_owned()), "PATH");
+        assert_eq!(without_path("--dir=/home/operator".to_owned()), "PATH");
     }
 }

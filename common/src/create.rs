@@ -144,7 +144,7 @@ pub struct Created {
     /// The snapshot that it begins with; `None` for a new node.
     pub snapshot: Option<CreatedSnapshot>,
     /// New path of the backup that was replaced.
-    pub put_aside: Option<PathBuf>,
+    pub renamed_to: Option<PathBuf>,
     /// Spool of the replaced backup, which may have changes that are in neither backup; it is unchanged.
     pub left_spool: Option<PathBuf>,
 }
@@ -282,27 +282,26 @@ fn create(
         name: &file_name(target),
         inside: Arc::new(RealDirectory::new(building.path())),
     };
-    let (uuid, mut put_aside) = (Uuid::new_v4(), None);
+    let (uuid, mut renamed_to) = (Uuid::new_v4(), None);
     let made = create_in(&new, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
         if let (Some(replaced), Some(snapshot), Existing::Replace { damaged: DamagedDatabase::Refuse, .. }) =
             (&replaced, snapshot, existing)
         {
             expect_sound(replaced, snapshot)?;
         }
-        put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
+        renamed_to = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
         Ok(())
     });
     let left_spool = left_spool.map(|spool| spool.path().to_path_buf());
-    made.map(|snapshot| Created { uuid, snapshot, put_aside: put_aside.clone(), left_spool }).map_err(|error| {
-        match (put_aside, error) {
-            (Some(aside), error) if fs::rename(&aside, target).is_err() => {
-                CreateError::LeftAside { path: target.to_path_buf(), aside, source: Box::new(error) }
-            }
-            (_, CreateError::Storage(error)) if error.op == StorageOp::Rename && is_taken(&error.source) => {
-                CreateError::Exists { url: url.clone() }
-            }
-            (_, error) => error,
+    let renamed = renamed_to.clone();
+    made.map(|snapshot| Created { uuid, snapshot, renamed_to, left_spool }).map_err(|error| match (renamed, error) {
+        (Some(aside), error) if fs::rename(&aside, target).is_err() => {
+            CreateError::LeftAside { path: target.to_path_buf(), aside, source: Box::new(error) }
         }
+        (_, CreateError::Storage(error)) if error.op == StorageOp::Rename && is_taken(&error.source) => {
+            CreateError::Exists { url: url.clone() }
+        }
+        (_, error) => error,
     })
 }
 

@@ -103,7 +103,7 @@ pub struct Restored {
     /// The size of the file.
     pub bytes: u64,
     /// The new name of the database that was there before.
-    pub put_aside: Option<PathBuf>,
+    pub renamed_to: Option<PathBuf>,
     /// The findings of SQLite's `quick_check`; empty unless they were accepted.
     pub damage: Vec<String>,
 }
@@ -329,8 +329,8 @@ pub fn restore(
     }
     inspect(temporary.path())?;
     progress(Progress::Placing);
-    let put_aside = destination.take(temporary)?;
-    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside, damage })
+    let renamed_to = destination.take(temporary)?;
+    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), renamed_to, damage })
 }
 
 /// Reads the synced file from the disk, and compares it with the backup.

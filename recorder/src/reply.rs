@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_message_whatever_its_text() {
+    fn an_error_is_one_message_with_any_text() {
         let mut out = Vec::new();
         write_error(&mut out, None, Code::NotRecorded, &"a \"quoted\"\n\npath");
         assert_eq!(

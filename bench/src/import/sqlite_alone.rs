@@ -1,5 +1,5 @@
 //! The yardstick of an import: SQLite executing the same changes, each in a transaction of its own, on a plain file that is
-//! never synced. Nobody who replays every change on one connection is faster.
+//! never synced. No program that replays every change on one connection is faster.
 
 use std::fs;
 use std::path::Path;

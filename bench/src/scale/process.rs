@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Ticks of a second in `/proc/PID/stat`: fixed for programs, whatever the kernel uses itself.
+/// Ticks of a second in `/proc/PID/stat`: fixed for programs, and independent of the kernel's own tick.
 const TICKS: f64 = 100.0;
 
 /// Memory of a process, in bytes.

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_as_such_whatever_its_length() {
+    fn a_newer_format_is_reported_as_such_at_any_length() {
         let mut bytes = sample().encode().to_vec();
         bytes[8] = 2;
         bytes.extend_from_slice(&[7; 100]);

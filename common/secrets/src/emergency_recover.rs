@@ -38,7 +38,7 @@ pub enum EmergencyRecoverError {
 /// Decrypts and reads the file.
 ///
 /// # Errors
-/// [`EmergencyRecoverError`]. A file of another node and a damaged one cannot be told apart.
+/// [`EmergencyRecoverError`]. A file of another node and a damaged one give the same error.
 pub fn read(bytes: &[u8], seed: &Seed) -> Result<StaticBackup, EmergencyRecoverError> {
     if bytes.len() < HEADER_LEN + EXTRA_LEN {
         return Err(EmergencyRecoverError::TooShort { len: bytes.len() });

@@ -26,7 +26,7 @@ pub struct ViewError {
 
 /// A version opened for reading: the pages of a snapshot or segment, read on demand, with the overlay of the replay.
 ///
-/// Immutable: bytes and size stay the same while it exists, whatever the recorder does.
+/// Immutable: bytes and size stay the same while it exists, also while the recorder writes.
 #[derive(Debug)]
 pub struct View {
     seq: Seq,

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_the_same_whoever_wrote_them_how_often_and_no_other_byte_may_differ() {
+    fn pages_are_equal_after_any_number_of_writes_and_no_other_byte_may_differ() {
         let mut node = Node::new("");
         let mut recording = node.record();
         for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! Whether two databases have equal contents: every row of every table, whatever the layout of pages.
+//! Whether two databases have equal contents: every row of every table, in any layout of pages.
 //!
 //! Pages do not decide: two releases of SQLite leave different bytes in the unused parts of a page. Nor do all rowids: VACUUM,
 //! which `lightningd` runs without a change of version, renumbers the rows of tables without an index and without an `INTEGER

@@ -216,7 +216,7 @@ impl BackupLock {
         let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
             let copy = unused_name(&path, Timestamp::now())?;
-            // A hard link: the old file, whatever it is, is not opened, and has both names until the new file takes the first.
+            // A hard link: the old file may be of any type; it is not opened, and has both names until the new file takes the first.
             let kept = match fs::hard_link(&path, &copy) {
                 Ok(()) => Some(copy),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,

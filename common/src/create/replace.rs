@@ -54,7 +54,7 @@ pub enum ReplaceError {
         path: PathBuf,
     },
     /// A recorder, or `backupfs seal`, has the lock.
-    #[error("{path} is in use: stop the node first, and whatever else writes to the backup", path = .path.display())]
+    #[error("{path} is in use: stop the node first, and every other program that writes to the backup", path = .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -318,14 +318,14 @@ fn older_than(
 /// # Errors
 /// [`ReplaceError::NothingThere`], or when the parent directory cannot be read.
 pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), ReplaceError> {
-    if BackupLock::read(lightning_dir).is_err() || was_put_aside(target)? {
+    if BackupLock::read(lightning_dir).is_err() || was_renamed(target)? {
         return Ok(());
     }
     Err(ReplaceError::NothingThere { path: target.to_path_buf() })
 }
 
 /// Whether there is a directory that [`Replaced::rename`] may have renamed from `target`.
-fn was_put_aside(target: &Path) -> Result<bool, ReplaceError> {
+fn was_renamed(target: &Path) -> Result<bool, ReplaceError> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
     let aside = format!("{}{REPLACED}", name.to_string_lossy());
     Ok(RealDirectory::new(parent).list()?.iter().any(|name| name.starts_with(&aside)))

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_apart() {
+    fn what_is_no_header_is_distinguished() {
         let header = Header {
             version: DataVersion::new(7),
             end: 1000,

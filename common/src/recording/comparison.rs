@@ -1,7 +1,7 @@
 //! The comparison of the node's database with the backup, checked with every write.
 //!
 //! A comparison is pending from the beginning of a run, unless the previous run noted the stamp that the database still has. A
-//! run writes such a note at its end only if no comparison is pending: so a comparison that was not made, for whatever reason, is
+//! run writes such a note at its end only if no comparison is pending: so a comparison that was not made, for any reason, is
 //! pending in the next run.
 
 use std::sync::Arc;
@@ -62,7 +62,7 @@ enum Debt {
     NothingNoted,
     /// The database was written to since the note.
     StampChanged,
-    /// The newest version cannot be opened: a snapshot is pending, whatever the database has.
+    /// The newest version cannot be opened: a snapshot is pending, without a comparison.
     Awaited,
 }
 

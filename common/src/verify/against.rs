@@ -281,7 +281,7 @@ fn read_other_pages(
             if same {
                 return Ok(());
             }
-            theirs.put_aside(page, bytes).map_err(Ended::Aside)
+            theirs.store(page, bytes).map_err(Ended::Aside)
         })
     });
     match read {
@@ -332,7 +332,7 @@ impl TheirPages {
         self.slots.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
     }
 
-    fn put_aside(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
+    fn store(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
         let slot = self.slots.len() as u64;
         self.aside.seek(SeekFrom::Start(slot * self.page_size.bytes() as u64))?;
         self.aside.write_all(bytes)?;
@@ -396,7 +396,7 @@ mod tests {
             let (begun, has_begun) = std::sync::mpsc::channel();
             let comparing = thread::spawn(move || {
                 let mut watch = |pages, _| {
-                    let _told = begun.send(());
+                    let _sent = begun.send(());
                     if slow_at == u64::MAX || pages == slow_at {
                         thread::sleep(pause);
                     }

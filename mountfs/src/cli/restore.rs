@@ -147,7 +147,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     bar.finish();
     reading_back.finish();
     let restored = restored.map_err(failure)?;
-    if let Some(aside) = &restored.put_aside {
+    if let Some(aside) = &restored.renamed_to {
         say!("renamed what was there to {}", aside.display());
     }
     let proven = if args.verify { ", read back and compared" } else { "" };

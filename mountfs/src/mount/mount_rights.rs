@@ -143,15 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_with_the_remedy() {
+    fn what_is_missing_is_reported_with_the_remedy() {
         let all = "CapEff:\t000001ffffffffff\nNoNewPrivs:\t0\n";
         let docker = "CapEff:\t00000000a80425fb\nNoNewPrivs:\t0\n";
         let no_new = "CapEff:\t0000000000000000\nNoNewPrivs:\t1\n";
         let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
         let helper = || io::Error::other("fusermount3: mount failed: Operation not permitted\n");
-        let says = |told: Option<String>, part: &str| {
-            let told = told.unwrap();
-            assert!(told.contains(part), "{told}");
+        let says = |reported: Option<String>, part: &str| {
+            let reported = reported.unwrap();
+            assert!(reported.contains(part), "{reported}");
         };
         says(said(refused(), docker, true, None), "CAP_SYS_ADMIN");
         says(said(refused(), docker, true, None), "--device /dev/fuse --cap-add SYS_ADMIN");

@@ -138,7 +138,7 @@ fn every_field_of_json_is_on_its_page() {
 }
 
 #[test]
-fn whoever_does_not_listen_any_more_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let mut node = SmallNode::created();
     for _ in 0..40 {
         node.commit();
