@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::sequence::Source;
 
-/// Where Linux keeps a file system without a disk.
+/// Path of a file system without a disk.
 const MEMORY: &str = "/dev/shm";
 
 /// `f_type` of tmpfs in statfs(2).
@@ -19,7 +19,7 @@ const TMPFS_MAGIC: i128 = 0x0102_1994;
 /// The lightning-dir, the backup, and room for more. Removed when dropped.
 pub struct Node {
     dir: TempDir,
-    /// Where the backup is.
+    /// URL of the backup.
     pub url: BackupUrl,
 }
 

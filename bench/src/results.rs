@@ -24,7 +24,7 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
     date: String,
-    /// With a `+` where the sources were not those of the commit.
+    /// Commit, with a `+` where the sources were not those of the commit.
     commit: String,
     machine: String,
     benchmark: String,
@@ -88,7 +88,7 @@ fn commit() -> String {
     if changed { commit + "+" } else { commit }
 }
 
-/// What kind of machine, not which one.
+/// The kind of machine, without its name.
 fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));

@@ -32,9 +32,9 @@ use format::units::{DataVersion, PageSize, Timestamp};
 /// Treatment of an existing backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Existing<'a> {
-    /// It stays, and no backup is created.
+    /// The existing backup stays, and no backup is created.
     Refuse,
-    /// It is renamed, intact or broken, when the new one is complete.
+    /// The existing backup is renamed, intact or broken, when the new one is complete.
     Replace {
         /// The directory of the spool marker.
         lightning_dir: &'a Path,
@@ -54,7 +54,7 @@ pub enum DamagedDatabase {
     Accept,
 }
 
-/// Why no backup was created. Nothing has changed.
+/// The reason why no backup was created. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
@@ -131,7 +131,7 @@ pub enum CreateError {
         path: PathBuf,
         /// Current path of the old backup.
         aside: PathBuf,
-        /// Why the new one was not renamed.
+        /// Reason why the new one was not renamed.
         source: Box<CreateError>,
     },
 }
@@ -149,7 +149,7 @@ pub struct Created {
     pub left_spool: Option<PathBuf>,
 }
 
-/// What to do with a damaged database when there is a backup.
+/// Advice for a damaged database when there is a backup.
 fn instead_of_damaged(newest: DataVersion, database: DataVersion) -> String {
     if newest == database {
         return "Restore that version instead: `backupfs restore --backup-existing`".to_owned();
@@ -347,7 +347,7 @@ pub(crate) fn create_filled<T, E: From<CreateError>>(
     Ok(filled)
 }
 
-/// Where a backup is created, and its final name.
+/// The directory in which a backup is created, and its final name.
 pub(crate) struct NewBackup<'a> {
     pub(crate) parent: &'a dyn Directory,
     /// Name of the new directory in `parent` while it is filled.

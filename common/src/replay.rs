@@ -69,7 +69,7 @@ pub enum ReplayError {
         seq: Seq,
         /// Position of the statement, from 1.
         statement: usize,
-        /// Why it was stopped.
+        /// The reason why it was stopped.
         why: OutOfBounds,
     },
     /// A statement involves a virtual table.
@@ -85,7 +85,7 @@ pub enum ReplayError {
         seq: Seq,
         /// Position of the statement, from 1.
         statement: usize,
-        /// How the virtual table is involved.
+        /// The part that the virtual table has in it.
         how: VirtualTable,
     },
     /// The bump found another version than the previous one.

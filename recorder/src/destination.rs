@@ -77,7 +77,7 @@ struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Background {
     Begun,
-    /// It begins after the first durable write.
+    /// The work begins after the first durable write.
     Due,
 }
 

@@ -13,7 +13,7 @@ pub enum Code {
     MethodNotFound,
     /// The request's parameters are not what the method takes.
     InvalidParams,
-    /// Nothing is wrong with the request; it cannot be answered.
+    /// The request is valid, and cannot be answered.
     Internal,
     /// A good `db_write` that could not be recorded.
     NotRecorded,

@@ -24,7 +24,7 @@ pub type NodeId = [u8; 33];
 pub struct Manifest {
     /// Unique identifier of the backup; the seed of the checksums of all its records.
     pub uuid: Uuid,
-    /// When `init` ran.
+    /// Time at which `init` ran.
     pub created: Timestamp,
     /// Page size of a database whose log begins from nothing; a snapshot has its own.
     pub page_size: PageSize,

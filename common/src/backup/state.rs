@@ -21,7 +21,7 @@ pub struct BackupState {
     pub oldest: Option<Version>,
     /// Number of versions.
     pub versions: Option<u64>,
-    /// How far it is sealed, and the unsealed changes.
+    /// End of the sealed history, and the unsealed changes.
     pub unsealed: Option<UnsealedChanges>,
 }
 
@@ -98,7 +98,7 @@ impl UnsealedChanges {
         self.ranges.retain(|range| *range.end() > sealed);
     }
 
-    /// How far the backup is sealed; `None` when nothing is.
+    /// Newest sealed version and record; `None` when nothing is sealed.
     pub fn sealed_through(&self) -> Option<SealedThrough> {
         self.sealed_through
     }

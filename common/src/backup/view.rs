@@ -13,7 +13,7 @@ use crate::storage::read_error::ReadError;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 
-/// Why a version cannot be opened.
+/// The reason why a version cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("version {data_version} cannot be opened")]
 pub struct ViewError {
@@ -186,7 +186,7 @@ impl View {
     }
 }
 
-/// Why a view was not built, and at which change.
+/// The reason why a view was not built, and the change at which that ended.
 #[derive(Debug)]
 pub(crate) struct BuildError {
     pub(crate) at: Option<Seq>,

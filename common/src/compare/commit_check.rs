@@ -74,7 +74,7 @@ pub(crate) fn compare_version(
 /// 92 to 99).
 const ABOUT_THE_WRITER: [Range<usize>; 2] = [24..28, 92..100];
 
-/// Why the pages are not known to be equal.
+/// The reason why the pages are not known to be equal.
 enum NotSame {
     Differs,
     Ours(ReadError),

@@ -17,7 +17,7 @@ use super::value::Value;
 /// Maximum number of rows reported per table.
 const ROWS_TOLD: usize = 20;
 
-/// What differs.
+/// The differences between two databases.
 #[derive(Debug, Default)]
 pub struct ContentDifferences {
     /// Differing tables, indexes and other entries of the schema.
@@ -42,7 +42,7 @@ pub struct SchemaDifference {
     pub kind: String,
     /// Name of the entry.
     pub name: String,
-    /// Which side has it, or that the definitions differ.
+    /// The side that has it, or a difference of the definitions.
     pub which: WhichRow,
 }
 
@@ -67,18 +67,18 @@ pub struct RowDifference {
     /// Rowid or primary key; empty for a row of a table without either. Where VACUUM changes rowids, this is the rowid in the
     /// database that has the row.
     pub key: Vec<KeyPart>,
-    /// Which side has it, or that the rows differ.
+    /// The side that has it, or a difference of the rows.
     pub which: WhichRow,
     /// The columns that differ.
     pub columns: Vec<String>,
 }
 
-/// Which side has a row, or an entry of the schema.
+/// The side that has a row, or an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichRow {
-    /// Only the backup.
+    /// The backup has it, and the database does not.
     OnlyInBackup,
-    /// Only the database.
+    /// The database has it, and the backup does not.
     OnlyInDatabase,
     /// Both, with differences.
     Changed,
@@ -171,12 +171,12 @@ fn key_of(layout: &Layout, row: &[Value]) -> Vec<KeyPart> {
     parts.map(|(column, value)| KeyPart { column: column.clone(), value: value.to_string() }).collect()
 }
 
-/// How rows are matched.
+/// The method of matching rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
-    /// By key.
+    /// Rows are matched by key.
     Key,
-    /// By contents: they have no key, or one that VACUUM changes.
+    /// Rows are matched by contents: they have no key, or one that VACUUM changes.
     Contents,
 }
 

@@ -29,7 +29,7 @@ use format::units::Hex;
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::{Bump, Decision, Newest, decide};
 
-/// Why a backup cannot be replaced. It is unchanged.
+/// The reason why a backup cannot be replaced. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplaceError {
@@ -59,7 +59,7 @@ pub enum ReplaceError {
         /// The directory.
         path: PathBuf,
     },
-    /// It was written by a later release, so its node and its newest version are unknown.
+    /// The backup was written by a later release, so its node and its newest version are unknown.
     #[error("{path} is left alone: {reason}. Only if it is not that but damaged, rename it and backup.lock by hand, and run \
         `backupfs init`", path = .path.display())]
     NewerFormat {
@@ -68,7 +68,7 @@ pub enum ReplaceError {
         /// Error of its manifest.
         reason: Damage,
     },
-    /// It belongs to another node.
+    /// The backup belongs to another node.
     #[error("{path} is the backup of node {theirs}, but the database is of node {ours}; check the paths", path = .path.display())]
     OtherNode {
         /// The directory.
@@ -113,7 +113,7 @@ pub enum ReplaceError {
     Spool {
         /// Path of the marker.
         marker: PathBuf,
-        /// What is wrong with the spool.
+        /// Reason why the spool cannot be used.
         source: SpoolError,
     },
     /// The directory cannot be read or renamed.

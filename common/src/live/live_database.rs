@@ -12,7 +12,7 @@ use format::commit_note::DatabaseStamp;
 use format::manifest::NodeId;
 use format::units::{DataVersion, PageNo, PageSize};
 
-/// Why the live database cannot be read.
+/// The reason why the live database cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveDatabaseError {

@@ -30,7 +30,7 @@ impl OverlayPages {
         Self { page_count: base.page_count(), base, dirty: HashMap::default() }
     }
 
-    /// The same database on another base, in which all pages that are not in the overlay are equal.
+    /// Moves the overlay to another base, in which all pages that are not in the overlay are equal.
     pub(crate) fn onto(self, base: Arc<dyn PageSource>) -> Self {
         Self { base, ..self }
     }

@@ -21,7 +21,7 @@ use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, Seq};
 use format::version_rules::Bump;
 
-/// While lightningd runs, comparisons take at most one part in this many of the time.
+/// Pause after a comparison while lightningd runs, in durations of that comparison.
 const PAUSE_PER_COMPARISON: u32 = 10;
 
 /// Pause after a failed comparison while lightningd runs.
@@ -55,7 +55,7 @@ enum State {
     Owed(Debt),
 }
 
-/// Why a comparison is pending.
+/// The reason why a comparison is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Debt {
     /// The previous run ended without a note.

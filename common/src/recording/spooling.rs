@@ -152,7 +152,7 @@ impl BackupWriter {
         Some(DrainPlan { url, limits, header: header.clone(), spool, recorded })
     }
 
-    /// Behind the last acknowledged record.
+    /// End of the last acknowledged record.
     pub fn end(&self) -> LogEnd {
         self.log.end()
     }

@@ -10,12 +10,12 @@ use rusqlite::Connection;
 use super::bounds::{self, Forbidden, OutOfBounds};
 use super::{Bounds, Replay};
 
-/// How a statement that cannot be replayed involves a virtual table.
+/// The part of a virtual table in a statement that cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VirtualTable {
-    /// It creates one.
+    /// The statement creates a virtual table.
     Made,
-    /// It fails in a database that has one.
+    /// The statement fails in a database that has a virtual table.
     Present {
         /// Name of the first virtual table.
         table: String,

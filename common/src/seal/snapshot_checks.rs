@@ -15,7 +15,7 @@ use format::checked::CheckedSnapshots;
 use format::record::{Body, Record};
 use format::units::{DataVersion, Seq};
 
-/// Why a snapshot is not good.
+/// The reason why a snapshot is not good.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotCheckError {

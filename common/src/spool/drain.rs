@@ -28,7 +28,7 @@ const BATCH_RECORDS: usize = 64;
 /// server may be back, or mounted again.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(600);
 
-/// Why a spool is not drained. It is unchanged.
+/// The reason why a spool is not drained. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
@@ -87,7 +87,7 @@ pub struct DrainPlan {
     pub(crate) limits: LogLimits,
     pub(crate) header: SpoolHeader,
     pub(crate) spool: Arc<dyn Directory>,
-    /// Behind the last acknowledged record.
+    /// End of the last acknowledged record.
     pub(crate) recorded: LogEnd,
 }
 
@@ -99,7 +99,7 @@ pub struct Drain {
     pub(crate) manifest: Manifest,
     pub(crate) log: LogWriter,
     with_deadline: Option<DeadlineDirectory>,
-    /// In the spool, behind the records of the backup; `None` when the backup has all of them and no log is left.
+    /// Cursor in the spool, behind the records of the backup; `None` when the backup has all of them and no log is left.
     cursor: Option<LogCursor>,
 }
 

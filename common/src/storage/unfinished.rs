@@ -45,7 +45,7 @@ impl Unfinished {
     }
 }
 
-/// How long to wait for another command's exclusive lock, which is held for an instant.
+/// Time to wait for another command's exclusive lock, which is held for an instant.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A directory in which a file is being created, without the leftovers of earlier commands.
@@ -71,7 +71,7 @@ impl Workplace {
         Self { directory: directory.to_owned(), what, owner, _at_work: lock.filter(is_shared_soon) }
     }
 
-    /// Where the directory belongs to root and `path` does not, root gives the new file to the owner of `path`.
+    /// Makes root give the new file to the owner of `path`, if the directory belongs to root and `path` does not.
     pub(crate) fn or_owner_of(mut self, path: &Path) -> Self {
         self.owner = self.owner.or_else(|| Owner::other_than_root([path]));
         self

@@ -21,7 +21,7 @@ pub struct InFlightCalls {
     with_deadline: Running,
 }
 
-/// For each running call the microseconds from the epoch to its start, plus 1; 0 in a free slot.
+/// The start of each running call, in microseconds from the epoch, plus 1; 0 in a free slot.
 #[derive(Debug)]
 struct Running([AtomicU64; CALLS_MAX]);
 

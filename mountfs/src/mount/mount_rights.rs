@@ -36,7 +36,7 @@ pub enum NoRight {
          `mknod -m 666 {DEV_FUSE} c 10 229`"
     )]
     OtherDevice,
-    /// Not even root can open the device.
+    /// Root cannot open the device.
     #[error(
         "root cannot open {DEV_FUSE}: start the container with `--device {DEV_FUSE} --cap-add SYS_ADMIN`, let the service \
          use the device (`DeviceAllow={DEV_FUSE} rw`), or load the module with `modprobe fuse`"
@@ -83,7 +83,7 @@ impl NoRight {
         Self::of(error, &status, geteuid().is_root(), device)
     }
 
-    /// As [`behind`](Self::behind), for a process with this `/proc/…/status`, root or not, and this error on opening the device.
+    /// [`behind`](Self::behind) for a process with this `/proc/…/status`, root or not, and this error on opening the device.
     fn of(error: &io::Error, status: &str, is_root: bool, device: Option<io::Error>) -> Option<Self> {
         let text = error.to_string();
         if text.contains(OTHERS_REFUSED) {

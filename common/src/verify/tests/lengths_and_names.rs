@@ -49,7 +49,7 @@ fn kind(name: &str) -> &str {
     name.split_once("-0").map_or(name, |(kind, _)| kind)
 }
 
-/// Why a change is not detected, or need not be.
+/// The reason why a change is not detected, or need not be.
 fn why_silent(name: &str, change: Change, is_newest_log: bool) -> Option<&'static str> {
     match (kind(name), change) {
         (names::PREALLOCATED, _) => Some("a crash leaves any of it, and it holds no record"),
