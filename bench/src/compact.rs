@@ -26,7 +26,7 @@ use crate::stats::{Samples, Summary};
 /// Calls encoded at once.
 const CHUNK: usize = 200;
 
-/// How long a compaction may take: meanwhile the backup grows.
+/// Maximum duration of a compaction: meanwhile the backup grows.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The worst answer while history is dropped, in milliseconds.
@@ -61,7 +61,7 @@ pub struct Args {
 struct Report {
     trace: String,
     place: PathBuf,
-    /// What the recorder says of it.
+    /// The recorder's report of the compaction.
     compaction: Value,
     compaction_s: f64,
     bytes_before: u64,

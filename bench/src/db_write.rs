@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// One call.
 pub struct Call {
-    /// What the answer will name.
+    /// Id of the request, which the answer repeats.
     pub id: String,
     /// The version it leads to.
     pub data_version: DataVersion,
@@ -49,7 +49,7 @@ fn record_bytes(statements: &[String]) -> usize {
     RECORD_HEADER_LEN + 4 + statements.iter().map(|statement| 4 + statement.len()).sum::<usize>()
 }
 
-/// As `common` takes statements.
+/// The statements in the form that `common` takes.
 pub fn borrowed(write: &TraceWrite) -> Vec<Cow<'_, str>> {
     write.statements.iter().map(|statement| Cow::Borrowed(statement.as_str())).collect()
 }

@@ -22,7 +22,7 @@ impl Row {
         Self { figure, goal, measured, yardstick: String::new(), ratio: None, met: None }
     }
 
-    /// What it is compared with, and how many times that it is.
+    /// Adds the yardstick, and the ratio to it.
     pub fn beside(self, yardstick: String, ratio: f64) -> Self {
         Self { yardstick, ratio: Some(ratio), ..self }
     }

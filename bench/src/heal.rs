@@ -40,10 +40,10 @@ const MISSED: usize = 200;
 /// Changes recorded before a kill.
 const BEFORE_A_KILL: usize = 20;
 
-/// What a heal may take beside twice the time of `cat`.
+/// Time that a heal may take beside twice the time of `cat`.
 const ON_TOP: Duration = Duration::from_secs(1);
 
-/// What the recorder may use of memory, in bytes.
+/// Maximum memory of the recorder, in bytes.
 const MEMORY_MAX: u64 = 64 << 20;
 
 #[derive(clap::Args)]
@@ -78,7 +78,7 @@ struct Report {
 /// One start whose first write has to wait.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Round {
-    /// From the call to the answer.
+    /// Time from the call to the answer, in microseconds.
     answer_us: f64,
     /// `cat` of the database, just before.
     cat_us: f64,
@@ -87,7 +87,7 @@ struct Round {
 }
 
 impl Round {
-    /// How much of what it may take it took.
+    /// Share of the permitted time.
     fn of_goal(&self) -> f64 {
         self.answer_us / (2.0 * self.cat_us + micros(ON_TOP))
     }
@@ -135,7 +135,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// A start after some changes that nobody recorded.
+    /// A start after some changes that no recorder saw.
     fn heal(&mut self) -> anyhow::Result<Round> {
         for _ in 0..MISSED {
             self.node.next(|_, _, _| Ok(()))?;

@@ -43,7 +43,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize)]
 struct Report {
     /// Versions of the history.

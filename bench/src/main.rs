@@ -80,7 +80,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// What a subcommand writes to standard output.
+/// The form of standard output.
 #[derive(Clone, Copy)]
 enum Output {
     /// Tables, to be read.

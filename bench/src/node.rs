@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::sequence::Source;
 
-/// Where Linux keeps a file system without a disk.
+/// Path of a file system without a disk.
 const MEMORY: &str = "/dev/shm";
 
 /// `f_type` of tmpfs in statfs(2).
@@ -19,7 +19,7 @@ const TMPFS_MAGIC: i128 = 0x0102_1994;
 /// The lightning-dir, the backup, and room for more. Removed when dropped.
 pub struct Node {
     dir: TempDir,
-    /// Where the backup is.
+    /// URL of the backup.
     pub url: BackupUrl,
 }
 
@@ -70,7 +70,7 @@ pub fn memory() -> Option<&'static Path> {
     found
 }
 
-/// Beside the program: in the target directory, on whatever disk that is.
+/// The directory of this program: the target directory, on any disk.
 pub fn target_directory() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("where is this program?")?;
     let directory = program.ancestors().nth(2).context("this program does not lie in a target directory")?;

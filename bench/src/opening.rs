@@ -13,7 +13,7 @@ use tests::mounted::Mounted;
 
 use crate::stats::{Samples, Summary};
 
-/// What a program reads of a database first.
+/// Number of bytes that a program reads of a database first.
 const FIRST: usize = 4096;
 
 /// Bytes asked for at once where everything is read.
@@ -28,23 +28,23 @@ const ENOUGH: Duration = Duration::from_secs(2);
 /// … or has been measured so often.
 const ROUNDS_MAX: usize = 5;
 
-/// From the opening on.
+/// Times of reads, from the opening on.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Reads {
-    /// Until the first 4 KiB are there.
+    /// Time until the first 4 KiB are read.
     pub first_4k: Summary,
-    /// Until the whole file has been read, the first 4 KiB included.
+    /// Time until the whole file is read, the first 4 KiB included.
     pub whole: Summary,
 }
 
 /// Through a mount that has not shown this version before.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct MountReads {
-    /// From the command to the mount that answers.
+    /// Time from the command to the mount that answers.
     pub mounted: Summary,
     /// The first time.
     pub first: Reads,
-    /// The same version opened and read again.
+    /// Times of the same version, opened and read again.
     pub again: Reads,
 }
 

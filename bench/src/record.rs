@@ -37,7 +37,7 @@ use crate::table::Table;
 use first_answer::StartReport;
 use load::{LoadReport, Sealer};
 
-/// The trace used unless told otherwise, where it is there: a busy node.
+/// The default trace, if it exists: a busy node.
 const PREFERRED: &str = "channels";
 
 /// The longest wait for anything the recorder does.

@@ -24,7 +24,7 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
     date: String,
-    /// With a `+` where the sources were not those of the commit.
+    /// Commit, with a `+` where the sources were not those of the commit.
     commit: String,
     machine: String,
     benchmark: String,
@@ -88,7 +88,7 @@ fn commit() -> String {
     if changed { commit + "+" } else { commit }
 }
 
-/// What kind of machine, not which one.
+/// The kind of machine, without its name.
 fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
@@ -177,6 +177,6 @@ mod tests {
     fn of_a_trace_the_size_is_kept_and_no_path() {
         let report = json!({"traces": [{"trace": "demo", "sizes": {"backup_bytes": 1, "sql_bytes": 4}}]});
         assert_eq!(ratios(&report), BTreeMap::from([("demo: backup / SQL".to_owned(), 0.25)]));
-        assert_eq!(without_path("--dir=/home/somebody".to_owned()), "PATH");
+        assert_eq!(without_path("--dir=/home/operator".to_owned()), "PATH");
     }
 }

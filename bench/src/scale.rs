@@ -88,7 +88,7 @@ pub struct Args {
 /// All figures.
 #[derive(Serialize)]
 struct Report {
-    /// Where it was measured.
+    /// Directory of the measurement.
     place: PathBuf,
     large: Measured,
     small: Option<SmallMeasured>,
@@ -108,7 +108,7 @@ struct Measured {
     memory: MountMemory,
 }
 
-/// What is measured of the small history.
+/// The measurements of the small history.
 #[derive(Serialize)]
 struct SmallMeasured {
     made: Made,

@@ -18,9 +18,9 @@ use serde::Serialize;
 /// The trace that is shipped with the sources.
 pub const SHIPPED: &str = "demo";
 
-/// Where a trace comes from.
+/// The source of a trace.
 pub struct Source {
-    /// Its name.
+    /// Name of the trace.
     pub name: String,
     place: Place,
 }
@@ -55,7 +55,7 @@ impl Source {
         }
     }
 
-    /// Its writes as one sequence. Reads the trace once to see what became of each.
+    /// The writes of the trace as one sequence. Reads the trace once to see what became of each.
     pub fn sequence(&self) -> anyhow::Result<Sequence> {
         let schedule = Schedule::of(self.events()?);
         Ok(Sequence { events: self.events()?, schedule, position: 0, smoothed: Smoothed::default() })

@@ -21,12 +21,12 @@ impl Samples {
         self.0[rank.saturating_sub(1)]
     }
 
-    /// All of them together.
+    /// Sum of all samples.
     pub fn total(&self) -> Duration {
         self.0.iter().sum()
     }
 
-    /// In numbers.
+    /// The statistics of the samples.
     pub fn summary(&self) -> Summary {
         Summary {
             samples: self.0.len(),
@@ -41,7 +41,7 @@ impl Samples {
 /// Samples in numbers, all of them microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Summary {
-    /// How many there were.
+    /// Number of samples.
     pub samples: usize,
     /// Half of them are not above this.
     pub p50_us: f64,

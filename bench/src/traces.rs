@@ -69,7 +69,7 @@ struct TraceReport {
     openings: Vec<Opening>,
 }
 
-/// What was recorded and what it takes.
+/// The recorded writes and the space that they take.
 #[derive(Serialize)]
 struct Sizes {
     changes: usize,

@@ -38,11 +38,11 @@ use format::units::Keyframe;
 use format::units::Seq;
 use format::{Damage, names};
 
-/// Why a backup cannot be opened.
+/// The reason why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There is nothing at the path.
+    /// The path does not exist.
     #[error(
         "there is no backup at {url}; check the path, or mount the disk it is on. If it was moved, `backupfs attach` connects the \
          node to its new place; `backupfs init` makes a new one"

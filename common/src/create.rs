@@ -32,9 +32,9 @@ use format::units::{DataVersion, PageSize, Timestamp};
 /// Treatment of an existing backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Existing<'a> {
-    /// It stays, and no backup is created.
+    /// The existing backup stays, and no backup is created.
     Refuse,
-    /// It is renamed, intact or broken, when the new one is complete.
+    /// The existing backup is renamed, intact or broken, when the new one is complete.
     Replace {
         /// The directory of the spool marker.
         lightning_dir: &'a Path,
@@ -54,7 +54,7 @@ pub enum DamagedDatabase {
     Accept,
 }
 
-/// Why no backup was created. Nothing has changed.
+/// The reason why no backup was created. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
@@ -131,7 +131,7 @@ pub enum CreateError {
         path: PathBuf,
         /// Current path of the old backup.
         aside: PathBuf,
-        /// Why the new one was not renamed.
+        /// Reason why the new one was not renamed.
         source: Box<CreateError>,
     },
 }
@@ -144,12 +144,12 @@ pub struct Created {
     /// The snapshot that it begins with; `None` for a new node.
     pub snapshot: Option<CreatedSnapshot>,
     /// New path of the backup that was replaced.
-    pub put_aside: Option<PathBuf>,
+    pub renamed_to: Option<PathBuf>,
     /// Spool of the replaced backup, which may have changes that are in neither backup; it is unchanged.
     pub left_spool: Option<PathBuf>,
 }
 
-/// What to do with a damaged database when there is a backup.
+/// Advice for a damaged database when there is a backup.
 fn instead_of_damaged(newest: DataVersion, database: DataVersion) -> String {
     if newest == database {
         return "Restore that version instead: `backupfs restore --backup-existing`".to_owned();
@@ -282,27 +282,26 @@ fn create(
         name: &file_name(target),
         inside: Arc::new(RealDirectory::new(building.path())),
     };
-    let (uuid, mut put_aside) = (Uuid::new_v4(), None);
+    let (uuid, mut renamed_to) = (Uuid::new_v4(), None);
     let made = create_in(&new, uuid, live.as_ref(), LogLimits::default(), progress, &mut |snapshot| {
         if let (Some(replaced), Some(snapshot), Existing::Replace { damaged: DamagedDatabase::Refuse, .. }) =
             (&replaced, snapshot, existing)
         {
             expect_sound(replaced, snapshot)?;
         }
-        put_aside = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
+        renamed_to = replaced.as_ref().map(|replaced| replaced.rename(Timestamp::now())).transpose()?;
         Ok(())
     });
     let left_spool = left_spool.map(|spool| spool.path().to_path_buf());
-    made.map(|snapshot| Created { uuid, snapshot, put_aside: put_aside.clone(), left_spool }).map_err(|error| {
-        match (put_aside, error) {
-            (Some(aside), error) if fs::rename(&aside, target).is_err() => {
-                CreateError::LeftAside { path: target.to_path_buf(), aside, source: Box::new(error) }
-            }
-            (_, CreateError::Storage(error)) if error.op == StorageOp::Rename && is_taken(&error.source) => {
-                CreateError::Exists { url: url.clone() }
-            }
-            (_, error) => error,
+    let renamed = renamed_to.clone();
+    made.map(|snapshot| Created { uuid, snapshot, renamed_to, left_spool }).map_err(|error| match (renamed, error) {
+        (Some(aside), error) if fs::rename(&aside, target).is_err() => {
+            CreateError::LeftAside { path: target.to_path_buf(), aside, source: Box::new(error) }
         }
+        (_, CreateError::Storage(error)) if error.op == StorageOp::Rename && is_taken(&error.source) => {
+            CreateError::Exists { url: url.clone() }
+        }
+        (_, error) => error,
     })
 }
 
@@ -348,7 +347,7 @@ pub(crate) fn create_filled<T, E: From<CreateError>>(
     Ok(filled)
 }
 
-/// Where a backup is created, and its final name.
+/// The directory in which a backup is created, and its final name.
 pub(crate) struct NewBackup<'a> {
     pub(crate) parent: &'a dyn Directory,
     /// Name of the new directory in `parent` while it is filled.

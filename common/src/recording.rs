@@ -42,7 +42,7 @@ use identity::Identity;
 pub use interrupted::Interrupted;
 use spooling::{Spooling, destination};
 
-/// How long the recorder of the previous run may take to end. A supervisor restarts a node that died at once, and its recorder
+/// Time within which the recorder of the previous run must end. A supervisor restarts a node that died at once, and its recorder
 /// may still be waiting for the disk.
 const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(3);
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -392,7 +392,7 @@ impl BackupWriter {
         self.known.newest
     }
 
-    /// How far the backup was sealed, and its unsealed changes; `None` once this run has recorded a write.
+    /// End of the sealed history, and the unsealed changes; `None` once this run has recorded a write.
     pub fn unsealed(&self) -> Option<UnsealedChanges> {
         UnsealedChanges::of(self.known.history_before_run.as_ref()?).ok()
     }

@@ -59,8 +59,8 @@ pub enum ReplayError {
     /// A statement does what no statement of `lightningd` does.
     #[error(
         "statement {statement} of version {data_version} (record {seq}) was stopped: it {why}, which no statement of a \
-         known lightningd does. Somebody else may have written to this backup: compare it with a copy that nobody else can \
-         write to"
+         known lightningd does. Another program may have written to this backup: compare it with a copy that no other \
+         program can write to"
     )]
     OutOfBounds {
         /// Version of the change.
@@ -69,7 +69,7 @@ pub enum ReplayError {
         seq: Seq,
         /// Position of the statement, from 1.
         statement: usize,
-        /// Why it was stopped.
+        /// The reason why it was stopped.
         why: OutOfBounds,
     },
     /// A statement involves a virtual table.
@@ -85,7 +85,7 @@ pub enum ReplayError {
         seq: Seq,
         /// Position of the statement, from 1.
         statement: usize,
-        /// How the virtual table is involved.
+        /// The part that the virtual table has in it.
         how: VirtualTable,
     },
     /// The bump found another version than the previous one.

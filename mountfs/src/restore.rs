@@ -55,7 +55,7 @@ pub enum Progress<'a> {
     ReadBack {
         /// Pages read so far.
         pages: u64,
-        /// All pages of the database.
+        /// Number of pages of the database.
         total_pages: u64,
     },
     /// The file is complete and gets its name; an existing one is renamed first. If the process ends now, neither may be there.
@@ -67,7 +67,7 @@ pub enum Progress<'a> {
 pub enum Proof {
     /// SQLite's `quick_check`, and the data_version.
     QuickCheck,
-    /// In addition the file is read back from the disk and compared with the backup: its pages, and its rows if those differ.
+    /// The file is also read back from the disk and compared with the backup: its pages, and its rows if those differ.
     ReadBack,
 }
 
@@ -80,11 +80,11 @@ pub enum Damaged {
     Accept,
 }
 
-/// What is checked of a restored database before it gets its name.
+/// The checks of a restored database before it gets its name.
 pub struct Checks<'a> {
     /// The check of its bytes.
     pub proof: Proof,
-    /// What is done about damage.
+    /// Reaction to damage.
     pub damaged: Damaged,
     /// The last check, of the complete file under its temporary name. Its error is that of the restore.
     pub inspect: &'a mut dyn FnMut(&Path) -> Result<(), RestoreError>,
@@ -103,7 +103,7 @@ pub struct Restored {
     /// The size of the file.
     pub bytes: u64,
     /// The new name of the database that was there before.
-    pub put_aside: Option<PathBuf>,
+    pub renamed_to: Option<PathBuf>,
     /// The findings of SQLite's `quick_check`; empty unless they were accepted.
     pub damage: Vec<String>,
 }
@@ -329,8 +329,8 @@ pub fn restore(
     }
     inspect(temporary.path())?;
     progress(Progress::Placing);
-    let put_aside = destination.take(temporary)?;
-    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), put_aside, damage })
+    let renamed_to = destination.take(temporary)?;
+    Ok(Restored { path: destination.path().to_owned(), data_version, bytes: view.size_bytes(), renamed_to, damage })
 }
 
 /// Reads the synced file from the disk, and compares it with the backup.

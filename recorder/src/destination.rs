@@ -24,7 +24,7 @@ use common::{with_causes, with_remedy};
 /// The minimum time that draining a spool gets at a start before new changes go to the spool again.
 const DRAIN_AT_LEAST: Duration = Duration::from_secs(2);
 
-/// The maximum of that time, whatever `wait_s` is: `lightningd` gives a plugin 60 s to answer `init`, and the first writes
+/// The maximum of that time, for any `wait_s`: `lightningd` gives a plugin 60 s to answer `init`, and the first writes
 /// come before that. What is left then is drained while the node runs.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(20);
 
@@ -77,7 +77,7 @@ struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Background {
     Begun,
-    /// It begins after the first durable write.
+    /// The work begins after the first durable write.
     Due,
 }
 

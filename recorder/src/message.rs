@@ -46,7 +46,7 @@ pub enum Incoming<'a> {
         /// Whether it has parameters, even empty ones.
         params: Params,
     },
-    /// Not a JSON-RPC message, or a `db_write` without an id to answer.
+    /// The bytes are not a JSON-RPC message, or a `db_write` without an id to answer.
     Unreadable {
         /// The id as received, if one was found.
         id: Option<&'a str>,

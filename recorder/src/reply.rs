@@ -13,7 +13,7 @@ pub enum Code {
     MethodNotFound,
     /// The request's parameters are not what the method takes.
     InvalidParams,
-    /// Nothing is wrong with the request; it cannot be answered.
+    /// The request is valid, and cannot be answered.
     Internal,
     /// A good `db_write` that could not be recorded.
     NotRecorded,
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_message_whatever_its_text() {
+    fn an_error_is_one_message_with_any_text() {
         let mut out = Vec::new();
         write_error(&mut out, None, Code::NotRecorded, &"a \"quoted\"\n\npath");
         assert_eq!(

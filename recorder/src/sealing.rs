@@ -29,7 +29,7 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval at which the policy of `backup.lock` is applied.
 const POLICY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// That interval after a compaction that failed.
+/// Interval after a compaction that failed.
 const AFTER_FAILED_COMPACTION: Duration = Duration::from_secs(10 * 60);
 
 /// Added to the thread's nice value: it uses the processor time that the node leaves.

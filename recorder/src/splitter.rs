@@ -127,7 +127,7 @@ impl Splitter {
         }
     }
 
-    /// At the end of the stream: what came after the last separator, if anything did.
+    /// Returns the bytes behind the last separator at the end of the stream, if there are any.
     pub fn finish(&mut self) -> Option<Message<'_>> {
         let (first, end) = (self.start, self.end);
         (self.start, self.scanned) = (end, end);

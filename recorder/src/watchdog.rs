@@ -93,7 +93,8 @@ impl Watched {
     fn call_that_hangs(&self) -> Option<String> {
         let limit = self.limit()?;
         let hung = |since: Option<Duration>| since.filter(|&since| since >= STALL / 2);
-        let (destination, since) = match (hung(self.in_flight.longest()), hung(self.in_flight.in_leavable_call_for())) {
+        let (destination, since) = match (hung(self.in_flight.longest()), hung(self.in_flight.longest_with_deadline()))
+        {
             (Some(since), _) => (limit.destination, since),
             (None, Some(since)) => (limit.backup, since),
             (None, None) => return None,
@@ -208,17 +209,29 @@ mod tests {
         thread::sleep(STALL);
         reporter.look(&watched, &status);
         reporter.look(&watched, &status);
-        let told = status.to_json();
-        assert_eq!((&told["stalls"]["count"], &told["stalls"]["last"]["over"]), (&1.into(), &false.into()), "{told}");
-        let problem = |told: &serde_json::Value| told["last_problem"]["text"].as_str().unwrap_or_default().to_owned();
-        assert!(problem(&told).contains("has been waiting for its write to be recorded for 1."), "{told}");
+        let reported = status.to_json();
+        assert_eq!(
+            (&reported["stalls"]["count"], &reported["stalls"]["last"]["over"]),
+            (&1.into(), &false.into()),
+            "{reported}"
+        );
+        let problem =
+            |reported: &serde_json::Value| reported["last_problem"]["text"].as_str().unwrap_or_default().to_owned();
+        assert!(problem(&reported).contains("has been waiting for its write to be recorded for 1."), "{reported}");
         watched.pending.note_trouble("cannot write: no room");
         watched.pending.end(Outcome::Done);
         reporter.look(&watched, &status);
-        let told = status.to_json();
-        assert_eq!((&told["stalls"]["count"], &told["stalls"]["last"]["over"]), (&1.into(), &true.into()), "{told}");
-        assert!(told["stalls"]["last"]["seconds"].as_f64() >= Some(1.0), "{told}");
-        assert!(problem(&told).contains("goes on: it has waited 1.") && problem(&told).contains("no room"), "{told}");
+        let reported = status.to_json();
+        assert_eq!(
+            (&reported["stalls"]["count"], &reported["stalls"]["last"]["over"]),
+            (&1.into(), &true.into()),
+            "{reported}"
+        );
+        assert!(reported["stalls"]["last"]["seconds"].as_f64() >= Some(1.0), "{reported}");
+        assert!(
+            problem(&reported).contains("goes on: it has waited 1.") && problem(&reported).contains("no room"),
+            "{reported}"
+        );
     }
 
     #[test]
@@ -229,9 +242,9 @@ mod tests {
         watched.pending.end(Outcome::Refused);
         status.problem("refused".to_owned());
         reporter.look(&watched, &status);
-        let told = status.to_json();
+        let reported = status.to_json();
         assert_eq!(
-            (&told["last_problem"]["text"], &told["stalls"]["last"]["refused"]),
+            (&reported["last_problem"]["text"], &reported["stalls"]["last"]["refused"]),
             (&"refused".into(), &true.into())
         );
     }

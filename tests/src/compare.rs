@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_contents_are_equal_whatever_the_layout() {
+    fn equal_contents_are_equal_in_any_layout() {
         compared_after("VACUUM").expect("a vacuum changes no contents");
     }
 

@@ -62,7 +62,7 @@ impl Mounted {
         Self::start_within(backup, mountpoint, TIMEOUT)
     }
 
-    /// The same, with more patience than any mount in a test needs.
+    /// The same, with a timeout longer than any mount in a test needs.
     pub fn start_within(backup: &Path, mountpoint: TempDir, timeout: Duration) -> Self {
         Self::start_by(&mut Command::new(binaries::backupfs()), backup, mountpoint, timeout)
     }

@@ -1,5 +1,5 @@
 //! The yardstick of an import: SQLite executing the same changes, each in a transaction of its own, on a plain file that is
-//! never synced. Nobody who replays every change on one connection is faster.
+//! never synced. No program that replays every change on one connection is faster.
 
 use std::fs;
 use std::path::Path;
@@ -11,12 +11,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tests::python_file::Record;
 
-/// How statements are executed.
+/// The method of executing statements.
 #[derive(Debug, Clone, Copy)]
 pub enum Way {
-    /// As they are: each is prepared.
+    /// Each statement is prepared as it is.
     Text,
-    /// As replay does it: from templates that stay prepared.
+    /// Statements are executed from templates that stay prepared, as in replay.
     Templates,
 }
 

@@ -16,15 +16,15 @@ use crate::scale::rehearsal::Rehearsal;
 use crate::sequence::Source;
 use crate::stats::{Samples, Summary};
 
-/// How often it is started.
+/// Number of starts.
 const STARTS: usize = 10;
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize)]
 pub struct StartReport {
     /// Versions recorded before.
     pub versions: u64,
-    /// Until the first write is answered.
+    /// Time until the first write is answered.
     pub first_answer: Summary,
     /// Until the manifest is answered, which is asked for before: what starting a process takes.
     pub manifest: Summary,

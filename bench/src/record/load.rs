@@ -25,7 +25,7 @@ const BACKLOG: u32 = 10_000;
 /// Changes recorded before the sealer that keeps up begins.
 const BEGINNING: u32 = 10;
 
-/// What the sealer has to do meanwhile.
+/// The sealer's work meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sealer {
@@ -46,15 +46,15 @@ impl Sealer {
     }
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize)]
 pub struct LoadReport {
     sealer: Sealer,
     /// Samples over the sum of all round trips.
     pub writes_per_s: f64,
-    /// The same for the floor.
+    /// Writes per second of the floor.
     pub floor_per_s: f64,
-    /// The same for the floor behind pipes.
+    /// Writes per second of the floor behind pipes.
     pub piped_floor_per_s: f64,
     /// Writes by size: all of them first.
     pub classes: Vec<ClassReport>,
@@ -69,9 +69,9 @@ impl LoadReport {
 
 /// All writes.
 pub const ALL: &str = "all";
-/// Those of ordinary size.
+/// Writes of ordinary size.
 pub const MEDIAN: &str = "median ± 10 %";
-/// Those that are larger than 99 of 100 others.
+/// Writes that are larger than 99 of 100 others.
 pub const LARGE: &str = "24 kB ± 4 kB";
 
 /// Writes of similar size.

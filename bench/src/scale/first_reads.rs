@@ -9,7 +9,7 @@ use crate::stats::Summary;
 /// Versions opened before the memory is looked at, unless time is over before.
 const FOR_MEMORY: usize = 1000;
 
-/// What was found.
+/// The measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct FirstReads {
     /// Versions never touched before, by lot from all of the history, in a fresh mount.
@@ -18,7 +18,7 @@ pub struct FirstReads {
     pub again: Summary,
     /// The node's own database, in between.
     pub plain: Summary,
-    /// Those of `first` in the order measured, in microseconds.
+    /// Samples of `first` in the order measured, in microseconds.
     pub samples_us: Vec<f64>,
 }
 
@@ -41,11 +41,11 @@ pub fn measure(subject: &Subject, samples: usize) -> anyhow::Result<FirstReads> 
 /// Memory of a mount.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct MountMemory {
-    /// When it has just answered.
+    /// Memory when the mount has just answered.
     pub fresh: Memory,
-    /// How many versions were opened then.
+    /// Number of versions that were opened then.
     pub opened: usize,
-    /// After that.
+    /// Memory after that.
     pub after: Memory,
 }
 

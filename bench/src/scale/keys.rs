@@ -13,7 +13,7 @@ use rusqlite::Connection;
 /// The table of a node's variables: there is one of each, in every lap the same.
 pub const VARS: &str = "vars";
 
-/// What a column holds.
+/// The kind of values of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing that must differ.
@@ -24,7 +24,7 @@ pub enum Kind {
     Name,
 }
 
-/// Which domain.
+/// The index of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainId(usize);
 
@@ -58,7 +58,7 @@ impl TableKeys {
         &self.columns
     }
 
-    /// What the column of this name holds.
+    /// The kind of values of the column of this name.
     pub fn named(&self, name: &str) -> Kind {
         let column = self.columns.iter().find(|(column, _)| column.eq_ignore_ascii_case(name));
         match column {
@@ -208,7 +208,7 @@ impl Keys {
     }
 }
 
-/// What SQLite says of a table.
+/// The schema of a table, as SQLite reports it.
 struct Schema {
     name: String,
     columns: Vec<ColumnSchema>,

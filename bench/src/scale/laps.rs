@@ -30,7 +30,7 @@ pub struct Laps {
     writes: Vec<Write>,
     /// The version before lap 0.
     before: DataVersion,
-    /// When lap 0 began and ended, in seconds.
+    /// Begin and end of lap 0, in seconds.
     times: Range<i64>,
     /// Blobs and names that are there before lap 0: they are the same ones in every lap.
     kept: HashSet<String>,
@@ -47,7 +47,7 @@ struct Prepared {
     laps: InLaps,
 }
 
-/// In which laps a statement is executed.
+/// The laps in which a statement is executed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InLaps {
     All,
@@ -79,13 +79,13 @@ pub struct Change {
 }
 
 impl Change {
-    /// Its statements, in order.
+    /// The statements of the write, in order.
     pub fn statements(&self) -> impl ExactSizeIterator<Item = &str> {
         let start = |index: usize| if index == 0 { 0 } else { self.ends[index - 1] };
         self.ends.iter().enumerate().map(move |(index, &end)| &self.text[start(index)..end])
     }
 
-    /// As `common` takes them.
+    /// The statements in the form that `common` takes.
     pub fn borrowed(&self) -> Vec<Cow<'_, str>> {
         self.statements().map(Cow::Borrowed).collect()
     }

@@ -7,15 +7,15 @@ use std::ops::Range;
 /// A statement that changes rows, and the literals in it that belong to a column.
 #[derive(Debug, PartialEq)]
 pub struct Statement<'a> {
-    /// What it does.
+    /// The verb of the statement.
     pub verb: Verb,
     /// The table whose rows it changes.
     pub table: &'a str,
-    /// From left to right.
+    /// The literals, from left to right.
     pub literals: Vec<Literal<'a>>,
 }
 
-/// What a statement does to rows.
+/// The effect of a statement on rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Insert,
@@ -26,31 +26,31 @@ pub enum Verb {
 /// One literal.
 #[derive(Debug, PartialEq)]
 pub struct Literal<'a> {
-    /// What it is stored in or compared with.
+    /// The column that it is stored in or compared with.
     pub column: Column<'a>,
-    /// Where it is in the text, without its quotes.
+    /// Range in the text, without the quotes.
     pub range: Range<usize>,
-    /// What it is.
+    /// The value.
     pub value: Value<'a>,
 }
 
 /// A column of the statement's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column<'a> {
-    /// By name.
+    /// The name of the column.
     Named(&'a str),
-    /// By its place in the table, from 0.
+    /// The position of the column in the table, from 0.
     Place(usize),
 }
 
-/// What a literal is.
+/// The value of a literal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
     /// A whole number.
     Integer(i64),
-    /// What is between the quotes.
+    /// The text between the quotes.
     Text(&'a str),
-    /// Its digits.
+    /// The hexadecimal digits.
     Blob(&'a str),
 }
 
@@ -132,7 +132,7 @@ enum Kind {
 #[derive(Debug, Clone)]
 struct Token<'a> {
     kind: Kind,
-    /// Where it is, without quotes.
+    /// Range in the text, without the quotes.
     inside: Range<usize>,
     text: &'a str,
 }

@@ -26,13 +26,13 @@ use crate::stats::Summary;
 /// The longest wait for the recorder: it may read a whole history first.
 const TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Between two changes: a busy node.
+/// Pause between two changes: that of a busy node.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the newest version is opened.
+/// Number of times that the newest version is opened.
 const SAMPLES: usize = 200;
 
-/// What was found.
+/// The measurements.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct LiveReport {
     /// `latest`, then the first 4 KiB of the version it leads to, never opened before.

@@ -27,28 +27,28 @@ use super::rehearsal::Rehearsal;
 use super::sizes::snapshot_bytes;
 use crate::node::memory;
 
-/// Between two changes, on average.
+/// Average time between two changes, in microseconds.
 const MICROS_PER_CHANGE: u64 = 7_000_000;
 
-/// How long a sealer may do nothing visible before it is not waited for any longer.
+/// Time without visible progress of a sealer after which it is not waited for any longer.
 const SEALER_STALLS_AFTER: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// What history to make.
+/// The history to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     /// Changes, each a version.
     pub changes: u32,
     /// Megabytes of the database before them.
     pub database_mb: u32,
-    /// What becomes of the logs.
+    /// Treatment of the logs.
     pub logs: Logs,
 }
 
-/// What becomes of the logs of a history.
+/// The treatment of the logs of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logs {
-    /// All that are finished are sealed.
+    /// Finished logs are sealed.
     Sealed,
     /// They are left to the next recorder.
     Left,

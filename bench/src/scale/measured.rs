@@ -17,7 +17,7 @@ use tests::mounted::Mounted;
 use super::place::{HistoryDir, Made};
 use crate::stats::{Samples, Summary, micros};
 
-/// What a program reads of a database first.
+/// Number of bytes that a program reads of a database first.
 const FIRST: usize = 4096;
 
 /// A mount may have millions of versions to read before it answers.
@@ -25,9 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A history to be measured.
 pub struct Subject {
-    /// Where it is.
+    /// Directory of the history.
     pub dir: HistoryDir,
-    /// What it is.
+    /// Description of the history.
     pub made: Made,
     /// No measure goes on for longer, once it has a sample.
     pub time_limit: Duration,
@@ -38,7 +38,7 @@ pub struct Subject {
 pub struct Compared {
     /// The figure.
     pub figure: Summary,
-    /// What it is compared with.
+    /// Measurement that it is compared with.
     pub yardstick: Summary,
 }
 

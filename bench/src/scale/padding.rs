@@ -38,7 +38,7 @@ struct Table {
     name: String,
     insert: String,
     kinds: Vec<Kind>,
-    /// In which column the state of a channel is.
+    /// Column with the state of a channel.
     state: Option<usize>,
     /// Whether all rows are there however little of the lap is wanted: others refer to them, or the next lap goes on
     /// counting from them.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// Whether anything is left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
-    /// All is removed.
+    /// Everything is removed.
     Remove,
     /// The histories stay.
     Keep,
@@ -44,12 +44,12 @@ impl Place {
         Ok(Self { path, _temporary: None })
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the history of this name is or will be.
+    /// Directory of the history of this name, which need not exist.
     pub fn history(&self, name: &str) -> HistoryDir {
         HistoryDir(self.path.join(name))
     }
@@ -90,7 +90,7 @@ impl HistoryDir {
         fs::create_dir_all(self.lightning_dir()).with_context(|| format!("cannot make {}", self.0.display()))
     }
 
-    /// What was noted about it; `None` when nothing was made here.
+    /// Description of the history; `None` when nothing was made here.
     pub fn made(&self) -> anyhow::Result<Option<Made>> {
         let path = self.note();
         if !path.exists() {
@@ -111,7 +111,7 @@ impl HistoryDir {
     }
 }
 
-/// What a history is.
+/// The description of a history.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Made {
     /// The trace whose laps were played.
@@ -122,7 +122,7 @@ pub struct Made {
     pub first_version: u32,
     /// Changes recorded, each a version.
     pub changes: u64,
-    /// When the first of them was, in microseconds since 1970.
+    /// Time of the first of them, in microseconds since 1970.
     pub first_micros: i64,
     /// The database before them.
     pub database_bytes_before: u64,
@@ -134,24 +134,24 @@ pub struct Made {
     pub statements: u64,
     /// The snapshot before them.
     pub snapshot_bytes: u64,
-    /// What making it took.
+    /// Cost of making it.
     pub cost: Cost,
 }
 
-/// What making a history took.
+/// The cost of making a history.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// How many changes that were: more may have been recorded since.
+    /// Number of changes made: more may have been recorded since.
     pub changes: u64,
-    /// To fill the database before the first version, in seconds.
+    /// Time to fill the database before the first version, in seconds.
     pub padding_s: f64,
-    /// To record, with the node's own work, in seconds.
+    /// Time to record, with the node's own work, in seconds.
     pub recording_s: f64,
     /// Processor time of that in the thread that plays the node and records.
     pub recording_cpu_s: f64,
     /// Processor time in all other threads of the process meanwhile: those that seal.
     pub other_threads_cpu_s: f64,
-    /// To wait after the last change until nothing was left to be sealed, in seconds.
+    /// Time after the last change until everything was sealed, in seconds.
     pub waited_for_sealing_s: f64,
 }
 

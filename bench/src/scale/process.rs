@@ -5,22 +5,22 @@ use std::fs;
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Ticks of a second in `/proc/PID/stat`: fixed for programs, whatever the kernel uses itself.
+/// Ticks of a second in `/proc/PID/stat`: fixed for programs, and independent of the kernel's own tick.
 const TICKS: f64 = 100.0;
 
 /// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Memory {
-    /// All of its memory that is in RAM now.
+    /// Memory of the process that is in RAM, in bytes.
     pub rss: u64,
-    /// That of it which is no file.
+    /// Memory in RAM that is not backed by a file, in bytes.
     pub anonymous: u64,
     /// The most that there was at any time.
     pub peak_rss: u64,
 }
 
 impl Memory {
-    /// That of the process now.
+    /// Memory of the process now.
     pub fn of(pid: u32) -> anyhow::Result<Self> {
         let path = format!("/proc/{pid}/status");
         let status = fs::read_to_string(&path).with_context(|| path.clone())?;
@@ -36,14 +36,14 @@ impl Memory {
 /// Processor time used so far, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessorTime {
-    /// By this thread.
+    /// Processor time of this thread, in seconds.
     pub thread: f64,
-    /// By all threads of this process, those that have ended as well.
+    /// Processor time of all threads of this process, ended ones included, in seconds.
     pub process: f64,
 }
 
 impl ProcessorTime {
-    /// That of this process and this thread.
+    /// Processor time of this process and this thread until now.
     pub fn now() -> anyhow::Result<Self> {
         Ok(Self { thread: used("/proc/thread-self/stat")?, process: used("/proc/self/stat")? })
     }

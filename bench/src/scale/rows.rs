@@ -9,7 +9,7 @@ use crate::stats::Summary;
 /// Memory that a mount may have beside the budget of its cache, and a recorder in all.
 const MEMORY_GOAL: f64 = 64.0 * 1e6;
 
-/// The budget of a mount's cache that is not told otherwise.
+/// The default budget of a mount's cache.
 const CACHE_BUDGET: f64 = 256.0 * (1 << 20) as f64;
 
 /// All rows for which something was measured.

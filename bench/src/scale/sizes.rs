@@ -9,16 +9,16 @@ use serde::Serialize;
 
 use super::place::Made;
 
-/// All files of a backup.
+/// The sizes of the files of a backup.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sizes {
     /// Bytes and number of the files by what their names begin with.
     pub kinds: BTreeMap<String, Kind>,
-    /// All of them.
+    /// Sum of all files, in bytes.
     pub bytes: u64,
-    /// Those of them that are the snapshot before the first change.
+    /// Size of the snapshot before the first change, in bytes.
     pub snapshot: u64,
-    /// All that came with the changes, per version.
+    /// Bytes that came with the changes, per version.
     pub per_version: f64,
     /// Their SQL, per version.
     pub sql_per_version: f64,
@@ -32,7 +32,7 @@ pub struct Kind {
 }
 
 impl Sizes {
-    /// Those of a backup with the history `made`.
+    /// Sizes of a backup with the history `made`.
     pub fn of(backup: &Path, made: &Made) -> anyhow::Result<Self> {
         let mut kinds: BTreeMap<String, Kind> = BTreeMap::new();
         for entry in fs::read_dir(backup)? {
@@ -66,7 +66,7 @@ pub fn snapshot_bytes(backup: &Path) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// What a file takes: its length, or less where it has holes.
+/// Space that a file takes: its length, or less where it has holes.
 fn stored(metadata: &fs::Metadata) -> u64 {
     metadata.len().min(metadata.blocks() * 512)
 }

@@ -16,14 +16,14 @@ use crate::stats::Summary;
 /// Mounts that are begun and ended.
 const MOUNTS: usize = 7;
 
-/// How often a listing and a link are read.
+/// Number of times that a listing and a link are read.
 const LISTINGS: usize = 3;
 const LINKS: usize = 1000;
 
 /// Names in the plain directory; more would take longer to make than they say.
 const PLAIN_NAMES_MAX: u64 = 100_000;
 
-/// What was found.
+/// The measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct TreeReport {
     /// From the command to the first `ls` that is answered, beside a start of the same program that does nothing.

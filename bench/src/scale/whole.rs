@@ -13,7 +13,7 @@ use tests::{binaries, compare};
 use super::measured::{Subject, copy, settle, summary, timed, until_time_is_over, within};
 use crate::stats::Summary;
 
-/// How often everything is done, each time with another version.
+/// Number of rounds, each with another version.
 const ROUNDS: usize = 5;
 
 /// A version through the mount for the first time, then again, and a plain file of the same bytes.
@@ -24,7 +24,7 @@ pub struct WholeRead {
     pub plain: Summary,
 }
 
-/// What was found.
+/// The measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct WholeReport {
     /// `cp` to the file system where the backup is.

@@ -34,7 +34,7 @@ pub struct ChangeFlags {
 }
 
 impl ChangeFlags {
-    /// All bits with a meaning.
+    /// The bits that have a meaning.
     pub(crate) const ALL_BITS: u8 = FLAG_FIRST_OF_RUN | FLAG_UNVERIFIED;
 
     /// Flags of a change whose predecessor is verified.

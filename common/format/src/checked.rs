@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_small_and_in_one_line_whatever_sqlite_says() {
+    fn it_stays_small_and_in_one_line_for_any_text_of_sqlite() {
         let text = "a\nlong\u{1b}[2J line ".repeat(99) + "ö";
         let checked = checked(&[Some(&*text); 100]);
         assert_eq!((checked.unsound.len(), checked.newest_unsound().unwrap().seq.get()), (UNSOUND_MAX, 100));

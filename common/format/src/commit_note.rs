@@ -43,7 +43,7 @@ impl DatabaseStamp {
     }
 }
 
-/// What the recorder notes when the newest version is committed.
+/// The note that the recorder writes when the newest version is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitNote {
     /// Boot ID of the machine (`/proc/sys/kernel/random/boot_id`); nil when unknown. Within one boot no power cut can have undone

@@ -33,7 +33,7 @@ use crate::units::{Seq, counted};
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// Why bytes cannot be decoded. Offsets are relative to the start of the decoded bytes.
+/// The reason why bytes cannot be decoded. Offsets are relative to the start of the decoded bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {

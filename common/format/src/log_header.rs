@@ -23,7 +23,7 @@ pub struct LogHeader {
     pub first_seq: Seq,
     /// Checksum of the record before the first one.
     pub previous_checksum: u32,
-    /// When the file was created.
+    /// Time at which the file was created.
     pub created: Timestamp,
     /// The length of the file is always a multiple of this unit.
     pub unit: u64,

@@ -24,7 +24,7 @@ pub type NodeId = [u8; 33];
 pub struct Manifest {
     /// Unique identifier of the backup; the seed of the checksums of all its records.
     pub uuid: Uuid,
-    /// When `init` ran.
+    /// Time at which `init` ran.
     pub created: Timestamp,
     /// Page size of a database whose log begins from nothing; a snapshot has its own.
     pub page_size: PageSize,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_as_such_whatever_its_length() {
+    fn a_newer_format_is_reported_as_such_at_any_length() {
         let mut bytes = sample().encode().to_vec();
         bytes[8] = 2;
         bytes.extend_from_slice(&[7; 100]);

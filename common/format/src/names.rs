@@ -11,7 +11,7 @@ pub const LOCK: &str = "LOCK";
 /// The preallocated file that becomes the next log; zeros until then.
 pub const PREALLOCATED: &str = "preallocated";
 
-/// What kept segments and versions need of dropped segments.
+/// The file with the blocks of dropped segments that kept segments and versions need.
 pub const PRUNED: &str = "pruned";
 
 /// A text about missing data; it exists only in a backup that was rescued from a damaged file of the Python plugin.

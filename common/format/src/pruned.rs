@@ -28,7 +28,7 @@ pub const PRUNED_LEN_MAX: u32 = 256 << 20;
 pub struct PrunedHeader {
     /// The backup that the file belongs to.
     pub uuid: Uuid,
-    /// When the file was written.
+    /// Time at which the file was written.
     pub created: Timestamp,
 }
 

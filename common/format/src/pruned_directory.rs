@@ -110,7 +110,7 @@ pub struct KeptVersion {
     pub seq: Seq,
     /// Ordinal of the version.
     pub ordinal: u64,
-    /// When that record was received.
+    /// Time at which that record was received.
     pub recorded_at: Timestamp,
 }
 

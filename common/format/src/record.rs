@@ -58,7 +58,7 @@ pub struct RecordHeader {
     pub seq: Seq,
     /// The version after the record.
     pub data_version: DataVersion,
-    /// When the record was received.
+    /// Time at which the record was received.
     pub time: Timestamp,
     /// Checksum of the previous record; for the first record of a backup, [`first_link`].
     pub previous_checksum: u32,

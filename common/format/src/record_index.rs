@@ -74,7 +74,7 @@ pub enum IndexedBody {
 pub struct IndexedRecord {
     /// The version after the record.
     pub data_version: DataVersion,
-    /// When the record was received.
+    /// Time at which the record was received.
     pub time: Timestamp,
     /// Number of pages of the database after the record.
     pub page_count: u32,
@@ -98,7 +98,7 @@ pub struct Interval {
 /// The record index of a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordIndex {
-    /// All records, in order.
+    /// The records of the segment, in order.
     pub records: Vec<IndexedRecord>,
     /// The intervals, in order; interval *k* begins at keyframe *k*.
     pub intervals: Vec<Interval>,

@@ -126,7 +126,7 @@ pub struct SnapshotId {
     pub footer_checksum: u32,
 }
 
-/// What follows the newest version of a segment: the kind of the next record that is not void. Rewound changes and their rewinds
+/// The kind of the next record behind the newest version of a segment that is not void. Rewound changes and their rewinds
 /// are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowedBy {

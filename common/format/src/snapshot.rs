@@ -48,7 +48,7 @@ pub struct SnapshotHeader {
     pub page_size: PageSize,
     /// Number of pages of the database, stored or not.
     pub page_count: u32,
-    /// When the snapshot was taken.
+    /// Time at which the snapshot was taken.
     pub created: Timestamp,
 }
 

@@ -8,7 +8,7 @@ use crate::units::{PageSize, Seq};
 /// Bytes of an encoded [`SnapshotRef`].
 pub(crate) const SNAPSHOT_PAYLOAD_LEN: usize = 4 + 4 + BASE_LEN + 4 + 3 + 8;
 
-/// Why a snapshot was taken.
+/// The reason for a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotReason {
     /// `init` took it.
@@ -92,7 +92,7 @@ impl DeltaBase {
 /// A log's reference to a snapshot, whose pages are in a file of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRef {
-    /// Why the snapshot was taken.
+    /// Reason for the snapshot.
     pub reason: SnapshotReason,
     /// Page size of the database.
     pub page_size: PageSize,

@@ -29,7 +29,7 @@ pub struct SpoolNewest {
     pub data_version: DataVersion,
     /// Seq of its newest record.
     pub seq: Seq,
-    /// When that record was received.
+    /// Time at which that record was received.
     pub recorded_at: Timestamp,
     /// Whether the version is known to be committed.
     pub commit: Commit,
@@ -45,7 +45,7 @@ pub struct SpoolHeader {
     pub attempted: Vec<End>,
     /// The newest version when the spool was created.
     pub newest: Option<SpoolNewest>,
-    /// When the spool was created.
+    /// Time at which the spool was created.
     pub begun: Timestamp,
     /// The manifest of the backup.
     pub manifest: Manifest,

@@ -16,10 +16,10 @@ pub type Key = Zeroizing<[u8; 32]>;
 /// The public key that names a node, compressed.
 pub type NodeId = [u8; 33];
 
-/// How many salts are tried for a node key. One in 2^127 gives no valid key, so the first one is right in practice.
+/// Maximum number of salts tried for a node key. One in 2^127 gives no valid key, so the first one is right in practice.
 const SALTS_MAX: u32 = 8;
 
-/// What the RPC method `makesecret` answers for the string `name`: `HKDF(HKDF(seed, "derived secrets"), name)`.
+/// The answer of the RPC method `makesecret` for the string `name`: `HKDF(HKDF(seed, "derived secrets"), name)`.
 ///
 /// The inner key comes from *all* bytes of the seed, of a mnemonic too.
 pub fn make_secret(seed: &Seed, name: &[u8]) -> Key {

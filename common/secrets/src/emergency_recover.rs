@@ -17,14 +17,14 @@ pub const EMERGENCY_RECOVER_MAX: u64 = 160 << 20;
 /// The name of the secret that the file is encrypted with.
 const SECRET_NAME: &[u8] = b"scb secret";
 
-/// Why `emergency.recover` cannot be read.
+/// The reason why `emergency.recover` cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmergencyRecoverError {
-    /// It is shorter than any.
+    /// The file is shorter than one without channels.
     #[error("it has {len} bytes, fewer than the {min} of an empty one: it was cut off, or is another file", min = HEADER_LEN + EXTRA_LEN)]
     TooShort {
-        /// Its length, in bytes.
+        /// Length of the file, in bytes.
         len: usize,
     },
     /// The authenticator does not fit.
@@ -38,7 +38,7 @@ pub enum EmergencyRecoverError {
 /// Decrypts and reads the file.
 ///
 /// # Errors
-/// [`EmergencyRecoverError`]. A file of another node and a damaged one cannot be told apart.
+/// [`EmergencyRecoverError`]. A file of another node and a damaged one give the same error.
 pub fn read(bytes: &[u8], seed: &Seed) -> Result<StaticBackup, EmergencyRecoverError> {
     if bytes.len() < HEADER_LEN + EXTRA_LEN {
         return Err(EmergencyRecoverError::TooShort { len: bytes.len() });

@@ -64,17 +64,17 @@ pub enum HsmSecretForm {
     MnemonicWithPassphrase,
 }
 
-/// Why there is no seed.
+/// The reason why `hsm_secret` gives no seed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HsmSecretError {
     /// No `hsm_secret` is so short.
     #[error("it has {len} bytes, fewer than the {RAW_LEN} of the shortest hsm_secret")]
     TooShort {
-        /// Its length, in bytes.
+        /// Length of the file, in bytes.
         len: usize,
     },
-    /// What should be words is no text.
+    /// The bytes behind the hash of the seed are not text, so they are no mnemonic.
     #[error("it is neither a seed nor a mnemonic: what follows its first {SEED_HASH_LEN} bytes is not text")]
     NotText,
     /// A mnemonic has not this many words.
@@ -91,10 +91,10 @@ pub enum HsmSecretError {
         "between the words of its mnemonic there must be single spaces, and nothing before and after them: lightningd does not take it otherwise"
     )]
     Spaces,
-    /// It needs a passphrase.
+    /// The mnemonic is protected by a passphrase, and none was given.
     #[error("it is protected by a passphrase")]
     PassphraseNeeded,
-    /// It needs none.
+    /// The mnemonic is not protected by a passphrase, and one was given.
     #[error("it is not protected by a passphrase, but one was given")]
     PassphraseNotNeeded,
     /// The passphrase is not that of this file.

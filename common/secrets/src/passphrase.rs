@@ -10,20 +10,20 @@ pub const PASSPHRASE_MAX: usize = 4096;
 /// A passphrase, wiped when it is dropped.
 pub struct Passphrase(Zeroizing<String>);
 
-/// Why a text is no passphrase.
+/// The reason why a text is no passphrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PassphraseError {
-    /// There is no character in the first line.
+    /// The first line is empty.
     #[error("the passphrase is empty")]
     Empty,
-    /// It is longer than [`PASSPHRASE_MAX`].
+    /// The first line is longer than [`PASSPHRASE_MAX`].
     #[error("the passphrase is longer than {PASSPHRASE_MAX} bytes")]
     TooLong,
-    /// It is not UTF-8.
+    /// The first line is not UTF-8.
     #[error("the passphrase is not UTF-8")]
     NotUtf8,
-    /// It has a byte that `lightningd` takes for the end of the text.
+    /// The first line has a NUL byte, which `lightningd` takes for the end of the text.
     #[error("the passphrase has a NUL byte in it")]
     Nul,
 }
@@ -56,7 +56,7 @@ impl Passphrase {
 }
 
 impl fmt::Debug for Passphrase {
-    /// Nothing of it.
+    /// Writes no part of the passphrase.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passphrase(..)")
     }

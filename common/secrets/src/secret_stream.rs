@@ -14,7 +14,7 @@ use chacha20 as _;
 /// The length of the header, in bytes: `crypto_secretstream_xchacha20poly1305_HEADERBYTES`.
 pub const HEADER_LEN: usize = Header::BYTES;
 
-/// How much longer the encrypted message is, in bytes: `crypto_secretstream_xchacha20poly1305_ABYTES`.
+/// Difference of lengths of the encrypted and the plain message, in bytes: `crypto_secretstream_xchacha20poly1305_ABYTES`.
 pub const EXTRA_LEN: usize = 17;
 
 /// The authenticator does not fit: the key is another one, or a bit of the message or its length is.

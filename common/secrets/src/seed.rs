@@ -21,7 +21,7 @@ pub enum Seed {
 }
 
 impl Seed {
-    /// All bytes of the seed.
+    /// The bytes of the seed: 32, or the 64 of a mnemonic.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Raw(bytes) => bytes.as_slice(),

@@ -11,13 +11,13 @@
 
 use std::fmt;
 
-/// How many indices a shachain has: 2 to the power of `SHACHAIN_BITS`.
+/// Number of indices of a shachain: 2 to the power of `SHACHAIN_BITS`.
 const INDICES: u64 = 1 << 48;
 
 /// The most secrets that a shachain keeps.
 pub const KNOWN_MAX: u32 = 49;
 
-/// How many commitments a peer has revoked. It never goes down while a channel lives.
+/// The number of commitments that a peer has revoked. It never goes down while a channel lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revocations(u64);
 

@@ -51,10 +51,10 @@ const IS_EVEN: u64 = 2;
 /// The id of a channel, as `listpeerchannels` shows it.
 pub type ChannelId = [u8; 32];
 
-/// What `emergency.recover` says, as far as it is needed to tell whether a database is an old state.
+/// The contents of `emergency.recover` that show whether a database is an old state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticBackup {
-    /// When the file was written, in Unix seconds, by the clock of the node.
+    /// Time at which the file was written, in Unix seconds, by the clock of the node.
     pub timestamp: u32,
     /// The channels that the node had, without those that were closed.
     pub channels: Vec<BackedUpChannel>,
@@ -65,15 +65,15 @@ pub struct StaticBackup {
 pub struct BackedUpChannel {
     /// The id of its row in the table `channels`.
     pub row: u64,
-    /// Its id.
+    /// Channel id.
     pub channel_id: ChannelId,
     /// The node id of the peer.
     pub peer: [u8; 33],
-    /// How many commitments the peer has revoked; `None` in the file of a release that did not write it.
+    /// Number of commitments that the peer has revoked; `None` in the file of a release that did not write it.
     pub revocations: Option<Revocations>,
 }
 
-/// Why decrypted bytes are no static backup.
+/// The reason why decrypted bytes are no static backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StaticBackupError {
@@ -83,7 +83,7 @@ pub enum StaticBackupError {
         /// The part that is not complete.
         within: &'static str,
     },
-    /// It is another message.
+    /// The bytes are another message.
     #[error(
         "it has message type {found}, not {LEGACY} or {WITH_TLVS}: a release of lightningd that is not known here wrote it"
     )]
@@ -91,7 +91,7 @@ pub enum StaticBackupError {
         /// The type found.
         found: u16,
     },
-    /// It is of a newer release.
+    /// The static backup is of a newer release.
     #[error("its version is {found}, which is not known here: a newer lightningd wrote it")]
     OtherVersion {
         /// The version found.
@@ -118,7 +118,7 @@ pub enum StaticBackupError {
     Shachain {
         /// The number of the channel, from 1.
         number: usize,
-        /// Its fields.
+        /// The error in its fields.
         source: ImpossibleShachain,
     },
 }

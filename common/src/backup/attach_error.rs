@@ -10,14 +10,14 @@ use crate::storage::read_error::ReadError;
 use crate::storage::{StorageError, Trouble};
 use format::units::counted;
 
-/// Why recording cannot begin. Nothing was created or changed.
+/// The reason why recording cannot begin. Nothing was created or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenRecordingError {
-    /// There is no usable `backup.lock`.
+    /// The file `backup.lock` is missing or cannot be used.
     #[error(transparent)]
     BackupLock(#[from] BackupLockError),
-    /// There is no usable backup.
+    /// The backup is missing or cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The backup has another UUID than `backup.lock`.

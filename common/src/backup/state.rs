@@ -21,7 +21,7 @@ pub struct BackupState {
     pub oldest: Option<Version>,
     /// Number of versions.
     pub versions: Option<u64>,
-    /// How far it is sealed, and the unsealed changes.
+    /// End of the sealed history, and the unsealed changes.
     pub unsealed: Option<UnsealedChanges>,
 }
 
@@ -98,7 +98,7 @@ impl UnsealedChanges {
         self.ranges.retain(|range| *range.end() > sealed);
     }
 
-    /// How far the backup is sealed; `None` when nothing is.
+    /// Newest sealed version and record; `None` when nothing is sealed.
     pub fn sealed_through(&self) -> Option<SealedThrough> {
         self.sealed_through
     }
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!((unsealed.count(), unsealed.sealed_through()), (0, Some(through(24))));
     }
 
-    /// The counts of a recorder equal those from the files, whatever happened.
+    /// The counts of a recorder equal those from the files, after every kind of event.
     #[test]
     fn the_files_tell_what_was_added_up() {
         let limits = LogLimits { bytes: 1 << 16, statements: 24 };
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_backup_whose_end_is_damaged_the_rest_is_told() {
+    fn of_a_backup_whose_end_is_damaged_the_rest_is_reported() {
         let mut node = Node::new("");
         let mut recording = node.record();
         for _ in 0..5 {

@@ -13,7 +13,7 @@ use crate::storage::read_error::ReadError;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, PageNo, PageSize, Seq};
 
-/// Why a version cannot be opened.
+/// The reason why a version cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("version {data_version} cannot be opened")]
 pub struct ViewError {
@@ -26,7 +26,7 @@ pub struct ViewError {
 
 /// A version opened for reading: the pages of a snapshot or segment, read on demand, with the overlay of the replay.
 ///
-/// Immutable: bytes and size stay the same while it exists, whatever the recorder does.
+/// Immutable: bytes and size stay the same while it exists, also while the recorder writes.
 #[derive(Debug)]
 pub struct View {
     seq: Seq,
@@ -186,7 +186,7 @@ impl View {
     }
 }
 
-/// Why a view was not built, and at which change.
+/// The reason why a view was not built, and the change at which that ended.
 #[derive(Debug)]
 pub(crate) struct BuildError {
     pub(crate) at: Option<Seq>,

@@ -15,7 +15,7 @@ use format::units::Seq;
 /// Approximate memory of a view besides its pages.
 const VIEW_OVERHEAD_BYTES: u64 = 4096;
 
-/// What the cache knows of a view.
+/// A view as the cache sees it.
 pub(super) trait Cached {
     /// Seq of the version's newest record.
     fn seq(&self) -> Seq;

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_opens_a_version_at_the_same_time_gets_the_same_view() {
+    fn threads_that_open_a_version_at_the_same_time_get_the_same_view() {
         let mut node = Node::new("");
         let mut recording = node.record();
         for round in 0..100 {
@@ -176,7 +176,7 @@ mod tests {
         node.write(&mut recording, "good", Fate::Committed).unwrap();
         let good = contents(&node.connection);
         let mut statements = node.statements("bad");
-        statements.insert(1, Cow::Borrowed("INSERT INTO nowhere VALUES ('secret')"));
+        statements.insert(1, Cow::Borrowed("INSERT INTO no_such VALUES ('secret')"));
         let write = DbWrite {
             data_version: DataVersion::new(node.version + 1),
             statements: &statements,
@@ -194,7 +194,7 @@ mod tests {
         let reason = open(12).unwrap_err().reason.to_string();
         assert!(reason.contains("statement 2 of version 12"), "{reason}");
         assert!(
-            reason.contains("no such table") && !reason.contains("nowhere") && !reason.contains("secret"),
+            reason.contains("no such table") && !reason.contains("no_such") && !reason.contains("secret"),
             "{reason}"
         );
         assert_eq!(node.contents_of(&history, 11), good);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_opened_ahead_goes_with_the_next_unless_somebody_uses_it() {
+    fn what_was_opened_ahead_goes_with_the_next_unless_it_is_in_use() {
         let mut node = Node::new("");
         let mut recording = node.record();
         for round in 0..4 {

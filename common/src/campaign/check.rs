@@ -138,7 +138,7 @@ pub(super) fn state_of(home: &Home, tree: &Tree, possible: &[Arc<State>]) -> Res
     let disk = Disk::of(tree.clone(), Vec::new());
     let mut recording = home.open_alone(&disk)?;
     drain(&disk, &mut recording)?;
-    Found::read(home, &disk)?.expect(possible, "whoever opens it again")
+    Found::read(home, &disk)?.expect(possible, "the next recorder")
 }
 
 /// The versions that a reader finds.

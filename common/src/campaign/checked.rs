@@ -1,4 +1,4 @@
-//! The images of a campaign: each is checked once, and what is wrong is told.
+//! The images of a campaign: each is checked once, and what is wrong is reported.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -13,7 +13,7 @@ use super::model::Promise;
 use super::random::Random;
 
 /// How large the campaigns are. With N there are N scripts, cut at more places and torn N times as often; from 3 on every call
-/// that changes something fails, in every way. Unless told otherwise it is 1, torn half as often, and of fewer images all
+/// that changes something fails, in every way. The default is 1, torn half as often, and of fewer images all
 /// databases are looked at.
 const SIZE_VARIABLE: &str = "BACKUPFS_POWER_CUTS";
 

@@ -125,7 +125,7 @@ pub(super) struct Fault {
     pub(super) cause: Cause,
 }
 
-/// Why a call fails.
+/// The reason why a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
     Script,

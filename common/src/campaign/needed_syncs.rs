@@ -119,7 +119,7 @@ fn every_kind_of_sync_that_is_left_out_is_noticed() {
     // Some of it shows in a database only, and of those the first look reads a sample.
     let mut is_noticed = |kind: &str| missed(&mut images, kind) || missed(&mut Images::new(1), kind);
     let unnoticed: Vec<_> = all.difference(&not_needed).filter(|kind| !is_noticed(kind)).collect();
-    assert!(unnoticed.is_empty(), "nobody notices when these are not synced: {unnoticed:?}");
+    assert!(unnoticed.is_empty(), "no test notices when these are not synced: {unnoticed:?}");
     if size() > 1 {
         for kind in &not_needed {
             assert!(!missed(&mut Images::new(10), kind), "it is needed: {kind}");

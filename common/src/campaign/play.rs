@@ -44,7 +44,7 @@ fn compact(backup: &Arc<Backup>, now: Timestamp, lock: &SharedLock) -> Result<Co
     let policy = policy.map_err(|error| with_causes(&error))?;
     match backup.compact(&policy, (now, Clock::Trusted), manner, lock, &mut |_| ControlFlow::Continue(())) {
         Ok(CompactOutcome::Done(compaction)) => Ok(compaction),
-        Ok(CompactOutcome::Interrupted) => Err("nobody interrupted it".to_owned()),
+        Ok(CompactOutcome::Interrupted) => Err("it ended without being interrupted".to_owned()),
         Err(error) => Err(with_causes(&error)),
     }
 }

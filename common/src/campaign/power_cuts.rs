@@ -34,8 +34,8 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
     assert!(checked > 1000, "{checked}: the script is shorter now");
 }
 
-/// A recorder is killed at any call, and another one goes on: nobody but that one can see to it that what it goes on from is
-/// durable. Then power fails.
+/// A recorder is killed at any call, and the next recorder goes on. Only the next recorder can make the records that it goes on
+/// from durable. Then power fails.
 #[test]
 fn a_recorder_that_goes_on_from_one_that_was_killed_loses_nothing_in_a_power_cut() {
     let size = size();
@@ -72,7 +72,7 @@ fn a_recorder_that_goes_on_from_one_that_was_killed_loses_nothing_in_a_power_cut
 fn go_on_from(home: &Home, watch: &Watch) -> Option<Vec<Call>> {
     let disk = Disk::of(watch.visible(), Vec::new());
     disk.directory(BACKUP)?;
-    // Nobody records before `init` has come to its end, which writes `backup.lock`.
+    // No recorder starts before `init` has written `backup.lock`, which is its last step.
     let promise = watch.promise().filter(|promise| promise.existence == Existence::Certain)?;
     let mut recording = home.open_alone(&disk).unwrap();
     let state = state_of(home, &disk.tree(), &promise.whole).unwrap();

@@ -33,19 +33,19 @@ pub(crate) enum Image {
 /// Positions of the keyframes of a log.
 #[derive(Debug, Clone)]
 pub(crate) enum Cuts {
-    /// Where they are due by these limits, to create a segment.
+    /// Keyframes wherever these limits require one, to create a segment.
     Due(LogLimits),
-    /// Where the segment has them: positions of the first records of its intervals, counted from the first replayed record.
+    /// Keyframes where the segment has them: positions of its intervals' first records, counted from the first replayed record.
     /// Statements are not kept.
     AsSealed(Vec<u32>),
 }
 
-/// Which records of a log are replayed.
+/// The records of a log that are replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replayed {
-    /// All of them.
+    /// All records are replayed.
     All,
-    /// Those before this position. Records behind it build on something missing, or do not replay: their statements are kept, and
+    /// The records before this position. Later ones build on something missing, or do not replay: their statements are kept, and
     /// the pages stay as at the newest keyframe.
     Before(u32),
 }

@@ -35,7 +35,7 @@ impl PagesOfSnapshot {
         Ok(Self { folded, cut })
     }
 
-    /// These and the pages that replay has changed, in order.
+    /// The pages of the snapshot and those that replay has changed, in order.
     pub(crate) fn and_replayed(&self, log: &ReplayedLog) -> Vec<PageNo> {
         let mut pages: Vec<PageNo> = log.images.keys().chain(&self.folded).chain(&self.cut).copied().collect();
         pages.sort_unstable();

@@ -11,7 +11,7 @@ use crate::history::History;
 use crate::storage::read_error::ReadError;
 use format::units::{Seq, Timestamp};
 
-/// How far ahead a clock may be unnoticed, and how long it must continue after a leap.
+/// Largest leap of a clock that is not noticed, and the time for which versions must go on after a leap, in microseconds.
 pub(super) const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// The clock has leapt, or the node was off.
@@ -43,7 +43,7 @@ pub enum Force {
 pub enum Clock<'a> {
     /// A process that watches the clock, with its running time.
     Watched(&'a mut ClockWatch, Duration),
-    /// Only the times of the versions.
+    /// The times of the versions are the only evidence.
     Unwatched,
     /// The clock is trusted.
     Trusted,
@@ -115,9 +115,9 @@ impl Leap {
 /// Watches the clock while a process runs: it must not gain more than a day.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
-    /// When the clock was last trusted.
+    /// Last moment at which the clock was trusted.
     trusted: Option<Moment>,
-    /// When it was found to have leapt since.
+    /// First moment after a leap since then.
     leapt: Option<Moment>,
 }
 

@@ -45,7 +45,7 @@ use crate::storage::{Access, StorageError, remove_if_present};
 use format::names;
 use format::units::{Seq, Timestamp};
 
-/// Why nothing, or not everything, was dropped. Kept history is never affected.
+/// The reason why nothing, or not everything, was dropped. Kept history is never affected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
@@ -91,29 +91,29 @@ impl From<ReadError> for CompactError {
     }
 }
 
-/// How much of the disk's time a compaction takes.
+/// The share of the disk's time that a compaction takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
     /// Small steps with pauses, beside a recorder.
     Gentle,
-    /// All of it.
+    /// The compaction takes all of it.
     Full,
 }
 
-/// How a compaction runs.
+/// The pace of a compaction, and its consideration for mounts.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
-    /// How much of the disk's time it takes.
+    /// Share of the disk's time that it takes.
     pub pace: Pace,
-    /// How long files of dropped segments are left, so that a mount can open those that it uses.
+    /// Time for which files of dropped segments are left, so that a mount can open those that it uses.
     pub grace: Duration,
 }
 
 impl Manner {
-    /// Beside a recorder.
+    /// The manner beside a recorder.
     pub const GENTLE: Self = Self { pace: Pace::Gentle, grace: Duration::from_secs(2) };
 
-    /// Of a backup without a recorder; it may be mounted.
+    /// The manner for a backup without a recorder; it may be mounted.
     pub const FULL: Self = Self { pace: Pace::Full, grace: Duration::from_secs(2) };
 }
 
@@ -131,7 +131,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Its name in a status, and before a progress bar.
+    /// Name of the phase in a status, and before a progress bar.
     pub fn name(self) -> &'static str {
         match self {
             Self::Looking => "looking",
@@ -173,7 +173,7 @@ pub struct Compaction {
     pub freed_bytes: u64,
     /// Length of the file `pruned` in bytes.
     pub pruned_bytes: u64,
-    /// Why the deciding clock may be wrong; `None` when it is not doubted, or nothing is dropped.
+    /// Reason to doubt the deciding clock; `None` when there is none, or nothing is dropped.
     pub clock_in_doubt: Option<ClockInDoubt>,
 }
 
@@ -195,7 +195,7 @@ pub struct CompactionFields {
     /// Length of the file `pruned` in bytes.
     #[serde(rename = "remains_bytes")]
     pub pruned_bytes: u64,
-    /// Why `force` is needed; `None` when it is not.
+    /// Reason why `force` is needed; `None` when it is not.
     #[serde(default)]
     pub clock_in_doubt: Option<String>,
 }
@@ -220,12 +220,12 @@ impl From<&Compaction> for CompactionFields {
     }
 }
 
-/// How a compaction ended.
+/// The outcome of a compaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompactOutcome {
     /// Everything outside of the policy was dropped.
     Done(Compaction),
-    /// It was stopped: either nothing has changed, or the next run removes the rest.
+    /// The compaction was stopped: either nothing has changed, or the next run removes the rest.
     Interrupted,
 }
 
@@ -406,7 +406,7 @@ impl Backup {
 /// Totals of everything that was dropped from a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DroppedSoFar {
-    /// When the last compaction dropped something.
+    /// Time at which a compaction last dropped something.
     pub at: Timestamp,
     /// Number of dropped versions.
     pub versions: u64,

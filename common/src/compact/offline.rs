@@ -15,7 +15,7 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::units::Timestamp;
 
-/// Why a backup is not compacted. Kept history is unchanged.
+/// The reason why a backup is not compacted. Kept history is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactBackupError {

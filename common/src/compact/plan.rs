@@ -116,7 +116,7 @@ fn sum(ranges: &[PrunedRange], of: impl Fn(&PrunedRange) -> u64) -> u64 {
     ranges.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// What the policy keeps of each segment.
+/// The part of each segment that the policy keeps.
 fn keeps(
     history: &History,
     segments: &Segments,

@@ -105,7 +105,7 @@ fn a_policy_that_would_drop_everything_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn whoever_interrupts_it_finds_all_or_what_is_left_of_it_goes_later() {
+fn an_interrupted_compaction_leaves_all_or_the_next_removes_the_rest() {
     let mut it = Hourly::new();
     it.live(120);
     let before = it.held();
@@ -361,7 +361,7 @@ fn what_a_snapshot_builds_on_that_is_not_sealed_yet_stays_readable() {
 }
 
 #[test]
-fn what_is_dropped_is_told_in_the_timeline() {
+fn what_is_dropped_is_in_the_timeline() {
     let mut it = Hourly::new();
     it.live(120);
     let versions = |it: &Hourly| it.held().len() as u64;

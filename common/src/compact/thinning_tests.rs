@@ -79,7 +79,7 @@ fn single_versions_are_kept_whole_and_those_beside_them_go() {
         let oldest_whole = left.iter().find(|version| version.seq >= *oldest_whole).unwrap().data_version.get();
         let expected = newest_of_each(&all, hours).into_iter().filter(|number| *number < oldest_whole);
         assert_eq!(numbers, expected.collect(), "{hours} h");
-        assert!(left.iter().all(|version| all.contains(version)), "what is told of them is the same");
+        assert!(left.iter().all(|version| all.contains(version)), "they are reported the same");
         kept_alone += numbers.len();
         for number in &numbers {
             let version = history.version(DataVersion::new(*number)).unwrap().unwrap();
@@ -117,12 +117,12 @@ fn the_timeline_tells_of_every_version_once_listed_or_dropped() {
     for policy in [keep(None, Some("1y"), None), keep(None, None, Some("1y"))] {
         it.compact(&policy);
         let (history, left) = versions(&it);
-        let (mut told, mut rest, mut was_dropped) = (Vec::new(), all.iter(), false);
+        let (mut reported, mut rest, mut was_dropped) = (Vec::new(), all.iter(), false);
         let read = history.for_timeline(&mut |entry| {
             match entry {
                 TimelineEntry::Recorded(version) => {
                     assert_eq!(rest.next().map(|it| it.seq), Some(version.seq));
-                    told.push(version);
+                    reported.push(version);
                     was_dropped = false;
                 }
                 TimelineEntry::Dropped { versions, last, before } => {
@@ -140,7 +140,7 @@ fn the_timeline_tells_of_every_version_once_listed_or_dropped() {
             ControlFlow::Continue(())
         });
         read.unwrap();
-        assert_eq!((told, rest.next()), (left, None));
+        assert_eq!((reported, rest.next()), (left, None));
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn compare_version(
 /// 92 to 99).
 const ABOUT_THE_WRITER: [Range<usize>; 2] = [24..28, 92..100];
 
-/// Why the pages are not known to be equal.
+/// The reason why the pages are not known to be equal.
 enum NotSame {
     Differs,
     Ours(ReadError),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_the_same_whoever_wrote_them_how_often_and_no_other_byte_may_differ() {
+    fn pages_are_equal_after_any_number_of_writes_and_no_other_byte_may_differ() {
         let mut node = Node::new("");
         let mut recording = node.record();
         for _ in 0..5 {

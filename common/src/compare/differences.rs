@@ -17,7 +17,7 @@ use super::value::Value;
 /// Maximum number of rows reported per table.
 const ROWS_TOLD: usize = 20;
 
-/// What differs.
+/// The differences between two databases.
 #[derive(Debug, Default)]
 pub struct ContentDifferences {
     /// Differing tables, indexes and other entries of the schema.
@@ -42,7 +42,7 @@ pub struct SchemaDifference {
     pub kind: String,
     /// Name of the entry.
     pub name: String,
-    /// Which side has it, or that the definitions differ.
+    /// The side that has it, or a difference of the definitions.
     pub which: WhichRow,
 }
 
@@ -67,18 +67,18 @@ pub struct RowDifference {
     /// Rowid or primary key; empty for a row of a table without either. Where VACUUM changes rowids, this is the rowid in the
     /// database that has the row.
     pub key: Vec<KeyPart>,
-    /// Which side has it, or that the rows differ.
+    /// The side that has it, or a difference of the rows.
     pub which: WhichRow,
     /// The columns that differ.
     pub columns: Vec<String>,
 }
 
-/// Which side has a row, or an entry of the schema.
+/// The side that has a row, or an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichRow {
-    /// Only the backup.
+    /// The backup has it, and the database does not.
     OnlyInBackup,
-    /// Only the database.
+    /// The database has it, and the backup does not.
     OnlyInDatabase,
     /// Both, with differences.
     Changed,
@@ -171,12 +171,12 @@ fn key_of(layout: &Layout, row: &[Value]) -> Vec<KeyPart> {
     parts.map(|(column, value)| KeyPart { column: column.clone(), value: value.to_string() }).collect()
 }
 
-/// How rows are matched.
+/// The method of matching rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
-    /// By key.
+    /// Rows are matched by key.
     Key,
-    /// By contents: they have no key, or one that VACUUM changes.
+    /// Rows are matched by contents: they have no key, or one that VACUUM changes.
     Contents,
 }
 
@@ -235,31 +235,31 @@ mod tests {
         connection
     }
 
-    fn told_of(ours: &str, theirs: &str) -> String {
+    fn differences_of(ours: &str, theirs: &str) -> String {
         let found = differences(&database(ours), &database(theirs)).unwrap();
-        let mut told: Vec<String> =
+        let mut reported: Vec<String> =
             found.schema.iter().map(|it| format!("{} {} {}", it.kind, it.name, it.which)).collect();
         for table in &found.tables {
             let TableDifferences { only_in_backup, only_in_database, changed, .. } = table;
-            told.push(format!("{} {only_in_backup} {only_in_database} {changed}", table.table));
+            reported.push(format!("{} {only_in_backup} {only_in_database} {changed}", table.table));
             for row in &table.first {
                 let key: Vec<_> = row.key.iter().map(ToString::to_string).collect();
-                told.push(format!("[{}] {} {:?}", key.join(", "), row.which, row.columns));
+                reported.push(format!("[{}] {} {:?}", key.join(", "), row.which, row.columns));
             }
         }
-        assert_eq!(found.is_empty(), told.is_empty());
-        told.join("; ")
+        assert_eq!(found.is_empty(), reported.is_empty());
+        reported.join("; ")
     }
 
     #[test]
     fn layout_and_history_do_not_matter() {
         let moved = "INSERT INTO a VALUES (9, zeroblob(9000)); DELETE FROM a WHERE x = 9; ANALYZE; VACUUM;";
-        assert_eq!(told_of("", moved), "");
+        assert_eq!(differences_of("", moved), "");
         assert_eq!(differences(&database(""), &database(moved)).unwrap().rows, 12);
     }
 
     #[test]
-    fn rows_are_told_by_table_and_key_and_columns_never_by_value() {
+    fn rows_are_reported_by_table_and_key_and_columns_never_by_value() {
         for (sql, expected) in [
             ("UPDATE a SET y = 'secret' WHERE x = 2", r#"a 0 0 1; [rowid = 2] differs ["y"]"#),
             ("UPDATE a SET y = '1', x = 1.0 WHERE x = 1", r#"a 0 0 1; [rowid = 1] differs ["x", "y"]"#),
@@ -293,12 +293,12 @@ mod tests {
             ("CREATE TABLE c (x)", "table c only in the database"),
             ("ALTER TABLE a ADD COLUMN z", "table a differs"),
         ] {
-            assert_eq!(told_of("", sql), expected, "{sql}");
+            assert_eq!(differences_of("", sql), expected, "{sql}");
         }
     }
 
     #[test]
-    fn of_many_rows_some_are_told_and_all_are_counted() {
+    fn of_many_rows_some_are_reported_and_all_are_counted() {
         let many = "INSERT INTO a SELECT value, 'x' FROM generate_series(10, 1009)";
         let many = many.replace(
             "generate_series(10, 1009)",
@@ -317,11 +317,11 @@ mod tests {
 
     /// Other sort orders than that of texts: numbers with equal keys, texts that are not UTF-8, other collations.
     #[test]
-    fn rows_are_found_whatever_their_key_is_sorted_by() {
+    fn rows_are_found_in_every_sort_order_of_their_key() {
         let many = "INSERT OR IGNORE INTO b (l, k) VALUES (1, 'z'), (1.0, 'y'), (9007199254740993, 'k'), \
              (9007199254740992.0, 'l'), (CAST(x'ff' AS TEXT), 'k'), (CAST(x'5c80' AS TEXT), 'k'), ('\\', 'k'), ('é', 'k');
              INSERT INTO n VALUES ('Z', 1), ('_', 2), ('[', 3), (CAST(x'ff' AS TEXT), 4), ('é', 5)";
-        assert_eq!(told_of(many, many), "");
+        assert_eq!(differences_of(many, many), "");
         for gone in ["b WHERE k = 'y'", "b WHERE l = CAST(x'5c80' AS TEXT)", "n WHERE k = '_'", "n WHERE k = 'é'"] {
             let found = differences(&database(many), &database(&format!("{many}; DELETE FROM {gone}"))).unwrap();
             let [table] = &found.tables[..] else { panic!("{gone}: {found:?}") };
@@ -330,22 +330,25 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_vacuum_renumbered_are_the_same_and_others_are_told_where_they_are() {
+    fn rows_that_vacuum_renumbered_are_the_same_and_others_are_reported_where_they_are() {
         let made = "CREATE TABLE log (at, what); INSERT INTO log VALUES (1, 'a'), (2, 'b'), (2, 'b'), (3, 'c'), (4, 'd'); \
              DELETE FROM log WHERE at = 1";
-        let told = |sql: &str| told_of(made, &format!("{made}; {sql}"));
-        assert_eq!(told("VACUUM"), "");
+        let reported = |sql: &str| differences_of(made, &format!("{made}; {sql}"));
+        assert_eq!(reported("VACUUM"), "");
         // Rows 2 to 5 are then rows 1 to 4. Of two equal rows the first is named.
-        assert_eq!(told("DELETE FROM log WHERE at = 3; VACUUM"), "log 1 0 0; [rowid = 4] only in the backup []");
-        assert_eq!(told("INSERT INTO log VALUES (3, 'c'); VACUUM"), "log 0 1 0; [rowid = 3] only in the database []");
+        assert_eq!(reported("DELETE FROM log WHERE at = 3; VACUUM"), "log 1 0 0; [rowid = 4] only in the backup []");
         assert_eq!(
-            told("UPDATE log SET what = 'new' WHERE at = 4; VACUUM"),
+            reported("INSERT INTO log VALUES (3, 'c'); VACUUM"),
+            "log 0 1 0; [rowid = 3] only in the database []"
+        );
+        assert_eq!(
+            reported("UPDATE log SET what = 'new' WHERE at = 4; VACUUM"),
             "log 1 1 0; [rowid = 4] only in the database []; [rowid = 5] only in the backup []"
         );
         // Without VACUUM it is the same row, changed.
-        assert_eq!(told("UPDATE log SET what = 'new' WHERE at = 4"), r#"log 0 0 1; [rowid = 5] differs ["what"]"#);
+        assert_eq!(reported("UPDATE log SET what = 'new' WHERE at = 4"), r#"log 0 0 1; [rowid = 5] differs ["what"]"#);
         assert_eq!(
-            told("DROP TABLE log; CREATE TABLE log (at, what)"),
+            reported("DROP TABLE log; CREATE TABLE log (at, what)"),
             "log 4 0 0; [rowid = 2] only in the backup []; [rowid = 3] only in the backup []; [rowid = 4] only in the backup []; [rowid = 5] only in the backup []"
         );
     }

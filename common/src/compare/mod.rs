@@ -1,4 +1,4 @@
-//! Whether two databases have equal contents: every row of every table, whatever the layout of pages.
+//! Whether two databases have equal contents: every row of every table, in any layout of pages.
 //!
 //! Pages do not decide: two releases of SQLite leave different bytes in the unused parts of a page. Nor do all rowids: VACUUM,
 //! which `lightningd` runs without a change of version, renumbers the rows of tables without an index and without an `INTEGER
@@ -20,12 +20,12 @@ use rusqlite::{Connection, Row};
 use self::any_order::{Fingerprints, RowSum};
 use self::table::{Table, quoted, schema_entries, tables};
 
-/// Which implicit rowids are compared.
+/// The implicit rowids that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rowids {
-    /// All of them: no VACUUM can have run in between.
+    /// All rowids are compared: no VACUUM can have run in between.
     All,
-    /// Those that VACUUM does not change.
+    /// The rowids that VACUUM does not change.
     KeptByVacuum,
 }
 
@@ -163,7 +163,7 @@ mod tests {
         connection
     }
 
-    /// As after a kill: VACUUM may have run in between.
+    /// Compares as after a kill: VACUUM may have run in between.
     fn same(ours: &Connection, theirs: &Connection) -> bool {
         let same = same_contents(ours, theirs, Rowids::KeptByVacuum).unwrap();
         assert_eq!(same, differing_tables(ours, theirs).unwrap().is_empty());

@@ -26,7 +26,7 @@ pub enum Value {
 /// Letters of a text, or bytes of a blob, that a message shows.
 const SHOWN_MAX: usize = 64;
 
-/// As SQL would write the value, without control characters. What is long is cut, and its length given.
+/// Writes the value as in SQL, without control characters. A long value is cut, and its length given.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = |is_cut: bool, bytes: usize| if is_cut { format!("…' ({bytes} bytes)") } else { "'".to_owned() };
@@ -57,7 +57,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// By what rule SQLite sorts the texts of a key (SQLite, "Datatypes" §7).
+/// The rule by which SQLite sorts the texts of a key (SQLite, "Datatypes" §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Collation {
     Binary,

@@ -18,7 +18,7 @@ use crate::storage::unfinished::{Unfinished, Workplace};
 use crate::storage::unused_name::unused_name;
 use format::units::Timestamp;
 
-/// What to do when `lightningd` has committed versions that were not recorded.
+/// The reaction to versions that `lightningd` committed without their being recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnGap {
@@ -33,21 +33,21 @@ pub enum OnGap {
 /// own `backup.lock` there, which it reads at every start, ours is called `backupfs.lock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupLock {
-    /// Where the backup is.
+    /// URL of the backup.
     pub backend_url: BackupUrl,
     /// UUID of the backup; a file written by hand may omit it.
     pub backup_uuid: Option<Uuid>,
     /// The database, when it is not `lightningd.sqlite3` beside this file.
     pub database: Option<PathBuf>,
-    /// What to do about a gap.
+    /// Reaction to a gap.
     pub on_gap: OnGap,
-    /// What to do while the backup's place cannot be written to.
+    /// Reaction while the backup cannot be written to.
     pub on_unreachable: OnUnreachable,
-    /// Which history the recorder keeps; without it, all.
+    /// Policy by which the recorder drops history; without it, all history is kept.
     pub compact: Option<KeepPolicy>,
 }
 
-/// Why there is no usable `backup.lock`.
+/// The reason why there is no usable `backup.lock`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupLockError {
@@ -72,7 +72,7 @@ pub enum BackupLockError {
     Json {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason, for the operator.
         reason: String,
     },
     /// The URL of the backup is invalid.
@@ -80,7 +80,7 @@ pub enum BackupLockError {
     Url {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason, for the operator.
         source: BackupUrlError,
     },
     /// The file exists already.
@@ -138,7 +138,7 @@ impl BackupLock {
     /// The recorder's method for compaction.
     pub const COMPACT_METHOD: &str = "backup-compact";
 
-    /// Its name beside the Python plugin, which has a method of that name.
+    /// Name of the method `backup-compact` beside the Python plugin, which has a method of that name.
     pub const COMPACT_METHOD_BESIDE: &str = "backupfs-compact";
 
     /// The name of the method of the recorder that runs in `lightning_dir`.
@@ -216,7 +216,7 @@ impl BackupLock {
         let path = Self::path_to_write(lightning_dir);
         let replace = || -> io::Result<_> {
             let copy = unused_name(&path, Timestamp::now())?;
-            // A hard link: the old file, whatever it is, is not opened, and has both names until the new file takes the first.
+            // A hard link: the old file may be of any type; it is not opened, and has both names until the new file takes the first.
             let kept = match fs::hard_link(&path, &copy) {
                 Ok(()) => Some(copy),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -10,7 +10,7 @@ pub struct BackupUrl {
     path: PathBuf,
 }
 
-/// Why a text is not a [`BackupUrl`].
+/// The reason why a text is not a [`BackupUrl`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupUrlError {

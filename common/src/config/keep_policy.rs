@@ -72,8 +72,8 @@ impl fmt::Display for KeepSpan {
     }
 }
 
-/// What compaction keeps. Spans count back from the newest version: a node that stood still for a year loses no history because
-/// of that.
+/// The history that compaction keeps. Spans count back from the newest version, so a node that stood still for a year loses none
+/// by that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepPolicy {
@@ -83,15 +83,15 @@ pub struct KeepPolicy {
     /// Keep the newest version of every hour within this span.
     #[serde(rename = "keep_hourly", default, skip_serializing_if = "Option::is_none")]
     pub hourly: Option<KeepSpan>,
-    /// The same for every day.
+    /// Span within which the newest version of each day is kept.
     #[serde(rename = "keep_daily", default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<KeepSpan>,
-    /// The same for every week.
+    /// Span within which the newest version of each week is kept.
     #[serde(rename = "keep_weekly", default, skip_serializing_if = "Option::is_none")]
     pub weekly: Option<KeepSpan>,
 }
 
-/// Why a policy is invalid.
+/// The reason why a policy is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeepPolicyError {
@@ -110,7 +110,7 @@ pub(crate) struct Times {
     pub(crate) latest: Timestamp,
 }
 
-/// What a policy keeps of a segment.
+/// The versions of a segment that a policy keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Keep {
     /// The whole segment.
@@ -146,7 +146,7 @@ impl KeepPolicy {
         rules.into_iter().filter_map(|(name, span)| Some((name, span?)))
     }
 
-    /// What the policy keeps of each segment, in order. The last segment is always kept. `newest` is the time of the newest
+    /// Versions kept of each segment, in order. The last segment is always kept. `newest` is the time of the newest
     /// version. The versions of few segments are read.
     ///
     /// A wrong clock never causes more to be dropped: spans count back from the newest version, or from now if that is earlier; a

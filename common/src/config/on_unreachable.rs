@@ -16,7 +16,7 @@ pub enum OnUnreachable {
     Spool {
         /// The directory; an absolute path.
         directory: PathBuf,
-        /// How long to retry before.
+        /// Time for which writes are retried before that.
         wait: Duration,
     },
 }
@@ -34,7 +34,7 @@ impl OnUnreachable {
     /// One day: `lightningd` is blocked while it waits, and its channels have deadlines.
     const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// How long to keep `lightningd` waiting for the backup.
+    /// Time for which `lightningd` waits for the backup at most.
     pub fn wait(&self) -> Duration {
         match self {
             Self::Wait(wait) | Self::Spool { wait, .. } => *wait,

@@ -29,7 +29,7 @@ use format::units::Hex;
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::{Bump, Decision, Newest, decide};
 
-/// Why a backup cannot be replaced. It is unchanged.
+/// The reason why a backup cannot be replaced. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplaceError {
@@ -54,12 +54,12 @@ pub enum ReplaceError {
         path: PathBuf,
     },
     /// A recorder, or `backupfs seal`, has the lock.
-    #[error("{path} is in use: stop the node first, and whatever else writes to the backup", path = .path.display())]
+    #[error("{path} is in use: stop the node first, and every other program that writes to the backup", path = .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
-    /// It was written by a later release, so its node and its newest version are unknown.
+    /// The backup was written by a later release, so its node and its newest version are unknown.
     #[error("{path} is left alone: {reason}. Only if it is not that but damaged, rename it and backup.lock by hand, and run \
         `backupfs init`", path = .path.display())]
     NewerFormat {
@@ -68,7 +68,7 @@ pub enum ReplaceError {
         /// Error of its manifest.
         reason: Damage,
     },
-    /// It belongs to another node.
+    /// The backup belongs to another node.
     #[error("{path} is the backup of node {theirs}, but the database is of node {ours}; check the paths", path = .path.display())]
     OtherNode {
         /// The directory.
@@ -113,7 +113,7 @@ pub enum ReplaceError {
     Spool {
         /// Path of the marker.
         marker: PathBuf,
-        /// What is wrong with the spool.
+        /// Reason why the spool cannot be used.
         source: SpoolError,
     },
     /// The directory cannot be read or renamed.
@@ -318,14 +318,14 @@ fn older_than(
 /// # Errors
 /// [`ReplaceError::NothingThere`], or when the parent directory cannot be read.
 pub(crate) fn expect_gone(target: &Path, lightning_dir: &Path) -> Result<(), ReplaceError> {
-    if BackupLock::read(lightning_dir).is_err() || was_put_aside(target)? {
+    if BackupLock::read(lightning_dir).is_err() || was_renamed(target)? {
         return Ok(());
     }
     Err(ReplaceError::NothingThere { path: target.to_path_buf() })
 }
 
 /// Whether there is a directory that [`Replaced::rename`] may have renamed from `target`.
-fn was_put_aside(target: &Path) -> Result<bool, ReplaceError> {
+fn was_renamed(target: &Path) -> Result<bool, ReplaceError> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
     let aside = format!("{}{REPLACED}", name.to_string_lossy());
     Ok(RealDirectory::new(parent).list()?.iter().any(|name| name.starts_with(&aside)))

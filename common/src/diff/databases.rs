@@ -25,7 +25,7 @@ const CACHE_KIB: u32 = 32 << 10;
 /// Callback for a difference; whether to continue.
 type Take<'t> = &'t mut dyn FnMut(DiffEntry<'_>) -> ControlFlow<()>;
 
-/// Both databases, open.
+/// The two databases, open.
 pub(super) struct Databases {
     // Dropped before the overlays that they use.
     connections: [Connection; 2],
@@ -42,11 +42,11 @@ struct OpenTable {
     sql: Option<String>,
 }
 
-/// How a table is compared.
+/// The method of comparing a table.
 enum Way {
-    /// Not at all: it cannot differ.
+    /// The table is not compared: it cannot differ.
     Same,
-    /// By its leaves.
+    /// The table is compared leaf by leaf.
     Paged(Leaves, [PageNo; 2]),
     /// Row by row.
     Whole,

@@ -2,14 +2,14 @@
 
 use crate::compare::value::Value;
 
-/// How a row, or an entry of the schema, differs.
+/// The kind of difference of a row, or of an entry of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RowFate {
-    /// Only the second version has it.
+    /// The second version has it, and the first does not.
     Added,
-    /// Only the first version has it.
+    /// The first version has it, and the second does not.
     Removed,
-    /// Both have it, with differences.
+    /// Both versions have it, with differences.
     Changed,
 }
 
@@ -33,7 +33,7 @@ pub struct SchemaChange {
     pub name: String,
     /// Table of the entry.
     pub table: String,
-    /// How it differs.
+    /// Kind of difference.
     pub fate: RowFate,
     /// SQL text in the first version; `None` also for automatic entries.
     pub before: Option<String>,
@@ -46,7 +46,7 @@ pub struct SchemaChange {
 pub struct RowChange<'a> {
     /// Table of the row.
     pub table: &'a str,
-    /// How it differs.
+    /// Kind of difference.
     pub fate: RowFate,
     /// Names of its key columns: `rowid`, or those of the primary key of a WITHOUT ROWID table; empty when the table has no
     /// accessible key.

@@ -11,14 +11,14 @@ use format::units::PageNo;
 /// Offset in page 1 of the number of the first freelist page.
 const FREELIST_AT: usize = 32;
 
-/// From this number of pages on, a page number can begin with the first byte of a b-tree page, which is never 0 or 1.
+/// Number of pages from which on a page number can begin with the first byte of a b-tree page, which is never 0 or 1.
 const PAGES_AMBIGUOUS: u32 = 0x0200_0000;
 
 /// Differing pages that may be overflow pages of rows on equal leaves.
 pub(super) struct HiddenPages(HashSet<PageNo>);
 
 impl HiddenPages {
-    /// Of the differing pages, those that both databases have and that are, in neither, free or b-tree pages.
+    /// The differing pages that both databases have and that are, in neither, free or b-tree pages.
     pub(super) fn find(
         trees: [&Trees; 2],
         differing: &HashSet<PageNo>,

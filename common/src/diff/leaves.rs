@@ -10,10 +10,10 @@ use format::units::PageNo;
 /// Number of page identities determined at once.
 const ASKED_AT_ONCE: u32 = 4096;
 
-/// Where rows can differ.
+/// The pages on which rows can differ.
 #[derive(Debug)]
 pub(super) enum Scope {
-    /// On these pages, which were read or written by the changes between the databases. In either database they include a
+    /// These pages, which were read or written by the changes between the databases. In either database they include a
     /// differing row's leaf and the path to it.
     Touched(HashSet<PageNo>),
     /// All other pages are equal in both databases. A row can be on an equal page that is in the tree of one database only, or

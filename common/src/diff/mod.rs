@@ -32,7 +32,7 @@ use format::units::DataVersion;
 /// Maximum number of changes that are replayed instead of comparing page maps.
 const REPLAYED_MAX: usize = 512;
 
-/// Why two versions were not compared.
+/// The reason why two versions were not compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiffError {

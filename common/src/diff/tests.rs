@@ -367,7 +367,7 @@ fn a_change_that_no_leaf_shows_is_found() {
 }
 
 #[test]
-fn two_tables_that_take_each_others_name_are_told() {
+fn two_tables_that_take_each_others_name_are_reported() {
     // None of their pages was touched, and nothing was reported for them.
     let size = PageSize::new(512).unwrap();
     let rows = |table: &str| format!("INSERT INTO {table} (x) VALUES ('of {table}'), (zeroblob(3000))");
@@ -382,7 +382,7 @@ fn two_tables_that_take_each_others_name_are_told() {
 }
 
 #[test]
-fn columns_of_either_version_are_told_and_schema_changes_first() {
+fn columns_of_either_version_are_reported_and_schema_changes_first() {
     let size = PageSize::new(512).unwrap();
     let (before, _) = run(&empty(size), &[
         "CREATE TABLE a (x, y); CREATE TABLE gone (x); INSERT INTO a VALUES (1, 2), (3, 4); INSERT INTO gone VALUES (5)".to_owned(),

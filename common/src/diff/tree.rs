@@ -10,7 +10,7 @@ use format::units::PageNo;
 /// Maximum depth, greater than that of SQLite (`BTCURSOR_MAX_DEPTH`).
 const DEPTH_MAX: usize = 20;
 
-/// Why a tree cannot be followed.
+/// The reason why a tree cannot be followed.
 #[derive(Debug)]
 pub(super) enum TreeError {
     /// A page is invalid.

@@ -60,7 +60,7 @@ impl Columns {
     }
 }
 
-/// What SQLite reported while it prepared the condition.
+/// The reports of SQLite while it prepared the condition.
 #[derive(Debug, Default)]
 struct Asked {
     columns: BTreeSet<String>,

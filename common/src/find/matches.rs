@@ -97,7 +97,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Why a condition on `table` changes its meaning from here to `after`: a name was changed. `None` while the meaning is the
+    /// Reason why the meaning of a condition on `table` changes from here to `after`: a name was changed. `None` while it is the
     /// same, and where the table or a column was only created or dropped: without them no row matches.
     pub(super) fn why_another(&self, after: &Self, table: &str) -> Option<String> {
         let table = table.to_ascii_lowercase();

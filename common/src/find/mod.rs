@@ -31,7 +31,7 @@ use crate::segment::version::Version;
 use crate::storage::read_error::ReadError;
 use format::units::{DataVersion, Seq, Timestamp};
 
-/// Why the search failed.
+/// The reason why the search failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindError {

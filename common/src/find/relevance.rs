@@ -154,7 +154,7 @@ mod tests {
             ("DELETE FROM t WHERE id = 1", false),
             ("DELETE FROM t -- all\n where (id = 1)", false),
             ("DELETE FROM t", true),
-            ("delete from nowhere", true),
+            ("delete from no_such", true),
             ("DELETE FROM \"a WHERE b\"", true),
             ("DELETE FROM [where]", true),
             ("DELETE FROM t /* WHERE id = 1 */", true),

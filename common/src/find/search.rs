@@ -31,7 +31,7 @@ pub(super) struct Search<'a> {
     /// Seqs of the versions of the search.
     pub(super) wanted: RangeInclusive<Seq>,
     notes: RowNotes,
-    /// For replay, and for queries of the state before a change.
+    /// Connections for replay, and for queries of the state before a change.
     idle: [Option<IdleReplay>; 2],
 }
 
@@ -356,7 +356,7 @@ impl<'a> Search<'a> {
 /// The state before a change with any possible effect.
 struct Before {
     rows: BTreeSet<RowKey>,
-    /// Only before a change of the schema.
+    /// The shape, before a change of the schema only.
     shape: Option<Shape>,
 }
 

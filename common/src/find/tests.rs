@@ -225,7 +225,7 @@ fn a_condition_is_one_expression_about_a_row_and_does_nothing() {
             other => assert!(is_expression, "{bad}: {other:?}"),
         }
     }
-    assert!(matches!(ask("nowhere", "1"), Err(FindError::NoSuchTable { .. })));
+    assert!(matches!(ask("no_such", "1"), Err(FindError::NoSuchTable { .. })));
     assert!(matches!(ask("payments", "json_extract(note, '$') = 1"), Err(FindError::Evaluation { .. })));
     assert!(matches!(ask("payments", "length(zeroblob(1000000000)) > 0"), Err(FindError::Evaluation { .. })));
     assert_eq!(ask("payments", "note = 'one'").unwrap().turns.len(), 1);
@@ -256,7 +256,7 @@ fn while_a_table_is_not_there_no_row_matches() {
 }
 
 #[test]
-fn a_row_without_a_key_is_another_one_whatever_changes_of_it() {
+fn a_row_without_a_key_is_another_one_after_any_change_of_it() {
     // So many that what is asked about is not in the log in which the table was made.
     let others = vec!["INSERT INTO payments (note, amount) VALUES ('other', 1)"; 60];
     let made = ["CREATE TABLE parts (rowid, oid, _rowid_, kind)", "INSERT INTO parts VALUES (1, 1, 1, 'a')"];
@@ -298,10 +298,10 @@ fn others() -> Vec<&'static str> {
 }
 
 #[test]
-fn a_table_is_emptied_whatever_its_name_and_the_comments_say() {
+fn a_table_is_emptied_with_any_name_and_any_comment() {
     for (table, delete) in [
-        ("nowhere", "DELETE FROM nowhere"),
-        ("nowhere", "DELETE FROM \"nowhere\" -- WHERE id = 1"),
+        ("no_such", "DELETE FROM no_such"),
+        ("no_such", "DELETE FROM \"no_such\" -- WHERE id = 1"),
         ("'a WHERE b'", "DELETE FROM [a WHERE b]"),
     ] {
         let made = [

@@ -279,7 +279,7 @@ mod tests {
                 let set_back = by.set_back.map(|(before, later)| (before.as_ref().map(number), number(&later)));
                 Some((number(&by.newest), set_back))
             };
-            let is_told = Some((Some(11), 12));
+            let set_back = Some((Some(11), 12));
             assert_eq!(
                 [0, hour(0), one, two - 1, two, three - 1, three].map(by),
                 [
@@ -287,8 +287,8 @@ mod tests {
                     Some((10, None)),
                     Some((11, None)),
                     Some((11, None)),
-                    Some((13, is_told)),
-                    Some((13, is_told)),
+                    Some((13, set_back)),
+                    Some((13, set_back)),
                     Some((13, None))
                 ]
             );

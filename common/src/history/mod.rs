@@ -249,7 +249,7 @@ impl History {
         &self.sealed
     }
 
-    /// How far the backup is sealed; `None` when nothing is.
+    /// Newest sealed version and record; `None` when nothing is sealed.
     ///
     /// # Errors
     /// When the newest segment cannot be read.

@@ -9,14 +9,14 @@ pub struct NewestVersion {
     pub data_version: DataVersion,
     /// Seq of its newest record.
     pub seq: Seq,
-    /// When that was received.
+    /// Time at which that was received.
     pub recorded_at: Timestamp,
 }
 
-/// What was recorded for a write, besides the write itself.
+/// The records that were added for a write, besides the write itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
-    /// Nothing else.
+    /// The write was appended, without another record.
     Appended,
     /// A rewind: the previous change was never committed.
     Rewound {

@@ -4,7 +4,7 @@ use super::VersionOrdinal;
 use format::segment::SegmentFooter;
 use format::units::{DataVersion, Seq};
 
-/// How far a backup is sealed.
+/// The end of the sealed history of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedThrough {
     /// Seq of the last sealed record.
@@ -13,7 +13,7 @@ pub struct SealedThrough {
     pub data_version: Option<DataVersion>,
 }
 
-/// How far a backup is sealed, from the footer of its newest segment.
+/// End of the sealed history, from the footer of the newest segment.
 pub(crate) fn sealed_through(footer: &SegmentFooter) -> SealedThrough {
     let has_versions = footer.versions_before.saturating_add(footer.versions.into()) > 0;
     let data_version = has_versions.then(|| VersionOrdinal(footer.ordinal).data_version());

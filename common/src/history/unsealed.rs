@@ -16,7 +16,7 @@ use format::units::Seq;
 pub(crate) struct Unsealed {
     /// First seqs of the segments, ascending.
     pub(crate) sealed: Vec<Seq>,
-    /// Before the first unsealed record.
+    /// Cursor before the first unsealed record.
     pub(crate) cursor: LogCursor,
 }
 

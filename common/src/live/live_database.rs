@@ -12,7 +12,7 @@ use format::commit_note::DatabaseStamp;
 use format::manifest::NodeId;
 use format::units::{DataVersion, PageNo, PageSize};
 
-/// Why the live database cannot be read.
+/// The reason why the live database cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveDatabaseError {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_shuts_out_readers_is_told_apart() {
+    fn a_lock_that_shuts_out_readers_is_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let writer = database(&path);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_left_by_a_crash_is_told_apart_and_left_alone() {
+    fn a_journal_left_by_a_crash_is_distinguished_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let writer = database(&path);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_is_told_apart() {
+    fn what_is_no_database_is_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         assert!(matches!(LiveDatabase::open(&path), Err(LiveDatabaseError::Missing { .. })));

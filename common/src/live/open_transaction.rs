@@ -85,7 +85,7 @@ mod tests {
     fn a_transaction_is_seen_by_its_journal_until_it_is_committed() {
         assert_eq!(journal_in_mode("DELETE"), [false, true, false]);
         assert_eq!(journal_in_mode("PERSIST"), [false, true, false]);
-        assert!(!is_in_transaction(Path::new("/nowhere/lightningd.sqlite3")));
+        assert!(!is_in_transaction(Path::new("/missing/lightningd.sqlite3")));
     }
 
     /// The `sqlite3` command line in a transaction: the locks of the own process are not visible.
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn in_wal_mode_it_is_seen_by_the_lock_of_whoever_writes() {
+    fn in_wal_mode_it_is_seen_by_the_lock_of_the_writer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let connection = Connection::open(&path).unwrap();

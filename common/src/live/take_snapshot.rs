@@ -42,7 +42,7 @@ pub(crate) struct Base {
     pub(crate) pages: Arc<dyn PageSource>,
 }
 
-/// Why a snapshot was not taken. Then no file has its name.
+/// The reason why a snapshot was not taken. Then no file has its name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {

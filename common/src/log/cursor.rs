@@ -23,7 +23,7 @@ pub(super) const CHUNK: usize = 64 << 10;
 /// Capacity that a buffer keeps after an unusually large record.
 const KEEP_BYTES: usize = 1 << 20;
 
-/// How often, and after what pause, damage is read again before it is reported.
+/// Number of times, and the pause before each, that damage is read again before it is reported.
 ///
 /// A concurrent reader may see the end of a write before its beginning. A write takes microseconds.
 pub(crate) const SECOND_LOOKS: u32 = 5;
@@ -58,13 +58,13 @@ struct OpenLog {
 /// The name of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
-    /// Its final name.
+    /// The log has its final name.
     Own,
     /// The name of the preallocated file that it was created from.
     Preallocated,
 }
 
-/// What ended the records of a log.
+/// The reason why the records of a log end.
 enum End {
     /// Unused space.
     Unused,
@@ -79,15 +79,15 @@ enum End {
 /// Whether a log follows the last record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextLog {
-    /// There is one, and the cursor is at its beginning.
+    /// The next log exists, and the cursor is at its beginning.
     Begins,
-    /// There is none yet.
+    /// The next log does not exist yet.
     NotYet,
     /// The reading was broken off within the log.
     NotReached,
 }
 
-/// What the consumer of records makes of one: it is taken, it contradicts those before it, or the reading ends before it.
+/// The answer of a consumer to a record: it is taken, it contradicts those before it, or the reading ends before it.
 pub(crate) type Taken = Result<ControlFlow<()>, Damage>;
 
 impl LogCursor {

@@ -8,7 +8,7 @@ use crate::storage::{Access, StorageError, fill_with_zeros};
 use format::names;
 use format::units::Seq;
 
-/// Why recording to a backup cannot be resumed.
+/// The reason why recording to a backup cannot be resumed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CutError {

@@ -11,6 +11,6 @@ pub struct DbWrite<'a> {
     pub data_version: DataVersion,
     /// The statements, in order, as received.
     pub statements: &'a [Cow<'a, str>],
-    /// When the write was received.
+    /// Time at which the write was received.
     pub received_at: Timestamp,
 }

@@ -47,7 +47,7 @@ pub struct LogEnd {
 /// Address of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordAddress {
-    /// In a log, or, once the log is removed, in the segment that it was sealed to.
+    /// The record is in a log, or, once the log is removed, in the segment that it was sealed to.
     Log {
         /// First seq of the log.
         log: Seq,
@@ -60,7 +60,7 @@ pub enum RecordAddress {
         /// Checksum of the record, which covers all records before it, too.
         checksum: u32,
     },
-    /// In a segment.
+    /// The record is in a segment.
     Segment {
         /// First seq of the segment.
         segment: Seq,

@@ -15,7 +15,7 @@ use format::names;
 /// Pause after a failed preallocation: a full disk need not be tried all the time.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
-/// How long to wait for the thread to stop. Its current step takes a moment, unless the disk hangs.
+/// Time to wait for the thread to stop. Its current step takes a moment, unless the disk hangs.
 const STOPS_WITHIN: Duration = Duration::from_millis(100);
 
 /// Added to the thread's nice value: it gets the time that the node leaves.
@@ -27,9 +27,9 @@ const STEP: u64 = 256 << 10;
 /// The preallocated log of a backup, shared by the writer and the background thread.
 #[derive(Debug)]
 pub(crate) struct PreallocatedLogs {
-    /// For the writer.
+    /// Directory of the writer.
     directory: Arc<dyn Directory>,
-    /// For the background thread: no append waits for its zeros.
+    /// Directory of the background thread: no append waits for its zeros.
     background: Arc<dyn Directory>,
     state: Mutex<State>,
     changed: Condvar,
@@ -52,7 +52,7 @@ enum NextFile {
     Absent,
     /// Zeros and name are durable; with its length in bytes.
     Ready(Box<dyn StoredFile>, u64),
-    /// It is becoming a log. Until that is renamed, no other file may get the name `preallocated`.
+    /// The file is becoming a log. Until that is renamed, no other file may get the name `preallocated`.
     Taken,
 }
 
@@ -60,7 +60,7 @@ enum NextFile {
 #[derive(Debug)]
 enum NewestName {
     Durable,
-    /// After a power cut the file may have its old name.
+    /// The file is new: after a power cut it may have its old name.
     Fresh,
     /// The name could not be made durable. No other file may get the name `preallocated`.
     Uncertain(StorageError),
@@ -73,7 +73,7 @@ enum NewestName {
 pub(crate) enum Made {
     /// A log was preallocated.
     Log,
-    /// There was nothing to do.
+    /// The step had nothing to do.
     Nothing,
 }
 
@@ -90,7 +90,7 @@ fn remedy(error: &StorageError) -> String {
 }
 
 impl PreallocatedLogs {
-    /// Without a preallocated log; later ones have this length.
+    /// Creates the state without a preallocated log; later ones have this length.
     pub(super) fn new(directory: Arc<dyn Directory>, bytes: u64) -> Self {
         let state =
             State { file: NextFile::Absent, newest_name: NewestName::Durable, bytes, stopped: false, making: false };

@@ -20,7 +20,7 @@ struct PreallocatedFile {
     header: Option<LogHeader>,
 }
 
-/// What the next log must begin with.
+/// The values that the next log must begin with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     pub(super) uuid: Uuid,

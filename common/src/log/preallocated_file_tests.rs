@@ -114,7 +114,7 @@ fn a_reader_follows_from_log_to_log_through_the_preallocated_file() {
 
 /// The machine of the recorder crashed between a write, which this reader has seen, and its sync.
 #[test]
-fn a_reader_that_saw_what_was_not_durable_is_told() {
+fn a_reader_that_saw_what_was_not_durable_gets_an_error() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let mut writer = recover_in(real(dir.path())).unwrap();
@@ -231,7 +231,7 @@ fn a_thread_makes_preallocated_files_until_it_is_stopped() {
     while Arc::strong_count(&held) > 1 {
         writer.preallocated().remove().unwrap();
     }
-    assert!(!preallocated.exists(), "it takes room that nobody uses");
+    assert!(!preallocated.exists(), "it takes room without being used");
 }
 
 /// A regression: when the writer could not make the name of the newest log durable, the thread made another file of the name that
@@ -258,7 +258,7 @@ fn nothing_is_preallocated_while_a_log_may_have_its_name() {
 /// A regression: a disk failed for the thread and for the record at the same moment, the thread then slept while it had the lock,
 /// and the backup could not be opened again for ten seconds.
 #[test]
-fn a_thread_that_was_told_to_stop_does_not_pause() {
+fn a_thread_that_is_to_stop_does_not_pause() {
     let dir = tempfile::tempdir().unwrap();
     first_log(dir.path());
     let writer = recover_in(real(dir.path())).unwrap();

@@ -19,7 +19,7 @@ use format::{Damage, names};
 /// Maximum number of records of a batch: a rewind, a snapshot and a change.
 const BATCH_RECORDS_MAX: usize = 3;
 
-/// Why a log cannot be appended to.
+/// The reason why a log cannot be appended to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoverError {

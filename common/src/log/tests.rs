@@ -135,7 +135,7 @@ fn a_log_that_was_deleted_or_replaced_takes_no_more_records() {
             create_first_log(&directory(&backup), Uuid::from_u128(8)).unwrap();
         }
         push(&mut writer, "where to?");
-        let error = writer.commit().expect_err("recorded where nobody looks");
+        let error = writer.commit().expect_err("recorded in a file without a name");
         let error = format!("{error} {error:?}");
         assert!(error.contains("moved or deleted") && !error.contains("0.tmp") && !error.contains("1.tmp"), "{error}");
     }

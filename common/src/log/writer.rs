@@ -22,7 +22,7 @@ use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 
-/// Why a record was not written.
+/// The reason why a record was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {

@@ -30,7 +30,7 @@ impl OverlayPages {
         Self { page_count: base.page_count(), base, dirty: HashMap::default() }
     }
 
-    /// The same database on another base, in which all pages that are not in the overlay are equal.
+    /// Moves the overlay to another base, in which all pages that are not in the overlay are equal.
     pub(crate) fn onto(self, base: Arc<dyn PageSource>) -> Self {
         Self { base, ..self }
     }
@@ -363,9 +363,9 @@ mod tests {
         assert_eq!(cut, [(2, None), (3, None)]);
         overlay.write(&[9; 512], 1024).unwrap();
         let written = overlay.pages.written_since(&earlier);
-        let told: Vec<_> =
+        let reported: Vec<_> =
             written.iter().map(|(page, bytes)| (page.get(), bytes.as_ref().map(|bytes| bytes[0]))).collect();
-        assert_eq!(told, [(2, None), (3, Some(9))]);
+        assert_eq!(reported, [(2, None), (3, Some(9))]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_no_further_than_some_way_ahead_and_ends_when_nobody_looks() {
+    fn it_reads_no_further_than_some_way_ahead_and_ends_when_its_reader_is_gone() {
         let source = Numbered::new(1_000_000);
         read_ahead(&source, source.page_count, |pages| expect(pages, 1..=10, 1_000_000));
         let runs = RUNS_AHEAD + 3;

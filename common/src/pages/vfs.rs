@@ -177,7 +177,7 @@ fn register() -> rusqlite::Result<()> {
 #[repr(C)]
 struct OverlayFile {
     base: ffi::sqlite3_file,
-    /// From `Arc::into_raw`; given back in `close`.
+    /// The overlay, from `Arc::into_raw`; given back in `close`.
     overlay: *const Mutex<Overlay>,
 }
 

@@ -41,7 +41,7 @@ impl ChannelState {
         matches!(self.0, 1 | 14)
     }
 
-    /// Whether the channel is on chain, or on its way there, whatever happens.
+    /// Whether the channel is on chain, or on its way there, which cannot be undone.
     pub const fn is_on_chain(self) -> bool {
         matches!(self.0, 7..=10)
     }

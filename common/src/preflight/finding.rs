@@ -290,7 +290,7 @@ impl fmt::Display for Finding {
             ),
             Self::NodeRuns { node } => write!(
                 f,
-                "{node}: whatever was read is of that moment, and there is nothing to start; stop it first to have an answer that stays true"
+                "{node}: what was read is of that moment, and there is nothing to start; stop it first to have an answer that stays true"
             ),
             Self::Backup(evidence) => backup(f, evidence),
             Self::BackupUnreadable { path, reason } => {

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_file_is_told_apart() {
+    fn what_is_no_key_file_is_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hsm_secret");
         assert!(matches!(KeyFile::read(&path), Err(KeyFileError::Missing(_))));

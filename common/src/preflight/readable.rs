@@ -1,4 +1,4 @@
-//! [`ReadableDatabase`]: a node's database, read without changing it, whatever state it was left in.
+//! [`ReadableDatabase`]: a node's database, read without changing it, after a clean stop or a crash.
 
 use std::ffi::OsString;
 use std::fs;

@@ -131,7 +131,7 @@ fn a_database_with_fewer_revocations_is_an_old_state() {
 }
 
 #[test]
-fn channels_that_only_one_of_the_two_has_are_told_apart() {
+fn channels_that_only_one_of_the_two_has_are_distinguished() {
     let one = state(&[(1, OPEN, 5)]);
     let more = judged(&one, &[witness(5, &[(1, Some(5)), (2, Some(3))])]);
     assert_eq!(more, (vec![Standing::Equal, Standing::NotInDatabase], Verdict::Unknown));

@@ -18,13 +18,13 @@ const FIELDS_LEN: usize = 36;
 /// The byte between two statements.
 const SEPARATOR: u8 = 0;
 
-/// Why 512 bytes are not a header.
+/// The reason why 512 bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAHeader {
-    /// It begins with other bytes, or has impossible values.
+    /// The bytes begin with another magic, or have impossible values.
     #[error("its header is not one of the Python plugin")]
     Another,
-    /// It has another file version.
+    /// The header has another file version.
     #[error("its header says file version {0}, and the Python plugin has only ever had version 1")]
     FileVersion(u32),
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_apart() {
+    fn what_is_no_header_is_distinguished() {
         let header = Header {
             version: DataVersion::new(7),
             end: 1000,

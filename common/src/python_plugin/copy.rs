@@ -70,12 +70,12 @@ pub struct Repairs {
     pub counted: Option<(u64, u64)>,
 }
 
-/// Why the records behind some version were not imported.
+/// The reason why the records behind some version were not imported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rescue {
     /// Offset of the first omitted record.
     pub offset: u64,
-    /// What is wrong with it.
+    /// Reason, for the operator.
     pub why: String,
 }
 
@@ -117,7 +117,7 @@ pub(super) enum Until {
     Unreplayable(Seq, String),
 }
 
-/// Why copying ended.
+/// The reason why copying ended.
 pub(super) enum Stop {
     /// An error.
     Because(ImportError),

@@ -21,14 +21,14 @@ use format::units::DataVersion;
 /// Bytes of a database per read.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Why no file was written. No partial file is left.
+/// The reason why no file was written. No partial file is left.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
     /// The path exists.
     #[error("{path} exists and is not overwritten; move it away or name another file", path = .path.display())]
     Exists {
-        /// What was named.
+        /// The named path.
         path: PathBuf,
     },
     /// The directory does not exist.
@@ -40,7 +40,7 @@ pub enum ExportError {
     /// The path is inside the backup.
     #[error("{path} is inside the backup; name a file outside of it", path = .path.display())]
     InsideBackup {
-        /// What was named.
+        /// The named path.
         path: PathBuf,
     },
     /// The file cannot be written.

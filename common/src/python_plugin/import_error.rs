@@ -14,14 +14,14 @@ use crate::storage::read_error::ReadError;
 use format::record::PayloadTooLong;
 use format::units::DataVersion;
 
-/// Why a record is not valid.
+/// The reason why a record is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordDamage {
-    /// It has an unknown type.
+    /// The type of the record is unknown.
     #[error("its type is {0}, where 1 is a change and 2 a snapshot")]
     UnknownType(u8),
-    /// It is longer than the rest of the file, although the file was not cut off.
+    /// The record is longer than the rest of the file, although the file was not cut off.
     #[error(
         "it claims {claimed} bytes, and {left} are left, but the file is as long as its header says: this is no record"
     )]
@@ -31,19 +31,19 @@ pub enum RecordDamage {
         /// Length of the rest of the file.
         left: u64,
     },
-    /// Its version does not fit its position.
+    /// The version does not fit the position of the record.
     #[error(transparent)]
     OutOfOrder(#[from] OutOfOrder),
-    /// Its statements are not text.
+    /// The statements are not UTF-8.
     #[error("its statements are not UTF-8")]
     NotText,
-    /// Its statements are too long for a record.
+    /// The statements are too long for a record.
     #[error(transparent)]
     Statements(#[from] PayloadTooLong),
-    /// Its snapshot is not a database.
+    /// The snapshot is not a database.
     #[error("it is no SQLite database ({0})")]
     NotADatabase(String),
-    /// Its database is of another version.
+    /// The database in the snapshot is of another version.
     #[error("it is said to be version {said}, and the database in it is at version {found}")]
     OtherVersion {
         /// Version of the record.
@@ -53,7 +53,7 @@ pub enum RecordDamage {
     },
 }
 
-/// What to do about a damaged record behind this version.
+/// Advice for a damaged record behind this version.
 fn way_out(before: Option<DataVersion>) -> String {
     let until = before.map_or_else(String::new, |before| {
         format!(" `--until-damage` imports what is before it, up to version {before};")
@@ -61,7 +61,7 @@ fn way_out(before: Option<DataVersion>) -> String {
     format!("import another copy;{until} or begin anew with `backupfs init`")
 }
 
-/// Why a file was not imported. Nothing was created.
+/// The reason why a file was not imported. Nothing was created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
@@ -73,7 +73,7 @@ pub enum ImportError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// It is not a file of the plugin.
+    /// The file is not one of the plugin.
     #[error("{path} is not a file of the Python plugin `backup`: {reason}", path = .path.display())]
     NotAPythonBackup {
         /// The file.
@@ -81,13 +81,13 @@ pub enum ImportError {
         /// The reason.
         reason: NotAHeader,
     },
-    /// It is not a regular file.
+    /// The path is not that of a regular file.
     #[error("{path} is not a regular file, so it is not a file of the Python plugin `backup`", path = .path.display())]
     NotAFile {
-        /// What was named.
+        /// The named path.
         path: PathBuf,
     },
-    /// It has a header and no records.
+    /// The file has a header and no records.
     #[error("{path} holds no version yet: make a new backup with `backupfs init`", path = .path.display())]
     Empty {
         /// The file.
@@ -100,7 +100,7 @@ pub enum ImportError {
         path: PathBuf,
         /// Offset of the record.
         offset: u64,
-        /// What is wrong with it.
+        /// The damage of the record.
         damage: RecordDamage,
         /// The newest importable version before it, if any.
         before: Option<DataVersion>,

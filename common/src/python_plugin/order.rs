@@ -6,13 +6,13 @@ use format::version_rules::{Bump, Commit, Decision, Newest, decide};
 /// Position of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follows {
-    /// It follows the newest change.
+    /// The record follows the newest change.
     Newest,
-    /// It replaces the newest change: `lightningd` died before the COMMIT of that one.
+    /// The record replaces the newest change: `lightningd` died before the COMMIT of that one.
     InPlaceOfNewest,
 }
 
-/// Why the version of a record does not fit its position.
+/// The reason why the version of a record does not fit its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfOrder {
     /// Versions are missing.

@@ -68,22 +68,22 @@ pub enum Next<'f> {
         offset: u64,
         /// Length in bytes.
         left: u64,
-        /// What is wrong with it.
+        /// The kind of damage.
         by: TornBy,
     },
     /// None: the file ends behind the previous record.
     End,
 }
 
-/// How the last record is incomplete.
+/// The kind of damage of an incomplete last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TornBy {
-    /// It is too short.
+    /// The record is too short.
     Short {
         /// The length that it should have, as far as known.
         claimed: u64,
     },
-    /// It ends with zeros, like all bytes behind it: a power cut leaves zeros where nothing was written to the disk. The plugin's
+    /// The record ends with zeros, like all bytes behind it: a power cut leaves zeros where nothing was written. The plugin's
     /// records end with a statement.
     Zeros,
 }

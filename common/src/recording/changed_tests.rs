@@ -59,7 +59,7 @@ fn a_change_while_lightningd_was_stopped_is_found_at_the_first_write() {
 
 /// After every possible end of the previous run: a committed change, an uncommitted one, a rider, the snapshot of `init`.
 #[test]
-fn it_is_found_whatever_the_newest_record_is() {
+fn it_is_found_behind_every_kind_of_newest_record() {
     let lost = DataVersion::new(12);
     for (what, expected) in [
         ("kill", replaced(12)),
@@ -384,7 +384,7 @@ fn behind_a_change_that_does_not_replay_the_next_write_takes_a_snapshot() {
             node.write(&mut recording, &"good".repeat(500), Fate::Committed).unwrap();
         }
         let first_bad = node.version + 1;
-        node.record_only(&mut recording, "INSERT INTO nowhere VALUES (1)");
+        node.record_only(&mut recording, "INSERT INTO no_such VALUES (1)");
         for _ in 0..good {
             node.write(&mut recording, &"builds on it".repeat(300), Fate::Committed).unwrap();
         }
@@ -396,11 +396,11 @@ fn behind_a_change_that_does_not_replay_the_next_write_takes_a_snapshot() {
         let before = node.version;
         assert_eq!(node.write(&mut recording, "heals", Fate::Committed).unwrap(), replaced(before));
         expect_newest(&node);
-        let told = statuses(&node);
+        let reported = statuses(&node);
         let unreadable: Vec<_> =
-            told.iter().filter(|(_, status)| *status == "unreadable").map(|(number, _)| *number).collect();
-        assert_eq!(unreadable, (first_bad..=before).collect::<Vec<_>>(), "{told:?}");
-        assert!(told.contains(&(before, "unreplayable")));
+            reported.iter().filter(|(_, status)| *status == "unreadable").map(|(number, _)| *number).collect();
+        assert_eq!(unreadable, (first_bad..=before).collect::<Vec<_>>(), "{reported:?}");
+        assert!(reported.contains(&(before, "unreplayable")));
         // It is taken once.
         assert_eq!(node.write(&mut recording, "after", Fate::Committed).unwrap(), Some(Recorded::Appended));
         // And sealing goes on.
@@ -409,7 +409,7 @@ fn behind_a_change_that_does_not_replay_the_next_write_takes_a_snapshot() {
         }
         sealer.advance(recording.newest().unwrap().seq, &mut go_on).unwrap();
         assert!(sealer.progress().logs_sealed >= 2, "{:?}", sealer.progress());
-        assert_eq!(statuses(&node)[..told.len()], told);
+        assert_eq!(statuses(&node)[..reported.len()], reported);
         expect_newest(&node);
         let (history, read) = node.backup().read_history();
         read.unwrap();

@@ -1,7 +1,7 @@
 //! The comparison of the node's database with the backup, checked with every write.
 //!
 //! A comparison is pending from the beginning of a run, unless the previous run noted the stamp that the database still has. A
-//! run writes such a note at its end only if no comparison is pending: so a comparison that was not made, for whatever reason, is
+//! run writes such a note at its end only if no comparison is pending: so a comparison that was not made, for any reason, is
 //! pending in the next run.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, Seq};
 use format::version_rules::Bump;
 
-/// While lightningd runs, comparisons take at most one part in this many of the time.
+/// Pause after a comparison while lightningd runs, in durations of that comparison.
 const PAUSE_PER_COMPARISON: u32 = 10;
 
 /// Pause after a failed comparison while lightningd runs.
@@ -55,14 +55,14 @@ enum State {
     Owed(Debt),
 }
 
-/// Why a comparison is pending.
+/// The reason why a comparison is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Debt {
     /// The previous run ended without a note.
     NothingNoted,
     /// The database was written to since the note.
     StampChanged,
-    /// The newest version cannot be opened: a snapshot is pending, whatever the database has.
+    /// The newest version cannot be opened: a snapshot is pending, without a comparison.
     Awaited,
 }
 

@@ -17,10 +17,10 @@ use format::units::Shown;
 use format::units::{DataVersion, Seq, Timestamp};
 use format::version_rules::Bump;
 
-/// How a gap was recorded.
+/// The way in which a gap was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// With a snapshot.
+    /// A snapshot closes the gap.
     BySnapshot,
     /// Without: the next write takes the snapshot.
     NotYet,

@@ -10,7 +10,7 @@ use format::units::DataVersion;
 use format::units::Hex;
 use format::version_rules::Commit;
 
-/// When the database is checked next for its node id.
+/// The schedule of checks of the database for its node id.
 ///
 /// A new node has its id some transactions after its first; a check costs a millisecond, so it is made at the 1st, 2nd, 4th, 8th,
 /// … write until the id has been read.

@@ -11,14 +11,14 @@ use crate::log::LogEnd;
 use crate::storage::{Directory, InFlightCalls};
 use format::change_flags::RunStart;
 
-/// What is left of a [`BackupWriter`] when its files are closed and its lock is released: the end of the log, and the state for
+/// The rest of a [`BackupWriter`] when its files are closed and its lock is released: the end of the log, and the state for
 /// the version rules. It does not include the failed write, which must be recorded again.
 #[derive(Debug)]
 pub struct Interrupted {
     pub(super) known: Known,
-    /// Behind the last acknowledged record.
+    /// End of the last acknowledged record.
     pub(super) acknowledged: LogEnd,
-    /// Behind the records of the failed write.
+    /// Ends of the records of the failed write.
     pub(super) attempted: Vec<LogEnd>,
 }
 

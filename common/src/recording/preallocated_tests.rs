@@ -85,7 +85,7 @@ impl StoredFile for SlowFile {
 
     fn sync(&self) -> Result<(), StorageError> {
         // The first one is that of the zeros; once the other end is dropped, none waits.
-        let _told = self.asked.send(());
+        let _sent = self.asked.send(());
         let _done = self.done.lock().unwrap().recv();
         self.file.sync()
     }
@@ -97,9 +97,9 @@ fn slow(node: &Node) -> (Arc<dyn Directory>, Receiver<()>, Sender<()>) {
     let (done, is_done) = channel();
     let real = RealDirectory::new(node.backup_path());
     let slow = SlowPreallocation { real, asked, done: Arc::new(Mutex::new(is_done)) };
-    let leavable = DeadlineDirectory::new(Arc::new(slow), Arc::default()).unwrap();
-    leavable.set_timeout(Duration::from_secs(1));
-    (Arc::new(leavable), is_asked, done)
+    let with_deadline = DeadlineDirectory::new(Arc::new(slow), Arc::default()).unwrap();
+    with_deadline.set_timeout(Duration::from_secs(1));
+    (Arc::new(with_deadline), is_asked, done)
 }
 
 /// A regression: an append waited for the preallocation, and on a slow disk that counted as a hang.

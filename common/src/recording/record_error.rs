@@ -10,7 +10,7 @@ use format::manifest::NodeId;
 use format::units::DataVersion;
 use format::units::{Hex, Shown};
 
-/// Why a write was not recorded: the hook must not answer "continue".
+/// The reason why a write was not recorded: the hook must not answer "continue".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
@@ -39,7 +39,7 @@ pub enum RecordError {
         /// The URL of the backup.
         url: BackupUrl,
     },
-    /// There is a gap, and `backup.lock` says to stop.
+    /// Versions are missing, and `on_gap` in `backup.lock` is `stop`.
     #[error(
         "lightningd committed up to version {committed} but the backup {url} ends at {newest}, and backup.lock says \
          \"on_gap\": \"stop\"; set it to \"heal\" to take a snapshot of the database and go on", newest = Shown(.newest)
@@ -115,7 +115,7 @@ pub enum RecordError {
         /// The URL of the backup.
         url: BackupUrl,
     },
-    /// There is a gap, and no place for a snapshot.
+    /// Versions are missing, and the backup, which the snapshot that closes the gap goes to, is out of reach.
     #[error(
         "versions up to {committed} were committed without being recorded, and a snapshot that closes the gap is only taken \
          into the backup itself, which is out of reach; make {url} reachable again and start lightningd"

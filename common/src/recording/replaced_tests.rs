@@ -35,7 +35,7 @@ fn rider(node: &Node, recording: &mut BackupWriter) {
 /// `since` on; it verifies, and recording goes on.
 fn expect_sound(node: &mut Node, mut recording: BackupWriter) {
     node.write(&mut recording, "after", Fate::Committed).unwrap();
-    let told = statuses(node);
+    let reported = statuses(node);
     let newest = recording.newest().unwrap().seq;
     let (followed, mut follower) = node.backup().follow().unwrap();
     follower.poll(&followed).unwrap();
@@ -46,7 +46,7 @@ fn expect_sound(node: &mut Node, mut recording: BackupWriter) {
             false => ControlFlow::Continue(()),
         };
         sealer.advance(newest, &mut until).unwrap();
-        assert_eq!(statuses(node), told, "{logs} logs sealed");
+        assert_eq!(statuses(node), reported, "{logs} logs sealed");
         follower.poll(&followed).unwrap();
         assert_eq!(followed.read().unwrap().newest().map(|newest| newest.seq), Some(newest));
         if sealer.progress().logs_sealed < logs {
@@ -121,7 +121,7 @@ fn a_change_that_does_not_replay_and_is_rewound_leaves_nothing_unreadable() {
     let mut node = Node::new("");
     let mut recording = node.record_within(NONE);
     let bump = node.statements("").pop().unwrap();
-    let statements = ["INSERT INTO nowhere VALUES (1)".into(), "INSERT INTO nowhere VALUES (2)".into(), bump];
+    let statements = ["INSERT INTO no_such VALUES (1)".into(), "INSERT INTO no_such VALUES (2)".into(), bump];
     let data_version = DataVersion::new(node.version + 1);
     recording.record(&DbWrite { data_version, statements: &statements, received_at: Timestamp::now() }).unwrap();
     drop(recording);
@@ -140,7 +140,7 @@ fn a_late_word_of_a_change_that_does_not_replay_changes_nothing() {
     let mut node = Node::new("");
     let mut recording = node.record_within(SOME);
     node.write(&mut recording, "good", Fate::Committed).unwrap();
-    node.record_only(&mut recording, "INSERT INTO nowhere VALUES (1)");
+    node.record_only(&mut recording, "INSERT INTO no_such VALUES (1)");
     let mut sealer = Sealer::new(node.backup(), SOME).unwrap();
     let error = sealer.advance(recording.newest().unwrap().seq, &mut go_on).unwrap_err();
     let SealError::Replay { change, .. } = error else { panic!("{error:?}") };
@@ -159,7 +159,7 @@ fn a_second_snapshot_for_the_same_change_leaves_what_builds_on_the_first() {
     let mut node = Node::new("");
     let mut recording = node.record_within(SOME);
     node.write(&mut recording, "good", Fate::Committed).unwrap();
-    node.record_only(&mut recording, "INSERT INTO nowhere VALUES (1)");
+    node.record_only(&mut recording, "INSERT INTO no_such VALUES (1)");
     let change = recording.newest().unwrap().seq;
     for _ in 0..2 {
         recording.share_lock().ask_for_snapshot(change);

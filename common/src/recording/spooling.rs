@@ -46,9 +46,10 @@ pub(super) fn destination(
     if !matches!(policy, OnUnreachable::Spool { .. }) {
         return Ok(Arc::new(WatchedDirectory::new(real, Arc::clone(in_flight))));
     }
-    let leavable = DeadlineDirectory::new(Arc::new(real), Arc::clone(in_flight)).map_err(OpenRecordingError::Thread)?;
-    leavable.set_timeout(call_timeout(policy));
-    Ok(Arc::new(leavable))
+    let with_deadline =
+        DeadlineDirectory::new(Arc::new(real), Arc::clone(in_flight)).map_err(OpenRecordingError::Thread)?;
+    with_deadline.set_timeout(call_timeout(policy));
+    Ok(Arc::new(with_deadline))
 }
 
 /// Deadline of a call before changes are spooled.
@@ -151,7 +152,7 @@ impl BackupWriter {
         Some(DrainPlan { url, limits, header: header.clone(), spool, recorded })
     }
 
-    /// Behind the last acknowledged record.
+    /// End of the last acknowledged record.
     pub fn end(&self) -> LogEnd {
         self.log.end()
     }

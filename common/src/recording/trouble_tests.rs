@@ -152,7 +152,7 @@ fn what_can_be_read_but_was_not_acknowledged_is_written_anew() {
 }
 
 #[test]
-fn a_backup_that_somebody_else_wrote_to_is_refused_and_left_alone() {
+fn a_backup_that_another_program_wrote_to_is_refused_and_left_alone() {
     let mut node = Node::new("");
     let interrupted = interrupted_in_a_sync(&mut node);
     let mut other = node.record();

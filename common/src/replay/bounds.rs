@@ -93,20 +93,20 @@ static MEMORY_SHARE: LazyLock<u64> = LazyLock::new(|| {
     (kib * 1024 / 4).max(256 << 20)
 });
 
-/// Why a statement was stopped.
+/// The reason why a statement was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutOfBounds {
-    /// It exceeds this number of steps.
+    /// The statement exceeds this number of steps.
     Steps(u64),
-    /// It exceeds this many bytes of memory.
+    /// The statement exceeds this many bytes of memory.
     Memory(u64),
     /// The change exceeds this time.
     Time(Duration),
-    /// It uses something that affects the process rather than the database.
+    /// The statement uses something that affects the process rather than the database.
     Forbidden(Forbidden),
 }
 
-/// What no recorded statement may use.
+/// The features of SQL that no recorded statement may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
     /// A PRAGMA that is not known to concern only the database.

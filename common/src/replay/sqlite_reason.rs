@@ -141,7 +141,7 @@ mod tests {
 
     /// Failing statements, each with the expected message.
     fn failing() -> Vec<(String, &'static str)> {
-        let of = |sql: &str, told| (sql.replace("SECRET", SECRET), told);
+        let of = |sql: &str, reported| (sql.replace("SECRET", SECRET), reported);
         vec![
             of("INSERT INTO t (id) SECRET VALUES (2)", "syntax error"),
             of("INSERT INTO t (id) VALUES (2) 'SECRET'", "syntax error"),
@@ -187,12 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn no_piece_of_a_statement_and_no_value_is_told() {
-        for (sql, told) in failing() {
+    fn no_piece_of_a_statement_and_no_value_is_reported() {
+        for (sql, reported) in failing() {
             let connection = database();
             let error = connection.execute_batch(&sql).unwrap_err();
             let said = reason(&error);
-            assert!(said.contains(told), "{sql}: {said} for {}", whole_message(&error));
+            assert!(said.contains(reported), "{sql}: {said} for {}", whole_message(&error));
             assert!(!said.contains(SECRET) && !said.contains("77777"), "{sql}: {said}");
         }
     }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_do_not_fit_are_told_without_what_they_are() {
+    fn answers_that_do_not_fit_are_reported_without_what_they_are() {
         let connection = database();
         let label = connection.query_row("SELECT label FROM t", [], |row| row.get::<_, i64>(0)).unwrap_err();
         let number = connection.query_row("SELECT 123456789", [], |row| row.get::<_, u8>(0)).unwrap_err();

@@ -18,12 +18,12 @@ use format::statements::{StoredStatement, Templates};
 /// Size of the statement cache; a busy node executes about a hundred kinds of statements.
 const CACHED_STATEMENTS_MAX: usize = 256;
 
-/// How a statement was executed.
+/// The method by which a statement was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executed {
-    /// From a prepared template, with its literals bound.
+    /// A prepared template was executed, with its literals bound.
     Parameterised,
-    /// As text.
+    /// The text was executed.
     AsText,
 }
 
@@ -89,12 +89,12 @@ enum Slot<'c> {
     NotYet,
     /// Returns to the connection's cache in the end, for the next table with this template.
     Prepared(CachedStatement<'c>),
-    /// It cannot be prepared, or has another number of parameters than literals: executing the text gives the error message.
+    /// The template cannot be prepared, or its parameters are not as many as the literals: the text gives the error message.
     AsText,
 }
 
 impl<'c> PreparedTemplates<'c> {
-    /// For statements of blocks with this table only.
+    /// Creates it for statements of blocks with this table only.
     pub fn new(connection: &'c Connection, templates: &Templates) -> Self {
         Self { connection, slots: iter::repeat_with(|| Slot::NotYet).take(templates.len()).collect() }
     }

@@ -10,12 +10,12 @@ use rusqlite::Connection;
 use super::bounds::{self, Forbidden, OutOfBounds};
 use super::{Bounds, Replay};
 
-/// How a statement that cannot be replayed involves a virtual table.
+/// The part of a virtual table in a statement that cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VirtualTable {
-    /// It creates one.
+    /// The statement creates a virtual table.
     Made,
-    /// It fails in a database that has one.
+    /// The statement fails in a database that has a virtual table.
     Present {
         /// Name of the first virtual table.
         table: String,
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_that_writes_to_one_is_told_for_what_it_is() {
+    fn a_trigger_that_writes_to_one_is_reported_as_such() {
         let said = sealed_with(
             "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);
              CREATE VIRTUAL TABLE found USING fts5(text);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_nobody_writes_to_is_in_nobodys_way() {
+    fn one_that_is_never_written_to_does_not_matter() {
         let schema =
             "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT); CREATE VIRTUAL TABLE found USING fts5(text)";
         assert_eq!(sealed_with(schema), "replayed");

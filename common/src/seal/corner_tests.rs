@@ -59,12 +59,12 @@ fn a_rider_behind_a_rewound_first_change_is_recorded_and_sealed() {
     for _ in 0..3 {
         node.write(&mut recording, "committed", Fate::Committed).unwrap();
     }
-    let (told, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
+    let (reported, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
     assert_eq!(held.values().last().unwrap().0, fs::read(node.database()).unwrap());
     let logs = files(node.backup_path(), "log-").len();
     // The newest change is in a log of its own, and may still be rewound.
     assert_eq!(seal(node.backup(), newest_seq(&recording)).unwrap().logs_sealed, logs as u64 - 2);
-    assert_eq!(timeline(&history(&node.backup())), told);
+    assert_eq!(timeline(&history(&node.backup())), reported);
     assert!(versions(&node.backup()) == held);
     drop(recording);
     node.write(&mut record(&node), "goes on", Fate::Committed).unwrap();

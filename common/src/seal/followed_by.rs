@@ -13,17 +13,17 @@ use format::record::Body;
 use format::segment::FollowedBy;
 use format::units::Seq;
 
-/// What the records behind a log show.
+/// The evidence of the records behind a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Successor {
-    /// There is no record yet.
+    /// No record follows yet.
     Nothing,
     /// A change with this seq, and nothing behind it. It may still be rewound, and then a snapshot of the previous version may
     /// follow.
     Undecided(Seq),
     /// Whether the newest versions of the log were those of the node's database is not known yet.
     Unverified,
-    /// From this record on, which may be before the log, the versions were not those of the node's database.
+    /// The versions from this record on, which may be before the log, were not those of the node's database.
     Condemned(Seq),
     /// The kind of successor is final.
     Decided(FollowedBy),

@@ -43,7 +43,7 @@ pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
 pub(crate) use write::write_segment;
 
-/// Why logs are not sealed. All logs are kept.
+/// The reason why logs are not sealed. All logs are kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
@@ -362,7 +362,7 @@ impl Sealer {
     }
 }
 
-/// Where reading a log ended.
+/// The point at which reading a log ended.
 enum Reached {
     NextLog,
     End,

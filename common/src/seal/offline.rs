@@ -15,7 +15,7 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::units::Seq;
 
-/// Why a backup is not sealed. All records are kept.
+/// The reason why a backup is not sealed. All records are kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealBackupError {

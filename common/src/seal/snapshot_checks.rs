@@ -15,7 +15,7 @@ use format::checked::CheckedSnapshots;
 use format::record::{Body, Record};
 use format::units::{DataVersion, Seq};
 
-/// Why a snapshot is not good.
+/// The reason why a snapshot is not good.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotCheckError {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_read_back_is_told_once() {
+    fn one_that_cannot_be_read_back_is_reported_once() {
         let (mut node, mut recording) = healed();
         node.write(&mut recording, "seen", Fate::Committed).unwrap();
         let snapshot = snapshot_of(&recording, &node);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_damaged_before_it_was_copied_is_told() {
+    fn a_database_that_was_damaged_before_it_was_copied_is_reported() {
         let (mut node, mut recording) = healed();
         // The last page of old rows, which later transactions do not touch.
         let bytes = fs::read(node.database()).unwrap();

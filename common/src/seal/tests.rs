@@ -1,4 +1,4 @@
-//! Sealing what a small node has recorded: the history stays the same, whatever happens meanwhile.
+//! Sealing what a small node has recorded: the history stays the same, also with writes and faults meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -130,14 +130,14 @@ fn what_is_sealed_is_what_was_recorded() {
     for pragmas in ["", "PRAGMA page_size = 512", "PRAGMA page_size = 65536", "PRAGMA auto_vacuum = FULL"] {
         let mut node = Node::new(pragmas);
         let recording = eventful(&mut node);
-        let (told, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
+        let (reported, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
         let logs = files(node.backup_path(), "log-").len();
         let progress = seal(node.backup(), newest_seq(&recording)).unwrap();
         assert_eq!(progress.logs_sealed, logs as u64 - 1, "{pragmas}");
         assert_eq!(progress.replayed_through, Some(recording.newest().unwrap().data_version));
         assert_eq!(files(node.backup_path(), "log-").len(), 1);
         assert_eq!(files(node.backup_path(), "snapshot-").len(), 1, "deltas are part of their segments");
-        assert_eq!(timeline(&history(&node.backup())), told, "{pragmas}");
+        assert_eq!(timeline(&history(&node.backup())), reported, "{pragmas}");
         assert!(versions(&node.backup()) == held, "{pragmas}");
     }
 }
@@ -266,7 +266,7 @@ fn a_log_is_sealed_only_when_what_follows_it_is_durable() {
 fn a_sealing_that_is_cut_short_anywhere_loses_nothing() {
     let mut node = Node::new("");
     let recording = eventful(&mut node);
-    let (told, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
+    let (reported, held) = (timeline(&history(&node.backup())), versions(&node.backup()));
     let original = fs::read_dir(node.backup_path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let mut cut_short = 0;
     for nth in (0..).step_by(3) {
@@ -280,7 +280,7 @@ fn a_sealing_that_is_cut_short_anywhere_loses_nothing() {
         let done = seal(opened(Arc::clone(&faulty) as _), newest_seq(&recording)).is_ok();
         assert!(!done || faulty.named_what_is_durable());
         let copied = opened(Arc::new(RealDirectory::new(copy.path())));
-        assert_eq!(timeline(&history(&copied)), told, "call {nth}");
+        assert_eq!(timeline(&history(&copied)), reported, "call {nth}");
         if nth % 15 == 0 || done {
             assert!(versions(&copied) == held, "call {nth}");
         }
@@ -288,7 +288,7 @@ fn a_sealing_that_is_cut_short_anywhere_loses_nothing() {
         seal(Arc::clone(&copied), newest_seq(&recording)).unwrap();
         let copied = opened(Arc::new(RealDirectory::new(copy.path())));
         assert_eq!(files(copy.path(), "log-").len(), 1, "call {nth}");
-        assert_eq!(timeline(&history(&copied)), told, "call {nth}");
+        assert_eq!(timeline(&history(&copied)), reported, "call {nth}");
         if done {
             break;
         }
@@ -400,13 +400,13 @@ fn lost_versions(node: &Node, held: &BTreeMap<u32, Held>, damaged: &str) -> usiz
 }
 
 #[test]
-fn a_change_that_does_not_replay_stays_in_its_log_and_is_told() {
+fn a_change_that_does_not_replay_stays_in_its_log_and_is_reported() {
     let mut node = Node::new("");
     let mut recording = record(&node);
     for _ in 0..15 {
         node.write(&mut recording, "good", Fate::Committed).unwrap();
     }
-    node.record_only(&mut recording, "INSERT INTO nowhere VALUES ('secret')");
+    node.record_only(&mut recording, "INSERT INTO no_such VALUES ('secret')");
     for _ in 0..15 {
         node.write(&mut recording, "after", Fate::Committed).unwrap();
     }
@@ -415,7 +415,7 @@ fn a_change_that_does_not_replay_stays_in_its_log_and_is_told() {
         let error = sealer.advance(newest_seq(&recording), &mut go_on).unwrap_err();
         let SealError::Replay { path, source, .. } = &error else { panic!("{error:?}") };
         assert!(path.exists() && source.to_string().contains("no such table"), "{source}");
-        assert!(!source.to_string().contains("secret") && !source.to_string().contains("nowhere"), "{source}");
+        assert!(!source.to_string().contains("secret") && !source.to_string().contains("no_such"), "{source}");
     }
     assert_eq!(sealer.progress().logs_sealed, 1);
     assert!(files(node.backup_path(), "log-").len() >= 2);

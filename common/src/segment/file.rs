@@ -56,12 +56,12 @@ impl Mark {
     }
 }
 
-/// How much of a segment exists.
+/// The part of a segment that exists.
 #[derive(Debug)]
 enum Held {
-    /// All of it, in its own file.
+    /// The whole segment, in its own file.
     Whole,
-    /// These blocks, in the file `pruned`. The path is that of the dropped file.
+    /// Blocks in the file `pruned`. The path is that of the dropped file.
     Pruned { blocks: Vec<PrunedBlock>, was: PathBuf },
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum MapItem {
     Images(PageNo),
 }
 
-/// A walk over page maps. It visits each node once, however many maps share it; so it ends, whatever the nodes say.
+/// A walk over page maps. It visits each node once, however many maps share it; so it ends, also if nodes are damaged.
 #[derive(Debug, Default)]
 pub(crate) struct MapWalk {
     visited: HashSet<(Seq, u64)>,

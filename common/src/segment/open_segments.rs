@@ -71,9 +71,9 @@ struct KnownPruned {
 /// Treatment of the file of a dropped segment that still exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leftovers {
-    /// It is read, for readers with an older history.
+    /// The file is read, for readers with an older history.
     Read,
-    /// It is ignored.
+    /// The file is ignored.
     Hidden,
 }
 

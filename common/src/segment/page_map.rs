@@ -48,7 +48,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// Why a map cannot be written.
+/// The reason why a map cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MapError {
     /// A node of the previous map cannot be read.

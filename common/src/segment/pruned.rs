@@ -34,7 +34,7 @@ pub(crate) struct PrunedFile {
 pub(crate) enum Found {
     /// No file: no segment was ever dropped.
     Nothing,
-    /// The same file as before.
+    /// The file is the same as before.
     Same,
     /// Another file, with its last bytes.
     Other(LastBytes, Result<PrunedFile, ReadError>),
@@ -134,7 +134,7 @@ impl PrunedFile {
         self.range_of(first_seq).is_some() && self.kept_of(first_seq).is_none()
     }
 
-    /// When the file was written.
+    /// Time at which the file was written.
     pub(crate) fn created(&self) -> Timestamp {
         self.created
     }

@@ -18,7 +18,7 @@ use format::version_rules::Commit;
 /// The newest version before a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PrecedingVersion {
-    /// There is no version.
+    /// The timeline has no version.
     Nothing,
     /// Ordinal of the version.
     Version(VersionOrdinal),
@@ -68,12 +68,12 @@ struct Gap {
     time: Timestamp,
 }
 
-/// How many versions of a segment exist.
+/// The share of a segment's versions that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Completeness {
     /// All recorded versions.
     All,
-    /// Those that a compaction kept.
+    /// The versions that a compaction kept.
     Some,
 }
 

@@ -5,12 +5,12 @@ use format::snapshot_ref::SnapshotReason;
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 use format::version_rules::Commit;
 
-/// How a version was recorded.
+/// The form in which a version was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// As the statements of a `db_write`.
+    /// The statements of a `db_write`.
     Change,
-    /// As the pages of the live database.
+    /// The pages of the live database.
     Snapshot(SnapshotReason),
 }
 
@@ -21,7 +21,7 @@ pub struct Version {
     pub data_version: DataVersion,
     /// Seq of its newest record: its change, or the last rider on it.
     pub seq: Seq,
-    /// When that record was received.
+    /// Time at which that record was received.
     pub recorded_at: Timestamp,
     /// Kind of its first record.
     pub origin: Origin,
@@ -55,7 +55,7 @@ pub struct NewestRecorded {
     pub data_version: DataVersion,
     /// Seq of its newest record.
     pub seq: Seq,
-    /// When that record was received.
+    /// Time at which that record was received.
     pub recorded_at: Timestamp,
     /// Whether `lightningd` is known to have committed it.
     pub commit: Commit,
@@ -66,9 +66,9 @@ pub struct NewestRecorded {
 /// Whether a version can be opened, according to the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readable {
-    /// It can.
+    /// The version can be opened.
     Yes,
-    /// It cannot: see [`TimelineEntry::Unreadable`].
+    /// The version cannot be opened: see [`TimelineEntry::Unreadable`].
     No,
 }
 
@@ -107,7 +107,7 @@ pub enum TimelineEntry {
         data_version: DataVersion,
         /// Seq of the change.
         seq: Seq,
-        /// When it was received.
+        /// Time at which it was received.
         recorded_at: Timestamp,
     },
     /// A version that was recorded, but cannot be opened: it builds on a change that does not replay, or on missing versions.
@@ -116,7 +116,7 @@ pub enum TimelineEntry {
         data_version: DataVersion,
         /// Seq of its newest record.
         seq: Seq,
-        /// When that record was received.
+        /// Time at which that record was received.
         recorded_at: Timestamp,
     },
     /// A version that was replaced by a snapshot with the same number.
@@ -125,7 +125,7 @@ pub enum TimelineEntry {
         data_version: DataVersion,
         /// Seq of its newest record.
         seq: Seq,
-        /// When that record was received.
+        /// Time at which that record was received.
         recorded_at: Timestamp,
     },
     /// Versions that `lightningd` committed and that were not recorded.
@@ -134,7 +134,7 @@ pub enum TimelineEntry {
         first: DataVersion,
         /// The last version.
         last: DataVersion,
-        /// When the recorder noticed the gap.
+        /// Time at which the recorder noticed the gap.
         noticed_at: Timestamp,
         /// Seq of the snapshot that closed the gap.
         before: Seq,

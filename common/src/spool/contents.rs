@@ -25,7 +25,7 @@ pub struct SpooledChanges {
     pub to_version: Option<DataVersion>,
     /// Total length of their records in bytes.
     pub bytes: u64,
-    /// When the spool was created.
+    /// Time at which the spool was created.
     pub since: Timestamp,
 }
 

@@ -28,7 +28,7 @@ const BATCH_RECORDS: usize = 64;
 /// server may be back, or mounted again.
 const CALL_TAKES_AT_MOST: Duration = Duration::from_secs(600);
 
-/// Why a spool is not drained. It is unchanged.
+/// The reason why a spool is not drained. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
@@ -87,7 +87,7 @@ pub struct DrainPlan {
     pub(crate) limits: LogLimits,
     pub(crate) header: SpoolHeader,
     pub(crate) spool: Arc<dyn Directory>,
-    /// Behind the last acknowledged record.
+    /// End of the last acknowledged record.
     pub(crate) recorded: LogEnd,
 }
 
@@ -98,8 +98,8 @@ pub struct Drain {
     pub(crate) lock: SharedLock,
     pub(crate) manifest: Manifest,
     pub(crate) log: LogWriter,
-    leavable: Option<DeadlineDirectory>,
-    /// In the spool, behind the records of the backup; `None` when the backup has all of them and no log is left.
+    with_deadline: Option<DeadlineDirectory>,
+    /// Cursor in the spool, behind the records of the backup; `None` when the backup has all of them and no log is left.
     cursor: Option<LogCursor>,
 }
 
@@ -110,15 +110,15 @@ impl DrainPlan {
     /// When the backup cannot be opened, or does not end with a record of the spool or the one before.
     pub fn attach(&self) -> Result<Drain, DrainError> {
         // During the drain only the drain itself waits for these calls.
-        let leavable = DeadlineDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
-        leavable.set_timeout(CALL_TAKES_AT_MOST);
-        self.attach_in(Arc::new(leavable.clone()), Some(leavable))
+        let with_deadline = DeadlineDirectory::new(Arc::new(RealDirectory::new(self.url.path())), Arc::default())?;
+        with_deadline.set_timeout(CALL_TAKES_AT_MOST);
+        self.attach_in(Arc::new(with_deadline.clone()), Some(with_deadline))
     }
 
     pub(crate) fn attach_in(
         &self,
         directory: Arc<dyn Directory>,
-        leavable: Option<DeadlineDirectory>,
+        with_deadline: Option<DeadlineDirectory>,
     ) -> Result<Drain, DrainError> {
         let uuid = self.header.manifest.uuid;
         let attached = attach(&directory, &self.url, Some(uuid), self.limits, &Expected::Anything)?;
@@ -127,7 +127,7 @@ impl DrainPlan {
         let cursor = match self.find(log.end()) {
             // The backup ends with records that were being written when it failed, and the spool has their replacement. If the
             // first log of the spool is gone, the spool has been drained: then the last records of the backup were acknowledged,
-            // whatever they equal.
+            // with any contents.
             Err(DrainError::Forked { .. }) if attempted.contains(&log.end()) && self.is_whole()? => {
                 let cut = || -> Result<(), OpenRecordingError> {
                     let backup = Backup::of(Arc::clone(&directory), manifest.clone());
@@ -143,7 +143,7 @@ impl DrainPlan {
             // The last records of the backup are also in the spool, and durable since its log was recovered.
             found => found?,
         };
-        Ok(Drain { directory, lock, manifest, log, leavable, cursor })
+        Ok(Drain { directory, lock, manifest, log, with_deadline, cursor })
     }
 
     /// Whether the spool still has its first log.
@@ -219,8 +219,8 @@ impl Drain {
 
     /// Sets the deadline of calls to the backup.
     pub fn set_timeout(&self, timeout: Duration) {
-        if let Some(leavable) = &self.leavable {
-            leavable.set_timeout(timeout);
+        if let Some(with_deadline) = &self.with_deadline {
+            with_deadline.set_timeout(timeout);
         }
     }
 }

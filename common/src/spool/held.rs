@@ -110,7 +110,7 @@ impl HeldSpool {
     }
 }
 
-/// How long the previous holder of the lock may take to end: the recorder of a node that was restarted at once, or its
+/// Time within which the previous holder of the lock must end: the recorder of a node that was restarted at once, or its
 /// preallocation thread.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(3);
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);

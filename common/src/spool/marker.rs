@@ -31,7 +31,7 @@ pub struct SpoolMarker {
     pub(crate) uuid: Uuid,
     /// Path of the spool.
     pub(crate) path: PathBuf,
-    /// When the spool was created: a later one may have the same path.
+    /// Time at which the spool was created: a later one may have the same path.
     begun: Timestamp,
 }
 

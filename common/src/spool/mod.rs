@@ -37,7 +37,7 @@ use crate::storage::StorageError;
 use crate::storage::read_error::ReadError;
 use format::units::counted;
 
-/// Why changes cannot be spooled.
+/// The reason why changes cannot be spooled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpoolError {
@@ -108,7 +108,7 @@ pub enum SpoolError {
     BadMarker {
         /// Path of the marker.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason, for the operator.
         reason: String,
     },
     /// The spool cannot be read.

@@ -26,7 +26,7 @@ pub struct SpoolNote {
     pub path: PathBuf,
 }
 
-/// Why the note cannot be read.
+/// The reason why the note cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpoolNoteError {
     /// A call failed.
@@ -94,7 +94,7 @@ pub(crate) fn this_host() -> String {
     name.trim().to_owned()
 }
 
-/// What is known here about the spool of a backup.
+/// The state of the spool of a backup, as far as this machine can see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpoolStatus {
     /// The backup is complete: there is no spool, or it is empty.

@@ -318,8 +318,8 @@ fn compared(payer: &str) {
         drop(recording);
         if fate == Fate::Lost {
             // Without the recorder another transaction takes its number.
-            let mut nobody = it.reopened().unwrap();
-            it.node.write(&mut nobody, "another", Fate::Unseen).unwrap();
+            let mut unused = it.reopened().unwrap();
+            it.node.write(&mut unused, "another", Fate::Unseen).unwrap();
         }
         let mut recording = it.reopened().unwrap();
         it.write(&mut recording, "next");

@@ -23,7 +23,7 @@ pub struct StatusFields {
     pub bytes: Option<u64>,
     /// Lengths by kind of file.
     pub bytes_by_kind: Option<BytesByKind>,
-    /// Why the lengths are unknown.
+    /// Reason why the lengths are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_problem: Option<String>,
     /// Free space of its file system in bytes.
@@ -64,9 +64,9 @@ impl DatabaseDamage {
 pub struct ReplayCheck {
     /// Every change up to this version was replayed.
     pub through: Option<u32>,
-    /// The same as a sentence.
+    /// The state as a sentence.
     pub text: String,
-    /// Why replay does not continue.
+    /// Reason why replay does not continue.
     pub problem: Option<String>,
 }
 

@@ -20,7 +20,7 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// As [`with_causes`], followed by what to do about it, if the operating system's error is a known [`Trouble`].
+/// The text of [`with_causes`], and a remedy if the operating system's error is a known [`Trouble`].
 pub fn with_remedy(error: &(dyn Error + 'static)) -> String {
     let text = with_causes(error);
     match Trouble::behind(error).and_then(Trouble::remedy) {

@@ -83,7 +83,7 @@ impl Caller {
         // A result that is no longer awaited is dropped in the other thread: closing a file may hang, too.
         self.give(Box::new(move || drop(answer.send(call()))));
         let timeout = Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed));
-        match self.in_flight.during_leavable(|| answered.recv_timeout(timeout)) {
+        match self.in_flight.during_with_deadline(|| answered.recv_timeout(timeout)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 self.left.store(true, Ordering::Relaxed);
@@ -238,17 +238,17 @@ mod tests {
     #[test]
     fn it_does_what_the_directory_does() {
         let dir = tempfile::tempdir().unwrap();
-        let leavable = DeadlineDirectory::new(Arc::new(RealDirectory::new(dir.path())), Arc::default()).unwrap();
-        leavable.set_timeout(Duration::from_secs(60));
-        let file = leavable.create("a").unwrap();
+        let with_deadline = DeadlineDirectory::new(Arc::new(RealDirectory::new(dir.path())), Arc::default()).unwrap();
+        with_deadline.set_timeout(Duration::from_secs(60));
+        let file = with_deadline.create("a").unwrap();
         file.write_at(b"hello", 3).unwrap();
         file.sync().unwrap();
         let mut bytes = [9; 10];
         assert_eq!(file.read_at(&mut bytes, 2).unwrap(), 6);
         assert_eq!(&bytes[..7], b"\0hello\x09");
-        leavable.rename("a", "b").unwrap();
-        assert_eq!(leavable.list().unwrap(), ["b"]);
-        assert!(leavable.open("a", Access::Read).unwrap_err().is_not_found());
+        with_deadline.rename("a", "b").unwrap();
+        assert_eq!(with_deadline.list().unwrap(), ["b"]);
+        assert!(with_deadline.open("a", Access::Read).unwrap_err().is_not_found());
     }
 
     #[test]
@@ -257,27 +257,27 @@ mod tests {
         std::fs::write(dir.path().join("LOCK"), "").unwrap();
         let real: Arc<dyn Directory> = Arc::new(RealDirectory::new(dir.path()));
         let in_flight = Arc::new(InFlightCalls::default());
-        let leavable = DeadlineDirectory::new(Arc::clone(&real), Arc::clone(&in_flight)).unwrap();
-        leavable.set_timeout(Duration::from_millis(30));
-        let lock = leavable.lock("LOCK").unwrap();
+        let with_deadline = DeadlineDirectory::new(Arc::clone(&real), Arc::clone(&in_flight)).unwrap();
+        with_deadline.set_timeout(Duration::from_millis(30));
+        let lock = with_deadline.lock("LOCK").unwrap();
         let (release, released) = mpsc::channel::<()>();
         let hung = thread::scope(|scope| {
             let hung = scope.spawn(|| {
-                leavable.call(StorageOp::Sync, "x", move |_| {
+                with_deadline.call(StorageOp::Sync, "x", move |_| {
                     let _ended = released.recv();
                     Ok(())
                 })
             });
-            while in_flight.in_leavable_call_for().is_none() && !hung.is_finished() {
+            while in_flight.longest_with_deadline().is_none() && !hung.is_finished() {
                 thread::yield_now();
             }
             assert!(!hung.is_finished() && in_flight.longest().is_none(), "it shows while it is waited for");
             hung.join().unwrap()
         });
-        assert_eq!(in_flight.in_leavable_call_for(), None, "nobody waits for it any more");
+        assert_eq!(in_flight.longest_with_deadline(), None, "no call waits for it any more");
         assert_eq!(hung.unwrap_err().source.kind(), io::ErrorKind::TimedOut);
         let before = Instant::now();
-        assert!(leavable.list().is_err() && before.elapsed() < Duration::from_millis(20), "it is not asked again");
+        assert!(with_deadline.list().is_err() && before.elapsed() < Duration::from_millis(20), "it is not asked again");
         drop(lock);
         assert!(real.lock("LOCK").is_err(), "an old write may still arrive");
         drop(release);

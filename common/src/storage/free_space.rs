@@ -38,7 +38,7 @@ mod tests {
     fn a_file_system_says_what_it_has() {
         let free = FreeSpace::at(Path::new("/")).unwrap();
         assert!(free.total_bytes > 0 && free.bytes <= free.total_bytes);
-        let nowhere = FreeSpace::at(Path::new("/no/such/place")).unwrap_err();
-        assert!(nowhere.is_not_found() && nowhere.to_string().contains("free space of /no/such/place"), "{nowhere}");
+        let missing = FreeSpace::at(Path::new("/no/such/place")).unwrap_err();
+        assert!(missing.is_not_found() && missing.to_string().contains("free space of /no/such/place"), "{missing}");
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     /// A user other than root, who need not exist.
-    const SOMEBODY: u32 = 12_345;
+    const ANOTHER_USER: u32 = 12_345;
 
     #[test]
     fn only_root_gives_and_only_to_others() {
@@ -106,14 +106,14 @@ mod tests {
         let file = dir.path().join("file");
         let made = File::create(&file).unwrap();
         assert_eq!(Owner::given(&file), None, "it is ours");
-        if chown(dir.path(), Some(SOMEBODY), Some(7)).is_err() {
+        if chown(dir.path(), Some(ANOTHER_USER), Some(7)).is_err() {
             eprintln!("SKIPPED: giving files away needs root");
             return;
         }
-        let somebody = Owner::other_than_root([&file, dir.path()].map(AsRef::as_ref)).unwrap();
-        assert_eq!(somebody.to_string(), format!("user {SOMEBODY}, group 7"));
-        somebody.take(&made, &file);
-        assert_eq!(Owner::given(&file), Some(somebody));
+        let another = Owner::other_than_root([&file, dir.path()].map(AsRef::as_ref)).unwrap();
+        assert_eq!(another.to_string(), format!("user {ANOTHER_USER}, group 7"));
+        another.take(&made, &file);
+        assert_eq!(Owner::given(&file), Some(another));
         assert_eq!(Owner::other_than_root([dir.path().join("none").as_path()]), None);
     }
 
@@ -124,13 +124,13 @@ mod tests {
         fs::create_dir(&real).unwrap();
         symlink(&real, &link).unwrap();
         let before = Owner::of(&real).unwrap();
-        let somebody = Owner { user: SOMEBODY, group: SOMEBODY };
-        assert!(somebody.take_directory(&link).is_err());
+        let another = Owner { user: ANOTHER_USER, group: ANOTHER_USER };
+        assert!(another.take_directory(&link).is_err());
         assert_eq!(Owner::of(&real).unwrap(), before);
-        if chown(&real, Some(SOMEBODY + 1), None).is_ok() {
+        if chown(&real, Some(ANOTHER_USER + 1), None).is_ok() {
             let before = Owner::of(&real).unwrap();
-            somebody.take_directory(&real).unwrap();
-            assert_eq!(Owner::of(&real).unwrap(), before, "somebody else's");
+            another.take_directory(&real).unwrap();
+            assert_eq!(Owner::of(&real).unwrap(), before, "the owner changed, it is not ours");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::storage::StorageError;
 use format::Damage;
 use format::units::DataVersion;
 
-/// Why part of a backup cannot be read.
+/// The reason why part of a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -20,7 +20,7 @@ pub enum ReadError {
         path: PathBuf,
         /// Offset of the damaged structure in the file.
         offset: u64,
-        /// What is wrong.
+        /// The damage.
         damage: Damage,
     },
     /// The newest version was recorded, and cannot be opened. All others are old states.

@@ -45,7 +45,7 @@ impl Unfinished {
     }
 }
 
-/// How long to wait for another command's exclusive lock, which is held for an instant.
+/// Time to wait for another command's exclusive lock, which is held for an instant.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A directory in which a file is being created, without the leftovers of earlier commands.
@@ -71,7 +71,7 @@ impl Workplace {
         Self { directory: directory.to_owned(), what, owner, _at_work: lock.filter(is_shared_soon) }
     }
 
-    /// Where the directory belongs to root and `path` does not, root gives the new file to the owner of `path`.
+    /// Makes root give the new file to the owner of `path`, if the directory belongs to root and `path` does not.
     pub(crate) fn or_owner_of(mut self, path: &Path) -> Self {
         self.owner = self.owner.or_else(|| Owner::other_than_root([path]));
         self
@@ -149,7 +149,7 @@ fn remove_left_buildings(parent: &Path) {
         }
         let path = entry.path();
         let removed = match RealDirectory::new(&path).lock(names::LOCK) {
-            Ok(_nobody_else_has_it) => fs::remove_dir_all(&path),
+            Ok(_unused_lock) => fs::remove_dir_all(&path),
             Err(error) if error.source.kind() == io::ErrorKind::WouldBlock => continue,
             // The lock is created first, so the directory is otherwise empty.
             Err(error) if error.is_not_found() => fs::remove_dir(&path),
@@ -194,8 +194,8 @@ mod tests {
         left();
         let second = Workplace::enter(dir.path(), Unfinished::Restored);
         drop(second);
-        assert!(file.path().exists(), "somebody is making it");
-        assert_eq!(names_in(dir.path()).len(), others.len() + 2, "what is left cannot be told from it");
+        assert!(file.path().exists(), "the first one is making it");
+        assert_eq!(names_in(dir.path()).len(), others.len() + 2, "a left file looks like one that is being made");
         drop((file, first));
         Workplace::enter(dir.path(), Unfinished::Restored);
         assert_eq!(names_in(dir.path()), others);

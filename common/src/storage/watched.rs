@@ -18,10 +18,10 @@ pub struct InFlightCalls {
     epoch: Instant,
     running: Running,
     /// Calls with a deadline, which are abandoned when they hang.
-    leavable: Running,
+    with_deadline: Running,
 }
 
-/// For each running call the microseconds from the epoch to its start, plus 1; 0 in a free slot.
+/// The start of each running call, in microseconds from the epoch, plus 1; 0 in a free slot.
 #[derive(Debug)]
 struct Running([AtomicU64; CALLS_MAX]);
 
@@ -32,7 +32,7 @@ const CALLS_MAX: usize = 16;
 impl Default for InFlightCalls {
     fn default() -> Self {
         let none = || Running([const { AtomicU64::new(0) }; CALLS_MAX]);
-        Self { epoch: Instant::now(), running: none(), leavable: none() }
+        Self { epoch: Instant::now(), running: none(), with_deadline: none() }
     }
 }
 
@@ -42,9 +42,9 @@ impl InFlightCalls {
         self.longest_of(&self.running)
     }
 
-    /// The same for calls that are abandoned when they hang.
-    pub fn in_leavable_call_for(&self) -> Option<Duration> {
-        self.longest_of(&self.leavable)
+    /// Duration of the longest running call with a deadline; `None` when no such call is running.
+    pub fn longest_with_deadline(&self) -> Option<Duration> {
+        self.longest_of(&self.with_deadline)
     }
 
     fn longest_of(&self, running: &Running) -> Option<Duration> {
@@ -56,8 +56,8 @@ impl InFlightCalls {
         self.during_one_of(&self.running, call)
     }
 
-    pub(super) fn during_leavable<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.during_one_of(&self.leavable, call)
+    pub(super) fn during_with_deadline<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.during_one_of(&self.with_deadline, call)
     }
 
     fn during_one_of<T>(&self, running: &Running, call: impl FnOnce() -> T) -> T {

@@ -27,10 +27,10 @@ use crate::storage::{StorageError, StorageOp};
 use format::units::{DataVersion, PageNo, PageSize};
 use format::version_rules::Commit;
 
-/// How long to retry while the database is locked, or ahead of the readable part of the backup.
+/// Time for retries while the database is locked, or ahead of the readable part of the backup.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to read a changing database again until it stays at one version long enough. Most nodes do so at once; then equal
+/// Time for reading a changing database again until it stays at one version long enough. Most nodes do so at once; then equal
 /// pages need no comparison of rows.
 const CHASE: Duration = Duration::from_secs(1);
 
@@ -52,7 +52,7 @@ pub struct Against {
     pub behind: u32,
     /// The differences.
     pub differences: ContentDifferences,
-    /// How long the database was held open.
+    /// Time for which the database was held open.
     pub held: Duration,
     /// Duration of the comparison.
     pub duration: Duration,
@@ -65,7 +65,7 @@ impl Against {
     }
 }
 
-/// Why a database was not compared.
+/// The reason why a database was not compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgainstError {
@@ -92,7 +92,7 @@ pub enum AgainstError {
     LetGo {
         /// The database.
         path: PathBuf,
-        /// How long it was held.
+        /// Time for which it was held.
         after: Duration,
     },
     /// The database cannot be read.
@@ -105,7 +105,7 @@ pub enum AgainstError {
         database: PathBuf,
         /// Version of the database.
         version: DataVersion,
-        /// What the backup has instead, and the possible reason.
+        /// The state of the backup, and the possible reason.
         why: String,
     },
     /// The version cannot be opened.
@@ -238,7 +238,7 @@ fn why_not_there(history: &History, damage: Option<ReadError>) -> String {
     }
 }
 
-/// Why reading ended.
+/// The reason why reading ended.
 enum Ended {
     Ours(ReadError),
     Theirs(LiveDatabaseError),
@@ -281,7 +281,7 @@ fn read_other_pages(
             if same {
                 return Ok(());
             }
-            theirs.put_aside(page, bytes).map_err(Ended::Aside)
+            theirs.store(page, bytes).map_err(Ended::Aside)
         })
     });
     match read {
@@ -332,7 +332,7 @@ impl TheirPages {
         self.slots.is_empty() && (self.page_size, self.page_count) == (self.ours.page_size(), self.ours.page_count())
     }
 
-    fn put_aside(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
+    fn store(&mut self, page: PageNo, bytes: &[u8]) -> io::Result<()> {
         let slot = self.slots.len() as u64;
         self.aside.seek(SeekFrom::Start(slot * self.page_size.bytes() as u64))?;
         self.aside.write_all(bytes)?;
@@ -396,7 +396,7 @@ mod tests {
             let (begun, has_begun) = std::sync::mpsc::channel();
             let comparing = thread::spawn(move || {
                 let mut watch = |pages, _| {
-                    let _told = begun.send(());
+                    let _sent = begun.send(());
                     if slow_at == u64::MAX || pages == slow_at {
                         thread::sleep(pause);
                     }

@@ -69,7 +69,7 @@ pub(super) struct Baseline {
     /// The names in its directory, a moment earlier.
     pub(super) names: Vec<String>,
     pub(super) history: History,
-    /// Why the logs cannot be read to their end.
+    /// Reason why the logs cannot be read to their end.
     pub(super) read: Result<(), ReadError>,
     /// The log of the last record, and the offset behind that.
     pub(super) end: Option<(Seq, u64)>,

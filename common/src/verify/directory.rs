@@ -78,7 +78,7 @@ pub(super) fn check_names(
     }
 }
 
-/// What a log without readable records is.
+/// The kind of a log without readable records.
 fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, &'static str> {
     let mut bytes = [0; LOG_HEADER_LEN];
     let file = backup.directory().open(&names::log(first), Access::Read);
@@ -93,7 +93,7 @@ fn unused_log(backup: &Backup, first: Seq, in_use: &InUse) -> Result<NoteAbout, 
     }
 }
 
-/// Without the lock file no recorder can start.
+/// Reports a missing lock file, without which no recorder can start.
 fn check_lock(directory: &dyn Directory, findings: &mut Findings) {
     match directory.open(names::LOCK, Access::Read).and_then(|file| file.read_len()) {
         Ok(0) => {}

@@ -50,7 +50,7 @@ pub enum Wrong {
     /// The file has a name of a backup's file, and is not referenced.
     #[error("it is no part of the backup: {why}")]
     Stray {
-        /// What it is instead.
+        /// Reason why it is not part of the backup.
         why: &'static str,
     },
     /// A change does not replay.

@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use crate::storage::regular_file::open_regular_file;
 
-/// How long a database may be held.
+/// The time for which a database may be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Without a limit: no node runs on it.
+    /// There is no limit: no node runs on the database.
     AsLongAsItTakes,
-    /// At most this long, because a node may wait.
+    /// The database is held for this long at most, because a node may wait.
     AtMost(Duration),
 }
 
 impl Hold {
-    /// What a running node tolerates: a quarter of its own limit.
+    /// The limit beside a running node: a quarter of the node's own limit.
     pub const BESIDE_A_NODE: Self = Self::AtMost(Duration::from_secs(15));
 }
 

@@ -48,17 +48,17 @@ pub use warning::Warning;
 use crate::backup::OpenError;
 use format::units::DataVersion;
 
-/// How much is verified.
+/// The extent of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Depth {
     /// Checksums and stored structures.
     Quick,
-    /// Also that replay yields the stored pages.
+    /// Checksums, stored structures, and that replay yields the stored pages.
     #[default]
     Replay,
 }
 
-/// What is to be verified.
+/// The part of a backup to verify.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scope {
     /// The depth.
@@ -69,7 +69,7 @@ pub struct Scope {
     pub to: Option<DataVersion>,
 }
 
-/// Why a backup could not be verified.
+/// The reason why a backup could not be verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {

@@ -98,7 +98,7 @@ struct Seen {
 
 /// Result of `PRAGMA foreign_key_check`.
 enum ForeignKeyCheck {
-    /// It fails, because a foreign key has an invalid target.
+    /// The check fails, because a foreign key has an invalid target.
     Fails(String),
     /// The violating rows with their numbers: rows without a rowid are not distinguishable.
     Violated(HashMap<Violation, u64>),

@@ -46,7 +46,7 @@ static TRACE: &[u8] = include_bytes!("../../demo/db_write.jsonl.zst");
 const WRITES_WHILE_MOUNTED: usize = 100;
 
 /// The time within which the mount must show a new version.
-const FOLLOW_PATIENCE: Duration = Duration::from_secs(5);
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the demo.
 ///
@@ -251,7 +251,7 @@ fn look_at(mount: &Mount, newest: DataVersion, timings: &mut Timings) -> Result<
     let wanted = crate::tree::node::latest_target(newest);
     let started = Instant::now();
     while !fs::read_link(root.join("latest")).is_ok_and(|target| target.as_os_str() == wanted.as_str()) {
-        if started.elapsed() > FOLLOW_PATIENCE {
+        if started.elapsed() > FOLLOW_TIMEOUT {
             return Err(Failure::no(anyhow!("the mount does not follow: version {newest} is not in it")));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -15,7 +15,7 @@ use crate::mount::behind;
 
 /// Show what changed from one version to another: rows added, removed and changed, with their values.
 ///
-/// The versions may be in any order, and any distance apart. For neighbours it takes milliseconds, whatever the size of the
+/// The versions may be in any order, and any distance apart. For neighbours it takes milliseconds at any size of the
 /// database, because only changed pages are compared. Values may be secrets, such as preimages. Long values are cut, except in
 /// --json.
 #[derive(Debug, Args)]

@@ -95,7 +95,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         imported.newest,
         args.url
     );
-    tell_repairs(&imported);
+    report_repairs(&imported);
     note!("note: the file has no times of its versions, so all have the time at which the file was last written");
     if let Some(found) = &imported.damage {
         note!(
@@ -117,7 +117,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
 }
 
 /// Reports what was left out and changed, and why.
-fn tell_repairs(imported: &Imported) {
+fn report_repairs(imported: &Imported) {
     let repairs = &imported.repairs;
     for left_out in &repairs.named {
         say!(
@@ -146,12 +146,12 @@ fn tell_repairs(imported: &Imported) {
         say!("left out the last {} (from byte {offset}): {what}", counted(bytes, "byte"));
     }
     if imported.rescue.is_none() {
-        tell_disagreements(imported.newest, repairs);
+        report_disagreements(imported.newest, repairs);
     }
 }
 
 /// Reports in what header and records disagree, and what may be missing.
-fn tell_disagreements(newest: DataVersion, repairs: &Repairs) {
+fn report_disagreements(newest: DataVersion, repairs: &Repairs) {
     match repairs.header_version {
         Some(header) if header.distance_from(newest) > 0 => note!(
             "warning: the header of the file says that version {header} is the newest, but its whole records end with version \

@@ -97,7 +97,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         compact: before.as_ref().and_then(|before| before.compact),
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
-    if let Some(aside) = &created.put_aside {
+    if let Some(aside) = &created.renamed_to {
         say!("renamed the old backup to {}; it can still be mounted, as far as it is readable", aside.display());
     }
     if let Some(spool) = &created.left_spool {

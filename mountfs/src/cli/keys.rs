@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::restore::lightning_dir::HSM_SECRET;
 
-/// Where the keys are, and what has been seen of the node last.
+/// Paths of the keys, and of the evidence of the newest state of the node.
 #[derive(Debug, Default, Args)]
 pub struct EvidenceArgs {
     /// A file emergency.recover, if not the one in the lightning-dir; may be given several times

@@ -19,7 +19,7 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 const MESSAGE_BYTES: usize = 64;
 
 /// The timeout at the end of the process for messages in the queue.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Forwards log messages to another logger, from a thread of its own.
 pub struct LogQueue {
@@ -128,7 +128,7 @@ impl Log for LogQueue {
     /// Waits until the queue is empty, but not for long.
     fn flush(&self) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty() || state.left_out > 0;
-        let waited = self.shared.changed.wait_timeout_while(self.shared.state(), FLUSH_PATIENCE, is_busy);
+        let waited = self.shared.changed.wait_timeout_while(self.shared.state(), FLUSH_TIMEOUT, is_busy);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         self.to.flush();
     }

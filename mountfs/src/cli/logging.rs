@@ -149,7 +149,7 @@ impl Log for ToSyslog {
         if self.enabled(record.metadata()) {
             let (mut logger, message) = (self.logger(), record.args());
             // If the daemon is gone, the message is lost: there is no other place to report it.
-            let _not_told: syslog::Result<()> = match record.level() {
+            let _unreported: syslog::Result<()> = match record.level() {
                 Level::Error => logger.err(message),
                 Level::Warn => logger.warning(message),
                 Level::Info => logger.info(message),
@@ -159,6 +159,6 @@ impl Log for ToSyslog {
     }
 
     fn flush(&self) {
-        let _not_told: io::Result<()> = self.logger().backend.flush();
+        let _unreported: io::Result<()> = self.logger().backend.flush();
     }
 }

@@ -71,44 +71,27 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The commands.
+/// The commands. A comment on a variant would hide the long description in the comment on its struct.
 #[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap shows the comment on the struct")]
 pub enum Command {
-    /// Create a backup of a node and connect the node to it
     Init(init::InitArgs),
-    /// Connect a node to an existing backup
     Attach(attach::AttachArgs),
-    /// Mount a backup: every version is a directory
     Mount(mount::MountArgs),
-    /// Say whether a database may be started, or is an old state
     Preflight(preflight::PreflightArgs),
-    /// Write the newest version of the database to a file
     Restore(restore::RestoreArgs),
-    /// List the versions in a backup
     Versions(versions::VersionsArgs),
-    /// Show a version: its statements, when it was recorded, how big it is
     Show(show::ShowArgs),
-    /// Show what changed from one version to another, row by row
     Diff(diff::DiffArgs),
-    /// Find the versions at which the rows that match a condition changed
     Find(find::FindArgs),
-    /// Show the state of a backup: newest version, what is sealed, size
     Status(status::StatusArgs),
-    /// Check that a backup is complete, undamaged, and equal to what the node had
     Verify(verify::VerifyArgs),
-    /// Seal the finished logs of a backup that no recorder writes to
     Seal(seal::SealArgs),
-    /// Drop old versions that a policy does not keep
     Compact(compact::CompactArgs),
-    /// Convert a file of the Python plugin `backup` to a backup, with all its versions
     Import(import::ImportArgs),
-    /// Write a file that the Python plugin `backup` can restore and continue
     Export(export::ExportArgs),
-    /// Show everything on a simulated node, in half a minute
     Demo(demo::DemoArgs),
-    /// Print a script that completes commands and options in a shell
     Completions(completions::CompletionsArgs),
-    /// Write manual pages
     Man(man::ManArgs),
 }
 

@@ -68,9 +68,9 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     if args.detached {
         daemon::leave_terminal()?;
     }
-    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&state)]);
+    notify_systemd(&[NotifyState::Ready, NotifyState::Status(&state)]);
     let served = serve(mount, signals);
-    tell_systemd(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
     served
 }
 
@@ -99,7 +99,7 @@ pub fn serve(mount: Mount, mut signals: Signals) -> Result<(), Failure> {
 }
 
 /// Notifies systemd, if this is a service of `Type=notify`.
-fn tell_systemd(state: &[NotifyState<'_>]) {
+fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!("cannot notify systemd of the state of the mount: {error}");
     }

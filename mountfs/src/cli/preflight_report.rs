@@ -9,7 +9,7 @@ use common::preflight::revocations::{ChannelEvidence, Standing};
 use format::units::Hex;
 use serde_json::{Value, json};
 
-/// What is said whatever was found.
+/// The paragraph at the end of every report.
 const CANNOT_BE_KNOWN: &str = "\
 whether a lightningd with these keys runs on another machine, or in a container, cannot be seen from here. Two nodes on one set of
 channels lose money: make sure that the old one can never run again";

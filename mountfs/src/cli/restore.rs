@@ -74,7 +74,7 @@ pub struct RestoreArgs {
     /// Restore a version even if it fails SQLite's quick_check, and print the findings
     #[arg(long)]
     pub accept_damaged: bool,
-    /// Where the keys and emergency.recover are.
+    /// Paths of the keys and of emergency.recover.
     #[command(flatten)]
     pub evidence: EvidenceArgs,
 }
@@ -147,7 +147,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     bar.finish();
     reading_back.finish();
     let restored = restored.map_err(failure)?;
-    if let Some(aside) = &restored.put_aside {
+    if let Some(aside) = &restored.renamed_to {
         say!("renamed what was there to {}", aside.display());
     }
     let proven = if args.verify { ", read back and compared" } else { "" };
@@ -175,7 +175,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where evidence is found of what the node has seen last.
+/// The evidence of the newest state of the node.
 struct Evidence {
     keys: Result<NodeKeys, KeyFileError>,
     witnesses: Vec<PathBuf>,

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_told_nothing_that_it_would_obey() {
+    fn a_terminal_gets_no_control_characters() {
         assert_eq!(escaped("a\n\tb ü"), "a\n\tb ü");
         assert_eq!(escaped("\u{1b}[2J\r\u{9b}x"), "\\u{1b}[2J\\r\\u{9b}x");
     }

@@ -45,9 +45,9 @@ mod tests {
         let mut all = vec![Value::Null, Value::Integer(1), Value::Real(1.0), Value::Real(f64::INFINITY)];
         let bytes: [&[u8]; 8] = [b"", b"1", b"inf", b"\\xff", b"\xff", b"\xef\xbf\xbd", b"ff", b"null"];
         all.extend(bytes.iter().flat_map(|it| [Value::Text(it.to_vec()), Value::Blob(it.to_vec())]));
-        let told: std::collections::HashSet<String> = all.iter().map(|value| json(value).to_string()).collect();
-        assert_eq!(told.len(), all.len(), "{told:?}");
-        let told: std::collections::HashSet<String> = all.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), all.len(), "{told:?}");
+        let reported: std::collections::HashSet<String> = all.iter().map(|value| json(value).to_string()).collect();
+        assert_eq!(reported.len(), all.len(), "{reported:?}");
+        let reported: std::collections::HashSet<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(reported.len(), all.len(), "{reported:?}");
     }
 }

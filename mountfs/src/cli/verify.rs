@@ -92,7 +92,7 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
         )))
     } else if report.is_only_of_the_newest() {
         Err(Failure::No(anyhow!(
-            "nothing is damaged, but the newest version cannot be opened, and whatever can be is an OLD STATE. Start lightningd: \
+            "nothing is damaged, but the newest version cannot be opened, and every version that can be opened is an OLD STATE. Start lightningd: \
              with its next write the recorder takes a snapshot"
         )))
     } else {

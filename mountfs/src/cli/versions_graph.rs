@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_wide_as_the_terminal_and_gaps_are_told() {
+    fn bars_are_as_wide_as_the_terminal_and_gaps_are_shown() {
         let mut all = hours(&[(0, 100), (1, 1), (3, 50), (9, 0)]);
         all.get_mut(&(498_792 + 9)).unwrap().missing = 7;
         let text = drawn(&Graph::new(&all, Unit::Auto), Letters::Ascii);

@@ -59,7 +59,7 @@ pub enum Synchronous {
     Full,
 }
 
-/// What happens around the commit of one write.
+/// The events around the commit of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
     /// The ordinary case: the transaction is committed when the recorder answers "continue".

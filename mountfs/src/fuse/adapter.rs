@@ -29,7 +29,7 @@ use crate::tree::shown::{KernelMemory, Shown, Tree};
 /// The cache timeout for answers that never change.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Bytes of a block in `stat` and `statfs`; `st_blocks` counts in 512 whatever this is.
+/// Bytes of a block in `stat` and `statfs`; `st_blocks` always counts blocks of 512 bytes.
 const BLOCK_BYTES: u32 = 4096;
 
 /// The number of names whose attributes are collected at once for a listing with attributes.
@@ -223,7 +223,7 @@ fn file_attr(attr: &Attr, tag: Tag, owner: Owner) -> FileAttr {
     }
 }
 
-/// Requests that would change something: each is answered with `EROFS`, whatever its parameters are.
+/// Requests that would change something: each is answered with `EROFS`, for any parameters.
 macro_rules! refuse {
     ($($request:ident($($parameter:ty),*) -> $reply:ty;)*) => {
         $(fn $request(&self, _: &Request, $(_: $parameter,)* reply: $reply) {

@@ -56,7 +56,7 @@ pub fn stale(sight: &SpoolStatus) -> Option<String> {
     ))
 }
 
-/// The same in JSON; `None` when the backup is known to have all changes. The fields are named as in `backup-status`; `host` and
+/// The spool in JSON; `None` when the backup is known to have all changes. The fields are named as in `backup-status`; `host` and
 /// `problem` are added.
 pub fn to_json(sight: &SpoolStatus) -> Option<Value> {
     match sight {

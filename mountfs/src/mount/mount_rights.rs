@@ -36,7 +36,7 @@ pub enum NoRight {
          `mknod -m 666 {DEV_FUSE} c 10 229`"
     )]
     OtherDevice,
-    /// Not even root can open the device.
+    /// Root cannot open the device.
     #[error(
         "root cannot open {DEV_FUSE}: start the container with `--device {DEV_FUSE} --cap-add SYS_ADMIN`, let the service \
          use the device (`DeviceAllow={DEV_FUSE} rw`), or load the module with `modprobe fuse`"
@@ -83,7 +83,7 @@ impl NoRight {
         Self::of(error, &status, geteuid().is_root(), device)
     }
 
-    /// As [`behind`](Self::behind), for a process with this `/proc/…/status`, root or not, and this error on opening the device.
+    /// [`behind`](Self::behind) for a process with this `/proc/…/status`, root or not, and this error on opening the device.
     fn of(error: &io::Error, status: &str, is_root: bool, device: Option<io::Error>) -> Option<Self> {
         let text = error.to_string();
         if text.contains(OTHERS_REFUSED) {
@@ -143,15 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_with_the_remedy() {
+    fn what_is_missing_is_reported_with_the_remedy() {
         let all = "CapEff:\t000001ffffffffff\nNoNewPrivs:\t0\n";
         let docker = "CapEff:\t00000000a80425fb\nNoNewPrivs:\t0\n";
         let no_new = "CapEff:\t0000000000000000\nNoNewPrivs:\t1\n";
         let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
         let helper = || io::Error::other("fusermount3: mount failed: Operation not permitted\n");
-        let says = |told: Option<String>, part: &str| {
-            let told = told.unwrap();
-            assert!(told.contains(part), "{told}");
+        let says = |reported: Option<String>, part: &str| {
+            let reported = reported.unwrap();
+            assert!(reported.contains(part), "{reported}");
         };
         says(said(refused(), docker, true, None), "CAP_SYS_ADMIN");
         says(said(refused(), docker, true, None), "--device /dev/fuse --cap-add SYS_ADMIN");

@@ -92,7 +92,7 @@ impl Destination {
         let error = |source| RestoreError::Write { path: self.path.clone(), source };
         let aside = unused_name(&self.path, Timestamp::now()).map_err(error)?;
         let mut renamed = Vec::new();
-        let placed = self.put_aside(&aside, &mut renamed).and_then(|()| {
+        let placed = self.rename_existing(&aside, &mut renamed).and_then(|()| {
             temporary.persist_noclobber(&self.path).map_err(|error| error.error)?;
             // The name may not survive a power cut; better none than one that is trusted. The error that counts is the first.
             File::open(&self.directory)
@@ -113,7 +113,7 @@ impl Destination {
     }
 
     /// Renames the existing files, and adds their old and new names to `renamed`.
-    fn put_aside(&self, aside: &Path, renamed: &mut Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
+    fn rename_existing(&self, aside: &Path, renamed: &mut Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
         if self.existing == Existing::Refuse {
             return Ok(());
         }
@@ -164,7 +164,7 @@ fn expect_free(path: &Path, directory: &Path, existing: Existing) -> Result<(), 
         // A node with the usual socket and pid file was found above. This finds one that is configured differently.
         return RunningNode::with_open(path).map_or(Ok(()), |node| Err(RestoreError::NodeRuns { node }));
     }
-    // Not `exists()`: a link that leads nowhere is something, too.
+    // Not `exists()`: a link without a target exists, too.
     if path.symlink_metadata().is_ok() {
         return Err(RestoreError::Exists(path.to_owned()));
     }
@@ -216,7 +216,7 @@ mod tests {
         fs::write(&taken, "").unwrap();
         assert!(matches!(refusal(&taken, &backup), RestoreError::Exists(_)));
         let dangling = dir.path().join("dangling");
-        symlink("/nowhere/at/all", &dangling).unwrap();
+        symlink("/no/such/target", &dangling).unwrap();
         assert!(matches!(refusal(&dangling, &backup), RestoreError::Exists(_)));
         fs::write(node.join(DATABASE_NAME), "").unwrap();
         assert!(matches!(refusal(&node, &backup), RestoreError::Exists(_)));

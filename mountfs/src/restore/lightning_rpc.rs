@@ -20,7 +20,7 @@ const ANSWER_MAX: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
-    /// There is no listener, or the connection broke.
+    /// The socket has no listener, or the connection broke.
     #[error("no answer from lightningd")]
     Io(#[from] io::Error),
     /// The reply is not valid.

@@ -23,7 +23,7 @@ pub struct Attr {
     pub lasts: Lasts,
 }
 
-/// How long the kernel may cache an answer.
+/// The time for which the kernel may cache an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lasts {
     /// The answer never changes.

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_told_of_a_version_stays_known_until_it_is_sealed() {
+    fn the_cached_size_of_a_version_stays_until_it_is_sealed() {
         let shapes = Shapes::default();
         let shape = Shape { pages: 1, page_size: 512, size_bytes: 512 };
         let seq = |number: usize| Seq::new(number as u64).unwrap();

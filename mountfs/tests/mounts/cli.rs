@@ -332,7 +332,7 @@ fn work_that_is_done_is_a_success_even_without_output() {
 }
 
 #[test]
-fn a_mount_serves_until_it_is_told_to_end() {
+fn a_mount_serves_until_a_signal_ends_it() {
     let mut node = Node::with_versions(3);
     let Some(mut mounted) = Mounted::start(&node) else { return };
     assert!(mounted.line.starts_with("mounted file://"), "{}", mounted.line);

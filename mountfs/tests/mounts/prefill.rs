@@ -26,7 +26,7 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-/// Takes a chunk when it is told to, and sends it to the test.
+/// Takes a chunk when the test allows it, and sends it to the test.
 struct Watched {
     taken: Mutex<Sender<Chunk>>,
     allowed: Mutex<Receiver<io::Result<()>>>,

@@ -109,7 +109,7 @@ fn a_mount_serves_although_its_log_is_not_read() {
     kill_process(Pid::from_child(&mounted.process), Signal::TERM).unwrap();
     assert!(mounted.process.wait().unwrap().success());
     let log = in_time("the log ends", move || log.join().unwrap());
-    let (before, after) = log.split_once(" messages were dropped, because").expect("what was left out is told");
+    let (before, after) = log.split_once(" messages were dropped, because").expect("the dropped messages are reported");
     let left_out: u64 = before.rsplit(' ').next().unwrap().parse().unwrap();
     assert!(left_out > 1000, "{left_out}");
     assert!(before.contains("no-10") && !before.contains("no-14999") && after.contains("the-end"));
@@ -186,7 +186,7 @@ fn ended(output: &Output) -> (Option<i32>, String) {
 }
 
 #[track_caller]
-fn expect_told(script: &str, parts: &[&str]) {
+fn expect_reported(script: &str, parts: &[&str]) {
     let Some(output) = in_namespace(script) else { return };
     let (code, stderr) = ended(&output);
     assert!(code == Some(2) && parts.iter().all(|part| stderr.contains(part)), "{code:?}: {stderr}");
@@ -201,7 +201,7 @@ fn the_type_of_the_mount_is_the_same_for_root_and_for_others() {
              findmnt -n -t fuse.backupfs -o FSTYPE,SOURCE,OPTIONS $PLACE/mnt; {user} umount mnt || {user} fusermount3 -u mnt; wait"
         )
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for user in ["", "$as_nobody"] {
         let Some(output) = in_namespace(&serve(user)) else { return };
         let text = String::from_utf8(output.stdout.clone()).unwrap();
@@ -212,11 +212,11 @@ fn the_type_of_the_mount_is_the_same_for_root_and_for_others() {
         let mut options: Vec<_> = words[2].split(',').map(str::to_owned).collect();
         options.retain(|option| !option.contains("_id="));
         options.sort();
-        told.push(options);
+        reported.push(options);
     }
-    assert_eq!(told[0], told[1]);
+    assert_eq!(reported[0], reported[1]);
     for option in ["ro", "nosuid", "nodev", "noexec", "noatime", "default_permissions"] {
-        assert!(told[0].iter().any(|told| told == option), "{option}: {told:?}");
+        assert!(reported[0].iter().any(|reported| reported == option), "{option}: {reported:?}");
     }
 }
 
@@ -224,18 +224,21 @@ fn the_type_of_the_mount_is_the_same_for_root_and_for_others() {
 fn a_process_that_may_not_mount_learns_what_is_missing() {
     let mount = "./backupfs mount node.bkp mnt";
     let container = "--device /dev/fuse --cap-add SYS_ADMIN";
-    expect_told(
+    expect_reported(
         &format!("exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin -- {mount}"),
         &["CAP_SYS_ADMIN", container],
     );
-    expect_told(&format!("umount /dev/fuse; : >e; mount --bind e /dev/fuse; exec {mount}"), &["is not the", container]);
-    expect_told(
+    expect_reported(
+        &format!("umount /dev/fuse; : >e; mount --bind e /dev/fuse; exec {mount}"),
+        &["is not the", container],
+    );
+    expect_reported(
         &format!("exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- {mount}"),
         &["NoNewPrivileges=no"],
     );
-    expect_told(
+    expect_reported(
         &format!("exec $as_nobody {mount} --allow-other"),
         &["`--allow-other` is for root only, unless /etc/fuse.conf has the line `user_allow_other`"],
     );
-    expect_told(&format!("chmod 600 /dev/fuse; exec $as_nobody {mount}"), &["no right to mount", "fuse3"]);
+    expect_reported(&format!("chmod 600 /dev/fuse; exec $as_nobody {mount}"), &["no right to mount", "fuse3"]);
 }

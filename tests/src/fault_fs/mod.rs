@@ -34,7 +34,7 @@ use crate::wait::until;
 const THREADS: usize = 4;
 
 /// How long the threads may take to notice that the file system is gone.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who keeps the contents of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Drop for FaultFs {
             }
         }
         if let Some(session) = self.session.take()
-            && until(END_PATIENCE, || session.guard.is_finished())
+            && until(END_TIMEOUT, || session.guard.is_finished())
         {
             // That the connection is gone is no news.
             let _: io::Result<()> = session.join();

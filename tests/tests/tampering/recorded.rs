@@ -23,7 +23,7 @@ use tests::wait::until;
 /// Logs are small, so that there are several although there is little in them.
 pub const LIMITS: LogLimits = LogLimits { bytes: 16 << 10, statements: 24 };
 
-/// More patience than a slow machine needs.
+/// A timeout longer than a slow machine needs.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 const HOUR_MICROS: i64 = 3_600_000_000;

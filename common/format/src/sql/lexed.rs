@@ -163,7 +163,7 @@ impl Shapes {
 }
 
 impl LexedChange {
-    /// How many statements there are.
+    /// Number of statements.
     pub fn len(&self) -> usize {
         self.statements.len()
     }

@@ -78,15 +78,15 @@ impl<'a> Meaning<'a> {
 /// The clause that a token is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clause {
-    /// Before the first clause that has values.
+    /// The text before the first clause that has values.
     Head,
-    /// Between the parentheses of VALUES.
+    /// The text between the parentheses of VALUES.
     Values,
-    /// Behind the VALUES.
+    /// The text behind the VALUES.
     AfterValues,
-    /// In the assignments of an UPDATE.
+    /// The assignments of an UPDATE.
     Set,
-    /// In the condition of an UPDATE or a DELETE.
+    /// The condition of an UPDATE or a DELETE.
     Where,
 }
 

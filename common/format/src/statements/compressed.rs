@@ -5,11 +5,11 @@ use crate::Damage;
 use crate::fields::Reader;
 use crate::frames;
 
-/// What a zstd frame expands to is at most about 128 KiB per block, of which the shortest have four bytes.
+/// Maximum expansion of a zstd frame, as a factor: a block has at least four bytes and expands to about 128 KiB at most.
 const EXPANSION_MAX: usize = 32 << 10;
 
 impl Encoded {
-    /// Its bytes compressed: the lengths of both parts, that of the first's zstd frame, and their two
+    /// Compresses it: the lengths of both parts, the length of the first part's zstd frame, and the two
     /// frames, of which one of an empty part is empty.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::record::PAYLOAD_LEN_MAX;
 #[derive(Debug)]
 pub struct StatementBlock {
     templates: Arc<Templates>,
-    /// For every change, the number of statements up to its end.
+    /// Number of statements up to the end of each change.
     ends: Vec<u32>,
     statements: Vec<Statement>,
     cells: Vec<Cell>,

@@ -17,7 +17,7 @@ const SEARCHED_ROWS: usize = 16;
 #[derive(Debug, Default)]
 pub struct TemplatesWriter {
     by_text: HashMap<Box<str>, usize>,
-    /// By address of the shape: nearly always the one that a template was created from.
+    /// Index of the template by the address of its shape, which is nearly always the shape that it was created from.
     by_shape: HashMap<usize, usize>,
     templates: Vec<Draft>,
     /// Length of texts and examples.

@@ -8,7 +8,7 @@ use crate::Damage;
 use crate::fields::{Reader, put_varint, unzigzag, zigzag};
 use crate::sql::parameters::{bytes_of, literal_value};
 
-/// The same literal as in the reference row.
+/// Tag of a literal that equals the one in the reference row.
 const SAME: u8 = 0;
 /// A number as it is.
 const INTEGER: u8 = 1;

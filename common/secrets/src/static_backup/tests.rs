@@ -82,7 +82,7 @@ fn every_kind_of_address_is_skipped() {
 }
 
 #[test]
-fn what_a_newer_release_wrote_is_told_apart() {
+fn what_a_newer_release_wrote_is_distinguished() {
     let decode = |bytes: &[u8]| StaticBackup::decode(bytes);
     assert_eq!(decode(&message(6139, 1, &[])), Err(StaticBackupError::OtherMessage { found: 6139 }));
     assert_eq!(decode(&message(6137, 4, &[])), Err(StaticBackupError::OtherVersion { found: 4 }));

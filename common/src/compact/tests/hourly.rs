@@ -106,7 +106,7 @@ impl Hourly {
         let mut watch = |_| ControlFlow::Continue(());
         match self.node.backup().compact(policy, self.clock(), AT_ONCE, &self.lock(), &mut watch).unwrap() {
             CompactOutcome::Done(compaction) => compaction,
-            CompactOutcome::Interrupted => panic!("nobody interrupted it"),
+            CompactOutcome::Interrupted => panic!("no test interrupts it"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A comparison that a run in the spool cannot make stays pending, whatever happens to that run.
+//! A comparison that a run in the spool cannot make stays pending, however that run ends.
 
 use super::*;
 use crate::log::DbWrite;
@@ -9,9 +9,9 @@ fn run_with_a_debt() -> (Spooled, BackupWriter) {
     let (mut recording, _) = it.spooling();
     it.node.write(&mut recording, "recorded", Fate::Lost).unwrap();
     drop(recording);
-    let mut nobody = it.reopened().unwrap();
-    it.node.write(&mut nobody, "another", Fate::Unseen).unwrap();
-    drop(nobody);
+    let mut unused = it.reopened().unwrap();
+    it.node.write(&mut unused, "another", Fate::Unseen).unwrap();
+    drop(unused);
     let mut recording = it.reopened().unwrap();
     it.write(&mut recording, "next");
     (it, recording)

@@ -174,7 +174,10 @@ fn the_lightning_dir_knows_that_the_backup_is_not_all_there_is() {
     let SpoolStatus::Unreadable { path, reason } = beside(&it) else { panic!("it is not known to be all") };
     assert_eq!(path, it.spool());
     assert!(reason.contains("backup.spool"), "{reason}");
-    assert!(matches!(it.node.backup().spool_sight(), SpoolStatus::OutOfSight { .. }), "elsewhere nobody knows");
+    assert!(
+        matches!(it.node.backup().spool_sight(), SpoolStatus::OutOfSight { .. }),
+        "the spool of another machine is out of sight"
+    );
     it.mount();
     drain(&mut it.reopened().unwrap()).unwrap();
     assert_eq!(beside(&it), SpoolStatus::Complete);
@@ -189,7 +192,7 @@ fn a_copy_of_the_backup_without_a_note_is_behind_the_spool_that_the_lightning_di
     it.spool_more(&mut recording, 3);
     drop(recording);
     fs::remove_file(it.node.backup_path().join(names::SPOOL_NOTE)).unwrap();
-    assert_eq!(it.node.backup().spool_sight(), SpoolStatus::Complete, "elsewhere nobody knows");
+    assert_eq!(it.node.backup().spool_sight(), SpoolStatus::Complete, "the spool of another machine is out of sight");
     let sight = it.node.backup().spool_sight_beside(it.node.dir.path());
     assert!(matches!(&sight, SpoolStatus::Behind(behind) if behind.changes == 3), "{sight:?}");
     drain(&mut it.reopened().unwrap()).unwrap();

@@ -24,7 +24,7 @@ impl Spooled {
 
 /// A regression: a renamed machine took its own spool for one on another machine.
 #[test]
-fn a_spool_that_is_there_is_that_of_this_machine_whatever_it_is_called() {
+fn a_spool_that_exists_belongs_to_this_machine_under_any_host_name() {
     let mut it = Spooled::new();
     let (mut recording, _) = it.spooling();
     it.spool_more(&mut recording, 4);

@@ -83,6 +83,6 @@ fn a_recorder_that_spools_uses_the_backup() {
     assert_eq!(created.left_spool, Some(it.spool()), "it is the operator's to keep or to delete");
     assert_eq!(it.node.newest_contents(), (it.node.version, contents(&it.node.connection)));
     it.node.backup_lock.backup_uuid = Some(created.uuid);
-    assert!(it.reopened().is_none(), "that of the old backup is in nobody's way");
+    assert!(it.reopened().is_none(), "the spool of the old backup does not matter");
     assert_eq!(it.replace().unwrap().left_spool, None);
 }

@@ -75,7 +75,7 @@ fn under_every_schedule_a_call_gets_its_answer_and_the_thread_ends() {
     });
 }
 
-/// Whatever a call that is no longer awaited returns is closed in the other thread: that may hang as well.
+/// A file that a call returns after its deadline is closed in the thread of the call: closing may hang as well.
 #[test]
 fn a_call_that_misses_its_deadline_keeps_no_thread_waiting_afterwards() {
     check(TimeLimits::ReachedAnyTime, || calls_of_several_threads(TimeLimits::ReachedAnyTime, &["a", "bc"]));

@@ -84,7 +84,7 @@ fn of_an_interval_whose_statements_are_damaged_the_keyframe_behind_it_opens() {
 }
 
 #[test]
-fn what_is_missing_or_belongs_elsewhere_is_told_as_such() {
+fn what_is_missing_or_belongs_elsewhere_is_reported_as_such() {
     let node = sample();
     let sound = Copy::of(node.backup_path());
     let segments: Vec<String> = segments(&sound).into_iter().map(|(name, _)| name).collect();
@@ -172,7 +172,7 @@ fn last_record_of(copy: &Copy, name: &str) -> usize {
 }
 
 #[test]
-fn behind_the_first_damage_of_the_logs_there_is_more_to_be_told() {
+fn behind_the_first_damage_of_the_logs_there_is_more_to_be_reported() {
     let node = sample();
     let copy = Copy::of(node.backup_path());
     let [older, newest] = &copy.names("log-")[..] else { panic!("two logs") };
@@ -231,7 +231,7 @@ fn a_change_that_does_not_replay_costs_the_versions_up_to_the_next_snapshot() {
     let mut node = Node::new("");
     let mut recording = node.record_within(LIMITS);
     node.write(&mut recording, "good", Fate::Committed).unwrap();
-    node.record_only(&mut recording, "INSERT INTO nowhere VALUES ('secret')");
+    node.record_only(&mut recording, "INSERT INTO no_such VALUES ('secret')");
     node.write(&mut recording, "after", Fate::Committed).unwrap();
     node.write(&mut recording, "unseen", Fate::Unseen).unwrap();
     node.write(&mut recording, "healed", Fate::Committed).unwrap();

@@ -49,12 +49,12 @@ fn kind(name: &str) -> &str {
     name.split_once("-0").map_or(name, |(kind, _)| kind)
 }
 
-/// Why a change is not detected, or need not be.
+/// The reason why a change is not detected, or need not be.
 fn why_silent(name: &str, change: Change, is_newest_log: bool) -> Option<&'static str> {
     match (kind(name), change) {
         (names::PREALLOCATED, _) => Some("a crash leaves any of it, and it holds no record"),
         (names::CHECKED, Missing) => Some("the recorder checks its snapshots again"),
-        ("log", Missing | Aside) if is_newest_log => Some("that another log followed is told by nothing before it"),
+        ("log", Missing | Aside) if is_newest_log => Some("nothing before it shows that another log followed"),
         _ => None,
     }
 }
@@ -89,7 +89,7 @@ fn apply(copy: &Copy, names: &[String], name: &str, change: Change) -> bool {
 }
 
 #[test]
-fn every_change_of_a_length_or_a_name_is_told() {
+fn every_change_of_a_length_or_a_name_is_reported() {
     let node = with_every_file();
     let sound = Copy::of(node.backup_path());
     let report = sound.verify();
@@ -100,7 +100,7 @@ fn every_change_of_a_length_or_a_name_is_told() {
     }
     let newest_log = sound.names("log-").pop().unwrap();
     assert!(sound.names("log-").len() > 1, "{all:?}");
-    let (mut told, mut silent) = (0, Vec::new());
+    let (mut reported, mut silent) = (0, Vec::new());
     let mut wrong = Vec::new();
     for name in &all {
         let bytes = fs::read(sound.path(name)).unwrap();
@@ -125,16 +125,16 @@ fn every_change_of_a_length_or_a_name_is_told() {
                 continue;
             }
             let report = copy.verify();
-            let is_told = !report.is_clean() || !report.notes.is_empty();
-            match (is_told, why_silent(name, change, *name == newest_log)) {
-                (true, _) => told += 1,
+            let is_reported = !report.is_clean() || !report.notes.is_empty();
+            match (is_reported, why_silent(name, change, *name == newest_log)) {
+                (true, _) => reported += 1,
                 (false, Some(why)) => silent.push((name.clone(), change, why)),
                 (false, None) => wrong.push(format!("{name} {change:?}")),
             }
         }
     }
-    assert!(wrong.is_empty(), "not told: {wrong:#?}");
-    assert!(told > 100 && silent.len() < 15, "{told} {silent:?}");
+    assert!(wrong.is_empty(), "not reported: {wrong:#?}");
+    assert!(reported > 100 && silent.len() < 15, "{reported} {silent:?}");
 }
 
 /// The impact of an interrupted copy of the newest log is the missing part, and nothing else can be known.
@@ -153,7 +153,7 @@ fn a_log_that_was_cut_off_costs_all_that_may_have_been_in_it() {
     let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
     assert!(finding.wrong.to_string().contains("cut off"), "{finding:?}");
     assert!(before.keys().all(|version| report.lost.contains(DataVersion::new(*version)) != now.contains_key(version)));
-    assert_eq!(report.versions_lost, None, "how many were in it nobody knows");
+    assert_eq!(report.versions_lost, None, "how many were in it is unknown");
     // Within the zeros nothing is lost, and the cut is reported.
     fs::write(copy.path(&newest), &bytes[..bytes.len() - 9]).unwrap();
     let report = copy.verify();

@@ -163,8 +163,8 @@ fn expect_agreement(copy: &Copy, (model, newest_log): (&BTreeMap<u32, Vec<u8>>, 
         assert!(gone.iter().eq(model.keys().skip(model.len() - gone.len())), "{what}: {gone:?}");
         return report;
     }
-    let told: BTreeSet<u32> = lost(&report).into_iter().filter(|version| model.contains_key(version)).collect();
-    assert_eq!(told, gone, "{what}: told and gone; {:#?}", report.findings);
+    let reported: BTreeSet<u32> = lost(&report).into_iter().filter(|version| model.contains_key(version)).collect();
+    assert_eq!(reported, gone, "{what}: reported and gone; {:#?}", report.findings);
     for finding in &report.findings {
         assert!(finding.lost.iter().all(|range| report.lost.contains(range.first)), "{what}: {finding:?}");
     }
@@ -202,7 +202,7 @@ fn what_verify_calls_lost_is_what_cannot_be_opened() {
     let mut luck = 0x2545_f491_4f6c_dd1d_u64;
     for name in sound.names("") {
         let len = fs::metadata(sound.path(&name)).unwrap().len();
-        // Behind its records a log is zeros, whatever is in them.
+        // Behind its records a log is zeros; the records may end in zeros, too.
         let bytes = fs::read(sound.path(&name)).unwrap();
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         for case in 0..9 {

@@ -122,13 +122,13 @@ fn a_malformed_snapshot_is_the_nodes_until_another_one_heals_it() {
     seal(&node, &recording);
     let report = report(&node);
     assert!(report.is_clean(), "{:?}", report.findings);
-    let told: Vec<_> = report.warnings.iter().map(Warning::kind).collect();
-    assert_eq!(told, ["node_database"], "of versions that are still there");
+    let reported: Vec<_> = report.warnings.iter().map(Warning::kind).collect();
+    assert_eq!(reported, ["node_database"], "of versions that are still there");
     assert!(node.backup().read_checked().unwrap().unwrap().newest_unsound().is_none());
 }
 
 #[test]
-fn a_note_of_checked_snapshots_that_is_damaged_costs_nothing_and_is_told() {
+fn a_note_of_checked_snapshots_that_is_damaged_costs_nothing_and_is_reported() {
     let (mut node, mut recording) = node("");
     go_on(&mut node, &mut recording, 1);
     let path = node.backup_path().join(names::CHECKED);

@@ -198,9 +198,9 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
     let node = sample();
     let lost = |node: &mut MapNode| *node = MapNode::default();
     let elsewhere = |node: &mut MapNode| {
-        let nowhere = Location { segment: Seq::FIRST, block: BlockHandle { offset: 64, len: 9 } };
+        let no_block = Location { segment: Seq::FIRST, block: BlockHandle { offset: 64, len: 9 } };
         let led: Vec<usize> = (0..32).filter(|&slot| node.get(slot).is_some()).collect();
-        led.into_iter().for_each(|slot| node.set(slot, nowhere));
+        led.into_iter().for_each(|slot| node.set(slot, no_block));
     };
     let checksum = |header: &mut SegmentHeader| header.previous_checksum ^= 1;
     let snapshot =
@@ -239,13 +239,13 @@ fn what_contradicts_the_rest_of_the_segment_or_those_before_it_is_found() {
             "before" => changes.footer = &before,
             "ordinal" => changes.footer = &ordinal,
             "page_count" => changes.footer = &page_count,
-            _ => changes.extra = Some(b"nobody's"),
+            _ => changes.extra = Some(b"surplus "),
         }
         rebuild(&copy, first, changes);
         let report = copy.verify_within(Scope { depth: Depth::Quick, ..Scope::default() }).unwrap();
         let found = found(&report, &names::segment(first));
-        let told = found.iter().any(|finding| finding.wrong.to_string().contains(expected));
-        assert!(told, "{what}: {:#?}", report.findings);
+        let reported = found.iter().any(|finding| finding.wrong.to_string().contains(expected));
+        assert!(reported, "{what}: {:#?}", report.findings);
     }
 }
 

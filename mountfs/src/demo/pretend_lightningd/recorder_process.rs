@@ -18,10 +18,10 @@ const END_OF_MESSAGE: &[u8] = b"\n\n";
 /// The destination of the recorder's standard error.
 #[derive(Debug, Clone, Default)]
 pub enum RecorderStderr {
-    /// It goes to the standard error of this process.
+    /// The log goes to the standard error of this process.
     #[default]
     Inherited,
-    /// It is appended to a file.
+    /// The log is appended to a file.
     AppendedTo(PathBuf),
 }
 

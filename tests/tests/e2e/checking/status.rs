@@ -243,7 +243,7 @@ fn asking_a_hundred_times_neither_loses_nor_delays_what_is_being_recorded() {
 }
 
 #[test]
-fn of_a_damaged_backup_the_intact_part_is_told_and_the_damage() {
+fn of_a_damaged_backup_the_intact_part_is_reported_and_the_damage() {
     let mut node = SmallNode::created();
     for _ in 0..20 {
         node.commit();
@@ -337,7 +337,7 @@ fn a_destination_that_does_not_answer_keeps_neither_the_status_nor_the_node() {
 
 /// What was lost: not a word was said of a disk that was slow for 8 s, however often.
 #[test]
-fn a_call_that_comes_back_in_time_is_told_when_it_hangs_and_when_it_is_over() {
+fn a_call_that_comes_back_in_time_is_reported_when_it_hangs_and_when_it_is_over() {
     const HANGS_FOR: Duration = Duration::from_secs(3);
     let Some(mut faulty) = FaultyNode::with_policy(Caching::Kernel, Some(json!("stop"))) else { return };
     let faults = Arc::clone(faulty.faults());

@@ -197,7 +197,7 @@ fn files_that_are_removed_swapped_doubled_or_foreign_are_named() {
 }
 
 #[test]
-fn beside_a_recorder_that_writes_and_seals_it_finds_nothing_and_holds_nobody_up() {
+fn beside_a_recorder_that_writes_and_seals_it_finds_nothing_and_delays_nothing() {
     let mut node = SmallNode::before_its_first_write();
     node.lightningd.end_logs_after(30);
     node.start();
@@ -261,7 +261,7 @@ fn a_database_of_a_stopped_and_of_a_running_node_is_what_the_backup_says() {
 }
 
 #[test]
-fn a_difference_is_told_by_table_and_key() {
+fn a_difference_is_reported_by_table_and_key() {
     let node = recorded();
     let backup = node.home.backup();
     for (number, (change, expected)) in [
@@ -298,7 +298,7 @@ fn a_difference_is_told_by_table_and_key() {
 }
 
 #[test]
-fn what_cannot_be_verified_is_told() {
+fn what_cannot_be_verified_is_reported() {
     let node = recorded();
     let backup = node.home.backup();
     let missing = node.home.join("nowhere.bkp");

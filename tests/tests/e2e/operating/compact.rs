@@ -17,7 +17,7 @@ use tests::small_node::{NODE_ID, SmallNode, creation};
 use tests::wait::until;
 use tests::{cli, compare};
 
-/// More patience than a slow machine needs.
+/// A timeout longer than a slow machine needs.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The database at each version, as the node had it.

@@ -38,6 +38,31 @@ fn every_command_has_a_short_help_and_a_long_one_with_an_example() {
     }
 }
 
+/// A regression: the long descriptions were hidden, `--help` had the same line as `-h`.
+#[test]
+fn the_long_help_of_a_command_has_its_whole_description() {
+    let describe = |arguments: &[&str]| {
+        let help = backupfs(arguments).expect_done("help").stdout;
+        let description = help.split_once("Usage:").expect("a usage").0;
+        description.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for command in commands().iter().filter(|command| !matches!(command.as_str(), "completions" | "man")) {
+        let (short, long) = (describe(&[command, "-h"]), describe(&[command, "--help"]));
+        assert!(long.starts_with(&short) && long.len() > short.len() + 50, "{command}: {long}");
+    }
+    for (command, sentence) in [
+        ("init", "Stop the node first: it would go on without being recorded."),
+        ("attach", "the database must not be an old state. The backup is not changed."),
+        ("diff", "Values may be secrets, such as preimages."),
+        ("seal", "The newest log stays as it is, and the next recorder continues it."),
+        ("restore", "Existing files are not overwritten."),
+        ("verify", "It takes no lock and changes nothing, so it works beside a recorder that writes."),
+    ] {
+        assert!(describe(&[command, "--help"]).contains(sentence), "{command}");
+        assert!(!describe(&[command, "-h"]).contains(sentence), "{command}");
+    }
+}
+
 #[test]
 fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
@@ -113,7 +138,7 @@ fn every_field_of_json_is_on_its_page() {
 }
 
 #[test]
-fn whoever_does_not_listen_any_more_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let mut node = SmallNode::created();
     for _ in 0..40 {
         node.commit();

@@ -155,7 +155,7 @@ fn expect_none(problems: &[String]) {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let documents = documents();
     let anchors: BTreeMap<PathBuf, BTreeSet<String>> =
         documents.iter().map(|document| (document.path.clone(), document.anchors())).collect();

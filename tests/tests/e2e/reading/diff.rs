@@ -76,8 +76,8 @@ fn without_nulls(row: &Value) -> Value {
     columns.map_or(Value::Null, |columns| columns.collect::<serde_json::Map<_, _>>().into())
 }
 
-/// What it says. The totals must be those of the rows.
-fn told(ran: &Ran) -> Vec<(String, i64, Value, Value)> {
+/// The rows of the JSON. The totals must be those of the rows.
+fn reported(ran: &Ran) -> Vec<(String, i64, Value, Value)> {
     let mut rows = Vec::new();
     let mut counted: BTreeMap<(String, &str), u64> = BTreeMap::new();
     for line in ran.json_lines() {
@@ -130,7 +130,7 @@ fn compare_pairs(folder: &TraceFolder, most: usize, seed: u64) {
     });
     for (from, to) in pairs {
         let ran = run(&recorded.home.backup(), &["--json", &from.to_string(), &to.to_string()]);
-        let found = told(&ran.expect_done("diff"));
+        let found = reported(&ran.expect_done("diff"));
         let expected = expected(&copies[&from], &copies[&to]);
         let other = found.iter().zip(&expected).find(|(found, expected)| found != expected);
         assert!(other.is_none(), "from {from} to {to}: {other:?}");
@@ -139,7 +139,7 @@ fn compare_pairs(folder: &TraceFolder, most: usize, seed: u64) {
 }
 
 #[test]
-fn every_row_that_differs_is_told_and_no_other() {
+fn every_row_that_differs_is_reported_and_no_other() {
     compare_pairs(&traces::shipped(), 1500, 6);
 }
 
@@ -166,7 +166,7 @@ fn node() -> SmallNode {
 }
 
 #[test]
-fn people_are_told_table_key_and_values() {
+fn the_text_has_table_key_and_values() {
     let node = node();
     let text = |arguments: &[&str]| run(&node.home.backup(), arguments).expect_done("diff").stdout;
     assert_eq!(

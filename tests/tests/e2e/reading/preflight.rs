@@ -70,7 +70,7 @@ fn files(home: &Home) -> Vec<(PathBuf, Option<Vec<u8>>, Option<SystemTime>)> {
 
 /// The table of a real node that was killed under load: its versions against its own `emergency.recover`.
 #[test]
-fn the_versions_of_a_real_node_are_told_apart_by_its_revocations() {
+fn the_versions_of_a_real_node_are_distinguished_by_its_revocations() {
     let Some(folder) = traces::folder("witness") else { return };
     let home = Home::new();
     let backup = home.join("node.bkp");
@@ -269,7 +269,7 @@ fn bad_input_is_a_sentence_and_changes_nothing() {
 }
 
 #[test]
-fn a_passphrase_is_taken_from_a_file_and_a_wrong_one_is_told() {
+fn a_passphrase_is_taken_from_a_file_and_a_wrong_one_is_reported() {
     let home = node();
     let dir = home.lightning_dir();
     let passphrase = home.join("passphrase");

@@ -197,7 +197,7 @@ fn a_database_that_a_process_has_open_is_not_renamed() {
 }
 
 #[test]
-fn whoever_may_be_interrupted_is_told_before_anything_is_renamed() {
+fn a_warning_about_interruption_comes_before_anything_is_renamed() {
     // A signal in between left the database under another name, nothing in its place, and said that all was well.
     let (node, to) = node();
     let file = to.path().join("lightningd.sqlite3");

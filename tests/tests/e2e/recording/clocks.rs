@@ -14,7 +14,7 @@ use tests::skip::skipped;
 use tests::small_node::{NODE_ID, SmallNode, creation};
 use tests::{binaries, cli, compare, listing};
 
-/// More patience than a slow machine needs.
+/// A timeout longer than a slow machine needs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 const DAY_SECONDS: i64 = 24 * 60 * 60;

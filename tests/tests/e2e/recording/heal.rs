@@ -12,7 +12,7 @@ use tests::listing::{self, Status};
 use tests::small_node::{SmallNode, bump};
 
 #[test]
-fn a_vacuum_that_nobody_reports_changes_no_contents() {
+fn a_vacuum_that_is_not_recorded_changes_no_contents() {
     let mut node = SmallNode::created();
     for _ in 0..12 {
         node.commit();

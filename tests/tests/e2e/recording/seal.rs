@@ -95,7 +95,7 @@ fn a_backup_that_was_left_unsealed_is_sealed_by_command() {
 }
 
 #[test]
-fn what_cannot_be_sealed_is_told() {
+fn what_cannot_be_sealed_is_reported() {
     let missing = tempfile::tempdir().unwrap().path().join("node.bkp");
     cli::backupfs(&["seal".as_ref(), missing.as_os_str()]).expect_refused(2, &["no backup"]);
     let (mut node, _) = node(20);

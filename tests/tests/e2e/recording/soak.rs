@@ -57,7 +57,7 @@ const DESCRIPTORS: usize = 320;
 const GROWTH_KIB: u64 = 8 << 10;
 
 /// How long the sealer may need for what is left when the last change is recorded.
-const SEALING_PATIENCE: Duration = Duration::from_secs(120);
+const SEALING_TIMEOUT: Duration = Duration::from_secs(120);
 
 struct Soak {
     node: SmallNode,
@@ -191,7 +191,7 @@ fn files(soak: &Soak, prefix: &str) -> usize {
 /// Waits until the sealer has nothing left to seal; returns how many segments there are.
 #[track_caller]
 fn expect_all_sealed(soak: &Soak) -> usize {
-    assert!(until(SEALING_PATIENCE, || files(soak, "log-") <= 2), "sealing does not keep up");
+    assert!(until(SEALING_TIMEOUT, || files(soak, "log-") <= 2), "sealing does not keep up");
     files(soak, "segment-")
 }
 

@@ -41,7 +41,7 @@ fn expect_soon(last: Instant, at_least: Duration, what: &str) {
 }
 
 #[test]
-fn a_node_that_goes_on_writing_while_it_stops_loses_nothing_and_waits_for_nobody() {
+fn a_node_that_goes_on_writing_while_it_stops_loses_nothing_and_does_not_wait() {
     let mut node = SmallNode::created();
     node.commit();
     node.lightningd.announce_shutdown().unwrap();

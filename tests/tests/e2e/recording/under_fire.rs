@@ -203,7 +203,7 @@ fn kill_somehow(node: &mut SmallNode, random: &mut Seeded) -> bool {
 }
 
 #[test]
-fn what_is_read_is_what_the_node_had_whoever_is_killed_meanwhile() {
+fn what_is_read_is_what_the_node_had_with_any_process_killed_meanwhile() {
     if !fuse_is_here() {
         return;
     }

@@ -244,7 +244,7 @@ fn a_message_of_100_mb_that_is_never_committed_is_recorded_and_rewound() {
 }
 
 #[test]
-fn a_change_that_cannot_be_replayed_is_recorded_and_told() {
+fn a_change_that_cannot_be_replayed_is_recorded_and_reported() {
     if !fuse_is_here() {
         return;
     }
@@ -331,11 +331,11 @@ fn a_directory_inside_the_backup_is_no_mount_point() {
 
 /// A directory that everybody may enter, with the program in it (the way to the usual place may be closed), where a test
 /// may act as another user.
-fn place_for_nobody() -> Option<TempDir> {
+fn place_for_another_user() -> Option<TempDir> {
     let place = tempfile::tempdir().expect("a directory");
     fs::copy(binaries::backupfs(), place.path().join("backupfs")).expect("copying the program");
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("opening the directory");
-    let probe = backupfs_as_nobody(&place).arg("--version").output();
+    let probe = backupfs_as_another_user(&place).arg("--version").output();
     if probe.is_ok_and(|probe| probe.status.success()) {
         return Some(place);
     }
@@ -343,7 +343,7 @@ fn place_for_nobody() -> Option<TempDir> {
     None
 }
 
-fn backupfs_as_nobody(place: &TempDir) -> Command {
+fn backupfs_as_another_user(place: &TempDir) -> Command {
     use std::os::unix::process::CommandExt;
     const NOBODY: u32 = 65534;
     let mut command = Command::new(place.path().join("backupfs"));
@@ -352,22 +352,23 @@ fn backupfs_as_nobody(place: &TempDir) -> Command {
 }
 
 #[test]
-fn a_user_who_may_not_read_the_backup_is_told_who_may() {
-    let Some(place) = place_for_nobody() else { return };
+fn a_user_who_may_not_read_the_backup_learns_who_may() {
+    let Some(place) = place_for_another_user() else { return };
     let node = stopped_node();
-    cli::run(backupfs_as_nobody(&place).arg("versions").arg(node.home.backup()))
+    cli::run(backupfs_as_another_user(&place).arg("versions").arg(node.home.backup()))
         .expect_refused(2, &["node.bkp", "account that lightningd runs as", "permission denied"]);
     // Nor may it make a backup in a directory of somebody else.
     let lightning_dir = tempfile::tempdir().unwrap();
     fs::set_permissions(lightning_dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let new = place.path().join("new.bkp");
     let init = [OsStr::new("init"), OsStr::new("--lightning-dir"), lightning_dir.path().as_os_str(), new.as_os_str()];
-    cli::run(backupfs_as_nobody(&place).args(init)).expect_refused(2, &["cannot create", "new.bkp", "permission"]);
+    cli::run(backupfs_as_another_user(&place).args(init))
+        .expect_refused(2, &["cannot create", "new.bkp", "permission"]);
 }
 
 #[test]
-fn a_user_without_the_right_to_mount_is_told() {
-    let Some(place) = place_for_nobody() else { return };
+fn a_user_without_the_right_to_mount_gets_the_reason() {
+    let Some(place) = place_for_another_user() else { return };
     let node = stopped_node();
     let [backup, mountpoint] = ["node.bkp", "mnt"].map(|name| place.path().join(name));
     fs::create_dir(&backup).unwrap();
@@ -381,7 +382,7 @@ fn a_user_without_the_right_to_mount_is_told() {
         skipped("everybody may use /dev/fuse here, mounting without the right to is not tested");
         return;
     }
-    cli::run(backupfs_as_nobody(&place).arg("mount").args([&backup, &mountpoint])).expect_refused(2, &["fuse"]);
+    cli::run(backupfs_as_another_user(&place).arg("mount").args([&backup, &mountpoint])).expect_refused(2, &["fuse"]);
 }
 
 #[test]
@@ -398,7 +399,7 @@ fn the_first_write_of_a_node_with_history_needs_its_snapshot() {
 }
 
 #[test]
-fn a_backup_that_others_may_look_into_is_told_of_in_the_log() {
+fn a_backup_that_other_users_may_read_is_reported_in_the_log() {
     for (mode, told) in [(0o755, true), (0o700, false)] {
         let mut node = stopped_node();
         fs::set_permissions(node.home.backup(), fs::Permissions::from_mode(mode)).unwrap();

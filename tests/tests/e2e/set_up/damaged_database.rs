@@ -64,12 +64,12 @@ fn json_of(command: &str, home: &Home) -> Value {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
 }
 
-fn told_by_recorder(node: &mut SmallNode) -> Value {
+fn reported_by_recorder(node: &mut SmallNode) -> Value {
     node.backup_status()["database_damage"].clone()
 }
 
 #[test]
-fn a_damaged_database_is_backed_up_told_at_every_turn_and_can_be_had_back() {
+fn a_damaged_database_is_backed_up_reported_at_every_turn_and_can_be_had_back() {
     let home = home_with_database("");
     damage(&home.database());
     let ran = init(&home, &[]).expect_done("init");
@@ -85,7 +85,7 @@ fn a_damaged_database_is_backed_up_told_at_every_turn_and_can_be_had_back() {
         node.lightningd.init().unwrap();
         let mut told = Value::Null;
         for _ in 0..200 {
-            told = told_by_recorder(&mut node);
+            told = reported_by_recorder(&mut node);
             if told == damage {
                 break;
             }
@@ -175,7 +175,7 @@ fn an_import_tells_of_a_damaged_copy_and_of_a_damaged_node() {
 }
 
 #[test]
-fn virtual_tables_are_told_at_init() {
+fn virtual_tables_are_reported_at_init() {
     let home = home_with_database("CREATE VIRTUAL TABLE found USING fts5(label)");
     let ran = init(&home, &[]).expect_done("init");
     assert!(ran.stderr.contains("virtual table found") && ran.stderr.contains("not supported"), "{ran:?}");

@@ -21,7 +21,7 @@ fn the_demo_shows_everything_and_leaves_nothing() {
 }
 
 #[test]
-fn a_demo_that_nobody_listens_to_any_more_leaves_nothing_either() {
+fn a_demo_whose_output_is_closed_leaves_nothing_either() {
     let place = tempfile::tempdir().unwrap();
     let script = format!("set -o pipefail; '{}' demo --once | true", binaries::backupfs().display());
     let ran = cli::run(Command::new("bash").args(["-c", &script]).env("TMPDIR", place.path()));

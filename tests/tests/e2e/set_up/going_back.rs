@@ -45,7 +45,7 @@ fn replace(home: &Home, more: &[&str]) -> Ran {
     cli::backupfs(&arguments)
 }
 
-fn put_aside(home: &Home) -> Vec<PathBuf> {
+fn renamed_backups(home: &Home) -> Vec<PathBuf> {
     let entries = fs::read_dir(home.join("")).expect("a directory").map(|entry| entry.expect("an entry").path());
     entries.filter(|path| path.to_string_lossy().contains("node.bkp.replaced-")).collect()
 }
@@ -70,10 +70,10 @@ fn the_version_before_a_failed_upgrade_is_gone_back_to_with_two_commands() {
     assert!(newest.is_some() && newest < recipe, "{refused}");
     node.lightningd.kill();
     replace(&node.home, &[]).expect_refused(2, &["restore the newest version", "--accept-stale-state"]);
-    assert!(put_aside(&node.home).is_empty());
+    assert!(renamed_backups(&node.home).is_empty());
 
     replace(&node.home, &["--accept-stale-state"]).expect_done("init --replace");
-    let aside = put_aside(&node.home);
+    let aside = renamed_backups(&node.home);
     assert_eq!(aside.len(), 1, "{aside:?}");
     let versions = cli::backupfs(&["verify".as_ref(), "--json".as_ref(), aside[0].as_os_str()]).expect_done("verify");
     assert_eq!(versions.json_lines()[0]["newest"]["data_version"], 6, "the old backup is whole");

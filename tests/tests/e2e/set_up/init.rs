@@ -30,7 +30,7 @@ fn node_without_backup(last: Commit) -> Home {
 }
 
 #[test]
-fn the_operator_is_told_what_comes_next() {
+fn the_next_steps_are_printed() {
     let said = Home::new().init();
     let said = said.stdout + &said.stderr;
     for needle in ["hsm_secret", "important-plugin", "backup-recorder", "backup.lock"] {
@@ -119,7 +119,7 @@ fn a_node_that_runs_has_to_be_stopped_first() {
 }
 
 #[test]
-fn a_node_whose_database_is_elsewhere_is_told_so_at_once() {
+fn a_node_whose_database_is_elsewhere_is_refused_at_once() {
     let home = Home::new();
     fs::write(home.lightning_dir().join("hsm_secret"), "").unwrap();
     let said = home.init().stderr;
@@ -175,7 +175,7 @@ fn a_database_elsewhere_is_found_again_by_the_recorder() {
 }
 
 #[test]
-fn the_node_is_told_the_place_of_its_backup_without_detours() {
+fn backup_lock_has_the_place_of_the_backup_without_detours() {
     let home = Home::new();
     let lightning_dir = home.lightning_dir();
     let detour = lightning_dir.join("../detour.bkp");

@@ -110,7 +110,7 @@ impl UnderUmask {
 
 /// What went wrong: the directory of the backup had the mode of the umask, 0755 or even 0777.
 #[test]
-fn whatever_is_made_is_closed_to_others_whatever_the_umask() {
+fn every_new_file_is_closed_to_others_under_any_umask() {
     for umask in ["0", "022", "077"] {
         let mut it = UnderUmask::new(umask);
         let not_ours = it.make_everything();
@@ -179,9 +179,9 @@ fn what_root_makes_for_the_node_of_another_user_belongs_to_that() {
     give(&owned);
     let backup = home.backup();
     let told = format!("user {USER}, group {GROUP}");
-    let expect_told = |ran: cli::Ran| assert!(ran.stdout.contains(&told), "{ran:?}");
+    let expect_reported = |ran: cli::Ran| assert!(ran.stdout.contains(&told), "{ran:?}");
 
-    expect_told(home.init());
+    expect_reported(home.init());
     expect_given(&backup);
     expect_given(&owned);
     let mut node = SmallNode::at(home);
@@ -205,20 +205,20 @@ fn what_root_makes_for_the_node_of_another_user_belongs_to_that() {
         let arguments = command.iter().map(OsStr::new).chain(["--lightning-dir".as_ref(), owned.as_os_str()]);
         cli::backupfs(&arguments.chain(more.iter().map(|path| path.as_os_str())).collect::<Vec<_>>())
     };
-    expect_told(of_node(&["init", "--replace"], &[&backup]).expect_done("init --replace"));
+    expect_reported(of_node(&["init", "--replace"], &[&backup]).expect_done("init --replace"));
     expect_given(&backup);
     expect_given(&owned);
     fs::remove_file(node.home.backup_lock()).unwrap();
-    expect_told(of_node(&["attach"], &[&backup]).expect_done("attach"));
+    expect_reported(of_node(&["attach"], &[&backup]).expect_done("attach"));
     expect_given(&owned);
 
     let restore = |to: &Path, more: &[&str]| {
         let arguments = ["restore".as_ref(), backup.as_os_str(), to.as_os_str()].into_iter();
         cli::backupfs(&arguments.chain(more.iter().map(OsStr::new)).collect::<Vec<_>>()).expect_done("restore")
     };
-    expect_told(restore(&owned, &["--backup-existing"]));
+    expect_reported(restore(&owned, &["--backup-existing"]));
     expect_given(&owned);
-    expect_told(restore(&owned.join("new/bitcoin"), &["--create"]));
+    expect_reported(restore(&owned.join("new/bitcoin"), &["--create"]));
     expect_given(&owned.join("new"));
     let look = node.home.join("look.sqlite3");
     assert!(!restore(&look, &[]).stdout.contains("belongs"), "that directory is root's");
@@ -226,14 +226,18 @@ fn what_root_makes_for_the_node_of_another_user_belongs_to_that() {
 
     // The place is root's, but what is exported and imported is not.
     let (exported, imported) = (node.home.join("exported.bkp"), node.home.join("imported.bkp"));
-    expect_told(cli::backupfs(&["export".as_ref(), backup.as_os_str(), exported.as_os_str()]).expect_done("export"));
+    expect_reported(
+        cli::backupfs(&["export".as_ref(), backup.as_os_str(), exported.as_os_str()]).expect_done("export"),
+    );
     expect_given(&exported);
-    expect_told(cli::backupfs(&["import".as_ref(), exported.as_os_str(), imported.as_os_str()]).expect_done("import"));
+    expect_reported(
+        cli::backupfs(&["import".as_ref(), exported.as_os_str(), imported.as_os_str()]).expect_done("import"),
+    );
     expect_given(&imported);
     fs::remove_dir_all(&imported).unwrap();
     chown(&exported, Some(0), Some(0)).unwrap();
     fs::remove_file(node.home.backup_lock()).unwrap();
-    expect_told(of_node(&["import"], &[&exported, &imported]).expect_done("import"));
+    expect_reported(of_node(&["import"], &[&exported, &imported]).expect_done("import"));
     expect_given(&imported);
     expect_given(&owned);
 

@@ -34,8 +34,8 @@ fn replace(home: &Home, url: &Path) -> cli::Ran {
     ])
 }
 
-/// The directories beside the backup that were put aside.
-fn put_aside(home: &Home) -> Vec<PathBuf> {
+/// The replaced backups, beside the new one.
+fn renamed_backups(home: &Home) -> Vec<PathBuf> {
     names_in(&home.join("")).into_iter().filter(|path| names_it(path, "node.bkp.replaced-")).collect()
 }
 
@@ -56,7 +56,7 @@ fn files_in(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 
 /// As an interrupted copy leaves it: acknowledged versions are gone, and nobody says "nothing is wrong".
 #[test]
-fn a_log_that_was_cut_off_is_told_by_all_and_there_is_a_way_on() {
+fn a_log_that_was_cut_off_is_reported_by_all_and_there_is_a_way_on() {
     let mut node = stopped_node();
     let backup = node.home.backup();
     let log = backup.join("log-00000000000000000001");
@@ -103,7 +103,7 @@ fn a_log_that_was_cut_off_is_told_by_all_and_there_is_a_way_on() {
 }
 
 #[test]
-fn a_damaged_backup_is_put_aside_as_it_was_and_the_node_goes_on() {
+fn a_damaged_backup_is_renamed_as_it_was_and_the_node_goes_on() {
     let mut node = stopped_node();
     let log = node.home.backup().join("log-00000000000000000001");
     let mut bytes = fs::read(&log).unwrap();
@@ -122,7 +122,7 @@ fn a_damaged_backup_is_put_aside_as_it_was_and_the_node_goes_on() {
 
     replace(&node.home, &node.home.backup()).expect_done("init --replace");
 
-    let [aside] = &put_aside(&node.home)[..] else { panic!("{:?}", put_aside(&node.home)) };
+    let [aside] = &renamed_backups(&node.home)[..] else { panic!("{:?}", renamed_backups(&node.home)) };
     assert!(files_in(aside) == before, "something in it was touched");
     let listed = listing::versions(&node.home.backup(), &[]);
     assert_eq!(listing::with_status(&listed, listing::Status::Recorded), [9]);
@@ -148,7 +148,7 @@ fn what_is_left_of_a_backup_is_enough() {
             fs::remove_file(node.home.backup().join(name)).unwrap();
         }
         replace(&node.home, &node.home.backup()).expect_done("init --replace");
-        assert_eq!(put_aside(&node.home).len(), 1);
+        assert_eq!(renamed_backups(&node.home).len(), 1);
         node.start();
         node.commit();
         node.expect_restorable();
@@ -171,7 +171,7 @@ fn doing_it_again_finishes_what_was_interrupted() {
     assert!(refused.contains("but backup.lock of this node names"), "{refused}");
     node.lightningd.kill();
     replace(&node.home, &node.home.backup()).expect_done("with a backup.lock that names another");
-    assert_eq!(put_aside(&node.home).len(), 3, "none was lost on the way");
+    assert_eq!(renamed_backups(&node.home).len(), 3, "none was lost on the way");
     node.start();
     node.commit();
     node.expect_restorable();
@@ -234,7 +234,7 @@ fn a_link_to_the_backup_stays_and_leads_to_the_new_one() {
     let link = node.home.join("link");
     std::os::unix::fs::symlink(node.home.backup(), &link).unwrap();
     replace(&node.home, &link).expect_done("init --replace");
-    assert_eq!(put_aside(&node.home).len(), 1);
+    assert_eq!(renamed_backups(&node.home).len(), 1);
     assert_eq!(fs::read_link(&link).unwrap(), node.home.backup());
     node.start();
     node.commit();

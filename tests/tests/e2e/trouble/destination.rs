@@ -222,7 +222,7 @@ fn a_write_that_hangs_is_answered_when_it_is_done() {
 }
 
 #[test]
-fn a_sealer_without_room_disturbs_nobody_and_says_so_until_there_is_room() {
+fn a_sealer_without_room_disturbs_no_write_and_is_reported_until_there_is_room() {
     let Some(mut faulty) = FaultyNode::new(Caching::Kernel) else { return };
     faulty.node.lightningd.init().expect("the recorder takes init");
     let segments = || Names::Beginning("segment-".to_owned());

@@ -41,7 +41,7 @@ fn log_lines(node: &mut SmallNode) -> String {
 }
 
 /// Whether this is soon told so often.
-fn until_told(node: &mut SmallNode, text: &str, times: usize) -> bool {
+fn until_reported(node: &mut SmallNode, text: &str, times: usize) -> bool {
     let until = Instant::now() + Duration::from_secs(10);
     while log_lines(node).matches(text).count() < times {
         if Instant::now() > until {
@@ -105,7 +105,7 @@ fn a_place_that_comes_back_in_time_costs_the_node_nothing_but_time() {
     assert!(log.contains(" s left, then the write is refused"), "{log}");
     assert!(log.matches("waiting for file://").count() >= 4, "a line a second: {log}");
     // How long each outage took is told, and stays.
-    assert!(until_told(&mut node, "goes on: it has waited ", 2), "{}", log_lines(&mut node));
+    assert!(until_reported(&mut node, "goes on: it has waited ", 2), "{}", log_lines(&mut node));
     // The recorder tries once a second, so it finds the place again after 2.5 to 3.5 s.
     let waited =
         |text: &str| ["2.", "3."].iter().map(|s| text.matches(&format!("has waited {s}")).count()).sum::<usize>();
