@@ -45,6 +45,7 @@ impl Node {
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
             compact: None,
+            offsite: Vec::new(),
         };
         lock.create(&node.lightning_dir())?;
         Ok(node)

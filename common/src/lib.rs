@@ -61,6 +61,7 @@ pub use config::backup_lock::{BackupLock, BackupLockError, OnGap};
 pub use config::backup_url::{BackupUrl, BackupUrlError};
 pub use config::keep_policy::{KeepPolicy, KeepPolicyError, KeepSpan, KeepSpanError};
 pub use config::log_limits::LogLimits;
+pub use config::offsite::{Every, EveryError, OffsiteEntry, OffsiteSeal};
 pub use config::on_unreachable::OnUnreachable;
 pub use config::python_lock::PythonLock;
 pub use create::replace::{ReplaceError, StaleDatabase};

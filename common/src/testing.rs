@@ -72,6 +72,7 @@ impl Node {
             on_gap: OnGap::Heal,
             on_unreachable,
             compact: None,
+            offsite: Vec::new(),
         };
         Self { dir, connection, backup_lock, version: 10 }
     }

@@ -431,7 +431,7 @@ mod tests {
         let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, database, on_gap) = (Some(created.uuid), None, OnGap::Heal);
         let on_unreachable = OnUnreachable::Stop;
-        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable, compact: None }
+        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable, compact: None, offsite: Vec::new() }
             .create(dir.path())
             .unwrap();
         let limits = LogLimits::default();

@@ -43,6 +43,7 @@ impl RecordedTrace {
             on_gap: OnGap::Stop,
             on_unreachable,
             compact: None,
+            offsite: Vec::new(),
         };
         lock.create(&home.lightning_dir()).expect("a backup.lock");
         let limits = LogLimits { statements: LOG_STATEMENTS, ..LogLimits::default() };

@@ -79,6 +79,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         on_gap: OnGap::Stop,
         on_unreachable,
         compact: None,
+        offsite: Vec::new(),
     };
     lock.create(&dir.lightning_dir())?;
     let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;

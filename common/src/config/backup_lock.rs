@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::config::backup_url::{BackupUrl, BackupUrlError};
 use crate::config::keep_policy::KeepPolicy;
+use crate::config::offsite::OffsiteEntry;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::config::python_lock::PythonLock;
 use crate::storage::regular_file::open_regular_file;
@@ -114,6 +115,8 @@ struct Json {
     on_unreachable: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compact: Option<KeepPolicy>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    offsite: Vec<OffsiteEntry>,
 }
 
 impl BackupLock {
@@ -190,8 +193,8 @@ impl BackupLock {
         if let Some(policy) = json.compact {
             policy.check().map_err(|error| bad(format!("compact: {error}")))?;
         }
-        let Json { database, on_gap, compact, .. } = json;
-        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact })
+        let Json { database, on_gap, compact, offsite, .. } = json;
+        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite })
     }
 
     /// Creates the file durably.
@@ -258,6 +261,7 @@ impl BackupLock {
                 .filter(|&policy| *policy != OnUnreachable::default())
                 .map(OnUnreachable::to_json),
             compact: self.compact,
+            offsite: self.offsite.clone(),
         };
         let mut bytes = serde_json::to_vec_pretty(&json)?;
         bytes.push(b'\n');
@@ -302,6 +306,7 @@ mod tests {
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
             compact: Some(KeepPolicy { within: Some("90d".parse().unwrap()), ..KeepPolicy::default() }),
+            offsite: vec![serde_json::from_str(r#"{"url": "sftp://nas/srv/node", "every": "segment"}"#).unwrap()],
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -330,6 +335,7 @@ mod tests {
             on_gap: OnGap::Stop,
             on_unreachable: OnUnreachable::Stop,
             compact: None,
+            offsite: Vec::new(),
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);

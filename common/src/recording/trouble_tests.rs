@@ -205,6 +205,7 @@ fn the_very_first_write_of_a_node_may_fail() {
             on_gap: OnGap::Heal,
             on_unreachable,
             compact: None,
+            offsite: Vec::new(),
         };
         let directory = Arc::new(FaultyDirectory::new(url.path()));
         let limits = LogLimits::default();

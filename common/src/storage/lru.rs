@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 /// A bounded LRU cache. Its hash has no secret: a hostile backup could choose seqs and offsets that collide, and make the cache slow,
 /// but its size bounds by how much.
 #[derive(Debug)]
-pub(crate) struct RecentlyUsed<K, V> {
+pub struct RecentlyUsed<K, V> {
     entries: HashMap<K, Entry<V>, FixedState>,
     most: usize,
     clock: u64,
@@ -20,14 +20,14 @@ struct Entry<V> {
     used: u64,
 }
 
-impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
+impl<K: Eq + Hash, V: Clone> RecentlyUsed<K, V> {
     /// An empty cache for at most `most` entries.
-    pub(crate) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { entries: HashMap::default(), most, clock: 0 }
     }
 
     /// The value of a key, which counts as used now.
-    pub(crate) fn get(&mut self, key: K) -> Option<V> {
+    pub fn get(&mut self, key: K) -> Option<V> {
         self.clock += 1;
         let entry = self.entries.get_mut(&key)?;
         entry.used = self.clock;
@@ -36,7 +36,7 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
 
     /// Inserts a value. When the cache is full, a quarter of it is evicted at once: finding the oldest entry each time would cost
     /// more than the cache saves.
-    pub(crate) fn insert(&mut self, key: K, value: V) {
+    pub fn insert(&mut self, key: K, value: V) {
         self.clock += 1;
         self.entries.insert(key, Entry { value, used: self.clock });
         if self.entries.len() > self.most {
@@ -47,7 +47,7 @@ impl<K: Copy + Eq + Hash, V: Clone> RecentlyUsed<K, V> {
     }
 
     /// Removes all entries.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.entries.clear();
     }
 }

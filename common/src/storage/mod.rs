@@ -9,7 +9,7 @@ mod deadline;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod free_space;
-pub(crate) mod lru;
+pub mod lru;
 #[cfg(test)]
 #[cfg(feature = "shuttle")]
 pub(crate) mod modelled;

@@ -79,6 +79,7 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
         database,
         on_gap: before.as_ref().map_or_else(OnGap::default, |before| before.on_gap),
         compact: before.as_ref().and_then(|before| before.compact),
+        offsite: before.as_ref().map(|before| before.offsite.clone()).unwrap_or_default(),
         on_unreachable: before.as_ref().map_or_else(OnUnreachable::default, |before| before.on_unreachable.clone()),
     };
     if before.as_ref() == Some(&lock) {

@@ -128,6 +128,7 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
         on_gap: OnGap::Heal,
         on_unreachable,
         compact: None,
+        offsite: Vec::new(),
     };
     lock.create(&dirs.node())?;
     say!("   node    {}", dirs.node().display());

@@ -256,6 +256,7 @@ impl Node {
             on_gap: OnGap::Heal,
             on_unreachable: OnUnreachable::default(),
             compact: None,
+            offsite: Vec::new(),
         };
         lock.create(&self.lightning_dir).with_context(|| {
             let attach = attach_command(&self.lightning_dir.display().to_string(), &args.url);

@@ -95,6 +95,8 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         database,
         on_gap: before.as_ref().map_or_else(OnGap::default, |before| before.on_gap),
         compact: before.as_ref().and_then(|before| before.compact),
+        // Those of another backup.
+        offsite: Vec::new(),
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
     if let Some(aside) = &created.renamed_to {

@@ -1,0 +1,165 @@
+//! [`Contents`]: the files of a backup that the objects of a copy amount to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use format::names;
+use format::units::Seq;
+
+use crate::copy::chunks::Chunks;
+use crate::copy::logs::{AssembledLog, LogContent};
+use crate::copy::object_file::ObjectFile;
+use crate::copy_error::CopyError;
+use crate::objects::{File, Object};
+use crate::ship::listing::Listing;
+
+/// How often files are looked for while no new log shows that a log was finished.
+const LIST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The contents of a file.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In objects.
+    Parts(Arc<ObjectFile>),
+    /// In memory: the manifest, or a log, which may grow.
+    Bytes(Arc<RwLock<LogContent>>),
+}
+
+/// The files of a copy.
+#[derive(Debug)]
+pub struct Contents {
+    files: BTreeMap<String, Content>,
+    /// The logs behind the newest segment, ascending.
+    logs: Vec<AssembledLog>,
+    /// Seq behind the newest segment.
+    sealed_behind: u64,
+    manifest: Option<(u32, Arc<RwLock<LogContent>>)>,
+    listed: Instant,
+}
+
+impl Contents {
+    /// Lists the copy, and reads its manifest and logs.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(chunks: &Chunks) -> Result<Self, CopyError> {
+        let mut contents = Self {
+            files: BTreeMap::new(),
+            logs: Vec::new(),
+            sealed_behind: 1,
+            manifest: None,
+            listed: Instant::now(),
+        };
+        contents.read_files(chunks)?;
+        contents.read_logs(chunks)?;
+        Ok(contents)
+    }
+
+    /// Reads what was shipped since the last call.
+    ///
+    /// # Errors
+    /// When it cannot be read; what is known stays.
+    pub fn read_new(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
+        let logs = self.logs.len();
+        self.read_logs(chunks)?;
+        // A log that is followed by another one is sealed soon.
+        if self.logs.len() != logs || self.logs.len() > 1 || self.listed.elapsed() >= LIST_INTERVAL {
+            self.read_files(chunks)?;
+            self.read_logs(chunks)?;
+        }
+        Ok(())
+    }
+
+    /// The content of a file.
+    pub fn get(&self, name: &str) -> Option<&Content> {
+        self.files.get(name)
+    }
+
+    /// The names of the files.
+    pub fn names(&self) -> Vec<String> {
+        self.files.keys().cloned().collect()
+    }
+
+    fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
+        let listing = Listing::read(chunks.store())?;
+        let mut files = BTreeMap::new();
+        if let Some(&newest) = listing.manifests().last() {
+            if self.manifest.as_ref().is_none_or(|(number, _)| *number != newest) {
+                let bytes = chunks.whole(&Object::Manifest(newest).to_string())?;
+                self.manifest = Some((newest, Arc::new(RwLock::new(LogContent::fixed(bytes)))));
+            }
+            if let Some((_, bytes)) = &self.manifest {
+                files.insert(names::MANIFEST.to_owned(), Content::Bytes(Arc::clone(bytes)));
+            }
+        }
+        let pruned = shown_pruned(&listing);
+        self.sealed_behind = pruned.map_or(1, |last| last.saturating_add(1));
+        for file in listing.files() {
+            let name = match file {
+                File::Segment { first, .. } => Seq::new(first).map(names::segment),
+                File::Snapshot { seq } => Seq::new(seq).map(names::snapshot),
+                File::Pruned { last } if Some(last) == pruned => Some(names::PRUNED.to_owned()),
+                File::Pruned { .. } => None,
+            };
+            let (Some(name), Some(parts)) = (name, listing.complete(file)) else { continue };
+            if let File::Segment { last, .. } = file {
+                self.sealed_behind = self.sealed_behind.max(last.saturating_add(1));
+            }
+            let content = match self.files.get(&name) {
+                Some(Content::Parts(known)) if known.is(file) => Arc::clone(known),
+                _ => Arc::new(ObjectFile::new(file, &parts)?),
+            };
+            files.insert(name, Content::Parts(content));
+        }
+        self.logs.retain(|log| log.first() >= self.sealed_behind);
+        self.files = files;
+        self.list_logs();
+        self.listed = Instant::now();
+        Ok(())
+    }
+
+    /// Puts the logs together, from the one behind the newest segment on.
+    fn read_logs(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
+        let (mut first, mut epoch, mut at) = (self.sealed_behind, 0, 0);
+        loop {
+            if self.logs.get(at).is_none_or(|log| log.first() != first) {
+                self.logs.truncate(at);
+                self.logs.push(AssembledLog::new(first));
+            }
+            let Some(log) = self.logs.get_mut(at) else { break };
+            log.read_new(chunks, epoch)?;
+            if log.is_empty() {
+                self.logs.truncate(at);
+                break;
+            }
+            (first, epoch, at) = (log.next_seq(), log.epoch(), at + 1);
+        }
+        self.list_logs();
+        Ok(())
+    }
+
+    fn list_logs(&mut self) {
+        self.files.retain(|name, _| names::parse_log(name).is_none());
+        for log in &self.logs {
+            if let Some(first) = Seq::new(log.first()) {
+                self.files.insert(names::log(first), Content::Bytes(Arc::clone(log.content())));
+            }
+        }
+    }
+}
+
+/// The file `pruned` that is shown: the one that covers the records that the copy lacks. None while it lacks none: then the copy
+/// has more than the backup, and `pruned` would hide it.
+fn shown_pruned(listing: &Listing) -> Option<u64> {
+    let complete = listing.files().filter(|&file| listing.is_complete(file));
+    let pruned: Vec<u64> = complete
+        .filter_map(|file| match file {
+            File::Pruned { last } => Some(last),
+            _ => None,
+        })
+        .collect();
+    let missing = listing.last_missing_up_to(pruned.last().copied()?);
+    // The smallest that covers all that is missing.
+    pruned.into_iter().find(|&last| missing > 0 && last >= missing)
+}

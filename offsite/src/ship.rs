@@ -1,0 +1,317 @@
+//! [`Shipper`]: everything that a backup has, and gets, is copied to a store.
+//!
+//! * [`state`]: how far a run came, for the next one;
+//! * [`uploads`]: objects sealed and stored;
+//! * [`listing`]: what the copy has.
+//!
+//! Objects are written once, under names that no other run uses, or that have the same contents whoever writes them. So it does no
+//! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
+
+pub mod listing;
+pub mod state;
+pub mod uploads;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::feed::{Feed, FeedPosition, FinishedFile};
+use common::{Backup, Timestamp};
+use uuid::Uuid;
+
+use crate::copy_error::CopyError;
+use crate::description::{Claim, Heartbeat, SealKind, to_json};
+use crate::keys::master_key::MasterKey;
+use crate::log_bytes::{LOG_BYTES_MAX, LogBytes};
+use crate::objects::{File, Object, Part, Run, Tail};
+use crate::seal::layout::Padding;
+use crate::ship::listing::Listing;
+use crate::ship::state::{ShipState, StateFile, Uploading};
+use crate::ship::uploads::Uploads;
+use crate::store::Store;
+
+/// Bytes of a file in each of its parts but the last.
+pub const PART_BYTES: u64 = 8 << 20;
+
+/// Where a copy is, and what it is sealed with.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Tells the copy from all others.
+    pub copy: Uuid,
+    /// The key, unless the copy is not encrypted.
+    pub key: Option<MasterKey>,
+}
+
+/// What one step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Something was stored; there may be more.
+    Stored,
+    /// There is nothing to ship now.
+    Nothing,
+}
+
+/// Ships one backup to one copy.
+#[derive(Debug)]
+pub struct Shipper {
+    uploads: Uploads,
+    copy: Uuid,
+    run: Run,
+    feed: Feed,
+    listing: Listing,
+    state: StateFile,
+    /// Everything up to here is durable in the copy.
+    shipped: FeedPosition,
+    /// Bytes of logs that were read and are not stored.
+    queue: VecDeque<Queued>,
+    /// The next number of an object with bytes of this log.
+    next_tail: (u64, u32),
+}
+
+/// An object with bytes of a log that is on its way. It is sealed once: whatever becomes of an upload, a repetition has the same
+/// bytes.
+#[derive(Debug)]
+struct Queued {
+    name: String,
+    object: Vec<u8>,
+    end: FeedPosition,
+}
+
+impl Shipper {
+    /// Begins a run: claims the copy, and finds out what it lacks. `state_directory` is where runs leave word to the next one.
+    ///
+    /// # Errors
+    /// When the store or the backup cannot be read, when another process ships to the copy, or when the copy is not an older state
+    /// of this backup.
+    pub fn begin(backup: Arc<Backup>, target: Target, state_directory: &Path) -> Result<Self, CopyError> {
+        let Target { store, copy, key } = target;
+        let mut uploads = Uploads::new(store, key);
+        let state = StateFile::new(state_directory, copy);
+        let listing = Listing::read(uploads.store())?;
+        let feed = Self::feed(&backup, &uploads, &state, copy)?;
+        listing.expect_older_than(&feed)?;
+        let shipped = feed.position();
+        let run = claim(&mut uploads, shipped.next_seq)?;
+        let mut shipper = Self {
+            uploads,
+            copy,
+            run,
+            feed,
+            listing,
+            state,
+            shipped,
+            queue: VecDeque::new(),
+            next_tail: (0, 0),
+        };
+        shipper.ship_manifest()?;
+        Ok(shipper)
+    }
+
+    /// The feed at the position of the run before, if that is known and still in the logs.
+    fn feed(backup: &Arc<Backup>, uploads: &Uploads, state: &StateFile, copy: Uuid) -> Result<Feed, CopyError> {
+        if let Some(before) = state.read().filter(|before| before.copy == copy) {
+            let position = match &before.uploading {
+                Some(upload) if uploads.exists(&upload.object)? => upload.end,
+                _ => before.shipped,
+            };
+            if let Some(feed) = Feed::resume(Arc::clone(backup), &position)? {
+                return Ok(feed);
+            }
+        }
+        Ok(Feed::begin(Arc::clone(backup))?)
+    }
+
+    /// The run.
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Seq behind the last record of the logs that the copy has.
+    pub fn shipped(&self) -> u64 {
+        self.shipped.next_seq
+    }
+
+    /// What was uploaded.
+    pub fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+
+    /// Ships the next part of a snapshot or segment, or `pruned`, that the copy lacks: snapshots first, each from old to new.
+    ///
+    /// # Errors
+    /// When the store refuses, or the backup cannot be read.
+    pub fn ship_file(&mut self) -> Result<Step, CopyError> {
+        if self.ship_pruned()? == Step::Stored {
+            return Ok(Step::Stored);
+        }
+        for found in self.feed.finished_files()? {
+            let file = match found {
+                FinishedFile::Snapshot { seq } => File::Snapshot { seq: seq.get() },
+                FinishedFile::Segment { first, last } => File::Segment { first: first.get(), last: last.get() },
+            };
+            if !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored {
+                return Ok(Step::Stored);
+            }
+        }
+        Ok(Step::Nothing)
+    }
+
+    /// Ships the file `pruned` when the copy lacks records that were dropped, and has no file that covers them.
+    fn ship_pruned(&mut self) -> Result<Step, CopyError> {
+        let Some(pruned) = self.feed.pruned()? else { return Ok(Step::Nothing) };
+        let missing = self.listing.last_missing_up_to(pruned.last.get());
+        if missing == 0 || self.listing.pruned_covers(missing) {
+            return Ok(Step::Nothing);
+        }
+        self.ship_part(File::Pruned { last: pruned.last.get() }, format::names::PRUNED)
+    }
+
+    /// Ships the first missing part of a file; nothing when the file is gone.
+    fn ship_part(&mut self, file: File, name: &str) -> Result<Step, CopyError> {
+        let opened = match self.feed.open(name) {
+            Err(error) if error.is_not_found() => return Ok(Step::Nothing),
+            opened => opened.map_err(common::ReadError::from)?,
+        };
+        let len = opened.read_len().map_err(common::ReadError::from)?;
+        let of = u32::try_from(len.div_ceil(PART_BYTES).max(1)).unwrap_or(u32::MAX);
+        let Some(number) = (1..=of).find(|&number| !self.listing.has(file, Part { number, of })) else {
+            return Ok(Step::Nothing);
+        };
+        let offset = u64::from(number - 1) * PART_BYTES;
+        let mut bytes = vec![0; usize::try_from((len - offset).min(PART_BYTES)).unwrap_or(0)];
+        let read = opened.read_at(&mut bytes, offset).map_err(common::ReadError::from)?;
+        bytes.truncate(read);
+        let part = Part { number, of };
+        let object_len = self.uploads.put(&Object::Part(file, part).to_string(), &bytes, Padding::None)?;
+        self.listing.add(file, part, object_len);
+        Ok(Step::Stored)
+    }
+
+    /// Ships what the logs have got since the last call.
+    ///
+    /// # Errors
+    /// When the store refuses, or the logs cannot be read. What was read is shipped by a later call.
+    pub fn ship_logs(&mut self) -> Result<Step, CopyError> {
+        let mut step = self.drain_queue()?;
+        while let Some(piece) = self.feed.next_piece()? {
+            let mut bytes = piece.bytes.as_slice();
+            let mut offset = piece.offset;
+            let mut before = self.shipped;
+            loop {
+                let (now, rest) = bytes.split_at(bytes.len().min(LOG_BYTES_MAX));
+                let end = if rest.is_empty() { piece.end } else { before };
+                self.enqueue(piece.log.get(), offset, now, end)?;
+                (before, offset, bytes) = (end, offset + now.len() as u64, rest);
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            self.drain_queue()?;
+            step = Step::Stored;
+        }
+        Ok(step)
+    }
+
+    fn enqueue(&mut self, log: u64, offset: u64, bytes: &[u8], end: FeedPosition) -> Result<(), CopyError> {
+        let number = if self.next_tail.0 == log { self.next_tail.1 } else { 0 };
+        let name = Object::Tail(Tail { log, run: self.run, number }).to_string();
+        let contents = LogBytes {
+            time: Timestamp::now().as_micros(),
+            log,
+            offset,
+            next_seq: end.next_seq,
+            previous_checksum: end.previous_checksum,
+            bytes: bytes.to_vec(),
+        };
+        let contents = contents.encode().map_err(|source| CopyError::Local { op: "compress", path: name.clone(), source })?;
+        let object = self.uploads.seal(&name, &contents, Padding::PowerOfTwo)?;
+        self.next_tail = (log, number + 1);
+        self.queue.push_back(Queued { name, object, end });
+        Ok(())
+    }
+
+    fn drain_queue(&mut self) -> Result<Step, CopyError> {
+        let mut step = Step::Nothing;
+        while let Some(Queued { name, object, end }) = self.queue.front() {
+            let uploading = Some(Uploading { object: name.clone(), end: *end });
+            self.state.write(&ShipState { copy: self.copy, shipped: self.shipped, uploading })?;
+            self.uploads.put_sealed(name, object)?;
+            self.shipped = *end;
+            self.queue.pop_front();
+            step = Step::Stored;
+        }
+        Ok(step)
+    }
+
+    /// Checks that no other run has claimed the copy since this one.
+    ///
+    /// # Errors
+    /// [`CopyError::AnotherWriter`] when one has.
+    pub fn check_claim(&self) -> Result<(), CopyError> {
+        check_claim(&self.uploads, self.run)
+    }
+
+    /// Says that this run is alive, and how far the node and the copy are; or that it ends.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn heartbeat(&mut self, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
+        let name = Object::Heartbeat(self.run).to_string();
+        let time = Timestamp::now().as_micros();
+        let beat = Heartbeat { time, acknowledged, shipped: self.shipped.next_seq, goodbye };
+        self.uploads.replace(&name, &to_json(&name, &beat)?)
+    }
+
+    fn ship_manifest(&mut self) -> Result<(), CopyError> {
+        let manifest = self.feed.backup().manifest();
+        // It is replaced once, when the node's id becomes known.
+        let number = u32::from(manifest.node_id.is_some());
+        if self.listing.manifests().contains(&number) {
+            return Ok(());
+        }
+        let bytes = manifest.encode();
+        self.uploads.put(&Object::Manifest(number).to_string(), &bytes, Padding::None)?;
+        self.listing.add_manifest(number);
+        Ok(())
+    }
+}
+
+/// Claims the copy for a new run.
+fn claim(uploads: &mut Uploads, next_seq: u64) -> Result<Run, CopyError> {
+    let highest = claims(uploads)?.into_iter().map(|run| run.epoch).max().unwrap_or(0);
+    let random = Uuid::new_v4().as_fields().0;
+    let run = Run { epoch: highest.saturating_add(1), random };
+    let name = Object::Claim(run).to_string();
+    let claim = to_json(&name, &Claim { time: Timestamp::now().as_micros(), next_seq })?;
+    uploads.put(&name, &claim, Padding::PowerOfTwo)?;
+    check_claim(uploads, run)?;
+    Ok(run)
+}
+
+fn check_claim(uploads: &Uploads, own: Run) -> Result<(), CopyError> {
+    let other = claims(uploads)?.into_iter().find(|run| run.epoch >= own.epoch && *run != own);
+    other.map_or(Ok(()), |other| Err(CopyError::AnotherWriter { other }))
+}
+
+fn claims(uploads: &Uploads) -> Result<Vec<Run>, CopyError> {
+    let listed = uploads.store().list(Object::CLAIMS)?;
+    Ok(listed.iter().filter_map(|listed| match Object::parse(&listed.name) {
+        Some(Object::Claim(run)) => Some(run),
+        _ => None,
+    })
+    .collect())
+}
+
+/// How the objects of a copy with this key are sealed.
+pub fn seal_kind(recipients: &[String], key: Option<&MasterKey>) -> SealKind {
+    match key {
+        None => SealKind::None,
+        Some(_) if recipients.is_empty() => SealKind::Node,
+        Some(_) => SealKind::WriteOnly,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! [`ShipState`]: what a run of `backupfs ship` knows of the one before, in a file beside the database.
+//!
+//! Without this file nothing is lost: the logs that are not sealed are shipped once more from their beginning. It is replaced before
+//! each upload of bytes of a log, with the name of that object. So after a kill the store says which of the two positions counts. It
+//! is not synced: after a power cut it may be missing or older, which costs a repetition.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use common::feed::FeedPosition;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use uuid::Uuid;
+
+use crate::copy_error::CopyError;
+
+/// Maximum length of the file in bytes.
+const LEN_MAX: u64 = 64 << 10;
+
+/// How far the logs were shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShipState {
+    /// The copy.
+    pub copy: Uuid,
+    /// Everything up to here is durable in the copy.
+    pub shipped: FeedPosition,
+    /// The object that was being uploaded, and the position behind it.
+    pub uploading: Option<Uploading>,
+}
+
+/// An upload that may or may not have been done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploading {
+    /// Name of the object.
+    pub object: String,
+    /// The position when it is done.
+    pub end: FeedPosition,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The file of a copy, in a directory that is made when it is first written.
+    pub fn new(directory: &Path, copy: Uuid) -> Self {
+        Self { path: directory.join(format!("{copy}.json")) }
+    }
+
+    /// The state; `None` when there is none that can be read, which is as good as none.
+    pub fn read(&self) -> Option<ShipState> {
+        let is_small = fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LEN_MAX);
+        let bytes = is_small.then(|| fs::read(&self.path).ok()).flatten()?;
+        match serde_json::from_slice(&bytes) {
+            Ok(state) => Some(state),
+            Err(error) => {
+                log::warn!("{} cannot be understood ({error}): the logs are shipped once more", self.path.display());
+                None
+            }
+        }
+    }
+
+    /// Replaces the file: after a kill it has the old state or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, state: &ShipState) -> Result<(), CopyError> {
+        let failed = |source| CopyError::Local { op: "write", path: self.path.display().to_string(), source };
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+        let bytes = serde_json::to_vec(state).map_err(|error| failed(error.into()))?;
+        let mut file = NamedTempFile::new_in(directory).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}
