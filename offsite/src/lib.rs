@@ -2,13 +2,22 @@
 //!
 //! * [`seal`]: the framing of an object: encrypted chunks behind a header, opened one by one;
 //! * [`keys`]: the keys of a copy, what they are wrapped by, and how they are unlocked;
+//! * [`ship`]: everything that a backup has, and gets, is copied to a store; [`objects`] are named there, [`description`] and
+//!   [`log_bytes`] are what some of them hold;
+//! * [`copy`]: a copy, read as the directory of a backup;
 //! * [`store`]: where objects are: a directory, an SFTP server, or an S3-compatible bucket. Objects are whole, at most
 //!   16 MiB, and written once.
 
 #![cfg_attr(not(test), deny(unsafe_code))]
 
+pub mod copy;
+pub mod copy_error;
 mod crypto;
+pub mod description;
 mod hex;
 pub mod keys;
+pub mod log_bytes;
+pub mod objects;
 pub mod seal;
+pub mod ship;
 pub mod store;

@@ -1,10 +1,52 @@
 //! [`Store`]: where the objects of copies are.
+//!
+//! [`StoreUrl`] says which store, [`open`] opens it: a [`FileStore`], an [`SftpStore`] or an [`S3Store`]. They behave the
+//! same; what cannot be the same is asked of a store once, by [`probe_conditional_put`].
+
+#[cfg(test)]
+mod conformance_tests;
+mod credentials;
+mod file_store;
+mod names;
+mod probe;
+mod proxy;
+mod url;
+#[cfg(test)]
+mod url_tests;
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
+
+pub use credentials::{Credentials, CredentialsError};
+pub use file_store::FileStore;
+pub use probe::{ConditionalPut, probe_conditional_put};
+pub use proxy::{Proxy, ProxyError};
+pub use url::{BucketUrl, SftpUrl, StoreUrl, Style, Transport, UrlError};
 
 /// The maximum length of an object: one upload, without parts.
 pub const OBJECT_BYTES_MAX: usize = 16 << 20;
+
+/// The maximum number of objects that a store is believed to have: some ten years of uploads each ten seconds at most.
+pub const LISTED_MAX: usize = 4_000_000;
+
+/// How long the calls of a remote store may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Until there is a connection.
+    pub connect: Duration,
+    /// Until the store takes or gives the next bytes.
+    pub stall: Duration,
+    /// All of a call.
+    pub call: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // 16 MiB within the time of a call need 28 kB/s.
+        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(45), call: Duration::from_secs(600) }
+    }
+}
 
 /// Name and length of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,8 +91,14 @@ pub enum Failure {
 pub struct StoreError {
     /// The kind of failure.
     pub failure: Failure,
-    /// A sentence: the call, the object or store, the reason, and what to do.
+    /// A sentence: the call, the object or store, the reason, and what to do. It holds no credentials.
     pub message: String,
+}
+
+impl StoreError {
+    fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into() }
+    }
 }
 
 /// A place with objects. All calls are whole: no object is ever visible in part. A call may take until its time limit, and
@@ -59,14 +107,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Description for messages: the URL without credentials.
     fn url(&self) -> String;
 
-    /// Names and lengths of all objects whose name begins with `prefix`, ascending by name (byte order).
+    /// Names and lengths of all objects whose name begins with `prefix`, ascending by name (byte order). What cannot be an
+    /// object of a copy is left out: other characters in its name, links, and what interrupted uploads left.
     ///
     /// # Errors
     /// When the store cannot be listed. A copy without objects is an empty list; a missing bucket or directory is
     /// [`Failure::NotFound`].
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
 
-    /// Bytes of an object; `None` for all. Fewer than asked for only at the end of the object.
+    /// Bytes of an object; `None` for all. Fewer than asked for only at the end of the object, and none behind it.
     ///
     /// # Errors
     /// [`Failure::NotFound`] when there is no such object.
