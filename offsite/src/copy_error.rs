@@ -16,6 +16,20 @@ pub enum CopyError {
     /// An object does not open with the keys at hand, or was changed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// Something that is needed to reach the store is missing or wrong.
+    #[error("{url}: {reason}")]
+    Unusable {
+        /// The URL of the store.
+        url: String,
+        /// What is missing or wrong, and what to do.
+        reason: String,
+    },
+    /// No key could be made.
+    #[error("cannot make a key for the copy: {reason}")]
+    NoKey {
+        /// Why not.
+        reason: String,
+    },
     /// There is no copy.
     #[error(
         "there is no copy of a backup at {url}; check the URL. `backupfs offsite add` begins one, and `backupfs offsite list` shows \

@@ -46,6 +46,8 @@ pub struct BackupLock {
     pub on_unreachable: OnUnreachable,
     /// Policy by which the recorder drops history; without it, all history is kept.
     pub compact: Option<KeepPolicy>,
+    /// The off-site copies.
+    pub offsite: Vec<OffsiteEntry>,
 }
 
 /// The reason why there is no usable `backup.lock`.

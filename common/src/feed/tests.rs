@@ -135,6 +135,7 @@ fn a_feed_goes_on_where_another_one_was() {
             None => Feed::begin(node.backup()).unwrap(),
         };
         copy.take_pieces(&mut feed);
+        copy.take_files(&feed);
         at = feed.position();
     }
     copy.expect_equal(&node, 10..=46);
@@ -167,5 +168,6 @@ fn damage_is_reported_and_nothing_before_it_is_lost() {
     assert_eq!(feed.position(), at);
     fs::write(&path, &sound).unwrap();
     copy.take_pieces(&mut feed);
+    copy.take_files(&feed);
     copy.expect_equal(&node, 10..=15);
 }

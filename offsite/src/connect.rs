@@ -1,0 +1,110 @@
+//! The first steps with a store: what it has is found out, and a copy is begun.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::Timestamp;
+use uuid::Uuid;
+
+use crate::copy_error::CopyError;
+use crate::description::{Description, FORMAT, SealKind, from_json, to_json};
+use crate::keys::key_file::{KEY_FILES, KeyFile, Wrapper};
+use crate::keys::master_key::MasterKey;
+use crate::objects::ID;
+use crate::store::{Credentials, Failure, Proxy, Store, StoreUrl};
+
+/// Microseconds of a second.
+const MICROS: i64 = 1_000_000;
+
+/// Opens the store of a URL: a bucket with the credentials in a file, or those of the environment.
+///
+/// # Errors
+/// When they cannot be read, or do not fit the URL. Nothing was connected to.
+pub fn open_store(
+    url: &StoreUrl,
+    credentials: Option<&Path>,
+    proxy: Option<&str>,
+) -> Result<Arc<dyn Store>, CopyError> {
+    let unusable = |reason: String| CopyError::Unusable { url: url.to_string(), reason };
+    let credentials = match (url, credentials) {
+        (StoreUrl::S3(_), Some(path)) => Some(Credentials::read(path).map_err(|error| unusable(error.to_string()))?),
+        (StoreUrl::S3(_), None) => Credentials::from_environment().map_err(|error| unusable(error.to_string()))?,
+        _ => None,
+    };
+    let proxy = proxy.map(str::parse::<Proxy>).transpose().map_err(|error| unusable(error.to_string()))?;
+    let store = crate::store::open(url, credentials, proxy).map_err(|error| unusable(error.to_string()))?;
+    Ok(Arc::from(store))
+}
+
+/// What the copy in a store is; `None` when the store is empty.
+///
+/// # Errors
+/// [`CopyError::NotACopy`] when something else is there; when the store cannot be read.
+pub fn describe(store: &dyn Store) -> Result<Option<Description>, CopyError> {
+    match store.get(ID, None) {
+        Ok(bytes) => {
+            let description: Description = from_json(ID, &bytes)?;
+            match description.format {
+                FORMAT => Ok(Some(description)),
+                version => Err(CopyError::NewerFormat { name: ID.to_owned(), version }),
+            }
+        }
+        Err(error) if error.failure == Failure::NotFound => {
+            // Keys come first: a beginning that was cut off has only those.
+            let is_free = store.list("")?.iter().all(|listed| listed.name.starts_with(KEY_FILES));
+            if is_free { Ok(None) } else { Err(CopyError::NotACopy { url: store.url() }) }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the copy in a store is, which must be there.
+///
+/// # Errors
+/// [`CopyError::NoCopy`] when it is not; otherwise as [`describe`].
+pub fn expect_copy(store: &dyn Store) -> Result<Description, CopyError> {
+    describe(store)?.ok_or_else(|| CopyError::NoCopy { url: store.url() })
+}
+
+/// The key files of a copy.
+///
+/// # Errors
+/// When they cannot be read. One that is damaged is passed over, with a warning: another one may do.
+pub fn key_files(store: &dyn Store) -> Result<Vec<KeyFile>, CopyError> {
+    let mut files = Vec::new();
+    for listed in store.list(KEY_FILES)? {
+        match KeyFile::decode(&listed.name, &store.get(&listed.name, None)?) {
+            Ok(file) => files.push(file),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    Ok(files)
+}
+
+/// Begins a copy of a backup in an empty store. The key file of a key that the node can unlock is stored before the description.
+///
+/// # Errors
+/// When the store refuses.
+pub fn begin(store: &dyn Store, backup: Uuid, seal: SealKind, keys: Option<&KeyFile>) -> Result<Description, CopyError> {
+    if let Some(keys) = keys {
+        store.put_new(&keys.object_name(), &keys.encode())?;
+    }
+    let description = Description { format: FORMAT, copy: Uuid::new_v4(), backup, seal };
+    store.put_new(ID, &to_json(ID, &description)?)?;
+    Ok(description)
+}
+
+/// A key file of a new key, wrapped in these ways.
+///
+/// # Errors
+/// When there are no random bytes, or too many ways.
+pub fn new_key(wrappers: &[Wrapper<'_>]) -> Result<(MasterKey, KeyFile), CopyError> {
+    let failed = |reason: String| CopyError::NoKey { reason };
+    let key = MasterKey::generate().map_err(|error| failed(error.to_string()))?;
+    let seconds = u64::try_from(Timestamp::now().as_micros() / MICROS).unwrap_or(0);
+    let mut file = KeyFile::new(&key, seconds);
+    for wrapper in wrappers {
+        file.add_wrap(&key, *wrapper).map_err(|error| failed(error.to_string()))?;
+    }
+    Ok((key, file))
+}
