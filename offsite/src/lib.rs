@@ -6,3 +6,5 @@
 #![cfg_attr(not(test), deny(unsafe_code))]
 
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
