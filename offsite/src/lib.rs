@@ -23,3 +23,5 @@ pub mod objects;
 pub mod seal;
 pub mod ship;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,6 +1,6 @@
 //! [`Store`]: where the objects of copies are.
 //!
-//! [`StoreUrl`] says which store, [`open`] opens it: a [`FileStore`], an [`SftpStore`] or an [`S3Store`]. They behave the
+//! [`StoreUrl`] says which store, [`open`] opens it: a [`FileStore`], an `SftpStore` or an [`S3Store`]. They behave the
 //! same; what cannot be the same is asked of a store once, by [`probe_conditional_put`].
 
 #[cfg(test)]
@@ -8,8 +8,12 @@ mod conformance_tests;
 mod credentials;
 mod file_store;
 mod names;
+mod open;
 mod probe;
+#[cfg(test)]
+mod probe_tests;
 mod proxy;
+mod s3;
 mod url;
 #[cfg(test)]
 mod url_tests;
@@ -20,8 +24,10 @@ use std::time::Duration;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use file_store::FileStore;
+pub use open::{OpenError, open};
 pub use probe::{ConditionalPut, probe_conditional_put};
 pub use proxy::{Proxy, ProxyError};
+pub use s3::S3Store;
 pub use url::{BucketUrl, SftpUrl, StoreUrl, Style, Transport, UrlError};
 
 /// The maximum length of an object: one upload, without parts.
@@ -138,4 +144,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the store refuses.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Whether the store has refused an upload for its condition, so that [`Self::put_new`] goes without one since.
+    fn refuses_conditions(&self) -> bool {
+        false
+    }
 }

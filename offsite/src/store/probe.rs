@@ -1,6 +1,6 @@
 //! [`probe_conditional_put`]: whether a store refuses a second object under the same name.
 
-use super::{Failure, Put, Store, StoreError};
+use super::{Put, Store, StoreError};
 
 /// What a store does with an upload that must not replace anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,20 +19,13 @@ pub enum ConditionalPut {
 /// # Errors
 /// When the store fails in another way than by refusing the condition.
 pub fn probe_conditional_put(store: &dyn Store, name: &str) -> Result<ConditionalPut, StoreError> {
-    let first = match store.put_new(name, b"probe 1") {
-        Ok(put) => put,
-        // Without rights it refuses this, too.
-        Err(error) if error.failure == Failure::Protocol => {
-            store.replace(name, b"probe 1")?;
-            return Ok(ConditionalPut::Refused);
-        }
-        Err(error) => return Err(error),
-    };
-    if first == Put::Exists {
-        return Ok(ConditionalPut::Enforced);
+    let mut put = store.put_new(name, b"probe")?;
+    if put == Put::Stored && !store.refuses_conditions() {
+        put = store.put_new(name, b"another probe")?;
     }
-    match store.put_new(name, b"probe 2")? {
-        Put::Exists => Ok(ConditionalPut::Enforced),
-        Put::Stored => Ok(ConditionalPut::Ignored),
-    }
+    Ok(match put {
+        _ if store.refuses_conditions() => ConditionalPut::Refused,
+        Put::Exists => ConditionalPut::Enforced,
+        Put::Stored => ConditionalPut::Ignored,
+    })
 }

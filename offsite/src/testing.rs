@@ -1,0 +1,8 @@
+//! A server of objects for tests and benchmarks, of this crate and of others (feature `testing`): [`FaultyServer`] speaks as
+//! much of S3 as a copy needs, keeps everything in memory, counts, and fails in every way that it is told to.
+
+mod faulty_server;
+mod http;
+mod signature;
+
+pub use faulty_server::{Conditions, Counts, FaultyServer, Kind, Ranges, Seen, Trouble};
