@@ -85,7 +85,12 @@ pub fn key_files(store: &dyn Store) -> Result<Vec<KeyFile>, CopyError> {
 ///
 /// # Errors
 /// When the store refuses.
-pub fn begin(store: &dyn Store, backup: Uuid, seal: SealKind, keys: Option<&KeyFile>) -> Result<Description, CopyError> {
+pub fn begin(
+    store: &dyn Store,
+    backup: Uuid,
+    seal: SealKind,
+    keys: Option<&KeyFile>,
+) -> Result<Description, CopyError> {
     if let Some(keys) = keys {
         store.put_new(&keys.object_name(), &keys.encode())?;
     }

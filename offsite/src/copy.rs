@@ -98,7 +98,9 @@ impl Directory for CopyDirectory {
         match state.contents.get(name) {
             Some(Content::Parts(file)) => Ok(Box::new(file.opened(path, Arc::clone(&self.chunks)))),
             Some(Content::Bytes(bytes)) => Ok(Box::new(logs::BytesFile::new(path, Arc::clone(bytes)))),
-            None => Err(StorageError { op: StorageOp::Open, path, offset: None, source: io::ErrorKind::NotFound.into() }),
+            None => {
+                Err(StorageError { op: StorageOp::Open, path, offset: None, source: io::ErrorKind::NotFound.into() })
+            }
         }
     }
 

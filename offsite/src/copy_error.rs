@@ -40,7 +40,9 @@ pub enum CopyError {
         url: String,
     },
     /// Something else is there.
-    #[error("{url} has no object `id`, but other objects: it is not a copy of a backup. Give an empty prefix or directory")]
+    #[error(
+        "{url} has no object `id`, but other objects: it is not a copy of a backup. Give an empty prefix or directory"
+    )]
     NotACopy {
         /// The URL of the store.
         url: String,

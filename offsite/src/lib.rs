@@ -19,9 +19,13 @@ pub mod description;
 mod hex;
 pub mod keys;
 pub mod log_bytes;
+#[cfg(test)]
+mod memory_store;
 pub mod objects;
 pub mod seal;
 pub mod ship;
+#[cfg(test)]
+mod small_backup;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

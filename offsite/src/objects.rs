@@ -47,7 +47,10 @@ impl FromStr for Run {
 
     fn from_str(text: &str) -> Result<Self, NoRun> {
         let (epoch, random) = text.split_once('-').ok_or(NoRun)?;
-        let run = Self { epoch: epoch.parse().map_err(|_| NoRun)?, random: u32::from_str_radix(random, 16).map_err(|_| NoRun)? };
+        let run = Self {
+            epoch: epoch.parse().map_err(|_| NoRun)?,
+            random: u32::from_str_radix(random, 16).map_err(|_| NoRun)?,
+        };
         if run.to_string() == text { Ok(run) } else { Err(NoRun) }
     }
 }

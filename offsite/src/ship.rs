@@ -94,17 +94,8 @@ impl Shipper {
         listing.expect_older_than(&feed)?;
         let shipped = feed.position();
         let run = claim(&mut uploads, shipped.next_seq)?;
-        let mut shipper = Self {
-            uploads,
-            copy,
-            run,
-            feed,
-            listing,
-            state,
-            shipped,
-            queue: VecDeque::new(),
-            next_tail: (0, 0),
-        };
+        let mut shipper =
+            Self { uploads, copy, run, feed, listing, state, shipped, queue: VecDeque::new(), next_tail: (0, 0) };
         shipper.ship_manifest()?;
         Ok(shipper)
     }
@@ -225,7 +216,8 @@ impl Shipper {
             previous_checksum: end.previous_checksum,
             bytes: bytes.to_vec(),
         };
-        let contents = contents.encode().map_err(|source| CopyError::Local { op: "compress", path: name.clone(), source })?;
+        let contents =
+            contents.encode().map_err(|source| CopyError::Local { op: "compress", path: name.clone(), source })?;
         let object = self.uploads.seal(&name, &contents, Padding::PowerOfTwo)?;
         self.next_tail = (log, number + 1);
         self.queue.push_back(Queued { name, object, end });
@@ -297,11 +289,13 @@ fn check_claim(uploads: &Uploads, own: Run) -> Result<(), CopyError> {
 
 fn claims(uploads: &Uploads) -> Result<Vec<Run>, CopyError> {
     let listed = uploads.store().list(Object::CLAIMS)?;
-    Ok(listed.iter().filter_map(|listed| match Object::parse(&listed.name) {
-        Some(Object::Claim(run)) => Some(run),
-        _ => None,
-    })
-    .collect())
+    Ok(listed
+        .iter()
+        .filter_map(|listed| match Object::parse(&listed.name) {
+            Some(Object::Claim(run)) => Some(run),
+            _ => None,
+        })
+        .collect())
 }
 
 /// How the objects of a copy with this key are sealed.

@@ -431,9 +431,17 @@ mod tests {
         let created = create_backup(&url, None, &mut |_| ControlFlow::Continue(())).unwrap();
         let (backup_uuid, database, on_gap) = (Some(created.uuid), None, OnGap::Heal);
         let on_unreachable = OnUnreachable::Stop;
-        BackupLock { backend_url: url.clone(), backup_uuid, database, on_gap, on_unreachable, compact: None, offsite: Vec::new() }
-            .create(dir.path())
-            .unwrap();
+        BackupLock {
+            backend_url: url.clone(),
+            backup_uuid,
+            database,
+            on_gap,
+            on_unreachable,
+            compact: None,
+            offsite: Vec::new(),
+        }
+        .create(dir.path())
+        .unwrap();
         let limits = LogLimits::default();
         let recording = BackupWriter::open(dir.path(), limits).unwrap();
         let backup = Arc::new(Backup::open(&url).unwrap());

@@ -41,8 +41,15 @@ impl Home {
         let dir = tempfile::tempdir().unwrap();
         let on_unreachable = OnUnreachable::Spool { directory: dir.path().join(SPOOL), wait: Duration::ZERO };
         let (backend_url, backup_uuid) = (format!("file:///disk/{BACKUP}").parse().unwrap(), Some(UUID));
-        let lock =
-            BackupLock { backend_url, backup_uuid, database: None, on_gap: OnGap::Heal, on_unreachable, compact: None, offsite: Vec::new() };
+        let lock = BackupLock {
+            backend_url,
+            backup_uuid,
+            database: None,
+            on_gap: OnGap::Heal,
+            on_unreachable,
+            compact: None,
+            offsite: Vec::new(),
+        };
         Self { dir, lock }
     }
 

@@ -121,7 +121,8 @@ mod tests {
         for text in ["1s", "90s", "5m", "1h", "24h", "segment"] {
             assert_eq!(every(text).unwrap().to_string(), text);
         }
-        for text in ["", "10", "s", "0s", "25h", "1d", "-1s", "99999999999999999999s", "18446744073709551615h", "1.5s"] {
+        for text in ["", "10", "s", "0s", "25h", "1d", "-1s", "99999999999999999999s", "18446744073709551615h", "1.5s"]
+        {
             assert!(every(text).is_err(), "{text}");
         }
     }
@@ -132,7 +133,9 @@ mod tests {
         assert_eq!((entry.every, entry.seal), (Every::default(), None));
         let written = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<OffsiteEntry>(&written).unwrap(), entry);
-        for bad in ["{}", r#"{"url": "x", "evry": "1s"}"#, r#"{"url": "x", "every": 10}"#, r#"{"url": "x", "seal": "no"}"#] {
+        for bad in
+            ["{}", r#"{"url": "x", "evry": "1s"}"#, r#"{"url": "x", "every": 10}"#, r#"{"url": "x", "seal": "no"}"#]
+        {
             assert!(serde_json::from_str::<OffsiteEntry>(bad).is_err(), "{bad}");
         }
     }

@@ -44,13 +44,8 @@ impl Contents {
     /// # Errors
     /// When it cannot be read.
     pub fn read(chunks: &Chunks) -> Result<Self, CopyError> {
-        let mut contents = Self {
-            files: BTreeMap::new(),
-            logs: Vec::new(),
-            sealed_behind: 1,
-            manifest: None,
-            listed: Instant::now(),
-        };
+        let mut contents =
+            Self { files: BTreeMap::new(), logs: Vec::new(), sealed_behind: 1, manifest: None, listed: Instant::now() };
         contents.read_files(chunks)?;
         contents.read_logs(chunks)?;
         Ok(contents)

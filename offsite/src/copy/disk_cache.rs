@@ -87,7 +87,8 @@ impl DiskCache {
     }
 
     fn path(&self, object: &str, what: &str) -> PathBuf {
-        let hash: String = Sha256::digest(object.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            Sha256::digest(object.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         self.directory.join(format!("{hash}.{what}"))
     }
 

@@ -39,7 +39,8 @@ impl ObjectFile {
         let (mut parts, mut start) = (Vec::new(), 0_u64);
         for &(part, object_len) in listed {
             let name = Object::Part(file, part).to_string();
-            let damaged = || CopyError::Damaged { name: name.clone(), reason: "it was cut off, or is no object of a copy" };
+            let damaged =
+                || CopyError::Damaged { name: name.clone(), reason: "it was cut off, or is no object of a copy" };
             let len = plain_len(object_len).ok_or_else(damaged)?;
             let behind = start.checked_add(len).ok_or_else(damaged)?;
             parts.push(PartObject { name, object_len, start, len });

@@ -178,6 +178,9 @@ fn bytes_of(text: &str, expected: &str) -> Result<Key, AgeKeyError> {
 }
 
 #[cfg(test)]
+mod interop_tests;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::hex;

@@ -15,6 +15,9 @@ pub const KEY_FILES: &str = "k/";
 /// The longest key file, in bytes. A wrap takes some 300.
 pub const KEY_FILE_MAX: usize = 64 << 10;
 
+/// The longest reason that is shown, in characters.
+const REASON_MAX: usize = 200;
+
 /// The version of the format.
 const FORMAT: u64 = 1;
 
@@ -154,11 +157,14 @@ impl KeyFile {
     /// # Errors
     /// When they are none of a key file, or of a later version. Ways of wrapping that are not known are no error.
     pub fn decode(name: &str, bytes: &[u8]) -> Result<Self, KeyFileError> {
-        let fail = |reason: String| KeyFileError::NotAKeyFile { name: name.to_owned(), reason };
+        let fail = |reason: String| KeyFileError::NotAKeyFile { name: name.to_owned(), reason: shown(&reason) };
         if bytes.len() > KEY_FILE_MAX {
             return Err(fail(format!("it has more than {KEY_FILE_MAX} bytes")));
         }
-        // The messages of serde_json name what is missing or where it is, and repeat at most a short value.
+        // A list would be taken for the fields in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(fail("it is not a JSON object".to_owned()));
+        }
         let FormatOnly { format } = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
         if format > FORMAT {
             return Err(KeyFileError::NewerFormat { name: name.to_owned(), format });
@@ -174,6 +180,11 @@ impl KeyFile {
         let wraps = json.wraps.into_iter().enumerate().map(wrap).collect::<Result<_, _>>()?;
         Ok(Self { key, created: json.created, wraps })
     }
+}
+
+/// A reason that may repeat what is in the file: its beginning, without what a terminal would obey.
+fn shown(reason: &str) -> String {
+    reason.chars().filter(|it| !it.is_control()).take(REASON_MAX).collect()
 }
 
 #[cfg(test)]

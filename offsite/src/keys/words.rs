@@ -133,7 +133,8 @@ mod tests {
         #[test]
         fn every_key_comes_back_from_its_words(key: [u8; 32]) {
             let key = MasterKey::from_key(Key::new(key));
-            prop_assert_eq!(from_words(&words(&key)).unwrap().bytes(), key.bytes());
+            let read = from_words(&words(&key)).unwrap();
+            prop_assert_eq!(read.bytes(), key.bytes());
         }
 
         #[test]

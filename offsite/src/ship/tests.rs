@@ -1,0 +1,238 @@
+//! What was shipped is read back, whatever was cut off, killed, lost or put in between.
+
+use std::sync::Arc;
+
+use common::Source;
+
+use super::{Shipper, Step, Target};
+use crate::connect::{begin, expect_copy, new_key};
+use crate::copy::CopyDirectory;
+use crate::copy::chunks::Chunks;
+use crate::copy_error::CopyError;
+use crate::description::SealKind;
+use crate::keys::key_ring::KeyRing;
+use crate::keys::master_key::MasterKey;
+use crate::log_bytes::LogBytes;
+use crate::memory_store::{Cut, MemoryStore};
+use crate::objects::Object;
+use crate::seal::{Opening, open};
+use crate::small_backup::SmallBackup;
+use crate::store::Store;
+
+/// A copy in memory.
+struct Copy {
+    store: Arc<MemoryStore>,
+    key: Option<MasterKey>,
+}
+
+impl Copy {
+    fn of(backup: &SmallBackup, seal: SealKind) -> Self {
+        let store = Arc::new(MemoryStore::default());
+        let key = (seal != SealKind::None).then(|| new_key(&[]).unwrap());
+        begin(&*store, backup.uuid(), seal, key.as_ref().map(|(_, file)| file)).unwrap();
+        Self { store, key: key.map(|(key, _)| key) }
+    }
+
+    fn target(&self) -> Target {
+        let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
+        let copy = expect_copy(&*store).unwrap().copy;
+        Target { store, copy, key: self.key.clone() }
+    }
+
+    fn shipper(&self, backup: &SmallBackup) -> Result<Shipper, CopyError> {
+        let copy = Target { store: Arc::clone(&self.store) as _, copy: uuid::Uuid::nil(), key: self.key.clone() };
+        Shipper::begin(backup.open(), copy, &backup.state_directory())
+    }
+
+    /// The copy as a backup is read.
+    fn source(&self) -> Source {
+        let keys: Option<KeyRing> = self.key.clone().map(|key| [key].into_iter().collect());
+        let chunks = Arc::new(Chunks::new(Arc::clone(&self.store) as _, keys, None));
+        Source::new("memory://store".to_owned(), Arc::new(CopyDirectory::open(chunks).unwrap()))
+    }
+
+    fn opened(&self, name: &str) -> Vec<u8> {
+        let keys: Option<KeyRing> = self.key.clone().map(|key| [key].into_iter().collect());
+        open(keys.as_ref().map_or(Opening::None, Opening::Keys), name, &self.store.get(name, None).unwrap()).unwrap()
+    }
+}
+
+fn ship_all(shipper: &mut Shipper) -> Result<(), CopyError> {
+    shipper.ship_logs()?;
+    while shipper.ship_file()? == Step::Stored {}
+    Ok(())
+}
+
+#[test]
+fn what_is_shipped_is_read_back_sealed_or_not() {
+    for seal in [SealKind::Node, SealKind::None] {
+        let mut backup = SmallBackup::new();
+        let copy = Copy::of(&backup, seal);
+        assert_eq!(copy.target().copy, expect_copy(&*copy.store).unwrap().copy);
+        let mut shipper = copy.shipper(&backup).unwrap();
+        for round in 0..6 {
+            backup.record(9);
+            if round % 2 == 1 {
+                backup.seal();
+            }
+            ship_all(&mut shipper).unwrap();
+            backup.expect_equal(&copy.source(), backup.version());
+        }
+        assert!(backup.segments() > 2);
+        assert_eq!(ship_all(&mut shipper).map(|()| shipper.shipped()).unwrap(), u64::from(backup.version()) + 1);
+    }
+}
+
+#[test]
+fn a_copy_begun_later_gets_the_whole_history() {
+    let mut backup = SmallBackup::new();
+    backup.record(60);
+    backup.seal();
+    backup.record(5);
+    let copy = Copy::of(&backup, SealKind::Node);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), 65);
+}
+
+#[test]
+fn a_reader_follows_what_is_shipped() {
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    let mut shipper = copy.shipper(&backup).unwrap();
+    backup.record(3);
+    ship_all(&mut shipper).unwrap();
+    let keys: Option<KeyRing> = copy.key.clone().map(|key| [key].into_iter().collect());
+    let chunks = Chunks::new(Arc::clone(&copy.store) as _, keys, None);
+    let mut contents = crate::copy::contents::Contents::read(&chunks).unwrap();
+    for _ in 0..8 {
+        backup.record(7);
+        backup.seal();
+        ship_all(&mut shipper).unwrap();
+        contents.read_new(&chunks).unwrap();
+        let fresh = crate::copy::contents::Contents::read(&chunks).unwrap();
+        assert_eq!(contents.names(), fresh.names());
+    }
+}
+
+/// A run that is cut off at every call, the next one goes on: nothing is missing, and nothing is in the copy twice.
+#[test]
+fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
+    let cuts: u64 = std::env::var("BACKUPFS_OFFSITE_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    let mut acknowledged = 0;
+    for cut in 0..cuts {
+        backup.record(4);
+        if cut % 5 == 4 {
+            backup.seal();
+        }
+        copy.store.cut_after(cut % 23, if cut % 2 == 0 { Cut::Before } else { Cut::After });
+        let shipped = copy.shipper(&backup).and_then(|mut shipper| {
+            ship_all(&mut shipper)?;
+            acknowledged = backup.version();
+            Ok(())
+        });
+        assert!(shipped.is_ok() || matches!(shipped, Err(CopyError::Store(_))), "{shipped:?}");
+        copy.store.heal();
+        if cut % 10 == 9 {
+            // What was said to be shipped is there, and more may be.
+            let backup_in_copy = Arc::new(common::Backup::open_from(&copy.source()).unwrap());
+            let (history, read) = backup_in_copy.read_history();
+            read.unwrap();
+            let newest = history.newest().map_or(0, |newest| newest.data_version.get());
+            assert!(newest >= acknowledged, "{newest} of {acknowledged}");
+        }
+    }
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), backup.version());
+    // Each byte of a log once.
+    let mut ends = std::collections::BTreeMap::<u64, u64>::new();
+    for name in copy.store.names(Object::TAILS) {
+        let piece = LogBytes::decode(&name, &copy.opened(&name)).unwrap();
+        let end = ends.entry(piece.log).or_default();
+        assert_eq!(*end, piece.offset, "{name}");
+        *end += piece.bytes.len() as u64;
+    }
+}
+
+#[test]
+fn a_second_writer_is_noticed_by_both() {
+    let mut backup = SmallBackup::new();
+    backup.record(3);
+    let copy = Copy::of(&backup, SealKind::Node);
+    let first = copy.shipper(&backup).unwrap();
+    first.check_claim().unwrap();
+    let second = copy.shipper(&backup).unwrap();
+    assert!(matches!(first.check_claim(), Err(CopyError::AnotherWriter { other }) if other == second.run()));
+    second.check_claim().unwrap();
+}
+
+#[test]
+fn a_backup_that_is_behind_its_copy_or_another_one_is_refused() {
+    let mut backup = SmallBackup::new();
+    backup.record(20);
+    let aside = tempfile::tempdir().unwrap();
+    copy_files(&backup.path(), aside.path());
+    backup.record(60);
+    backup.seal();
+    let copy = Copy::of(&backup, SealKind::Node);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    // An older state of the backup is put back, as from a disk image.
+    std::fs::remove_dir_all(backup.path()).unwrap();
+    std::fs::create_dir(backup.path()).unwrap();
+    copy_files(aside.path(), &backup.path());
+    assert!(matches!(copy.shipper(&backup), Err(CopyError::Ahead { .. })));
+    // It goes on from there: another history.
+    backup.go_on_at(20);
+    backup.record(70);
+    backup.seal();
+    assert!(matches!(copy.shipper(&backup), Err(CopyError::Fork { .. })));
+}
+
+/// After a power cut records that were shipped are gone, and others have their seqs.
+#[test]
+fn records_that_were_lost_after_they_were_shipped_are_replaced_by_what_followed() {
+    let mut backup = SmallBackup::new();
+    backup.record(5);
+    let aside = tempfile::tempdir().unwrap();
+    copy_files(&backup.path(), aside.path());
+    backup.record(40);
+    let copy = Copy::of(&backup, SealKind::Node);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), 45);
+    std::fs::remove_dir_all(backup.path()).unwrap();
+    std::fs::create_dir(backup.path()).unwrap();
+    copy_files(aside.path(), &backup.path());
+    backup.go_on_at(5);
+    backup.record(2);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), 7);
+    backup.record(30);
+    backup.seal();
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), 37);
+}
+
+#[test]
+fn a_missing_object_among_others_is_reported() {
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    let mut shipper = copy.shipper(&backup).unwrap();
+    for _ in 0..4 {
+        backup.record(1);
+        ship_all(&mut shipper).unwrap();
+    }
+    let tails = copy.store.names(Object::TAILS);
+    copy.store.tamper(|objects| drop(objects.remove(&tails[1])));
+    let keys: Option<KeyRing> = copy.key.clone().map(|key| [key].into_iter().collect());
+    let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, keys, None));
+    let error = CopyDirectory::open(chunks).unwrap_err();
+    assert!(error.to_string().contains(&tails[1]), "{error}");
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}

@@ -85,7 +85,13 @@ fn what_is_no_key_file_is_refused() {
     }
     assert!(refused(&[valid.as_slice(), b"x"].concat()).contains("k/x is not a key file"));
     assert!(refused(&vec![b' '; KEY_FILE_MAX + 1]).contains("more than 65536 bytes"));
-    assert!(refused("[".repeat(60_000).as_bytes()).contains("recursion limit"));
+    assert!(refused("[".repeat(60_000).as_bytes()).contains("not a JSON object"));
+    assert!(refused(format!("[1,\"{}\",0,[]]", key().id()).as_bytes()).contains("not a JSON object"));
+    let (open, close) = ("[".repeat(20_000), "]".repeat(20_000));
+    let deep = format!(r#"{{"format":1,"key":"","created":0,"wraps":[{{"kind":"x","deep":{open}{close}}}]}}"#);
+    assert!(refused(deep.as_bytes()).contains("recursion limit"));
+    let hostile = refused(&changed(|json| json["\u{1b}[2J".repeat(1000)] = json!(1)));
+    assert!(hostile.len() < 500 && !hostile.contains('\u{1b}'), "{hostile}");
     let newer = changed(|json| json["format"] = json!(2));
     let expected = KeyFileError::NewerFormat { name: "k/x".to_owned(), format: 2 };
     assert_eq!(KeyFile::decode("k/x", &newer), Err(expected));

@@ -1,0 +1,134 @@
+//! [`SmallBackup`]: a backup of a few changes, for tests.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::{
+    Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Sealer, Seq,
+    Source, Timestamp, View, create_backup,
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Some ten changes a log.
+const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
+
+/// A backup in a temporary directory.
+pub struct SmallBackup {
+    dir: TempDir,
+    lock: BackupLock,
+    version: u32,
+}
+
+impl SmallBackup {
+    /// An empty backup.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let backend_url: BackupUrl = dir.path().join("node.bkp").to_str().unwrap().parse().unwrap();
+        let created = create_backup(&backend_url, None, &mut |_| ControlFlow::Continue(())).unwrap();
+        let lock = BackupLock {
+            backend_url,
+            backup_uuid: Some(created.uuid),
+            database: None,
+            on_gap: OnGap::Stop,
+            on_unreachable: OnUnreachable::Stop,
+            compact: None,
+            offsite: Vec::new(),
+        };
+        lock.create(dir.path()).unwrap();
+        Self { dir, lock, version: 0 }
+    }
+
+    pub fn uuid(&self) -> Uuid {
+        self.lock.backup_uuid.unwrap()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.lock.backend_url.path().to_owned()
+    }
+
+    /// Where runs of `ship` leave word.
+    pub fn state_directory(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn open(&self) -> Arc<Backup> {
+        Arc::new(Backup::open(&self.lock.backend_url).unwrap())
+    }
+
+    /// The newest version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Goes on at this version, after files of the backup were put back.
+    pub fn go_on_at(&mut self, version: u32) {
+        self.version = version;
+    }
+
+    /// Records changes; each is different from all others.
+    pub fn record(&mut self, count: u32) {
+        let mut writer = BackupWriter::open(self.dir.path(), LIMITS).unwrap();
+        for _ in 0..count {
+            let version = self.version + 1;
+            let mut statements: Vec<Cow<'_, str>> = Vec::new();
+            if version == 1 {
+                statements.push("CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER, blobval BLOB)".into());
+                statements.push("INSERT INTO vars (name, intval) VALUES ('data_version', 0)".into());
+                statements.push("CREATE TABLE notes (id INTEGER PRIMARY KEY, note TEXT)".into());
+            }
+            statements.push(format!("INSERT INTO notes (note) VALUES ('{}')", Uuid::new_v4()).into());
+            statements
+                .push(format!("UPDATE notes SET note = note || '{version}' WHERE id % 3 = {}", version % 3).into());
+            statements.push(
+                format!(
+                    "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}",
+                    self.version
+                )
+                .into(),
+            );
+            let write = DbWrite {
+                data_version: DataVersion::new(version),
+                statements: &statements,
+                received_at: Timestamp::now(),
+            };
+            writer.record(&write).unwrap();
+            self.version = version;
+        }
+    }
+
+    /// Seals the finished logs.
+    pub fn seal(&self) {
+        let mut sealer = Sealer::new(self.open(), LIMITS).unwrap();
+        sealer.advance(Seq::new(u64::MAX).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap();
+    }
+
+    /// Number of segments.
+    pub fn segments(&self) -> usize {
+        let names = std::fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("segment-")).count()
+    }
+
+    /// Expects what is read from `source` to have exactly the first `newest` versions of this backup, byte for byte.
+    pub fn expect_equal(&self, source: &Source, newest: u32) {
+        let copied = Arc::new(Backup::open_from(source).unwrap());
+        let (history, read) = copied.read_history();
+        read.unwrap();
+        assert_eq!(history.newest().map_or(0, |newest| newest.data_version.get()), newest);
+        let own = self.open();
+        let (own_history, read) = own.read_history();
+        read.unwrap();
+        for version in 1..=newest {
+            let of = |backup: &Arc<Backup>, history: &common::History| {
+                let version = history.version(DataVersion::new(version)).unwrap().unwrap();
+                let view = View::open(backup, &history.plan(&version).unwrap()).unwrap();
+                let mut bytes = vec![0; usize::try_from(view.size_bytes()).unwrap()];
+                assert_eq!(view.read_at(0, &mut bytes).unwrap(), bytes.len());
+                bytes
+            };
+            assert!(of(&copied, &history) == of(&own, &own_history), "version {version} is another one");
+        }
+    }
+}
