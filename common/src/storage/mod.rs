@@ -16,7 +16,7 @@ pub(crate) mod modelled;
 pub(crate) mod owner;
 pub(crate) mod read_error;
 mod real;
-pub(crate) mod regular_file;
+pub mod regular_file;
 mod staging;
 mod trouble;
 pub(crate) mod unfinished;
