@@ -365,6 +365,11 @@ fn the_decryptor_in_python_opens_what_was_sealed() {
             }
             assert!(!out.join("id").exists());
         }
+        if round == 0 {
+            let words = dir.path().join("words");
+            fs::write(&words, format!("{}\n", *crate::keys::words::words(&self::key(7)))).unwrap();
+            assert_eq!(run(words.to_str().unwrap(), &copy.join("s/100"), Path::new("s/100")).stdout, plain(100));
+        }
         // One object, under its name and under another one; damaged ones are told, the others written.
         assert_eq!(run(key, &copy.join("s/100"), Path::new("s/100")).stdout, plain(100));
         assert!(!run(key, &copy.join("s/100"), Path::new("s/101")).status.success());
