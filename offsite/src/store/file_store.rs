@@ -44,14 +44,6 @@ impl FileStore {
         Self { base: base.into() }
     }
 
-    /// Makes the directory of the store, unless it is there. The one above must be there.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn create_base(&self) -> Result<(), StoreError> {
-        self.make_base().map_err(|errno| self.error("make", "the directory", errno))
-    }
-
     fn make_base(&self) -> Step<()> {
         let above = self.base.parent().unwrap_or(Path::new("/"));
         match rustix::fs::mkdir(&self.base, Mode::RWXU) {
@@ -265,6 +257,10 @@ fn errno_of(error: io::Error) -> Errno {
 impl Store for FileStore {
     fn url(&self) -> String {
         StoreUrl::File(self.base.clone()).to_string()
+    }
+
+    fn create_base(&self) -> Result<(), StoreError> {
+        self.make_base().map_err(|errno| self.error("make", "the directory", errno))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
