@@ -156,6 +156,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// When the store refuses.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
 
+    /// Removes what interrupted uploads have left in directories, if it is older than `age`, so that no upload still writes
+    /// it; says how many files that were. A bucket has none.
+    ///
+    /// # Errors
+    /// When the store cannot be listed, or refuses.
+    fn remove_leftovers(&self, age: Duration) -> Result<usize, StoreError> {
+        let _ = age;
+        Ok(0)
+    }
+
     /// Whether the store has refused an upload for its condition, so that [`Self::put_new`] goes without one since.
     fn refuses_conditions(&self) -> bool {
         false

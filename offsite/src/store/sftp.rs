@@ -7,6 +7,8 @@ mod connection;
 mod faults;
 #[cfg(test)]
 mod faults_tests;
+#[cfg(test)]
+mod hostile_tests;
 mod listing;
 mod packets;
 #[cfg(test)]
@@ -18,12 +20,12 @@ mod transfer;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::connection::{Connection, Ticket};
 use self::faults::Fault;
 use self::packets::{Attributes, FSYNC, OpenFor, POSIX_RENAME, Reply, Request, STATVFS, decode_space, status};
-use super::names::{check_len, check_name, temporary_name};
+use super::names::{check_len, check_name, seconds_before_now, temporary_name};
 use super::url::SftpUrl;
 use super::{Failure, Limits, Listed, Put, Store, StoreError};
 
@@ -305,6 +307,11 @@ impl Store for SftpStore {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.put(name, bytes, Existing::Replace).map(|_| ())
+    }
+
+    fn remove_leftovers(&self, age: Duration) -> Result<usize, StoreError> {
+        let Some(until) = seconds_before_now(age) else { return Ok(0) };
+        self.call("remove", "what uploads left", |session| session.remove_leftovers(until))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {

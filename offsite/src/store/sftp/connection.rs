@@ -75,7 +75,13 @@ pub(super) struct Ticket {
 impl Connection {
     /// Starts `ssh` and greets the server.
     pub(super) fn open(url: &SftpUrl, limits: Limits) -> Result<Self, Broken> {
-        let mut child = command(url, limits).spawn().map_err(|error| Broken::NotStarted(error.kind()))?;
+        Self::start(&mut command(url, limits), limits)
+    }
+
+    /// Starts a program that speaks SFTP on its standard input and output, and greets it.
+    pub(super) fn start(command: &mut Command, limits: Limits) -> Result<Self, Broken> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| Broken::NotStarted(error.kind()))?;
         let (Some(input), Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(Broken::NotStarted(ErrorKind::BrokenPipe));
@@ -256,7 +262,6 @@ fn command(url: &SftpUrl, limits: Limits) -> Command {
     command.args(["-s", "--", &url.host, "sftp"]);
     // What it says is read.
     command.env("LC_ALL", "C");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

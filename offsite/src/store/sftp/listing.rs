@@ -6,7 +6,7 @@ use super::faults::Fault;
 use super::packets::{Attributes, Reply, Request, status};
 use super::{Listed, Session};
 use crate::store::LISTED_MAX;
-use crate::store::names::{PARTS_MAX, is_name, leads_to};
+use crate::store::names::{PARTS_MAX, is_name, is_temporary, leads_to};
 
 /// How many answers with names of one directory are on their way at once.
 const ANSWERS_MAX: usize = 8;
@@ -19,13 +19,42 @@ const DIRECTORY: u32 = 0o040_000;
 /// What is in a directory.
 type Entries = Vec<(String, Attributes)>;
 
+/// What was found in all directories.
+#[derive(Default)]
+struct Found {
+    objects: Vec<Listed>,
+    /// Names of files that uploads have left, and when those were written.
+    leftovers: Vec<(String, Option<u32>)>,
+}
+
 impl Session<'_> {
     /// All objects whose names begin with `prefix`, ascending.
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<Listed>, Fault> {
-        let mut found = Vec::new();
+        let mut objects = self.walk(prefix)?.objects;
+        objects.sort_unstable();
+        objects.dedup();
+        Ok(objects)
+    }
+
+    /// Removes files with temporary names that are as old as `until`; says how many.
+    pub(super) fn remove_leftovers(&self, until: i64) -> Result<usize, Fault> {
+        let is_old = |written: Option<u32>| written.is_some_and(|written| i64::from(written) <= until);
+        let mut removed = 0;
+        for (name, _) in self.walk("")?.leftovers.iter().filter(|(_, written)| is_old(*written)) {
+            match self.do_one(&Request::Remove { path: &self.path(name) }) {
+                Ok(()) => removed += 1,
+                Err(Fault::Status(status::NO_SUCH_FILE)) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(removed)
+    }
+
+    fn walk(&self, prefix: &str) -> Result<Found, Fault> {
+        let mut found = Found::default();
         let mut directories = vec![String::new()];
         while let Some(directory) = directories.pop() {
-            let entries = match self.entries(&directory, LISTED_MAX - found.len()) {
+            let entries = match self.entries(&directory, LISTED_MAX - found.objects.len()) {
                 Err(Fault::Status(status::NO_SUCH_FILE | status::NO_SUCH_PATH)) if directory.is_empty() => {
                     return Err(Fault::NoBase);
                 }
@@ -33,31 +62,30 @@ impl Session<'_> {
                 Err(Fault::Status(status::NO_SUCH_FILE | status::NO_SUCH_PATH)) => continue,
                 entries => entries?,
             };
-            for (name, attributes) in entries {
-                let name = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-                if !is_name(&name) {
+            for (file_name, attributes) in entries {
+                let is_left_over = is_temporary(&file_name);
+                let name = if directory.is_empty() { file_name } else { format!("{directory}/{file_name}") };
+                if !is_left_over && !is_name(&name) {
                     continue;
                 }
-                let Some(Attributes { size, mode: Some(mode) }) = self.known(&name, attributes)? else { continue };
+                let Some(Attributes { size, mode: Some(mode), written }) = self.known(&name, attributes)? else {
+                    continue;
+                };
                 match (mode & TYPE_MASK, size) {
-                    (REGULAR, Some(len)) if name.starts_with(prefix) => {
-                        if found.len() >= LISTED_MAX {
-                            return Err(Fault::TooMany);
-                        }
-                        found.push(Listed { name, len });
-                    }
-                    (DIRECTORY, _) if leads_to(&name, prefix) && name.split('/').count() < PARTS_MAX => {
-                        if directories.len() >= LISTED_MAX {
-                            return Err(Fault::TooMany);
-                        }
+                    (REGULAR, _) if is_left_over => found.leftovers.push((name, written)),
+                    (REGULAR, Some(len)) if name.starts_with(prefix) => found.objects.push(Listed { name, len }),
+                    (DIRECTORY, _)
+                        if !is_left_over && leads_to(&name, prefix) && name.split('/').count() < PARTS_MAX =>
+                    {
                         directories.push(name);
                     }
                     _ => {}
                 }
+                if found.objects.len().max(found.leftovers.len()).max(directories.len()) >= LISTED_MAX {
+                    return Err(Fault::TooMany);
+                }
             }
         }
-        found.sort_unstable();
-        found.dedup();
         Ok(found)
     }
 

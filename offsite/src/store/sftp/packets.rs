@@ -137,6 +137,8 @@ pub(super) struct Attributes {
     pub(super) size: Option<u64>,
     /// Type and permissions, as in `st_mode`.
     pub(super) mode: Option<u32>,
+    /// When it was last written, in seconds since 1970.
+    pub(super) written: Option<u32>,
 }
 
 /// What the server answers.
@@ -367,16 +369,14 @@ impl<'a> Rest<'a> {
             self.take(8)?;
         }
         let mode = if flags & HAS_PERMISSIONS != 0 { Some(self.number()?) } else { None };
-        if flags & HAS_TIMES != 0 {
-            self.take(8)?;
-        }
+        let written = if flags & HAS_TIMES != 0 { Some((self.number()?, self.number()?).1) } else { None };
         if flags & HAS_EXTENDED != 0 {
             for _ in 0..self.number()? {
                 self.text()?;
                 self.text()?;
             }
         }
-        Some(Attributes { size, mode })
+        Some(Attributes { size, mode, written })
     }
 }
 
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(decode(b"\x65\0\0\0\x07\0\0\0\x02"), Some((7, Reply::Status { code: 2 })));
         assert_eq!(decode(b"\x66\0\0\0\x07\0\0\0\x02ab"), Some((7, Reply::Handle(b"ab".to_vec()))));
         let names = b"\x68\0\0\0\x07\0\0\0\x01\0\0\0\x01a\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x09\0\0\x81\x80";
-        let attributes = Attributes { size: Some(9), mode: Some(0o100_600) };
+        let attributes = Attributes { size: Some(9), mode: Some(0o100_600), written: None };
         assert_eq!(decode(names), Some((7, Reply::Names(vec![(b"a".to_vec(), attributes)]))));
         assert_eq!(decode_version(b"\x02\0\0\0\x03\0\0\0\x01x\0\0\0\x011"), Some(vec!["x".to_owned()]));
         for len in 0..names.len() {

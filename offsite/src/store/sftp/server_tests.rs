@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -207,6 +206,9 @@ fn links_and_leftovers_are_not_listed() {
     let store = sshd.store("home", short());
     assert_eq!(store.list("").unwrap(), []);
     assert_eq!(store.put_new("link", b"x").unwrap(), Put::Exists);
+    assert_eq!(store.remove_leftovers(Duration::from_secs(3600)).unwrap(), 0);
+    assert_eq!(store.remove_leftovers(Duration::ZERO).unwrap(), 1);
+    assert!(!sshd.path("home/.upload-1").exists() && sshd.path("home/a_b").exists());
     let large = fs::File::create(sshd.path("home/large")).unwrap();
     large.set_len(1 << 40).unwrap();
     assert_eq!(store.get("large", None).unwrap_err().failure, Failure::Protocol);

@@ -83,7 +83,9 @@ impl Session<'_> {
             next += piece.len;
             on_the_way.push_back(piece);
         }
-        let Some(Attributes { size: Some(size), mode }) = self.wait_attributes(&stat)? else { return Err(Fault::Odd) };
+        let Some(Attributes { size: Some(size), mode, .. }) = self.wait_attributes(&stat)? else {
+            return Err(Fault::Odd);
+        };
         if mode.is_some_and(|mode| mode & TYPE_MASK != REGULAR) {
             return Err(Fault::Status(status::NO_SUCH_FILE));
         }
