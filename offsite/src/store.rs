@@ -1,6 +1,6 @@
 //! [`Store`]: where the objects of copies are.
 //!
-//! [`StoreUrl`] says which store, [`open`] opens it: a [`FileStore`], an `SftpStore` or an [`S3Store`]. They behave the
+//! [`StoreUrl`] says which store, [`open`] opens it: a [`FileStore`], an [`SftpStore`] or an [`S3Store`]. They behave the
 //! same; what cannot be the same is asked of a store once, by [`probe_conditional_put`].
 
 #[cfg(test)]
@@ -14,6 +14,7 @@ mod probe;
 mod probe_tests;
 mod proxy;
 mod s3;
+mod sftp;
 mod url;
 #[cfg(test)]
 mod url_tests;
@@ -28,6 +29,7 @@ pub use open::{OpenError, open};
 pub use probe::{ConditionalPut, probe_conditional_put};
 pub use proxy::{Proxy, ProxyError};
 pub use s3::S3Store;
+pub use sftp::SftpStore;
 pub use url::{BucketUrl, SftpUrl, StoreUrl, Style, Transport, UrlError};
 
 /// The maximum length of an object: one upload, without parts.
@@ -113,6 +115,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Description for messages: the URL without credentials.
     fn url(&self) -> String;
 
+    /// Makes the directory for a new copy, unless it is there; the one above must be there. No other call makes it, for a
+    /// disk that is not mounted must not get files. A bucket must be there already.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn create_base(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Names and lengths of all objects whose name begins with `prefix`, ascending by name (byte order). What cannot be an
     /// object of a copy is left out: other characters in its name, links, and what interrupted uploads left.
     ///
@@ -144,6 +155,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the store refuses.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Removes what interrupted uploads have left in directories, if it is older than `age`, so that no upload still writes
+    /// it; says how many files that were. A bucket has none.
+    ///
+    /// # Errors
+    /// When the store cannot be listed, or refuses.
+    fn remove_leftovers(&self, age: Duration) -> Result<usize, StoreError> {
+        let _ = age;
+        Ok(0)
+    }
 
     /// Whether the store has refused an upload for its condition, so that [`Self::put_new`] goes without one since.
     fn refuses_conditions(&self) -> bool {

@@ -7,11 +7,15 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::names::{PARTS_MAX, check_len, check_name, clip, is_name, leads_to, temporary_name, too_large};
+use super::names::{
+    PARTS_MAX, check_len, check_name, clip, is_name, is_temporary, leads_to, seconds_before_now, temporary_name,
+    too_large,
+};
 use super::url::StoreUrl;
 use super::{Failure, LISTED_MAX, Listed, OBJECT_BYTES_MAX, Put, Store, StoreError};
 
@@ -42,14 +46,6 @@ impl FileStore {
     /// The store in the directory `base`, which need not be there yet.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self { base: base.into() }
-    }
-
-    /// Makes the directory of the store, unless it is there. The one above must be there.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn create_base(&self) -> Result<(), StoreError> {
-        self.make_base().map_err(|errno| self.error("make", "the directory", errno))
     }
 
     fn make_base(&self) -> Step<()> {
@@ -168,6 +164,39 @@ impl FileStore {
         Ok(())
     }
 
+    /// Removes files with temporary names that are as old as `until`, here and below; says how many.
+    fn remove_temporary(&self, directory: &OwnedFd, depth: usize, until: i64) -> Step<usize> {
+        let mut removed = 0;
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Ok(text) = name.to_str() else { continue };
+            let is_below = depth < PARTS_MAX && is_name(text);
+            if !is_below && !is_temporary(text) {
+                continue;
+            }
+            let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            // What is gone in between needs no removing.
+            let Ok(stat) = stat else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory if is_below => {
+                    if let Ok(below) = rustix::fs::openat(directory, name, DIRECTORY, Mode::empty()) {
+                        removed += self.remove_temporary(&below, depth + 1, until)?;
+                    }
+                }
+                FileType::RegularFile if !is_below && stat.st_mtime <= until => {
+                    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+                        Ok(()) => removed += 1,
+                        Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(removed)
+    }
+
     fn error(&self, doing: &str, what: &str, errno: Errno) -> StoreError {
         let (failure, way_out) = match errno {
             Errno::NOENT | Errno::NOTDIR if self.open_base().is_err() => {
@@ -267,6 +296,10 @@ impl Store for FileStore {
         StoreUrl::File(self.base.clone()).to_string()
     }
 
+    fn create_base(&self) -> Result<(), StoreError> {
+        self.make_base().map_err(|errno| self.error("make", "the directory", errno))
+    }
+
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let mut found = Vec::new();
         let walked = self.open_base().and_then(|base| self.walk(&base, "", prefix, &mut found));
@@ -291,6 +324,12 @@ impl Store for FileStore {
         check_len(name, bytes)?;
         let replaced = self.write(name, bytes, Existing::Replace);
         replaced.map(|_| ()).map_err(|errno| self.error("replace", name, errno))
+    }
+
+    fn remove_leftovers(&self, age: Duration) -> Result<usize, StoreError> {
+        let Some(until) = seconds_before_now(age) else { return Ok(0) };
+        let removed = self.open_base().and_then(|base| self.remove_temporary(&base, 1, until));
+        removed.map_err(|errno| self.error("remove", "what uploads left", errno))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -385,6 +424,26 @@ mod tests {
         store.replace("id", b"x").unwrap();
         assert_eq!(fs::read(outside.join("1")).unwrap(), b"secret");
         assert_eq!(store.get("id", None).unwrap(), b"x");
+    }
+
+    #[test]
+    fn leftovers_of_uploads_are_removed_when_they_are_old() {
+        let (directory, store) = store();
+        let base = directory.path().join("a b/copy");
+        store.put_new("s/t/1", b"x").unwrap();
+        let left = [
+            base.join(temporary_name()),
+            base.join("s").join(temporary_name()),
+            base.join("s/t").join(temporary_name()),
+        ];
+        left.iter().for_each(|path| fs::write(path, b"left over").unwrap());
+        symlink(base.join("s/t/1"), base.join(temporary_name())).unwrap();
+        assert_eq!(store.remove_leftovers(Duration::from_secs(3600)).unwrap(), 0);
+        assert!(left.iter().all(|path| path.exists()));
+        assert_eq!(store.remove_leftovers(Duration::ZERO).unwrap(), 3);
+        assert!(!left.iter().any(|path| path.exists()));
+        assert_eq!(store.get("s/t/1", None).unwrap(), b"x");
+        assert_eq!(store.remove_leftovers(Duration::MAX).unwrap(), 0);
     }
 
     #[test]

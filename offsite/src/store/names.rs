@@ -1,6 +1,7 @@
 //! Names of objects, and of the temporary files of uploads.
 
 use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
@@ -63,6 +64,17 @@ pub(super) fn temporary_name() -> String {
     format!("{TEMPORARY_PREFIX}{}", Uuid::new_v4().simple())
 }
 
+/// Whether a file of a directory has a temporary name.
+pub(super) fn is_temporary(file_name: &str) -> bool {
+    file_name.starts_with(TEMPORARY_PREFIX)
+}
+
+/// The time `age` ago, in seconds since 1970; `None` where there is none.
+pub(super) fn seconds_before_now(age: Duration) -> Option<i64> {
+    let since = SystemTime::now().checked_sub(age)?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
+}
+
 /// Whether objects below the directory `directory` (without `/` at its end) can have names that begin with `prefix`.
 pub(super) fn leads_to(directory: &str, prefix: &str) -> bool {
     let directory = format!("{directory}/");
@@ -110,7 +122,7 @@ mod tests {
             assert!(!is_name(name), "{name}");
             assert_eq!(check_name(name).unwrap_err().failure, Failure::Protocol);
         }
-        assert!(!is_name(&temporary_name()));
+        assert!(!is_name(&temporary_name()) && is_temporary(&temporary_name()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::credentials::Credentials;
 use super::file_store::FileStore;
 use super::proxy::Proxy;
 use super::s3::S3Store;
+use super::sftp::SftpStore;
 use super::url::StoreUrl;
 use super::{Limits, Store};
 
@@ -55,7 +56,7 @@ pub fn open(
     match url {
         StoreUrl::File(_) | StoreUrl::Sftp(_) if proxy.is_some() => Err(OpenError::NoProxy(url.to_string())),
         StoreUrl::File(path) => Ok(Box::new(FileStore::new(path))),
-        StoreUrl::Sftp(_) => todo!(),
+        StoreUrl::Sftp(sftp) => Ok(Box::new(SftpStore::new(sftp.clone(), Limits::default()))),
         StoreUrl::S3(bucket) => {
             let credentials = credentials.ok_or_else(|| OpenError::NoCredentials(url.to_string()))?;
             Ok(Box::new(S3Store::new(bucket, &credentials, proxy.as_ref(), Limits::default())?))

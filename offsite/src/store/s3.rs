@@ -13,6 +13,8 @@ mod faults_tests;
 mod moto_tests;
 mod ranges;
 mod requests;
+#[cfg(test)]
+mod way_tests;
 
 use std::fmt;
 use std::ops::Range;

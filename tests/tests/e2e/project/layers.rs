@@ -18,11 +18,12 @@ fn root() -> &'static Path {
 }
 
 /// The crates that have rooms, and where their sources are.
-fn crates() -> [(&'static str, PathBuf); 4] {
+fn crates() -> [(&'static str, PathBuf); 5] {
     [
         ("format", "common/format/src"),
         ("secrets", "common/secrets/src"),
         ("common", "common/src"),
+        ("offsite", "offsite/src"),
         ("mountfs", "mountfs/src"),
     ]
     .map(|(name, path)| (name, root().join(path)))

@@ -1,0 +1,152 @@
+//! An OpenSSH server for tests: of this user, on loopback, with keys of its own.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getuid, kill_process};
+use tempfile::TempDir;
+
+use super::super::StoreUrl;
+use super::{Limits, SftpStore, SftpUrl};
+
+/// Where Debian has it; it insists on being started by its whole path.
+const PROGRAM: &str = "/usr/sbin/sshd";
+
+/// What the server lets be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    ReadWrite,
+    ReadOnly,
+}
+
+/// A server that is ended with the test, however that ends.
+pub(super) struct Sshd {
+    directory: TempDir,
+    child: Child,
+    port: u16,
+}
+
+impl Sshd {
+    /// A server; `None`, with a word about it, where there is none.
+    pub(super) fn start(access: Access) -> Option<Self> {
+        if !Path::new(PROGRAM).exists() || Command::new("ssh").arg("-V").stderr(Stdio::null()).status().is_err() {
+            eprintln!("SKIPPED: sshd or ssh is not installed (openssh-server, openssh-client)");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        for key in ["host", "other", "user"] {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", &path(key)])
+                .stdin(Stdio::null())
+                .status();
+            assert!(made.unwrap().success());
+        }
+        fs::copy(path("user.pub"), path("authorized")).unwrap();
+        fs::create_dir(path("home")).unwrap();
+        // As root it wants an empty directory.
+        if getuid().is_root() {
+            let _ = fs::create_dir_all("/run/sshd");
+        }
+        let options = if access == Access::ReadOnly { " -R" } else { "" };
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nPidFile none\n\
+             MaxStartups 100\nSubsystem sftp internal-sftp{options}\n",
+            path("host"),
+            path("authorized"),
+        );
+        fs::write(path("sshd_config"), config).unwrap();
+        let log = fs::File::create(path("log")).unwrap();
+        let child = Command::new(PROGRAM)
+            .args(["-D", "-e", "-f", &path("sshd_config")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let sshd = Self { directory, child, port };
+        sshd.know_host_key("host");
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", sshd.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Some(sshd)
+    }
+
+    /// Has the client expect this key of the server.
+    pub(super) fn know_host_key(&self, key: &str) {
+        let public = fs::read_to_string(self.path(&format!("{key}.pub"))).unwrap_or_default();
+        let known = if public.is_empty() { String::new() } else { format!("[127.0.0.1]:{} {public}", self.port) };
+        fs::write(self.path("known_hosts"), known).unwrap();
+        self.log_in_with("user");
+    }
+
+    /// Has the client log in with this key.
+    pub(super) fn log_in_with(&self, key: &str) {
+        let config = format!(
+            "Host *\nIdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n\
+             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n",
+            self.path(key).display(),
+            self.path("known_hosts").display(),
+        );
+        fs::write(self.path("ssh_config"), config).unwrap();
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The URL of a directory of the server's.
+    pub(super) fn url(&self, name: &str) -> StoreUrl {
+        let config = self.path("ssh_config").display().to_string();
+        let text = format!("sftp://127.0.0.1:{}{}?config={config}", self.port, self.path(name).display());
+        text.parse().unwrap()
+    }
+
+    pub(super) fn store(&self, name: &str, limits: Limits) -> SftpStore {
+        let StoreUrl::Sftp(url) = self.url(name) else { panic!("a directory of a server") };
+        SftpStore::new(SftpUrl { port: Some(self.port), ..url }, limits)
+    }
+
+    /// The processes that serve connections.
+    fn sessions(&self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut above = vec![self.child.id()];
+        while let Some(process) = above.pop() {
+            let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()) {
+                above.push(child);
+                found.extend(i32::try_from(child).ok().and_then(Pid::from_raw));
+            }
+        }
+        found
+    }
+
+    /// Sends a signal to all that serve connections; says how many those are.
+    pub(super) fn signal_sessions(&self, signal: Signal) -> usize {
+        let sessions = self.sessions();
+        for session in &sessions {
+            let _ = kill_process(*session, signal);
+        }
+        sessions.len()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.signal_sessions(Signal::KILL);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
