@@ -19,6 +19,7 @@ use crate::storage::read_error::ReadError;
 use crate::verify::{Hold, compare_with_database};
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::Commit;
+use secrets::shachain::Revocations;
 
 /// Adds the evidence of the backup to the report. Returns when the backup recorded the version of the database, if it did.
 pub(super) fn compare_with_backup(
@@ -137,7 +138,9 @@ fn between(older: &NodeState, newer: &NodeState) -> Between {
             continue;
         };
         let own = channel.next_own.saturating_sub(before.next_own);
-        let theirs = channel.theirs.get().saturating_sub(before.theirs.get());
+        // A channel that was closed has no count in either, or none any more.
+        let [theirs, theirs_before] = [channel, before].map(|it| it.theirs.map_or(0, Revocations::get));
+        let theirs = theirs.saturating_sub(theirs_before);
         if own > 0 || theirs > 0 {
             between.revoked.push(RevokedBetween { channel_id: channel.channel_id, own, theirs });
         }

@@ -40,8 +40,8 @@ pub(super) struct DatabaseChannel {
     pub(super) channel_id: ChannelId,
     /// Its state.
     pub(super) state: ChannelState,
-    /// How many commitments the peer has revoked.
-    pub(super) theirs: Revocations,
+    /// How many commitments the peer has revoked; `None` of a channel that a release before v25.05 closed, which deleted that.
+    pub(super) theirs: Option<Revocations>,
     /// The number of the next commitment of the node itself: all before the one in front of it are revoked.
     pub(super) next_own: u64,
 }
@@ -130,12 +130,16 @@ fn channels(connection: &Connection) -> Result<Vec<DatabaseChannel>, NodeStateEr
         }
         let channel_id = channel_id(row)?.ok_or_else(value("full_channel_id"))?;
         let next_own = integer(row, 2)?.and_then(|it| u64::try_from(it).ok()).ok_or_else(value("next_index_local"))?;
-        integer(row, 3)?.ok_or_else(value("shachain_remote_id"))?;
         let shachain = |index, column| {
             let number = integer(row, index)?.and_then(|it| u64::try_from(it).ok());
             number.ok_or(NodeStateError::Value { table: "shachains", column })
         };
-        let theirs = Revocations::of_shachain(shachain(4, "min_index")?, shachain(5, "num_valid")?)?;
+        let theirs = match integer(row, 3)? {
+            Some(_) => Some(Revocations::of_shachain(shachain(4, "min_index")?, shachain(5, "num_valid")?)?),
+            // `wallet_stmt2closed_channel` takes it, too.
+            None if state.is_closed() => None,
+            None => return Err(NodeStateError::Value { table: TABLE, column: "shachain_remote_id" }),
+        };
         if channels.len() == ROWS_MAX {
             return Err(NodeStateError::TooMany(TABLE));
         }

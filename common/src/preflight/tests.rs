@@ -41,7 +41,7 @@ fn state(channels: &[(u8, ChannelState, u64)]) -> NodeState {
     let channel = |&(id, state, theirs): &(u8, ChannelState, u64)| DatabaseChannel {
         channel_id: [id; 32],
         state,
-        theirs: revocations(theirs),
+        theirs: Some(revocations(theirs)),
         next_own: 1,
     };
     NodeState { last_block: None, channels: channels.iter().map(channel).collect(), htlcs: Vec::new() }
@@ -74,8 +74,8 @@ fn judged(database: &NodeState, witnesses: &[Witness]) -> (Vec<Standing>, Verdic
 fn what_is_read_is_what_can_still_be_lost() {
     let state = NodeState::read(&tables()).unwrap();
     assert_eq!(state.last_block, Some(101));
-    let read: Vec<_> = state.channels.iter().map(|it| (it.state, it.theirs.get(), it.next_own)).collect();
-    assert_eq!(read, [(OPEN, 681, 679), (CLOSED, 0, 5)], "a channel without a commitment does not count");
+    let read: Vec<_> = state.channels.iter().map(|it| (it.state, it.theirs.map(Revocations::get), it.next_own)).collect();
+    assert_eq!(read, [(OPEN, Some(681), 679), (CLOSED, Some(0), 5)], "a channel without a commitment does not count");
     let htlcs: Vec<_> = state.htlcs.iter().map(|it| (it.cltv_expiry, it.amount_msat)).collect();
     assert_eq!(htlcs, [(138, 5000)]);
     let connection = tables();
@@ -148,6 +148,27 @@ fn a_closed_channel_proves_nothing() {
     assert_eq!(of(6), (vec![Standing::ClosedTooEarly], Verdict::Unknown));
     let beside_an_open_one = state(&[(1, CLOSED, 5), (2, OPEN, 7)]);
     assert_eq!(judged(&beside_an_open_one, &[witness(5, &[(2, Some(7))])]), (vec![Standing::Equal], Verdict::Current));
+}
+
+/// Before v25.05 `lightningd` deleted the shachain of a channel that it closed. Most nodes of some age have such channels.
+#[test]
+fn a_channel_that_was_closed_long_ago_has_no_revocations() {
+    let connection = tables();
+    connection.execute_batch("UPDATE channels SET shachain_remote_id = 99 WHERE id = 3").unwrap();
+    let mut read = NodeState::read(&connection).unwrap();
+    let closed = read.channels.pop().unwrap();
+    assert_eq!((closed.state, closed.theirs), (CLOSED, None));
+    let beside_an_open_one = NodeState {
+        channels: vec![closed.clone(), state(&[(1, OPEN, 5)]).channels.remove(0)],
+        ..state(&[])
+    };
+    let mut old = witness(5, &[(1, Some(5)), (2, Some(9))]);
+    assert_eq!(
+        judged(&beside_an_open_one, &[witness(5, &[(1, Some(5))])]),
+        (vec![Standing::Equal], Verdict::Current)
+    );
+    old.backup.channels[1].channel_id = closed.channel_id;
+    assert_eq!(judged(&beside_an_open_one, &[old]), (vec![Standing::Closed, Standing::Equal], Verdict::Current));
 }
 
 #[test]
