@@ -24,6 +24,15 @@ pub enum Verdict {
     Unknown,
 }
 
+/// Whether keys are those of the node of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// They are, or the database does not say which node it is of.
+    NotExcluded,
+    /// They are of another node.
+    OtherNode,
+}
+
 /// Everything that was found about a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -98,16 +107,18 @@ impl Report {
     }
 
     /// Adds whether the keys are those of the node of the database.
-    pub(super) fn add_keys(&mut self, keys: &NodeKeys) {
+    pub(super) fn add_keys(&mut self, keys: &NodeKeys) -> Fit {
         let path = || keys.path().to_owned();
-        self.add(match (self.node_id, keys.node_id()) {
-            (None, _) => Finding::NodeUnknown,
-            (Some(ours), Some(theirs)) if ours == theirs => Finding::KeysFit { path: path() },
-            (Some(ours), theirs) => Finding::KeysOfOtherNode { path: path(), theirs, ours },
-        });
+        let (finding, fit) = match (self.node_id, keys.node_id()) {
+            (None, _) => (Finding::NodeUnknown, Fit::NotExcluded),
+            (Some(ours), Some(theirs)) if ours == theirs => (Finding::KeysFit { path: path() }, Fit::NotExcluded),
+            (Some(ours), theirs) => (Finding::KeysOfOtherNode { path: path(), theirs, ours }, Fit::OtherNode),
+        };
+        self.add(finding);
         if let Some(mode) = keys.open_to_others() {
             self.add(Finding::KeysOpenToOthers { path: path(), mode });
         }
+        fit
     }
 
     /// Adds the channels, and what follows from them. There is at least one witness.

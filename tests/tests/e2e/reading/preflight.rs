@@ -214,6 +214,16 @@ const BAD_INPUTS: &[BadInput] = &[
         "hsm_secret: without it",
     ),
     ("an hsm_secret of another node", |home| keys(home, &[8; 32]), 2, "but the database is of node"),
+    (
+        "an hsm_secret and an emergency.recover of a peer, who counts the revocations of this node",
+        |home| {
+            keys(home, &[8; 32]);
+            let theirs = WitnessChannel { revocations: 700, ..CHANNEL };
+            write_private(&file_in(home, "emergency.recover"), &emergency_recover([8; 32], &[theirs]));
+        },
+        2,
+        "but the database is of node",
+    ),
     ("no shachains", |home| sql(home, "DROP TABLE shachains"), 2, "it has no table shachains"),
     (
         "an old schema",
