@@ -1,6 +1,7 @@
 //! The report of `preflight`: a table for the terminal, and JSON.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use common::Timestamp;
 use common::preflight::finding::{Bearing, Finding};
@@ -145,6 +146,8 @@ pub(super) fn to_json(report: &Report) -> Value {
     };
     let hex = |bytes: &[u8]| Hex(bytes).to_string();
     let time = |time: Timestamp| time.to_string();
+    // A path may have other bytes than UTF-8, which JSON does not have.
+    let text = |path: &Path| path.display().to_string();
     let channel = |channel: &ChannelEvidence| {
         json!({
             "channel_id": hex(&channel.channel_id),
@@ -163,7 +166,7 @@ pub(super) fn to_json(report: &Report) -> Value {
             json!({"revoked": revoked, "opened": between.opened})
         });
         json!({
-            "path": backup.path,
+            "path": text(&backup.path),
             "newest_version": backup.newest.get(),
             "recorded_at": time(backup.recorded_at),
             "behind": backup.behind(),
@@ -173,11 +176,11 @@ pub(super) fn to_json(report: &Report) -> Value {
     });
     json!({
         "verdict": verdict,
-        "database": report.database,
+        "database": text(&report.database),
         "data_version": report.data_version.map(common::DataVersion::get),
         "node_id": report.node_id.map(|id| hex(&id)),
         "witnesses": report.witnesses.iter().map(|witness| json!({
-            "path": witness.path,
+            "path": text(&witness.path),
             "written_at": time(witness.written_at),
         })).collect::<Value>(),
         "channels": report.channels.iter().map(channel).collect::<Value>(),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -151,6 +152,16 @@ fn a_current_database_is_current_and_nothing_secret_is_said() {
     expect(preflight(&[named, &[dir.as_os_str()]].concat()), 0, "No revocation is missing");
     let both = [named, &["--emergency-recover".as_ref(), newer.as_os_str(), dir.as_os_str()]].concat();
     expect(preflight(&both), 1, "by up to 1");
+}
+
+/// A panic once: JSON has texts only.
+#[test]
+fn a_path_may_have_other_bytes_than_utf_8() {
+    let home = node();
+    let renamed = home.join(OsStr::from_bytes(b"node\xff"));
+    fs::rename(home.lightning_dir(), &renamed).unwrap();
+    let object = expect(preflight(&[renamed.as_os_str()]), 0, "all equal");
+    assert!(object["database"].as_str().is_some_and(|path| path.contains("node\u{fffd}")), "{object:#}");
 }
 
 #[test]
