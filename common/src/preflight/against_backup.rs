@@ -8,7 +8,7 @@ use crate::backup::view::View;
 use crate::history::History;
 use crate::pages::{MountedOverlay, OverlayPages, PagesInRuns};
 use crate::preflight::Contents;
-use crate::preflight::backup_evidence::{BackupEvidence, Between, Position, RevokedBetween};
+use crate::preflight::backup_evidence::{BackupEvidence, Between, LastRun, Position, RevokedBetween};
 use crate::preflight::finding::Finding;
 use crate::preflight::node_state::NodeState;
 use crate::preflight::readable::{Read, ReadableDatabase};
@@ -37,7 +37,8 @@ pub(super) fn compare_with_backup(
         report.add(Finding::BackupOfOtherNode { path: backup.path().to_owned(), theirs, ours });
         return None;
     }
-    report.add_spool(&backup.spool_sight_beside(lightning_dir), read.data_version);
+    let last_run = if database.is_rolled_back() { LastRun::On } else { LastRun::Unknown };
+    report.add_spool(&backup.spool_sight_beside(lightning_dir), read.data_version, last_run);
     let unreadable = |reason| Finding::BackupUnreadable { path: backup.path().to_owned(), reason };
     let (history, problem) = backup.read_history();
     if let Err(problem) = &problem {
@@ -51,8 +52,8 @@ pub(super) fn compare_with_backup(
     };
     let position = match newest.data_version.distance_from(read.data_version) {
         0 => Position::Newest,
-        // lightningd died before it committed that, or is about to.
-        1 if newest.commit == Commit::Unknown => Position::BeforeUncommitted,
+        // lightningd died before it committed that, or is about to. It never ran on what was just restored.
+        1 if newest.commit == Commit::Unknown && contents == Contents::Compare => Position::BeforeUncommitted(last_run),
         distance if distance > 0 => Position::Behind(distance.unsigned_abs()),
         distance => Position::Ahead(distance.unsigned_abs()),
     };
@@ -70,8 +71,11 @@ pub(super) fn compare_with_backup(
         same,
         between: None,
     };
-    if let (Position::Behind(_), Ok(state), Some(version)) = (position, &read.state, history.newest()) {
-        match state_of(backup, &history, version) {
+    if let (Position::Behind(_) | Position::BeforeUncommitted(_), Ok(state)) = (position, &read.state) {
+        // The newest that opens may be older.
+        let version = history.newest().filter(|version| version.seq == newest.seq);
+        let newest = version.ok_or_else(|| format!("version {} cannot be opened", newest.data_version));
+        match newest.and_then(|version| state_of(backup, &history, version)) {
             Ok(newest) => evidence.between = Some(between(state, &newest)),
             Err(reason) => report.add(Finding::BetweenUnknown { reason }),
         }

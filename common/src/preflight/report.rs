@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::preflight::backup_evidence::{BackupEvidence, Between};
+use crate::preflight::backup_evidence::{BackupEvidence, Between, LastRun};
 use crate::preflight::deadlines::{AsOf, Deadline};
 use crate::preflight::finding::{Bearing, Finding};
 use crate::preflight::key_file::NodeKeys;
@@ -12,6 +12,7 @@ use crate::preflight::witness::{Witness, WitnessSeen};
 use crate::spool::{BehindSpool, SpoolStatus};
 use format::manifest::NodeId;
 use format::units::{DataVersion, Timestamp};
+use format::version_rules::Commit;
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,9 +172,14 @@ impl Report {
     }
 
     /// Adds whether the spool of the backup has newer versions than the database.
-    pub(super) fn add_spool(&mut self, sight: &SpoolStatus, version: DataVersion) {
+    pub(super) fn add_spool(&mut self, sight: &SpoolStatus, version: DataVersion, last_run: LastRun) {
         match sight {
             SpoolStatus::Complete => {}
+            SpoolStatus::Behind(BehindSpool { path, to_version: Some(newest), commit: Commit::Unknown, .. })
+                if newest.distance_from(version) == 1 =>
+            {
+                self.add(Finding::SpoolUncommitted { path: path.clone(), newest: *newest, last_run });
+            }
             SpoolStatus::Behind(BehindSpool { path, to_version: Some(newest), .. })
                 if newest.distance_from(version) > 0 =>
             {

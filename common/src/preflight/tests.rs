@@ -1,12 +1,16 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::preflight::backup_evidence::LastRun;
 use crate::preflight::channel_state::ChannelState;
 use crate::preflight::finding::Bearing;
 use crate::preflight::node_state::{DatabaseChannel, NodeState, NodeStateError};
 use crate::preflight::report::Verdict;
 use crate::preflight::revocations::Standing;
 use crate::preflight::witness::WitnessSeen;
+use crate::spool::{BehindSpool, SpoolStatus};
+use format::units::DataVersion;
+use format::version_rules::Commit;
 use secrets::shachain::Revocations;
 use secrets::static_backup::{BackedUpChannel, StaticBackup};
 
@@ -183,6 +187,24 @@ fn of_several_witnesses_the_most_revocations_count() {
     assert!(judged(&one, &[witness(6, &[(1, Some(5))]), wrong]).1 == Verdict::Stale);
 }
 
+/// As `lightningd` leaves it when it dies in the hook, while its backup is out of reach.
+#[test]
+fn a_change_in_the_spool_that_was_never_committed_makes_no_old_state() {
+    let verdict = |commit, version, last_run| {
+        let mut report = Report::new(Path::new("db"));
+        report.add(Finding::KeysFit { path: "hsm_secret".into() });
+        let newest = Some(DataVersion::new(8));
+        let behind = BehindSpool { path: "spool".into(), changes: 1, from_version: newest, to_version: newest, commit };
+        report.add_spool(&SpoolStatus::Behind(behind), DataVersion::new(version), last_run);
+        report.verdict()
+    };
+    assert_eq!(verdict(Commit::Unknown, 7, LastRun::On), Verdict::Current);
+    assert_eq!(verdict(Commit::Unknown, 7, LastRun::Unknown), Verdict::Unknown, "it may be a copy");
+    assert_eq!(verdict(Commit::Certain, 7, LastRun::On), Verdict::Stale);
+    assert_eq!(verdict(Commit::Unknown, 6, LastRun::On), Verdict::Stale);
+    assert_eq!(verdict(Commit::Unknown, 8, LastRun::Unknown), Verdict::Current);
+}
+
 #[test]
 fn the_gravest_finding_decides() {
     let mut report = Report::new(Path::new("db"));
@@ -191,7 +213,7 @@ fn the_gravest_finding_decides() {
     assert_eq!(report.verdict(), Verdict::Current);
     report.add(Finding::NoWitness);
     assert_eq!(report.verdict(), Verdict::Unknown);
-    report.add(Finding::BehindSpool { path: "spool".into(), newest: format::units::DataVersion::new(7) });
+    report.add(Finding::BehindSpool { path: "spool".into(), newest: DataVersion::new(7) });
     assert_eq!(report.verdict(), Verdict::Stale);
     assert!(Bearing::Stale > Bearing::Unknown && Bearing::Unknown > Bearing::Note);
 }
