@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
@@ -333,14 +333,24 @@ fn an_encrypted_seed_is_read_with_a_passphrase_from_a_file_or_the_terminal() {
     expect(preflight(&named), 2, "the passphrase is wrong");
     expect(preflight(&[dir.as_os_str()]), 2, "is protected by a passphrase");
 
-    // `script` gives it a terminal.
+    let Some((status, said)) = on_a_terminal(&dir, b"a pass phrase\n") else { return };
+    assert!(status.success() && said.contains("CURRENT"), "{status}: {said}");
+    assert!(!said.contains("a pass phrase"), "it is not shown: {said}");
+    // Who does not know it gets what can be told without the keys.
+    let Some((status, said)) = on_a_terminal(&dir, b"\n") else { return };
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("is protected by a passphrase") && said.contains("COULD NOT TELL"), "{said}");
+}
+
+/// Runs `preflight` on a terminal, where this is typed as the passphrase; `None` where there is no terminal to be had.
+fn on_a_terminal(dir: &Path, typed: &[u8]) -> Option<(ExitStatus, String)> {
     let command = format!("{} preflight {}", binaries::backupfs().display(), dir.display());
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let Ok(mut child) = script.spawn() else {
         skipped(format_args!("in part: there is no program script"));
-        return;
+        return None;
     };
     let (mut stdin, mut stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
     let (mut said, mut byte) = (Vec::new(), [0]);
@@ -348,12 +358,10 @@ fn an_encrypted_seed_is_read_with_a_passphrase_from_a_file_or_the_terminal() {
     while !said.ends_with(b"hsm_secret: ") && stdout.read(&mut byte).expect("output") == 1 {
         said.push(byte[0]);
     }
-    stdin.write_all(b"a pass phrase\n").expect("an answer");
+    stdin.write_all(typed).expect("an answer");
     stdout.read_to_end(&mut said).expect("output");
     let status = child.wait().expect("it ends");
-    let said = String::from_utf8_lossy(&said);
-    assert!(status.success() && said.contains("CURRENT"), "{status}: {said}");
-    assert!(!said.contains("a pass phrase"), "it is not shown: {said}");
+    Some((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
 #[test]
