@@ -134,13 +134,16 @@ fn state_of(backup: &Arc<Backup>, history: &History, version: &Version) -> Resul
 }
 
 /// What was revoked from an older state to a newer one.
-fn between(older: &NodeState, newer: &NodeState) -> Between {
+pub(super) fn between(older: &NodeState, newer: &NodeState) -> Between {
     let mut between = Between::default();
     for channel in &newer.channels {
         let Some(before) = older.channels.iter().find(|it| it.channel_id == channel.channel_id) else {
             between.opened += 1;
             continue;
         };
+        if !channel.fundings.is_subset(&before.fundings) && !before.fundings.is_empty() {
+            between.funded += 1;
+        }
         let own = channel.next_own.saturating_sub(before.next_own);
         // A channel that was closed has no count in either, or none any more.
         let [theirs, theirs_before] = [channel, before].map(|it| it.theirs.map_or(0, Revocations::get));

@@ -68,12 +68,14 @@ pub struct Between {
     pub revoked: Vec<RevokedBetween>,
     /// How many channels were opened.
     pub opened: usize,
+    /// How many channels got another funding transaction: they were spliced, or its fee was raised.
+    pub funded: usize,
 }
 
 impl Between {
-    /// Whether no commitment was revoked, and no channel opened.
+    /// Whether no commitment was revoked, no channel opened, and none funded anew.
     pub fn is_nothing(&self) -> bool {
-        self.revoked.is_empty() && self.opened == 0
+        self.revoked.is_empty() && self.opened == 0 && self.funded == 0
     }
 }
 

@@ -378,7 +378,7 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let uncommitted = uncommitted(*last_run);
             write!(f, "the backup {path} has one version more, {newest}, of {recorded_at}, {uncommitted}")?;
             let is_nothing = between.as_ref().is_some_and(Between::is_nothing);
-            f.write_str(if is_nothing { ". No commitment was revoked in it, and no channel opened" } else { "" })
+            f.write_str(if is_nothing { ". No commitment was revoked in it, and no channel opened or spliced" } else { "" })
         }
         Position::Ahead(versions) => write!(
             f,
@@ -394,7 +394,7 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let Some(between) = between else { return Ok(()) };
             if between.is_nothing() {
                 return f.write_str(
-                    ". In between 0 commitments were revoked, and no channel was opened: going back to this version on purpose is safe, as \
+                    ". In between 0 commitments were revoked, and no channel was opened or spliced: going back to this version on purpose is safe, as \
                      far as this can be known",
                 );
             }
@@ -402,11 +402,12 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let revoked: u64 = between.revoked.iter().map(|channel| channel.own + channel.theirs).sum();
             write!(
                 f,
-                ". In between {} revoked in {}, in {own} of them by this node itself, and {} opened: going back to this version costs \
-                 the funds of those channels",
+                ". In between {} revoked in {}, in {own} of them by this node itself, {} opened, and {} spliced or funded anew: going \
+                 back to this version costs the funds of those channels",
                 has(usize::try_from(revoked).unwrap_or(usize::MAX), "commitment", "was", "were"),
                 counted(between.revoked.len(), "channel"),
                 has(between.opened, "channel", "was", "were"),
+                has(between.funded, "channel", "was", "were"),
             )
         }
     }

@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 
 use super::*;
+use crate::preflight::against_backup::between;
 use crate::preflight::backup_evidence::LastRun;
 use crate::preflight::channel_state::ChannelState;
 use crate::preflight::finding::Bearing;
@@ -47,6 +50,7 @@ fn state(channels: &[(u8, ChannelState, u64)]) -> NodeState {
         state,
         theirs: Some(revocations(theirs)),
         next_own: 1,
+        fundings: BTreeSet::new(),
     };
     NodeState { last_block: None, channels: channels.iter().map(channel).collect(), htlcs: Vec::new() }
 }
@@ -173,6 +177,27 @@ fn a_channel_that_was_closed_long_ago_has_no_revocations() {
     );
     old.backup.channels[1].channel_id = closed.channel_id;
     assert_eq!(judged(&beside_an_open_one, &[old]), (vec![Standing::Closed, Standing::Equal], Verdict::Current));
+}
+
+/// A splice revokes nothing. A database from before it does not know where the funds are.
+#[test]
+fn a_splice_in_between_is_not_nothing() {
+    let connection = tables();
+    let read = |sql: &str| {
+        connection.execute_batch(sql).unwrap();
+        NodeState::read(&connection).unwrap()
+    };
+    let before = read(
+        "ALTER TABLE channels ADD funding_tx_id BLOB; ALTER TABLE channels ADD funding_tx_outnum INTEGER;
+         UPDATE channels SET funding_tx_id = zeroblob(32), funding_tx_outnum = 1;
+         CREATE TABLE channel_funding_inflights (channel_id INTEGER, funding_tx_id BLOB, funding_tx_outnum INTEGER)",
+    );
+    assert!(between(&before, &before).is_nothing());
+    let signed = read("INSERT INTO channel_funding_inflights VALUES (1, zeroblob(32), 0)");
+    assert_eq!((between(&before, &signed).funded, between(&signed, &signed).funded), (1, 0));
+    assert!(!between(&before, &signed).is_nothing());
+    let locked_in = read("UPDATE channels SET funding_tx_outnum = 0 WHERE id = 1; DELETE FROM channel_funding_inflights");
+    assert_eq!((between(&before, &locked_in).funded, between(&signed, &locked_in).funded), (1, 0));
 }
 
 #[test]

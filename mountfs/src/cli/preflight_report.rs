@@ -163,7 +163,7 @@ pub(super) fn to_json(report: &Report) -> Value {
             let revoked: Value = revoked
                 .map(|it| json!({"channel_id": hex(&it.channel_id), "own": it.own, "peer": it.theirs}))
                 .collect();
-            json!({"revoked": revoked, "opened": between.opened})
+            json!({"revoked": revoked, "opened": between.opened, "funded": between.funded})
         });
         json!({
             "path": text(&backup.path),
