@@ -8,7 +8,7 @@ use crate::backup::view::View;
 use crate::history::History;
 use crate::pages::{MountedOverlay, OverlayPages, PagesInRuns};
 use crate::preflight::Contents;
-use crate::preflight::backup_evidence::{BackupEvidence, Between, LastRun, Position, RevokedBetween};
+use crate::preflight::backup_evidence::{BackupEvidence, Between, Position, RevokedBetween};
 use crate::preflight::finding::Finding;
 use crate::preflight::node_state::NodeState;
 use crate::preflight::readable::{Read, ReadableDatabase};
@@ -37,7 +37,7 @@ pub(super) fn compare_with_backup(
         report.add(Finding::BackupOfOtherNode { path: backup.path().to_owned(), theirs, ours });
         return None;
     }
-    let last_run = if database.is_rolled_back() { LastRun::On } else { LastRun::Unknown };
+    let last_run = database.last_run();
     report.add_spool(&backup.spool_sight_beside(lightning_dir), read.data_version, last_run);
     let unreadable = |reason| Finding::BackupUnreadable { path: backup.path().to_owned(), reason };
     let (history, problem) = backup.read_history();

@@ -25,7 +25,7 @@ pub struct BackupEvidence {
 /// Whether the file is the one that `lightningd` ran on last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastRun {
-    /// It is: a crash left a transaction in it, which was rolled back.
+    /// It is: a crash left the journal of a transaction beside it.
     On,
     /// It may be another one: a copy, or restored.
     Unknown,

@@ -356,7 +356,7 @@ fn uncommitted(last_run: LastRun) -> &'static str {
     match last_run {
         LastRun::On => {
             "which lightningd may have died before it committed. The database is current: lightningd last ran on this very file, as the \
-             transaction in it shows"
+             journal beside it shows"
         }
         LastRun::Unknown => {
             "which lightningd may have died before it committed. The database is current if lightningd last ran on this very file; if it \
@@ -378,7 +378,11 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let uncommitted = uncommitted(*last_run);
             write!(f, "the backup {path} has one version more, {newest}, of {recorded_at}, {uncommitted}")?;
             let is_nothing = between.as_ref().is_some_and(Between::is_nothing);
-            f.write_str(if is_nothing { ". No commitment was revoked in it, and no channel opened or spliced" } else { "" })
+            f.write_str(if is_nothing {
+                ". No commitment was revoked in it, and no channel opened or spliced"
+            } else {
+                ""
+            })
         }
         Position::Ahead(versions) => write!(
             f,

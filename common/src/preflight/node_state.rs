@@ -165,7 +165,8 @@ fn fundings(connection: &Connection) -> Result<BTreeMap<i64, BTreeSet<Outpoint>>
         if expect_columns(connection, table, &[id, "funding_tx_id", "funding_tx_outnum"]).is_err() {
             continue;
         }
-        let mut statement = connection.prepare(&format!("SELECT funding_tx_id, funding_tx_outnum, {id} FROM {table}"))?;
+        let mut statement =
+            connection.prepare(&format!("SELECT funding_tx_id, funding_tx_outnum, {id} FROM {table}"))?;
         let mut rows = statement.query([])?;
         let mut count = 0;
         while let Some(row) = rows.next()? {
@@ -196,8 +197,7 @@ fn htlcs(connection: &Connection) -> Result<Vec<DatabaseHtlc>, NodeStateError> {
         if state.is_none_or(|state| state.is_on_chain() || state.is_uncommitted()) {
             continue;
         }
-        let channel_id =
-            hash(row)?.ok_or(NodeStateError::Value { table: "channels", column: "full_channel_id" })?;
+        let channel_id = hash(row)?.ok_or(NodeStateError::Value { table: "channels", column: "full_channel_id" })?;
         let cltv_expiry = integer(row, 2)?.and_then(|it| u32::try_from(it).ok()).ok_or_else(value("cltv_expiry"))?;
         let amount_msat = integer(row, 3)?.and_then(|it| u64::try_from(it).ok()).ok_or_else(value("msatoshi"))?;
         if htlcs.len() == ROWS_MAX {

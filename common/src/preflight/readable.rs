@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::preflight::backup_evidence::LastRun;
 use crate::preflight::node_state::{NodeState, NodeStateError};
 use crate::replay::reason;
 use crate::storage::regular_file::open_regular_file;
@@ -68,6 +69,7 @@ pub(super) enum UnreadableDatabase {
 pub(super) struct ReadableDatabase {
     path: PathBuf,
     copy: Option<(TempDir, Beside)>,
+    last_run: LastRun,
 }
 
 /// The file beside a database that is copied with it.
@@ -94,7 +96,9 @@ impl Beside {
     fn reason(self, database: &Path) -> String {
         let path = database.display();
         match self {
-            Self::HotJournal => format!("a crash left {path} in the middle of a transaction, which is rolled back in a copy"),
+            Self::HotJournal => {
+                format!("a crash left {path} in the middle of a transaction, which is rolled back in a copy")
+            }
             Self::Wal => format!("{path} is in WAL mode, in which SQLite would write files beside it"),
         }
     }
@@ -116,15 +120,16 @@ impl ReadableDatabase {
     pub(super) fn open(path: &Path) -> Result<Self, UnreadableDatabase> {
         // SQLite looks for the files beside it where a link leads. If there is nothing, that is found out below.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let last_run = last_run(&path);
         let copied = |beside| {
             let copy = copy_of(&path, beside)?;
-            Ok(Self { path: copy.path().join(COPY), copy: Some((copy, beside)) })
+            Ok(Self { path: copy.path().join(COPY), copy: Some((copy, beside)), last_run })
         };
         if is_in_wal_mode(&path) {
             return copied(Beside::Wal);
         }
         match open_patiently(&path) {
-            Ok(_) => Ok(Self { path, copy: None }),
+            Ok(_) => Ok(Self { path, copy: None, last_run }),
             Err(UnreadableDatabase::Live(LiveDatabaseError::HotJournal { .. })) => {
                 let database = copied(Beside::HotJournal)?;
                 roll_back(&path, &database.path)?;
@@ -137,6 +142,11 @@ impl ReadableDatabase {
     /// The file that can be read.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether `lightningd` ran on this file last.
+    pub(super) fn last_run(&self) -> LastRun {
+        self.last_run
     }
 
     /// Whether it is a copy, in which a transaction was rolled back.
@@ -166,6 +176,13 @@ fn open_patiently(path: &Path) -> Result<LiveDatabase, UnreadableDatabase> {
             opened => return opened.map_err(UnreadableDatabase::Live),
         }
     }
+}
+
+/// Whether `lightningd` died in a transaction on this very file: that leaves its journal. Until SQLite has written to the database, as
+/// in the usual crash, the journal begins with zeros, and there is nothing to roll back.
+fn last_run(path: &Path) -> LastRun {
+    let is_left = fs::metadata(Beside::HotJournal.of(path)).is_ok_and(|journal| journal.len() > 0);
+    if is_left { LastRun::On } else { LastRun::Unknown }
 }
 
 /// Whether the header of a database says so (SQLite file format §1.3.3). What cannot be read is not: SQLite says why.
@@ -205,8 +222,9 @@ fn copy_of(path: &Path, beside: Beside) -> Result<TempDir, UnreadableDatabase> {
 fn roll_back(path: &Path, copy: &Path) -> Result<(), UnreadableDatabase> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // The first read rolls back.
-    let read = Connection::open_with_flags(copy, flags)
-        .and_then(|connection| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)));
+    let read = Connection::open_with_flags(copy, flags).and_then(|connection| {
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+    });
     read.map(drop).map_err(|error| UnreadableDatabase::RollBack { path: path.to_owned(), reason: reason(&error) })
 }
 
@@ -253,6 +271,7 @@ mod tests {
         let database = ReadableDatabase::open(&path).unwrap();
         assert!(database.is_rolled_back() && database.path() != path);
         assert_eq!(database.read().unwrap().data_version, DataVersion::new(7));
+        assert_eq!(database.last_run(), LastRun::On);
         let copy = database.path().to_owned();
         drop(database);
         assert!(!copy.exists(), "the copy goes");
@@ -304,7 +323,9 @@ mod tests {
         let path = dir.path().join("db");
         let connection = Connection::open(&path).unwrap();
         connection.execute_batch("CREATE TABLE vars (name TEXT, intval INTEGER, blobval BLOB)").unwrap();
-        let read = ReadableDatabase::open(&path).unwrap().read().unwrap();
+        let database = ReadableDatabase::open(&path).unwrap();
+        assert_eq!(database.last_run(), LastRun::Unknown);
+        let read = database.read().unwrap();
         assert_eq!((read.data_version, read.node_id), (DataVersion::new(0), None));
         assert!(matches!(read.state, Err(NodeStateError::Missing(_))), "{read:?}");
         assert!(matches!(ReadableDatabase::open(&dir.path().join("none")), Err(UnreadableDatabase::Missing(_))));

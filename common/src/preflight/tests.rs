@@ -82,7 +82,8 @@ fn judged(database: &NodeState, witnesses: &[Witness]) -> (Vec<Standing>, Verdic
 fn what_is_read_is_what_can_still_be_lost() {
     let state = NodeState::read(&tables()).unwrap();
     assert_eq!(state.last_block, Some(101));
-    let read: Vec<_> = state.channels.iter().map(|it| (it.state, it.theirs.map(Revocations::get), it.next_own)).collect();
+    let read: Vec<_> =
+        state.channels.iter().map(|it| (it.state, it.theirs.map(Revocations::get), it.next_own)).collect();
     assert_eq!(read, [(OPEN, Some(681), 679), (CLOSED, Some(0), 5)], "a channel without a commitment does not count");
     let htlcs: Vec<_> = state.htlcs.iter().map(|it| (it.cltv_expiry, it.amount_msat)).collect();
     assert_eq!(htlcs, [(138, 5000)]);
@@ -166,15 +167,10 @@ fn a_channel_that_was_closed_long_ago_has_no_revocations() {
     let mut read = NodeState::read(&connection).unwrap();
     let closed = read.channels.pop().unwrap();
     assert_eq!((closed.state, closed.theirs), (CLOSED, None));
-    let beside_an_open_one = NodeState {
-        channels: vec![closed.clone(), state(&[(1, OPEN, 5)]).channels.remove(0)],
-        ..state(&[])
-    };
+    let beside_an_open_one =
+        NodeState { channels: vec![closed.clone(), state(&[(1, OPEN, 5)]).channels.remove(0)], ..state(&[]) };
     let mut old = witness(5, &[(1, Some(5)), (2, Some(9))]);
-    assert_eq!(
-        judged(&beside_an_open_one, &[witness(5, &[(1, Some(5))])]),
-        (vec![Standing::Equal], Verdict::Current)
-    );
+    assert_eq!(judged(&beside_an_open_one, &[witness(5, &[(1, Some(5))])]), (vec![Standing::Equal], Verdict::Current));
     old.backup.channels[1].channel_id = closed.channel_id;
     assert_eq!(judged(&beside_an_open_one, &[old]), (vec![Standing::Closed, Standing::Equal], Verdict::Current));
 }
@@ -196,7 +192,8 @@ fn a_splice_in_between_is_not_nothing() {
     let signed = read("INSERT INTO channel_funding_inflights VALUES (1, zeroblob(32), 0)");
     assert_eq!((between(&before, &signed).funded, between(&signed, &signed).funded), (1, 0));
     assert!(!between(&before, &signed).is_nothing());
-    let locked_in = read("UPDATE channels SET funding_tx_outnum = 0 WHERE id = 1; DELETE FROM channel_funding_inflights");
+    let locked_in =
+        read("UPDATE channels SET funding_tx_outnum = 0 WHERE id = 1; DELETE FROM channel_funding_inflights");
     assert_eq!((between(&before, &locked_in).funded, between(&signed, &locked_in).funded), (1, 0));
 }
 
