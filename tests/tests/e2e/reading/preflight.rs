@@ -154,6 +154,17 @@ fn a_current_database_is_current_and_nothing_secret_is_said() {
     expect(preflight(&both), 1, "by up to 1");
 }
 
+/// Its file is no backup that could be compared.
+#[test]
+fn the_backup_lock_of_the_python_plugin_names_no_backup() {
+    let home = node();
+    let theirs = home.join("file.bkp");
+    fs::write(&theirs, "").unwrap();
+    home.write_backup_lock(&json!({"backend_url": format!("file://{}", theirs.display())}).to_string());
+    let object = expect(preflight(&[home.lightning_dir().as_os_str()]), 0, "all equal");
+    assert_eq!(object["backup"], Value::Null);
+}
+
 /// A panic once: JSON has texts only.
 #[test]
 fn a_path_may_have_other_bytes_than_utf_8() {
