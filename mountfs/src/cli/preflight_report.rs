@@ -66,7 +66,7 @@ pub(super) fn write_text(out: &mut impl Write, report: &Report) -> io::Result<()
     let verdict = match report.verdict() {
         Verdict::Current => "CURRENT, as far as this can be known: nothing speaks against a start.",
         Verdict::Stale if report.is_free_to_go_back() => {
-            "STALE: newer versions are recorded. Restore the newest; or go back on purpose, in the steps of docs/restore.md."
+            "STALE: newer versions are recorded. Restore the newest; or go back on purpose, in the steps of docs/preflight.md."
         }
         Verdict::Stale => "STALE: do not start lightningd on this database. Restore the newest version.",
         Verdict::Unknown => "COULD NOT TELL whether this database is current: the lines with a question mark say why.",
