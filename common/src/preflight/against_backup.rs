@@ -19,6 +19,7 @@ use crate::storage::read_error::ReadError;
 use crate::verify::{Hold, compare_with_database};
 use format::units::{DataVersion, Timestamp};
 use format::version_rules::Commit;
+use secrets::shachain::Revocations;
 
 /// Adds the evidence of the backup to the report. Returns when the backup recorded the version of the database, if it did.
 pub(super) fn compare_with_backup(
@@ -36,7 +37,8 @@ pub(super) fn compare_with_backup(
         report.add(Finding::BackupOfOtherNode { path: backup.path().to_owned(), theirs, ours });
         return None;
     }
-    report.add_spool(&backup.spool_sight_beside(lightning_dir), read.data_version);
+    let last_run = database.last_run();
+    report.add_spool(&backup.spool_sight_beside(lightning_dir), read.data_version, last_run);
     let unreadable = |reason| Finding::BackupUnreadable { path: backup.path().to_owned(), reason };
     let (history, problem) = backup.read_history();
     if let Err(problem) = &problem {
@@ -50,8 +52,8 @@ pub(super) fn compare_with_backup(
     };
     let position = match newest.data_version.distance_from(read.data_version) {
         0 => Position::Newest,
-        // lightningd died before it committed that, or is about to.
-        1 if newest.commit == Commit::Unknown => Position::BeforeUncommitted,
+        // lightningd died before it committed that, or is about to. It never ran on what was just restored.
+        1 if newest.commit == Commit::Unknown && contents == Contents::Compare => Position::BeforeUncommitted(last_run),
         distance if distance > 0 => Position::Behind(distance.unsigned_abs()),
         distance => Position::Ahead(distance.unsigned_abs()),
     };
@@ -69,8 +71,11 @@ pub(super) fn compare_with_backup(
         same,
         between: None,
     };
-    if let (Position::Behind(_), Ok(state), Some(version)) = (position, &read.state, history.newest()) {
-        match state_of(backup, &history, version) {
+    if let (Position::Behind(_) | Position::BeforeUncommitted(_), Ok(state)) = (position, &read.state) {
+        // The newest that opens may be older.
+        let version = history.newest().filter(|version| version.seq == newest.seq);
+        let newest = version.ok_or_else(|| format!("version {} cannot be opened", newest.data_version));
+        match newest.and_then(|version| state_of(backup, &history, version)) {
             Ok(newest) => evidence.between = Some(between(state, &newest)),
             Err(reason) => report.add(Finding::BetweenUnknown { reason }),
         }
@@ -129,15 +134,20 @@ fn state_of(backup: &Arc<Backup>, history: &History, version: &Version) -> Resul
 }
 
 /// What was revoked from an older state to a newer one.
-fn between(older: &NodeState, newer: &NodeState) -> Between {
+pub(super) fn between(older: &NodeState, newer: &NodeState) -> Between {
     let mut between = Between::default();
     for channel in &newer.channels {
         let Some(before) = older.channels.iter().find(|it| it.channel_id == channel.channel_id) else {
             between.opened += 1;
             continue;
         };
+        if !channel.fundings.is_subset(&before.fundings) && !before.fundings.is_empty() {
+            between.funded += 1;
+        }
         let own = channel.next_own.saturating_sub(before.next_own);
-        let theirs = channel.theirs.get().saturating_sub(before.theirs.get());
+        // A channel that was closed has no count in either, or none any more.
+        let [theirs, theirs_before] = [channel, before].map(|it| it.theirs.map_or(0, Revocations::get));
+        let theirs = theirs.saturating_sub(theirs_before);
         if own > 0 || theirs > 0 {
             between.revoked.push(RevokedBetween { channel_id: channel.channel_id, own, theirs });
         }

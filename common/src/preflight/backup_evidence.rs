@@ -22,13 +22,23 @@ pub struct BackupEvidence {
     pub between: Option<Between>,
 }
 
+/// Whether the file is the one that `lightningd` ran on last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastRun {
+    /// It is: a crash left the journal of a transaction beside it.
+    On,
+    /// It may be another one: a copy, or restored.
+    Unknown,
+}
+
 /// Where a database is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     /// At the newest version.
     Newest,
-    /// One version before the newest, which `lightningd` may never have committed: it does not count.
-    BeforeUncommitted,
+    /// One version before the newest, which `lightningd` may never have committed. It does not count if `lightningd` ran on this file
+    /// last.
+    BeforeUncommitted(LastRun),
     /// So many versions behind it.
     Behind(u32),
     /// So many versions ahead of it: `lightningd` ran without the backup.
@@ -40,8 +50,14 @@ impl BackupEvidence {
     pub fn behind(&self) -> u32 {
         match self.position {
             Position::Behind(versions) => versions,
-            Position::Newest | Position::BeforeUncommitted | Position::Ahead(_) => 0,
+            Position::Newest | Position::BeforeUncommitted(_) | Position::Ahead(_) => 0,
         }
+    }
+
+    /// Whether the newest version counts or not decides about money, and that is not known.
+    pub fn is_in_doubt(&self) -> bool {
+        let is_nothing = self.between.as_ref().is_some_and(Between::is_nothing);
+        self.position == Position::BeforeUncommitted(LastRun::Unknown) && !is_nothing
     }
 }
 
@@ -52,12 +68,14 @@ pub struct Between {
     pub revoked: Vec<RevokedBetween>,
     /// How many channels were opened.
     pub opened: usize,
+    /// How many channels got another funding transaction: they were spliced, or its fee was raised.
+    pub funded: usize,
 }
 
 impl Between {
-    /// Whether no commitment was revoked, and no channel opened.
+    /// Whether no commitment was revoked, no channel opened, and none funded anew.
     pub fn is_nothing(&self) -> bool {
-        self.revoked.is_empty() && self.opened == 0
+        self.revoked.is_empty() && self.opened == 0 && self.funded == 0
     }
 }
 

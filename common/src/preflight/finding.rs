@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::preflight::backup_evidence::{BackupEvidence, Position};
+use crate::preflight::backup_evidence::{BackupEvidence, Between, LastRun, Position};
 use format::manifest::NodeId;
 use format::units::{DataVersion, Hex, Timestamp, counted};
 use secrets::static_backup::ChannelId;
@@ -158,6 +158,15 @@ pub enum Finding {
         /// Its newest version.
         newest: DataVersion,
     },
+    /// The spool has one version more than the database, which `lightningd` may never have committed.
+    SpoolUncommitted {
+        /// The spool.
+        path: PathBuf,
+        /// Its newest version.
+        newest: DataVersion,
+        /// Whether `lightningd` ran on the database last.
+        last_run: LastRun,
+    },
     /// The spool may have newer versions.
     SpoolUnknown {
         /// The spool.
@@ -187,6 +196,8 @@ impl Finding {
         match self {
             Self::Revoked { .. } | Self::BehindSpool { .. } => Bearing::Stale,
             Self::Backup(evidence) if evidence.behind() > 0 => Bearing::Stale,
+            Self::Backup(evidence) if evidence.is_in_doubt() => Bearing::Unknown,
+            Self::SpoolUncommitted { last_run: LastRun::Unknown, .. } => Bearing::Unknown,
             Self::NothingCompared
             | Self::NotInDatabase(_)
             | Self::NotCounted { .. }
@@ -212,6 +223,7 @@ impl Finding {
             | Self::KeysOpenToOthers { .. }
             | Self::RolledBack
             | Self::Backup(_)
+            | Self::SpoolUncommitted { last_run: LastRun::On, .. }
             | Self::BetweenUnknown { .. }
             | Self::SpoolOutOfSight { .. }
             | Self::Deadlines { .. } => Bearing::Note,
@@ -318,6 +330,9 @@ impl fmt::Display for Finding {
                 "the spool {} has version {newest}, which is newer than the database: it is an old state",
                 path.display()
             ),
+            Self::SpoolUncommitted { path, newest, last_run } => {
+                write!(f, "the spool {} has one version more, {newest}, {}", path.display(), uncommitted(*last_run))
+            }
             Self::SpoolUnknown { path, reason } => {
                 write!(f, "whether the spool {} has newer versions is not known: {reason}", path.display())
             }
@@ -336,6 +351,20 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What a newest version means that `lightningd` may never have committed.
+fn uncommitted(last_run: LastRun) -> &'static str {
+    match last_run {
+        LastRun::On => {
+            "which lightningd may have died before it committed. The database is current: lightningd last ran on this very file, as the \
+             journal beside it shows"
+        }
+        LastRun::Unknown => {
+            "which lightningd may have died before it committed. The database is current if lightningd last ran on this very file; if it \
+             is a copy, or was restored, restore the newest version instead"
+        }
+    }
+}
+
 /// The sentence about a backup.
 fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result {
     let BackupEvidence { path, newest, recorded_at, position, same, between } = evidence;
@@ -345,11 +374,16 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             write!(f, "this is the newest version of the backup {path}, of {recorded_at}")?;
             f.write_str(if *same == Some(true) { ", and the contents agree" } else { "" })
         }
-        Position::BeforeUncommitted => write!(
-            f,
-            "the backup {path} has one version more, {newest}, of {recorded_at}, which lightningd may have died before it committed. The \
-             database is current if lightningd last ran on this very file; if it is a copy, or was restored, restore {newest} instead"
-        ),
+        Position::BeforeUncommitted(last_run) => {
+            let uncommitted = uncommitted(*last_run);
+            write!(f, "the backup {path} has one version more, {newest}, of {recorded_at}, {uncommitted}")?;
+            let is_nothing = between.as_ref().is_some_and(Between::is_nothing);
+            f.write_str(if is_nothing {
+                ". No commitment was revoked in it, and no channel opened or spliced"
+            } else {
+                ""
+            })
+        }
         Position::Ahead(versions) => write!(
             f,
             "the database is {} ahead of the backup {path}, whose newest is {newest}, of {recorded_at}: lightningd ran without it",
@@ -364,7 +398,7 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let Some(between) = between else { return Ok(()) };
             if between.is_nothing() {
                 return f.write_str(
-                    ". In between 0 commitments were revoked, and no channel was opened: going back to this version on purpose is safe, as \
+                    ". In between 0 commitments were revoked, and no channel was opened or spliced: going back to this version on purpose is safe, as \
                      far as this can be known",
                 );
             }
@@ -372,11 +406,12 @@ fn backup(f: &mut fmt::Formatter<'_>, evidence: &BackupEvidence) -> fmt::Result 
             let revoked: u64 = between.revoked.iter().map(|channel| channel.own + channel.theirs).sum();
             write!(
                 f,
-                ". In between {} revoked in {}, in {own} of them by this node itself, and {} opened: going back to this version costs \
-                 the funds of those channels",
+                ". In between {} revoked in {}, in {own} of them by this node itself, {} opened, and {} spliced or funded anew: going \
+                 back to this version costs the funds of those channels",
                 has(usize::try_from(revoked).unwrap_or(usize::MAX), "commitment", "was", "were"),
                 counted(between.revoked.len(), "channel"),
                 has(between.opened, "channel", "was", "were"),
+                has(between.funded, "channel", "was", "were"),
             )
         }
     }

@@ -32,7 +32,7 @@ use crate::preflight::deadlines::{AsOf, deadlines};
 use crate::preflight::finding::Finding;
 use crate::preflight::key_file::{KeyFileError, NodeKeys};
 use crate::preflight::readable::ReadableDatabase;
-use crate::preflight::report::Report;
+use crate::preflight::report::{Fit, Report};
 use crate::preflight::revocations::compare_revocations;
 use crate::preflight::witness::Witness;
 use crate::storage::causes::with_causes;
@@ -120,9 +120,8 @@ pub fn preflight(question: &Question<'_>, watch: &mut dyn FnMut(u64, u64)) -> Re
     if database.is_rolled_back() {
         report.add(Finding::RolledBack);
     }
-    if let Some(keys) = keys {
-        report.add_keys(keys);
-    }
+    // A witness of another node, such as a peer, may have the same channels, with the revocations of the other side.
+    let is_other_node = keys.is_some_and(|keys| report.add_keys(keys) == Fit::OtherNode);
     let state = match &read.state {
         Ok(state) => Some(state),
         Err(error) => {
@@ -130,7 +129,7 @@ pub fn preflight(question: &Question<'_>, watch: &mut dyn FnMut(u64, u64)) -> Re
             None
         }
     };
-    if let (Some(state), false) = (state, witnesses.is_empty()) {
+    if let (Some(state), false) = (state, witnesses.is_empty() || is_other_node) {
         report.add_revocations(compare_revocations(state, &witnesses), &witnesses);
     }
     let mut as_of = AsOf::of_file(question.database);

@@ -3,6 +3,8 @@
 //! Tables and columns are those of `wallet/migrations.c` of Core Lightning. A database of an old release lacks some of them, and then
 //! nothing is concluded from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
@@ -40,11 +42,17 @@ pub(super) struct DatabaseChannel {
     pub(super) channel_id: ChannelId,
     /// Its state.
     pub(super) state: ChannelState,
-    /// How many commitments the peer has revoked.
-    pub(super) theirs: Revocations,
+    /// How many commitments the peer has revoked; `None` of a channel that a release before v25.05 closed, which deleted that.
+    pub(super) theirs: Option<Revocations>,
     /// The number of the next commitment of the node itself: all before the one in front of it are revoked.
     pub(super) next_own: u64,
+    /// The outputs that hold its funds, or will: also those of splices, and of replaced funding transactions. Empty in the tables of
+    /// an old release.
+    pub(super) fundings: BTreeSet<Outpoint>,
 }
+
+/// Id of a transaction, and number of its output.
+pub(super) type Outpoint = ([u8; 32], i64);
 
 /// An HTLC that is not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,8 +125,9 @@ fn expect_columns(connection: &Connection, table: &str, columns: &[&str]) -> Res
 fn channels(connection: &Connection) -> Result<Vec<DatabaseChannel>, NodeStateError> {
     const TABLE: &str = "channels";
     let value = |column| move || NodeStateError::Value { table: TABLE, column };
+    let mut fundings = fundings(connection)?;
     let mut statement = connection.prepare(
-        "SELECT c.full_channel_id, c.state, c.next_index_local, s.id, s.min_index, s.num_valid \
+        "SELECT c.full_channel_id, c.state, c.next_index_local, s.id, s.min_index, s.num_valid, c.id \
          FROM channels AS c LEFT JOIN shachains AS s ON s.id = c.shachain_remote_id ORDER BY c.id",
     )?;
     let mut rows = statement.query([])?;
@@ -128,20 +137,49 @@ fn channels(connection: &Connection) -> Result<Vec<DatabaseChannel>, NodeStateEr
         if state.is_uncommitted() {
             continue;
         }
-        let channel_id = channel_id(row)?.ok_or_else(value("full_channel_id"))?;
+        let channel_id = hash(row)?.ok_or_else(value("full_channel_id"))?;
         let next_own = integer(row, 2)?.and_then(|it| u64::try_from(it).ok()).ok_or_else(value("next_index_local"))?;
-        integer(row, 3)?.ok_or_else(value("shachain_remote_id"))?;
         let shachain = |index, column| {
             let number = integer(row, index)?.and_then(|it| u64::try_from(it).ok());
             number.ok_or(NodeStateError::Value { table: "shachains", column })
         };
-        let theirs = Revocations::of_shachain(shachain(4, "min_index")?, shachain(5, "num_valid")?)?;
+        let theirs = match integer(row, 3)? {
+            Some(_) => Some(Revocations::of_shachain(shachain(4, "min_index")?, shachain(5, "num_valid")?)?),
+            // `wallet_stmt2closed_channel` takes it, too.
+            None if state.is_closed() => None,
+            None => return Err(NodeStateError::Value { table: TABLE, column: "shachain_remote_id" }),
+        };
         if channels.len() == ROWS_MAX {
             return Err(NodeStateError::TooMany(TABLE));
         }
-        channels.push(DatabaseChannel { channel_id, state, theirs, next_own });
+        let fundings = integer(row, 6)?.and_then(|id| fundings.remove(&id)).unwrap_or_default();
+        channels.push(DatabaseChannel { channel_id, state, theirs, next_own, fundings });
     }
     Ok(channels)
+}
+
+/// The fundings of the channels, by their rows: of the channel itself, and of those that are not locked in.
+fn fundings(connection: &Connection) -> Result<BTreeMap<i64, BTreeSet<Outpoint>>, NodeStateError> {
+    let mut fundings = BTreeMap::<i64, BTreeSet<Outpoint>>::new();
+    for (table, id) in [("channels", "id"), ("channel_funding_inflights", "channel_id")] {
+        if expect_columns(connection, table, &[id, "funding_tx_id", "funding_tx_outnum"]).is_err() {
+            continue;
+        }
+        let mut statement =
+            connection.prepare(&format!("SELECT funding_tx_id, funding_tx_outnum, {id} FROM {table}"))?;
+        let mut rows = statement.query([])?;
+        let mut count = 0;
+        while let Some(row) = rows.next()? {
+            if count == ROWS_MAX {
+                return Err(NodeStateError::TooMany(table));
+            }
+            count += 1;
+            if let (Some(transaction), Some(output), Some(id)) = (hash(row)?, integer(row, 1)?, integer(row, 2)?) {
+                fundings.entry(id).or_default().insert((transaction, output));
+            }
+        }
+    }
+    Ok(fundings)
 }
 
 fn htlcs(connection: &Connection) -> Result<Vec<DatabaseHtlc>, NodeStateError> {
@@ -159,8 +197,7 @@ fn htlcs(connection: &Connection) -> Result<Vec<DatabaseHtlc>, NodeStateError> {
         if state.is_none_or(|state| state.is_on_chain() || state.is_uncommitted()) {
             continue;
         }
-        let channel_id =
-            channel_id(row)?.ok_or(NodeStateError::Value { table: "channels", column: "full_channel_id" })?;
+        let channel_id = hash(row)?.ok_or(NodeStateError::Value { table: "channels", column: "full_channel_id" })?;
         let cltv_expiry = integer(row, 2)?.and_then(|it| u32::try_from(it).ok()).ok_or_else(value("cltv_expiry"))?;
         let amount_msat = integer(row, 3)?.and_then(|it| u64::try_from(it).ok()).ok_or_else(value("msatoshi"))?;
         if htlcs.len() == ROWS_MAX {
@@ -196,7 +233,7 @@ fn integer(row: &Row<'_>, index: usize) -> Result<Option<i64>, rusqlite::Error> 
     Ok(row.get_ref(index)?.as_i64().ok())
 }
 
-/// The id of a channel in the first column; `None` for a value that is none.
-fn channel_id(row: &Row<'_>) -> Result<Option<ChannelId>, rusqlite::Error> {
+/// The id of a channel or transaction in the first column; `None` for a value that is none.
+fn hash(row: &Row<'_>) -> Result<Option<[u8; 32]>, rusqlite::Error> {
     Ok(row.get_ref(0)?.as_blob().ok().and_then(|bytes| bytes.try_into().ok()))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::preflight::backup_evidence::{BackupEvidence, Between};
+use crate::preflight::backup_evidence::{BackupEvidence, Between, LastRun};
 use crate::preflight::deadlines::{AsOf, Deadline};
 use crate::preflight::finding::{Bearing, Finding};
 use crate::preflight::key_file::NodeKeys;
@@ -12,6 +12,7 @@ use crate::preflight::witness::{Witness, WitnessSeen};
 use crate::spool::{BehindSpool, SpoolStatus};
 use format::manifest::NodeId;
 use format::units::{DataVersion, Timestamp};
+use format::version_rules::Commit;
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,15 @@ pub enum Verdict {
     Stale,
     /// It could not be found out.
     Unknown,
+}
+
+/// Whether keys are those of the node of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// They are, or the database does not say which node it is of.
+    NotExcluded,
+    /// They are of another node.
+    OtherNode,
 }
 
 /// Everything that was found about a database.
@@ -98,16 +108,18 @@ impl Report {
     }
 
     /// Adds whether the keys are those of the node of the database.
-    pub(super) fn add_keys(&mut self, keys: &NodeKeys) {
+    pub(super) fn add_keys(&mut self, keys: &NodeKeys) -> Fit {
         let path = || keys.path().to_owned();
-        self.add(match (self.node_id, keys.node_id()) {
-            (None, _) => Finding::NodeUnknown,
-            (Some(ours), Some(theirs)) if ours == theirs => Finding::KeysFit { path: path() },
-            (Some(ours), theirs) => Finding::KeysOfOtherNode { path: path(), theirs, ours },
-        });
+        let (finding, fit) = match (self.node_id, keys.node_id()) {
+            (None, _) => (Finding::NodeUnknown, Fit::NotExcluded),
+            (Some(ours), Some(theirs)) if ours == theirs => (Finding::KeysFit { path: path() }, Fit::NotExcluded),
+            (Some(ours), theirs) => (Finding::KeysOfOtherNode { path: path(), theirs, ours }, Fit::OtherNode),
+        };
+        self.add(finding);
         if let Some(mode) = keys.open_to_others() {
             self.add(Finding::KeysOpenToOthers { path: path(), mode });
         }
+        fit
     }
 
     /// Adds the channels, and what follows from them. There is at least one witness.
@@ -160,9 +172,14 @@ impl Report {
     }
 
     /// Adds whether the spool of the backup has newer versions than the database.
-    pub(super) fn add_spool(&mut self, sight: &SpoolStatus, version: DataVersion) {
+    pub(super) fn add_spool(&mut self, sight: &SpoolStatus, version: DataVersion, last_run: LastRun) {
         match sight {
             SpoolStatus::Complete => {}
+            SpoolStatus::Behind(BehindSpool { path, to_version: Some(newest), commit: Commit::Unknown, .. })
+                if newest.distance_from(version) == 1 =>
+            {
+                self.add(Finding::SpoolUncommitted { path: path.clone(), newest: *newest, last_run });
+            }
             SpoolStatus::Behind(BehindSpool { path, to_version: Some(newest), .. })
                 if newest.distance_from(version) > 0 =>
             {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::preflight::channel_state::ChannelState;
-use crate::preflight::node_state::NodeState;
+use crate::preflight::node_state::{DatabaseChannel, NodeState};
 use crate::preflight::witness::Witness;
 use secrets::shachain::Revocations;
 use secrets::static_backup::ChannelId;
@@ -61,21 +61,11 @@ pub(super) fn compare_revocations(state: &NodeState, witnesses: &[Witness]) -> V
     let mut evidence = Vec::new();
     for channel in &state.channels {
         let witness = by_witness.remove(&channel.channel_id);
-        let database = channel.theirs;
-        let standing = match witness {
-            None if channel.state.is_closed() => continue,
-            Some(Some(witness)) if channel.state.is_closed() && witness > database => Standing::ClosedTooEarly,
-            Some(_) if channel.state.is_closed() => Standing::Closed,
-            None => Standing::NotInWitness,
-            Some(None) => Standing::NotCounted,
-            Some(Some(witness)) if witness > database => Standing::Behind { by: witness.get() - database.get() },
-            Some(Some(witness)) if witness < database => Standing::Ahead { by: database.get() - witness.get() },
-            Some(Some(_)) => Standing::Equal,
-        };
+        let Some(standing) = standing(channel, witness) else { continue };
         evidence.push(ChannelEvidence {
             channel_id: channel.channel_id,
             state: Some(channel.state),
-            database: Some(database),
+            database: channel.theirs,
             witness: witness.flatten(),
             standing,
         });
@@ -93,4 +83,23 @@ pub(super) fn compare_revocations(state: &NodeState, witnesses: &[Witness]) -> V
         }
     }
     evidence
+}
+
+/// What the numbers of a channel of the database say; `None` for one that is closed in both.
+fn standing(channel: &DatabaseChannel, witness: Option<Option<Revocations>>) -> Option<Standing> {
+    let is_closed = channel.state.is_closed();
+    Some(match (channel.theirs, witness) {
+        (_, None) if is_closed => return None,
+        (Some(database), Some(Some(witness))) if is_closed && witness > database => Standing::ClosedTooEarly,
+        (_, Some(_)) if is_closed => Standing::Closed,
+        (_, None) => Standing::NotInWitness,
+        (None, Some(_)) | (_, Some(None)) => Standing::NotCounted,
+        (Some(database), Some(Some(witness))) if witness > database => {
+            Standing::Behind { by: witness.get() - database.get() }
+        }
+        (Some(database), Some(Some(witness))) if witness < database => {
+            Standing::Ahead { by: database.get() - witness.get() }
+        }
+        (Some(_), Some(Some(_))) => Standing::Equal,
+    })
 }

@@ -1,12 +1,19 @@
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 
 use super::*;
+use crate::preflight::against_backup::between;
+use crate::preflight::backup_evidence::LastRun;
 use crate::preflight::channel_state::ChannelState;
 use crate::preflight::finding::Bearing;
 use crate::preflight::node_state::{DatabaseChannel, NodeState, NodeStateError};
 use crate::preflight::report::Verdict;
 use crate::preflight::revocations::Standing;
 use crate::preflight::witness::WitnessSeen;
+use crate::spool::{BehindSpool, SpoolStatus};
+use format::units::DataVersion;
+use format::version_rules::Commit;
 use secrets::shachain::Revocations;
 use secrets::static_backup::{BackedUpChannel, StaticBackup};
 
@@ -41,8 +48,9 @@ fn state(channels: &[(u8, ChannelState, u64)]) -> NodeState {
     let channel = |&(id, state, theirs): &(u8, ChannelState, u64)| DatabaseChannel {
         channel_id: [id; 32],
         state,
-        theirs: revocations(theirs),
+        theirs: Some(revocations(theirs)),
         next_own: 1,
+        fundings: BTreeSet::new(),
     };
     NodeState { last_block: None, channels: channels.iter().map(channel).collect(), htlcs: Vec::new() }
 }
@@ -74,8 +82,9 @@ fn judged(database: &NodeState, witnesses: &[Witness]) -> (Vec<Standing>, Verdic
 fn what_is_read_is_what_can_still_be_lost() {
     let state = NodeState::read(&tables()).unwrap();
     assert_eq!(state.last_block, Some(101));
-    let read: Vec<_> = state.channels.iter().map(|it| (it.state, it.theirs.get(), it.next_own)).collect();
-    assert_eq!(read, [(OPEN, 681, 679), (CLOSED, 0, 5)], "a channel without a commitment does not count");
+    let read: Vec<_> =
+        state.channels.iter().map(|it| (it.state, it.theirs.map(Revocations::get), it.next_own)).collect();
+    assert_eq!(read, [(OPEN, Some(681), 679), (CLOSED, Some(0), 5)], "a channel without a commitment does not count");
     let htlcs: Vec<_> = state.htlcs.iter().map(|it| (it.cltv_expiry, it.amount_msat)).collect();
     assert_eq!(htlcs, [(138, 5000)]);
     let connection = tables();
@@ -150,6 +159,44 @@ fn a_closed_channel_proves_nothing() {
     assert_eq!(judged(&beside_an_open_one, &[witness(5, &[(2, Some(7))])]), (vec![Standing::Equal], Verdict::Current));
 }
 
+/// Before v25.05 `lightningd` deleted the shachain of a channel that it closed. Most nodes of some age have such channels.
+#[test]
+fn a_channel_that_was_closed_long_ago_has_no_revocations() {
+    let connection = tables();
+    connection.execute_batch("UPDATE channels SET shachain_remote_id = 99 WHERE id = 3").unwrap();
+    let mut read = NodeState::read(&connection).unwrap();
+    let closed = read.channels.pop().unwrap();
+    assert_eq!((closed.state, closed.theirs), (CLOSED, None));
+    let beside_an_open_one =
+        NodeState { channels: vec![closed.clone(), state(&[(1, OPEN, 5)]).channels.remove(0)], ..state(&[]) };
+    let mut old = witness(5, &[(1, Some(5)), (2, Some(9))]);
+    assert_eq!(judged(&beside_an_open_one, &[witness(5, &[(1, Some(5))])]), (vec![Standing::Equal], Verdict::Current));
+    old.backup.channels[1].channel_id = closed.channel_id;
+    assert_eq!(judged(&beside_an_open_one, &[old]), (vec![Standing::Closed, Standing::Equal], Verdict::Current));
+}
+
+/// A splice revokes nothing. A database from before it does not know where the funds are.
+#[test]
+fn a_splice_in_between_is_not_nothing() {
+    let connection = tables();
+    let read = |sql: &str| {
+        connection.execute_batch(sql).unwrap();
+        NodeState::read(&connection).unwrap()
+    };
+    let before = read(
+        "ALTER TABLE channels ADD funding_tx_id BLOB; ALTER TABLE channels ADD funding_tx_outnum INTEGER;
+         UPDATE channels SET funding_tx_id = zeroblob(32), funding_tx_outnum = 1;
+         CREATE TABLE channel_funding_inflights (channel_id INTEGER, funding_tx_id BLOB, funding_tx_outnum INTEGER)",
+    );
+    assert!(between(&before, &before).is_nothing());
+    let signed = read("INSERT INTO channel_funding_inflights VALUES (1, zeroblob(32), 0)");
+    assert_eq!((between(&before, &signed).funded, between(&signed, &signed).funded), (1, 0));
+    assert!(!between(&before, &signed).is_nothing());
+    let locked_in =
+        read("UPDATE channels SET funding_tx_outnum = 0 WHERE id = 1; DELETE FROM channel_funding_inflights");
+    assert_eq!((between(&before, &locked_in).funded, between(&signed, &locked_in).funded), (1, 0));
+}
+
 #[test]
 fn of_several_witnesses_the_most_revocations_count() {
     let one = state(&[(1, OPEN, 5)]);
@@ -162,6 +209,24 @@ fn of_several_witnesses_the_most_revocations_count() {
     assert!(judged(&one, &[witness(6, &[(1, Some(5))]), wrong]).1 == Verdict::Stale);
 }
 
+/// As `lightningd` leaves it when it dies in the hook, while its backup is out of reach.
+#[test]
+fn a_change_in_the_spool_that_was_never_committed_makes_no_old_state() {
+    let verdict = |commit, version, last_run| {
+        let mut report = Report::new(Path::new("db"));
+        report.add(Finding::KeysFit { path: "hsm_secret".into() });
+        let newest = Some(DataVersion::new(8));
+        let behind = BehindSpool { path: "spool".into(), changes: 1, from_version: newest, to_version: newest, commit };
+        report.add_spool(&SpoolStatus::Behind(behind), DataVersion::new(version), last_run);
+        report.verdict()
+    };
+    assert_eq!(verdict(Commit::Unknown, 7, LastRun::On), Verdict::Current);
+    assert_eq!(verdict(Commit::Unknown, 7, LastRun::Unknown), Verdict::Unknown, "it may be a copy");
+    assert_eq!(verdict(Commit::Certain, 7, LastRun::On), Verdict::Stale);
+    assert_eq!(verdict(Commit::Unknown, 6, LastRun::On), Verdict::Stale);
+    assert_eq!(verdict(Commit::Unknown, 8, LastRun::Unknown), Verdict::Current);
+}
+
 #[test]
 fn the_gravest_finding_decides() {
     let mut report = Report::new(Path::new("db"));
@@ -170,7 +235,7 @@ fn the_gravest_finding_decides() {
     assert_eq!(report.verdict(), Verdict::Current);
     report.add(Finding::NoWitness);
     assert_eq!(report.verdict(), Verdict::Unknown);
-    report.add(Finding::BehindSpool { path: "spool".into(), newest: format::units::DataVersion::new(7) });
+    report.add(Finding::BehindSpool { path: "spool".into(), newest: DataVersion::new(7) });
     assert_eq!(report.verdict(), Verdict::Stale);
     assert!(Bearing::Stale > Bearing::Unknown && Bearing::Unknown > Bearing::Note);
 }

@@ -13,6 +13,7 @@ use crate::backup::Backup;
 use crate::storage::{Access, Directory, RealDirectory, StorageError, remove_if_present, replace_file};
 use format::names;
 use format::units::DataVersion;
+use format::version_rules::Commit;
 
 /// Maximum length; a note has a few hundred bytes.
 const LEN_MAX: usize = 8 << 10;
@@ -128,6 +129,8 @@ pub struct BehindSpool {
     pub from_version: Option<DataVersion>,
     /// Version of the last change.
     pub to_version: Option<DataVersion>,
+    /// Whether `lightningd` is known to have committed that.
+    pub commit: Commit,
 }
 
 impl Backup {
@@ -213,6 +216,7 @@ impl Backup {
             changes: left.spooled.changes,
             from_version: left.spooled.from_version,
             to_version: left.spooled.to_version,
+            commit: left.commit,
         })
     }
 }

@@ -38,6 +38,7 @@ fn what_is_spooled_comes_into_the_backup_and_the_spool_is_gone() {
     assert_eq!((spooled.changes, versions), (20, (Some(DataVersion::new(12)), Some(DataVersion::new(31)))));
     let SpoolStatus::Behind(behind) = it.node.backup().spool_sight() else { panic!("the backup is behind") };
     assert_eq!((behind.changes, behind.from_version, behind.to_version), (20, versions.0, versions.1));
+    assert_eq!(behind.commit, format::version_rules::Commit::Unknown, "nothing follows the last change");
     drain(&mut recording).unwrap();
     assert!(recording.spooled().is_none());
     assert_eq!(files(&it.spool()), [names::LOCK]);

@@ -10,7 +10,7 @@ use clap::Args;
 use common::preflight::key_file::{KeyFile, KeyFileError, NodeKeys};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrets::emergency_recover::EMERGENCY_RECOVER;
-use secrets::passphrase::{PASSPHRASE_MAX, Passphrase};
+use secrets::passphrase::{PASSPHRASE_MAX, Passphrase, PassphraseError};
 use zeroize::Zeroizing;
 
 use crate::restore::lightning_dir::HSM_SECRET;
@@ -50,7 +50,7 @@ impl EvidenceArgs {
         };
         let passphrase = match &self.passphrase_file {
             Some(named) => Some(passphrase_in(named)?),
-            None if file.needs_passphrase() && io::stdin().is_terminal() => Some(asked_for(&path)?),
+            None if file.needs_passphrase() && io::stdin().is_terminal() => asked_for(&path)?,
             None => None,
         };
         Ok(file.unlock(passphrase.as_ref()))
@@ -64,8 +64,9 @@ fn passphrase_in(path: &Path) -> anyhow::Result<Passphrase> {
     Passphrase::from_first_line(&line).with_context(|| format!("{} has no passphrase", path.display()))
 }
 
-/// The passphrase that is typed on the terminal, which does not show it.
-fn asked_for(path: &Path) -> anyhow::Result<Passphrase> {
+/// The passphrase that is typed on the terminal, which does not show it; `None` for an empty line: who does not know it can go on
+/// without the keys.
+fn asked_for(path: &Path) -> anyhow::Result<Option<Passphrase>> {
     let cannot = "cannot ask for the passphrase; put it into a file and name that with --passphrase-file";
     let stdin = io::stdin();
     let line = {
@@ -77,7 +78,10 @@ fn asked_for(path: &Path) -> anyhow::Result<Passphrase> {
     };
     // The line feed that was typed was not shown.
     crate::note!("");
-    Ok(Passphrase::from_first_line(&line?)?)
+    match Passphrase::from_first_line(&line?) {
+        Err(PassphraseError::Empty) => Ok(None),
+        passphrase => Ok(Some(passphrase?)),
+    }
 }
 
 /// A line, read byte by byte: what a buffer read ahead would not be wiped. One byte more than the longest passphrase shows that it is

@@ -11,6 +11,7 @@ use common::preflight::{BackupQuestion, Contents, Question, preflight};
 use common::{Backup, BackupLock, BackupLockError, BackupUrl, Timestamp};
 
 use super::Failure;
+use super::init::has_only_theirs;
 use super::keys::EvidenceArgs;
 use super::preflight_report::{to_json, write_text};
 use super::progress::Bar;
@@ -121,6 +122,7 @@ impl Node {
         let parent = || named.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let directory = if is_directory { named } else { parent() };
         let lock = match BackupLock::read(directory) {
+            _ if has_only_theirs(directory) => None,
             Ok(lock) => Some(lock),
             Err(BackupLockError::Missing { .. }) => None,
             Err(error) => {

@@ -1,6 +1,7 @@
 //! The report of `preflight`: a table for the terminal, and JSON.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use common::Timestamp;
 use common::preflight::finding::{Bearing, Finding};
@@ -65,7 +66,7 @@ pub(super) fn write_text(out: &mut impl Write, report: &Report) -> io::Result<()
     let verdict = match report.verdict() {
         Verdict::Current => "CURRENT, as far as this can be known: nothing speaks against a start.",
         Verdict::Stale if report.is_free_to_go_back() => {
-            "STALE: newer versions are recorded. Restore the newest; or go back on purpose, in the steps of docs/restore.md."
+            "STALE: newer versions are recorded. Restore the newest; or go back on purpose, in the steps of docs/preflight.md."
         }
         Verdict::Stale => "STALE: do not start lightningd on this database. Restore the newest version.",
         Verdict::Unknown => "COULD NOT TELL whether this database is current: the lines with a question mark say why.",
@@ -145,6 +146,8 @@ pub(super) fn to_json(report: &Report) -> Value {
     };
     let hex = |bytes: &[u8]| Hex(bytes).to_string();
     let time = |time: Timestamp| time.to_string();
+    // A path may have other bytes than UTF-8, which JSON does not have.
+    let text = |path: &Path| path.display().to_string();
     let channel = |channel: &ChannelEvidence| {
         json!({
             "channel_id": hex(&channel.channel_id),
@@ -160,10 +163,10 @@ pub(super) fn to_json(report: &Report) -> Value {
             let revoked: Value = revoked
                 .map(|it| json!({"channel_id": hex(&it.channel_id), "own": it.own, "peer": it.theirs}))
                 .collect();
-            json!({"revoked": revoked, "opened": between.opened})
+            json!({"revoked": revoked, "opened": between.opened, "funded": between.funded})
         });
         json!({
-            "path": backup.path,
+            "path": text(&backup.path),
             "newest_version": backup.newest.get(),
             "recorded_at": time(backup.recorded_at),
             "behind": backup.behind(),
@@ -173,11 +176,11 @@ pub(super) fn to_json(report: &Report) -> Value {
     });
     json!({
         "verdict": verdict,
-        "database": report.database,
+        "database": text(&report.database),
         "data_version": report.data_version.map(common::DataVersion::get),
         "node_id": report.node_id.map(|id| hex(&id)),
         "witnesses": report.witnesses.iter().map(|witness| json!({
-            "path": witness.path,
+            "path": text(&witness.path),
             "written_at": time(witness.written_at),
         })).collect::<Value>(),
         "channels": report.channels.iter().map(channel).collect::<Value>(),

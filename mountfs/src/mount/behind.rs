@@ -10,7 +10,7 @@ use crate::note;
 pub fn warning(sight: &SpoolStatus) -> Option<String> {
     match sight {
         SpoolStatus::Complete => None,
-        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version }) => Some(format!(
+        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version, .. }) => Some(format!(
             "warning: THIS BACKUP IS BEHIND by {} ({}): the newest changes are in {}; start the node with the backup \
              reachable to drain them",
             counted(*changes, "change"),
@@ -38,7 +38,7 @@ pub fn warn(sight: &SpoolStatus) {
 /// The reason not to restore the newest version of the backup: the spool has, or may have, newer ones.
 pub fn stale(sight: &SpoolStatus) -> Option<String> {
     let what = match sight {
-        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version }) => format!(
+        SpoolStatus::Behind(BehindSpool { path, changes, from_version, to_version, .. }) => format!(
             "behind by {} ({}): the newest changes are in {}",
             counted(*changes, "change"),
             versions(*from_version, *to_version),
@@ -84,6 +84,8 @@ fn versions(from: Option<DataVersion>, to: Option<DataVersion>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use format::version_rules::Commit;
+
     use super::*;
 
     #[test]
@@ -94,6 +96,7 @@ mod tests {
                 changes: 3,
                 from_version: Some(DataVersion::new(7)),
                 to_version: Some(DataVersion::new(to)),
+                commit: Commit::Certain,
             })
         };
         assert!(warning(&behind(9)).is_some_and(|text| text.contains("3 changes (versions 7..9)")));

@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
@@ -153,6 +154,27 @@ fn a_current_database_is_current_and_nothing_secret_is_said() {
     expect(preflight(&both), 1, "by up to 1");
 }
 
+/// Its file is no backup that could be compared.
+#[test]
+fn the_backup_lock_of_the_python_plugin_names_no_backup() {
+    let home = node();
+    let theirs = home.join("file.bkp");
+    fs::write(&theirs, "").unwrap();
+    home.write_backup_lock(&json!({"backend_url": format!("file://{}", theirs.display())}).to_string());
+    let object = expect(preflight(&[home.lightning_dir().as_os_str()]), 0, "all equal");
+    assert_eq!(object["backup"], Value::Null);
+}
+
+/// A panic once: JSON has texts only.
+#[test]
+fn a_path_may_have_other_bytes_than_utf_8() {
+    let home = node();
+    let renamed = home.join(OsStr::from_bytes(b"node\xff"));
+    fs::rename(home.lightning_dir(), &renamed).unwrap();
+    let object = expect(preflight(&[renamed.as_os_str()]), 0, "all equal");
+    assert!(object["database"].as_str().is_some_and(|path| path.contains("node\u{fffd}")), "{object:#}");
+}
+
 #[test]
 fn htlcs_that_have_run_out_are_a_warning_and_no_reason() {
     let home = node();
@@ -214,6 +236,16 @@ const BAD_INPUTS: &[BadInput] = &[
         "hsm_secret: without it",
     ),
     ("an hsm_secret of another node", |home| keys(home, &[8; 32]), 2, "but the database is of node"),
+    (
+        "an hsm_secret and an emergency.recover of a peer, who counts the revocations of this node",
+        |home| {
+            keys(home, &[8; 32]);
+            let theirs = WitnessChannel { revocations: 700, ..CHANNEL };
+            write_private(&file_in(home, "emergency.recover"), &emergency_recover([8; 32], &[theirs]));
+        },
+        2,
+        "but the database is of node",
+    ),
     ("no shachains", |home| sql(home, "DROP TABLE shachains"), 2, "it has no table shachains"),
     (
         "an old schema",
@@ -312,14 +344,24 @@ fn an_encrypted_seed_is_read_with_a_passphrase_from_a_file_or_the_terminal() {
     expect(preflight(&named), 2, "the passphrase is wrong");
     expect(preflight(&[dir.as_os_str()]), 2, "is protected by a passphrase");
 
-    // `script` gives it a terminal.
+    let Some((status, said)) = on_a_terminal(&dir, b"a pass phrase\n") else { return };
+    assert!(status.success() && said.contains("CURRENT"), "{status}: {said}");
+    assert!(!said.contains("a pass phrase"), "it is not shown: {said}");
+    // Who does not know it gets what can be told without the keys.
+    let Some((status, said)) = on_a_terminal(&dir, b"\n") else { return };
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("is protected by a passphrase") && said.contains("COULD NOT TELL"), "{said}");
+}
+
+/// Runs `preflight` on a terminal, where this is typed as the passphrase; `None` where there is no terminal to be had.
+fn on_a_terminal(dir: &Path, typed: &[u8]) -> Option<(ExitStatus, String)> {
     let command = format!("{} preflight {}", binaries::backupfs().display(), dir.display());
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let Ok(mut child) = script.spawn() else {
         skipped(format_args!("in part: there is no program script"));
-        return;
+        return None;
     };
     let (mut stdin, mut stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
     let (mut said, mut byte) = (Vec::new(), [0]);
@@ -327,12 +369,10 @@ fn an_encrypted_seed_is_read_with_a_passphrase_from_a_file_or_the_terminal() {
     while !said.ends_with(b"hsm_secret: ") && stdout.read(&mut byte).expect("output") == 1 {
         said.push(byte[0]);
     }
-    stdin.write_all(b"a pass phrase\n").expect("an answer");
+    stdin.write_all(typed).expect("an answer");
     stdout.read_to_end(&mut said).expect("output");
     let status = child.wait().expect("it ends");
-    let said = String::from_utf8_lossy(&said);
-    assert!(status.success() && said.contains("CURRENT"), "{status}: {said}");
-    assert!(!said.contains("a pass phrase"), "it is not shown: {said}");
+    Some((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
 #[test]

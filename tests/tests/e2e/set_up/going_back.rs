@@ -87,6 +87,31 @@ fn the_version_before_a_failed_upgrade_is_gone_back_to_with_two_commands() {
     node.expect_restorable();
 }
 
+/// The newest version revokes commitments of the node itself, which no witness counts, and nobody has seen whether it was committed.
+#[test]
+fn a_newest_version_that_may_have_been_committed_counts_for_a_copy() {
+    let mut node = node();
+    node.commit_also(&["UPDATE channels SET next_index_local = 7"]);
+    node.lightningd.kill();
+    let restored = restore(&node.home, &["--version", "4", "--accept-stale-state"]).expect_done("restore");
+    assert!(restored.stderr.contains("STALE: do not start"), "{restored:?}");
+    assert!(restored.stderr.contains("2 commitments were revoked"), "{restored:?}");
+    let dir = node.home.lightning_dir();
+    let ran = cli::backupfs(&["preflight".as_ref(), dir.as_os_str()]);
+    assert!(ran.code == 2 && ran.stdout.contains("has one version more, 5"), "{ran:?}");
+}
+
+/// As a crash leaves it. Here nothing depends on whether the newest version was committed.
+#[test]
+fn a_newest_version_that_revokes_nothing_does_not_count() {
+    let mut node = node();
+    node.write(Commit::CrashBeforeCommit);
+    assert_eq!(node.data_version(), DataVersion::new(4));
+    let dir = node.home.lightning_dir();
+    let ran = cli::backupfs(&["preflight".as_ref(), dir.as_os_str()]).expect_done("preflight");
+    assert!(ran.stdout.contains("No commitment was revoked in it"), "{ran:?}");
+}
+
 /// A database that is missing is no version to go back to.
 #[test]
 fn without_a_database_there_is_nothing_to_go_back_to() {
