@@ -20,7 +20,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::backup::recorded_changes::RecordedChanges;
 use crate::backup::source::Source;
 use crate::backup::view::View;
-use crate::config::backup_url::BackupUrl;
 use crate::history::unsealed::Unsealed;
 use crate::history::{History, Start};
 use crate::log::{LogCursor, RecordAddress};
@@ -116,20 +115,13 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Opens the backup at `url`; reads only its manifest.
+    /// Opens the backup at `source`, such as a [`BackupUrl`](crate::BackupUrl); reads only its manifest.
     ///
     /// # Errors
     /// When there is none, or its format is newer.
-    pub fn open(url: &BackupUrl) -> Result<Self, OpenError> {
-        Self::open_from(&Source::from(url))
-    }
-
-    /// Opens the backup at `source`; reads only its manifest.
-    ///
-    /// # Errors
-    /// When there is none, or its format is newer.
-    pub fn open_from(source: &Source) -> Result<Self, OpenError> {
-        let manifest = read_manifest(source)?;
+    pub fn open(source: impl Into<Source>) -> Result<Self, OpenError> {
+        let source = source.into();
+        let manifest = read_manifest(&source)?;
         Ok(Self::of(Arc::clone(source.directory()), manifest))
     }
 

@@ -138,6 +138,16 @@ impl Feed {
         self.position
     }
 
+    /// Seq behind the newest record of the backup. Reads all logs.
+    ///
+    /// # Errors
+    /// When the backup cannot be read to its end.
+    pub fn read_end(&self) -> Result<u64, ReadError> {
+        let (_, mut cursor) = self.backup.sealed_history()?;
+        cursor.read_new(&mut |_, _| Ok(()))?;
+        Ok(cursor.next_seq().get())
+    }
+
     /// The snapshots and segments that the backup has now, ascending, snapshots first. One of them may vanish later: when it is
     /// sealed into a segment, or dropped.
     ///

@@ -82,6 +82,7 @@ pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
 pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
 pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolStatus, SpooledChanges};
+pub use status::offsite::{OffsiteState, OffsiteStatus, offsite_directory};
 pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};
 pub use storage::causes::{with_causes, with_remedy};
 pub use storage::owner::Owner;

@@ -196,6 +196,18 @@ pub enum RestoreError {
         /// The channels, and by how many.
         channels: Vec<String>,
     },
+    /// A version of an off-site copy, of which nothing shows that it is the newest.
+    #[error(
+        "nothing shows that version {version} is the newest: {reason}. Put the file emergency.recover of the old node beside the \
+         destination, or name it with --emergency-recover: it shows whether a channel was revoked since. To restore without knowing \
+         that, add --accept-stale-state"
+    )]
+    NotShownCurrent {
+        /// The version.
+        version: DataVersion,
+        /// What the copy says.
+        reason: String,
+    },
     /// A part of what the version is made of cannot be read.
     #[error("version {version} cannot be read from the backup")]
     Read {
@@ -274,6 +286,7 @@ impl RestoreError {
             | Self::NodeRuns { .. }
             | Self::LeftAside { .. }
             | Self::Revoked { .. }
+            | Self::NotShownCurrent { .. }
             | Self::NotAsWritten { .. }
             | Self::Write { .. } => false,
             Self::Compare { source, .. } => source.is_damage(),

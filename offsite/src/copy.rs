@@ -1,6 +1,7 @@
 //! [`CopyDirectory`]: a copy, read as the directory of a backup.
 //!
 //! * [`contents`]: the files that the objects amount to, and [`logs`]: logs put together from their pieces;
+//! * [`statements`]: what the copy says about how current it is;
 //! * [`object_file`]: a file read chunk by chunk, and [`chunks`], which fetches and keeps chunks; [`disk_cache`] keeps them longer.
 
 pub mod chunks;
@@ -8,6 +9,7 @@ pub mod contents;
 pub mod disk_cache;
 pub mod logs;
 pub mod object_file;
+pub mod statements;
 
 use std::fmt;
 use std::io;
@@ -19,6 +21,7 @@ use common::storage::{Access, Directory, StorageError, StorageOp, StoredFile};
 
 use crate::copy::chunks::Chunks;
 use crate::copy::contents::{Content, Contents};
+use crate::copy::statements::Statements;
 use crate::copy_error::CopyError;
 use crate::store::Failure;
 
@@ -48,6 +51,18 @@ impl CopyDirectory {
         let contents = Contents::read(&chunks)?;
         let path = PathBuf::from(chunks.store().url());
         Ok(Self { path, chunks, state: Mutex::new(State { contents, looked: Instant::now() }) })
+    }
+
+    /// What the copy says about how current it is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn statements(&self) -> Result<Statements, CopyError> {
+        let (holds, shipped) = {
+            let state = self.state()?;
+            (state.contents.holds(), state.contents.shipped_at())
+        };
+        Statements::read(&self.chunks, holds, shipped)
     }
 
     /// The state, not older than the poll interval.

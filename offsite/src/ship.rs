@@ -20,7 +20,7 @@ use common::{Backup, Timestamp};
 use uuid::Uuid;
 
 use crate::copy_error::CopyError;
-use crate::description::{Claim, Heartbeat, SealKind, to_json};
+use crate::description::{Claim, Heartbeat, to_json};
 use crate::keys::master_key::MasterKey;
 use crate::log_bytes::{LOG_BYTES_MAX, LogBytes};
 use crate::objects::{File, Object, Part, Run, Tail};
@@ -64,6 +64,8 @@ pub struct Shipper {
     state: StateFile,
     /// Everything up to here is durable in the copy.
     shipped: FeedPosition,
+    /// Whether logs are shipped, not only what they are sealed to.
+    uses_logs: bool,
     /// Bytes of logs that were read and are not stored.
     queue: VecDeque<Queued>,
     /// The next number of an object with bytes of this log.
@@ -95,7 +97,7 @@ impl Shipper {
         let shipped = feed.position();
         let run = claim(&mut uploads, shipped.next_seq)?;
         let mut shipper =
-            Self { uploads, copy, run, feed, listing, state, shipped, queue: VecDeque::new(), next_tail: (0, 0) };
+            Self { uploads, copy, run, feed, listing, state, shipped, uses_logs: false, queue: VecDeque::new(), next_tail: (0, 0) };
         shipper.ship_manifest()?;
         Ok(shipper)
     }
@@ -119,9 +121,18 @@ impl Shipper {
         self.run
     }
 
-    /// Seq behind the last record of the logs that the copy has.
+    /// Seq behind the last record that the copy has: of its segments, or of the logs that were shipped in this run.
     pub fn shipped(&self) -> u64 {
-        self.shipped.next_seq
+        let logs = if self.uses_logs { self.shipped.next_seq } else { 1 };
+        logs.max(self.listing.sealed_behind())
+    }
+
+    /// Seq behind the newest record of the backup.
+    ///
+    /// # Errors
+    /// When the backup cannot be read to its end.
+    pub fn acknowledged(&self) -> Result<u64, CopyError> {
+        Ok(self.feed.read_end()?)
     }
 
     /// What was uploaded.
@@ -186,6 +197,7 @@ impl Shipper {
     /// When the store refuses, or the logs cannot be read. What was read is shipped by a later call.
     pub fn ship_logs(&mut self) -> Result<Step, CopyError> {
         let mut step = self.drain_queue()?;
+        self.uses_logs = true;
         while let Some(piece) = self.feed.next_piece()? {
             let mut bytes = piece.bytes.as_slice();
             let mut offset = piece.offset;
@@ -252,7 +264,7 @@ impl Shipper {
     pub fn heartbeat(&mut self, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
         let name = Object::Heartbeat(self.run).to_string();
         let time = Timestamp::now().as_micros();
-        let beat = Heartbeat { time, acknowledged, shipped: self.shipped.next_seq, goodbye };
+        let beat = Heartbeat { time, acknowledged, shipped: self.shipped(), goodbye };
         self.uploads.replace(&name, &to_json(&name, &beat)?)
     }
 
@@ -296,15 +308,6 @@ fn claims(uploads: &Uploads) -> Result<Vec<Run>, CopyError> {
             _ => None,
         })
         .collect())
-}
-
-/// How the objects of a copy with this key are sealed.
-pub fn seal_kind(recipients: &[String], key: Option<&MasterKey>) -> SealKind {
-    match key {
-        None => SealKind::None,
-        Some(_) if recipients.is_empty() => SealKind::Node,
-        Some(_) => SealKind::WriteOnly,
-    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl SmallBackup {
 
     /// Expects what is read from `source` to have exactly the first `newest` versions of this backup, byte for byte.
     pub fn expect_equal(&self, source: &Source, newest: u32) {
-        let copied = Arc::new(Backup::open_from(source).unwrap());
+        let copied = Arc::new(Backup::open(source).unwrap());
         let (history, read) = copied.read_history();
         read.unwrap();
         assert_eq!(history.newest().map_or(0, |newest| newest.data_version.get()), newest);

@@ -29,6 +29,7 @@
 //! | [`stalls`] | those waits in `backup-status` |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
+//! | [`shipping`] | the process that ships to the off-site copies |
 //! | [`disk_warnings`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
 //! | [`latency`], [`destination_probe`] | its figures of the last answers, and of the destination, which may not answer |
@@ -49,6 +50,7 @@ pub mod plugin;
 pub mod reply;
 pub mod sealing;
 pub mod shared_writer;
+pub mod shipping;
 pub mod splitter;
 pub mod stalls;
 pub mod status;

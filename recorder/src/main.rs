@@ -16,6 +16,7 @@ use recorder::disk_warnings;
 use recorder::lightningd_log::LightningdLog;
 use recorder::outgoing::Outgoing;
 use recorder::plugin::PluginThread;
+use recorder::shipping;
 use recorder::status::Status;
 use recorder::transport::{End, converse};
 use recorder::watchdog::{self, Watched};
@@ -80,6 +81,7 @@ fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     let watchdog = watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status));
     go_on_without(watchdog, "when a call to the backup hangs, lightningd waits until it returns");
     go_on_without(disk_warnings::watch(Arc::clone(&status)), "there is no warning before the disk is full");
+    go_on_without(shipping::spawn(&lightning_dir, &status), "nothing is shipped to the off-site copies");
     let destination = Destination::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
     let answering = Answering::new(destination, outgoing, inbox, status, watched);
     let end = converse(io::stdin(), answering).context("cannot read")?;

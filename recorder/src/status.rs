@@ -79,11 +79,18 @@ struct Answer {
     compaction: Value,
     sealing: Value,
     stalls: Value,
+    offsite: Vec<OffsiteStatus>,
     last_problem: Option<Value>,
     recorder_version: &'static str,
 }
 
 impl Status {
+    /// There are off-site copies.
+    pub fn set_offsite(&self, lightning_dir: &Path, copies: Vec<OffsiteEntry>) {
+        // Set once, at the start.
+        let _: Result<(), _> = self.offsite.set((lightning_dir.to_owned(), copies));
+    }
+
     /// The backup was opened. `unsealed` is the number of unsealed changes in it, if they were counted.
     pub fn opened(&self, destination: DestinationStatus, newest: Option<Newest>, unsealed: Option<UnsealedChanges>) {
         let mut known = self.known();
@@ -221,6 +228,7 @@ impl Status {
             compaction: self.compactions.to_json(),
             sealing: json!({"problem": known.sealing_problem}),
             stalls: known.stalls.to_json(),
+            offsite: self.offsite.get().map(|(dir, entries)| OffsiteStatus::of_all(dir, entries)).unwrap_or_default(),
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
             recorder_version: env!("CARGO_PKG_VERSION"),
         })

@@ -89,7 +89,7 @@ impl Home {
 
     pub(super) fn backup(&self, disk: &Disk) -> Result<Arc<Backup>, String> {
         let directory = disk.directory(BACKUP).ok_or("there is no backup")?;
-        Backup::open_from(&Source::new(self.lock.backend_url.to_string(), directory))
+        Backup::open(Source::new(self.lock.backend_url.to_string(), directory))
             .map(Arc::new)
             .map_err(|error| with_causes(&error))
     }

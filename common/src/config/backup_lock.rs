@@ -236,6 +236,16 @@ impl BackupLock {
         replace().map_err(|source| BackupLockError::Write { path: path.clone(), source })
     }
 
+    /// Replaces the file durably, by the same file with other settings: after any crash it has the old ones or the new ones.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old file is unchanged.
+    pub fn update(&self, lightning_dir: &Path) -> Result<(), BackupLockError> {
+        let path = Self::path(lightning_dir);
+        self.write(lightning_dir, |temporary| temporary.persist(&path))
+            .map_err(|source| BackupLockError::Write { path: path.clone(), source })
+    }
+
     fn write(
         &self,
         lightning_dir: &Path,

@@ -101,6 +101,9 @@ pub struct OffsiteEntry {
     /// The file with the credentials of a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
+    /// Recipients of age: only their identities open what this node ships.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     /// `none`: the copy is not encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<OffsiteSeal>,

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::storage::regular_file::open_regular_file;
-use secrets::derive::{NodeId, node_id};
+use secrets::derive::{Key, NodeId, make_secret, node_id};
 use secrets::hsm_secret::{HSM_SECRET_MAX, HsmSecret, HsmSecretError};
 use secrets::passphrase::Passphrase;
 use secrets::seed::Seed;
@@ -118,6 +118,11 @@ impl NodeKeys {
     /// The permissions of the file, if they let the group or others at it.
     pub fn open_to_others(&self) -> Option<u32> {
         Some(self.mode & 0o777).filter(|mode| mode & OPEN_TO_OTHERS != 0)
+    }
+
+    /// What the RPC method `makesecret` of the node answers for the string `name`.
+    pub fn make_secret(&self, name: &str) -> Key {
+        make_secret(&self.seed, name.as_bytes())
     }
 
     pub(super) fn seed(&self) -> &Seed {

@@ -9,11 +9,11 @@ use super::VerifyError;
 use super::finding::{Findings, Where, Wrong};
 use crate::backup::Backup;
 use crate::backup::OpenError;
-use crate::config::backup_url::BackupUrl;
+use crate::backup::source::Source;
 use crate::history::History;
 use crate::log::{SECOND_LOOK_AFTER, SECOND_LOOKS, check_unused};
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, RealDirectory, read_exact_at};
+use crate::storage::{Access, Directory, read_exact_at};
 use format::log_header::LOG_HEADER_LEN;
 use format::log_header::LogHeader;
 use format::manifest::Manifest;
@@ -23,12 +23,12 @@ use format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotHeader};
 use format::units::{DataVersion, PageSize, Seq, Timestamp};
 
 /// Opens a backup. If only its manifest is damaged, the verification continues, and the finding is returned.
-pub(super) fn open(url: &BackupUrl, findings: &mut Findings) -> Result<(Arc<Backup>, Option<Where>), VerifyError> {
-    let error = match Backup::open(url) {
+pub(super) fn open(source: &Source, findings: &mut Findings) -> Result<(Arc<Backup>, Option<Where>), VerifyError> {
+    let error = match Backup::open(source) {
         Ok(backup) => return Ok((Arc::new(backup), None)),
         Err(error) => error,
     };
-    let directory: Arc<dyn Directory> = Arc::new(RealDirectory::new(url.path()));
+    let directory = Arc::clone(source.directory());
     let wrong = match &error {
         OpenError::NotABackup { reason, .. } => Wrong::Damaged(reason.clone()),
         OpenError::NoManifest { .. } => Wrong::Missing,

@@ -19,7 +19,7 @@ use super::version_ranges::OPEN;
 use super::{Depth, Report, Scope, VerifyError, VersionRanges, logs, spool, thinned};
 use crate::backup::Backup;
 use crate::backup::view::View;
-use crate::config::backup_url::BackupUrl;
+use crate::backup::source::Source;
 use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
 use crate::segment::live_record::LiveKind;
@@ -33,14 +33,18 @@ use format::segment::SnapshotId;
 use format::snapshot_ref::DeltaBase;
 use format::units::{DataVersion, Seq};
 
-/// Verifies the backup at `url`. `watch` gets the number of verified bytes, and the total, from any thread.
+/// Verifies the backup at `source`. `watch` gets the number of verified bytes, and the total, from any thread.
 ///
 /// # Errors
 /// When the backup cannot be verified at all. Faults of a backup are in the report.
-pub fn verify(url: &BackupUrl, scope: Scope, watch: &(dyn Fn(u64, u64) + Sync)) -> Result<Report, VerifyError> {
+pub fn verify(
+    source: impl Into<Source>,
+    scope: Scope,
+    watch: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Report, VerifyError> {
     let began = Instant::now();
     let mut found = Found::default();
-    let (backup, manifest) = open(url, &mut found.findings)?;
+    let (backup, manifest) = open(&source.into(), &mut found.findings)?;
     let baseline = Baseline::take(&backup)?;
     let oldest = baseline.oldest_ordinal(&backup);
     let behind = baseline.history.unsealed_versions().next().map(|version| version.ordinal.0);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::KeepPolicy;
 use common::compact::{CompactionFields, Force, Stage};
-use common::{Backup, BackupLock, LockStatus};
+use common::{Backup, BackupLock, BackupUrl, LockStatus};
 use serde_json::{Map, Value};
 
 use super::Failure;
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The directory of the node that records to a backup; `None` when it is not visible from here.
 pub(super) fn recording_node(backup: &Path) -> Option<PathBuf> {
-    let url = backup.to_str()?.parse().ok()?;
+    let url: BackupUrl = backup.to_str()?.parse().ok()?;
     let Ok(LockStatus::Held { process: Some(process) }) = Backup::open(&url).ok()?.look_at_lock() else { return None };
     let lightning_dir = fs::read_link(format!("/proc/{process}/cwd")).ok()?;
     // The lock may belong to another program, which cannot be asked.

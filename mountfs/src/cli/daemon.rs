@@ -43,12 +43,13 @@ pub fn start(args: &MountArgs, verbosity: Verbosity) -> Result<(), Failure> {
 }
 
 fn arguments(args: &MountArgs, verbosity: Verbosity) -> Vec<OsString> {
-    let MountArgs { allow_other, daemon: _, syslog: _, detached: _, cache_mb, url, mountpoint } = args;
+    let MountArgs { allow_other, daemon: _, syslog: _, detached: _, cache_mb, url, read, mountpoint } = args;
     let mut arguments: Vec<OsString> = verbosity.to_arguments().into_iter().map(OsString::from).collect();
     arguments.extend(["mount", "--detached", "--cache-mb", &cache_mb.to_string()].map(OsString::from));
     if *allow_other {
         arguments.push("--allow-other".into());
     }
+    arguments.extend(read.to_arguments());
     // URL and mount point may begin with a dash.
     arguments.extend(["--".into(), url.to_string().into(), mountpoint.into()]);
     arguments

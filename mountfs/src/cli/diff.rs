@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use clap::Args;
 use common::diff::{DiffEntry, RowChange, RowFate, SchemaChange, TableTotals, diff};
-use common::{Backup, BackupUrl, DataVersion};
+use common::{Backup, DataVersion};
 use serde_json::json;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::verify::heard;
 use super::{Failure, chosen_version, values};
 use crate::mount::behind;
@@ -32,7 +33,10 @@ Examples:
   backupfs diff --table channels --json /var/backup/node.bkp 120000 123456")]
 pub struct DiffArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// The version to begin with
     #[arg(value_name = "A")]
     pub from: DataVersion,
@@ -55,7 +59,7 @@ pub struct DiffArgs {
 /// # Errors
 /// Exit code 1 when a needed part of the backup is damaged, 2 when a version is not there or the backup cannot be read at all.
 pub fn run(args: &DiffArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let find = |version| chosen_version::find(&history, problem.as_ref().err(), version);

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use anyhow::anyhow;
 use clap::Args;
 use common::python_plugin::{ExportError, export_backup};
-use common::{Backup, BackupUrl, DataVersion, Owner, counted};
+use common::{Backup, DataVersion, Owner, counted};
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::import::file_path;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
@@ -27,7 +28,10 @@ use common::with_causes;
 #[command(after_help = "Example:\n  backupfs export /var/backup/node.bkp /mnt/usb/file.bkp")]
 pub struct ExportArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// The new file; also as file:///path
     #[arg(value_parser = file_path)]
     pub file: PathBuf,
@@ -42,7 +46,7 @@ pub struct ExportArgs {
 /// Exit code 1 when the backup is damaged, 2 for everything else.
 pub fn run(args: &ExportArgs) -> Result<(), Failure> {
     let interrupted = interrupted_by_signal()?;
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     let (history, problem) = backup.read_history();
     if args.version.is_none() {
         // The part that cannot be read may be newer.

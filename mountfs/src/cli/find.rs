@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::Args;
 use common::find::{RowKey, Transition, Turns, find};
-use common::{Backup, BackupUrl, DataVersion, Version};
+use common::{Backup, DataVersion, Version};
 use serde_json::json;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::verify::heard;
 use super::{Failure, chosen_version, values};
 use crate::mount::behind;
@@ -35,7 +36,10 @@ Examples:
   backupfs find /var/backup/node.bkp --table vars --where \"name = 'last_processed_block' AND intval >= 800000\" --from 120000")]
 pub struct FindArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// The table
     #[arg(long, value_name = "T")]
     pub table: String,
@@ -58,7 +62,7 @@ pub struct FindArgs {
 /// # Errors
 /// Exit code 1 when a needed part of the backup is damaged, 2 when the condition cannot be used or the backup cannot be read at all.
 pub fn run(args: &FindArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let choose = |wanted: Option<DataVersion>, otherwise: Option<Version>| match wanted {

@@ -21,6 +21,14 @@ pub struct EvidenceArgs {
     /// A file emergency.recover, if not the one in the lightning-dir; may be given several times
     #[arg(long, value_name = "FILE")]
     pub emergency_recover: Vec<PathBuf>,
+    /// The keys of the node.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+}
+
+/// Path of the keys of a node, and of their passphrase.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KeyArgs {
     /// The file hsm_secret, if not the one in the lightning-dir
     #[arg(long, value_name = "FILE")]
     pub hsm_secret: Option<PathBuf>,
@@ -37,7 +45,9 @@ impl EvidenceArgs {
             named => named.to_vec(),
         }
     }
+}
 
+impl KeyArgs {
     /// The keys of the node, or why there are none.
     ///
     /// # Errors
@@ -59,7 +69,7 @@ impl EvidenceArgs {
 
 /// The passphrase in the first line of a file.
 fn passphrase_in(path: &Path) -> anyhow::Result<Passphrase> {
-    let read = || File::open(path).and_then(first_line);
+    let read = || File::open(path).and_then(|file| first_line(file, PASSPHRASE_MAX));
     let line = read().with_context(|| format!("cannot read the passphrase in {}", path.display()))?;
     Passphrase::from_first_line(&line).with_context(|| format!("{} has no passphrase", path.display()))
 }
@@ -68,28 +78,42 @@ fn passphrase_in(path: &Path) -> anyhow::Result<Passphrase> {
 /// without the keys.
 fn asked_for(path: &Path) -> anyhow::Result<Option<Passphrase>> {
     let cannot = "cannot ask for the passphrase; put it into a file and name that with --passphrase-file";
-    let stdin = io::stdin();
-    let line = {
-        let _hidden = Hidden::begin(&stdin).context(cannot)?;
-        let mut to = io::stderr();
-        // Without the question it can still be answered.
-        let _: io::Result<()> = write!(to, "Passphrase of {}: ", path.display()).and_then(|()| to.flush());
-        first_line(stdin.lock()).context(cannot)
-    };
-    // The line feed that was typed was not shown.
-    crate::note!("");
-    match Passphrase::from_first_line(&line?) {
+    let line = answer_to(&format!("Passphrase of {}: ", path.display()), PASSPHRASE_MAX).context(cannot)?;
+    match Passphrase::from_first_line(&line) {
         Err(PassphraseError::Empty) => Ok(None),
         passphrase => Ok(Some(passphrase?)),
     }
 }
 
-/// A line, read byte by byte: what a buffer read ahead would not be wiped. One byte more than the longest passphrase shows that it is
-/// too long.
-fn first_line(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut line = Zeroizing::new(Vec::with_capacity(PASSPHRASE_MAX + 1));
+/// A line of at most `len_max` bytes of text that is typed on the terminal, which does not show it.
+///
+/// # Errors
+/// When the terminal cannot be asked, or the answer is no text.
+pub(super) fn ask(question: &str, len_max: usize) -> anyhow::Result<Zeroizing<String>> {
+    let line = answer_to(question, len_max).context("cannot ask on this terminal; name a file instead")?;
+    let text = std::str::from_utf8(&line).context("what was typed is no text")?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn answer_to(question: &str, len_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let stdin = io::stdin();
+    let line = {
+        let _hidden = Hidden::begin(&stdin)?;
+        let mut to = io::stderr();
+        // Without the question it can still be answered.
+        let _: io::Result<()> = write!(to, "{question}").and_then(|()| to.flush());
+        first_line(stdin.lock(), len_max)
+    };
+    // The line feed that was typed was not shown.
+    crate::note!("");
+    line
+}
+
+/// A line, read byte by byte: what a buffer read ahead would not be wiped. One byte more than the maximum shows that it is too long.
+fn first_line(mut from: impl Read, len_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(len_max + 1));
     let mut byte = Zeroizing::new([0]);
-    while line.len() <= PASSPHRASE_MAX && from.read(byte.as_mut_slice())? == 1 && byte[0] != b'\n' {
+    while line.len() <= len_max && from.read(byte.as_mut_slice())? == 1 && byte[0] != b'\n' {
         line.push(byte[0]);
     }
     Ok(line)
@@ -124,9 +148,9 @@ mod tests {
 
     #[test]
     fn one_line_is_read_and_no_more_than_a_passphrase() {
-        assert_eq!(first_line(b"one\ntwo".as_slice()).unwrap().as_slice(), b"one");
-        assert_eq!(first_line(b"one".as_slice()).unwrap().as_slice(), b"one");
-        assert_eq!(first_line(io::repeat(b'x')).unwrap().len(), PASSPHRASE_MAX + 1);
+        assert_eq!(first_line(b"one\ntwo".as_slice(), 10).unwrap().as_slice(), b"one");
+        assert_eq!(first_line(b"one".as_slice(), 10).unwrap().as_slice(), b"one");
+        assert_eq!(first_line(io::repeat(b'x'), 10).unwrap().len(), 11);
         assert!(passphrase_in(Path::new("/nonexistent/passphrase")).is_err());
         assert!(passphrase_in(Path::new("/dev/zero")).is_err());
     }

@@ -2,6 +2,7 @@
 
 pub mod attach;
 mod chosen_version;
+mod copy_statements;
 pub mod compact;
 mod compact_beside;
 pub mod completions;
@@ -19,11 +20,16 @@ pub mod man;
 pub mod mount;
 pub mod mount_helper;
 mod node_database;
+pub mod offsite;
 pub mod preflight;
 mod preflight_report;
 mod progress;
+pub mod read_url;
 pub mod restore;
 pub mod seal;
+pub mod ship;
+mod shipping;
+mod shipping_key;
 pub mod show;
 pub mod signals;
 pub mod status;
@@ -88,6 +94,8 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Seal(seal::SealArgs),
     Compact(compact::CompactArgs),
+    Offsite(offsite::OffsiteArgs),
+    Ship(ship::ShipArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Demo(demo::DemoArgs),
@@ -171,6 +179,8 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Offsite(args) => offsite::run(args),
+        Command::Ship(args) => ship::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Demo(args) => demo::run(args),

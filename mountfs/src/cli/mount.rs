@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use common::{BackupUrl, counted};
+use common::{counted};
 use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::signals::signals_to_end;
 use super::{Failure, daemon};
 use crate::fuse::adapter::Access;
@@ -40,7 +41,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "N", default_value_t = MountSettings::CACHE_MIB)]
     pub cache_mb: u32,
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// An empty directory
     pub mountpoint: PathBuf,
 }
@@ -53,7 +57,8 @@ pub fn run(args: &MountArgs) -> Result<(), Failure> {
     let access = if args.allow_other { Access::Others } else { Access::Owner };
     // Before the mount: a signal in between must not leave a dead mount behind.
     let signals = signals_to_end()?;
-    let mount = Mount::start(&args.url, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
+    let source = args.read.open(&args.url)?.source;
+    let mount = Mount::start(&source, &args.mountpoint, MountSettings { access, cache_mib: args.cache_mb })?;
     // Before the line on standard output, so that a script that waits for that line has the warning.
     if let Some(warning) = mount.warning() {
         note!("{warning}");

@@ -7,8 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use common::BackupUrl;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::mount::MountArgs;
 use super::{Verbosity, daemon};
 use crate::mount::mounted::MountSettings;
@@ -73,10 +73,10 @@ const NOT_FOR_US: [&str; 39] = [
 )]
 struct HelperArgs {
     /// The backup
-    url: BackupUrl,
+    url: ReadUrl,
     /// An empty directory
     mountpoint: PathBuf,
-    /// Options, with commas between them: allow_other, cache_mb=N
+    /// Options, with commas between them: allow_other, cache_mb=N; of a copy words=FILE, identity=FILE, hsm_secret=FILE, credentials=FILE
     #[arg(short, value_delimiter = ',')]
     options: Vec<String>,
     /// Ignore unknown options
@@ -143,6 +143,7 @@ fn settings(args: &HelperArgs) -> Result<MountArgs, String> {
         detached: false,
         cache_mb: MountSettings::CACHE_MIB,
         url: args.url.clone(),
+        read: ReadArgs::default(),
         mountpoint: args.mountpoint.clone(),
     };
     for option in &args.options {
@@ -153,8 +154,13 @@ fn settings(args: &HelperArgs) -> Result<MountArgs, String> {
                 let bad = |_| format!("option cache_mb={value}: write a number of MiB");
                 settings.cache_mb = value.parse().map_err(bad)?;
             }
+            "words" => settings.read.copy.words = Some(value.into()),
+            "identity" => settings.read.copy.identity = Some(value.into()),
+            "credentials" => settings.read.copy.credentials = Some(value.into()),
+            "hsm_secret" => settings.read.keys.hsm_secret = Some(value.into()),
             _ if name.is_empty() || name.starts_with("x-") || NOT_FOR_US.contains(&name) || args.sloppy => {}
-            _ => return Err(format!("unknown option {option}; there are allow_other and cache_mb=N")),
+            _ => return Err(format!("unknown option {option}; there are allow_other and cache_mb=N, and for an off-site copy \
+                     words=FILE, identity=FILE, hsm_secret=FILE and credentials=FILE")),
         }
     }
     Ok(settings)

@@ -8,13 +8,14 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use common::preflight::report::{Report, Verdict};
 use common::preflight::{BackupQuestion, Contents, Question, preflight};
-use common::{Backup, BackupLock, BackupLockError, BackupUrl, Timestamp};
+use common::{Backup, BackupLock, BackupLockError, Timestamp};
 
 use super::Failure;
 use super::init::has_only_theirs;
 use super::keys::EvidenceArgs;
 use super::preflight_report::{to_json, write_text};
 use super::progress::Bar;
+use super::read_url::{CopyArgs, ReadUrl};
 use super::verify::{heard, write_json};
 use crate::restore::lightning_dir::{DATABASE_NAME, expect_one_network};
 use crate::restore::running_node::RunningNode;
@@ -46,10 +47,13 @@ pub struct PreflightArgs {
     pub node: PathBuf,
     /// The backup, if not the one that backup.lock names
     #[arg(long, value_name = "URL")]
-    pub backup: Option<BackupUrl>,
+    pub backup: Option<ReadUrl>,
     /// Where the keys and emergency.recover are.
     #[command(flatten)]
     pub evidence: EvidenceArgs,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub copy: CopyArgs,
     /// One JSON object
     #[arg(long)]
     pub json: bool,
@@ -61,16 +65,20 @@ pub struct PreflightArgs {
 /// Exit code 1 for an old state, 2 when it could not be found out.
 pub fn run(args: &PreflightArgs) -> Result<(), Failure> {
     let Node { directory, database, lock } = Node::find(&args.node)?;
-    let keys = args.evidence.keys(&directory)?;
+    let keys = args.evidence.keys.keys(&directory)?;
     let witnesses = args.evidence.witnesses(&directory);
-    let url = args.backup.clone().or_else(|| lock.map(|lock| lock.backend_url));
-    let backup = url.as_ref().map(|url| (url, Backup::open(url).map(Arc::new)));
+    let url = args.backup.clone().or_else(|| lock.map(|lock| lock.backend_url.into()));
+    let open = |url: &ReadUrl| {
+        let opened = args.copy.open(url, &args.evidence.keys, Some(&directory))?;
+        anyhow::Ok(Arc::new(Backup::open(&opened.source)?))
+    };
+    let backup = url.as_ref().map(|url| (url, open(url)));
     let backup = match &backup {
         None => BackupQuestion::None,
         Some((_, Ok(backup))) => {
             BackupQuestion::Opened { backup, lightning_dir: &directory, contents: Contents::Compare }
         }
-        Some((url, Err(error))) => BackupQuestion::Unopened { path: url.path().to_owned(), reason: error.to_string() },
+        Some((url, Err(error))) => BackupQuestion::Unopened { path: url.place().into(), reason: format!("{error:#}") },
     };
     let question = Question {
         database: &database,

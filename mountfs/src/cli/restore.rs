@@ -8,22 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::anyhow;
 use clap::Args;
 use common::preflight::key_file::{KeyFileError, NodeKeys};
-use common::preflight::report::Report;
+use common::preflight::report::{Report, Verdict};
 use common::preflight::revocations::{ChannelEvidence, Standing};
 use common::preflight::{BackupQuestion, Contents, Question, preflight};
 use common::{
-    Backup, BackupLock, BackupUrl, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
+    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
     Timestamp, Version,
 };
 use format::units::Hex;
+use offsite::copy::statements::Statements;
 
 use super::attach::attach_command;
 use super::keys::EvidenceArgs;
 use super::preflight_report::write_text;
 use super::progress::Bar;
+use super::read_url::{CopyArgs, Opened, ReadUrl};
 use super::signals::signals_to_end;
 use super::time_arg::Bound;
-use super::{Failure, chosen_version};
+use super::{Failure, chosen_version, copy_statements};
 use crate::mount::behind;
 use crate::note;
 use crate::restore::lightning_dir::{DATABASE_NAME, HSM_SECRET};
@@ -50,7 +52,7 @@ Examples:
 The old node must not run any more, and hsm_secret has to be copied by hand. If the directory has hsm_secret and emergency.recover, or the options name them, a version that they show to be revoked is refused.")]
 pub struct RestoreArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
     /// The node's directory (of the network), which gets a lightningd.sqlite3; or a new file, with an extension
     pub dest: PathBuf,
     /// Create the directory if it does not exist
@@ -77,6 +79,9 @@ pub struct RestoreArgs {
     /// Paths of the keys and of emergency.recover.
     #[command(flatten)]
     pub evidence: EvidenceArgs,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub copy: CopyArgs,
 }
 
 /// Restores the newest version, or another one if that was confirmed.
@@ -84,7 +89,9 @@ pub struct RestoreArgs {
 /// # Errors
 /// Exit code 1 when the backup is damaged, 2 for everything else.
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let beside = if args.dest.is_dir() { Some(args.dest.as_path()) } else { args.dest.parent() };
+    let opened = args.copy.open(&args.url, &args.evidence.keys, beside)?;
+    let backup = Arc::new(Backup::open(&opened.source)?);
     let existing = if args.backup_existing { Existing::Replace } else { Existing::Refuse };
     let _made = args.create.then(|| MadeDirectories::make_for(&args.dest, backup.path())).transpose()?;
     let destination = Destination::check(&args.dest, backup.path(), existing)?;
@@ -118,6 +125,10 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         None => behind::warn(&sight),
     }
     let version = &choose(&history, problem.as_ref().err(), args)?;
+    let statements = opened.copy.as_ref().map(|copy| copy.directory.statements()).transpose()?;
+    if let Some(statements) = &statements {
+        note!("{}", copy_statements::text(statements));
+    }
     // Asked before anything is written.
     let evidence = Evidence::find(&args.evidence, destination.directory())?;
     let unfinished = Arc::new(Mutex::new(Unfinished::Nothing));
@@ -130,7 +141,8 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let mut report = None;
     let mut inspect = |database: &Path| {
         let found = report.insert(evidence.preflight(&backup, database, destination.directory()));
-        expect_not_revoked(found, version.data_version, args)
+        expect_not_revoked(found, version.data_version, args)?;
+        expect_shown_current(statements.as_ref(), found, version.data_version, args)
     };
     let checks = Checks { proof, damaged, inspect: &mut inspect };
     let restored = restore(&backup, &history, version, &destination, checks, &mut |progress| match progress {
@@ -169,7 +181,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     if Some(version.seq) == history.newest_recorded().map(|newest| newest.seq) {
         note!("{}", checklist(&backup, version, destination.directory()));
         if restored.path.ends_with(DATABASE_NAME) {
-            note!("{}", going_on(&backup, args, destination.directory()));
+            note!("{}", going_on(&backup, args, &opened, destination.directory()));
         }
     }
     Ok(())
@@ -183,7 +195,7 @@ struct Evidence {
 
 impl Evidence {
     fn find(args: &EvidenceArgs, directory: &Path) -> anyhow::Result<Self> {
-        Ok(Self { keys: args.keys(directory)?, witnesses: args.witnesses(directory) })
+        Ok(Self { keys: args.keys.keys(directory)?, witnesses: args.witnesses(directory) })
     }
 
     /// Examines a database that was just written from the backup.
@@ -212,6 +224,22 @@ fn expect_not_revoked(report: &Report, version: DataVersion, args: &RestoreArgs)
         return Ok(());
     }
     Err(RestoreError::Revoked { version, channels })
+}
+
+/// Refuses the newest version of a copy that neither the copy nor a witness shows to be current, unless that was accepted.
+fn expect_shown_current(
+    statements: Option<&Statements>,
+    report: &Report,
+    version: DataVersion,
+    args: &RestoreArgs,
+) -> Result<(), RestoreError> {
+    let by_witness = !report.witnesses.is_empty() && report.verdict() == Verdict::Current;
+    match statements {
+        Some(statements) if !statements.is_complete() && !by_witness && !args.accept_stale_state => {
+            Err(RestoreError::NotShownCurrent { version, reason: copy_statements::doubt(statements) })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints the table of `preflight`.
@@ -258,7 +286,7 @@ fn checklist(backup: &Backup, version: &Version, directory: &Path) -> String {
 }
 
 /// The steps to go on recording.
-fn going_on(backup: &Backup, args: &RestoreArgs, directory: &Path) -> String {
+fn going_on(backup: &Backup, args: &RestoreArgs, opened: &Opened, directory: &Path) -> String {
     let lock = BackupLock::read(directory).ok().filter(|lock| lock.backup_uuid == Some(backup.manifest().uuid));
     if lock.is_some_and(|lock| lock.backend_url.path().canonicalize().ok() == backup.path().canonicalize().ok()) {
         return format!(
@@ -266,8 +294,13 @@ fn going_on(backup: &Backup, args: &RestoreArgs, directory: &Path) -> String {
             BackupLock::path(directory).display()
         );
     }
-    let attach = attach_command(&directory.display().to_string(), &args.url);
-    format!("- to go on recording to this backup: `{attach}`")
+    match &args.url {
+        ReadUrl::Directory(url) if opened.copy.is_none() => {
+            let attach = attach_command(&directory.display().to_string(), url);
+            format!("- to go on recording to this backup: `{attach}`")
+        }
+        _ => copy_statements::going_on(directory),
+    }
 }
 
 fn failure(error: RestoreError) -> Failure {

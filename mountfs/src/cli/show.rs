@@ -5,9 +5,10 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::sync::Arc;
 
 use clap::Args;
-use common::{Backup, BackupUrl, DataVersion, History, Version, View};
+use common::{Backup, DataVersion, History, Version, View};
 use serde::Serialize;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::verify::heard;
 use super::versions::commit_name;
 use super::{Failure, chosen_version};
@@ -31,7 +32,10 @@ Examples:
   backupfs show --json /var/backup/node.bkp 123456 | jq -r '.sql[]'")]
 pub struct ShowArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// The version
     #[arg(value_name = "N")]
     pub version: DataVersion,
@@ -45,7 +49,7 @@ pub struct ShowArgs {
 /// # Errors
 /// Exit code 1 when the version is damaged, 2 when it does not exist or the backup cannot be read at all.
 pub fn run(args: &ShowArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let version = chosen_version::find(&history, problem.as_ref().err(), args.version)?;

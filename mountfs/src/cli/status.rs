@@ -6,12 +6,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use common::{
-    Backup, BackupState, BackupUrl, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck,
+    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck,
     SpoolStatus, StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::Failure;
 use crate::mount::behind;
 use crate::note;
@@ -30,7 +31,10 @@ Example:
   backupfs status /var/backup/node.bkp")]
 pub struct StatusArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// One JSON object
     #[arg(long)]
     pub json: bool,
@@ -41,7 +45,7 @@ pub struct StatusArgs {
 /// # Errors
 /// Exit code 1 when the backup cannot be read to its end (the readable part is shown), 2 when it cannot be read at all.
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     let (state, read) = backup.read_state();
     let sight = backup.spool_sight();
     let status = Status::new(args, &backup, &state, &sight, read.as_ref().err());

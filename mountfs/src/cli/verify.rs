@@ -1,15 +1,16 @@
 //! `backupfs verify`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
-use common::{Backup, BackupUrl, DataVersion, SpoolStatus, counted};
+use common::{Backup, DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::progress::Bar;
 use super::{Failure, verify_against as against};
 use crate::mount::behind;
@@ -33,7 +34,10 @@ Examples:
   backupfs verify --against ~/.lightning/bitcoin/lightningd.sqlite3 /var/backup/node.bkp")]
 pub struct VerifyArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// Checksums only: nothing is replayed
     #[arg(long)]
     pub quick: bool,
@@ -67,17 +71,18 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     let scope = Scope { depth, from: args.from, to: args.to };
     let bar = Mutex::new(Bar::new("verifying"));
     let bar = || bar.lock().unwrap_or_else(PoisonError::into_inner);
-    let report = verify(&args.url, scope, &|done, total| bar().set(done, total));
+    let source = args.read.open(&args.url)?.source;
+    let report = verify(&source, scope, &|done, total| bar().set(done, total));
     bar().finish();
     let report = report?;
     // A backup without damage may lack the changes in a spool. With a damaged manifest that is not known.
-    let sight = Backup::open(&args.url).ok().map(|backup| backup.spool_sight());
+    let sight = Backup::open(&source).ok().map(|backup| backup.spool_sight());
     if let Some(sight) = &sight {
         behind::warn(sight);
     }
     let mut out = io::stdout().lock();
     let written = if args.json {
-        write_json(&mut out, &to_json(args.url.path(), scope, &report, sight.as_ref()))
+        write_json(&mut out, &to_json(&args.url.place(), scope, &report, sight.as_ref()))
     } else {
         write_text(&mut out, scope, &report)
     };
@@ -121,7 +126,7 @@ fn ranges(versions: &VersionRanges) -> Value {
     versions.iter().map(range).collect()
 }
 
-fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolStatus>) -> Value {
+fn to_json(place: &str, scope: Scope, report: &Report, sight: Option<&SpoolStatus>) -> Value {
     let finding = |finding: &Finding| {
         json!({
             "file": finding.file,
@@ -148,7 +153,7 @@ fn to_json(path: &Path, scope: Scope, report: &Report, sight: Option<&SpoolStatu
         })
     });
     json!({
-        "destination": path,
+        "destination": place,
         "clean": report.is_clean(),
         "quick": scope.depth == Depth::Quick,
         "from": scope.from.map(common::DataVersion::get),

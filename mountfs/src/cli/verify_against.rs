@@ -21,7 +21,7 @@ const PAGE_BYTES: u64 = 4096;
 /// # Errors
 /// Exit code 1 when they differ or the version is damaged, 2 when they could not be compared.
 pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     let mut bar = Bar::new("reading");
     let compared = compare_with_database(&backup, database, Hold::BESIDE_A_NODE, &mut |done, total| {
         bar.set(done * PAGE_BYTES, total * PAGE_BYTES);
@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs, database: &Path) -> Result<(), Failure> {
     let against = compared.map_err(|error| if error.is_damage() { Failure::no(error) } else { error.into() })?;
     let mut out = io::stdout().lock();
     heard(if args.json {
-        write_json(&mut out, &to_json(args.url.path(), database, &against))
+        write_json(&mut out, &to_json(&args.url.place(), database, &against))
     } else {
         write_text(&mut out, &against)
     })?;
@@ -54,7 +54,7 @@ fn name(which: WhichRow) -> &'static str {
     }
 }
 
-fn to_json(backup: &Path, database: &Path, against: &Against) -> Value {
+fn to_json(backup: &str, database: &Path, against: &Against) -> Value {
     let row = |row: &RowDifference| {
         let key: serde_json::Map<String, Value> =
             row.key.iter().map(|part| (part.column.clone(), part.value.clone().into())).collect();

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use common::{Backup, BackupUrl, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
+use common::{Backup, DataVersion, History, ReadError, Seq, TimelineEntry, Timestamp, Version, counted};
 use format::version_rules::Commit;
 use serde::Serialize;
 
+use super::read_url::{ReadArgs, ReadUrl};
 use super::time_arg::Bound;
 use super::versions_graph::Unit;
 use super::{Failure, versions_graph};
@@ -34,7 +35,10 @@ Examples:
   backupfs versions --graph=days /var/backup/node.bkp")]
 pub struct VersionsArgs {
     /// The backup
-    pub url: BackupUrl,
+    pub url: ReadUrl,
+    /// What opens an off-site copy.
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -54,7 +58,7 @@ pub struct VersionsArgs {
 /// # Errors
 /// Exit code 1 when the backup is damaged (the intact part is listed), 2 when it cannot be read at all.
 pub fn run(args: &VersionsArgs) -> Result<(), Failure> {
-    let backup = Arc::new(Backup::open(&args.url)?);
+    let backup = Arc::new(Backup::open(&args.read.open(&args.url)?.source)?);
     behind::warn(&backup.spool_sight());
     let (history, problem) = backup.read_history();
     let mut out = BufWriter::new(io::stdout().lock());

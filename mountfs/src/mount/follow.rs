@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Backup, BackupUrl, Follower, OpenError, ReadError, counted};
+use common::{Backup, Follower, OpenError, ReadError, Source, counted};
 
 use crate::mount::newest_view::NewestView;
 use crate::mount::process::FreedMemory;
@@ -26,17 +26,17 @@ pub struct Following {
 }
 
 impl Following {
-    /// Reads the backup at `url`, which `follower` follows, then continues in the background. Damage is logged, once while it
+    /// Reads the backup at `source`, which `follower` follows, then continues in the background. Damage is logged, once while it
     /// stays the same; the intact part is in the history.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(url: &BackupUrl, follower: Follower, shown: Arc<Shown>) -> std::io::Result<Self> {
+    pub fn start(source: &Source, follower: Follower, shown: Arc<Shown>) -> std::io::Result<Self> {
         let fs = shown.now().fs;
         let newest = NewestView::start(Arc::clone(&fs))?;
         let freed = FreedMemory::default();
         let mut poller =
-            Poller { url: url.clone(), follower, fs, shown, newest, problem: None, read_anew: None, freed };
+            Poller { source: source.clone(), follower, fs, shown, newest, problem: None, read_anew: None, freed };
         poller.poll();
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
@@ -74,7 +74,7 @@ enum AnewError {
 }
 
 struct Poller {
-    url: BackupUrl,
+    source: Source,
     follower: Follower,
     fs: Arc<Fs>,
     shown: Arc<Shown>,
@@ -133,7 +133,7 @@ impl Poller {
     /// Opens the backup anew and shows it. Another backup, or another copy, may be at its path; or the recording machine lost
     /// records that were not durable, and their seqs are in use for other records now.
     fn read_anew(&mut self) -> Result<(), AnewError> {
-        let backup = Arc::new(Backup::open(&self.url)?);
+        let backup = Arc::new(Backup::open(&self.source)?);
         let (history, mut follower) = backup.follow()?;
         follower.poll(&history)?;
         // A copy in progress may have files of both.
@@ -145,13 +145,13 @@ impl Poller {
             log::warn!(
                 "another copy of the backup is at {} now, or its newest changes were lost. The mount shows it from now on. \
                  Files that were open cannot be read any more; open them again",
-                self.url
+                self.source
             );
         } else {
             log::warn!(
                 "another backup is at {} now. The mount shows it from now on. Files that were open cannot be read any more; \
                  open them again",
-                self.url
+                self.source
             );
         }
         self.shown.replace(Arc::clone(&fs));
@@ -161,7 +161,7 @@ impl Poller {
 
     fn recognise_segments(&self) {
         if let Err(error) = self.fs.backup().recognise_segments() {
-            log::error!("{}; check the backup with `backupfs verify {}`", with_causes(&error), self.url);
+            log::error!("{}; check the backup with `backupfs verify {}`", with_causes(&error), self.source);
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use common::{Backup, BackupUrl, OpenError, ReadError};
+use common::{Backup, OpenError, ReadError, Source};
 
 use crate::fuse::adapter::{Access, End, FuseAdapter, Kernel, Owner};
 use crate::mount::behind;
@@ -87,23 +87,28 @@ impl Mount {
     ///
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
-    pub fn start(url: &BackupUrl, mountpoint: &Path, settings: MountSettings) -> Result<Self, MountError> {
+    pub fn start(
+        source: impl Into<Source>,
+        mountpoint: &Path,
+        settings: MountSettings,
+    ) -> Result<Self, MountError> {
+        let from: Source = source.into();
         prepare_to_serve();
         let MountSettings { access, cache_mib } = settings;
-        let backup = Arc::new(Backup::open(url)?);
+        let backup = Arc::new(Backup::open(&from)?);
         let mountpoint = Mountpoint::prepare(mountpoint, backup.path())?;
         let (history, follower) = backup.follow()?;
         let warning = behind::warning(&backup.spool_sight());
-        let readme = readme_text(url, mountpoint.path(), warning.as_deref());
+        let readme = readme_text(&from, mountpoint.path(), warning.as_deref());
         let fs = Arc::new(Fs::new(backup, history, readme, u64::from(cache_mib) << 20));
         let shown = Arc::new(Shown::new(fs));
-        let following = Following::start(url, follower, Arc::clone(&shown)).map_err(MountError::Thread)?;
+        let following = Following::start(&from, follower, Arc::clone(&shown)).map_err(MountError::Thread)?;
         let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), access };
         let (wake, ended) = mpsc::channel();
         let end = End { gone: Arc::default(), wake };
         let adapter = FuseAdapter::new(Arc::clone(&shown), owner, end.clone());
         // A comma would end the name, because mount options are passed as one text.
-        let source = url.to_string().replace(',', "%2C");
+        let source = from.to_string().replace(',', "%2C");
         let session =
             Serving::start(adapter, &source, &mountpoint, access).map_err(|error| mountpoint.explain(error))?;
         shown.begin(Arc::new(Kernel(session.notifier())));

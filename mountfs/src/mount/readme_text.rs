@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use common::BackupUrl;
+use common::Source;
 
 /// The text for an operator who needs the backup in an emergency.
 ///
 /// `warning` comes first: the backup may not have the newest changes.
-pub fn readme_text(url: &BackupUrl, mountpoint: &Path, warning: Option<&str>) -> String {
+pub fn readme_text(source: &Source, mountpoint: &Path, warning: Option<&str>) -> String {
     let mountpoint = shell_word(&mountpoint.display().to_string());
-    let backup = shell_word(&url.to_string());
+    let backup = shell_word(&source.to_string());
     let warning = warning.map(wrapped).unwrap_or_default();
     format!(
         "\
 {warning}This is a backup of the database of a Core Lightning node, mounted read-only.
-Backup: {url}
+Backup: {source}
 
   latest                             the newest recorded version; moves while the node runs. It cannot be read when
                                      the end of the backup is damaged: what is left then is an OLD state
@@ -106,12 +106,13 @@ mod tests {
 
     #[test]
     fn the_commands_name_this_mount_and_this_backup() {
-        let url: BackupUrl = "file:///var/backup/node.bkp".parse().unwrap();
+        let source = |text: &str| Source::from(&text.parse::<common::BackupUrl>().unwrap());
+        let url = source("file:///var/backup/node.bkp");
         let text = readme_text(&url, Path::new("/mnt/restore"), None);
         assert!(text.contains("cp /mnt/restore/latest/lightningd.sqlite3 "));
         assert!(text.contains("backupfs restore file:///var/backup/node.bkp "));
         assert!(text.contains("backupfs preflight ~/.lightning/bitcoin\n"));
-        let spaced = readme_text(&"file:///my disk/node.bkp".parse().unwrap(), Path::new("/mnt/my restore"), None);
+        let spaced = readme_text(&source("file:///my disk/node.bkp"), Path::new("/mnt/my restore"), None);
         let behind = "warning: THIS BACKUP IS BEHIND ".repeat(9);
         let behind = readme_text(&url, Path::new("/mnt/restore"), Some(&behind));
         assert!(behind.starts_with("warning: THIS BACKUP") && behind.lines().all(|line| line.len() <= 120));

@@ -76,6 +76,16 @@ impl Contents {
         self.files.keys().cloned().collect()
     }
 
+    /// Seq behind the last record that the copy has.
+    pub fn holds(&self) -> u64 {
+        self.logs.last().map_or(self.sealed_behind, AssembledLog::next_seq)
+    }
+
+    /// When the newest bytes of the logs were shipped, in microseconds since 1970.
+    pub fn shipped_at(&self) -> Option<i64> {
+        self.logs.last().and_then(AssembledLog::shipped_at)
+    }
+
     fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
         let listing = Listing::read(chunks.store())?;
         let mut files = BTreeMap::new();

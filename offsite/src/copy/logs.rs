@@ -60,12 +60,14 @@ pub struct AssembledLog {
     content: Arc<RwLock<LogContent>>,
     /// The object that was added last.
     last: Option<Tail>,
+    /// When that was shipped, in microseconds since 1970.
+    shipped_at: Option<i64>,
 }
 
 impl AssembledLog {
     /// The log that begins with this record, without any bytes.
     pub fn new(first: u64) -> Self {
-        Self { first, next_seq: first, content: Arc::default(), last: None }
+        Self { first, next_seq: first, content: Arc::default(), last: None, shipped_at: None }
     }
 
     /// Seq of its first record.
@@ -81,6 +83,11 @@ impl AssembledLog {
     /// The epoch that shipped its last bytes.
     pub fn epoch(&self) -> u32 {
         self.last.map_or(0, |tail| tail.run.epoch)
+    }
+
+    /// When its newest bytes were shipped, in microseconds since 1970.
+    pub fn shipped_at(&self) -> Option<i64> {
+        self.shipped_at
     }
 
     /// Whether it has no whole record.
@@ -152,6 +159,7 @@ impl AssembledLog {
         content.fill_up();
         drop(content);
         self.next_seq = piece.next_seq;
+        self.shipped_at = Some(piece.time);
         Ok(())
     }
 }

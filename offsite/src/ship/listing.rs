@@ -84,6 +84,11 @@ impl Listing {
         })
     }
 
+    /// Seq behind the last record of the complete segments.
+    pub fn sealed_behind(&self) -> u64 {
+        self.covered().map(|(_, last)| last.saturating_add(1)).max().unwrap_or(1)
+    }
+
     /// The last seq up to `end` that no complete segment covers; 0 when all are covered.
     pub fn last_missing_up_to(&self, end: u64) -> u64 {
         let covered: Vec<_> = self.covered().collect();

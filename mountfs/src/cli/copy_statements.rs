@@ -1,0 +1,52 @@
+//! What an off-site copy says about how current it is, in words.
+
+use std::path::Path;
+
+use common::{Timestamp, counted};
+use offsite::copy::statements::{LastWord, Statements};
+
+use crate::mount::readme_text::shell_word;
+
+fn time(word: &LastWord) -> String {
+    Timestamp::from_micros(word.time).map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
+}
+
+/// The three statements.
+pub(super) fn text(statements: &Statements) -> String {
+    let holds = statements.holds - 1;
+    let Some(word) = &statements.last_word else {
+        return format!("The copy holds everything up to record {holds}. It does not say how far the node was.");
+    };
+    let at = time(word);
+    let acknowledged = match statements.missing() {
+        0 => format!("At {at} the node had recorded no more than that."),
+        missing => format!("At {at} the node had recorded {} more, which the copy LACKS.", counted(missing, "record")),
+    };
+    let goodbye = match word.goodbye {
+        true => "Then it stopped in order: as far as it knew, nothing followed.",
+        false => "It has not said goodbye since: more may have followed, which the copy does not have.",
+    };
+    format!("The copy holds everything up to record {holds}, and its chain of checksums is whole.\n{acknowledged}\n{goodbye}")
+}
+
+/// Why the copy does not show that it has the newest state.
+pub(super) fn doubt(statements: &Statements) -> String {
+    match (&statements.last_word, statements.missing()) {
+        (None, _) => "the copy does not say how far the node was".to_owned(),
+        (Some(word), 0) => {
+            format!("the node recorded until {} at least, and did not say that it stopped then", time(word))
+        }
+        (Some(word), missing) => {
+            format!("at {} the node had recorded {} that the copy lacks", time(word), counted(missing, "record"))
+        }
+    }
+}
+
+/// How to go on recording after a restore from a copy.
+pub(super) fn going_on(directory: &Path) -> String {
+    let directory = shell_word(&directory.display().to_string());
+    format!(
+        "- to go on recording: `backupfs init --lightning-dir {directory} /path/to/node.bkp` begins a new backup; give it off-site \
+         copies of its own with `backupfs offsite add`. Keep this copy until then"
+    )
+}

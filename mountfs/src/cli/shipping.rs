@@ -1,0 +1,287 @@
+//! [`ship`]: one off-site copy kept up to date, until it is stopped.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use common::{
+    Backup, BackupUrl, Every, LockStatus, OffsiteEntry, OffsiteState, OffsiteStatus, Timestamp, offsite_directory,
+};
+use offsite::connect::{expect_copy, open_store};
+use offsite::copy_error::CopyError;
+use offsite::description::SealKind;
+use offsite::ship::{Shipper, Step, Target};
+use offsite::store::{Failure, StoreUrl};
+use tempfile::NamedTempFile;
+
+use super::keys::KeyArgs;
+use super::shipping_key::key_for_shipping;
+use common::with_causes;
+
+/// How often finished files are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a run is silent before it says that it is alive.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often it is looked for another process that ships to the copy.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The pauses after failed attempts: the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// How often a failure that stays is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How long the recorder may take to give up the lock after it has ended.
+const RECORDER_ENDS_WITHIN: Duration = Duration::from_secs(10);
+
+/// When shipping ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// When the copy has everything.
+    Once,
+    /// When it is stopped.
+    WhenStopped,
+}
+
+/// A backup and one of its copies.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) backup: BackupUrl,
+    pub(super) lightning_dir: PathBuf,
+    pub(super) entry: OffsiteEntry,
+    pub(super) keys: KeyArgs,
+}
+
+/// Ships until the end, and returns the seq of the last record in the copy. What fails is tried again, unless it can only get worse.
+///
+/// # Errors
+/// When an operator has to do something first; with [`Ending::Once`] whatever fails.
+pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool) -> anyhow::Result<u64> {
+    let mut status = Status::new(destination);
+    let mut pause = PAUSES.0;
+    let mut reported: Option<Instant> = None;
+    loop {
+        let began = Instant::now();
+        let error = match session(destination, ending, stop, &mut status) {
+            Ok(shipped) => {
+                status.say(OffsiteState::Stopped, None);
+                return Ok(shipped);
+            }
+            Err(error) => error,
+        };
+        if is_for_good(&error) || ending == Ending::Once {
+            status.say(OffsiteState::Refused, Some(&error));
+            return Err(error);
+        }
+        status.say(OffsiteState::Waiting, Some(&error));
+        if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            log::warn!("{}: {}; it is tried again", destination.entry.url, with_causes(error.as_ref()));
+            reported = Some(Instant::now());
+        }
+        // After an hour of shipping the next failure is a new one.
+        if began.elapsed() > PAUSES.1 {
+            (pause, reported) = (PAUSES.0, None);
+        }
+        if wait(pause.mul_f64(jitter()), stop) {
+            status.say(OffsiteState::Stopped, Some(&error));
+            return Err(error);
+        }
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Whether only an operator can do something about it.
+fn is_for_good(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<CopyError>() {
+        Some(
+            CopyError::AnotherWriter { .. }
+            | CopyError::Ahead { .. }
+            | CopyError::Fork { .. }
+            | CopyError::OtherBackup { .. }
+            | CopyError::NotACopy { .. }
+            | CopyError::NoCopy { .. }
+            | CopyError::NewerFormat { .. }
+            | CopyError::Unusable { .. },
+        ) => true,
+        Some(CopyError::Store(error)) => error.failure == Failure::Identity,
+        _ => false,
+    }
+}
+
+/// Waits; `true` when it was stopped meanwhile.
+fn wait(pause: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + pause;
+    while Instant::now() < until {
+        if stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
+    }
+    stop.load(Ordering::Relaxed)
+}
+
+/// Between a half and one and a half, so that many nodes do not come back at the same moment.
+fn jitter() -> f64 {
+    let nanos = u32::try_from(Timestamp::now().as_micros().rem_euclid(1000)).unwrap_or(0);
+    0.5 + f64::from(nanos) / 1000.0
+}
+
+/// One connection: everything is shipped, until it is stopped or something fails.
+fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status: &mut Status) -> anyhow::Result<u64> {
+    let Destination { backup: backup_url, lightning_dir, entry, keys } = destination;
+    let unusable = |reason: String| CopyError::Unusable { url: entry.url.clone(), reason };
+    let url: StoreUrl = entry.url.parse().map_err(|error: offsite::store::UrlError| unusable(error.to_string()))?;
+    let store = open_store(&url, entry.credentials.as_deref(), entry.proxy.as_deref())?;
+    let backup = Arc::new(Backup::open(backup_url)?);
+    let description = expect_copy(&*store)?;
+    let (found, expected) = (description.backup, backup.manifest().uuid);
+    if found != expected {
+        let (found, expected) = (found.to_string(), expected.to_string());
+        return Err(CopyError::OtherBackup { url: entry.url.clone(), found, expected }.into());
+    }
+    let key = key_for_shipping(&*store, &description, entry, keys, lightning_dir)?;
+    status.set_key(description.seal, entry);
+    let target = Target { store, copy: description.copy, key };
+    let mut shipper = Shipper::begin(Arc::clone(&backup), target, &offsite_directory(lightning_dir))?;
+    let mut logs_due = Instant::now();
+    let (mut said, mut claim_checked) = (Instant::now(), Instant::now());
+    loop {
+        let stopped = stop.load(Ordering::Relaxed);
+        if let Every::Span(every) = entry.every
+            && (stopped || ending == Ending::Once || Instant::now() >= logs_due)
+        {
+            logs_due = Instant::now() + every;
+            if shipper.ship_logs()? == Step::Stored {
+                said = Instant::now();
+            }
+        }
+        if stopped {
+            break;
+        }
+        let step = shipper.ship_file()?;
+        status.shipping(&shipper);
+        if step == Step::Stored {
+            continue;
+        }
+        if ending == Ending::Once {
+            break;
+        }
+        if claim_checked.elapsed() >= CLAIM_INTERVAL {
+            shipper.check_claim()?;
+            claim_checked = Instant::now();
+        }
+        if said.elapsed() >= HEARTBEAT_INTERVAL {
+            shipper.heartbeat(shipper.acknowledged()?, false)?;
+            said = Instant::now();
+        }
+        wait(LOOK_INTERVAL.min(logs_due.saturating_duration_since(Instant::now())), stop);
+    }
+    say_goodbye(&mut shipper, &backup, entry.every)?;
+    status.shipped_all(&shipper);
+    Ok(shipper.shipped().saturating_sub(1))
+}
+
+/// Ships the rest after the recorder has ended, and says that nothing follows. A recorder that goes on, or has begun again, is left to
+/// the next run.
+fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every) -> anyhow::Result<()> {
+    let until = Instant::now() + RECORDER_ENDS_WITHIN;
+    let is_recorded_to = || matches!(backup.look_at_lock(), Ok(LockStatus::Held { .. }));
+    while is_recorded_to() {
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    if every != Every::Segment {
+        shipper.ship_logs()?;
+    }
+    let acknowledged = shipper.acknowledged()?;
+    if !is_recorded_to() {
+        shipper.heartbeat(acknowledged, true)?;
+    }
+    Ok(())
+}
+
+/// The status of a copy, in its file.
+struct Status {
+    path: PathBuf,
+    now: OffsiteStatus,
+    current_at: Instant,
+    written: Option<Instant>,
+}
+
+/// How often the status of a copy that is shipped to is written. It costs a read of the logs that are not sealed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Status {
+    fn new(destination: &Destination) -> Self {
+        let Destination { lightning_dir, entry, .. } = destination;
+        let path = OffsiteStatus::path(lightning_dir, &entry.url);
+        let now = OffsiteStatus::read(lightning_dir, &entry.url).unwrap_or_else(|| OffsiteStatus::new(&entry.url));
+        Self { path, now, current_at: Instant::now(), written: None }
+    }
+
+    fn set_key(&mut self, seal: SealKind, entry: &OffsiteEntry) {
+        self.now.key = Some(match seal {
+            SealKind::Node => "hsm_secret, 24 words".to_owned(),
+            SealKind::WriteOnly => entry.recipients.join(", "),
+            SealKind::None => "none: not encrypted".to_owned(),
+        });
+    }
+
+    /// Says how far shipping is; writes the file now and then.
+    fn shipping(&mut self, shipper: &Shipper) {
+        if self.written.is_some_and(|at| at.elapsed() < STATUS_INTERVAL) {
+            return;
+        }
+        self.shipped_all(shipper);
+    }
+
+    /// Says how far shipping is.
+    fn shipped_all(&mut self, shipper: &Shipper) {
+        let behind = shipper.acknowledged().ok().map(|all| all.saturating_sub(shipper.shipped()));
+        if behind == Some(0) {
+            self.current_at = Instant::now();
+        }
+        self.now.shipped_through = Some(shipper.shipped().saturating_sub(1));
+        self.now.behind_changes = behind;
+        self.now.behind_seconds = Some(self.current_at.elapsed().as_secs());
+        (self.now.objects, self.now.bytes) = (shipper.uploads().objects(), shipper.uploads().bytes());
+        self.now.puts_today = shipper.uploads().objects();
+        self.say(OffsiteState::Shipping, None);
+    }
+
+    fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>) {
+        let now = Timestamp::now().as_micros();
+        if state == OffsiteState::Shipping {
+            (self.now.degraded_since, self.now.last_error) = (None, None);
+        } else if self.now.degraded_since.is_none() {
+            self.now.degraded_since = Some(now);
+        }
+        if let Some(error) = error {
+            self.now.last_error = Some(with_causes(error.as_ref()));
+        }
+        (self.now.state, self.now.updated) = (state, now);
+        self.written = Some(Instant::now());
+        if let Err(error) = self.write() {
+            log::warn!("cannot write {}: {error}", self.path.display());
+        }
+    }
+
+    /// Replaces the file. It is not synced: nothing depends on it.
+    fn write(&self) -> anyhow::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
+        let mut file = NamedTempFile::new_in(directory)?;
+        file.write_all(&serde_json::to_vec(&self.now)?)?;
+        file.persist(&self.path).map_err(|error| anyhow!(error.error))?;
+        Ok(())
+    }
+}
