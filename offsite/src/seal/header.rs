@@ -1,4 +1,4 @@
-//! [`Header`]: the first 64 bytes of an object.
+//! The header: the first 64 bytes of an object.
 //!
 //! | offset | size | field |
 //! | --- | --- | --- |

@@ -8,6 +8,7 @@ mod corpus;
 mod files;
 mod hook;
 mod lock;
+mod offsite;
 mod pruned;
 mod python;
 mod static_backup;
@@ -95,6 +96,20 @@ pub const TARGETS: &[Target] = &[
         corpus: static_backup::hsm_secrets,
         weight: 2,
         bytes_max: proportional,
+    },
+    Target {
+        name: "sealed_object",
+        run: offsite::sealed_object,
+        corpus: offsite::sealed_objects,
+        weight: 1,
+        bytes_max: proportional,
+    },
+    Target {
+        name: "offsite_key_file",
+        run: offsite::key_file,
+        corpus: offsite::key_files,
+        weight: 4,
+        bytes_max: |len| (64 << 10) + 256 * len,
     },
 ];
 
