@@ -4,5 +4,7 @@
 mod faulty_server;
 mod http;
 mod signature;
+mod trouble;
 
-pub use faulty_server::{Conditions, Counts, FaultyServer, Kind, Ranges, Seen, Trouble};
+pub use faulty_server::FaultyServer;
+pub use trouble::{Conditions, Counts, Kind, Ranges, Seen, Trouble};

@@ -4,11 +4,11 @@
 //! costs more is computed when `backup-status` is called.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use common::{
-    Backup, DataVersion, DatabaseDamage, FreeSpace, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields,
+    Backup, DataVersion, DatabaseDamage, FreeSpace, OffsiteEntry, OffsiteStatus, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields,
     Timestamp, UnsealedChanges,
 };
 use serde::Serialize;
@@ -27,6 +27,8 @@ pub struct Status {
     known: Mutex<Known>,
     latency: Latency,
     compactions: Compactions,
+    /// The lightning-dir, and the off-site copies.
+    offsite: OnceLock<(PathBuf, Vec<OffsiteEntry>)>,
 }
 
 #[derive(Debug, Default, Clone)]

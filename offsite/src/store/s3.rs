@@ -44,6 +44,13 @@ use super::{Failure, LISTED_MAX, Limits, Listed, OBJECT_BYTES_MAX, Put, Store, S
 /// How long a signature is good for. A clock may be behind by as much.
 const SIGNED_FOR: Duration = Duration::from_secs(900);
 
+/// From this length on the server is asked first whether it takes an upload: a server that refuses it without reading it
+/// ends the connection, and what it had to say would be lost.
+const ASKED_FIRST: usize = 256 << 10;
+
+/// How long that may take. A server that does not know the question gets the upload then.
+const ASKED_FOR: Duration = Duration::from_secs(1);
+
 /// The maximum length of one page of a listing: 1,000 names, each with what servers say about it.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -113,6 +120,7 @@ impl S3Store {
             .timeout_connect(Some(limits.connect))
             .timeout_per_read(Some(limits.stall))
             .timeout_per_write(Some(limits.stall))
+            .timeout_await_100(Some(ASKED_FOR))
             .timeout_recv_response(Some(limits.stall))
             .timeout_global(Some(limits.call))
             .max_idle_connections_per_host(16)
@@ -159,6 +167,9 @@ impl S3Store {
             action.headers_mut().insert(*header, *value);
         }
         let url = self.signed(&action, &call)?;
+        if bytes.len() >= ASKED_FIRST {
+            headers.push(("expect", "100-continue"));
+        }
         let answer = requests::send(&self.agent, &call, &Sent::Put { url: &url, headers: &headers, bytes })?;
         match answer.status {
             200 | 201 | 204 => Ok(Put::Stored),

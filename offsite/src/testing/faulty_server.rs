@@ -17,6 +17,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::http::{Request, Response};
 use super::signature;
+use super::trouble::{Conditions, Counts, Kind, Ranges, Seen, Trouble};
 use crate::store::{Credentials, Limits, S3Store, StoreUrl};
 
 /// The bucket that there is.
@@ -25,93 +26,6 @@ const BUCKET: &str = "bucket";
 /// The keys that the server knows.
 const ACCESS_KEY: &str = "faulty-access";
 const SECRET_KEY: &str = "faulty-secret";
-
-/// Kinds of requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An object, or a part of one.
-    Get,
-    /// An upload.
-    Put,
-    /// A page of a list.
-    List,
-    /// A removal.
-    Delete,
-}
-
-/// A request, for who decides what happens to it.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// Number of the request, from 1.
-    pub number: u64,
-    /// Its kind.
-    pub kind: Kind,
-    /// Number among those of its kind, from 1.
-    pub number_of_kind: u64,
-    /// Name of the object in the bucket, or prefix of the list.
-    pub name: String,
-}
-
-/// What goes wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// The connection ends before anything is done.
-    DropBefore,
-    /// The request is done, and the connection ends without an answer.
-    DropAfter,
-    /// The request is done, and the connection ends after so many bytes of the body of its answer.
-    CutBody(usize),
-    /// Nothing is done, and this is the answer: status and code, such as 503 and `SlowDown`.
-    Answer(u16, &'static str),
-    /// Nothing is done, and these bytes are the answer.
-    Garbage(Vec<u8>),
-    /// Nothing is done, and there is no answer for so long.
-    Hang(Duration),
-}
-
-/// What the server does about `If-None-Match`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Conditions {
-    /// A name that is taken is refused.
-    Enforced,
-    /// The newer object replaces the older one.
-    Ignored,
-    /// Uploads with a condition are refused as unknown.
-    Refused,
-}
-
-/// What the server does about `Range`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ranges {
-    /// It sends the part.
-    Known,
-    /// It sends the whole object, with status 200.
-    Ignored,
-}
-
-/// How many requests there were.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Objects or parts asked for.
-    pub get: u64,
-    /// Uploads.
-    pub put: u64,
-    /// Pages of lists asked for.
-    pub list: u64,
-    /// Removals.
-    pub delete: u64,
-    /// Bytes in the bodies of requests.
-    pub bytes_in: u64,
-    /// Bytes in the bodies of answers.
-    pub bytes_out: u64,
-}
-
-impl Counts {
-    /// All requests.
-    pub fn requests(&self) -> u64 {
-        self.get + self.put + self.list + self.delete
-    }
-}
 
 type Plan = Arc<dyn Fn(&Seen) -> Option<Trouble> + Send + Sync>;
 
@@ -328,8 +242,13 @@ fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>) {
 fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream.try_clone()?;
-    while let Some(request) = Request::read(&mut reader)? {
+    while let Some(mut request) = Request::read_head(&mut reader)? {
         let (trouble, delay) = lock(state).meet(&request);
+        if let Some(Trouble::AnswerEarly(status, code)) = trouble {
+            return lock(state).send(Response::fault(status, code)).send(&mut writer, usize::MAX);
+        }
+        request.read_body(&mut reader, &mut writer)?;
+        lock(state).counts.bytes_in += request.body.len() as u64;
         thread::sleep(delay);
         match trouble {
             Some(Trouble::DropBefore) => return Ok(()),
@@ -342,7 +261,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 thread::sleep(time);
                 return Ok(());
             }
-            Some(Trouble::DropAfter | Trouble::CutBody(_)) | None => {}
+            Some(Trouble::DropAfter | Trouble::CutBody(_) | Trouble::AnswerEarly(..)) | None => {}
         }
         let response = {
             let mut state = lock(state);
@@ -374,7 +293,6 @@ impl State {
     /// Counts a request and says what happens to it.
     fn meet(&mut self, request: &Request) -> (Option<Trouble>, Duration) {
         let Some((kind, name)) = kind_and_name(request) else { return (None, self.delay) };
-        self.counts.bytes_in += request.body.len() as u64;
         let of_kind = match kind {
             Kind::Get => &mut self.counts.get,
             Kind::Put => &mut self.counts.put,

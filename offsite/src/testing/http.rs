@@ -24,8 +24,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Reads the next request; `None` when the client is done.
-    pub(super) fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
+    /// Reads the next request up to its body; `None` when the client is done.
+    pub(super) fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
         let mut head = reader.take(HEAD_BYTES_MAX);
         let mut line = String::new();
         if head.read_line(&mut line)? == 0 {
@@ -51,13 +51,20 @@ impl Request {
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let len = request.header("content-length").map_or(Ok(0), str::parse).map_err(|_| bad())?;
-        if len > BODY_BYTES_MAX {
-            return Err(bad());
-        }
-        request.body = vec![0; len];
-        reader.read_exact(&mut request.body)?;
         Ok(Some(request))
+    }
+
+    /// Reads the body, which some clients send only when they are told to go on.
+    pub(super) fn read_body(&mut self, reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> io::Result<()> {
+        let len = self.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+        if len > BODY_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if self.header("expect").is_some() {
+            writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        self.body = vec![0; len];
+        reader.read_exact(&mut self.body)
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {

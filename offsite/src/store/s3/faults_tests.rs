@@ -112,6 +112,35 @@ fn answers_are_told_apart() {
 }
 
 #[test]
+fn a_refusal_before_the_upload_is_read_is_heard() {
+    let (server, store) = server();
+    let bytes = pattern(OBJECT_BYTES_MAX);
+    for (code, expected) in [("AccessDenied", Failure::Refused), ("QuotaExceeded", Failure::Full)] {
+        server.always(Some(Kind::Put), Trouble::AnswerEarly(403, code));
+        for bytes in [&bytes[..], &bytes[..ASKED_FIRST], &bytes[..1000]] {
+            let error = store.put_new("s/1", bytes).unwrap_err();
+            assert_eq!(error.failure, expected, "{} bytes: {error}", bytes.len());
+        }
+    }
+    server.no_trouble();
+    assert_eq!(store.put_new("s/1", &bytes).unwrap(), Put::Stored);
+    server.always(Some(Kind::Put), Trouble::AnswerEarly(412, "PreconditionFailed"));
+    assert_eq!(store.put_new("s/1", &bytes).unwrap(), Put::Exists);
+}
+
+#[test]
+fn a_connection_that_the_server_has_ended_is_not_used_again() {
+    let (server, store) = server();
+    server.always(None, Trouble::CutBody(usize::MAX));
+    for number in 0..20 {
+        store.put_new(&format!("s/{number}"), b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(store.get(&format!("s/{number}"), None).unwrap(), b"x");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn a_wrong_clock_is_told() {
     let (server, store) = server();
     server.set_clock_off(SignedDuration::from_hours(2));

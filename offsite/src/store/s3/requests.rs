@@ -1,6 +1,6 @@
 //! Requests sent, and their answers taken within bounds.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
 use ::url::Url;
@@ -70,8 +70,11 @@ impl Answer {
         if len.is_some_and(|len| len > most) {
             return Ok(None);
         }
-        match self.response.body_mut().with_config().limit(most).read_to_vec() {
-            Ok(bytes) if len.is_none_or(|len| len == bytes.len() as u64) => Ok(Some(bytes)),
+        // In one piece where the length is known, for a buffer that grows takes up to three times as much.
+        let mut bytes = Vec::with_capacity(len.and_then(|len| usize::try_from(len).ok()).unwrap_or_default());
+        let read = self.response.body_mut().with_config().limit(most).reader().read_to_end(&mut bytes);
+        match read.map_err(Error::from) {
+            Ok(_) if len.is_none_or(|len| len == bytes.len() as u64) => Ok(Some(bytes)),
             Ok(_) => Err(call.error(Failure::Unreachable, "the answer is cut short: try again")),
             Err(Error::BodyExceedsLimit(_)) => Ok(None),
             Err(error) => Err(failed(call, error)),
