@@ -96,8 +96,18 @@ impl Shipper {
         listing.expect_older_than(&feed)?;
         let shipped = feed.position();
         let run = claim(&mut uploads, shipped.next_seq)?;
-        let mut shipper =
-            Self { uploads, copy, run, feed, listing, state, shipped, uses_logs: false, queue: VecDeque::new(), next_tail: (0, 0) };
+        let mut shipper = Self {
+            uploads,
+            copy,
+            run,
+            feed,
+            listing,
+            state,
+            shipped,
+            uses_logs: false,
+            queue: VecDeque::new(),
+            next_tail: (0, 0),
+        };
         shipper.ship_manifest()?;
         Ok(shipper)
     }

@@ -53,7 +53,9 @@ fn keep_running(lightning_dir: &Path) {
         let began = Instant::now();
         match start(&program, lightning_dir) {
             Ok(child) => log::info!("shipping to the off-site copies has ended ({})", wait(child)),
-            Err(error) => log::error!("cannot start {}: {error}; nothing is shipped to the off-site copies", program.display()),
+            Err(error) => {
+                log::error!("cannot start {}: {error}; nothing is shipped to the off-site copies", program.display())
+            }
         }
         if began.elapsed() >= RAN_WELL {
             pause = PAUSES.0;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use common::{
-    Backup, DataVersion, DatabaseDamage, FreeSpace, OffsiteEntry, OffsiteStatus, Progress, Recorded, ReplayCheck, SpooledChanges, StatusFields,
-    Timestamp, UnsealedChanges,
+    Backup, DataVersion, DatabaseDamage, FreeSpace, OffsiteEntry, OffsiteStatus, Progress, Recorded, ReplayCheck,
+    SpooledChanges, StatusFields, Timestamp, UnsealedChanges,
 };
 use serde::Serialize;
 use serde_json::{Value, json};

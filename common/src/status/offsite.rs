@@ -49,24 +49,18 @@ pub struct OffsiteStatus {
     pub behind_changes: Option<u64>,
     /// Seconds since the copy last had everything.
     pub behind_seconds: Option<u64>,
-    /// Since when the state is not `shipping`, in microseconds since 1970.
-    pub degraded_since: Option<i64>,
+    /// Since when the state is not `shipping`, as RFC 3339 writes it.
+    pub degraded_since: Option<String>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// Whether the store refuses to overwrite an object when asked to.
-    pub conditional_put: Option<String>,
     /// Number of objects uploaded in this run.
     pub objects: u64,
     /// Number of bytes uploaded in this run.
     pub bytes: u64,
-    /// Number of uploads since midnight (UTC).
-    pub puts_today: u64,
     /// What opens the copy.
     pub key: Option<String>,
-    /// When a restore from it was last rehearsed, in microseconds since 1970.
-    pub last_verified: Option<i64>,
-    /// When this was written, in microseconds since 1970.
-    pub updated: i64,
+    /// When this was written, as RFC 3339 writes it; empty if it never was.
+    pub updated: String,
 }
 
 impl OffsiteStatus {
@@ -84,7 +78,10 @@ impl OffsiteStatus {
 
     /// The status of each copy of `backup.lock`; that of one that was not shipped to yet has only a URL.
     pub fn of_all(lightning_dir: &Path, entries: &[OffsiteEntry]) -> Vec<Self> {
-        entries.iter().map(|entry| Self::read(lightning_dir, &entry.url).unwrap_or_else(|| Self::new(&entry.url))).collect()
+        entries
+            .iter()
+            .map(|entry| Self::read(lightning_dir, &entry.url).unwrap_or_else(|| Self::new(&entry.url)))
+            .collect()
     }
 
     /// The status of a copy that nothing is known of.
@@ -97,13 +94,10 @@ impl OffsiteStatus {
             behind_seconds: None,
             degraded_since: None,
             last_error: None,
-            conditional_put: None,
             objects: 0,
             bytes: 0,
-            puts_today: 0,
             key: None,
-            last_verified: None,
-            updated: 0,
+            updated: String::new(),
         }
     }
 

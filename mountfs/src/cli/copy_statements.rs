@@ -26,7 +26,9 @@ pub(super) fn text(statements: &Statements) -> String {
         true => "Then it stopped in order: as far as it knew, nothing followed.",
         false => "It has not said goodbye since: more may have followed, which the copy does not have.",
     };
-    format!("The copy holds everything up to record {holds}, and its chain of checksums is whole.\n{acknowledged}\n{goodbye}")
+    format!(
+        "The copy holds everything up to record {holds}, and its chain of checksums is whole.\n{acknowledged}\n{goodbye}"
+    )
 }
 
 /// Why the copy does not show that it has the newest state.

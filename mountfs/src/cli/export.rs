@@ -10,9 +10,9 @@ use clap::Args;
 use common::python_plugin::{ExportError, export_backup};
 use common::{Backup, DataVersion, Owner, counted};
 
-use super::read_url::{ReadArgs, ReadUrl};
 use super::import::file_path;
 use super::progress::Bar;
+use super::read_url::{ReadArgs, ReadUrl};
 use super::signals::interrupted_by_signal;
 use super::{Failure, chosen_version};
 use crate::mount::behind;

@@ -2,10 +2,10 @@
 
 pub mod attach;
 mod chosen_version;
-mod copy_statements;
 pub mod compact;
 mod compact_beside;
 pub mod completions;
+mod copy_statements;
 pub mod daemon;
 pub mod demo;
 pub mod diff;

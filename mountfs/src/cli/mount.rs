@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use common::{counted};
+use common::counted;
 use sd_notify::NotifyState;
 use signal_hook::iterator::Signals;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::read_url::{ReadArgs, ReadUrl};
 use super::mount::MountArgs;
+use super::read_url::{ReadArgs, ReadUrl};
 use super::{Verbosity, daemon};
 use crate::mount::mounted::MountSettings;
 use crate::note;
@@ -159,8 +159,12 @@ fn settings(args: &HelperArgs) -> Result<MountArgs, String> {
             "credentials" => settings.read.copy.credentials = Some(value.into()),
             "hsm_secret" => settings.read.keys.hsm_secret = Some(value.into()),
             _ if name.is_empty() || name.starts_with("x-") || NOT_FOR_US.contains(&name) || args.sloppy => {}
-            _ => return Err(format!("unknown option {option}; there are allow_other and cache_mb=N, and for an off-site copy \
-                     words=FILE, identity=FILE, hsm_secret=FILE and credentials=FILE")),
+            _ => {
+                return Err(format!(
+                    "unknown option {option}; there are allow_other and cache_mb=N, and for an off-site copy \
+                     words=FILE, identity=FILE, hsm_secret=FILE and credentials=FILE"
+                ));
+            }
         }
     }
     Ok(settings)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use common::{Backup, BackupLock, Every, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus, Timestamp};
+use common::{Backup, BackupLock, Every, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus};
 use offsite::connect::{begin, describe, expect_copy, key_files, new_key, open_store};
 use offsite::copy_error::CopyError;
 use offsite::description::SealKind;
@@ -181,7 +181,9 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
         Some(_) => say!("the copy at {url} is there; it goes on"),
         None => say!("began a copy at {url}"),
     }
-    say!("the recorder ships to it from the next start of the node on; `backupfs ship --lightning-dir {dir} --once` does it now");
+    say!(
+        "the recorder ships to it from the next start of the node on; `backupfs ship --lightning-dir {dir} --once` does it now"
+    );
     match seal {
         SealKind::Node => say!(
             "hsm_secret opens the copy. `backupfs offsite sheet --lightning-dir {dir} {}` prints 24 words that open it, too: keep \
@@ -227,7 +229,7 @@ fn in_words(status: &OffsiteStatus) -> String {
             None => "nothing shipped yet".to_owned(),
         };
     };
-    let at = Timestamp::from_micros(status.updated).map(|at| at.to_string()).unwrap_or_default();
+    let at = &status.updated;
     let behind = match status.behind_changes {
         Some(0) => "which was everything".to_owned(),
         Some(behind) => format!("{behind} fewer than the backup"),
@@ -262,7 +264,8 @@ fn sheet(args: &SheetArgs) -> anyhow::Result<()> {
     let url: StoreUrl = args.url.parse()?;
     let named = url.to_string();
     let entry = lock.offsite.iter().find(|entry| entry.url == named);
-    let entry = entry.ok_or_else(|| anyhow!("there is no copy {named}; `backupfs offsite list` shows those that there are"))?;
+    let entry =
+        entry.ok_or_else(|| anyhow!("there is no copy {named}; `backupfs offsite list` shows those that there are"))?;
     let store = open_store(&url, entry.credentials.as_deref(), entry.proxy.as_deref())?;
     let description = expect_copy(&*store)?;
     let key = match description.seal {
@@ -275,11 +278,14 @@ fn sheet(args: &SheetArgs) -> anyhow::Result<()> {
             let files = key_files(&*store)?;
             let ring = unlock(&files, &Unlock::Node(secret_of_node(&args.keys, &args.lightning_dir)?))?;
             let newest = files.iter().filter(|file| ring.get(file.key()).is_some()).max_by_key(|file| file.created());
-            newest.and_then(|file| ring.get(file.key()).cloned()).context("the copy has no key that this node can open")?
+            newest
+                .and_then(|file| ring.get(file.key()).cloned())
+                .context("the copy has no key that this node can open")?
         }
     };
     let words = words(&key);
-    let numbered: Vec<String> = words.split(' ').enumerate().map(|(at, word)| format!("{:2}. {word}", at + 1)).collect();
+    let numbered: Vec<String> =
+        words.split(' ').enumerate().map(|(at, word)| format!("{:2}. {word}", at + 1)).collect();
     let mut out = io::stdout().lock();
     writeln!(out, "Off-site copy of a Core Lightning node (backupfs)\n\n{named}\n")?;
     for row in numbered.chunks(4) {

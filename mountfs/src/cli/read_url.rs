@@ -49,7 +49,9 @@ impl FromStr for ReadUrl {
         }
         match text.parse() {
             Ok(url) => Ok(Self::Directory(url)),
-            Err(error) if text.contains("://") => Err(anyhow!("{error}; an off-site copy begins with s3:// or sftp://")),
+            Err(error) if text.contains("://") => {
+                Err(anyhow!("{error}; an off-site copy begins with s3:// or sftp://"))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -160,7 +162,9 @@ impl CopyArgs {
     /// When there is no such copy, or nothing that opens it.
     pub fn open(&self, url: &ReadUrl, keys: &KeyArgs, lightning_dir: Option<&Path>) -> anyhow::Result<Opened> {
         let store_url = match url {
-            ReadUrl::Directory(url) if !is_copy(url.path()) => return Ok(Opened { source: Source::from(url), copy: None }),
+            ReadUrl::Directory(url) if !is_copy(url.path()) => {
+                return Ok(Opened { source: Source::from(url), copy: None });
+            }
             ReadUrl::Directory(url) => StoreUrl::File(url.path().to_owned()),
             ReadUrl::Store(url) => url.clone(),
         };

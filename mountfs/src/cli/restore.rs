@@ -12,8 +12,8 @@ use common::preflight::report::{Report, Verdict};
 use common::preflight::revocations::{ChannelEvidence, Standing};
 use common::preflight::{BackupQuestion, Contents, Question, preflight};
 use common::{
-    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry,
-    Timestamp, Version,
+    Backup, BackupLock, DataVersion, History, LockStatus, Owner, ReadError, RecordedBy, TimelineEntry, Timestamp,
+    Version,
 };
 use format::units::Hex;
 use offsite::copy::statements::Statements;

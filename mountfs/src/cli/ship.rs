@@ -68,7 +68,8 @@ pub fn run(args: &ShipArgs) -> Result<(), Failure> {
     // The node comes first. A system that refuses runs it as it is.
     let _: rustix::io::Result<i32> = rustix::process::nice(10);
     let ending = if args.once { Ending::Once } else { Ending::WhenStopped };
-    let threads: Vec<_> = lock.offsite.iter().map(|entry| start(args, &lock, entry, ending, &stop)).collect::<Result<_, _>>()?;
+    let threads: Vec<_> =
+        lock.offsite.iter().map(|entry| start(args, &lock, entry, ending, &stop)).collect::<Result<_, _>>()?;
     let mut failed = 0;
     for (thread, entry) in threads.into_iter().zip(&lock.offsite) {
         match thread.join() {
@@ -100,7 +101,10 @@ fn start(
         keys: args.keys.clone(),
     };
     let stop = Arc::clone(stop);
-    thread::Builder::new().name("ship".to_owned()).spawn(move || ship(&destination, ending, &stop)).context("cannot start a thread")
+    thread::Builder::new()
+        .name("ship".to_owned())
+        .spawn(move || ship(&destination, ending, &stop))
+        .context("cannot start a thread")
 }
 
 /// Stops when standard input ends: the recorder that started this process is gone then.

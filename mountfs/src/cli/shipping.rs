@@ -254,16 +254,15 @@ impl Status {
         self.now.behind_changes = behind;
         self.now.behind_seconds = Some(self.current_at.elapsed().as_secs());
         (self.now.objects, self.now.bytes) = (shipper.uploads().objects(), shipper.uploads().bytes());
-        self.now.puts_today = shipper.uploads().objects();
         self.say(OffsiteState::Shipping, None);
     }
 
     fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>) {
-        let now = Timestamp::now().as_micros();
+        let now = Timestamp::now().to_string();
         if state == OffsiteState::Shipping {
             (self.now.degraded_since, self.now.last_error) = (None, None);
         } else if self.now.degraded_since.is_none() {
-            self.now.degraded_since = Some(now);
+            self.now.degraded_since = Some(now.clone());
         }
         if let Some(error) = error {
             self.now.last_error = Some(with_causes(error.as_ref()));

@@ -101,7 +101,9 @@ pub(super) fn key_for_shipping(
     // By what the operator asked for: a store could say that nothing is to be encrypted.
     let seal = seal_of(entry);
     if description.seal != seal {
-        bail!("the copy is not encrypted as backup.lock says; `backupfs offsite remove` and `add` it once more, or give another URL");
+        bail!(
+            "the copy is not encrypted as backup.lock says; `backupfs offsite remove` and `add` it once more, or give another URL"
+        );
     }
     match seal {
         SealKind::None => Ok(None),

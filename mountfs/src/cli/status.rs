@@ -6,14 +6,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use common::{
-    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck,
-    SpoolStatus, StatusFields, UnsealedChanges, counted,
+    Backup, BackupState, BytesByKind, DatabaseDamage, LockStatus, NewestVersion, ReadError, ReplayCheck, SpoolStatus,
+    StatusFields, UnsealedChanges, counted,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::read_url::{ReadArgs, ReadUrl};
 use super::Failure;
+use super::read_url::{ReadArgs, ReadUrl};
 use crate::mount::behind;
 use crate::note;
 use common::with_causes;

@@ -10,8 +10,8 @@ use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning
 use common::{Backup, DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
-use super::read_url::{ReadArgs, ReadUrl};
 use super::progress::Bar;
+use super::read_url::{ReadArgs, ReadUrl};
 use super::{Failure, verify_against as against};
 use crate::mount::behind;
 

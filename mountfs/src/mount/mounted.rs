@@ -87,11 +87,7 @@ impl Mount {
     ///
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
-    pub fn start(
-        source: impl Into<Source>,
-        mountpoint: &Path,
-        settings: MountSettings,
-    ) -> Result<Self, MountError> {
+    pub fn start(source: impl Into<Source>, mountpoint: &Path, settings: MountSettings) -> Result<Self, MountError> {
         let from: Source = source.into();
         prepare_to_serve();
         let MountSettings { access, cache_mib } = settings;

@@ -10,6 +10,7 @@
 //! | [`checking`] | `verify`, `status`, `backup-status` |
 //! | [`python`] | `import` and `export`: files and nodes of the Python plugin |
 //! | [`operating`] | how the command line behaves, the mount as a service, compaction |
+//! | [`offsite`] | off-site copies: shipped, read, restored |
 //! | [`project`] | documents, floors of the code, the Debian package |
 //!
 //! `cargo test -p tests --test e2e recording::model` runs one of them. Tests share a process: what changes the process
@@ -20,6 +21,10 @@
 mod checking {
     mod status;
     mod verify;
+}
+
+mod offsite {
+    mod copies;
 }
 
 mod operating {
