@@ -81,7 +81,7 @@ pub enum ReplaceError {
     /// The database is older than the backup, as far as that can be read.
     #[error("{path} holds version {newest}, but the database is at version {database}: this node was put on an old state, \
         which peers may punish; restore the newest version with `backupfs restore` instead. Only if you went back on purpose, as to \
-        the version before a failed upgrade, and `backupfs preflight` says that 0 commitments were revoked in between, add \
+        the version before a failed upgrade, and `backupfs preflight` says that going back is safe, add \
         --accept-stale-state",
         path = .path.display())]
     DatabaseIsBehind {

@@ -28,7 +28,7 @@ pub enum RecordError {
         "the database is at version {committed}, but the backup {url} already holds version {newest}: this node was put \
          on an old state, and running it can lose all funds in its channels. Restore the newest version with \
          `backupfs restore {url} DEST` and start lightningd on that. Only if you went back on purpose, as to the version before a failed \
-         upgrade, and `backupfs preflight` says that 0 commitments were revoked in between: `backupfs init --replace \
+         upgrade, and `backupfs preflight` says that going back is safe: `backupfs init --replace \
          --accept-stale-state --lightning-dir DIR {url}` begins a new backup and keeps this one"
     )]
     OldState {

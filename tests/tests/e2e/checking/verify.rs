@@ -2,7 +2,9 @@
 //! database holds what the backup says.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -243,10 +245,16 @@ fn a_database_of_a_stopped_and_of_a_running_node_is_what_the_backup_says() {
         (&true.into(), &false.into(), &NEWEST.into())
     );
     assert!(told["rows"].as_u64().unwrap() > 50 && told["tables"] == Value::Array(vec![]), "{told}");
+    // JSON has texts only.
+    let unusual = node.home.join(OsStr::from_bytes(b"moved\xff.sqlite3"));
+    fs::copy(&moved, &unusual).unwrap();
+    let backup = node.home.backup();
+    let arguments = ["verify", "--json", "--against"].map(OsStr::new);
+    let ran = backupfs(&[&arguments[..], &[unusual.as_os_str(), backup.as_os_str()]].concat());
+    assert_eq!(json(&ran.expect_done("against a path that is not UTF-8"))["same"], Value::Bool(true));
     // While the node writes.
     node.start();
     node.commit();
-    let backup = node.home.backup();
     let comparing = std::thread::spawn(move || {
         for _ in 0..10 {
             verify(&backup, &["--against", database.to_str().unwrap()]).expect_done("against a running node");
