@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Feed, FeedPosition, FinishedFile};
 use crate::backup::Backup;
 use crate::backup::view::View;
+use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;
 use crate::recording::BackupWriter;
@@ -81,7 +82,8 @@ impl Copy {
 }
 
 fn open(path: &Path) -> Arc<Backup> {
-    Arc::new(Backup::open(&path.to_str().unwrap().parse().unwrap()).unwrap())
+    let url: BackupUrl = path.to_str().unwrap().parse().unwrap();
+    Arc::new(Backup::open(&url).unwrap())
 }
 
 fn seal(node: &Node, recording: &BackupWriter) {

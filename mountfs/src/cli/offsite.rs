@@ -12,7 +12,7 @@ use offsite::description::SealKind;
 use offsite::keys::key_file::Wrapper;
 use offsite::keys::unlock::{Unlock, unlock};
 use offsite::keys::words::words;
-use offsite::store::{FileStore, StoreUrl};
+use offsite::store::StoreUrl;
 
 use super::Failure;
 use super::keys::KeyArgs;
@@ -137,13 +137,13 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
         seal: args.seal.is_some().then_some(OffsiteSeal::None),
         proxy: args.proxy.clone(),
     };
-    if let StoreUrl::File(path) = &url {
-        if path.starts_with(lock.backend_url.path()) {
-            bail!("{} is inside the backup; name a directory on another disk", path.display());
-        }
-        FileStore::new(path).create_base()?;
+    if let StoreUrl::File(path) = &url
+        && path.starts_with(lock.backend_url.path())
+    {
+        bail!("{} is inside the backup; name a directory on another disk", path.display());
     }
     let store = open_store(&url, entry.credentials.as_deref(), entry.proxy.as_deref())?;
+    store.create_base()?;
     let seal = seal_of(&entry);
     let uuid = backup.manifest().uuid;
     let known = describe(&*store)?;

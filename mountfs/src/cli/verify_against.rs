@@ -73,7 +73,7 @@ fn to_json(backup: &str, database: &Path, against: &Against) -> Value {
     let schema = differences.schema.iter();
     let schema: Value = schema.map(|it| json!({"type": it.kind, "name": it.name, "which": name(it.which)})).collect();
     json!({
-        "destination": backup.display().to_string(),
+        "destination": backup,
         "database": database.display().to_string(),
         "data_version": against.data_version.get(),
         "same": against.is_same(),

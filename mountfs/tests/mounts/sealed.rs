@@ -171,8 +171,8 @@ fn the_newest_version_is_opened_before_the_first_request() {
     let mut node = Node::with_versions(3);
     let (fs, follower) = node.tree();
     let fs = Arc::new(fs);
-    let url = node.backup_path().to_str().unwrap().parse().unwrap();
-    let _following = Following::start(&url, follower, Arc::new(Shown::new(Arc::clone(&fs)))).unwrap();
+    let url: common::BackupUrl = node.backup_path().to_str().unwrap().parse().unwrap();
+    let _following = Following::start(&(&url).into(), follower, Arc::new(Shown::new(Arc::clone(&fs)))).unwrap();
     let ready = |version: u32| {
         let started = Instant::now();
         // Only an open view tells the size of a version that is not sealed.

@@ -35,8 +35,8 @@ impl Shipped {
         }
         node.stop();
         let secret = node.home.lightning_dir().join("hsm_secret");
-        fs::write(&secret, [7; 32]).unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
+        fs::write(&secret, [7; 32]).expect("the file system works");
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).expect("the file system works");
         let shipped = Self { copy: node.home.join("node.copy"), node };
         shipped.add(options).expect_done("offsite add");
         shipped
@@ -65,7 +65,7 @@ impl Shipped {
 
     fn list(&self) -> Value {
         let ran = run(&[&"offsite", &"list", &"--lightning-dir", &self.dir(), &"--json"]).expect_done("offsite list");
-        serde_json::from_str::<Value>(&ran.stdout).unwrap()[0].clone()
+        serde_json::from_str::<Value>(&ran.stdout).expect("JSON")[0].clone()
     }
 
     /// The newest version in the copy.
@@ -76,7 +76,7 @@ impl Shipped {
 
     /// Expects the copy to have what the node has.
     fn expect_equal(&self, options: &[&dyn AsRef<OsStr>]) {
-        let to = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().expect("the file system works");
         let file = to.path().join("restored.sqlite3");
         let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"restore"];
         arguments.extend(options);
@@ -260,6 +260,6 @@ fn a_shipper_that_is_killed_at_any_time_loses_nothing() {
         child.wait().unwrap();
     }
     shipped.node.stop();
-    assert!(until(TIMEOUT, || shipped.ship().code == Some(0)), "{:?}", shipped.ship());
+    assert!(until(TIMEOUT, || shipped.ship().code == 0), "{:?}", shipped.ship());
     shipped.expect_equal(&[&"--hsm-secret", &shipped.secret()]);
 }
