@@ -49,7 +49,8 @@ impl CopyDirectory {
     /// When the copy cannot be read, or its logs do not open with the keys at hand.
     pub fn open(chunks: Arc<Chunks>) -> Result<Self, CopyError> {
         let contents = Contents::read(&chunks)?;
-        let path = PathBuf::from(chunks.store().url());
+        let url = chunks.store().url();
+        let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(&url));
         Ok(Self { path, chunks, state: Mutex::new(State { contents, looked: Instant::now() }) })
     }
 

@@ -2,20 +2,35 @@
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{
     Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Sealer, Seq,
     Source, Timestamp, View, create_backup,
 };
+use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 /// Some ten changes a log.
 const LIMITS: LogLimits = LogLimits { bytes: 1 << 16, statements: 32 };
 
-/// A backup in a temporary directory.
+/// A state of a [`SmallBackup`].
+pub struct Saved {
+    dir: TempDir,
+    database: Vec<u8>,
+    version: u32,
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// A backup in a temporary directory, and the database of its node.
 pub struct SmallBackup {
     dir: TempDir,
     lock: BackupLock,
@@ -63,13 +78,29 @@ impl SmallBackup {
         self.version
     }
 
-    /// Goes on at this version, after files of the backup were put back.
-    pub fn go_on_at(&mut self, version: u32) {
-        self.version = version;
+    fn database(&self) -> PathBuf {
+        self.dir.path().join("lightningd.sqlite3")
+    }
+
+    /// Keeps the state of backup and node.
+    pub fn save(&self) -> Saved {
+        let dir = tempfile::tempdir().unwrap();
+        copy_files(&self.path(), dir.path());
+        Saved { dir, database: std::fs::read(self.database()).unwrap(), version: self.version }
+    }
+
+    /// Puts a state back, as a power cut or an image of the disk does.
+    pub fn put_back(&mut self, saved: &Saved) {
+        std::fs::remove_dir_all(self.path()).unwrap();
+        std::fs::create_dir(self.path()).unwrap();
+        copy_files(saved.dir.path(), &self.path());
+        std::fs::write(self.database(), &saved.database).unwrap();
+        self.version = saved.version;
     }
 
     /// Records changes; each is different from all others.
     pub fn record(&mut self, count: u32) {
+        let mut database = Connection::open(self.database()).unwrap();
         let mut writer = BackupWriter::open(self.dir.path(), LIMITS).unwrap();
         for _ in 0..count {
             let version = self.version + 1;
@@ -94,7 +125,13 @@ impl SmallBackup {
                 statements: &statements,
                 received_at: Timestamp::now(),
             };
+            // As lightningd does: the hook is called before the COMMIT.
+            let transaction = database.transaction().unwrap();
+            for statement in &statements {
+                transaction.execute(statement, []).unwrap();
+            }
             writer.record(&write).unwrap();
+            transaction.commit().unwrap();
             self.version = version;
         }
     }

@@ -9,7 +9,7 @@ use crate::config::backup_lock::read_small_file;
 use crate::config::offsite::OffsiteEntry;
 
 /// Name of the directory in the lightning-dir.
-const DIRECTORY: &str = "backupfs-offsite";
+const DIRECTORY: &str = "backupfs.offsite";
 
 /// Suffix of the file's name.
 const SUFFIX: &str = "status";

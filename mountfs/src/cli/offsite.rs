@@ -19,13 +19,20 @@ use super::keys::KeyArgs;
 use super::shipping_key::{recipients, seal_of, secret_of_node};
 use super::verify::{heard, write_json};
 use crate::mount::readme_text::shell_word;
-use crate::{note, say};
+use crate::note;
+use crate::say;
 
 /// Keep off-site copies of a backup: encrypted, shipped continuously.
 ///
 /// A copy has every recorded version, within seconds. It is encrypted before it leaves this machine: the node's hsm_secret opens it,
 /// and so do 24 words on paper. Copies can be on S3-compatible stores, SFTP servers and other disks.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  backupfs offsite add --lightning-dir ~/.lightning/bitcoin sftp://nas/srv/node
+  backupfs offsite list --lightning-dir ~/.lightning/bitcoin
+
+docs/offsite.md has recipes for rented storage, a NAS and a second disk, and how to restore from a copy.")]
 pub struct OffsiteArgs {
     /// What to do.
     #[command(subcommand)]

@@ -15,7 +15,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::Failure;
 use super::keys::KeyArgs;
 use super::shipping::{Destination, Ending, ship};
-use crate::{note, say};
+use crate::note;
+use crate::say;
 use common::with_causes;
 
 /// The longest time for the last uploads after the recorder has ended.

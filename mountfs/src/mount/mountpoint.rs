@@ -86,9 +86,13 @@ impl Mountpoint {
             return Err(MountpointError::NotADirectory(path.to_owned()));
         }
         let mountpoint = path.canonicalize().map_err(io_error)?;
-        let backup = backup.canonicalize().map_err(io_error)?;
-        if mountpoint.starts_with(&backup) || backup.starts_with(&mountpoint) {
-            return Err(MountpointError::WithinEachOther { mountpoint, backup });
+        match backup.canonicalize() {
+            Ok(backup) if mountpoint.starts_with(&backup) || backup.starts_with(&mountpoint) => {
+                return Err(MountpointError::WithinEachOther { mountpoint, backup });
+            }
+            // A copy in a store is no directory of this machine.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            _ => {}
         }
         if fs::read_dir(&mountpoint).map_err(io_error)?.next().is_some() {
             return Err(MountpointError::NotEmpty(path.to_owned()));

@@ -63,7 +63,8 @@ impl Destination {
             directory.canonicalize().map_err(|source| RestoreError::Write { path: path.clone(), source })
         };
         let directory = resolve(parent)?;
-        if directory.starts_with(resolve(backup)?) {
+        // A copy in a store is no directory of this machine.
+        if backup.exists() && directory.starts_with(resolve(backup)?) {
             return Err(RestoreError::InsideBackup(path));
         }
         if is_no_file {

@@ -1,10 +1,13 @@
 //! [`Contents`]: the files of a backup that the objects of a copy amount to.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use format::log_header::LogHeader;
+use format::manifest::Manifest;
 use format::names;
+use format::record::first_link;
 use format::units::Seq;
 
 use crate::copy::chunks::Chunks;
@@ -15,7 +18,10 @@ use crate::objects::{File, Object};
 use crate::ship::listing::Listing;
 
 /// How often files are looked for while no new log shows that a log was finished.
-const LIST_INTERVAL: Duration = Duration::from_secs(60);
+const LIST_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The unit of a log's length, as recorders choose it.
+const LOG_UNIT: u64 = 4 << 20;
 
 /// The contents of a file.
 #[derive(Debug, Clone)]
@@ -46,8 +52,7 @@ impl Contents {
     pub fn read(chunks: &Chunks) -> Result<Self, CopyError> {
         let mut contents =
             Self { files: BTreeMap::new(), logs: Vec::new(), sealed_behind: 1, manifest: None, listed: Instant::now() };
-        contents.read_files(chunks)?;
-        contents.read_logs(chunks)?;
+        contents.read_all(chunks)?;
         Ok(contents)
     }
 
@@ -60,10 +65,18 @@ impl Contents {
         self.read_logs(chunks)?;
         // A log that is followed by another one is sealed soon.
         if self.logs.len() != logs || self.logs.len() > 1 || self.listed.elapsed() >= LIST_INTERVAL {
-            self.read_files(chunks)?;
-            self.read_logs(chunks)?;
+            self.read_all(chunks)?;
         }
         Ok(())
+    }
+
+    /// Lists the copy, and reads what was shipped since the last call.
+    ///
+    /// # Errors
+    /// When it cannot be read; what is known stays.
+    pub(crate) fn read_all(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
+        self.read_files(chunks)?;
+        self.read_logs(chunks)
     }
 
     /// The content of a file.
@@ -89,6 +102,8 @@ impl Contents {
     fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
         let listing = Listing::read(chunks.store())?;
         let mut files = BTreeMap::new();
+        // A backup has one, and no process locks that of a copy.
+        files.insert(names::LOCK.to_owned(), Content::Bytes(Arc::default()));
         if let Some(&newest) = listing.manifests().last() {
             if self.manifest.as_ref().is_none_or(|(number, _)| *number != newest) {
                 let bytes = chunks.whole(&Object::Manifest(newest).to_string())?;
@@ -146,12 +161,27 @@ impl Contents {
 
     fn list_logs(&mut self) {
         self.files.retain(|name, _| names::parse_log(name).is_none());
+        if self.logs.is_empty() && self.sealed_behind == 1 {
+            // Nothing was shipped yet. The first log of a backup is there before it has a record.
+            if let Some(empty) = self.manifest.as_ref().and_then(|(_, manifest)| empty_first_log(manifest)) {
+                self.files.insert(names::log(Seq::FIRST), Content::Bytes(empty));
+            }
+        }
         for log in &self.logs {
             if let Some(first) = Seq::new(log.first()) {
                 self.files.insert(names::log(first), Content::Bytes(Arc::clone(log.content())));
             }
         }
     }
+}
+
+/// A first log without a record; `None` when the manifest cannot be read, which its reader reports.
+fn empty_first_log(manifest: &RwLock<LogContent>) -> Option<Arc<RwLock<LogContent>>> {
+    let manifest = manifest.read().unwrap_or_else(PoisonError::into_inner);
+    let Manifest { uuid, created, .. } = Manifest::decode(manifest.bytes()).ok()?;
+    let header =
+        LogHeader { uuid, first_seq: Seq::FIRST, previous_checksum: first_link(uuid), created, unit: LOG_UNIT };
+    Some(Arc::new(RwLock::new(LogContent::log(header.encode().to_vec()))))
 }
 
 /// The file `pruned` that is shown: the one that covers the records that the copy lacks. None while it lacks none: then the copy

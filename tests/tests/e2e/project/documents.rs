@@ -260,8 +260,10 @@ fn options_of(subcommand: &str) -> Option<BTreeSet<String>> {
     let mut all = Cli::command();
     all.build();
     let command = all.find_subcommand(subcommand)?;
-    let longs = command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
-    let shorts = command.get_arguments().filter_map(|argument| Some(format!("-{}", argument.get_short()?)));
+    // Of a command with commands of its own, those of all of them.
+    let arguments = || command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
+    let longs = arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
+    let shorts = arguments().filter_map(|argument| Some(format!("-{}", argument.get_short()?)));
     Some(longs.chain(shorts).collect())
 }
 
