@@ -137,6 +137,10 @@ impl Directory for CopyDirectory {
         Ok(state.contents.names())
     }
 
+    fn may_end_sealed(&self) -> bool {
+        true
+    }
+
     fn sync(&self) -> Result<(), StorageError> {
         Err(self.read_only(StorageOp::Sync, ""))
     }

@@ -200,6 +200,9 @@ impl LogCursor {
     ) -> Result<NextLog, ReadError> {
         self.look_for_own_name()?;
         if self.log.is_none() && !self.enter_next_log()? {
+            if self.directory.may_end_sealed() {
+                return Ok(NextLog::NotYet);
+            }
             let path = self.directory.path().join(names::log(self.next_seq));
             return Err(ReadError::damaged(&path, 0, Damage::Missing { expected: self.next_seq }));
         }

@@ -174,6 +174,12 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has the lock.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
 
+    /// Whether the records may end with a segment. A recorder always leaves a log behind it; a copy has one only once its first record
+    /// was copied.
+    fn may_end_sealed(&self) -> bool {
+        false
+    }
+
     /// A handle for background work, for a thread that holds the lock: its calls have no deadline and never block foreground
     /// calls. `None` when calls do not block each other.
     fn background(&self) -> Option<Arc<dyn Directory>> {

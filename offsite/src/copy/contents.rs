@@ -1,13 +1,10 @@
 //! [`Contents`]: the files of a backup that the objects of a copy amount to.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use format::log_header::LogHeader;
-use format::manifest::Manifest;
 use format::names;
-use format::record::first_link;
 use format::units::Seq;
 
 use crate::copy::chunks::Chunks;
@@ -19,9 +16,6 @@ use crate::ship::listing::Listing;
 
 /// How often files are looked for while no new log shows that a log was finished.
 const LIST_INTERVAL: Duration = Duration::from_secs(15);
-
-/// The unit of a log's length, as recorders choose it.
-const LOG_UNIT: u64 = 4 << 20;
 
 /// The contents of a file.
 #[derive(Debug, Clone)]
@@ -161,27 +155,12 @@ impl Contents {
 
     fn list_logs(&mut self) {
         self.files.retain(|name, _| names::parse_log(name).is_none());
-        if self.logs.is_empty() && self.sealed_behind == 1 {
-            // Nothing was shipped yet. The first log of a backup is there before it has a record.
-            if let Some(empty) = self.manifest.as_ref().and_then(|(_, manifest)| empty_first_log(manifest)) {
-                self.files.insert(names::log(Seq::FIRST), Content::Bytes(empty));
-            }
-        }
         for log in &self.logs {
             if let Some(first) = Seq::new(log.first()) {
                 self.files.insert(names::log(first), Content::Bytes(Arc::clone(log.content())));
             }
         }
     }
-}
-
-/// A first log without a record; `None` when the manifest cannot be read, which its reader reports.
-fn empty_first_log(manifest: &RwLock<LogContent>) -> Option<Arc<RwLock<LogContent>>> {
-    let manifest = manifest.read().unwrap_or_else(PoisonError::into_inner);
-    let Manifest { uuid, created, .. } = Manifest::decode(manifest.bytes()).ok()?;
-    let header =
-        LogHeader { uuid, first_seq: Seq::FIRST, previous_checksum: first_link(uuid), created, unit: LOG_UNIT };
-    Some(Arc::new(RwLock::new(LogContent::log(header.encode().to_vec()))))
 }
 
 /// The file `pruned` that is shown: the one that covers the records that the copy lacks. None while it lacks none: then the copy

@@ -32,18 +32,6 @@ impl LogContent {
         Self { bytes, len }
     }
 
-    /// A log of these bytes, with the zeros behind them.
-    pub fn log(bytes: Vec<u8>) -> Self {
-        let mut content = Self { bytes, len: 0 };
-        content.fill_up();
-        content
-    }
-
-    /// The bytes, without the zeros.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Sets the length that a log with these bytes has: a multiple of the unit in its header, at least one byte more.
     fn fill_up(&mut self) {
         let header = self.bytes.first_chunk::<LOG_HEADER_LEN>().and_then(|header| LogHeader::decode(header).ok());

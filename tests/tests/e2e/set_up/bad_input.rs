@@ -127,8 +127,9 @@ fn the_command_line_refuses_what_is_not_a_backup() {
     let target = elsewhere.path().join("target");
     fs::create_dir(&target).unwrap();
     let before = everything(elsewhere.path());
-    let bad: [(&OsStr, &[&str]); 5] = [
-        (OsStr::new("s3://bucket/node"), &["s3", "file://"]),
+    let bad: [(&OsStr, &[&str]); 6] = [
+        (OsStr::new("https://bucket/node"), &["https", "file://", "s3://"]),
+        (OsStr::new("s3://bucket/node"), &["s3://bucket/node", "endpoint="]),
         (OsStr::new("/nowhere/at/all"), &["/nowhere/at/all"]),
         (empty.as_os_str(), &["not a backup"]),
         (newer.as_os_str(), &["newer"]),
