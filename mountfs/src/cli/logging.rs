@@ -22,8 +22,9 @@ const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 /// The program name in syslog messages.
 const PROCESS: &str = "backupfs";
 
-/// The log target of the FUSE library, whose messages below `warn` are not useful.
-const FUSER: &str = "fuser";
+/// The log targets of libraries whose messages below `warn` are not useful: the FUSE library, and the HTTP library, which at its
+/// lowest level also prints URLs with signatures.
+const LIBRARIES: [&str; 4] = ["fuser", "ureq", "ureq_proto", "rustls"];
 
 /// The destination of log messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,9 @@ pub fn start(to: LogTo, writing: Writing, level: LevelFilter) {
 }
 
 fn on_stderr(level: LevelFilter) -> (Arc<dyn Log>, LevelFilter) {
-    let default = format!("{level},{FUSER}={}", level.min(LevelFilter::Warn));
+    let of_libraries = level.min(LevelFilter::Warn);
+    let libraries: String = LIBRARIES.iter().map(|library| format!(",{library}={of_libraries}")).collect();
+    let default = format!("{level}{libraries}");
     let environment = env_logger::Env::new().filter_or(LEVELS_VARIABLE, default);
     let mut builder = env_logger::Builder::from_env(environment);
     if stderr_is_journal() {
@@ -131,7 +134,7 @@ impl<T: std::fmt::Display> LogFormat<T> for Rfc3164 {
     }
 }
 
-/// A logger that forwards of [`FUSER`] only warnings and errors.
+/// A logger that forwards of [`LIBRARIES`] only warnings and errors.
 struct ToSyslog(Mutex<Logger<LoggerBackend, Rfc3164>>);
 
 impl ToSyslog {
@@ -142,7 +145,7 @@ impl ToSyslog {
 
 impl Log for ToSyslog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Warn || !metadata.target().starts_with(FUSER)
+        metadata.level() <= Level::Warn || !LIBRARIES.iter().any(|library| metadata.target().starts_with(library))
     }
 
     fn log(&self, record: &Record<'_>) {
