@@ -61,7 +61,7 @@ impl CopyDirectory {
     pub fn statements(&self) -> Result<Statements, CopyError> {
         let (holds, shipped) = {
             let state = self.state()?;
-            (state.contents.holds(), state.contents.shipped_at())
+            (state.contents.holds(), state.contents.newest_shipped())
         };
         Statements::read(&self.chunks, holds, shipped)
     }

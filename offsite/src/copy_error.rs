@@ -108,6 +108,15 @@ pub enum CopyError {
     /// A backup that cannot be read.
     #[error(transparent)]
     Backup(#[from] common::ReadError),
+    /// A file of the backup that became shorter.
+    #[error("{name} of the backup became shorter while it was read; it is tried again")]
+    Changing {
+        /// Name of the file.
+        name: String,
+    },
+    /// Another process of this node ships to the copy.
+    #[error("another process on this machine ships to this copy already: the recorder does, while the node runs")]
+    InUse,
     /// A local file.
     #[error("cannot {op} {path}")]
     Local {

@@ -39,8 +39,6 @@ pub struct Description {
 pub struct Claim {
     /// When the run began, in microseconds since 1970.
     pub time: i64,
-    /// Seq of the first record that it may ship.
-    pub next_seq: u64,
 }
 
 /// What a run says of itself while it has nothing to ship, and at its end.

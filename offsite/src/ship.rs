@@ -64,6 +64,10 @@ pub struct Shipper {
     state: StateFile,
     /// Everything up to here is durable in the copy.
     shipped: FeedPosition,
+    /// Whether the logs are shipped once more from their beginning, and it was not said yet where they end.
+    begins_anew: bool,
+    /// Keeps other processes of this node from shipping to the copy.
+    _lock: std::fs::File,
     /// Whether logs are shipped, not only what they are sealed to.
     uses_logs: bool,
     /// Bytes of logs that were read and are not stored.
@@ -91,11 +95,18 @@ impl Shipper {
         let Target { store, copy, key } = target;
         let mut uploads = Uploads::new(store, key);
         let state = StateFile::new(state_directory, copy);
+        let lock = state.lock()?;
+        // First of all: from now on the goodbye of an earlier run does not count.
+        let run = claim(&mut uploads)?;
         let listing = Listing::read(uploads.store())?;
-        let feed = Self::feed(&backup, &uploads, &state, copy)?;
+        let resumed = Self::resumed(&backup, &uploads, &state, copy)?;
+        let begins_anew = resumed.is_none();
+        let feed = match resumed {
+            Some(feed) => feed,
+            None => Feed::begin(Arc::clone(&backup))?,
+        };
         listing.expect_older_than(&feed)?;
         let shipped = feed.position();
-        let run = claim(&mut uploads, shipped.next_seq)?;
         let mut shipper = Self {
             uploads,
             copy,
@@ -105,6 +116,8 @@ impl Shipper {
             state,
             shipped,
             uses_logs: false,
+            begins_anew,
+            _lock: lock,
             queue: VecDeque::new(),
             next_tail: (0, 0),
         };
@@ -113,17 +126,20 @@ impl Shipper {
     }
 
     /// The feed at the position of the run before, if that is known and still in the logs.
-    fn feed(backup: &Arc<Backup>, uploads: &Uploads, state: &StateFile, copy: Uuid) -> Result<Feed, CopyError> {
+    fn resumed(
+        backup: &Arc<Backup>,
+        uploads: &Uploads,
+        state: &StateFile,
+        copy: Uuid,
+    ) -> Result<Option<Feed>, CopyError> {
         if let Some(before) = state.read().filter(|before| before.copy == copy) {
             let position = match &before.uploading {
                 Some(upload) if uploads.exists(&upload.object)? => upload.end,
                 _ => before.shipped,
             };
-            if let Some(feed) = Feed::resume(Arc::clone(backup), &position)? {
-                return Ok(feed);
-            }
+            return Ok(Feed::resume(Arc::clone(backup), &position)?);
         }
-        Ok(Feed::begin(Arc::clone(backup))?)
+        Ok(None)
     }
 
     /// The run.
@@ -135,6 +151,18 @@ impl Shipper {
     pub fn shipped(&self) -> u64 {
         let logs = if self.uses_logs { self.shipped.next_seq } else { 1 };
         logs.max(self.listing.sealed_behind())
+    }
+
+    /// Seq behind the last record up to which the copy lacks nothing: no snapshot and no segment before it.
+    ///
+    /// # Errors
+    /// When the backup cannot be listed.
+    pub fn holds(&self) -> Result<u64, CopyError> {
+        let first_missing = self.feed.finished_files()?.into_iter().filter_map(|found| {
+            let (file, first) = file_of(found);
+            (!self.listing.is_complete(file)).then_some(first)
+        });
+        Ok(first_missing.min().unwrap_or(u64::MAX).min(self.shipped()))
     }
 
     /// Seq behind the newest record of the backup.
@@ -159,10 +187,7 @@ impl Shipper {
             return Ok(Step::Stored);
         }
         for found in self.feed.finished_files()? {
-            let file = match found {
-                FinishedFile::Snapshot { seq } => File::Snapshot { seq: seq.get() },
-                FinishedFile::Segment { first, last } => File::Segment { first: first.get(), last: last.get() },
-            };
+            let (file, _) = file_of(found);
             if !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored {
                 return Ok(Step::Stored);
             }
@@ -194,7 +219,9 @@ impl Shipper {
         let offset = u64::from(number - 1) * PART_BYTES;
         let mut bytes = vec![0; usize::try_from((len - offset).min(PART_BYTES)).unwrap_or(0)];
         let read = opened.read_at(&mut bytes, offset).map_err(common::ReadError::from)?;
-        bytes.truncate(read);
+        if read < bytes.len() {
+            return Err(CopyError::Changing { name: name.to_owned() });
+        }
         let part = Part { number, of };
         let object_len = self.uploads.put(&Object::Part(file, part).to_string(), &bytes, Padding::None)?;
         self.listing.add(file, part, object_len);
@@ -216,13 +243,22 @@ impl Shipper {
                 let (now, rest) = bytes.split_at(bytes.len().min(LOG_BYTES_MAX));
                 let end = if rest.is_empty() { piece.end } else { before };
                 self.enqueue(piece.log.get(), offset, now, end)?;
+                self.drain_queue()?;
                 (before, offset, bytes) = (end, offset + now.len() as u64, rest);
                 if bytes.is_empty() {
                     break;
                 }
             }
-            self.drain_queue()?;
             step = Step::Stored;
+        }
+        if self.begins_anew {
+            // What was shipped behind this by an earlier run was lost on the node.
+            let end = self.shipped;
+            if end.log != 0 {
+                self.enqueue(end.log, end.offset, &[], end)?;
+                self.drain_queue()?;
+            }
+            self.begins_anew = false;
         }
         Ok(step)
     }
@@ -234,7 +270,8 @@ impl Shipper {
             time: Timestamp::now().as_micros(),
             log,
             offset,
-            next_seq: end.next_seq,
+            // Before the first whole record the position is that of an earlier log.
+            next_seq: end.next_seq.max(log),
             previous_checksum: end.previous_checksum,
             bytes: bytes.to_vec(),
         };
@@ -250,7 +287,10 @@ impl Shipper {
         let mut step = Step::Nothing;
         while let Some(Queued { name, object, end }) = self.queue.front() {
             let uploading = Some(Uploading { object: name.clone(), end: *end });
-            self.state.write(&ShipState { copy: self.copy, shipped: self.shipped, uploading })?;
+            // Without it the next run ships the logs once more: a full disk of the node does not stop the copy.
+            if let Err(error) = self.state.write(&ShipState { copy: self.copy, shipped: self.shipped, uploading }) {
+                log::warn!("{error}");
+            }
             self.uploads.put_sealed(name, object)?;
             self.shipped = *end;
             self.queue.pop_front();
@@ -274,7 +314,7 @@ impl Shipper {
     pub fn heartbeat(&mut self, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
         let name = Object::Heartbeat(self.run).to_string();
         let time = Timestamp::now().as_micros();
-        let beat = Heartbeat { time, acknowledged, shipped: self.shipped(), goodbye };
+        let beat = Heartbeat { time, acknowledged, shipped: self.holds()?, goodbye };
         self.uploads.replace(&name, &to_json(&name, &beat)?)
     }
 
@@ -292,13 +332,21 @@ impl Shipper {
     }
 }
 
+/// A file in the copy, and the seq of its first record.
+fn file_of(found: FinishedFile) -> (File, u64) {
+    match found {
+        FinishedFile::Snapshot { seq } => (File::Snapshot { seq: seq.get() }, seq.get()),
+        FinishedFile::Segment { first, last } => (File::Segment { first: first.get(), last: last.get() }, first.get()),
+    }
+}
+
 /// Claims the copy for a new run.
-fn claim(uploads: &mut Uploads, next_seq: u64) -> Result<Run, CopyError> {
+fn claim(uploads: &mut Uploads) -> Result<Run, CopyError> {
     let highest = claims(uploads)?.into_iter().map(|run| run.epoch).max().unwrap_or(0);
     let random = Uuid::new_v4().as_fields().0;
     let run = Run { epoch: highest.saturating_add(1), random };
     let name = Object::Claim(run).to_string();
-    let claim = to_json(&name, &Claim { time: Timestamp::now().as_micros(), next_seq })?;
+    let claim = to_json(&name, &Claim { time: Timestamp::now().as_micros() })?;
     uploads.put(&name, &claim, Padding::PowerOfTwo)?;
     check_claim(uploads, run)?;
     Ok(run)

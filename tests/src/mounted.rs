@@ -67,13 +67,15 @@ impl Mounted {
         Self::start_by(&mut Command::new(binaries::backupfs()), backup, mountpoint, timeout)
     }
 
-    /// The same by a command that is `backupfs`, in whatever surroundings, or `backupfs mount` with options.
+    /// The same by a command that is `backupfs`, in whatever surroundings.
     pub fn start_by(backupfs: &mut Command, backup: &Path, mountpoint: TempDir, timeout: Duration) -> Self {
+        Self::start_command(backupfs.arg("mount"), backup, mountpoint, timeout)
+    }
+
+    /// The same by a command that is `backupfs mount`, with options.
+    pub fn start_command(mount: &mut Command, backup: &Path, mountpoint: TempDir, timeout: Duration) -> Self {
         let stderr = NamedTempFile::new().expect("a temporary file");
-        if backupfs.get_args().next().is_none() {
-            backupfs.arg("mount");
-        }
-        let mut daemon = backupfs
+        let mut daemon = mount
             .args([backup, mountpoint.path()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -13,17 +13,19 @@ fn time(word: &LastWord) -> String {
 
 /// The three statements.
 pub(super) fn text(statements: &Statements) -> String {
-    let holds = statements.holds - 1;
+    let holds = statements.holds.saturating_sub(1);
     let Some(word) = &statements.last_word else {
         return format!("The copy holds everything up to record {holds}. It does not say how far the node was.");
     };
     let at = time(word);
     let acknowledged = match statements.missing() {
-        0 => format!("At {at} the node had recorded no more than that."),
+        0 => format!("At {at} it had all that the node had recorded."),
         missing => format!("At {at} the node had recorded {} more, which the copy LACKS.", counted(missing, "record")),
     };
     let goodbye = match word.goodbye {
-        true => "Then it stopped in order: as far as it knew, nothing followed.",
+        true => {
+            "Then the node stopped: as far as it knew, nothing followed. If it ran again after that time, this is an OLD STATE."
+        }
         false => "It has not said goodbye since: more may have followed, which the copy does not have.",
     };
     format!(

@@ -89,6 +89,8 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     };
     bar.finish();
     let created = created?;
+    let before_copies: Vec<String> =
+        before.iter().flat_map(|before| &before.offsite).map(|copy| copy.url.clone()).collect();
     let lock = BackupLock {
         backend_url: without_detours(&args.url),
         backup_uuid: Some(created.uuid),
@@ -99,6 +101,12 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         offsite: Vec::new(),
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
+    for copy in before_copies {
+        note!(
+            "the off-site copy {copy} is of the old backup, and is not shipped to any more: it becomes an OLD STATE. Give the new \
+             backup copies of its own with `backupfs offsite add`"
+        );
+    }
     if let Some(aside) = &created.renamed_to {
         say!("renamed the old backup to {}; it can still be mounted, as far as it is readable", aside.display());
     }

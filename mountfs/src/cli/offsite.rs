@@ -262,7 +262,10 @@ fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
     }
     lock.update(&args.lightning_dir)?;
     OffsiteStatus::remove(&args.lightning_dir, &named);
-    say!("the recorder ships to {named} until the node stops, and not any more after that; what is there stays");
+    say!(
+        "the recorder ships to {named} until the node stops, and not any more after that; what is there stays, and \
+         becomes an OLD STATE"
+    );
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub struct RestoreArgs {
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let beside = if args.dest.is_dir() { Some(args.dest.as_path()) } else { args.dest.parent() };
     let opened = args.copy.open(&args.url, &args.evidence.keys, beside)?;
+    // Before the history is read: what they say is complete then has nothing after it.
+    let statements = opened.copy.as_ref().map(|copy| copy.directory.statements()).transpose()?;
     let backup = Arc::new(Backup::open(&opened.source)?);
     let existing = if args.backup_existing { Existing::Replace } else { Existing::Refuse };
     let _made = args.create.then(|| MadeDirectories::make_for(&args.dest, backup.path())).transpose()?;
@@ -125,7 +127,6 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
         None => behind::warn(&sight),
     }
     let version = &choose(&history, problem.as_ref().err(), args)?;
-    let statements = opened.copy.as_ref().map(|copy| copy.directory.statements()).transpose()?;
     if let Some(statements) = &statements {
         note!("{}", copy_statements::text(statements));
     }

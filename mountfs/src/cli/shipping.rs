@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use common::{
-    Backup, BackupUrl, Every, LockStatus, OffsiteEntry, OffsiteState, OffsiteStatus, Timestamp, offsite_directory,
+    Backup, BackupUrl, Every, LockStatus, OffsiteEntry, OffsiteState, OffsiteStatus, SpoolStatus, Timestamp,
+    offsite_directory,
 };
 use offsite::connect::{expect_copy, open_store};
 use offsite::copy_error::CopyError;
@@ -76,16 +77,25 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
             }
             Err(error) => error,
         };
-        if is_for_good(&error) || ending == Ending::Once {
-            status.say(OffsiteState::Refused, Some(&error));
+        let is_for_good = is_for_good(&error);
+        status.say(if is_for_good { OffsiteState::Refused } else { OffsiteState::Waiting }, Some(&error));
+        if ending == Ending::Once {
             return Err(error);
         }
-        status.say(OffsiteState::Waiting, Some(&error));
+        if matches!(error.downcast_ref(), Some(CopyError::AnotherWriter { .. })) {
+            // Claimed again, the other process would end, and then this one again: an operator has to say which one ships.
+            log::error!("{}: {}", destination.entry.url, with_causes(error.as_ref()));
+            while !wait(PAUSES.1, stop) {}
+            return Err(error);
+        }
+        if is_for_good {
+            pause = PAUSES.1;
+        }
         if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
             log::warn!("{}: {}; it is tried again", destination.entry.url, with_causes(error.as_ref()));
             reported = Some(Instant::now());
         }
-        // After an hour of shipping the next failure is a new one.
+        // After some minutes of shipping the next failure is a new one.
         if began.elapsed() > PAUSES.1 {
             (pause, reported) = (PAUSES.0, None);
         }
@@ -97,7 +107,7 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
     }
 }
 
-/// Whether only an operator can do something about it.
+/// Whether an operator probably has to do something about it.
 fn is_for_good(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<CopyError>() {
         Some(
@@ -165,14 +175,6 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
         if stopped {
             break;
         }
-        let step = shipper.ship_file()?;
-        status.shipping(&shipper);
-        if step == Step::Stored {
-            continue;
-        }
-        if ending == Ending::Once {
-            break;
-        }
         if claim_checked.elapsed() >= CLAIM_INTERVAL {
             shipper.check_claim()?;
             claim_checked = Instant::now();
@@ -181,18 +183,31 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
             shipper.heartbeat(shipper.acknowledged()?, false)?;
             said = Instant::now();
         }
-        wait(LOOK_INTERVAL.min(logs_due.saturating_duration_since(Instant::now())), stop);
+        let step = shipper.ship_file()?;
+        status.shipping(&shipper);
+        if step == Step::Stored {
+            continue;
+        }
+        if ending == Ending::Once {
+            break;
+        }
+        let pause = match entry.every {
+            Every::Segment => LOOK_INTERVAL,
+            Every::Span(_) => LOOK_INTERVAL.min(logs_due.saturating_duration_since(Instant::now())),
+        };
+        wait(pause, stop);
     }
-    say_goodbye(&mut shipper, &backup, entry.every)?;
+    say_goodbye(&mut shipper, &backup, entry.every, lightning_dir)?;
     status.shipped_all(&shipper);
     Ok(shipper.shipped().saturating_sub(1))
 }
 
 /// Ships the rest after the recorder has ended, and says that nothing follows. A recorder that goes on, or has begun again, is left to
 /// the next run.
-fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every) -> anyhow::Result<()> {
+fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every, lightning_dir: &Path) -> anyhow::Result<()> {
     let until = Instant::now() + RECORDER_ENDS_WITHIN;
-    let is_recorded_to = || matches!(backup.look_at_lock(), Ok(LockStatus::Held { .. }));
+    // A lock whose state is not known may be held.
+    let is_recorded_to = || !matches!(backup.look_at_lock(), Ok(LockStatus::NotSeen));
     while is_recorded_to() {
         if Instant::now() >= until {
             return Ok(());
@@ -203,7 +218,9 @@ fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every) -> any
         shipper.ship_logs()?;
     }
     let acknowledged = shipper.acknowledged()?;
-    if !is_recorded_to() {
+    // A spool has acknowledged changes that the backup, and so the copy, does not have.
+    let is_all = matches!(backup.spool_sight_beside(lightning_dir), SpoolStatus::Complete);
+    if is_all && !is_recorded_to() {
         shipper.heartbeat(acknowledged, true)?;
     }
     Ok(())
@@ -246,11 +263,12 @@ impl Status {
 
     /// Says how far shipping is.
     fn shipped_all(&mut self, shipper: &Shipper) {
-        let behind = shipper.acknowledged().ok().map(|all| all.saturating_sub(shipper.shipped()));
+        let holds = shipper.holds().unwrap_or(1);
+        let behind = shipper.acknowledged().ok().map(|all| all.saturating_sub(holds));
         if behind == Some(0) {
             self.current_at = Instant::now();
         }
-        self.now.shipped_through = Some(shipper.shipped().saturating_sub(1));
+        self.now.shipped_through = Some(holds.saturating_sub(1));
         self.now.behind_changes = behind;
         self.now.behind_seconds = Some(self.current_at.elapsed().as_secs());
         (self.now.objects, self.now.bytes) = (shipper.uploads().objects(), shipper.uploads().bytes());

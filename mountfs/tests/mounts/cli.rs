@@ -115,7 +115,8 @@ impl Drop for Mounted {
 fn wrong_usage_ends_with_2_and_help_with_0() {
     refused(&[], 2, &["Usage"]);
     refused(&["frobnicate"], 2, &["frobnicate"]);
-    refused(&["versions", "s3://bucket/x"], 2, &["s3:", "file:///"]);
+    refused(&["versions", "https://bucket/x"], 2, &["https:", "file:///", "s3://"]);
+    refused(&["versions", "s3://bucket/x"], 2, &["endpoint="]);
     refused(&["versions", "--since", "yesterday", "/x"], 2, &["2026-11-22"]);
     for command in ["init", "mount", "restore", "versions", "demo"] {
         let (short, _) = done(&[command, "-h"]);

@@ -106,7 +106,18 @@ impl Chunks {
         let last = first.saturating_add(count).min(object.layout().chunk_count());
         let chunks = first..last.max(first.saturating_add(1));
         let sealed = self.store.get(name, Some(object.layout().bytes_of(chunks.clone())))?;
-        self.open_and_keep(&object, name, chunks, &sealed)
+        match self.open_and_keep(&object, name, chunks.clone(), &sealed) {
+            // The object may have been uploaded once more since its header was kept: with another salt.
+            Err(CopyError::Seal(_)) => {
+                let start = self.store.get(name, Some(0..HEADER_LEN as u64))?;
+                let object = self.keep_object(name, SealedObject::new(self.opening(), name, &start, object_len)?);
+                if let Some(disk) = &self.disk {
+                    disk.put_header(name, &start);
+                }
+                self.open_and_keep(&object, name, chunks, &sealed)
+            }
+            opened => opened,
+        }
     }
 
     /// How many chunks are fetched for a reader of these: twice as many as before, if it goes on in order.

@@ -11,7 +11,7 @@ use crate::copy::chunks::Chunks;
 use crate::copy::logs::{AssembledLog, LogContent};
 use crate::copy::object_file::ObjectFile;
 use crate::copy_error::CopyError;
-use crate::objects::{File, Object};
+use crate::objects::{File, Object, Run};
 use crate::ship::listing::Listing;
 
 /// How often files are looked for while no new log shows that a log was finished.
@@ -34,6 +34,8 @@ pub struct Contents {
     logs: Vec<AssembledLog>,
     /// Seq behind the newest segment.
     sealed_behind: u64,
+    /// What was reported as wrong with the logs.
+    broken: Option<String>,
     manifest: Option<(u32, Arc<RwLock<LogContent>>)>,
     listed: Instant,
 }
@@ -44,8 +46,14 @@ impl Contents {
     /// # Errors
     /// When it cannot be read.
     pub fn read(chunks: &Chunks) -> Result<Self, CopyError> {
-        let mut contents =
-            Self { files: BTreeMap::new(), logs: Vec::new(), sealed_behind: 1, manifest: None, listed: Instant::now() };
+        let mut contents = Self {
+            files: BTreeMap::new(),
+            logs: Vec::new(),
+            sealed_behind: 1,
+            broken: None,
+            manifest: None,
+            listed: Instant::now(),
+        };
         contents.read_all(chunks)?;
         Ok(contents)
     }
@@ -88,9 +96,9 @@ impl Contents {
         self.logs.last().map_or(self.sealed_behind, AssembledLog::next_seq)
     }
 
-    /// When the newest bytes of the logs were shipped, in microseconds since 1970.
-    pub fn shipped_at(&self) -> Option<i64> {
-        self.logs.last().and_then(AssembledLog::shipped_at)
+    /// The run that shipped the newest bytes of the logs, and when, in microseconds since 1970.
+    pub fn newest_shipped(&self) -> Option<(Run, i64)> {
+        self.logs.last().and_then(|log| Some((log.run()?, log.shipped_at()?)))
     }
 
     fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
@@ -122,7 +130,14 @@ impl Contents {
             }
             let content = match self.files.get(&name) {
                 Some(Content::Parts(known)) if known.is(file) => Arc::clone(known),
-                _ => Arc::new(ObjectFile::new(file, &parts)?),
+                _ => match ObjectFile::new(file, &parts) {
+                    Ok(content) => Arc::new(content),
+                    // The rest can be read without it. What needs it says that it is missing.
+                    Err(error) => {
+                        log::error!("{error}");
+                        continue;
+                    }
+                },
             };
             files.insert(name, Content::Parts(content));
         }
@@ -142,8 +157,18 @@ impl Contents {
                 self.logs.push(AssembledLog::new(first));
             }
             let Some(log) = self.logs.get_mut(at) else { break };
-            log.read_new(chunks, epoch)?;
-            if log.is_empty() {
+            match log.read_new(chunks, epoch) {
+                // What was shipped before it can be read; what the node had then says how much is missing.
+                Err(error @ (CopyError::Damaged { .. } | CopyError::Seal(_) | CopyError::NotUnderstood { .. })) => {
+                    if self.broken.as_ref() != Some(&error.to_string()) {
+                        log::error!("{error}; what was shipped after that is not shown");
+                        self.broken = Some(error.to_string());
+                    }
+                }
+                read => read?,
+            }
+            // Records only go on: seqs that go back would be read in circles.
+            if log.is_empty() || log.next_seq() <= log.first() {
                 self.logs.truncate(at);
                 break;
             }

@@ -21,6 +21,8 @@ const LEN_MAX: u64 = (1 << 30) + (64 << 20);
 #[derive(Debug, Default)]
 pub struct LogContent {
     bytes: Vec<u8>,
+    /// The number of bytes up to the end of the last whole record. Those behind it are not shown yet.
+    whole: usize,
     /// The length of the file: behind the bytes are zeros.
     len: u64,
 }
@@ -28,14 +30,14 @@ pub struct LogContent {
 impl LogContent {
     /// A file of exactly these bytes.
     pub fn fixed(bytes: Vec<u8>) -> Self {
-        let len = bytes.len() as u64;
-        Self { bytes, len }
+        let (len, whole) = (bytes.len() as u64, bytes.len());
+        Self { bytes, whole, len }
     }
 
     /// Sets the length that a log with these bytes has: a multiple of the unit in its header, at least one byte more.
     fn fill_up(&mut self) {
         let header = self.bytes.first_chunk::<LOG_HEADER_LEN>().and_then(|header| LogHeader::decode(header).ok());
-        let have = self.bytes.len() as u64;
+        let have = self.whole as u64;
         // Without a header that can be read, the reader of the log finds out what is wrong.
         self.len = header.and_then(|header| (have + 1).checked_next_multiple_of(header.unit)).unwrap_or(have);
     }
@@ -44,12 +46,21 @@ impl LogContent {
         let left = self.len.saturating_sub(offset);
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let stored = self.bytes.get(offset..).unwrap_or_default();
+        let stored = self.bytes.get(offset..self.whole).unwrap_or_default();
         let copied = stored.len().min(wanted);
         buf[..copied].copy_from_slice(&stored[..copied]);
         buf[copied..wanted].fill(0);
         wanted
     }
+}
+
+/// What an object added to a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Added {
+    /// Bytes, or another end.
+    New,
+    /// Nothing: all of it was known.
+    Known,
 }
 
 /// A log as far as it was shipped.
@@ -60,6 +71,8 @@ pub struct AssembledLog {
     content: Arc<RwLock<LogContent>>,
     /// The object that was added last.
     last: Option<Tail>,
+    /// The epoch that shipped its last bytes.
+    epoch: u32,
     /// When that was shipped, in microseconds since 1970.
     shipped_at: Option<i64>,
 }
@@ -67,7 +80,7 @@ pub struct AssembledLog {
 impl AssembledLog {
     /// The log that begins with this record, without any bytes.
     pub fn new(first: u64) -> Self {
-        Self { first, next_seq: first, content: Arc::default(), last: None, shipped_at: None }
+        Self { first, next_seq: first, content: Arc::default(), last: None, epoch: 0, shipped_at: None }
     }
 
     /// Seq of its first record.
@@ -82,7 +95,12 @@ impl AssembledLog {
 
     /// The epoch that shipped its last bytes.
     pub fn epoch(&self) -> u32 {
-        self.last.map_or(0, |tail| tail.run.epoch)
+        self.epoch
+    }
+
+    /// The newest run that shipped bytes of it.
+    pub fn run(&self) -> Option<Run> {
+        self.last.map(|tail| tail.run)
     }
 
     /// When its newest bytes were shipped, in microseconds since 1970.
@@ -125,16 +143,18 @@ impl AssembledLog {
             expected = Some((tail.run, number + 1));
             if self.last.is_none_or(|last| tail > last) {
                 let name = Object::Tail(tail).to_string();
-                self.add(&name, &LogBytes::decode(&name, &chunks.whole(&name)?)?)?;
+                if self.add(&name, &LogBytes::decode(&name, &chunks.whole(&name)?)?)? == Added::New {
+                    self.epoch = tail.run.epoch;
+                }
                 self.last = Some(tail);
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, name: &str, piece: &LogBytes) -> Result<(), CopyError> {
+    fn add(&mut self, name: &str, piece: &LogBytes) -> Result<Added, CopyError> {
         let damaged = |reason| CopyError::Damaged { name: name.to_owned(), reason };
-        if piece.log != self.first {
+        if piece.log != self.first || piece.next_seq < self.first {
             return Err(damaged("it has bytes of another log"));
         }
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
@@ -148,6 +168,10 @@ impl AssembledLog {
         let offset = usize::try_from(piece.offset).unwrap_or(usize::MAX);
         let replaced = content.bytes.get(offset..).unwrap_or_default();
         let same = replaced.iter().zip(&piece.bytes).all(|(before, now)| before == now);
+        // What was shipped before and once more, in part: what followed it stays.
+        if same && !piece.bytes.is_empty() && piece.bytes.len() <= replaced.len() {
+            return Ok(Added::Known);
+        }
         if !same {
             log::warn!(
                 "{name}: records that were shipped before were lost on the node, and others took their places; the copy shows \
@@ -156,11 +180,17 @@ impl AssembledLog {
         }
         content.bytes.truncate(offset);
         content.bytes.extend_from_slice(&piece.bytes);
+        let known = if offset < content.whole { self.first } else { self.next_seq };
+        if piece.next_seq != known || piece.bytes.is_empty() {
+            content.whole = content.bytes.len();
+        } else {
+            content.whole = content.whole.min(offset);
+        }
         content.fill_up();
         drop(content);
         self.next_seq = piece.next_seq;
         self.shipped_at = Some(piece.time);
-        Ok(())
+        Ok(Added::New)
     }
 }
 

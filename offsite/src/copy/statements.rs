@@ -3,8 +3,10 @@
 use crate::copy::chunks::Chunks;
 use crate::copy_error::CopyError;
 use crate::description::{Heartbeat, from_json};
-use crate::objects::Object;
-use crate::store::Failure;
+use crate::objects::{Object, Run};
+
+/// The newest heartbeats that are read.
+const HEARTBEATS_READ: usize = 64;
 
 /// What a run of `backupfs ship` said last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,30 +34,31 @@ impl Statements {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn read(chunks: &Chunks, holds: u64, shipped: Option<i64>) -> Result<Self, CopyError> {
-        let claims = chunks.store().list(Object::CLAIMS)?;
-        let newest = claims.iter().filter_map(|listed| match Object::parse(&listed.name) {
-            Some(Object::Claim(run)) => Some(run),
-            _ => None,
-        });
-        let beat = match newest.max() {
-            None => None,
-            Some(run) => {
-                let name = Object::Heartbeat(run).to_string();
-                match chunks.whole(&name) {
-                    Ok(bytes) => Some(from_json::<Heartbeat>(&name, &bytes)?),
-                    Err(CopyError::Store(error)) if error.failure == Failure::NotFound => None,
-                    Err(error) => return Err(error),
-                }
+    pub(super) fn read(chunks: &Chunks, holds: u64, shipped: Option<(Run, i64)>) -> Result<Self, CopyError> {
+        let mut newest = shipped.map(|(run, _)| run);
+        for listed in chunks.store().list(Object::CLAIMS)? {
+            if let Some(Object::Claim(run)) = Object::parse(&listed.name) {
+                newest = newest.max(Some(run));
             }
-        };
-        let said = beat.map(|Heartbeat { time, acknowledged, goodbye, .. }| LastWord { time, acknowledged, goodbye });
-        // What is shipped after a heartbeat says more than that.
-        let by_logs = shipped.map(|time| LastWord { time, acknowledged: holds, goodbye: false });
-        let last_word = match (said, by_logs) {
-            (Some(said), Some(by_logs)) if by_logs.time > said.time => Some(by_logs),
-            (said, by_logs) => said.or(by_logs),
-        };
+        }
+        let mut beats = Vec::new();
+        for listed in chunks.store().list(Object::HEARTBEATS)? {
+            if let Some(Object::Heartbeat(run)) = Object::parse(&listed.name) {
+                newest = newest.max(Some(run));
+                beats.push(run);
+            }
+        }
+        beats.sort_unstable();
+        // What a run shipped it had acknowledged, but an earlier one may have acknowledged more.
+        let mut last_word = shipped.map(|(_, time)| LastWord { time, acknowledged: holds, goodbye: false });
+        for run in beats.into_iter().rev().take(HEARTBEATS_READ) {
+            let name = Object::Heartbeat(run).to_string();
+            let Heartbeat { time, acknowledged, goodbye, .. } = from_json(&name, &chunks.whole(&name)?)?;
+            let goodbye = goodbye && newest == Some(run) && last_word.is_none_or(|word| word.time <= time);
+            let word = last_word.get_or_insert(LastWord { time, acknowledged, goodbye });
+            word.acknowledged = word.acknowledged.max(acknowledged);
+            (word.time, word.goodbye) = (word.time.max(time), word.goodbye || goodbye);
+        }
         Ok(Self { holds, last_word })
     }
 

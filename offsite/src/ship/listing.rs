@@ -95,7 +95,7 @@ impl Listing {
         let mut missing = end;
         for &(first, last) in covered.iter().rev() {
             if last >= missing && first <= missing {
-                missing = first - 1;
+                missing = first.saturating_sub(1);
             }
         }
         missing

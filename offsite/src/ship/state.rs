@@ -4,9 +4,9 @@
 //! each upload of bytes of a log, with the name of that object. So after a kill the store says which of the two positions counts. It
 //! is not synced: after a power cut it may be missing or older, which costs a repetition.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use common::feed::FeedPosition;
@@ -51,6 +51,35 @@ impl StateFile {
         Self { path: directory.join(format!("{copy}.json")) }
     }
 
+    /// Takes the lock that keeps other processes of this node from shipping to the copy, until the file is dropped.
+    ///
+    /// # Errors
+    /// [`CopyError::InUse`] when another process has it.
+    pub fn lock(&self) -> Result<File, CopyError> {
+        let path = self.path.with_extension("lock");
+        let failed = |source| CopyError::Local { op: "lock", path: path.display().to_string(), source };
+        self.make_directory()?;
+        let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(CopyError::InUse),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    fn make_directory(&self) -> Result<(), CopyError> {
+        match DirBuilder::new().mode(0o700).create(self.directory()) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                Err(CopyError::Local { op: "make", path: self.directory().display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The state; `None` when there is none that can be read, which is as good as none.
     pub fn read(&self) -> Option<ShipState> {
         let is_small = fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LEN_MAX);
@@ -70,13 +99,9 @@ impl StateFile {
     /// When it cannot be written.
     pub fn write(&self, state: &ShipState) -> Result<(), CopyError> {
         let failed = |source| CopyError::Local { op: "write", path: self.path.display().to_string(), source };
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
+        self.make_directory()?;
         let bytes = serde_json::to_vec(state).map_err(|error| failed(error.into()))?;
-        let mut file = NamedTempFile::new_in(directory).map_err(failed)?;
+        let mut file = NamedTempFile::new_in(self.directory()).map_err(failed)?;
         file.write_all(&bytes).map_err(failed)?;
         file.persist(&self.path).map_err(|error| failed(error.error))?;
         Ok(())

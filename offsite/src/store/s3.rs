@@ -173,7 +173,7 @@ impl S3Store {
         let answer = requests::send(&self.agent, &call, &Sent::Put { url: &url, headers: &headers, bytes })?;
         match answer.status {
             200 | 201 | 204 => Ok(Put::Stored),
-            412 | 409 if is_conditional => Ok(Put::Exists),
+            412 if is_conditional => Ok(Put::Exists),
             _ => {
                 let fault = answer.fault();
                 if is_conditional && fault.is_unknown_condition() {

@@ -371,7 +371,7 @@ fn collect_sources(directory: &Path, text: &mut String) {
 #[test]
 fn every_knob_test_and_benchmark_that_is_named_exists() {
     let mut sources = String::new();
-    for package in ["common", "recorder", "mountfs", "tests", "bench"] {
+    for package in ["common", "offsite", "recorder", "mountfs", "tests", "bench"] {
         collect_sources(&workspace().join(package), &mut sources);
     }
     let main = fs::read_to_string(workspace().join("bench/src/main.rs")).expect("the benchmarks");
