@@ -42,6 +42,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long the recorder may take to give up the lock after it has ended.
 const RECORDER_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long another process of this node is waited for, which ends when the node does.
+const OTHER_ENDS_WITHIN: Duration = Duration::from_secs(40);
+
 /// When shipping ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -68,6 +71,7 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
     let mut status = Status::new(destination);
     let mut pause = PAUSES.0;
     let mut reported: Option<Instant> = None;
+    let started = Instant::now();
     loop {
         let began = Instant::now();
         let error = match session(destination, ending, stop, &mut status) {
@@ -77,6 +81,14 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
             }
             Err(error) => error,
         };
+        // The process that the recorder started goes on for some seconds after the node.
+        if ending == Ending::Once
+            && matches!(error.downcast_ref(), Some(CopyError::InUse))
+            && started.elapsed() < OTHER_ENDS_WITHIN
+            && !wait(PAUSES.0, stop)
+        {
+            continue;
+        }
         let is_for_good = is_for_good(&error);
         status.say(if is_for_good { OffsiteState::Refused } else { OffsiteState::Waiting }, Some(&error));
         if ending == Ending::Once {
