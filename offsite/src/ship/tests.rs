@@ -137,7 +137,7 @@ fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
         copy.store.heal();
         if cut % 10 == 9 {
             // What was said to be shipped is there, and more may be.
-            let backup_in_copy = Arc::new(common::Backup::open(&copy.source()).unwrap());
+            let backup_in_copy = Arc::new(common::Backup::open(copy.source()).unwrap());
             let (history, read) = backup_in_copy.read_history();
             read.unwrap();
             let newest = history.newest().map_or(0, |newest| newest.data_version.get());
