@@ -73,15 +73,6 @@ impl FinishedFile {
     }
 }
 
-/// The file `pruned`: what is left of dropped segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrunedThrough {
-    /// Seq of the last dropped record.
-    pub last: Seq,
-    /// Length of the file in bytes.
-    pub len: u64,
-}
-
 /// Reads what a backup has, in the order in which it came.
 #[derive(Debug)]
 pub struct Feed {
@@ -172,16 +163,14 @@ impl Feed {
         Ok(files)
     }
 
-    /// What was dropped; `None` when nothing was.
+    /// Seq of the last dropped record; `None` when none was dropped.
     ///
     /// # Errors
     /// When the file `pruned` is damaged or cannot be read.
-    pub fn pruned(&self) -> Result<Option<PrunedThrough>, ReadError> {
+    pub fn dropped_through(&self) -> Result<Option<Seq>, ReadError> {
         self.backup.segments().look_what_is_dropped()?;
         let Some(pruned) = self.backup.segments().pruned() else { return Ok(None) };
-        let in_ranges = pruned.ranges().iter().map(|range| range.last_seq);
-        let last = in_ranges.max();
-        Ok(last.map(|last| PrunedThrough { last, len: pruned.len_bytes() }))
+        Ok(pruned.ranges().iter().map(|range| range.last_seq).max())
     }
 
     /// Opens a file of the backup for reading.

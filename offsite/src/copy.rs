@@ -21,6 +21,7 @@ use common::storage::{Access, Directory, StorageError, StorageOp, StoredFile};
 
 use crate::copy::chunks::Chunks;
 use crate::copy::contents::{Content, Contents};
+use crate::copy::object_file::read_only;
 use crate::copy::statements::Statements;
 use crate::copy_error::CopyError;
 use crate::store::Failure;
@@ -83,8 +84,7 @@ impl CopyDirectory {
     }
 
     fn read_only(&self, op: StorageOp, name: &str) -> StorageError {
-        let source = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a copy of a backup is only read");
-        StorageError { op, path: self.path.join(name), offset: None, source }
+        read_only(op, &self.path.join(name))
     }
 }
 
@@ -149,6 +149,3 @@ impl Directory for CopyDirectory {
         Err(self.read_only(StorageOp::Lock, name))
     }
 }
-
-#[cfg(test)]
-mod tests;

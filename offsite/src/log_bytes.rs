@@ -10,13 +10,14 @@
 //! | 8 | 8 | time of shipping, microseconds since 1970 |
 //! | 16 | 8 | log: first seq |
 //! | 24 | 8 | offset of the first byte in the log |
-//! | 32 | 8 | len: number of bytes, at most 8 MiB |
+//! | 32 | 8 | len: number of bytes, at most 7 MiB |
 //! | 40 | 8 | next_seq: seq behind the last whole record |
 
 use crate::copy_error::CopyError;
 
 /// The maximum number of bytes of a log in one object.
-pub const LOG_BYTES_MAX: usize = 8 << 20;
+/// Padded to a power of two, an object of what zstd cannot compress stays below the maximum of a store.
+pub const LOG_BYTES_MAX: usize = 7 << 20;
 
 /// Length of the header in bytes.
 const HEADER_LEN: usize = 48;

@@ -47,7 +47,7 @@ impl MemoryStore {
         self.state().objects.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
-    /// Changes the objects as nobody should.
+    /// Changes the objects behind the back of shipper and readers.
     pub fn tamper(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
         change(&mut self.state().objects);
     }

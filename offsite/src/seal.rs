@@ -29,7 +29,7 @@ use self::protection::{Position, Protection, chunk_nonce};
 pub enum Sealing<'a> {
     /// Encrypted with this key.
     Key(&'a MasterKey),
-    /// Not encrypted. Its tags show damage, and objects that were exchanged by mistake; anybody can make them.
+    /// Not encrypted. Its tags show damage, and objects that were exchanged by mistake; a hostile store can make them, too.
     None,
 }
 

@@ -4,7 +4,7 @@
 //! * [`uploads`]: objects sealed and stored;
 //! * [`listing`]: what the copy has.
 //!
-//! Objects are written once, under names that no other run uses, or that have the same contents whoever writes them. So it does no
+//! Objects are written once, under names that no other run uses, or with contents that follow from the name. So it does no
 //! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
 
 pub mod listing;
@@ -197,12 +197,12 @@ impl Shipper {
 
     /// Ships the file `pruned` when the copy lacks records that were dropped, and has no file that covers them.
     fn ship_pruned(&mut self) -> Result<Step, CopyError> {
-        let Some(pruned) = self.feed.pruned()? else { return Ok(Step::Nothing) };
-        let missing = self.listing.last_missing_up_to(pruned.last.get());
+        let Some(dropped) = self.feed.dropped_through()? else { return Ok(Step::Nothing) };
+        let missing = self.listing.last_missing_up_to(dropped.get());
         if missing == 0 || self.listing.pruned_covers(missing) {
             return Ok(Step::Nothing);
         }
-        self.ship_part(File::Pruned { last: pruned.last.get() }, format::names::PRUNED)
+        self.ship_part(File::Pruned { last: dropped.get() }, format::names::PRUNED)
     }
 
     /// Ships the first missing part of a file; nothing when the file is gone.

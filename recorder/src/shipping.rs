@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use common::{BackupLock, BackupLockError};
+use common::BackupLock;
 
 use crate::status::Status;
 
@@ -32,7 +32,7 @@ pub fn spawn(lightning_dir: &Path, status: &Arc<Status>) -> io::Result<()> {
     let lock = match BackupLock::read(lightning_dir) {
         Ok(lock) if !lock.offsite.is_empty() => lock,
         // A file that cannot be read is reported where the backup is opened.
-        Ok(_) | Err(BackupLockError::Missing { .. } | _) => return Ok(()),
+        Ok(_) | Err(_) => return Ok(()),
     };
     status.set_offsite(lightning_dir, lock.offsite);
     let lightning_dir = lightning_dir.to_owned();

@@ -75,7 +75,7 @@ pub struct AddArgs {
     /// The proxy that the bucket is reached through: socks5://HOST:PORT or http://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
-    /// Do not encrypt the copy: whoever can read it sees channels, payments and peers
+    /// Do not encrypt the copy: its readers, the store among them, see channels, payments and peers
     #[arg(long, value_name = "none", value_parser = ["none"], conflicts_with = "recipient")]
     pub seal: Option<String>,
     /// The keys of the node.
@@ -106,7 +106,7 @@ pub struct RemoveArgs {
 
 /// Print what to keep in a drawer: where the copy is, and the 24 words that open it.
 ///
-/// Whoever has the sheet, and can read the store, can read the whole history of the node. It is of no use without both.
+/// The sheet and read access to the store are enough to read the whole history of the node. One without the other is of no use.
 #[derive(Debug, Args)]
 pub struct SheetArgs {
     /// The node's directory, that of the network: ~/.lightning/bitcoin

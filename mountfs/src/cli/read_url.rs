@@ -92,7 +92,7 @@ pub struct CopyArgs {
     /// A file with an identity of age (AGE-SECRET-KEY-1…), for a copy of a write-only node
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-    /// Read a copy that is not encrypted: without this it is refused, because anybody can make one
+    /// Read a copy that is not encrypted: without this it is refused, because a hostile store can make one
     #[arg(long)]
     pub unencrypted: bool,
     /// A file with access_key=… and secret_key=… of the bucket; without it AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
@@ -189,7 +189,7 @@ impl CopyArgs {
         match (description.seal, self.unencrypted) {
             (SealKind::None, true) => return Ok(None),
             (SealKind::None, false) => bail!(
-                "the copy at {} is NOT ENCRYPTED; if it was made so on purpose, add --unencrypted. If not, somebody has put it there",
+                "the copy at {} is NOT ENCRYPTED; if it was made so on purpose, add --unencrypted. If not, do not trust it",
                 store.url()
             ),
             (_, true) => bail!("the copy at {} is encrypted; leave out --unencrypted", store.url()),

@@ -30,7 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a run is silent before it says that it is alive.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often it is looked for another process that ships to the copy.
+/// Interval of the checks for another run that has claimed the copy.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The pauses after failed attempts: the first and the longest.
@@ -151,8 +151,8 @@ fn wait(pause: Duration, stop: &AtomicBool) -> bool {
 
 /// Between a half and one and a half, so that many nodes do not come back at the same moment.
 fn jitter() -> f64 {
-    let nanos = u32::try_from(Timestamp::now().as_micros().rem_euclid(1000)).unwrap_or(0);
-    0.5 + f64::from(nanos) / 1000.0
+    let thousandths = u32::try_from(Timestamp::now().as_micros().rem_euclid(1000)).unwrap_or(0);
+    0.5 + f64::from(thousandths) / 1000.0
 }
 
 /// One connection: everything is shipped, until it is stopped or something fails.

@@ -99,6 +99,10 @@ impl Chunks {
             return Ok(chunk);
         }
         let object = self.object(name, object_len, first)?;
+        // The first chunk comes with the header.
+        if let Some(chunk) = self.kept().chunks.get((name.to_owned(), first)) {
+            return Ok(chunk);
+        }
         if let Some(chunk) = self.on_disk(&object, name, first) {
             return Ok(self.keep(name, first, chunk));
         }
@@ -166,9 +170,6 @@ impl Chunks {
 
     /// A chunk that the disk has, if it opens: after a kill it may have anything.
     fn on_disk(&self, object: &SealedObject, name: &str, chunk: u64) -> Option<Vec<u8>> {
-        if let Some(chunk) = self.kept().chunks.get((name.to_owned(), chunk)) {
-            return Some(chunk.to_vec());
-        }
         let sealed = self.disk.as_ref()?.chunk(name, chunk)?;
         object.open_chunks(chunk..chunk + 1, &sealed).ok()
     }

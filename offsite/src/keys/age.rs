@@ -1,6 +1,6 @@
 //! [`Recipient`] and [`Identity`] of age, and what is wrapped for them as in its X25519 recipient stanza.
 //!
-//! Source: c2sp.org/age, "The X25519 recipient type". Anybody can wrap a key for a recipient; whoever has the identity unwraps it.
+//! Source: c2sp.org/age, "The X25519 recipient type". A public recipient is enough to wrap a key; the secret identity unwraps it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -67,9 +67,9 @@ pub enum KeyFileError {
 /// What a master key is wrapped by.
 #[derive(Debug, Clone, Copy)]
 pub enum Wrapper<'a> {
-    /// The secret of the node: whoever has its `hsm_secret` unwraps it.
+    /// The secret of the node: its `hsm_secret` unwraps it.
     Node(&'a NodeSecret),
-    /// A recipient of age: whoever has its identity unwraps it.
+    /// A recipient of age: its identity unwraps it.
     Recipient(&'a Recipient),
 }
 
@@ -108,7 +108,7 @@ impl KeyFile {
         self.key
     }
 
-    /// When the key was made, in seconds since 1970, by the clock of whoever made it.
+    /// When the key was made, in seconds since 1970, by the clock of the machine that made it.
     pub fn created(&self) -> u64 {
         self.created
     }

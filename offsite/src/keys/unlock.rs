@@ -122,7 +122,7 @@ impl fmt::Display for Keys {
     }
 }
 
-/// The first few of a list: whoever can write to the store can make it long.
+/// The first few of a list, which a hostile store can make long.
 fn listed<T: fmt::Display>(items: &BTreeSet<T>, between: &str) -> String {
     let mut shown: Vec<String> = items.iter().take(LISTED_MAX).map(T::to_string).collect();
     if items.len() > shown.len() {

@@ -21,7 +21,7 @@ use crate::keys::master_key::KeyId;
 /// The length of a header, in bytes.
 pub const HEADER_LEN: usize = 64;
 
-/// The part of a header that anybody can read, in bytes. The rest is the length with its tag.
+/// Length in bytes of the part of a header that is not encrypted. The rest is the length with its tag.
 pub(super) const CLEAR_LEN: usize = 40;
 
 /// The length of a salt, in bytes.
@@ -34,7 +34,7 @@ const SEALED: u8 = 1;
 const NOT_PADDED: u8 = 0;
 const PADDED: u8 = 1;
 
-/// What anybody can read of a header.
+/// The part of a header that is not encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     /// The key; `None` for an object that is not encrypted.
@@ -57,7 +57,7 @@ impl Header {
         bytes
     }
 
-    /// Reads the part that anybody can read of an object of this name and length.
+    /// Reads the part that is not encrypted of an object of this name and length.
     ///
     /// # Errors
     /// When it is of no object, of a later version, or has a field that no object has.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::Seq;
 use common::feed::{Feed, FinishedFile};
 
 use crate::copy_error::CopyError;
@@ -111,7 +112,7 @@ impl Listing {
     /// # Errors
     /// [`CopyError::Ahead`] or [`CopyError::Fork`] when it has, [`CopyError::Backup`] when the backup cannot be read.
     pub fn expect_older_than(&self, feed: &Feed) -> Result<(), CopyError> {
-        let dropped = feed.pruned()?.map_or(0, |pruned| pruned.last.get());
+        let dropped = feed.dropped_through()?.map_or(0, Seq::get);
         let mut own = BTreeMap::new();
         for file in feed.finished_files()? {
             if let FinishedFile::Segment { first, last } = file {

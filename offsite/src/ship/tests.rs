@@ -211,6 +211,24 @@ fn records_that_were_lost_after_they_were_shipped_are_replaced_by_what_followed(
     backup.expect_equal(&copy.source(), 37);
 }
 
+/// Without its state a run ships the logs once more. Cut off in the middle, it hides nothing of what was there.
+#[test]
+fn logs_that_are_shipped_once_more_hide_nothing_that_was_shipped() {
+    for calls in 1..30 {
+        let mut backup = SmallBackup::new();
+        let copy = Copy::of(&backup, SealKind::Node);
+        for _ in 0..5 {
+            backup.record(9);
+            ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+        }
+        std::fs::remove_dir_all(backup.state_directory()).unwrap();
+        copy.store.cut_after(calls, Cut::Before);
+        let _cut: Result<(), CopyError> = copy.shipper(&backup).and_then(|mut shipper| ship_all(&mut shipper));
+        copy.store.heal();
+        backup.expect_equal(&copy.source(), 45);
+    }
+}
+
 #[test]
 fn a_missing_object_among_others_costs_what_follows_and_the_goodbye() {
     let mut backup = SmallBackup::new();

@@ -116,7 +116,7 @@ fn another_host_key_and_another_user_are_told() {
 }
 
 #[test]
-fn nobody_there_is_told() {
+fn a_server_that_is_not_there_is_unreachable() {
     let Some(sshd) = Sshd::start(Access::ReadWrite) else { return };
     let StoreUrl::Sftp(url) = sshd.url("home") else { panic!("a directory of a server") };
     drop(sshd);
