@@ -202,6 +202,8 @@ fn records_that_were_lost_after_they_were_shipped_are_replaced_by_what_followed(
     ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
     backup.expect_equal(&copy.source(), 45);
     backup.put_back(&saved);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    backup.expect_equal(&copy.source(), 5);
     backup.record(2);
     ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
     backup.expect_equal(&copy.source(), 7);
