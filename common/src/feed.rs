@@ -163,6 +163,29 @@ impl Feed {
         Ok(files)
     }
 
+    /// Seq of the first record that the newest sealed state builds on: with the files from there on, the newest version can be opened.
+    /// Everything before is older history.
+    ///
+    /// # Errors
+    /// When the backup cannot be listed, or a segment is damaged.
+    pub fn newest_needs_from(&self) -> Result<Seq, ReadError> {
+        let (history, _) = self.backup.sealed_history()?;
+        let Some(mut from) = history.sealed().last().copied() else { return Ok(Seq::FIRST) };
+        let pruned = self.backup.segments().pruned();
+        let is_dropped = |first| pruned.as_ref().is_some_and(|pruned| pruned.range_of(first).is_some());
+        loop {
+            let footer = self.backup.segments().footer(from)?;
+            match (footer.base, footer.snapshot) {
+                // What is left of those is in `pruned`.
+                (Some(base), _) if is_dropped(base) => return Ok(from),
+                // Always an older one.
+                (Some(base), _) => from = base,
+                (None, Some(snapshot)) => return Ok(from.min(snapshot.seq)),
+                (None, None) => return Ok(from),
+            }
+        }
+    }
+
     /// Seq of the last dropped record; `None` when none was dropped.
     ///
     /// # Errors

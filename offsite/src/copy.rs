@@ -2,8 +2,10 @@
 //!
 //! * [`contents`]: the files that the objects amount to, and [`logs`]: logs put together from their pieces;
 //! * [`statements`]: what the copy says about how current it is;
-//! * [`object_file`]: a file read chunk by chunk, and [`chunks`], which fetches and keeps chunks; [`disk_cache`] keeps them longer.
+//! * [`object_file`]: a file read chunk by chunk, and [`chunks`], which fetches and keeps chunks; [`disk_cache`] keeps them longer;
+//!   `at_once` makes many requests at the same time.
 
+mod at_once;
 pub mod chunks;
 pub mod contents;
 pub mod disk_cache;
@@ -17,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::storage::{Access, Directory, StorageError, StorageOp, StoredFile};
+use common::storage::{Access, Directory, StorageError, StorageOp, StoredFile, Wanted};
 
+use crate::copy::at_once::at_once;
 use crate::copy::chunks::Chunks;
 use crate::copy::contents::{Content, Contents};
 use crate::copy::object_file::read_only;
@@ -28,6 +31,9 @@ use crate::store::Failure;
 
 /// How often the newest logs of a copy are looked for.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The maximum length of a range that is read ahead, in bytes: what is fetched must stay in the cache until it is read.
+const READ_AHEAD_MAX: u64 = 1 << 20;
 
 /// A copy as a directory, which can only be read. What is shipped meanwhile is seen within some seconds.
 #[derive(Debug)]
@@ -60,11 +66,11 @@ impl CopyDirectory {
     /// # Errors
     /// When the store cannot be read.
     pub fn statements(&self) -> Result<Statements, CopyError> {
-        let (holds, shipped) = {
+        let (holds, missing_through, shipped) = {
             let state = self.state()?;
-            (state.contents.holds(), state.contents.newest_shipped())
+            (state.contents.holds(), state.contents.missing_through(), state.contents.newest_shipped())
         };
-        Statements::read(&self.chunks, holds, shipped)
+        Statements::read(&self.chunks, (holds, missing_through), shipped)
     }
 
     /// The state, not older than the poll interval.
@@ -139,6 +145,17 @@ impl Directory for CopyDirectory {
 
     fn may_end_sealed(&self) -> bool {
         true
+    }
+
+    fn will_need(&self, wanted: &[Wanted]) {
+        let opened = wanted.iter().filter_map(|one| Some((self.open(&one.name, Access::Read).ok()?, &one.range)));
+        at_once(&opened.collect::<Vec<_>>(), |(file, range)| {
+            let len = range.end.saturating_sub(range.start).min(READ_AHEAD_MAX);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+            if let Err(error) = file.read_at(&mut bytes, range.start) {
+                log::debug!("{error}: it is not read ahead");
+            }
+        });
     }
 
     fn sync(&self) -> Result<(), StorageError> {

@@ -5,7 +5,7 @@
 //! * [`ship`]: everything that a backup has, and gets, is copied to a store; [`objects`] are named there, [`description`] and
 //!   [`log_bytes`] are what some of them hold;
 //! * [`connect`]: what a store has, and how a copy is begun;
-//! * [`copy`]: a copy, read as the directory of a backup;
+//! * [`copy`]: a copy, read as the directory of a backup; [`prune`]: old history removed from it;
 //! * [`store`]: where objects are: a directory, an SFTP server, or an S3-compatible bucket. Objects are whole, at most
 //!   16 MiB, and written once.
 
@@ -22,6 +22,7 @@ pub mod log_bytes;
 #[cfg(test)]
 mod memory_store;
 pub mod objects;
+pub mod prune;
 pub mod seal;
 pub mod ship;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! | `m/N` | the manifest of the backup; the highest N counts |
 //! | `s/FIRST-LAST.PART-PARTS` | a part of a segment, with the seqs of its first and last record |
 //! | `x/SEQ.PART-PARTS` | a part of a snapshot |
-//! | `p/LAST.PART-PARTS` | a part of `pruned`, with the seq of the last dropped record |
+//! | `p/LAST-RUN.PART-PARTS` | a part of `pruned`, with the seq of the last dropped record; RUN is 0 for that of the node, and counts the prunings of the copy |
 //! | `t/LOG/EPOCH-RANDOM.N` | consecutive bytes of the log that begins with the record LOG |
 //!
 //! Numbers have leading zeros, so that names sort like them.
@@ -76,6 +76,8 @@ pub enum File {
     Pruned {
         /// Seq of the last dropped record.
         last: u64,
+        /// 0 for the file of the node; one more for each pruning of the copy.
+        run: u32,
     },
     /// A segment.
     Segment {
@@ -99,7 +101,7 @@ impl File {
         match self {
             Self::Snapshot { seq } => format!("{}{seq:020}.", Self::SNAPSHOTS),
             Self::Segment { first, last } => format!("{}{first:020}-{last:020}.", Self::SEGMENTS),
-            Self::Pruned { last } => format!("{}{last:020}.", Self::PRUNED),
+            Self::Pruned { last, run } => format!("{}{last:020}-{run:010}.", Self::PRUNED),
         }
     }
 }
@@ -183,7 +185,10 @@ impl Object {
                         File::Segment { first: first.parse().ok()?, last: last.parse().ok()? }
                     }
                     "x" => File::Snapshot { seq: file.parse().ok()? },
-                    "p" => File::Pruned { last: file.parse().ok()? },
+                    "p" => {
+                        let (last, run) = file.split_once('-')?;
+                        File::Pruned { last: last.parse().ok()?, run: run.parse().ok()? }
+                    }
                     _ => return None,
                 };
                 (1..=part.of).contains(&part.number).then_some(Self::Part(file, part))
@@ -221,7 +226,7 @@ mod tests {
             Object::Manifest(1),
             Object::Part(File::Segment { first: 1, last: u64::MAX }, part),
             Object::Part(File::Snapshot { seq: 5 }, part),
-            Object::Part(File::Pruned { last: 5 }, part),
+            Object::Part(File::Pruned { last: 5, run: 1 }, part),
             Object::Tail(Tail { log: 9, run, number: 4 }),
         ]
     }
@@ -239,7 +244,7 @@ mod tests {
                 "m/0000000001",
                 "s/00000000000000000001-18446744073709551615.000002-000003",
                 "x/00000000000000000005.000002-000003",
-                "p/00000000000000000005.000002-000003",
+                "p/00000000000000000005-0000000001.000002-000003",
                 "t/00000000000000000009/0000000007-000000ab.0000000004",
             ]
         );

@@ -28,7 +28,7 @@ use crate::seal::layout::Padding;
 use crate::ship::listing::Listing;
 use crate::ship::state::{ShipState, StateFile, Uploading};
 use crate::ship::uploads::Uploads;
-use crate::store::Store;
+use crate::store::{ConditionalPut, Store};
 
 /// Bytes of a file in each of its parts but the last.
 pub const PART_BYTES: u64 = 8 << 20;
@@ -59,6 +59,8 @@ pub struct Shipper {
     uploads: Uploads,
     copy: Uuid,
     run: Run,
+    /// What the store does with a name that is taken.
+    conditional_put: ConditionalPut,
     feed: Feed,
     listing: Listing,
     state: StateFile,
@@ -97,7 +99,7 @@ impl Shipper {
         let state = StateFile::new(state_directory, copy);
         let lock = state.lock()?;
         // First of all: from now on the goodbye of an earlier run does not count.
-        let run = claim(&mut uploads)?;
+        let (run, conditional_put) = claim(&mut uploads)?;
         let listing = Listing::read(uploads.store())?;
         let resumed = Self::resumed(&backup, &uploads, &state, copy)?;
         let begins_anew = resumed.is_none();
@@ -111,6 +113,7 @@ impl Shipper {
             uploads,
             copy,
             run,
+            conditional_put,
             feed,
             listing,
             state,
@@ -147,6 +150,11 @@ impl Shipper {
         self.run
     }
 
+    /// What the store does with a name that is taken.
+    pub fn conditional_put(&self) -> ConditionalPut {
+        self.conditional_put
+    }
+
     /// Seq behind the last record that the copy has: of its segments, or of the logs that were shipped in this run.
     pub fn shipped(&self) -> u64 {
         let logs = if self.uses_logs { self.shipped.next_seq } else { 1 };
@@ -158,10 +166,7 @@ impl Shipper {
     /// # Errors
     /// When the backup cannot be listed.
     pub fn holds(&self) -> Result<u64, CopyError> {
-        let first_missing = self.feed.finished_files()?.into_iter().filter_map(|found| {
-            let (file, first) = file_of(found);
-            (!self.listing.is_complete(file)).then_some(first)
-        });
+        let first_missing = self.missing_files()?.into_iter().map(|found| file_of(found).1);
         Ok(first_missing.min().unwrap_or(u64::MAX).min(self.shipped()))
     }
 
@@ -178,7 +183,8 @@ impl Shipper {
         &self.uploads
     }
 
-    /// Ships the next part of a snapshot or segment, or `pruned`, that the copy lacks: snapshots first, each from old to new.
+    /// Ships the next part of a snapshot or segment, or `pruned`, that the copy lacks. What the newest version needs comes first,
+    /// from old to new; then the older history, from new to old.
     ///
     /// # Errors
     /// When the store refuses, or the backup cannot be read.
@@ -186,13 +192,35 @@ impl Shipper {
         if self.ship_pruned()? == Step::Stored {
             return Ok(Step::Stored);
         }
-        for found in self.feed.finished_files()? {
+        for found in self.missing_files()? {
             let (file, _) = file_of(found);
-            if !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored {
+            if self.ship_part(file, &found.name())? == Step::Stored {
                 return Ok(Step::Stored);
             }
         }
         Ok(Step::Nothing)
+    }
+
+    /// The files that the copy lacks, in the order in which they are shipped. What was pruned from the copy is not missing.
+    fn missing_files(&self) -> Result<Vec<FinishedFile>, CopyError> {
+        let pruned = self.listing.pruned_through();
+        let is_missing = |found: &FinishedFile| {
+            let last = match file_of(*found).0 {
+                File::Segment { last, .. } => last,
+                File::Snapshot { seq } => seq,
+                File::Pruned { .. } => 0,
+            };
+            last > pruned && !self.listing.is_complete(file_of(*found).0)
+        };
+        let missing: Vec<_> = self.feed.finished_files()?.into_iter().filter(is_missing).collect();
+        if missing.len() < 2 {
+            return Ok(missing);
+        }
+        let needed_from = self.feed.newest_needs_from()?.get();
+        let (mut needed, older): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|found| file_of(*found).1 >= needed_from);
+        needed.extend(older.into_iter().rev());
+        Ok(needed)
     }
 
     /// Ships the file `pruned` when the copy lacks records that were dropped, and has no file that covers them.
@@ -202,7 +230,7 @@ impl Shipper {
         if missing == 0 || self.listing.pruned_covers(missing) {
             return Ok(Step::Nothing);
         }
-        self.ship_part(File::Pruned { last: dropped.get() }, format::names::PRUNED)
+        self.ship_part(File::Pruned { last: dropped.get(), run: 0 }, format::names::PRUNED)
     }
 
     /// Ships the first missing part of a file; nothing when the file is gone.
@@ -341,15 +369,15 @@ fn file_of(found: FinishedFile) -> (File, u64) {
 }
 
 /// Claims the copy for a new run.
-fn claim(uploads: &mut Uploads) -> Result<Run, CopyError> {
+fn claim(uploads: &mut Uploads) -> Result<(Run, ConditionalPut), CopyError> {
     let highest = claims(uploads)?.into_iter().map(|run| run.epoch).max().unwrap_or(0);
     let random = Uuid::new_v4().as_fields().0;
     let run = Run { epoch: highest.saturating_add(1), random };
     let name = Object::Claim(run).to_string();
     let claim = to_json(&name, &Claim { time: Timestamp::now().as_micros() })?;
-    uploads.put(&name, &claim, Padding::PowerOfTwo)?;
+    let conditional_put = uploads.put_and_probe(&name, &claim)?;
     check_claim(uploads, run)?;
-    Ok(run)
+    Ok((run, conditional_put))
 }
 
 fn check_claim(uploads: &Uploads, own: Run) -> Result<(), CopyError> {

@@ -30,6 +30,16 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+/// Commits a transaction, with something done before its COMMIT.
+fn commit(database: &mut Connection, statements: &[Cow<'_, str>], before: impl FnOnce()) {
+    let transaction = database.transaction().unwrap();
+    for statement in statements {
+        transaction.execute(statement, []).unwrap();
+    }
+    before();
+    transaction.commit().unwrap();
+}
+
 /// A backup in a temporary directory, and the database of its node.
 pub struct SmallBackup {
     dir: TempDir,
@@ -100,40 +110,47 @@ impl SmallBackup {
 
     /// Records changes; each is different from all others.
     pub fn record(&mut self, count: u32) {
+        self.record_at(count, Timestamp::now());
+    }
+
+    /// Like [`record`](Self::record), at a time.
+    pub fn record_at(&mut self, count: u32, received_at: Timestamp) {
         let mut database = Connection::open(self.database()).unwrap();
         let mut writer = BackupWriter::open(self.dir.path(), LIMITS).unwrap();
         for _ in 0..count {
-            let version = self.version + 1;
-            let mut statements: Vec<Cow<'_, str>> = Vec::new();
-            if version == 1 {
-                statements.push("CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER, blobval BLOB)".into());
-                statements.push("INSERT INTO vars (name, intval) VALUES ('data_version', 0)".into());
-                statements.push("CREATE TABLE notes (id INTEGER PRIMARY KEY, note TEXT)".into());
-            }
-            statements.push(format!("INSERT INTO notes (note) VALUES ('{}')", Uuid::new_v4()).into());
-            statements
-                .push(format!("UPDATE notes SET note = note || '{version}' WHERE id % 3 = {}", version % 3).into());
-            statements.push(
-                format!(
-                    "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {}",
-                    self.version
-                )
-                .into(),
-            );
-            let write = DbWrite {
-                data_version: DataVersion::new(version),
-                statements: &statements,
-                received_at: Timestamp::now(),
-            };
+            let statements = self.next_statements();
+            let data_version = DataVersion::new(self.version);
+            let write = DbWrite { data_version, statements: &statements, received_at };
             // As lightningd does: the hook is called before the COMMIT.
-            let transaction = database.transaction().unwrap();
-            for statement in &statements {
-                transaction.execute(statement, []).unwrap();
-            }
-            writer.record(&write).unwrap();
-            transaction.commit().unwrap();
-            self.version = version;
+            commit(&mut database, &statements, || {
+                let _recorded = writer.record(&write).unwrap();
+            });
         }
+    }
+
+    /// Commits a change that is not recorded, and records one behind it: the gap is healed by a snapshot.
+    pub fn record_after_a_gap(&mut self) {
+        commit(&mut Connection::open(self.database()).unwrap(), &self.next_statements(), || {});
+        self.lock.on_gap = OnGap::Heal;
+        self.lock.update(self.dir.path()).unwrap();
+        self.record(1);
+    }
+
+    /// The statements of the next version, which it becomes.
+    fn next_statements(&mut self) -> Vec<Cow<'static, str>> {
+        let (before, version) = (self.version, self.version + 1);
+        self.version = version;
+        let mut statements: Vec<Cow<'_, str>> = Vec::new();
+        if version == 1 {
+            statements.push("CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER, blobval BLOB)".into());
+            statements.push("INSERT INTO vars (name, intval) VALUES ('data_version', 0)".into());
+            statements.push("CREATE TABLE notes (id INTEGER PRIMARY KEY, note TEXT)".into());
+        }
+        statements.push(format!("INSERT INTO notes (note) VALUES ('{}')", Uuid::new_v4()).into());
+        statements.push(format!("UPDATE notes SET note = note || '{version}' WHERE id % 3 = {}", version % 3).into());
+        let bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval =";
+        statements.push(format!("{bump} {before}").into());
+        statements
     }
 
     /// Seals the finished logs.
@@ -150,6 +167,11 @@ impl SmallBackup {
 
     /// Expects what is read from `source` to have exactly the first `newest` versions of this backup, byte for byte.
     pub fn expect_equal(&self, source: &Source, newest: u32) {
+        self.expect_equal_from(source, 1, newest);
+    }
+
+    /// Like [`expect_equal`](Self::expect_equal), for the versions from `oldest` on.
+    pub fn expect_equal_from(&self, source: &Source, oldest: u32, newest: u32) {
         let copied = Arc::new(Backup::open(source).unwrap());
         let (history, read) = copied.read_history();
         read.unwrap();
@@ -157,7 +179,7 @@ impl SmallBackup {
         let own = self.open();
         let (own_history, read) = own.read_history();
         read.unwrap();
-        for version in 1..=newest {
+        for version in oldest..=newest {
             let of = |backup: &Arc<Backup>, history: &common::History| {
                 let version = history.version(DataVersion::new(version)).unwrap().unwrap();
                 let view = View::open(backup, &history.plan(&version).unwrap()).unwrap();

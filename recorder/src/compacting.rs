@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::KeepPolicy;
 use common::Timestamp;
 use common::compact::{ClockInDoubt, CompactProgress, Compaction, CompactionFields, Force};
+use common::{BackupUrl, BackupUrlError, KeepPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -244,7 +244,7 @@ async fn compact(
 ) -> Result<Value, String> {
     let compaction = if dry_run {
         tokio::task::spawn_blocking(move || {
-            let url = url.parse().map_err(|error| format!("{error}"))?;
+            let url: BackupUrl = url.parse().map_err(|error: BackupUrlError| error.to_string())?;
             let planned = common::compact::plan_compaction(&url, &policy, &mut || std::ops::ControlFlow::Continue(()));
             let planned = planned.map_err(|error| with_causes(&error))?;
             planned.ok_or_else(|| "interrupted".to_owned())

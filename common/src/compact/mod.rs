@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::backup::removal::remove_dropped;
 use crate::config::keep_policy::{KeepPolicy, KeepPolicyError};
 pub use clock::{Clock, ClockInDoubt, ClockWatch, Force};
-pub use offline::{CompactBackupError, compact_backup, plan_compaction};
+pub use offline::{CompactBackupError, compact_backup, compact_copy, plan_compaction};
 use plan::Plan;
 
 use crate::backup::Backup;
@@ -115,6 +115,9 @@ impl Manner {
 
     /// The manner for a backup without a recorder; it may be mounted.
     pub const FULL: Self = Self { pace: Pace::Full, grace: Duration::from_secs(2) };
+
+    /// The manner for a copy: those who read it hold no files open.
+    pub const AT_ONCE: Self = Self { pace: Pace::Full, grace: Duration::ZERO };
 }
 
 /// The stage of a compaction.

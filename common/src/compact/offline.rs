@@ -8,6 +8,7 @@ use super::{Clock, CompactError, CompactOutcome, CompactProgress, Compaction, Ke
 use crate::backup::Backup;
 use crate::backup::OpenError;
 use crate::backup::shared_lock::SharedLock;
+use crate::backup::source::Source;
 use crate::config::backup_url::BackupUrl;
 use crate::log::{RecoverError, recover};
 use crate::storage::StorageError;
@@ -88,17 +89,34 @@ pub fn compact_backup(
     Ok(backup.compact(policy, (Timestamp::now(), clock), Manner::FULL, &lock, watch)?)
 }
 
-/// Plans a compaction of the backup at `url`, including the check of the clock. Takes no lock and changes nothing. `None` when
+/// Compacts a copy of a backup, which nothing else compacts: a copy has no lock, and no log of it is ever torn. `watch` is called
+/// repeatedly, and can break.
+///
+/// # Errors
+/// When the copy cannot be read completely, the clock may be wrong, or it cannot be changed.
+pub fn compact_copy(
+    source: impl Into<Source>,
+    policy: &KeepPolicy,
+    clock: Clock<'_>,
+    watch: &mut dyn FnMut(CompactProgress) -> ControlFlow<()>,
+) -> Result<CompactOutcome, CompactBackupError> {
+    policy.check().map_err(CompactError::from)?;
+    let backup = Arc::new(Backup::open(source)?);
+    let lock = SharedLock::of(backup.directory().lock(names::LOCK)?);
+    Ok(backup.compact(policy, (Timestamp::now(), clock), Manner::AT_ONCE, &lock, watch)?)
+}
+
+/// Plans a compaction of the backup at `source`, including the check of the clock. Takes no lock and changes nothing. `None` when
 /// `watch` has broken.
 ///
 /// # Errors
 /// When the backup cannot be read completely.
 pub fn plan_compaction(
-    url: &BackupUrl,
+    source: impl Into<Source>,
     policy: &KeepPolicy,
     watch: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<Compaction>, CompactBackupError> {
     policy.check().map_err(CompactError::from)?;
-    let backup = Arc::new(Backup::open(url)?);
+    let backup = Arc::new(Backup::open(source)?);
     Ok(prepare(&backup, policy, Timestamp::now(), Clock::Unwatched, watch)?.map(|prepared| prepared.compaction))
 }

@@ -14,7 +14,7 @@ use crate::config::keep_policy::KeepPolicy;
 use crate::config::offsite::OffsiteEntry;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::config::python_lock::PythonLock;
-use crate::storage::regular_file::open_regular_file;
+use crate::storage::small_file::read_small_file;
 use crate::storage::unfinished::{Unfinished, Workplace};
 use crate::storage::unused_name::unused_name;
 use format::units::Timestamp;
@@ -284,18 +284,6 @@ impl BackupLock {
     pub fn database_path(&self, lightning_dir: &Path) -> PathBuf {
         lightning_dir.join(self.database.as_deref().unwrap_or(Path::new(Self::DATABASE)))
     }
-}
-
-/// Reads a small regular file, without waiting on a FIFO.
-pub(crate) fn read_small_file(path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
-    use std::io::Read;
-    let file = open_regular_file(path)?;
-    if file.metadata()?.len() > len_max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
-    }
-    let mut bytes = Vec::new();
-    file.take(len_max).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

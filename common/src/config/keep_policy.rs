@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,13 @@ impl TryFrom<String> for KeepSpan {
 impl From<KeepSpan> for String {
     fn from(span: KeepSpan) -> Self {
         span.to_string()
+    }
+}
+
+impl KeepSpan {
+    /// The span as a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.seconds)
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::keep_policy::KeepSpan;
+
 /// When new changes are shipped to a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -110,6 +112,9 @@ pub struct OffsiteEntry {
     /// The proxy that a bucket is reached through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+    /// How often a restore of the newest version is rehearsed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearse: Option<KeepSpan>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config::backup_lock::BackupLock;
-use crate::config::backup_lock::read_small_file;
+use crate::storage::small_file::read_small_file;
 
 /// A `backup.lock` of the Python plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]

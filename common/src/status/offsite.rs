@@ -1,18 +1,21 @@
 //! [`OffsiteStatus`]: how an off-site copy stands, as `backupfs ship` leaves it in a file beside the database.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::backup_lock::read_small_file;
 use crate::config::offsite::OffsiteEntry;
+use crate::storage::small_file::{read_small_file, replace_small_file};
+use format::units::{DataVersion, Timestamp};
 
 /// Name of the directory in the lightning-dir.
 const DIRECTORY: &str = "backupfs.offsite";
 
-/// Suffix of the file's name.
-const SUFFIX: &str = "status";
+/// Suffixes of the names of the files: of the status, and of the last rehearsal, which another process may write.
+const STATUS: &str = "status";
+const REHEARSAL: &str = "rehearsal";
 
 /// Maximum length of the file in bytes.
 const LEN_MAX: u64 = 64 << 10;
@@ -57,30 +60,108 @@ pub struct OffsiteStatus {
     pub objects: u64,
     /// Number of bytes uploaded in this run.
     pub bytes: u64,
+    /// Number of uploads since midnight (UTC), failed ones included, as far as this run made them.
+    #[serde(default)]
+    pub puts_today: u64,
+    /// Whether the store refuses to replace an object that must be new: `enforced`, `ignored` or `refused` (it does not know the
+    /// condition); `None` while that is not known.
+    #[serde(default)]
+    pub conditional_put: Option<String>,
     /// What opens the copy.
     pub key: Option<String>,
     /// When this was written, as RFC 3339 writes it; empty if it never was.
     pub updated: String,
+    /// When a restore of the newest version was last rehearsed with success, as RFC 3339 writes it.
+    #[serde(default)]
+    pub last_verified: Option<String>,
+    /// That version.
+    #[serde(default)]
+    pub last_verified_version: Option<u32>,
+    /// Why the last rehearsal failed; `None` when it did not, or there was none.
+    #[serde(default)]
+    pub rehearsal_error: Option<String>,
+}
+
+/// The outcome of the rehearsals of a copy, in a file of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsiteRehearsal {
+    /// When the last one began, in microseconds since 1970.
+    pub attempted: i64,
+    /// When the last one that succeeded began, in microseconds since 1970.
+    pub verified: Option<i64>,
+    /// The version that it restored.
+    pub version: Option<u32>,
+    /// Why the last one failed.
+    pub error: Option<String>,
+}
+
+impl OffsiteRehearsal {
+    /// The outcome so far; `None` when there was no rehearsal, or the file cannot be read.
+    pub fn read(lightning_dir: &Path, url: &str) -> Option<Self> {
+        let bytes = read_small_file(&file(lightning_dir, url, REHEARSAL), LEN_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Notes a rehearsal that began at `attempted`: the version that it restored, or why it failed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(
+        lightning_dir: &Path,
+        url: &str,
+        attempted: Timestamp,
+        outcome: Result<DataVersion, String>,
+    ) -> io::Result<()> {
+        let before = Self::read(lightning_dir, url).unwrap_or_default();
+        let attempted = attempted.as_micros();
+        let now = match outcome {
+            Ok(version) => Self { attempted, verified: Some(attempted), version: Some(version.get()), error: None },
+            Err(error) => Self { attempted, error: Some(error), ..before },
+        };
+        replace_small_file(&file(lightning_dir, url, REHEARSAL), &serde_json::to_vec(&now)?)
+    }
+}
+
+/// The file of the copy with this URL: a checksum of the URL is enough for the few copies of a node.
+fn file(lightning_dir: &Path, url: &str, suffix: &str) -> PathBuf {
+    let sum = crc32c::crc32c(url.as_bytes());
+    offsite_directory(lightning_dir).join(format!("{sum:08x}.{suffix}"))
 }
 
 impl OffsiteStatus {
-    /// The file of the copy with this URL: a checksum of the URL is enough for the few copies of a node.
-    pub fn path(lightning_dir: &Path, url: &str) -> PathBuf {
-        let sum = crc32c::crc32c(url.as_bytes());
-        offsite_directory(lightning_dir).join(format!("{sum:08x}.{SUFFIX}"))
-    }
-
     /// The status of a copy; `None` when nothing has been shipped to it yet, or the file cannot be read.
     pub fn read(lightning_dir: &Path, url: &str) -> Option<Self> {
-        let bytes = read_small_file(&Self::path(lightning_dir, url), LEN_MAX).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(|status: &Self| status.url == url)
+        let bytes = read_small_file(&file(lightning_dir, url, STATUS), LEN_MAX).ok()?;
+        let mut status = serde_json::from_slice(&bytes).ok().filter(|status: &Self| status.url == url)?;
+        status.add_rehearsal(lightning_dir);
+        Some(status)
+    }
+
+    fn add_rehearsal(&mut self, lightning_dir: &Path) {
+        let Some(rehearsal) = OffsiteRehearsal::read(lightning_dir, &self.url) else { return };
+        self.last_verified = rehearsal.verified.and_then(Timestamp::from_micros).map(|at| at.to_string());
+        (self.last_verified_version, self.rehearsal_error) = (rehearsal.version, rehearsal.error);
+    }
+
+    /// Replaces the file. It is not synced: nothing depends on it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, lightning_dir: &Path) -> io::Result<()> {
+        replace_small_file(&file(lightning_dir, &self.url, STATUS), &serde_json::to_vec(self)?)
     }
 
     /// The status of each copy of `backup.lock`; that of one that was not shipped to yet has only a URL.
     pub fn of_all(lightning_dir: &Path, entries: &[OffsiteEntry]) -> Vec<Self> {
         entries
             .iter()
-            .map(|entry| Self::read(lightning_dir, &entry.url).unwrap_or_else(|| Self::new(&entry.url)))
+            .map(|entry| {
+                Self::read(lightning_dir, &entry.url).unwrap_or_else(|| {
+                    let mut status = Self::new(&entry.url);
+                    status.add_rehearsal(lightning_dir);
+                    status
+                })
+            })
             .collect()
     }
 
@@ -96,14 +177,21 @@ impl OffsiteStatus {
             last_error: None,
             objects: 0,
             bytes: 0,
+            puts_today: 0,
+            conditional_put: None,
             key: None,
             updated: String::new(),
+            last_verified: None,
+            last_verified_version: None,
+            rehearsal_error: None,
         }
     }
 
-    /// Removes the file of a copy.
+    /// Removes what was noted of a copy.
     pub fn remove(lightning_dir: &Path, url: &str) {
-        // It may never have been written.
-        let _: std::io::Result<()> = fs::remove_file(Self::path(lightning_dir, url));
+        for suffix in [STATUS, REHEARSAL] {
+            // It may never have been written.
+            let _: io::Result<()> = fs::remove_file(file(lightning_dir, url, suffix));
+        }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod owner;
 pub(crate) mod read_error;
 mod real;
 pub mod regular_file;
+pub mod small_file;
 mod staging;
 mod trouble;
 pub(crate) mod unfinished;
@@ -174,6 +175,12 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has the lock.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
 
+    /// Reads ahead what is going to be read, where each read has a long way; elsewhere does nothing. Returns when that is done. What
+    /// cannot be read ahead is not reported: the read of it fails.
+    fn will_need(&self, wanted: &[Wanted]) {
+        let _ = wanted;
+    }
+
     /// Whether the records may end with a segment. A recorder always leaves a log behind it; a copy has one only once its first record
     /// was copied.
     fn may_end_sealed(&self) -> bool {
@@ -191,6 +198,15 @@ pub trait Directory: fmt::Debug + Send + Sync {
     fn foreground(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         file
     }
+}
+
+/// Bytes of a file that are going to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Name of the file.
+    pub name: String,
+    /// The range of bytes.
+    pub range: Range<u64>,
 }
 
 /// Length and modification time of a file: both stay the same while the file is not written to. Device and inode are not used:

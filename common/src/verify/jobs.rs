@@ -81,9 +81,11 @@ pub(super) fn check_all(
     let work = || {
         while let Some((part, bytes)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
             match part {
+                // Its beginning and its end were read when it was opened.
+                Job::Segment(_) if depth == Depth::Chain => {}
                 Job::Segment(file) => check_segment(backup, file, depth, &found),
-                Job::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, &found),
-                Job::Pruned => check_pruned(backup, &found),
+                Job::Snapshot(id, data_version) => check_one_snapshot(backup, *id, *data_version, depth, &found),
+                Job::Pruned => check_pruned(backup, depth, &found),
             }
             progress.add(*bytes);
         }
@@ -168,8 +170,9 @@ fn versions_around(backup: &Backup, file: &SegmentFile, index: &RecordIndex, key
 }
 
 /// Checks every byte of `pruned`; which parts of it versions need is determined elsewhere.
-fn check_pruned(backup: &Backup, found: &Mutex<Found>) {
+fn check_pruned(backup: &Backup, depth: Depth, found: &Mutex<Found>) {
     match PrunedFile::open_named(backup.directory(), backup.manifest().uuid, names::PRUNED) {
+        Ok(_) if depth == Depth::Chain => {}
         Ok(pruned) => pruned.check(&mut |segment, error| {
             let mut found = lock(found);
             found.findings.add_read(&error);
@@ -179,8 +182,14 @@ fn check_pruned(backup: &Backup, found: &Mutex<Found>) {
     }
 }
 
-fn check_one_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>, found: &Mutex<Found>) {
-    let check = check_snapshot(backup, id, data_version);
+fn check_one_snapshot(
+    backup: &Backup,
+    id: SnapshotId,
+    data_version: Option<DataVersion>,
+    depth: Depth,
+    found: &Mutex<Found>,
+) {
+    let check = check_snapshot(backup, id, data_version, depth);
     // A delta may have become part of a segment meanwhile.
     let is_gone = |problem: &crate::storage::read_error::ReadError| {
         matches!(problem, crate::storage::read_error::ReadError::Storage(error) if error.is_not_found())

@@ -51,6 +51,9 @@ use format::units::DataVersion;
 /// The extent of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Depth {
+    /// Beginnings and ends of segments and snapshots, whether each segment continues the one before it, and all logs. What lies
+    /// between is not read: enough to find out what a copy elsewhere lacks.
+    Chain,
     /// Checksums and stored structures.
     Quick,
     /// Checksums, stored structures, and that replay yields the stored pages.

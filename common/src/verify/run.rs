@@ -55,7 +55,7 @@ pub fn verify(
     // While a segment cannot be read, its log counts if it still exists.
     let is_instead = |first: &Seq| baseline.history.oldest_log().is_none_or(|log| first < &log);
     let firsts: Vec<Seq> = firsts.into_iter().filter(is_instead).collect();
-    let sealed = sealed::open_all(&backup, &firsts, oldest, behind, &mut found.findings);
+    let sealed = sealed::open_all(&backup, &firsts, (oldest, behind), scope.depth, &mut found.findings);
     found.unreadable.segments.extend(sealed.iter().filter(|one| one.file.is_none()).map(|one| one.first));
     let mut verification = Verification {
         backup,
@@ -115,12 +115,16 @@ impl Verification {
         let progress = Progress { done_bytes: AtomicU64::new(0), total_bytes, watch };
         let found = std::mem::take(&mut self.found);
         self.found = check_all(&self.backup, &parts, self.depth, found, &progress);
-        sealed::check_links(&self.backup, &self.sealed, self.ordinals, &mut self.found.findings);
-        self.reach(is_whole);
+        sealed::check_links(&self.backup, &self.sealed, self.ordinals, self.depth, &mut self.found.findings);
+        if self.depth != Depth::Chain {
+            self.reach(is_whole);
+        }
         self.check_logs();
         let lost = sealed::cost_of_unopened(&self.sealed, self.ordinals, &mut self.found.findings);
         self.lost.extend(&lost);
-        self.open_what_damage_reaches();
+        if self.depth != Depth::Chain {
+            self.open_what_damage_reaches();
+        }
         if is_whole {
             self.check_names();
             spool::check(&self.backup, &mut self.found.findings);

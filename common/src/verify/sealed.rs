@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::VersionRanges;
 use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
+use super::{Depth, VersionRanges};
 use crate::backup::Backup;
 use crate::segment::SegmentFile;
 use crate::segment::timeline::Timeline;
 use crate::storage::read_error::ReadError;
+use crate::storage::{Access, Wanted};
 use format::pruned_directory::PrunedRange;
 use format::record::first_link;
-use format::segment::{FollowedBy, SegmentFooter};
+use format::segment::{FollowedBy, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter};
 use format::snapshot_ref::DeltaBase;
 use format::units::Seq;
 use format::{Damage, names};
@@ -41,13 +42,30 @@ impl Sealed {
     }
 }
 
+/// The number of segments whose beginnings and ends are fetched at once.
+const FETCHED_AT_ONCE: usize = 512;
+
+/// Has the beginnings and ends of these segments fetched at once, where each read has a long way.
+fn fetch_ends(backup: &Backup, firsts: &[Seq]) {
+    let directory = &**backup.directory();
+    let mut wanted = Vec::with_capacity(firsts.len() * 2);
+    for name in firsts.iter().map(|&first| names::segment(first)) {
+        // Whatever is wrong with it is found when it is opened.
+        let Ok(len) = directory.open(&name, Access::Read).and_then(|file| file.read_len()) else { continue };
+        let end = len.saturating_sub(SEGMENT_FOOTER_LEN as u64)..len;
+        wanted.push(Wanted { name: name.clone(), range: 0..SEGMENT_HEADER_LEN as u64 });
+        wanted.push(Wanted { name, range: end });
+    }
+    directory.will_need(&wanted);
+}
+
 /// Opens the segments that begin with these seqs, ascending. `oldest` is the ordinal of the first version of the backup, `behind`
 /// that of the first unsealed version.
 pub(super) fn open_all(
     backup: &Backup,
     firsts: &[Seq],
-    oldest: u64,
-    behind: Option<u64>,
+    (oldest, behind): (u64, Option<u64>),
+    depth: Depth,
     findings: &mut Findings,
 ) -> Vec<Sealed> {
     let mut all: Vec<Sealed> = Vec::new();
@@ -57,7 +75,10 @@ pub(super) fn open_all(
         let range = pruned.as_ref().and_then(|pruned| pruned.range_at(next));
         range.map_or(next, |range| range.last_seq.next())
     };
-    for &first in firsts {
+    for (at, &first) in firsts.iter().enumerate() {
+        if depth == Depth::Chain && at % FETCHED_AT_ONCE == 0 {
+            fetch_ends(backup, &firsts[at..firsts.len().min(at + FETCHED_AT_ONCE)]);
+        }
         let opened = backup.segments().open(first);
         let expected = match all.last() {
             None => Some(Seq::FIRST),
@@ -118,7 +139,14 @@ pub(super) fn cost_of_unopened(sealed: &[Sealed], (first, last): (u64, u64), fin
 }
 
 /// Checks that each segment of `sealed` with versions in this range of ordinals continues the one before it.
-pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u64, u64), findings: &mut Findings) {
+/// What a segment builds on is compared with its first record, unless only the chain is asked for.
+pub(super) fn check_links(
+    backup: &Backup,
+    sealed: &[Sealed],
+    (first, last): (u64, u64),
+    depth: Depth,
+    findings: &mut Findings,
+) {
     for (position, one) in sealed.iter().enumerate() {
         if (first, last) != (0, OPEN) && !one.is_within(first, last) {
             continue;
@@ -146,7 +174,9 @@ pub(super) fn check_links(backup: &Backup, sealed: &[Sealed], (first, last): (u6
         if let Some(link) = before.link(backup) {
             check_link(file, link, &mut problems);
         }
-        problems.extend(check_base(backup, file, before.segment()).err());
+        if depth != Depth::Chain {
+            problems.extend(check_base(backup, file, before.segment()).err());
+        }
         for problem in problems {
             let at = findings.add_read(&problem);
             findings.cost(&at, |finding| finding.in_doubt.add(one.ordinals.0, one.ordinals.1));

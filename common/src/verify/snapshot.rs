@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::Depth;
 use crate::backup::Backup;
 use crate::storage::read_error::ReadError;
 use format::Damage;
@@ -16,8 +17,13 @@ pub(super) struct SnapshotCheck {
     pub(super) unreadable: Vec<RangeInclusive<u32>>,
 }
 
-/// Reads every page of the snapshot. `data_version` is that of its record, if known.
-pub(super) fn check_snapshot(backup: &Backup, id: SnapshotId, data_version: Option<DataVersion>) -> SnapshotCheck {
+/// Reads every page of the snapshot, or with [`Depth::Chain`] its beginning and end. `data_version` is that of its record, if known.
+pub(super) fn check_snapshot(
+    backup: &Backup,
+    id: SnapshotId,
+    data_version: Option<DataVersion>,
+    depth: Depth,
+) -> SnapshotCheck {
     let mut check = SnapshotCheck::default();
     let file = match backup.open_snapshot(id) {
         Ok(file) => file,
@@ -30,6 +36,9 @@ pub(super) fn check_snapshot(backup: &Backup, id: SnapshotId, data_version: Opti
     if data_version.is_some_and(|recorded| recorded != file.header().data_version) {
         let damage = Damage::Contradiction("it is of another version than its record says");
         check.problems.push(ReadError::damaged(file.path(), 0, damage));
+    }
+    if depth == Depth::Chain {
+        return check;
     }
     let mut pages = Vec::new();
     for group in 0..file.groups() {

@@ -129,7 +129,7 @@ impl Bars {
         }
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some((_, mut bar)) = self.0.take() {
             bar.finish();
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use common::{Timestamp, counted};
 use offsite::copy::statements::{LastWord, Statements};
+use serde_json::{Value, json};
 
 use crate::mount::readme_text::shell_word;
 
@@ -14,8 +15,15 @@ fn time(word: &LastWord) -> String {
 /// The three statements.
 pub(super) fn text(statements: &Statements) -> String {
     let holds = statements.holds.saturating_sub(1);
+    let missing = match statements.missing_through {
+        0 => String::new(),
+        through => format!(
+            " It LACKS some of the records up to {through}: they were not shipped yet, or were lost. Versions that need them cannot be \
+             opened."
+        ),
+    };
     let Some(word) = &statements.last_word else {
-        return format!("The copy holds everything up to record {holds}. It does not say how far the node was.");
+        return format!("The copy goes up to record {holds}.{missing} It does not say how far the node was.");
     };
     let at = time(word);
     let acknowledged = match statements.missing() {
@@ -28,9 +36,24 @@ pub(super) fn text(statements: &Statements) -> String {
         }
         false => "It has not said goodbye since: more may have followed, which the copy does not have.",
     };
-    format!(
-        "The copy holds everything up to record {holds}, and its chain of checksums is whole.\n{acknowledged}\n{goodbye}"
-    )
+    let holds = match missing.as_str() {
+        "" => format!("The copy holds everything up to record {holds}, and its chain of checksums is whole."),
+        missing => format!("The copy goes up to record {holds}.{missing}"),
+    };
+    format!("{holds}\n{acknowledged}\n{goodbye}")
+}
+
+/// The three statements, as JSON.
+pub(super) fn to_json(statements: &Statements) -> Value {
+    let word = statements.last_word.as_ref();
+    json!({
+        "holds_through": statements.holds.saturating_sub(1),
+        "missing_through": (statements.missing_through > 0).then_some(statements.missing_through),
+        "acknowledged_through": word.map(|word| word.acknowledged.saturating_sub(1)),
+        "at": word.and_then(|word| Timestamp::from_micros(word.time)).map(|at| at.to_string()),
+        "goodbye": word.is_some_and(|word| word.goodbye),
+        "complete": statements.is_complete(),
+    })
 }
 
 /// Why the copy does not show that it has the newest state.

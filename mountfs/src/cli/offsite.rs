@@ -5,17 +5,19 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use common::{Backup, BackupLock, Every, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus};
+use common::{Backup, BackupLock, Every, KeepSpan, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus};
 use offsite::connect::{begin, describe, expect_copy, key_files, new_key, open_store};
 use offsite::copy_error::CopyError;
 use offsite::description::SealKind;
 use offsite::keys::key_file::Wrapper;
-use offsite::keys::unlock::{Unlock, unlock};
+use offsite::keys::unlock::{Unlock, newest_key, unlock};
 use offsite::keys::words::words;
 use offsite::store::StoreUrl;
 
 use super::Failure;
 use super::keys::KeyArgs;
+use super::offsite_check::{self, CheckArgs};
+use super::offsite_prune::{self, PruneArgs};
 use super::shipping_key::{recipients, seal_of, secret_of_node};
 use super::verify::{heard, write_json};
 use crate::mount::readme_text::shell_word;
@@ -47,6 +49,8 @@ pub enum OffsiteCommand {
     List(ListArgs),
     Remove(RemoveArgs),
     Sheet(SheetArgs),
+    Check(CheckArgs),
+    Prune(PruneArgs),
 }
 
 /// Begin a copy, or go on with one, and have the recorder ship to it.
@@ -75,6 +79,9 @@ pub struct AddArgs {
     /// The proxy that the bucket is reached through: socks5://HOST:PORT or http://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
+    /// How often a restore of the newest version is rehearsed: 7d, 30d. Without it, only `backupfs offsite check` does it
+    #[arg(long, value_name = "SPAN", conflicts_with = "recipient")]
+    pub rehearse: Option<KeepSpan>,
     /// Do not encrypt the copy: its readers, the store among them, see channels, payments and peers
     #[arg(long, value_name = "none", value_parser = ["none"], conflicts_with = "recipient")]
     pub seal: Option<String>,
@@ -129,6 +136,8 @@ pub fn run(args: &OffsiteArgs) -> Result<(), Failure> {
         OffsiteCommand::List(args) => list(args),
         OffsiteCommand::Remove(args) => Ok(remove(args)?),
         OffsiteCommand::Sheet(args) => Ok(sheet(args)?),
+        OffsiteCommand::Check(args) => offsite_check::run(args),
+        OffsiteCommand::Prune(args) => offsite_prune::run(args),
     }
 }
 
@@ -143,6 +152,7 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
         recipients: args.recipient.clone(),
         seal: args.seal.is_some().then_some(OffsiteSeal::None),
         proxy: args.proxy.clone(),
+        rehearse: args.rehearse,
     };
     if let StoreUrl::File(path) = &url
         && path.starts_with(lock.backend_url.path())
@@ -249,7 +259,15 @@ fn in_words(status: &OffsiteStatus) -> String {
         (OffsiteState::Refused, Some(error)) => format!("ENDED: {error}"),
         (_, error) => error.clone().unwrap_or_else(|| "not shipping".to_owned()),
     };
-    format!("{state}\n  up to record {through} at {at}, {behind}")
+    let rehearsed = match (&status.last_verified, status.last_verified_version, &status.rehearsal_error) {
+        (Some(at), Some(version), None) => format!("\n  a restore was rehearsed at {at}, of version {version}"),
+        (Some(at), _, Some(error)) => {
+            format!("\n  the last rehearsal of a restore has FAILED: {error}; the one at {at} had not")
+        }
+        (None, _, Some(error)) => format!("\n  the last rehearsal of a restore has FAILED: {error}"),
+        (_, _, None) => "\n  a restore was never rehearsed: `backupfs offsite check` does it".to_owned(),
+    };
+    format!("{state}\n  up to record {through} at {at}, {behind}{rehearsed}")
 }
 
 fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
@@ -287,10 +305,7 @@ fn sheet(args: &SheetArgs) -> anyhow::Result<()> {
         SealKind::Node => {
             let files = key_files(&*store)?;
             let ring = unlock(&files, &Unlock::Node(secret_of_node(&args.keys, &args.lightning_dir)?))?;
-            let newest = files.iter().filter(|file| ring.get(file.key()).is_some()).max_by_key(|file| file.created());
-            newest
-                .and_then(|file| ring.get(file.key()).cloned())
-                .context("the copy has no key that this node can open")?
+            newest_key(&files, &ring).context("the copy has no key that this node can open")?
         }
     };
     let words = words(&key);

@@ -123,6 +123,14 @@ impl ReadArgs {
         self.copy.open(url, &self.keys, None)
     }
 
+    /// Like [`open`](Self::open), for a check of what the store has: nothing that an earlier process has kept is used.
+    ///
+    /// # Errors
+    /// When there is no such copy, or nothing that opens it.
+    pub fn open_uncached(&self, url: &ReadUrl) -> anyhow::Result<Opened> {
+        self.copy.open_with(url, &self.keys, None, |_| None)
+    }
+
     /// The options, for another process.
     pub(super) fn to_arguments(&self) -> Vec<OsString> {
         let paths = [
@@ -161,6 +169,16 @@ impl CopyArgs {
     /// # Errors
     /// When there is no such copy, or nothing that opens it.
     pub fn open(&self, url: &ReadUrl, keys: &KeyArgs, lightning_dir: Option<&Path>) -> anyhow::Result<Opened> {
+        self.open_with(url, keys, lightning_dir, cache)
+    }
+
+    fn open_with(
+        &self,
+        url: &ReadUrl,
+        keys: &KeyArgs,
+        lightning_dir: Option<&Path>,
+        cache: impl FnOnce(&Description) -> Option<DiskCache>,
+    ) -> anyhow::Result<Opened> {
         let store_url = match url {
             ReadUrl::Directory(url) if !is_copy(url.path()) => {
                 return Ok(Opened { source: Source::from(url), copy: None });
@@ -178,7 +196,10 @@ impl CopyArgs {
     }
 
     /// The keys of a copy; `None` for one that is not encrypted.
-    fn unlock(
+    ///
+    /// # Errors
+    /// When nothing opens it, or it is not encrypted as was said.
+    pub(super) fn unlock(
         &self,
         store: &dyn Store,
         description: &Description,

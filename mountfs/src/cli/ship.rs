@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::Failure;
 use super::keys::KeyArgs;
 use super::shipping::{Destination, Ending, ship};
+use super::shipping_key::RunKey;
 use crate::note;
 use crate::say;
 use common::with_causes;
@@ -100,6 +101,7 @@ fn start(
         lightning_dir: args.lightning_dir.clone(),
         entry: entry.clone(),
         keys: args.keys.clone(),
+        run_key: RunKey::default(),
     };
     let stop = Arc::clone(stop);
     thread::Builder::new()

@@ -1,14 +1,11 @@
 //! [`ship`]: one off-site copy kept up to date, until it is stopped.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use common::{
     Backup, BackupUrl, Every, LockStatus, OffsiteEntry, OffsiteState, OffsiteStatus, SpoolStatus, Timestamp,
     offsite_directory,
@@ -18,10 +15,10 @@ use offsite::copy_error::CopyError;
 use offsite::description::SealKind;
 use offsite::ship::{Shipper, Step, Target};
 use offsite::store::{Failure, StoreUrl};
-use tempfile::NamedTempFile;
 
 use super::keys::KeyArgs;
-use super::shipping_key::key_for_shipping;
+use super::rehearsals::{ReadCopy, Rehearsals};
+use super::shipping_key::{RunKey, key_for_shipping};
 use common::with_causes;
 
 /// How often finished files are looked for.
@@ -61,6 +58,8 @@ pub(super) struct Destination {
     pub(super) lightning_dir: PathBuf,
     pub(super) entry: OffsiteEntry,
     pub(super) keys: KeyArgs,
+    /// The key that this process has made for a copy that it cannot read.
+    pub(super) run_key: RunKey,
 }
 
 /// Ships until the end, and returns the seq of the last record in the copy. What fails is tried again, unless it can only get worse.
@@ -157,7 +156,7 @@ fn jitter() -> f64 {
 
 /// One connection: everything is shipped, until it is stopped or something fails.
 fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status: &mut Status) -> anyhow::Result<u64> {
-    let Destination { backup: backup_url, lightning_dir, entry, keys } = destination;
+    let Destination { backup: backup_url, lightning_dir, entry, keys, run_key } = destination;
     let unusable = |reason: String| CopyError::Unusable { url: entry.url.clone(), reason };
     let url: StoreUrl = entry.url.parse().map_err(|error: offsite::store::UrlError| unusable(error.to_string()))?;
     let store = open_store(&url, entry.credentials.as_deref(), entry.proxy.as_deref())?;
@@ -168,8 +167,10 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
         let (found, expected) = (found.to_string(), expected.to_string());
         return Err(CopyError::OtherBackup { url: entry.url.clone(), found, expected }.into());
     }
-    let key = key_for_shipping(&*store, &description, entry, keys, lightning_dir)?;
+    let key = key_for_shipping(&*store, &description, entry, (keys, lightning_dir), run_key)?;
     status.set_key(description.seal, entry);
+    let (key, opens) = key.map(|key| (key.seals, key.opens)).unzip();
+    let mut rehearsals = Rehearsals::of(entry, ReadCopy { store: Arc::clone(&store), keys: opens });
     let target = Target { store, copy: description.copy, key };
     let mut shipper = Shipper::begin(Arc::clone(&backup), target, &offsite_directory(lightning_dir))?;
     let mut logs_due = Instant::now();
@@ -203,6 +204,7 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
         if ending == Ending::Once {
             break;
         }
+        rehearsals.start_if_due(backup_url, lightning_dir);
         let pause = match entry.every {
             Every::Segment => LOOK_INTERVAL,
             Every::Span(_) => LOOK_INTERVAL.min(logs_due.saturating_duration_since(Instant::now())),
@@ -240,7 +242,7 @@ fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every, lightn
 
 /// The status of a copy, in its file.
 struct Status {
-    path: PathBuf,
+    lightning_dir: PathBuf,
     now: OffsiteStatus,
     current_at: Instant,
     written: Option<Instant>,
@@ -252,9 +254,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 impl Status {
     fn new(destination: &Destination) -> Self {
         let Destination { lightning_dir, entry, .. } = destination;
-        let path = OffsiteStatus::path(lightning_dir, &entry.url);
         let now = OffsiteStatus::read(lightning_dir, &entry.url).unwrap_or_else(|| OffsiteStatus::new(&entry.url));
-        Self { path, now, current_at: Instant::now(), written: None }
+        Self { lightning_dir: lightning_dir.clone(), now, current_at: Instant::now(), written: None }
     }
 
     fn set_key(&mut self, seal: SealKind, entry: &OffsiteEntry) {
@@ -284,6 +285,8 @@ impl Status {
         self.now.behind_changes = behind;
         self.now.behind_seconds = Some(self.current_at.elapsed().as_secs());
         (self.now.objects, self.now.bytes) = (shipper.uploads().objects(), shipper.uploads().bytes());
+        self.now.puts_today = shipper.uploads().today();
+        self.now.conditional_put = Some(shipper.conditional_put().name().to_owned());
         self.say(OffsiteState::Shipping, None);
     }
 
@@ -299,18 +302,8 @@ impl Status {
         }
         (self.now.state, self.now.updated) = (state, now);
         self.written = Some(Instant::now());
-        if let Err(error) = self.write() {
-            log::warn!("cannot write {}: {error}", self.path.display());
+        if let Err(error) = self.now.write(&self.lightning_dir) {
+            log::warn!("the status of {} cannot be written: {error}", self.now.url);
         }
-    }
-
-    /// Replaces the file. It is not synced: nothing depends on it.
-    fn write(&self) -> anyhow::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        let mut file = NamedTempFile::new_in(directory)?;
-        file.write_all(&serde_json::to_vec(&self.now)?)?;
-        file.persist(&self.path).map_err(|error| anyhow!(error.error))?;
-        Ok(())
     }
 }

@@ -1,17 +1,19 @@
 //! The key that a node seals an off-site copy with.
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use common::{OffsiteEntry, OffsiteSeal};
 use offsite::connect::{key_files, new_key};
 use offsite::description::{Description, SealKind};
 use offsite::keys::age::Recipient;
 use offsite::keys::key_file::Wrapper;
+use offsite::keys::key_ring::KeyRing;
 use offsite::keys::master_key::MasterKey;
 use offsite::keys::node::{MAKESECRET, NodeSecret};
-use offsite::keys::unlock::{Unlock, unlock};
+use offsite::keys::unlock::{Unlock, newest_key, unlock};
 use offsite::store::Store;
 use secrets::derive::Key;
 use serde_json::json;
@@ -86,8 +88,28 @@ pub(super) fn seal_of(entry: &OffsiteEntry) -> SealKind {
     }
 }
 
+/// The key that a process has made and stored for a copy that it cannot read. A connection that is made again does not make another
+/// one.
+#[derive(Debug, Default)]
+pub(super) struct RunKey(OnceLock<MasterKey>);
+
+/// The keys of a process that ships to a copy.
+#[derive(Debug)]
+pub(super) struct ShippingKey {
+    /// The key that new objects are sealed with.
+    pub(super) seals: MasterKey,
+    /// The keys that open the objects of the copy, as far as this node has them.
+    pub(super) opens: KeyRing,
+}
+
+impl ShippingKey {
+    fn alone(key: &MasterKey) -> Self {
+        Self { seals: key.clone(), opens: KeyRing::from_iter([key.clone()]) }
+    }
+}
+
 /// The key for a run that ships to a copy; `None` when the copy is not encrypted. A node that may only write makes a new key for each
-/// run, stores it wrapped for the recipients, and forgets it at the end.
+/// process, stores it wrapped for the recipients, and forgets it at the end.
 ///
 /// # Errors
 /// When the node cannot open the copy's key, or the store refuses.
@@ -95,9 +117,9 @@ pub(super) fn key_for_shipping(
     store: &dyn Store,
     description: &Description,
     entry: &OffsiteEntry,
-    keys: &KeyArgs,
-    lightning_dir: &Path,
-) -> anyhow::Result<Option<MasterKey>> {
+    (keys, lightning_dir): (&KeyArgs, &Path),
+    run_key: &RunKey,
+) -> anyhow::Result<Option<ShippingKey>> {
     // By what the operator asked for: a store could say that nothing is to be encrypted.
     let seal = seal_of(entry);
     if description.seal != seal {
@@ -108,19 +130,20 @@ pub(super) fn key_for_shipping(
     match seal {
         SealKind::None => Ok(None),
         SealKind::WriteOnly => {
+            if let Some(key) = run_key.0.get() {
+                return Ok(Some(ShippingKey::alone(key)));
+            }
             let recipients = recipients(&entry.recipients)?;
             let wrappers: Vec<_> = recipients.iter().map(Wrapper::Recipient).collect();
             let (key, file) = new_key(&wrappers)?;
             store.put_new(&file.object_name(), &file.encode())?;
-            Ok(Some(key))
+            Ok(Some(ShippingKey::alone(run_key.0.get_or_init(|| key))))
         }
         SealKind::Node => {
             let files = key_files(store)?;
             let ring = unlock(&files, &Unlock::Node(secret_of_node(keys, lightning_dir)?))?;
-            // The newest key: an older one was replaced.
-            let newest = files.iter().filter(|file| ring.get(file.key()).is_some()).max_by_key(|file| file.created());
-            let key = newest.and_then(|file| ring.get(file.key())).cloned();
-            Ok(Some(key.ok_or_else(|| anyhow!("the copy has no key that this node can open"))?))
+            let seals = newest_key(&files, &ring).context("the copy has no key that this node can open")?;
+            Ok(Some(ShippingKey { seals, opens: ring }))
         }
     }
 }

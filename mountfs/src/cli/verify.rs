@@ -11,8 +11,8 @@ use common::{Backup, DataVersion, SpoolStatus, counted};
 use serde_json::{Value, json};
 
 use super::progress::Bar;
-use super::read_url::{ReadArgs, ReadUrl};
-use super::{Failure, verify_against as against};
+use super::read_url::{Opened, ReadArgs, ReadUrl};
+use super::{Failure, copy_statements, verify_against as against};
 use crate::mount::behind;
 
 /// Check that a backup is complete, undamaged, and equal to what the node had.
@@ -20,6 +20,9 @@ use crate::mount::behind;
 /// Reads every byte, and checks all checksums and the chain over all records. Then it replays every change, compares the result
 /// with the stored pages, and has SQLite check the newest version. For each fault it shows the file, the byte, and the versions
 /// that are lost, and goes on. It takes no lock and changes nothing, so it works beside a recorder that writes.
+///
+/// Of an off-site copy it reads the logs, and only beginning and end of each other file: enough to see that nothing is missing and
+/// that all of it forms one chain. --deep reads all of it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --against DB compares a database, of a node that runs or not, with the version of the backup that has its data_version: every row of every table, and the schema. The database is only read, for at most 15 s (exit code 2 if that is not enough).
@@ -41,6 +44,10 @@ pub struct VerifyArgs {
     /// Checksums only: nothing is replayed
     #[arg(long)]
     pub quick: bool,
+    /// Read all of an off-site copy and replay it, as is done with a backup. Without it (or --quick, --from or --to) only its
+    /// logs, and the ends of its other files are read
+    #[arg(long, conflicts_with = "quick")]
+    pub deep: bool,
     /// From this version on
     #[arg(long, value_name = "N")]
     pub from: Option<DataVersion>,
@@ -48,7 +55,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N")]
     pub to: Option<DataVersion>,
     /// Compare this database with the backup instead
-    #[arg(long, value_name = "DB", conflicts_with_all = ["quick", "from", "to"])]
+    #[arg(long, value_name = "DB", conflicts_with_all = ["quick", "deep", "from", "to"])]
     pub against: Option<PathBuf>,
     /// One JSON object
     #[arg(long)]
@@ -67,11 +74,16 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
 }
 
 fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
-    let depth = if args.quick { Depth::Quick } else { Depth::Replay };
+    let Opened { source, copy } = args.read.open_uncached(&args.url)?;
+    let is_of_all = args.from.is_none() && args.to.is_none();
+    let depth = match (&copy, args.quick) {
+        (_, true) => Depth::Quick,
+        (Some(_), false) if !args.deep && is_of_all => Depth::Chain,
+        (_, false) => Depth::Replay,
+    };
     let scope = Scope { depth, from: args.from, to: args.to };
     let bar = Mutex::new(Bar::new("verifying"));
     let bar = || bar.lock().unwrap_or_else(PoisonError::into_inner);
-    let source = args.read.open(&args.url)?.source;
     let report = verify(&source, scope, &|done, total| bar().set(done, total));
     bar().finish();
     let report = report?;
@@ -80,11 +92,15 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     if let Some(sight) = &sight {
         behind::warn(sight);
     }
+    let statements = copy.map(|copy| copy.directory.statements()).transpose()?;
     let mut out = io::stdout().lock();
     let written = if args.json {
-        write_json(&mut out, &to_json(&args.url.place(), scope, &report, sight.as_ref()))
+        let mut json = to_json(&args.url.place(), scope, &report, sight.as_ref());
+        json["copy"] = statements.as_ref().map_or(Value::Null, copy_statements::to_json);
+        write_json(&mut out, &json)
     } else {
-        write_text(&mut out, scope, &report)
+        let said = statements.as_ref().filter(|_| report.is_clean()).map(copy_statements::text);
+        write_text(&mut out, scope, &report).and_then(|()| said.map_or(Ok(()), |said| writeln!(out, "{said}")))
     };
     heard(written)?;
     if report.is_clean() {
@@ -156,6 +172,11 @@ fn to_json(place: &str, scope: Scope, report: &Report, sight: Option<&SpoolStatu
         "destination": place,
         "clean": report.is_clean(),
         "quick": scope.depth == Depth::Quick,
+        "depth": match scope.depth {
+            Depth::Chain => "chain",
+            Depth::Quick => "quick",
+            Depth::Replay => "replay",
+        },
         "from": scope.from.map(common::DataVersion::get),
         "to": scope.to.map(common::DataVersion::get),
         "files": report.files,
@@ -196,6 +217,7 @@ fn write_text(out: &mut impl Write, scope: Scope, report: &Report) -> io::Result
         writeln!(out, "{file}: note: {about}")?;
     }
     let how = match scope.depth {
+        Depth::Chain => "one chain, of which only the logs and the ends of files were read (--deep reads all of it)",
         Depth::Quick => "checksums only",
         Depth::Replay => "all replayed",
     };

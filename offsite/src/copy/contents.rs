@@ -34,6 +34,8 @@ pub struct Contents {
     logs: Vec<AssembledLog>,
     /// Seq behind the newest segment.
     sealed_behind: u64,
+    /// Seq of the last record before that which the copy lacks; 0 when it lacks none.
+    missing_through: u64,
     /// What was reported as wrong with the logs.
     broken: Option<String>,
     manifest: Option<(u32, Arc<RwLock<LogContent>>)>,
@@ -50,6 +52,7 @@ impl Contents {
             files: BTreeMap::new(),
             logs: Vec::new(),
             sealed_behind: 1,
+            missing_through: 0,
             broken: None,
             manifest: None,
             listed: Instant::now(),
@@ -96,6 +99,11 @@ impl Contents {
         self.logs.last().map_or(self.sealed_behind, AssembledLog::next_seq)
     }
 
+    /// Seq of the last record before the newest that the copy lacks, because it was not shipped yet, or was lost; 0 when it lacks none.
+    pub fn missing_through(&self) -> u64 {
+        self.missing_through
+    }
+
     /// The run that shipped the newest bytes of the logs, and when, in microseconds since 1970.
     pub fn newest_shipped(&self) -> Option<(Run, i64)> {
         self.logs.last().and_then(|log| Some((log.run()?, log.shipped_at()?)))
@@ -115,13 +123,16 @@ impl Contents {
                 files.insert(names::MANIFEST.to_owned(), Content::Bytes(Arc::clone(bytes)));
             }
         }
-        let pruned = shown_pruned(&listing);
-        self.sealed_behind = pruned.map_or(1, |last| last.saturating_add(1));
+        let pruned = listing.shown_pruned();
+        self.sealed_behind = match pruned {
+            Some(File::Pruned { last, .. }) => last.saturating_add(1),
+            _ => 1,
+        };
         for file in listing.files() {
             let name = match file {
                 File::Segment { first, .. } => Seq::new(first).map(names::segment),
                 File::Snapshot { seq } => Seq::new(seq).map(names::snapshot),
-                File::Pruned { last } if Some(last) == pruned => Some(names::PRUNED.to_owned()),
+                File::Pruned { .. } if Some(file) == pruned => Some(names::PRUNED.to_owned()),
                 File::Pruned { .. } => None,
             };
             let (Some(name), Some(parts)) = (name, listing.complete(file)) else { continue };
@@ -141,6 +152,8 @@ impl Contents {
             };
             files.insert(name, Content::Parts(content));
         }
+        let missing = listing.last_missing_up_to(self.sealed_behind.saturating_sub(1));
+        self.missing_through = if listing.pruned_covers(missing) { 0 } else { missing };
         self.logs.retain(|log| log.first() >= self.sealed_behind);
         self.files = files;
         self.list_logs();
@@ -186,19 +199,4 @@ impl Contents {
             }
         }
     }
-}
-
-/// The file `pruned` that is shown: the one that covers the records that the copy lacks. None while it lacks none: then the copy
-/// has more than the backup, and `pruned` would hide it.
-fn shown_pruned(listing: &Listing) -> Option<u64> {
-    let complete = listing.files().filter(|&file| listing.is_complete(file));
-    let pruned: Vec<u64> = complete
-        .filter_map(|file| match file {
-            File::Pruned { last } => Some(last),
-            _ => None,
-        })
-        .collect();
-    let missing = listing.last_missing_up_to(pruned.last().copied()?);
-    // The smallest that covers all that is missing.
-    pruned.into_iter().find(|&last| missing > 0 && last >= missing)
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use common::storage::{Stamp, StorageError, StorageOp, StoredFile};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
 
+use crate::copy::at_once::at_once;
 use crate::copy::chunks::Chunks;
 use crate::copy_error::CopyError;
 use crate::log_bytes::LogBytes;
@@ -16,6 +17,9 @@ use crate::objects::{Object, Run, Tail};
 
 /// The maximum length of a log that is put together in memory: one batch of the longest record, and what a log has otherwise.
 const LEN_MAX: u64 = (1 << 30) + (64 << 20);
+
+/// The number of objects that are held in memory until they are added.
+const FETCHED_AT_ONCE: usize = 64;
 
 /// The bytes of a file in memory.
 #[derive(Debug, Default)]
@@ -133,23 +137,40 @@ impl AssembledLog {
             }
         }
         tails.sort_unstable();
-        let mut expected: Option<(Run, u32)> = None;
-        for tail in tails {
-            let number = expected.filter(|(run, _)| *run == tail.run).map_or(0, |(_, number)| number);
-            if tail.number != number {
-                let missing = Object::Tail(Tail { number, ..tail }).to_string();
-                return Err(CopyError::Damaged { name: missing, reason: "it is missing, but later ones exist" });
-            }
-            expected = Some((tail.run, number + 1));
-            if self.last.is_none_or(|last| tail > last) {
+        let (new, missing) = self.new_tails(tails);
+        for some in new.chunks(FETCHED_AT_ONCE) {
+            let fetched = at_once(some, |&tail| {
                 let name = Object::Tail(tail).to_string();
-                if self.add(&name, &LogBytes::decode(&name, &chunks.whole(&name)?)?)? == Added::New {
+                LogBytes::decode(&name, &chunks.whole(&name)?).map(|piece| (name, piece))
+            });
+            for (&tail, fetched) in some.iter().zip(fetched) {
+                let (name, piece) = fetched?;
+                if self.add(&name, &piece)? == Added::New {
                     self.epoch = tail.run.epoch;
                 }
                 self.last = Some(tail);
             }
         }
-        Ok(())
+        missing.map_or(Ok(()), |missing| {
+            let name = Object::Tail(missing).to_string();
+            Err(CopyError::Damaged { name, reason: "it is missing, but later ones exist" })
+        })
+    }
+
+    /// The objects of these, ascending, that were not added yet, up to the first one that is missing, and that one.
+    fn new_tails(&self, tails: Vec<Tail>) -> (Vec<Tail>, Option<Tail>) {
+        let (mut new, mut expected) = (Vec::new(), None::<(Run, u32)>);
+        for tail in tails {
+            let number = expected.filter(|(run, _)| *run == tail.run).map_or(0, |(_, number)| number);
+            if tail.number != number {
+                return (new, Some(Tail { number, ..tail }));
+            }
+            expected = Some((tail.run, number + 1));
+            if self.last.is_none_or(|last| tail > last) {
+                new.push(tail);
+            }
+        }
+        (new, None)
     }
 
     fn add(&mut self, name: &str, piece: &LogBytes) -> Result<Added, CopyError> {

@@ -24,17 +24,23 @@ pub struct LastWord {
 pub struct Statements {
     /// Seq behind the last record that the copy has.
     pub holds: u64,
+    /// Seq of the last record before that which the copy lacks; 0 when it lacks none.
+    pub missing_through: u64,
     /// What the newest run said last; `None` if it said nothing yet.
     pub last_word: Option<LastWord>,
 }
 
 impl Statements {
-    /// Reads what the newest run said. `holds` and `shipped` are from the logs: the seq behind the last record, and when that was
-    /// shipped.
+    /// Reads what the newest run said. The rest is from the objects: the seq behind the last record, the last one before it that is
+    /// missing, and when the newest bytes of a log were shipped.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) fn read(chunks: &Chunks, holds: u64, shipped: Option<(Run, i64)>) -> Result<Self, CopyError> {
+    pub(super) fn read(
+        chunks: &Chunks,
+        (holds, missing_through): (u64, u64),
+        shipped: Option<(Run, i64)>,
+    ) -> Result<Self, CopyError> {
         let mut newest = shipped.map(|(run, _)| run);
         for listed in chunks.store().list(Object::CLAIMS)? {
             if let Some(Object::Claim(run)) = Object::parse(&listed.name) {
@@ -59,7 +65,7 @@ impl Statements {
             word.acknowledged = word.acknowledged.max(acknowledged);
             (word.time, word.goodbye) = (word.time.max(time), word.goodbye || goodbye);
         }
-        Ok(Self { holds, last_word })
+        Ok(Self { holds, missing_through, last_word })
     }
 
     /// Whether the copy has all that the node had, as far as the node knew when it stopped.

@@ -185,3 +185,9 @@ fn fits(wrap: &Wrap, with: &Unlock) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+/// The newest of the keys that were unlocked: an older one was replaced.
+pub fn newest_key(files: &[KeyFile], ring: &KeyRing) -> Option<MasterKey> {
+    let unlocked = files.iter().filter_map(|file| Some((file.created(), ring.get(file.key())?)));
+    unlocked.max_by_key(|(created, _)| *created).map(|(_, key)| key.clone())
+}

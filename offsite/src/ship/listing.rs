@@ -90,6 +90,11 @@ impl Listing {
         self.covered().map(|(_, last)| last.saturating_add(1)).max().unwrap_or(1)
     }
 
+    /// Whether a complete segment has this record.
+    pub fn covers(&self, seq: u64) -> bool {
+        self.covered().any(|(first, last)| (first..=last).contains(&seq))
+    }
+
     /// The last seq up to `end` that no complete segment covers; 0 when all are covered.
     pub fn last_missing_up_to(&self, end: u64) -> u64 {
         let covered: Vec<_> = self.covered().collect();
@@ -104,7 +109,43 @@ impl Listing {
 
     /// Whether a complete file `pruned` covers the records up to this seq.
     pub fn pruned_covers(&self, seq: u64) -> bool {
-        self.files().any(|file| matches!(file, File::Pruned { last } if last >= seq) && self.is_complete(file))
+        self.files().any(|file| matches!(file, File::Pruned { last, .. } if last >= seq) && self.is_complete(file))
+    }
+
+    /// Seq of the last record that a pruning of the copy has dropped, or could have dropped; 0 when it was never pruned. Such a
+    /// pruning needs the whole history up to there, so what is missing now was there.
+    pub fn pruned_through(&self) -> u64 {
+        let by_operator = |file| matches!(file, File::Pruned { run: 1.., .. }) && self.is_complete(file);
+        let last = |file| if let File::Pruned { last, .. } = file { last } else { 0 };
+        self.files().filter(|&file| by_operator(file)).map(last).max().unwrap_or(0)
+    }
+
+    /// The file `pruned` that counts: the one that covers the records that the copy lacks. None while it lacks none: then the copy
+    /// has more than the file says.
+    pub fn shown_pruned(&self) -> Option<File> {
+        let complete: Vec<File> = self.files().filter(|&file| self.is_complete(file)).collect();
+        let pruned = |file: &File| if let File::Pruned { last, run } = *file { Some((last, run)) } else { None };
+        let missing = self.last_missing_up_to(complete.iter().filter_map(pruned).map(|(last, _)| last).max()?);
+        // The smallest that covers all that is missing, and of two the later one.
+        let covering = complete.iter().filter_map(pruned).filter(|&(last, _)| missing > 0 && last >= missing);
+        covering.min_by_key(|&(last, run)| (last, u32::MAX - run)).map(|(last, run)| File::Pruned { last, run })
+    }
+
+    /// The highest number of a pruning of the copy.
+    pub fn prunings(&self) -> u32 {
+        let run = |file| if let File::Pruned { run, .. } = file { run } else { 0 };
+        self.files().map(run).max().unwrap_or(0)
+    }
+
+    /// The names of the objects of a file, complete or not.
+    pub fn object_names(&self, file: File) -> Vec<String> {
+        let parts = self.files.get(&file).into_iter().flat_map(BTreeMap::keys);
+        parts.map(|&part| Object::Part(file, part).to_string()).collect()
+    }
+
+    /// Forgets a file whose objects were removed.
+    pub fn remove(&mut self, file: File) {
+        self.files.remove(&file);
     }
 
     /// Checks that the copy has no segment that the backup of `feed` does not have or has dropped.

@@ -4,14 +4,13 @@
 //! each upload of bytes of a log, with the name of that object. So after a kill the store says which of the two positions counts. It
 //! is not synced: after a power cut it may be missing or older, which costs a repetition.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use common::feed::FeedPosition;
+use common::storage::small_file::{make_private_directory, read_small_file, replace_small_file};
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use uuid::Uuid;
 
 use crate::copy_error::CopyError;
@@ -58,7 +57,7 @@ impl StateFile {
     pub fn lock(&self) -> Result<File, CopyError> {
         let path = self.path.with_extension("lock");
         let failed = |source| CopyError::Local { op: "lock", path: path.display().to_string(), source };
-        self.make_directory()?;
+        make_private_directory(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(file),
@@ -67,23 +66,9 @@ impl StateFile {
         }
     }
 
-    fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
-    }
-
-    fn make_directory(&self) -> Result<(), CopyError> {
-        match DirBuilder::new().mode(0o700).create(self.directory()) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                Err(CopyError::Local { op: "make", path: self.directory().display().to_string(), source })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The state; `None` when there is none that can be read, which is as good as none.
     pub fn read(&self) -> Option<ShipState> {
-        let is_small = fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LEN_MAX);
-        let bytes = is_small.then(|| fs::read(&self.path).ok()).flatten()?;
+        let bytes = read_small_file(&self.path, LEN_MAX).ok()?;
         match serde_json::from_slice(&bytes) {
             Ok(state) => Some(state),
             Err(error) => {
@@ -99,11 +84,7 @@ impl StateFile {
     /// When it cannot be written.
     pub fn write(&self, state: &ShipState) -> Result<(), CopyError> {
         let failed = |source| CopyError::Local { op: "write", path: self.path.display().to_string(), source };
-        self.make_directory()?;
         let bytes = serde_json::to_vec(state).map_err(|error| failed(error.into()))?;
-        let mut file = NamedTempFile::new_in(self.directory()).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
-        Ok(())
+        replace_small_file(&self.path, &bytes).map_err(failed)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use common::Source;
+use common::feed::Feed;
 
 use super::{Shipper, Step, Target};
 use crate::connect::{begin, expect_copy, new_key};
@@ -14,7 +15,7 @@ use crate::keys::key_ring::KeyRing;
 use crate::keys::master_key::MasterKey;
 use crate::log_bytes::LogBytes;
 use crate::memory_store::{Cut, MemoryStore};
-use crate::objects::Object;
+use crate::objects::{File, Object};
 use crate::seal::{Opening, open};
 use crate::small_backup::SmallBackup;
 use crate::store::Store;
@@ -46,13 +47,16 @@ impl Copy {
 
     /// The copy as a backup is read.
     fn source(&self) -> Source {
-        let keys: Option<KeyRing> = self.key.clone().map(|key| [key].into_iter().collect());
-        let chunks = Arc::new(Chunks::new(Arc::clone(&self.store) as _, keys, None));
+        let chunks = Arc::new(Chunks::new(Arc::clone(&self.store) as _, self.keys(), None));
         Source::new("memory://store".to_owned(), Arc::new(CopyDirectory::open(chunks).unwrap()))
     }
 
+    fn keys(&self) -> Option<KeyRing> {
+        self.key.clone().map(|key| [key].into_iter().collect())
+    }
+
     fn opened(&self, name: &str) -> Vec<u8> {
-        let keys: Option<KeyRing> = self.key.clone().map(|key| [key].into_iter().collect());
+        let keys = self.keys();
         open(keys.as_ref().map_or(Opening::None, Opening::Keys), name, &self.store.get(name, None).unwrap()).unwrap()
     }
 }
@@ -101,8 +105,7 @@ fn a_reader_follows_what_is_shipped() {
     let mut shipper = copy.shipper(&backup).unwrap();
     backup.record(3);
     ship_all(&mut shipper).unwrap();
-    let keys: Option<KeyRing> = copy.key.clone().map(|key| [key].into_iter().collect());
-    let chunks = Chunks::new(Arc::clone(&copy.store) as _, keys, None);
+    let chunks = Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None);
     let mut contents = crate::copy::contents::Contents::read(&chunks).unwrap();
     for _ in 0..8 {
         backup.record(7);
@@ -242,10 +245,51 @@ fn a_missing_object_among_others_costs_what_follows_and_the_goodbye() {
     }
     let tails = copy.store.names(Object::TAILS);
     copy.store.tamper(|objects| drop(objects.remove(&tails[1])));
-    let keys: Option<KeyRing> = copy.key.clone().map(|key| [key].into_iter().collect());
     shipper.heartbeat(shipper.acknowledged().unwrap(), true).unwrap();
-    let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, keys, None));
+    let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
     let statements = CopyDirectory::open(chunks).unwrap().statements().unwrap();
     assert!(!statements.is_complete() && statements.missing() == 3, "{statements:?}");
     backup.expect_equal(&copy.source(), 1);
+}
+
+/// The first seqs of the segments in a copy.
+fn segments(copy: &Copy) -> Vec<u64> {
+    let first = |name: String| match Object::parse(&name) {
+        Some(Object::Part(File::Segment { first, .. }, _)) => first,
+        other => panic!("{name}: {other:?}"),
+    };
+    copy.store.names(File::SEGMENTS).into_iter().map(first).collect()
+}
+
+#[test]
+fn a_copy_begun_later_gets_first_what_the_newest_version_needs() {
+    let mut backup = SmallBackup::new();
+    backup.record(60);
+    backup.record_after_a_gap();
+    backup.record(60);
+    backup.seal();
+    let newest = backup.version();
+    let needed = Feed::begin(backup.open()).unwrap().newest_needs_from().unwrap().get();
+    let copy = Copy::of(&backup, SealKind::Node);
+    let mut shipper = copy.shipper(&backup).unwrap();
+    shipper.ship_logs().unwrap();
+    let mut order = Vec::new();
+    while shipper.ship_file().unwrap() == Step::Stored {
+        let new: Vec<u64> = segments(&copy).into_iter().filter(|first| !order.contains(first)).collect();
+        let begins_with_older = new.iter().any(|&first| first < needed) && order.iter().all(|&first| first >= needed);
+        order.extend(new);
+        if begins_with_older {
+            // The newest version opens although most of the older history is missing, and the copy says so.
+            backup.expect_equal_from(&copy.source(), newest, newest);
+            let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
+            let statements = CopyDirectory::open(chunks).unwrap().statements().unwrap();
+            assert!(statements.missing_through > 0 && statements.holds > u64::from(newest), "{statements:?}");
+        }
+    }
+    let (later, older): (Vec<u64>, Vec<u64>) = order.iter().partition(|&&first| first >= needed);
+    assert_eq!(order, [later.clone(), older.clone()].concat());
+    assert!(later.is_sorted() && later.len() > 3, "{order:?}");
+    assert!(older.iter().rev().is_sorted() && older.len() > 3, "{order:?}");
+    let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
+    assert_eq!(CopyDirectory::open(chunks).unwrap().statements().unwrap().missing_through, 0);
 }

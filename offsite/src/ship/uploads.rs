@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use common::Timestamp;
+
 use crate::copy_error::CopyError;
 use crate::keys::master_key::MasterKey;
 use crate::seal::layout::Padding;
 use crate::seal::{Sealing, seal};
-use crate::store::{Failure, Store};
+use crate::store::{ConditionalPut, Failure, Store, probe_conditional_put};
+
+/// Microseconds of a day.
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// Seals objects and stores them.
 #[derive(Debug)]
@@ -15,12 +20,14 @@ pub struct Uploads {
     key: Option<MasterKey>,
     objects: u64,
     bytes: u64,
+    /// The day since 1970 of the newest uploads, and their number.
+    today: (i64, u64),
 }
 
 impl Uploads {
     /// Uploads to this store, encrypted with this key, or not.
     pub fn new(store: Arc<dyn Store>, key: Option<MasterKey>) -> Self {
-        Self { store, key, objects: 0, bytes: 0 }
+        Self { store, key, objects: 0, bytes: 0, today: (0, 0) }
     }
 
     /// The store.
@@ -36,6 +43,12 @@ impl Uploads {
     /// The number of bytes uploaded so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The number of uploads since midnight (UTC), failed ones included.
+    pub fn today(&self) -> u64 {
+        let (day, count) = self.today;
+        if day == day_of(Timestamp::now()) { count } else { 0 }
     }
 
     /// Seals an object.
@@ -91,8 +104,25 @@ impl Uploads {
         }
     }
 
+    /// Seals an object and stores it twice, which shows what the store does with a name that is taken.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn put_and_probe(&mut self, name: &str, plain: &[u8]) -> Result<ConditionalPut, CopyError> {
+        let object = self.seal(name, plain, Padding::PowerOfTwo)?;
+        self.count(&object);
+        self.count(&object);
+        Ok(probe_conditional_put(&*self.store, name, &object)?)
+    }
+
     fn count(&mut self, object: &[u8]) {
+        let day = day_of(Timestamp::now());
+        self.today = if self.today.0 == day { (day, self.today.1 + 1) } else { (day, 1) };
         self.objects += 1;
         self.bytes += object.len() as u64;
     }
+}
+
+fn day_of(time: Timestamp) -> i64 {
+    time.as_micros().div_euclid(DAY_MICROS)
 }

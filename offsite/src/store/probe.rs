@@ -13,15 +13,26 @@ pub enum ConditionalPut {
     Refused,
 }
 
-/// Stores two objects under `name`, which should be new and of no use otherwise, and says what became of the second. It
-/// stays there: the node need not be allowed to delete. A name that exists already serves as well.
+impl ConditionalPut {
+    /// Its name in a status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Ignored => "ignored",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Stores a new object twice, and says what became of the second upload. The object stays there: the node need not be allowed to
+/// delete.
 ///
 /// # Errors
 /// When the store fails in another way than by refusing the condition.
-pub fn probe_conditional_put(store: &dyn Store, name: &str) -> Result<ConditionalPut, StoreError> {
-    let mut put = store.put_new(name, b"probe")?;
+pub fn probe_conditional_put(store: &dyn Store, name: &str, bytes: &[u8]) -> Result<ConditionalPut, StoreError> {
+    let mut put = store.put_new(name, bytes)?;
     if put == Put::Stored && !store.refuses_conditions() {
-        put = store.put_new(name, b"another probe")?;
+        put = store.put_new(name, bytes)?;
     }
     Ok(match put {
         _ if store.refuses_conditions() => ConditionalPut::Refused,

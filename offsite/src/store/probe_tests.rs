@@ -13,10 +13,10 @@ fn what_a_store_does_with_conditions_is_found_out() {
         let store = server.store("node", Limits::default());
         // Again, too: the name exists then.
         for _ in 0..2 {
-            assert_eq!(probe_conditional_put(&store, "probe").unwrap(), expected);
+            assert_eq!(probe_conditional_put(&store, "probe", b"probe").unwrap(), expected);
         }
         server.always(Some(Kind::Put), Trouble::Answer(403, "AccessDenied"));
-        probe_conditional_put(&store, "probe-2").unwrap_err();
+        probe_conditional_put(&store, "probe-2", b"probe").unwrap_err();
     }
 }
 
@@ -24,5 +24,5 @@ fn what_a_store_does_with_conditions_is_found_out() {
 fn a_directory_enforces_them() {
     let directory = tempfile::tempdir().unwrap();
     let store = FileStore::new(directory.path());
-    assert_eq!(probe_conditional_put(&store, "probe").unwrap(), ConditionalPut::Enforced);
+    assert_eq!(probe_conditional_put(&store, "probe", b"probe").unwrap(), ConditionalPut::Enforced);
 }

@@ -24,7 +24,9 @@ mod checking {
 }
 
 mod offsite {
+    mod checks;
     mod copies;
+    mod shipped;
 }
 
 mod operating {

@@ -3,6 +3,7 @@
 use super::Verification;
 use super::{Job, Sealed, VersionRanges};
 use crate::segment::version::VersionOrdinal;
+use crate::verify::Depth;
 use format::names;
 
 impl Verification {
@@ -47,8 +48,13 @@ impl Verification {
             let mut ordinals = VersionRanges::default();
             ordinals.add(one.ordinals.0.max(first), one.ordinals.1.min(last));
             let ordinals = ordinals.without(&dropped);
-            let counted = match self.backup.segments().timeline(one.first) {
-                Ok(timeline) if one.file.is_some() => {
+            let timeline = match self.depth {
+                // The ends say how many there are.
+                Depth::Chain => None,
+                Depth::Quick | Depth::Replay => self.backup.segments().timeline(one.first).ok(),
+            };
+            let counted = match timeline {
+                Some(timeline) if one.file.is_some() => {
                     Some(timeline.versions().iter().filter(|version| self.has(version)).count() as u64)
                 }
                 _ => one.versions.filter(|_| inside).or(ordinals.count()),

@@ -73,7 +73,7 @@ fn moto_conforms() {
     };
     let store = moto.store("bucket");
     conforms(&store);
-    let probed = probe_conditional_put(&store, "probe").unwrap();
+    let probed = probe_conditional_put(&store, "probe", b"probe").unwrap();
     assert!(matches!(probed, ConditionalPut::Enforced | ConditionalPut::Ignored), "{probed:?}");
     let error = moto.store("none").list("").unwrap_err();
     assert_eq!(error.failure, Failure::NotFound, "{error}");

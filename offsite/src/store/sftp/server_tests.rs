@@ -39,7 +39,7 @@ fn openssh_conforms() {
     }
     conforms(&store);
     assert_eq!(files_below(&sshd.path("home")), Vec::<String>::new());
-    assert_eq!(probe_conditional_put(&store, "probe").unwrap(), ConditionalPut::Enforced);
+    assert_eq!(probe_conditional_put(&store, "probe", b"probe").unwrap(), ConditionalPut::Enforced);
 }
 
 #[test]
