@@ -37,7 +37,7 @@ pub struct Sample {
 }
 
 /// Writes of a trace that are played, the last ones, unless all are. The backup begins with the database before them.
-const PLAYED: usize = 4_000;
+const PLAYED: usize = 1_500;
 
 /// Plays the trace in `folder` in an empty `home`. `at_half` is called once, between two writes in the middle, with the
 /// samples so far.
@@ -97,6 +97,10 @@ pub fn play(folder: &TraceFolder, home: &Home, at_half: impl FnOnce(&BTreeMap<Da
 /// Makes the first `writes` of a trace in the node's database, without a recorder. Returns what else happened in the run of the
 /// last of them, so that the run can go on from there.
 pub fn pass_over(events: &mut Trace<'_>, writes: usize, schedule: &Schedule, database: &Reference) -> Vec<TraceEvent> {
+    database.quickly(|| pass(events, writes, schedule, database))
+}
+
+fn pass(events: &mut Trace<'_>, writes: usize, schedule: &Schedule, database: &Reference) -> Vec<TraceEvent> {
     let mut of_this_run = Vec::new();
     let mut fates = schedule.fates()[..writes].iter();
     while !fates.as_slice().is_empty() {

@@ -16,21 +16,21 @@ const THEN: [Then; 4] = [Then::Die, Then::Reopen, Then::Die, Then::Spool];
 #[test]
 fn whichever_changing_call_fails_the_hook_is_refused_or_the_change_is_durable() {
     let (runs, total, checked) = fail_one_call_of(Kind::Changing, 3);
-    assert!(total.versions_dropped > 500, "{total:?}");
-    assert!(runs > 100 && total.failed_in_the_background > 15 && checked > 250, "{runs} {total:?} {checked}");
+    assert!(total.versions_dropped > 200, "{total:?}");
+    assert!(runs > 40 && total.failed_in_the_background > 5 && checked > 100, "{runs} {total:?} {checked}");
 }
 
 #[test]
 fn whichever_reading_call_fails_the_hook_is_refused_or_the_change_is_durable() {
     let (runs, total, checked) = fail_one_call_of(Kind::Reading, 48);
-    assert!(runs > 40 && total.failed_in_the_background > 5 && checked > 100, "{runs} {total:?} {checked}");
+    assert!(runs > 20 && total.failed_in_the_background > 2 && checked > 50, "{runs} {total:?} {checked}");
 }
 
-/// Plays the script once for each of its calls of this kind that is due, which fails. Of so many one is due; of half as many
-/// unless a size is set. Returns the runs, what happened in them, and the images of power cuts behind them.
+/// Plays the script once for each of its calls of this kind that is due, which fails. Of so many one is due; of five times as
+/// many unless a size is set. Returns the runs, what happened in them, and the images of power cuts behind them.
 fn fail_one_call_of(kind: Kind, every: usize) -> (usize, Tally, usize) {
     let size = size() as usize;
-    let every = if is_short() { 2 * every + 1 } else { every.div_ceil(size) };
+    let every = if is_short() { 5 * every + 1 } else { every.div_ceil(size) };
     let mut images = Images::new(100);
     let home = Arc::clone(&images.home);
     let script = Script::new(0, 1);

@@ -27,11 +27,15 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
         for call in &journal {
             watch.see(call);
             calls += 1;
+            // Unless a size is set, at each third.
+            if is_short() && calls % 3 != 0 {
+                continue;
+            }
             watch.for_images(tearing, &mut random, &mut |image| images.check(&image, &format!("seed {seed}, ")));
         }
     }
-    let checked = images.end(&format!("power cuts after each of {calls} calls"));
-    assert!(checked > 1000, "{checked}: the script is shorter now");
+    let checked = images.end(&format!("power cuts after calls out of {calls}"));
+    assert!(checked > 400, "{checked}: the script is shorter now");
 }
 
 /// A recorder is killed at any call, and the next recorder goes on. Only the next recorder can make the records that it goes on
@@ -48,7 +52,7 @@ fn a_recorder_that_goes_on_from_one_that_was_killed_loses_nothing_in_a_power_cut
             watch.see(call);
             // All of them in a larger campaign; names are what the next one depends on most.
             let is_due = matches!(call, Call::Name { .. }) || size > 1 && !matches!(call, Call::Promise(_));
-            if !is_due && position % 8 != 0 {
+            if !is_due && position % if is_short() { 24 } else { 8 } != 0 {
                 continue;
             }
             kills += 1;
@@ -64,7 +68,7 @@ fn a_recorder_that_goes_on_from_one_that_was_killed_loses_nothing_in_a_power_cut
         }
     }
     let checked = images.end(&format!("power cuts behind each of {kills} kills"));
-    assert!(checked > 1000, "{checked}: the script is shorter now");
+    assert!(checked > 400, "{checked}: the script is shorter now");
 }
 
 /// What the next recorder does: it opens what is there, drains it, records, begins a log without a preallocated file, makes one,

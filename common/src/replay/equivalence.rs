@@ -80,7 +80,16 @@ fn contents(connection: &Connection) -> Vec<String> {
     all
 }
 
+/// Fewer cases than usual, because each compares all tables behind every statement; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { usual.cases } else { 80 };
+    ProptestConfig { cases, ..usual }
+}
+
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn templates_do_what_the_texts_do(statements in prop::collection::vec(any_statement(), 1..30)) {
         let directory = tempfile::tempdir().unwrap();

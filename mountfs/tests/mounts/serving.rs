@@ -166,7 +166,11 @@ fn in_namespace(script: &str) -> Option<Output> {
         fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     fs::create_dir(path("mnt")).unwrap();
-    fs::rename(node.backup_path(), path("node.bkp")).unwrap();
+    // The other one may be in memory, where no program can be executed.
+    fs::create_dir(path("node.bkp")).unwrap();
+    for file in fs::read_dir(node.backup_path()).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), path("node.bkp").join(file.file_name())).unwrap();
+    }
     let prepare = "set -e; cd $PLACE; chown -R 65534:65534 mnt node.bkp; mknod fuse c 10 229; chmod 666 fuse; \
                    mount --bind fuse /dev/fuse; : >conf; mount --bind conf /etc/fuse.conf; as_nobody='setpriv --reuid=65534 --regid=65534 --clear-groups --'; set +e;";
     let mut command = Command::new("unshare");

@@ -205,10 +205,12 @@ fn what_verify_calls_lost_is_what_cannot_be_opened() {
         // Behind its records a log is zeros; the records may end in zeros, too.
         let bytes = fs::read(sound.path(&name)).unwrap();
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        for case in 0..9 {
+        for case in 0..6 {
             let copy = Copy::of(node.backup_path());
             luck = luck.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = usize::try_from(luck >> 33).unwrap() % used.max(1);
+            // With another version in its manifest, a backup is one of a newer release.
+            let at = if name == names::MANIFEST && (8..10).contains(&at) { 10 } else { at };
             let what = match case {
                 0 => {
                     fs::remove_file(copy.path(&name)).unwrap();

@@ -96,7 +96,7 @@ const CONDITIONS: [(&str, &str); 9] = [
 
 #[test]
 fn every_turn_is_found_and_no_other() {
-    compare_all(&traces::shipped(), 1000, &CONDITIONS);
+    compare_all(&traces::shipped(), 400, &CONDITIONS);
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn run_restore(backup: &Path, version: u32, to: &Path) -> cli::Ran {
 
 #[test]
 fn the_backup_lists_and_restores_what_the_node_did() {
-    let cases = std::env::var(CASES).ok().and_then(|cases| cases.parse().ok()).unwrap_or(20);
+    let cases = std::env::var(CASES).ok().and_then(|cases| cases.parse().ok()).unwrap_or(8);
     let failure_persistence =
         Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/model.txt")) as Box<_>);
     // A case takes seconds: a few steps of shrinking are all that anyone waits for.

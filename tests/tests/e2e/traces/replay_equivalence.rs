@@ -2,7 +2,7 @@
 //! texts they are.
 //!
 //! Every recorded trace goes into three plain SQLite files, one each way: the same bytes in the end and every 500
-//! versions.
+//! versions. Of a long trace only the beginning is taken, unless `BACKUPFS_TRACES_WHOLE` is set.
 
 use std::cell::Cell;
 use std::fs;
@@ -20,6 +20,9 @@ use tests::traces::{self, TraceFolder};
 
 /// How often the bytes are compared, in writes.
 const COMPARED_EVERY: usize = 500;
+
+/// So many writes of a trace are executed, unless all are.
+const WRITES: usize = 4_000;
 
 /// Writes with one table of templates, and those of a block. Odd, so that blocks end anywhere.
 const TABLE_WRITES: usize = 700;
@@ -90,7 +93,8 @@ fn compare(folder: &TraceFolder) -> Share {
         TraceEvent::Write(write) => Some(write),
         _ => None,
     });
-    let writes: Vec<_> = writes.zip(schedule.fates()).collect();
+    let limit = if traces::are_whole() { usize::MAX } else { WRITES };
+    let writes: Vec<_> = writes.zip(schedule.fates()).take(limit).collect();
     for (number, segment) in writes.chunks(TABLE_WRITES).enumerate() {
         let blocks = sealed(segment);
         let templates = blocks.first().expect("a segment has a block").templates();

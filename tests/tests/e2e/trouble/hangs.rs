@@ -303,11 +303,12 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
         let median = commit_quickly(&mut faulty.node, 100, QUICK);
         eprintln!("{rule:?}: spooled after {waited:.1?}, then answered in {median:?}");
         let status = faulty.node.backup_status();
-        let log = faulty.node.lightningd.recorder().expect("it runs").log_lines().join("\n");
-        for told in
+        let recorder = faulty.node.lightningd.recorder().expect("it runs");
+        for reported in
             ["has been waiting for its write to be recorded for 1.", "node.bkp has not answered for", "goes on: it"]
         {
-            assert!(log.contains(told), "{rule:?}: no {told:?} in {log}");
+            let is_there = || recorder.log_lines().iter().any(|line| line.contains(reported));
+            assert!(until(TIMEOUT, is_there), "{rule:?}: no {reported:?} in {:?}", recorder.log_lines());
         }
         let last = &status["stalls"]["last"];
         assert!(last["over"] == true && last["seconds"].as_f64() >= Some(SPOOLED_AFTER.as_secs_f64()), "{status}");
