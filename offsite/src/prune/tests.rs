@@ -71,7 +71,7 @@ impl Fixture {
     fn expect_whole_from(&self, oldest: u32) {
         self.backup.expect_equal_from(&self.source(), oldest, self.backup.version());
         for depth in [Depth::Chain, Depth::Replay] {
-            let report = verify(&self.source(), Scope { depth, ..Scope::default() }, &|_, _| {}).unwrap();
+            let report = verify(self.source(), Scope { depth, ..Scope::default() }, &|_, _| {}).unwrap();
             assert!(report.is_clean(), "{:?}", report.findings);
         }
     }
