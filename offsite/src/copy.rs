@@ -73,6 +73,14 @@ impl CopyDirectory {
         Statements::read(&self.chunks, (holds, missing_through), shipped)
     }
 
+    /// Seq of the last record that the copy lacks although it has later ones; 0 when it lacks none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn missing_through(&self) -> Result<u64, CopyError> {
+        Ok(self.state()?.contents.missing_through())
+    }
+
     /// The state, not older than the poll interval.
     fn state(&self) -> Result<MutexGuard<'_, State>, CopyError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

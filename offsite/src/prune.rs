@@ -43,6 +43,15 @@ pub enum PruneError {
     /// What is to be kept cannot be worked out or written.
     #[error(transparent)]
     Compact(#[from] CompactBackupError),
+    /// Older history is not in the copy yet, or was lost.
+    #[error(
+        "the copy lacks some of the records up to {through}: they were not shipped yet, or were lost. Nothing is removed from it; \
+         `backupfs ship --once` on the node ships what it has"
+    )]
+    NotWhole {
+        /// Seq of the last record that is missing.
+        through: u64,
+    },
     /// There is no place for temporary files.
     #[error("there is no place for what is to be kept: {0}; set TMPDIR to a directory with room")]
     Temporary(#[from] std::io::Error),
@@ -54,7 +63,7 @@ impl PruneError {
         match self {
             Self::Copy(error) => matches!(error, CopyError::Damaged { .. } | CopyError::Seal(_)),
             Self::Compact(error) => error.is_damage(),
-            Self::Temporary(_) => false,
+            Self::NotWhole { .. } | Self::Temporary(_) => false,
         }
     }
 }
@@ -108,8 +117,12 @@ pub fn plan_pruning(
     Ok(plan_compaction(&source, policy, watch)?)
 }
 
-fn open(copy: &CopyToPrune) -> Result<CopyDirectory, CopyError> {
+fn open(copy: &CopyToPrune) -> Result<CopyDirectory, PruneError> {
     let keys = copy.keys.as_ref().map(|(ring, _)| ring.clone());
     // Nothing that an earlier process has kept decides about what is removed.
-    CopyDirectory::open(Arc::new(Chunks::new(Arc::clone(&copy.store), keys, None)))
+    let opened = CopyDirectory::open(Arc::new(Chunks::new(Arc::clone(&copy.store), keys, None)))?;
+    match opened.missing_through()? {
+        0 => Ok(opened),
+        through => Err(PruneError::NotWhole { through }),
+    }
 }

@@ -7,14 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::storage::StorageError;
 use common::verify::{Against, AgainstError, Hold, compare_with_database};
-use common::{Backup, DataVersion, OpenError, ReadError, Source, Timestamp, sqlite_reason};
+use common::{
+    Backup, DataVersion, FreeSpace, History, OpenError, ReadError, Source, Timestamp, Version, View, sqlite_reason,
+};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Checks, Damaged, Destination, Existing, Progress, Proof, RestoreError, write};
 
 /// Name of the file. It never gets it: it is removed under its temporary name.
 const NAME: &str = "rehearsal.sqlite3";
+
+/// Bytes that stay free on the disk in any case.
+const STAYS_FREE: u64 = 256 << 20;
 
 /// The result of SQLite's check without faults.
 const OK: &str = "ok";
@@ -44,6 +50,22 @@ pub enum RehearsalError {
     /// The copy cannot be read.
     #[error("the copy cannot be read to its end")]
     Read(#[from] ReadError),
+    /// The disk has too little room.
+    #[error(
+        "{directory} has {free} bytes free, and a rehearsal takes {needed} for a while: nothing is written, because a full disk would \
+         stop the node. Make room, or rehearse on another machine with `backupfs restore`"
+    )]
+    NoRoom {
+        /// Where the file would be.
+        directory: String,
+        /// Bytes available.
+        free: u64,
+        /// Bytes needed, with what must stay free.
+        needed: u64,
+    },
+    /// How much room there is cannot be found out.
+    #[error(transparent)]
+    Room(#[from] StorageError),
     /// The copy has no version.
     #[error("the copy has no version yet; `backupfs ship --once` brings it up to date")]
     Empty,
@@ -85,7 +107,7 @@ impl RehearsalError {
             Self::Read(_) | Self::Unsound { .. } | Self::Differs { .. } => true,
             Self::Restore(error) => error.is_damage(),
             Self::Compare(error) => error.is_damage(),
-            Self::Open(_) | Self::Empty => false,
+            Self::Open(_) | Self::Empty | Self::NoRoom { .. } | Self::Room(_) => false,
         }
     }
 }
@@ -118,6 +140,7 @@ pub fn rehearse(
     let (history, read) = opened.read_history();
     read?;
     let newest = history.newest().ok_or(RehearsalError::Empty)?;
+    expect_room(&opened, &history, newest, directory)?;
     let destination = Destination::check(&directory.join(NAME), opened.path(), Existing::Refuse)?;
     let mut found: Option<Result<Against, RehearsalError>> = None;
     let mut inspect = |path: &Path| {
@@ -136,6 +159,18 @@ pub fn rehearse(
     let against = found.ok_or(RehearsalError::Empty)??;
     let (data_version, recorded_at) = (newest.data_version, newest.recorded_at);
     Ok(Rehearsed { data_version, recorded_at, bytes, behind: against.behind, duration: began.elapsed() })
+}
+
+/// Checks that the disk has room for the version, and twice as much as that stays free for the node.
+fn expect_room(backup: &Backup, history: &History, version: &Version, directory: &Path) -> Result<(), RehearsalError> {
+    let view = View::open(backup, &history.plan(version)?)
+        .map_err(|error| RestoreError::View { version: version.data_version, source: error.reason })?;
+    let needed = view.size_bytes().saturating_mul(3).saturating_add(STAYS_FREE);
+    let free = FreeSpace::at(directory)?.bytes;
+    if free < needed {
+        return Err(RehearsalError::NoRoom { directory: directory.display().to_string(), free, needed });
+    }
+    Ok(())
 }
 
 /// Checks a restored database, and compares it with the backup.
