@@ -169,11 +169,13 @@ fn tables(report: &Report) -> String {
         mb(report.first_shipping.peak_rss as f64),
     );
     for restore in report.restore.iter().flat_map(|restore| &restore.restores) {
+        let kinds: Vec<_> = restore.requests.iter().map(|(kind, count)| format!("{kind}/ {count}")).collect();
         text += &format!(
-            "restored in {:.1} s: {} in {} answers, {:.1} s of the link; memory {}\n",
+            "restored in {:.1} s: {} in {} answers ({}), {:.1} s of the link; memory {}\n",
             restore.command.seconds,
             mb(restore.sent_bytes as f64),
-            restore.requests,
+            restore.requests.values().sum::<u64>(),
+            kinds.join(", "),
             restore.link_s,
             mb(restore.command.peak_rss as f64)
         );

@@ -1,13 +1,18 @@
 //! The newest version, restored over a link of a known speed by a machine that has read nothing of the copy before.
 
+use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use tests::binaries;
 
-use super::copied_node::CopiedNode;
+use super::copied_node::{CopiedNode, PREFIX};
 use super::watched::{self, Watched};
 use crate::scale::measured::{settle, within};
+
+/// Requests for names of no kind.
+const ALL: char = '*';
 
 /// The measurements.
 #[derive(Debug, Clone, Serialize)]
@@ -20,11 +25,11 @@ pub struct RestoreReport {
 }
 
 /// One restore.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Restore {
     pub command: Watched,
-    /// Requests to the server.
-    pub requests: u64,
+    /// Requests to the server, by the first letter of what was asked for: `x` for snapshots, `s` for segments, `t` for logs.
+    pub requests: BTreeMap<char, u64>,
     /// Bytes in the bodies of its answers.
     pub sent_bytes: u64,
     /// How long the link takes for them.
@@ -55,6 +60,13 @@ fn restore(node: &CopiedNode<'_>, bytes_per_second: u64) -> anyhow::Result<Resto
     let scratch = node.history().scratch()?;
     settle(scratch.path())?;
     let before = node.server.counts();
+    let requests = Arc::new(Mutex::new(BTreeMap::new()));
+    let counted = Arc::clone(&requests);
+    node.server.plan(move |seen| {
+        let kind = seen.name.strip_prefix(PREFIX).and_then(|name| name.chars().next());
+        *counted.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.unwrap_or(ALL)).or_default() += 1;
+        None
+    });
     let mut command = Command::new(binaries::backupfs());
     command
         .env("XDG_CACHE_HOME", within(&scratch, "cache"))
@@ -64,9 +76,10 @@ fn restore(node: &CopiedNode<'_>, bytes_per_second: u64) -> anyhow::Result<Resto
         .arg(node.credentials())
         .arg(node.url())
         .arg(within(&scratch, "restored.sqlite3"));
-    let command = watched::run(&mut command)?;
-    let after = node.server.counts();
-    let sent_bytes = after.bytes_out - before.bytes_out;
+    let command = watched::run(&mut command);
+    node.server.no_trouble();
+    let sent_bytes = node.server.counts().bytes_out - before.bytes_out;
     let link_s = sent_bytes as f64 / bytes_per_second as f64;
-    Ok(Restore { command, requests: after.requests() - before.requests(), sent_bytes, link_s })
+    let requests = requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Restore { command: command?, requests, sent_bytes, link_s })
 }
