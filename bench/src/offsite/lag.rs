@@ -30,6 +30,8 @@ pub struct LagReport {
     pub peak_rss: u64,
     /// Its processor time, as a share of one core.
     pub of_a_core: f64,
+    /// How long uploads were counted.
+    pub seconds: f64,
     /// Uploads meanwhile.
     pub puts: u64,
     /// Bytes of them.
@@ -48,7 +50,7 @@ pub fn measure(node: &mut CopiedNode<'_>, rate: u32, span: Duration) -> anyhow::
     let of_a_core = (processor_time_of(ship)? - processor_time) / took;
     thread::sleep(AFTERWARDS);
     let peak_rss = Memory::of(ship)?.peak_rss;
-    let after = node.server.counts();
+    let (after, seconds) = (node.server.counts(), began.elapsed().as_secs_f64());
     let recorded = node.newest_seq()? - before;
     ensure!(recorded == answers.len() as u64, "{} changes are {recorded} records", answers.len());
     let covered = covered::since(node, began)?;
@@ -62,6 +64,7 @@ pub fn measure(node: &mut CopiedNode<'_>, rate: u32, span: Duration) -> anyhow::
         lag: Samples::new(lags).context("no change was recorded")?.summary(),
         peak_rss,
         of_a_core,
+        seconds,
         puts: after.put - counts.put,
         put_bytes: after.bytes_in - counts.bytes_in,
     })

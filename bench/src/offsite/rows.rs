@@ -46,6 +46,12 @@ pub fn rows(report: &Report) -> Vec<Row> {
             Row::new("shipping at this rate, of a core", "≤ 10 %", format!("{:.2} %", lag.of_a_core * 100.0))
                 .met(lag.of_a_core <= CORE_MAX),
         );
+        // With those of segments there are a few more.
+        let spans = lag.seconds / lag.every_s;
+        rows.push(
+            Row::new("uploads at this rate", "", lag.puts.to_string())
+                .beside(format!("{spans:.1} spans of {:.0} s", lag.every_s), lag.puts as f64 / spans),
+        );
     }
     let peak = report.first_shipping.peak_rss;
     rows.push(Row::new("shipping the whole history, memory", "≤ 64 MB", mb(peak as f64)).met(peak <= MEMORY_MAX));
