@@ -7,6 +7,7 @@
 //! * [`compact`]: answers while history is dropped.
 //! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
 //! * [`import`]: a file of the Python plugin made a backup, and back.
+//! * [`offsite`]: what an off-site copy costs the node, and how far behind it is.
 //! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`results`]: what runs came to, kept and shown side by side.
@@ -19,6 +20,7 @@ mod heal;
 mod import;
 mod looks;
 mod node;
+mod offsite;
 mod opening;
 mod record;
 mod results;
@@ -61,6 +63,8 @@ enum Command {
     Find(looks::Args),
     /// Time the answers of a recorder at full load while history is dropped, beside those without that
     Compact(compact::Args),
+    /// Time the answers of a recorder that ships to an off-site copy, how far behind that is, and a restore from it
+    Offsite(offsite::Args),
     /// Show the last two results of each benchmark side by side
     Results(results::Args),
 }
@@ -76,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Command::Diff(args) => looks::diff(&args),
         Command::Find(args) => looks::find(&args),
         Command::Compact(args) => compact::run(&args),
+        Command::Offsite(args) => offsite::run(&args),
         Command::Results(args) => results::run(&args),
     }
 }

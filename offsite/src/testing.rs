@@ -3,8 +3,9 @@
 
 mod faulty_server;
 mod http;
+mod link;
 mod signature;
 mod trouble;
 
-pub use faulty_server::FaultyServer;
+pub use faulty_server::{FaultyServer, Stored};
 pub use trouble::{Conditions, Counts, Kind, Ranges, Seen, Trouble};

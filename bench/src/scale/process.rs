@@ -49,6 +49,11 @@ impl ProcessorTime {
     }
 }
 
+/// Processor time of all threads of another process until now, in seconds.
+pub fn processor_time_of(pid: u32) -> anyhow::Result<f64> {
+    used(&format!("/proc/{pid}/stat"))
+}
+
 /// User and system time, the 14th and 15th field.
 fn used(path: &str) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(path).with_context(|| path.to_owned())?;

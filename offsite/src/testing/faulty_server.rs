@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,7 @@ use md5::{Digest, Md5};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::http::{Request, Response};
+use super::link::Link;
 use super::signature;
 use super::trouble::{Conditions, Counts, Kind, Ranges, Seen, Trouble};
 use crate::store::{Credentials, Limits, S3Store, StoreUrl};
@@ -32,6 +33,18 @@ type Plan = Arc<dyn Fn(&Seen) -> Option<Trouble> + Send + Sync>;
 struct Object {
     bytes: Arc<Vec<u8>>,
     number: u64,
+    at: Instant,
+}
+
+/// An object, and when the server had it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its name in the bucket.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Arc<Vec<u8>>,
+    /// When it was stored. The answer left after that.
+    pub at: Instant,
 }
 
 struct State {
@@ -53,6 +66,7 @@ struct State {
 /// It has one bucket, checks signatures and checksums, and keeps objects in memory.
 pub struct FaultyServer {
     state: Arc<Mutex<State>>,
+    link: Arc<Link>,
     address: SocketAddr,
     accepting: Option<JoinHandle<()>>,
 }
@@ -88,9 +102,10 @@ impl FaultyServer {
             connections: Vec::new(),
             is_ending: false,
         }));
-        let shared = Arc::clone(&state);
-        let accepting = thread::spawn(move || accept(&listener, &shared));
-        Self { state, address, accepting: Some(accepting) }
+        let link = Arc::new(Link::unlimited());
+        let (shared, shared_link) = (Arc::clone(&state), Arc::clone(&link));
+        let accepting = thread::spawn(move || accept(&listener, &shared, &shared_link));
+        Self { state, link, address, accepting: Some(accepting) }
     }
 
     /// The URL of the objects below `prefix`.
@@ -161,6 +176,11 @@ impl FaultyServer {
         lock(&self.state).delay = delay;
     }
 
+    /// How many bytes of the bodies of answers all connections together get in a second; `None` for as many as they take.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<u64>) {
+        self.link.set_bandwidth(bytes_per_second);
+    }
+
     /// How many names a page of a list has at most.
     pub fn set_page_len(&self, page_len: usize) {
         lock(&self.state).page_len = page_len.max(1);
@@ -184,6 +204,16 @@ impl FaultyServer {
     /// All objects: names in the bucket, and bytes.
     pub fn objects(&self) -> Vec<(String, Arc<Vec<u8>>)> {
         lock(&self.state).objects.iter().map(|(name, object)| (name.clone(), Arc::clone(&object.bytes))).collect()
+    }
+
+    /// All objects, and when each was stored.
+    pub fn stored(&self) -> Vec<Stored> {
+        let stored = |(name, object): (&String, &Object)| Stored {
+            name: name.clone(),
+            bytes: Arc::clone(&object.bytes),
+            at: object.at,
+        };
+        lock(&self.state).objects.iter().map(stored).collect()
     }
 
     /// Puts an object there, as something else than the node would.
@@ -215,7 +245,7 @@ impl Drop for FaultyServer {
     }
 }
 
-fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>) {
+fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>, link: &Arc<Link>) {
     for stream in listener.incoming().flatten() {
         let _ = stream.set_nodelay(true);
         {
@@ -227,9 +257,9 @@ fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>) {
                 state.connections.push(stream);
             }
         }
-        let state = Arc::clone(state);
+        let (state, link) = (Arc::clone(state), Arc::clone(link));
         thread::spawn(move || {
-            let _ = serve(&stream, &state);
+            let _ = serve(&stream, &state, &link);
             let _ = stream.shutdown(Shutdown::Both);
             if let Ok(peer) = stream.peer_addr() {
                 lock(&state).connections.retain(|known| known.peer_addr().is_ok_and(|known| known != peer));
@@ -239,13 +269,13 @@ fn accept(listener: &TcpListener, state: &Arc<Mutex<State>>) {
 }
 
 /// Serves one connection until it ends.
-fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+fn serve(stream: &TcpStream, state: &Mutex<State>, link: &Link) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream.try_clone()?;
     while let Some(mut request) = Request::read_head(&mut reader)? {
         let (trouble, delay) = lock(state).meet(&request);
         if let Some(Trouble::AnswerEarly(status, code)) = trouble {
-            return lock(state).send(Response::fault(status, code)).send(&mut writer, usize::MAX);
+            return lock(state).send(Response::fault(status, code)).send(&mut writer, link, usize::MAX);
         }
         request.read_body(&mut reader, &mut writer)?;
         lock(state).counts.bytes_in += request.body.len() as u64;
@@ -253,7 +283,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         match trouble {
             Some(Trouble::DropBefore) => return Ok(()),
             Some(Trouble::Answer(status, code)) => {
-                lock(state).send(Response::fault(status, code)).send(&mut writer, usize::MAX)?;
+                lock(state).send(Response::fault(status, code)).send(&mut writer, link, usize::MAX)?;
                 continue;
             }
             Some(Trouble::Garbage(bytes)) => return writer.write_all(&bytes),
@@ -270,8 +300,8 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         };
         match trouble {
             Some(Trouble::DropAfter) => return Ok(()),
-            Some(Trouble::CutBody(most)) => return response.send(&mut writer, most),
-            _ => response.send(&mut writer, usize::MAX)?,
+            Some(Trouble::CutBody(most)) => return response.send(&mut writer, link, most),
+            _ => response.send(&mut writer, link, usize::MAX)?,
         }
     }
     Ok(())
@@ -374,7 +404,7 @@ impl State {
 
     fn store(&mut self, name: &str, bytes: Vec<u8>) {
         self.stored += 1;
-        let object = Object { bytes: Arc::new(bytes), number: self.stored };
+        let object = Object { bytes: Arc::new(bytes), number: self.stored, at: Instant::now() };
         self.objects.insert(name.to_owned(), object);
     }
 

@@ -2,8 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
+
+use super::link::{Link, PIECE};
 
 /// The maximum length of the lines before the body.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
@@ -102,8 +105,8 @@ impl Response {
         Self::new(status, body)
     }
 
-    /// Sends the answer, of the body only `most` bytes.
-    pub(super) fn send(&self, stream: &mut TcpStream, most: usize) -> io::Result<()> {
+    /// Sends the answer over a link, of the body only `most` bytes.
+    pub(super) fn send(&self, stream: &mut TcpStream, link: &Link, most: usize) -> io::Result<()> {
         let mut bytes = format!("HTTP/1.1 {} Status\r\n", self.status).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend(format!("{name}: {value}\r\n").into_bytes());
@@ -113,7 +116,17 @@ impl Response {
             bytes.extend(format!("content-length: {}\r\n", self.body.len()).into_bytes());
         }
         bytes.extend(b"\r\n");
-        bytes.extend(&self.body[..most.min(self.body.len())]);
-        stream.write_all(&bytes)
+        let body = &self.body[..most.min(self.body.len())];
+        let began = Instant::now();
+        // What is short goes out at once, as a server does it.
+        let (first, rest) = body.split_at(body.len().min(PIECE));
+        bytes.extend(first);
+        link.take(first.len(), began);
+        stream.write_all(&bytes)?;
+        for piece in rest.chunks(PIECE) {
+            link.take(piece.len(), began);
+            stream.write_all(piece)?;
+        }
+        Ok(())
     }
 }

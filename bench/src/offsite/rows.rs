@@ -1,0 +1,110 @@
+//! The rows of the table of goals.
+
+use super::Report;
+use super::answers::{KindReport, Shipping};
+use crate::goals::{Row, mb, ms};
+
+/// How much slower an answer may be while shipping is on.
+const SLOWER_MAX: f64 = 1.05;
+
+/// The longest that 99 of 100 changes may be in one place only, in microseconds.
+const LAG_MAX_US: f64 = 11e6;
+
+/// The most uploads in a month.
+const UPLOADS_MAX: f64 = 265_000.0;
+
+/// The most memory of the process that ships, in bytes.
+const MEMORY_MAX: u64 = 64_000_000;
+
+/// The largest share of a core that it takes.
+const CORE_MAX: f64 = 0.1;
+
+/// How much longer a restore may take than the link.
+const RESTORE_MAX: f64 = 1.2;
+
+/// All rows for which something was measured.
+pub fn rows(report: &Report) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for kind in report.answers.iter().flat_map(|answers| &answers.kinds) {
+        of_answers(kind, &mut rows);
+    }
+    if let Some(lag) = &report.lag {
+        let figure = format!("lag at {:.0} changes/s, every {:.0} s, p99", lag.rate, lag.every_s);
+        rows.push(
+            Row::new(&figure, "≤ 11 s", seconds(lag.lag.p99_us))
+                .beside(
+                    format!("p50 {}, worst {}", seconds(lag.lag.p50_us), seconds(lag.lag.max_us)),
+                    lag.lag.p99_us / (lag.every_s * 1e6),
+                )
+                .met(lag.lag.p99_us <= LAG_MAX_US),
+        );
+        rows.push(
+            Row::new("shipping at this rate, memory", "≤ 64 MB", mb(lag.peak_rss as f64))
+                .met(lag.peak_rss <= MEMORY_MAX),
+        );
+        rows.push(
+            Row::new("shipping at this rate, of a core", "≤ 10 %", format!("{:.2} %", lag.of_a_core * 100.0))
+                .met(lag.of_a_core <= CORE_MAX),
+        );
+        // With those of segments there are a few more.
+        let spans = lag.seconds / lag.every_s;
+        rows.push(
+            Row::new("uploads at this rate", "", lag.puts.to_string())
+                .beside(format!("{spans:.1} spans of {:.0} s", lag.every_s), lag.puts as f64 / spans),
+        );
+    }
+    let peak = report.first_shipping.peak_rss;
+    rows.push(Row::new("shipping the whole history, memory", "≤ 64 MB", mb(peak as f64)).met(peak <= MEMORY_MAX));
+    if let Some(uploads) = &report.uploads {
+        let segments = uploads.segments.map_or_else(
+            || "no segment was seen".to_owned(),
+            |(_, changes, _)| format!("{changes:.0} changes in a segment"),
+        );
+        rows.push(
+            Row::new(
+                "uploads a month, 2,000 changes an hour, every 10 s",
+                "≤ 265000",
+                format!("{:.0}", uploads.a_month),
+            )
+            .beside(
+                format!("{} of logs, {:.2} s apart; {segments}", uploads.of_logs, uploads.seconds_apart),
+                uploads.a_month / UPLOADS_MAX,
+            )
+            .met(uploads.a_month <= UPLOADS_MAX),
+        );
+    }
+    if let Some(restore) = &report.restore
+        && let Some(worst) = restore.restores.iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()))
+    {
+        let figure = format!("restore at {} Mbit/s, worst of {}", restore.link_mbit, restore.restores.len());
+        rows.push(
+            Row::new(&figure, "≤ 1.2 × link", format!("{:.1} s", worst.command.seconds))
+                .beside(
+                    format!("link {:.1} s; from the backup {:.1} s", worst.link_s, restore.from_backup.seconds),
+                    worst.ratio(),
+                )
+                .met(worst.ratio() <= RESTORE_MAX),
+        );
+    }
+    rows
+}
+
+fn of_answers(kind: &KindReport, rows: &mut Vec<Row>) {
+    for (load, beside) in [("at the rate", &kind.rated), ("full load", &kind.full)] {
+        let percentiles = [
+            ("p50", beside.on.p50_us, beside.off.p50_us, beside.ratio_p50),
+            ("p99", beside.on.p99_us, beside.off.p99_us, beside.ratio_p99),
+        ];
+        for (percentile, on, off, ratio) in percentiles {
+            let figure = format!("answer, {load}, {percentile}: {}", kind.shipping.in_words());
+            let goal = if kind.shipping == Shipping::Off { "" } else { "≤ 1.05 × off" };
+            let row = Row::new(&figure, goal, ms(on)).beside(format!("off {}", ms(off)), ratio);
+            // What differs by chance has no goal.
+            rows.push(if kind.shipping == Shipping::Off { row } else { row.met(ratio <= SLOWER_MAX) });
+        }
+    }
+}
+
+fn seconds(micros: f64) -> String {
+    format!("{:.2} s", micros / 1e6)
+}
