@@ -205,3 +205,65 @@ impl Chunks {
         first.ok_or_else(|| CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::keys::master_key::MasterKey;
+    use crate::memory_store::MemoryStore;
+    use crate::seal::layout::{Padding, sealed_len};
+    use crate::seal::{Sealing, seal};
+
+    const NAME: &str = "s/1";
+    /// Three chunks.
+    const LEN: usize = 40_000;
+
+    /// Two uploads under one name, each with a salt of its own, and the keys that open them; not encrypted and encrypted.
+    fn uploads() -> [(Option<KeyRing>, [Vec<u8>; 2]); 2] {
+        let key = MasterKey::generate().unwrap();
+        let both = |sealing: Sealing<'_>| [1, 2].map(|byte| seal(sealing, NAME, &[byte; LEN], Padding::None).unwrap());
+        [(None, both(Sealing::None)), (Some(KeyRing::from_iter([key.clone()])), both(Sealing::Key(&key)))]
+    }
+
+    fn store(object: &[u8]) -> Arc<dyn Store> {
+        let store = MemoryStore::default();
+        store.put_new(NAME, object).unwrap();
+        Arc::new(store)
+    }
+
+    fn disk(directory: &Path) -> DiskCache {
+        DiskCache::open(directory, 1 << 20).unwrap()
+    }
+
+    /// All bytes, as a process reads them that has just begun.
+    fn read(object: &[u8], keys: &Option<KeyRing>, directory: &Path) -> Vec<u8> {
+        let chunks = Chunks::new(store(object), keys.clone(), Some(disk(directory)));
+        let mut bytes = vec![0; LEN];
+        chunks.read(NAME, sealed_len(LEN as u64), 0, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_chunk_on_disk_under_a_header_with_another_salt_is_not_used() {
+        for (keys, [first, second]) in uploads() {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(read(&first, &keys, dir.path()), [1; LEN]);
+            // Another process has fetched the header since the object was uploaded once more, and no chunk.
+            disk(dir.path()).put_header(NAME, &second[..HEADER_LEN]);
+            assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
+            assert_eq!(disk(dir.path()).chunk(NAME, 2).unwrap(), &second[HEADER_LEN + 2 * 16400..]);
+        }
+    }
+
+    #[test]
+    fn a_header_on_disk_is_replaced_when_chunks_have_another_salt() {
+        for (keys, [first, second]) in uploads() {
+            let dir = tempfile::tempdir().unwrap();
+            disk(dir.path()).put_header(NAME, &first[..HEADER_LEN]);
+            assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
+            assert_eq!(disk(dir.path()).header(NAME).unwrap(), &second[..HEADER_LEN]);
+        }
+    }
+}
