@@ -46,6 +46,13 @@ pub struct LogPiece {
     pub end: FeedPosition,
 }
 
+impl LogPiece {
+    /// Whether it was not cut off for its length: it goes to the end of the log, as that was when it was read.
+    pub fn is_to_the_end(&self) -> bool {
+        (self.bytes.len() as u64) < PIECE_BYTES
+    }
+}
+
 /// A file that does not change any more while it has its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FinishedFile {
@@ -161,6 +168,15 @@ impl Feed {
         }
         files.sort_unstable();
         Ok(files)
+    }
+
+    /// First seq of the newest log; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the backup cannot be listed.
+    pub fn newest_log(&self) -> Result<Option<Seq>, StorageError> {
+        let names = self.backup.directory().list()?;
+        Ok(names.iter().filter_map(|name| names::parse_log(name)).max())
     }
 
     /// Seq of the first record that the newest sealed state builds on: with the files from there on, the newest version can be opened.

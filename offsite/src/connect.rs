@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::Timestamp;
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::copy_error::CopyError;
@@ -36,6 +37,12 @@ pub fn open_store(
     Ok(Arc::from(store))
 }
 
+/// What a description of any format has.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u16,
+}
+
 /// What the copy in a store is; `None` when the store is empty.
 ///
 /// # Errors
@@ -43,9 +50,9 @@ pub fn open_store(
 pub fn describe(store: &dyn Store) -> Result<Option<Description>, CopyError> {
     match store.get(ID, None) {
         Ok(bytes) => {
-            let description: Description = from_json(ID, &bytes)?;
-            match description.format {
-                FORMAT => Ok(Some(description)),
+            // First: a later format may have other fields.
+            match from_json::<AnyFormat>(ID, &bytes)?.format {
+                FORMAT => Ok(Some(from_json(ID, &bytes)?)),
                 version => Err(CopyError::NewerFormat { name: ID.to_owned(), version }),
             }
         }

@@ -3,7 +3,7 @@
 //! * [`contents`]: the files that the objects amount to, and [`logs`]: logs put together from their pieces;
 //! * [`statements`]: what the copy says about how current it is;
 //! * [`object_file`]: a file read chunk by chunk, and [`chunks`], which fetches and keeps chunks; [`disk_cache`] keeps them longer;
-//!   `at_once` makes many requests at the same time.
+//!   `read_ahead` says how many chunks are fetched for a reader that goes on, and `at_once` makes many requests at the same time.
 
 mod at_once;
 pub mod chunks;
@@ -11,6 +11,7 @@ pub mod contents;
 pub mod disk_cache;
 pub mod logs;
 pub mod object_file;
+mod read_ahead;
 pub mod statements;
 
 use std::fmt;

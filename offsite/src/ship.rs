@@ -263,7 +263,14 @@ impl Shipper {
     pub fn ship_logs(&mut self) -> Result<Step, CopyError> {
         let mut step = self.drain_queue()?;
         self.uses_logs = true;
+        // What comes meanwhile is left to the next call: otherwise a node that is never silent would have it go on for ever.
+        let newest_log = self.feed.newest_log().map_err(common::ReadError::from)?;
         while let Some(piece) = self.feed.next_piece()? {
+            if piece.offset == 0 {
+                // A reader needs what is between: a log that was sealed before all of it was shipped.
+                self.ship_segments_between(self.shipped.next_seq, piece.log.get())?;
+            }
+            let is_last = newest_log.is_none_or(|newest| piece.log >= newest) && piece.is_to_the_end();
             let mut bytes = piece.bytes.as_slice();
             let mut offset = piece.offset;
             let mut before = self.shipped;
@@ -278,6 +285,9 @@ impl Shipper {
                 }
             }
             step = Step::Stored;
+            if is_last {
+                break;
+            }
         }
         if self.begins_anew {
             // What was shipped behind this by an earlier run was lost on the node.
@@ -289,6 +299,21 @@ impl Shipper {
             self.begins_anew = false;
         }
         Ok(step)
+    }
+
+    /// Ships the segments that have records from `from` on, and end before `to`.
+    fn ship_segments_between(&mut self, from: u64, to: u64) -> Result<(), CopyError> {
+        if from >= to || self.shipped.log == 0 {
+            return Ok(());
+        }
+        for found in self.feed.finished_files()? {
+            let (file, _) = file_of(found);
+            let is_between = matches!(file, File::Segment { last, .. } if (from..to).contains(&last));
+            while is_between && !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored
+            {
+            }
+        }
+        Ok(())
     }
 
     fn enqueue(&mut self, log: u64, offset: u64, bytes: &[u8], end: FeedPosition) -> Result<(), CopyError> {

@@ -46,7 +46,15 @@ fn build() -> PathBuf {
         Some(profile) => profile,
     };
     let target = directory.parent().expect("a profile directory lies in the target directory");
-    let built = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    // What cargo says to a test about its package is news to the build script of ring: all that needs ring would be compiled once
+    // more here, and once more by the next `cargo test`.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of| name.starts_with(of))) {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
         .current_dir(workspace())
         // With the features of the whole workspace, as `cargo test --workspace`: nothing is compiled twice.
         .args(["build", "--quiet", "--workspace", "--exclude", "bench", "--bins", "--profile", profile, "--target-dir"])

@@ -1,12 +1,13 @@
 //! [`Chunks`]: chunks of objects, fetched, opened, and kept.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use common::storage::lru::RecentlyUsed;
 
 use crate::copy::disk_cache::DiskCache;
+use crate::copy::read_ahead::ReadAhead;
 use crate::copy_error::CopyError;
 use crate::keys::key_ring::KeyRing;
 use crate::seal::header::HEADER_LEN;
@@ -20,9 +21,6 @@ const CHUNKS_MAX: usize = 4096;
 /// Headers of objects kept in memory.
 const OBJECTS_MAX: usize = 16 << 10;
 
-/// The most chunks that are fetched at once, by a reader that goes on in order: 2 MiB.
-const AHEAD_MAX: u64 = 128;
-
 /// Chunks of the objects of one copy.
 #[derive(Debug)]
 pub struct Chunks {
@@ -30,6 +28,8 @@ pub struct Chunks {
     /// The keys, unless the copy is not encrypted.
     keys: Option<KeyRing>,
     kept: Mutex<Kept>,
+    /// Chunks are not on their way any more.
+    arrived: Condvar,
     disk: Option<DiskCache>,
 }
 
@@ -37,15 +37,35 @@ pub struct Chunks {
 struct Kept {
     objects: RecentlyUsed<String, Arc<SealedObject>>,
     chunks: RecentlyUsed<(String, u64), Arc<Vec<u8>>>,
-    /// Per object the chunk behind the last fetch, and how many that fetched.
-    ahead: HashMap<String, (u64, u64)>,
+    ahead: ReadAhead,
+    /// Chunks that another thread is fetching.
+    on_their_way: HashSet<(String, u64)>,
+}
+
+/// Chunks that this thread fetches: others wait for them, however that ends.
+struct OnTheirWay<'a> {
+    chunks: &'a Chunks,
+    name: &'a str,
+    range: Range<u64>,
+}
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.chunks.kept();
+        for chunk in self.range.clone() {
+            kept.on_their_way.remove(&(self.name.to_owned(), chunk));
+        }
+        drop(kept);
+        self.chunks.arrived.notify_all();
+    }
 }
 
 impl Chunks {
     /// The chunks of a copy. `disk` keeps them for later processes.
     pub fn new(store: Arc<dyn Store>, keys: Option<KeyRing>, disk: Option<DiskCache>) -> Self {
         let (objects, chunks) = (RecentlyUsed::new(OBJECTS_MAX), RecentlyUsed::new(CHUNKS_MAX));
-        Self { store, keys, kept: Mutex::new(Kept { objects, chunks, ahead: HashMap::new() }), disk }
+        let kept = Kept { objects, chunks, ahead: ReadAhead::default(), on_their_way: HashSet::new() };
+        Self { store, keys, kept: Mutex::new(kept), arrived: Condvar::new(), disk }
     }
 
     /// The store.
@@ -95,7 +115,7 @@ impl Chunks {
     /// The first chunk of a range of which all will be needed.
     fn chunk(&self, name: &str, object_len: u64, wanted: Range<u64>) -> Result<Arc<Vec<u8>>, CopyError> {
         let first = wanted.start;
-        if let Some(chunk) = self.kept().chunks.get((name.to_owned(), first)) {
+        if let Some(chunk) = self.kept_or_arriving(name, first) {
             return Ok(chunk);
         }
         let object = self.object(name, object_len, first)?;
@@ -106,9 +126,11 @@ impl Chunks {
         if let Some(chunk) = self.on_disk(&object, name, first) {
             return Ok(self.keep(name, first, chunk));
         }
-        let count = self.ahead(name, &wanted);
-        let last = first.saturating_add(count).min(object.layout().chunk_count());
-        let chunks = first..last.max(first.saturating_add(1));
+        let on_their_way = match self.begin_to_fetch(&object, name, &wanted) {
+            Ok(on_their_way) => on_their_way,
+            Err(chunk) => return Ok(chunk),
+        };
+        let chunks = on_their_way.range.clone();
         let sealed = self.store.get(name, Some(object.layout().bytes_of(chunks.clone())))?;
         match self.open_and_keep(&object, name, chunks.clone(), &sealed) {
             // The object may have been uploaded once more since its header was kept: with another salt.
@@ -124,17 +146,48 @@ impl Chunks {
         }
     }
 
-    /// How many chunks are fetched for a reader of these: twice as many as before, if it goes on in order.
-    fn ahead(&self, name: &str, wanted: &Range<u64>) -> u64 {
-        let needed = wanted.end - wanted.start;
+    /// A chunk that is kept, or that another thread is fetching, for which this waits; `None` when this thread has to fetch it.
+    fn kept_or_arriving(&self, name: &str, chunk: u64) -> Option<Arc<Vec<u8>>> {
+        let key = (name.to_owned(), chunk);
         let mut kept = self.kept();
-        if kept.ahead.len() > OBJECTS_MAX {
-            kept.ahead.clear();
+        loop {
+            if let Some(chunk) = kept.chunks.get(key.clone()) {
+                return Some(chunk);
+            }
+            if !kept.on_their_way.contains(&key) {
+                return None;
+            }
+            kept = self.arrived.wait(kept).unwrap_or_else(PoisonError::into_inner);
         }
-        let before = kept.ahead.get(name).copied().filter(|(next, _)| *next == wanted.start);
-        let count = before.map_or(needed, |(_, count)| (count * 2).max(needed)).clamp(1, AHEAD_MAX);
-        kept.ahead.insert(name.to_owned(), (wanted.start + count, count));
-        count
+    }
+
+    /// Chooses the chunks to fetch for a reader of these: up to the first that is there already, or is being fetched. The first chunk
+    /// itself, if it has come meanwhile.
+    fn begin_to_fetch<'a>(
+        &'a self,
+        object: &SealedObject,
+        name: &'a str,
+        wanted: &Range<u64>,
+    ) -> Result<OnTheirWay<'a>, Arc<Vec<u8>>> {
+        loop {
+            if let Some(chunk) = self.kept_or_arriving(name, wanted.start) {
+                return Err(chunk);
+            }
+            let mut kept = self.kept();
+            let key = |chunk| (name.to_owned(), chunk);
+            if kept.on_their_way.contains(&key(wanted.start)) {
+                continue;
+            }
+            let count = kept.ahead.count(name, wanted);
+            let last = wanted.start.saturating_add(count).min(object.layout().chunk_count());
+            let mut behind = wanted.start + 1;
+            while behind < last && !kept.on_their_way.contains(&key(behind)) && kept.chunks.get(key(behind)).is_none() {
+                behind += 1;
+            }
+            let range = wanted.start..behind;
+            kept.on_their_way.extend(range.clone().map(key));
+            return Ok(OnTheirWay { chunks: self, name, range });
+        }
     }
 
     /// The opened header of an object. It is fetched with the chunk that is wanted if that is the first one.
@@ -203,5 +256,67 @@ impl Chunks {
             first.get_or_insert(kept);
         }
         first.ok_or_else(|| CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::keys::master_key::MasterKey;
+    use crate::memory_store::MemoryStore;
+    use crate::seal::layout::{Padding, sealed_len};
+    use crate::seal::{Sealing, seal};
+
+    const NAME: &str = "s/1";
+    /// Three chunks.
+    const LEN: usize = 40_000;
+
+    /// Two uploads under one name, each with a salt of its own, and the keys that open them; not encrypted and encrypted.
+    fn uploads() -> [(Option<KeyRing>, [Vec<u8>; 2]); 2] {
+        let key = MasterKey::generate().unwrap();
+        let both = |sealing: Sealing<'_>| [1, 2].map(|byte| seal(sealing, NAME, &[byte; LEN], Padding::None).unwrap());
+        [(None, both(Sealing::None)), (Some(KeyRing::from_iter([key.clone()])), both(Sealing::Key(&key)))]
+    }
+
+    fn store(object: &[u8]) -> Arc<dyn Store> {
+        let store = MemoryStore::default();
+        store.put_new(NAME, object).unwrap();
+        Arc::new(store)
+    }
+
+    fn disk(directory: &Path) -> DiskCache {
+        DiskCache::open(directory, 1 << 20).unwrap()
+    }
+
+    /// All bytes, as a process reads them that has just begun.
+    fn read(object: &[u8], keys: &Option<KeyRing>, directory: &Path) -> Vec<u8> {
+        let chunks = Chunks::new(store(object), keys.clone(), Some(disk(directory)));
+        let mut bytes = vec![0; LEN];
+        chunks.read(NAME, sealed_len(LEN as u64), 0, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_chunk_on_disk_under_a_header_with_another_salt_is_not_used() {
+        for (keys, [first, second]) in uploads() {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(read(&first, &keys, dir.path()), [1; LEN]);
+            // Another process has fetched the header since the object was uploaded once more, and no chunk.
+            disk(dir.path()).put_header(NAME, &second[..HEADER_LEN]);
+            assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
+            assert_eq!(disk(dir.path()).chunk(NAME, 2).unwrap(), &second[HEADER_LEN + 2 * 16400..]);
+        }
+    }
+
+    #[test]
+    fn a_header_on_disk_is_replaced_when_chunks_have_another_salt() {
+        for (keys, [first, second]) in uploads() {
+            let dir = tempfile::tempdir().unwrap();
+            disk(dir.path()).put_header(NAME, &first[..HEADER_LEN]);
+            assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
+            assert_eq!(disk(dir.path()).header(NAME).unwrap(), &second[..HEADER_LEN]);
+        }
     }
 }

@@ -13,8 +13,6 @@ mod listing;
 mod packets;
 #[cfg(test)]
 mod server_tests;
-#[cfg(test)]
-mod sshd_for_tests;
 mod transfer;
 
 use std::fmt;

@@ -10,7 +10,7 @@
 //! | [`checking`] | `verify`, `status`, `backup-status` |
 //! | [`python`] | `import` and `export`: files and nodes of the Python plugin |
 //! | [`operating`] | how the command line behaves, the mount as a service, compaction |
-//! | [`offsite`] | off-site copies: shipped, read, restored |
+//! | [`offsite`] | off-site copies: shipped, read, restored, after a disaster too; directories, buckets, SFTP servers; bad input |
 //! | [`project`] | documents, floors of the code, the Debian package |
 //!
 //! `cargo test -p tests --test e2e recording::model` runs one of them. Tests share a process: what changes the process
@@ -24,9 +24,15 @@ mod checking {
 }
 
 mod offsite {
+    mod bad_input;
     mod checks;
     mod copies;
+    mod disasters;
+    mod goodbye;
+    mod idle;
+    mod remote;
     mod shipped;
+    mod stores;
 }
 
 mod operating {

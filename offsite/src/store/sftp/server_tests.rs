@@ -10,8 +10,8 @@ use rustix::process::Signal;
 
 use super::super::conformance_tests::{conforms, pattern};
 use super::super::{ConditionalPut, OBJECT_BYTES_MAX, StoreUrl, open, probe_conditional_put};
-use super::sshd_for_tests::{Access, Sshd};
 use super::*;
+use crate::testing::{Access, Sshd};
 
 fn short() -> Limits {
     let stall = Duration::from_secs(2);

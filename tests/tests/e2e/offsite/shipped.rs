@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,6 +19,24 @@ pub fn run(arguments: &[&dyn AsRef<OsStr>]) -> Ran {
     backupfs(&arguments.iter().map(|argument| argument.as_ref()).collect::<Vec<_>>())
 }
 
+/// A node that has stopped, with a backup of some versions, and `hsm_secret`.
+pub fn node_with_keys() -> SmallNode {
+    let mut node = SmallNode::created();
+    for _ in 0..5 {
+        node.commit();
+    }
+    node.stop();
+    write_private(&node.home.lightning_dir().join("hsm_secret"), [7; 32]);
+    node
+}
+
+/// Writes a file that only its owner reads.
+pub fn write_private(path: &Path, bytes: impl AsRef<[u8]>) {
+    let _none: std::io::Result<()> = fs::remove_file(path);
+    fs::write(path, bytes).expect("the file system works");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).expect("the file system works");
+}
+
 /// A node with keys, and a directory for its copy.
 pub struct Shipped {
     pub node: SmallNode,
@@ -27,14 +45,7 @@ pub struct Shipped {
 
 impl Shipped {
     pub fn new(options: &[&str]) -> Self {
-        let mut node = SmallNode::created();
-        for _ in 0..5 {
-            node.commit();
-        }
-        node.stop();
-        let secret = node.home.lightning_dir().join("hsm_secret");
-        fs::write(&secret, [7; 32]).expect("the file system works");
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).expect("the file system works");
+        let node = node_with_keys();
         let shipped = Self { copy: node.home.join("node.copy"), node };
         shipped.add(options).expect_done("offsite add");
         shipped

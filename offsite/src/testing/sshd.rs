@@ -1,6 +1,8 @@
-//! An OpenSSH server for tests: of this user, on loopback, with keys of its own.
+//! [`Sshd`]: an OpenSSH server of this user, on loopback, with keys of its own.
 
+use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,44 +12,60 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use tempfile::TempDir;
 
-use super::super::StoreUrl;
-use super::{Limits, SftpStore, SftpUrl, Store};
+use crate::store::{Limits, SftpStore, SftpUrl, Store, StoreUrl};
 
 /// Where Debian has it; it insists on being started by its whole path.
 const PROGRAM: &str = "/usr/sbin/sshd";
 
 /// What the server lets be done.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
     ReadWrite,
+    /// To list and to read.
     ReadOnly,
 }
 
 /// A server that is ended with the test, however that ends.
-pub(super) struct Sshd {
+pub struct Sshd {
     directory: TempDir,
     child: Child,
     port: u16,
 }
 
+impl fmt::Debug for Sshd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sshd").field(&self.port).finish()
+    }
+}
+
+/// Says past the test harness, which shows what a test prints only when it fails, that something cannot be tested here.
+fn skipped(why: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {why}");
+}
+
 impl Sshd {
     /// A server; `None`, with a word about it, where there is none.
-    pub(super) fn start(access: Access) -> Option<Self> {
+    ///
+    /// # Panics
+    /// When it is installed and does not start.
+    pub fn start(access: Access) -> Option<Self> {
         if !Path::new(PROGRAM).exists() || Command::new("ssh").arg("-V").stderr(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: sshd or ssh is not installed (openssh-server, openssh-client)");
+            skipped("sshd or ssh is not installed (openssh-server, openssh-client)");
             return None;
         }
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
         for key in ["host", "other", "user"] {
             let made = Command::new("ssh-keygen")
                 .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", &path(key)])
                 .stdin(Stdio::null())
                 .status();
-            assert!(made.unwrap().success());
+            assert!(made.expect("ssh-keygen").success());
         }
-        fs::copy(path("user.pub"), path("authorized")).unwrap();
-        fs::create_dir(path("home")).unwrap();
+        fs::copy(path("user.pub"), path("authorized")).expect("a key");
+        fs::create_dir(path("home")).expect("a directory");
         // As root it wants an empty directory.
         if getuid().is_root() {
             let _ = fs::create_dir_all("/run/sshd");
@@ -55,7 +73,9 @@ impl Sshd {
         // Without it, a user who is not root cannot find out that the account is not locked.
         let pam = if getuid().is_root() { "no" } else { "yes" };
         let options = if access == Access::ReadOnly { " -R" } else { "" };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM {pam}\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nPidFile none\n\
@@ -63,15 +83,15 @@ impl Sshd {
             path("host"),
             path("authorized"),
         );
-        fs::write(path("sshd_config"), config).unwrap();
-        let log = fs::File::create(path("log")).unwrap();
+        fs::write(path("sshd_config"), config).expect("a file");
+        let log = fs::File::create(path("log")).expect("a file");
         let child = Command::new(PROGRAM)
             .args(["-D", "-e", "-f", &path("sshd_config")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap();
+            .expect("sshd");
         let sshd = Self { directory, child, port };
         sshd.know_host_key("host");
         let start = Instant::now();
@@ -81,32 +101,39 @@ impl Sshd {
         }
         let is_in = sshd.store("home", Limits::default()).list("").is_ok();
         if !is_in && sshd.log().contains("not allowed because") {
-            eprintln!("SKIPPED: sshd lets nobody in as this user: {}", sshd.log().trim());
+            skipped(&format!("sshd does not let this user in: {}", sshd.log().trim()));
             return None;
         }
         Some(sshd)
     }
 
-    /// Has the client expect this key of the server.
-    pub(super) fn know_host_key(&self, key: &str) {
+    /// Has the client expect this key of the server: `host`, which it has, `other`, or none.
+    ///
+    /// # Panics
+    /// When its files cannot be written.
+    pub fn know_host_key(&self, key: &str) {
         let public = fs::read_to_string(self.path(&format!("{key}.pub"))).unwrap_or_default();
         let known = if public.is_empty() { String::new() } else { format!("[127.0.0.1]:{} {public}", self.port) };
-        fs::write(self.path("known_hosts"), known).unwrap();
+        fs::write(self.path("known_hosts"), known).expect("a file");
         self.log_in_with("user");
     }
 
-    /// Has the client log in with this key.
-    pub(super) fn log_in_with(&self, key: &str) {
+    /// Has the client log in with this key: `user`, which the server knows, or `other`.
+    ///
+    /// # Panics
+    /// When its files cannot be written.
+    pub fn log_in_with(&self, key: &str) {
         let config = format!(
             "Host *\nIdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n\
              GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n",
             self.path(key).display(),
             self.path("known_hosts").display(),
         );
-        fs::write(self.path("ssh_config"), config).unwrap();
+        fs::write(self.path("ssh_config"), config).expect("a file");
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    /// A file or directory of the server's.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -115,13 +142,20 @@ impl Sshd {
     }
 
     /// The URL of a directory of the server's.
-    pub(super) fn url(&self, name: &str) -> StoreUrl {
+    ///
+    /// # Panics
+    /// When the name makes no URL.
+    pub fn url(&self, name: &str) -> StoreUrl {
         let config = self.path("ssh_config").display().to_string();
         let text = format!("sftp://127.0.0.1:{}{}?config={config}", self.port, self.path(name).display());
-        text.parse().unwrap()
+        text.parse().expect("a URL")
     }
 
-    pub(super) fn store(&self, name: &str, limits: Limits) -> SftpStore {
+    /// The store in a directory of the server's.
+    ///
+    /// # Panics
+    /// When the name makes no URL.
+    pub fn store(&self, name: &str, limits: Limits) -> SftpStore {
         let StoreUrl::Sftp(url) = self.url(name) else { panic!("a directory of a server") };
         SftpStore::new(SftpUrl { port: Some(self.port), ..url }, limits)
     }
@@ -141,7 +175,7 @@ impl Sshd {
     }
 
     /// Sends a signal to all that serve connections; says how many those are.
-    pub(super) fn signal_sessions(&self, signal: Signal) -> usize {
+    pub fn signal_sessions(&self, signal: Signal) -> usize {
         let sessions = self.sessions();
         for session in &sessions {
             let _ = kill_process(*session, signal);
