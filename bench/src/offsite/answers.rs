@@ -149,10 +149,10 @@ fn beside(pairs: &[(&[Duration], &[Duration])]) -> Option<Beside> {
         p50.push(on.p50_us / off.p50_us);
         p99.push(on.p99_us / off.p99_us);
     }
-    let all = |of: fn(&(&[Duration], &[Duration])) -> Vec<Duration>| Samples::new(pairs.iter().flat_map(of).collect());
+    let (off, on): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
     Some(Beside {
-        on: all(|(_, on)| on.to_vec())?.summary(),
-        off: all(|(off, _)| off.to_vec())?.summary(),
+        on: samples(&on.concat())?.summary(),
+        off: samples(&off.concat())?.summary(),
         ratio_p50: median(p50)?,
         ratio_p99: median(p99)?,
     })

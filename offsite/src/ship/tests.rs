@@ -293,3 +293,18 @@ fn a_copy_begun_later_gets_first_what_the_newest_version_needs() {
     let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
     assert_eq!(CopyDirectory::open(chunks).unwrap().statements().unwrap().missing_through, 0);
 }
+
+#[test]
+fn a_log_that_was_sealed_before_all_of_it_was_shipped_leaves_no_hole() {
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    let mut shipper = copy.shipper(&backup).unwrap();
+    backup.record(3);
+    shipper.ship_logs().unwrap();
+    backup.record(40);
+    backup.seal();
+    backup.record(3);
+    // Files have their turn later: what is shipped of the logs must be of use by itself.
+    shipper.ship_logs().unwrap();
+    backup.expect_equal(&copy.source(), 46);
+}

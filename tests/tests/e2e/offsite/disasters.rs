@@ -43,13 +43,16 @@ const LOGS_END_AFTER: usize = 60;
 /// How long each answer of the bucket takes.
 const DELAY_MS: u64 = 30;
 
+/// Transactions by their version.
+type Statements = BTreeMap<u32, Vec<String>>;
+
 /// A node under load, and what its database held at each version.
 struct Burning {
     node: SmallNode,
     /// How many times the recorder was started: at most that many records are no versions.
     starts: u64,
     /// The statements that made each version that was answered with "continue".
-    acknowledged: BTreeMap<u32, Vec<String>>,
+    acknowledged: Statements,
     /// Those of a write that has got no answer: it may have been recorded.
     unanswered: Option<(u32, Vec<String>)>,
 }
@@ -105,7 +108,7 @@ impl Burning {
     }
 
     /// Ends all processes at once, in the middle of a write or between two, and deletes everything.
-    fn burn(mut self, random: &mut Seeded) -> (BTreeMap<u32, Vec<String>>, Option<(u32, Vec<String>)>) {
+    fn burn(mut self, random: &mut Seeded) -> (Statements, Option<(u32, Vec<String>)>) {
         let dir = self.node.home.lightning_dir();
         // Before the recorder: by itself, a process that ships would say goodbye.
         kill_shipping_from(&dir);
@@ -136,7 +139,7 @@ fn kill_shipping_from(lightning_dir: &Path) -> usize {
 /// Seq of the last record up to which the bucket has everything: in whole segments, and in bytes of logs. A log that was sealed
 /// before all of it was shipped is missing until its segment is there, and then what was shipped of the next one counts.
 fn stored(server: &FaultyServer, words: &Path) -> u64 {
-    let key = from_words(&fs::read_to_string(words).unwrap()).unwrap();
+    let key = from_words(&fs::read_to_string(words).expect("words")).expect("the words of a key");
     let keys = KeyRing::from_iter([key]);
     // Seq of a first record, and that behind the last one.
     let mut pieces: Vec<(u64, u64)> = Vec::new();
@@ -145,8 +148,8 @@ fn stored(server: &FaultyServer, words: &Path) -> u64 {
         match Object::parse(name).expect("the name of an object") {
             Object::Part(File::Segment { first, last }, part) if part.of == 1 => pieces.push((first, last + 1)),
             Object::Tail(tail) => {
-                let plain = open(Opening::Keys(&keys), name, &bytes).unwrap();
-                pieces.push((tail.log, LogBytes::decode(name, &plain).unwrap().next_seq));
+                let plain = open(Opening::Keys(&keys), name, &bytes).expect("an object that opens");
+                pieces.push((tail.log, LogBytes::decode(name, &plain).expect("bytes of a log").next_seq));
             }
             _ => {}
         }
@@ -159,13 +162,13 @@ fn stored(server: &FaultyServer, words: &Path) -> u64 {
 }
 
 /// The database that these statements make, up to a version.
-fn replay(statements: &BTreeMap<u32, Vec<String>>, version: u32, file: &Path) {
-    let mut database = Connection::open(file).unwrap();
-    database.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = OFF;").unwrap();
+fn replay(statements: &Statements, version: u32, file: &Path) {
+    let mut database = Connection::open(file).expect("a database");
+    database.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = OFF;").expect("settings");
     for transaction in statements.range(..=version).map(|(_, statements)| statements) {
-        let open = database.transaction().unwrap();
-        transaction.iter().for_each(|statement| open.execute_batch(statement).unwrap());
-        open.commit().unwrap();
+        let open = database.transaction().expect("a transaction");
+        transaction.iter().for_each(|statement| open.execute_batch(statement).expect("a statement"));
+        open.commit().expect("a commit");
     }
 }
 
