@@ -301,14 +301,16 @@ impl Shipper {
         Ok(step)
     }
 
-    /// Ships the segments that have records from `from` on, and end before `to`.
+    /// Ships the segments that the copy lacks behind its newest one and that end before `to`, if records from `from` on are among
+    /// them. From old to new: a reader takes a segment for a sign that those before it are there.
     fn ship_segments_between(&mut self, from: u64, to: u64) -> Result<(), CopyError> {
         if from >= to || self.shipped.log == 0 {
             return Ok(());
         }
+        let sealed_behind = self.listing.sealed_behind();
         for found in self.feed.finished_files()? {
             let (file, _) = file_of(found);
-            let is_between = matches!(file, File::Segment { last, .. } if (from..to).contains(&last));
+            let is_between = matches!(file, File::Segment { first, last } if first >= sealed_behind && last < to);
             while is_between && !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored
             {
             }
