@@ -1,6 +1,6 @@
 //! [`prune`]: old history removed from a copy, by an operator whose credentials may delete objects. The node's need not.
 //!
-//! It is the compaction of a backup, on a [`PruneDirectory`]: what is kept of the dropped segments is written to a file `pruned`, read
+//! It is the compaction of a backup, on a `PruneDirectory`: what is kept of the dropped segments is written to a file `pruned`, read
 //! back, uploaded under a name of its own, and read back from the store; only then are objects removed. Whatever happens in between,
 //! a reader finds either the whole old history, or the new one.
 
