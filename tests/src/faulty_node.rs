@@ -40,7 +40,7 @@ impl FaultyNode {
 
     /// The same, with this `on_unreachable` in its `backup.lock`; see [`Home::set_on_unreachable`].
     pub fn with_policy(caching: Caching, on_unreachable: Option<Value>) -> Option<Self> {
-        let home = Home::new();
+        let home = Home::on_disk();
         let [disk, mounted] = ["disk", "mounted"].map(|name| home.join(name));
         for directory in [&disk, &mounted] {
             fs::create_dir(directory).expect("a directory");

@@ -22,6 +22,15 @@ impl Home {
         home
     }
 
+    /// As [`new`](Self::new), on the disk: where the order in which things happen is that of a disk.
+    pub fn on_disk() -> Self {
+        guard::note();
+        let made = tempfile::Builder::new().prefix("backupfs-test-").tempdir_in("/var/tmp");
+        let home = Self(made.expect("a temporary directory"));
+        fs::create_dir(home.lightning_dir()).expect("the lightning-dir");
+        home
+    }
+
     /// As [`new`](Self::new), in memory where the machine has a place for that: for files that are written again and again.
     pub fn in_memory() -> Self {
         guard::note();

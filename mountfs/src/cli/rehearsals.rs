@@ -15,7 +15,7 @@ use offsite::store::Store;
 
 use crate::restore::rehearsal::{RehearsalError, Rehearsed, rehearse};
 
-/// How often it is looked whether a rehearsal is due.
+/// Interval of the checks whether a rehearsal is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The pause after a failed rehearsal, if the interval is not shorter.
