@@ -8,11 +8,12 @@ use clap::Args;
 use common::compact::{
     Clock, CompactBackupError, CompactOutcome, CompactionFields, Force, Stage, compact_backup, plan_compaction,
 };
-use common::{BackupUrl, KeepPolicy, KeepSpan, Timestamp, counted};
+use common::{BackupUrl, Timestamp, counted};
 use serde_json::json;
 
 use super::Failure;
 use super::compact_beside::{compact_beside, recording_node};
+use super::keep_args::KeepArgs;
 use super::progress::Bar;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
@@ -43,18 +44,9 @@ Examples:
   backupfs compact --keep-within 90d --dry-run /var/backup/node.bkp
   backupfs compact --keep-within 30d --keep-hourly 90d --keep-daily 1y /var/backup/node.bkp")]
 pub struct CompactArgs {
-    /// Keep all versions of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_within: Option<KeepSpan>,
-    /// Keep the newest version of every hour of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_hourly: Option<KeepSpan>,
-    /// Keep the newest version of every day of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_daily: Option<KeepSpan>,
-    /// Keep the newest version of every week of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_weekly: Option<KeepSpan>,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Only show what would be dropped, and how much space that would free
     #[arg(long)]
     pub dry_run: bool,
@@ -73,12 +65,7 @@ pub struct CompactArgs {
 /// # Errors
 /// Exit code 1 when the backup is damaged, 2 when it cannot be compacted now, or the policy keeps nothing.
 pub fn run(args: &CompactArgs) -> Result<(), Failure> {
-    let policy = KeepPolicy {
-        within: args.keep_within,
-        hourly: args.keep_hourly,
-        daily: args.keep_daily,
-        weekly: args.keep_weekly,
-    };
+    let policy = args.keep.policy();
     let interrupted = interrupted_by_signal()?;
     let goes_on = || match interrupted.load(Ordering::Relaxed) {
         true => ControlFlow::Break(()),

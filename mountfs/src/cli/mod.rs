@@ -13,6 +13,7 @@ pub mod export;
 pub mod find;
 pub mod import;
 pub mod init;
+mod keep_args;
 mod keys;
 pub mod log_queue;
 pub mod logging;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use common::compact::{Clock, CompactionFields};
-use common::{KeepPolicy, KeepSpan, counted};
+use common::counted;
 use offsite::connect::{expect_copy, key_files, open_store};
 use offsite::keys::unlock::newest_key;
 use offsite::prune::{CopyToPrune, PruneOutcome, plan_pruning, prune};
@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::compact::Bars;
+use super::keep_args::KeepArgs;
 use super::read_url::ReadArgs;
 use super::signals::interrupted_by_signal;
 use super::verify::{heard, write_json};
@@ -41,18 +42,9 @@ Example:
 pub struct PruneArgs {
     /// The copy: s3://BUCKET/PREFIX, sftp://HOST/PATH or file:///PATH
     pub url: StoreUrl,
-    /// Keep all versions of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_within: Option<KeepSpan>,
-    /// Keep the newest version of every hour of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_hourly: Option<KeepSpan>,
-    /// Keep the newest version of every day of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_daily: Option<KeepSpan>,
-    /// Keep the newest version of every week of this span
-    #[arg(long, value_name = "SPAN")]
-    pub keep_weekly: Option<KeepSpan>,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Only show what would be removed
     #[arg(long)]
     pub dry_run: bool,
@@ -72,12 +64,7 @@ pub struct PruneArgs {
 /// # Errors
 /// Exit code 1 when the copy is damaged, 2 when it cannot be pruned now, or the policy keeps nothing.
 pub(super) fn run(args: &PruneArgs) -> Result<(), Failure> {
-    let policy = KeepPolicy {
-        within: args.keep_within,
-        hourly: args.keep_hourly,
-        daily: args.keep_daily,
-        weekly: args.keep_weekly,
-    };
+    let policy = args.keep.policy();
     let copy = open(args)?;
     let interrupted = interrupted_by_signal()?;
     let goes_on = || match interrupted.load(Ordering::Relaxed) {
