@@ -43,6 +43,11 @@ impl MemoryStore {
         self.state().cut = None;
     }
 
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
     pub fn names(&self, prefix: &str) -> Vec<String> {
         self.state().objects.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }

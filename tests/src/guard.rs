@@ -42,12 +42,13 @@ thread_local! {
     static NOTE: RefCell<Option<Note>> = const { RefCell::new(None) };
 }
 
-/// Notes that the test of this thread runs. Threads that a test starts have no name, and are not asked.
+/// Notes that the test of this thread runs. Threads that a test starts have no name, and are not asked; nor is the main thread,
+/// which is a benchmark's, or runs all tests one after the other.
 pub fn note() {
     static WATCHING: Once = Once::new();
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let this = thread::current();
-    let Some(name) = this.name() else { return };
+    let Some(name) = this.name().filter(|&name| name != "main") else { return };
     NOTE.with_borrow_mut(|note| {
         if note.is_none() {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);

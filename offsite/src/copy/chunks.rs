@@ -1,8 +1,9 @@
 //! [`Chunks`]: chunks of objects, fetched, opened, and kept.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 
 use common::storage::lru::RecentlyUsed;
 
@@ -11,12 +12,21 @@ use crate::copy::read_ahead::ReadAhead;
 use crate::copy_error::CopyError;
 use crate::keys::key_ring::KeyRing;
 use crate::seal::header::HEADER_LEN;
-use crate::seal::layout::CHUNK_LEN;
+use crate::seal::layout::{CHUNK_LEN, Layout};
 use crate::seal::{Opening, SealedObject, open};
 use crate::store::Store;
 
 /// Chunks kept in memory, decrypted: 64 MiB.
 const CHUNKS_MAX: usize = 4096;
+
+/// The most chunks that one request asks for: 1 MiB.
+const REQUEST_MAX: u64 = 64;
+
+/// The most chunks that are on their way when more are fetched ahead: what is fetched must stay in memory until it is read.
+const ON_THEIR_WAY_MAX: usize = CHUNKS_MAX / 4;
+
+/// Threads that fetch ahead.
+const FETCHERS_MAX: usize = 4;
 
 /// Headers of objects kept in memory.
 const OBJECTS_MAX: usize = 16 << 10;
@@ -38,8 +48,20 @@ struct Kept {
     objects: RecentlyUsed<String, Arc<SealedObject>>,
     chunks: RecentlyUsed<(String, u64), Arc<Vec<u8>>>,
     ahead: ReadAhead,
-    /// Chunks that another thread is fetching.
+    /// Chunks that another thread is fetching, or is going to.
     on_their_way: HashSet<(String, u64)>,
+    /// What is to be fetched ahead.
+    jobs: VecDeque<Job>,
+    /// Threads that do this.
+    fetchers: usize,
+}
+
+/// Chunks to fetch ahead of a reader. They are on their way.
+#[derive(Debug)]
+struct Job {
+    name: String,
+    object_len: u64,
+    range: Range<u64>,
 }
 
 /// Chunks that this thread fetches: others wait for them, however that ends.
@@ -64,7 +86,8 @@ impl Chunks {
     /// The chunks of a copy. `disk` keeps them for later processes.
     pub fn new(store: Arc<dyn Store>, keys: Option<KeyRing>, disk: Option<DiskCache>) -> Self {
         let (objects, chunks) = (RecentlyUsed::new(OBJECTS_MAX), RecentlyUsed::new(CHUNKS_MAX));
-        let kept = Kept { objects, chunks, ahead: ReadAhead::default(), on_their_way: HashSet::new() };
+        let (ahead, on_their_way, jobs) = (ReadAhead::default(), HashSet::new(), VecDeque::new());
+        let kept = Kept { objects, chunks, ahead, on_their_way, jobs, fetchers: 0 };
         Self { store, keys, kept: Mutex::new(kept), arrived: Condvar::new(), disk }
     }
 
@@ -93,18 +116,18 @@ impl Chunks {
     ///
     /// # Errors
     /// When they cannot be fetched, or do not open.
-    pub fn read(&self, name: &str, object_len: u64, offset: u64, buf: &mut [u8]) -> Result<(), CopyError> {
+    pub fn read(self: &Arc<Self>, name: &str, object_len: u64, offset: u64, buf: &mut [u8]) -> Result<(), CopyError> {
+        let behind = (offset + buf.len() as u64).div_ceil(CHUNK_LEN);
+        self.fetch_ahead(name, object_len, &(offset / CHUNK_LEN..behind));
         let mut filled = 0;
         while filled < buf.len() {
             let at = offset + filled as u64;
-            let chunk = at / CHUNK_LEN;
-            let behind = (offset + buf.len() as u64).div_ceil(CHUNK_LEN);
-            let bytes = self.chunk(name, object_len, chunk..behind)?;
+            let bytes = self.chunk(name, object_len, at / CHUNK_LEN..behind)?;
             let within = usize::try_from(at % CHUNK_LEN).unwrap_or(0);
             let have = bytes.get(within..).unwrap_or_default();
             let len = have.len().min(buf.len() - filled);
             if len == 0 {
-                return Err(CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" });
+                return Err(shorter(name));
             }
             buf[filled..filled + len].copy_from_slice(&have[..len]);
             filled += len;
@@ -114,25 +137,93 @@ impl Chunks {
 
     /// The first chunk of a range of which all will be needed.
     fn chunk(&self, name: &str, object_len: u64, wanted: Range<u64>) -> Result<Arc<Vec<u8>>, CopyError> {
-        let first = wanted.start;
-        if let Some(chunk) = self.kept_or_arriving(name, first) {
-            return Ok(chunk);
+        match self.begin_to_fetch(name, wanted) {
+            Ok(on_their_way) => self.fetch(name, object_len, on_their_way.range.clone()),
+            Err(chunk) => Ok(chunk),
         }
-        let object = self.object(name, object_len, first)?;
-        // The first chunk comes with the header.
-        if let Some(chunk) = self.kept().chunks.get((name.to_owned(), first)) {
-            return Ok(chunk);
+    }
+
+    /// Chooses the chunks to fetch out of these: up to the first that is there already, or is on its way. The first chunk itself, if
+    /// it is there, or when it has come.
+    fn begin_to_fetch<'a>(&'a self, name: &'a str, wanted: Range<u64>) -> Result<OnTheirWay<'a>, Arc<Vec<u8>>> {
+        let mut kept = self.kept();
+        loop {
+            if let Some(chunk) = kept.chunks.get((name.to_owned(), wanted.start)) {
+                return Err(chunk);
+            }
+            let range = kept.missing(name, wanted.clone());
+            if range.start == wanted.start {
+                kept.on_their_way.extend(range.clone().map(|chunk| (name.to_owned(), chunk)));
+                return Ok(OnTheirWay { chunks: self, name, range });
+            }
+            kept = self.arrived.wait(kept).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(chunk) = self.on_disk(&object, name, first) {
-            return Ok(self.keep(name, first, chunk));
+    }
+
+    /// Has threads fetch what a reader of these chunks will ask for next, if it goes on in order.
+    fn fetch_ahead(self: &Arc<Self>, name: &str, object_len: u64, wanted: &Range<u64>) {
+        let Some(layout) = Layout::of(object_len) else { return };
+        let mut kept = self.kept();
+        let mut ahead = kept.ahead.reads(name, wanted, layout.chunk_count());
+        while !ahead.is_empty() && kept.on_their_way.len() < ON_THEIR_WAY_MAX {
+            let range = kept.missing(name, ahead.clone());
+            ahead.start = range.end;
+            kept.on_their_way.extend(range.clone().map(|chunk| (name.to_owned(), chunk)));
+            if !range.is_empty() {
+                kept.jobs.push_back(Job { name: name.to_owned(), object_len, range });
+            }
         }
-        let on_their_way = match self.begin_to_fetch(&object, name, &wanted) {
-            Ok(on_their_way) => on_their_way,
-            Err(chunk) => return Ok(chunk),
-        };
-        let chunks = on_their_way.range.clone();
+        while kept.fetchers < FETCHERS_MAX.min(kept.jobs.len()) {
+            let chunks = Arc::downgrade(self);
+            match thread::Builder::new().name("read-ahead".to_owned()).spawn(move || do_jobs(&chunks)) {
+                Ok(_) => kept.fetchers += 1,
+                Err(error) => {
+                    log::debug!("nothing is read ahead: {error}");
+                    let jobs = std::mem::take(&mut kept.jobs);
+                    drop(kept);
+                    jobs.iter().for_each(|job| drop(self.on_their_way(job)));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_their_way<'a>(&'a self, job: &'a Job) -> OnTheirWay<'a> {
+        OnTheirWay { chunks: self, name: &job.name, range: job.range.clone() }
+    }
+
+    /// Fetches chunks, but those that the disk has, and keeps them. Returns the first.
+    fn fetch(&self, name: &str, object_len: u64, chunks: Range<u64>) -> Result<Arc<Vec<u8>>, CopyError> {
+        let (object, came_with_it) = self.object(name, object_len, &chunks)?;
+        if let Some(first) = came_with_it {
+            return Ok(first);
+        }
+        let (mut first, mut from) = (None, chunks.start);
+        for chunk in chunks.clone() {
+            if let Some(bytes) = self.on_disk(&object, name, chunk) {
+                if from < chunk {
+                    first.get_or_insert(self.get(&object, name, object_len, from..chunk)?);
+                }
+                first.get_or_insert(self.keep(name, chunk, bytes));
+                from = chunk + 1;
+            }
+        }
+        if from < chunks.end {
+            first.get_or_insert(self.get(&object, name, object_len, from..chunks.end)?);
+        }
+        first.ok_or_else(|| shorter(name))
+    }
+
+    /// Gets chunks from the store and keeps them. Returns the first.
+    fn get(
+        &self,
+        object: &SealedObject,
+        name: &str,
+        object_len: u64,
+        chunks: Range<u64>,
+    ) -> Result<Arc<Vec<u8>>, CopyError> {
         let sealed = self.store.get(name, Some(object.layout().bytes_of(chunks.clone())))?;
-        match self.open_and_keep(&object, name, chunks.clone(), &sealed) {
+        match self.open_and_keep(object, name, chunks.clone(), &sealed) {
             // The object may have been uploaded once more since its header was kept: with another salt.
             Err(CopyError::Seal(_)) => {
                 let start = self.store.get(name, Some(0..HEADER_LEN as u64))?;
@@ -146,73 +237,33 @@ impl Chunks {
         }
     }
 
-    /// A chunk that is kept, or that another thread is fetching, for which this waits; `None` when this thread has to fetch it.
-    fn kept_or_arriving(&self, name: &str, chunk: u64) -> Option<Arc<Vec<u8>>> {
-        let key = (name.to_owned(), chunk);
-        let mut kept = self.kept();
-        loop {
-            if let Some(chunk) = kept.chunks.get(key.clone()) {
-                return Some(chunk);
-            }
-            if !kept.on_their_way.contains(&key) {
-                return None;
-            }
-            kept = self.arrived.wait(kept).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Chooses the chunks to fetch for a reader of these: up to the first that is there already, or is being fetched. The first chunk
-    /// itself, if it has come meanwhile.
-    fn begin_to_fetch<'a>(
-        &'a self,
-        object: &SealedObject,
-        name: &'a str,
-        wanted: &Range<u64>,
-    ) -> Result<OnTheirWay<'a>, Arc<Vec<u8>>> {
-        loop {
-            if let Some(chunk) = self.kept_or_arriving(name, wanted.start) {
-                return Err(chunk);
-            }
-            let mut kept = self.kept();
-            let key = |chunk| (name.to_owned(), chunk);
-            if kept.on_their_way.contains(&key(wanted.start)) {
-                continue;
-            }
-            let count = kept.ahead.count(name, wanted);
-            let last = wanted.start.saturating_add(count).min(object.layout().chunk_count());
-            let mut behind = wanted.start + 1;
-            while behind < last && !kept.on_their_way.contains(&key(behind)) && kept.chunks.get(key(behind)).is_none() {
-                behind += 1;
-            }
-            let range = wanted.start..behind;
-            kept.on_their_way.extend(range.clone().map(key));
-            return Ok(OnTheirWay { chunks: self, name, range });
-        }
-    }
-
-    /// The opened header of an object. It is fetched with the chunk that is wanted if that is the first one.
-    fn object(&self, name: &str, object_len: u64, wanted: u64) -> Result<Arc<SealedObject>, CopyError> {
+    /// The opened header of an object. If the chunks begin with the first, they are fetched with the header, and the first of them is
+    /// returned.
+    fn object(
+        &self,
+        name: &str,
+        object_len: u64,
+        chunks: &Range<u64>,
+    ) -> Result<(Arc<SealedObject>, Option<Arc<Vec<u8>>>), CopyError> {
         if let Some(object) = self.kept().objects.get(name.to_owned()) {
-            return Ok(object);
+            return Ok((object, None));
         }
         if let Some(header) = self.disk.as_ref().and_then(|disk| disk.header(name))
             && let Ok(object) = SealedObject::new(self.opening(), name, &header, object_len)
         {
-            return Ok(self.keep_object(name, object));
+            return Ok((self.keep_object(name, object), None));
         }
-        let header_len = HEADER_LEN as u64;
-        let end = if wanted == 0 { (header_len + CHUNK_LEN + 16).min(object_len) } else { header_len.min(object_len) };
-        let start = self.store.get(name, Some(0..end))?;
+        let with_chunks = Layout::of(object_len).filter(|_| chunks.start == 0);
+        let end = with_chunks.map_or(HEADER_LEN as u64, |layout| layout.bytes_of(chunks.clone()).end);
+        let start = self.store.get(name, Some(0..end.min(object_len)))?;
         let object = SealedObject::new(self.opening(), name, &start, object_len)?;
         let object = self.keep_object(name, object);
-        let header = start.get(..HEADER_LEN).unwrap_or_default();
+        let (header, sealed) = start.split_at_checked(HEADER_LEN).ok_or_else(|| shorter(name))?;
         if let Some(disk) = &self.disk {
             disk.put_header(name, header);
         }
-        if wanted == 0 {
-            self.open_and_keep(&object, name, 0..1, start.get(HEADER_LEN..).unwrap_or_default())?;
-        }
-        Ok(object)
+        let first = with_chunks.map(|_| self.open_and_keep(&object, name, chunks.clone(), sealed)).transpose()?;
+        Ok((object, first))
     }
 
     fn keep_object(&self, name: &str, object: SealedObject) -> Arc<SealedObject> {
@@ -255,7 +306,43 @@ impl Chunks {
             let kept = self.keep(name, chunk, bytes.to_vec());
             first.get_or_insert(kept);
         }
-        first.ok_or_else(|| CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" })
+        first.ok_or_else(|| shorter(name))
+    }
+}
+
+impl Kept {
+    /// The first run of chunks among these that are neither there nor on their way, as many as one request asks for. Empty at the
+    /// end of the range when there is none.
+    fn missing(&mut self, name: &str, range: Range<u64>) -> Range<u64> {
+        let mut missing = |chunk: &u64| {
+            let key = (name.to_owned(), *chunk);
+            !self.on_their_way.contains(&key) && self.chunks.get(key).is_none()
+        };
+        let start = range.clone().find(&mut missing).unwrap_or(range.end);
+        let end =
+            (start..range.end.min(start + REQUEST_MAX)).take_while(&mut missing).last().map_or(start, |last| last + 1);
+        start..end
+    }
+}
+
+fn shorter(name: &str) -> CopyError {
+    CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" }
+}
+
+/// Fetches ahead until nothing is left to do, or nobody reads any more. A reader fetches what this could not, and reports why.
+fn do_jobs(chunks: &Weak<Chunks>) {
+    while let Some(chunks) = chunks.upgrade() {
+        let mut kept = chunks.kept();
+        let Some(job) = kept.jobs.pop_front() else {
+            kept.fetchers -= 1;
+            return;
+        };
+        drop(kept);
+        let on_their_way = chunks.on_their_way(&job);
+        if let Err(error) = chunks.fetch(&job.name, job.object_len, job.range.clone()) {
+            log::debug!("not read ahead: {error}");
+        }
+        drop(on_their_way);
     }
 }
 
@@ -292,7 +379,7 @@ mod tests {
 
     /// All bytes, as a process reads them that has just begun.
     fn read(object: &[u8], keys: &Option<KeyRing>, directory: &Path) -> Vec<u8> {
-        let chunks = Chunks::new(store(object), keys.clone(), Some(disk(directory)));
+        let chunks = Arc::new(Chunks::new(store(object), keys.clone(), Some(disk(directory))));
         let mut bytes = vec![0; LEN];
         chunks.read(NAME, sealed_len(LEN as u64), 0, &mut bytes).unwrap();
         bytes
@@ -307,6 +394,60 @@ mod tests {
             disk(dir.path()).put_header(NAME, &second[..HEADER_LEN]);
             assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
             assert_eq!(disk(dir.path()).chunk(NAME, 2).unwrap(), &second[HEADER_LEN + 2 * 16400..]);
+        }
+    }
+
+    /// An object of 300 chunks, each of which is different, and what it is sealed from.
+    fn long_object() -> (MemoryStore, u64, Vec<u8>) {
+        let plain: Vec<u8> = (0..300 * CHUNK_LEN).map(|at| u8::try_from((at / CHUNK_LEN) % 251).unwrap()).collect();
+        let object = seal(Sealing::None, NAME, &plain, Padding::None).unwrap();
+        let store = MemoryStore::default();
+        store.put_new(NAME, &object).unwrap();
+        (store, object.len() as u64, plain)
+    }
+
+    #[test]
+    fn what_is_read_in_order_is_fetched_ahead_with_few_requests() {
+        let (store, object_len, plain) = long_object();
+        let store = Arc::new(store);
+        let chunks = Arc::new(Chunks::new(Arc::clone(&store) as _, None, None));
+        let before = store.calls();
+        let mut bytes = [0; 4096];
+        for (at, expected) in (0..).step_by(bytes.len()).zip(plain.chunks(bytes.len())) {
+            chunks.read(NAME, object_len, at, &mut bytes).unwrap();
+            assert_eq!(bytes, expected, "at {at}");
+        }
+        let requests = store.calls() - before;
+        // Windows of 4, 8, 16, ... chunks; what a request has already is not asked for again.
+        assert!(requests <= 20, "{requests} requests");
+    }
+
+    #[test]
+    fn chunks_here_and_there_are_fetched_alone() {
+        let (store, object_len, _) = long_object();
+        let chunks = Arc::new(Chunks::new(Arc::new(store), None, None));
+        for chunk in [250, 20, 120, 70, 180] {
+            chunks.read(NAME, object_len, chunk * CHUNK_LEN, &mut [0; 4096]).unwrap();
+        }
+        let kept = chunks.kept();
+        assert_eq!((kept.chunks.len(), kept.jobs.len(), kept.fetchers), (5, 0, 0));
+    }
+
+    #[test]
+    fn a_reader_fetches_what_could_not_be_fetched_ahead() {
+        for calls in 0..12 {
+            let (store, object_len, plain) = long_object();
+            let store = Arc::new(store);
+            let chunks = Arc::new(Chunks::new(Arc::clone(&store) as _, None, None));
+            store.cut_after(calls, crate::memory_store::Cut::Before);
+            let mut bytes = vec![0; plain.len()];
+            for (at, piece) in (0..).step_by(5000).zip(bytes.chunks_mut(5000)) {
+                if chunks.read(NAME, object_len, at, piece).is_err() {
+                    store.heal();
+                    chunks.read(NAME, object_len, at, piece).unwrap();
+                }
+            }
+            assert!(bytes == plain, "cut after {calls} calls");
         }
     }
 

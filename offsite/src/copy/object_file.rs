@@ -59,7 +59,7 @@ impl ObjectFile {
         OpenedFile { file: Arc::clone(self), path, chunks }
     }
 
-    fn read_at(&self, chunks: &Chunks, buf: &mut [u8], offset: u64) -> Result<usize, CopyError> {
+    fn read_at(&self, chunks: &Arc<Chunks>, buf: &mut [u8], offset: u64) -> Result<usize, CopyError> {
         let mut filled = 0;
         let first = self.parts.partition_point(|part| part.start + part.len <= offset);
         for part in &self.parts[first..] {

@@ -1,51 +1,84 @@
-//! [`ReadAhead`]: how many chunks are fetched at once, for readers that go on in order.
+//! [`ReadAhead`]: which chunks of an object are fetched before they are asked for, because its readers go on in order.
 //!
-//! Several readers may go through one object at the same time, as the threads of a restore do: each takes what comes next of the
-//! whole. So a reader that begins shortly behind where another fetch has ended counts as going on.
+//! A reader that goes on has a window: so many chunks behind its place are there, or on their way. The window doubles each time more
+//! is fetched. Several threads may go through one object as one reader, as those of a restore do: each takes what comes next of
+//! the whole, so that they ask a little before the farthest of them, or a little behind what was fetched.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The most chunks that are fetched at once: 2 MiB.
-const AT_ONCE_MAX: u64 = 128;
+/// The largest window: 8 MiB, which is the way to the store and back of 100 ms at 640 Mbit/s.
+const WINDOW_MAX: u64 = 512;
 
-/// The number of places in an object that are remembered.
-const PLACES_MAX: usize = 8;
+/// The first window.
+const WINDOW_FIRST: u64 = 4;
 
-/// The number of objects whose places are remembered.
+/// The number of readers of an object that are remembered.
+const READERS_MAX: usize = 8;
+
+/// The number of objects whose readers are remembered.
 const OBJECTS_MAX: usize = 1024;
 
-/// Where fetches have ended.
+/// The readers of all objects.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
-    objects: HashMap<String, Vec<Place>>,
+    objects: HashMap<String, Vec<Reader>>,
 }
 
+/// One that goes through an object.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    /// The chunk behind the fetch.
-    next: u64,
-    /// How many chunks it had.
-    count: u64,
+struct Reader {
+    /// The chunk behind the farthest that was read.
+    at: u64,
+    /// The chunk behind those that are there, or on their way.
+    until: u64,
+    /// The number of chunks fetched ahead, 0 as long as nothing was read in order.
+    window: u64,
+}
+
+impl Reader {
+    /// Whether a read from this chunk on is one of its own: it goes on, or another thread is a little behind.
+    fn goes_on(&self, start: u64) -> bool {
+        let around = self.window.max(2);
+        (self.at.saturating_sub(around)..=self.until + around).contains(&start)
+    }
+
+    /// Notes a read. The chunks to fetch now.
+    fn reads(&mut self, wanted: &Range<u64>, chunk_count: u64) -> Range<u64> {
+        if wanted.end <= self.at {
+            return 0..0;
+        }
+        self.at = wanted.end;
+        self.until = self.until.max(self.at);
+        if self.until - self.at > self.window / 2 {
+            return 0..0;
+        }
+        self.window = (self.window * 2).clamp(WINDOW_FIRST, WINDOW_MAX);
+        let ahead = self.until..(self.at + self.window).min(chunk_count);
+        self.until = self.until.max(ahead.end);
+        ahead
+    }
 }
 
 impl ReadAhead {
-    /// How many chunks are fetched for a reader of these: twice as many as before, if it goes on.
-    pub(super) fn count(&mut self, object: &str, wanted: &Range<u64>) -> u64 {
-        if self.objects.len() > OBJECTS_MAX {
+    /// Notes that a reader wants these chunks of an object of this many. The chunks behind them to fetch now; none if it has begun
+    /// elsewhere, or enough is on its way.
+    pub(super) fn reads(&mut self, object: &str, wanted: &Range<u64>, chunk_count: u64) -> Range<u64> {
+        if let Some(readers) = self.objects.get_mut(object) {
+            if let Some(at) = readers.iter().position(|reader| reader.goes_on(wanted.start)) {
+                // The last one is the one that has read last.
+                readers[at..].rotate_left(1);
+                return readers.last_mut().map_or(0..0, |reader| reader.reads(wanted, chunk_count));
+            }
+            if readers.len() >= READERS_MAX {
+                readers.remove(0);
+            }
+        } else if self.objects.len() >= OBJECTS_MAX {
             self.objects.clear();
         }
-        let places = self.objects.entry(object.to_owned()).or_default();
-        let needed = (wanted.end - wanted.start).clamp(1, AT_ONCE_MAX);
-        // What lies between was read by another reader.
-        let goes_on = |place: &Place| (place.next..=place.next + 2 * place.count).contains(&wanted.start);
-        let before = places.iter().position(goes_on).map(|at| places.remove(at));
-        let count = before.map_or(needed, |place| (place.count * 2).clamp(needed, AT_ONCE_MAX));
-        if places.len() >= PLACES_MAX {
-            places.remove(0);
-        }
-        places.push(Place { next: wanted.start + count, count });
-        count
+        let reader = Reader { at: wanted.end, until: wanted.end, window: 0 };
+        self.objects.entry(object.to_owned()).or_default().push(reader);
+        0..0
     }
 }
 
@@ -53,24 +86,61 @@ impl ReadAhead {
 mod tests {
     use super::*;
 
+    const COUNT: u64 = 10_000;
+
+    fn reads(ahead: &mut ReadAhead, object: &str, wanted: Range<u64>) -> Range<u64> {
+        ahead.reads(object, &wanted, COUNT)
+    }
+
     #[test]
-    fn readers_that_go_on_get_more_and_others_what_they_ask_for() {
+    fn readers_that_go_on_get_more_and_others_nothing() {
         let mut ahead = ReadAhead::default();
-        assert_eq!(ahead.count("s/1", &(10..14)), 4);
-        assert_eq!(ahead.count("s/1", &(14..18)), 8);
-        assert_eq!(ahead.count("s/1", &(22..23)), 16);
-        // Another reader, and another object.
-        assert_eq!(ahead.count("s/1", &(500..501)), 1);
-        assert_eq!(ahead.count("s/2", &(38..39)), 1);
-        // Both go on, one of them behind what the other has read.
-        assert_eq!(ahead.count("s/1", &(40..41)), 32);
-        assert_eq!(ahead.count("s/1", &(501..502)), 2);
-        // Backwards is not on.
-        assert_eq!(ahead.count("s/1", &(9..10)), 1);
+        assert!(reads(&mut ahead, "s/1", 10..12).is_empty());
+        assert_eq!(reads(&mut ahead, "s/1", 12..14), 14..18);
+        // Enough is on its way.
+        assert!(reads(&mut ahead, "s/1", 14..15).is_empty());
+        assert_eq!(reads(&mut ahead, "s/1", 15..16), 18..24);
+        // Other readers, of this object and of another one.
+        assert!(reads(&mut ahead, "s/1", 500..501).is_empty());
+        assert!(reads(&mut ahead, "s/2", 16..17).is_empty());
+        // Both go on, one of them across a few chunks that it does not need.
+        assert_eq!(reads(&mut ahead, "s/1", 25..26), 26..42);
+        assert_eq!(reads(&mut ahead, "s/1", 503..504), 504..508);
+        // Far back is not on.
+        assert!(reads(&mut ahead, "s/1", 5..6).is_empty());
+    }
+
+    #[test]
+    fn the_same_chunk_read_again_is_not_going_on() {
+        let mut ahead = ReadAhead::default();
         for _ in 0..10 {
-            let wanted = ahead.objects["s/1"].iter().map(|place| place.next).max().unwrap_or(0);
-            assert!(ahead.count("s/1", &(wanted..wanted + 1)) <= AT_ONCE_MAX);
+            assert!(reads(&mut ahead, "s/1", 10..11).is_empty());
         }
-        assert_eq!(ahead.count("s/3", &(0..1000)), AT_ONCE_MAX);
+    }
+
+    #[test]
+    fn threads_that_share_the_chunks_are_one_reader() {
+        let mut ahead = ReadAhead::default();
+        let mut fetched = 0..0;
+        for chunk in 0..2000 {
+            // Each pair of chunks comes in the other order.
+            let chunk = chunk ^ 1;
+            let more = reads(&mut ahead, "s/1", chunk..chunk + 1);
+            if !more.is_empty() {
+                assert!(fetched.is_empty() || more.start == fetched.end, "{more:?} behind {fetched:?}");
+                assert!(more.end - chunk <= WINDOW_MAX + 2, "{more:?} at {chunk}");
+                fetched = more;
+            }
+        }
+        assert!(fetched.end >= 2000 + WINDOW_MAX / 2, "{fetched:?}");
+        assert_eq!(ahead.objects["s/1"].len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_fetched_behind_the_end() {
+        let mut ahead = ReadAhead::default();
+        for chunk in COUNT - 100..COUNT {
+            assert!(reads(&mut ahead, "s/1", chunk..chunk + 1).end <= COUNT);
+        }
     }
 }
