@@ -1,5 +1,6 @@
 //! [`restore`]: writes a version to a file, complete and checked, or not at all.
 
+mod copying;
 mod destination;
 pub mod lightning_dir;
 pub mod lightning_rpc;
@@ -9,32 +10,19 @@ mod restore_error;
 pub mod running_node;
 
 use std::fs::File;
-use std::io;
-use std::num::NonZero;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
 use common::verify::{Hold, compare_with_database};
-use common::{Backup, DataVersion, History, Version, View, quick_check, sqlite_reason, version_of_database};
+use common::{Backup, DataVersion, History, Version, View, ViewError, quick_check, sqlite_reason, version_of_database};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tempfile::NamedTempFile;
 
 pub use self::destination::{Destination, Existing};
 pub use self::made_directories::MadeDirectories;
 pub use self::restore_error::RestoreError;
-
-/// The number of bytes copied at a time.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// The maximum number of copying threads.
-const COPIERS_MAX: usize = 4;
-
-/// The number of bytes after which written data is synced to the disk.
-const SYNC_BYTES: u64 = 32 << 20;
+use copying::WantedVersion;
 
 /// The progress of a restore.
 #[derive(Debug, Clone, Copy)]
@@ -150,13 +138,12 @@ fn write(
     let data_version = version.data_version;
     let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
-    // One view is all that is needed: a cache would only keep it.
-    let view = View::open(backup, &plan)
-        .map_err(|error| RestoreError::View { version: data_version, source: error.reason })?;
+    let start = View::open(backup, &plan.without_changes()).map_err(|error| view_error(error, data_version))?;
 
     let temporary = destination.new_file().map_err(write_error)?;
-    progress(Progress::Started { temporary: temporary.path(), total_bytes: view.size_bytes() });
-    copy(&view, data_version, destination, temporary.as_file(), progress)?;
+    progress(Progress::Started { temporary: temporary.path(), total_bytes: start.size_bytes() });
+    let version = WantedVersion { backup, plan: &plan, data_version };
+    let bytes = copying::write_version(&version, &start, destination, &temporary, progress)?;
     progress(Progress::Checking);
     let (checked, synced) = thread::scope(|scope| {
         let sync = || temporary.as_file().sync_all();
@@ -172,7 +159,12 @@ fn write(
         read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
     }
     inspect(temporary.path())?;
-    Ok(Written { temporary, bytes: view.size_bytes(), damage })
+    Ok(Written { temporary, bytes, damage })
+}
+
+/// The error of a version that does not open.
+fn view_error(error: ViewError, version: DataVersion) -> RestoreError {
+    RestoreError::View { version, source: error.reason }
 }
 
 /// Reads the synced file from the disk, and compares it with the backup.
@@ -193,87 +185,6 @@ fn read_back(
         return Ok(());
     }
     Err(RestoreError::NotAsWritten { version, path: destination.path().to_owned() })
-}
-
-/// Copies all pages in several threads, because decompressing takes longer than writing. Written pages are synced meanwhile, so
-/// that little is left to wait for in the end.
-fn copy(
-    view: &View,
-    version: DataVersion,
-    destination: &Destination,
-    file: &File,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<(), RestoreError> {
-    let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
-    let size_bytes = view.size_bytes();
-    file.set_len(size_bytes).map_err(write_error)?;
-    let (offsets, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
-        let (report, reports) = mpsc::channel();
-        let copier = |report: Sender<Result<u64, RestoreError>>| {
-            let mut chunk = vec![0; CHUNK_BYTES];
-            while !failed.load(Ordering::Relaxed) {
-                let offset = offsets.fetch_add(CHUNK_BYTES as u64, Ordering::Relaxed);
-                let len = size_bytes.saturating_sub(offset).min(CHUNK_BYTES as u64);
-                if len == 0 {
-                    break;
-                }
-                let copied = copy_chunk(view, version, offset, &mut chunk)
-                    .and_then(|chunk| file.write_all_at(chunk, offset).map_err(write_error));
-                // The receiver lives as long as the copiers.
-                let _: Result<(), _> = report.send(copied.map(|()| len));
-            }
-        };
-        let mut started = Err(io::ErrorKind::OutOfMemory.into());
-        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(COPIERS_MAX) {
-            let report = report.clone();
-            let spawned = thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, move || copier(report));
-            started = started.or(spawned.map(drop));
-        }
-        drop(report);
-        started.map_err(write_error)?;
-
-        let (sync, due) = mpsc::sync_channel(1);
-        // Its errors count, because the kernel reports each only once.
-        let syncing = thread::Builder::new().name("restore-sync".to_owned());
-        let syncing = syncing.spawn_scoped(scope, move || due.into_iter().try_for_each(|()| file.sync_data()));
-        let (mut copied_bytes, mut first_error) = (0, None);
-        for copied in reports {
-            match copied {
-                Ok(len) => {
-                    copied_bytes += len;
-                    progress(Progress::Copied(copied_bytes));
-                    if copied_bytes % SYNC_BYTES < len {
-                        // Full: the next sync covers these bytes, too. Disconnected: it has failed, or was never started.
-                        let _: Result<(), _> = sync.try_send(());
-                    }
-                }
-                Err(error) => {
-                    failed.store(true, Ordering::Relaxed);
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        drop(sync);
-        // Without the thread the final sync only takes longer.
-        let synced = syncing.map_or(Ok(()), join);
-        first_error.map_or(Ok(()), Err)?;
-        synced.map_err(write_error)
-    })
-}
-
-fn copy_chunk<'a>(
-    view: &View,
-    version: DataVersion,
-    offset: u64,
-    chunk: &'a mut [u8],
-) -> Result<&'a [u8], RestoreError> {
-    let read = view.read_at(offset, chunk).map_err(|source| RestoreError::Read { version, source })?;
-    if offset + read as u64 == view.size_bytes().min(offset + chunk.len() as u64) {
-        return Ok(&chunk[..read]);
-    }
-    let finding = format!("it ends at byte {} of {}", offset + read as u64, view.size_bytes());
-    Err(RestoreError::Incomplete { version, finding })
 }
 
 /// The result of a thread; its panic is resumed here.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backup::Backup;
 use crate::backup::recorded_changes::RecordedChanges;
 use crate::history::{PlannedChange, ReplayPlan, Start};
-use crate::pages::{OverlayPages, PageSource};
+use crate::pages::{CopiedPages, DatabaseCopy, OverlayPages, PageSource};
 use crate::replay::{ForeignKeys, Replay, ReplayError};
 use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
@@ -64,6 +64,25 @@ impl View {
         Self::build(backup, plan, None).map_err(fail)
     }
 
+    /// Opens the version that `plan` was made for, on a copy of the database that its replay begins with. That is this view: the one
+    /// of [`ReplayPlan::without_changes`].
+    ///
+    /// # Errors
+    /// When a change cannot be replayed, or something that is needed for it cannot be read.
+    pub fn open_on_copy(&self, backup: &Backup, plan: &ReplayPlan, copy: Arc<DatabaseCopy>) -> Result<Self, ViewError> {
+        let fail = |BuildError { reason, .. }| ViewError { data_version: plan.data_version, reason: Arc::new(reason) };
+        let pages = OverlayPages::new(Arc::new(CopiedPages::new(self.pages.clone(), copy)));
+        let start = Self { pages, held: Mutex::new(self.held()), ..*self };
+        start.replayed(backup, plan, &plan.changes).map_err(fail)
+    }
+
+    /// What the replay has written: bytes of the database file with their offsets, in ascending order. All others are those of the
+    /// database that it began with, up to the size of the smaller one, and zeros behind it.
+    pub fn written(&self) -> impl Iterator<Item = (u64, Arc<[u8]>)> {
+        let page_size = u64::from(self.page_size().get());
+        self.pages.written().into_iter().map(move |(page, bytes)| ((u64::from(page.get()) - 1) * page_size, bytes))
+    }
+
     /// Fills `buf` with the bytes of the database file from `offset` on, and returns how many there were: fewer than
     /// asked only at the end of the file.
     ///
@@ -118,15 +137,13 @@ impl View {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
     }
 
+    /// Open segments that were dropped since.
+    fn held(&self) -> Vec<Arc<SegmentFile>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Builds the view of `plan`, starting at `earlier` if that is a view of a version on the way.
     pub(crate) fn build(backup: &Backup, plan: &ReplayPlan, earlier: Option<&Self>) -> Result<Self, BuildError> {
-        let (pages, foreign_keys, from) = match earlier {
-            Some(view) => (view.pages.clone(), view.foreign_keys, Some(view.seq)),
-            None => {
-                let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
-                (OverlayPages::new(pages), foreign_keys, None)
-            }
-        };
         let reads = match plan.start {
             Start::Nothing(_) => None,
             Start::Segment(first, _) => Some(first),
@@ -135,11 +152,24 @@ impl View {
                 Some(DeltaBase::Snapshot(_)) | None => None,
             },
         };
-        // The open segments of the earlier view are needed, too.
-        let held = earlier.map(|view| view.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let held = Mutex::new(held.unwrap_or_default());
+        let (start, from) = match earlier {
+            Some(view) => {
+                let (pages, foreign_keys) = (view.pages.clone(), view.foreign_keys);
+                (Self { seq: view.seq, pages, foreign_keys, reads, held: Mutex::new(view.held()) }, Some(view.seq))
+            }
+            None => {
+                let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
+                let (pages, held) = (OverlayPages::new(pages), Mutex::default());
+                (Self { seq: plan.seq, pages, foreign_keys, reads, held }, None)
+            }
+        };
         let first = from.map_or(0, |seq| plan.changes.partition_point(|change| change.seq() <= seq));
-        let changes = plan.changes.get(first..).unwrap_or_default();
+        start.replayed(backup, plan, plan.changes.get(first..).unwrap_or_default())
+    }
+
+    /// This database after the last changes of a plan.
+    fn replayed(self, backup: &Backup, plan: &ReplayPlan, changes: &[PlannedChange]) -> Result<Self, BuildError> {
+        let Self { pages, foreign_keys, reads, held, .. } = self;
         if changes.is_empty() {
             return Ok(Self { seq: plan.seq, pages, foreign_keys, reads, held });
         }
@@ -181,7 +211,7 @@ impl View {
         replay_changes(backup, &mut replay, changes)?;
         let reads = replay.take_reads();
         let (pages, foreign_keys, _) = replay.finish_and_keep().map_err(|reason| BuildError { at: None, reason })?;
-        let held = Mutex::new(self.held.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let held = Mutex::new(self.held());
         Ok((Self { seq, pages, foreign_keys, reads: self.reads, held }, reads))
     }
 }

@@ -25,6 +25,14 @@ pub struct ReplayPlan {
     pub(crate) changes: Vec<PlannedChange>,
 }
 
+impl ReplayPlan {
+    /// The plan for the database at the start of the replay.
+    #[must_use]
+    pub fn without_changes(&self) -> Self {
+        Self { changes: Vec::new(), ..*self }
+    }
+}
+
 /// The database at the start of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {

@@ -1,5 +1,6 @@
 //! Pages of a database: their sources, and the overlay that replay writes to.
 
+mod copied_pages;
 mod in_runs;
 mod overlay;
 mod page_identity;
@@ -12,6 +13,8 @@ mod vfs;
 use crate::storage::read_error::ReadError;
 use format::units::{PageNo, PageSize};
 
+pub(crate) use copied_pages::CopiedPages;
+pub use copied_pages::DatabaseCopy;
 pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};
 pub use page_identity::PageIdentity;

@@ -46,12 +46,6 @@ impl<K: Eq + Hash, V: Clone> RecentlyUsed<K, V> {
         }
     }
 
-    /// The number of entries.
-    #[expect(clippy::len_without_is_empty, reason = "a cache that is empty is nothing special")]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Removes all entries.
     pub fn clear(&mut self) {
         self.entries.clear();

@@ -14,7 +14,7 @@ use common::{
 };
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Checks, Damaged, Destination, Existing, Progress, Proof, RestoreError, write};
+use super::{Checks, Damaged, Destination, Existing, Progress, Proof, RestoreError, view_error, write};
 
 /// Name of the file. It never gets it: it is removed under its temporary name.
 const NAME: &str = "rehearsal.sqlite3";
@@ -163,9 +163,10 @@ pub fn rehearse(
 
 /// Checks that the disk has room for the version, and twice as much as that stays free for the node.
 fn expect_room(backup: &Backup, history: &History, version: &Version, directory: &Path) -> Result<(), RehearsalError> {
-    let view = View::open(backup, &history.plan(version)?)
-        .map_err(|error| RestoreError::View { version: version.data_version, source: error.reason })?;
-    let needed = view.size_bytes().saturating_mul(3).saturating_add(STAYS_FREE);
+    // The last changes make it hardly any larger.
+    let start = View::open(backup, &history.plan(version)?.without_changes())
+        .map_err(|error| view_error(error, version.data_version))?;
+    let needed = start.size_bytes().saturating_mul(3).saturating_add(STAYS_FREE);
     let free = FreeSpace::at(directory)?.bytes;
     if free < needed {
         return Err(RehearsalError::NoRoom { directory: directory.display().to_string(), free, needed });

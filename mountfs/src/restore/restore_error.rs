@@ -127,14 +127,6 @@ pub enum RestoreError {
         /// The message of SQLite.
         reason: String,
     },
-    /// The backup does not have all bytes of the version.
-    #[error("version {version} is incomplete in the backup: {finding}; `backupfs verify` shows what is damaged")]
-    Incomplete {
-        /// The version.
-        version: DataVersion,
-        /// The place where it ends.
-        finding: String,
-    },
     /// SQLite found damage.
     #[error(
         "version {version} did not pass SQLite's quick_check ({finding}). `backupfs verify` shows whether the backup is \
@@ -195,7 +187,6 @@ impl RestoreError {
             Self::View { .. }
             | Self::Read { .. }
             | Self::Sqlite { .. }
-            | Self::Incomplete { .. }
             | Self::Damaged { .. }
             | Self::OtherVersion { .. } => true,
         }

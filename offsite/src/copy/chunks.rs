@@ -31,6 +31,9 @@ const FETCHERS_MAX: usize = 4;
 /// Headers of objects kept in memory.
 const OBJECTS_MAX: usize = 16 << 10;
 
+/// The plain bytes of a chunk.
+type Chunk = Arc<Vec<u8>>;
+
 /// Chunks of the objects of one copy.
 #[derive(Debug)]
 pub struct Chunks {
@@ -46,7 +49,7 @@ pub struct Chunks {
 #[derive(Debug)]
 struct Kept {
     objects: RecentlyUsed<String, Arc<SealedObject>>,
-    chunks: RecentlyUsed<(String, u64), Arc<Vec<u8>>>,
+    chunks: RecentlyUsed<(String, u64), Chunk>,
     ahead: ReadAhead,
     /// Chunks that another thread is fetching, or is going to.
     on_their_way: HashSet<(String, u64)>,
@@ -116,9 +119,8 @@ impl Chunks {
     ///
     /// # Errors
     /// When they cannot be fetched, or do not open.
-    pub fn read(self: &Arc<Self>, name: &str, object_len: u64, offset: u64, buf: &mut [u8]) -> Result<(), CopyError> {
+    pub fn read(&self, name: &str, object_len: u64, offset: u64, buf: &mut [u8]) -> Result<(), CopyError> {
         let behind = (offset + buf.len() as u64).div_ceil(CHUNK_LEN);
-        self.fetch_ahead(name, object_len, &(offset / CHUNK_LEN..behind));
         let mut filled = 0;
         while filled < buf.len() {
             let at = offset + filled as u64;
@@ -136,7 +138,7 @@ impl Chunks {
     }
 
     /// The first chunk of a range of which all will be needed.
-    fn chunk(&self, name: &str, object_len: u64, wanted: Range<u64>) -> Result<Arc<Vec<u8>>, CopyError> {
+    fn chunk(&self, name: &str, object_len: u64, wanted: Range<u64>) -> Result<Chunk, CopyError> {
         match self.begin_to_fetch(name, wanted) {
             Ok(on_their_way) => self.fetch(name, object_len, on_their_way.range.clone()),
             Err(chunk) => Ok(chunk),
@@ -145,7 +147,7 @@ impl Chunks {
 
     /// Chooses the chunks to fetch out of these: up to the first that is there already, or is on its way. The first chunk itself, if
     /// it is there, or when it has come.
-    fn begin_to_fetch<'a>(&'a self, name: &'a str, wanted: Range<u64>) -> Result<OnTheirWay<'a>, Arc<Vec<u8>>> {
+    fn begin_to_fetch<'a>(&'a self, name: &'a str, wanted: Range<u64>) -> Result<OnTheirWay<'a>, Chunk> {
         let mut kept = self.kept();
         loop {
             if let Some(chunk) = kept.chunks.get((name.to_owned(), wanted.start)) {
@@ -160,11 +162,18 @@ impl Chunks {
         }
     }
 
-    /// Has threads fetch what a reader of these chunks will ask for next, if it goes on in order.
-    fn fetch_ahead(self: &Arc<Self>, name: &str, object_len: u64, wanted: &Range<u64>) {
-        let Some(layout) = Layout::of(object_len) else { return };
+    /// Notes that a reader wants these bytes of a file that is so long, and which is kept in parts. The bytes behind them to fetch
+    /// now, if it goes on in order.
+    pub(super) fn ahead(&self, file: &str, wanted: Range<u64>, file_len: u64) -> Range<u64> {
+        let wanted = wanted.start / CHUNK_LEN..wanted.end.div_ceil(CHUNK_LEN);
+        let ahead = self.kept().ahead.reads(file, &wanted, file_len.div_ceil(CHUNK_LEN));
+        ahead.start * CHUNK_LEN..file_len.min(ahead.end * CHUNK_LEN)
+    }
+
+    /// Has threads fetch bytes of an object, which will be read next.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, name: &str, object_len: u64, bytes: &Range<u64>) {
         let mut kept = self.kept();
-        let mut ahead = kept.ahead.reads(name, wanted, layout.chunk_count());
+        let mut ahead = bytes.start / CHUNK_LEN..bytes.end.div_ceil(CHUNK_LEN);
         while !ahead.is_empty() && kept.on_their_way.len() < ON_THEIR_WAY_MAX {
             let range = kept.missing(name, ahead.clone());
             ahead.start = range.end;
@@ -193,7 +202,7 @@ impl Chunks {
     }
 
     /// Fetches chunks, but those that the disk has, and keeps them. Returns the first.
-    fn fetch(&self, name: &str, object_len: u64, chunks: Range<u64>) -> Result<Arc<Vec<u8>>, CopyError> {
+    fn fetch(&self, name: &str, object_len: u64, chunks: Range<u64>) -> Result<Chunk, CopyError> {
         let (object, came_with_it) = self.object(name, object_len, &chunks)?;
         if let Some(first) = came_with_it {
             return Ok(first);
@@ -215,13 +224,7 @@ impl Chunks {
     }
 
     /// Gets chunks from the store and keeps them. Returns the first.
-    fn get(
-        &self,
-        object: &SealedObject,
-        name: &str,
-        object_len: u64,
-        chunks: Range<u64>,
-    ) -> Result<Arc<Vec<u8>>, CopyError> {
+    fn get(&self, object: &SealedObject, name: &str, object_len: u64, chunks: Range<u64>) -> Result<Chunk, CopyError> {
         let sealed = self.store.get(name, Some(object.layout().bytes_of(chunks.clone())))?;
         match self.open_and_keep(object, name, chunks.clone(), &sealed) {
             // The object may have been uploaded once more since its header was kept: with another salt.
@@ -244,7 +247,7 @@ impl Chunks {
         name: &str,
         object_len: u64,
         chunks: &Range<u64>,
-    ) -> Result<(Arc<SealedObject>, Option<Arc<Vec<u8>>>), CopyError> {
+    ) -> Result<(Arc<SealedObject>, Option<Chunk>), CopyError> {
         if let Some(object) = self.kept().objects.get(name.to_owned()) {
             return Ok((object, None));
         }
@@ -278,7 +281,7 @@ impl Chunks {
         object.open_chunks(chunk..chunk + 1, &sealed).ok()
     }
 
-    fn keep(&self, name: &str, chunk: u64, bytes: Vec<u8>) -> Arc<Vec<u8>> {
+    fn keep(&self, name: &str, chunk: u64, bytes: Vec<u8>) -> Chunk {
         let bytes = Arc::new(bytes);
         self.kept().chunks.insert((name.to_owned(), chunk), Arc::clone(&bytes));
         bytes
@@ -291,7 +294,7 @@ impl Chunks {
         name: &str,
         chunks: Range<u64>,
         sealed: &[u8],
-    ) -> Result<Arc<Vec<u8>>, CopyError> {
+    ) -> Result<Chunk, CopyError> {
         let plain = object.open_chunks(chunks.clone(), sealed)?;
         let mut first = None;
         let start = object.layout().bytes_of(chunks.clone()).start;
@@ -379,7 +382,7 @@ mod tests {
 
     /// All bytes, as a process reads them that has just begun.
     fn read(object: &[u8], keys: &Option<KeyRing>, directory: &Path) -> Vec<u8> {
-        let chunks = Arc::new(Chunks::new(store(object), keys.clone(), Some(disk(directory))));
+        let chunks = Chunks::new(store(object), keys.clone(), Some(disk(directory)));
         let mut bytes = vec![0; LEN];
         chunks.read(NAME, sealed_len(LEN as u64), 0, &mut bytes).unwrap();
         bytes
@@ -394,60 +397,6 @@ mod tests {
             disk(dir.path()).put_header(NAME, &second[..HEADER_LEN]);
             assert_eq!(read(&second, &keys, dir.path()), [2; LEN]);
             assert_eq!(disk(dir.path()).chunk(NAME, 2).unwrap(), &second[HEADER_LEN + 2 * 16400..]);
-        }
-    }
-
-    /// An object of 300 chunks, each of which is different, and what it is sealed from.
-    fn long_object() -> (MemoryStore, u64, Vec<u8>) {
-        let plain: Vec<u8> = (0..300 * CHUNK_LEN).map(|at| u8::try_from((at / CHUNK_LEN) % 251).unwrap()).collect();
-        let object = seal(Sealing::None, NAME, &plain, Padding::None).unwrap();
-        let store = MemoryStore::default();
-        store.put_new(NAME, &object).unwrap();
-        (store, object.len() as u64, plain)
-    }
-
-    #[test]
-    fn what_is_read_in_order_is_fetched_ahead_with_few_requests() {
-        let (store, object_len, plain) = long_object();
-        let store = Arc::new(store);
-        let chunks = Arc::new(Chunks::new(Arc::clone(&store) as _, None, None));
-        let before = store.calls();
-        let mut bytes = [0; 4096];
-        for (at, expected) in (0..).step_by(bytes.len()).zip(plain.chunks(bytes.len())) {
-            chunks.read(NAME, object_len, at, &mut bytes).unwrap();
-            assert_eq!(bytes, expected, "at {at}");
-        }
-        let requests = store.calls() - before;
-        // Windows of 4, 8, 16, ... chunks; what a request has already is not asked for again.
-        assert!(requests <= 20, "{requests} requests");
-    }
-
-    #[test]
-    fn chunks_here_and_there_are_fetched_alone() {
-        let (store, object_len, _) = long_object();
-        let chunks = Arc::new(Chunks::new(Arc::new(store), None, None));
-        for chunk in [250, 20, 120, 70, 180] {
-            chunks.read(NAME, object_len, chunk * CHUNK_LEN, &mut [0; 4096]).unwrap();
-        }
-        let kept = chunks.kept();
-        assert_eq!((kept.chunks.len(), kept.jobs.len(), kept.fetchers), (5, 0, 0));
-    }
-
-    #[test]
-    fn a_reader_fetches_what_could_not_be_fetched_ahead() {
-        for calls in 0..12 {
-            let (store, object_len, plain) = long_object();
-            let store = Arc::new(store);
-            let chunks = Arc::new(Chunks::new(Arc::clone(&store) as _, None, None));
-            store.cut_after(calls, crate::memory_store::Cut::Before);
-            let mut bytes = vec![0; plain.len()];
-            for (at, piece) in (0..).step_by(5000).zip(bytes.chunks_mut(5000)) {
-                if chunks.read(NAME, object_len, at, piece).is_err() {
-                    store.heal();
-                    chunks.read(NAME, object_len, at, piece).unwrap();
-                }
-            }
-            assert!(bytes == plain, "cut after {calls} calls");
         }
     }
 

@@ -1,6 +1,7 @@
 //! [`ObjectFile`]: a file of a backup in objects of a copy.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,6 +61,10 @@ impl ObjectFile {
     }
 
     fn read_at(&self, chunks: &Arc<Chunks>, buf: &mut [u8], offset: u64) -> Result<usize, CopyError> {
+        let end = self.len.min(offset.saturating_add(buf.len() as u64));
+        if let Some(first) = self.parts.first().filter(|_| offset < end) {
+            self.fetch_ahead(chunks, &chunks.ahead(&first.name, offset..end, self.len));
+        }
         let mut filled = 0;
         let first = self.parts.partition_point(|part| part.start + part.len <= offset);
         for part in &self.parts[first..] {
@@ -73,6 +78,14 @@ impl ObjectFile {
             filled += wanted;
         }
         Ok(filled)
+    }
+
+    fn fetch_ahead(&self, chunks: &Arc<Chunks>, ahead: &Range<u64>) {
+        let first = self.parts.partition_point(|part| part.start + part.len <= ahead.start);
+        for part in self.parts[first..].iter().take_while(|part| part.start < ahead.end) {
+            let within = ahead.start.saturating_sub(part.start)..part.len.min(ahead.end - part.start);
+            chunks.fetch_ahead(&part.name, part.object_len, &within);
+        }
     }
 }
 
@@ -119,4 +132,78 @@ impl StoredFile for OpenedFile {
 pub(super) fn read_only(op: StorageOp, path: &Path) -> StorageError {
     let source = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a copy of a backup is only read");
     StorageError { op, path: path.to_owned(), offset: None, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_store::{Cut, MemoryStore};
+    use crate::seal::layout::{CHUNK_LEN, Padding};
+    use crate::seal::{Sealing, seal};
+    use crate::store::Store as _;
+
+    const CHUNKS: u64 = 300;
+
+    /// A file of 300 chunks, each of which is different, in three parts, and its bytes.
+    fn long_file() -> (Arc<MemoryStore>, ObjectFile, Vec<u8>) {
+        let plain: Vec<u8> = (0..CHUNKS * CHUNK_LEN).map(|at| u8::try_from((at / CHUNK_LEN) % 251).unwrap()).collect();
+        let store = MemoryStore::default();
+        let file = File::Snapshot { seq: 1 };
+        let mut listed = Vec::new();
+        for (number, part_bytes) in (1..).zip(plain.chunks(usize::try_from(CHUNKS * CHUNK_LEN / 3).unwrap())) {
+            let part = Part { number, of: 3 };
+            let name = Object::Part(file, part).to_string();
+            let object = seal(Sealing::None, &name, part_bytes, Padding::None).unwrap();
+            store.put_new(&name, &object).unwrap();
+            listed.push((part, object.len() as u64));
+        }
+        (Arc::new(store), ObjectFile::new(file, &listed).unwrap(), plain)
+    }
+
+    fn chunks(store: &Arc<MemoryStore>) -> Arc<Chunks> {
+        Arc::new(Chunks::new(Arc::clone(store) as _, None, None))
+    }
+
+    #[test]
+    fn what_is_read_in_order_is_fetched_ahead_with_few_requests() {
+        let (store, file, plain) = long_file();
+        let (chunks, before) = (chunks(&store), store.calls());
+        let mut bytes = [0; 4096];
+        for (at, expected) in (0..).step_by(bytes.len()).zip(plain.chunks(bytes.len())) {
+            assert_eq!(file.read_at(&chunks, &mut bytes, at).unwrap(), bytes.len());
+            assert_eq!(bytes, expected, "at {at}");
+        }
+        let requests = store.calls() - before;
+        // Windows of 4, 8, 16, ... chunks; what a request has already is not asked for again.
+        assert!(requests <= 20, "{requests} requests");
+    }
+
+    #[test]
+    fn chunks_here_and_there_are_fetched_alone() {
+        let (store, file, _) = long_file();
+        let chunks = chunks(&store);
+        // Header and chunk of a part come together only at its start.
+        let before = store.calls();
+        for chunk in [250, 0, 120, 70, 180] {
+            file.read_at(&chunks, &mut [0; 4096], chunk * CHUNK_LEN).unwrap();
+        }
+        assert_eq!(store.calls() - before, 5 + 2);
+    }
+
+    #[test]
+    fn a_reader_fetches_what_could_not_be_fetched_ahead() {
+        for calls in 0..12 {
+            let (store, file, plain) = long_file();
+            let chunks = chunks(&store);
+            store.cut_after(calls, Cut::Before);
+            let mut bytes = vec![0; plain.len()];
+            for (at, piece) in (0..).step_by(5000).zip(bytes.chunks_mut(5000)) {
+                if file.read_at(&chunks, piece, at).is_err() {
+                    store.heal();
+                    file.read_at(&chunks, piece, at).unwrap();
+                }
+            }
+            assert!(bytes == plain, "cut after {calls} calls");
+        }
+    }
 }
