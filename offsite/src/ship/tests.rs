@@ -1,6 +1,9 @@
 //! What was shipped is read back, whatever was cut off, killed, lost or put in between.
 
-use std::sync::Arc;
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::Source;
 use common::feed::Feed;
@@ -18,7 +21,7 @@ use crate::memory_store::{Cut, MemoryStore};
 use crate::objects::{File, Object};
 use crate::seal::{Opening, open};
 use crate::small_backup::SmallBackup;
-use crate::store::Store;
+use crate::store::{Listed, Put, Store, StoreError};
 
 /// A copy in memory.
 struct Copy {
@@ -310,4 +313,66 @@ fn a_log_that_was_sealed_before_all_of_it_was_shipped_leaves_no_hole() {
     // Files have their turn later: what is shipped of the logs must be of use by itself.
     shipper.ship_logs().unwrap();
     backup.expect_equal(&copy.source(), 83);
+}
+
+/// A store during whose uploads the node goes on: 30 changes each, which are three logs.
+struct DuringUploads {
+    store: Arc<MemoryStore>,
+    node: Mutex<SmallBackup>,
+    uploads: AtomicU32,
+}
+
+impl fmt::Debug for DuringUploads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+impl Store for DuringUploads {
+    fn url(&self) -> String {
+        self.store.url()
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        self.store.list(prefix)
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
+        self.store.get(name, range)
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, StoreError> {
+        assert!(self.uploads.fetch_add(1, Ordering::Relaxed) < 100, "it goes on for ever");
+        self.node.lock().unwrap().record(30);
+        self.store.put_new(name, bytes)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.replace(name, bytes)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        self.store.remove(name)
+    }
+}
+
+#[test]
+fn a_node_that_is_never_silent_does_not_keep_one_call_going() {
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    backup.record(30);
+    let (opened, state) = (backup.open(), backup.state_directory());
+    let store = Arc::new(DuringUploads {
+        store: Arc::clone(&copy.store),
+        node: Mutex::new(backup),
+        uploads: AtomicU32::new(0),
+    });
+    let target = Target { store: Arc::clone(&store) as _, copy: uuid::Uuid::nil(), key: copy.key.clone() };
+    let mut shipper = Shipper::begin(opened, target, &state).unwrap();
+    for _ in 0..3 {
+        store.uploads.store(0, Ordering::Relaxed);
+        let before = u64::from(store.node.lock().unwrap().version());
+        shipper.ship_logs().unwrap();
+        assert!(shipper.shipped() > before, "what was there before the call is shipped: {}", shipper.shipped());
+    }
 }

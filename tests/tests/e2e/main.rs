@@ -62,6 +62,7 @@ mod reading {
     mod prefill;
     mod preflight;
     mod restore;
+    mod restored_bytes;
     mod show;
     mod versions;
 }
