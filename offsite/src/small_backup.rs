@@ -161,8 +161,17 @@ impl SmallBackup {
 
     /// Number of segments.
     pub fn segments(&self) -> usize {
+        self.files("segment-")
+    }
+
+    /// How many logs are not sealed.
+    pub fn logs(&self) -> usize {
+        self.files("log-")
+    }
+
+    fn files(&self, prefix: &str) -> usize {
         let names = std::fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        names.filter(|name| name.to_string_lossy().starts_with("segment-")).count()
+        names.filter(|name| name.to_string_lossy().starts_with(prefix)).count()
     }
 
     /// Expects what is read from `source` to have exactly the first `newest` versions of this backup, byte for byte.
