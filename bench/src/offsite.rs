@@ -7,13 +7,15 @@
 //! * [`answers`]: what `lightningd` waits for while shipping is on, hangs or is refused, beside shipping that is off;
 //! * [`lag`]: how long a change is in one place only, and what the process that ships takes; [`covered`]: what the server
 //!   had when; [`uploads`]: uploads of a month;
-//! * [`restoring`]: the newest version over a link of a known speed; [`watched`]: a command and its memory;
+//! * [`restoring`]: the newest version over a link of a known speed; [`over_sftp`]: the same over SFTP; [`watched`]: a command and
+//!   its memory;
 //! * [`rows`]: the rows of the table of goals.
 
 mod answers;
 mod copied_node;
 mod covered;
 mod lag;
+mod over_sftp;
 mod restoring;
 mod rows;
 mod running;
@@ -40,6 +42,7 @@ use crate::table::Table;
 use answers::AnswersReport;
 use copied_node::CopiedNode;
 use lag::LagReport;
+use over_sftp::SftpReport;
 use restoring::RestoreReport;
 use uploads::UploadsReport;
 use watched::Watched;
@@ -70,6 +73,9 @@ pub struct Args {
     /// Seconds during which uploads are counted, at 2,000 changes an hour; 0 for none
     #[arg(long, value_name = "S", default_value_t = 120)]
     upload_seconds: u64,
+    /// Seconds during which the lag is measured over SFTP, at --rate; 0 for none
+    #[arg(long, value_name = "S", default_value_t = 40)]
+    sftp_seconds: u64,
     /// Times that each kind of shipping is measured beside shipping that is off; 0 for none
     #[arg(long, value_name = "N", default_value_t = 4)]
     rounds: u8,
@@ -99,6 +105,7 @@ struct Report {
     lag: Option<LagReport>,
     uploads: Option<UploadsReport>,
     answers: Option<AnswersReport>,
+    over_sftp: Option<SftpReport>,
     goals: Vec<Row>,
 }
 
@@ -132,6 +139,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let uploads = seconds(args.upload_seconds).map(|span| uploads::measure(&mut node, span)).transpose()?;
     let round = Duration::from_secs(args.round_seconds);
     let answers = (args.rounds > 0).then(|| answers::measure(&mut node, args.rate, round, args.rounds)).transpose()?;
+    // The last, because the node has this copy only from now on.
+    let over_sftp = seconds(args.sftp_seconds).map(|span| over_sftp::measure(&mut node, args.rate, span));
+    let over_sftp = over_sftp.transpose()?.flatten();
     let mut report = Report {
         trace: source.name,
         place: place.path().to_owned(),
@@ -143,6 +153,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         lag,
         uploads,
         answers,
+        over_sftp,
         goals: Vec::new(),
     };
     report.goals = rows::rows(&report);

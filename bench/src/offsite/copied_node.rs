@@ -1,13 +1,13 @@
 //! [`CopiedNode`]: a node that goes on as in a trace, its backup, and the copy of it in a server of objects.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use ::offsite::testing::FaultyServer;
+use ::offsite::testing::{Access, FaultyServer, Sshd, Stored};
 use anyhow::Context as _;
 use common::{Backup, BackupLock, Every, OffsiteEntry};
 use mountfs::demo::pretend_lightningd::RecorderProcess;
@@ -28,10 +28,15 @@ pub const SECRET: [u8; 32] = [7; 32];
 /// What the names of all objects of the copy begin with in the bucket.
 pub const PREFIX: &str = "node/";
 
+/// The copy in the directory of the SSH server.
+const SFTP_DIRECTORY: &str = "home/node.copy";
+
 /// The node and its copy.
 pub struct CopiedNode<'a> {
-    /// The store of the copy.
+    /// The store of the first copy.
     pub server: FaultyServer,
+    /// The store of the copy since [`copy_over_sftp`](Self::copy_over_sftp).
+    sftp: Option<Sshd>,
     dir: HistoryDir,
     node: Node<'a>,
     /// The copy, as `backupfs offsite add` has noted it.
@@ -53,7 +58,45 @@ impl<'a> CopiedNode<'a> {
         watched::run(add.arg("--credentials").arg(lightning_dir.join("bucket.cred")).arg(url))?;
         let entry = BackupLock::read(&lightning_dir)?.offsite.pop().context("no copy was added")?;
         let node = Node::resume(laps, NodeDatabase::open(&dir.database())?, made)?;
-        Ok(Self { server, dir, node, entry, calls: 0 })
+        Ok(Self { server, sftp: None, dir, node, entry, calls: 0 })
+    }
+
+    /// From now on the copy is a new one, on an OpenSSH server of this machine, which is not slowed down. `false` when there is none.
+    pub fn copy_over_sftp(&mut self) -> anyhow::Result<bool> {
+        let Some(sshd) = Sshd::start(Access::ReadWrite) else { return Ok(false) };
+        let lightning_dir = self.lightning_dir();
+        let mut add = Command::new(binaries::backupfs());
+        add.args(["offsite", "add", "--lightning-dir"]).arg(&lightning_dir);
+        watched::run(add.arg(sshd.url(SFTP_DIRECTORY).to_string()))?;
+        self.entry = BackupLock::read(&lightning_dir)?.offsite.pop().context("no copy was added")?;
+        self.sftp = Some(sshd);
+        self.set_shipping(Some(Duration::from_secs(10)))?;
+        Ok(true)
+    }
+
+    /// What the copy has, with when it was stored.
+    pub fn stored(&self) -> anyhow::Result<Vec<Stored>> {
+        let Some(sshd) = &self.sftp else { return Ok(self.server.stored()) };
+        let (mut stored, mut directories) = (Vec::new(), vec![sshd.path(SFTP_DIRECTORY)]);
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory)? {
+                let (path, metadata) = {
+                    let entry = entry?;
+                    (entry.path(), entry.metadata()?)
+                };
+                if metadata.is_dir() {
+                    directories.push(path);
+                    continue;
+                }
+                // Its name was given last.
+                let named = Duration::new(u64::try_from(metadata.ctime())?, u32::try_from(metadata.ctime_nsec())?);
+                let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + named).unwrap_or_default();
+                let at = Instant::now().checked_sub(age).context("BUG: it is older than this machine runs")?;
+                let name = path.strip_prefix(sshd.path(SFTP_DIRECTORY))?.display();
+                stored.push(Stored { name: format!("{PREFIX}{name}"), bytes: fs::read(&path)?.into(), at });
+            }
+        }
+        Ok(stored)
     }
 
     /// The node's directory.
@@ -76,9 +119,20 @@ impl<'a> CopiedNode<'a> {
         self.lightning_dir().join("hsm_secret")
     }
 
-    /// The file with the credentials of the bucket.
-    pub fn credentials(&self) -> PathBuf {
-        self.lightning_dir().join("bucket.cred")
+    /// The file with the credentials of the bucket, if the copy is in one.
+    pub fn credentials(&self) -> Option<PathBuf> {
+        self.sftp.is_none().then(|| self.lightning_dir().join("bucket.cred"))
+    }
+
+    /// A command of `backupfs` that reads the copy, as one that has read nothing of it before.
+    pub fn reader(&self, subcommand: &str, cache: &Path) -> Command {
+        let mut command = Command::new(binaries::backupfs());
+        command.env("XDG_CACHE_HOME", cache).args([subcommand, "--hsm-secret"]).arg(self.secret());
+        if let Some(credentials) = self.credentials() {
+            command.arg("--credentials").arg(credentials);
+        }
+        command.arg(self.url());
+        command
     }
 
     /// Ships everything that the copy lacks.

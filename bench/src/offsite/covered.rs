@@ -26,10 +26,10 @@ pub struct Covered {
 
 /// What the server has stored since a time. Of segments only those of one part: all others are told by the logs.
 pub fn since(node: &CopiedNode<'_>, began: Instant) -> anyhow::Result<Vec<Covered>> {
-    let store = open_store(&node.url().parse()?, Some(node.credentials().as_path()), None)?;
+    let store = open_store(&node.url().parse()?, node.credentials().as_deref(), None)?;
     let keys = unlock(&key_files(&*store)?, &Unlock::Node(NodeSecret::from_hsm_secret(&SECRET, None)?))?;
     let mut found = Vec::new();
-    for Stored { name, bytes, at } in node.server.stored().into_iter().filter(|stored| stored.at >= began) {
+    for Stored { name, bytes, at } in node.stored()?.into_iter().filter(|stored| stored.at >= began) {
         let name = name.strip_prefix(PREFIX).context("the server has an object of another copy")?;
         match Object::parse(name) {
             Some(Object::Tail(_)) => {

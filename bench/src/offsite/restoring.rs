@@ -67,15 +67,8 @@ fn restore(node: &CopiedNode<'_>, bytes_per_second: u64) -> anyhow::Result<Resto
         *counted.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.unwrap_or(ALL)).or_default() += 1;
         None
     });
-    let mut command = Command::new(binaries::backupfs());
-    command
-        .env("XDG_CACHE_HOME", within(&scratch, "cache"))
-        .args(["restore", "--hsm-secret"])
-        .arg(node.secret())
-        .arg("--credentials")
-        .arg(node.credentials())
-        .arg(node.url())
-        .arg(within(&scratch, "restored.sqlite3"));
+    let mut command = node.reader("restore", &within(&scratch, "cache"));
+    command.arg(within(&scratch, "restored.sqlite3"));
     let command = watched::run(&mut command);
     node.server.no_trouble();
     let sent_bytes = node.server.counts().bytes_out - before.bytes_out;

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::answers::{KindReport, Shipping};
+use super::lag::LagReport;
 use crate::goals::{Row, mb, ms};
 
 /// How much slower an answer may be while shipping is on.
@@ -29,23 +30,7 @@ pub fn rows(report: &Report) -> Vec<Row> {
         of_answers(kind, &mut rows);
     }
     if let Some(lag) = &report.lag {
-        let figure = format!("lag at {:.0} changes/s, every {:.0} s, p99", lag.rate, lag.every_s);
-        rows.push(
-            Row::new(&figure, "≤ 11 s", seconds(lag.lag.p99_us))
-                .beside(
-                    format!("p50 {}, worst {}", seconds(lag.lag.p50_us), seconds(lag.lag.max_us)),
-                    lag.lag.p99_us / (lag.every_s * 1e6),
-                )
-                .met(lag.lag.p99_us <= LAG_MAX_US),
-        );
-        rows.push(
-            Row::new("shipping at this rate, memory", "≤ 64 MB", mb(lag.peak_rss as f64))
-                .met(lag.peak_rss <= MEMORY_MAX),
-        );
-        rows.push(
-            Row::new("shipping at this rate, of a core", "≤ 10 %", format!("{:.2} %", lag.of_a_core * 100.0))
-                .met(lag.of_a_core <= CORE_MAX),
-        );
+        of_lag(lag, "", &mut rows);
         // With those of segments there are a few more.
         let spans = lag.seconds / lag.every_s;
         rows.push(
@@ -86,7 +71,39 @@ pub fn rows(report: &Report) -> Vec<Row> {
                 .met(worst.ratio() <= RESTORE_MAX),
         );
     }
+    if let Some(sftp) = &report.over_sftp {
+        of_lag(&sftp.lag, "over SFTP: ", &mut rows);
+        let peak = sftp.first_shipping.peak_rss;
+        let whole = Row::new("over SFTP: the whole history, memory", "≤ 64 MB", mb(peak as f64));
+        rows.push(whole.met(peak <= MEMORY_MAX));
+        let restored = Row::new("over SFTP: restore", "", format!("{:.1} s", sftp.restore.seconds));
+        rows.push(match &report.restore {
+            Some(restore) => restored.beside(
+                format!("from the backup {:.1} s", restore.from_backup.seconds),
+                sftp.restore.seconds / restore.from_backup.seconds,
+            ),
+            None => restored,
+        });
+    }
     rows
+}
+
+/// The rows of the process that ships at a rate.
+fn of_lag(lag: &LagReport, over: &str, rows: &mut Vec<Row>) {
+    let figure = format!("{over}lag at {:.0} changes/s, every {:.0} s, p99", lag.rate, lag.every_s);
+    rows.push(
+        Row::new(&figure, "≤ 11 s", seconds(lag.lag.p99_us))
+            .beside(
+                format!("p50 {}, worst {}", seconds(lag.lag.p50_us), seconds(lag.lag.max_us)),
+                lag.lag.p99_us / (lag.every_s * 1e6),
+            )
+            .met(lag.lag.p99_us <= LAG_MAX_US),
+    );
+    let memory = Row::new(&format!("{over}shipping at this rate, memory"), "≤ 64 MB", mb(lag.peak_rss as f64));
+    rows.push(memory.met(lag.peak_rss <= MEMORY_MAX));
+    let share = format!("{:.2} %", lag.of_a_core * 100.0);
+    let core = Row::new(&format!("{over}shipping at this rate, of a core"), "≤ 10 %", share);
+    rows.push(core.met(lag.of_a_core <= CORE_MAX));
 }
 
 fn of_answers(kind: &KindReport, rows: &mut Vec<Row>) {

@@ -376,5 +376,6 @@ fn a_node_that_is_never_silent_does_not_keep_one_call_going() {
     store.uploads.store(0, Ordering::Relaxed);
     shipper.ship_logs().unwrap();
     assert!(shipper.shipped() > before, "what was there before the call is shipped: {}", shipper.shipped());
-    assert_eq!(usize::try_from(store.uploads.load(Ordering::Relaxed)).unwrap(), logs);
+    // One more says where the copy ends, for what an earlier run has shipped behind that.
+    assert_eq!(usize::try_from(store.uploads.load(Ordering::Relaxed)).unwrap(), logs + 1);
 }
