@@ -58,7 +58,9 @@ impl CopyDirectory {
     pub fn open(chunks: Arc<Chunks>) -> Result<Self, CopyError> {
         let contents = Contents::read(&chunks)?;
         let url = chunks.store().url();
-        let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(&url));
+        // Names of files are appended to it, in messages.
+        let without_options = || url.split_once('?').map_or(url.as_str(), |(place, _)| place);
+        let path = PathBuf::from(url.strip_prefix("file://").unwrap_or_else(without_options));
         Ok(Self { path, chunks, state: Mutex::new(State { contents, looked: Instant::now() }) })
     }
 

@@ -223,6 +223,8 @@ impl Status {
             fields.destination = Some(destination.url);
         }
         let last_problem = known.last_problem;
+        let newest = known.newest.map(|newest| newest.seq.get());
+        let offsite = self.offsite.get().map(|(dir, entries)| OffsiteStatus::of_all(dir, entries, newest));
         json!(Answer {
             fields,
             latency_us: self.latency.figures(),
@@ -230,7 +232,7 @@ impl Status {
             compaction: self.compactions.to_json(),
             sealing: json!({"problem": known.sealing_problem}),
             stalls: known.stalls.to_json(),
-            offsite: self.offsite.get().map(|(dir, entries)| OffsiteStatus::of_all(dir, entries)).unwrap_or_default(),
+            offsite: offsite.unwrap_or_default(),
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
             recorder_version: env!("CARGO_PKG_VERSION"),
         })

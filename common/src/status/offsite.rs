@@ -48,19 +48,23 @@ pub struct OffsiteStatus {
     pub state: OffsiteState,
     /// Seq of the last record that the copy has; `None` when that is not known.
     pub shipped_through: Option<u64>,
-    /// Number of records that the backup has beyond that.
+    /// Number of records that the backup has beyond that; `None` when one of them is not known. The file does not say it: it is
+    /// counted when the status is read, for the process that ships may hang, or be gone.
     pub behind_changes: Option<u64>,
     /// Seconds since the copy last had everything.
     pub behind_seconds: Option<u64>,
+    /// When the copy last had everything; before that, when it was shipped to for the first time.
+    #[serde(skip)]
+    pub current_at: Option<Timestamp>,
     /// Since when the state is not `shipping`, as RFC 3339 writes it.
     pub degraded_since: Option<String>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// Number of objects uploaded in this run.
+    /// Number of objects uploaded by the process that ships.
     pub objects: u64,
-    /// Number of bytes uploaded in this run.
+    /// Number of bytes uploaded by it.
     pub bytes: u64,
-    /// Number of uploads since midnight (UTC), failed ones included, as far as this run made them.
+    /// Number of uploads since midnight (UTC), failed ones included, as far as it made them.
     #[serde(default)]
     pub puts_today: u64,
     /// Whether the store refuses to replace an object that must be new: `enforced`, `ignored` or `refused` (it does not know the
@@ -80,6 +84,15 @@ pub struct OffsiteStatus {
     /// Why the last rehearsal failed; `None` when it did not, or there was none.
     #[serde(default)]
     pub rehearsal_error: Option<String>,
+}
+
+/// The contents of the file.
+#[derive(Serialize, Deserialize)]
+struct StatusFile {
+    #[serde(flatten)]
+    status: OffsiteStatus,
+    /// In microseconds since 1970.
+    current_at: Option<i64>,
 }
 
 /// The outcome of the rehearsals of a copy, in a file of its own.
@@ -132,7 +145,11 @@ impl OffsiteStatus {
     /// The status of a copy; `None` when nothing has been shipped to it yet, or the file cannot be read.
     pub fn read(lightning_dir: &Path, url: &str) -> Option<Self> {
         let bytes = read_small_file(&file(lightning_dir, url, STATUS), LEN_MAX).ok()?;
-        let mut status = serde_json::from_slice(&bytes).ok().filter(|status: &Self| status.url == url)?;
+        let StatusFile { mut status, current_at } = serde_json::from_slice(&bytes).ok()?;
+        if status.url != url {
+            return None;
+        }
+        status.current_at = current_at.and_then(Timestamp::from_micros);
         status.add_rehearsal(lightning_dir);
         Some(status)
     }
@@ -148,21 +165,34 @@ impl OffsiteStatus {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, lightning_dir: &Path) -> io::Result<()> {
-        replace_small_file(&file(lightning_dir, &self.url, STATUS), &serde_json::to_vec(self)?)
+        let status = Self { behind_changes: None, behind_seconds: None, ..self.clone() };
+        let contents = StatusFile { status, current_at: self.current_at.map(Timestamp::as_micros) };
+        replace_small_file(&file(lightning_dir, &self.url, STATUS), &serde_json::to_vec(&contents)?)
     }
 
-    /// The status of each copy of `backup.lock`; that of one that was not shipped to yet has only a URL.
-    pub fn of_all(lightning_dir: &Path, entries: &[OffsiteEntry]) -> Vec<Self> {
-        entries
-            .iter()
-            .map(|entry| {
-                Self::read(lightning_dir, &entry.url).unwrap_or_else(|| {
-                    let mut status = Self::new(&entry.url);
-                    status.add_rehearsal(lightning_dir);
-                    status
-                })
-            })
-            .collect()
+    /// The status of each copy of `backup.lock`, beside the newest record of the node if that is known; that of one that was not
+    /// shipped to yet has only a URL.
+    pub fn of_all(lightning_dir: &Path, entries: &[OffsiteEntry], newest: Option<u64>) -> Vec<Self> {
+        let of = |entry: &OffsiteEntry| {
+            let mut status = Self::read(lightning_dir, &entry.url).unwrap_or_else(|| {
+                let mut status = Self::new(&entry.url);
+                status.add_rehearsal(lightning_dir);
+                status
+            });
+            status.count_behind(newest, Timestamp::now());
+            status
+        };
+        entries.iter().map(of).collect()
+    }
+
+    fn count_behind(&mut self, newest: Option<u64>, now: Timestamp) {
+        let behind = newest.zip(self.shipped_through).map(|(newest, shipped)| newest.saturating_sub(shipped));
+        let micros = |since: Timestamp| now.as_micros().saturating_sub(since.as_micros());
+        self.behind_changes = behind;
+        self.behind_seconds = match behind {
+            Some(0) => Some(0),
+            _ => self.current_at.map(|since| u64::try_from(micros(since) / 1_000_000).unwrap_or(0)),
+        };
     }
 
     /// The status of a copy that nothing is known of.
@@ -173,6 +203,7 @@ impl OffsiteStatus {
             shipped_through: None,
             behind_changes: None,
             behind_seconds: None,
+            current_at: None,
             degraded_since: None,
             last_error: None,
             objects: 0,

@@ -2,10 +2,14 @@
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use common::{Backup, BackupLock, Every, KeepSpan, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus};
+use common::feed::Feed;
+use common::{
+    Backup, BackupLock, Every, KeepSpan, OffsiteEntry, OffsiteSeal, OffsiteState, OffsiteStatus, with_causes,
+};
 use offsite::connect::{begin, describe, expect_copy, key_files, new_key, open_store};
 use offsite::copy_error::CopyError;
 use offsite::description::SealKind;
@@ -215,7 +219,7 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let lock = BackupLock::read(&args.lightning_dir)?;
-    let all = OffsiteStatus::of_all(&args.lightning_dir, &lock.offsite);
+    let all = OffsiteStatus::of_all(&args.lightning_dir, &lock.offsite, newest_record(&lock));
     let mut out = io::stdout().lock();
     if args.json {
         let entries: Vec<_> = lock.offsite.iter().zip(&all).map(|(entry, status)| to_json(entry, status)).collect();
@@ -233,6 +237,17 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     heard(written())
 }
 
+/// Seq of the newest record of the backup; `None`, with a warning, when it cannot be read.
+fn newest_record(lock: &BackupLock) -> Option<u64> {
+    if lock.offsite.is_empty() {
+        return None;
+    }
+    let read = Backup::open(&lock.backend_url)
+        .map_err(anyhow::Error::from)
+        .and_then(|backup| Ok(Feed::begin(Arc::new(backup))?.read_end()?.saturating_sub(1)));
+    read.map_err(|error| log::warn!("how far the copies are behind is not known: {}", with_causes(error.as_ref()))).ok()
+}
+
 fn to_json(entry: &OffsiteEntry, status: &OffsiteStatus) -> serde_json::Value {
     let mut json = serde_json::to_value(status).unwrap_or_default();
     json["every"] = entry.every.to_string().into();
@@ -246,10 +261,9 @@ fn in_words(status: &OffsiteStatus) -> String {
             None => "nothing shipped yet".to_owned(),
         };
     };
-    let at = &status.updated;
     let behind = match status.behind_changes {
-        Some(0) => "which was everything".to_owned(),
-        Some(behind) => format!("{behind} fewer than the backup"),
+        Some(0) => "which is everything".to_owned(),
+        Some(behind) => format!("{behind} fewer than the backup has"),
         None => "and how much is missing is not known".to_owned(),
     };
     let state = match (status.state, &status.last_error) {
@@ -267,7 +281,7 @@ fn in_words(status: &OffsiteStatus) -> String {
         (None, _, Some(error)) => format!("\n  the last rehearsal of a restore has FAILED: {error}"),
         (_, _, None) => "\n  a restore was never rehearsed: `backupfs offsite check` does it".to_owned(),
     };
-    format!("{state}\n  up to record {through} at {at}, {behind}{rehearsed}")
+    format!("{state} ({})\n  up to record {through}, {behind}{rehearsed}", status.updated)
 }
 
 fn remove(args: &RemoveArgs) -> anyhow::Result<()> {

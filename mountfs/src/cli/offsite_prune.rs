@@ -105,6 +105,11 @@ pub(super) fn run(args: &PruneArgs) -> Result<(), Failure> {
         }
     } else {
         say!("dropped {dropped}, kept {kept}, removed {}", counted(objects, "object"));
+        if matches!(args.url, StoreUrl::S3(_)) && objects > 0 {
+            say!(
+                "a bucket with versioning or object lock keeps removed objects as old versions: its lifecycle rules end them"
+            );
+        }
     }
     Ok(())
 }

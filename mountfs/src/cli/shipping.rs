@@ -13,6 +13,7 @@ use common::{
 use offsite::connect::{expect_copy, open_store};
 use offsite::copy_error::CopyError;
 use offsite::description::SealKind;
+use offsite::ship::uploads::Uploads;
 use offsite::ship::{Shipper, Step, Target};
 use offsite::store::{Failure, StoreUrl};
 
@@ -33,7 +34,7 @@ const CLAIM_INTERVAL: Duration = Duration::from_secs(600);
 /// The pauses after failed attempts: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// How often a failure that stays is reported.
+/// How often a failure that stays is reported; one with another reason is reported at once.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How long the recorder may take to give up the lock after it has ended.
@@ -69,7 +70,7 @@ pub(super) struct Destination {
 pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool) -> anyhow::Result<u64> {
     let mut status = Status::new(destination);
     let mut pause = PAUSES.0;
-    let mut reported: Option<Instant> = None;
+    let mut reported: Option<(Instant, String)> = None;
     let started = Instant::now();
     loop {
         let began = Instant::now();
@@ -81,11 +82,9 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
             Err(error) => error,
         };
         // The process that the recorder started goes on for some seconds after the node.
-        if ending == Ending::Once
-            && matches!(error.downcast_ref(), Some(CopyError::InUse))
-            && started.elapsed() < OTHER_ENDS_WITHIN
-            && !wait(PAUSES.0, stop)
-        {
+        let other_ends =
+            matches!(error.downcast_ref(), Some(CopyError::InUse)) && started.elapsed() < OTHER_ENDS_WITHIN;
+        if other_ends && !wait(PAUSES.0, stop) {
             continue;
         }
         let is_for_good = is_for_good(&error);
@@ -102,9 +101,10 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
         if is_for_good {
             pause = PAUSES.1;
         }
-        if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-            log::warn!("{}: {}; it is tried again", destination.entry.url, with_causes(error.as_ref()));
-            reported = Some(Instant::now());
+        let reason = with_causes(error.as_ref());
+        if reported.as_ref().is_none_or(|(at, before)| at.elapsed() >= REPORT_INTERVAL || *before != reason) {
+            log::warn!("{}: {reason}; it is tried again", destination.entry.url);
+            reported = Some((Instant::now(), reason));
         }
         // After some minutes of shipping the next failure is a new one.
         if began.elapsed() > PAUSES.1 {
@@ -170,9 +170,27 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
     let key = key_for_shipping(&*store, &description, entry, (keys, lightning_dir), run_key)?;
     status.set_key(description.seal, entry);
     let (key, opens) = key.map(|key| (key.seals, key.opens)).unzip();
-    let mut rehearsals = Rehearsals::of(entry, ReadCopy { store: Arc::clone(&store), keys: opens });
+    let rehearsals = Rehearsals::of(entry, ReadCopy { store: Arc::clone(&store), keys: opens });
     let target = Target { store, copy: description.copy, key };
     let mut shipper = Shipper::begin(Arc::clone(&backup), target, &offsite_directory(lightning_dir))?;
+    let shipped = ship_with(&mut shipper, (destination, rehearsals), ending, stop, status)
+        .and_then(|()| say_goodbye(&mut shipper, &backup, entry.every, lightning_dir));
+    if shipped.is_ok() {
+        status.shipped_all(&shipper);
+    }
+    status.connection_ends(shipper.uploads());
+    shipped.map(|()| shipper.shipped().saturating_sub(1))
+}
+
+/// Ships until it is stopped, or has everything.
+fn ship_with(
+    shipper: &mut Shipper,
+    (destination, mut rehearsals): (&Destination, Rehearsals),
+    ending: Ending,
+    stop: &AtomicBool,
+    status: &mut Status,
+) -> anyhow::Result<()> {
+    let Destination { backup: backup_url, lightning_dir, entry, .. } = destination;
     let mut logs_due = Instant::now();
     let (mut said, mut claim_checked) = (Instant::now(), Instant::now());
     loop {
@@ -186,7 +204,7 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
             }
         }
         if stopped {
-            break;
+            return Ok(());
         }
         if claim_checked.elapsed() >= CLAIM_INTERVAL {
             shipper.check_claim()?;
@@ -197,12 +215,12 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
             said = Instant::now();
         }
         let step = shipper.ship_file()?;
-        status.shipping(&shipper);
+        status.shipping(shipper);
         if step == Step::Stored {
             continue;
         }
         if ending == Ending::Once {
-            break;
+            return Ok(());
         }
         rehearsals.start_if_due(backup_url, lightning_dir);
         let pause = match entry.every {
@@ -211,9 +229,6 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
         };
         wait(pause, stop);
     }
-    say_goodbye(&mut shipper, &backup, entry.every, lightning_dir)?;
-    status.shipped_all(&shipper);
-    Ok(shipper.shipped().saturating_sub(1))
 }
 
 /// Ships the rest after the recorder has ended, and says that nothing follows. A recorder that goes on, or has begun again, is left to
@@ -244,8 +259,27 @@ fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every, lightn
 struct Status {
     lightning_dir: PathBuf,
     now: OffsiteStatus,
-    current_at: Instant,
+    /// What earlier connections of this process have uploaded.
+    before: Totals,
     written: Option<Instant>,
+}
+
+/// What was uploaded.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    objects: u64,
+    bytes: u64,
+    /// On this day since 1970.
+    puts: u64,
+    day: i64,
+}
+
+impl Totals {
+    fn and(self, uploads: &Uploads) -> Self {
+        let (day, today) = uploads.today();
+        let puts = today + if self.day == day { self.puts } else { 0 };
+        Self { objects: self.objects + uploads.objects(), bytes: self.bytes + uploads.bytes(), puts, day }
+    }
 }
 
 /// How often the status of a copy that is shipped to is written. It costs a read of the logs that are not sealed.
@@ -254,8 +288,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 impl Status {
     fn new(destination: &Destination) -> Self {
         let Destination { lightning_dir, entry, .. } = destination;
-        let now = OffsiteStatus::read(lightning_dir, &entry.url).unwrap_or_else(|| OffsiteStatus::new(&entry.url));
-        Self { lightning_dir: lightning_dir.clone(), now, current_at: Instant::now(), written: None }
+        let mut now = OffsiteStatus::read(lightning_dir, &entry.url).unwrap_or_else(|| OffsiteStatus::new(&entry.url));
+        now.current_at.get_or_insert_with(Timestamp::now);
+        Self { lightning_dir: lightning_dir.clone(), now, before: Totals::default(), written: None }
     }
 
     fn set_key(&mut self, seal: SealKind, entry: &OffsiteEntry) {
@@ -277,22 +312,31 @@ impl Status {
     /// Says how far shipping is.
     fn shipped_all(&mut self, shipper: &Shipper) {
         let holds = shipper.holds().unwrap_or(1);
-        let behind = shipper.acknowledged().ok().map(|all| all.saturating_sub(holds));
-        if behind == Some(0) {
-            self.current_at = Instant::now();
+        if shipper.acknowledged().is_ok_and(|acknowledged| acknowledged <= holds) {
+            self.now.current_at = Some(Timestamp::now());
         }
         self.now.shipped_through = Some(holds.saturating_sub(1));
-        self.now.behind_changes = behind;
-        self.now.behind_seconds = Some(self.current_at.elapsed().as_secs());
-        (self.now.objects, self.now.bytes) = (shipper.uploads().objects(), shipper.uploads().bytes());
-        self.now.puts_today = shipper.uploads().today();
+        self.set_totals(self.before.and(shipper.uploads()));
         self.now.conditional_put = Some(shipper.conditional_put().name().to_owned());
         self.say(OffsiteState::Shipping, None);
+    }
+
+    fn set_totals(&mut self, totals: Totals) {
+        (self.now.objects, self.now.bytes, self.now.puts_today) = (totals.objects, totals.bytes, totals.puts);
+    }
+
+    /// Notes what a connection has uploaded that ends now.
+    fn connection_ends(&mut self, uploads: &Uploads) {
+        self.before = self.before.and(uploads);
+        self.set_totals(self.before);
     }
 
     fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>) {
         let now = Timestamp::now().to_string();
         if state == OffsiteState::Shipping {
+            if self.now.last_error.is_some() {
+                log::info!("{}: shipping again", self.now.url);
+            }
             (self.now.degraded_since, self.now.last_error) = (None, None);
         } else if self.now.degraded_since.is_none() {
             self.now.degraded_since = Some(now.clone());

@@ -45,10 +45,11 @@ impl Uploads {
         self.bytes
     }
 
-    /// The number of uploads since midnight (UTC), failed ones included.
-    pub fn today(&self) -> u64 {
+    /// The day since 1970, and the number of uploads on it (UTC), failed ones included.
+    pub fn today(&self) -> (i64, u64) {
         let (day, count) = self.today;
-        if day == day_of(Timestamp::now()) { count } else { 0 }
+        let today = day_of(Timestamp::now());
+        (today, if day == today { count } else { 0 })
     }
 
     /// Seals an object.

@@ -84,7 +84,7 @@ impl Fault {
         }
     }
 
-    fn kind(&self) -> (Failure, &'static str) {
+    fn kind(&self, doing: &str) -> (Failure, &'static str) {
         if self.is_clock() {
             return (Failure::Clock, "set the clock of this machine");
         }
@@ -117,6 +117,7 @@ impl Fault {
         }
         match self.status {
             404 => (Failure::NotFound, "the object is not there"),
+            401 | 403 if doing == "remove" => (Failure::Refused, "let these credentials delete there, too"),
             401 | 403 => (Failure::Refused, "let these credentials read, write and list there"),
             407 => (Failure::Refused, "the proxy asks for a user and a password"),
             301 | 302 | 308 => (Failure::Refused, "check region= and endpoint= of the URL"),
@@ -128,7 +129,7 @@ impl Fault {
     }
 
     pub(super) fn into_error(self, call: &Call<'_>) -> StoreError {
-        let (failure, way_out) = self.kind();
+        let (failure, way_out) = self.kind(call.doing);
         let code = if self.code.is_empty() { String::new() } else { format!(" {}", self.code) };
         let off = match (failure, self.clock_off) {
             (Failure::Clock, Some(off)) if off > CLOCK_OFF => format!(", which differs by {} s", off.as_secs()),

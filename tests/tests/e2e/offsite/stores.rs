@@ -100,6 +100,30 @@ fn a_store_that_hangs_holds_up_neither_the_node_nor_another_copy() {
     remote.expect_nothing_missing();
 }
 
+#[test]
+fn how_far_a_copy_is_behind_is_counted_while_its_store_is_away() {
+    let server = FaultyServer::start();
+    let mut remote = Remote::in_bucket(&server);
+    remote.add(&["--every", "1s"]).expect_done("offsite add");
+    remote.expect_shipped();
+    assert_eq!(remote.list()[0]["behind_changes"], 0);
+    server.always(None, Trouble::Answer(503, "SlowDown"));
+    remote.node.start();
+    remote.node.commit();
+    remote.node.lightningd.init().expect("the recorder takes init");
+    assert!(until(TIMEOUT, || remote.list()[0]["state"] == "waiting"), "{}", remote.list());
+    let before = remote.list()[0]["behind_changes"].as_u64().expect("a number");
+    assert!(before >= 1, "{}", remote.list());
+    for more in 1..=3 {
+        remote.node.commit();
+        assert_eq!(remote.list()[0]["behind_changes"], before + more);
+        assert_eq!(remote.node.backup_status()["offsite"][0]["behind_changes"], before + more);
+    }
+    server.no_trouble();
+    assert!(until(TIMEOUT, || remote.list()[0]["behind_changes"] == 0), "{}", remote.list());
+    remote.node.stop();
+}
+
 /// A bucket that meets trouble while a node ships to it, until `has_met_it`. Nothing is missing afterwards.
 fn nothing_is_missing_after(server: &FaultyServer, begins: impl Fn(), has_met_it: impl Fn() -> bool) -> Remote {
     let mut remote = Remote::in_bucket(server);
