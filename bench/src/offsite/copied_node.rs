@@ -80,10 +80,8 @@ impl<'a> CopiedNode<'a> {
         let (mut stored, mut directories) = (Vec::new(), vec![sshd.path(SFTP_DIRECTORY)]);
         while let Some(directory) = directories.pop() {
             for entry in fs::read_dir(directory)? {
-                let (path, metadata) = {
-                    let entry = entry?;
-                    (entry.path(), entry.metadata()?)
-                };
+                let entry = entry?;
+                let (path, metadata) = (entry.path(), entry.metadata()?);
                 if metadata.is_dir() {
                     directories.push(path);
                     continue;

@@ -60,8 +60,7 @@ impl View {
     /// # Errors
     /// When a change cannot be replayed, or something that is needed for it cannot be read.
     pub fn open(backup: &Backup, plan: &ReplayPlan) -> Result<Self, ViewError> {
-        let fail = |BuildError { reason, .. }| ViewError { data_version: plan.data_version, reason: Arc::new(reason) };
-        Self::build(backup, plan, None).map_err(fail)
+        Self::build(backup, plan, None).map_err(|error| error.of_version(plan.data_version))
     }
 
     /// Opens the version that `plan` was made for, on a copy of the database that its replay begins with. That is this view: the one
@@ -70,10 +69,9 @@ impl View {
     /// # Errors
     /// When a change cannot be replayed, or something that is needed for it cannot be read.
     pub fn open_on_copy(&self, backup: &Backup, plan: &ReplayPlan, copy: Arc<DatabaseCopy>) -> Result<Self, ViewError> {
-        let fail = |BuildError { reason, .. }| ViewError { data_version: plan.data_version, reason: Arc::new(reason) };
         let pages = OverlayPages::new(Arc::new(CopiedPages::new(self.pages.clone(), copy)));
         let start = Self { pages, held: Mutex::new(self.held()), ..*self };
-        start.replayed(backup, plan, &plan.changes).map_err(fail)
+        start.replayed(backup, plan, &plan.changes).map_err(|error| error.of_version(plan.data_version))
     }
 
     /// What the replay has written: bytes of the database file with their offsets, in ascending order. All others are those of the
@@ -226,6 +224,10 @@ pub(crate) struct BuildError {
 impl BuildError {
     fn pages(error: ReadError) -> Self {
         Self { at: None, reason: ReplayError::Pages(error) }
+    }
+
+    fn of_version(self, data_version: DataVersion) -> ViewError {
+        ViewError { data_version, reason: Arc::new(self.reason) }
     }
 }
 

@@ -14,7 +14,7 @@ use format::units::{PageNo, PageSize};
 /// A file with some pieces of a database, each at the offset that it has in the database.
 #[derive(Debug)]
 pub struct DatabaseCopy {
-    /// The file, which nobody else changes.
+    /// The file. No other process changes it.
     pub file: File,
     /// Its path, for messages.
     pub path: PathBuf,

@@ -178,7 +178,7 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
     if shipped.is_ok() {
         status.shipped_all(&shipper);
     }
-    status.connection_ends(shipper.uploads());
+    status.connection_ends(&shipper);
     shipped.map(|()| shipper.shipped().saturating_sub(1))
 }
 
@@ -311,23 +311,28 @@ impl Status {
 
     /// Says how far shipping is.
     fn shipped_all(&mut self, shipper: &Shipper) {
+        self.set_progress(shipper);
+        self.set_totals(self.before.and(shipper.uploads()));
+        self.say(OffsiteState::Shipping, None);
+    }
+
+    fn set_progress(&mut self, shipper: &Shipper) {
         let holds = shipper.holds().unwrap_or(1);
         if shipper.acknowledged().is_ok_and(|acknowledged| acknowledged <= holds) {
             self.now.current_at = Some(Timestamp::now());
         }
         self.now.shipped_through = Some(holds.saturating_sub(1));
-        self.set_totals(self.before.and(shipper.uploads()));
         self.now.conditional_put = Some(shipper.conditional_put().name().to_owned());
-        self.say(OffsiteState::Shipping, None);
     }
 
     fn set_totals(&mut self, totals: Totals) {
         (self.now.objects, self.now.bytes, self.now.puts_today) = (totals.objects, totals.bytes, totals.puts);
     }
 
-    /// Notes what a connection has uploaded that ends now.
-    fn connection_ends(&mut self, uploads: &Uploads) {
-        self.before = self.before.and(uploads);
+    /// Notes how far a connection has come that ends now.
+    fn connection_ends(&mut self, shipper: &Shipper) {
+        self.set_progress(shipper);
+        self.before = self.before.and(shipper.uploads());
         self.set_totals(self.before);
     }
 

@@ -332,7 +332,7 @@ fn shorter(name: &str) -> CopyError {
     CopyError::Damaged { name: name.to_owned(), reason: "it is shorter than its length says" }
 }
 
-/// Fetches ahead until nothing is left to do, or nobody reads any more. A reader fetches what this could not, and reports why.
+/// Fetches ahead until nothing is left to fetch, or the copy is closed. What this cannot fetch, its reader tries again and reports.
 fn do_jobs(chunks: &Weak<Chunks>) {
     while let Some(chunks) = chunks.upgrade() {
         let mut kept = chunks.kept();

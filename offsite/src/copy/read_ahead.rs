@@ -1,7 +1,7 @@
-//! [`ReadAhead`]: which chunks of an object are fetched before they are asked for, because its readers go on in order.
+//! [`ReadAhead`]: which chunks of a file are fetched before they are asked for, because its readers go on in order.
 //!
 //! A reader that goes on has a window: so many chunks behind its place are there, or on their way. The window doubles each time more
-//! is fetched. Several threads may go through one object as one reader, as those of a restore do: each takes what comes next of
+//! is fetched. Several threads may go through one file as one reader, as those of a restore do: each takes what comes next of
 //! the whole, so that they ask a little before the farthest of them, or a little behind what was fetched.
 
 use std::collections::HashMap;
@@ -13,19 +13,19 @@ const WINDOW_MAX: u64 = 512;
 /// The first window.
 const WINDOW_FIRST: u64 = 4;
 
-/// The number of readers of an object that are remembered.
+/// The number of readers of a file that are remembered.
 const READERS_MAX: usize = 8;
 
-/// The number of objects whose readers are remembered.
-const OBJECTS_MAX: usize = 1024;
+/// The number of files whose readers are remembered.
+const FILES_MAX: usize = 1024;
 
-/// The readers of all objects.
+/// The readers of all files.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
-    objects: HashMap<String, Vec<Reader>>,
+    files: HashMap<String, Vec<Reader>>,
 }
 
-/// One that goes through an object.
+/// One that goes through a file.
 #[derive(Debug, Clone, Copy)]
 struct Reader {
     /// The chunk behind the farthest that was read.
@@ -61,10 +61,10 @@ impl Reader {
 }
 
 impl ReadAhead {
-    /// Notes that a reader wants these chunks of an object of this many. The chunks behind them to fetch now; none if it has begun
-    /// elsewhere, or enough is on its way.
-    pub(super) fn reads(&mut self, object: &str, wanted: &Range<u64>, chunk_count: u64) -> Range<u64> {
-        if let Some(readers) = self.objects.get_mut(object) {
+    /// Notes that a reader wants these chunks of a file of this many, which may lie in several objects. The chunks behind them to
+    /// fetch now; none if it has begun elsewhere, or enough is on its way.
+    pub(super) fn reads(&mut self, file: &str, wanted: &Range<u64>, chunk_count: u64) -> Range<u64> {
+        if let Some(readers) = self.files.get_mut(file) {
             if let Some(at) = readers.iter().position(|reader| reader.goes_on(wanted.start)) {
                 // The last one is the one that has read last.
                 readers[at..].rotate_left(1);
@@ -73,11 +73,11 @@ impl ReadAhead {
             if readers.len() >= READERS_MAX {
                 readers.remove(0);
             }
-        } else if self.objects.len() >= OBJECTS_MAX {
-            self.objects.clear();
+        } else if self.files.len() >= FILES_MAX {
+            self.files.clear();
         }
         let reader = Reader { at: wanted.end, until: wanted.end, window: 0 };
-        self.objects.entry(object.to_owned()).or_default().push(reader);
+        self.files.entry(file.to_owned()).or_default().push(reader);
         0..0
     }
 }
@@ -88,8 +88,8 @@ mod tests {
 
     const COUNT: u64 = 10_000;
 
-    fn reads(ahead: &mut ReadAhead, object: &str, wanted: Range<u64>) -> Range<u64> {
-        ahead.reads(object, &wanted, COUNT)
+    fn reads(ahead: &mut ReadAhead, file: &str, wanted: Range<u64>) -> Range<u64> {
+        ahead.reads(file, &wanted, COUNT)
     }
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
         // Enough is on its way.
         assert!(reads(&mut ahead, "s/1", 14..15).is_empty());
         assert_eq!(reads(&mut ahead, "s/1", 15..16), 18..24);
-        // Other readers, of this object and of another one.
+        // Other readers, of this file and of another one.
         assert!(reads(&mut ahead, "s/1", 500..501).is_empty());
         assert!(reads(&mut ahead, "s/2", 16..17).is_empty());
         // Both go on, one of them across a few chunks that it does not need.
@@ -133,7 +133,7 @@ mod tests {
             }
         }
         assert!(fetched.end >= 2000 + WINDOW_MAX / 2, "{fetched:?}");
-        assert_eq!(ahead.objects["s/1"].len(), 1);
+        assert_eq!(ahead.files["s/1"].len(), 1);
     }
 
     #[test]

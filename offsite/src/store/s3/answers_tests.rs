@@ -8,6 +8,16 @@ fn error(fault: Fault) -> StoreError {
 }
 
 #[test]
+fn a_refused_removal_asks_for_the_right_to_delete() {
+    let refused = |doing| {
+        let fault = Fault::new(403, b"<Error><Code>AccessDenied</Code><Message>m</Message></Error>", None);
+        fault.into_error(&Call { doing, name: "s/1", store: "s3://b" }).message
+    };
+    assert!(refused("remove").contains("let these credentials delete there"), "{}", refused("remove"));
+    assert!(refused("store").contains("read, write and list"), "{}", refused("store"));
+}
+
+#[test]
 fn kinds_of_failure_are_told_apart() {
     for (status, code, expected) in [
         (404, "NoSuchKey", Failure::NotFound),
