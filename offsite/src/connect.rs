@@ -48,21 +48,21 @@ struct AnyFormat {
 /// # Errors
 /// [`CopyError::NotACopy`] when something else is there; when the store cannot be read.
 pub fn describe(store: &dyn Store) -> Result<Option<Description>, CopyError> {
-    match store.get(ID, None) {
-        Ok(bytes) => {
-            // First: a later format may have other fields.
-            match from_json::<AnyFormat>(ID, &bytes)?.format {
-                FORMAT => Ok(Some(from_json(ID, &bytes)?)),
-                version => Err(CopyError::NewerFormat { name: ID.to_owned(), version }),
+    let not_a_description = match store.get(ID, None) {
+        // First: a later format may have other fields.
+        Ok(bytes) => match from_json::<AnyFormat>(ID, &bytes) {
+            Ok(AnyFormat { format: FORMAT }) => return Ok(Some(from_json(ID, &bytes)?)),
+            Ok(AnyFormat { format: version }) => {
+                return Err(CopyError::NewerFormat { name: ID.to_owned(), version });
             }
-        }
-        Err(error) if error.failure == Failure::NotFound => {
-            // Keys come first: a beginning that was cut off has only those.
-            let is_free = store.list("")?.iter().all(|listed| listed.name.starts_with(KEY_FILES));
-            if is_free { Ok(None) } else { Err(CopyError::NotACopy { url: store.url() }) }
-        }
-        Err(error) => Err(error.into()),
-    }
+            Err(error) => error,
+        },
+        Err(error) if error.failure == Failure::NotFound => CopyError::NotACopy { url: store.url() },
+        Err(error) => return Err(error.into()),
+    };
+    // The description comes last: a beginning that was cut off has keys, and may have a part of it.
+    let is_begun = |name: &str| name.starts_with(KEY_FILES) || name == ID;
+    if store.list("")?.iter().all(|listed| is_begun(&listed.name)) { Ok(None) } else { Err(not_a_description) }
 }
 
 /// What the copy in a store is, which must be there.
@@ -102,7 +102,8 @@ pub fn begin(
         store.put_new(&keys.object_name(), &keys.encode())?;
     }
     let description = Description { format: FORMAT, copy: Uuid::new_v4(), backup, seal };
-    store.put_new(ID, &to_json(ID, &description)?)?;
+    // Nothing builds on it yet.
+    store.replace(ID, &to_json(ID, &description)?)?;
     Ok(description)
 }
 
@@ -119,4 +120,29 @@ pub fn new_key(wrappers: &[Wrapper<'_>]) -> Result<(MasterKey, KeyFile), CopyErr
         file.add_wrap(&key, *wrapper).map_err(|error| failed(error.to_string()))?;
     }
     Ok((key, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_store::MemoryStore;
+
+    #[test]
+    fn a_beginning_that_was_cut_off_is_begun_again() {
+        let (_, keys) = new_key(&[]).unwrap();
+        for len in 0..60 {
+            let store = MemoryStore::default();
+            store.set_conditional(true);
+            let first = begin(&store, Uuid::nil(), SealKind::Node, Some(&keys)).unwrap();
+            assert_eq!(describe(&store).unwrap().map(|found| found.copy), Some(first.copy));
+            store.tamper(|objects| objects.entry(ID.to_owned()).or_default()[len..].fill(0));
+            assert!(describe(&store).unwrap().is_none(), "{len}");
+            let again = begin(&store, Uuid::nil(), SealKind::Node, Some(&keys)).unwrap();
+            assert_eq!(expect_copy(&store).unwrap().copy, again.copy);
+            // A copy that has more than a beginning is none to begin anew.
+            store.tamper(|objects| objects.entry(ID.to_owned()).or_default()[len..].fill(0));
+            store.put_new("m/0000000000", b"x").unwrap();
+            assert!(matches!(describe(&store), Err(CopyError::NotUnderstood { .. })), "{len}");
+        }
+    }
 }

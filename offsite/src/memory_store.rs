@@ -13,6 +13,8 @@ pub enum Cut {
     Before,
     /// It was stored, and the answer was lost.
     After,
+    /// An object of its length was stored whose end is zeros, and there was no answer: so does `rclone serve s3` when it is killed.
+    Damaged,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub struct MemoryStore {
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
     calls: u64,
+    /// Whether it refuses a name that is taken. Some stores ignore the condition.
+    conditional: bool,
     /// From this call on nothing works.
     cut: Option<(u64, Cut)>,
 }
@@ -37,6 +41,11 @@ impl MemoryStore {
     pub fn cut_after(&self, calls: u64, cut: Cut) {
         let mut state = self.state();
         state.cut = Some((state.calls + calls, cut));
+    }
+
+    /// From now on it refuses, or takes, a name that is taken.
+    pub fn set_conditional(&self, conditional: bool) {
+        self.state().conditional = conditional;
     }
 
     pub fn heal(&self) {
@@ -101,17 +110,27 @@ impl Store for MemoryStore {
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<Put, StoreError> {
-        let (mut state, cut) = self.call();
-        if cut == Some(Cut::Before) {
-            return Err(unreachable());
+        let is_taken = {
+            let state = self.state();
+            state.conditional && state.objects.contains_key(name)
+        };
+        if is_taken {
+            let cut = self.call().1;
+            return if cut.is_some() { Err(unreachable()) } else { Ok(Put::Exists) };
         }
-        // As stores that ignore the condition do.
-        state.objects.insert(name.to_owned(), bytes.to_vec());
-        if cut.is_some() { Err(unreachable()) } else { Ok(Put::Stored) }
+        self.replace(name, bytes).map(|()| Put::Stored)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put_new(name, bytes).map(|_| ())
+        let (mut state, cut) = self.call();
+        let mut stored = bytes.to_vec();
+        match cut {
+            Some(Cut::Before) => return Err(unreachable()),
+            Some(Cut::Damaged) => stored[bytes.len() / 2..].fill(0),
+            Some(Cut::After) | None => {}
+        }
+        state.objects.insert(name.to_owned(), stored);
+        if cut.is_some() { Err(unreachable()) } else { Ok(()) }
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {

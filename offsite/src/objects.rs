@@ -5,7 +5,7 @@
 //! | `id` | which copy of which backup this is |
 //! | `k/KEYID` | the wraps of a master key |
 //! | `w/EPOCH-RANDOM` | the claim of a run of `backupfs ship` |
-//! | `h/EPOCH-RANDOM` | the heartbeat of that run, the only object that is replaced |
+//! | `h/EPOCH-RANDOM` | the heartbeat of that run, which is replaced |
 //! | `m/N` | the manifest of the backup; the highest N counts |
 //! | `s/FIRST-LAST.PART-PARTS` | a part of a segment, with the seqs of its first and last record |
 //! | `x/SEQ.PART-PARTS` | a part of a snapshot |

@@ -2,13 +2,15 @@
 //!
 //! * [`state`]: how far a run came, for the next one;
 //! * [`uploads`]: objects sealed and stored;
-//! * [`listing`]: what the copy has.
+//! * [`listing`]: what the copy has;
+//! * [`unanswered`]: what became of the upload whose answer never came.
 //!
 //! Objects are written once, under names that no other run uses, or with contents that follow from the name. So it does no
 //! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
 
 pub mod listing;
 pub mod state;
+mod unanswered;
 pub mod uploads;
 
 use std::collections::VecDeque;
@@ -26,7 +28,8 @@ use crate::log_bytes::{LOG_BYTES_MAX, LogBytes};
 use crate::objects::{File, Object, Part, Run, Tail};
 use crate::seal::layout::Padding;
 use crate::ship::listing::Listing;
-use crate::ship::state::{ShipState, StateFile, Uploading};
+use crate::ship::state::{ShipState, StateFile, Upload};
+use crate::ship::unanswered::Outcome;
 use crate::ship::uploads::Uploads;
 use crate::store::{ConditionalPut, Store};
 
@@ -100,9 +103,21 @@ impl Shipper {
         let lock = state.lock()?;
         // First of all: from now on the goodbye of an earlier run does not count.
         let (run, conditional_put) = claim(&mut uploads)?;
-        let listing = Listing::read(uploads.store())?;
-        let resumed = Self::resumed(&backup, &uploads, &state, copy)?;
-        let begins_anew = resumed.is_none();
+        let mut listing = Listing::read(uploads.store())?;
+        let before = state.read().filter(|before| before.copy == copy);
+        let unanswered = before.as_ref().and_then(|before| before.unanswered.as_ref());
+        let outcome = unanswered.map_or(Ok(Outcome::Whole), |upload| Outcome::of(upload, uploads.store()))?;
+        let damaged = unanswered.filter(|_| outcome == Outcome::Damaged).and_then(|it| Object::parse(&it.object));
+        damaged.iter().for_each(|object| listing.forget(object));
+        let position = before.as_ref().map(|before| match unanswered.and_then(|upload| upload.end) {
+            Some(end) if outcome == Outcome::Whole => end,
+            _ => before.shipped,
+        });
+        let resumed = match &position {
+            Some(position) => Feed::resume(Arc::clone(&backup), position)?,
+            None => None,
+        };
+        let begins_anew = resumed.is_none() || before.as_ref().is_some_and(|before| before.begins_anew);
         let feed = match resumed {
             Some(feed) => feed,
             None => Feed::begin(Arc::clone(&backup))?,
@@ -124,25 +139,11 @@ impl Shipper {
             queue: VecDeque::new(),
             next_tail: (0, 0),
         };
-        shipper.ship_manifest()?;
-        Ok(shipper)
-    }
-
-    /// The feed at the position of the run before, if that is known and still in the logs.
-    fn resumed(
-        backup: &Arc<Backup>,
-        uploads: &Uploads,
-        state: &StateFile,
-        copy: Uuid,
-    ) -> Result<Option<Feed>, CopyError> {
-        if let Some(before) = state.read().filter(|before| before.copy == copy) {
-            let position = match &before.uploading {
-                Some(upload) if uploads.exists(&upload.object)? => upload.end,
-                _ => before.shipped,
-            };
-            return Ok(Feed::resume(Arc::clone(backup), &position)?);
+        if let (Some(damaged), Some(position)) = (damaged, position) {
+            shipper.store_again(damaged, position)?;
         }
-        Ok(None)
+        shipper.ship_manifest(Overwrite::Never)?;
+        Ok(shipper)
     }
 
     /// The run.
@@ -194,7 +195,7 @@ impl Shipper {
         }
         for found in self.missing_files()? {
             let (file, _) = file_of(found);
-            if self.ship_part(file, &found.name())? == Step::Stored {
+            if self.ship_part(file, &found.name(), Overwrite::Never)? == Step::Stored {
                 return Ok(Step::Stored);
             }
         }
@@ -230,11 +231,11 @@ impl Shipper {
         if missing == 0 || self.listing.pruned_covers(missing) {
             return Ok(Step::Nothing);
         }
-        self.ship_part(File::Pruned { last: dropped.get(), run: 0 }, format::names::PRUNED)
+        self.ship_part(File::Pruned { last: dropped.get(), run: 0 }, format::names::PRUNED, Overwrite::Never)
     }
 
     /// Ships the first missing part of a file; nothing when the file is gone.
-    fn ship_part(&mut self, file: File, name: &str) -> Result<Step, CopyError> {
+    fn ship_part(&mut self, file: File, name: &str, overwrite: Overwrite) -> Result<Step, CopyError> {
         let opened = match self.feed.open(name) {
             Err(error) if error.is_not_found() => return Ok(Step::Nothing),
             opened => opened.map_err(common::ReadError::from)?,
@@ -251,8 +252,10 @@ impl Shipper {
             return Err(CopyError::Changing { name: name.to_owned() });
         }
         let part = Part { number, of };
-        let object_len = self.uploads.put(&Object::Part(file, part).to_string(), &bytes, Padding::None)?;
-        self.listing.add(file, part, object_len);
+        let name = Object::Part(file, part).to_string();
+        let object = self.uploads.seal(&name, &bytes, Padding::None)?;
+        self.store(&name, &object, None, overwrite)?;
+        self.listing.add(file, part, object.len() as u64);
         Ok(Step::Stored)
     }
 
@@ -297,6 +300,7 @@ impl Shipper {
                 self.drain_queue()?;
             }
             self.begins_anew = false;
+            self.write_state(None);
         }
         Ok(step)
     }
@@ -311,47 +315,78 @@ impl Shipper {
         for found in self.feed.finished_files()? {
             let (file, _) = file_of(found);
             let is_between = matches!(file, File::Segment { first, last } if first >= sealed_behind && last < to);
-            while is_between && !self.listing.is_complete(file) && self.ship_part(file, &found.name())? == Step::Stored
-            {
-            }
+            while is_between
+                && !self.listing.is_complete(file)
+                && self.ship_part(file, &found.name(), Overwrite::Never)? == Step::Stored
+            {}
         }
         Ok(())
     }
 
     fn enqueue(&mut self, log: u64, offset: u64, bytes: &[u8], end: FeedPosition) -> Result<(), CopyError> {
         let number = if self.next_tail.0 == log { self.next_tail.1 } else { 0 };
-        let name = Object::Tail(Tail { log, run: self.run, number }).to_string();
+        let tail = Tail { log, run: self.run, number };
+        let object = self.seal_log_bytes(tail, offset, bytes, end)?;
+        self.next_tail = (log, number + 1);
+        self.queue.push_back(Queued { name: Object::Tail(tail).to_string(), object, end });
+        Ok(())
+    }
+
+    fn seal_log_bytes(&self, tail: Tail, offset: u64, bytes: &[u8], end: FeedPosition) -> Result<Vec<u8>, CopyError> {
+        let name = Object::Tail(tail).to_string();
         let contents = LogBytes {
             time: Timestamp::now().as_micros(),
-            log,
+            log: tail.log,
             offset,
             // Before the first whole record the position is that of an earlier log.
-            next_seq: end.next_seq.max(log),
+            next_seq: end.next_seq.max(tail.log),
             previous_checksum: end.previous_checksum,
             bytes: bytes.to_vec(),
         };
         let contents =
             contents.encode().map_err(|source| CopyError::Local { op: "compress", path: name.clone(), source })?;
-        let object = self.uploads.seal(&name, &contents, Padding::PowerOfTwo)?;
-        self.next_tail = (log, number + 1);
-        self.queue.push_back(Queued { name, object, end });
-        Ok(())
+        self.uploads.seal(&name, &contents, Padding::PowerOfTwo)
     }
 
     fn drain_queue(&mut self) -> Result<Step, CopyError> {
         let mut step = Step::Nothing;
-        while let Some(Queued { name, object, end }) = self.queue.front() {
-            let uploading = Some(Uploading { object: name.clone(), end: *end });
-            // Without it the next run ships the logs once more: a full disk of the node does not stop the copy.
-            if let Err(error) = self.state.write(&ShipState { copy: self.copy, shipped: self.shipped, uploading }) {
-                log::warn!("{error}");
+        while let Some(queued) = self.queue.pop_front() {
+            let stored = self.store(&queued.name, &queued.object, Some(queued.end), Overwrite::Never);
+            if stored.is_err() {
+                self.queue.push_front(queued);
             }
-            self.uploads.put_sealed(name, object)?;
-            self.shipped = *end;
-            self.queue.pop_front();
+            stored?;
             step = Step::Stored;
         }
         Ok(step)
+    }
+
+    /// Stores a sealed object. `end` is the position behind the bytes of a log that it has.
+    ///
+    /// If the process is killed right there, or the store fails, the state names the object, and the next run reads it back.
+    fn store(
+        &mut self,
+        name: &str,
+        object: &[u8],
+        end: Option<FeedPosition>,
+        overwrite: Overwrite,
+    ) -> Result<(), CopyError> {
+        self.write_state(Some(Upload::of(name, object, end)));
+        match overwrite {
+            Overwrite::Never => self.uploads.put_new(name, object)?,
+            Overwrite::Always => self.uploads.replace(name, object)?,
+        }
+        self.shipped = end.unwrap_or(self.shipped);
+        self.write_state(None);
+        Ok(())
+    }
+
+    /// Leaves word to the next run. Without it that ships the logs once more: a full disk of the node does not stop the copy.
+    fn write_state(&self, unanswered: Option<Upload>) {
+        let Self { copy, shipped, begins_anew, .. } = *self;
+        if let Err(error) = self.state.write(&ShipState { copy, shipped, begins_anew, unanswered }) {
+            log::warn!("{error}");
+        }
     }
 
     /// Checks that no other run has claimed the copy since this one.
@@ -367,24 +402,39 @@ impl Shipper {
     /// # Errors
     /// When the store refuses.
     pub fn heartbeat(&mut self, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
-        let name = Object::Heartbeat(self.run).to_string();
-        let time = Timestamp::now().as_micros();
-        let beat = Heartbeat { time, acknowledged, shipped: self.holds()?, goodbye };
-        self.uploads.replace(&name, &to_json(&name, &beat)?)
+        self.heartbeat_of(self.run, acknowledged, goodbye)
     }
 
-    fn ship_manifest(&mut self) -> Result<(), CopyError> {
+    fn heartbeat_of(&mut self, run: Run, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
+        let name = Object::Heartbeat(run).to_string();
+        let time = Timestamp::now().as_micros();
+        let beat = Heartbeat { time, acknowledged, shipped: self.holds()?, goodbye };
+        let object = self.uploads.seal(&name, &to_json(&name, &beat)?, Padding::PowerOfTwo)?;
+        self.store(&name, &object, None, Overwrite::Always)
+    }
+
+    fn ship_manifest(&mut self, overwrite: Overwrite) -> Result<(), CopyError> {
         let manifest = self.feed.backup().manifest();
         // It is replaced once, when the node's id becomes known.
         let number = u32::from(manifest.node_id.is_some());
         if self.listing.manifests().contains(&number) {
             return Ok(());
         }
-        let bytes = manifest.encode();
-        self.uploads.put(&Object::Manifest(number).to_string(), &bytes, Padding::None)?;
+        let name = Object::Manifest(number).to_string();
+        let object = self.uploads.seal(&name, &manifest.encode(), Padding::None)?;
+        self.store(&name, &object, None, overwrite)?;
         self.listing.add_manifest(number);
         Ok(())
     }
+}
+
+/// What becomes of an object that has the name already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overwrite {
+    /// It stays.
+    Never,
+    /// It is replaced.
+    Always,
 }
 
 /// A file in the copy, and the seq of its first record.

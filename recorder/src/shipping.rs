@@ -78,15 +78,42 @@ fn start(program: &Path, lightning_dir: &Path) -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
 }
 
+/// The level and the text of a line such as `[2026-11-20T14:00:00Z WARN ] text`; all of any other line, as a warning.
+fn level_and_text(line: &str) -> (log::Level, &str) {
+    line.strip_prefix('[')
+        .and_then(|line| line.split_once("] "))
+        .and_then(|(head, text)| Some((head.split_once(' ')?.1.trim_end().parse().ok()?, text)))
+        .unwrap_or((log::Level::Warn, line))
+}
+
 /// Logs what the process says until it ends, and returns how it ended.
 fn wait(mut child: Child) -> String {
     let input = child.stdin.take();
     if let Some(output) = child.stderr.take() {
         for line in BufReader::new(output).lines().map_while(Result::ok).filter(|line| !line.is_empty()) {
-            log::warn!("offsite: {line}");
+            let (level, text) = level_and_text(&line);
+            log::log!(level, "offsite: {text}");
         }
     }
     let ended = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
     drop(input);
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::level_and_text;
+    use log::Level;
+
+    #[test]
+    fn a_line_of_the_log_has_its_level_and_no_second_time() {
+        for (line, level, text) in [
+            ("[2026-11-20T14:00:00Z INFO ] began", Level::Info, "began"),
+            ("[2026-11-20T14:00:00Z ERROR] [2] it ] ended", Level::Error, "[2] it ] ended"),
+            ("thread 'main' panicked at x.rs:1:1:", Level::Warn, "thread 'main' panicked at x.rs:1:1:"),
+            ("[x] y", Level::Warn, "[x] y"),
+        ] {
+            assert_eq!(level_and_text(line), (level, text));
+        }
+    }
 }

@@ -129,7 +129,9 @@ pub enum NoteAbout {
     )]
     Rescued,
     /// A crash left the file.
-    #[error("it is not needed any more, or was never finished: the next recorder removes it")]
+    #[error(
+        "it is not needed any more, or was never finished: the next recorder removes it from a backup, and a copy keeps it"
+    )]
     Leftover,
     /// An unacknowledged write follows its last record.
     #[error("behind its last record are remains of a write that was never acknowledged ({})", counted(*.bytes, "byte"))]

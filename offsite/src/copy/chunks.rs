@@ -341,11 +341,27 @@ fn do_jobs(chunks: &Weak<Chunks>) {
             return;
         };
         drop(kept);
+        let fetcher = Fetcher(&chunks);
         let on_their_way = chunks.on_their_way(&job);
         if let Err(error) = chunks.fetch(&job.name, job.object_len, job.range.clone()) {
             log::debug!("not read ahead: {error}");
         }
-        drop(on_their_way);
+        drop((on_their_way, fetcher));
+    }
+}
+
+/// A thread that fetches. Should it panic, nothing waits for what it does not fetch.
+struct Fetcher<'a>(&'a Chunks);
+
+impl Drop for Fetcher<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let mut kept = self.0.kept();
+            kept.fetchers -= 1;
+            let jobs = std::mem::take(&mut kept.jobs);
+            drop(kept);
+            jobs.iter().for_each(|job| drop(self.0.on_their_way(job)));
+        }
     }
 }
 

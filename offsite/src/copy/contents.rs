@@ -140,7 +140,7 @@ impl Contents {
                 self.sealed_behind = self.sealed_behind.max(last.saturating_add(1));
             }
             let content = match self.files.get(&name) {
-                Some(Content::Parts(known)) if known.is(file) => Arc::clone(known),
+                Some(Content::Parts(known)) if known.is(file, &parts) => Arc::clone(known),
                 _ => match ObjectFile::new(file, &parts) {
                     Ok(content) => Arc::new(content),
                     // The rest can be read without it. What needs it says that it is missing.

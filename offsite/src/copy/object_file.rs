@@ -50,9 +50,10 @@ impl ObjectFile {
         Ok(Self { file, parts, len: start })
     }
 
-    /// Whether it is this file.
-    pub fn is(&self, file: File) -> bool {
-        self.file == file
+    /// Whether it is this file, in objects of these lengths.
+    pub fn is(&self, file: File, listed: &[(Part, u64)]) -> bool {
+        let lens = self.parts.iter().map(|part| part.object_len);
+        self.file == file && lens.eq(listed.iter().map(|&(_, len)| len))
     }
 
     /// Opens it under this path.

@@ -57,14 +57,25 @@ impl Statements {
         beats.sort_unstable();
         // What a run shipped it had acknowledged, but an earlier one may have acknowledged more.
         let mut last_word = shipped.map(|(_, time)| LastWord { time, acknowledged: holds, goodbye: false });
+        let mut is_known = true;
         for run in beats.into_iter().rev().take(HEARTBEATS_READ) {
             let name = Object::Heartbeat(run).to_string();
-            let Heartbeat { time, acknowledged, goodbye, .. } = from_json(&name, &chunks.whole(&name)?)?;
+            let beat = chunks.whole(&name).and_then(|bytes| from_json(&name, &bytes));
+            let Heartbeat { time, acknowledged, goodbye, .. } = match beat {
+                // On the day of a disaster the copy must be read without it. What it said is not known: so no goodbye counts.
+                Err(error @ (CopyError::Seal(_) | CopyError::NotUnderstood { .. })) => {
+                    log::warn!("{error}; what that run of `backupfs ship` said last is not known");
+                    is_known = false;
+                    continue;
+                }
+                beat => beat?,
+            };
             let goodbye = goodbye && newest == Some(run) && last_word.is_none_or(|word| word.time <= time);
             let word = last_word.get_or_insert(LastWord { time, acknowledged, goodbye });
             word.acknowledged = word.acknowledged.max(acknowledged);
             (word.time, word.goodbye) = (word.time.max(time), word.goodbye || goodbye);
         }
+        last_word.iter_mut().for_each(|word| word.goodbye &= is_known);
         Ok(Self { holds, missing_through, last_word })
     }
 

@@ -126,7 +126,7 @@ fn what_is_pruned_twice_is_whole_and_old_files_pruned_go() {
 #[test]
 fn wherever_it_is_cut_off_all_that_is_kept_stays_readable() {
     let mut cuts = 0;
-    for (after, cut) in (0..400).flat_map(|after| [(after, Cut::Before), (after, Cut::After)]) {
+    for (after, cut) in (0..400).flat_map(|after| [Cut::Before, Cut::After, Cut::Damaged].map(|cut| (after, cut))) {
         let fixture = Fixture::new();
         fixture.store.cut_after(after, cut);
         let pruned = fixture.prune();

@@ -143,6 +143,20 @@ impl Listing {
         parts.map(|&part| Object::Part(file, part).to_string()).collect()
     }
 
+    /// Forgets an object that has to be stored again.
+    pub fn forget(&mut self, object: &Object) {
+        match object {
+            Object::Part(file, part) => {
+                self.files.get_mut(file).map(|parts| parts.remove(part));
+                self.files.retain(|_, parts| !parts.is_empty());
+            }
+            Object::Manifest(number) => {
+                self.manifests.remove(number);
+            }
+            _ => {}
+        }
+    }
+
     /// Forgets a file whose objects were removed.
     pub fn remove(&mut self, file: File) {
         self.files.remove(&file);

@@ -1,8 +1,8 @@
 //! [`ShipState`]: what a run of `backupfs ship` knows of the one before, in a file beside the database.
 //!
 //! Without this file nothing is lost: the logs that are not sealed are shipped once more from their beginning. It is replaced before
-//! each upload of bytes of a log, with the name of that object. So after a kill the store says which of the two positions counts. It
-//! is not synced: after a power cut it may be missing or older, which costs a repetition.
+//! each upload, with the name of the object, and after the store's answer. So after a kill the store says which of the two positions
+//! counts. It is not synced: after a power cut it may be missing or older, which costs a repetition.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -25,17 +25,21 @@ pub struct ShipState {
     pub copy: Uuid,
     /// Everything up to here is durable in the copy.
     pub shipped: FeedPosition,
-    /// The object that was being uploaded, and the position behind it.
-    pub uploading: Option<Uploading>,
+    /// Whether the logs are shipped once more from their beginning, and it was not said yet where they end.
+    pub begins_anew: bool,
+    /// The upload that the store has not answered.
+    pub unanswered: Option<Upload>,
 }
 
-/// An upload that may or may not have been done.
+/// An upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Uploading {
+pub struct Upload {
     /// Name of the object.
     pub object: String,
-    /// The position when it is done.
-    pub end: FeedPosition,
+    /// SHA-256 of the object, in hexadecimal digits.
+    pub sha256: String,
+    /// The position behind the bytes of a log that it has.
+    pub end: Option<FeedPosition>,
 }
 
 /// The file.

@@ -121,7 +121,23 @@ fn a_reader_follows_what_is_shipped() {
     }
 }
 
-/// A run that is cut off at every call, the next one goes on: nothing is missing, and nothing is in the copy twice.
+/// Ships all, and says so.
+fn ship_all_and_say(shipper: &mut Shipper) -> Result<(), CopyError> {
+    ship_all(shipper)?;
+    shipper.heartbeat(shipper.acknowledged()?, true)
+}
+
+/// All objects of a copy open.
+fn expect_whole(copy: &Copy) {
+    for name in copy.store.names("") {
+        if name != crate::objects::ID && !name.starts_with(Object::KEYS) && !name.starts_with(Object::CLAIMS) {
+            let _: Vec<u8> = copy.opened(&name);
+        }
+    }
+}
+
+/// A run that is cut off at every call, the next one goes on: nothing is missing, nothing stays damaged, and nothing is in the copy
+/// twice.
 #[test]
 fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
     let cuts: u64 = std::env::var("BACKUPFS_OFFSITE_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
@@ -133,15 +149,18 @@ fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
         if cut % 5 == 4 {
             backup.seal();
         }
-        copy.store.cut_after(cut % 23, if cut % 2 == 0 { Cut::Before } else { Cut::After });
+        copy.store.set_conditional(cut % 4 < 2);
+        copy.store.cut_after(cut % 23, [Cut::Before, Cut::After, Cut::Damaged][usize::try_from(cut % 3).unwrap()]);
         let shipped = copy.shipper(&backup).and_then(|mut shipper| {
-            ship_all(&mut shipper)?;
+            ship_all_and_say(&mut shipper)?;
             acknowledged = backup.version();
             Ok(())
         });
         assert!(shipped.is_ok() || matches!(shipped, Err(CopyError::Store(_))), "{shipped:?}");
         copy.store.heal();
         if cut % 10 == 9 {
+            // An object that was left damaged is stored again when the next run begins.
+            drop(copy.shipper(&backup).unwrap());
             // What was said to be shipped is there, and more may be.
             let backup_in_copy = Arc::new(common::Backup::open(copy.source()).unwrap());
             let (history, read) = backup_in_copy.read_history();
@@ -150,8 +169,11 @@ fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
             assert!(newest >= acknowledged, "{newest} of {acknowledged}");
         }
     }
-    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    ship_all_and_say(&mut copy.shipper(&backup).unwrap()).unwrap();
     backup.expect_equal(&copy.source(), backup.version());
+    expect_whole(&copy);
+    let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
+    assert!(CopyDirectory::open(chunks).unwrap().statements().unwrap().is_complete());
     // Each byte of a log once.
     let mut ends = std::collections::BTreeMap::<u64, u64>::new();
     for name in copy.store.names(Object::TAILS) {
@@ -160,6 +182,71 @@ fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
         assert_eq!(*end, piece.offset, "{name}");
         *end += piece.bytes.len() as u64;
     }
+}
+
+/// Each upload of a run in turn leaves a damaged object, and so does the next run when it stores that again: the one after it has a copy
+/// that is whole.
+#[test]
+fn an_upload_that_left_a_damaged_object_is_done_again() {
+    let mut damaged = std::collections::BTreeSet::new();
+    for calls in 0..40 {
+        let mut backup = SmallBackup::new();
+        let copy = Copy::of(&backup, SealKind::Node);
+        backup.record(20);
+        ship_all_and_say(&mut copy.shipper(&backup).unwrap()).unwrap();
+        backup.record(30);
+        backup.seal();
+        backup.record(3);
+        copy.store.set_conditional(calls % 2 == 0);
+        copy.store.cut_after(calls, Cut::Damaged);
+        let cut = copy.shipper(&backup).and_then(|mut shipper| ship_all_and_say(&mut shipper));
+        copy.store.heal();
+        let opens = |name: &String| {
+            let sealed = copy.store.get(name, None).unwrap();
+            open(Opening::Keys(copy.keys().as_ref().unwrap()), name, &sealed).is_ok()
+        };
+        let names: Vec<String> = copy.store.names("").into_iter().filter(|name| !name.starts_with("k/")).collect();
+        let not_whole: Vec<String> = names.into_iter().filter(|name| name != "id" && !opens(name)).collect();
+        assert!(not_whole.len() <= usize::from(cut.is_err()), "{not_whole:?}");
+        let Some(name) = not_whole.first().filter(|name| !name.starts_with(Object::CLAIMS)) else { continue };
+        damaged.insert(name[..2].to_owned());
+        // The next runs find it, and are cut off at each call in turn.
+        for calls in 0.. {
+            copy.store.cut_after(calls, Cut::Damaged);
+            let begun = copy.shipper(&backup);
+            copy.store.heal();
+            if begun.is_ok() {
+                break;
+            }
+        }
+        assert!(opens(name), "{name}");
+        ship_all_and_say(&mut copy.shipper(&backup).unwrap()).unwrap();
+        expect_whole(&copy);
+        backup.expect_equal(&copy.source(), 53);
+    }
+    assert_eq!(damaged.into_iter().collect::<Vec<_>>(), ["h/", "s/", "t/"]);
+}
+
+#[test]
+fn a_name_that_is_taken_by_a_damaged_object_is_stored_over() {
+    let mut backup = SmallBackup::new();
+    backup.record(30);
+    backup.seal();
+    let copy = Copy::of(&backup, SealKind::Node);
+    ship_all(&mut copy.shipper(&backup).unwrap()).unwrap();
+    let segment = copy.store.names(File::SEGMENTS)[0].clone();
+    let mut shipper = {
+        let whole = copy.store.get(&segment, None).unwrap();
+        copy.store.tamper(|objects| drop(objects.remove(&segment)));
+        let shipper = copy.shipper(&backup).unwrap();
+        // It comes late, and not whole.
+        copy.store.tamper(|objects| drop(objects.insert(segment.clone(), whole[..whole.len() - 1].to_vec())));
+        copy.store.set_conditional(true);
+        shipper
+    };
+    ship_all(&mut shipper).unwrap();
+    expect_whole(&copy);
+    backup.expect_equal(&copy.source(), backup.version());
 }
 
 #[test]
@@ -253,6 +340,28 @@ fn a_missing_object_among_others_costs_what_follows_and_the_goodbye() {
     let statements = CopyDirectory::open(chunks).unwrap().statements().unwrap();
     assert!(!statements.is_complete() && statements.missing() == 3, "{statements:?}");
     backup.expect_equal(&copy.source(), 1);
+}
+
+#[test]
+fn a_goodbye_beside_words_that_cannot_be_read_does_not_count() {
+    let mut backup = SmallBackup::new();
+    let copy = Copy::of(&backup, SealKind::Node);
+    for _ in 0..2 {
+        backup.record(3);
+        ship_all_and_say(&mut copy.shipper(&backup).unwrap()).unwrap();
+    }
+    let statements = || {
+        let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
+        CopyDirectory::open(chunks).unwrap().statements().unwrap()
+    };
+    assert!(statements().is_complete());
+    let beats = copy.store.names(Object::HEARTBEATS);
+    assert_eq!(beats.len(), 2);
+    for beat in &beats {
+        copy.store.tamper(|objects| objects.get_mut(beat).unwrap()[70] ^= 1);
+        assert!(!statements().is_complete(), "{beat}");
+    }
+    backup.expect_equal(&copy.source(), 6);
 }
 
 /// The first seqs of the segments in a copy.

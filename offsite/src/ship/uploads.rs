@@ -8,7 +8,7 @@ use crate::copy_error::CopyError;
 use crate::keys::master_key::MasterKey;
 use crate::seal::layout::Padding;
 use crate::seal::{Sealing, seal};
-use crate::store::{ConditionalPut, Failure, Store, probe_conditional_put};
+use crate::store::{ConditionalPut, Put, Store, probe_conditional_put};
 
 /// Microseconds of a day.
 const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
@@ -61,48 +61,27 @@ impl Uploads {
         Ok(seal(sealing, name, plain, padding)?)
     }
 
-    /// Seals an object and stores it; returns its length. An object with this name that exists already counts as this one: a name
-    /// says what the contents are.
+    /// Stores a sealed object under a new name. A name that is taken has this object already, from an attempt that was cut off: unless
+    /// all its bytes are there, it is replaced.
     ///
     /// # Errors
     /// When the store refuses.
-    pub fn put(&mut self, name: &str, plain: &[u8], padding: Padding) -> Result<u64, CopyError> {
-        let object = self.seal(name, plain, padding)?;
-        self.put_sealed(name, &object)?;
-        Ok(object.len() as u64)
-    }
-
-    /// Stores a sealed object.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub fn put_sealed(&mut self, name: &str, object: &[u8]) -> Result<(), CopyError> {
+    pub fn put_new(&mut self, name: &str, object: &[u8]) -> Result<(), CopyError> {
         self.count(object);
-        self.store.put_new(name, object)?;
+        if self.store.put_new(name, object)? == Put::Exists && self.store.get(name, None)? != object {
+            self.replace(name, object)?;
+        }
         Ok(())
     }
 
-    /// Seals an object and stores it in place of any with this name.
+    /// Stores a sealed object in place of any with this name.
     ///
     /// # Errors
     /// When the store refuses.
-    pub fn replace(&mut self, name: &str, plain: &[u8]) -> Result<(), CopyError> {
-        let object = self.seal(name, plain, Padding::PowerOfTwo)?;
-        self.count(&object);
-        self.store.replace(name, &object)?;
+    pub fn replace(&mut self, name: &str, object: &[u8]) -> Result<(), CopyError> {
+        self.count(object);
+        self.store.replace(name, object)?;
         Ok(())
-    }
-
-    /// Whether an object exists.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn exists(&self, name: &str) -> Result<bool, CopyError> {
-        match self.store.get(name, Some(0..1)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.failure == Failure::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Seals an object and stores it twice, which shows what the store does with a name that is taken.
