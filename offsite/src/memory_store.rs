@@ -13,7 +13,7 @@ pub enum Cut {
     Before,
     /// It was stored, and the answer was lost.
     After,
-    /// An object of its length was stored whose end is zeros, and there was no answer: so does `rclone serve s3` when it is killed.
+    /// An object of its length was stored whose end is zeros, and there was no answer.
     Damaged,
 }
 

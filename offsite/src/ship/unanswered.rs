@@ -1,9 +1,8 @@
 //! [`Outcome`]: what became of the upload whose answer never came.
 //!
-//! A store may keep a part of it. `rclone serve s3`, killed in the middle of an upload, leaves an object of the right name and the
-//! right length whose end is zeros. Counted by its name, it would stay in the copy for ever, and no reader could open it. So such an
-//! object is read back, and stored again when it differs. It is the only one of the copy that a run replaces: no answer says that the
-//! store has it.
+//! A store that is killed in the middle of an upload may keep a part of it under the right name. Counted by its name, it would stay in
+//! the copy for ever, and no reader could open it. So such an object is read back, and stored again when it differs. Beside heartbeats
+//! it is the only one that a run replaces: no answer says that the store has it.
 
 use common::feed::FeedPosition;
 use sha2::{Digest as _, Sha256};

@@ -289,12 +289,14 @@ impl Store for S3Store {
         let asked = range.as_ref().map(ranges::Asked::of);
         let header = asked.map(ranges::Asked::header);
         let answer = requests::send(&self.agent, &call, &Sent::Get { url: &url, range: header.as_deref() })?;
-        match (answer.status, asked) {
-            (200, None) => self.body(answer, &call),
+        let content_range = answer.header("content-range");
+        match (answer.status, asked, content_range) {
+            (200, None, _) => self.body(answer, &call),
             // The server does not know ranges.
-            (200, Some(asked)) => self.body(answer, &call).map(|bytes| asked.slice(bytes)),
-            (206, Some(asked)) => {
-                let given = answer.header("content-range").and_then(ranges::Given::parse);
+            (200, Some(asked), None) => self.body(answer, &call).map(|bytes| asked.slice(bytes)),
+            // `rclone serve s3` sends a part with 200, where RFC 9110, section 15.3.7 wants 206.
+            (200 | 206, Some(asked), content_range) => {
+                let given = content_range.and_then(ranges::Given::parse);
                 let Some(given) = given.filter(|given| asked.fits(given)) else {
                     let reason = "the answer is not the part that was asked for: report it to the store";
                     return Err(call.error(Failure::Protocol, reason));
@@ -306,7 +308,7 @@ impl Store for S3Store {
                 Ok(asked.of_answer(bytes))
             }
             // Behind the end of the object.
-            (416, Some(_)) => Ok(Vec::new()),
+            (416, Some(_), _) => Ok(Vec::new()),
             _ => Err(answer.fault().into_error(&call)),
         }
     }

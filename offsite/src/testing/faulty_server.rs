@@ -373,13 +373,14 @@ impl State {
     fn get(&self, name: &str, range: Option<&str>) -> Response {
         let Some(object) = self.objects.get(name) else { return Response::fault(404, "NoSuchKey") };
         let bytes = &object.bytes;
-        let Some(range) = range.filter(|_| self.ranges == Ranges::Known) else {
+        let Some(range) = range.filter(|_| self.ranges != Ranges::Ignored) else {
             return Response::new(200, bytes.to_vec());
         };
         let Some(Range { start, end }) = parse_range(range, bytes.len()) else {
             return Response::fault(416, "InvalidRange");
         };
-        let mut response = Response::new(206, &bytes[start..end]);
+        let status = if self.ranges == Ranges::As200 { 200 } else { 206 };
+        let mut response = Response::new(status, &bytes[start..end]);
         response.headers.push(("content-range", format!("bytes {start}-{}/{}", end - 1, bytes.len())));
         response
     }

@@ -61,8 +61,10 @@ pub enum Conditions {
 /// What the server does about `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ranges {
-    /// It sends the part.
+    /// It sends the part, with status 206.
     Known,
+    /// It sends the part, with status 200: so does `rclone serve s3`.
+    As200,
     /// It sends the whole object, with status 200.
     Ignored,
 }

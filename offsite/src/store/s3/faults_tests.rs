@@ -42,6 +42,13 @@ fn a_bucket_without_conditions_and_ranges_conforms() {
 }
 
 #[test]
+fn a_bucket_that_sends_parts_with_status_200_conforms() {
+    let server = FaultyServer::start();
+    server.set_ranges(Ranges::As200);
+    conforms(&server.store("node", Limits::default()));
+}
+
+#[test]
 fn each_call_is_one_request() {
     let (server, store) = server();
     store.put_new("s/1", &pattern(1000)).unwrap();
