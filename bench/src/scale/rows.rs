@@ -42,6 +42,14 @@ fn tree(report: &Report, rows: &mut Vec<Row>) {
                 .met(took <= 1000.0),
         );
     }
+    let plain = tree.plain_long_listing_ms * tree.names as f64 / tree.plain_names as f64;
+    for (what, took) in [("ls -l", tree.long_listing_ms), ("du -s", tree.disk_usage_ms)] {
+        rows.push(
+            Row::new(&format!("{what} versions/, {} names", tree.names), "≤ 15 µs a name", ms(took * 1e3))
+                .beside(format!("ls -l of the plain directory, scaled {}", ms(plain * 1e3)), took / plain)
+                .met(took * 1e3 <= 15.0 * tree.names as f64),
+        );
+    }
     let Compared { figure, yardstick } = tree.readlink;
     rows.push(
         Row::new("readlink latest, p50", "≤ 1 ms", ms(figure.p50_us))

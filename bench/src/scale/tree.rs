@@ -1,6 +1,6 @@
 //! How soon a mount answers, and how long its directories take to list: beside plain directories.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -36,10 +36,16 @@ pub struct TreeReport {
     pub listing_again_ms: f64,
     /// The names it printed.
     pub names: u64,
-    /// `ls -U` of a plain directory, in milliseconds.
+    /// `ls -U` of a plain directory with directories, in milliseconds.
     pub plain_listing_ms: f64,
+    /// `ls -l` of it, in milliseconds.
+    pub plain_long_listing_ms: f64,
     /// The names in that.
     pub plain_names: u64,
+    /// `ls -l versions/`, in milliseconds.
+    pub long_listing_ms: f64,
+    /// `du -s versions/`, which looks into every directory, in milliseconds.
+    pub disk_usage_ms: f64,
     /// `readlink latest`, beside a plain link.
     pub readlink: Compared,
 }
@@ -59,19 +65,23 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
     let (mounted, _) = subject.mount()?;
     let (mut listings, mut names) = (Vec::new(), 0);
     for _ in 0..LISTINGS {
-        let (took, counted) = list(&mounted.join("versions"))?;
+        let (took, counted) = list("-U", &mounted.join("versions"))?;
         listings.push(took);
         names = counted;
     }
     ensure!(names == subject.made.versions(), "{names} versions are listed of {}", subject.made.versions());
+    let long_listing = list("-l", &mounted.join("versions"))?.0;
+    let disk_usage = timed(Command::new("du").arg("-s").arg(mounted.join("versions")))?.0;
     let scratch = subject.dir.scratch()?;
     let plain = within(&scratch, "plain");
     fs::create_dir(&plain)?;
     let plain_names = subject.made.versions().min(PLAIN_NAMES_MAX);
     for name in 0..plain_names {
-        File::create(plain.join(name.to_string()))?;
+        fs::create_dir(plain.join(name.to_string()))?;
     }
-    let plain_listings = (0..LISTINGS).map(|_| Ok(list(&plain)?.0)).collect::<anyhow::Result<Vec<_>>>()?;
+    let plain_listings = (0..LISTINGS).map(|_| Ok(list("-U", &plain)?.0)).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let plain_long_listing = list("-l", &plain)?.0;
 
     let plain_link = within(&scratch, "latest");
     symlink("versions/1", &plain_link)?;
@@ -93,13 +103,16 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
         listing_again_ms: least(&listings[1..]),
         names,
         plain_listing_ms: least(&plain_listings),
+        plain_long_listing_ms: millis(plain_long_listing),
+        long_listing_ms: millis(long_listing),
+        disk_usage_ms: millis(disk_usage),
         plain_names,
         readlink: Compared { figure: summary(links)?, yardstick: summary(plain_links)? },
     })
 }
 
-/// `ls -U`, and how many names it prints.
-fn list(directory: &Path) -> anyhow::Result<(Duration, u64)> {
-    let (took, names) = timed(Command::new("ls").arg("-U").arg(directory))?;
+/// `ls` with an option, and how many lines it prints.
+fn list(option: &str, directory: &Path) -> anyhow::Result<(Duration, u64)> {
+    let (took, names) = timed(Command::new("ls").arg(option).arg(directory))?;
     Ok((took, names.iter().filter(|&&byte| byte == b'\n').count() as u64))
 }

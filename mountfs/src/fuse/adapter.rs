@@ -29,6 +29,9 @@ use crate::tree::shown::{KernelMemory, Shown, Tree};
 /// The cache timeout for answers that never change.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long the kernel may cache what [`Lasts::Briefly`].
+const BRIEFLY: Duration = Duration::from_millis(100);
+
 /// Bytes of a block in `stat` and `statfs`; `st_blocks` always counts blocks of 512 bytes.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -165,7 +168,7 @@ fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner
                 Err(_) => Entry { attr: not_known(fs, inode, kind), name_lasts: Lasts::Moment },
             };
             // The protocol has only one timeout for both here.
-            let lasts = if attr.lasts == name_lasts { name_lasts } else { Lasts::Moment };
+            let lasts = attr.lasts.min(name_lasts);
             let kernel_attr = file_attr(&attr, tag, owner);
             if reply.add(kernel_attr.ino, behind, name, &ttl(lasts), &kernel_attr, Generation(tag.tree)) {
                 reply.ok();
@@ -191,6 +194,7 @@ fn file_type(kind: Kind) -> FileType {
 fn ttl(lasts: Lasts) -> Duration {
     match lasts {
         Lasts::Forever => FOREVER,
+        Lasts::Briefly => BRIEFLY,
         Lasts::Moment => Duration::ZERO,
     }
 }
@@ -198,7 +202,7 @@ fn ttl(lasts: Lasts) -> Duration {
 fn open_flags(lasts: Lasts) -> FopenFlags {
     match lasts {
         Lasts::Forever => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-        Lasts::Moment => FopenFlags::FOPEN_NOFLUSH,
+        Lasts::Briefly | Lasts::Moment => FopenFlags::FOPEN_NOFLUSH,
     }
 }
 
@@ -379,11 +383,12 @@ impl Filesystem for FuseAdapter {
     }
 
     fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENODATA);
+        // Upon this the kernel answers `EOPNOTSUPP` by itself, and does not ask again: `ls -l` asks three times for each name.
+        reply.error(Errno::ENOSYS);
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::statfs;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -124,11 +125,13 @@ impl Mountpoint {
 
 fn detach_stale_mounts(path: &Path) -> Result<(), MountpointError> {
     for _ in 0..STALE_MOUNTS_MAX {
-        match fs::metadata(path) {
-            Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+        // The kernel may know the attributes of a directory although nothing serves it any more. This it always asks for.
+        match statfs(path) {
+            Err(Errno::NOTCONN) => {
                 log::warn!("{}: removing the mount of a process that has died", path.display());
                 detach(path).map_err(|source| MountpointError::Stale { path: path.to_owned(), source })?;
             }
+            // What else is wrong, the checks that follow find.
             Ok(_) | Err(_) => return Ok(()),
         }
     }

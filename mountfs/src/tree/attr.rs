@@ -24,12 +24,15 @@ pub struct Attr {
 }
 
 /// The time for which the kernel may cache an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lasts {
-    /// The answer never changes.
-    Forever,
     /// The answer may be different the next time: it is not cached.
     Moment,
+    /// The times may be older than the newest version, for a tenth of a second; the rest never changes. So it is for directories: the
+    /// kernel needs their permissions for each path that goes through them.
+    Briefly,
+    /// The answer never changes.
+    Forever,
 }
 
 /// The answer to a lookup.

@@ -307,7 +307,7 @@ impl Fs {
             Node::Root | Node::Versions => {
                 let time = self.history().newest().map_or(created, |version| version.recorded_at);
                 let inside = if node == Node::Root { Subdirectories::Known(2) } else { Subdirectories::NotCounted };
-                Ok(directory_attr(node, inside, time, Lasts::Moment))
+                Ok(directory_attr(node, inside, time, Lasts::Briefly))
             }
             Node::ByTime(period) => {
                 let newest = by_time::newest_in(&self.history(), period);
@@ -318,7 +318,7 @@ impl Fs {
                     Ok(None) => return Err(FsError::NoEntry),
                     Err(error) => return Err(error),
                 };
-                Ok(directory_attr(node, Subdirectories::NotCounted, time, Lasts::Moment))
+                Ok(directory_attr(node, Subdirectories::NotCounted, time, Lasts::Briefly))
             }
             Node::Readme => Ok(file_attr(node, self.readme.len() as u64, created, Lasts::Forever)),
             Node::Latest => {

@@ -64,6 +64,29 @@ fn empty_changes(mounted: &Mounted) -> usize {
     changes.filter(|changes| changes.metadata().expect("the size").len() == 0).count()
 }
 
+/// A path through the mount needs the permissions of each directory, and `ls -l` asks for extended attributes: the kernel must not ask
+/// the mount each time. So took `ls -l` of 200,000 versions 39 seconds instead of 2.
+#[test]
+fn the_kernel_knows_the_permissions_of_directories_and_that_there_are_no_extended_attributes() {
+    const STATS: u64 = 4000;
+    let Some((_node, mounted)) = mounted() else { return };
+    // One read for each request.
+    let requests = || -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", mounted.pid())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
+    };
+    let readme = mounted.join("README");
+    let mut value = [0; 16];
+    let before = requests();
+    for _ in 0..STATS {
+        assert!(readme.metadata().unwrap().is_file());
+        let answer = rustix::fs::getxattr(&readme, "security.selinux", &mut value);
+        assert_eq!(answer.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
+    }
+    let asked = requests() - before;
+    assert!(asked < STATS / 4, "{asked} requests for {STATS} files");
+}
+
 #[test]
 fn what_stat_says_fits_what_was_recorded() {
     let Some((node, mounted)) = mounted() else { return };
