@@ -29,6 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(900);
 /// Pause between two changes: that of a busy node.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Pause between two looks at where `latest` leads.
+const LOOK: Duration = Duration::from_micros(100);
+
 /// Number of times that the newest version is opened.
 const SAMPLES: usize = 200;
 
@@ -39,6 +42,8 @@ pub struct LiveReport {
     pub newest: Summary,
     /// Versions by lot from all of the history, in between.
     pub others: Summary,
+    /// From the recorder's answer until `latest` leads to the new version.
+    pub shown: Summary,
     /// Changes recorded meanwhile.
     pub changes: u64,
     /// Memory of the recorder at the end, and the most it had.
@@ -56,7 +61,7 @@ pub fn measure(subject: &mut Subject, laps: &Laps) -> anyhow::Result<LiveReport>
     let node = Node::resume(laps, database, &mut subject.made)?;
     let is_over = AtomicBool::new(false);
     let measured = thread::scope(|scope| -> anyhow::Result<_> {
-        let recording = scope.spawn(|| record(node, &mut recorder, &is_over));
+        let recording = scope.spawn(|| record(node, &mut recorder, &mounted.join("latest"), &is_over));
         let mut samples = (Vec::new(), Vec::new());
         let measured = until_time_is_over(time_limit, others, |other| {
             // The next change is recorded meanwhile, so that there is a version not seen before.
@@ -70,18 +75,19 @@ pub fn measure(subject: &mut Subject, laps: &Laps) -> anyhow::Result<LiveReport>
             Ok(())
         });
         is_over.store(true, Ordering::Relaxed);
-        recording.join().map_err(|_| anyhow::anyhow!("BUG: the recording thread panicked"))??;
+        let shown = recording.join().map_err(|_| anyhow::anyhow!("BUG: the recording thread panicked"))??;
         measured?;
-        Ok(samples)
+        Ok((samples, shown))
     });
     let memory = Memory::of(recorder.pid());
     let ended = recorder.end_input();
     subject.dir.set_made(&subject.made)?;
-    let (newest, others) = measured?;
+    let ((newest, others), shown) = measured?;
     ensure!(ended?.success(), "the recorder did not end well");
     Ok(LiveReport {
         newest: summary(newest)?,
         others: summary(others)?,
+        shown: summary(shown)?,
         changes: subject.made.changes - before,
         recorder: memory?,
     })
@@ -95,16 +101,30 @@ fn start(lightning_dir: &Path, stderr: &Path) -> anyhow::Result<RecorderProcess>
     Ok(recorder)
 }
 
-fn record(mut node: Node<'_>, recorder: &mut RecorderProcess, is_over: &AtomicBool) -> anyhow::Result<()> {
-    let mut number = 0;
+/// Records until it is over; returns how long each new version took to be the one that `latest` leads to.
+fn record(
+    mut node: Node<'_>,
+    recorder: &mut RecorderProcess,
+    latest: &Path,
+    is_over: &AtomicBool,
+) -> anyhow::Result<Vec<Duration>> {
+    let (mut number, mut shown) = (0, Vec::new());
     while !is_over.load(Ordering::Relaxed) {
         number += 1;
         node.next(|data_version, _, change| {
             let statements = change.statements().map(str::to_owned).collect();
             let call = Call::encode(&TraceWrite { at: Timestamp::now(), data_version, statements }, number)?;
-            record::call(recorder, &call).with_context(|| format!("version {data_version}"))
+            record::call(recorder, &call).with_context(|| format!("version {data_version}"))?;
+            let answered = Instant::now();
+            let name = data_version.to_string();
+            while !fs::read_link(latest)?.ends_with(&name) {
+                ensure!(answered.elapsed() < TIMEOUT, "version {name} is not shown");
+                thread::sleep(LOOK);
+            }
+            shown.push(answered.elapsed());
+            Ok(())
         })?;
         thread::sleep(PAUSE);
     }
-    Ok(())
+    Ok(shown)
 }

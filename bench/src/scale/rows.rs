@@ -102,6 +102,16 @@ fn opening(report: &Report, rows: &mut Vec<Row>) {
             .met(reads.again.p50_us <= 200.0),
     );
     if let Some(live) = &report.live {
+        for (which, goal_ms, value) in [("p50", 5.0, live.shown.p50_us), ("p99", 20.0, live.shown.p99_us)] {
+            rows.push(
+                Row::new(
+                    &format!("answer → latest leads to the version, {which}"),
+                    &format!("≤ {goal_ms} ms"),
+                    ms(value),
+                )
+                .met(value <= goal_ms * 1e3),
+            );
+        }
         let ratio = live.newest.p50_us / live.others.p50_us;
         rows.push(
             Row::new("newest version, first open while recording, p50", "as the others", ms(live.newest.p50_us))

@@ -1,27 +1,31 @@
 //! [`Following`]: the thread that keeps the mounted tree up to date while a recorder writes.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Backup, Follower, OpenError, ReadError, Source, counted};
 
+use crate::mount::changes::{Changes, Stop, Woken};
 use crate::mount::newest_view::NewestView;
 use crate::mount::process::FreedMemory;
 use crate::tree::fs::Fs;
 use crate::tree::shown::Shown;
 use common::with_causes;
 
-/// The poll interval. Polling works on every file system, also on NFS, which does not notify of changes by other machines.
+/// The poll interval while the kernel tells of no change. Polling works on every file system, also on NFS, which does not notify of
+/// changes by other machines.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The pause after a poll, in times of what the poll took: a node that writes all the time must not keep a core busy here.
+const PAUSE_PER_POLL: u32 = 4;
 
 /// The pause before the next attempt to open the backup anew.
 const NEXT_ATTEMPT_AFTER: Duration = Duration::from_secs(2);
 
 /// The thread's handle. The mounted tree is kept up to date until it is dropped.
 pub struct Following {
-    stop: Option<Sender<()>>,
+    stop: Option<Stop>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,17 +37,22 @@ impl Following {
     /// When no thread can be started.
     pub fn start(source: &Source, follower: Follower, shown: Arc<Shown>) -> std::io::Result<Self> {
         let fs = shown.now().fs;
+        // Before the first look: what is recorded from now on is noticed.
+        let (changes, stop) = Changes::of(fs.backup().path())?;
         let newest = NewestView::start(Arc::clone(&fs))?;
         let freed = FreedMemory::default();
         let mut poller =
             Poller { source: source.clone(), follower, fs, shown, newest, problem: None, read_anew: None, freed };
         poller.poll();
-        let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
             // Here and not before the start, because it takes a call for each segment.
             poller.recognise_segments();
-            while stopped.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            while changes.wait(POLL_INTERVAL) == Woken::Look {
+                let began = Instant::now();
                 poller.poll();
+                if changes.pause((began.elapsed() * PAUSE_PER_POLL).min(POLL_INTERVAL)) == Woken::Stopped {
+                    break;
+                }
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -52,7 +61,6 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        // Dropping the sender is the signal.
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
