@@ -3,14 +3,14 @@
 //! * [`state`]: how far a run came, for the next one;
 //! * [`uploads`]: objects sealed and stored;
 //! * [`listing`]: what the copy has;
-//! * [`unanswered`]: what became of the upload whose answer never came.
+//! * `last_upload`: what became of the upload that a run began last.
 //!
 //! Objects are written once, under names that no other run uses, or with contents that follow from the name. So it does no
 //! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
 
+mod last_upload;
 pub mod listing;
 pub mod state;
-mod unanswered;
 pub mod uploads;
 
 use std::collections::VecDeque;
@@ -27,9 +27,9 @@ use crate::keys::master_key::MasterKey;
 use crate::log_bytes::{LOG_BYTES_MAX, LogBytes};
 use crate::objects::{File, Object, Part, Run, Tail};
 use crate::seal::layout::Padding;
+use crate::ship::last_upload::Outcome;
 use crate::ship::listing::Listing;
 use crate::ship::state::{ShipState, StateFile, Upload};
-use crate::ship::unanswered::Outcome;
 use crate::ship::uploads::Uploads;
 use crate::store::{ConditionalPut, Store};
 
@@ -105,11 +105,11 @@ impl Shipper {
         let (run, conditional_put) = claim(&mut uploads)?;
         let mut listing = Listing::read(uploads.store())?;
         let before = state.read().filter(|before| before.copy == copy);
-        let unanswered = before.as_ref().and_then(|before| before.unanswered.as_ref());
-        let outcome = unanswered.map_or(Ok(Outcome::Whole), |upload| Outcome::of(upload, uploads.store()))?;
-        let damaged = unanswered.filter(|_| outcome == Outcome::Damaged).and_then(|it| Object::parse(&it.object));
+        let last = before.as_ref().and_then(|before| before.last_upload.as_ref());
+        let outcome = last.map_or(Ok(Outcome::Whole), |upload| Outcome::of(upload, uploads.store()))?;
+        let damaged = last.filter(|_| outcome == Outcome::Damaged).and_then(|it| Object::parse(&it.object));
         damaged.iter().for_each(|object| listing.forget(object));
-        let position = before.as_ref().map(|before| match unanswered.and_then(|upload| upload.end) {
+        let position = before.as_ref().map(|before| match last.and_then(|upload| upload.end) {
             Some(end) if outcome == Outcome::Whole => end,
             _ => before.shipped,
         });
@@ -377,14 +377,13 @@ impl Shipper {
             Overwrite::Always => self.uploads.replace(name, object)?,
         }
         self.shipped = end.unwrap_or(self.shipped);
-        self.write_state(None);
         Ok(())
     }
 
     /// Leaves word to the next run. Without it that ships the logs once more: a full disk of the node does not stop the copy.
-    fn write_state(&self, unanswered: Option<Upload>) {
+    fn write_state(&self, last_upload: Option<Upload>) {
         let Self { copy, shipped, begins_anew, .. } = *self;
-        if let Err(error) = self.state.write(&ShipState { copy, shipped, begins_anew, unanswered }) {
+        if let Err(error) = self.state.write(&ShipState { copy, shipped, begins_anew, last_upload }) {
             log::warn!("{error}");
         }
     }

@@ -1,8 +1,8 @@
 //! [`ShipState`]: what a run of `backupfs ship` knows of the one before, in a file beside the database.
 //!
 //! Without this file nothing is lost: the logs that are not sealed are shipped once more from their beginning. It is replaced before
-//! each upload, with the name of the object, and after the store's answer. So after a kill the store says which of the two positions
-//! counts. It is not synced: after a power cut it may be missing or older, which costs a repetition.
+//! each upload, with the name of the object. So after a kill the store says which of the two positions counts. It is not synced: after
+//! a power cut it may be missing or older, which costs a repetition.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -23,12 +23,12 @@ const LEN_MAX: u64 = 64 << 10;
 pub struct ShipState {
     /// The copy.
     pub copy: Uuid,
-    /// Everything up to here is durable in the copy.
+    /// Everything up to here was durable in the copy before that upload.
     pub shipped: FeedPosition,
     /// Whether the logs are shipped once more from their beginning, and it was not said yet where they end.
     pub begins_anew: bool,
-    /// The upload that the store has not answered.
-    pub unanswered: Option<Upload>,
+    /// The upload that was begun last. The store may not have answered.
+    pub last_upload: Option<Upload>,
 }
 
 /// An upload.

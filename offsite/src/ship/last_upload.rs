@@ -1,8 +1,8 @@
-//! [`Outcome`]: what became of the upload whose answer never came.
+//! [`Outcome`]: what became of the upload that a run began last.
 //!
-//! A store that is killed in the middle of an upload may keep a part of it under the right name. Counted by its name, it would stay in
-//! the copy for ever, and no reader could open it. So such an object is read back, and stored again when it differs. Beside heartbeats
-//! it is the only one that a run replaces: no answer says that the store has it.
+//! A store that is killed in the middle of an upload may keep a part of it under the right name; one that does not sync may lose what it
+//! has answered for. Counted by its name, the object would stay in the copy for ever, and no reader could open it. So the next run reads
+//! it back, and stores it again when it differs. Beside heartbeats it is the only object that a run replaces.
 
 use common::feed::FeedPosition;
 use sha2::{Digest as _, Sha256};
@@ -54,7 +54,7 @@ impl Shipper {
     /// When the store refuses, or the backup cannot be read.
     pub(super) fn store_again(&mut self, object: Object, shipped: FeedPosition) -> Result<(), CopyError> {
         log::warn!(
-            "{object}: an upload that was cut off left this object damaged in {}; it is stored again",
+            "{object}: the upload that was begun last left this object damaged in {}; it is stored again",
             self.uploads.store().url()
         );
         match object {
