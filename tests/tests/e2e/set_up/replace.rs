@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
@@ -12,6 +13,7 @@ use tests::home::{Home, everything};
 use tests::listing;
 use tests::small_node::{SmallNode, creation};
 use tests::tiny_disk::TinyDisk;
+use tests::wait::until;
 
 /// A node with some versions, stopped.
 fn stopped_node() -> SmallNode {
@@ -73,8 +75,10 @@ fn a_log_that_was_cut_off_is_reported_by_all_and_there_is_a_way_on() {
     node.start();
     node.lightningd.init().expect("the recorder takes init");
     node.commit();
-    let told = node.lightningd.recorder().expect("it runs").log_lines();
-    assert!(told.iter().any(|told| told.contains("the length is repaired")), "{told:?}");
+    let recorder = node.lightningd.recorder().expect("it runs");
+    // Lines of the log may come after the answer.
+    let told = || recorder.log_lines().iter().any(|told| told.contains("the length is repaired"));
+    assert!(until(Duration::from_secs(30), told), "{:?}", recorder.log_lines());
     node.stop();
     run(&["verify"]).expect_done("verify");
     // Within the records some are lost.
