@@ -2,7 +2,7 @@
 //!
 //! A store that is killed in the middle of an upload may keep a part of it under the right name; one that does not sync may lose what it
 //! has answered for. Counted by its name, the object would stay in the copy for ever, and no reader could open it. So the next run reads
-//! it back, and stores it again when it differs. Beside heartbeats it is the only object that a run replaces.
+//! it back, and stores it again when it differs.
 
 use common::feed::FeedPosition;
 use sha2::{Digest as _, Sha256};

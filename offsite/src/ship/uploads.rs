@@ -5,9 +5,10 @@ use std::sync::Arc;
 use common::Timestamp;
 
 use crate::copy_error::CopyError;
+use crate::keys::key_ring::KeyRing;
 use crate::keys::master_key::MasterKey;
 use crate::seal::layout::Padding;
-use crate::seal::{Sealing, seal};
+use crate::seal::{Opening, Sealing, open, seal};
 use crate::store::{ConditionalPut, Put, Store, probe_conditional_put};
 
 /// Microseconds of a day.
@@ -61,17 +62,22 @@ impl Uploads {
         Ok(seal(sealing, name, plain, padding)?)
     }
 
-    /// Stores a sealed object under a new name. A name that is taken has this object already, from an attempt that was cut off: unless
-    /// all its bytes are there, it is replaced.
+    /// Stores a sealed object under a new name. A name that is taken has what this object has, from an attempt that was cut off or came
+    /// late: a name says what the contents are. Only what does not open is replaced.
     ///
     /// # Errors
     /// When the store refuses.
     pub fn put_new(&mut self, name: &str, object: &[u8]) -> Result<(), CopyError> {
         self.count(object);
-        if self.store.put_new(name, object)? == Put::Exists && self.store.get(name, None)? != object {
+        if self.store.put_new(name, object)? == Put::Exists && !self.opens(name, &self.store.get(name, None)?) {
             self.replace(name, object)?;
         }
         Ok(())
+    }
+
+    fn opens(&self, name: &str, object: &[u8]) -> bool {
+        let keys = self.key.clone().map(|key| KeyRing::from_iter([key]));
+        open(keys.as_ref().map_or(Opening::None, Opening::Keys), name, object).is_ok()
     }
 
     /// Stores a sealed object in place of any with this name.
