@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod attach_error;
 pub(crate) mod lock_status;
+mod reads_at_once;
 pub(crate) mod recorded_changes;
 pub(crate) mod removal;
 pub(crate) mod shared_lock;

@@ -259,6 +259,25 @@ impl Replay {
         self.mounted.take_reads()
     }
 
+    /// Has SQLite drop its copies of pages, between two changes: what the next one needs is read again.
+    pub(crate) fn forget_pages(&self) -> Result<(), ReplayError> {
+        self.connection.release_memory().map_err(|error| ReplayError::SetUp { reason: reason(&error) })
+    }
+
+    /// The pages that have the schema. SQLite reads them before the first statement of a connection. Its copies of pages are dropped.
+    pub(crate) fn schema_pages(&self) -> Result<HashSet<PageNo>, ReplayError> {
+        let read = || {
+            self.connection.release_memory()?;
+            self.note_reads();
+            self.connection.query_row("SELECT sum(length(sql)) FROM sqlite_schema", [], |_| Ok(()))?;
+            self.connection.release_memory()
+        };
+        let read = read().map_err(|error| reason(&error));
+        let pages = self.take_reads();
+        read.map(|()| pages)
+            .map_err(|reason| self.take_problem().map_or(ReplayError::SetUp { reason }, ReplayError::Pages))
+    }
+
     /// The current database, between two changes. Replay continues on its own copy.
     pub(crate) fn pages(&self) -> OverlayPages {
         self.mounted.pages()
@@ -280,9 +299,7 @@ impl Replay {
         let foreign_keys = self.foreign_keys()?;
         let nothing = OverlayPages::new(Arc::new(NoPages(self.mounted.pages().page_size())));
         // SQLite must keep no pages: after a rewind two databases may have the same change counter.
-        let is_fit = self.is_clean.get()
-            && self.connection.is_autocommit()
-            && self.connection.execute_batch("PRAGMA shrink_memory").is_ok();
+        let is_fit = self.is_clean.get() && self.connection.is_autocommit() && self.connection.release_memory().is_ok();
         let pages = self.mounted.replace(nothing);
         Ok((pages, foreign_keys, is_fit.then_some(IdleReplay(self))))
     }

@@ -158,6 +158,10 @@ impl Directory for CopyDirectory {
         true
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn will_need(&self, wanted: &[Wanted]) {
         let opened = wanted.iter().filter_map(|one| Some((self.open(&one.name, Access::Read).ok()?, &one.range)));
         at_once(&opened.collect::<Vec<_>>(), |(file, range)| {

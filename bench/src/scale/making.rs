@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::ControlFlow;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -97,6 +98,9 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         cost: Cost { padding_s, ..Cost::default() },
     };
 
+    // The recorder has to see what the node has committed, or it takes its changes for unverified, and does not seal them.
+    fs::remove_file(dir.database())?;
+    symlink(&working, dir.database())?;
     // The disk is as idle then as that of a node.
     settle(&dir.lightning_dir())?;
     let mut recording = BackupWriter::open(&dir.lightning_dir(), LogLimits::default())?;
@@ -127,8 +131,9 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         wait_until_sealed(&dir.backup())?;
     }
     drop(sealing);
-    fs::copy(&working, dir.database())?;
     recording.note_commit()?;
+    fs::remove_file(dir.database())?;
+    fs::copy(&working, dir.database())?;
     drop(recording);
     let used = ProcessorTime::now()?;
     let recording_cpu_s = after.thread - before.thread;

@@ -81,7 +81,8 @@ fn footer() -> Vec<u8> {
         newest_snapshot: None,
         page_count: 3,
         map: Some(MapRoot { location: Location { segment: seq(901), block: root }, height: 0 }),
-        index: BlockHandle { offset: behind_node, len: 5500 },
+        read_sets: BlockHandle { offset: behind_node, len: 900 },
+        index: BlockHandle { offset: behind_node + 904, len: 5500 },
         templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
@@ -117,7 +118,8 @@ fn pruned() -> Vec<u8> {
     }
     let (node, offset) = (node.encode(Seq::FIRST), 290_798);
     let root = BlockHandle { offset, len: u32::try_from(node.len()).unwrap() };
-    let index = BlockHandle { offset: offset + (BLOCK_HEADER_LEN + node.len()) as u64, len: 5400 };
+    let read_sets = BlockHandle { offset: offset + (BLOCK_HEADER_LEN + node.len()) as u64, len: 900 };
+    let index = BlockHandle { offset: read_sets.offset + 904, len: 5400 };
     blocks.push((offset, node));
     let time = |micros| Timestamp::from_micros(micros).unwrap();
     let footer = SegmentFooter {
@@ -132,6 +134,7 @@ fn pruned() -> Vec<u8> {
         page_count: 3,
         map: Some(MapRoot { location: Location { segment: Seq::FIRST, block: root }, height: 0 }),
         index,
+        read_sets,
         templates: BlockHandle { offset: 64, len: 15_000 },
         versions_before: 0,
         versions: 900,

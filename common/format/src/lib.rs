@@ -17,6 +17,7 @@ pub mod page_images;
 pub mod page_map;
 pub mod pruned;
 pub mod pruned_directory;
+pub mod read_sets;
 pub mod record;
 pub mod record_index;
 pub mod segment;

@@ -270,6 +270,14 @@ impl<'a> PageImages<'a> {
         self.wanted
     }
 
+    /// The keyframe of the oldest image.
+    ///
+    /// # Errors
+    /// When the bytes are not images.
+    pub fn oldest(&self) -> Result<Keyframe, Damage> {
+        self.keyframes.clone().varint_u32("keyframe").map(Keyframe)
+    }
+
     /// The base of the newest image; `None` when that is whole.
     pub fn base_image(&self) -> Option<BaseImage> {
         self.base_image

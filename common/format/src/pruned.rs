@@ -217,7 +217,7 @@ mod tests {
     fn a_pruned_segment_finds_its_blocks_and_names_none_outside_of_the_file() {
         let block = |offset, file_offset, len| PrunedBlock { offset, file_offset, len };
         let blocks = vec![block(64, 40, 10), block(300, 54, 700), block(301, 758, 1)];
-        let segment = PrunedSegment { header: [1; 64], footer: [2; 152], blocks };
+        let segment = PrunedSegment { header: [1; 64], footer: [2; 164], blocks };
         let bytes = segment.encode();
         assert_eq!(PrunedSegment::decode(&bytes, 763).as_ref(), Ok(&segment));
         assert_eq!((segment.block_at(300), segment.block_at(299)), (Some(block(300, 54, 700)), None));

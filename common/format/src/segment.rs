@@ -18,7 +18,7 @@ const FOOTER_MAGIC: [u8; 8] = *b"BKPFSSGE";
 pub const SEGMENT_HEADER_LEN: usize = 64;
 
 /// Length of an encoded footer in bytes; it ends the file.
-pub const SEGMENT_FOOTER_LEN: usize = 152;
+pub const SEGMENT_FOOTER_LEN: usize = 164;
 
 /// Length of the checksum in front of a block.
 pub const BLOCK_HEADER_LEN: usize = 4;
@@ -167,6 +167,8 @@ pub struct SegmentFooter {
     pub index: BlockHandle,
     /// Position of the template table.
     pub templates: BlockHandle,
+    /// Position of the read sets. They are the last block before the record index, and that is the last before the footer.
+    pub read_sets: BlockHandle,
     /// Number of versions in all earlier segments.
     pub versions_before: u64,
     /// Number of versions in the segment.
@@ -194,7 +196,7 @@ impl SegmentFooter {
         out.extend_from_slice(&self.newest_snapshot.map_or(0, Seq::get).to_le_bytes());
         out.extend_from_slice(&self.map.map_or(0, |map| map.location.segment.get()).to_le_bytes());
         let root = self.map.map_or(BlockHandle { offset: 0, len: 0 }, |map| map.location.block);
-        for block in [root, self.index, self.templates] {
+        for block in [root, self.index, self.templates, self.read_sets] {
             out.extend_from_slice(&block.offset.to_le_bytes());
             out.extend_from_slice(&block.len.to_le_bytes());
         }
@@ -240,7 +242,7 @@ impl SegmentFooter {
         let newest_snapshot = Seq::new(fields.u64()?);
         let map_segment = Seq::new(fields.u64()?);
         let mut block = || Ok::<_, Damage>(BlockHandle { offset: fields.u64()?, len: fields.u32()? });
-        let (root, index, templates) = (block()?, block()?, block()?);
+        let (root, index, templates, read_sets) = (block()?, block()?, block()?, block()?);
         let height = fields.u8()?;
         if height > HEIGHT_MAX {
             return Err(Damage::Field { field: "map height", value: height.into() });
@@ -276,6 +278,7 @@ impl SegmentFooter {
             map,
             index,
             templates,
+            read_sets,
             versions_before,
             versions,
             ordinal_before,
@@ -325,6 +328,7 @@ mod tests {
             }),
             index: BlockHandle { offset: 11, len: 12 },
             templates: BlockHandle { offset: 13, len: 14 },
+            read_sets: BlockHandle { offset: 30, len: 31 },
             versions_before: 15,
             versions: 16,
             ordinal_before: 17,

@@ -157,6 +157,7 @@ impl View {
             }
             None => {
                 let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
+                backup.fetch_reads(plan);
                 let (pages, held) = (OverlayPages::new(pages), Mutex::default());
                 (Self { seq: plan.seq, pages, foreign_keys, reads, held }, None)
             }

@@ -1,6 +1,6 @@
 //! The replay of one log, with the results that a segment needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::log_limits::LogLimits;
@@ -79,6 +79,8 @@ pub(crate) struct LogReplay {
     bytes: usize,
     /// SQLite steps since the newest keyframe.
     steps: u64,
+    /// The pages that a connection reads before its first statement.
+    of_schema: BTreeSet<PageNo>,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,8 @@ pub(crate) struct ReplayedLog {
     pub(crate) templates: TemplatesWriter,
     /// The images of every changed page, in order.
     pub(crate) images: BTreeMap<PageNo, Vec<(Keyframe, Image)>>,
+    /// The pages that a replay of each interval alone reads.
+    pub(crate) reads: Vec<BTreeSet<PageNo>>,
     pub(crate) page_count: u32,
     pub(crate) foreign_keys: ForeignKeys,
 }
@@ -139,6 +143,8 @@ impl LogReplay {
     ) -> Result<Self, ReplayError> {
         let at_keyframe = OverlayPages::new(Arc::clone(&pages));
         let replay = Replay::start(at_keyframe.clone(), foreign_keys)?;
+        let of_schema = replay.schema_pages()?.into_iter().collect();
+        replay.note_reads();
         let page_count = pages.page_count();
         let block = BlockHandle { offset: 0, len: 0 };
         let log = ReplayedLog {
@@ -153,6 +159,7 @@ impl LogReplay {
             blocks: Vec::new(),
             templates: TemplatesWriter::new(),
             images: BTreeMap::new(),
+            reads: Vec::new(),
             page_count,
             foreign_keys,
         };
@@ -168,6 +175,7 @@ impl LogReplay {
             statements: 0,
             bytes: 0,
             steps: 0,
+            of_schema,
         })
     }
 
@@ -372,9 +380,10 @@ impl LogReplay {
         }
     }
 
-    /// Takes a keyframe: ends the interval and begins the next.
+    /// Takes a keyframe: ends the interval and begins the next. That one reads its pages anew, as whoever opens its versions does.
     fn cut(&mut self) -> Result<(), ReplayError> {
         self.end_interval();
+        self.replay.forget_pages()?;
         let first = u32::try_from(self.log.records.len()).unwrap_or(u32::MAX);
         let (page_count, foreign_keys) = self.at_end()?;
         let block = BlockHandle { offset: 0, len: 0 };
@@ -392,6 +401,10 @@ impl LogReplay {
     }
 
     fn end_interval(&mut self) {
+        let mut reads = self.of_schema.clone();
+        reads.extend(self.replay.take_reads());
+        self.replay.note_reads();
+        self.log.reads.push(reads);
         if !self.has_given_up() {
             let now = self.replay.pages();
             let keyframe = Keyframe(u32::try_from(self.log.intervals.len()).unwrap_or(u32::MAX));

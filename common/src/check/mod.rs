@@ -3,6 +3,7 @@
 pub(crate) mod log_replay;
 pub(crate) mod page_map;
 pub(crate) mod pages_of_snapshot;
+pub(crate) mod read_sets;
 pub(crate) mod record_chain;
 pub(crate) mod segment_body;
 pub(crate) mod segment_replay;

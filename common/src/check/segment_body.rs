@@ -13,6 +13,7 @@ use crate::segment::{BaseImages, SegmentFile, Segments};
 use crate::storage::read_error::ReadError;
 use format::Damage;
 use format::page_images::{BaseImage, PageImages};
+use format::read_sets::ReadSets;
 use format::record_index::{IndexedBody, RecordIndex};
 use format::segment::{BLOCK_HEADER_LEN, BlockHandle, SEGMENT_HEADER_LEN};
 use format::statements::{Encoded, StatementBlock, Templates};
@@ -34,6 +35,8 @@ pub(crate) struct SegmentBody {
     pub(crate) index: Option<RecordIndex>,
     /// The template table.
     pub(crate) templates: Option<Arc<Templates>>,
+    /// The read sets.
+    pub(crate) read_sets: Option<ReadSets>,
     /// Intervals with unreadable statements.
     pub(crate) without_statements: BTreeSet<u32>,
 }
@@ -64,6 +67,7 @@ pub(crate) fn check_body(
     check.body.hidden = map.hidden;
     check.body.images = map.images;
     check.images();
+    check.read_sets();
     check.nothing_else();
     check.body
 }
@@ -159,6 +163,19 @@ impl BodyCheck<'_> {
             })?;
             strange.map_or(Ok(()), |keyframe| Err(Damage::Field { field: "keyframe", value: keyframe.0.into() }))
         })
+    }
+
+    fn read_sets(&mut self) {
+        self.blocks.push(self.file.footer().read_sets);
+        let intervals = self.body.index.as_ref().map(|index| index.intervals.len());
+        match self.file.read_read_sets() {
+            Ok(sets) if intervals.is_some_and(|intervals| sets.sets.len() != intervals + 1) => {
+                let damage = Damage::Contradiction("there are other intervals than read sets");
+                self.problem(self.file.footer().read_sets.offset, damage);
+            }
+            Ok(sets) => self.body.read_sets = Some(sets),
+            Err(error) => self.body.problems.push(error),
+        }
     }
 
     /// Checks that blocks fill the file between header and footer.

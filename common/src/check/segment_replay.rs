@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::check::log_replay::{Cuts, LogReplay, ReplayedLog};
 use crate::check::pages_of_snapshot::{PageImage, PagesOfSnapshot};
+use crate::check::read_sets::{OwnBlocks, read_sets};
 use crate::check::segment_body::{SegmentBody, read_images};
 use crate::compare::{Rowids, same_contents};
 use crate::history::Start;
@@ -35,6 +36,8 @@ pub(crate) struct SegmentReplay {
     pub(crate) differences: Vec<Difference>,
     /// Number of keyframes with the same rows on other pages.
     pub(crate) other_layout: u32,
+    /// Whether the read sets are not those of the replay.
+    pub(crate) reads_differ: bool,
 }
 
 /// A difference between replay and segment.
@@ -61,6 +64,9 @@ pub(crate) fn replay_segment(backup: &Backup, file: &SegmentFile, body: &Segment
             Err(Failed { log, upto, error }) => (log, upto, Some(error)),
         };
         if let Some(log) = log {
+            if from == 0 && upto == count && failed.is_none() {
+                outcome.reads_differ = reads_differ(backup, file, body, &log);
+            }
             match compare_with_replay(backup, file, body, &log, Keyframe(from)..Keyframe(upto)) {
                 Ok(compared) => {
                     outcome.differences.extend(compared.differences);
@@ -74,6 +80,17 @@ pub(crate) fn replay_segment(backup: &Backup, file: &SegmentFile, body: &Segment
         outcome.failed.extend(failed.map(|error| (block, error)));
     }
     outcome
+}
+
+/// Whether the read sets of a segment are not those that this replay of all of it gives. What builds on unreadable parts of other
+/// segments is not compared.
+fn reads_differ(backup: &Backup, file: &SegmentFile, body: &SegmentBody, log: &ReplayedLog) -> bool {
+    let replayed = || {
+        let own = OwnBlocks::of_file(backup.segments(), file, &body.images)?;
+        read_sets(backup.segments(), &own, log)
+    };
+    let stored = body.read_sets.as_ref();
+    stored.is_some_and(|stored| replayed().is_ok_and(|replayed| replayed != *stored))
 }
 
 /// A replay that ended early.

@@ -1,13 +1,15 @@
 //! A snapshot file: written once in order, then read at random.
 
 use std::cell::RefCell;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use zstd::zstd_safe;
 
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, read_exact_at, remove_if_present};
+use crate::storage::{
+    Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, Wanted, read_exact_at, remove_if_present,
+};
 use format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
@@ -20,6 +22,9 @@ const COMPRESSION_LEVEL: i32 = -1;
 
 /// Compressed bytes per read of consecutive pages.
 const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of the index that one of several reads at the same time reads, where each has a long way.
+const INDEX_STEP: usize = 256 << 10;
 
 /// Bytes between syncs of a snapshot. A single sync of a large snapshot could keep a slow disk busy for longer than the deadline
 /// of a call, at every attempt.
@@ -151,8 +156,14 @@ pub(crate) struct ExpectedSnapshot {
 impl SnapshotFile {
     /// Opens a snapshot and checks that it is the expected one. Reads header, index and footer, no pages.
     pub(crate) fn open(directory: &dyn Directory, expected: ExpectedSnapshot) -> Result<Self, ReadError> {
-        let file = directory.open(&names::snapshot(expected.seq), Access::Read)?;
+        let name = names::snapshot(expected.seq);
+        let file = directory.open(&name, Access::Read)?;
         let file_len = file.read_len()?;
+        if directory.is_far() {
+            let end = file_len.saturating_sub(SNAPSHOT_FOOTER_LEN as u64)..file_len;
+            let ends = [0..SNAPSHOT_HEADER_LEN as u64, end].map(|range| Wanted { name: name.clone(), range });
+            directory.will_need(&ends);
+        }
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
         let short = || {
             damaged(
@@ -185,6 +196,12 @@ impl SnapshotFile {
         let index_len = footer.index_len(&header);
         if footer.index_offset.checked_add(index_len) != Some(footer_offset) {
             return Err(damaged(footer_offset, Damage::Field { field: "index_offset", value: footer.index_offset }));
+        }
+        if directory.is_far() {
+            let indexed = footer.index_offset..footer_offset;
+            let starts = indexed.step_by(INDEX_STEP);
+            let ranges = starts.map(|start| start..footer_offset.min(start.saturating_add(INDEX_STEP as u64)));
+            directory.will_need(&ranges.map(|range| Wanted { name: name.clone(), range }).collect::<Vec<_>>());
         }
         let mut index = vec![0; usize::try_from(index_len).map_err(|_| short())?];
         if !read_exact_at(&*file, &mut index, footer.index_offset)? {
@@ -220,6 +237,13 @@ impl SnapshotFile {
     /// Whether the snapshot stores a page; a page that a delta does not store is unchanged since its base.
     pub(crate) fn stores(&self, page: PageNo) -> bool {
         self.index.slot(page, &self.header).is_some()
+    }
+
+    /// The bytes of the file that a page is read from; `None` for a page that is not stored here.
+    pub(crate) fn bytes_of(&self, page: PageNo) -> Option<Range<u64>> {
+        let slot = self.index.slot(page, &self.header)?;
+        let group = self.index.groups.get(slot / pages_per_group(self.header.page_size))?;
+        Some(group.offset..group.offset.saturating_add(group.len.into()))
     }
 
     /// Copies consecutive pages, which must all be stored here, into `out`.

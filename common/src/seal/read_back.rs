@@ -10,10 +10,11 @@ use crate::check::segment_body::check_body;
 use crate::check::segment_replay::compare_with_replay;
 use crate::segment::SegmentFile;
 use crate::storage::read_error::ReadError;
+use format::read_sets::ReadSets;
 use format::units::Keyframe;
 
 /// Reads the file back: every checksum, the chain over all records, the page map against that of the previous segment, and every
-/// image of every page against the replay.
+/// image of every page against the replay, and the read sets.
 ///
 /// # Errors
 /// The first difference.
@@ -21,6 +22,7 @@ pub(super) fn expect_whole(
     backup: &Backup,
     file: &SegmentFile,
     log: &ReplayedLog,
+    read_sets: &ReadSets,
     path_of_log: impl Fn() -> PathBuf,
 ) -> Result<(), SealError> {
     let differs = |what| Err(SealError::Differs { path: path_of_log(), what });
@@ -31,6 +33,9 @@ pub(super) fn expect_whole(
         Some(error @ ReadError::Storage(_)) => return Err(error.into()),
         Some(error @ ReadError::NewestUnreadable { .. }) => return differs(error.to_string()),
         None => {}
+    }
+    if body.read_sets.as_ref() != Some(read_sets) {
+        return differs("read sets".to_owned());
     }
     let keyframes = u32::try_from(log.intervals.len()).unwrap_or(u32::MAX);
     let compared = compare_with_replay(backup, file, &body, log, Keyframe(0)..Keyframe(keyframes))?;

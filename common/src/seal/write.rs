@@ -1,10 +1,13 @@
 //! Writing the segment of a replayed log.
 
+use std::collections::{BTreeMap, HashMap};
+
 use super::SealError;
 use super::read_back::expect_whole;
 use crate::backup::Backup;
 use crate::check::log_replay::{ReplayedLog, StartPages};
 use crate::check::pages_of_snapshot::PagesOfSnapshot;
+use crate::check::read_sets::{OwnBlocks, OwnImages, read_sets};
 use crate::history::Start;
 use crate::segment::timeline::{PrecedingVersion, Timeline};
 use crate::segment::version::VersionOrdinal;
@@ -13,7 +16,7 @@ use crate::storage::read_error::ReadError;
 use format::names;
 use format::page_images::ImageCodec;
 use format::record_index::RecordIndex;
-use format::segment::{FollowedBy, Location, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
+use format::segment::{FollowedBy, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
 use format::snapshot_ref::DeltaBase;
 use format::units::Keyframe;
 use format::units::{PageNo, Seq};
@@ -21,7 +24,7 @@ use format::units::{PageNo, Seq};
 /// zstd level for statements.
 const STATEMENTS_LEVEL: i32 = 3;
 
-/// zstd level for the record index.
+/// zstd level for the record index and the read sets.
 const INDEX_LEVEL: i32 = 6;
 
 /// The base of a segment.
@@ -74,8 +77,21 @@ fn write(
         interval.block = writer.push(&compressed)?.block;
     }
 
-    let changed = write_images(backup, &log, &base, &mut writer)?;
-    let map = MapBuilder { segments: backup.segments(), writer: &mut writer }.write(base.map, &changed)?;
+    let images = write_images(backup, &log, &base, &mut writer)?;
+    let changed: Vec<_> = images.iter().map(|(&page, images)| (page, images.at(log.first_seq))).collect();
+    let mut builder = MapBuilder { segments: backup.segments(), writer: &mut writer, nodes: HashMap::new() };
+    let map = builder.write(base.map, &changed)?;
+    let own = OwnBlocks {
+        first_seq: log.first_seq,
+        map_before: base.map,
+        map,
+        nodes: Some(builder.nodes),
+        images,
+        has_snapshot: base.snapshot.is_some(),
+    };
+    let sets = read_sets(backup.segments(), &own, &log)?;
+    let compressed = zstd::bulk::compress(&sets.encode(log.first_seq), INDEX_LEVEL).map_err(SealError::Compress)?;
+    let read_sets = writer.push(&compressed)?.block;
 
     let unreplayed_from = log.replayed.unreplayed_from(log.records.len());
     let index = RecordIndex { records: log.records, intervals: log.intervals, unreplayed_from };
@@ -111,6 +127,7 @@ fn write(
         map,
         index: block,
         templates,
+        read_sets,
         versions_before,
         versions: u32::try_from(timeline.versions().len()).unwrap_or(u32::MAX),
         ordinal_before: ordinal(before),
@@ -118,7 +135,7 @@ fn write(
         times: (earliest, latest),
     };
     let written = writer.complete(&footer)?;
-    expect_whole(backup, written.file(), &log, path_of_log)?;
+    expect_whole(backup, written.file(), &log, &sets, path_of_log)?;
     written.publish()?;
     Ok(footer)
 }
@@ -157,13 +174,13 @@ fn versions_before(backup: &Backup, newest_segment: Option<Seq>) -> Result<(Prec
     Ok((PrecedingVersion::of_footer(versions, footer.ordinal), versions))
 }
 
-/// Writes the images of all changed pages; returns their locations.
+/// Writes the images of all changed pages.
 fn write_images(
     backup: &Backup,
     log: &ReplayedLog,
     base: &Base,
     writer: &mut SegmentWriter<'_>,
-) -> Result<Vec<(PageNo, Location)>, SealError> {
+) -> Result<BTreeMap<PageNo, OwnImages>, SealError> {
     let StartPages(start) = &log.start_pages;
     let page_size = start.page_size().bytes();
     let mut codec = ImageCodec::new().map_err(SealError::Compress)?;
@@ -172,7 +189,7 @@ fn write_images(
     let base_images = BaseImages { segments: backup.segments(), snapshot: snapshot.as_ref() };
     let snapshot_pages = snapshot.as_ref().map_or(0, |snapshot| snapshot.page_count());
     let mut finder = BaseImageFinder::new(backup.segments(), base.map, snapshot_pages);
-    let mut changed = Vec::new();
+    let mut written = BTreeMap::new();
     let of_snapshot = PagesOfSnapshot::of(backup, log)?;
     for page in of_snapshot.and_replayed(log) {
         let bytes = of_snapshot.images(log, page)?;
@@ -183,7 +200,9 @@ fn write_images(
         }
         let base_image = base_image.map(|base_image| (base_image, &*base_bytes));
         let encoded = codec.encode(page, log.first_seq, &borrowed, base_image).map_err(SealError::Compress)?;
-        changed.push((page, writer.push(&encoded)?));
+        let at = writer.push(&encoded)?;
+        let images = OwnImages::new(at, page, &encoded);
+        written.insert(page, images.map_err(|damage| ReadError::damaged(backup.path(), at.block.offset, damage))?);
     }
-    Ok(changed)
+    Ok(written)
 }

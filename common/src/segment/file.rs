@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
 use format::pruned::{PrunedBlock, PrunedSegment};
+use format::read_sets::{READ_SETS_LEN_MAX, ReadSets};
 use format::record_index::{INDEX_LEN_MAX, RecordIndex};
 use format::segment::{
     BLOCK_HEADER_LEN, BLOCK_LEN_MAX, BlockHandle, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
@@ -275,6 +276,13 @@ impl SegmentFile {
             let damage = Damage::Contradiction("its record index has another number of records");
             Err(self.damaged(self.footer.index.offset, damage))
         }
+    }
+
+    /// Reads the read sets.
+    pub(crate) fn read_read_sets(&self) -> Result<ReadSets, ReadError> {
+        let block = self.footer.read_sets;
+        let bytes = self.read_compressed(block, READ_SETS_LEN_MAX)?;
+        ReadSets::decode(&bytes, self.header.first_seq).map_err(|damage| self.damaged(block.offset, damage))
     }
 
     /// The error for damage at this offset of the segment.

@@ -11,10 +11,11 @@ use super::file::Mark;
 use super::pruned::{Found, LastBytes};
 use super::{PrunedFile, SegmentFile};
 use crate::segment::timeline::Timeline;
-use crate::storage::Directory;
 use crate::storage::lru::RecentlyUsed;
 use crate::storage::read_error::ReadError;
+use crate::storage::{Directory, Wanted};
 use format::page_map::{MapNode, NODE_LEN_MAX};
+use format::read_sets::ReadSets;
 use format::segment::{Location, SegmentFooter};
 use format::statements::{Encoded, StatementBlock, Templates};
 use format::units::Keyframe;
@@ -33,6 +34,9 @@ const NODES_MAX: usize = 8 << 10;
 /// Number of cached timelines: about 100 kB each.
 const TIMELINES_MAX: usize = 64;
 
+/// Number of segments whose read sets are cached: about 50 kB each.
+const READ_SETS_MAX: usize = 64;
+
 /// Number of cached template tables: about 50 kB each.
 const TEMPLATES_MAX: usize = 32;
 
@@ -48,6 +52,7 @@ pub(crate) struct Segments {
     footers: Mutex<HashMap<Seq, Arc<SegmentFooter>>>,
     nodes: Mutex<RecentlyUsed<(Seq, u64), Arc<MapNode>>>,
     timelines: Mutex<RecentlyUsed<Seq, Arc<Timeline>>>,
+    read_sets: Mutex<RecentlyUsed<Seq, Arc<ReadSets>>>,
     templates: Mutex<RecentlyUsed<Seq, Arc<Templates>>>,
     statement_blocks: Mutex<RecentlyUsed<(Seq, Keyframe), Arc<StatementBlock>>>,
     /// Identities of all segments opened so far: another file may get the same name.
@@ -106,6 +111,7 @@ impl Segments {
             footers: Mutex::default(),
             nodes: Mutex::new(RecentlyUsed::new(NODES_MAX)),
             timelines: Mutex::new(RecentlyUsed::new(TIMELINES_MAX)),
+            read_sets: Mutex::new(RecentlyUsed::new(READ_SETS_MAX)),
             templates: Mutex::new(RecentlyUsed::new(TEMPLATES_MAX)),
             statement_blocks: Mutex::new(RecentlyUsed::new(STATEMENT_BLOCKS_MAX)),
             marks: Mutex::default(),
@@ -310,6 +316,9 @@ impl Segments {
             return Ok(timeline);
         }
         let file = self.open(first_seq)?;
+        if self.directory.is_far() {
+            self.fetch_end(&file);
+        }
         let index = file.read_index()?;
         // After opening: the segment may have been thinned before.
         let known = self.pruned();
@@ -327,6 +336,25 @@ impl Segments {
         }
         drop(timelines);
         Ok(timeline)
+    }
+
+    /// Has the read sets and the record index of a segment fetched at once.
+    fn fetch_end(&self, file: &SegmentFile) {
+        let footer = file.footer();
+        let range = footer.read_sets.offset..footer.index.end().unwrap_or(u64::MAX);
+        if file.len_bytes().is_some_and(|len| range.end <= len) {
+            self.directory.will_need(&[Wanted { name: names::segment(file.first_seq()), range }]);
+        }
+    }
+
+    /// Read sets of a segment.
+    pub(crate) fn read_sets(&self, first_seq: Seq) -> Result<Arc<ReadSets>, ReadError> {
+        if let Some(sets) = lock(&self.read_sets).get(first_seq) {
+            return Ok(sets);
+        }
+        let sets = Arc::new(self.open(first_seq)?.read_read_sets()?);
+        lock(&self.read_sets).insert(first_seq, Arc::clone(&sets));
+        Ok(sets)
     }
 
     /// Template table of a segment.

@@ -1,5 +1,6 @@
 //! The page map: lookup of the newest images of a page, and writing of the map of a new segment.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{SegmentWriter, Segments};
@@ -63,6 +64,8 @@ pub(crate) enum MapError {
 pub(crate) struct MapBuilder<'a, 'b> {
     pub(crate) segments: &'a Segments,
     pub(crate) writer: &'a mut SegmentWriter<'b>,
+    /// The nodes written so far, by their offsets.
+    pub(crate) nodes: HashMap<u64, Arc<MapNode>>,
 }
 
 impl MapBuilder<'_, '_> {
@@ -131,6 +134,8 @@ impl MapBuilder<'_, '_> {
 
     fn push(&mut self, node: &MapNode) -> Result<Location, MapError> {
         let own = self.writer.header().first_seq;
-        Ok(self.writer.push(&node.encode(own))?)
+        let at = self.writer.push(&node.encode(own))?;
+        self.nodes.insert(at.block.offset, Arc::new(node.clone()));
+        Ok(at)
     }
 }

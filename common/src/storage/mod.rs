@@ -175,8 +175,13 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) when another process has the lock.
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError>;
 
-    /// Reads ahead what is going to be read, where each read has a long way; elsewhere does nothing. Returns when that is done. What
-    /// cannot be read ahead is not reported: the read of it fails.
+    /// Whether each read has a long way, so that it is worth while to say beforehand what will be read.
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    /// Reads ahead what is going to be read, in a directory that [is far](Self::is_far); elsewhere does nothing. Returns when that is
+    /// done. What cannot be read ahead is not reported: the read of it fails.
     fn will_need(&self, wanted: &[Wanted]) {
         let _ = wanted;
     }

@@ -145,6 +145,12 @@ pub enum NoteAbout {
         /// Number of keyframes concerned.
         keyframes: u32,
     },
+    /// The read sets are not those of a replay.
+    #[error(
+        "its read sets are not what a replay with this release of SQLite reads: from far away its versions open more slowly. Nothing \
+         is lost"
+    )]
+    OtherReads,
 }
 
 impl NoteAbout {
@@ -156,6 +162,7 @@ impl NoteAbout {
             Self::Leftover => "leftover",
             Self::TornWrite { .. } => "torn_write",
             Self::OtherLayout { .. } => "other_layout",
+            Self::OtherReads => "other_reads",
         }
     }
 }

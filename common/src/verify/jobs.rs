@@ -143,7 +143,10 @@ fn check_segment(backup: &Backup, file: &SegmentFile, depth: Depth, found: &Mute
     }
     if replayed.other_layout > 0 {
         let about = NoteAbout::OtherLayout { keyframes: replayed.other_layout };
-        found.notes.push(Note { file: name, about });
+        found.notes.push(Note { file: name.clone(), about });
+    }
+    if replayed.reads_differ {
+        found.notes.push(Note { file: name, about: NoteAbout::OtherReads });
     }
 }
 

@@ -51,6 +51,7 @@ pub fn start(to: LogTo, writing: Writing, level: LevelFilter) {
         LogTo::Syslog => on_syslog(level),
     };
     let Some((logger, level)) = logger else { return };
+    let logger: Arc<dyn Log> = Arc::new(WithoutLateAnswers(logger));
     let set = match writing {
         Writing::AtOnce => log::set_boxed_logger(Box::new(logger)),
         Writing::Queued => match LogQueue::start(Arc::clone(&logger)) {
@@ -163,5 +164,68 @@ impl Log for ToSyslog {
 
     fn flush(&self) {
         let _unreported: io::Result<()> = self.logger().backend.flush();
+    }
+}
+
+/// A logger that drops one complaint of the FUSE library: an answer that the kernel did not take, because it no longer waits for
+/// it. An unmount ends the requests that are under way, and the kernel answers ENOENT to what comes later
+/// (`fuse_dev_do_write` in fs/fuse/dev.c). Nobody is missing that answer.
+struct WithoutLateAnswers(Arc<dyn Log>);
+
+impl WithoutLateAnswers {
+    fn is_late_answer(record: &Record<'_>) -> bool {
+        let nobody_waits = io::Error::from_raw_os_error(libc::ENOENT);
+        record.target().starts_with("fuser::")
+            && record.args().to_string() == format!("Failed to send FUSE reply: {nobody_waits}")
+    }
+}
+
+impl Log for WithoutLateAnswers {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !Self::is_late_answer(record) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl Log for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_any_more_is_no_fault() {
+        let lines = Arc::new(Lines::default());
+        let logger = WithoutLateAnswers(Arc::clone(&lines) as Arc<dyn Log>);
+        let log = |target: &str, text: String| {
+            logger.log(&Record::builder().level(Level::Error).target(target).args(format_args!("{text}")).build());
+        };
+        let reply = |error: i32| format!("Failed to send FUSE reply: {}", io::Error::from_raw_os_error(error));
+        log("fuser::reply", reply(libc::ENOENT));
+        log("fuser::reply", reply(libc::EINVAL));
+        log("backupfs::tree", reply(libc::ENOENT));
+        assert_eq!(*lines.0.lock().unwrap(), [reply(libc::EINVAL), reply(libc::ENOENT)]);
     }
 }

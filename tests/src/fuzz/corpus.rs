@@ -180,6 +180,11 @@ impl Corpus {
         compressed.iter().map(|frame| zstd::bulk::decompress(frame, 1 << 20).expect("an index")).collect()
     }
 
+    pub(super) fn read_sets(&self) -> Vec<Vec<u8>> {
+        let compressed = self.blocks_of(BlockKind::ReadSets);
+        compressed.iter().map(|frame| zstd::bulk::decompress(frame, 1 << 20).expect("read sets")).collect()
+    }
+
     pub(super) fn frames(&self) -> Vec<Vec<u8>> {
         let mut frames = self.blocks_of(BlockKind::Statements);
         frames.extend(self.blocks_of(BlockKind::Templates));
@@ -297,6 +302,7 @@ pub(super) enum BlockKind {
     Images,
     Node,
     Index,
+    ReadSets,
 }
 
 fn bytes(file: &[u8], at: BlockHandle) -> Vec<u8> {
@@ -308,7 +314,11 @@ fn bytes(file: &[u8], at: BlockHandle) -> Vec<u8> {
 pub(super) fn blocks(file: &[u8]) -> Vec<(BlockKind, BlockHandle)> {
     let header = SegmentHeader::decode(file.first_chunk().expect("a header")).expect("a header");
     let footer = SegmentFooter::decode(file.last_chunk().expect("a footer")).expect("a footer");
-    let mut blocks = vec![(BlockKind::Templates, footer.templates), (BlockKind::Index, footer.index)];
+    let mut blocks = vec![
+        (BlockKind::Templates, footer.templates),
+        (BlockKind::Index, footer.index),
+        (BlockKind::ReadSets, footer.read_sets),
+    ];
     let index = zstd::bulk::decompress(&bytes(file, footer.index), 1 << 20).expect("an index");
     let index = RecordIndex::decode(&index).expect("an index");
     blocks.extend(index.intervals.iter().map(|interval| (BlockKind::Statements, interval.block)));

@@ -116,13 +116,14 @@ pub const TARGETS: &[Target] = &[
 /// The targets of the format, with inputs from the files of backups. [`format_fuzz`] runs them with its own inputs; here
 /// they get a quarter as many.
 pub fn with_real_inputs() -> Vec<Target> {
-    let corpora: [(_, Corpus); 9] = [
+    let corpora: [(_, Corpus); 10] = [
         ("record", || CORPUS.records()),
         ("record_sealed", || CORPUS.record_bodies()),
         ("header", || CORPUS.headers()),
         ("header_sealed", || CORPUS.headers()),
         ("page_map", || CORPUS.nodes()),
         ("record_index", || CORPUS.indexes()),
+        ("read_sets", || CORPUS.read_sets()),
         ("pruned", || CORPUS.pruned()),
         ("templates", || CORPUS.tables()),
         ("normaliser", || CORPUS.statements()),

@@ -10,6 +10,7 @@ use format::manifest::Manifest;
 use format::page_map::{FAN_OUT, MapNode};
 use format::pruned::{PrunedBlock, PrunedFooter, PrunedHeader, PrunedSegment};
 use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
+use format::read_sets::ReadSets;
 use format::record::{
     RECORD_HEADER_LEN, RecordHeader, encode_change, encode_commit, encode_gap, encode_rewind, encode_snapshot,
 };
@@ -19,7 +20,7 @@ use format::snapshot::{SnapshotFooter, SnapshotHeader};
 use format::snapshot_ref::{DeltaBase, SnapshotReason, SnapshotRef};
 use format::spool::{SpoolHeader, SpoolNewest};
 use format::statements::{Encoded, Templates, TemplatesWriter, encode_statements};
-use format::units::{DataVersion, PageSize, Seq, Timestamp};
+use format::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
 use format::version_rules::{Bump, Commit};
 use uuid::Uuid;
 
@@ -147,7 +148,8 @@ fn segment_footer() -> SegmentFooter {
         newest_snapshot: Some(seq(3)),
         page_count: 3,
         map: Some(MapRoot { location: root, height: 2 }),
-        index: BlockHandle { offset: 302_252, len: 5500 },
+        read_sets: BlockHandle { offset: 302_252, len: 900 },
+        index: BlockHandle { offset: 303_156, len: 5500 },
         templates: BlockHandle { offset: 64, len: 15_600 },
         versions_before: 900,
         versions: 901,
@@ -253,6 +255,15 @@ pub fn indexes() -> Vec<Vec<u8>> {
     });
     let whole = RecordIndex { records, intervals: intervals.to_vec(), unreplayed_from: None };
     vec![whole.encode(), RecordIndex { unreplayed_from: Some(4), ..whole }.encode()]
+}
+
+/// Read sets of two intervals and the end, and none.
+pub fn read_sets() -> Vec<Vec<u8>> {
+    let block = |segment, offset, len| Location { segment: seq(segment), block: BlockHandle { offset, len } };
+    let blocks = vec![block(1, 64, 900), block(1, 5000, 80), block(700, 70_000, 300), block(901, 290_000, 1200)];
+    let snapshot_pages = [1, 2, 700].into_iter().filter_map(PageNo::new).collect();
+    let sets = ReadSets { blocks, snapshot_pages, sets: vec![vec![0, 3, 4, 6], vec![], vec![1, 2, 3, 5]] };
+    vec![sets.encode(OWN), ReadSets::default().encode(OWN)]
 }
 
 /// Indexes of a full snapshot and of a delta, each behind the bytes that describe its header.

@@ -89,6 +89,13 @@ pub const TARGETS: &[Target] = &[
         bytes_max: |len| proportional(len) + 256 * len,
     },
     Target {
+        name: "read_sets",
+        run: nodes_and_indexes::read_sets,
+        corpus: corpus::read_sets,
+        weight: 1,
+        bytes_max: |len| proportional(len) + 64 * len,
+    },
+    Target {
         name: "snapshot_index",
         run: nodes_and_indexes::snapshot_index,
         corpus: corpus::snapshot_indexes,

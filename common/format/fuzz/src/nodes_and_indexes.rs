@@ -1,10 +1,11 @@
-//! Nodes of the page map, the record index of a segment, the index of a snapshot.
+//! Nodes of the page map, the record index and the read sets of a segment, the index of a snapshot.
 
 use format::page_map::{FAN_OUT, MapNode, NODE_LEN_MAX};
+use format::read_sets::ReadSets;
 use format::record_index::RecordIndex;
 use format::snapshot::{SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group};
 use format::snapshot_ref::DeltaBase;
-use format::units::{DataVersion, PageNo, PageSize, Seq, Timestamp};
+use format::units::{DataVersion, Keyframe, PageNo, PageSize, Seq, Timestamp};
 
 use super::corpus::{OWN, UUID};
 use super::crc::crc32c;
@@ -30,6 +31,18 @@ pub(super) fn record_index(input: &[u8]) -> bool {
     for position in [0, last / 2, last] {
         assert!((index.interval_of(position).0 as usize) < index.intervals.len(), "a record without an interval");
         assert!(index.position_in_block(position) <= position, "more changes than records");
+    }
+    true
+}
+
+/// Read sets, not compressed.
+pub(super) fn read_sets(input: &[u8]) -> bool {
+    let Ok(sets) = ReadSets::decode(input, OWN) else { return false };
+    assert_eq!(ReadSets::decode(&sets.encode(OWN), OWN), Ok(sets.clone()));
+    assert!(sets.blocks.iter().all(|block| block.segment <= OWN), "a block of a newer segment");
+    for (number, set) in (0..).zip(&sets.sets) {
+        let (blocks, pages) = sets.of(Keyframe(number));
+        assert_eq!(blocks.count() + pages.count(), set.len(), "set {number}");
     }
     true
 }

@@ -1,6 +1,7 @@
 //! Damage is found and named, and its reported impact is that on opening versions.
 
 mod chain;
+mod far;
 mod kinds;
 mod lengths_and_names;
 mod of_the_node;
