@@ -1,11 +1,12 @@
 //! [`CopyDirectory`]: a copy, read as the directory of a backup.
 //!
-//! * [`contents`]: the files that the objects amount to, and [`logs`]: logs put together from their pieces;
+//! * [`contents`]: the files that the objects amount to, `catalogs`: what catalogs say of them, and [`logs`]: logs put together from their pieces;
 //! * [`statements`]: what the copy says about how current it is;
 //! * [`object_file`]: a file read chunk by chunk, and [`chunks`], which fetches and keeps chunks; [`disk_cache`] keeps them longer;
 //!   `read_ahead` says how many chunks are fetched for a reader that goes on, and `at_once` makes many requests at the same time.
 
 mod at_once;
+mod catalogs;
 pub mod chunks;
 pub mod contents;
 pub mod disk_cache;
@@ -23,18 +24,27 @@ use std::time::{Duration, Instant};
 use common::storage::{Access, Directory, StorageError, StorageOp, StoredFile, Wanted};
 
 use crate::copy::at_once::at_once;
+pub use crate::copy::catalogs::CatalogDepth;
 use crate::copy::chunks::Chunks;
-use crate::copy::contents::{Content, Contents};
+use crate::copy::contents::{Content, Contents, UseOfCatalogs};
+use crate::copy::object_file::Fetch;
 use crate::copy::object_file::read_only;
 use crate::copy::statements::Statements;
 use crate::copy_error::CopyError;
+use crate::ship::listing::Listing;
 use crate::store::Failure;
 
 /// How often the newest logs of a copy are looked for.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The maximum length of a range that is read ahead, in bytes: what is fetched must stay in the cache until it is read.
-const READ_AHEAD_MAX: u64 = 1 << 20;
+/// The maximum length of a range that is fetched at once, in bytes.
+const FETCH_MAX: u64 = 1 << 20;
+
+/// The maximum number of bytes that are fetched at once: they must stay in the cache until they are read.
+const FETCHES_MAX: u64 = 32 << 20;
+
+/// Bytes between two ranges that are fetched as one: one more request costs more than they do.
+const GAP_MAX: u64 = 32 << 10;
 
 /// A copy as a directory, which can only be read. What is shipped meanwhile is seen within some seconds.
 #[derive(Debug)]
@@ -55,8 +65,8 @@ impl CopyDirectory {
     ///
     /// # Errors
     /// When the copy cannot be read, or its logs do not open with the keys at hand.
-    pub fn open(chunks: Arc<Chunks>) -> Result<Self, CopyError> {
-        let contents = Contents::read(&chunks)?;
+    pub fn open(chunks: Arc<Chunks>, catalogs: UseOfCatalogs) -> Result<Self, CopyError> {
+        let contents = Contents::read(&chunks, catalogs)?;
         let url = chunks.store().url();
         // Names of files are appended to it, in messages.
         let without_options = || url.split_once('?').map_or(url.as_str(), |(place, _)| place);
@@ -84,6 +94,25 @@ impl CopyDirectory {
         Ok(self.state()?.contents.missing_through())
     }
 
+    /// The catalogs that say something else than the segments, or nothing that can be read, each with what is wrong with it. A copy that
+    /// is opened for this ignores them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn wrong_catalogs(&self, depth: CatalogDepth) -> Result<Vec<CopyError>, CopyError> {
+        let listing = Listing::read(self.chunks.store())?;
+        let check =
+            |(&of, &object_len): (&(u64, u64), &u64)| catalogs::check(of, object_len, &self.chunks, self, depth);
+        let mut wrong = Vec::new();
+        for checked in listing.catalogs().iter().map(check) {
+            match checked {
+                Err(error @ (CopyError::Damaged { .. } | CopyError::Seal(_))) => wrong.push(error),
+                checked => checked?,
+            }
+        }
+        Ok(wrong)
+    }
+
     /// The state, not older than the poll interval.
     fn state(&self) -> Result<MutexGuard<'_, State>, CopyError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,6 +125,12 @@ impl CopyDirectory {
         Ok(state)
     }
 
+    /// Looks for what was shipped, however short it is since the last time.
+    #[cfg(test)]
+    pub(crate) fn look_now(&self) -> Result<(), CopyError> {
+        self.state()?.contents.read_all(&self.chunks)
+    }
+
     fn error(&self, op: StorageOp, name: &str, error: CopyError) -> StorageError {
         storage_error(op, self.path.join(name), None, error)
     }
@@ -103,6 +138,37 @@ impl CopyDirectory {
     fn read_only(&self, op: StorageOp, name: &str) -> StorageError {
         read_only(op, &self.path.join(name))
     }
+}
+
+/// Ranges of each object in ascending order, those as one that have little between them, as far as there is room.
+fn joined(mut fetches: Vec<Fetch>) -> Vec<Fetch> {
+    fetches.sort_unstable_by(|a, b| (&a.name, a.range.start).cmp(&(&b.name, b.range.start)));
+    let mut joined: Vec<Fetch> = Vec::with_capacity(fetches.len());
+    let mut bytes = 0;
+    for mut fetch in fetches {
+        fetch.range.end = fetch.range.end.min(fetch.range.start.saturating_add(FETCH_MAX));
+        let range = fetch.range.clone();
+        let near = joined.last_mut().filter(|last| {
+            last.name == fetch.name
+                && range.start <= last.range.end.saturating_add(GAP_MAX)
+                && range.end.saturating_sub(last.range.start) <= FETCH_MAX
+        });
+        match near {
+            Some(last) => {
+                bytes += range.end.saturating_sub(last.range.end);
+                last.range.end = last.range.end.max(range.end);
+            }
+            None if range.start < range.end => {
+                bytes += range.end - range.start;
+                joined.push(fetch);
+            }
+            None => {}
+        }
+        if bytes > FETCHES_MAX {
+            break;
+        }
+    }
+    joined
 }
 
 /// The error of the storage interface for one of a copy.
@@ -163,11 +229,18 @@ impl Directory for CopyDirectory {
     }
 
     fn will_need(&self, wanted: &[Wanted]) {
-        let opened = wanted.iter().filter_map(|one| Some((self.open(&one.name, Access::Read).ok()?, &one.range)));
-        at_once(&opened.collect::<Vec<_>>(), |(file, range)| {
-            let len = range.end.saturating_sub(range.start).min(READ_AHEAD_MAX);
-            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-            if let Err(error) = file.read_at(&mut bytes, range.start) {
+        let mut fetches = Vec::new();
+        {
+            let Ok(state) = self.state() else { return };
+            for one in wanted {
+                if let Some(Content::Parts(file)) = state.contents.get(&one.name) {
+                    fetches.extend(file.sources(&one.range));
+                }
+            }
+        }
+        at_once(&joined(fetches), |fetch| {
+            let mut bytes = vec![0; usize::try_from(fetch.range.end - fetch.range.start).unwrap_or(0)];
+            if let Err(error) = self.chunks.read(&fetch.name, fetch.object_len, fetch.range.start, &mut bytes) {
                 log::debug!("{error}: it is not read ahead");
             }
         });

@@ -9,6 +9,7 @@
 //! | `m/N` | the manifest of the backup; the highest N counts |
 //! | `s/FIRST-LAST.PART-PARTS` | a part of a segment, with the seqs of its first and last record |
 //! | `x/SEQ.PART-PARTS` | a part of a snapshot |
+//! | `c/FIRST-LAST` | the catalog of the segments with these records |
 //! | `p/LAST-RUN.PART-PARTS` | a part of `pruned`, with the seq of the last dropped record; RUN is 0 for that of the node, and counts the prunings of the copy |
 //! | `t/LOG/EPOCH-RANDOM.N` | consecutive bytes of the log that begins with the record LOG |
 //!
@@ -121,6 +122,13 @@ pub enum Object {
     Manifest(u32),
     /// A part of a file.
     Part(File, Part),
+    /// A catalog of consecutive segments.
+    Catalog {
+        /// Seq of the first record of the first one.
+        first: u64,
+        /// Seq of the last record of the last one.
+        last: u64,
+    },
     /// Bytes of a log.
     Tail(Tail),
 }
@@ -145,6 +153,8 @@ impl Object {
     pub const KEYS: &str = "k/";
     /// Prefix of the names of all manifests.
     pub const MANIFESTS: &str = "m/";
+    /// Prefix of the names of all catalogs.
+    pub const CATALOGS: &str = "c/";
     /// Prefix of the names of all objects with bytes of logs.
     pub const TAILS: &str = "t/";
 
@@ -170,6 +180,10 @@ impl Object {
             "w" => rest.parse().ok().map(Self::Claim),
             "h" => rest.parse().ok().map(Self::Heartbeat),
             "m" => rest.parse().ok().map(Self::Manifest),
+            "c" => {
+                let (first, last) = rest.split_once('-')?;
+                Some(Self::Catalog { first: first.parse().ok()?, last: last.parse().ok()? })
+            }
             "t" => {
                 let (log, rest) = rest.split_once('/')?;
                 let (run, number) = rest.split_once('.')?;
@@ -206,6 +220,7 @@ impl fmt::Display for Object {
             Self::Heartbeat(run) => write!(f, "{}{run}", Self::HEARTBEATS),
             Self::Manifest(number) => write!(f, "{}{number:010}", Self::MANIFESTS),
             Self::Part(file, Part { number, of }) => write!(f, "{}{number:06}-{of:06}", file.prefix()),
+            Self::Catalog { first, last } => write!(f, "{}{first:020}-{last:020}", Self::CATALOGS),
             Self::Tail(Tail { log, run, number }) => write!(f, "{}{run}.{number:010}", Self::tails_of(log)),
         }
     }
@@ -227,6 +242,7 @@ mod tests {
             Object::Part(File::Segment { first: 1, last: u64::MAX }, part),
             Object::Part(File::Snapshot { seq: 5 }, part),
             Object::Part(File::Pruned { last: 5, run: 1 }, part),
+            Object::Catalog { first: 1, last: 900 },
             Object::Tail(Tail { log: 9, run, number: 4 }),
         ]
     }
@@ -245,6 +261,7 @@ mod tests {
                 "s/00000000000000000001-18446744073709551615.000002-000003",
                 "x/00000000000000000005.000002-000003",
                 "p/00000000000000000005-0000000001.000002-000003",
+                "c/00000000000000000001-00000000000000000900",
                 "t/00000000000000000009/0000000007-000000ab.0000000004",
             ]
         );
@@ -267,6 +284,7 @@ mod tests {
             "x/00000000000000000005.000002",
             "y/00000000000000000005.000002-000003",
             "t/00000000000000000009/0000000007-000000ab",
+            "c/1-900",
             "t/9/0000000007-000000ab.0000000004",
         ] {
             assert_eq!(Object::parse(name), None, "{name}");

@@ -18,6 +18,7 @@ use common::{KeepPolicy, Source};
 
 use crate::copy::CopyDirectory;
 use crate::copy::chunks::Chunks;
+use crate::copy::contents::UseOfCatalogs;
 use crate::copy_error::CopyError;
 use crate::keys::key_ring::KeyRing;
 use crate::keys::master_key::MasterKey;
@@ -120,7 +121,8 @@ pub fn plan_pruning(
 fn open(copy: &CopyToPrune) -> Result<CopyDirectory, PruneError> {
     let keys = copy.keys.as_ref().map(|(ring, _)| ring.clone());
     // Nothing that an earlier process has kept decides about what is removed.
-    let opened = CopyDirectory::open(Arc::new(Chunks::new(Arc::clone(&copy.store), keys, None)))?;
+    let opened =
+        CopyDirectory::open(Arc::new(Chunks::new(Arc::clone(&copy.store), keys, None)), UseOfCatalogs::Ignored)?;
     match opened.missing_through()? {
         0 => Ok(opened),
         through => Err(PruneError::NotWhole { through }),

@@ -2,12 +2,13 @@
 //!
 //! * [`state`]: how far a run came, for the next one;
 //! * [`uploads`]: objects sealed and stored;
-//! * [`listing`]: what the copy has;
+//! * [`listing`]: what the copy has; `catalogs`: what is made of that for readers;
 //! * `last_upload`: what became of the upload that a run began last.
 //!
 //! Objects are written once, under names that no other run uses, or with contents that follow from the name. So it does no
 //! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
 
+mod catalogs;
 mod last_upload;
 pub mod listing;
 pub mod state;
@@ -185,7 +186,7 @@ impl Shipper {
     }
 
     /// Ships the next part of a snapshot or segment, or `pruned`, that the copy lacks. What the newest version needs comes first,
-    /// from old to new; then the older history, from new to old.
+    /// from old to new; then the older history, from new to old; then catalogs.
     ///
     /// # Errors
     /// When the store refuses, or the backup cannot be read.
@@ -199,7 +200,7 @@ impl Shipper {
                 return Ok(Step::Stored);
             }
         }
-        Ok(Step::Nothing)
+        self.ship_catalog()
     }
 
     /// The files that the copy lacks, in the order in which they are shipped. What was pruned from the copy is not missing.

@@ -53,6 +53,14 @@ pub enum Wrong {
         /// Reason why it is not part of the backup.
         why: &'static str,
     },
+    /// A catalog of an off-site copy is damaged, or contradicts its segments.
+    #[error(
+        "{reason}; readers read the segments themselves, which takes longer. `backupfs ship` makes a new one once this is removed"
+    )]
+    Catalog {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A change does not replay.
     #[error("{reason}")]
     Replay {
@@ -99,6 +107,7 @@ impl Wrong {
             Self::Missing => "missing",
             Self::Unreadable { .. } => "unreadable",
             Self::Stray { .. } => "stray",
+            Self::Catalog { .. } => "catalog",
             Self::Replay { .. } => "replay",
             Self::Differs { .. } => "differs",
             Self::Unsound { .. } => "unsound",

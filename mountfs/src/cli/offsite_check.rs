@@ -11,6 +11,7 @@ use common::{Backup, BackupLock, OffsiteEntry, Source, counted, with_causes};
 use offsite::connect::{expect_copy, key_files, open_store};
 use offsite::copy::CopyDirectory;
 use offsite::copy::chunks::Chunks;
+use offsite::copy::contents::UseOfCatalogs;
 use offsite::description::{Description, SealKind};
 use offsite::keys::key_ring::KeyRing;
 use offsite::keys::unlock::{Unlock, unlock};
@@ -137,7 +138,7 @@ fn check(args: &CheckArgs, entry: &OffsiteEntry, backup: &Arc<Backup>) -> Checke
     });
     bar.finish();
     let scope = Scope { depth: Depth::Chain, from: None, to: None };
-    let directory = CopyDirectory::open(Arc::new(Chunks::new(copy.store, copy.keys, None)));
+    let directory = CopyDirectory::open(Arc::new(Chunks::new(copy.store, copy.keys, None)), UseOfCatalogs::Ignored);
     let chain = directory
         .map_err(anyhow::Error::from)
         .and_then(|directory| Ok(verify(Source::new(url.clone(), Arc::new(directory)), scope, &|_, _| {})?));

@@ -16,6 +16,7 @@ use format::names;
 use offsite::connect::{expect_copy, key_files, open_store};
 use offsite::copy::CopyDirectory;
 use offsite::copy::chunks::Chunks;
+use offsite::copy::contents::UseOfCatalogs;
 use offsite::copy::disk_cache::{BYTES_MAX, DiskCache};
 use offsite::description::{Description, SealKind};
 use offsite::keys::identity_file::IdentityFile;
@@ -123,12 +124,12 @@ impl ReadArgs {
         self.copy.open(url, &self.keys, None)
     }
 
-    /// Like [`open`](Self::open), for a check of what the store has: nothing that an earlier process has kept is used.
+    /// Like [`open`](Self::open), for a check of what the store has: everything is read where it is.
     ///
     /// # Errors
     /// When there is no such copy, or nothing that opens it.
     pub fn open_uncached(&self, url: &ReadUrl) -> anyhow::Result<Opened> {
-        self.copy.open_with(url, &self.keys, None, |_| None)
+        self.copy.open_with(url, &self.keys, None, Shortcuts::Ignored)
     }
 
     /// The options, for another process.
@@ -145,6 +146,13 @@ impl ReadArgs {
         let proxy = self.copy.proxy.clone().map(|proxy| ("--proxy", proxy.into()));
         given.chain(proxy).flat_map(|(name, value)| [name.into(), value]).chain(unencrypted).collect()
     }
+}
+
+/// Whether what an earlier process has kept, and what catalogs say, is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shortcuts {
+    Used,
+    Ignored,
 }
 
 /// A backup that can be read.
@@ -169,7 +177,7 @@ impl CopyArgs {
     /// # Errors
     /// When there is no such copy, or nothing that opens it.
     pub fn open(&self, url: &ReadUrl, keys: &KeyArgs, lightning_dir: Option<&Path>) -> anyhow::Result<Opened> {
-        self.open_with(url, keys, lightning_dir, cache)
+        self.open_with(url, keys, lightning_dir, Shortcuts::Used)
     }
 
     fn open_with(
@@ -177,7 +185,7 @@ impl CopyArgs {
         url: &ReadUrl,
         keys: &KeyArgs,
         lightning_dir: Option<&Path>,
-        cache: impl FnOnce(&Description) -> Option<DiskCache>,
+        shortcuts: Shortcuts,
     ) -> anyhow::Result<Opened> {
         let store_url = match url {
             ReadUrl::Directory(url) if !is_copy(url.path()) => {
@@ -189,8 +197,12 @@ impl CopyArgs {
         let store = open_store(&store_url, self.credentials.as_deref(), self.proxy.as_deref())?;
         let description = expect_copy(&*store)?;
         let ring = self.unlock(&*store, &description, keys, lightning_dir)?;
-        let chunks = Arc::new(Chunks::new(store, ring, cache(&description)));
-        let directory = Arc::new(CopyDirectory::open(chunks)?);
+        let (cache, catalogs) = match shortcuts {
+            Shortcuts::Used => (cache(&description), UseOfCatalogs::Used),
+            Shortcuts::Ignored => (None, UseOfCatalogs::Ignored),
+        };
+        let chunks = Arc::new(Chunks::new(store, ring, cache));
+        let directory = Arc::new(CopyDirectory::open(chunks, catalogs)?);
         let source = Source::new(store_url.to_string(), Arc::clone(&directory) as _);
         Ok(Opened { source, copy: Some(OpenedCopy { directory }) })
     }

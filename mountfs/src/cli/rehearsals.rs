@@ -10,6 +10,7 @@ use common::{
 };
 use offsite::copy::CopyDirectory;
 use offsite::copy::chunks::Chunks;
+use offsite::copy::contents::UseOfCatalogs;
 use offsite::keys::key_ring::KeyRing;
 use offsite::store::Store;
 
@@ -41,7 +42,7 @@ pub(super) fn rehearse_and_note(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rehearsed, RehearsalFailure> {
     let attempted = Timestamp::now();
-    let opened = CopyDirectory::open(Arc::new(Chunks::new(copy.store, copy.keys, None)));
+    let opened = CopyDirectory::open(Arc::new(Chunks::new(copy.store, copy.keys, None)), UseOfCatalogs::Ignored);
     let rehearsed = opened.map_err(|error| RehearsalFailure::NotOpened(with_causes(&error))).and_then(|directory| {
         let copy = Source::new(url.to_owned(), Arc::new(directory));
         rehearse(&copy, backup, &offsite_directory(lightning_dir), progress).map_err(RehearsalFailure::Failed)

@@ -8,6 +8,9 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
 use common::{Backup, DataVersion, SpoolStatus, counted};
+use offsite::copy::{CatalogDepth, CopyDirectory};
+use offsite::copy_error::CopyError;
+use offsite::objects::Object;
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -86,7 +89,10 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     let bar = || bar.lock().unwrap_or_else(PoisonError::into_inner);
     let report = verify(&source, scope, &|done, total| bar().set(done, total));
     bar().finish();
-    let report = report?;
+    let mut report = report?;
+    if let Some(copy) = &copy {
+        add_wrong_catalogs(&mut report, &copy.directory, depth)?;
+    }
     // A backup without damage may lack the changes in a spool. With a damaged manifest that is not known.
     let sight = Backup::open(&source).ok().map(|backup| backup.spool_sight());
     if let Some(sight) = &sight {
@@ -119,6 +125,25 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     } else {
         Err(Failure::No(anyhow!("the backup is damaged; keep all its files. The lines above show what is lost")))
     }
+}
+
+/// Adds the catalogs of a copy that do not say what its segments say.
+fn add_wrong_catalogs(report: &mut Report, copy: &CopyDirectory, depth: Depth) -> Result<(), Failure> {
+    let depth = if depth == Depth::Chain { CatalogDepth::Ends } else { CatalogDepth::All };
+    for wrong in copy.wrong_catalogs(depth).map_err(anyhow::Error::from)? {
+        let file = match &wrong {
+            CopyError::Damaged { name, .. } => name.clone(),
+            _ => Object::CATALOGS.to_owned(),
+        };
+        report.findings.push(Finding {
+            file,
+            offset: None,
+            wrong: Wrong::Catalog { reason: wrong.to_string() },
+            lost: VersionRanges::default(),
+            in_doubt: VersionRanges::default(),
+        });
+    }
+    Ok(())
 }
 
 /// Ignores a pipe that its reader has closed; any other error means that the output is not complete.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use format::names;
 use format::units::Seq;
 
+use crate::copy::catalogs::Catalogs;
 use crate::copy::chunks::Chunks;
 use crate::copy::logs::{AssembledLog, LogContent};
 use crate::copy::object_file::ObjectFile;
@@ -39,7 +40,18 @@ pub struct Contents {
     /// What was reported as wrong with the logs.
     broken: Option<String>,
     manifest: Option<(u32, Arc<RwLock<LogContent>>)>,
+    /// Unless everything is to be read where it is.
+    catalogs: Option<Catalogs>,
     listed: Instant,
+}
+
+/// Whether what catalogs say is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UseOfCatalogs {
+    /// It saves requests.
+    Used,
+    /// Everything is read where it is: the copy is checked, or removed from.
+    Ignored,
 }
 
 impl Contents {
@@ -47,7 +59,7 @@ impl Contents {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read(chunks: &Chunks) -> Result<Self, CopyError> {
+    pub fn read(chunks: &Chunks, catalogs: UseOfCatalogs) -> Result<Self, CopyError> {
         let mut contents = Self {
             files: BTreeMap::new(),
             logs: Vec::new(),
@@ -55,6 +67,7 @@ impl Contents {
             missing_through: 0,
             broken: None,
             manifest: None,
+            catalogs: (catalogs == UseOfCatalogs::Used).then(Catalogs::default),
             listed: Instant::now(),
         };
         contents.read_all(chunks)?;
@@ -111,6 +124,14 @@ impl Contents {
 
     fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
         let listing = Listing::read(chunks.store())?;
+        let none = Catalogs::default();
+        let catalogs = match &mut self.catalogs {
+            Some(catalogs) => {
+                catalogs.read_new(&listing, chunks)?;
+                &*catalogs
+            }
+            None => &none,
+        };
         let mut files = BTreeMap::new();
         // A backup has one, and no process locks that of a copy.
         files.insert(names::LOCK.to_owned(), Content::Bytes(Arc::default()));
@@ -140,9 +161,9 @@ impl Contents {
                 self.sealed_behind = self.sealed_behind.max(last.saturating_add(1));
             }
             let content = match self.files.get(&name) {
-                Some(Content::Parts(known)) if known.is(file, &parts) => Arc::clone(known),
+                Some(Content::Parts(known)) if known.is(file, &parts, catalogs) => Arc::clone(known),
                 _ => match ObjectFile::new(file, &parts) {
-                    Ok(content) => Arc::new(content),
+                    Ok(content) => Arc::new(content.beside(catalogs)),
                     // The rest can be read without it. What needs it says that it is missing.
                     Err(error) => {
                         log::error!("{error}");

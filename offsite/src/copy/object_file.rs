@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::storage::{Stamp, StorageError, StorageOp, StoredFile};
 
+use crate::copy::catalogs::{Beside, Catalogs, Source};
 use crate::copy::chunks::Chunks;
 use crate::copy::storage_error;
 use crate::copy_error::CopyError;
@@ -29,6 +30,8 @@ pub struct ObjectFile {
     file: File,
     parts: Vec<PartObject>,
     len: u64,
+    /// What a catalog says of it.
+    beside: Option<Arc<Beside>>,
 }
 
 impl ObjectFile {
@@ -47,13 +50,48 @@ impl ObjectFile {
             parts.push(PartObject { name, object_len, start, len });
             start = behind;
         }
-        Ok(Self { file, parts, len: start })
+        Ok(Self { file, parts, len: start, beside: None })
     }
 
-    /// Whether it is this file, in objects of these lengths.
-    pub fn is(&self, file: File, listed: &[(Part, u64)]) -> bool {
+    /// The same with what the catalogs say of it.
+    #[must_use]
+    pub(super) fn beside(self, catalogs: &Catalogs) -> Self {
+        let beside = match self.file {
+            File::Segment { first, last } => catalogs.of(first, last, self.len),
+            File::Snapshot { .. } | File::Pruned { .. } => None,
+        };
+        Self { beside, ..self }
+    }
+
+    /// Whether it is this file, in objects of these lengths, and the catalogs say the same of it.
+    pub(super) fn is(&self, file: File, listed: &[(Part, u64)], catalogs: &Catalogs) -> bool {
         let lens = self.parts.iter().map(|part| part.object_len);
-        self.file == file && lens.eq(listed.iter().map(|&(_, len)| len))
+        let beside = match file {
+            File::Segment { first, last } => catalogs.of(first, last, self.len),
+            File::Snapshot { .. } | File::Pruned { .. } => None,
+        };
+        let same = match (&self.beside, &beside) {
+            (Some(known), Some(now)) => known.is(now),
+            (known, now) => known.is_none() && now.is_none(),
+        };
+        self.file == file && same && lens.eq(listed.iter().map(|&(_, len)| len))
+    }
+
+    /// The ranges of objects that these bytes are read from.
+    pub(super) fn sources(&self, range: &Range<u64>) -> Vec<Fetch> {
+        match self.beside.as_ref().map_or(Source::Segment, |beside| beside.source(range)) {
+            Source::Memory => Vec::new(),
+            Source::Catalog(name, object_len, range) => vec![Fetch { name: name.to_owned(), object_len, range }],
+            Source::Segment => {
+                let reached =
+                    self.parts.iter().filter(|part| part.start < range.end && range.start < part.start + part.len);
+                let within =
+                    |part: &PartObject| range.start.saturating_sub(part.start)..part.len.min(range.end - part.start);
+                reached
+                    .map(|part| Fetch { name: part.name.clone(), object_len: part.object_len, range: within(part) })
+                    .collect()
+            }
+        }
     }
 
     /// Opens it under this path.
@@ -62,6 +100,9 @@ impl ObjectFile {
     }
 
     fn read_at(&self, chunks: &Arc<Chunks>, buf: &mut [u8], offset: u64) -> Result<usize, CopyError> {
+        if self.beside.as_ref().is_some_and(|beside| beside.read(chunks, buf, offset)) {
+            return Ok(buf.len());
+        }
         let end = self.len.min(offset.saturating_add(buf.len() as u64));
         if let Some(first) = self.parts.first().filter(|_| offset < end) {
             self.fetch_ahead(chunks, &chunks.ahead(&first.name, offset..end, self.len));
@@ -88,6 +129,15 @@ impl ObjectFile {
             chunks.fetch_ahead(&part.name, part.object_len, &within);
         }
     }
+}
+
+/// Bytes of an object that are fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fetch {
+    pub(super) name: String,
+    pub(super) object_len: u64,
+    /// The range of plain bytes.
+    pub(super) range: Range<u64>,
 }
 
 /// An [`ObjectFile`], opened.

@@ -70,7 +70,7 @@ impl PruneDirectory {
         self.local.open(name, Access::Read).is_ok()
     }
 
-    /// Removes files `pruned` that another one replaces, and the bytes of logs that are in segments. Age alone removes nothing: a node
+    /// Removes files `pruned` that another one replaces, catalogs whose segments are all gone, and the bytes of logs that are in segments. Age alone removes nothing: a node
     /// that was silent for long may have its newest changes in logs only.
     pub(super) fn remove_superseded(&self) -> Result<(), CopyError> {
         let mut stored = self.stored();
@@ -83,6 +83,12 @@ impl PruneDirectory {
             for file in stored.listing.files().filter(is_other).collect::<Vec<_>>() {
                 self.remove_file(&mut stored, file)?;
             }
+        }
+        let is_left = |&&(first, last): &&(u64, u64)| !stored.listing.has_segments_within(first, last);
+        for (first, last) in stored.listing.catalogs().keys().filter(is_left).copied().collect::<Vec<_>>() {
+            stored.uploads.store().remove(&Object::Catalog { first, last }.to_string())?;
+            stored.listing.forget(&Object::Catalog { first, last });
+            self.removed.fetch_add(1, Ordering::Relaxed);
         }
         for listed in stored.uploads.store().list(Object::TAILS)? {
             match Object::parse(&listed.name) {

@@ -70,6 +70,7 @@ impl Shipper {
                 }
                 Ok(())
             }
+            Object::Catalog { first, last } => self.store_catalog_again((first, last)),
             // The name of a claim says all, and the others are not stored by a run.
             Object::Claim(_) | Object::Id | Object::Key(_) => Ok(()),
         }

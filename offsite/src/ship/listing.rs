@@ -16,6 +16,8 @@ pub struct Listing {
     /// The lengths of the objects of each file's parts.
     files: BTreeMap<File, BTreeMap<Part, u64>>,
     manifests: BTreeSet<u32>,
+    /// The lengths of the objects with catalogs, by the seqs of the first and the last record in their segments.
+    catalogs: BTreeMap<(u64, u64), u64>,
 }
 
 impl Listing {
@@ -25,11 +27,12 @@ impl Listing {
     /// When the store cannot be listed.
     pub fn read(store: &dyn Store) -> Result<Self, CopyError> {
         let mut listing = Self::default();
-        for prefix in [Object::MANIFESTS, File::SNAPSHOTS, File::SEGMENTS, File::PRUNED] {
+        for prefix in [Object::MANIFESTS, File::SNAPSHOTS, File::SEGMENTS, File::PRUNED, Object::CATALOGS] {
             for listed in store.list(prefix)? {
                 match Object::parse(&listed.name) {
                     Some(Object::Manifest(number)) => listing.add_manifest(number),
                     Some(Object::Part(file, part)) => listing.add(file, part, listed.len),
+                    Some(Object::Catalog { first, last }) => listing.add_catalog((first, last), listed.len),
                     // Foreign, or of a later release: not counted on.
                     _ => log::debug!("{} is not understood", listed.name),
                 }
@@ -46,6 +49,46 @@ impl Listing {
     /// Adds a manifest.
     pub fn add_manifest(&mut self, number: u32) {
         self.manifests.insert(number);
+    }
+
+    /// Adds a catalog, with the length of its object.
+    pub fn add_catalog(&mut self, of: (u64, u64), object_len: u64) {
+        self.catalogs.insert(of, object_len);
+    }
+
+    /// The catalogs, by the seqs of the first and the last record in their segments, with the lengths of their objects.
+    pub fn catalogs(&self) -> &BTreeMap<(u64, u64), u64> {
+        &self.catalogs
+    }
+
+    /// The runs of so many consecutive segments that are complete and in no catalog, with the seqs of their first and last records.
+    pub fn uncatalogued(&self, count: usize) -> Vec<Vec<(u64, u64)>> {
+        let (mut runs, mut run) = (Vec::new(), Vec::<(u64, u64)>::new());
+        for (first, last) in self.covered() {
+            let before = self.catalogs.range(..=(first, u64::MAX)).next_back();
+            let is_in_one = before.is_some_and(|(&(_, end), _)| last <= end);
+            if is_in_one || run.last().is_some_and(|&(_, before)| before.checked_add(1) != Some(first)) {
+                run.clear();
+            }
+            if !is_in_one {
+                run.push((first, last));
+            }
+            if run.len() == count {
+                runs.push(std::mem::take(&mut run));
+            }
+        }
+        runs
+    }
+
+    /// Whether there is a part of a segment between these records.
+    pub fn has_segments_within(&self, from: u64, to: u64) -> bool {
+        let is_within = |file| matches!(file, File::Segment { first, last } if from <= first && last <= to);
+        self.files().any(is_within)
+    }
+
+    /// Length of a file that is complete.
+    pub fn len_of(&self, file: File) -> Option<u64> {
+        self.complete(file)?.iter().map(|&(_, len)| plain_len(len)).sum()
     }
 
     /// The numbers of the manifests.
@@ -152,6 +195,9 @@ impl Listing {
             }
             Object::Manifest(number) => {
                 self.manifests.remove(number);
+            }
+            Object::Catalog { first, last } => {
+                self.catalogs.remove(&(*first, *last));
             }
             _ => {}
         }

@@ -1,5 +1,7 @@
 //! What was shipped is read back, whatever was cut off, killed, lost or put in between.
 
+mod catalogs;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +14,7 @@ use super::{Shipper, Step, Target};
 use crate::connect::{begin, expect_copy, new_key};
 use crate::copy::CopyDirectory;
 use crate::copy::chunks::Chunks;
+use crate::copy::contents::UseOfCatalogs;
 use crate::copy_error::CopyError;
 use crate::description::SealKind;
 use crate::keys::key_ring::KeyRing;
@@ -51,7 +54,7 @@ impl Copy {
     /// The copy as a backup is read.
     fn source(&self) -> Source {
         let chunks = Arc::new(Chunks::new(Arc::clone(&self.store) as _, self.keys(), None));
-        Source::new("memory://store".to_owned(), Arc::new(CopyDirectory::open(chunks).unwrap()))
+        Source::new("memory://store".to_owned(), Arc::new(CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap()))
     }
 
     fn keys(&self) -> Option<KeyRing> {
@@ -109,14 +112,14 @@ fn a_reader_follows_what_is_shipped() {
     backup.record(3);
     ship_all(&mut shipper).unwrap();
     let chunks = Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None);
-    let mut contents = crate::copy::contents::Contents::read(&chunks).unwrap();
+    let mut contents = crate::copy::contents::Contents::read(&chunks, UseOfCatalogs::Used).unwrap();
     for _ in 0..8 {
         backup.record(7);
         backup.seal();
         ship_all(&mut shipper).unwrap();
         contents.read_new(&chunks).unwrap();
         contents.read_all(&chunks).unwrap();
-        let fresh = crate::copy::contents::Contents::read(&chunks).unwrap();
+        let fresh = crate::copy::contents::Contents::read(&chunks, UseOfCatalogs::Used).unwrap();
         assert_eq!(contents.names(), fresh.names());
     }
 }
@@ -173,7 +176,7 @@ fn a_cut_at_any_call_costs_nothing_and_repeats_nothing() {
     backup.expect_equal(&copy.source(), backup.version());
     expect_whole(&copy);
     let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
-    assert!(CopyDirectory::open(chunks).unwrap().statements().unwrap().is_complete());
+    assert!(CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap().statements().unwrap().is_complete());
     // Each byte of a log once.
     let mut ends = std::collections::BTreeMap::<u64, u64>::new();
     for name in copy.store.names(Object::TAILS) {
@@ -224,7 +227,7 @@ fn an_upload_that_left_a_damaged_object_is_done_again() {
         expect_whole(&copy);
         backup.expect_equal(&copy.source(), 53);
     }
-    assert_eq!(damaged.into_iter().collect::<Vec<_>>(), ["h/", "s/", "t/"]);
+    assert_eq!(damaged.into_iter().collect::<Vec<_>>(), ["c/", "h/", "s/", "t/"]);
 }
 
 #[test]
@@ -337,7 +340,7 @@ fn a_missing_object_among_others_costs_what_follows_and_the_goodbye() {
     copy.store.tamper(|objects| drop(objects.remove(&tails[1])));
     shipper.heartbeat(shipper.acknowledged().unwrap(), true).unwrap();
     let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
-    let statements = CopyDirectory::open(chunks).unwrap().statements().unwrap();
+    let statements = CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap().statements().unwrap();
     assert!(!statements.is_complete() && statements.missing() == 3, "{statements:?}");
     backup.expect_equal(&copy.source(), 1);
 }
@@ -352,7 +355,7 @@ fn a_goodbye_beside_words_that_cannot_be_read_does_not_count() {
     }
     let statements = || {
         let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
-        CopyDirectory::open(chunks).unwrap().statements().unwrap()
+        CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap().statements().unwrap()
     };
     assert!(statements().is_complete());
     let beats = copy.store.names(Object::HEARTBEATS);
@@ -394,7 +397,7 @@ fn a_copy_begun_later_gets_first_what_the_newest_version_needs() {
             // The newest version opens although most of the older history is missing, and the copy says so.
             backup.expect_equal_from(&copy.source(), newest, newest);
             let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
-            let statements = CopyDirectory::open(chunks).unwrap().statements().unwrap();
+            let statements = CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap().statements().unwrap();
             assert!(statements.missing_through > 0 && statements.holds > u64::from(newest), "{statements:?}");
         }
     }
@@ -403,7 +406,7 @@ fn a_copy_begun_later_gets_first_what_the_newest_version_needs() {
     assert!(later.is_sorted() && later.len() > 3, "{order:?}");
     assert!(older.iter().rev().is_sorted() && older.len() > 3, "{order:?}");
     let chunks = Arc::new(Chunks::new(Arc::clone(&copy.store) as _, copy.keys(), None));
-    assert_eq!(CopyDirectory::open(chunks).unwrap().statements().unwrap().missing_through, 0);
+    assert_eq!(CopyDirectory::open(chunks, UseOfCatalogs::Used).unwrap().statements().unwrap().missing_through, 0);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::connection::{Connection, Ticket};
+use self::connection::{Broken, Connection, Ticket};
 use self::faults::Fault;
 use self::packets::{Attributes, FSYNC, OpenFor, POSIX_RENAME, Reply, Request, STATVFS, decode_space, status};
 use super::names::{check_len, check_name, seconds_before_now, temporary_name};
@@ -51,9 +51,19 @@ enum Existing {
     Replace,
 }
 
+/// When a connection was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// By this call.
+    Now,
+    /// By an earlier one.
+    Earlier,
+}
+
 /// One call: a connection, and until when it may take.
 struct Session<'a> {
     connection: &'a Connection,
+    since: Since,
     deadline: Instant,
     base: &'a str,
 }
@@ -66,15 +76,32 @@ impl SftpStore {
     }
 
     /// The connection that there is, or a new one.
-    fn connection(&self) -> Result<Arc<Connection>, Fault> {
+    fn connection(&self) -> Result<(Arc<Connection>, Since), Fault> {
         let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = kept.as_ref().filter(|connection| !connection.has_ended()) {
-            return Ok(Arc::clone(connection));
+            return Ok((Arc::clone(connection), Since::Earlier));
         }
         *kept = None;
         let connection = Arc::new(Connection::open(&self.url, self.limits)?);
         *kept = Some(Arc::clone(&connection));
-        Ok(connection)
+        Ok((connection, Since::Now))
+    }
+
+    /// Like [`call`](Self::call), for a call that changes nothing: that a connection ended while it was idle is seen only when
+    /// it is used again, and then the call is made once more with a new one.
+    fn call_to_read<T>(
+        &self,
+        doing: &str,
+        name: &str,
+        done: impl Fn(&Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let mut ended = false;
+        let first = self.call(doing, name, |session| {
+            let result = done(session);
+            ended = session.since == Since::Earlier && matches!(result, Err(Fault::Broken(Broken::Ended(_))));
+            result
+        });
+        if ended { self.call(doing, name, done) } else { first }
     }
 
     fn call<T>(
@@ -84,9 +111,9 @@ impl SftpStore {
         done: impl FnOnce(&Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.limits.call;
-        let result = self.connection().and_then(|connection| {
+        let result = self.connection().and_then(|(connection, since)| {
             let base = &self.url.path;
-            done(&Session { connection: &connection, deadline, base })
+            done(&Session { connection: &connection, since, deadline, base })
         });
         result.map_err(|fault| {
             let (failure, reason) = fault.explain(&self.url);
@@ -285,12 +312,12 @@ impl Store for SftpStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-        self.call("list", "the objects", |session| session.list(prefix))
+        self.call_to_read("list", "the objects", |session| session.list(prefix))
     }
 
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
         check_name(name)?;
-        self.call("read", name, |session| match session.download(&session.path(name), range.as_ref()) {
+        self.call_to_read("read", name, |session| match session.download(&session.path(name), range.as_ref()) {
             Err(Fault::Status(status::NO_SUCH_FILE | status::NO_SUCH_PATH)) => {
                 session.check_base()?;
                 Err(Fault::Status(status::NO_SUCH_FILE))
@@ -328,8 +355,8 @@ impl Store for SftpStore {
 }
 
 /// A failure that is not of the object that was asked for.
-impl From<connection::Broken> for Fault {
-    fn from(broken: connection::Broken) -> Self {
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
         Self::Broken(broken)
     }
 }
