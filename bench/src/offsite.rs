@@ -7,6 +7,7 @@
 //! * [`answers`]: what `lightningd` waits for while shipping is on, hangs or is refused, beside shipping that is off;
 //! * [`lag`]: how long a change is in one place only, and what the process that ships takes; [`covered`]: what the server
 //!   had when; [`uploads`]: uploads of a month;
+//! * [`reading`]: a mount of the copy: names, and versions never read before;
 //! * [`restoring`]: the newest version over a link of a known speed; [`over_sftp`]: the same over SFTP; [`watched`]: a command and
 //!   its memory;
 //! * [`rows`]: the rows of the table of goals.
@@ -16,6 +17,7 @@ mod copied_node;
 mod covered;
 mod lag;
 mod over_sftp;
+mod reading;
 mod restoring;
 mod rows;
 mod running;
@@ -43,6 +45,7 @@ use answers::AnswersReport;
 use copied_node::CopiedNode;
 use lag::LagReport;
 use over_sftp::SftpReport;
+use reading::ReadingReport;
 use restoring::RestoreReport;
 use uploads::UploadsReport;
 use watched::Watched;
@@ -64,6 +67,9 @@ pub struct Args {
     /// Restores; 0 for none
     #[arg(long, value_name = "N", default_value_t = 3)]
     restores: u8,
+    /// Versions read through a mount of the copy, each by a new one; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    reads: u8,
     /// Changes in each second
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
@@ -101,6 +107,7 @@ struct Report {
     database_bytes: u64,
     programs: Vec<Program>,
     first_shipping: Watched,
+    reading: Option<ReadingReport>,
     restore: Option<RestoreReport>,
     lag: Option<LagReport>,
     uploads: Option<UploadsReport>,
@@ -133,6 +140,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut node = CopiedNode::begin(history, &rehearsal.laps, &mut made, Duration::from_millis(args.delay_ms))?;
     eprintln!("shipping it");
     let first_shipping = node.ship_once()?;
+    let delay = Duration::from_millis(args.delay_ms);
+    let reading = (args.reads > 0).then(|| reading::measure(&node, args.reads, delay)).transpose()?.flatten();
     let restore = (args.restores > 0).then(|| restoring::measure(&node, args.link_mbit, args.restores)).transpose()?;
     let seconds = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
     let lag = seconds(args.seconds).map(|span| lag::measure(&mut node, args.rate, span)).transpose()?;
@@ -149,6 +158,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         database_bytes,
         programs: programs.iter().map(|path| program(path)).collect::<anyhow::Result<_>>()?,
         first_shipping,
+        reading,
         restore,
         lag,
         uploads,

@@ -5,8 +5,8 @@
 //! | offset | size | field |
 //! | --- | --- | --- |
 //! | 0 | 2 | version, 1 |
-//! | 2 | 2 | count: how many segments, 1 to 64 |
-//! | 4 | 236 each | of each segment, ascending: the length of its file (8), its header (64), its footer (164) |
+//! | 2 | 2 | count: how many segments, 1 to 54 |
+//! | 4 | 300 each | of each segment, ascending: the length of its file (8), its header (64), its footer (164), and the header of the object that has it (64): zeros if it is in more than one |
 //! | … | … | of each segment: its bytes from its read sets up to its footer, which are the read sets and the record index |
 //!
 //! Everything in it is in the segments, too, with their checksums: with a catalog that is wrong they are read themselves.
@@ -17,12 +17,13 @@ use common::storage::StoredFile;
 use format::segment::{SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader};
 
 use crate::copy_error::CopyError;
+use crate::seal::header::HEADER_LEN;
 
 /// The number of segments in each catalog. In tests few, so that small copies have some.
 pub const SEGMENTS: usize = if cfg!(test) { 4 } else { 32 };
 
 /// The maximum number of segments in a catalog of any writer: what is said of them fits into one chunk.
-const COUNT_MAX: usize = 64;
+const COUNT_MAX: usize = 54;
 
 /// The maximum length of a catalog in bytes.
 const LEN_MAX: usize = 15 << 20;
@@ -31,7 +32,7 @@ const LEN_MAX: usize = 15 << 20;
 const VERSION: u16 = 1;
 
 const START_LEN: usize = 4;
-const ENTRY_LEN: usize = 8 + SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN;
+const ENTRY_LEN: usize = 8 + SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN + HEADER_LEN;
 
 /// The maximum length of what is in front of the ends of the segments.
 pub const HEAD_LEN_MAX: usize = START_LEN + COUNT_MAX * ENTRY_LEN;
@@ -53,6 +54,8 @@ pub struct Catalogued {
     pub indexes: Range<u64>,
     /// Where they are in the catalog.
     pub at: u64,
+    /// The first bytes of its object, if it is in one: a hint, which the object may not have any more.
+    pub object: [u8; HEADER_LEN],
 }
 
 impl Catalogued {
@@ -76,7 +79,7 @@ impl Catalogued {
             && indexes.start >= SEGMENT_HEADER_LEN as u64
             && footer.read_sets.end() == Some(footer.index.offset)
             && footer.index.end() == Some(indexes.end);
-        is_whole.then_some(Self { file_len, start, end, header, footer, indexes, at })
+        is_whole.then_some(Self { file_len, start, end, header, footer, indexes, at, object: [0; HEADER_LEN] })
     }
 }
 
@@ -109,7 +112,9 @@ impl Catalog {
         for entry in entries.chunks_exact(ENTRY_LEN) {
             let (file_len, rest) = entry.split_first_chunk::<8>()?;
             let (start, rest) = rest.split_first_chunk::<SEGMENT_HEADER_LEN>()?;
-            let segment = Catalogued::of(u64::from_le_bytes(*file_len), *start, *rest.first_chunk()?, at)?;
+            let (end, rest) = rest.split_first_chunk::<SEGMENT_FOOTER_LEN>()?;
+            let segment = Catalogued::of(u64::from_le_bytes(*file_len), *start, *end, at)?;
+            let segment = Catalogued { object: *rest.first_chunk()?, ..segment };
             if segments.last().is_some_and(|before| before.footer.last_seq >= segment.header.first_seq) {
                 return None;
             }
@@ -119,15 +124,16 @@ impl Catalog {
         (at == len).then_some(Self { segments })
     }
 
-    /// The bytes of a catalog of these files, which are segments. `None` when one of them is none, or it would be too long.
+    /// The bytes of a catalog of these files, which are segments, each with the first bytes of its object. `None` when one of them is
+    /// no segment, or it would be too long.
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn encode(files: &[Box<dyn StoredFile>]) -> Result<Option<Vec<u8>>, common::ReadError> {
+    pub fn encode(files: &[(Box<dyn StoredFile>, [u8; HEADER_LEN])]) -> Result<Option<Vec<u8>>, common::ReadError> {
         let mut head = VERSION.to_le_bytes().to_vec();
         head.extend_from_slice(&u16::try_from(files.len()).unwrap_or(u16::MAX).to_le_bytes());
         let mut ends = Vec::new();
-        for file in files {
+        for (file, object) in files {
             let file_len = file.read_len()?;
             let (mut start, mut end) = ([0; SEGMENT_HEADER_LEN], [0; SEGMENT_FOOTER_LEN]);
             let end_at = file_len.saturating_sub(SEGMENT_FOOTER_LEN as u64);
@@ -144,6 +150,7 @@ impl Catalog {
             head.extend_from_slice(&file_len.to_le_bytes());
             head.extend_from_slice(&start);
             head.extend_from_slice(&end);
+            head.extend_from_slice(object);
             ends.append(&mut indexes);
         }
         head.append(&mut ends);
@@ -170,26 +177,28 @@ mod tests {
         firsts.sort_unstable();
         assert!(firsts.len() > 3);
         let open = || -> Vec<_> {
-            firsts.iter().map(|&first| directory.open(&names::segment(first), Access::Read).unwrap()).collect()
+            let file = |&first| directory.open(&names::segment(first), Access::Read).unwrap();
+            firsts.iter().map(|first| (file(first), [9; HEADER_LEN])).collect()
         };
         let bytes = Catalog::encode(&open()).unwrap().unwrap();
         let head = &bytes[..bytes.len().min(HEAD_LEN_MAX)];
         let catalog = Catalog::decode("c", head, bytes.len() as u64).unwrap();
-        for (segment, file) in catalog.segments.iter().zip(open()) {
+        for (segment, (file, object)) in catalog.segments.iter().zip(open()) {
             let len = usize::try_from(segment.indexes.end - segment.indexes.start).unwrap();
             let at = usize::try_from(segment.at).unwrap();
             let mut indexes = vec![0; len];
             file.read_at(&mut indexes, segment.indexes.start).unwrap();
-            assert!(indexes == bytes[at..at + len] && segment.are_indexes(&indexes));
+            assert!(indexes == bytes[at..at + len] && segment.are_indexes(&indexes) && segment.object == object);
             for position in 0..len {
                 indexes[position] ^= 1;
                 assert!(!segment.are_indexes(&indexes), "byte {position}");
                 indexes[position] ^= 1;
             }
         }
-        // Every part of the head is checked, and nothing is missing or left over.
+        // Every part of the head but the hint is checked, and nothing is missing or left over.
         let head_len = START_LEN + catalog.segments.len() * ENTRY_LEN;
-        for position in 0..head_len {
+        let is_hint = |position: usize| position >= START_LEN && (position - START_LEN) % ENTRY_LEN >= 8 + 64 + 164;
+        for position in (0..head_len).filter(|&position| !is_hint(position)) {
             let mut other = bytes.clone();
             other[position] ^= 1;
             assert!(Catalog::decode("c", &other, bytes.len() as u64).is_err(), "byte {position}");

@@ -238,7 +238,13 @@ impl Directory for CopyDirectory {
                 }
             }
         }
-        at_once(&joined(fetches), |fetch| {
+        let fetches = joined(fetches);
+        // Once for each object, not by each of its ranges.
+        let mut objects: Vec<_> = fetches.iter().map(|fetch| (&fetch.name, fetch.object_len)).collect();
+        objects.dedup();
+        objects.retain(|(name, _)| !self.chunks.has_header(name));
+        at_once(&objects, |(name, object_len)| self.chunks.fetch_header(name, *object_len));
+        at_once(&fetches, |fetch| {
             let mut bytes = vec![0; usize::try_from(fetch.range.end - fetch.range.start).unwrap_or(0)];
             if let Err(error) = self.chunks.read(&fetch.name, fetch.object_len, fetch.range.start, &mut bytes) {
                 log::debug!("{error}: it is not read ahead");

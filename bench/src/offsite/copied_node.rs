@@ -124,12 +124,18 @@ impl<'a> CopiedNode<'a> {
 
     /// A command of `backupfs` that reads the copy, as one that has read nothing of it before.
     pub fn reader(&self, subcommand: &str, cache: &Path) -> Command {
+        let mut command = self.reader_options(subcommand, cache);
+        command.arg(self.url());
+        command
+    }
+
+    /// The same without the URL.
+    pub fn reader_options(&self, subcommand: &str, cache: &Path) -> Command {
         let mut command = Command::new(binaries::backupfs());
         command.env("XDG_CACHE_HOME", cache).args([subcommand, "--hsm-secret"]).arg(self.secret());
         if let Some(credentials) = self.credentials() {
             command.arg("--credentials").arg(credentials);
         }
-        command.arg(self.url());
         command
     }
 

@@ -3,6 +3,7 @@
 use super::Report;
 use super::answers::{KindReport, Shipping};
 use super::lag::LagReport;
+use super::reading::{Asked, ReadingReport};
 use crate::goals::{Row, mb, ms};
 
 /// How much slower an answer may be while shipping is on.
@@ -58,6 +59,9 @@ pub fn rows(report: &Report) -> Vec<Row> {
             .met(uploads.a_month <= UPLOADS_MAX),
         );
     }
+    if let Some(reading) = &report.reading {
+        of_reading(reading, &mut rows);
+    }
     if let Some(restore) = &report.restore
         && let Some(worst) = restore.restores.iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()))
     {
@@ -104,6 +108,31 @@ fn of_lag(lag: &LagReport, over: &str, rows: &mut Vec<Row>) {
     let share = format!("{:.2} %", lag.of_a_core * 100.0);
     let core = Row::new(&format!("{over}shipping at this rate, of a core"), "≤ 10 %", share);
     rows.push(core.met(lag.of_a_core <= CORE_MAX));
+}
+
+/// The rows of a mount of the copy.
+fn of_reading(reading: &ReadingReport, rows: &mut Vec<Row>) {
+    let row = |figure: &str, goal: &str, asked: &Asked, met: bool| {
+        let said = format!("{} requests, {}", asked.requests, mb(asked.bytes as f64));
+        Row::new(figure, goal, seconds(asked.seconds * 1e6)).beside(said, asked.seconds / reading.delay_s).met(met)
+    };
+    let worst = |all: &[Asked]| all.iter().copied().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let (first, all) = (&reading.first_name, &reading.all_names);
+    rows.push(row("mount → first name in versions/", "≤ 0.5 s", first, first.seconds <= 0.5));
+    let figure = format!("all {} names in versions/", reading.names);
+    rows.push(row(&figure, "≤ 1.5 s", all, all.seconds <= 1.5));
+    let figure = format!("first 4 KiB of a version, cold, worst of {}", reading.cold.len());
+    if let Some(cold) = worst(&reading.cold) {
+        let met = cold.seconds <= 0.8 && cold.requests <= 70 && cold.bytes <= 3_000_000;
+        rows.push(row(&figure, "≤ 0.8 s, 70 requests, 3 MB", &cold, met));
+    }
+    if let Some(neighbour) = worst(&reading.neighbours) {
+        rows.push(row("the version behind it", "≤ 5 requests", &neighbour, neighbour.requests <= 5));
+    }
+    let newest = &reading.newest;
+    rows.push(row("first 4 KiB of the newest version, cold", "≤ 2 s", newest, newest.seconds <= 2.0));
+    let whole = &reading.newest_whole;
+    rows.push(row("all of the newest version", "", whole, true));
 }
 
 fn of_answers(kind: &KindReport, rows: &mut Vec<Row>) {

@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use crate::backup::Backup;
 use crate::history::{ReplayPlan, Start};
-use crate::segment::SealedState;
+use crate::segment::{SealedState, ends_of};
 use crate::storage::{Access, Wanted};
 use format::names;
-use format::segment::{Location, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
+use format::segment::Location;
 use format::units::{Keyframe, Seq};
 
 impl Backup {
@@ -60,10 +60,9 @@ impl Backup {
         let name = names::segment(segment);
         let len = self.directory.open(&name, Access::Read).and_then(|file| file.read_len());
         let Ok(len) = len else { return Vec::new() };
-        ranges.push(0..SEGMENT_HEADER_LEN as u64);
-        ranges.push(len.saturating_sub(SEGMENT_FOOTER_LEN as u64)..len);
         // Whatever the read set says, nothing behind the end is asked for.
         ranges.retain(|range| range.end <= len);
-        ranges.into_iter().map(|range| Wanted { name: name.clone(), range }).collect()
+        let ranges = ranges.into_iter().map(|range| Wanted { name: name.clone(), range });
+        ranges.chain(ends_of(&name, len)).collect()
     }
 }

@@ -61,6 +61,9 @@ pub struct History {
     tail: Vec<Timeline>,
 }
 
+/// The most segments whose indexes are fetched at once.
+const FETCHED_AT_ONCE_MAX: usize = 128;
+
 /// A timeline, cached or in memory.
 enum Loaded<'a> {
     Sealed(Arc<Timeline>),
@@ -418,13 +421,27 @@ impl History {
         // Unsealed records need no segment, which may be damaged.
         let from = if seq.is_some_and(|seq| !self.is_sealed(seq)) { self.sealed.len() } else { from };
         let mut unreadable = None;
-        let sealed = self.sealed.iter().skip(from).try_for_each(|&segment| match self.segments.timeline(segment) {
-            Ok(timeline) => visit(&timeline),
-            Err(error) => {
-                unreadable.get_or_insert(error);
-                ControlFlow::Continue(())
+        let mut rest = self.sealed.get(from..).unwrap_or_default();
+        // What breaks at once needs only one; what does not needs more and more.
+        let mut at_once = 1;
+        let sealed = loop {
+            let (now, later) = rest.split_at(rest.len().min(at_once));
+            if now.is_empty() {
+                break ControlFlow::Continue(());
             }
-        });
+            self.segments.fetch_indexes(now);
+            let visited = now.iter().try_for_each(|&segment| match self.segments.timeline(segment) {
+                Ok(timeline) => visit(&timeline),
+                Err(error) => {
+                    unreadable.get_or_insert(error);
+                    ControlFlow::Continue(())
+                }
+            });
+            if visited.is_break() {
+                break visited;
+            }
+            (rest, at_once) = (later, (at_once * 4).min(FETCHED_AT_ONCE_MAX));
+        };
         if sealed.is_continue() {
             // Breaking off is no error.
             let _: ControlFlow<()> = self.tail.iter().try_for_each(visit);

@@ -15,7 +15,7 @@ mod writer;
 pub(crate) use base_images::{BaseImageFinder, BaseImages};
 pub(crate) use file::SegmentFile;
 pub(crate) use map_walk::{MapItem, MapWalk};
-pub(crate) use open_segments::{Dropped, Segments};
+pub(crate) use open_segments::{Dropped, Segments, ends_of};
 pub(crate) use page_map::{MapBuilder, MapError};
 pub(crate) use pruned::PrunedFile;
 pub(crate) use sealed_pages::{SealedPages, SealedState};

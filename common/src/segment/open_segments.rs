@@ -13,10 +13,10 @@ use super::{PrunedFile, SegmentFile};
 use crate::segment::timeline::Timeline;
 use crate::storage::lru::RecentlyUsed;
 use crate::storage::read_error::ReadError;
-use crate::storage::{Directory, Wanted};
+use crate::storage::{Access, Directory, Wanted};
 use format::page_map::{MapNode, NODE_LEN_MAX};
 use format::read_sets::ReadSets;
-use format::segment::{Location, SegmentFooter};
+use format::segment::{Location, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter};
 use format::statements::{Encoded, StatementBlock, Templates};
 use format::units::Keyframe;
 use format::units::Seq;
@@ -89,6 +89,12 @@ pub(crate) enum Dropped {
     Same,
     /// Some.
     Changed,
+}
+
+/// The first and the last bytes of a segment, which are read when it is opened.
+pub(crate) fn ends_of(name: &str, len: u64) -> [Wanted; 2] {
+    let end = len.saturating_sub(SEGMENT_FOOTER_LEN as u64)..len;
+    [0..SEGMENT_HEADER_LEN as u64, end].map(|range| Wanted { name: name.to_owned(), range })
 }
 
 fn files_max() -> usize {
@@ -315,10 +321,8 @@ impl Segments {
         if let Some(timeline) = lock(&self.timelines).get(first_seq) {
             return Ok(timeline);
         }
+        self.fetch_indexes(&[first_seq]);
         let file = self.open(first_seq)?;
-        if self.directory.is_far() {
-            self.fetch_end(&file);
-        }
         let index = file.read_index()?;
         // After opening: the segment may have been thinned before.
         let known = self.pruned();
@@ -338,13 +342,29 @@ impl Segments {
         Ok(timeline)
     }
 
-    /// Has the read sets and the record index of a segment fetched at once.
-    fn fetch_end(&self, file: &SegmentFile) {
-        let footer = file.footer();
-        let range = footer.read_sets.offset..footer.index.end().unwrap_or(u64::MAX);
-        if file.len_bytes().is_some_and(|len| range.end <= len) {
-            self.directory.will_need(&[Wanted { name: names::segment(file.first_seq()), range }]);
+    /// Has the read sets and record indexes of segments fetched at once, in a directory that is far. Whatever is wrong with one is
+    /// found when it is read.
+    pub(crate) fn fetch_indexes(&self, firsts: &[Seq]) {
+        if !self.directory.is_far() {
+            return;
         }
+        let mut ends = Vec::new();
+        for &first in firsts {
+            let name = names::segment(first);
+            let is_open = lock(&self.files).get(first).is_some();
+            let len = self.directory.open(&name, Access::Read).and_then(|file| file.read_len());
+            if let Some(len) = len.ok().filter(|_| !is_open) {
+                ends.extend(ends_of(&name, len));
+            }
+        }
+        self.directory.will_need(&ends);
+        let indexes = |&first: &Seq| {
+            let file = self.open(first).ok()?;
+            let (footer, name) = (file.footer(), names::segment(first));
+            let range = footer.read_sets.offset..footer.index.end()?;
+            file.len_bytes().filter(|&len| range.end <= len).map(|_| Wanted { name, range })
+        };
+        self.directory.will_need(&firsts.iter().filter_map(indexes).collect::<Vec<_>>());
     }
 
     /// Read sets of a segment.

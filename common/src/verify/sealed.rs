@@ -6,13 +6,13 @@ use super::finding::{Findings, Where, Wrong};
 use super::version_ranges::OPEN;
 use super::{Depth, VersionRanges};
 use crate::backup::Backup;
-use crate::segment::SegmentFile;
 use crate::segment::timeline::Timeline;
+use crate::segment::{SegmentFile, ends_of};
+use crate::storage::Access;
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Wanted};
 use format::pruned_directory::PrunedRange;
 use format::record::first_link;
-use format::segment::{FollowedBy, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter};
+use format::segment::{FollowedBy, SegmentFooter};
 use format::snapshot_ref::DeltaBase;
 use format::units::Seq;
 use format::{Damage, names};
@@ -52,9 +52,7 @@ fn fetch_ends(backup: &Backup, firsts: &[Seq]) {
     for name in firsts.iter().map(|&first| names::segment(first)) {
         // Whatever is wrong with it is found when it is opened.
         let Ok(len) = directory.open(&name, Access::Read).and_then(|file| file.read_len()) else { continue };
-        let end = len.saturating_sub(SEGMENT_FOOTER_LEN as u64)..len;
-        wanted.push(Wanted { name: name.clone(), range: 0..SEGMENT_HEADER_LEN as u64 });
-        wanted.push(Wanted { name, range: end });
+        wanted.extend(ends_of(&name, len));
     }
     directory.will_need(&wanted);
 }

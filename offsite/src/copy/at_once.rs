@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// The number of requests at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
-/// Calls `each` for every item, 16 at a time, and returns the results in the order of the items.
+/// Calls `each` for every item, 32 at a time, and returns the results in the order of the items.
 pub(super) fn at_once<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
     let work = || {

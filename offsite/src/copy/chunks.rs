@@ -269,6 +269,27 @@ impl Chunks {
         Ok((object, first))
     }
 
+    /// Whether the header of an object is in memory.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        self.kept().objects.get(name.to_owned()).is_some()
+    }
+
+    /// Fetches the header of an object, unless it is known. What fails is found when the object is read.
+    pub(super) fn fetch_header(&self, name: &str, object_len: u64) {
+        if let Err(error) = self.object(name, object_len, &(1..1)) {
+            log::debug!("{error}: it is not read ahead");
+        }
+    }
+
+    /// Takes over the header of an object from elsewhere, if it is one for this name and length.
+    pub(super) fn offer_header(&self, name: &str, object_len: u64, header: &[u8]) {
+        if !self.has_header(name)
+            && let Ok(object) = SealedObject::new(self.opening(), name, header, object_len)
+        {
+            self.keep_object(name, object);
+        }
+    }
+
     fn keep_object(&self, name: &str, object: SealedObject) -> Arc<SealedObject> {
         let object = Arc::new(object);
         self.kept().objects.insert(name.to_owned(), Arc::clone(&object));

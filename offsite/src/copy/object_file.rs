@@ -96,6 +96,9 @@ impl ObjectFile {
 
     /// Opens it under this path.
     pub fn opened(self: &Arc<Self>, path: PathBuf, chunks: Arc<Chunks>) -> OpenedFile {
+        if let (Some(beside), [only]) = (&self.beside, self.parts.as_slice()) {
+            chunks.offer_header(&only.name, only.object_len, &beside.segment().object);
+        }
         OpenedFile { file: Arc::clone(self), path, chunks }
     }
 

@@ -6,6 +6,7 @@ use format::units::Seq;
 use crate::catalog::{Catalog, SEGMENTS};
 use crate::copy_error::CopyError;
 use crate::objects::{File, Object};
+use crate::seal::header::HEADER_LEN;
 use crate::seal::layout::Padding;
 use crate::ship::{Overwrite, Shipper, Step};
 
@@ -53,11 +54,16 @@ impl Shipper {
                 file => file.map_err(common::ReadError::from)?,
             };
             // Once this segment, and nothing else of its name, is in the copy.
-            let copied = self.listing.len_of(File::Segment { first: first.get(), last });
+            let segment = File::Segment { first: first.get(), last };
+            let copied = self.listing.len_of(segment);
             if copied != Some(file.read_len().map_err(common::ReadError::from)?) {
                 return Ok(None);
             }
-            files.push(file);
+            let object = match self.listing.object_names(segment).as_slice() {
+                [only] => self.uploads.store().get(only, Some(0..HEADER_LEN as u64))?,
+                _ => Vec::new(),
+            };
+            files.push((file, object.first_chunk().copied().unwrap_or([0; HEADER_LEN])));
         }
         Ok(Catalog::encode(&files)?)
     }

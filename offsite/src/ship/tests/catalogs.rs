@@ -101,7 +101,7 @@ fn whatever_one_says_the_copy_reads_the_same_and_a_check_names_it() {
     let (backup, copy, names) = catalogued(3 * SEGMENTS);
     let sound = copy.opened(&names[1]);
     let others = copy.opened(&names[0]);
-    let head = 4 + SEGMENTS * 236;
+    let head = 4 + SEGMENTS * 300;
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = sound.clone();
         change(&mut bytes);
