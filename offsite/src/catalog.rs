@@ -171,7 +171,7 @@ mod tests {
         let mut node = SmallBackup::new();
         node.record(60);
         node.seal();
-        let directory = RealDirectory::new(&node.path());
+        let directory = RealDirectory::new(node.path());
         let mut firsts: Vec<_> =
             directory.list().unwrap().iter().filter_map(|name| names::parse_segment(name)).collect();
         firsts.sort_unstable();

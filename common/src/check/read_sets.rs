@@ -135,7 +135,7 @@ impl Ways<'_> {
             if set.len() >= SET_LEN_MAX {
                 break;
             }
-            self.to_page(page, keyframe, &mut set)?;
+            self.add_page(page, keyframe, &mut set)?;
         }
         while set.len() > SET_LEN_MAX {
             set.pop_last();
@@ -143,7 +143,7 @@ impl Ways<'_> {
         Ok(set)
     }
 
-    fn to_page(&mut self, page: PageNo, keyframe: Keyframe, set: &mut BTreeSet<Entry>) -> Result<(), ReadError> {
+    fn add_page(&mut self, page: PageNo, keyframe: Keyframe, set: &mut BTreeSet<Entry>) -> Result<(), ReadError> {
         let mut at = self.through(self.own.map, page, set)?;
         if let Some(&images) = self.own.images.get(&page) {
             self.add(images.at(self.own.first_seq), set);

@@ -19,11 +19,14 @@ use crate::ship::listing::Listing;
 /// The catalogs of a copy, as far as they were read.
 #[derive(Debug, Default)]
 pub(super) struct Catalogs {
-    /// By the seqs of the first and the last record, with the lengths of the objects; `None` for one that cannot be used.
-    read: BTreeMap<((u64, u64), u64), Option<Arc<CatalogObject>>>,
+    /// `None` for one that cannot be used.
+    read: BTreeMap<Listed, Option<Arc<CatalogObject>>>,
     /// Of each segment, by the seqs of its first and its last record.
     segments: BTreeMap<(u64, u64), Arc<Beside>>,
 }
+
+/// The seqs of the first and the last record of a catalog, and the length of its object.
+type Listed = ((u64, u64), u64);
 
 /// A catalog in the copy.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::thread;
 
 use common::storage::lru::RecentlyUsed;
 
+use crate::copy::at_once::at_once;
 use crate::copy::disk_cache::DiskCache;
 use crate::copy::read_ahead::ReadAhead;
 use crate::copy_error::CopyError;
@@ -240,8 +241,8 @@ impl Chunks {
         }
     }
 
-    /// The opened header of an object. If the chunks begin with the first, they are fetched with the header, and the first of them is
-    /// returned.
+    /// The opened header of an object. If it has to be fetched, the chunks are, too, at the same time, unless the disk has the first. Then
+    /// the first of them is returned.
     fn object(
         &self,
         name: &str,
@@ -256,16 +257,27 @@ impl Chunks {
         {
             return Ok((self.keep_object(name, object), None));
         }
-        let with_chunks = Layout::of(object_len).filter(|_| chunks.start == 0);
-        let end = with_chunks.map_or(HEADER_LEN as u64, |layout| layout.bytes_of(chunks.clone()).end);
-        let start = self.store.get(name, Some(0..end.min(object_len)))?;
+        let is_on_disk = || self.disk.as_ref().is_some_and(|disk| disk.chunk(name, chunks.start).is_some());
+        let wanted =
+            Layout::of(object_len).filter(|_| !chunks.is_empty()).map(|layout| layout.bytes_of(chunks.clone()));
+        let (start, behind) = match wanted {
+            // The header is right in front of them.
+            Some(wanted) if chunks.start == 0 => (self.store.get(name, Some(0..wanted.end.min(object_len)))?, None),
+            Some(wanted) if !is_on_disk() => {
+                let ranges = [0..HEADER_LEN as u64, wanted];
+                let mut both = at_once(&ranges, |range| self.store.get(name, Some(range.clone()))).into_iter();
+                (both.next().ok_or_else(|| shorter(name))??, both.next().transpose()?)
+            }
+            _ => (self.store.get(name, Some(0..HEADER_LEN as u64))?, None),
+        };
         let object = SealedObject::new(self.opening(), name, &start, object_len)?;
         let object = self.keep_object(name, object);
-        let (header, sealed) = start.split_at_checked(HEADER_LEN).ok_or_else(|| shorter(name))?;
+        let (header, rest) = start.split_at_checked(HEADER_LEN).ok_or_else(|| shorter(name))?;
         if let Some(disk) = &self.disk {
             disk.put_header(name, header);
         }
-        let first = with_chunks.map(|_| self.open_and_keep(&object, name, chunks.clone(), sealed)).transpose()?;
+        let sealed = behind.as_deref().or_else(|| (chunks.start == 0 && !chunks.is_empty()).then_some(rest));
+        let first = sealed.map(|sealed| self.open_and_keep(&object, name, chunks.clone(), sealed)).transpose()?;
         Ok((object, first))
     }
 

@@ -121,7 +121,7 @@ impl StoredFile for FarFile {
 fn far(path: &Path) -> (Arc<Backup>, Arc<Mutex<Reads>>) {
     let reads = Arc::new(Mutex::new(Reads::default()));
     let directory = FarDirectory { real: RealDirectory::new(path), reads: Arc::clone(&reads) };
-    (Arc::new(Backup::open(&Source::new("far".to_owned(), Arc::new(directory))).unwrap()), reads)
+    (Arc::new(Backup::open(Source::new("far".to_owned(), Arc::new(directory))).unwrap()), reads)
 }
 
 fn bytes(view: &View) -> Vec<u8> {

@@ -147,8 +147,14 @@ impl RecorderProcess {
         &self.notifications
     }
 
-    /// The messages of the `log` notifications received so far, each as `level: message`.
-    pub fn log_lines(&self) -> Vec<String> {
+    /// The messages of the `log` notifications up to now, each as `level: message`.
+    pub fn log_lines(&mut self) -> Vec<String> {
+        // What is wrong with the pipe is found by the next request.
+        while self.receive_available().is_ok()
+            && let Ok(Some(message)) = self.take_message()
+        {
+            self.notifications.push(message);
+        }
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         let logs = self.notifications.iter().filter(|notification| notification["method"] == "log");
         logs.map(|log| format!("{}: {}", text(&log["params"]["level"]), text(&log["params"]["message"]))).collect()
@@ -217,6 +223,10 @@ impl RecorderProcess {
     /// # Errors
     /// [`RecorderError::Died`], [`RecorderError::Timeout`], [`RecorderError::NotAMessage`].
     pub fn answer_to(&mut self, id: &str) -> Result<Value, RecorderError> {
+        // It may have come while the log was looked at.
+        if let Some(at) = self.notifications.iter().position(|message| message["id"] == id) {
+            return Ok(self.notifications.remove(at));
+        }
         let deadline = Instant::now() + self.timeout;
         loop {
             let message = self.next_message(deadline, id)?;

@@ -302,7 +302,6 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
         assert!(waited >= SPOOLED_AFTER && waited < SPOOLED_AFTER + SLACK, "{rule:?}: {waited:?}");
         let median = commit_quickly(&mut faulty.node, 100, QUICK);
         eprintln!("{rule:?}: spooled after {waited:.1?}, then answered in {median:?}");
-        let status = faulty.node.backup_status();
         let recorder = faulty.node.lightningd.recorder().expect("it runs");
         for reported in
             ["has been waiting for its write to be recorded for 1.", "node.bkp has not answered for", "goes on: it"]
@@ -310,6 +309,7 @@ fn with_a_spool_the_node_goes_on_and_what_comes_back_late_does_no_harm() {
             let is_there = || recorder.log_lines().iter().any(|line| line.contains(reported));
             assert!(until(TIMEOUT, is_there), "{rule:?}: no {reported:?} in {:?}", recorder.log_lines());
         }
+        let status = faulty.node.backup_status();
         let last = &status["stalls"]["last"];
         assert!(last["over"] == true && last["seconds"].as_f64() >= Some(SPOOLED_AFTER.as_secs_f64()), "{status}");
         let spool = faulty.node.spool_status();
