@@ -25,7 +25,7 @@ pub const SEGMENTS: usize = if cfg!(test) { 4 } else { 32 };
 /// The maximum number of segments in a catalog of any writer: what is said of them fits into one chunk.
 const COUNT_MAX: usize = 54;
 
-/// The maximum length of a catalog in bytes.
+/// The maximum length of what is behind the head of a catalog, in bytes.
 const LEN_MAX: usize = 15 << 20;
 
 /// Version of this layout.
@@ -102,6 +102,9 @@ impl Catalog {
 
     fn decode_head(head: &[u8], len: u64) -> Option<Self> {
         let (&[version, zero, count, high], rest) = head.split_first_chunk::<START_LEN>()?;
+        if len > (HEAD_LEN_MAX + LEN_MAX) as u64 {
+            return None;
+        }
         let count = usize::from(u16::from_le_bytes([count, high]));
         if u16::from_le_bytes([version, zero]) != VERSION || !(1..=COUNT_MAX).contains(&count) {
             return None;
@@ -124,16 +127,15 @@ impl Catalog {
         (at == len).then_some(Self { segments })
     }
 
-    /// The bytes of a catalog of these files, which are segments, each with the first bytes of its object. `None` when one of them is
-    /// no segment, or it would be too long.
+    /// The bytes of a catalog of these files, which are segments. `None` when one of them is none, or it would be too long.
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn encode(files: &[(Box<dyn StoredFile>, [u8; HEADER_LEN])]) -> Result<Option<Vec<u8>>, common::ReadError> {
+    pub fn encode(files: &[Box<dyn StoredFile>]) -> Result<Option<Vec<u8>>, common::ReadError> {
         let mut head = VERSION.to_le_bytes().to_vec();
         head.extend_from_slice(&u16::try_from(files.len()).unwrap_or(u16::MAX).to_le_bytes());
         let mut ends = Vec::new();
-        for (file, object) in files {
+        for file in files {
             let file_len = file.read_len()?;
             let (mut start, mut end) = ([0; SEGMENT_HEADER_LEN], [0; SEGMENT_FOOTER_LEN]);
             let end_at = file_len.saturating_sub(SEGMENT_FOOTER_LEN as u64);
@@ -150,11 +152,19 @@ impl Catalog {
             head.extend_from_slice(&file_len.to_le_bytes());
             head.extend_from_slice(&start);
             head.extend_from_slice(&end);
-            head.extend_from_slice(object);
+            head.extend_from_slice(&[0; HEADER_LEN]);
             ends.append(&mut indexes);
         }
         head.append(&mut ends);
         Ok(Some(head))
+    }
+
+    /// Sets the first bytes of the object of a segment in an encoded catalog.
+    pub fn set_object(catalog: &mut [u8], position: usize, header: &[u8]) {
+        let at = START_LEN + (position + 1) * ENTRY_LEN - HEADER_LEN;
+        if let (Some(place), Some(header)) = (catalog.get_mut(at..at + HEADER_LEN), header.get(..HEADER_LEN)) {
+            place.copy_from_slice(header);
+        }
     }
 }
 
@@ -178,12 +188,14 @@ mod tests {
         assert!(firsts.len() > 3);
         let open = || -> Vec<_> {
             let file = |&first| directory.open(&names::segment(first), Access::Read).unwrap();
-            firsts.iter().map(|first| (file(first), [9; HEADER_LEN])).collect()
+            firsts.iter().map(file).collect()
         };
-        let bytes = Catalog::encode(&open()).unwrap().unwrap();
+        let mut bytes = Catalog::encode(&open()).unwrap().unwrap();
+        let object = [9; HEADER_LEN];
+        (0..firsts.len()).for_each(|position| Catalog::set_object(&mut bytes, position, &object));
         let head = &bytes[..bytes.len().min(HEAD_LEN_MAX)];
         let catalog = Catalog::decode("c", head, bytes.len() as u64).unwrap();
-        for (segment, (file, object)) in catalog.segments.iter().zip(open()) {
+        for (segment, file) in catalog.segments.iter().zip(open()) {
             let len = usize::try_from(segment.indexes.end - segment.indexes.start).unwrap();
             let at = usize::try_from(segment.at).unwrap();
             let mut indexes = vec![0; len];

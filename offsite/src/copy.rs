@@ -18,6 +18,7 @@ pub mod statements;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ use crate::copy::object_file::Fetch;
 use crate::copy::object_file::read_only;
 use crate::copy::statements::Statements;
 use crate::copy_error::CopyError;
+use crate::objects::Object;
+use crate::seal::layout::CHUNK_LEN;
 use crate::ship::listing::Listing;
 use crate::store::Failure;
 
@@ -41,7 +44,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 const FETCH_MAX: u64 = 1 << 20;
 
 /// The maximum number of bytes that are fetched at once: they must stay in the cache until they are read.
-const FETCHES_MAX: u64 = 32 << 20;
+const BYTES_AT_ONCE_MAX: u64 = 16 << 20;
 
 /// Bytes between two ranges that are fetched as one: one more request costs more than they do.
 const GAP_MAX: u64 = 32 << 10;
@@ -94,19 +97,20 @@ impl CopyDirectory {
         Ok(self.state()?.contents.missing_through())
     }
 
-    /// The catalogs that say something else than the segments, or nothing that can be read, each with what is wrong with it. A copy that
-    /// is opened for this ignores them.
+    /// The names of the catalogs that say something else than the segments, or are damaged. A copy that is opened for this ignores them.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub fn wrong_catalogs(&self, depth: CatalogDepth) -> Result<Vec<CopyError>, CopyError> {
+    /// When the store or a catalog cannot be read. Segments that cannot are passed over.
+    pub fn wrong_catalogs(&self, depth: CatalogDepth) -> Result<Vec<String>, CopyError> {
         let listing = Listing::read(self.chunks.store())?;
-        let check =
-            |(&of, &object_len): (&(u64, u64), &u64)| catalogs::check(of, object_len, &self.chunks, self, depth);
+        let listed: Vec<_> = listing.catalogs().iter().map(|(&of, &object_len)| (of, object_len)).collect();
+        let checked = at_once(&listed, |&(of, object_len)| catalogs::check(of, object_len, &self.chunks, self, depth));
         let mut wrong = Vec::new();
-        for checked in listing.catalogs().iter().map(check) {
+        for (((first, last), _), checked) in listed.into_iter().zip(checked) {
             match checked {
-                Err(error @ (CopyError::Damaged { .. } | CopyError::Seal(_))) => wrong.push(error),
+                Err(CopyError::Damaged { .. } | CopyError::Seal(_)) => {
+                    wrong.push(Object::Catalog { first, last }.to_string());
+                }
                 checked => checked?,
             }
         }
@@ -164,7 +168,8 @@ fn joined(mut fetches: Vec<Fetch>) -> Vec<Fetch> {
             }
             None => {}
         }
-        if bytes > FETCHES_MAX {
+        // Of each range whole chunks are fetched.
+        if bytes + joined.len() as u64 * CHUNK_LEN > BYTES_AT_ONCE_MAX {
             break;
         }
     }
@@ -243,12 +248,24 @@ impl Directory for CopyDirectory {
         let mut objects: Vec<_> = fetches.iter().map(|fetch| (&fetch.name, fetch.object_len)).collect();
         objects.dedup();
         objects.retain(|(name, _)| !self.chunks.has_header(name));
-        at_once(&objects, |(name, object_len)| self.chunks.fetch_header(name, *object_len));
-        at_once(&fetches, |fetch| {
-            let mut bytes = vec![0; usize::try_from(fetch.range.end - fetch.range.start).unwrap_or(0)];
-            if let Err(error) = self.chunks.read(&fetch.name, fetch.object_len, fetch.range.start, &mut bytes) {
+        // A store that does not answer would be waited for again and again.
+        let has_failed = AtomicBool::new(false);
+        let unless_failed = |fetch: &dyn Fn() -> Result<(), CopyError>| {
+            if !has_failed.load(Ordering::Relaxed)
+                && let Err(error) = fetch()
+            {
                 log::debug!("{error}: it is not read ahead");
+                // Not what is damaged: all the others are there.
+                has_failed
+                    .fetch_or(!matches!(error, CopyError::Damaged { .. } | CopyError::Seal(_)), Ordering::Relaxed);
             }
+        };
+        at_once(&objects, |(name, object_len)| unless_failed(&|| self.chunks.fetch_header(name, *object_len)));
+        at_once(&fetches, |Fetch { name, object_len, range }| {
+            unless_failed(&|| {
+                let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+                self.chunks.read(name, *object_len, range.start, &mut bytes)
+            });
         });
     }
 

@@ -14,7 +14,7 @@ pub mod listing;
 pub mod state;
 pub mod uploads;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub struct Shipper {
     queue: VecDeque<Queued>,
     /// The next number of an object with bytes of this log.
     next_tail: (u64, u32),
+    /// First seqs of segments with which no catalog can begin.
+    no_catalogs_of: HashSet<u64>,
 }
 
 /// An object with bytes of a log that is on its way. It is sealed once: whatever becomes of an upload, a repetition has the same
@@ -139,6 +141,7 @@ impl Shipper {
             _lock: lock,
             queue: VecDeque::new(),
             next_tail: (0, 0),
+            no_catalogs_of: HashSet::new(),
         };
         if let (Some(damaged), Some(position)) = (damaged, position) {
             shipper.store_again(damaged, position)?;

@@ -11,6 +11,12 @@ use crate::units::{Keyframe, PageNo, Seq};
 /// place of what others have fetched.
 pub const SET_LEN_MAX: usize = 4096;
 
+/// Maximum number of sets: a log has at most 12,000 statements, and an interval one or more.
+pub const SETS_MAX: usize = 1 << 16;
+
+/// Maximum number of entries of all sets of a segment.
+pub const ENTRIES_MAX: usize = 1 << 19;
+
 /// Maximum length of encoded read sets in bytes.
 pub const READ_SETS_LEN_MAX: usize = 16 << 20;
 
@@ -21,7 +27,7 @@ pub struct ReadSets {
     pub blocks: Vec<Location>,
     /// The pages of the full snapshot that some version reads, ascending.
     pub snapshot_pages: Vec<PageNo>,
-    /// For each interval, and then for the end, what it reads, ascending: a number less than the number of blocks is that of a block;
+    /// For each interval, and then for the end, what it reads; or none at all. A set is ascending: a number less than the number of blocks is that of a block;
     /// the next ones are those of the pages.
     pub sets: Vec<Vec<u32>>,
 }
@@ -83,7 +89,7 @@ impl ReadSets {
             valid.ok_or(Damage::Field { field, value: count })
         };
         let counts = (count("block count", bytes.len() / 3)?, count("page count", bytes.len())?);
-        let sets = count("set count", bytes.len())?;
+        let sets = count("set count", bytes.len().min(SETS_MAX))?;
         let mut segments = Vec::with_capacity(counts.0);
         let mut segment = None;
         for _ in 0..counts.0 {
@@ -117,9 +123,11 @@ impl ReadSets {
         let pages: Option<Vec<PageNo>> = pages.into_iter().map(PageNo::new).collect();
         let snapshot_pages = pages.ok_or(Damage::Field { field: "page", value: 0 })?;
         let mut decoded = Self { blocks, snapshot_pages, sets: Vec::with_capacity(sets) };
+        let mut entries = 0;
         for _ in 0..sets {
             let len = fields.varint_u32("set length")?;
-            if len as usize > SET_LEN_MAX {
+            entries += len as usize;
+            if len as usize > SET_LEN_MAX || entries > ENTRIES_MAX {
                 return Err(Damage::Field { field: "set length", value: len.into() });
             }
             let set = ascending(&mut fields, len as usize)?;
@@ -207,6 +215,18 @@ mod tests {
                 prop_assert!(sets.blocks.iter().all(|block| block.segment <= Seq::FIRST));
             }
         }
+    }
+
+    #[test]
+    fn more_than_a_reader_would_keep_is_refused() {
+        let own = Seq::new(OWN).unwrap();
+        let blocks = BTreeMap::from_iter((0..SET_LEN_MAX).map(|at| ((1, u32::try_from(at).unwrap()), 1)));
+        let full = BTreeSet::from_iter(0..u32::try_from(SET_LEN_MAX).unwrap());
+        let with = |sets: Vec<BTreeSet<u32>>| ReadSets::decode(&of(&blocks, &BTreeSet::new(), &sets).encode(own), own);
+        assert!(with(vec![full.clone(); ENTRIES_MAX / SET_LEN_MAX]).is_ok());
+        assert!(with(vec![full; ENTRIES_MAX / SET_LEN_MAX + 1]).is_err());
+        assert!(with(vec![BTreeSet::new(); SETS_MAX]).is_ok());
+        assert!(with(vec![BTreeSet::new(); SETS_MAX + 1]).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What opening a version reads, fetched at once in a directory that is far: two ways to the store and back instead of hundreds.
+//! What opening a version reads, fetched at once in a directory that is far: a few ways to the store and back instead of hundreds.
 //!
 //! All of it is a hint. What is missing is read when it is needed.
 

@@ -19,6 +19,9 @@ use format::units::Keyframe;
 use format::units::{DataVersion, PageNo, Seq};
 use format::version_rules::Bump;
 
+/// Maximum number of pages that an interval with a read set reads.
+const READS_MAX: usize = 1024;
+
 /// An image of a page.
 #[derive(Debug, Clone)]
 pub(crate) enum Image {
@@ -401,10 +404,11 @@ impl LogReplay {
     }
 
     fn end_interval(&mut self) {
-        let mut reads = self.of_schema.clone();
-        reads.extend(self.replay.take_reads());
+        let read = self.replay.take_reads();
         self.replay.note_reads();
-        self.log.reads.push(reads);
+        // A change that reads a whole table has no read set: to fetch all that at once would help no version before it.
+        let is_kept = read.len() <= READS_MAX;
+        self.log.reads.push(self.of_schema.iter().copied().chain(read).filter(|_| is_kept).collect());
         if !self.has_given_up() {
             let now = self.replay.pages();
             let keyframe = Keyframe(u32::try_from(self.log.intervals.len()).unwrap_or(u32::MAX));

@@ -9,9 +9,12 @@ use crate::storage::read_error::ReadError;
 use format::Damage;
 use format::page_images::{BaseImage, PageImages};
 use format::page_map::{HEIGHT_MAX, MapNode, covers, slot};
-use format::read_sets::{ReadSets, SET_LEN_MAX};
+use format::read_sets::{ENTRIES_MAX, ReadSets, SET_LEN_MAX, SETS_MAX};
 use format::segment::{BlockHandle, Location, MapRoot};
 use format::units::{Keyframe, PageNo, Seq};
+
+/// Maximum number of pages that the set of the end leads to.
+const PAGES_OF_END_MAX: usize = 1024;
 
 /// The page maps and images of a segment, which may not have its name yet.
 #[derive(Debug)]
@@ -87,13 +90,22 @@ enum Entry {
 /// When an older segment cannot be read.
 pub(crate) fn read_sets(segments: &Segments, own: &OwnBlocks, log: &ReplayedLog) -> Result<ReadSets, ReadError> {
     let mut ways = Ways { segments, own, lens: HashMap::new(), base_images: HashMap::new() };
-    let mut sets: Vec<BTreeSet<Entry>> = Vec::with_capacity(log.reads.len() + 1);
-    for (number, (interval, pages)) in (0..).zip(log.intervals.iter().zip(&log.reads)) {
-        sets.push(ways.to(pages.iter().copied(), Keyframe(number), interval.page_count)?);
+    if log.reads.len() >= SETS_MAX {
+        return Ok(ReadSets::default());
     }
-    // What follows goes on where these changes were: in the same tables.
-    let all: BTreeSet<PageNo> = log.reads.iter().flatten().copied().collect();
-    sets.push(ways.to(all.into_iter(), Keyframe::END, log.page_count)?);
+    let (mut sets, mut left) = (Vec::<BTreeSet<Entry>>::with_capacity(log.reads.len() + 1), ENTRIES_MAX);
+    for (number, (interval, pages)) in (0..).zip(log.intervals.iter().zip(&log.reads)) {
+        sets.push(ways.to(pages, Keyframe(number), interval.page_count, &mut left)?);
+    }
+    // What follows goes on where these changes were, in the same tables, and rather where the last ones were.
+    let mut last = BTreeSet::new();
+    for pages in log.reads.iter().rev() {
+        if last.len() + pages.len() > PAGES_OF_END_MAX {
+            break;
+        }
+        last.extend(pages.iter().copied());
+    }
+    sets.push(ways.to(&last, Keyframe::END, log.page_count, &mut left)?);
 
     let all: BTreeSet<Entry> = sets.iter().flatten().copied().collect();
     let numbers: HashMap<Entry, u32> = all.iter().copied().zip(0..).collect();
@@ -123,23 +135,22 @@ struct Ways<'a> {
 }
 
 impl Ways<'_> {
-    /// What is read on the way to these pages of the database at a keyframe.
+    /// What is read on the way to these pages of the database at a keyframe; nothing when that is too much, or more than `left`.
     fn to(
         &mut self,
-        pages: impl Iterator<Item = PageNo>,
+        pages: &BTreeSet<PageNo>,
         keyframe: Keyframe,
         page_count: u32,
+        left: &mut usize,
     ) -> Result<BTreeSet<Entry>, ReadError> {
         let mut set = BTreeSet::new();
-        for page in pages.filter(|page| page.get() <= page_count) {
-            if set.len() >= SET_LEN_MAX {
-                break;
-            }
+        for &page in pages.iter().filter(|page| page.get() <= page_count) {
             self.add_page(page, keyframe, &mut set)?;
+            if set.len() > SET_LEN_MAX.min(*left) {
+                return Ok(BTreeSet::new());
+            }
         }
-        while set.len() > SET_LEN_MAX {
-            set.pop_last();
-        }
+        *left -= set.len();
         Ok(set)
     }
 

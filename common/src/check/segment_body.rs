@@ -169,7 +169,9 @@ impl BodyCheck<'_> {
         self.blocks.push(self.file.footer().read_sets);
         let intervals = self.body.index.as_ref().map(|index| index.intervals.len());
         match self.file.read_read_sets() {
-            Ok(sets) if intervals.is_some_and(|intervals| sets.sets.len() != intervals + 1) => {
+            Ok(sets)
+                if !sets.sets.is_empty() && intervals.is_some_and(|intervals| sets.sets.len() != intervals + 1) =>
+            {
                 let damage = Damage::Contradiction("there are other intervals than read sets");
                 self.problem(self.file.footer().read_sets.offset, damage);
             }

@@ -24,7 +24,7 @@ const COMPRESSION_LEVEL: i32 = -1;
 const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of the index that one of several reads at the same time reads, where each has a long way.
-const INDEX_STEP: usize = 256 << 10;
+const INDEX_STEP: usize = 1 << 20;
 
 /// Bytes between syncs of a snapshot. A single sync of a large snapshot could keep a slow disk busy for longer than the deadline
 /// of a call, at every attempt.

@@ -15,6 +15,7 @@ use crate::segment::{BaseImageFinder, BaseImages, MapBuilder, SegmentWriter};
 use crate::storage::read_error::ReadError;
 use format::names;
 use format::page_images::ImageCodec;
+use format::read_sets::ReadSets;
 use format::record_index::RecordIndex;
 use format::segment::{FollowedBy, MapRoot, SegmentFooter, SegmentHeader, SnapshotId};
 use format::snapshot_ref::DeltaBase;
@@ -89,7 +90,11 @@ fn write(
         images,
         has_snapshot: base.snapshot.is_some(),
     };
-    let sets = read_sets(backup.segments(), &own, &log)?;
+    // They are hints: without them it is sealed, too.
+    let sets = read_sets(backup.segments(), &own, &log).unwrap_or_else(|error| {
+        log::warn!("a segment gets no read sets: {error}");
+        ReadSets::default()
+    });
     let compressed = zstd::bulk::compress(&sets.encode(log.first_seq), INDEX_LEVEL).map_err(SealError::Compress)?;
     let read_sets = writer.push(&compressed)?.block;
 

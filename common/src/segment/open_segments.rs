@@ -34,8 +34,8 @@ const NODES_MAX: usize = 8 << 10;
 /// Number of cached timelines: about 100 kB each.
 const TIMELINES_MAX: usize = 64;
 
-/// Number of segments whose read sets are cached: about 50 kB each.
-const READ_SETS_MAX: usize = 64;
+/// Number of segments whose read sets are cached: usually 50 kB each, and 15 MB at most.
+const READ_SETS_MAX: usize = 8;
 
 /// Number of cached template tables: about 50 kB each.
 const TEMPLATES_MAX: usize = 32;
@@ -348,12 +348,12 @@ impl Segments {
         if !self.directory.is_far() {
             return;
         }
-        let mut ends = Vec::new();
-        for &first in firsts {
+        let (mut ends, mut there) = (Vec::new(), Vec::with_capacity(firsts.len()));
+        for &first in firsts.iter().filter(|&&first| lock(&self.timelines).get(first).is_none()) {
             let name = names::segment(first);
-            let is_open = lock(&self.files).get(first).is_some();
-            let len = self.directory.open(&name, Access::Read).and_then(|file| file.read_len());
-            if let Some(len) = len.ok().filter(|_| !is_open) {
+            let Ok(len) = self.directory.open(&name, Access::Read).and_then(|file| file.read_len()) else { continue };
+            there.push(first);
+            if lock(&self.files).get(first).is_none() {
                 ends.extend(ends_of(&name, len));
             }
         }
@@ -364,7 +364,8 @@ impl Segments {
             let range = footer.read_sets.offset..footer.index.end()?;
             file.len_bytes().filter(|&len| range.end <= len).map(|_| Wanted { name, range })
         };
-        self.directory.will_need(&firsts.iter().filter_map(indexes).collect::<Vec<_>>());
+        // A store that does not answer is not asked for each.
+        self.directory.will_need(&there.iter().map_while(indexes).collect::<Vec<_>>());
     }
 
     /// Read sets of a segment.

@@ -53,14 +53,6 @@ pub enum Wrong {
         /// Reason why it is not part of the backup.
         why: &'static str,
     },
-    /// A catalog of an off-site copy is damaged, or contradicts its segments.
-    #[error(
-        "{reason}; readers read the segments themselves, which takes longer. `backupfs ship` makes a new one once this is removed"
-    )]
-    Catalog {
-        /// What is wrong with it.
-        reason: String,
-    },
     /// A change does not replay.
     #[error("{reason}")]
     Replay {
@@ -107,7 +99,6 @@ impl Wrong {
             Self::Missing => "missing",
             Self::Unreadable { .. } => "unreadable",
             Self::Stray { .. } => "stray",
-            Self::Catalog { .. } => "catalog",
             Self::Replay { .. } => "replay",
             Self::Differs { .. } => "differs",
             Self::Unsound { .. } => "unsound",
@@ -160,6 +151,12 @@ pub enum NoteAbout {
          is lost"
     )]
     OtherReads,
+    /// A catalog of an off-site copy is damaged, or contradicts its segments.
+    #[error(
+        "it is damaged, or says something else than the segments. Readers read the segments themselves, which takes longer; nothing is \
+         lost. Once you remove this object from the store, `backupfs ship` makes a new one"
+    )]
+    WrongCatalog,
 }
 
 impl NoteAbout {
@@ -172,6 +169,7 @@ impl NoteAbout {
             Self::TornWrite { .. } => "torn_write",
             Self::OtherLayout { .. } => "other_layout",
             Self::OtherReads => "other_reads",
+            Self::WrongCatalog => "wrong_catalog",
         }
     }
 }

@@ -6,11 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use common::verify::{Depth, Finding, Note, Report, Scope, VersionRanges, Warning, Wrong, verify};
+use common::verify::{Depth, Finding, Note, NoteAbout, Report, Scope, VersionRanges, Warning, Wrong, verify};
 use common::{Backup, DataVersion, SpoolStatus, counted};
 use offsite::copy::{CatalogDepth, CopyDirectory};
-use offsite::copy_error::CopyError;
-use offsite::objects::Object;
 use serde_json::{Value, json};
 
 use super::progress::Bar;
@@ -91,7 +89,7 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     bar().finish();
     let mut report = report?;
     if let Some(copy) = &copy {
-        add_wrong_catalogs(&mut report, &copy.directory, depth)?;
+        note_wrong_catalogs(&mut report, &copy.directory, depth);
     }
     // A backup without damage may lack the changes in a spool. With a damaged manifest that is not known.
     let sight = Backup::open(&source).ok().map(|backup| backup.spool_sight());
@@ -127,23 +125,15 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     }
 }
 
-/// Adds the catalogs of a copy that do not say what its segments say.
-fn add_wrong_catalogs(report: &mut Report, copy: &CopyDirectory, depth: Depth) -> Result<(), Failure> {
+/// Notes the catalogs of a copy that do not say what its segments say. What is wrong with the segments is in the report.
+fn note_wrong_catalogs(report: &mut Report, copy: &CopyDirectory, depth: Depth) {
     let depth = if depth == Depth::Chain { CatalogDepth::Ends } else { CatalogDepth::All };
-    for wrong in copy.wrong_catalogs(depth).map_err(anyhow::Error::from)? {
-        let file = match &wrong {
-            CopyError::Damaged { name, .. } => name.clone(),
-            _ => Object::CATALOGS.to_owned(),
-        };
-        report.findings.push(Finding {
-            file,
-            offset: None,
-            wrong: Wrong::Catalog { reason: wrong.to_string() },
-            lost: VersionRanges::default(),
-            in_doubt: VersionRanges::default(),
-        });
+    match copy.wrong_catalogs(depth) {
+        Ok(wrong) => {
+            report.notes.extend(wrong.into_iter().map(|file| Note { file, about: NoteAbout::WrongCatalog }));
+        }
+        Err(error) => log::warn!("the catalogs are not checked: {error}"),
     }
-    Ok(())
 }
 
 /// Ignores a pipe that its reader has closed; any other error means that the output is not complete.

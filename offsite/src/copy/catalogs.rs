@@ -47,11 +47,9 @@ pub(super) struct Beside {
 }
 
 impl Catalogs {
-    /// Reads the catalogs that are new. One that cannot be used is reported, and passed over.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub(super) fn read_new(&mut self, listing: &Listing, chunks: &Chunks) -> Result<(), CopyError> {
+    /// Reads the catalogs that are new. One that is damaged is reported, and passed over; one that cannot be read is tried again the next
+    /// time.
+    pub(super) fn read_new(&mut self, listing: &Listing, chunks: &Chunks) {
         let listed: Vec<_> = listing.catalogs().iter().map(|(&of, &object_len)| (of, object_len)).collect();
         self.read.retain(|key, _| listed.contains(key));
         let new: Vec<_> = listed.into_iter().filter(|key| !self.read.contains_key(key)).collect();
@@ -63,7 +61,10 @@ impl Catalogs {
                     log::warn!("{error}; what it would say is read elsewhere, which takes longer");
                     None
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    log::debug!("{error}");
+                    continue;
+                }
             };
             self.read.insert(key, object);
         }
@@ -75,7 +76,6 @@ impl Catalogs {
                 self.segments.insert(of, Arc::new(beside));
             }
         }
-        Ok(())
     }
 
     /// What a catalog says of the segment with these records, whose file has this length.
@@ -137,6 +137,11 @@ impl Beside {
                     true
                 })
             }
+            // The same store has the segment.
+            Err(error) if !matches!(error, CopyError::Damaged { .. } | CopyError::Seal(_)) => {
+                log::debug!("{error}");
+                false
+            }
             result => {
                 let reason =
                     result.err().map_or_else(|| "its bytes are none of segments".to_owned(), |it| it.to_string());
@@ -172,10 +177,10 @@ pub enum CatalogDepth {
     All,
 }
 
-/// Compares a catalog with those of its segments that are in `directory`.
+/// Compares a catalog with those of its segments that are in `directory` and can be read.
 ///
 /// # Errors
-/// When it is damaged or says something else; when the store or a segment cannot be read.
+/// When it is damaged or says something else; when it cannot be read.
 pub(super) fn check(
     of: (u64, u64),
     object_len: u64,
@@ -184,27 +189,25 @@ pub(super) fn check(
     depth: CatalogDepth,
 ) -> Result<(), CopyError> {
     let CatalogObject { name, catalog, .. } = CatalogObject::read(of, object_len, chunks)?;
-    let differs = || CopyError::Damaged { name: name.clone(), reason: "it says something else than the segments" };
     for segment in &catalog.segments {
-        let file = match directory.open(&names::segment(segment.header.first_seq), Access::Read) {
-            Err(error) if error.is_not_found() => continue,
-            file => file.map_err(common::ReadError::from)?,
+        let opened = directory.open(&names::segment(segment.header.first_seq), Access::Read);
+        // A reader does not use it for a segment of another length.
+        let Some(file) = opened.ok().filter(|file| file.read_len().is_ok_and(|len| len == segment.file_len)) else {
+            continue;
         };
-        if file.read_len().map_err(common::ReadError::from)? != segment.file_len {
-            return Err(differs());
-        }
         let same = |at: u64, expected: &[u8]| {
             let mut bytes = vec![0; expected.len()];
-            let read = file.read_at(&mut bytes, at).map_err(common::ReadError::from)?;
-            if read == expected.len() && bytes == expected { Ok(()) } else { Err(differs()) }
+            file.read_at(&mut bytes, at).is_err() || bytes == expected
         };
-        same(0, &segment.start)?;
-        same(segment.indexes.end, &segment.end)?;
+        let mut is_right = same(0, &segment.start) && same(segment.indexes.end, &segment.end);
         if depth == CatalogDepth::All {
             let len = usize::try_from(segment.indexes.end - segment.indexes.start).unwrap_or(0);
             let mut indexes = vec![0; len];
             chunks.read(&name, object_len, segment.at, &mut indexes)?;
-            same(segment.indexes.start, &indexes)?;
+            is_right &= same(segment.indexes.start, &indexes);
+        }
+        if !is_right {
+            return Err(CopyError::Damaged { name, reason: "it says something else than the segments" });
         }
     }
     Ok(())

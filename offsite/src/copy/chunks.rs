@@ -277,8 +277,11 @@ impl Chunks {
             disk.put_header(name, header);
         }
         let sealed = behind.as_deref().or_else(|| (chunks.start == 0 && !chunks.is_empty()).then_some(rest));
-        let first = sealed.map(|sealed| self.open_and_keep(&object, name, chunks.clone(), sealed)).transpose()?;
-        Ok((object, first))
+        match sealed.map(|sealed| self.open_and_keep(&object, name, chunks.clone(), sealed)) {
+            // The object was stored once more between the two requests: the chunks are fetched again.
+            Some(Err(CopyError::Seal(_))) if behind.is_some() => Ok((object, None)),
+            opened => Ok((object, opened.transpose()?)),
+        }
     }
 
     /// Whether the header of an object is in memory.
@@ -286,11 +289,12 @@ impl Chunks {
         self.kept().objects.get(name.to_owned()).is_some()
     }
 
-    /// Fetches the header of an object, unless it is known. What fails is found when the object is read.
-    pub(super) fn fetch_header(&self, name: &str, object_len: u64) {
-        if let Err(error) = self.object(name, object_len, &(1..1)) {
-            log::debug!("{error}: it is not read ahead");
-        }
+    /// Fetches the header of an object, unless it is known.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or is none.
+    pub(super) fn fetch_header(&self, name: &str, object_len: u64) -> Result<(), CopyError> {
+        self.object(name, object_len, &(1..1)).map(drop)
     }
 
     /// Takes over the header of an object from elsewhere, if it is one for this name and length.

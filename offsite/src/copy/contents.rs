@@ -127,7 +127,7 @@ impl Contents {
         let none = Catalogs::default();
         let catalogs = match &mut self.catalogs {
             Some(catalogs) => {
-                catalogs.read_new(&listing, chunks)?;
+                catalogs.read_new(&listing, chunks);
                 &*catalogs
             }
             None => &none,

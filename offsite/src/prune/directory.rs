@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::storage::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile};
+use common::storage::{Access, Directory, RealDirectory, StorageError, StorageOp, StoredFile, Wanted};
 use format::names;
 use format::pruned::{PRUNED_FOOTER_LEN, PrunedFooter};
 use format::pruned_directory::PrunedDirectory;
@@ -226,6 +226,14 @@ impl Directory for PruneDirectory {
     /// A store has no locks. Two prunings at once are noticed by the name of `pruned`.
     fn lock(&self, _name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
         Ok(Box::new(()))
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
+    fn will_need(&self, wanted: &[Wanted]) {
+        self.copy.will_need(wanted);
     }
 
     fn may_end_sealed(&self) -> bool {

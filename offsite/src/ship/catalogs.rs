@@ -12,7 +12,10 @@ use crate::ship::{Overwrite, Shipper, Step};
 
 impl Shipper {
     /// Stores the next catalog of segments that the copy has and no catalog names. There is none of segments that the backup does not
-    /// have any more: they can be read without.
+    /// have any more, or that cannot be read: they can be read without.
+    ///
+    /// # Errors
+    /// When the store does not take it.
     pub(super) fn ship_catalog(&mut self) -> Result<Step, CopyError> {
         for run in self.listing.uncatalogued(SEGMENTS) {
             if self.store_catalog(&run, Overwrite::Never)? == Step::Stored {
@@ -36,7 +39,13 @@ impl Shipper {
 
     fn store_catalog(&mut self, run: &[(u64, u64)], overwrite: Overwrite) -> Result<Step, CopyError> {
         let (Some(&(first, _)), Some(&(_, last))) = (run.first(), run.last()) else { return Ok(Step::Nothing) };
-        let Some(bytes) = self.catalog_of(run)? else { return Ok(Step::Nothing) };
+        if self.no_catalogs_of.contains(&first) {
+            return Ok(Step::Nothing);
+        }
+        let Some(bytes) = self.catalog_of(run) else {
+            self.no_catalogs_of.insert(first);
+            return Ok(Step::Nothing);
+        };
         let name = Object::Catalog { first, last }.to_string();
         let object = self.uploads.seal(&name, &bytes, Padding::None)?;
         self.store(&name, &object, None, overwrite)?;
@@ -44,27 +53,30 @@ impl Shipper {
         Ok(Step::Stored)
     }
 
-    /// The catalog of these segments; `None` when one of them is not there any more, or damaged.
-    fn catalog_of(&self, segments: &[(u64, u64)]) -> Result<Option<Vec<u8>>, CopyError> {
-        let mut files = Vec::with_capacity(segments.len());
-        for &(first, last) in segments {
-            let Some(first) = Seq::new(first) else { return Ok(None) };
-            let file = match self.feed.open(&names::segment(first)) {
-                Err(error) if error.is_not_found() => return Ok(None),
-                file => file.map_err(common::ReadError::from)?,
-            };
-            // Once this segment, and nothing else of its name, is in the copy.
-            let segment = File::Segment { first: first.get(), last };
-            let copied = self.listing.len_of(segment);
-            if copied != Some(file.read_len().map_err(common::ReadError::from)?) {
-                return Ok(None);
+    /// The catalog of these segments; `None` when one of them is not there any more, or cannot be read.
+    fn catalog_of(&self, segments: &[(u64, u64)]) -> Option<Vec<u8>> {
+        let open = |&(first, last): &(u64, u64)| {
+            let file = self.feed.open(&names::segment(Seq::new(first)?)).ok()?;
+            // The same segment, and nothing else of its name, is in the copy.
+            let copied = self.listing.len_of(File::Segment { first, last });
+            (copied == file.read_len().ok()).then_some(file)
+        };
+        let files: Vec<_> = segments.iter().map(open).collect::<Option<_>>()?;
+        let mut bytes = match Catalog::encode(&files) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                log::debug!("no catalog is made: {error}");
+                return None;
             }
-            let object = match self.listing.object_names(segment).as_slice() {
-                [only] => self.uploads.store().get(only, Some(0..HEADER_LEN as u64))?,
-                _ => Vec::new(),
-            };
-            files.push((file, object.first_chunk().copied().unwrap_or([0; HEADER_LEN])));
+        };
+        for (position, &(first, last)) in segments.iter().enumerate() {
+            // Without it a reader asks for it.
+            if let [only] = self.listing.object_names(File::Segment { first, last }).as_slice()
+                && let Ok(header) = self.uploads.store().get(only, Some(0..HEADER_LEN as u64))
+            {
+                Catalog::set_object(&mut bytes, position, &header);
+            }
         }
-        Ok(Catalog::encode(&files)?)
+        Some(bytes)
     }
 }

@@ -36,6 +36,8 @@ pub struct SftpStore {
     shown: String,
     limits: Limits,
     connection: Mutex<Option<Arc<Connection>>>,
+    /// When the last attempt to connect failed, and how.
+    failed: Mutex<Option<(Instant, Broken)>>,
 }
 
 impl fmt::Debug for SftpStore {
@@ -72,17 +74,25 @@ impl SftpStore {
     /// The store of a URL. `ssh` is started by the first call.
     pub fn new(url: SftpUrl, limits: Limits) -> Self {
         let shown = url.to_string();
-        Self { url, shown, limits, connection: Mutex::new(None) }
+        Self { url, shown, limits, connection: Mutex::new(None), failed: Mutex::new(None) }
     }
 
     /// The connection that there is, or a new one.
     fn connection(&self) -> Result<(Arc<Connection>, Since), Fault> {
+        let began = Instant::now();
         let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = kept.as_ref().filter(|connection| !connection.has_ended()) {
             return Ok((Arc::clone(connection), Since::Earlier));
         }
         *kept = None;
-        let connection = Arc::new(Connection::open(&self.url, self.limits)?);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        // The calls that waited for one attempt do not make it again, one after the other.
+        if let Some((_, broken)) = failed.as_ref().filter(|(at, _)| *at > began) {
+            return Err(broken.clone().into());
+        }
+        let opened = Connection::open(&self.url, self.limits);
+        *failed = opened.as_ref().err().map(|broken| (Instant::now(), broken.clone()));
+        let connection = Arc::new(opened?);
         *kept = Some(Arc::clone(&connection));
         Ok((connection, Since::Now))
     }

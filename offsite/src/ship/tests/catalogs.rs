@@ -135,3 +135,51 @@ fn whatever_one_says_the_copy_reads_the_same_and_a_check_names_it() {
     backup.expect_equal(&copy.source(), backup.version());
     assert_eq!(copy.wrong_catalogs(CatalogDepth::Ends).len(), 1);
 }
+
+#[test]
+fn of_segments_that_cannot_be_read_there_is_none_and_shipping_goes_on() {
+    let (mut backup, copy, names) = catalogued(SEGMENTS);
+    while backup.segments() < 2 * SEGMENTS {
+        backup.record(20);
+        backup.seal();
+    }
+    // In the record index of a segment of the next catalog, once it is in the copy.
+    let mut shipper = copy.shipper(&backup).unwrap();
+    shipper.ship_logs().unwrap();
+    while copy.store.list(File::SEGMENTS).unwrap().len() < backup.segments() {
+        assert_eq!(shipper.ship_file().unwrap(), Step::Stored);
+    }
+    let mut segments: Vec<_> = std::fs::read_dir(backup.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("segment-"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[SEGMENTS + 1]).unwrap();
+    let at = bytes.len() - 164 - 3;
+    bytes[at] ^= 1;
+    std::fs::write(&segments[SEGMENTS + 1], bytes).unwrap();
+    let calls = copy.store.calls();
+    for _ in 0..5 {
+        assert_eq!(shipper.ship_file().unwrap(), Step::Nothing);
+    }
+    assert_eq!(copy.store.calls(), calls, "it was tried again");
+    assert_eq!(copy.store.list(Object::CATALOGS).unwrap().len(), names.len());
+    backup.record(1);
+    shipper.ship_logs().unwrap();
+}
+
+#[test]
+fn a_damaged_segment_is_no_fault_of_its_catalog() {
+    let (_, copy, _) = catalogued(2 * SEGMENTS);
+    let segment = copy.store.names(File::SEGMENTS)[1].clone();
+    copy.store.tamper(|objects| {
+        let object = objects.get_mut(&segment).unwrap();
+        let last = object.len() - 1;
+        object[last] ^= 1;
+        object[70] ^= 1;
+    });
+    for depth in [CatalogDepth::Ends, CatalogDepth::All] {
+        assert!(copy.wrong_catalogs(depth).is_empty(), "{depth:?}");
+    }
+}
