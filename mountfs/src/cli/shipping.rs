@@ -337,6 +337,13 @@ impl Status {
     }
 
     fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>) {
+        // A node that was started again ships by another process already, while this one still ends: that one's word counts.
+        if state == OffsiteState::Stopped && self.written.is_some() {
+            let found = OffsiteStatus::read(&self.lightning_dir, &self.now.url);
+            if found.is_some_and(|found| found.updated != self.now.updated) {
+                return;
+            }
+        }
         let now = Timestamp::now().to_string();
         if state == OffsiteState::Shipping {
             if self.now.last_error.is_some() {
