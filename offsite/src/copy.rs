@@ -144,13 +144,22 @@ impl CopyDirectory {
     }
 }
 
+/// A range, in pieces that one request asks for.
+fn in_pieces(Fetch { name, object_len, range }: Fetch) -> impl Iterator<Item = Fetch> {
+    let end = range.end;
+    let starts = std::iter::successors(Some(range.start), |start| start.checked_add(FETCH_MAX));
+    starts.take_while(move |&start| start < end).map(move |start| {
+        let range = start..end.min(start.saturating_add(FETCH_MAX));
+        Fetch { name: name.clone(), object_len, range }
+    })
+}
+
 /// Ranges of each object in ascending order, those as one that have little between them, as far as there is room.
 fn joined(mut fetches: Vec<Fetch>) -> Vec<Fetch> {
     fetches.sort_unstable_by(|a, b| (&a.name, a.range.start).cmp(&(&b.name, b.range.start)));
     let mut joined: Vec<Fetch> = Vec::with_capacity(fetches.len());
     let mut bytes = 0;
-    for mut fetch in fetches {
-        fetch.range.end = fetch.range.end.min(fetch.range.start.saturating_add(FETCH_MAX));
+    for fetch in fetches.into_iter().flat_map(in_pieces) {
         let range = fetch.range.clone();
         let near = joined.last_mut().filter(|last| {
             last.name == fetch.name
@@ -275,5 +284,35 @@ impl Directory for CopyDirectory {
 
     fn lock(&self, name: &str) -> Result<Box<dyn fmt::Debug + Send + Sync>, StorageError> {
         Err(self.read_only(StorageOp::Lock, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    fn fetch(name: &str, range: Range<u64>) -> Fetch {
+        Fetch { name: name.to_owned(), object_len: 1 << 30, range }
+    }
+
+    #[test]
+    fn near_ranges_are_one_request_and_long_ones_are_several() {
+        let far = 200 + GAP_MAX + 1;
+        let near = vec![fetch("a", far..far + 5), fetch("a", 100..200), fetch("b", 201..202), fetch("a", 0..10)];
+        assert_eq!(joined(near), [fetch("a", 0..200), fetch("a", far..far + 5), fetch("b", 201..202)]);
+        let long = joined(vec![fetch("a", 7..7 + 2 * FETCH_MAX + 5)]);
+        let lens: Vec<_> = long.iter().map(|fetch| fetch.range.end - fetch.range.start).collect();
+        assert_eq!(lens, [FETCH_MAX, FETCH_MAX, 5]);
+        assert!(joined(vec![fetch("a", 5..5), fetch("a", u64::MAX - 3..u64::MAX)]).len() == 1);
+    }
+
+    #[test]
+    fn what_is_fetched_at_once_is_bounded() {
+        let everywhere = (0..100_000).map(|at| fetch("a", at * 100_000..at * 100_000 + 10)).collect();
+        let bytes: u64 = joined(everywhere).len() as u64 * CHUNK_LEN;
+        assert!(bytes <= BYTES_AT_ONCE_MAX + CHUNK_LEN, "{bytes} bytes");
+        assert!(joined(vec![fetch("a", 0..u64::MAX)]).len() as u64 <= BYTES_AT_ONCE_MAX / FETCH_MAX + 1);
     }
 }

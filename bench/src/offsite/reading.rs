@@ -50,24 +50,18 @@ pub fn measure(node: &CopiedNode<'_>, samples: u8, delay: Duration) -> anyhow::R
         return Ok(None);
     }
     eprintln!("reading the copy through a mount");
-    let ((mounted, first_name), all_names, versions) = {
-        let (mounted, mut first) = mount(node)?;
-        let (looked, found) = asked(node, || {
-            Ok(fs::read_dir(mounted.join("versions"))?.next().context("the copy has no version")?.map(drop)?)
-        })?;
-        first.add(&looked);
-        let () = found;
-        let (all, versions) = asked(node, || names(&mounted.join("versions")))?;
-        ((mounted, first), all, versions)
-    };
+    let (mounted, mut first_name) = mount(node)?;
+    let directory = mounted.join("versions");
+    let (looked, _) = asked(node, || Ok(fs::read_dir(&directory)?.next().context("the copy has no version")??))?;
+    first_name.add(&looked);
+    let (all_names, versions) = asked(node, || names(&directory))?;
     drop(mounted);
     let (mut cold, mut neighbours) = (Vec::new(), Vec::new());
     let mut luck = Seeded::new(17);
     for _ in 0..samples {
         let (mounted, _) = mount(node)?;
         // Not one of the newest, which may be in a log.
-        let position = luck.below(versions.len() as u64 * 9 / 10);
-        let position = usize::try_from(position)?;
+        let position = usize::try_from(luck.below(versions.len() as u64 * 9 / 10))?;
         for (at, samples) in [(position, &mut cold), (position + 1, &mut neighbours)] {
             let version = versions.get(at).context("BUG: there are more versions")?;
             samples.push(asked(node, || first_4k(&mounted.database(version)))?.0);

@@ -27,8 +27,8 @@ pub struct ReadSets {
     pub blocks: Vec<Location>,
     /// The pages of the full snapshot that some version reads, ascending.
     pub snapshot_pages: Vec<PageNo>,
-    /// For each interval, and then for the end, what it reads; or none at all. A set is ascending: a number less than the number of blocks is that of a block;
-    /// the next ones are those of the pages.
+    /// One set for each interval and one for the end, or none at all. The entries of a set ascend: one less than the number of blocks is
+    /// the number of a block, the next ones are those of the pages.
     pub sets: Vec<Vec<u32>>,
 }
 

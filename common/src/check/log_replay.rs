@@ -383,7 +383,8 @@ impl LogReplay {
         }
     }
 
-    /// Takes a keyframe: ends the interval and begins the next. That one reads its pages anew, as whoever opens its versions does.
+    /// Takes a keyframe: ends the interval and begins the next. That one reads its pages anew, as opening a
+    /// version does.
     fn cut(&mut self) -> Result<(), ReplayError> {
         self.end_interval();
         self.replay.forget_pages()?;

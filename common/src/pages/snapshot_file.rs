@@ -23,9 +23,6 @@ const COMPRESSION_LEVEL: i32 = -1;
 /// Compressed bytes per read of consecutive pages.
 const READ_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes of the index that one of several reads at the same time reads, where each has a long way.
-const INDEX_STEP: usize = 1 << 20;
-
 /// Bytes between syncs of a snapshot. A single sync of a large snapshot could keep a slow disk busy for longer than the deadline
 /// of a call, at every attempt.
 const SYNC_BYTES: u64 = 8 << 20;
@@ -198,10 +195,7 @@ impl SnapshotFile {
             return Err(damaged(footer_offset, Damage::Field { field: "index_offset", value: footer.index_offset }));
         }
         if directory.is_far() {
-            let indexed = footer.index_offset..footer_offset;
-            let starts = indexed.step_by(INDEX_STEP);
-            let ranges = starts.map(|start| start..footer_offset.min(start.saturating_add(INDEX_STEP as u64)));
-            directory.will_need(&ranges.map(|range| Wanted { name: name.clone(), range }).collect::<Vec<_>>());
+            directory.will_need(&[Wanted { name, range: footer.index_offset..footer_offset }]);
         }
         let mut index = vec![0; usize::try_from(index_len).map_err(|_| short())?];
         if !read_exact_at(&*file, &mut index, footer.index_offset)? {

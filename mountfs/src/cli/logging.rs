@@ -169,14 +169,14 @@ impl Log for ToSyslog {
 
 /// A logger that drops one complaint of the FUSE library: an answer that the kernel did not take, because it no longer waits for
 /// it. An unmount ends the requests that are under way, and the kernel answers ENOENT to what comes later
-/// (`fuse_dev_do_write` in fs/fuse/dev.c). Nobody is missing that answer.
+/// (`fuse_dev_do_write` in fs/fuse/dev.c). No request waits for that answer.
 struct WithoutLateAnswers(Arc<dyn Log>);
 
 impl WithoutLateAnswers {
     fn is_late_answer(record: &Record<'_>) -> bool {
-        let nobody_waits = io::Error::from_raw_os_error(libc::ENOENT);
+        let no_request = io::Error::from_raw_os_error(libc::ENOENT);
         record.target().starts_with("fuser::")
-            && record.args().to_string() == format!("Failed to send FUSE reply: {nobody_waits}")
+            && record.args().to_string() == format!("Failed to send FUSE reply: {no_request}")
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_any_more_is_no_fault() {
+    fn an_answer_to_a_request_that_has_ended_is_no_fault() {
         let lines = Arc::new(Lines::default());
         let logger = WithoutLateAnswers(Arc::clone(&lines) as Arc<dyn Log>);
         let log = |target: &str, text: String| {

@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Catalogued, HEAD_LEN_MAX};
 use crate::copy::at_once::at_once;
 use crate::copy::chunks::Chunks;
 use crate::copy_error::CopyError;
-use crate::objects::Object;
+use crate::objects::{File, Object};
 use crate::seal::layout::plain_len;
 use crate::ship::listing::Listing;
 
@@ -78,8 +78,9 @@ impl Catalogs {
         }
     }
 
-    /// What a catalog says of the segment with these records, whose file has this length.
-    pub(super) fn of(&self, first: u64, last: u64, file_len: u64) -> Option<Arc<Beside>> {
+    /// What a catalog says of a file of this length, if it is a segment.
+    pub(super) fn of(&self, file: File, file_len: u64) -> Option<Arc<Beside>> {
+        let File::Segment { first, last } = file else { return None };
         self.segments.get(&(first, last)).filter(|beside| beside.segment().file_len == file_len).cloned()
     }
 }

@@ -40,8 +40,9 @@ pub struct Contents {
     /// What was reported as wrong with the logs.
     broken: Option<String>,
     manifest: Option<(u32, Arc<RwLock<LogContent>>)>,
-    /// Unless everything is to be read where it is.
-    catalogs: Option<Catalogs>,
+    /// Empty when they are ignored.
+    catalogs: Catalogs,
+    use_of_catalogs: UseOfCatalogs,
     listed: Instant,
 }
 
@@ -59,7 +60,7 @@ impl Contents {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read(chunks: &Chunks, catalogs: UseOfCatalogs) -> Result<Self, CopyError> {
+    pub fn read(chunks: &Chunks, use_of_catalogs: UseOfCatalogs) -> Result<Self, CopyError> {
         let mut contents = Self {
             files: BTreeMap::new(),
             logs: Vec::new(),
@@ -67,7 +68,8 @@ impl Contents {
             missing_through: 0,
             broken: None,
             manifest: None,
-            catalogs: (catalogs == UseOfCatalogs::Used).then(Catalogs::default),
+            catalogs: Catalogs::default(),
+            use_of_catalogs,
             listed: Instant::now(),
         };
         contents.read_all(chunks)?;
@@ -124,14 +126,10 @@ impl Contents {
 
     fn read_files(&mut self, chunks: &Chunks) -> Result<(), CopyError> {
         let listing = Listing::read(chunks.store())?;
-        let none = Catalogs::default();
-        let catalogs = match &mut self.catalogs {
-            Some(catalogs) => {
-                catalogs.read_new(&listing, chunks);
-                &*catalogs
-            }
-            None => &none,
-        };
+        if self.use_of_catalogs == UseOfCatalogs::Used {
+            self.catalogs.read_new(&listing, chunks);
+        }
+        let catalogs = &self.catalogs;
         let mut files = BTreeMap::new();
         // A backup has one, and no process locks that of a copy.
         files.insert(names::LOCK.to_owned(), Content::Bytes(Arc::default()));

@@ -56,22 +56,14 @@ impl ObjectFile {
     /// The same with what the catalogs say of it.
     #[must_use]
     pub(super) fn beside(self, catalogs: &Catalogs) -> Self {
-        let beside = match self.file {
-            File::Segment { first, last } => catalogs.of(first, last, self.len),
-            File::Snapshot { .. } | File::Pruned { .. } => None,
-        };
-        Self { beside, ..self }
+        Self { beside: catalogs.of(self.file, self.len), ..self }
     }
 
     /// Whether it is this file, in objects of these lengths, and the catalogs say the same of it.
     pub(super) fn is(&self, file: File, listed: &[(Part, u64)], catalogs: &Catalogs) -> bool {
         let lens = self.parts.iter().map(|part| part.object_len);
-        let beside = match file {
-            File::Segment { first, last } => catalogs.of(first, last, self.len),
-            File::Snapshot { .. } | File::Pruned { .. } => None,
-        };
-        let same = match (&self.beside, &beside) {
-            (Some(known), Some(now)) => known.is(now),
+        let same = match (&self.beside, catalogs.of(file, self.len)) {
+            (Some(known), Some(now)) => known.is(&now),
             (known, now) => known.is_none() && now.is_none(),
         };
         self.file == file && same && lens.eq(listed.iter().map(|&(_, len)| len))

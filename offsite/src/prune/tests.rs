@@ -95,6 +95,18 @@ fn old_versions_go_and_the_rest_stays_as_it_was() {
         let Some(Object::Tail(tail)) = Object::parse(&name) else { panic!("{name}") };
         assert!(tail.log > u64::from(oldest), "{name}");
     }
+    // And no catalog of segments that are all gone.
+    let catalogs = |names: &[String]| {
+        names
+            .iter()
+            .filter_map(|name| match Object::parse(name) {
+                Some(Object::Catalog { last, .. }) => Some(last),
+                _ => None,
+            })
+            .min()
+    };
+    assert!(catalogs(&before).is_some_and(|last| last < u64::from(oldest)), "{before:?}");
+    assert!(catalogs(&after).is_none_or(|last| last >= u64::from(oldest)), "{after:?}");
     // The node does not bring back what was pruned, and ships what is new.
     fixture.ship();
     assert_eq!(
