@@ -112,10 +112,11 @@ fn of_lag(lag: &LagReport, over: &str, rows: &mut Vec<Row>) {
 
 /// The rows of a mount of the copy.
 fn of_reading(reading: &ReadingReport, rows: &mut Vec<Row>) {
-    let row = |figure: &str, goal: &str, asked: &Asked, met: bool| {
+    let figure_of = |figure: &str, goal: &str, asked: &Asked| {
         let said = format!("{} requests, {}", asked.requests, mb(asked.bytes as f64));
-        Row::new(figure, goal, seconds(asked.seconds * 1e6)).beside(said, asked.seconds / reading.delay_s).met(met)
+        Row::new(figure, goal, seconds(asked.seconds * 1e6)).beside(said, asked.seconds / reading.delay_s)
     };
+    let row = |figure: &str, goal: &str, asked: &Asked, met: bool| figure_of(figure, goal, asked).met(met);
     let worst = |all: &[Asked]| all.iter().copied().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let (first, all) = (&reading.first_name, &reading.all_names);
     rows.push(row("mount → first name in versions/", "≤ 0.5 s", first, first.seconds <= 0.5));
@@ -131,8 +132,7 @@ fn of_reading(reading: &ReadingReport, rows: &mut Vec<Row>) {
     }
     let newest = &reading.newest;
     rows.push(row("first 4 KiB of the newest version, cold", "≤ 2 s", newest, newest.seconds <= 2.0));
-    let whole = &reading.newest_whole;
-    rows.push(row("all of the newest version", "", whole, true));
+    rows.push(figure_of("all of the newest version", "", &reading.newest_whole));
 }
 
 fn of_answers(kind: &KindReport, rows: &mut Vec<Row>) {
