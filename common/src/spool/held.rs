@@ -112,7 +112,7 @@ impl HeldSpool {
 
 /// Time within which the previous holder of the lock must end: the recorder of a node that was restarted at once, or its
 /// preallocation thread. On a busy machine that takes seconds, and a refusal would end the node.
-const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(10);
+const HOLDER_ENDS_WITHIN: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 fn lock(directory: &dyn Directory) -> Result<Arc<dyn fmt::Debug + Send + Sync>, SpoolError> {
