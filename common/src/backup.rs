@@ -11,6 +11,7 @@ pub(crate) mod size;
 pub(crate) mod snapshot_check;
 pub(crate) mod source;
 pub(crate) mod state;
+mod tail_reads;
 pub(crate) mod view;
 mod view_cache;
 pub(crate) mod views;

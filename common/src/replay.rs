@@ -219,6 +219,14 @@ impl Replay {
         execute(self, &mut control, about, change.statements(), run)
     }
 
+    /// Executes a statement as far as that goes, for the pages that it reads: the database is good for nothing else then. Returns
+    /// whether there is a reason to go on: all pages could be read, and there is room for more.
+    pub(crate) fn attempt(&self, statement: &str) -> bool {
+        let run = || statement::execute(&self.connection, statement).is_ok();
+        let _: (bool, Option<OutOfBounds>) = bounds::within(&self.bounds, self.page_count(), run);
+        self.take_problem().is_none() && !self.mounted.is_full()
+    }
+
     /// Begins to execute changes of blocks with the table `templates`.
     pub(crate) fn stored<'r>(&'r mut self, templates: &Templates) -> StoredReplay<'r> {
         StoredReplay {

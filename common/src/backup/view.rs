@@ -157,8 +157,9 @@ impl View {
             }
             None => {
                 let (pages, foreign_keys) = backup.start_pages(&plan.start).map_err(BuildError::pages)?;
-                backup.fetch_reads(plan);
                 let (pages, held) = (OverlayPages::new(pages), Mutex::default());
+                backup.fetch_reads(plan);
+                backup.read_for_tail(&pages, foreign_keys, &plan.changes);
                 (Self { seq: plan.seq, pages, foreign_keys, reads, held }, None)
             }
         };

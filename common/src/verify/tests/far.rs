@@ -1,8 +1,10 @@
 //! Versions opened in a directory that is far: what is read was asked for at once before.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::backup::source::Source;
@@ -12,6 +14,8 @@ use crate::storage::{Access, Directory, RealDirectory, StorageError, StoredFile,
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     wanted: BTreeMap<String, Vec<Range<u64>>>,
+    /// What each thread has read.
+    by_thread: HashMap<ThreadId, Vec<(String, Range<u64>)>>,
     /// Times that something was asked for.
     rounds: usize,
     unexpected: Vec<(String, Range<u64>)>,
@@ -101,6 +105,7 @@ impl StoredFile for FarFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
         let range = offset..offset + buf.len() as u64;
         let mut reads = self.reads.lock().unwrap();
+        reads.by_thread.entry(thread::current().id()).or_default().push((self.name.clone(), range.clone()));
         let of_file = reads.wanted.get(&self.name).map(Vec::as_slice).unwrap_or_default();
         if !of_file.iter().any(|wanted| wanted.start <= range.start && range.end <= wanted.end) {
             reads.unexpected.push((self.name.clone(), range));
@@ -172,4 +177,42 @@ fn everything_that_a_sealed_version_reads_is_asked_for_at_once() {
         assert!(reads.rounds == 0 || reads.unexpected.is_empty(), "version {version}: {:?}", reads.unexpected);
     });
     assert!(in_segments > 50, "{in_segments} versions");
+}
+
+#[test]
+fn what_the_changes_behind_the_sealed_part_read_is_read_by_several_threads() {
+    const ROWS: usize = 400;
+    let mut node = Node::new("");
+    let mut recording = node.record_within(LIMITS);
+    node.execute(&mut recording, "CREATE TABLE wide (id INTEGER PRIMARY KEY, what BLOB)");
+    let rows = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})");
+    node.execute(&mut recording, &format!("{rows} INSERT INTO wide SELECT i, zeroblob(3000) FROM n"));
+    drop(recording);
+    recording = node.record_within(LIMITS);
+    node.write(&mut recording, "the first of a log", Fate::Committed).unwrap();
+    let mut sealer = Sealer::new(node.backup(), LIMITS).unwrap();
+    sealer.advance(recording.newest().unwrap().seq, &mut |_| ControlFlow::Continue(())).unwrap();
+    for row in (1..ROWS).step_by(8) {
+        node.execute(&mut recording, &format!("UPDATE wide SET what = 'anew' WHERE id = {row}"));
+    }
+    drop(recording);
+
+    let (backup, reads) = far(node.backup_path());
+    let (history, read) = backup.read_history();
+    read.unwrap();
+    let plan = history.plan(history.newest().unwrap()).unwrap();
+    *reads.lock().unwrap() = Reads::default();
+    let view = View::open(&backup, &plan).unwrap();
+    {
+        let mut reads = reads.lock().unwrap();
+        let own = reads.by_thread.remove(&thread::current().id()).unwrap_or_default();
+        let of_others: Vec<_> = reads.by_thread.values().flatten().collect();
+        let pages = ROWS / 8;
+        assert!(of_others.len() > pages, "{} reads", of_others.len());
+        let alone = own.iter().filter(|read| !of_others.contains(read) && reads.unexpected.contains(read)).count();
+        assert!(alone < pages / 4, "{alone} reads, while each of {pages} rows is in another page");
+        let most = reads.by_thread.values().map(Vec::len).max().unwrap_or(0);
+        assert!(most < of_others.len() / 4, "{most} of {} reads one after the other", of_others.len());
+    }
+    assert!(bytes(&view) == std::fs::read(node.database()).unwrap());
 }
