@@ -117,6 +117,11 @@ pub struct Backup {
 }
 
 impl Backup {
+    /// Whether each read has a long way, as of an off-site copy.
+    pub fn is_far(&self) -> bool {
+        self.directory.is_far()
+    }
+
     /// Opens the backup at `source`, such as a [`BackupUrl`](crate::BackupUrl); reads only its manifest.
     ///
     /// # Errors

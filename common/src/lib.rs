@@ -74,7 +74,7 @@ pub use live::live_database::{LiveDatabaseError, expect_openable, node_id_of_dat
 pub use live::open_transaction::is_in_transaction;
 pub use live::take_snapshot::{PagesDone, SnapshotError};
 pub use log::{AppendError, CutError, DbWrite, LogEnd, RecordAddress, RecoverError};
-pub use pages::{DatabaseCopy, PageIdentity, PageSource};
+pub use pages::{CopyConnection, CopyOrder, DatabaseCopy, PageIdentity, PageSource, Piece};
 pub use recording::record_error::RecordError;
 pub use recording::{BackupWriter, Interrupted};
 pub use replay::sqlite_reason::reason as sqlite_reason;

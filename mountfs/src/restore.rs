@@ -12,17 +12,19 @@ pub mod running_node;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::ScopedJoinHandle;
 
 use common::verify::{Hold, compare_with_database};
-use common::{Backup, DataVersion, History, Version, View, ViewError, quick_check, sqlite_reason, version_of_database};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use common::{
+    Backup, CopyOrder, DataVersion, DatabaseCopy, History, Version, View, ViewError, quick_check, sqlite_reason,
+    version_of_database,
+};
+use rusqlite::{Connection, ErrorCode};
 use tempfile::NamedTempFile;
 
 pub use self::destination::{Destination, Existing};
 pub use self::made_directories::MadeDirectories;
 pub use self::restore_error::RestoreError;
-use copying::WantedVersion;
 
 /// The progress of a restore.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +38,7 @@ pub enum Progress<'a> {
     },
     /// This many bytes have been copied.
     Copied(u64),
-    /// Everything has been copied; SQLite is checking it.
+    /// Everything has been copied; SQLite has not checked all of it yet.
     Checking,
     /// Pages have been read back and compared.
     ReadBack {
@@ -138,23 +140,19 @@ fn write(
     let data_version = version.data_version;
     let write_error = |source| RestoreError::Write { path: destination.path().to_owned(), source };
     let plan = history.plan(version).map_err(|source| RestoreError::Read { version: data_version, source })?;
-    let start = View::open(backup, &plan.without_changes()).map_err(|error| view_error(error, data_version))?;
+    let view = View::open(backup, &plan).map_err(|error| view_error(error, data_version))?;
 
     let temporary = destination.new_file().map_err(write_error)?;
-    progress(Progress::Started { temporary: temporary.path(), total_bytes: start.size_bytes() });
-    let version = WantedVersion { backup, plan: &plan, data_version };
-    let bytes = copying::write_version(&version, &start, destination, &temporary, progress)?;
-    progress(Progress::Checking);
-    let (checked, synced) = thread::scope(|scope| {
-        let sync = || temporary.as_file().sync_all();
-        let syncing = thread::Builder::new().name("restore-sync".to_owned()).spawn_scoped(scope, sync);
-        (findings(temporary.path(), data_version), syncing.map_or_else(|_| sync(), join))
-    });
-    let damage = checked?;
+    let bytes = view.size_bytes();
+    progress(Progress::Started { temporary: temporary.path(), total_bytes: bytes });
+    let file = temporary.as_file().try_clone().map_err(write_error)?;
+    let order = if backup.is_far() { CopyOrder::Ascending } else { CopyOrder::AsChecked };
+    let path = temporary.path().to_owned();
+    let copy = Arc::new(DatabaseCopy::new(file, path, view.page_size(), view.page_count(), order));
+    let damage = copying::write_version(&view, data_version, &copy, write_error, progress)?;
     if let (Some(finding), Damaged::Refuse) = (damage.first(), damaged) {
         return Err(RestoreError::Damaged { version: data_version, finding: finding.clone() });
     }
-    synced.map_err(write_error)?;
     if proof == Proof::ReadBack {
         read_back(backup, temporary.as_file(), temporary.path(), data_version, destination, progress)?;
     }
@@ -192,30 +190,17 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Checks a database file with SQLite, and that it contains this version.
-///
-/// # Errors
-/// [`RestoreError::Sqlite`], [`RestoreError::Damaged`] or [`RestoreError::OtherVersion`].
-pub fn check(database: &Path, version: DataVersion) -> Result<(), RestoreError> {
-    match findings(database, version)?.into_iter().next() {
-        Some(finding) => Err(RestoreError::Damaged { version, finding }),
-        None => Ok(()),
-    }
-}
-
-/// SQLite's findings about a database file, which must contain this version unless even that cannot be read.
-fn findings(database: &Path, version: DataVersion) -> Result<Vec<String>, RestoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+/// SQLite's findings about a database, which must contain this version unless even that cannot be read.
+fn findings(connection: &Connection, version: DataVersion) -> Result<Vec<String>, RestoreError> {
     let sqlite = |error: &rusqlite::Error| RestoreError::Sqlite { version, reason: sqlite_reason(error) };
-    let connection = Connection::open_with_flags(database, flags).map_err(|error| sqlite(&error))?;
     let is_damage = |error: &rusqlite::Error| {
         matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
     };
-    let mut findings = match quick_check(&connection, FINDINGS_MAX) {
+    let mut findings = match quick_check(connection, FINDINGS_MAX) {
         Err(error) if is_damage(&error) => vec![sqlite_reason(&error)],
         findings => findings.map_err(|error| sqlite(&error))?,
     };
-    match version_of_database(&connection) {
+    match version_of_database(connection) {
         Ok(found) if found == version => {}
         Ok(found) => return Err(RestoreError::OtherVersion { expected: version, found }),
         Err(error) if is_damage(&error) => {

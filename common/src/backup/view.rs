@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backup::Backup;
 use crate::backup::recorded_changes::RecordedChanges;
 use crate::history::{PlannedChange, ReplayPlan, Start};
-use crate::pages::{CopiedPages, DatabaseCopy, OverlayPages, PageSource};
+use crate::pages::{OverlayPages, PageSource};
 use crate::replay::{ForeignKeys, Replay, ReplayError};
 use crate::segment::{SealedState, SegmentFile};
 use crate::storage::read_error::ReadError;
@@ -61,24 +61,6 @@ impl View {
     /// When a change cannot be replayed, or something that is needed for it cannot be read.
     pub fn open(backup: &Backup, plan: &ReplayPlan) -> Result<Self, ViewError> {
         Self::build(backup, plan, None).map_err(|error| error.of_version(plan.data_version))
-    }
-
-    /// Opens the version that `plan` was made for, on a copy of the database that its replay begins with. That is this view: the one
-    /// of [`ReplayPlan::without_changes`].
-    ///
-    /// # Errors
-    /// When a change cannot be replayed, or something that is needed for it cannot be read.
-    pub fn open_on_copy(&self, backup: &Backup, plan: &ReplayPlan, copy: Arc<DatabaseCopy>) -> Result<Self, ViewError> {
-        let pages = OverlayPages::new(Arc::new(CopiedPages::new(self.pages.clone(), copy)));
-        let start = Self { pages, held: Mutex::new(self.held()), ..*self };
-        start.replayed(backup, plan, &plan.changes).map_err(|error| error.of_version(plan.data_version))
-    }
-
-    /// What the replay has written: bytes of the database file with their offsets, in ascending order. All others are those of the
-    /// database that it began with, up to the size of the smaller one, and zeros behind it.
-    pub fn written(&self) -> impl Iterator<Item = (u64, Arc<[u8]>)> {
-        let page_size = u64::from(self.page_size().get());
-        self.pages.written().into_iter().map(move |(page, bytes)| ((u64::from(page.get()) - 1) * page_size, bytes))
     }
 
     /// Fills `buf` with the bytes of the database file from `offset` on, and returns how many there were: fewer than

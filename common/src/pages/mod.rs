@@ -1,6 +1,6 @@
 //! Pages of a database: their sources, and the overlay that replay writes to.
 
-mod copied_pages;
+mod database_copy;
 mod in_runs;
 mod overlay;
 mod page_identity;
@@ -13,8 +13,7 @@ mod vfs;
 use crate::storage::read_error::ReadError;
 use format::units::{PageNo, PageSize};
 
-pub(crate) use copied_pages::CopiedPages;
-pub use copied_pages::DatabaseCopy;
+pub use database_copy::{CopyConnection, CopyOrder, DatabaseCopy, Piece};
 pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};
 pub use page_identity::PageIdentity;

@@ -50,13 +50,6 @@ impl OverlayPages {
         written
     }
 
-    /// The written pages in ascending order.
-    pub(crate) fn written(&self) -> Vec<(PageNo, Arc<[u8]>)> {
-        let mut written: Vec<_> = self.dirty.iter().map(|(&page, bytes)| (page, Arc::clone(bytes))).collect();
-        written.sort_unstable_by_key(|(page, _)| *page);
-        written
-    }
-
     /// Memory of the written pages in bytes.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty.len() as u64 * u64::from(self.page_size().get())

@@ -39,7 +39,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// The error with its cause and remedy, as a line for the log.
-    pub(crate) fn in_words(&self) -> String {
+    pub fn in_words(&self) -> String {
         match self {
             Self::Storage(error) => format!("{error}: {}", error.source),
             Self::Damaged { .. } => format!("{self}; `backupfs verify` says which versions that costs"),
