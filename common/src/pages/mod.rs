@@ -7,6 +7,7 @@ mod page_identity;
 mod read_ahead;
 mod snapshot_file;
 mod snapshot_pages;
+mod snapshot_writer;
 #[expect(unsafe_code, reason = "SQLite calls a VFS through C function pointers; every block says why it is sound")]
 mod vfs;
 
@@ -18,8 +19,9 @@ pub(crate) use in_runs::PagesInRuns;
 pub(crate) use overlay::{Overlay, OverlayPages};
 pub use page_identity::PageIdentity;
 pub(crate) use read_ahead::{PagesInOrder, read_ahead};
-pub(crate) use snapshot_file::{SnapshotFile, SnapshotWriter};
+pub(crate) use snapshot_file::SnapshotFile;
 pub(crate) use snapshot_pages::{ExpectedSnapshot, SharedSnapshots, SnapshotPages};
+pub(crate) use snapshot_writer::SnapshotWriter;
 pub(crate) use vfs::{MountedOverlay, with_replay_clock};
 
 /// A database that is read page by page. Immutable: the same page always has the same bytes.

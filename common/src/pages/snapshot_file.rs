@@ -1,4 +1,4 @@
-//! A snapshot file: written once in order, then read at random.
+//! A snapshot file, read at random.
 
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -7,128 +7,18 @@ use std::path::Path;
 use zstd::zstd_safe;
 
 use crate::storage::read_error::ReadError;
-use crate::storage::{
-    Access, Directory, StorageError, StoredFile, TEMPORARY_ENDING, Wanted, read_exact_at, remove_if_present,
-};
+use crate::storage::{Access, Directory, StoredFile, Wanted, read_exact_at};
 use format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
 use format::units::{PageNo, Seq};
 use format::{Damage, checksum, frames, names};
 
-/// The strongest level without entropy coding. A node's data is mostly random: zstd's default level saves a tenth of the space,
-/// and takes twice the time for every page that is read.
-const COMPRESSION_LEVEL: i32 = -1;
-
 /// Compressed bytes per read of consecutive pages.
 const READ_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes between syncs of a snapshot. A single sync of a large snapshot could keep a slow disk busy for longer than the deadline
-/// of a call, at every attempt.
-const SYNC_BYTES: u64 = 8 << 20;
-
-/// A snapshot being written. It has a temporary name until [`finish`](Self::finish) returns.
-pub(crate) struct SnapshotWriter<'a> {
-    directory: &'a dyn Directory,
-    header: SnapshotHeader,
-    name: String,
-    file: Box<dyn StoredFile>,
-    offset: u64,
-    durable_to: u64,
-    pages: Vec<PageNo>,
-    stored_pages: u32,
-    groups: Vec<Group>,
-    pending: Vec<u8>,
-    /// One context for all groups: creating one takes longer than compressing a group.
-    compressor: zstd::bulk::Compressor<'static>,
-}
-
-impl<'a> SnapshotWriter<'a> {
-    /// Creates the file of the snapshot that `header` describes.
-    pub(crate) fn create(directory: &'a dyn Directory, header: SnapshotHeader) -> Result<Self, StorageError> {
-        let name = names::snapshot(header.seq);
-        let temporary = format!("{name}{TEMPORARY_ENDING}");
-        remove_if_present(directory, &temporary)?;
-        let file = directory.create(&temporary)?;
-        file.write_at(&header.encode(), 0)?;
-        let compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL);
-        let compressor = compressor.map_err(|source| not_compressed(&*file, 0, source))?;
-        Ok(Self {
-            directory,
-            header,
-            name,
-            file,
-            offset: SNAPSHOT_HEADER_LEN as u64,
-            durable_to: 0,
-            pages: Vec::new(),
-            stored_pages: 0,
-            groups: Vec::new(),
-            pending: Vec::new(),
-            compressor,
-        })
-    }
-
-    /// Adds a page. Pages come in ascending order; all of them unless the snapshot is a delta.
-    pub(crate) fn push(&mut self, page: PageNo, bytes: &[u8]) -> Result<(), StorageError> {
-        debug_assert_eq!(bytes.len(), self.header.page_size.bytes());
-        if self.header.base.is_some() {
-            self.pages.push(page);
-        }
-        self.stored_pages += 1;
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() == pages_per_group(self.header.page_size) * self.header.page_size.bytes() {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    /// Writes the pending group.
-    fn flush(&mut self) -> Result<(), StorageError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let compressed = self.compressor.compress(&self.pending);
-        let compressed = compressed.map_err(|source| not_compressed(&*self.file, self.offset, source))?;
-        let len = u32::try_from(compressed.len()).expect("BUG: a compressed group is about as large as 64 KiB at most");
-        self.file.write_at(&compressed, self.offset)?;
-        self.groups.push(Group { offset: self.offset, len, checksum: checksum(&[&compressed]) });
-        self.offset += u64::from(len);
-        self.pending.clear();
-        if self.offset - self.durable_to >= SYNC_BYTES {
-            self.file.sync()?;
-            self.durable_to = self.offset;
-        }
-        Ok(())
-    }
-
-    /// Completes the file, makes it durable under its name, and returns the checksum of its footer.
-    pub(crate) fn finish(mut self) -> Result<u32, StorageError> {
-        self.flush()?;
-        let index = SnapshotIndex { pages: self.header.base.map(|_| self.pages), groups: self.groups }.encode();
-        let header = self.header.encode();
-        let footer = SnapshotFooter {
-            header_checksum: last_four(&header),
-            index_checksum: checksum(&[&index]),
-            index_offset: self.offset,
-            stored_pages: self.stored_pages,
-        }
-        .encode();
-        self.file.write_at(&index, self.offset)?;
-        self.file.write_at(&footer, self.offset + index.len() as u64)?;
-        self.file.sync()?;
-        self.directory.rename(&format!("{}{TEMPORARY_ENDING}", self.name), &self.name)?;
-        self.directory.sync()?;
-        Ok(last_four(&footer))
-    }
-}
-
-fn not_compressed(file: &dyn StoredFile, offset: u64, source: std::io::Error) -> StorageError {
-    let (op, path) = (crate::storage::StorageOp::Write, file.path().to_path_buf());
-    StorageError { op, path, offset: Some(offset), source }
-}
-
 /// The checksum at the end of a header or footer.
-fn last_four(bytes: &[u8]) -> u32 {
+pub(super) fn last_four(bytes: &[u8]) -> u32 {
     u32::from_le_bytes(*bytes.last_chunk().expect("BUG: headers and footers are longer than their checksum"))
 }
 
