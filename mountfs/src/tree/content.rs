@@ -4,17 +4,23 @@ use common::{Origin, Version, View};
 use format::snapshot_ref::SnapshotReason;
 use serde::Serialize;
 
-/// The statements of a version as a script: each as it was received, ended by `;` unless it is, and a newline.
+/// Bytes that a script adds to each statement: `;` and a newline, or two newlines.
+const ADDED_BYTES: u64 = 2;
+
+/// The statements of a version as a script: each as it was received, ended by `;` and a newline. One that ends with `;` itself is
+/// followed by an empty line instead: so the length of the script is known without reading it.
 pub fn changes_sql(statements: &[String]) -> Vec<u8> {
     let mut text = Vec::with_capacity(statements.iter().map(|statement| statement.len() + 2).sum());
     for statement in statements {
         text.extend_from_slice(statement.as_bytes());
-        if !statement.ends_with(';') {
-            text.push(b';');
-        }
-        text.push(b'\n');
+        text.extend_from_slice(if statement.ends_with(';') { b"\n\n" } else { b";\n" });
     }
     text
+}
+
+/// The length of the script of a version.
+pub fn changes_sql_len(version: &Version) -> u64 {
+    version.statement_bytes.saturating_add(version.statements.saturating_mul(ADDED_BYTES))
 }
 
 /// The size of a version, in pages and bytes.
@@ -106,9 +112,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_statement_ends_with_one_semicolon_and_a_newline() {
+    fn every_statement_ends_with_one_semicolon_and_adds_two_bytes() {
         let statements = ["PRAGMA foreign_keys = OFF;".to_owned(), "INSERT INTO t VALUES ('a\n;b')".to_owned()];
-        assert_eq!(changes_sql(&statements), b"PRAGMA foreign_keys = OFF;\nINSERT INTO t VALUES ('a\n;b');\n");
+        assert_eq!(changes_sql(&statements), b"PRAGMA foreign_keys = OFF;\n\nINSERT INTO t VALUES ('a\n;b');\n");
         assert_eq!(changes_sql(&[]), b"");
     }
 }

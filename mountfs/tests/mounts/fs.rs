@@ -135,7 +135,8 @@ fn a_rider_belongs_to_its_version_and_makes_it_another_file() {
     follower.poll(fs.history_lock()).unwrap();
     assert_ne!(attr(&fs, "versions/2").inode, before);
     let changes = String::from_utf8(read(&fs, "versions/2/changes.sql")).unwrap();
-    assert!(changes.ends_with("intval = 1;\nPRAGMA foreign_keys = OFF;\n"), "{changes}");
+    assert!(changes.ends_with("intval = 1;\nPRAGMA foreign_keys = OFF;\n\n"), "{changes}");
+    assert_eq!(attr(&fs, "versions/2/changes.sql").size_bytes, changes.len() as u64);
 }
 
 #[test]
