@@ -22,7 +22,7 @@ use super::mount::serve;
 use super::signals::signals_to_end;
 use crate::demo::pretend_lightningd::{Answer, Commit, PretendLightningd, PretendSettings, RecorderStderr};
 use crate::demo::trace::{Trace, TraceEvent};
-use crate::fuse::adapter::Access;
+use crate::fuse::kernel_attr::Access;
 use crate::mount::mounted::{Mount, MountError, MountSettings};
 use crate::restore::{Checks, Damaged, Destination, Existing, Proof, restore};
 use crate::say;

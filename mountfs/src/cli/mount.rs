@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 use super::read_url::{ReadArgs, ReadUrl};
 use super::signals::signals_to_end;
 use super::{Failure, daemon};
-use crate::fuse::adapter::Access;
+use crate::fuse::kernel_attr::Access;
 use crate::mount::mounted::{Mount, MountSettings, Unmounted};
 use crate::note;
 use crate::say;

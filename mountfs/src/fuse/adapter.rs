@@ -8,32 +8,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fuse::errno::errno;
+use crate::fuse::kernel_attr::{BLOCK_BYTES, Outside, Owner, file_attr, file_type, ttl};
 use crate::fuse::workers::Workers;
 use crate::tree::attr::{Attr, Entry, Lasts};
 use crate::tree::fs::{Cost, Fs};
 use crate::tree::fs_error::FsError;
-use crate::tree::kernel_inode::Tag;
 use crate::tree::node::Kind;
 use crate::tree::shown::{KernelMemory, Shown, Tree};
-
-/// The cache timeout for answers that never change.
-const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long the kernel may cache what [`Lasts::Briefly`].
-const BRIEFLY: Duration = Duration::from_millis(100);
-
-/// Bytes of a block in `stat` and `statfs`; `st_blocks` always counts blocks of 512 bytes.
-const BLOCK_BYTES: u32 = 4096;
 
 /// The number of names whose attributes are collected at once for a listing with attributes.
 const NAMES_AT_ONCE: usize = 64;
@@ -43,42 +34,22 @@ thread_local! {
     static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The users who may enter the mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Only the user who mounts: a node's database holds its secrets.
-    Owner,
-    /// All users.
-    Others,
-}
-
-/// The owner of everything in the mount, and which other users may read it.
-#[derive(Debug, Clone, Copy)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// The users who may enter.
-    pub access: Access,
-}
-
-impl Owner {
-    /// The permission bits of a file, from those of its owner.
-    fn permissions(self, own: u16) -> u16 {
-        match self.access {
-            Access::Owner => own,
-            Access::Others => own | own >> 3 | own >> 6,
-        }
-    }
-}
-
 /// Serves the tree that is shown to the kernel.
 pub struct FuseAdapter {
     shown: Arc<Shown>,
     owner: Owner,
     end: End,
     workers: Workers,
+    listings: Listings,
+}
+
+/// Where the kernel has the listings of directories from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listings {
+    /// From its cache, as far as [`Shown`] lets it. It opens and closes directories by itself.
+    Cached,
+    /// From here, each time: a kernel before 5.1.
+    Asked,
 }
 
 /// Signals the end of a mount, no matter which process unmounted it.
@@ -93,7 +64,12 @@ pub struct End {
 impl FuseAdapter {
     /// An adapter that signals `end`.
     pub fn new(shown: Arc<Shown>, owner: Owner, end: End) -> Self {
-        Self { shown, owner, end, workers: Workers::default() }
+        Self { shown, owner, end, workers: Workers::default(), listings: Listings::Asked }
+    }
+
+    /// What the attributes of this tree become outside.
+    fn outside(&self, tree: &Tree) -> Outside {
+        Outside { tag: tree.tag, owner: self.owner, nanoseconds: self.shown.nanoseconds() }
     }
 
     /// Answers in this thread, or in a worker thread when a view may have to be built: the few threads that serve the kernel
@@ -128,6 +104,11 @@ impl KernelMemory for Kernel {
         // All of it: to the end of the file.
         self.0.inval_inode(INodeNo(inode), 0, 0)
     }
+
+    fn forget_attributes(&self, inode: u64) -> io::Result<()> {
+        // A negative offset: the attributes alone. So it waits for no page that is being read.
+        self.0.inval_inode(INodeNo(inode), -1, 0)
+    }
 }
 
 /// The attributes in a listing for a directory or link that cannot be read. They are not cached.
@@ -138,7 +119,7 @@ fn not_known(fs: &Fs, inode: u64, kind: Kind) -> Attr {
 }
 
 /// Answers a listing in which each name comes with its attributes.
-fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner, mut reply: ReplyDirectoryPlus) {
+fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, outside: Outside, mut reply: ReplyDirectoryPlus) {
     let mut cookie = offset;
     loop {
         // Collected first: attributes must not be looked up while the listing has the history locked.
@@ -163,14 +144,19 @@ fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner
             let Entry { attr, name_lasts } = match fs.entry(inode) {
                 Ok(entry) => entry,
                 // A file that is gone by now is not listed: its size is not known.
-                Err(_) if kind == Kind::File => continue,
+                Err(FsError::NoEntry) if kind == Kind::File => continue,
+                // No end is sent behind a file that is left out: the kernel would cache the listing without it.
+                Err(error) if kind == Kind::File => {
+                    return if cookie == offset { reply.error(errno(&error)) } else { reply.ok() };
+                }
                 // The name is listed; a lookup of it returns the error.
                 Err(_) => Entry { attr: not_known(fs, inode, kind), name_lasts: Lasts::Moment },
             };
             // The protocol has only one timeout for both here.
             let lasts = attr.lasts.min(name_lasts);
-            let kernel_attr = file_attr(&attr, tag, owner);
-            if reply.add(kernel_attr.ino, behind, name, &ttl(lasts), &kernel_attr, Generation(tag.tree)) {
+            let kernel_attr = file_attr(&attr, outside);
+            let generation = Generation(outside.tag.tree);
+            if reply.add(kernel_attr.ino, behind, name, &ttl(lasts), &kernel_attr, generation) {
                 reply.ok();
                 return;
             }
@@ -183,47 +169,10 @@ fn list_with_attributes(fs: &Fs, inode: u64, offset: u64, tag: Tag, owner: Owner
     }
 }
 
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Link => FileType::Symlink,
-    }
-}
-
-fn ttl(lasts: Lasts) -> Duration {
-    match lasts {
-        Lasts::Forever => FOREVER,
-        Lasts::Briefly => BRIEFLY,
-        Lasts::Moment => Duration::ZERO,
-    }
-}
-
 fn open_flags(lasts: Lasts) -> FopenFlags {
     match lasts {
         Lasts::Forever => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
         Lasts::Briefly | Lasts::Moment => FopenFlags::FOPEN_NOFLUSH,
-    }
-}
-
-fn file_attr(attr: &Attr, tag: Tag, owner: Owner) -> FileAttr {
-    let time = SystemTime::UNIX_EPOCH + Duration::from_micros(attr.time.as_micros().unsigned_abs());
-    FileAttr {
-        ino: INodeNo(tag.outward(attr.inode)),
-        size: attr.size_bytes,
-        blocks: attr.size_bytes.div_ceil(512),
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind: file_type(attr.kind),
-        perm: owner.permissions(attr.permissions),
-        nlink: attr.links,
-        uid: owner.uid,
-        gid: owner.gid,
-        rdev: 0,
-        blksize: BLOCK_BYTES,
-        flags: 0,
     }
 }
 
@@ -245,6 +194,11 @@ impl Filesystem for FuseAdapter {
         {
             let _: Result<(), InitFlags> = config.add_capabilities(wanted);
         }
+        // Listings are cached only if the kernel compares the time of a directory before it uses one.
+        let opens_directories_itself = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        if opens_directories_itself && config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA).is_ok() {
+            self.listings = Listings::Cached;
+        }
         Ok(())
     }
 
@@ -259,12 +213,12 @@ impl Filesystem for FuseAdapter {
             Ok(found) => found,
             Err(error) => return reply.error(errno(&error)),
         };
-        let (owner, tag, name) = (self.owner, tree.tag, name.to_owned());
+        let (outside, name) = (self.outside(&tree), name.to_owned());
         let cost = tree.fs.lookup_cost(parent, &name);
         self.answer(tree, cost, move |fs| match fs.lookup(parent, &name) {
             Ok(Entry { attr, name_lasts }) => {
-                let kernel_attr = file_attr(&attr, tag, owner);
-                reply.entry_with_ttls(&ttl(attr.lasts), &ttl(name_lasts), &kernel_attr, Generation(tag.tree));
+                let kernel_attr = file_attr(&attr, outside);
+                reply.entry_with_ttls(&ttl(attr.lasts), &ttl(name_lasts), &kernel_attr, Generation(outside.tag.tree));
             }
             // Answered as an error and not as an empty entry: the version may be there the next moment.
             Err(error) => reply.error(errno(&error)),
@@ -276,7 +230,7 @@ impl Filesystem for FuseAdapter {
             Ok(found) => found,
             Err(error) => return reply.error(errno(&error)),
         };
-        let (owner, tag) = (self.owner, tree.tag);
+        let outside = self.outside(&tree);
         let cost = if fh.is_some() { Cost::Small } else { tree.fs.getattr_cost(inode) };
         self.answer(tree, cost, move |fs| {
             let attr = match fh {
@@ -284,7 +238,7 @@ impl Filesystem for FuseAdapter {
                 None => fs.getattr(inode),
             };
             match attr {
-                Ok(attr) => reply.attr(&ttl(attr.lasts), &file_attr(&attr, tag, owner)),
+                Ok(attr) => reply.attr(&ttl(attr.lasts), &file_attr(&attr, outside)),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -351,8 +305,20 @@ impl Filesystem for FuseAdapter {
         reply.ok();
     }
 
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.listings {
+            // Upon this the kernel opens and closes every directory by itself.
+            Listings::Cached => reply.error(Errno::ENOSYS),
+            Listings::Asked => reply.opened(FileHandle(0), FopenFlags::empty()),
+        }
+    }
+
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.shown.of(ino.0).and_then(|(Tree { fs, tag }, inode)| {
+        let listed = self.shown.of(ino.0).and_then(|(tree, inode)| {
+            if offset == 0 {
+                self.shown.begin_listing(&tree, inode);
+            }
+            let Tree { fs, tag } = tree;
             fs.list(inode, offset, &mut |entry| {
                 let inode = INodeNo(tag.outward(entry.inode));
                 let full = reply.add(inode, entry.cookie, file_type(entry.kind), entry.name);
@@ -370,9 +336,11 @@ impl Filesystem for FuseAdapter {
             Ok(found) => found,
             Err(error) => return reply.error(errno(&error)),
         };
-        let (owner, tag) = (self.owner, tree.tag);
-        let cost = tree.fs.entries_cost(inode);
-        self.answer(tree, cost, move |fs| list_with_attributes(fs, inode, offset, tag, owner, reply));
+        if offset == 0 {
+            self.shown.begin_listing(&tree, inode);
+        }
+        let (outside, cost) = (self.outside(&tree), tree.fs.entries_cost(inode));
+        self.answer(tree, cost, move |fs| list_with_attributes(fs, inode, offset, outside, reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -442,19 +410,5 @@ impl Filesystem for FuseAdapter {
         removexattr(INodeNo, &OsStr) -> ReplyEmpty;
         create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
         fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_may_read_only_where_they_were_let_in() {
-        let owner = |access| Owner { uid: 0, gid: 0, access };
-        assert_eq!(owner(Access::Owner).permissions(0o400), 0o400);
-        assert_eq!(owner(Access::Others).permissions(0o400), 0o444);
-        assert_eq!(owner(Access::Others).permissions(0o500), 0o555);
-        assert_eq!(owner(Access::Others).permissions(0o777), 0o777);
     }
 }

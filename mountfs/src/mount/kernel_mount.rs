@@ -13,7 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{geteuid, getgid, getuid};
 
-use crate::fuse::adapter::{Access, FuseAdapter};
+use crate::fuse::adapter::FuseAdapter;
+use crate::fuse::kernel_attr::Access;
 use crate::mount::mount_rights::{DEV_FUSE, can_open_device};
 use crate::mount::mountpoint::Mountpoint;
 

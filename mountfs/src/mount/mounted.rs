@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{Backup, OpenError, ReadError, Source};
 
-use crate::fuse::adapter::{Access, End, FuseAdapter, Kernel, Owner};
+use crate::fuse::adapter::{End, FuseAdapter, Kernel};
+use crate::fuse::kernel_attr::{Access, Owner};
 use crate::mount::behind;
 use crate::mount::follow::Following;
 use crate::mount::kernel_mount::Serving;

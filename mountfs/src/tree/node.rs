@@ -150,6 +150,11 @@ impl Node {
         }
     }
 
+    /// Whether it is a directory to which names are added.
+    pub const fn grows(self) -> bool {
+        matches!(self, Self::Root | Self::Versions | Self::ByTime(_))
+    }
+
     /// Directory, file or link.
     pub const fn kind(self) -> Kind {
         match self {

@@ -1,6 +1,7 @@
 //! [`Shown`]: the tree that the mount shows now, and the invalidation of the kernel's caches when it is replaced.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::tree::fs::Fs;
@@ -28,6 +29,13 @@ pub trait KernelMemory: Send + Sync {
     /// # Errors
     /// When the mount is gone.
     fn forget_contents(&self, inode: u64) -> io::Result<()>;
+
+    /// Invalidates the cached attributes of a directory; that the kernel does not know it (any more) is fine. Never waits for a
+    /// request that is being answered.
+    ///
+    /// # Errors
+    /// When the mount is gone.
+    fn forget_attributes(&self, inode: u64) -> io::Result<()>;
 }
 
 /// A tree, and its inodes in the kernel.
@@ -39,10 +47,17 @@ pub struct Tree {
     pub tag: Tag,
 }
 
-/// The tree that the mount shows now. Only the thread that follows the backup replaces it, and invalidates the kernel's
-/// caches: a serving thread that did so could wait for a lookup that waits for the thread.
+/// The tree that the mount shows now. Only the thread that follows the backup replaces it, and invalidates names and contents in
+/// the kernel's caches: a serving thread that did so could wait for a lookup that waits for the thread.
+///
+/// The kernel caches each listing, with the time that the directory had before. When a listing begins it uses the cached one if the
+/// time is the same. The listing of a version stays right. One of a directory that grows does not, and is never used: the time of
+/// such a directory has the number of listings in its nanoseconds, which no record has, and whenever the kernel reads one the
+/// number is increased and the cached time is invalidated.
 pub struct Shown {
     tree: RwLock<Tree>,
+    /// The listings of directories that grow which have begun.
+    listings: AtomicU32,
     kernel: Mutex<Option<Arc<dyn KernelMemory>>>,
 }
 
@@ -50,7 +65,7 @@ impl Shown {
     /// Shows a tree.
     pub fn new(fs: Arc<Fs>) -> Self {
         let tag = Tag { tree: 0, compactions: 0 };
-        Self { tree: RwLock::new(Tree { fs, tag }), kernel: Mutex::default() }
+        Self { tree: RwLock::new(Tree { fs, tag }), listings: AtomicU32::new(0), kernel: Mutex::default() }
     }
 
     /// The tree that is shown.
@@ -68,6 +83,22 @@ impl Shown {
         let tree = self.now();
         let inode = tree.tag.inward(inode).ok_or(FsError::Stale)?;
         Ok((tree, inode))
+    }
+
+    /// The nanoseconds below a microsecond in the time of directories that grow.
+    pub fn nanoseconds(&self) -> u32 {
+        self.listings.load(Ordering::SeqCst) % 1000
+    }
+
+    /// A listing of a directory of `tree` begins. Call it before the first name is read.
+    pub fn begin_listing(&self, tree: &Tree, inode: u64) {
+        if !Node::from_inode(inode).is_some_and(Node::grows) {
+            return;
+        }
+        self.listings.fetch_add(1, Ordering::SeqCst);
+        if let Some(kernel) = self.kernel() {
+            forget(kernel.forget_attributes(tree.tag.outward(inode)));
+        }
     }
 
     /// Begins: this kernel caches data of the mount from now on.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::Node;
 use common::BackupUrl;
-use mountfs::fuse::adapter::Access;
+use mountfs::fuse::kernel_attr::Access;
 use mountfs::mount::kernel_mount::connect;
 use mountfs::mount::mounted::{Mount, MountSettings, first_answer};
 use rustix::mount::{UnmountFlags, unmount};

@@ -116,6 +116,65 @@ fn a_mount_serves_although_its_log_is_not_read() {
     assert!(after.contains("unmounted"), "{after}");
 }
 
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The kernel caches listings. That of a directory that grows is never shown again.
+#[test]
+fn a_version_is_listed_as_soon_as_latest_leads_to_it() {
+    if !root_with_fuse() {
+        return;
+    }
+    let mut node = Node::new();
+    let mounted = Mounted::start(&node, &[], "warn");
+    let root = mounted.mountpoint.clone();
+    assert_eq!(names(&root), names(&root));
+    assert!(!names(&root).contains(&"latest".to_owned()));
+    for version in 1..=40_u32 {
+        let (hour, minute) = (version / 60, version % 60);
+        node.change(version);
+        let (link, target) = (root.join("latest"), Path::new("versions").join(version.to_string()));
+        in_time("latest leads to the version", move || {
+            while fs::read_link(&link).ok().as_ref() != Some(&target) {
+                thread::yield_now();
+            }
+        });
+        assert!(names(&root).contains(&"latest".to_owned()));
+        // Twice: the second one might come from the kernel.
+        for _ in 0..2 {
+            let listed = names(&root.join("versions"));
+            assert!(listed.len() == version as usize && listed.contains(&version.to_string()), "{version}: {listed:?}");
+            let listed = names(&root.join(format!("by-time/2026/11/22/{hour:02}h")));
+            assert!(listed.contains(&format!("{minute:02}m00.000001s-v{version}")), "{version}: {listed:?}");
+        }
+    }
+}
+
+/// Programs such as `du` look into every directory, some of them again and again.
+#[test]
+fn the_kernel_lists_a_version_by_itself_once_it_was_listed() {
+    if !root_with_fuse() {
+        return;
+    }
+    let node = Node::with_versions(3);
+    let mut mounted = Mounted::start(&node, &[], "debug");
+    let directory = mounted.mountpoint.join("versions/2");
+    for _ in 0..50 {
+        assert_eq!(names(&directory), ["changes.sql", "info.json", "lightningd.sqlite3"]);
+    }
+    kill_process(Pid::from_child(&mounted.process), Signal::TERM).unwrap();
+    let mut log = String::new();
+    mounted.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let requests = |name: &str| log.lines().filter(|line| line.contains(name)).count();
+    assert!(requests("READDIR") > 0, "{log}");
+    // The beginning and the end of the first listing; a few of other directories.
+    assert!(requests("READDIR") < 10 && requests("OPENDIR") < 3 && requests("RELEASEDIR") < 3, "{log}");
+}
+
 #[test]
 fn memory_of_versions_that_were_held_open_is_given_back() {
     if !root_with_fuse() {
