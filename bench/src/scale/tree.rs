@@ -23,6 +23,9 @@ const LINKS: usize = 1000;
 /// Names in the plain directory; more would take longer to make than they say.
 const PLAIN_NAMES_MAX: u64 = 100_000;
 
+/// Directories in it that have files.
+const FULL_NAMES_MAX: u64 = 30_000;
+
 /// The measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct TreeReport {
@@ -44,8 +47,14 @@ pub struct TreeReport {
     pub plain_names: u64,
     /// `ls -l versions/`, in milliseconds.
     pub long_listing_ms: f64,
-    /// `du -s versions/`, which looks into every directory, in milliseconds.
-    pub disk_usage_ms: f64,
+    /// `du -s versions/`, which looks into every directory, first and again, in milliseconds.
+    pub disk_usage_first_ms: f64,
+    /// Again.
+    pub disk_usage_again_ms: f64,
+    /// `du -s` of a plain directory with directories of as many files as a version has, again, in milliseconds.
+    pub plain_disk_usage_ms: f64,
+    /// The directories in that.
+    pub plain_full_names: u64,
     /// `readlink latest`, beside a plain link.
     pub readlink: Compared,
 }
@@ -71,7 +80,8 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
     }
     ensure!(names == subject.made.versions(), "{names} versions are listed of {}", subject.made.versions());
     let long_listing = list("-l", &mounted.join("versions"))?.0;
-    let disk_usage = timed(Command::new("du").arg("-s").arg(mounted.join("versions")))?.0;
+    let disk_usage = |directory: &Path| Ok::<_, anyhow::Error>(timed(Command::new("du").arg("-s").arg(directory))?.0);
+    let disk_usages = [disk_usage(&mounted.join("versions"))?, disk_usage(&mounted.join("versions"))?];
     let scratch = subject.dir.scratch()?;
     let plain = within(&scratch, "plain");
     fs::create_dir(&plain)?;
@@ -82,7 +92,17 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
     let plain_listings = (0..LISTINGS).map(|_| Ok(list("-U", &plain)?.0)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let plain_long_listing = list("-l", &plain)?.0;
-
+    let full = within(&scratch, "full");
+    let plain_full_names = plain_names.min(FULL_NAMES_MAX);
+    for name in 0..plain_full_names {
+        let directory = full.join(name.to_string());
+        fs::create_dir_all(&directory)?;
+        for file in ["lightningd.sqlite3", "changes.sql", "info.json"] {
+            fs::write(directory.join(file), "")?;
+        }
+    }
+    disk_usage(&full)?;
+    let plain_disk_usage = disk_usage(&full)?;
     let plain_link = within(&scratch, "latest");
     symlink("versions/1", &plain_link)?;
     let (mut links, mut plain_links) = (Vec::new(), Vec::new());
@@ -105,7 +125,10 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
         plain_listing_ms: least(&plain_listings),
         plain_long_listing_ms: millis(plain_long_listing),
         long_listing_ms: millis(long_listing),
-        disk_usage_ms: millis(disk_usage),
+        disk_usage_first_ms: millis(disk_usages[0]),
+        disk_usage_again_ms: millis(disk_usages[1]),
+        plain_disk_usage_ms: millis(plain_disk_usage),
+        plain_full_names,
         plain_names,
         readlink: Compared { figure: summary(links)?, yardstick: summary(plain_links)? },
     })
