@@ -195,6 +195,7 @@ impl BackupLock {
         if let Some(policy) = json.compact {
             policy.check().map_err(|error| bad(format!("compact: {error}")))?;
         }
+        json.offsite.iter().try_for_each(OffsiteEntry::check).map_err(|error| bad(error.to_string()))?;
         let Json { database, on_gap, compact, offsite, .. } = json;
         Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite })
     }
@@ -366,6 +367,13 @@ mod tests {
         assert!(policy("{}").contains("keeps nothing") && policy(r#"{"keep_within": "0d"}"#).contains("keeps nothing"));
         assert!(policy(r#"{"keep_within": "90"}"#).contains("`90` is no span of time"));
         assert!(policy(r#"{"keep_witin": "90d"}"#).contains("keep_witin") && policy("[]").contains("not usable"));
+        let wait = |keys: &str| {
+            message(&format!(r#"{{"backend_url": "file:///a", "offsite": [{{"url": "sftp://nas/n", {keys}}}]}}"#))
+        };
+        let bad = wait(r#""wait": {"changes": 1, "seconds": 0, "then": "stop"}"#);
+        assert!(bad.contains("backup.lock is not usable (`wait` has `seconds` 0; write"), "{bad}");
+        let bad = wait(r#""every": "segment", "wait": {"changes": 1, "seconds": 9, "then": "stop"}"#);
+        assert!(bad.contains("backup.lock is not usable (offsite, sftp://nas/n: answers cannot `wait`"), "{bad}");
         assert!(message(r#"{"backend_url": "ssh://a"}"#).contains("`ssh:` is not supported"));
         let dir = tempfile::tempdir().unwrap();
         let missing = BackupLock::read(dir.path()).unwrap_err().to_string();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::keep_policy::KeepSpan;
+use crate::config::offsite_wait::OffsiteWait;
 
 /// When new changes are shipped to a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +116,36 @@ pub struct OffsiteEntry {
     /// How often a restore of the newest version is rehearsed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearse: Option<KeepSpan>,
+    /// How long answers to `lightningd` wait for the copy; without it, none ever does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<OffsiteWait>,
+}
+
+/// Why the keys of an [`OffsiteEntry`] do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OffsiteEntryError {
+    /// Answers would wait for changes that are shipped when they are sealed, after thousands of others.
+    #[error(
+        "offsite, {url}: answers cannot `wait` for a copy that gets sealed segments only; write a time for `every`, such as \"10s\", \
+         or leave `wait` out"
+    )]
+    WaitForSegments {
+        /// The URL of the copy.
+        url: String,
+    },
+}
+
+impl OffsiteEntry {
+    /// Checks that the keys go together.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check(&self) -> Result<(), OffsiteEntryError> {
+        match (self.every, self.wait) {
+            (Every::Segment, Some(_)) => Err(OffsiteEntryError::WaitForSegments { url: self.url.clone() }),
+            (Every::Segment, None) | (Every::Span(_), _) => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +169,10 @@ mod tests {
     #[test]
     fn an_entry_needs_a_url_and_knows_its_keys() {
         let entry: OffsiteEntry = serde_json::from_str(r#"{"url": "s3://b/node"}"#).unwrap();
-        assert_eq!((entry.every, entry.seal), (Every::default(), None));
+        assert_eq!((entry.every, entry.seal, entry.wait), (Every::default(), None, None));
+        assert!(!serde_json::to_string(&entry).unwrap().contains("wait"));
+        let with_null: OffsiteEntry = serde_json::from_str(r#"{"url": "s3://b/node", "wait": null}"#).unwrap();
+        assert_eq!(with_null, entry, "null is as good as absent");
         let written = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<OffsiteEntry>(&written).unwrap(), entry);
         for bad in
