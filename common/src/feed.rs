@@ -14,6 +14,7 @@ use crate::log::{LogCursor, NextLog, RecordAddress, SECOND_LOOK_AFTER, SECOND_LO
 use crate::storage::read_error::ReadError;
 use crate::storage::{Access, StorageError, StoredFile, read_on};
 use format::log_header::LOG_HEADER_LEN;
+use format::record::Body;
 use format::units::Seq;
 use format::{Damage, names};
 
@@ -44,6 +45,8 @@ pub struct LogPiece {
     pub bytes: Vec<u8>,
     /// The position behind the piece.
     pub end: FeedPosition,
+    /// Whether one of the records names a snapshot, which is a file of its own.
+    pub names_snapshot: bool,
 }
 
 impl LogPiece {
@@ -253,19 +256,26 @@ impl Feed {
 
     fn read_piece(&mut self) -> Result<Read, ReadError> {
         let mut found: Option<Found> = None;
-        let next = self.cursor.read_to_end_of_log(&mut |_, address| {
+        let next = self.cursor.read_to_end_of_log(&mut |record, address| {
             let RecordAddress::Log { log, seq, offset, len, checksum } = address else {
                 return Err(Damage::Contradiction("a record of a log has the address of a segment"));
             };
-            let piece =
-                found.get_or_insert(Found { log, from: start_of(offset), end: offset, next_seq: seq, checksum: 0 });
+            let piece = found.get_or_insert(Found {
+                log,
+                from: start_of(offset),
+                end: offset,
+                next_seq: seq,
+                checksum: 0,
+                names_snapshot: false,
+            });
             if piece.end - piece.from >= PIECE_BYTES {
                 return Ok(ControlFlow::Break(()));
             }
             (piece.end, piece.next_seq, piece.checksum) = (offset + len as u64, seq.next(), checksum);
+            piece.names_snapshot |= matches!(record.body, Body::Snapshot(_));
             Ok(ControlFlow::Continue(()))
         })?;
-        let Some(Found { log, from, end, next_seq, checksum }) = found else {
+        let Some(Found { log, from, end, next_seq, checksum, names_snapshot }) = found else {
             return Ok(if next == NextLog::Begins { Read::NextLog } else { Read::NothingYet });
         };
         let file = open_log(&**self.backup.directory(), self.backup.manifest().uuid, log)?;
@@ -275,7 +285,7 @@ impl Feed {
             return Err(ReadError::damaged(file.path(), from, Damage::Short { have: bytes.len(), want: wanted }));
         }
         let end = FeedPosition { log: log.get(), offset: end, next_seq: next_seq.get(), previous_checksum: checksum };
-        Ok(Read::Piece(LogPiece { log, offset: from, bytes, end }))
+        Ok(Read::Piece(LogPiece { log, offset: from, bytes, end, names_snapshot }))
     }
 
     /// Skips the log at the position if it was sealed; `false` when it was not.
@@ -324,6 +334,7 @@ struct Found {
     end: u64,
     next_seq: Seq,
     checksum: u32,
+    names_snapshot: bool,
 }
 
 /// Offset from which a record is copied: with the log's header, if it is the first one.

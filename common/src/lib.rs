@@ -84,7 +84,8 @@ pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError,
 pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolStatus, SpooledChanges};
 pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};
-pub use status::offsite::{OffsiteRehearsal, OffsiteState, OffsiteStatus, offsite_directory};
+pub use status::offsite::{OffsiteRehearsal, OffsiteState, OffsiteStatus, WaitState, WaitStatus, offsite_directory};
+pub use status::ship_words;
 pub use storage::causes::{with_causes, with_remedy};
 pub use storage::owner::Owner;
 pub use storage::read_error::ReadError;

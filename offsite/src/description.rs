@@ -52,6 +52,9 @@ pub struct Heartbeat {
     pub shipped: u64,
     /// Whether the run ended in order: as far as the node knew, nothing followed.
     pub goodbye: bool,
+    /// Since when the node does not wait for the copy with its answers, although it should, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded_since: Option<i64>,
 }
 
 /// Encodes an object as JSON.
@@ -70,4 +73,21 @@ pub fn to_json<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>, CopyError
 pub fn from_json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, CopyError> {
     serde_json::from_slice(bytes)
         .map_err(|error| CopyError::NotUnderstood { name: name.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_says_since_when_nothing_waits_for_the_copy() {
+        let beat = Heartbeat { time: 5, acknowledged: 8, shipped: 7, goodbye: false, degraded_since: None };
+        let text = |beat: &Heartbeat| String::from_utf8(to_json("h", beat).unwrap()).unwrap();
+        assert_eq!(text(&beat), r#"{"time":5,"acknowledged":8,"shipped":7,"goodbye":false}"#);
+        let degraded = Heartbeat { degraded_since: Some(3), ..beat };
+        assert_eq!(text(&degraded), r#"{"time":5,"acknowledged":8,"shipped":7,"goodbye":false,"degraded_since":3}"#);
+        for beat in [beat, degraded] {
+            assert_eq!(from_json::<Heartbeat>("h", text(&beat).as_bytes()).unwrap(), beat);
+        }
+    }
 }

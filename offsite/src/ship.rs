@@ -3,7 +3,8 @@
 //! * [`state`]: how far a run came, for the next one;
 //! * [`uploads`]: objects sealed and stored;
 //! * [`listing`]: what the copy has; `catalogs`: what is made of that for readers;
-//! * `last_upload`: what became of the upload that a run began last.
+//! * `last_upload`: what became of the upload that a run began last;
+//! * [`restorable`]: how far a restore from the copy would come.
 //!
 //! Objects are written once, under names that no other run uses, or with contents that follow from the name. So it does no
 //! harm when an upload is repeated, delivered twice, or arrives after its run was killed.
@@ -11,6 +12,7 @@
 mod catalogs;
 mod last_upload;
 pub mod listing;
+pub mod restorable;
 pub mod state;
 pub mod uploads;
 
@@ -30,6 +32,7 @@ use crate::objects::{File, Object, Part, Run, Tail};
 use crate::seal::layout::Padding;
 use crate::ship::last_upload::Outcome;
 use crate::ship::listing::Listing;
+use crate::ship::restorable::ShippedTails;
 use crate::ship::state::{ShipState, StateFile, Upload};
 use crate::ship::uploads::Uploads;
 use crate::store::{ConditionalPut, Store};
@@ -82,6 +85,10 @@ pub struct Shipper {
     next_tail: (u64, u32),
     /// First seqs of segments with which no catalog can begin.
     no_catalogs_of: HashSet<u64>,
+    /// What is known of the records in the objects with bytes of logs.
+    tails: ShippedTails,
+    /// Since when answers do not wait for the copy, although they should.
+    degraded_since: Option<i64>,
 }
 
 /// An object with bytes of a log that is on its way. It is sealed once: whatever becomes of an upload, a repetition has the same
@@ -142,6 +149,8 @@ impl Shipper {
             queue: VecDeque::new(),
             next_tail: (0, 0),
             no_catalogs_of: HashSet::new(),
+            tails: ShippedTails::default(),
+            degraded_since: None,
         };
         if let (Some(damaged), Some(position)) = (damaged, position) {
             shipper.store_again(damaged, position)?;
@@ -277,6 +286,8 @@ impl Shipper {
                 // A reader needs what is between: a log that was sealed before all of it was shipped.
                 self.ship_segments_between(self.shipped.next_seq, piece.log.get())?;
             }
+            // Before anything of it is stored: no record of it may count too early.
+            self.tails.begin_piece(self.shipped.next_seq, &piece);
             let is_last = newest_log.is_none_or(|newest| piece.log >= newest) && piece.is_to_the_end();
             let mut bytes = piece.bytes.as_slice();
             let mut offset = piece.offset;
@@ -411,7 +422,8 @@ impl Shipper {
     fn heartbeat_of(&mut self, run: Run, acknowledged: u64, goodbye: bool) -> Result<(), CopyError> {
         let name = Object::Heartbeat(run).to_string();
         let time = Timestamp::now().as_micros();
-        let beat = Heartbeat { time, acknowledged, shipped: self.holds()?, goodbye };
+        let degraded_since = self.degraded_since;
+        let beat = Heartbeat { time, acknowledged, shipped: self.holds()?, goodbye, degraded_since };
         let object = self.uploads.seal(&name, &to_json(&name, &beat)?, Padding::PowerOfTwo)?;
         self.store(&name, &object, None, Overwrite::Always)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::offsite::OffsiteEntry;
+use crate::config::offsite_wait::OffsiteWait;
 use crate::storage::small_file::{read_small_file, replace_small_file};
 use format::units::{DataVersion, Timestamp};
 
@@ -84,6 +85,44 @@ pub struct OffsiteStatus {
     /// Why the last rehearsal failed; `None` when it did not, or there was none.
     #[serde(default)]
     pub rehearsal_error: Option<String>,
+    /// How answers to `lightningd` wait for the copy; `None` when they never do. The file does not say it.
+    #[serde(skip_deserializing)]
+    pub wait: Option<WaitStatus>,
+    /// Since when answers do not wait for the copy, although they should, in microseconds since 1970.
+    #[serde(skip)]
+    pub answers_degraded_since: Option<i64>,
+}
+
+/// Whether answers to `lightningd` wait for a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitState {
+    /// The recorder has only just started: answers wait as soon as the process that ships has said how far the copy is.
+    Starting,
+    /// They wait.
+    Waiting,
+    /// They do not, until the copy has caught up.
+    Degraded,
+}
+
+/// How answers to `lightningd` wait for a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitStatus {
+    /// What `backup.lock` says.
+    #[serde(flatten)]
+    pub rule: OffsiteWait,
+    /// Whether they wait; `None` when that is not known.
+    pub state: Option<WaitState>,
+    /// Since when they do not, as RFC 3339 writes it.
+    pub degraded_since: Option<String>,
+}
+
+impl WaitStatus {
+    /// The status by a rule; the time is in microseconds since 1970.
+    pub fn new(rule: OffsiteWait, state: Option<WaitState>, degraded_since: Option<i64>) -> Self {
+        let degraded_since = degraded_since.and_then(Timestamp::from_micros).map(|since| since.to_string());
+        Self { rule, state, degraded_since }
+    }
 }
 
 /// The contents of the file.
@@ -93,6 +132,9 @@ struct StatusFile {
     status: OffsiteStatus,
     /// In microseconds since 1970.
     current_at: Option<i64>,
+    /// In microseconds since 1970.
+    #[serde(default)]
+    answers_degraded_since: Option<i64>,
 }
 
 /// The outcome of the rehearsals of a copy, in a file of its own.
@@ -145,11 +187,12 @@ impl OffsiteStatus {
     /// The status of a copy; `None` when nothing has been shipped to it yet, or the file cannot be read.
     pub fn read(lightning_dir: &Path, url: &str) -> Option<Self> {
         let bytes = read_small_file(&file(lightning_dir, url, STATUS), LEN_MAX).ok()?;
-        let StatusFile { mut status, current_at } = serde_json::from_slice(&bytes).ok()?;
+        let StatusFile { mut status, current_at, answers_degraded_since } = serde_json::from_slice(&bytes).ok()?;
         if status.url != url {
             return None;
         }
         status.current_at = current_at.and_then(Timestamp::from_micros);
+        status.answers_degraded_since = answers_degraded_since;
         status.add_rehearsal(lightning_dir);
         Some(status)
     }
@@ -165,8 +208,9 @@ impl OffsiteStatus {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, lightning_dir: &Path) -> io::Result<()> {
-        let status = Self { behind_changes: None, behind_seconds: None, ..self.clone() };
-        let contents = StatusFile { status, current_at: self.current_at.map(Timestamp::as_micros) };
+        let status = Self { behind_changes: None, behind_seconds: None, wait: None, ..self.clone() };
+        let current_at = self.current_at.map(Timestamp::as_micros);
+        let contents = StatusFile { status, current_at, answers_degraded_since: self.answers_degraded_since };
         replace_small_file(&file(lightning_dir, &self.url, STATUS), &serde_json::to_vec(&contents)?)
     }
 
@@ -180,6 +224,8 @@ impl OffsiteStatus {
                 status
             });
             status.count_behind(newest, Timestamp::now());
+            let since = status.answers_degraded_since;
+            status.wait = entry.wait.map(|rule| WaitStatus::new(rule, since.map(|_| WaitState::Degraded), since));
             status
         };
         entries.iter().map(of).collect()
@@ -215,6 +261,8 @@ impl OffsiteStatus {
             last_verified: None,
             last_verified_version: None,
             rehearsal_error: None,
+            wait: None,
+            answers_degraded_since: None,
         }
     }
 

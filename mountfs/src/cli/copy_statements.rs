@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use crate::mount::readme_text::shell_word;
 
 fn time(word: &LastWord) -> String {
-    Timestamp::from_micros(word.time).map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
+    in_words(word.time)
+}
+
+fn in_words(micros: i64) -> String {
+    Timestamp::from_micros(micros).map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
 /// The three statements.
@@ -30,6 +34,9 @@ pub(super) fn text(statements: &Statements) -> String {
         0 => format!("At {at} it had all that the node had recorded."),
         missing => format!("At {at} the node had recorded {} more, which the copy LACKS.", counted(missing, "record")),
     };
+    let degraded = word.degraded_since.map_or_else(String::new, |since| {
+        format!(" Since {} the node went on without waiting for the copy.", in_words(since))
+    });
     let goodbye = match word.goodbye {
         true => {
             "Then the node stopped: as far as it knew, nothing followed. If it ran again after that time, this is an OLD STATE."
@@ -40,7 +47,7 @@ pub(super) fn text(statements: &Statements) -> String {
         "" => format!("The copy holds everything up to record {holds}, and its chain of checksums is whole."),
         missing => format!("The copy goes up to record {holds}.{missing}"),
     };
-    format!("{holds}\n{acknowledged}\n{goodbye}")
+    format!("{holds}\n{acknowledged}{degraded}\n{goodbye}")
 }
 
 /// The three statements, as JSON.
@@ -53,6 +60,7 @@ pub(super) fn to_json(statements: &Statements) -> Value {
         "at": word.and_then(|word| Timestamp::from_micros(word.time)).map(|at| at.to_string()),
         "goodbye": word.is_some_and(|word| word.goodbye),
         "complete": statements.is_complete(),
+        "degraded_since": word.and_then(|word| word.degraded_since).and_then(Timestamp::from_micros).map(|at| at.to_string()),
     })
 }
 

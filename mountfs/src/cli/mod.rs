@@ -1,5 +1,6 @@
 //! The command line: its commands, their options, and the exit code of an outcome.
 
+mod acknowledging;
 pub mod attach;
 mod chosen_version;
 pub mod compact;
@@ -24,6 +25,7 @@ mod node_database;
 pub mod offsite;
 mod offsite_check;
 mod offsite_prune;
+mod offsite_wait;
 pub mod preflight;
 mod preflight_report;
 mod progress;
@@ -32,6 +34,7 @@ mod rehearsals;
 pub mod restore;
 pub mod seal;
 pub mod ship;
+mod ship_orders;
 mod shipping;
 mod shipping_key;
 pub mod show;

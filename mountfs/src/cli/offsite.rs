@@ -22,6 +22,7 @@ use super::Failure;
 use super::keys::KeyArgs;
 use super::offsite_check::{self, CheckArgs};
 use super::offsite_prune::{self, PruneArgs};
+use super::offsite_wait::{self, WaitArgs};
 use super::shipping_key::{recipients, seal_of, secret_of_node};
 use super::verify::{heard, write_json};
 use crate::mount::readme_text::shell_word;
@@ -86,6 +87,9 @@ pub struct AddArgs {
     /// How often a restore of the newest version is rehearsed: 7d, 30d. Without it, only `backupfs offsite check` does it
     #[arg(long, value_name = "SPAN", conflicts_with = "recipient")]
     pub rehearse: Option<KeepSpan>,
+    /// Answers to the node that wait for the copy.
+    #[command(flatten)]
+    pub wait: WaitArgs,
     /// Do not encrypt the copy: its readers, the store among them, see channels, payments and peers
     #[arg(long, value_name = "none", value_parser = ["none"], conflicts_with = "recipient")]
     pub seal: Option<String>,
@@ -157,7 +161,9 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
         seal: args.seal.is_some().then_some(OffsiteSeal::None),
         proxy: args.proxy.clone(),
         rehearse: args.rehearse,
+        wait: args.wait.to_wait()?,
     };
+    entry.check()?;
     if let StoreUrl::File(path) = &url
         && path.starts_with(lock.backend_url.path())
     {
@@ -231,6 +237,9 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         }
         for (entry, status) in lock.offsite.iter().zip(&all) {
             writeln!(out, "{}\n  every {}: {}", entry.url, entry.every, in_words(status))?;
+            if let Some(wait) = &status.wait {
+                writeln!(out, "  {}", offsite_wait::in_words(wait))?;
+            }
         }
         out.flush()
     };

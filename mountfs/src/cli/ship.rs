@@ -1,9 +1,9 @@
 //! `backupfs ship`.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Failure;
 use super::keys::KeyArgs;
-use super::shipping::{Destination, Ending, ship};
+use super::ship_orders::Orders;
+use super::shipping::{Destination, Ending, StartedBy, ship};
 use super::shipping_key::RunKey;
 use crate::note;
 use crate::say;
@@ -58,23 +59,26 @@ pub fn run(args: &ShipArgs) -> Result<(), Failure> {
             BackupLock::path(&args.lightning_dir).display()
         )));
     }
-    let stop = Arc::new(AtomicBool::new(false));
+    let orders = Arc::new(Orders::default());
     // Signals reach all processes of a node at once. The recorder goes on until lightningd has ended, and so does this.
-    let by_signal = if args.until_stdin_ends { Arc::default() } else { Arc::clone(&stop) };
+    let by_signal: Arc<AtomicBool> =
+        if args.until_stdin_ends { Arc::default() } else { Arc::clone(orders.stop_flag()) };
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&by_signal)).context("cannot wait for signals")?;
     }
     if args.until_stdin_ends {
-        end_with_stdin(&stop)?;
+        follow_stdin(&orders)?;
     }
     // The node comes first. A system that refuses runs it as it is.
     let _: rustix::io::Result<i32> = rustix::process::nice(10);
     let ending = if args.once { Ending::Once } else { Ending::WhenStopped };
     let threads: Vec<_> =
-        lock.offsite.iter().map(|entry| start(args, &lock, entry, ending, &stop)).collect::<Result<_, _>>()?;
+        lock.offsite.iter().map(|entry| start(args, &lock, entry, ending, &orders)).collect::<Result<_, _>>()?;
     let mut failed = 0;
     for (thread, entry) in threads.into_iter().zip(&lock.offsite) {
         match thread.join() {
+            // The recorder reads lines of another kind there.
+            Ok(Ok(_)) if args.until_stdin_ends => {}
             Ok(Ok(shipped)) => say!("{}: everything up to record {shipped} is in the copy", entry.url),
             Ok(Err(error)) => {
                 failed += 1;
@@ -94,7 +98,7 @@ fn start(
     lock: &BackupLock,
     entry: &OffsiteEntry,
     ending: Ending,
-    stop: &Arc<AtomicBool>,
+    orders: &Arc<Orders>,
 ) -> anyhow::Result<thread::JoinHandle<anyhow::Result<u64>>> {
     let destination = Destination {
         backup: lock.backend_url.clone(),
@@ -102,23 +106,23 @@ fn start(
         entry: entry.clone(),
         keys: args.keys.clone(),
         run_key: RunKey::default(),
+        started_by: if args.until_stdin_ends { StartedBy::Recorder } else { StartedBy::Operator },
     };
-    let stop = Arc::clone(stop);
+    let orders = Arc::clone(orders);
     thread::Builder::new()
         .name("ship".to_owned())
-        .spawn(move || ship(&destination, ending, &stop))
+        .spawn(move || ship(&destination, ending, &orders))
         .context("cannot start a thread")
 }
 
-/// Stops when standard input ends: the recorder that started this process is gone then.
-fn end_with_stdin(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let stop = Arc::clone(stop);
+/// Follows what the recorder that started this process says, and stops when it is gone.
+fn follow_stdin(orders: &Arc<Orders>) -> anyhow::Result<()> {
+    let orders = Arc::clone(orders);
     thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || {
-            let mut ignored = [0; 64];
-            while io::stdin().read(&mut ignored).is_ok_and(|read| read > 0) {}
-            stop.store(true, Ordering::Relaxed);
+            orders.take_lines(io::stdin().lock());
+            orders.stop();
             // A store that does not answer must not keep a service from stopping.
             thread::sleep(ENDS_WITHIN);
             std::process::exit(2);

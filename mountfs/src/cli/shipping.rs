@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,10 @@ use offsite::ship::uploads::Uploads;
 use offsite::ship::{Shipper, Step, Target};
 use offsite::store::{Failure, StoreUrl};
 
+use super::acknowledging::Acknowledging;
 use super::keys::KeyArgs;
 use super::rehearsals::{ReadCopy, Rehearsals};
+use super::ship_orders::{Orders, Woken};
 use super::shipping_key::{RunKey, key_for_shipping};
 use common::with_causes;
 
@@ -33,6 +34,9 @@ const CLAIM_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The pauses after failed attempts: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The longest pause where answers wait for the copy: the node should not wait any longer once the store is back.
+const PAUSE_WAITED_FOR: Duration = Duration::from_secs(10);
 
 /// How often a failure that stays is reported; one with another reason is reported at once.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
@@ -52,6 +56,15 @@ pub(super) enum Ending {
     WhenStopped,
 }
 
+/// Who has started this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StartedBy {
+    /// A recorder, which is told how far the copies are.
+    Recorder,
+    /// Somebody at a terminal, or a service.
+    Operator,
+}
+
 /// A backup and one of its copies.
 #[derive(Debug)]
 pub(super) struct Destination {
@@ -61,22 +74,31 @@ pub(super) struct Destination {
     pub(super) keys: KeyArgs,
     /// The key that this process has made for a copy that it cannot read.
     pub(super) run_key: RunKey,
+    /// Who has started this process.
+    pub(super) started_by: StartedBy,
+}
+
+impl Destination {
+    /// The longest pause between two attempts.
+    fn longest_pause(&self) -> Duration {
+        if self.entry.wait.is_some() { PAUSE_WAITED_FOR } else { PAUSES.1 }
+    }
 }
 
 /// Ships until the end, and returns the seq of the last record in the copy. What fails is tried again, unless it can only get worse.
 ///
 /// # Errors
 /// When an operator has to do something first; with [`Ending::Once`] whatever fails.
-pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool) -> anyhow::Result<u64> {
+pub(super) fn ship(destination: &Destination, ending: Ending, orders: &Orders) -> anyhow::Result<u64> {
     let mut status = Status::new(destination);
     let mut pause = PAUSES.0;
     let mut reported: Option<(Instant, String)> = None;
     let started = Instant::now();
     loop {
         let began = Instant::now();
-        let error = match session(destination, ending, stop, &mut status) {
+        let error = match session(destination, ending, orders, &mut status) {
             Ok(shipped) => {
-                status.say(OffsiteState::Stopped, None);
+                status.say(OffsiteState::Stopped, None, orders);
                 return Ok(shipped);
             }
             Err(error) => error,
@@ -84,18 +106,18 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
         // The process that the recorder started goes on for some seconds after the node.
         let other_ends =
             matches!(error.downcast_ref(), Some(CopyError::InUse)) && started.elapsed() < OTHER_ENDS_WITHIN;
-        if other_ends && !wait(PAUSES.0, stop) {
+        if other_ends && !stopped_within(PAUSES.0, orders) {
             continue;
         }
         let is_for_good = is_for_good(&error);
-        status.say(if is_for_good { OffsiteState::Refused } else { OffsiteState::Waiting }, Some(&error));
+        status.say(if is_for_good { OffsiteState::Refused } else { OffsiteState::Waiting }, Some(&error), orders);
         if ending == Ending::Once {
             return Err(error);
         }
         if matches!(error.downcast_ref(), Some(CopyError::AnotherWriter { .. })) {
             // Claimed again, the other process would end, and then this one again: an operator has to say which one ships.
             log::error!("{}: {}", destination.entry.url, with_causes(error.as_ref()));
-            while !wait(PAUSES.1, stop) {}
+            while !stopped_within(PAUSES.1, orders) {}
             return Err(error);
         }
         if is_for_good {
@@ -110,11 +132,11 @@ pub(super) fn ship(destination: &Destination, ending: Ending, stop: &AtomicBool)
         if began.elapsed() > PAUSES.1 {
             (pause, reported) = (PAUSES.0, None);
         }
-        if wait(pause.mul_f64(jitter()), stop) {
-            status.say(OffsiteState::Stopped, Some(&error));
+        if stopped_within(pause.mul_f64(jitter()), orders) {
+            status.say(OffsiteState::Stopped, Some(&error), orders);
             return Err(error);
         }
-        pause = (pause * 2).min(PAUSES.1);
+        pause = (pause * 2).min(if is_for_good { PAUSES.1 } else { destination.longest_pause() });
     }
 }
 
@@ -136,16 +158,9 @@ fn is_for_good(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Waits; `true` when it was stopped meanwhile.
-fn wait(pause: Duration, stop: &AtomicBool) -> bool {
-    let until = Instant::now() + pause;
-    while Instant::now() < until {
-        if stop.load(Ordering::Relaxed) {
-            return true;
-        }
-        thread::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())));
-    }
-    stop.load(Ordering::Relaxed)
+/// Waits; `true` when the process is to end meanwhile.
+fn stopped_within(pause: Duration, orders: &Orders) -> bool {
+    orders.wait(pause, None) == Woken::Stopped || orders.is_stopped()
 }
 
 /// Between a half and one and a half, so that many nodes do not come back at the same moment.
@@ -155,8 +170,8 @@ fn jitter() -> f64 {
 }
 
 /// One connection: everything is shipped, until it is stopped or something fails.
-fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status: &mut Status) -> anyhow::Result<u64> {
-    let Destination { backup: backup_url, lightning_dir, entry, keys, run_key } = destination;
+fn session(destination: &Destination, ending: Ending, orders: &Orders, status: &mut Status) -> anyhow::Result<u64> {
+    let Destination { backup: backup_url, lightning_dir, entry, keys, run_key, .. } = destination;
     let unusable = |reason: String| CopyError::Unusable { url: entry.url.clone(), reason };
     let url: StoreUrl = entry.url.parse().map_err(|error: offsite::store::UrlError| unusable(error.to_string()))?;
     let store = open_store(&url, entry.credentials.as_deref(), entry.proxy.as_deref())?;
@@ -173,10 +188,10 @@ fn session(destination: &Destination, ending: Ending, stop: &AtomicBool, status:
     let rehearsals = Rehearsals::of(entry, ReadCopy { store: Arc::clone(&store), keys: opens });
     let target = Target { store, copy: description.copy, key };
     let mut shipper = Shipper::begin(Arc::clone(&backup), target, &offsite_directory(lightning_dir))?;
-    let shipped = ship_with(&mut shipper, (destination, rehearsals), ending, stop, status)
+    let shipped = ship_with(&mut shipper, (destination, rehearsals), ending, orders, status)
         .and_then(|()| say_goodbye(&mut shipper, &backup, entry.every, lightning_dir));
     if shipped.is_ok() {
-        status.shipped_all(&shipper);
+        status.shipped_all(&shipper, orders);
     }
     status.connection_ends(&shipper);
     shipped.map(|()| shipper.shipped().saturating_sub(1))
@@ -187,36 +202,47 @@ fn ship_with(
     shipper: &mut Shipper,
     (destination, mut rehearsals): (&Destination, Rehearsals),
     ending: Ending,
-    stop: &AtomicBool,
+    orders: &Orders,
     status: &mut Status,
 ) -> anyhow::Result<()> {
-    let Destination { backup: backup_url, lightning_dir, entry, .. } = destination;
+    let Destination { backup: backup_url, lightning_dir, entry, started_by, .. } = destination;
+    let mut acknowledging = Acknowledging::new(&entry.url, entry.wait.filter(|_| *started_by == StartedBy::Recorder));
     let mut logs_due = Instant::now();
     let (mut said, mut claim_checked) = (Instant::now(), Instant::now());
+    let (mut said_degraded, mut looked_for_files) = (None, None::<Instant>);
     loop {
-        let stopped = stop.load(Ordering::Relaxed);
+        let stopped = orders.is_stopped();
         if let Every::Span(every) = entry.every
-            && (stopped || ending == Ending::Once || Instant::now() >= logs_due)
+            && (stopped || ending == Ending::Once || Instant::now() >= logs_due || acknowledging.is_wanted(orders))
         {
             logs_due = Instant::now() + every;
             if shipper.ship_logs()? == Step::Stored {
                 said = Instant::now();
             }
         }
+        acknowledging.report(shipper)?;
         if stopped {
             return Ok(());
+        }
+        // Somebody waits for more. Files have their turn all the same: the copy is not to fall behind with them.
+        if acknowledging.is_wanted(orders) && looked_for_files.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            continue;
         }
         if claim_checked.elapsed() >= CLAIM_INTERVAL {
             shipper.check_claim()?;
             claim_checked = Instant::now();
         }
-        if said.elapsed() >= HEARTBEAT_INTERVAL {
+        let degraded_since = orders.degraded_since(&entry.url);
+        shipper.set_degraded_since(degraded_since);
+        if said.elapsed() >= HEARTBEAT_INTERVAL || said_degraded != degraded_since {
             shipper.heartbeat(shipper.acknowledged()?, false)?;
-            said = Instant::now();
+            (said, said_degraded) = (Instant::now(), degraded_since);
         }
         let step = shipper.ship_file()?;
-        status.shipping(shipper);
+        looked_for_files = Some(Instant::now());
+        status.shipping(shipper, orders);
         if step == Step::Stored {
+            acknowledging.report(shipper)?;
             continue;
         }
         if ending == Ending::Once {
@@ -227,7 +253,9 @@ fn ship_with(
             Every::Segment => LOOK_INTERVAL,
             Every::Span(_) => LOOK_INTERVAL.min(logs_due.saturating_duration_since(Instant::now())),
         };
-        wait(pause, stop);
+        if acknowledging.wait(pause, orders) == Woken::Wanted {
+            logs_due = Instant::now();
+        }
     }
 }
 
@@ -302,18 +330,19 @@ impl Status {
     }
 
     /// Says how far shipping is; writes the file now and then.
-    fn shipping(&mut self, shipper: &Shipper) {
-        if self.written.is_some_and(|at| at.elapsed() < STATUS_INTERVAL) {
+    fn shipping(&mut self, shipper: &Shipper, orders: &Orders) {
+        let is_told = self.now.answers_degraded_since == orders.degraded_since(&self.now.url);
+        if is_told && self.written.is_some_and(|at| at.elapsed() < STATUS_INTERVAL) {
             return;
         }
-        self.shipped_all(shipper);
+        self.shipped_all(shipper, orders);
     }
 
     /// Says how far shipping is.
-    fn shipped_all(&mut self, shipper: &Shipper) {
+    fn shipped_all(&mut self, shipper: &Shipper, orders: &Orders) {
         self.set_progress(shipper);
         self.set_totals(self.before.and(shipper.uploads()));
-        self.say(OffsiteState::Shipping, None);
+        self.say(OffsiteState::Shipping, None, orders);
     }
 
     fn set_progress(&mut self, shipper: &Shipper) {
@@ -336,7 +365,8 @@ impl Status {
         self.set_totals(self.before);
     }
 
-    fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>) {
+    fn say(&mut self, state: OffsiteState, error: Option<&anyhow::Error>, orders: &Orders) {
+        self.now.answers_degraded_since = orders.degraded_since(&self.now.url);
         // A node that was started again ships by another process already, while this one still ends: that one's word counts.
         if state == OffsiteState::Stopped && self.written.is_some() {
             let found = OffsiteStatus::read(&self.lightning_dir, &self.now.url);

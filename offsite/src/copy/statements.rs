@@ -17,6 +17,8 @@ pub struct LastWord {
     pub acknowledged: u64,
     /// Whether the run ended in order.
     pub goodbye: bool,
+    /// Since when the node did not wait for the copy with its answers, although it should have; `None` when it did, or never does.
+    pub degraded_since: Option<i64>,
 }
 
 /// What a copy says about how current it is.
@@ -56,12 +58,13 @@ impl Statements {
         }
         beats.sort_unstable();
         // What a run shipped it had acknowledged, but an earlier one may have acknowledged more.
-        let mut last_word = shipped.map(|(_, time)| LastWord { time, acknowledged: holds, goodbye: false });
+        let mut last_word =
+            shipped.map(|(_, time)| LastWord { time, acknowledged: holds, goodbye: false, degraded_since: None });
         let mut is_known = true;
         for run in beats.into_iter().rev().take(HEARTBEATS_READ) {
             let name = Object::Heartbeat(run).to_string();
             let beat = chunks.whole(&name).and_then(|bytes| from_json(&name, &bytes));
-            let Heartbeat { time, acknowledged, goodbye, .. } = match beat {
+            let Heartbeat { time, acknowledged, goodbye, degraded_since, .. } = match beat {
                 // On the day of a disaster the copy must be read without it. What it said is not known: so no goodbye counts.
                 Err(error @ (CopyError::Seal(_) | CopyError::NotUnderstood { .. })) => {
                     log::warn!("{error}; what that run of `backupfs ship` said last is not known");
@@ -71,7 +74,9 @@ impl Statements {
                 beat => beat?,
             };
             let goodbye = goodbye && newest == Some(run) && last_word.is_none_or(|word| word.time <= time);
-            let word = last_word.get_or_insert(LastWord { time, acknowledged, goodbye });
+            let degraded_since = degraded_since.filter(|_| newest == Some(run));
+            let word = last_word.get_or_insert(LastWord { time, acknowledged, goodbye, degraded_since });
+            word.degraded_since = word.degraded_since.or(degraded_since);
             word.acknowledged = word.acknowledged.max(acknowledged);
             (word.time, word.goodbye) = (word.time.max(time), word.goodbye || goodbye);
         }
