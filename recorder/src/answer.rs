@@ -7,6 +7,7 @@ use std::time::Instant;
 use common::{BackupLock, Timestamp};
 use serde_json::value::RawValue;
 
+use crate::holding::{Holding, Wanted};
 use crate::hook::IncomingWrite;
 use crate::message::{DB_WRITE, Head, Incoming, Params, Unreadable};
 use crate::outgoing::Outgoing;
@@ -14,8 +15,9 @@ use crate::pending::Answerer;
 use crate::plugin::{BACKUP_STATUS, GETMANIFEST, INIT, PluginInbox, SHUTDOWN};
 use crate::reply::{self, Code};
 use crate::splitter::{MESSAGE_BYTES_MAX, Message};
-use crate::stalls::Outcome;
+use crate::stalls::{Outcome, STALL};
 use crate::status::Status;
+use crate::waited_copy::LastRecord;
 use crate::watchdog::Watched;
 
 /// The destination of writes: the backup, or a stand-in in tests.
@@ -31,6 +33,9 @@ pub trait Record {
     /// # Errors
     /// When the write is not durable: `lightningd` must not commit it.
     fn record(&mut self, write: &IncomingWrite<'_>, received_at: Timestamp) -> Result<(), Refusal>;
+
+    /// The last record of the writes that were recorded; `None` when that is not known.
+    fn last_record(&self) -> Option<LastRecord>;
 
     /// Does the work that can wait until the answer to the last write is sent.
     fn after_reply(&mut self);
@@ -72,6 +77,8 @@ pub struct Answering<R> {
     handshake: Handshake,
     status: Arc<Status>,
     watched: Arc<Watched>,
+    /// The off-site copies that answers wait for; `None` when there are none.
+    holding: Option<Arc<Holding>>,
     /// The buffer for replies, reused.
     reply: Vec<u8>,
 }
@@ -85,7 +92,15 @@ impl<R: Record> Answering<R> {
         status: Arc<Status>,
         watched: Arc<Watched>,
     ) -> Self {
-        Self { destination, outgoing, plugin, handshake: Handshake::Waiting, status, watched, reply: Vec::new() }
+        let (handshake, reply) = (Handshake::Waiting, Vec::new());
+        Self { destination, outgoing, plugin, handshake, status, watched, holding: None, reply }
+    }
+
+    /// Holds answers for these off-site copies, if there are any.
+    #[must_use]
+    pub fn holding(mut self, holding: Option<Arc<Holding>>) -> Self {
+        self.holding = holding;
+        self
     }
 
     /// Whether `lightningd` is in a transaction: an answered write may not be committed yet, or another may follow.
@@ -144,9 +159,13 @@ impl<R: Record> Answering<R> {
             Ok(write) => {
                 self.watched.pending.begin(id);
                 let recorded = self.destination.record(&write, received_at);
-                let outcome = if recorded.is_ok() { Outcome::Done } else { Outcome::Refused };
+                let held = if recorded.is_ok() { self.hold() } else { Ok(()) };
+                let outcome = if recorded.is_ok() && held.is_ok() { Outcome::Done } else { Outcome::Refused };
                 match (self.watched.pending.end(outcome), recorded) {
                     (Answerer::Recorder, Ok(())) => {
+                        if let Err(Refusal(text)) = held {
+                            return self.refuse(Some(id), Code::NotShipped, text);
+                        }
                         reply::write_continue(&mut self.reply, id);
                         let sent = self.outgoing.send(&self.reply);
                         self.status.answered(read_at.elapsed());
@@ -168,6 +187,23 @@ impl<R: Record> Answering<R> {
             }
             Err(bad) => self.refuse_write(id, Code::InvalidParams, &bad.to_string()),
         }
+    }
+
+    /// Holds the answer to a write that is durable, until the off-site copies have enough.
+    fn hold(&self) -> Result<(), Refusal> {
+        let Some(holding) = &self.holding else { return Ok(()) };
+        let Some(last) = self.destination.last_record() else { return Ok(()) };
+        let pending = &self.watched.pending;
+        if pending.begin_holding() == Answerer::Watchdog {
+            return Ok(());
+        }
+        holding.hold(last, &mut |waited, copies| {
+            // Short waits are what was asked for.
+            if waited >= STALL / 2 {
+                pending.note_holding(format!("the answer is held until {} has the change", copies()));
+            }
+            if self.outgoing.is_closed() { Wanted::No } else { Wanted::Yes }
+        })
     }
 
     fn request(&mut self, message: &[u8], id: &str, method: &str, params: Params) -> io::Result<()> {

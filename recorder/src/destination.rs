@@ -17,6 +17,7 @@ use crate::hook::IncomingWrite;
 use crate::sealing::Sealing;
 use crate::shared_writer::SharedWriter;
 use crate::status::{DestinationStatus, Status};
+use crate::waited_copy::LastRecord;
 use crate::waiting::Waiting;
 use crate::watchdog::Watched;
 use common::{with_causes, with_remedy};
@@ -358,6 +359,12 @@ impl Record for Destination {
                 self.spool(&trouble)?;
             }
         }
+    }
+
+    fn last_record(&self) -> Option<LastRecord> {
+        let State::Open(open) = &self.state else { return None };
+        let end = open.writer.lock().end();
+        Some(LastRecord { seq: end.next_seq.get().saturating_sub(1), checksum: end.previous_checksum })
     }
 
     fn after_reply(&mut self) {

@@ -30,6 +30,8 @@
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
 //! | [`shipping`] | the process that ships to the off-site copies |
+//! | [`holding`] | answers held until those copies have the change |
+//! | [`waited_copy`] | whether an answer waits for one of them (pure) |
 //! | [`disk_warnings`] | warnings about the directories of backup and spool: little room, open to others |
 //! | [`status`] | `backup-status` |
 //! | [`latency`], [`destination_probe`] | its figures of the last answers, and of the destination, which may not answer |
@@ -40,6 +42,7 @@ pub mod destination;
 pub mod destination_probe;
 pub mod disk_warnings;
 pub mod draining;
+pub mod holding;
 pub mod hook;
 pub mod latency;
 pub mod lightningd_log;
@@ -55,5 +58,6 @@ pub mod splitter;
 pub mod stalls;
 pub mod status;
 pub mod transport;
+pub mod waited_copy;
 pub mod waiting;
 pub mod watchdog;

@@ -81,9 +81,10 @@ fn run(ignored: &[OsString]) -> anyhow::Result<()> {
     let watchdog = watchdog::spawn(Arc::clone(&watched), Arc::clone(&outgoing), Arc::clone(&status));
     go_on_without(watchdog, "when a call to the backup hangs, lightningd waits until it returns");
     go_on_without(disk_warnings::watch(Arc::clone(&status)), "there is no warning before the disk is full");
-    go_on_without(shipping::spawn(&lightning_dir, &status), "nothing is shipped to the off-site copies");
+    let (shipping, holding) = shipping::spawn(&lightning_dir, &status);
+    go_on_without(shipping, "nothing is shipped to the off-site copies");
     let destination = Destination::new(lightning_dir, Arc::clone(&status), Arc::clone(&watched));
-    let answering = Answering::new(destination, outgoing, inbox, status, watched);
+    let answering = Answering::new(destination, outgoing, inbox, status, watched).holding(holding);
     let end = converse(io::stdin(), answering).context("cannot read")?;
     if end == End::EndOfInput {
         // cln-plugin calls the end of its input an error; it is the ordinary end here.

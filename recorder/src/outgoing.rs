@@ -82,6 +82,16 @@ impl Outgoing {
         result
     }
 
+    /// Whether `lightningd` can read no more: its end is closed. Never waits.
+    pub fn is_closed(&self) -> bool {
+        // A message is being sent just now: somebody reads.
+        let Ok(output) = self.output.try_lock() else { return false };
+        let Some(fd) = output.as_ref() else { return true };
+        let mut ends = [PollFd::new(fd, PollFlags::empty())];
+        let closed = PollFlags::ERR | PollFlags::HUP;
+        poll(&mut ends, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && ends[0].revents().intersects(closed)
+    }
+
     fn output(&self) -> MutexGuard<'_, Option<OwnedFd>> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,7 +154,9 @@ mod tests {
     fn nothing_follows_a_failed_message() {
         let (reader, writer) = io::pipe().unwrap();
         let outgoing = Outgoing::new(writer);
+        assert!(!outgoing.is_closed());
         drop(reader);
+        assert!(outgoing.is_closed());
         for _ in 0..2 {
             assert_eq!(outgoing.send(b"{}\n\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         }

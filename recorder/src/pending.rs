@@ -27,6 +27,8 @@ struct State {
     stage: Stage,
     /// The error of the last failed attempt to record the write.
     trouble: Option<String>,
+    /// Why the answer is held.
+    held_for: Option<String>,
     /// Stalls that are over and not reported yet.
     unreported: Vec<Stall>,
 }
@@ -40,6 +42,8 @@ enum Stage {
     Opening { since: Instant },
     /// The recording thread records the write.
     Recording { since: Instant },
+    /// The write is durable, and its answer is held for an off-site copy. No call hangs: the watchdog has nothing to do.
+    Held { since: Instant },
     /// The watchdog has refused the write; the recording thread is still stuck in a call.
     Refused { since: Instant },
 }
@@ -50,6 +54,7 @@ impl Stage {
             Self::Idle => None,
             Self::Opening { since } => Some((since, Awaited::Opening)),
             Self::Recording { since } | Self::Refused { since } => Some((since, Awaited::Write)),
+            Self::Held { since } => Some((since, Awaited::Copy)),
         }
     }
 }
@@ -82,17 +87,39 @@ impl Pending {
         self.state().trouble = Some(trouble.to_owned());
     }
 
-    /// Recording or opening has ended. Returns which thread answers the write: the caller, or the watchdog, which has done so.
+    /// Notes why the answer is held for so long.
+    pub fn note_holding(&self, cause: String) {
+        self.state().held_for = Some(cause);
+    }
+
+    /// The write is durable, and its answer is held from now on. Returns which thread answers: the watchdog, if it has done so before.
+    pub fn begin_holding(&self) -> Answerer {
+        let mut state = self.state();
+        match state.stage {
+            Stage::Refused { .. } => Answerer::Watchdog,
+            Stage::Idle | Stage::Opening { .. } => Answerer::Recorder,
+            Stage::Recording { since } | Stage::Held { since } => {
+                state.stage = Stage::Held { since };
+                Answerer::Recorder
+            }
+        }
+    }
+
+    /// Recording, opening or holding has ended. Returns which thread answers the write: the caller, or the watchdog, which has done so.
     pub fn end(&self, outcome: Outcome) -> Answerer {
         let mut state = self.state();
-        let (stage, cause) = (std::mem::take(&mut state.stage), state.trouble.take());
+        let (stage, held_for) = (std::mem::take(&mut state.stage), state.held_for.take());
+        let trouble = state.trouble.take();
         let answerer = match stage {
             Stage::Refused { .. } => Answerer::Watchdog,
-            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } => Answerer::Recorder,
+            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } | Stage::Held { .. } => Answerer::Recorder,
         };
         if let Some((since, awaited)) = stage.awaited() {
             let took = since.elapsed();
-            if (took >= STALL || cause.is_some()) && state.unreported.len() < UNREPORTED_MAX {
+            // A short wait for a copy is what was asked for; one for the backup is an outage.
+            let is_stall = took >= STALL || trouble.is_some();
+            let cause = held_for.or(trouble);
+            if is_stall && state.unreported.len() < UNREPORTED_MAX {
                 let outcome = if answerer == Answerer::Watchdog { Outcome::Refused } else { outcome };
                 state.unreported.push(Stall { since, took, outcome: Some(outcome), awaited, cause });
             }
@@ -113,7 +140,11 @@ impl Pending {
                 state.stage = Stage::Refused { since };
                 Some(state.id.clone())
             }
-            Stage::Idle | Stage::Opening { .. } | Stage::Recording { .. } | Stage::Refused { .. } => None,
+            Stage::Idle
+            | Stage::Opening { .. }
+            | Stage::Recording { .. }
+            | Stage::Held { .. }
+            | Stage::Refused { .. } => None,
         }
     }
 
@@ -124,7 +155,13 @@ impl Pending {
         if let Some((since, awaited)) = state.stage.awaited() {
             let took = since.elapsed();
             if took >= STALL {
-                stalls.push(Stall { since, took, outcome: None, awaited, cause: state.trouble.clone() });
+                stalls.push(Stall {
+                    since,
+                    took,
+                    outcome: None,
+                    awaited,
+                    cause: state.held_for.clone().or_else(|| state.trouble.clone()),
+                });
             }
         }
         stalls
@@ -158,6 +195,32 @@ mod tests {
         assert_eq!(pending.end(Outcome::Done), Answerer::Watchdog);
         pending.begin("\"c\"");
         assert_eq!(pending.end(Outcome::Done), Answerer::Recorder, "the next is a new one");
+    }
+
+    #[test]
+    fn an_answer_that_is_held_is_not_taken_for_a_call_that_hangs() {
+        let pending = Pending::default();
+        pending.begin("\"a\"");
+        assert_eq!(pending.begin_holding(), Answerer::Recorder);
+        assert_eq!(pending.take_over(Duration::ZERO), None);
+        assert_eq!(pending.end(Outcome::Done), Answerer::Recorder);
+        pending.begin("\"a\"");
+        pending.begin_holding();
+        pending.note_holding("the copy is far".to_owned());
+        pending.end(Outcome::Done);
+        assert_eq!(pending.take_stalls(), [], "a short wait was asked for");
+        pending.begin("\"a\"");
+        pending.begin_holding();
+        pending.note_holding("the copy is far".to_owned());
+        std::thread::sleep(STALL);
+        let [stall] = &pending.take_stalls()[..] else { panic!("it lasts") };
+        assert_eq!((stall.awaited, stall.cause.as_deref()), (Awaited::Copy, Some("the copy is far")));
+        pending.end(Outcome::Done);
+        assert_eq!(pending.take_stalls().len(), 1);
+        pending.begin("\"b\"");
+        assert_eq!(pending.take_over(Duration::ZERO).as_deref(), Some("\"b\""));
+        assert_eq!(pending.begin_holding(), Answerer::Watchdog, "it is refused already");
+        assert_eq!(pending.end(Outcome::Done), Answerer::Watchdog);
     }
 
     #[test]

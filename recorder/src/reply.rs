@@ -17,6 +17,8 @@ pub enum Code {
     Internal,
     /// A good `db_write` that could not be recorded.
     NotRecorded,
+    /// A `db_write` that was recorded, and that an off-site copy did not get in time.
+    NotShipped,
 }
 
 impl Code {
@@ -30,6 +32,7 @@ impl Code {
             Self::Internal => -32603,
             // From the range JSON-RPC leaves to servers.
             Self::NotRecorded => -32000,
+            Self::NotShipped => -32001,
         }
     }
 }

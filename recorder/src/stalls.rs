@@ -15,6 +15,8 @@ pub enum Awaited {
     Write,
     /// The answer to `init`, before which the backup is opened.
     Opening,
+    /// The answer to a write that is recorded, and that an off-site copy lacks.
+    Copy,
 }
 
 impl Awaited {
@@ -23,6 +25,7 @@ impl Awaited {
         match self {
             Self::Write => "its write to be recorded",
             Self::Opening => "the backup to be opened",
+            Self::Copy => "an off-site copy to get its write",
         }
     }
 }

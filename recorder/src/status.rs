@@ -4,7 +4,7 @@
 //! costs more is computed when `backup-status` is called.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use common::{
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::compacting::Compactions;
 use crate::destination_probe::Probes;
+use crate::holding::Holding;
 use crate::latency::{Latency, LatencyFigures};
 use crate::stalls::{Stall, Stalls};
 
@@ -29,6 +30,8 @@ pub struct Status {
     compactions: Compactions,
     /// The lightning-dir, and the off-site copies.
     offsite: OnceLock<(PathBuf, Vec<OffsiteEntry>)>,
+    /// Those of them that answers wait for. They know this status, so it does not keep them.
+    holding: OnceLock<Weak<Holding>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -91,6 +94,12 @@ impl Status {
     pub fn set_offsite(&self, lightning_dir: &Path, copies: Vec<OffsiteEntry>) {
         // Set once, at the start.
         let _: Result<(), _> = self.offsite.set((lightning_dir.to_owned(), copies));
+    }
+
+    /// Answers wait for some of the off-site copies.
+    pub fn set_holding(&self, holding: &Arc<Holding>) {
+        // Set once, at the start.
+        let _: Result<(), _> = self.holding.set(Arc::downgrade(holding));
     }
 
     /// The backup was opened. `unsealed` is the number of unsealed changes in it, if they were counted.
@@ -225,6 +234,10 @@ impl Status {
         let last_problem = known.last_problem;
         let newest = known.newest.map(|newest| newest.seq.get());
         let offsite = self.offsite.get().map(|(dir, entries)| OffsiteStatus::of_all(dir, entries, newest));
+        let mut offsite = offsite.unwrap_or_default();
+        if let Some(holding) = self.holding.get().and_then(Weak::upgrade) {
+            offsite.iter_mut().for_each(|copy| copy.wait = holding.status_of(&copy.url));
+        }
         json!(Answer {
             fields,
             latency_us: self.latency.figures(),
@@ -232,7 +245,7 @@ impl Status {
             compaction: self.compactions.to_json(),
             sealing: json!({"problem": known.sealing_problem}),
             stalls: known.stalls.to_json(),
-            offsite: offsite.unwrap_or_default(),
+            offsite,
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),
             recorder_version: env!("CARGO_PKG_VERSION"),
         })

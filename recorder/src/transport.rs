@@ -124,6 +124,7 @@ mod tests {
     use crate::outgoing::Outgoing;
     use crate::plugin::PluginInbox;
     use crate::status::Status;
+    use crate::waited_copy::LastRecord;
 
     /// Records in memory and refuses version 13.
     struct Notebook {
@@ -145,6 +146,10 @@ mod tests {
             }
             self.seen.send(format!("{}: {}", write.data_version, write.statements.join("; "))).unwrap();
             Ok(())
+        }
+
+        fn last_record(&self) -> Option<LastRecord> {
+            None
         }
 
         fn after_reply(&mut self) {

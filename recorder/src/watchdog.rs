@@ -14,7 +14,7 @@ use common::{InFlightCalls, OnUnreachable};
 use crate::outgoing::Outgoing;
 use crate::pending::Pending;
 use crate::reply::{self, Code};
-use crate::stalls::{Outcome, STALL, Stall};
+use crate::stalls::{Awaited, Outcome, STALL, Stall};
 use crate::status::Status;
 
 /// The minimum timeout of a call: a disk that spins up may need as long. A longer `wait_s` counts instead.
@@ -117,7 +117,7 @@ impl StallReporter {
             if stall.outcome.is_none() && self.reported != Some(stall.since) {
                 self.reported = Some(stall.since);
                 // A failed attempt has been logged by the recording thread.
-                let is_logged = stall.cause.is_some();
+                let is_logged = stall.cause.is_some() && stall.awaited != Awaited::Copy;
                 stall.cause = stall.cause.or_else(|| watched.call_that_hangs());
                 let cause =
                     stall.cause.as_deref().unwrap_or("the recorder still works on it, or the machine is very busy");

@@ -1,0 +1,403 @@
+//! [`WaitedCopy`]: an off-site copy that answers wait for: whether the next one does. Pure, with the time passed in.
+
+use std::time::{Duration, Instant};
+
+use common::{OffsiteWait, Timestamp, WaitState, WaitStatus};
+
+/// The last record of a write, which is durable in the backup or in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRecord {
+    /// The number of the record.
+    pub seq: u64,
+    /// Its checksum, which covers all records before it.
+    pub checksum: u32,
+}
+
+/// The record up to which a restore from the copy would come, as the process that ships has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shipped {
+    /// The number of the record.
+    pub through: u64,
+    /// Its checksum, if that is known.
+    pub checksum: Option<u32>,
+}
+
+/// What becomes of an answer, as far as this copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is given.
+    Given,
+    /// It is held.
+    Held,
+}
+
+/// A change that the operator and the copy have to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Answers wait from now on, for the first time in this run.
+    Began,
+    /// They do not any more.
+    Degraded,
+    /// They do again. They have not done so since the time given.
+    Recovered(Timestamp),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The recorder has just started.
+    Starting {
+        /// Answers are given until the process that ships has said how far the copy is, but not for longer than this. It may need
+        /// the node for that: the key of an encrypted `hsm_secret` comes from the node.
+        until: Instant,
+    },
+    /// Every answer that was given waited.
+    InStep,
+    /// Answers were given although the copy lacks too much.
+    Degraded {
+        since: Timestamp,
+        /// A record that was made meanwhile, and when.
+        probe: Option<(u64, Instant)>,
+        /// Whether such a record came to the copy in good time: answers are held again. The copy is in step with the first one
+        /// that is given for it.
+        rejoins: bool,
+    },
+}
+
+/// A copy that answers wait for.
+#[derive(Debug, Clone)]
+pub struct WaitedCopy {
+    rule: OffsiteWait,
+    shipped: Option<Shipped>,
+    /// Seq of the newest record.
+    newest: u64,
+    phase: Phase,
+}
+
+impl WaitedCopy {
+    /// A copy by its rule in `backup.lock`, at the start of the recorder.
+    pub fn new(rule: OffsiteWait, now: Instant) -> Self {
+        Self { rule, shipped: None, newest: 0, phase: Phase::Starting { until: now + rule.longest() } }
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> OffsiteWait {
+        self.rule
+    }
+
+    /// Since when answers do not wait, although they should.
+    pub fn degraded_since(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Degraded { since, .. } => Some(since),
+            Phase::Starting { .. } | Phase::InStep => None,
+        }
+    }
+
+    /// The state, for `backup-status`.
+    pub fn status(&self) -> WaitStatus {
+        let state = match self.phase {
+            Phase::Starting { .. } => WaitState::Starting,
+            Phase::InStep => WaitState::Waiting,
+            Phase::Degraded { .. } => WaitState::Degraded,
+        };
+        WaitStatus::new(self.rule, Some(state), self.degraded_since().map(Timestamp::as_micros))
+    }
+
+    /// How many records up to this one the copy lacks.
+    ///
+    /// A seq alone does not say that the copy has the record: after a failed sync another one may have got its seq. So the last one
+    /// counts only by its checksum.
+    fn lacks(&self, last: LastRecord) -> u64 {
+        let through = self.shipped.map_or(0, |shipped| shipped.through);
+        match last.seq.checked_sub(through) {
+            Some(0) => u64::from(self.shipped.and_then(|shipped| shipped.checksum) != Some(last.checksum)),
+            Some(lacks) => lacks,
+            // Of records that this run has not made.
+            None => last.seq,
+        }
+    }
+
+    fn lacks_too_much(&self, last: LastRecord) -> bool {
+        self.lacks(last) > self.rule.changes()
+    }
+
+    /// Whether so much is missing that it is to be shipped at once.
+    pub fn is_shipped_at_once(&self, last: LastRecord) -> bool {
+        self.lacks(last) >= self.rule.ships_from()
+    }
+
+    /// A write is durable, and is to be answered.
+    pub fn recorded(&mut self, last: LastRecord, now: Instant) -> (Verdict, Option<Turn>) {
+        self.newest = last.seq;
+        if !self.lacks_too_much(last) {
+            return (Verdict::Given, self.caught_up());
+        }
+        let is_known = self.shipped.is_some();
+        let verdict = match &mut self.phase {
+            Phase::Starting { until } if !is_known && now < *until => Verdict::Given,
+            Phase::Degraded { probe, rejoins: false, .. } => {
+                probe.get_or_insert((last.seq, now));
+                Verdict::Given
+            }
+            Phase::Starting { .. } | Phase::InStep | Phase::Degraded { .. } => Verdict::Held,
+        };
+        (verdict, None)
+    }
+
+    /// Looks again at an answer that is held.
+    pub fn look_again(&mut self, last: LastRecord) -> (Verdict, Option<Turn>) {
+        if self.lacks_too_much(last) { (Verdict::Held, None) } else { (Verdict::Given, self.caught_up()) }
+    }
+
+    /// An answer was held for as long as it may be, and is given.
+    pub fn give_up(&mut self, at: Timestamp) -> Option<Turn> {
+        let before = self.degraded_since();
+        self.phase = Phase::Degraded { since: before.unwrap_or(at), probe: None, rejoins: false };
+        before.is_none().then_some(Turn::Degraded)
+    }
+
+    /// The process that ships has said how far the copy is.
+    pub fn acknowledge(&mut self, shipped: Shipped, now: Instant) -> Option<Turn> {
+        self.shipped = Some(shipped);
+        if self.newest.saturating_sub(shipped.through) <= self.rule.changes() {
+            return self.caught_up();
+        }
+        if let Phase::Degraded { probe, rejoins, .. } = &mut self.phase
+            && let Some((seq, made)) = *probe
+            && seq <= shipped.through
+        {
+            // A node that is never silent is always ahead of the copy by some records: what counts is how soon they come.
+            *rejoins = now.saturating_duration_since(made) <= self.rule.longest() / 2;
+            *probe = None;
+        }
+        None
+    }
+
+    fn caught_up(&mut self) -> Option<Turn> {
+        match std::mem::replace(&mut self.phase, Phase::InStep) {
+            Phase::Starting { .. } => Some(Turn::Began),
+            Phase::InStep => None,
+            Phase::Degraded { since, .. } => Some(Turn::Recovered(since)),
+        }
+    }
+
+    /// The longest that an answer is held.
+    pub fn longest(&self) -> Duration {
+        self.rule.longest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::WaitThen;
+
+    const SECONDS: u64 = 30;
+
+    fn copy(changes: u64, now: Instant) -> WaitedCopy {
+        WaitedCopy::new(OffsiteWait::new(changes, SECONDS, WaitThen::GoOn).unwrap(), now)
+    }
+
+    fn record(seq: u64) -> LastRecord {
+        LastRecord { seq, checksum: checksum(seq) }
+    }
+
+    fn checksum(seq: u64) -> u32 {
+        u32::try_from(seq).unwrap() * 7
+    }
+
+    fn shipped(through: u64) -> Shipped {
+        Shipped { through, checksum: Some(checksum(through)) }
+    }
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros).unwrap()
+    }
+
+    /// What happens, and what comes of it.
+    enum Step {
+        /// A write ends with this record, after so many seconds.
+        Write(u64, u64, Verdict, Option<Turn>),
+        /// The process that ships has said this, after so many seconds.
+        Said(u64, u64, Option<Turn>),
+        /// It is looked at an answer again.
+        Again(u64, Verdict, Option<Turn>),
+        /// The time of an answer is over.
+        Over(i64, Option<Turn>),
+    }
+
+    use Step::{Again, Over, Said, Write};
+    use Verdict::{Given, Held};
+
+    fn play(situation: &str, changes: u64, steps: &[Step]) -> WaitedCopy {
+        let began = Instant::now();
+        let mut copy = copy(changes, began);
+        let after = |seconds| began + Duration::from_secs(seconds);
+        for (number, step) in steps.iter().enumerate() {
+            match *step {
+                Write(seq, seconds, verdict, turn) => {
+                    let came = copy.recorded(record(seq), after(seconds));
+                    assert_eq!(came, (verdict, turn), "{situation}, step {number}");
+                }
+                Said(through, seconds, turn) => {
+                    let came = copy.acknowledge(shipped(through), after(seconds));
+                    assert_eq!(came, turn, "{situation}, step {number}");
+                }
+                Again(seq, verdict, turn) => {
+                    assert_eq!(copy.look_again(record(seq)), (verdict, turn), "{situation}, step {number}");
+                }
+                Over(micros, turn) => assert_eq!(copy.give_up(at(micros)), turn, "{situation}, step {number}"),
+            }
+        }
+        copy
+    }
+
+    #[test]
+    fn every_situation_has_its_verdict() {
+        let began = Some(Turn::Began);
+        play(
+            "each change is waited for",
+            0,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Held, None),
+                Again(6, Held, None),
+                Said(6, 2, None),
+                Again(6, Given, None),
+                Write(7, 3, Held, None),
+            ],
+        );
+        play(
+            "some may be missing, and that of the answer counts",
+            2,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Given, None),
+                Write(7, 1, Given, None),
+                Write(8, 1, Held, None),
+                Said(6, 2, None),
+                Again(8, Given, None),
+                Write(9, 3, Held, None),
+            ],
+        );
+        play(
+            "a start: nothing is held before it is known how far the copy is",
+            0,
+            &[
+                Write(6, 0, Given, None),
+                Write(7, SECONDS - 1, Given, None),
+                Said(5, SECONDS - 1, None),
+                Write(8, SECONDS - 1, Held, None),
+                Said(8, SECONDS, began),
+                Again(8, Given, None),
+            ],
+        );
+        play(
+            "a start: a process that says nothing is not waited for without end",
+            0,
+            &[
+                Write(6, SECONDS - 1, Given, None),
+                Write(7, SECONDS, Held, None),
+                Over(1, Some(Turn::Degraded)),
+                Write(8, SECONDS * 2, Given, None),
+            ],
+        );
+        play(
+            "a start behind others: it begins with the answer that has waited",
+            0,
+            &[Said(3, 0, began), Write(8, 1, Held, None), Said(8, 2, None), Again(8, Given, None)],
+        );
+        let recovered = Some(Turn::Recovered(at(1)));
+        play(
+            "degraded, nothing is held until it has caught up",
+            0,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Held, None),
+                Over(1, Some(Turn::Degraded)),
+                Write(7, 40, Given, None),
+                Write(8, 41, Given, None),
+                Said(6, 42, None),
+                Write(9, 43, Given, None),
+                Said(9, 90, recovered),
+                Write(10, 91, Held, None),
+            ],
+        );
+        play(
+            "a node that is never silent: a record that comes soon is enough to hold answers again",
+            0,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Held, None),
+                Over(1, Some(Turn::Degraded)),
+                Write(7, 40, Given, None),
+                Write(8, 41, Given, None),
+                Said(7, 41, None),
+                Write(9, 42, Held, None),
+                Said(8, 43, None),
+                Again(9, Held, None),
+                Said(9, 44, recovered),
+                Again(9, Given, None),
+            ],
+        );
+        play(
+            "one that comes late is not",
+            0,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Held, None),
+                Over(1, Some(Turn::Degraded)),
+                Write(7, 40, Given, None),
+                Write(8, 41, Given, None),
+                Said(7, 40 + SECONDS / 2 + 1, None),
+                Write(9, 60, Given, None),
+            ],
+        );
+        play(
+            "a second failure is part of the first",
+            0,
+            &[
+                Said(5, 0, began),
+                Write(6, 1, Held, None),
+                Over(1, Some(Turn::Degraded)),
+                Write(7, 40, Given, None),
+                Write(8, 40, Given, None),
+                Said(7, 41, None),
+                Write(9, 42, Held, None),
+                Over(9, None),
+                Write(10, 80, Given, None),
+                Said(10, 81, recovered),
+            ],
+        );
+    }
+
+    #[test]
+    fn another_record_of_the_same_seq_is_not_the_one_that_is_waited_for() {
+        let now = Instant::now();
+        let mut copy = copy(0, now);
+        copy.acknowledge(shipped(5), now);
+        assert_eq!(copy.recorded(record(6), now).0, Held);
+        for other in [Some(1), None] {
+            copy.acknowledge(Shipped { through: 6, checksum: other }, now);
+            assert_eq!(copy.look_again(record(6)).0, Held, "{other:?}");
+        }
+        copy.acknowledge(shipped(7), now);
+        assert_eq!(copy.look_again(record(6)).0, Held, "it is ahead of the node");
+        copy.acknowledge(shipped(6), now);
+        assert_eq!(copy.look_again(record(6)).0, Given);
+    }
+
+    #[test]
+    fn the_state_is_said() {
+        let wait = |copy: &WaitedCopy| copy.status().state;
+        let now = Instant::now();
+        let mut copy = copy(100, now);
+        assert_eq!(wait(&copy), Some(WaitState::Starting));
+        copy.acknowledge(shipped(3), now);
+        assert_eq!(wait(&copy), Some(WaitState::Waiting));
+        assert!(!copy.is_shipped_at_once(record(53)) && copy.is_shipped_at_once(record(54)));
+        copy.recorded(record(104), now);
+        copy.give_up(at(5));
+        assert_eq!((wait(&copy), copy.degraded_since()), (Some(WaitState::Degraded), Some(at(5))));
+        assert!(copy.status().degraded_since.unwrap().starts_with("1970-01-01T00:00:00.000005"));
+    }
+}
