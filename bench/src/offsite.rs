@@ -5,6 +5,7 @@
 //!
 //! * [`copied_node`]: the node and its copy; [`running`]: its recorder, the process that ships, and changes at a rate;
 //! * [`answers`]: what `lightningd` waits for while shipping is on, hangs or is refused, beside shipping that is off;
+//! * [`waiting`]: the same while answers wait for the copy, in that server and in a directory;
 //! * [`lag`]: how long a change is in one place only, and what the process that ships takes; [`covered`]: what the server
 //!   had when; [`uploads`]: uploads of a month;
 //! * [`reading`]: a mount of the copy: names, and versions never read before;
@@ -22,6 +23,7 @@ mod restoring;
 mod rows;
 mod running;
 mod uploads;
+mod waiting;
 mod watched;
 
 use std::fs;
@@ -48,6 +50,7 @@ use over_sftp::SftpReport;
 use reading::ReadingReport;
 use restoring::RestoreReport;
 use uploads::UploadsReport;
+use waiting::WaitingReport;
 use watched::Watched;
 
 #[derive(clap::Args)]
@@ -88,6 +91,9 @@ pub struct Args {
     /// Seconds of each of these, at --rate and again at full load
     #[arg(long, value_name = "S", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..))]
     round_seconds: u64,
+    /// Seconds of each way in which answers wait for the copy, at --rate and again at full load; 0 for none
+    #[arg(long, value_name = "S", default_value_t = 6)]
+    wait_seconds: u64,
     /// Directory on the file system to measure [default: the target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -112,6 +118,7 @@ struct Report {
     lag: Option<LagReport>,
     uploads: Option<UploadsReport>,
     answers: Option<AnswersReport>,
+    waiting: Option<Vec<WaitingReport>>,
     over_sftp: Option<SftpReport>,
     goals: Vec<Row>,
 }
@@ -148,6 +155,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let uploads = seconds(args.upload_seconds).map(|span| uploads::measure(&mut node, span)).transpose()?;
     let round = Duration::from_secs(args.round_seconds);
     let answers = (args.rounds > 0).then(|| answers::measure(&mut node, args.rate, round, args.rounds)).transpose()?;
+    let waiting = seconds(args.wait_seconds).map(|span| waiting::measure(&mut node, args.rate, span)).transpose()?;
     // The last, because the node has this copy only from now on.
     let over_sftp = seconds(args.sftp_seconds).map(|span| over_sftp::measure(&mut node, args.rate, span));
     let over_sftp = over_sftp.transpose()?.flatten();
@@ -163,6 +171,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         lag,
         uploads,
         answers,
+        waiting,
         over_sftp,
         goals: Vec::new(),
     };

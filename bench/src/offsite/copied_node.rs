@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ::offsite::testing::{Access, FaultyServer, Sshd, Stored};
 use anyhow::Context as _;
-use common::{Backup, BackupLock, Every, OffsiteEntry};
+use common::{Backup, BackupLock, Every, OffsiteEntry, OffsiteWait};
 use mountfs::demo::pretend_lightningd::RecorderProcess;
 use mountfs::demo::trace::TraceWrite;
 use tests::binaries;
@@ -72,6 +72,27 @@ impl<'a> CopiedNode<'a> {
         self.sftp = Some(sshd);
         self.set_shipping(Some(Duration::from_secs(10)))?;
         Ok(true)
+    }
+
+    /// The copy that the next recorders ship to is a new one, in a directory of this machine. Returns the one before, for
+    /// [`go_back_to`](Self::go_back_to).
+    pub fn copy_in_directory(&mut self) -> anyhow::Result<OffsiteEntry> {
+        let lightning_dir = self.lightning_dir();
+        let mut add = Command::new(binaries::backupfs());
+        add.args(["offsite", "add", "--lightning-dir"]).arg(&lightning_dir);
+        watched::run(add.arg(lightning_dir.join("node.copy")))?;
+        let entry = BackupLock::read(&lightning_dir)?.offsite.pop().context("no copy was added")?;
+        Ok(std::mem::replace(&mut self.entry, entry))
+    }
+
+    /// The copy is this one again.
+    pub fn go_back_to(&mut self, entry: OffsiteEntry) {
+        self.entry = entry;
+    }
+
+    /// Has answers of the next recorder wait for the copy; never for `None`.
+    pub fn set_wait(&mut self, wait: Option<OffsiteWait>) {
+        self.entry.wait = wait;
     }
 
     /// What the copy has, with when it was stored.

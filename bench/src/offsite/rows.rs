@@ -4,6 +4,7 @@ use super::Report;
 use super::answers::{KindReport, Shipping};
 use super::lag::LagReport;
 use super::reading::{Asked, ReadingReport};
+use super::waiting::WaitingReport;
 use crate::goals::{Row, mb, ms};
 
 /// How much slower an answer may be while shipping is on.
@@ -29,6 +30,9 @@ pub fn rows(report: &Report) -> Vec<Row> {
     let mut rows = Vec::new();
     for kind in report.answers.iter().flat_map(|answers| &answers.kinds) {
         of_answers(kind, &mut rows);
+    }
+    for waiting in report.waiting.iter().flatten() {
+        of_waiting(waiting, &mut rows);
     }
     if let Some(lag) = &report.lag {
         of_lag(lag, "", &mut rows);
@@ -108,6 +112,18 @@ fn of_lag(lag: &LagReport, over: &str, rows: &mut Vec<Row>) {
     let share = format!("{:.2} %", lag.of_a_core * 100.0);
     let core = Row::new(&format!("{over}shipping at this rate, of a core"), "≤ 10 %", share);
     rows.push(core.met(lag.of_a_core <= CORE_MAX));
+}
+
+/// The rows of answers that wait for a copy. Nobody can say how fast a store has to be, so they have no goal.
+fn of_waiting(waiting: &WaitingReport, rows: &mut Vec<Row>) {
+    for (load, answers, without) in
+        [("at the rate", waiting.rated, waiting.rated_without), ("full load", waiting.full, waiting.full_without)]
+    {
+        let figure = format!("answer that waits, {load}, p50: {}, {}", waiting.store, waiting.wait);
+        let said =
+            format!("p99 {}; without p50 {}, p99 {}", ms(answers.p99_us), ms(without.p50_us), ms(without.p99_us));
+        rows.push(Row::new(&figure, "", ms(answers.p50_us)).beside(said, answers.p50_us / without.p50_us));
+    }
 }
 
 /// The rows of a mount of the copy.

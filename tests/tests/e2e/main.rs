@@ -33,6 +33,7 @@ mod offsite {
     mod remote;
     mod shipped;
     mod stores;
+    mod wait;
 }
 
 mod operating {

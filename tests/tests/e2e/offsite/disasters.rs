@@ -122,7 +122,7 @@ impl Burning {
 }
 
 /// Kills the processes that ship from this directory, also those of recorders that were killed before; says how many there were.
-fn kill_shipping_from(lightning_dir: &Path) -> usize {
+pub fn kill_shipping_from(lightning_dir: &Path) -> usize {
     let mut found = 0;
     for process in fs::read_dir("/proc").expect("processes").flatten() {
         let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
