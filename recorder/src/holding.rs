@@ -94,7 +94,7 @@ impl Holding {
             let mut refused = None;
             pending.retain(|&index| {
                 let (url, copy) = &mut copies[index];
-                let (verdict, turn) = copy.look_again(last);
+                let (verdict, turn) = copy.look_again(last, Instant::now());
                 self.take_turn(url, copy, turn);
                 if verdict == Verdict::Given {
                     return false;
@@ -135,17 +135,24 @@ impl Holding {
     pub fn follow(&self, lines: impl BufRead) {
         for line in lines.lines().map_while(Result::ok) {
             match from_line(&line) {
-                Some(FromShip::Shipped { url, through, checksum }) => self.shipped(&url, Shipped { through, checksum }),
+                Some(FromShip::Shipped { url, through, checksum }) => {
+                    let shipped = Shipped { through, checksum };
+                    self.change(&url, |copy| copy.acknowledge(shipped, Instant::now()));
+                }
+                Some(FromShip::NeedsNode { url }) => self.change(&url, |copy| {
+                    copy.node_is_needed();
+                    None
+                }),
                 // Of another release.
                 None => log::debug!("offsite: a line is not understood: {line}"),
             }
         }
     }
 
-    fn shipped(&self, url: &str, shipped: Shipped) {
+    fn change(&self, url: &str, change: impl FnOnce(&mut WaitedCopy) -> Option<Turn>) {
         let mut copies = self.copies();
         if let Some((_, copy)) = copies.iter_mut().find(|(known, _)| known == url) {
-            let turn = copy.acknowledge(shipped, Instant::now());
+            let turn = change(copy);
             self.take_turn(url, copy, turn);
         }
         drop(copies);

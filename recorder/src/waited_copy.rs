@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::{OffsiteWait, Timestamp, WaitState, WaitStatus};
+use common::{OffsiteWait, Timestamp, WaitState, WaitStatus, WaitThen};
 
 /// The last record of a write, which is durable in the backup or in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +44,13 @@ pub enum Turn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The recorder has just started.
+    /// The recorder has just started, and the process that ships has not said how far the copy is.
     Starting {
-        /// Answers are given until the process that ships has said how far the copy is, but not for longer than this. It may need
-        /// the node for that: the key of an encrypted `hsm_secret` comes from the node.
+        /// Answers may be given until then.
         until: Instant,
+        /// Whether the process needs the node: the key of an encrypted `hsm_secret` comes from the node, which cannot give it while an
+        /// answer is held.
+        needs_node: bool,
     },
     /// Every answer that was given waited.
     InStep,
@@ -76,7 +78,12 @@ pub struct WaitedCopy {
 impl WaitedCopy {
     /// A copy by its rule in `backup.lock`, at the start of the recorder.
     pub fn new(rule: OffsiteWait, now: Instant) -> Self {
-        Self { rule, shipped: None, newest: 0, phase: Phase::Starting { until: now + rule.longest() } }
+        Self {
+            rule,
+            shipped: None,
+            newest: 0,
+            phase: Phase::Starting { until: now + rule.longest(), needs_node: false },
+        }
     }
 
     /// The rule.
@@ -131,9 +138,10 @@ impl WaitedCopy {
         if !self.lacks_too_much(last) {
             return (Verdict::Given, self.caught_up());
         }
-        let is_known = self.shipped.is_some();
+        if self.is_given_at_start(now) {
+            return (Verdict::Given, None);
+        }
         let verdict = match &mut self.phase {
-            Phase::Starting { until } if !is_known && now < *until => Verdict::Given,
             Phase::Degraded { probe, rejoins: false, .. } => {
                 probe.get_or_insert((last.seq, now));
                 Verdict::Given
@@ -143,9 +151,32 @@ impl WaitedCopy {
         (verdict, None)
     }
 
+    /// Whether an answer is given because it is not known yet how far the copy is.
+    ///
+    /// A node that is to stop without the copy must not run for a while at each start: only one that is needed for the key does.
+    fn is_given_at_start(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Starting { until, needs_node } => {
+                let may_go_on = self.rule.then() == WaitThen::GoOn || needs_node;
+                self.shipped.is_none() && may_go_on && now < until
+            }
+            Phase::InStep | Phase::Degraded { .. } => false,
+        }
+    }
+
+    /// The process that ships needs the node before it can say how far the copy is.
+    pub fn node_is_needed(&mut self) {
+        if let Phase::Starting { needs_node, .. } = &mut self.phase {
+            *needs_node = true;
+        }
+    }
+
     /// Looks again at an answer that is held.
-    pub fn look_again(&mut self, last: LastRecord) -> (Verdict, Option<Turn>) {
-        if self.lacks_too_much(last) { (Verdict::Held, None) } else { (Verdict::Given, self.caught_up()) }
+    pub fn look_again(&mut self, last: LastRecord, now: Instant) -> (Verdict, Option<Turn>) {
+        if !self.lacks_too_much(last) {
+            return (Verdict::Given, self.caught_up());
+        }
+        (if self.is_given_at_start(now) { Verdict::Given } else { Verdict::Held }, None)
     }
 
     /// An answer was held for as long as it may be, and is given.
@@ -189,7 +220,6 @@ impl WaitedCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::WaitThen;
 
     const SECONDS: u64 = 30;
 
@@ -243,7 +273,7 @@ mod tests {
                     assert_eq!(came, turn, "{situation}, step {number}");
                 }
                 Again(seq, verdict, turn) => {
-                    assert_eq!(copy.look_again(record(seq)), (verdict, turn), "{situation}, step {number}");
+                    assert_eq!(copy.look_again(record(seq), began), (verdict, turn), "{situation}, step {number}");
                 }
                 Over(micros, turn) => assert_eq!(copy.give_up(at(micros)), turn, "{situation}, step {number}"),
             }
@@ -371,6 +401,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_to_stop_waits_from_its_first_answer_unless_it_is_needed() {
+        let now = Instant::now();
+        let mut copy = WaitedCopy::new(OffsiteWait::new(0, SECONDS, WaitThen::Stop).unwrap(), now);
+        assert_eq!(copy.recorded(record(6), now).0, Held);
+        copy.node_is_needed();
+        assert_eq!(copy.look_again(record(6), now).0, Given, "the key comes from the node");
+        let late = now + Duration::from_secs(SECONDS);
+        assert_eq!(copy.recorded(record(7), late).0, Held);
+        assert_eq!(copy.look_again(record(7), late).0, Held);
+        copy.acknowledge(shipped(7), late);
+        assert_eq!(copy.look_again(record(7), late).0, Given);
+        copy.node_is_needed();
+        assert_eq!(copy.recorded(record(8), now).0, Held, "it is known how far the copy is");
+    }
+
+    #[test]
     fn another_record_of_the_same_seq_is_not_the_one_that_is_waited_for() {
         let now = Instant::now();
         let mut copy = copy(0, now);
@@ -378,12 +424,12 @@ mod tests {
         assert_eq!(copy.recorded(record(6), now).0, Held);
         for other in [Some(1), None] {
             copy.acknowledge(Shipped { through: 6, checksum: other }, now);
-            assert_eq!(copy.look_again(record(6)).0, Held, "{other:?}");
+            assert_eq!(copy.look_again(record(6), now).0, Held, "{other:?}");
         }
         copy.acknowledge(shipped(7), now);
-        assert_eq!(copy.look_again(record(6)).0, Held, "it is ahead of the node");
+        assert_eq!(copy.look_again(record(6), now).0, Held, "it is ahead of the node");
         copy.acknowledge(shipped(6), now);
-        assert_eq!(copy.look_again(record(6)).0, Given);
+        assert_eq!(copy.look_again(record(6), now).0, Given);
     }
 
     #[test]

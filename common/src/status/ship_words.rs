@@ -32,6 +32,11 @@ pub enum FromShip {
         /// The checksum of the record, which covers those before it; `None` when it is not known.
         checksum: Option<u32>,
     },
+    /// The node has to answer before it can be said how far this copy is: the key of the copy comes from there.
+    NeedsNode {
+        /// The URL of the copy.
+        url: String,
+    },
 }
 
 /// A line with its end.
@@ -63,6 +68,8 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert_eq!(from_line(line.trim_end()), Some(words));
         }
+        let needs = FromShip::NeedsNode { url: "/copy".to_owned() };
+        assert_eq!(from_line(to_line(&needs).trim_end()), Some(needs));
         let from = FromShip::Shipped { url: "/copy".to_owned(), through: 7, checksum: Some(3) };
         assert_eq!(to_line(&from), "{\"shipped\":{\"url\":\"/copy\",\"through\":7,\"checksum\":3}}\n");
         assert_eq!(from_line(to_line(&from).trim_end()), Some(from));

@@ -44,10 +44,17 @@ impl Acknowledging {
         if !self.is_stuck {
             let Restorable { behind, checksum } = now;
             let words = FromShip::Shipped { url: self.url.clone(), through: behind.saturating_sub(1), checksum };
-            crate::print::line(&mut io::stdout(), format_args!("{}", to_line(&words).trim_end()));
+            say_to_recorder(&words);
             self.told = Some(now);
         }
         Ok(())
+    }
+
+    /// Tells the recorder that the node is needed before it can be known how far the copy is.
+    pub(super) fn need_node(&self) {
+        if self.wait.is_some() {
+            say_to_recorder(&FromShip::NeedsNode { url: self.url.clone() });
+        }
     }
 
     /// Waits until something is due, or the recorder wants more shipped than there is.
@@ -72,4 +79,8 @@ impl Acknowledging {
         let (wait, told) = (self.wait?, self.told?);
         Some(told.behind.saturating_sub(1) + wait.ships_from())
     }
+}
+
+fn say_to_recorder(words: &FromShip) {
+    crate::print::line(&mut io::stdout(), format_args!("{}", to_line(words).trim_end()));
 }

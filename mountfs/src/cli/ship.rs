@@ -1,6 +1,7 @@
 //! `backupfs ship`.
 
 use std::io;
+use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -106,7 +107,10 @@ fn start(
         entry: entry.clone(),
         keys: args.keys.clone(),
         run_key: RunKey::default(),
-        started_by: if args.until_stdin_ends { StartedBy::Recorder } else { StartedBy::Operator },
+        started_by: match args.until_stdin_ends {
+            true => StartedBy::Recorder(parent_id()),
+            false => StartedBy::Operator,
+        },
     };
     let orders = Arc::clone(orders);
     thread::Builder::new()

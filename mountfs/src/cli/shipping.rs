@@ -1,6 +1,6 @@
 //! [`ship`]: one off-site copy kept up to date, until it is stopped.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use super::acknowledging::Acknowledging;
 use super::keys::KeyArgs;
 use super::rehearsals::{ReadCopy, Rehearsals};
 use super::ship_orders::{Orders, Woken};
-use super::shipping_key::{RunKey, key_for_shipping};
+use super::shipping_key::{RunKey, key_for_shipping, needs_node};
 use common::with_causes;
 
 /// How often finished files are looked for.
@@ -59,8 +59,8 @@ pub(super) enum Ending {
 /// Who has started this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartedBy {
-    /// A recorder, which is told how far the copies are.
-    Recorder,
+    /// The recorder with this process id, which is told how far the copies are.
+    Recorder(u32),
     /// Somebody at a terminal, or a service.
     Operator,
 }
@@ -79,6 +79,12 @@ pub(super) struct Destination {
 }
 
 impl Destination {
+    /// Tells the recorder, if there is one and answers wait for the copy.
+    fn acknowledging(&self) -> Acknowledging {
+        let wait = self.entry.wait.filter(|_| matches!(self.started_by, StartedBy::Recorder(_)));
+        Acknowledging::new(&self.entry.url, wait)
+    }
+
     /// The longest pause between two attempts.
     fn longest_pause(&self) -> Duration {
         if self.entry.wait.is_some() { PAUSE_WAITED_FOR } else { PAUSES.1 }
@@ -182,6 +188,9 @@ fn session(destination: &Destination, ending: Ending, orders: &Orders, status: &
         let (found, expected) = (found.to_string(), expected.to_string());
         return Err(CopyError::OtherBackup { url: entry.url.clone(), found, expected }.into());
     }
+    if entry.wait.is_some() && description.seal == SealKind::Node && needs_node(keys, lightning_dir) {
+        destination.acknowledging().need_node();
+    }
     let key = key_for_shipping(&*store, &description, entry, (keys, lightning_dir), run_key)?;
     status.set_key(description.seal, entry);
     let (key, opens) = key.map(|key| (key.seals, key.opens)).unzip();
@@ -189,7 +198,7 @@ fn session(destination: &Destination, ending: Ending, orders: &Orders, status: &
     let target = Target { store, copy: description.copy, key };
     let mut shipper = Shipper::begin(Arc::clone(&backup), target, &offsite_directory(lightning_dir))?;
     let shipped = ship_with(&mut shipper, (destination, rehearsals), ending, orders, status)
-        .and_then(|()| say_goodbye(&mut shipper, &backup, entry.every, lightning_dir));
+        .and_then(|()| say_goodbye(&mut shipper, &backup, destination));
     if shipped.is_ok() {
         status.shipped_all(&shipper, orders);
     }
@@ -205,8 +214,8 @@ fn ship_with(
     orders: &Orders,
     status: &mut Status,
 ) -> anyhow::Result<()> {
-    let Destination { backup: backup_url, lightning_dir, entry, started_by, .. } = destination;
-    let mut acknowledging = Acknowledging::new(&entry.url, entry.wait.filter(|_| *started_by == StartedBy::Recorder));
+    let Destination { backup: backup_url, lightning_dir, entry, .. } = destination;
+    let mut acknowledging = destination.acknowledging();
     let mut logs_due = Instant::now();
     let (mut said, mut claim_checked) = (Instant::now(), Instant::now());
     let (mut said_degraded, mut looked_for_files) = (None, None::<Instant>);
@@ -261,23 +270,28 @@ fn ship_with(
 
 /// Ships the rest after the recorder has ended, and says that nothing follows. A recorder that goes on, or has begun again, is left to
 /// the next run.
-fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, every: Every, lightning_dir: &Path) -> anyhow::Result<()> {
+fn say_goodbye(shipper: &mut Shipper, backup: &Arc<Backup>, destination: &Destination) -> anyhow::Result<()> {
     let until = Instant::now() + RECORDER_ENDS_WITHIN;
     // A lock whose state is not known may be held.
-    let is_recorded_to = || !matches!(backup.look_at_lock(), Ok(LockStatus::NotSeen));
-    while is_recorded_to() {
-        if Instant::now() >= until {
-            return Ok(());
+    let lock = || backup.look_at_lock().unwrap_or(LockStatus::Held { process: None });
+    loop {
+        match (lock(), destination.started_by) {
+            (LockStatus::NotSeen, _) => break,
+            // The next recorder has begun, and its process waits for this one to end; answers may wait for that process.
+            (LockStatus::Held { process: Some(holder) }, StartedBy::Recorder(recorder)) if holder != recorder => {
+                return Ok(());
+            }
+            (LockStatus::Held { .. }, _) if Instant::now() >= until => return Ok(()),
+            (LockStatus::Held { .. }, _) => thread::sleep(Duration::from_millis(50)),
         }
-        thread::sleep(Duration::from_millis(50));
     }
-    if every != Every::Segment {
+    if destination.entry.every != Every::Segment {
         shipper.ship_logs()?;
     }
     let acknowledged = shipper.acknowledged()?;
     // A spool has acknowledged changes that the backup, and so the copy, does not have.
-    let is_all = matches!(backup.spool_sight_beside(lightning_dir), SpoolStatus::Complete);
-    if is_all && !is_recorded_to() {
+    let is_all = matches!(backup.spool_sight_beside(&destination.lightning_dir), SpoolStatus::Complete);
+    if is_all && lock() == LockStatus::NotSeen {
         shipper.heartbeat(acknowledged, true)?;
     }
     Ok(())

@@ -43,6 +43,11 @@ pub(super) fn secret_of_node(keys: &KeyArgs, lightning_dir: &Path) -> anyhow::Re
     })
 }
 
+/// Whether the secret must come from the node, which then has to answer.
+pub(super) fn needs_node(keys: &KeyArgs, lightning_dir: &Path) -> bool {
+    !matches!(node_secret(keys, Some(lightning_dir)), Ok(Some(_)))
+}
+
 /// Asks the node for its secret.
 fn ask_node(lightning_dir: &Path) -> anyhow::Result<NodeSecret> {
     let call = |method: &str, params| {

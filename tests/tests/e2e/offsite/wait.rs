@@ -160,7 +160,7 @@ fn a_write_that_the_copy_does_not_get_is_refused_where_the_node_is_to_stop() {
 #[test]
 fn a_start_is_not_held_before_the_copy_can_be_known_but_not_without_end() {
     let server = FaultyServer::start();
-    let mut remote = waiting(&server, 0, 2, "stop");
+    let mut remote = waiting(&server, 0, 2, "go_on");
     server.always(None, Trouble::Answer(503, "SlowDown"));
     remote.node.start();
     let began = Instant::now();
@@ -169,7 +169,35 @@ fn a_start_is_not_held_before_the_copy_can_be_known_but_not_without_end() {
     assert_eq!(wait_of(&mut remote)["state"], "starting");
     std::thread::sleep(Duration::from_millis(2200).saturating_sub(began.elapsed()));
     let (answer, took) = write(&mut remote);
-    assert!(matches!(answer, Answer::Refused { .. }) && took < LEEWAY, "{answer:?}, {took:?}");
+    assert!(answer.is_continue() && (Duration::from_secs(2)..LEEWAY * 2).contains(&took), "{answer:?}, {took:?}");
+    assert_eq!(wait_of(&mut remote)["state"], "degraded");
+    remote.node.stop();
+}
+
+#[test]
+fn a_node_that_is_to_stop_does_not_start_without_the_copy() {
+    let server = FaultyServer::start();
+    let mut remote = waiting(&server, 0, 2, "stop");
+    server.always(None, Trouble::Answer(503, "SlowDown"));
+    let message = remote.node.start_refused();
+    assert!(message.contains("within 2 s"), "{message}");
+    remote.node.lightningd.kill();
+    server.no_trouble();
+    start(&mut remote);
+    expect_in_copy(&remote);
+    remote.node.stop();
+}
+
+#[test]
+fn a_node_that_has_the_key_is_not_held_before_it_can_give_it() {
+    let server = FaultyServer::start();
+    let mut remote = waiting(&server, 0, 3, "stop");
+    // As when it is encrypted.
+    fs::remove_file(remote.dir().join("hsm_secret")).unwrap();
+    remote.node.start();
+    let (answer, took) = write(&mut remote);
+    assert!(answer.is_continue() && took < Duration::from_secs(3), "{answer:?}, {took:?}");
+    assert_eq!(wait_of(&mut remote)["state"], "starting");
 }
 
 #[test]
