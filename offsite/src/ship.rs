@@ -296,6 +296,9 @@ impl Shipper {
                 let (now, rest) = bytes.split_at(bytes.len().min(LOG_BYTES_MAX));
                 let end = if rest.is_empty() { piece.end } else { before };
                 self.enqueue(piece.log.get(), offset, now, end)?;
+                if piece.names_snapshot {
+                    self.ship_needed_files()?;
+                }
                 self.drain_queue()?;
                 (before, offset, bytes) = (end, offset + now.len() as u64, rest);
                 if bytes.is_empty() {

@@ -1,6 +1,7 @@
 //! What was shipped is read back, whatever was cut off, killed, lost or put in between.
 
 mod catalogs;
+mod restorable;
 
 use std::fmt;
 use std::ops::Range;
