@@ -150,10 +150,12 @@ fn a_node_that_was_started_once_with_a_clock_months_ahead_keeps_its_history() {
     // What can be dropped is there when the policy is looked at, which happens once an hour.
     let backup = node.home.backup();
     cli::run(Command::new(binaries::backupfs()).arg("seal").arg(&backup)).expect_done("sealing");
-    node.home.set_in_backup_lock("compact", json!({"keep_within": "90d"}));
     clock.given_to(&mut node);
     node.start();
     node.commit();
+    node.stop();
+    node.home.set_in_backup_lock("compact", json!({"keep_within": "90d"}));
+    node.start();
     node.lightningd.init().expect("the recorder takes init");
     for _ in 0..20 {
         node.commit();
