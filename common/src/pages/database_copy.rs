@@ -19,7 +19,8 @@ use format::units::{PageNo, PageSize};
 /// The order in which pieces are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyOrder {
-    /// The piece that the check waits for comes first.
+    /// The piece that the check waits for comes first, then those before it: SQLite checks the pages of a tree from the last to the
+    /// first.
     AsChecked,
     /// From the first to the last: faster where what comes next is read ahead.
     Ascending,
@@ -51,8 +52,10 @@ pub struct DatabaseCopy {
 #[derive(Debug)]
 struct State {
     pieces: Vec<PieceState>,
-    /// No piece before this one is left to begin.
+    /// The piece to begin next, or those that follow it in the order of copying.
     next: usize,
+    /// The number of pieces that are not begun.
+    missing: usize,
     /// The piece that the check waits for.
     wanted: Option<usize>,
     is_given_up: bool,
@@ -74,7 +77,7 @@ impl DatabaseCopy {
         let bytes = u64::from(page_count) * u64::from(page_size.get());
         let count = usize::try_from(bytes.div_ceil(Self::PIECE_BYTES as u64)).unwrap_or(usize::MAX);
         let pieces = vec![PieceState::Missing; count];
-        let state = Mutex::new(State { pieces, next: 0, wanted: None, is_given_up: false });
+        let state = Mutex::new(State { pieces, next: 0, missing: count, wanted: None, is_given_up: false });
         Self { file, path, page_size, page_count, order, state, copied: Condvar::new() }
     }
 
@@ -91,20 +94,22 @@ impl DatabaseCopy {
     /// A piece to copy; `None` when all are begun, or the copying was given up.
     pub fn begin_piece(&self) -> Option<Piece> {
         let mut state = self.state();
-        if state.is_given_up {
+        if state.is_given_up || state.missing == 0 {
             return None;
         }
-        let is_missing = |state: &State, number: usize| state.pieces.get(number) == Some(&PieceState::Missing);
-        let number =
-            match state.wanted.filter(|&wanted| self.order == CopyOrder::AsChecked && is_missing(&state, wanted)) {
-                Some(wanted) => wanted,
-                None => {
-                    while state.pieces.get(state.next).is_some_and(|piece| *piece != PieceState::Missing) {
-                        state.next += 1;
-                    }
-                    state.next
-                }
-            };
+        let count = state.pieces.len();
+        let mut number = match (self.order, state.wanted) {
+            (CopyOrder::AsChecked, Some(wanted)) => wanted,
+            (CopyOrder::AsChecked, None) | (CopyOrder::Ascending, _) => state.next,
+        };
+        let behind = |number: usize| match self.order {
+            CopyOrder::AsChecked => number.checked_sub(1).unwrap_or(count - 1),
+            CopyOrder::Ascending => (number + 1) % count,
+        };
+        while state.pieces.get(number).is_some_and(|piece| *piece != PieceState::Missing) {
+            number = behind(number);
+        }
+        (state.next, state.missing) = (behind(number), state.missing - 1);
         *state.pieces.get_mut(number)? = PieceState::Begun;
         let offset = number as u64 * Self::PIECE_BYTES as u64;
         let left = usize::try_from(self.size_bytes() - offset).unwrap_or(usize::MAX);
@@ -130,8 +135,8 @@ impl DatabaseCopy {
     /// # Errors
     /// When SQLite cannot be set up.
     pub fn connect(self: &Arc<Self>) -> rusqlite::Result<CopyConnection> {
-        let pages = CopiedPages { copy: Arc::clone(self), ahead: Mutex::default() };
-        let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(pages)));
+        let pages: Arc<dyn PageSource> = Arc::<Self>::clone(self);
+        let mounted = MountedOverlay::new(OverlayPages::new(pages));
         Ok(CopyConnection { connection: mounted.connect()?, mounted })
     }
 
@@ -165,75 +170,24 @@ impl DatabaseCopy {
     }
 }
 
-/// The pages of a copy. Each is there once it was copied.
-struct CopiedPages {
-    copy: Arc<DatabaseCopy>,
-    ahead: Mutex<Ahead>,
-}
-
-/// Pages that were read together. SQLite checks one page after the other, mostly those of a tree from the last to the first: the
-/// calls would take longer than copying what they read.
-#[derive(Default)]
-struct Ahead {
-    /// Offset in the file.
-    offset: u64,
-    bytes: Vec<u8>,
-    /// Offset of the page that was read last.
-    last: u64,
-}
-
-/// Maximum number of bytes that are read together, from a multiple of them on; a divisor of the length of a piece.
-const AHEAD_BYTES: u64 = 64 << 10;
-
-impl CopiedPages {
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), ReadError> {
-        let file = &self.copy.file;
-        let failed = |source| self.copy.read_failed(offset, source);
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_near = ahead.last.abs_diff(offset) <= AHEAD_BYTES;
-        ahead.last = offset;
-        let known = |ahead: &Ahead| {
-            let start = usize::try_from(offset.checked_sub(ahead.offset)?).ok()?;
-            ahead.bytes.get(start..start.checked_add(out.len())?).map(|_| start)
-        };
-        let start = match known(&ahead) {
-            Some(start) => start,
-            None if is_near => {
-                // All in the piece that is there.
-                let first = offset - offset % AHEAD_BYTES;
-                let bytes = (self.copy.size_bytes() - first).min(AHEAD_BYTES);
-                ahead.offset = first;
-                ahead.bytes.resize(usize::try_from(bytes).unwrap_or(0), 0);
-                if let Err(error) = file.read_exact_at(&mut ahead.bytes, first) {
-                    ahead.bytes.clear();
-                    return Err(failed(error));
-                }
-                usize::try_from(offset - first).unwrap_or(0)
-            }
-            None => return file.read_exact_at(out, offset).map_err(failed),
-        };
-        out.copy_from_slice(&ahead.bytes[start..start + out.len()]);
-        Ok(())
-    }
-}
-
-impl PageSource for CopiedPages {
+/// Each page is there once it was copied.
+impl PageSource for DatabaseCopy {
     fn page_size(&self) -> PageSize {
-        self.copy.page_size
+        self.page_size
     }
 
     fn page_count(&self) -> u32 {
-        self.copy.page_count
+        self.page_count
     }
 
     fn read_page(&self, page: PageNo, out: &mut [u8]) -> Result<(), ReadError> {
-        if page.get() > self.copy.page_count {
+        if page.get() > self.page_count {
             out.fill(0);
             return Ok(());
         }
-        let offset = (u64::from(page.get()) - 1) * u64::from(self.copy.page_size.get());
-        self.copy.wait_for(offset)?;
-        self.read(offset, out)
+        let offset = (u64::from(page.get()) - 1) * u64::from(self.page_size.get());
+        self.wait_for(offset)?;
+        self.file.read_exact_at(out, offset).map_err(|source| self.read_failed(offset, source))
     }
 }
 
@@ -280,20 +234,16 @@ mod tests {
         copy.finish_piece(piece);
     }
 
-    fn page(copied: &CopiedPages, number: u32) -> Result<Vec<u8>, ReadError> {
+    fn page(copied: &DatabaseCopy, number: u32) -> Result<Vec<u8>, ReadError> {
         let mut out = vec![0; PAGE_BYTES];
         copied.read_page(PageNo::new(number).unwrap(), &mut out).map(|()| out)
-    }
-
-    fn pages_of(copy: &Arc<DatabaseCopy>) -> CopiedPages {
-        CopiedPages { copy: Arc::clone(copy), ahead: Mutex::default() }
     }
 
     /// Copies all pieces while a page of the last one is waited for; returns their numbers in order.
     fn order_of_copying(order: CopyOrder) -> Vec<usize> {
         let (bytes, copy) = copy(1000, order);
         thread::scope(|scope| {
-            let reader = scope.spawn(|| page(&pages_of(&copy), 1000).unwrap());
+            let reader = scope.spawn(|| page(&copy, 1000).unwrap());
             let deadline = Instant::now() + Duration::from_secs(20);
             while copy.state().wanted.is_none() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
@@ -314,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_piece_that_the_check_waits_for_is_copied_next() {
-        assert_eq!(order_of_copying(CopyOrder::AsChecked), [3, 0, 1, 2]);
+        assert_eq!(order_of_copying(CopyOrder::AsChecked), [3, 2, 1, 0]);
         assert_eq!(order_of_copying(CopyOrder::Ascending), [0, 1, 2, 3]);
     }
 
@@ -325,16 +275,13 @@ mod tests {
         while let Some(piece) = copy.begin_piece() {
             copy_piece(&bytes, &copy, piece);
         }
-        let copied = pages_of(&copy);
         let expect = |number: u32| {
             let start = (number as usize - 1) * PAGE_BYTES;
-            assert!(page(&copied, number).unwrap() == bytes[start..start + PAGE_BYTES], "page {number}");
+            assert!(page(&copy, number).unwrap() == bytes[start..start + PAGE_BYTES], "page {number}");
         };
         (1..=PAGES).for_each(expect);
-        (1..=PAGES).rev().for_each(expect);
-        (0..3 * PAGES).map(|step| 1 + step * 7919 % PAGES).for_each(expect);
-        (0..PAGES - 20).flat_map(|step| [step + 1, step + 17, step + 2]).for_each(expect);
-        assert!(page(&copied, PAGES + 1).unwrap().iter().all(|&byte| byte == 0));
+        (0..PAGES).map(|step| 1 + step * 7919 % PAGES).for_each(expect);
+        assert!(page(&copy, PAGES + 1).unwrap().iter().all(|&byte| byte == 0));
     }
 
     #[test]
@@ -343,12 +290,12 @@ mod tests {
         let first = copy.begin_piece().unwrap();
         copy_piece(&bytes, &copy, first);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| page(&pages_of(&copy), 600));
+            let waiting = scope.spawn(|| page(&copy, 600));
             let begun = copy.begin_piece();
             copy.give_up();
             assert!(waiting.join().unwrap().is_err(), "{begun:?}");
         });
         assert_eq!(copy.begin_piece(), None);
-        assert!(page(&pages_of(&copy), 1).is_ok());
+        assert!(page(&copy, 1).is_ok());
     }
 }
