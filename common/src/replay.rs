@@ -24,6 +24,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 
 pub(crate) use self::bounds::Bounds;
 pub use self::bounds::{Forbidden, OutOfBounds};
@@ -217,6 +218,16 @@ impl Replay {
         let mut control = Control::new(&self.connection);
         let run = |statement| statement::execute_lexed(&self.connection, &statement);
         execute(self, &mut control, about, change.statements(), run)
+    }
+
+    /// Lets statements make small values only: what is executed for its reads needs no others, and several threads do it at once.
+    pub(crate) fn narrow(&self) {
+        const VALUE_BYTES_MAX: i32 = 1 << 20;
+        const COLUMNS_MAX: i32 = 200;
+        for (limit, max) in [(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX), (Limit::SQLITE_LIMIT_COLUMN, COLUMNS_MAX)] {
+            // It fails only for a limit that SQLite does not have.
+            let _: rusqlite::Result<i32> = self.connection.set_limit(limit, max);
+        }
     }
 
     /// Executes a statement as far as that goes, for the pages that it reads: the database is good for nothing else then. Returns

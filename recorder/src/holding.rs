@@ -140,7 +140,7 @@ impl Holding {
                     self.change(&url, |copy| copy.acknowledge(shipped, Instant::now()));
                 }
                 Some(FromShip::NeedsNode { url }) => self.change(&url, |copy| {
-                    copy.node_is_needed();
+                    copy.node_is_needed(Instant::now());
                     None
                 }),
                 // Of another release.
@@ -178,9 +178,12 @@ impl Holding {
     }
 
     fn tell(&self, words: &ToShip) {
-        if let Some(to_ship) = &mut *self.to_ship() {
-            // A pipe that is full is that of a process that hangs, or that is told of a newer record soon.
-            let _: std::io::Result<()> = to_ship.write_all(to_line(words).as_bytes());
+        let mut to_ship = self.to_ship();
+        let told = to_ship.as_mut().map_or(Ok(()), |pipe| pipe.write_all(to_line(words).as_bytes()));
+        if let Err(error) = told {
+            // The pipe of a process that hangs is full. With it closed the process ends when it goes on, and the next one is told all.
+            log::warn!("offsite: the process that ships takes no orders ({error}); it is to end");
+            *to_ship = None;
         }
     }
 

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use common::{OffsiteWait, Timestamp, WaitState, WaitStatus, WaitThen};
 
+/// The least time that a node gets to give the key of a copy after its start.
+const NEEDS_NODE_AT_LEAST: Duration = Duration::from_secs(120);
+
 /// The last record of a write, which is durable in the backup or in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRecord {
@@ -70,8 +73,8 @@ enum Phase {
 pub struct WaitedCopy {
     rule: OffsiteWait,
     shipped: Option<Shipped>,
-    /// Seq of the newest record.
-    newest: u64,
+    /// The newest record of this run; `None` before its first write. What earlier runs have answered is known with it only.
+    newest: Option<LastRecord>,
     phase: Phase,
 }
 
@@ -81,7 +84,7 @@ impl WaitedCopy {
         Self {
             rule,
             shipped: None,
-            newest: 0,
+            newest: None,
             phase: Phase::Starting { until: now + rule.longest(), needs_node: false },
         }
     }
@@ -134,7 +137,7 @@ impl WaitedCopy {
 
     /// A write is durable, and is to be answered.
     pub fn recorded(&mut self, last: LastRecord, now: Instant) -> (Verdict, Option<Turn>) {
-        self.newest = last.seq;
+        self.newest = Some(last);
         if !self.lacks_too_much(last) {
             return (Verdict::Given, self.caught_up());
         }
@@ -164,10 +167,11 @@ impl WaitedCopy {
         }
     }
 
-    /// The process that ships needs the node before it can say how far the copy is.
-    pub fn node_is_needed(&mut self) {
-        if let Phase::Starting { needs_node, .. } = &mut self.phase {
+    /// The process that ships needs the node before it can say how far the copy is. The node may be slow to start.
+    pub fn node_is_needed(&mut self, now: Instant) {
+        if let Phase::Starting { until, needs_node: needs_node @ false } = &mut self.phase {
             *needs_node = true;
+            *until = now + self.rule.longest().max(NEEDS_NODE_AT_LEAST);
         }
     }
 
@@ -189,7 +193,7 @@ impl WaitedCopy {
     /// The process that ships has said how far the copy is.
     pub fn acknowledge(&mut self, shipped: Shipped, now: Instant) -> Option<Turn> {
         self.shipped = Some(shipped);
-        if self.newest.saturating_sub(shipped.through) <= self.rule.changes() {
+        if self.newest.is_some_and(|last| !self.lacks_too_much(last)) {
             return self.caught_up();
         }
         if let Phase::Degraded { probe, rejoins, .. } = &mut self.phase
@@ -288,6 +292,7 @@ mod tests {
             "each change is waited for",
             0,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Held, None),
                 Again(6, Held, None),
@@ -300,6 +305,7 @@ mod tests {
             "some may be missing, and that of the answer counts",
             2,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Given, None),
                 Write(7, 1, Given, None),
@@ -334,13 +340,14 @@ mod tests {
         play(
             "a start behind others: it begins with the answer that has waited",
             0,
-            &[Said(3, 0, began), Write(8, 1, Held, None), Said(8, 2, None), Again(8, Given, None)],
+            &[Said(3, 0, None), Write(8, 1, Held, None), Said(8, 2, began), Again(8, Given, None)],
         );
         let recovered = Some(Turn::Recovered(at(1)));
         play(
             "degraded, nothing is held until it has caught up",
             0,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Held, None),
                 Over(1, Some(Turn::Degraded)),
@@ -356,6 +363,7 @@ mod tests {
             "a node that is never silent: a record that comes soon is enough to hold answers again",
             0,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Held, None),
                 Over(1, Some(Turn::Degraded)),
@@ -373,6 +381,7 @@ mod tests {
             "one that comes late is not",
             0,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Held, None),
                 Over(1, Some(Turn::Degraded)),
@@ -386,6 +395,7 @@ mod tests {
             "a second failure is part of the first",
             0,
             &[
+                Write(5, 0, Given, None),
                 Said(5, 0, began),
                 Write(6, 1, Held, None),
                 Over(1, Some(Turn::Degraded)),
@@ -405,14 +415,16 @@ mod tests {
         let now = Instant::now();
         let mut copy = WaitedCopy::new(OffsiteWait::new(0, SECONDS, WaitThen::Stop).unwrap(), now);
         assert_eq!(copy.recorded(record(6), now).0, Held);
-        copy.node_is_needed();
+        copy.node_is_needed(now);
         assert_eq!(copy.look_again(record(6), now).0, Given, "the key comes from the node");
-        let late = now + Duration::from_secs(SECONDS);
+        let late = now + NEEDS_NODE_AT_LEAST;
+        // It starts once.
+        copy.node_is_needed(late);
         assert_eq!(copy.recorded(record(7), late).0, Held);
         assert_eq!(copy.look_again(record(7), late).0, Held);
         copy.acknowledge(shipped(7), late);
         assert_eq!(copy.look_again(record(7), late).0, Given);
-        copy.node_is_needed();
+        copy.node_is_needed(now);
         assert_eq!(copy.recorded(record(8), now).0, Held, "it is known how far the copy is");
     }
 
@@ -439,6 +451,8 @@ mod tests {
         let mut copy = copy(100, now);
         assert_eq!(wait(&copy), Some(WaitState::Starting));
         copy.acknowledge(shipped(3), now);
+        assert_eq!(wait(&copy), Some(WaitState::Starting), "what was answered before is not known");
+        copy.recorded(record(3), now);
         assert_eq!(wait(&copy), Some(WaitState::Waiting));
         assert!(!copy.is_shipped_at_once(record(53)) && copy.is_shipped_at_once(record(54)));
         copy.recorded(record(104), now);

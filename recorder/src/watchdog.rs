@@ -139,7 +139,10 @@ impl StallReporter {
                         took.as_secs_f32()
                     );
                     log::warn!("{text}");
-                    status.problem(text);
+                    // Whether the node went on without the copy is said where that is decided.
+                    if stall.awaited != Awaited::Copy {
+                        status.problem(text);
+                    }
                 }
             }
             status.stall(stall);

@@ -22,6 +22,9 @@ const THREADS_MAX: usize = 16;
 /// Maximum memory in bytes: of the pages that one thread writes, and of the growth of the process during one statement.
 const MEMORY_MAX: u64 = 16 << 20;
 
+/// Maximum length of the statements that are executed, in bytes.
+const TEXT_MAX: usize = 32 << 20;
+
 /// Time after which no thread begins another statement.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -35,23 +38,34 @@ impl Backup {
         if tail.is_empty() || !self.directory.is_far() {
             return;
         }
+        let deadline = Instant::now() + TIME_MAX;
         let texts = match self.texts(tail) {
             Ok(texts) => texts,
             Err(error) => return log::debug!("the pages that the newest changes read are not read at once: {error}"),
         };
-        let deadline = Instant::now() + TIME_MAX;
         thread::scope(|scope| {
+            let mut threads = Vec::new();
             for part in texts.chunks(texts.len().div_ceil(THREADS_MAX).max(1)) {
                 let pages = pages.clone();
                 let work = move || execute(pages, foreign_keys, part, deadline);
                 // Without the thread its pages are read later.
-                let _: Result<_, _> = thread::Builder::new().name("tail-reads".to_owned()).spawn_scoped(scope, work);
+                threads.extend(thread::Builder::new().name("tail-reads".to_owned()).spawn_scoped(scope, work));
+            }
+            for thread in threads {
+                // A panic is reported by the replay that counts, if it panics, too.
+                let _: thread::Result<()> = thread.join();
             }
         });
     }
 
-    /// The statements of changes, in order.
+    /// The statements of changes, in order: as many as there is room for.
     fn texts(&self, changes: &[PlannedChange]) -> Result<Vec<String>, ReadError> {
+        let mut left = TEXT_MAX;
+        let fitting = changes.iter().take_while(|change| match change.address {
+            RecordAddress::Log { len, .. } => left.checked_sub(len).inspect(|&now| left = now).is_some(),
+            RecordAddress::Segment { .. } => false,
+        });
+        let changes = &changes[..fitting.count()];
         let mut texts = Vec::new();
         for run in changes.chunk_by(|a, b| a.address.file_seq() == b.address.file_seq()) {
             let mut recorded = RecordedChanges::open(self, &run[0].address)?;
@@ -65,6 +79,7 @@ impl Backup {
 fn execute(pages: OverlayPages, foreign_keys: ForeignKeys, statements: &[String], deadline: Instant) {
     let bounds = Bounds { memory_bytes: MEMORY_MAX, time: TIME_MAX, ..Bounds::default() };
     let Ok(replay) = Replay::start_within(bounds, pages, foreign_keys) else { return };
+    replay.narrow();
     for statement in statements {
         if Instant::now() >= deadline || !replay.attempt(statement) {
             return;

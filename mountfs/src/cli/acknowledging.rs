@@ -21,8 +21,19 @@ pub(super) struct Acknowledging {
     /// `None` when nothing waits for the copy, or no recorder is there to be told.
     wait: Option<OffsiteWait>,
     told: Option<Restorable>,
-    /// Whether the last shipment brought nothing new.
+    /// Whether the last shipment of logs brought nothing new.
     is_stuck: bool,
+}
+
+/// What was done since the last report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Logs were shipped, as far as there was something new in them.
+    Logs,
+    /// A file was shipped, or a part of one. There may be something new in the logs since.
+    File,
+    /// Nothing.
+    Nothing,
 }
 
 impl Acknowledging {
@@ -35,19 +46,29 @@ impl Acknowledging {
     ///
     /// # Errors
     /// When the backup cannot be listed.
-    pub(super) fn report(&mut self, shipper: &mut Shipper) -> Result<(), CopyError> {
+    pub(super) fn report(&mut self, shipper: &mut Shipper, since: Since) -> Result<(), CopyError> {
         if self.wait.is_none() {
             return Ok(());
         }
         let now = shipper.restorable()?;
-        self.is_stuck = self.told == Some(now);
-        if !self.is_stuck {
+        if self.note(now, since) {
             let Restorable { behind, checksum } = now;
             let words = FromShip::Shipped { url: self.url.clone(), through: behind.saturating_sub(1), checksum };
             say_to_recorder(&words);
-            self.told = Some(now);
         }
         Ok(())
+    }
+
+    /// Notes how far the copy is; returns whether that is new.
+    fn note(&mut self, now: Restorable, since: Since) -> bool {
+        let is_new = self.told != Some(now);
+        match since {
+            Since::Logs => self.is_stuck = !is_new,
+            Since::File => self.is_stuck = false,
+            Since::Nothing => {}
+        }
+        self.told = Some(now);
+        is_new
     }
 
     /// Tells the recorder that the node is needed before it can be known how far the copy is.
@@ -83,4 +104,31 @@ impl Acknowledging {
 
 fn say_to_recorder(words: &FromShip) {
     crate::print::line(&mut io::stdout(), format_args!("{}", to_line(words).trim_end()));
+}
+
+#[cfg(test)]
+mod tests {
+    use common::WaitThen;
+    use common::ship_words::ToShip;
+
+    use super::*;
+
+    #[test]
+    fn logs_are_tried_again_behind_each_part_of_a_file_and_not_while_they_bring_nothing() {
+        let wait = OffsiteWait::new(0, 30, WaitThen::GoOn).unwrap();
+        let mut copy = Acknowledging::new("/copy", Some(wait));
+        let orders = Orders::default();
+        let at = |behind| Restorable { behind, checksum: Some(1) };
+        assert!(copy.note(at(6), Since::Logs));
+        orders.take_lines(to_line(&ToShip::Recorded(6)).as_bytes());
+        assert!(copy.is_wanted(&orders), "a record behind the last one is there");
+        assert!(!copy.note(at(6), Since::File));
+        assert!(copy.is_wanted(&orders), "a part of a file says nothing of the logs");
+        assert!(!copy.note(at(6), Since::Logs));
+        assert!(!copy.is_wanted(&orders), "they have brought nothing");
+        assert!(!copy.note(at(6), Since::Nothing) && !copy.is_wanted(&orders));
+        assert!(!copy.note(at(6), Since::File));
+        assert!(copy.is_wanted(&orders), "it took a while");
+        assert!(copy.note(at(7), Since::Logs) && !copy.is_wanted(&orders), "it has all that is wanted");
+    }
 }

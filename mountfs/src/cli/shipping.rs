@@ -16,7 +16,7 @@ use offsite::ship::uploads::Uploads;
 use offsite::ship::{Shipper, Step, Target};
 use offsite::store::{Failure, StoreUrl};
 
-use super::acknowledging::Acknowledging;
+use super::acknowledging::{Acknowledging, Since};
 use super::keys::KeyArgs;
 use super::rehearsals::{ReadCopy, Rehearsals};
 use super::ship_orders::{Orders, Woken};
@@ -127,7 +127,7 @@ pub(super) fn ship(destination: &Destination, ending: Ending, orders: &Orders) -
             return Err(error);
         }
         if is_for_good {
-            pause = PAUSES.1;
+            pause = destination.longest_pause();
         }
         let reason = with_causes(error.as_ref());
         if reported.as_ref().is_none_or(|(at, before)| at.elapsed() >= REPORT_INTERVAL || *before != reason) {
@@ -142,7 +142,7 @@ pub(super) fn ship(destination: &Destination, ending: Ending, orders: &Orders) -
             status.say(OffsiteState::Stopped, Some(&error), orders);
             return Err(error);
         }
-        pause = (pause * 2).min(if is_for_good { PAUSES.1 } else { destination.longest_pause() });
+        pause = (pause * 2).min(destination.longest_pause());
     }
 }
 
@@ -188,7 +188,8 @@ fn session(destination: &Destination, ending: Ending, orders: &Orders, status: &
         let (found, expected) = (found.to_string(), expected.to_string());
         return Err(CopyError::OtherBackup { url: entry.url.clone(), found, expected }.into());
     }
-    if entry.wait.is_some() && description.seal == SealKind::Node && needs_node(keys, lightning_dir) {
+    let is_sealed_by_node = description.seal == SealKind::Node && !run_key.has_secret();
+    if entry.wait.is_some() && is_sealed_by_node && needs_node(keys, lightning_dir) {
         destination.acknowledging().need_node();
     }
     let key = key_for_shipping(&*store, &description, entry, (keys, lightning_dir), run_key)?;
@@ -221,15 +222,17 @@ fn ship_with(
     let (mut said_degraded, mut looked_for_files) = (None, None::<Instant>);
     loop {
         let stopped = orders.is_stopped();
+        let mut since = Since::Nothing;
         if let Every::Span(every) = entry.every
             && (stopped || ending == Ending::Once || Instant::now() >= logs_due || acknowledging.is_wanted(orders))
         {
             logs_due = Instant::now() + every;
+            since = Since::Logs;
             if shipper.ship_logs()? == Step::Stored {
                 said = Instant::now();
             }
         }
-        acknowledging.report(shipper)?;
+        acknowledging.report(shipper, since)?;
         if stopped {
             return Ok(());
         }
@@ -251,7 +254,7 @@ fn ship_with(
         looked_for_files = Some(Instant::now());
         status.shipping(shipper, orders);
         if step == Step::Stored {
-            acknowledging.report(shipper)?;
+            acknowledging.report(shipper, Since::File)?;
             continue;
         }
         if ending == Ending::Once {

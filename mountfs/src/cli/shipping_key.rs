@@ -93,10 +93,21 @@ pub(super) fn seal_of(entry: &OffsiteEntry) -> SealKind {
     }
 }
 
-/// The key that a process has made and stored for a copy that it cannot read. A connection that is made again does not make another
-/// one.
+/// What a process keeps for a connection that is made again.
 #[derive(Debug, Default)]
-pub(super) struct RunKey(OnceLock<MasterKey>);
+pub(super) struct RunKey {
+    /// The key that it has made and stored for a copy that it cannot read: it does not make another one.
+    made: OnceLock<MasterKey>,
+    /// The secret of the node that has opened the key of the copy. The node cannot be asked while it waits for the copy.
+    of_node: OnceLock<NodeSecret>,
+}
+
+impl RunKey {
+    /// Whether the secret of the node is known.
+    pub(super) fn has_secret(&self) -> bool {
+        self.of_node.get().is_some()
+    }
+}
 
 /// The keys of a process that ships to a copy.
 #[derive(Debug)]
@@ -135,18 +146,23 @@ pub(super) fn key_for_shipping(
     match seal {
         SealKind::None => Ok(None),
         SealKind::WriteOnly => {
-            if let Some(key) = run_key.0.get() {
+            if let Some(key) = run_key.made.get() {
                 return Ok(Some(ShippingKey::alone(key)));
             }
             let recipients = recipients(&entry.recipients)?;
             let wrappers: Vec<_> = recipients.iter().map(Wrapper::Recipient).collect();
             let (key, file) = new_key(&wrappers)?;
             store.put_new(&file.object_name(), &file.encode())?;
-            Ok(Some(ShippingKey::alone(run_key.0.get_or_init(|| key))))
+            Ok(Some(ShippingKey::alone(run_key.made.get_or_init(|| key))))
         }
         SealKind::Node => {
             let files = key_files(store)?;
-            let ring = unlock(&files, &Unlock::Node(secret_of_node(keys, lightning_dir)?))?;
+            let secret = match run_key.of_node.get() {
+                Some(secret) => secret.clone(),
+                None => secret_of_node(keys, lightning_dir)?,
+            };
+            let ring = unlock(&files, &Unlock::Node(secret.clone()))?;
+            run_key.of_node.get_or_init(|| secret);
             let seals = newest_key(&files, &ring).context("the copy has no key that this node can open")?;
             Ok(Some(ShippingKey { seals, opens: ring }))
         }

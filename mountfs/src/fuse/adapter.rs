@@ -316,7 +316,7 @@ impl Filesystem for FuseAdapter {
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let listed = self.shown.of(ino.0).and_then(|(tree, inode)| {
             if offset == 0 {
-                self.shown.begin_listing(&tree, inode);
+                self.shown.begin_listing(ino.0, inode);
             }
             let Tree { fs, tag } = tree;
             fs.list(inode, offset, &mut |entry| {
@@ -337,7 +337,7 @@ impl Filesystem for FuseAdapter {
             Err(error) => return reply.error(errno(&error)),
         };
         if offset == 0 {
-            self.shown.begin_listing(&tree, inode);
+            self.shown.begin_listing(ino.0, inode);
         }
         let (outside, cost) = (self.outside(&tree), tree.fs.entries_cost(inode));
         self.answer(tree, cost, move |fs| list_with_attributes(fs, inode, offset, outside, reply));

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use format::Damage;
+
 use common::{Backup, DataVersion, History, ReadError, Readable, ReplayError, Seq, Version, View, Views};
 
 use crate::tree::attr::{Attr, Lasts, Subdirectories, directory_attr, file_attr, link_attr};
@@ -404,8 +406,14 @@ impl Fs {
     fn changes(&self, version: &Version) -> Result<Vec<u8>, FsError> {
         let addresses = self.history().records_of(version);
         let addresses = addresses.map_err(|error| self.history_error(error))?;
-        match self.backup.statements(&addresses) {
-            Ok(statements) => Ok(content::changes_sql(&statements)),
+        let text = self.backup.statements(&addresses).map(|statements| content::changes_sql(&statements));
+        // The kernel knows the length, and would show no more.
+        let text = text.and_then(|text| {
+            let (len, expected) = (text.len() as u64, content::changes_sql_len(version));
+            if len == expected { Ok(text) } else { Err(self.other_length(version)) }
+        });
+        match text {
+            Ok(text) => Ok(text),
             Err(source) => {
                 self.note_replaced(&source);
                 let error = FsError::Statements { version: version.data_version, seq: version.seq, source };
@@ -413,6 +421,13 @@ impl Fs {
                 Err(error)
             }
         }
+    }
+
+    /// The error for statements that are not as long as the record index says.
+    fn other_length(&self, version: &Version) -> ReadError {
+        let file = self.history().file_name_of(version).ok().flatten().unwrap_or_default();
+        let damage = Damage::Contradiction("its statements are not as long as its records say");
+        ReadError::Damaged { path: self.backup.path().join(file), offset: 0, damage }
     }
 
     /// The text of `info.json`. It names the file that the version is in, which does not change after sealing.

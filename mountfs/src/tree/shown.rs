@@ -90,14 +90,14 @@ impl Shown {
         self.listings.load(Ordering::SeqCst) % 1000
     }
 
-    /// A listing of a directory of `tree` begins. Call it before the first name is read.
-    pub fn begin_listing(&self, tree: &Tree, inode: u64) {
+    /// A listing of a directory begins, which has the inode `outward` in the kernel. Call it before the first name is read.
+    pub fn begin_listing(&self, outward: u64, inode: u64) {
         if !Node::from_inode(inode).is_some_and(Node::grows) {
             return;
         }
         self.listings.fetch_add(1, Ordering::SeqCst);
         if let Some(kernel) = self.kernel() {
-            forget(kernel.forget_attributes(tree.tag.outward(inode)));
+            forget(kernel.forget_attributes(outward));
         }
     }
 
