@@ -181,7 +181,7 @@ impl Holding {
         let mut to_ship = self.to_ship();
         let told = to_ship.as_mut().map_or(Ok(()), |pipe| pipe.write_all(to_line(words).as_bytes()));
         if let Err(error) = told {
-            // The pipe of a process that hangs is full. With it closed the process ends when it goes on, and the next one is told all.
+            // The pipe is full, because the process hangs. When it goes on, it finds the pipe closed and ends; the next one gets all orders.
             log::warn!("offsite: the process that ships takes no orders ({error}); it is to end");
             *to_ship = None;
         }

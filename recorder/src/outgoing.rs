@@ -84,7 +84,7 @@ impl Outgoing {
 
     /// Whether `lightningd` can read no more: its end is closed. Never waits.
     pub fn is_closed(&self) -> bool {
-        // A message is being sent just now: somebody reads.
+        // Another thread sends a message, and finds out itself whether `lightningd` is gone.
         let Ok(output) = self.output.try_lock() else { return false };
         let Some(fd) = output.as_ref() else { return true };
         let mut ends = [PollFd::new(fd, PollFlags::empty())];

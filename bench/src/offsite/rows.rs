@@ -114,7 +114,7 @@ fn of_lag(lag: &LagReport, over: &str, rows: &mut Vec<Row>) {
     rows.push(core.met(lag.of_a_core <= CORE_MAX));
 }
 
-/// The rows of answers that wait for a copy. Nobody can say how fast a store has to be, so they have no goal.
+/// The rows of answers that wait for a copy. They have no goal: their time is that of the store.
 fn of_waiting(waiting: &WaitingReport, rows: &mut Vec<Row>) {
     for (load, answers, without) in
         [("at the rate", waiting.rated, waiting.rated_without), ("full load", waiting.full, waiting.full_without)]

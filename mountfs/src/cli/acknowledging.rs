@@ -1,4 +1,4 @@
-//! [`Acknowledging`]: the recorder is told how far a copy is that answers wait for, and such a copy is shipped to at once.
+//! [`Acknowledging`]: reports to the recorder how far a copy is that answers wait for, and has such a copy shipped to at once.
 
 use std::io;
 use std::time::Duration;

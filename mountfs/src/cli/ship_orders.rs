@@ -1,4 +1,4 @@
-//! [`Orders`]: what a process that ships is told from outside, by a signal or by its recorder.
+//! [`Orders`]: the orders that a process that ships gets by a signal or from its recorder.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;

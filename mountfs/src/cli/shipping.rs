@@ -59,9 +59,9 @@ pub(super) enum Ending {
 /// Who has started this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartedBy {
-    /// The recorder with this process id, which is told how far the copies are.
+    /// The recorder with this process id. This process reports to it how far the copies are.
     Recorder(u32),
-    /// Somebody at a terminal, or a service.
+    /// An operator at a terminal, or a service.
     Operator,
 }
 
@@ -236,7 +236,7 @@ fn ship_with(
         if stopped {
             return Ok(());
         }
-        // Somebody waits for more. Files have their turn all the same: the copy is not to fall behind with them.
+        // The recorder holds an answer. Files have their turn all the same: the copy is not to fall behind with them.
         if acknowledging.is_wanted(orders) && looked_for_files.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
             continue;
         }
