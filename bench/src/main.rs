@@ -11,7 +11,7 @@
 //! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`results`]: what runs came to, kept and shown side by side.
-//! * [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
+//! * [`watched`]: a command, its time and its memory; [`stats`]: percentiles; [`table`]: columns; [`goals`]: figures beside their goals.
 
 mod compact;
 mod db_write;
@@ -29,6 +29,7 @@ mod sequence;
 mod stats;
 mod table;
 mod traces;
+mod watched;
 
 use std::io::{self, Write as _};
 

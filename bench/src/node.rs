@@ -46,6 +46,7 @@ impl Node {
             on_unreachable: OnUnreachable::Stop,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         lock.create(&node.lightning_dir())?;
         Ok(node)

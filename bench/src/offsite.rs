@@ -9,8 +9,7 @@
 //! * [`lag`]: how long a change is in one place only, and what the process that ships takes; [`covered`]: what the server
 //!   had when; [`uploads`]: uploads of a month;
 //! * [`reading`]: a mount of the copy: names, and versions never read before;
-//! * [`restoring`]: the newest version over a link of a known speed; [`over_sftp`]: the same over SFTP; [`watched`]: a command and
-//!   its memory;
+//! * [`restoring`]: the newest version over a link of a known speed; [`over_sftp`]: the same over SFTP;
 //! * [`rows`]: the rows of the table of goals.
 
 mod answers;
@@ -24,7 +23,6 @@ mod rows;
 mod running;
 mod uploads;
 mod waiting;
-mod watched;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +41,7 @@ use crate::scale::measured::settle;
 use crate::scale::place::{Afterwards, Place};
 use crate::scale::rehearsal::Rehearsal;
 use crate::table::Table;
+use crate::watched::Watched;
 use answers::AnswersReport;
 use copied_node::CopiedNode;
 use lag::LagReport;
@@ -51,7 +50,6 @@ use reading::ReadingReport;
 use restoring::RestoreReport;
 use uploads::UploadsReport;
 use waiting::WaitingReport;
-use watched::Watched;
 
 #[derive(clap::Args)]
 pub struct Args {

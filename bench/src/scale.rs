@@ -3,12 +3,13 @@
 //! * [`literals`], [`keys`], [`disguise`], [`laps`]: a recorded trace that goes on without end; [`rehearsal`]: what it does
 //!   to a database; [`node_database`]: that database.
 //! * [`padding`], [`making`]: a node that has run for long, and its changes recorded; [`place`]: where they are kept.
-//! * [`measured`]: what all measures share; [`tree`], [`first_reads`], [`whole`], [`live`], [`sizes`]: the measures;
-//!   [`process`]: memory and processor time.
-//! * [`rows`]: the rows of the table.
+//! * [`measured`]: what all measures share; [`starts`], [`tree`], [`first_reads`], [`whole`], [`live`], [`sizes`]: the
+//!   measures; [`process`]: memory and processor time.
+//! * [`rows`]: the rows of the table; [`growth`]: those that say what a longer history costs.
 
 pub mod disguise;
 mod first_reads;
+mod growth;
 mod keys;
 pub mod laps;
 mod literals;
@@ -22,6 +23,7 @@ pub mod process;
 pub mod rehearsal;
 mod rows;
 mod sizes;
+mod starts;
 mod tree;
 mod whole;
 
@@ -39,12 +41,14 @@ use crate::node::target_directory;
 use crate::record;
 use crate::sequence::Source;
 use first_reads::{FirstReads, MountMemory};
+use laps::Laps;
 use live::LiveReport;
 use making::{Logs, Wanted};
 use measured::Subject;
 use place::{Afterwards, Made, Place};
 use rehearsal::Rehearsal;
 use sizes::Sizes;
+use starts::Starts;
 use tree::TreeReport;
 use whole::WholeReport;
 
@@ -65,6 +69,9 @@ pub struct Args {
     /// Directory on the file system to measure [default: the target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Directory for the files of the nodes, where the first has no room for them [default: beside the backup]
+    #[arg(long, value_name = "DIR")]
+    node_dir: Option<PathBuf>,
     /// Trace whose changes are continued: `demo`, or one of the shared ones [default: channels where it is there, else demo]
     #[arg(long)]
     trace: Option<String>,
@@ -78,7 +85,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "reuse")]
     keep: bool,
     /// Measure what an earlier run has kept, in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["versions", "database_mb", "small_database_mb", "small_versions", "dir"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["versions", "database_mb", "small_database_mb", "small_versions", "dir", "node_dir"])]
     reuse: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -91,7 +98,12 @@ struct Report {
     /// Directory of the measurement.
     place: PathBuf,
     large: Measured,
-    small: Option<SmallMeasured>,
+    /// The same of the small history.
+    small: Option<Measured>,
+    /// Listings of the large one.
+    tree: TreeReport,
+    /// Whole versions of it; `None` where there is no room for copies.
+    whole: Option<WholeReport>,
     /// On the large history, after everything else: it grows by that.
     live: Option<LiveReport>,
     goals: Vec<Row>,
@@ -102,17 +114,9 @@ struct Report {
 struct Measured {
     made: Made,
     sizes: Sizes,
-    tree: TreeReport,
+    starts: Starts,
     first_reads: FirstReads,
-    whole: WholeReport,
     memory: MountMemory,
-}
-
-/// The measurements of the small history.
-#[derive(Serialize)]
-struct SmallMeasured {
-    made: Made,
-    first_reads: FirstReads,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -124,7 +128,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Some(dir) => Place::reuse(dir)?,
         None => {
             let dir = args.dir.clone().map_or_else(target_directory, Ok)?;
-            Place::create(&dir, if args.keep { Afterwards::Keep } else { Afterwards::Remove })?
+            let afterwards = if args.keep { Afterwards::Keep } else { Afterwards::Remove };
+            match &args.node_dir {
+                Some(nodes) => Place::create_apart(&dir, nodes, afterwards)?,
+                None => Place::create(&dir, afterwards)?,
+            }
         }
     };
     if args.keep {
@@ -160,20 +168,24 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => rehearse(&record::source(Some(&made.trace))?, &place)?,
     };
     let mut subject = Subject { dir, made, time_limit };
-    let large = measure(&subject, usize::from(args.samples))?;
+    let large = measure(&mut subject, &rehearsal.laps, usize::from(args.samples))?;
+    eprintln!("measuring listings");
+    let tree = tree::measure(&subject)?;
+    eprintln!("measuring whole versions");
+    let whole = whole::measure(&subject)?;
     let small_dir = place.history("small");
     let small = match small_dir.made()? {
         Some(made) => {
             eprintln!("measuring the small history");
-            let subject = Subject { dir: small_dir, made, time_limit };
-            let first_reads = first_reads::measure(&subject, usize::from(args.samples))?;
-            Some(SmallMeasured { made: subject.made, first_reads })
+            let mut subject = Subject { dir: small_dir, made, time_limit };
+            Some(measure(&mut subject, &rehearsal.laps, usize::from(args.samples))?)
         }
         None => None,
     };
     eprintln!("measuring while a recorder records");
     let live = live::measure(&mut subject, &rehearsal.laps)?;
-    let mut report = Report { place: place.path().to_owned(), large, small, live: Some(live), goals: Vec::new() };
+    let mut report =
+        Report { place: place.path().to_owned(), large, small, tree, whole, live: Some(live), goals: Vec::new() };
     report.goals = rows::rows(&report);
     Output::from(args.json).print(&report, tables)
 }
@@ -192,17 +204,15 @@ pub fn make(place: &Place, name: &str, wanted: Wanted, source: &Source, rehearsa
     Ok(())
 }
 
-fn measure(subject: &Subject, samples: usize) -> anyhow::Result<Measured> {
+fn measure(subject: &mut Subject, laps: &Laps, samples: usize) -> anyhow::Result<Measured> {
     let sizes = Sizes::of(&subject.dir.backup(), &subject.made)?;
-    eprintln!("measuring mounts and listings");
-    let tree = tree::measure(subject)?;
+    eprintln!("measuring starts");
+    let starts = starts::measure(subject, laps)?;
     eprintln!("measuring first reads");
     let first_reads = first_reads::measure(subject, samples)?;
     eprintln!("measuring memory");
     let memory = first_reads::memory(subject)?;
-    eprintln!("measuring whole versions");
-    let whole = whole::measure(subject)?;
-    Ok(Measured { made: subject.made.clone(), sizes, tree, first_reads, whole, memory })
+    Ok(Measured { made: subject.made.clone(), sizes, starts, first_reads, memory })
 }
 
 fn tables(report: &Report) -> String {

@@ -14,13 +14,13 @@ use mountfs::demo::pretend_lightningd::RecorderProcess;
 use mountfs::demo::trace::TraceWrite;
 use tests::binaries;
 
-use super::watched::{self, Watched};
 use crate::db_write::Call;
 use crate::record::call;
 use crate::scale::laps::Laps;
 use crate::scale::making::Node;
 use crate::scale::node_database::NodeDatabase;
 use crate::scale::place::{HistoryDir, Made};
+use crate::watched::{self, Watched};
 
 /// The secret of the node.
 pub const SECRET: [u8; 32] = [7; 32];

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::copied_node::CopiedNode;
 use super::lag::{self, LagReport};
-use super::watched::{self, Watched};
 use crate::scale::measured::{settle, within};
+use crate::watched::{self, Watched};
 
 /// The measurements.
 #[derive(Debug, Clone, Serialize)]

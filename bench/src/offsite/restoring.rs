@@ -8,8 +8,8 @@ use serde::Serialize;
 use tests::binaries;
 
 use super::copied_node::{CopiedNode, PREFIX};
-use super::watched::{self, Watched};
 use crate::scale::measured::{settle, within};
+use crate::watched::{self, Watched};
 
 /// Requests for names of no kind.
 const ALL: char = '*';

@@ -81,6 +81,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         on_unreachable,
         compact: None,
         offsite: Vec::new(),
+        parity: None,
     };
     lock.create(&dir.lightning_dir())?;
     let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;
@@ -133,7 +134,10 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     drop(sealing);
     recording.note_commit()?;
     fs::remove_file(dir.database())?;
-    fs::copy(&working, dir.database())?;
+    // On the same file system nothing is copied, which for a moment would take the room of two.
+    if fs::rename(&working, dir.database()).is_err() {
+        fs::copy(&working, dir.database())?;
+    }
     drop(recording);
     let used = ProcessorTime::now()?;
     let recording_cpu_s = after.thread - before.thread;

@@ -2,6 +2,7 @@
 //! kept to be measured again.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -21,27 +22,32 @@ pub enum Afterwards {
 /// The directory of a run.
 pub struct Place {
     path: PathBuf,
-    /// Removes it.
-    _temporary: Option<TempDir>,
+    /// Directory for the files of the nodes, where they are not beside the backups.
+    nodes: Option<PathBuf>,
+    /// Remove both.
+    _temporary: Vec<TempDir>,
 }
 
 impl Place {
     /// A new directory within `dir`.
     pub fn create(dir: &Path, afterwards: Afterwards) -> anyhow::Result<Self> {
-        let failed = || format!("cannot make a temporary directory in {}", dir.display());
-        let within = dir.canonicalize().with_context(failed)?;
-        let mut temporary =
-            tempfile::Builder::new().prefix("backupfs-scale-").tempdir_in(within).with_context(failed)?;
-        if afterwards == Afterwards::Keep {
-            temporary.disable_cleanup(true);
-        }
-        Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
+        let temporary = new_directory(dir, afterwards)?;
+        Ok(Self { path: temporary.path().to_owned(), nodes: None, _temporary: vec![temporary] })
+    }
+
+    /// The same, with the files of the nodes in a new directory within `nodes`.
+    pub fn create_apart(dir: &Path, nodes: &Path, afterwards: Afterwards) -> anyhow::Result<Self> {
+        let mut place = Self::create(dir, afterwards)?;
+        let temporary = new_directory(nodes, afterwards)?;
+        place.nodes = Some(temporary.path().to_owned());
+        place._temporary.push(temporary);
+        Ok(place)
     }
 
     /// The directory of an earlier run.
     pub fn reuse(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.canonicalize().with_context(|| format!("there is no {}", dir.display()))?;
-        Ok(Self { path, _temporary: None })
+        Ok(Self { path, nodes: None, _temporary: Vec::new() })
     }
 
     /// Path of the directory.
@@ -51,18 +57,33 @@ impl Place {
 
     /// Directory of the history of this name, which need not exist.
     pub fn history(&self, name: &str) -> HistoryDir {
-        HistoryDir(self.path.join(name))
+        HistoryDir { path: self.path.join(name), node: self.nodes.as_ref().map(|nodes| nodes.join(name)) }
     }
+}
+
+/// A new directory within `dir`.
+fn new_directory(dir: &Path, afterwards: Afterwards) -> anyhow::Result<TempDir> {
+    let failed = || format!("cannot make a temporary directory in {}", dir.display());
+    let within = dir.canonicalize().with_context(failed)?;
+    let mut temporary = tempfile::Builder::new().prefix("backupfs-scale-").tempdir_in(within).with_context(failed)?;
+    if afterwards == Afterwards::Keep {
+        temporary.disable_cleanup(true);
+    }
+    Ok(temporary)
 }
 
 /// A node's directory, its backup, and what is known of them.
 #[derive(Debug, Clone)]
-pub struct HistoryDir(PathBuf);
+pub struct HistoryDir {
+    path: PathBuf,
+    /// Directory of the node's files, to which a link leads; `None` where they are beside the backup.
+    node: Option<PathBuf>,
+}
 
 impl HistoryDir {
     /// The node's directory.
     pub fn lightning_dir(&self) -> PathBuf {
-        self.0.join("regtest")
+        self.path.join("regtest")
     }
 
     /// The node's database.
@@ -72,7 +93,7 @@ impl HistoryDir {
 
     /// The backup.
     pub fn backup(&self) -> PathBuf {
-        self.0.join("node.bkp")
+        self.path.join("node.bkp")
     }
 
     /// The same, as `common` names it.
@@ -82,12 +103,20 @@ impl HistoryDir {
 
     /// A directory for what a measure needs, removed with what is returned.
     pub fn scratch(&self) -> anyhow::Result<TempDir> {
-        Ok(tempfile::Builder::new().prefix("scratch-").tempdir_in(&self.0)?)
+        Ok(tempfile::Builder::new().prefix("scratch-").tempdir_in(&self.path)?)
     }
 
     /// Makes the directories.
     pub fn create(&self) -> anyhow::Result<()> {
-        fs::create_dir_all(self.lightning_dir()).with_context(|| format!("cannot make {}", self.0.display()))
+        let failed = || format!("cannot make {}", self.path.display());
+        match &self.node {
+            None => fs::create_dir_all(self.lightning_dir()).with_context(failed),
+            Some(node) => {
+                fs::create_dir_all(&self.path).with_context(failed)?;
+                fs::create_dir_all(node).with_context(failed)?;
+                symlink(node, self.lightning_dir()).with_context(failed)
+            }
+        }
     }
 
     /// Description of the history; `None` when nothing was made here.
@@ -107,7 +136,7 @@ impl HistoryDir {
     }
 
     fn note(&self) -> PathBuf {
-        self.0.join("made.json")
+        self.path.join("made.json")
     }
 }
 

@@ -1,4 +1,4 @@
-//! How soon a mount answers, and how long its directories take to list: beside plain directories.
+//! How long the directories of a mount take to list: beside plain directories.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde::Serialize;
-use tests::binaries;
 
-use super::measured::{Compared, Subject, first_4k, millis, summary, timed, until_time_is_over, within};
-use crate::stats::Summary;
-
-/// Mounts that are begun and ended.
-const MOUNTS: usize = 7;
+use super::measured::{Compared, Subject, millis, summary, timed, within};
 
 /// Number of times that a listing and a link are read.
 const LISTINGS: usize = 3;
 const LINKS: usize = 1000;
+
+/// Directories whose attributes and files are asked for: for each the kernel keeps some kilobytes.
+const ENTERED_MAX: u64 = 2_000_000;
 
 /// Names in the plain directory; more would take longer to make than they say.
 const PLAIN_NAMES_MAX: u64 = 100_000;
@@ -29,10 +27,6 @@ const FULL_NAMES_MAX: u64 = 30_000;
 /// The measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct TreeReport {
-    /// From the command to the first `ls` that is answered, beside a start of the same program that does nothing.
-    pub mount: Compared,
-    /// The first 4 KiB of a version by lot, the first thing opened in each of those mounts.
-    pub very_first_open: Summary,
     /// `ls -U versions/`, first and again, in milliseconds.
     pub listing_first_ms: f64,
     /// Again.
@@ -45,12 +39,9 @@ pub struct TreeReport {
     pub plain_long_listing_ms: f64,
     /// The names in that.
     pub plain_names: u64,
-    /// `ls -l versions/`, in milliseconds.
-    pub long_listing_ms: f64,
-    /// `du -s versions/`, which looks into every directory, first and again, in milliseconds.
-    pub disk_usage_first_ms: f64,
-    /// Again.
-    pub disk_usage_again_ms: f64,
+    /// `ls -l versions/`, then `du -s versions/`, which looks into every directory, first and again, in milliseconds; `None`
+    /// where there are too many.
+    pub entered_ms: Option<[f64; 3]>,
     /// `du -s` of a plain directory with directories of as many files as a version has, again, in milliseconds.
     pub plain_disk_usage_ms: f64,
     /// The directories in that.
@@ -61,16 +52,6 @@ pub struct TreeReport {
 
 /// Measures it.
 pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
-    let (mut mounts, mut starts, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
-    until_time_is_over(subject.time_limit, subject.versions(MOUNTS, 1), |version| {
-        let (mounted, took) = subject.mount()?;
-        mounts.push(took);
-        firsts.push(first_4k(&mounted.database(version))?);
-        drop(mounted);
-        starts.push(timed(Command::new(binaries::backupfs()).arg("--version"))?.0);
-        Ok(())
-    })?;
-
     let (mounted, _) = subject.mount()?;
     let (mut listings, mut names) = (Vec::new(), 0);
     for _ in 0..LISTINGS {
@@ -79,9 +60,14 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
         names = counted;
     }
     ensure!(names == subject.made.versions(), "{names} versions are listed of {}", subject.made.versions());
-    let long_listing = list("-l", &mounted.join("versions"))?.0;
     let disk_usage = |directory: &Path| Ok::<_, anyhow::Error>(timed(Command::new("du").arg("-s").arg(directory))?.0);
-    let disk_usages = [disk_usage(&mounted.join("versions"))?, disk_usage(&mounted.join("versions"))?];
+    let entered = if names <= ENTERED_MAX {
+        let versions = mounted.join("versions");
+        Some([list("-l", &versions)?.0, disk_usage(&versions)?, disk_usage(&versions)?].map(millis))
+    } else {
+        eprintln!("SKIPPED: ls -l and du of more than {ENTERED_MAX} directories");
+        None
+    };
     let scratch = subject.dir.scratch()?;
     let plain = within(&scratch, "plain");
     fs::create_dir(&plain)?;
@@ -117,16 +103,12 @@ pub fn measure(subject: &Subject) -> anyhow::Result<TreeReport> {
     }
     let least = |samples: &[Duration]| samples.iter().min().copied().map_or(f64::NAN, millis);
     Ok(TreeReport {
-        mount: Compared { figure: summary(mounts)?, yardstick: summary(starts)? },
-        very_first_open: summary(firsts)?,
         listing_first_ms: millis(listings[0]),
         listing_again_ms: least(&listings[1..]),
         names,
         plain_listing_ms: least(&plain_listings),
         plain_long_listing_ms: millis(plain_long_listing),
-        long_listing_ms: millis(long_listing),
-        disk_usage_first_ms: millis(disk_usages[0]),
-        disk_usage_again_ms: millis(disk_usages[1]),
+        entered_ms: entered,
         plain_disk_usage_ms: millis(plain_disk_usage),
         plain_full_names,
         plain_names,

@@ -52,8 +52,14 @@ impl Samples {
     }
 }
 
-/// Measures it all.
-pub fn measure(subject: &Subject) -> anyhow::Result<WholeReport> {
+/// Measures it all; `None` where there is no room for the copies, of which there are two at any time.
+pub fn measure(subject: &Subject) -> anyhow::Result<Option<WholeReport>> {
+    let needed = 3 * fs::metadata(subject.dir.database())?.len();
+    let system = rustix::fs::statvfs(subject.dir.backup())?;
+    if system.f_bavail * system.f_frsize < needed {
+        eprintln!("SKIPPED: whole versions need {} MB of room", needed / 1_000_000);
+        return Ok(None);
+    }
     let copy = copies(subject)?;
     let has_sqlite3 = Command::new("sqlite3").arg("-version").output().is_ok_and(|output| output.status.success());
     if !has_sqlite3 {
@@ -61,7 +67,8 @@ pub fn measure(subject: &Subject) -> anyhow::Result<WholeReport> {
     }
     let quick_check = has_sqlite3.then(|| quick_checks(subject)).transpose()?;
     let (restore, copy_and_fsync, bytes) = restores(subject)?;
-    Ok(WholeReport { copy, quick_check, restore: summary(restore)?, copy_and_fsync: summary(copy_and_fsync)?, bytes })
+    let (restore, copy_and_fsync) = (summary(restore)?, summary(copy_and_fsync)?);
+    Ok(Some(WholeReport { copy, quick_check, restore, copy_and_fsync, bytes }))
 }
 
 fn copies(subject: &Subject) -> anyhow::Result<WholeRead> {
