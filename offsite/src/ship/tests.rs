@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::Source;
 use common::feed::Feed;
@@ -49,7 +51,11 @@ impl Copy {
 
     fn shipper(&self, backup: &SmallBackup) -> Result<Shipper, CopyError> {
         let copy = Target { store: Arc::clone(&self.store) as _, copy: uuid::Uuid::nil(), key: self.key.clone() };
-        Shipper::begin(backup.open(), copy, &backup.state_directory())
+        // A process that another test starts has the lock for a moment, between its fork and its exec.
+        let mut begin = || Shipper::begin(backup.open(), copy.clone(), &backup.state_directory());
+        let is_in_use = |begun: &Result<_, _>| matches!(begun, Err(CopyError::InUse));
+        let again = (0..100).map(|_| thread::sleep(Duration::from_millis(10))).map(|()| begin());
+        begin().or_else(|_| again.filter(|begun| !is_in_use(begun)).next().unwrap_or(Err(CopyError::InUse)))
     }
 
     /// The copy as a backup is read.

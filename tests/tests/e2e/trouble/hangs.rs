@@ -37,7 +37,7 @@ const QUICK: Duration = Duration::from_secs(1);
 /// The recorder ends so long after a refusal, at most.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Writes until a new log was certainly begun.
 const WRITES_TO_A_NEW_LOG: usize = 20;
@@ -268,7 +268,8 @@ fn commit_quickly(node: &mut SmallNode, writes: usize, limit: Duration) -> Durat
 fn commit_until_drained(faulty: &mut FaultyNode) {
     let deadline = Instant::now() + TIMEOUT;
     while !faulty.node.spool_status().is_null() {
-        assert!(Instant::now() < deadline, "not drained: {}", faulty.node.home.recorder_stderr());
+        let mut log = || faulty.node.lightningd.recorder().map(|recorder| recorder.log_lines().join("\n"));
+        assert!(Instant::now() < deadline, "not drained: {}", log().unwrap_or_default());
         faulty.node.commit();
         thread::sleep(Duration::from_millis(50));
     }
