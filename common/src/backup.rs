@@ -17,7 +17,7 @@ mod view_cache;
 pub(crate) mod views;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::backup::recorded_changes::RecordedChanges;
 use crate::backup::source::Source;
@@ -26,11 +26,14 @@ use crate::history::unsealed::Unsealed;
 use crate::history::{History, Start};
 use crate::log::{LogCursor, RecordAddress};
 use crate::pages::{ExpectedSnapshot, NoPages, PageSource, SharedSnapshots, SnapshotFile, SnapshotPages};
+use crate::parity::healing::HealingDirectory;
+use crate::parity::sets::ParitySets;
+use crate::parity::share::ParityShare;
 use crate::replay::IdleReplays;
 use crate::segment::version::Readable;
 use crate::segment::{Dropped, SealedPages, SealedState, Segments};
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StorageError};
+use crate::storage::{Access, Directory, Healed, StorageError, WHOLE_FILE};
 use format::manifest::{MANIFEST_LEN, Manifest};
 use format::record_index::ForeignKeys;
 use format::segment::SnapshotId;
@@ -114,6 +117,7 @@ pub struct Backup {
     snapshots: SharedSnapshots,
     segments: Arc<Segments>,
     idle_replays: IdleReplays,
+    parity: Mutex<ParitySets>,
 }
 
 impl Backup {
@@ -128,20 +132,52 @@ impl Backup {
     /// When there is none, or its format is newer.
     pub fn open(source: impl Into<Source>) -> Result<Self, OpenError> {
         let source = source.into();
-        let manifest = read_manifest(&source)?;
-        Ok(Self::of(Arc::clone(source.directory()), manifest))
+        let directory: Arc<dyn Directory> = Arc::new(HealingDirectory::new(Arc::clone(source.directory())));
+        let manifest = read_manifest(&*directory, &source)?;
+        Ok(Self::in_directory(directory, manifest))
     }
 
     /// The backup in a directory that has this manifest.
     pub(crate) fn of(directory: Arc<dyn Directory>, manifest: Manifest) -> Self {
+        Self::in_directory(Arc::new(HealingDirectory::new(directory)), manifest)
+    }
+
+    /// The same, for a reader that would rather do without damaged files than wait until they are mended.
+    pub(crate) fn unhealed(directory: Arc<dyn Directory>, manifest: Manifest) -> Self {
+        Self::in_directory(directory, manifest)
+    }
+
+    fn in_directory(directory: Arc<dyn Directory>, manifest: Manifest) -> Self {
         let segments = Arc::new(Segments::new(Arc::clone(&directory), manifest.uuid));
         let (snapshots, idle_replays) = (SharedSnapshots::default(), IdleReplays::default());
-        Self { directory, manifest, snapshots, segments, idle_replays }
+        let parity = Mutex::new(ParitySets::new(Arc::clone(&directory), manifest.uuid));
+        Self { directory, manifest, snapshots, segments, idle_replays, parity }
     }
 
     /// Directory of the backup.
     pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
         &self.directory
+    }
+
+    /// The same backup, with nothing read yet.
+    pub(crate) fn again(&self) -> Self {
+        Self::in_directory(Arc::clone(&self.directory), self.manifest.clone())
+    }
+
+    /// Damaged blocks of its files that parity has mended in memory so far, in order. They are still damaged on the disk.
+    pub fn healed(&self) -> Vec<Healed> {
+        self.directory.healed()
+    }
+
+    /// Sets how much parity is made from now on. Without this, parity is made only where there is some already.
+    pub fn set_parity_share(&self, share: ParityShare) {
+        self.parity().set_share(share);
+    }
+
+    /// The parity of its files. Only the holder of the lock changes it.
+    pub(crate) fn parity(&self) -> MutexGuard<'_, ParitySets> {
+        // A call that was broken off is repeated by the next one, so the value is consistent even after a panic.
+        self.parity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Idle connections for replay onto sealed versions.
@@ -294,8 +330,7 @@ impl Backup {
 }
 
 /// Reads the manifest of the backup at `source`.
-pub(crate) fn read_manifest(source: &Source) -> Result<Manifest, OpenError> {
-    let directory = &**source.directory();
+pub(crate) fn read_manifest(directory: &dyn Directory, source: &Source) -> Result<Manifest, OpenError> {
     let url = || source.to_string();
     let file = match directory.open(names::MANIFEST, Access::Read) {
         Ok(file) => file,
@@ -315,11 +350,19 @@ pub(crate) fn read_manifest(source: &Source) -> Result<Manifest, OpenError> {
         }
         Err(error) => return Err(error.into()),
     };
-    // One byte more than a manifest, to notice a longer file.
-    let mut bytes = vec![0; MANIFEST_LEN + 1];
-    let len = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(len);
-    Manifest::decode(&bytes).map_err(|reason| match reason {
+    let read = || -> Result<_, StorageError> {
+        // One byte more than a manifest, to notice a longer file.
+        let mut bytes = vec![0; MANIFEST_LEN + 1];
+        let len = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(len);
+        Ok(Manifest::decode(&bytes))
+    };
+    let manifest = match read()? {
+        // One of a newer release may have replaced that of which there is parity.
+        Err(damage) if !damage.is_too_new() && file.heal(&WHOLE_FILE) => read()?,
+        manifest => manifest,
+    };
+    manifest.map_err(|reason| match reason {
         Damage::TooNew { .. } => OpenError::NewerFormat { url: url(), reason },
         _ => OpenError::NotABackup { url: url(), reason },
     })

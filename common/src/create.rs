@@ -19,6 +19,7 @@ use crate::create::replace::{LeftSpool, ReplaceError, Replaced, StaleDatabase, e
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
 use crate::live::take_snapshot::{NewSnapshot, PagesDone, SnapshotError, take_snapshot};
 use crate::log::{AppendError, create_first_log_within};
+use crate::parity::share::ParityShare;
 use crate::storage::owner::Owner;
 use crate::storage::read_error::ReadError;
 use crate::storage::unfinished::new_building;
@@ -407,6 +408,7 @@ fn fill(
     let backup = Backup::of(Arc::clone(directory), manifest);
     let mut writer = create_first_log_within(directory, uuid, limits)?;
     let Some(live) = live else {
+        make_parity(&backup)?;
         return Ok(None);
     };
     let data_version = live.data_version()?;
@@ -432,7 +434,15 @@ fn fill(
     };
     // Before the backup has its final name, so that every backup of a damaged database has the result.
     write_checked(&**directory, uuid, &CheckedSnapshots::add(None, new.seq, data_version, damage.as_deref()))?;
+    make_parity(&backup)?;
     Ok(Some(CreatedSnapshot { data_version, page_count, page_size, damage, virtual_tables }))
+}
+
+/// Makes the parity of a new backup, whose files were written and read back a moment ago.
+pub(crate) fn make_parity(backup: &Backup) -> Result<(), StorageError> {
+    let mut parity = backup.parity();
+    parity.set_share(ParityShare::default());
+    parity.complete(&|_| true, &mut || ControlFlow::Continue(())).map(drop)
 }
 
 /// Whether a database is missing or empty: SQLite first creates an empty file.

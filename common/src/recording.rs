@@ -26,6 +26,7 @@ use crate::config::log_limits::LogLimits;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::history::{History, NewestVersion, Recorded};
 use crate::log::{AppendError, DbWrite, LogWriter};
+use crate::parity::share::ParityShare;
 use crate::recording::record_error::RecordError;
 use crate::segment::version::Readable;
 use crate::storage::boot::{commit_in_boot, current_boot};
@@ -84,6 +85,7 @@ struct Known {
     database: PathBuf,
     on_gap: OnGap,
     on_unreachable: OnUnreachable,
+    parity: ParityShare,
     limits: LogLimits,
     manifest: Manifest,
     newest: Option<NewestVersion>,
@@ -188,6 +190,7 @@ impl BackupWriter {
             database,
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
+            parity: backup_lock.parity.unwrap_or_default(),
             limits,
             manifest,
             newest,
@@ -404,7 +407,9 @@ impl BackupWriter {
 
     /// The backup for reading, with files of its own. Nothing is opened yet.
     pub fn backup(&self) -> Backup {
-        Backup::of(Arc::new(RealDirectory::new(self.known.url.path())), self.known.manifest.clone())
+        let backup = Backup::of(Arc::new(RealDirectory::new(self.known.url.path())), self.known.manifest.clone());
+        backup.set_parity_share(self.known.parity);
+        backup
     }
 
     /// Manifest of the backup.

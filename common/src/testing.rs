@@ -47,6 +47,16 @@ pub(crate) struct Node {
     pub(crate) version: u32,
 }
 
+/// Removes the parity of a backup, so that damage costs what it would without.
+pub(crate) fn remove_parity(backup: &Path) {
+    for entry in std::fs::read_dir(backup).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_str().unwrap().starts_with("parity-") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
 impl Node {
     /// A node with a table and a few rows, whose database was created with these PRAGMAs, and its backup.
     pub(crate) fn new(pragmas: &str) -> Self {
@@ -73,6 +83,7 @@ impl Node {
             on_unreachable,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         Self { dir, connection, backup_lock, version: 10 }
     }

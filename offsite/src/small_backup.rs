@@ -61,6 +61,7 @@ impl SmallBackup {
             on_unreachable: OnUnreachable::Stop,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         lock.create(dir.path()).unwrap();
         Self { dir, lock, version: 0 }

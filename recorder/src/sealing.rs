@@ -439,6 +439,7 @@ mod tests {
             on_unreachable,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         }
         .create(dir.path())
         .unwrap();

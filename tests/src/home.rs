@@ -118,6 +118,16 @@ impl Default for Home {
     }
 }
 
+/// Removes the parity of a backup, so that damage costs what it would without.
+pub fn remove_parity(backup: &Path) {
+    for entry in fs::read_dir(backup).expect("a backup") {
+        let path = entry.expect("an entry").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("parity-")) {
+            fs::remove_file(path).expect("it is there");
+        }
+    }
+}
+
 /// Every file (with its bytes), directory and symbolic link below `directory`.
 pub fn everything(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();

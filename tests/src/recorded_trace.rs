@@ -44,6 +44,7 @@ impl RecordedTrace {
             on_unreachable,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         lock.create(&home.lightning_dir()).expect("a backup.lock");
         let limits = LogLimits { statements: LOG_STATEMENTS, ..LogLimits::default() };

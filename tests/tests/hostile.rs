@@ -142,7 +142,10 @@ fn segment(directory: &Path) -> PathBuf {
     let mut names: Vec<_> =
         fs::read_dir(directory).expect("a backup").map(|entry| entry.expect("a file").path()).collect();
     names.sort();
-    names.into_iter().find(|path| path.to_string_lossy().contains("segment-")).expect("a segment")
+    names
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")))
+        .expect("a segment")
 }
 
 /// Puts a snapshot below a segment whose pages have another size.

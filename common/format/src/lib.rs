@@ -15,6 +15,7 @@ pub mod names;
 #[cfg(feature = "compression")]
 pub mod page_images;
 pub mod page_map;
+pub mod parity;
 pub mod pruned;
 pub mod pruned_directory;
 pub mod read_sets;
@@ -130,6 +131,11 @@ impl Damage {
 /// The checksum of every structure: CRC-32C (Castagnoli), as in RFC 3720.
 pub fn checksum(parts: &[&[u8]]) -> u32 {
     parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+}
+
+/// The checksum of bytes that follow others with the checksum `sum`, which is 0 for none.
+pub fn checksum_on(sum: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(sum, bytes)
 }
 
 /// Checks magic, checksum and version of a structure: the magic is the first 8 bytes, the version the next 2, the checksum of all

@@ -26,6 +26,8 @@ pub const SPOOL_HEADER: &str = "spool";
 pub const SPOOL_NOTE: &str = "spool-note";
 
 const LOG_PREFIX: &str = "log-";
+const PARITY_PREFIX: &str = "parity-";
+const DAMAGED_PREFIX: &str = "damaged-";
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 const SEGMENT_PREFIX: &str = "segment-";
 const DIGITS: usize = 20;
@@ -43,6 +45,26 @@ pub fn snapshot(seq: Seq) -> String {
 /// Name of the segment whose first record has this seq.
 pub fn segment(first: Seq) -> String {
     format!("{SEGMENT_PREFIX}{first:0DIGITS$}", first = first.get())
+}
+
+/// Name of the parity file whose first member has this name.
+pub fn parity(first_member: &str) -> String {
+    format!("{PARITY_PREFIX}{first_member}")
+}
+
+/// Name of the first member of a parity file, from its name; `None` for any other name.
+pub fn parse_parity(name: &str) -> Option<&str> {
+    name.strip_prefix(PARITY_PREFIX)
+}
+
+/// Name under which a damaged file is kept once it was replaced by the mended one.
+pub fn damaged(name: &str) -> String {
+    format!("{DAMAGED_PREFIX}{name}")
+}
+
+/// Name that a damaged file had, from the name under which it is kept; `None` for any other name.
+pub fn parse_damaged(name: &str) -> Option<&str> {
+    name.strip_prefix(DAMAGED_PREFIX)
 }
 
 /// The first seq of a log, from its name; `None` for any other name.

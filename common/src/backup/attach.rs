@@ -13,6 +13,7 @@ use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
 use crate::history::History;
 use crate::log::{LogEnd, LogWriter, RecoverError, cut_behind, recover};
+use crate::parity::healing::HealingDirectory;
 use crate::storage::Directory;
 use format::manifest::Manifest;
 use format::names;
@@ -47,7 +48,8 @@ pub(crate) fn attach(
     expected: &Expected<'_>,
 ) -> Result<Attached, OpenRecordingError> {
     let source = Source::new(url.to_string(), Arc::clone(directory));
-    let manifest = read_manifest(&source)?;
+    let healing = HealingDirectory::new(Arc::clone(directory));
+    let manifest = read_manifest(&healing, &source)?;
     if let Some(expected) = uuid.filter(|&uuid| uuid != manifest.uuid) {
         return Err(OpenRecordingError::Foreign { url: url.clone(), found: manifest.uuid, expected });
     }
@@ -57,7 +59,7 @@ pub(crate) fn attach(
     })?;
     let lock = SharedLock::of(lock);
     // Read again under the lock: the previous recorder may have added the node's id.
-    let manifest = read_manifest(&source).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
+    let manifest = read_manifest(&healing, &source).map(|again| Manifest { uuid: manifest.uuid, ..again })?;
     let backup = Backup::of(Arc::clone(directory), manifest.clone());
     if let Expected::WhatWeWrote { acknowledged, attempted } = *expected {
         let (_, cursor) = backup.sealed_history().map_err(RecoverError::from)?;

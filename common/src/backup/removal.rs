@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::backup::Backup;
+use crate::parity::sets::not_written;
 use crate::segment::PrunedFile;
 use crate::storage::read_error::ReadError;
 use crate::storage::remove_if_present;
 use format::names;
+use format::parity::Protected;
 use format::units::Seq;
 
 /// The files to remove: dropped segments, and snapshots that are no longer needed, the oldest first.
@@ -55,11 +57,17 @@ pub(crate) fn remove_dropped(
     }
     // The rename of `pruned` may not be durable yet.
     backup.directory().sync()?;
+    let leaving: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let is_leaving = |file: Protected| leaving.contains(file.name().as_str());
+    if let Err(error) = backup.parity().release(&is_leaving, watch) {
+        log::warn!("{}", not_written(&error));
+    }
     for name in names {
         if watch().is_break() {
             return Ok(ControlFlow::Break(()));
         }
         remove_if_present(&**backup.directory(), &name)?;
+        remove_if_present(&**backup.directory(), &names::damaged(&name))?;
     }
     Ok(ControlFlow::Continue(()))
 }

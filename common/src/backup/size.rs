@@ -15,6 +15,8 @@ pub struct BytesByKind {
     pub segments: u64,
     /// Snapshots.
     pub snapshots: u64,
+    /// Parity of the others.
+    pub parity: u64,
     /// The manifest and temporary files.
     pub other: u64,
 }
@@ -22,7 +24,7 @@ pub struct BytesByKind {
 impl BytesByKind {
     /// Total length in bytes.
     pub fn total(&self) -> u64 {
-        self.logs + self.segments + self.snapshots + self.other
+        self.logs + self.segments + self.snapshots + self.parity + self.other
     }
 
     fn of(&mut self, name: &str) -> &mut u64 {
@@ -32,6 +34,8 @@ impl BytesByKind {
             &mut self.segments
         } else if names::parse_snapshot(name).is_some() {
             &mut self.snapshots
+        } else if names::parse_parity(name).is_some() {
+            &mut self.parity
         } else {
             &mut self.other
         }
@@ -88,7 +92,8 @@ mod tests {
         assert_eq!(bytes.segments, 700);
         assert_eq!(bytes.snapshots, length(names::snapshot(format::units::Seq::FIRST)));
         assert_eq!(bytes.other, 11_000 + length(names::MANIFEST.to_owned()) + length(names::CHECKED.to_owned()));
-        assert_eq!(bytes.total(), bytes.logs + bytes.segments + bytes.snapshots + bytes.other);
+        assert_eq!(bytes.total(), bytes.logs + bytes.segments + bytes.snapshots + bytes.parity + bytes.other);
+        assert!(bytes.parity > 2 * 4096, "of snapshot and manifest at least");
         assert!(backup.read_free_bytes().unwrap() > 0);
     }
 }

@@ -21,7 +21,9 @@ use crate::live::live_database::version_of_database;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns};
 use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StorageError, read_exact_at, replace_file};
+use crate::storage::{
+    Access, Directory, StorageError, StoredFile, WHOLE_FILE, read_exact_at, read_healing, replace_file,
+};
 use format::checked::{CHECKED_LEN_MAX, CheckedSnapshots};
 use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
@@ -164,16 +166,20 @@ impl Backup {
             Err(error) if error.is_not_found() => return Ok(None),
             file => file?,
         };
+        read_healing(&*file, &WHOLE_FILE, || self.decode_checked(&*file)).map(Some)
+    }
+
+    fn decode_checked(&self, file: &dyn StoredFile) -> Result<CheckedSnapshots, ReadError> {
         let damaged = |damage| ReadError::damaged(&self.path().join(names::CHECKED), 0, damage);
         let len = usize::try_from(file.read_len()?).unwrap_or(usize::MAX);
         if len > CHECKED_LEN_MAX {
             return Err(damaged(Damage::Field { field: "length", value: len as u64 }));
         }
         let mut bytes = vec![0; len];
-        if !read_exact_at(&*file, &mut bytes, 0)? {
+        if !read_exact_at(file, &mut bytes, 0)? {
             return Err(damaged(Damage::Short { have: 0, want: len }));
         }
-        CheckedSnapshots::decode(&bytes, self.manifest().uuid).map(Some).map_err(damaged)
+        CheckedSnapshots::decode(&bytes, self.manifest().uuid).map_err(damaged)
     }
 }
 

@@ -12,6 +12,8 @@ use crate::backup::Backup;
 use crate::backup::views::Views;
 use crate::history::History;
 use crate::pages::MountedOverlay;
+use crate::parity::mending::first_member;
+use crate::parity::set_file::ParitySet;
 use crate::recording::BackupWriter;
 use crate::seal::Sealer;
 use crate::segment::version::Origin;
@@ -19,6 +21,7 @@ use crate::spool::{SpoolMarker, SpoolNote};
 use crate::storage::causes::with_causes;
 use crate::testing::contents;
 use format::names;
+use format::parity::Protected;
 use format::units::DataVersion;
 use format::version_rules::Commit;
 
@@ -29,6 +32,23 @@ pub(super) enum Depth {
     Records,
     /// Also the database of every version, before and after sealing.
     Databases,
+}
+
+/// Checks that parity is sound where there is any, is of the files that are there, and had nothing to mend.
+fn expect_parity(disk: &Disk, backup: &Backup) -> Result<(), String> {
+    if let Some(healed) = backup.healed().first() {
+        return Err(format!("parity had to mend {healed:?}"));
+    }
+    let directory = disk.directory(BACKUP).ok_or("there is no backup")?;
+    for first in directory.list().map_err(|error| with_causes(&error))?.iter().filter_map(|name| first_member(name)) {
+        let set = ParitySet::open(&*directory, first).map_err(|error| with_causes(&error))?;
+        // The manifest and the note of checks are replaced before their parity is.
+        let is_replaced = matches!(first, Protected::Manifest | Protected::Checked);
+        if set.damaged_parity().next().is_some() || !is_replaced && set.damaged_data(&*directory).next().is_some() {
+            return Err(format!("{} is not what its members need", set.path().display()));
+        }
+    }
+    Ok(())
 }
 
 /// The state that a reader finds.
@@ -67,6 +87,7 @@ impl Found {
             versions.insert(version.data_version.get(), (version.seq.get(), is_snapshot, own));
         }
         let newest_commit = history.newest().map(|newest| newest.commit);
+        expect_parity(disk, &backup)?;
         Ok(Self { versions, newest_commit, history, backup })
     }
 

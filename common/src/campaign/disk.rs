@@ -317,6 +317,16 @@ impl Directory for SimulatedDirectory {
         Ok(())
     }
 
+    fn link(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let mut inner = self.begin(Kind::Changing, StorageOp::Link, from)?;
+        let node = self.find(&inner, StorageOp::Link, from)?;
+        if inner.tree.directories[self.number].contains_key(to) {
+            return Err(self.error(StorageOp::Link, to, io::ErrorKind::AlreadyExists));
+        }
+        inner.change_name(self.number, NameChange::Create { name: to.to_owned(), node });
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         let mut inner = self.begin(Kind::Changing, StorageOp::Remove, name)?;
         self.find(&inner, StorageOp::Remove, name)?;

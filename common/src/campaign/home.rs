@@ -49,6 +49,7 @@ impl Home {
             on_unreachable,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         Self { dir, lock }
     }

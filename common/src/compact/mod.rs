@@ -369,6 +369,12 @@ impl Backup {
             if write::read_back(self, plan, &mut checking)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
+            // The parity of the file before must not be taken for that of this one, which gets its own when it has its name.
+            let parity = names::parity(names::PRUNED);
+            if self.directory().list()?.contains(&parity) {
+                self.directory().remove(&parity)?;
+                self.directory().sync()?;
+            }
             // The base of a snapshot in progress is only in its record, which does not exist yet. The rename is made durable
             // before any file is removed.
             let named = lock.unless_healing(|| self.directory().rename(&write::temporary_name(), names::PRUNED));

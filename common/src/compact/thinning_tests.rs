@@ -156,6 +156,7 @@ fn what_is_damaged_of_a_version_that_was_kept_is_named_with_it() {
     // Of every hour, so that some are replayed from the keyframe before them.
     it.compact(&keep(Some("1y"), None, None));
     let before = it.held();
+    crate::testing::remove_parity(it.node.backup_path());
     let path = it.node.backup_path().join(names::PRUNED);
     let good = fs::read(&path).unwrap();
     let alone: BTreeSet<u64> = thinned(&it).iter().flat_map(|one| one.versions.iter().map(|it| it.ordinal)).collect();

@@ -14,6 +14,7 @@ use crate::config::keep_policy::KeepPolicy;
 use crate::config::offsite::OffsiteEntry;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::config::python_lock::PythonLock;
+use crate::parity::share::ParityShare;
 use crate::storage::small_file::read_small_file;
 use crate::storage::unfinished::{Unfinished, Workplace};
 use crate::storage::unused_name::unused_name;
@@ -48,6 +49,8 @@ pub struct BackupLock {
     pub compact: Option<KeepPolicy>,
     /// The off-site copies.
     pub offsite: Vec<OffsiteEntry>,
+    /// How much parity the recorder makes for sealed files, if not the default.
+    pub parity: Option<ParityShare>,
 }
 
 /// The reason why there is no usable `backup.lock`.
@@ -119,6 +122,8 @@ struct Json {
     compact: Option<KeepPolicy>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     offsite: Vec<OffsiteEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parity: Option<String>,
 }
 
 impl BackupLock {
@@ -196,8 +201,10 @@ impl BackupLock {
             policy.check().map_err(|error| bad(format!("compact: {error}")))?;
         }
         json.offsite.iter().try_for_each(OffsiteEntry::check).map_err(|error| bad(error.to_string()))?;
+        let parity = json.parity.map(|share| share.parse().map_err(|error| bad(format!("parity: {error}"))));
         let Json { database, on_gap, compact, offsite, .. } = json;
-        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite })
+        let parity = parity.transpose()?;
+        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite, parity })
     }
 
     /// Creates the file durably.
@@ -275,6 +282,7 @@ impl BackupLock {
                 .map(OnUnreachable::to_json),
             compact: self.compact,
             offsite: self.offsite.clone(),
+            parity: self.parity.map(|share| share.to_string()),
         };
         let mut bytes = serde_json::to_vec_pretty(&json)?;
         bytes.push(b'\n');
@@ -308,6 +316,7 @@ mod tests {
             on_unreachable: OnUnreachable::Stop,
             compact: Some(KeepPolicy { within: Some("90d".parse().unwrap()), ..KeepPolicy::default() }),
             offsite: vec![serde_json::from_str(r#"{"url": "sftp://nas/srv/node", "every": "segment"}"#).unwrap()],
+            parity: Some("2.5%".parse().unwrap()),
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -337,6 +346,7 @@ mod tests {
             on_unreachable: OnUnreachable::Stop,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);

@@ -10,7 +10,9 @@ use super::tail::torn_len;
 use super::writer::{Holds, OpenEnd};
 use super::{LogCursor, LogWriter, RecordAddress};
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, write_again};
+use crate::storage::{
+    Access, Directory, StorageError, TEMPORARY_ENDING, fill_with_zeros, remove_if_present, write_again,
+};
 use format::log_header::LOG_HEADER_LEN;
 use format::record::{Body, Record};
 use format::units::{Seq, counted};
@@ -137,6 +139,8 @@ fn remove_leftovers(directory: &dyn Directory, next_seq: Seq) -> Result<(), Stor
             if let Err(error) = directory.remove(&name) {
                 log::warn!("{error}: {}; it is of no use to anybody: remove it by hand", error.source);
             }
+            // Another snapshot may get that name.
+            remove_if_present(directory, &names::parity(&name))?;
         }
     }
     Ok(())

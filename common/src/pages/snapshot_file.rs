@@ -7,7 +7,7 @@ use std::path::Path;
 use zstd::zstd_safe;
 
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StoredFile, Wanted, read_exact_at};
+use crate::storage::{Access, Directory, StoredFile, WHOLE_FILE, Wanted, read_exact_at, read_healing};
 use format::snapshot::{
     Group, SNAPSHOT_FOOTER_LEN, SNAPSHOT_HEADER_LEN, SnapshotFooter, SnapshotHeader, SnapshotIndex, pages_per_group,
 };
@@ -43,12 +43,32 @@ pub(crate) struct ExpectedSnapshot {
 impl SnapshotFile {
     /// Opens a snapshot and checks that it is the expected one. Reads header, index and footer, no pages.
     pub(crate) fn open(directory: &dyn Directory, expected: ExpectedSnapshot) -> Result<Self, ReadError> {
-        let name = names::snapshot(expected.seq);
-        let file = directory.open(&name, Access::Read)?;
+        Self::open_named(directory, &names::snapshot(expected.seq), expected)
+    }
+
+    /// Like [`open`](Self::open), for a file that may have a temporary name.
+    pub(crate) fn open_named(
+        directory: &dyn Directory,
+        name: &str,
+        expected: ExpectedSnapshot,
+    ) -> Result<Self, ReadError> {
+        let file = directory.open(name, Access::Read)?;
+        let (header, footer_checksum, index, stored_pages) =
+            read_healing(&*file, &WHOLE_FILE, || Self::read_frame(directory, name, &*file, expected))?;
+        Ok(Self { file, footer_checksum, header, index, stored_pages })
+    }
+
+    /// Reads header, index and footer.
+    fn read_frame(
+        directory: &dyn Directory,
+        name: &str,
+        file: &dyn StoredFile,
+        expected: ExpectedSnapshot,
+    ) -> Result<(SnapshotHeader, u32, SnapshotIndex, usize), ReadError> {
         let file_len = file.read_len()?;
         if directory.is_far() {
             let end = file_len.saturating_sub(SNAPSHOT_FOOTER_LEN as u64)..file_len;
-            let ends = [0..SNAPSHOT_HEADER_LEN as u64, end].map(|range| Wanted { name: name.clone(), range });
+            let ends = [0..SNAPSHOT_HEADER_LEN as u64, end].map(|range| Wanted { name: name.to_owned(), range });
             directory.will_need(&ends);
         }
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
@@ -62,7 +82,7 @@ impl SnapshotFile {
             )
         };
         let mut bytes = [0; SNAPSHOT_HEADER_LEN];
-        if !read_exact_at(&*file, &mut bytes, 0)? {
+        if !read_exact_at(file, &mut bytes, 0)? {
             return Err(short());
         }
         let header = SnapshotHeader::decode(&bytes).map_err(|damage| damaged(0, damage))?;
@@ -71,7 +91,7 @@ impl SnapshotFile {
         }
         let footer_offset = file_len.checked_sub(SNAPSHOT_FOOTER_LEN as u64).ok_or_else(short)?;
         let mut footer = [0; SNAPSHOT_FOOTER_LEN];
-        if !read_exact_at(&*file, &mut footer, footer_offset)? {
+        if !read_exact_at(file, &mut footer, footer_offset)? {
             return Err(short());
         }
         let (footer, footer_checksum) =
@@ -85,16 +105,16 @@ impl SnapshotFile {
             return Err(damaged(footer_offset, Damage::Field { field: "index_offset", value: footer.index_offset }));
         }
         if directory.is_far() {
-            directory.will_need(&[Wanted { name, range: footer.index_offset..footer_offset }]);
+            directory.will_need(&[Wanted { name: name.to_owned(), range: footer.index_offset..footer_offset }]);
         }
         let mut index = vec![0; usize::try_from(index_len).map_err(|_| short())?];
-        if !read_exact_at(&*file, &mut index, footer.index_offset)? {
+        if !read_exact_at(file, &mut index, footer.index_offset)? {
             return Err(short());
         }
         let index =
             SnapshotIndex::decode(&index, &header, &footer).map_err(|damage| damaged(footer.index_offset, damage))?;
         let stored_pages = footer.stored_pages as usize;
-        Ok(Self { file, footer_checksum, header, index, stored_pages })
+        Ok((header, footer_checksum, index, stored_pages))
     }
 
     /// Whether the file is the expected snapshot.
@@ -207,17 +227,26 @@ impl SnapshotFile {
         };
         COMPRESSED.with_borrow_mut(|compressed| {
             compressed.resize(read_bytes, 0);
-            if !read_exact_at(&*self.file, compressed, start.offset)? {
-                return Err(damaged(start, Damage::Short { have: 0, want: read_bytes }));
-            }
+            let range = start.offset..start.offset.saturating_add(read_bytes as u64);
+            read_healing(&*self.file, &range, || {
+                if !read_exact_at(&*self.file, compressed, start.offset)? {
+                    return Err(damaged(start, Damage::Short { have: 0, want: read_bytes }));
+                }
+                let mut rest = &compressed[..];
+                for group in groups {
+                    let (frame, later) = rest.split_at(group.len as usize);
+                    let computed = checksum(&[frame]);
+                    if computed != group.checksum {
+                        return Err(damaged(group, Damage::Checksum { found: group.checksum, computed }));
+                    }
+                    rest = later;
+                }
+                Ok(())
+            })?;
             let (mut compressed, mut out) = (&compressed[..], out);
             for (number, group) in (first..).zip(groups) {
                 let (frame, later) = compressed.split_at(group.len as usize);
                 let (pages, rest) = out.split_at_mut(self.group_bytes(number));
-                let computed = checksum(&[frame]);
-                if computed != group.checksum {
-                    return Err(damaged(group, Damage::Checksum { found: group.checksum, computed }));
-                }
                 frames::decompress(frame, pages).map_err(|damage| damaged(group, damage))?;
                 (compressed, out) = (later, rest);
             }

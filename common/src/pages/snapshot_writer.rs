@@ -126,6 +126,8 @@ impl<'a> SnapshotWriter<'a> {
         self.file.write_at(&index, self.offset)?;
         self.file.write_at(&footer, self.offset + index.len() as u64)?;
         self.file.sync()?;
+        // One of this name may have been written before, and never got a record.
+        remove_if_present(self.directory, &names::parity(&self.name))?;
         self.directory.rename(&format!("{}{TEMPORARY_ENDING}", self.name), &self.name)?;
         self.directory.sync()?;
         Ok(last_four(&footer))

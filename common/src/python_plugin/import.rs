@@ -19,7 +19,7 @@ use crate::backup::Backup;
 use crate::backup::snapshot_check::{StoredSnapshot, interruptible, write_checked};
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
-use crate::create::create_filled;
+use crate::create::{create_filled, make_parity};
 use crate::replay::ReplayError;
 use crate::storage::owner::Owner;
 use crate::storage::{Directory, RealDirectory, StagingDirectory, replace_file};
@@ -171,6 +171,7 @@ fn fill(
         replace_file(&**backup.directory(), names::RESCUED, text.as_bytes())?;
     }
     imported.damage = check_copy(&backup, file.len(), progress)?;
+    make_parity(&backup)?;
     drop(backup);
     unnamed.make_durable()?;
     Ok(imported)

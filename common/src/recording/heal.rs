@@ -80,7 +80,8 @@ impl BackupWriter {
             return Err(RecordError::WrongDatabase { path: self.known.database.clone(), found, committed });
         }
         self.compare_node_id(&database)?;
-        let backup = Arc::new(Backup::of(Arc::clone(&self.directory), self.known.manifest.clone()));
+        // The node waits: without a sound base a full snapshot is taken, which takes less time than mending.
+        let backup = Arc::new(Backup::unhealed(Arc::clone(&self.directory), self.known.manifest.clone()));
         let (history, read) = backup.read_records();
         // A gap alone is no difference.
         let unverified = match (reason, unreplayable) {

@@ -105,6 +105,7 @@ impl BackupWriter {
             database,
             on_gap: backup_lock.on_gap,
             on_unreachable: backup_lock.on_unreachable.clone(),
+            parity: backup_lock.parity.unwrap_or_default(),
             limits,
             manifest: contents.header.manifest.clone(),
             newest: contents.newest,

@@ -206,6 +206,7 @@ fn the_very_first_write_of_a_node_may_fail() {
             on_unreachable,
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         let directory = Arc::new(FaultyDirectory::new(url.path()));
         let limits = LogLimits::default();

@@ -11,6 +11,7 @@ mod read_back;
 mod snapshot_checks;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::io;
@@ -41,6 +42,7 @@ use format::units::{DataVersion, Seq};
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
+use upkeep::Upkeep;
 pub(crate) use write::write_segment;
 
 /// The reason why logs are not sealed. All logs are kept.
@@ -154,6 +156,7 @@ pub struct Sealer {
     ahead: Option<LogCursor>,
     /// The first record of the unsealed logs that a later snapshot marks as unreadable, though it replays.
     condemned: Option<Seq>,
+    upkeep: Upkeep,
 }
 
 /// Whether the replayed state matches the cursor.
@@ -196,6 +199,7 @@ impl Sealer {
             checked_behind: None,
             ahead: None,
             condemned: None,
+            upkeep: Upkeep::default(),
         })
     }
 
@@ -218,6 +222,8 @@ impl Sealer {
             self.begin_anew()?;
         }
         let result = self.advance_to(durable, watch);
+        let progress = self.progress;
+        self.upkeep.go_on(&self.backup, &mut || watch(progress));
         if result.is_err() {
             self.health = Health::OutOfSync;
             self.current = None;
@@ -244,7 +250,8 @@ impl Sealer {
         let begun = Self::new(Arc::clone(&self.backup), self.limits)?;
         let sealed_through = begun.progress.sealed_through;
         let snapshots = std::mem::take(&mut self.snapshots);
-        *self = Self { progress: Progress { sealed_through, ..self.progress }, snapshots, ..begun };
+        let upkeep = std::mem::take(&mut self.upkeep);
+        *self = Self { progress: Progress { sealed_through, ..self.progress }, snapshots, upkeep, ..begun };
         Ok(())
     }
 
@@ -307,7 +314,7 @@ impl Sealer {
         &mut self,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Result<Reached, ReadError>, SealError> {
-        let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, condemned, .. } = self;
+        let Self { backup, limits, cursor, newest_segment, current, progress, snapshots, condemned, upkeep, .. } = self;
         let mut failed = None;
         let previous_checksum = cursor.previous_checksum();
         let read = cursor.read_to_end_of_log(&mut |record, address| {
@@ -315,6 +322,9 @@ impl Sealer {
                 return Ok(ControlFlow::Break(()));
             }
             snapshots.note(record);
+            if matches!(record.body, Body::Snapshot(_)) {
+                upkeep.parity_is_due();
+            }
             let replay = match current.take() {
                 Some(replay) => Ok(replay),
                 None => begin(backup, *limits, *newest_segment, address.file_seq(), previous_checksum, &record.body)
@@ -358,6 +368,8 @@ impl Sealer {
         self.progress.sealed_through = Some(sealed_through(&footer));
         self.progress.logs_sealed += 1;
         log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));
+        // The log is kept until its segment has parity, if that can be made.
+        self.upkeep.sealed(&self.backup, first_seq);
         remove_sealed_logs(&self.backup, first_seq)
     }
 }

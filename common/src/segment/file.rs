@@ -8,7 +8,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, Stamp, StorageError, StorageOp, StoredFile, read_exact_at};
+use crate::storage::{
+    Access, Directory, Stamp, StorageError, StorageOp, StoredFile, WHOLE_FILE, read_exact_at, read_healing,
+};
 use format::pruned::{PrunedBlock, PrunedSegment};
 use format::read_sets::{READ_SETS_LEN_MAX, ReadSets};
 use format::record_index::{INDEX_LEN_MAX, RecordIndex};
@@ -80,6 +82,18 @@ impl SegmentFile {
         first_seq: Seq,
     ) -> Result<Self, ReadError> {
         let file = directory.open(name, Access::Read)?;
+        let frame = || Self::read_frame(&*file, uuid, first_seq);
+        let (header, footer, footer_offset) = read_healing(&*file, &WHOLE_FILE, frame)?;
+        let stamp = file.stamp();
+        Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole, stamp })
+    }
+
+    /// Reads header and footer, and the offset of the latter.
+    fn read_frame(
+        file: &dyn StoredFile,
+        uuid: Uuid,
+        first_seq: Seq,
+    ) -> Result<(SegmentHeader, SegmentFooter, u64), ReadError> {
         let file_len = file.read_len()?;
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
         let short = || {
@@ -87,18 +101,17 @@ impl SegmentFile {
             damaged(0, Damage::Short { have, want: SEGMENT_HEADER_LEN + SEGMENT_FOOTER_LEN })
         };
         let mut bytes = [0; SEGMENT_HEADER_LEN];
-        if !read_exact_at(&*file, &mut bytes, 0)? {
+        if !read_exact_at(file, &mut bytes, 0)? {
             return Err(short());
         }
         let footer_offset = file_len.checked_sub(SEGMENT_FOOTER_LEN as u64).ok_or_else(short)?;
         let mut footer = [0; SEGMENT_FOOTER_LEN];
-        if !read_exact_at(&*file, &mut footer, footer_offset)? {
+        if !read_exact_at(file, &mut footer, footer_offset)? {
             return Err(short());
         }
         let (header, footer) = decode_frame(&bytes, &footer, uuid, first_seq)
             .map_err(|(is_footer, damage)| damaged(if is_footer { footer_offset } else { 0 }, damage))?;
-        let stamp = file.stamp();
-        Ok(Self { file: Arc::from(file), header, footer, footer_offset, held: Held::Whole, stamp })
+        Ok((header, footer, footer_offset))
     }
 
     /// The pruned segment that begins with `first_seq`, at byte `offset` of `file`.
@@ -230,8 +243,28 @@ impl SegmentFile {
             buffer.resize(len, 0);
         }
         let bytes = &mut buffer[..len];
+        read_healing(&*self.file, &(start..start + len as u64), || self.read_checked(blocks.clone(), start, bytes))?;
+        let mut rest = &*bytes;
+        for (block, _) in blocks {
+            let (now, later) = rest.split_at(block.len as usize + BLOCK_HEADER_LEN);
+            take(block, &now[BLOCK_HEADER_LEN..])?;
+            rest = later;
+        }
+        if buffer.len() <= BUFFER_KEPT_MAX {
+            BUFFER.set(buffer);
+        }
+        Ok(())
+    }
+
+    /// Reads adjacent blocks with their checksums into `bytes`, and checks them.
+    fn read_checked(
+        &self,
+        blocks: impl Iterator<Item = (BlockHandle, u64)>,
+        start: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), ReadError> {
         if !read_exact_at(&*self.file, bytes, start)? {
-            return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: len }));
+            return Err(ReadError::damaged(self.path(), start, Damage::Short { have: 0, want: bytes.len() }));
         }
         // Blocks of another copy of the backup, written over these, have valid checksums.
         if self.file.stamp() != self.stamp {
@@ -246,11 +279,7 @@ impl SegmentFile {
             if found != computed {
                 return Err(self.damaged(block.offset, Damage::Checksum { found, computed }));
             }
-            take(block, payload)?;
             rest = later;
-        }
-        if buffer.len() <= BUFFER_KEPT_MAX {
-            BUFFER.set(buffer);
         }
         Ok(())
     }

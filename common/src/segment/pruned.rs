@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::SegmentFile;
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, StoredFile, read_exact_at};
+use crate::storage::{Access, Directory, StoredFile, WHOLE_FILE, read_exact_at, read_healing};
 use format::pruned::{
     PRUNED_FOOTER_LEN, PRUNED_HEADER_LEN, PRUNED_LEN_MAX, PrunedFooter, PrunedHeader, PrunedSegment, pruned_checksum,
 };
@@ -69,6 +69,12 @@ impl PrunedFile {
     }
 
     fn of_file(directory: &Arc<dyn Directory>, uuid: Uuid, file: Arc<dyn StoredFile>) -> Result<Self, ReadError> {
+        let (created, len, contents) = read_healing(&*file, &WHOLE_FILE, || Self::read_contents(uuid, &*file))?;
+        Ok(Self { directory: Arc::clone(directory), file, uuid, created, len, contents })
+    }
+
+    /// Reads when the file was written, the offset of its footer, and its directory.
+    fn read_contents(uuid: Uuid, file: &dyn StoredFile) -> Result<(Timestamp, u64, PrunedDirectory), ReadError> {
         let len = file.read_len()?;
         let damaged = |offset, damage| ReadError::damaged(file.path(), offset, damage);
         let short = || {
@@ -77,7 +83,7 @@ impl PrunedFile {
         };
         let (mut header, mut footer) = ([0; PRUNED_HEADER_LEN], [0; PRUNED_FOOTER_LEN]);
         let footer_offset = len.checked_sub(PRUNED_FOOTER_LEN as u64).ok_or_else(short)?;
-        if !read_exact_at(&*file, &mut header, 0)? || !read_exact_at(&*file, &mut footer, footer_offset)? {
+        if !read_exact_at(file, &mut header, 0)? || !read_exact_at(file, &mut footer, footer_offset)? {
             return Err(short());
         }
         let header_checksum = header.last_chunk().map(|bytes| u32::from_le_bytes(*bytes));
@@ -94,14 +100,13 @@ impl PrunedFile {
         let len_of_directory = len_of_directory.and_then(|len| u32::try_from(len).ok()).ok_or_else(|| {
             damaged(footer_offset, Damage::Field { field: "directory_offset", value: footer.directory_offset })
         })?;
-        let bytes = read_checked(&*file, uuid, footer.directory_offset, len_of_directory, footer_offset)?;
+        let bytes = read_checked(file, uuid, footer.directory_offset, len_of_directory, footer_offset)?;
         if bytes.0 != footer.directory_checksum {
             return Err(damaged(footer_offset, Damage::Contradiction("its end names another directory")));
         }
         let contents = PrunedDirectory::decode(&bytes.1);
         let contents = contents.map_err(|damage| damaged(footer.directory_offset, damage))?;
-        let (directory, created) = (Arc::clone(directory), header.created);
-        Ok(Self { directory, file, uuid, created, len: footer_offset, contents })
+        Ok((header.created, footer_offset, contents))
     }
 
     /// The ranges, ascending.
@@ -166,7 +171,9 @@ impl PrunedFile {
     }
 
     fn read_segment(&self, entry: PrunedSegmentEntry) -> Result<PrunedSegment, ReadError> {
-        let (_, bytes) = read_checked(&*self.file, self.uuid, entry.offset, entry.len, self.len)?;
+        let range = entry.offset..entry.offset.saturating_add(u64::from(entry.len) + BLOCK_HEADER_LEN as u64);
+        let read = || read_checked(&*self.file, self.uuid, entry.offset, entry.len, self.len);
+        let (_, bytes) = read_healing(&*self.file, &range, read)?;
         PrunedSegment::decode(&bytes, entry.offset)
             .map_err(|damage| ReadError::damaged(self.file.path(), entry.offset, damage))
     }

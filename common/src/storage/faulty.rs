@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,11 +18,14 @@ pub(crate) struct FaultyDirectory {
 
 #[derive(Debug)]
 struct Calls {
-    made: Mutex<Vec<StorageOp>>,
+    /// Calls, and whether they are about parity, whose names need not last.
+    made: Mutex<Vec<(StorageOp, bool)>>,
     fail_at: AtomicU64,
     /// The error number of a failing call.
     errno: AtomicI32,
     keep: AtomicU64,
+    /// A range of a file that cannot be read, with the name of the file.
+    unreadable: Mutex<Option<(String, Range<u64>)>>,
 }
 
 /// A failing write leaves its first half.
@@ -40,6 +44,7 @@ impl FaultyDirectory {
             fail_at: AtomicU64::new(u64::MAX),
             errno: AtomicI32::new(libc::EIO),
             keep: AtomicU64::new(FIRST_HALF),
+            unreadable: Mutex::default(),
         };
         Self { real: RealDirectory::new(path), calls: Arc::new(calls) }
     }
@@ -52,6 +57,11 @@ impl FaultyDirectory {
     /// Sets the error of failing calls, instead of EIO.
     pub(crate) fn fail_with(&self, errno: i32) {
         self.calls.errno.store(errno, Ordering::Relaxed);
+    }
+
+    /// Lets every read that touches these bytes of a file fail, until the file is replaced.
+    pub(crate) fn make_unreadable(&self, name: &str, bytes: Range<u64>) {
+        *self.calls.unreadable.lock().unwrap() = Some((name.to_owned(), bytes));
     }
 
     /// Lets the next modifying call fail; a write leaves all but its first sector, as disks may do.
@@ -73,12 +83,13 @@ impl FaultyDirectory {
 
     /// Number of calls of this kind so far.
     pub(crate) fn calls_of(&self, op: StorageOp) -> usize {
-        self.calls.made.lock().unwrap().iter().filter(|&&made| made == op).count()
+        self.calls.made.lock().unwrap().iter().filter(|made| made.0 == op).count()
     }
 
     /// Whether there was a rename, and every rename came after a sync of the file and before a sync of the directory.
     pub(crate) fn named_what_is_durable(&self) -> bool {
         let made = self.calls.made.lock().unwrap();
+        let made: Vec<StorageOp> = made.iter().filter(|(_, is_of_parity)| !is_of_parity).map(|(op, _)| *op).collect();
         let renames = made.iter().filter(|&&op| op == StorageOp::Rename).count();
         let durable = made.windows(3).filter(|ops| **ops == [StorageOp::Sync, StorageOp::Rename, StorageOp::Sync]);
         renames > 0 && durable.count() == renames
@@ -88,7 +99,8 @@ impl FaultyDirectory {
 impl Calls {
     fn check(&self, op: StorageOp, path: &Path) -> Result<(), StorageError> {
         let mut made = self.made.lock().unwrap();
-        made.push(op);
+        let is_of_parity = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("parity-"));
+        made.push((op, is_of_parity));
         if made.len() as u64 - 1 == self.fail_at.load(Ordering::Relaxed) {
             let source = io::Error::from_raw_os_error(self.errno.load(Ordering::Relaxed));
             return Err(StorageError { op, path: path.to_path_buf(), offset: None, source });
@@ -108,19 +120,25 @@ impl Directory for FaultyDirectory {
     }
 
     fn create(&self, name: &str) -> Result<Box<dyn StoredFile>, StorageError> {
-        self.calls.check(StorageOp::Create, self.path())?;
+        self.calls.check(StorageOp::Create, &self.path().join(name))?;
         let file = self.real.create(name)?;
         Ok(Box::new(FaultyFile { file, calls: Arc::clone(&self.calls) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        self.calls.check(StorageOp::Rename, self.path())?;
+        self.calls.check(StorageOp::Rename, &self.path().join(from))?;
+        self.calls.unreadable.lock().unwrap().take_if(|(name, _)| name == to);
         self.real.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.calls.check(StorageOp::Remove, self.path())?;
+        self.calls.check(StorageOp::Remove, &self.path().join(name))?;
         self.real.remove(name)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        self.calls.check(StorageOp::Link, &self.path().join(from))?;
+        self.real.link(from, to)
     }
 
     fn list(&self) -> Result<Vec<String>, StorageError> {
@@ -157,7 +175,20 @@ impl StoredFile for FaultyFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        let unreadable = self.calls.unreadable.lock().unwrap().clone();
+        if let Some((name, bytes)) = unreadable
+            && self.path().file_name().is_some_and(|own| own.to_str() == Some(&name))
+            && offset < bytes.end
+            && bytes.start < offset + buf.len() as u64
+        {
+            let (op, path, source) = (StorageOp::Read, self.path().to_owned(), io::Error::from_raw_os_error(libc::EIO));
+            return Err(StorageError { op, path, offset: Some(offset), source });
+        }
         self.file.read_at(buf, offset)
+    }
+
+    fn set_modified(&self, modified: (i64, i64)) -> Result<(), StorageError> {
+        self.file.set_modified(modified)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {

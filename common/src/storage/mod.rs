@@ -30,6 +30,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::storage::read_error::ReadError;
+
 pub(crate) use deadline::DeadlineDirectory;
 pub use free_space::FreeSpace;
 pub use real::RealDirectory;
@@ -94,6 +96,7 @@ pub enum StorageOp {
     Measure,
     Sync,
     Rename,
+    Link,
     Remove,
     List,
     Lock,
@@ -110,6 +113,7 @@ impl fmt::Display for StorageOp {
             Self::Measure => "get the length of",
             Self::Sync => "sync",
             Self::Rename => "rename",
+            Self::Link => "make a hard link to",
             Self::Remove => "remove",
             Self::List => "list",
             Self::Lock => "lock",
@@ -150,6 +154,15 @@ pub trait Directory: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the operating system refuses.
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError>;
+
+    /// Gives a file a second name, which must be free. Durable only after [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// When the operating system refuses: not every file system has hard links.
+    fn link(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let (_, path) = (to, self.path().join(from));
+        Err(StorageError { op: StorageOp::Link, path, offset: None, source: io::ErrorKind::Unsupported.into() })
+    }
 
     /// Removes a file. Durable only after [`sync`](Self::sync).
     ///
@@ -198,11 +211,35 @@ pub trait Directory: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The directory below one whose files are mended in memory: there the damage is seen.
+    fn unhealed(&self) -> Option<Arc<dyn Directory>> {
+        None
+    }
+
+    /// The damaged blocks of files that parity has mended in memory so far, in order.
+    fn healed(&self) -> Vec<Healed> {
+        Vec::new()
+    }
+
+    /// Takes back what [`healed`](Self::healed) says of a file, which is whole on the disk now.
+    fn forget_healed(&self, name: &str) {
+        let _ = name;
+    }
+
     /// Takes over a file that was opened by way of [`background`](Self::background): from now on calls to it are as those to any
     /// other file of this directory.
     fn foreground(&self, file: Box<dyn StoredFile>) -> Box<dyn StoredFile> {
         file
     }
+}
+
+/// A damaged block of a file that parity has mended in memory. It is still damaged on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Healed {
+    /// Name of the file.
+    pub name: String,
+    /// Byte of the file that the block begins with.
+    pub offset: u64,
 }
 
 /// Bytes of a file that are going to be read.
@@ -240,6 +277,15 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Sets the modification time, to seconds and nanoseconds as in a [`Stamp`].
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn set_modified(&self, modified: (i64, i64)) -> Result<(), StorageError> {
+        let _ = modified;
+        Ok(())
+    }
+
     /// Checks that the file still has its name. Writes to a file that was moved or deleted are lost.
     ///
     /// # Errors
@@ -263,7 +309,28 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the operating system refuses; what is durable is then unknown, and a second call proves nothing.
     fn sync(&self) -> Result<(), StorageError>;
+
+    /// Looks whether these bytes are damaged in a way that parity mends. If so, they are read as they were from now on.
+    fn heal(&self, bytes: &Range<u64>) -> bool {
+        let _ = bytes;
+        false
+    }
 }
+
+/// Reads a part of a file, and once more if it was damaged and parity has mended `bytes`, which must cover that part.
+pub(crate) fn read_healing<T>(
+    file: &dyn StoredFile,
+    bytes: &Range<u64>,
+    mut read: impl FnMut() -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    match read() {
+        Err(ReadError::Damaged { .. }) if file.heal(bytes) => read(),
+        read => read,
+    }
+}
+
+/// All bytes of a file, whatever its length.
+pub(crate) const WHOLE_FILE: Range<u64> = 0..u64::MAX;
 
 /// Reads exactly `buf.len()` bytes; `Ok(false)` when the file ends first.
 pub(crate) fn read_exact_at(file: &dyn StoredFile, buf: &mut [u8], offset: u64) -> Result<bool, StorageError> {

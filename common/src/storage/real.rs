@@ -69,6 +69,10 @@ impl Directory for RealDirectory {
         fs::rename(self.file_path(from), self.file_path(to)).map_err(|e| self.error(StorageOp::Rename, from, e))
     }
 
+    fn link(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        fs::hard_link(self.file_path(from), self.file_path(to)).map_err(|e| self.error(StorageOp::Link, from, e))
+    }
+
     fn remove(&self, name: &str) -> Result<(), StorageError> {
         fs::remove_file(self.file_path(name)).map_err(|e| self.error(StorageOp::Remove, name, e))
     }
@@ -138,6 +142,13 @@ impl StoredFile for RealFile {
     fn stamp(&self) -> Option<Stamp> {
         let metadata = self.file.metadata().ok()?;
         Some(Stamp { len: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
+    }
+
+    fn set_modified(&self, (tv_sec, tv_nsec): (i64, i64)) -> Result<(), StorageError> {
+        let last_modification = rustix::fs::Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+        let last_access = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = rustix::fs::Timestamps { last_access, last_modification };
+        rustix::fs::futimens(&self.file, &times).map_err(|e| self.error(StorageOp::Write, None, e.into()))
     }
 
     fn check_in_place(&self) -> Result<(), StorageError> {

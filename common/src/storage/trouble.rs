@@ -96,7 +96,12 @@ impl StorageError {
     /// Whether the failed call was to modify something.
     pub fn is_of_a_change(&self) -> bool {
         match self.op {
-            StorageOp::Create | StorageOp::Write | StorageOp::Sync | StorageOp::Rename | StorageOp::Remove => true,
+            StorageOp::Create
+            | StorageOp::Write
+            | StorageOp::Sync
+            | StorageOp::Rename
+            | StorageOp::Link
+            | StorageOp::Remove => true,
             StorageOp::Open
             | StorageOp::Read
             | StorageOp::Measure

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use super::finding::{Findings, Note, NoteAbout, Wrong};
 use crate::backup::Backup;
 use crate::backup::lock_status::LockStatus;
+use crate::parity::mending::first_member;
 use crate::spool::{SpoolNote, SpoolNoteError};
 use crate::storage::{Access, Directory, TEMPORARY_ENDING, read_exact_at};
 use format::log_header::{LOG_HEADER_LEN, LogHeader};
+use format::parity::Protected;
 use format::pruned_directory::PrunedRange;
 use format::units::Seq;
 use format::{Damage, names};
@@ -46,6 +48,9 @@ pub(super) fn check_names(
             {
                 None
             }
+            () if names::parse_damaged(name).and_then(Protected::parse).is_some() => Some(Ok(NoteAbout::Kept)),
+            // Those that are damaged are in the findings.
+            () if first_member(name).is_some() => None,
             () if name == names::RESCUED => Some(Ok(NoteAbout::Rescued)),
             () if name.ends_with(TEMPORARY_ENDING) => Some(Ok(NoteAbout::Leftover)),
             () => match (names::parse_segment(name), names::parse_log(name), names::parse_snapshot(name)) {

@@ -32,6 +32,12 @@ pub enum Wrong {
     /// The bytes are damaged.
     #[error("{0}")]
     Damaged(Damage),
+    /// The bytes are damaged, and parity mends them whenever they are read.
+    #[error("it is damaged, and parity mends it whenever it is read; `backupfs repair` writes the file anew")]
+    Mended,
+    /// Parity is damaged, which costs no version.
+    #[error("it is damaged. It is parity, so no version is lost; the recorder and `backupfs repair` make it again")]
+    DamagedParity,
     /// The file is missing, and others need it.
     #[error("it is not there, and it is needed")]
     Missing,
@@ -95,6 +101,8 @@ impl Wrong {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "damaged",
+            Self::Mended => "mended",
+            Self::DamagedParity => "damaged_parity",
             Self::NewestUnreadable { .. } => "newest_unreadable",
             Self::Missing => "missing",
             Self::Unreadable { .. } => "unreadable",
@@ -133,6 +141,11 @@ pub enum NoteAbout {
         "it is not needed any more, or was never finished: the next recorder removes it from a backup, and a copy keeps it"
     )]
     Leftover,
+    /// A damaged file that a repair has replaced.
+    #[error(
+        "it is the damaged file that a repair has replaced. It is not needed; `backupfs repair` removes it once nothing is wrong any more"
+    )]
+    Kept,
     /// An unacknowledged write follows its last record.
     #[error("behind its last record are remains of a write that was never acknowledged ({})", counted(*.bytes, "byte"))]
     TornWrite {
@@ -166,6 +179,7 @@ impl NoteAbout {
             Self::Stranger => "stranger",
             Self::Rescued => "rescued",
             Self::Leftover => "leftover",
+            Self::Kept => "kept",
             Self::TornWrite { .. } => "torn_write",
             Self::OtherLayout { .. } => "other_layout",
             Self::OtherReads => "other_reads",

@@ -43,6 +43,12 @@ impl Report {
         !self.is_clean() && self.findings.iter().all(of_the_node)
     }
 
+    /// Whether parity mends all that is wrong, or parity itself is what is wrong: nothing is lost.
+    pub fn is_mended(&self) -> bool {
+        let mends = |finding: &Finding| matches!(finding.wrong, Wrong::Mended | Wrong::DamagedParity);
+        !self.is_clean() && self.findings.iter().all(mends)
+    }
+
     /// Whether the only fault is that the newest version cannot be opened.
     pub fn is_only_of_the_newest(&self) -> bool {
         let of_the_newest = |finding: &Finding| matches!(finding.wrong, Wrong::NewestUnreadable { .. });

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::baseline::{Baseline, open};
 use super::directory::{InUse, check_names};
-use super::finding::{Note, NoteAbout};
+use super::finding::{Note, NoteAbout, Wrong};
 use super::impact::Costs;
 use super::jobs::{Found, Job, Progress, check_all};
 use super::references::Reach;
@@ -22,11 +22,13 @@ use crate::backup::source::Source;
 use crate::backup::view::View;
 use crate::history::{NeededBy, Start};
 use crate::log::torn_len;
+use crate::parity::mending::first_member;
+use crate::parity::set_file::ParitySet;
 use crate::segment::live_record::LiveKind;
 use crate::segment::timeline::PrecedingVersion;
 use crate::segment::version::{Version, VersionOrdinal};
-use crate::storage::Access;
 use crate::storage::read_error::ReadError;
+use crate::storage::{Access, Healed};
 use format::names;
 use format::pruned_directory::Thinned;
 use format::segment::SnapshotId;
@@ -80,6 +82,7 @@ pub fn verify(
     let dropped = verification.dropped();
     report.lost = verification.lost.without(&dropped);
     report.versions_lost = report.lost.count();
+    verification.add_parity();
     report.findings = verification.found.findings.into_vec();
     for finding in &mut report.findings {
         (finding.lost, finding.in_doubt) = (finding.lost.without(&dropped), finding.in_doubt.without(&dropped));
@@ -163,6 +166,29 @@ impl Verification {
         };
         let ordinal = newest.candidates(version).find(|ordinal| found.is_err() || damaged(ordinal));
         ordinal.map(|ordinal| ordinal.0).ok_or(VerifyError::UnknownVersion { version })
+    }
+
+    /// Adds what parity has mended, and damage of the parity itself.
+    fn add_parity(&mut self) {
+        let findings = &mut self.found.findings;
+        for Healed { name, offset } in self.backup.healed() {
+            findings.add(&name, Some(offset), Wrong::Mended);
+        }
+        for first in self.baseline.names.iter().filter_map(|name| first_member(name)) {
+            match ParitySet::open(&**self.backup.directory(), first) {
+                Ok(set) => {
+                    for offset in set.damaged_parity() {
+                        findings.add(&names::parity(&first.name()), Some(offset), Wrong::DamagedParity);
+                    }
+                }
+                // It may have been replaced meanwhile.
+                Err(ReadError::Storage(error)) if error.is_not_found() => {}
+                Err(error) => {
+                    log::debug!("{}", error.in_words());
+                    findings.add(&names::parity(&first.name()), None, Wrong::DamagedParity);
+                }
+            }
+        }
     }
 
     fn has(&self, version: &Version) -> bool {

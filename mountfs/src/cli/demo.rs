@@ -129,6 +129,7 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
         on_unreachable,
         compact: None,
         offsite: Vec::new(),
+        parity: None,
     };
     lock.create(&dirs.node())?;
     say!("   node    {}", dirs.node().display());

@@ -257,6 +257,7 @@ impl Node {
             on_unreachable: OnUnreachable::default(),
             compact: None,
             offsite: Vec::new(),
+            parity: None,
         };
         lock.create(&self.lightning_dir).with_context(|| {
             let attach = attach_command(&self.lightning_dir.display().to_string(), &args.url);

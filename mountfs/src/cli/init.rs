@@ -99,6 +99,7 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         compact: before.as_ref().and_then(|before| before.compact),
         // Those of another backup.
         offsite: Vec::new(),
+        parity: None,
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
     for copy in before_copies {

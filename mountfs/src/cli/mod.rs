@@ -31,6 +31,7 @@ mod preflight_report;
 mod progress;
 pub mod read_url;
 mod rehearsals;
+pub mod repair;
 pub mod restore;
 pub mod seal;
 pub mod ship;
@@ -99,6 +100,7 @@ pub enum Command {
     Find(find::FindArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Seal(seal::SealArgs),
     Compact(compact::CompactArgs),
     Offsite(offsite::OffsiteArgs),
@@ -184,6 +186,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Find(args) => find::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Seal(args) => seal::run(args),
         Command::Compact(args) => compact::run(args),
         Command::Offsite(args) => offsite::run(args),

@@ -186,8 +186,11 @@ fn dropped_json(backup: &Backup) -> Option<Value> {
 }
 
 fn in_words(bytes: &BytesByKind) -> String {
-    let BytesByKind { logs, segments, snapshots, other } = bytes;
-    format!("{}: logs {logs}, segments {segments}, snapshots {snapshots}, other {other}", bytes.total())
+    let BytesByKind { logs, segments, snapshots, parity, other } = bytes;
+    format!(
+        "{}: logs {logs}, segments {segments}, snapshots {snapshots}, parity {parity}, other {other}",
+        bytes.total()
+    )
 }
 
 #[cfg(test)]
@@ -229,7 +232,7 @@ mod tests {
     #[test]
     fn json_is_flat_and_has_every_field() {
         let mut fields = StatusFields::new();
-        fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, other: 4000 });
+        fields.set_bytes(BytesByKind { logs: 1, segments: 20, snapshots: 300, parity: 50000, other: 4000 });
         fields.database_damage = Some(DatabaseDamage { data_version: 5, text: "Tree 2 page 3".to_owned() });
         let spool = behind::to_json(&SpoolStatus::OutOfSight { host: "node".to_owned(), path: "/spool".into() });
         let status = Status {
@@ -242,12 +245,12 @@ mod tests {
             problem: None,
         };
         let json = serde_json::to_value(&status).unwrap();
-        assert_eq!((&json["bytes"], &json["versions"]), (&4321.into(), &7.into()));
+        assert_eq!((&json["bytes"], &json["versions"]), (&54321.into(), &7.into()));
         assert_eq!((&json["bytes_by_kind"]["snapshots"], &json["locked"]), (&300.into(), &true.into()));
         assert_eq!((&json["spool"]["host"], &json["spool"]["changes"]), (&"node".into(), &Value::Null));
         assert!(json.get("problem").is_some_and(serde_json::Value::is_null));
         assert_eq!(json["database_damage"]["data_version"], 5);
         assert!(text(&status).contains("node's database   DAMAGED when version 5 was copied from it: Tree 2 page 3\n"));
-        assert!(text(&status).contains("4321: logs 1, segments 20, snapshots 300, other 4000\n"));
+        assert!(text(&status).contains("54321: logs 1, segments 20, snapshots 300, parity 50000, other 4000\n"));
     }
 }

@@ -109,6 +109,12 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     heard(written)?;
     if report.is_clean() {
         Ok(())
+    } else if report.is_mended() {
+        Err(Failure::No(anyhow!(
+            "the disk has damaged files, and nothing is lost: parity mends them. Check the disk. `backupfs repair {}` writes the files \
+             anew",
+            args.url.place()
+        )))
     } else if report.is_only_of_the_node() {
         Err(Failure::No(anyhow!(
             "the node's own database is damaged, and the backup has it as it is. Stop lightningd and repair the database, for \

@@ -8,6 +8,7 @@ use format::commit_note::{CommitNote, DatabaseStamp};
 use format::log_header::LogHeader;
 use format::manifest::Manifest;
 use format::page_map::{FAN_OUT, MapNode};
+use format::parity::{Member, ParityLayout, ParityTable, Protected};
 use format::pruned::{PrunedBlock, PrunedFooter, PrunedHeader, PrunedSegment};
 use format::pruned_directory::{KeptVersion, PrunedDirectory, PrunedRange, PrunedSegmentEntry, Thinned};
 use format::read_sets::ReadSets;
@@ -272,6 +273,24 @@ pub fn snapshot_indexes() -> Vec<Vec<u8>> {
     let full = [&[0, 3, 0, 3, 0, 3][..], &group, &group, &group].concat();
     let delta = [&[1, 9, 0, 2, 0, 0][..], &[2, 0, 0, 0, 7, 0, 0, 0], &group].concat();
     vec![full, delta]
+}
+
+/// Parity files of a manifest, of a snapshot in two stripes, and of several segments, up to their first parity block.
+pub fn parity() -> Vec<Vec<u8>> {
+    let table = |members: &[(Protected, u64)], parity: u64| {
+        let members = members.iter().map(|&(file, len)| Member { file, len }).collect();
+        let layout = ParityLayout::new(members, parity).expect("it is within the bounds");
+        let sums = |count: u64| (0..u32::try_from(count).expect("a small number")).collect();
+        let (data, parity) = (sums(layout.data_blocks()), sums(layout.parity_blocks()));
+        ParityTable { uuid: segment_header().uuid, layout, data, parity }.encode()
+    };
+    let segments =
+        [(1, 9000), (901, 1_200_000), (1803, 4096)].map(|(first, len)| (Protected::Segment(seq(first)), len));
+    vec![
+        table(&[(Protected::Manifest, 80)], 1),
+        table(&[(Protected::Snapshot(seq(1)), 2049 * 4096)], 21),
+        table(&segments, 17),
+    ]
 }
 
 /// A directory with several of everything, and a pruned segment.

@@ -20,6 +20,7 @@ pub mod statements;
 
 mod fixed;
 mod nodes_and_indexes;
+mod parity;
 mod pruned;
 mod records;
 
@@ -100,6 +101,14 @@ pub const TARGETS: &[Target] = &[
         run: nodes_and_indexes::snapshot_index,
         corpus: corpus::snapshot_indexes,
         weight: 1,
+        bytes_max: proportional,
+    },
+    Target { name: "parity", run: parity::parity, corpus: corpus::parity, weight: 2, bytes_max: proportional },
+    Target {
+        name: "parity_sealed",
+        run: parity::parity_sealed,
+        corpus: corpus::parity,
+        weight: 2,
         bytes_max: proportional,
     },
     Target { name: "pruned", run: pruned::pruned, corpus: corpus::pruned, weight: 1, bytes_max: proportional },

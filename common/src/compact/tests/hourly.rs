@@ -124,8 +124,10 @@ impl Hourly {
         names
     }
 
+    /// Length of all files but parity.
     pub(in crate::compact) fn bytes(&self) -> u64 {
-        self.node.backup().read_bytes().unwrap().total()
+        let bytes = self.node.backup().read_bytes().unwrap();
+        bytes.total() - bytes.parity
     }
 }
 

@@ -21,7 +21,7 @@ use crate::backup::view::View;
 use crate::config::backup_url::BackupUrl;
 use crate::config::log_limits::LogLimits;
 use crate::seal::Sealer;
-use crate::testing::{Fate, Node};
+use crate::testing::{Fate, Node, remove_parity};
 use format::names;
 use format::units::{DataVersion, Seq};
 
@@ -79,7 +79,7 @@ fn eventful(sealing: Sealing) -> Node {
     node
 }
 
-/// A copy of a backup, to be damaged.
+/// A copy of a backup without its parity, to be damaged.
 struct Copy {
     dir: TempDir,
 }
@@ -91,6 +91,7 @@ impl Copy {
             let entry = entry.unwrap();
             fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
         }
+        remove_parity(dir.path());
         Self { dir }
     }
 

@@ -131,6 +131,7 @@ fn a_malformed_snapshot_is_the_nodes_until_another_one_heals_it() {
 fn a_note_of_checked_snapshots_that_is_damaged_costs_nothing_and_is_reported() {
     let (mut node, mut recording) = node("");
     go_on(&mut node, &mut recording, 1);
+    crate::testing::remove_parity(node.backup_path());
     let path = node.backup_path().join(names::CHECKED);
     let bytes = std::fs::read(&path).unwrap();
     for damaged in [&bytes[..bytes.len() - 1], &[], &[&bytes[..], &[0; 90_000]].concat(), &[&[7], &bytes[1..]].concat()]

@@ -13,7 +13,7 @@ use mountfs::demo::pretend_lightningd::Commit;
 use rusqlite::Connection;
 use serde_json::Value;
 use tests::cli::{Ran, backupfs};
-use tests::home::{Home, everything};
+use tests::home::{Home, everything, remove_parity};
 use tests::mounted::{Mounted, fuse_is_here};
 use tests::play::play;
 use tests::small_node::{NODE_ID, SmallNode, creation};
@@ -78,6 +78,8 @@ fn copy(node: &SmallNode, to: &str) -> PathBuf {
     for path in files(&node.home.backup(), "") {
         fs::copy(&path, copy.join(name(&path))).expect("a copy");
     }
+    // What damage costs without it.
+    remove_parity(&copy);
     copy
 }
 

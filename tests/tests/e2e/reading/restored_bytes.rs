@@ -10,7 +10,7 @@ use common::{Backup, DataVersion, View};
 use mountfs::restore::{Checks, Damaged, Destination, Existing, Proof};
 use rusqlite::Connection;
 use tests::compare;
-use tests::home::Home;
+use tests::home::{Home, remove_parity};
 use tests::small_node::SmallNode;
 
 /// `count` rows with large values behind row `from`, each value another one.
@@ -93,6 +93,7 @@ fn a_damaged_page_that_the_replay_replaces_without_reading_it_costs_nothing() {
     let set_up = format!("PRAGMA auto_vacuum = NONE; {}; DELETE FROM large WHERE id > 5", rows(0, 60));
     let node = node(&set_up, &["DELETE FROM large WHERE id = 1".to_owned(), rows(100, 60)]);
     let backup = node.home.backup();
+    remove_parity(&backup);
     let files = fs::read_dir(&backup).unwrap().map(|entry| entry.unwrap().path());
     let snapshot = files.filter(|path| path.to_str().unwrap().contains("snapshot-")).max().expect("a snapshot");
     let mut bytes = fs::read(&snapshot).unwrap();

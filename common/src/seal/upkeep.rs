@@ -1,0 +1,106 @@
+//! What the holder of the lock does for sealed files: parity that is missing is made, and files that were found damaged are written
+//! anew. Nothing waits for it: whatever fails is tried again later, and said once.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::backup::Backup;
+use crate::parity::sets::not_written;
+use crate::parity::writing::Watch;
+use crate::repair::{is_sound, remove_kept_of_sound, write_back_healed};
+use crate::storage::causes::with_causes;
+use format::parity::Protected;
+use format::units::Seq;
+
+/// Time until something that has failed is tried again: each attempt may read and write a lot.
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// The state of that work.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    /// Whether there may be files without parity.
+    is_parity_due: bool,
+    /// Segments that were written and read back by this process.
+    fresh: BTreeSet<Seq>,
+    /// Whether the damaged files that earlier repairs have kept were looked at.
+    has_looked_at_kept: bool,
+    /// Nothing is tried before, after a failure.
+    not_before: Option<Instant>,
+    problem: Option<String>,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self { is_parity_due: true, fresh: BTreeSet::new(), has_looked_at_kept: false, not_before: None, problem: None }
+    }
+}
+
+impl Upkeep {
+    /// Notes that there may be files without parity.
+    pub(super) fn parity_is_due(&mut self) {
+        self.is_parity_due = true;
+    }
+
+    /// Makes the parity of a segment that was just written and read back.
+    pub(super) fn sealed(&mut self, backup: &Backup, first: Seq) {
+        self.fresh.insert(first);
+        self.is_parity_due = true;
+        self.make_parity(backup, &mut || ControlFlow::Continue(()));
+    }
+
+    /// Does whatever is due.
+    pub(super) fn go_on(&mut self, backup: &Backup, watch: Watch<'_>) {
+        self.make_parity(backup, watch);
+        if self.must_wait() {
+            return;
+        }
+        match write_back_healed(backup, watch) {
+            Ok(repaired) => {
+                for file in &repaired.mended {
+                    log::warn!("{} was damaged and is mended; check the disk of the backup", file.name);
+                }
+            }
+            Err(error) => self.failed(&format!("damaged files are not written anew: {}", with_causes(&error))),
+        }
+        if !std::mem::replace(&mut self.has_looked_at_kept, true)
+            && let Err(error) = remove_kept_of_sound(backup)
+        {
+            self.failed(&format!("{error}: {}", error.source));
+        }
+    }
+
+    fn make_parity(&mut self, backup: &Backup, watch: Watch<'_>) {
+        if !self.is_parity_due || self.must_wait() {
+            return;
+        }
+        let fresh = &self.fresh;
+        let is_sound = |file: Protected| match file {
+            Protected::Segment(first) if fresh.contains(&first) => true,
+            file => is_sound(backup.directory(), backup.manifest().uuid, file, &file.name(), None).unwrap_or(false),
+        };
+        let made = backup.parity().complete(&is_sound, watch);
+        match made {
+            Ok(ControlFlow::Continue(())) => {
+                self.is_parity_due = false;
+                self.fresh.clear();
+                self.problem = None;
+            }
+            Ok(ControlFlow::Break(())) => {}
+            Err(error) => self.failed(&not_written(&error)),
+        }
+    }
+
+    fn must_wait(&mut self) -> bool {
+        self.not_before.take_if(|until| *until <= Instant::now());
+        self.not_before.is_some()
+    }
+
+    fn failed(&mut self, problem: &str) {
+        self.not_before = Instant::now().checked_add(AGAIN_AFTER);
+        if self.problem.as_deref() != Some(problem) {
+            log::warn!("{problem}");
+            self.problem = Some(problem.to_owned());
+        }
+    }
+}
