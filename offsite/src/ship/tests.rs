@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::Source;
 use common::feed::Feed;
@@ -52,10 +52,10 @@ impl Copy {
     fn shipper(&self, backup: &SmallBackup) -> Result<Shipper, CopyError> {
         let copy = Target { store: Arc::clone(&self.store) as _, copy: uuid::Uuid::nil(), key: self.key.clone() };
         // A process that another test starts has the lock for a moment, between its fork and its exec.
-        let mut begin = || Shipper::begin(backup.open(), copy.clone(), &backup.state_directory());
+        let begin = || Shipper::begin(backup.open(), copy.clone(), &backup.state_directory());
         let is_in_use = |begun: &Result<_, _>| matches!(begun, Err(CopyError::InUse));
-        let again = (0..100).map(|_| thread::sleep(Duration::from_millis(10))).map(|()| begin());
-        begin().or_else(|_| again.filter(|begun| !is_in_use(begun)).next().unwrap_or(Err(CopyError::InUse)))
+        let mut again = (0..100).map(|_| thread::sleep(Duration::from_millis(10))).map(|()| begin());
+        begin().or_else(|_| again.find(|begun| !is_in_use(begun)).unwrap_or(Err(CopyError::InUse)))
     }
 
     /// The copy as a backup is read.
