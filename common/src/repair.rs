@@ -6,8 +6,8 @@
 //! What is on the disk if the power fails: until the rename the damaged file, as it was, and a temporary one that the next recorder
 //! removes; from then on the mended one. The damaged one has a second name before the first is taken from it.
 //!
-//! * [`soundness`]: a file checked by its own checksums; [`writing_back`]: a file written anew.
-//! * [`other_copy`]: the same backup elsewhere.
+//! * `soundness`: a file checked by its own checksums; `writing_back`: a file written anew.
+//! * `other_copy`: the same backup elsewhere.
 
 mod other_copy;
 mod soundness;
