@@ -95,7 +95,7 @@ fn damage_is_never_taken_for_what_a_file_should_be() {
     let files = sound.sealed();
     let segments: Vec<&String> = files.keys().filter(|name| name.starts_with("segment-")).collect();
     let (first, last) = (segments[0], *segments.last().unwrap());
-    // One of a set is replaced by another sound file, so that its parity is void; another one of the set is damaged.
+    // All parity is lost, and one segment is damaged.
     let copy = Copy::of(node.backup_path());
     remove_parity(copy.0.path());
     copy.change(last, |bytes| {
