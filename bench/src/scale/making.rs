@@ -35,6 +35,12 @@ const MICROS_PER_CHANGE: u64 = 7_000_000;
 const SEALER_STALLS_AFTER: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
+/// Finished logs at which the node waits for the sealer: one in a hurry would fill the disk with them.
+const LOGS_BEHIND_MAX: usize = 64;
+
+/// Changes between two looks at how many there are.
+const CHANGES_BETWEEN_LOOKS: u32 = 10_000;
+
 /// The history to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
@@ -109,7 +115,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     let seal =
         || Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock());
     let sealing = (wanted.logs == Logs::Sealed).then(seal).transpose()?;
-    let (started, before) = (Instant::now(), ProcessorTime::now()?);
+    let (started, before, mut waited) = (Instant::now(), ProcessorTime::now()?, Duration::ZERO);
     let mut node = Node::resume(laps, database, &mut made)?;
     for number in 0..wanted.changes {
         node.next(|data_version, received_at, change| {
@@ -120,17 +126,23 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
             }
             Ok(())
         })?;
+        if sealing.is_some() && number % CHANGES_BETWEEN_LOOKS == CHANGES_BETWEEN_LOOKS - 1 {
+            let waiting = Instant::now();
+            wait_until_sealed(&dir.backup(), LOGS_BEHIND_MAX)?;
+            waited += waiting.elapsed();
+        }
         if number % 100_000 == 99_999 {
             eprintln!("  {} changes recorded, {:.0} s", number + 1, started.elapsed().as_secs_f64());
         }
     }
     node.note_size()?;
-    let recording_s = started.elapsed().as_secs_f64();
+    let recording_s = (started.elapsed() - waited).as_secs_f64();
     let after = ProcessorTime::now()?;
     let waiting = Instant::now();
     if wanted.logs == Logs::Sealed {
-        wait_until_sealed(&dir.backup())?;
+        wait_until_sealed(&dir.backup(), 1)?;
     }
+    let waited_at_end = waiting.elapsed();
     drop(sealing);
     recording.note_commit()?;
     fs::remove_file(dir.database())?;
@@ -146,7 +158,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         recording_s,
         recording_cpu_s,
         other_threads_cpu_s: (used.process - before.process - (used.thread - before.thread)).max(0.0),
-        waited_for_sealing_s: waiting.elapsed().as_secs_f64(),
+        waited_for_sealing_s: (waited + waited_at_end).as_secs_f64(),
         ..made.cost
     };
     dir.set_made(&made)?;
@@ -162,8 +174,8 @@ fn aside(dir: &HistoryDir) -> anyhow::Result<TempDir> {
     }
 }
 
-/// Waits until there is one log left, the one that is being written: the sealer of the recording has done the others.
-fn wait_until_sealed(backup: &Path) -> anyhow::Result<()> {
+/// Waits until there are so many logs left, of which one is being written.
+fn wait_until_sealed(backup: &Path, logs_left: usize) -> anyhow::Result<()> {
     let logs = || -> anyhow::Result<usize> {
         let mut count = 0;
         for entry in fs::read_dir(backup)? {
@@ -172,14 +184,14 @@ fn wait_until_sealed(backup: &Path) -> anyhow::Result<()> {
         Ok(count)
     };
     let (mut left, mut since) = (logs()?, Instant::now());
-    while left > 1 && since.elapsed() < SEALER_STALLS_AFTER {
+    while left > logs_left && since.elapsed() < SEALER_STALLS_AFTER {
         thread::sleep(LOOK_AGAIN_AFTER);
         let now = logs()?;
         if now != left {
             (left, since) = (now, Instant::now());
         }
     }
-    if left > 1 {
+    if left > logs_left {
         eprintln!("  {} finished logs are not sealed, and nothing seals them", left - 1);
     }
     Ok(())

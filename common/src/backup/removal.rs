@@ -59,8 +59,11 @@ pub(crate) fn remove_dropped(
     backup.directory().sync()?;
     let leaving: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let is_leaving = |file: Protected| leaving.contains(file.name().as_str());
-    if let Err(error) = backup.parity().release(&is_leaving, watch) {
-        log::warn!("{}", not_written(&error));
+    let released = backup.parity().release(&is_leaving, watch);
+    match released {
+        Ok(ControlFlow::Continue(())) => {}
+        Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+        Err(error) => log::warn!("{}", not_written(&error)),
     }
     for name in names {
         if watch().is_break() {

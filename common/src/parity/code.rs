@@ -11,6 +11,11 @@ pub(crate) type Block = [u8; PARITY_BLOCK_LEN];
 /// A block of zeros.
 pub(crate) const ZEROS: Block = [0; PARITY_BLOCK_LEN];
 
+/// Makes the tables of the code, 9 MiB, which stay: then no later call takes memory for them.
+pub(crate) fn make_tables() {
+    let _engine = DefaultEngine::new();
+}
+
 /// Makes the parity blocks of a stripe.
 pub(crate) struct StripeEncoder(HighRateEncoder<DefaultEngine>);
 

@@ -18,6 +18,7 @@ use format::checked::{CHECKED_LEN_MAX, CheckedSnapshots};
 use format::manifest::Manifest;
 use format::names;
 use format::parity::{Member, Protected};
+use format::units::Seq;
 use uuid::Uuid;
 
 /// Segments are added to a set until it has so many data blocks, which are 4 MiB: then its parity blocks are enough for a run of 64 KiB
@@ -38,6 +39,17 @@ pub(crate) struct ParitySets {
     sets: BTreeMap<Protected, Vec<Member>>,
     /// Files that could not be read when their parity was to be made.
     unreadable: BTreeSet<Protected>,
+    /// Whether [`complete`](Self::complete) has come to its end, so that only new files are without parity.
+    is_complete: bool,
+}
+
+/// What came of a set that was to be written.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Written,
+    /// A member cannot be read, which was logged.
+    Unreadable,
+    Stopped,
 }
 
 /// The message for parity that could not be written.
@@ -54,12 +66,45 @@ impl ParitySets {
     /// The sets in `directory`; nothing is read yet. Until [`set_share`](Self::set_share) is called, parity is made only where there is
     /// some already.
     pub(crate) fn new(directory: Arc<dyn Directory>, uuid: Uuid) -> Self {
-        Self { directory, uuid, share: None, sets: BTreeMap::new(), unreadable: BTreeSet::new() }
+        Self { directory, uuid, share: None, sets: BTreeMap::new(), unreadable: BTreeSet::new(), is_complete: false }
     }
 
     /// Sets the share of the sets that are written from now on. [`NONE`](ParityShare::NONE) removes all at the next call.
     pub(crate) fn set_share(&mut self, share: ParityShare) {
         self.share = Some(share);
+        self.is_complete = false;
+    }
+
+    /// Whether new files get parity.
+    pub(crate) fn makes_any(&self) -> bool {
+        let is_asked_for = self.share.map_or(!self.sets.is_empty(), |share| share != ParityShare::NONE);
+        is_asked_for && !self.directory.is_far()
+    }
+
+    /// Makes the parity of a segment that was just sealed, and is sound. Where all others have theirs, the directory is not listed:
+    /// with tens of thousands of files that would take as long as sealing.
+    ///
+    /// # Errors
+    /// The same as for [`complete`](Self::complete).
+    pub(crate) fn add_sealed(
+        &mut self,
+        first: Seq,
+        is_sound: &dyn Fn(Protected) -> bool,
+        watch: Watch<'_>,
+    ) -> Result<ControlFlow<()>, StorageError> {
+        if !self.is_complete {
+            return self.complete(is_sound, watch);
+        }
+        if !self.makes_any() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.is_complete = false;
+        let flow = match self.measure(Protected::Segment(first))? {
+            Some(member) => self.add(member, watch)?,
+            None => ControlFlow::Continue(()),
+        };
+        self.is_complete = flow.is_continue();
+        Ok(flow)
     }
 
     /// Makes the parity that is missing. Cheap when there is nothing to do. A file gets parity when `is_sound` says that it is sound:
@@ -75,6 +120,17 @@ impl ParitySets {
         if self.directory.is_far() {
             return Ok(ControlFlow::Continue(()));
         }
+        self.is_complete = false;
+        let flow = self.complete_listed(is_sound, watch)?;
+        self.is_complete = flow.is_continue();
+        Ok(flow)
+    }
+
+    fn complete_listed(
+        &mut self,
+        is_sound: &dyn Fn(Protected) -> bool,
+        watch: Watch<'_>,
+    ) -> Result<ControlFlow<()>, StorageError> {
         let listed = self.directory.list()?;
         let present: BTreeSet<Protected> = listed.iter().filter_map(|name| Protected::parse(name)).collect();
         let named: BTreeSet<Protected> = listed.iter().filter_map(|name| first_member(name)).collect();
@@ -90,7 +146,9 @@ impl ParitySets {
         for (first, members) in self.sets.clone() {
             let left: Vec<Member> = members.iter().filter(|member| present.contains(&member.file)).copied().collect();
             if left.len() < members.len() {
-                self.shrink(first, left, watch)?;
+                if self.shrink(first, left, watch)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             } else if self.is_outdated(first, &members)? {
                 self.remove(first)?;
             }
@@ -104,10 +162,10 @@ impl ParitySets {
                 continue;
             }
             let Some(member) = self.measure(file)? else { continue };
-            if is_sound(file) {
-                self.add(member, watch)?;
-            } else {
+            if !is_sound(file) {
                 self.note_unreadable(file);
+            } else if self.add(member, watch)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -121,18 +179,19 @@ impl ParitySets {
         &mut self,
         is_leaving: &dyn Fn(Protected) -> bool,
         watch: Watch<'_>,
-    ) -> Result<(), StorageError> {
+    ) -> Result<ControlFlow<()>, StorageError> {
         if self.directory.is_far() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
+        self.is_complete = false;
         self.load(self.directory.list()?.iter().filter_map(|name| first_member(name)).collect())?;
         for (first, members) in self.sets.clone() {
             let left: Vec<Member> = members.iter().filter(|member| !is_leaving(member.file)).copied().collect();
-            if left.len() < members.len() {
-                self.shrink(first, left, watch)?;
+            if left.len() < members.len() && self.shrink(first, left, watch)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Reads which files the sets with these first members are of. One that is damaged is removed: it is made again.
@@ -170,19 +229,30 @@ impl ParitySets {
 
     /// Writes a set without the members that leave, while these are still there: they are needed to mend the others. A set that cannot
     /// be written anew stays as it is.
-    fn shrink(&mut self, first: Protected, left: Vec<Member>, watch: Watch<'_>) -> Result<(), StorageError> {
-        let Some(now_first) = left.first().map(|member| member.file) else { return self.remove(first) };
-        if self.write(left.clone(), Some(first), watch)? {
-            if now_first != first {
-                self.remove(first)?;
+    fn shrink(
+        &mut self,
+        first: Protected,
+        left: Vec<Member>,
+        watch: Watch<'_>,
+    ) -> Result<ControlFlow<()>, StorageError> {
+        let Some(now_first) = left.first().map(|member| member.file) else {
+            return self.remove(first).map(ControlFlow::Continue);
+        };
+        match self.write(left.clone(), Some(first), watch)? {
+            Outcome::Written => {
+                if now_first != first {
+                    self.remove(first)?;
+                }
+                self.sets.insert(now_first, left);
             }
-            self.sets.insert(now_first, left);
+            Outcome::Unreadable => {}
+            Outcome::Stopped => return Ok(ControlFlow::Break(())),
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Adds a file to the newest set of segments, if it is one and there is room, or else to a new set.
-    fn add(&mut self, member: Member, watch: Watch<'_>) -> Result<(), StorageError> {
+    fn add(&mut self, member: Member, watch: Watch<'_>) -> Result<ControlFlow<()>, StorageError> {
         let newest = self.sets.last_key_value().filter(|_| matches!(member.file, Protected::Segment(_)));
         let open = newest.filter(|(first, members)| {
             let blocks: u64 = members.iter().map(Member::blocks).sum();
@@ -192,35 +262,42 @@ impl ParitySets {
                 && blocks < SET_BLOCKS
                 && members.len() < SET_SEGMENTS_MAX
         });
-        if let Some((&first, members)) = open {
-            let extended = [&members[..], &[member]].concat();
-            if self.write(extended.clone(), Some(first), watch)? {
-                self.sets.insert(first, extended);
-                return Ok(());
+        let extended = open.map(|(&first, members)| (first, [&members[..], &[member]].concat()));
+        if let Some((first, members)) = extended {
+            match self.write(members.clone(), Some(first), watch)? {
+                Outcome::Written => {
+                    self.sets.insert(first, members);
+                    return Ok(ControlFlow::Continue(()));
+                }
+                Outcome::Stopped => return Ok(ControlFlow::Break(())),
+                // A set of its own, unless it is the new file that is damaged.
+                Outcome::Unreadable if self.unreadable.contains(&member.file) => return Ok(ControlFlow::Continue(())),
+                Outcome::Unreadable => {}
             }
         }
-        if !self.unreadable.contains(&member.file) && self.write(vec![member], None, watch)? {
-            self.sets.insert(member.file, vec![member]);
-        }
-        Ok(())
+        match self.write(vec![member], None, watch)? {
+            Outcome::Written => self.sets.insert(member.file, vec![member]),
+            Outcome::Stopped => return Ok(ControlFlow::Break(())),
+            Outcome::Unreadable => None,
+        };
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Writes a set; false when it was stopped, or a member cannot be read, which is logged once.
     fn write(
         &mut self,
         members: Vec<Member>,
         before: Option<Protected>,
         watch: Watch<'_>,
-    ) -> Result<bool, StorageError> {
+    ) -> Result<Outcome, StorageError> {
         let before = before.and_then(|first| ParitySet::open(&*self.directory, first).ok());
         let share = self.share.unwrap_or_default();
         match write_set(&*self.directory, self.uuid, members, share, before.as_ref(), watch) {
-            Ok(()) => Ok(true),
-            Err(NotWritten::Stopped) => Ok(false),
+            Ok(()) => Ok(Outcome::Written),
+            Err(NotWritten::Stopped) => Ok(Outcome::Stopped),
             Err(NotWritten::Storage(error)) => Err(error),
             Err(NotWritten::Member(file)) => {
                 self.note_unreadable(file);
-                Ok(false)
+                Ok(Outcome::Unreadable)
             }
         }
     }

@@ -36,7 +36,7 @@ use followed_by::{Successor, or_keep};
 use format::checked::CheckedSnapshots;
 use format::names;
 use format::record::Body;
-use format::segment::FollowedBy;
+use format::segment::{FollowedBy, SegmentFooter};
 use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
 pub use offline::{SealBackupError, seal_backup};
@@ -370,7 +370,7 @@ impl Sealer {
         log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));
         // The log is kept until its segment has parity, if that can be made.
         self.upkeep.sealed(&self.backup, first_seq);
-        remove_sealed_logs(&self.backup, first_seq)
+        remove_sealed_log(&self.backup, &footer, first_seq)
     }
 }
 
@@ -420,22 +420,26 @@ impl Backup {
     }
 }
 
-/// Removes the logs up to this segment, the newest, and the delta snapshots that are part of segments. A crash in between leaves
-/// files that no reader uses and the next sealer removes.
-fn remove_sealed_logs(backup: &Backup, newest_segment: Seq) -> Result<(), SealError> {
+/// Removes the log of a segment, and the delta snapshot that it begins with, which is part of the segment, with its parity. What a crash
+/// leaves, no reader uses, and [`remove_sealed_logs`] removes.
+fn remove_sealed_log(backup: &Backup, footer: &SegmentFooter, first: Seq) -> Result<(), SealError> {
     let directory = &**backup.directory();
-    for name in directory.list()? {
-        let sealed = |first: Seq| first <= newest_segment && backup.segments().footer(first).is_ok();
-        if let Some(first) = names::parse_log(&name)
-            && sealed(first)
+    remove_if_present(directory, &names::log(first))?;
+    if footer.snapshot.is_none_or(|full| full.seq != first) {
+        remove_if_present(directory, &names::snapshot(first))?;
+        remove_if_present(directory, &names::parity(&names::snapshot(first)))?;
+    }
+    Ok(())
+}
+
+/// Removes what belongs to the segments up to this one, the newest, and was left by an earlier run.
+fn remove_sealed_logs(backup: &Backup, newest_segment: Seq) -> Result<(), SealError> {
+    for name in backup.directory().list()? {
+        let of = names::parse_log(&name).or_else(|| names::parse_snapshot(&name));
+        if let Some(first) = of.filter(|&first| first <= newest_segment)
+            && let Ok(footer) = backup.segments().footer(first)
         {
-            remove_if_present(directory, &name)?;
-        }
-        if let Some(seq) = names::parse_snapshot(&name)
-            && sealed(seq)
-            && backup.segments().footer(seq)?.snapshot.is_none_or(|full| full.seq != seq)
-        {
-            remove_if_present(directory, &name)?;
+            remove_sealed_log(backup, &footer, first)?;
         }
     }
     Ok(())

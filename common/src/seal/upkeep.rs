@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::backup::Backup;
+use crate::parity::code::make_tables;
 use crate::parity::sets::not_written;
 use crate::parity::writing::Watch;
 use crate::repair::{is_sound, remove_kept_of_sound, write_back_healed};
@@ -23,16 +24,25 @@ pub(super) struct Upkeep {
     is_parity_due: bool,
     /// Segments that were written and read back by this process.
     fresh: BTreeSet<Seq>,
-    /// Whether the damaged files that earlier repairs have kept were looked at.
-    has_looked_at_kept: bool,
+    /// Whether the work of the start is done: the damaged files that earlier repairs have kept were looked at.
+    has_begun: bool,
     /// Nothing is tried before, after a failure.
     not_before: Option<Instant>,
     problem: Option<String>,
 }
 
+/// What is to get parity.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    /// Every file without any.
+    All,
+    /// A segment that was just sealed; all other files have theirs.
+    Sealed(Seq),
+}
+
 impl Default for Upkeep {
     fn default() -> Self {
-        Self { is_parity_due: true, fresh: BTreeSet::new(), has_looked_at_kept: false, not_before: None, problem: None }
+        Self { is_parity_due: true, fresh: BTreeSet::new(), has_begun: false, not_before: None, problem: None }
     }
 }
 
@@ -45,13 +55,23 @@ impl Upkeep {
     /// Makes the parity of a segment that was just written and read back.
     pub(super) fn sealed(&mut self, backup: &Backup, first: Seq) {
         self.fresh.insert(first);
-        self.is_parity_due = true;
-        self.make_parity(backup, &mut || ControlFlow::Continue(()));
+        let is_all_else_made = !std::mem::replace(&mut self.is_parity_due, true);
+        let made = if is_all_else_made { Made::Sealed(first) } else { Made::All };
+        self.make_parity(backup, made, &mut || ControlFlow::Continue(()));
     }
 
     /// Does whatever is due.
     pub(super) fn go_on(&mut self, backup: &Backup, watch: Watch<'_>) {
-        self.make_parity(backup, watch);
+        let begins = !std::mem::replace(&mut self.has_begun, true);
+        self.make_parity(backup, Made::All, watch);
+        if begins {
+            if backup.parity().makes_any() {
+                make_tables();
+            }
+            if let Err(error) = remove_kept_of_sound(backup) {
+                self.failed(&format!("{error}: {}", error.source));
+            }
+        }
         if self.must_wait() {
             return;
         }
@@ -63,14 +83,9 @@ impl Upkeep {
             }
             Err(error) => self.failed(&format!("damaged files are not written anew: {}", with_causes(&error))),
         }
-        if !std::mem::replace(&mut self.has_looked_at_kept, true)
-            && let Err(error) = remove_kept_of_sound(backup)
-        {
-            self.failed(&format!("{error}: {}", error.source));
-        }
     }
 
-    fn make_parity(&mut self, backup: &Backup, watch: Watch<'_>) {
+    fn make_parity(&mut self, backup: &Backup, made: Made, watch: Watch<'_>) {
         if !self.is_parity_due || self.must_wait() {
             return;
         }
@@ -79,7 +94,12 @@ impl Upkeep {
             Protected::Segment(first) if fresh.contains(&first) => true,
             file => is_sound(backup.directory(), backup.manifest().uuid, file, &file.name(), None).unwrap_or(false),
         };
-        let made = backup.parity().complete(&is_sound, watch);
+        let mut parity = backup.parity();
+        let made = match made {
+            Made::All => parity.complete(&is_sound, watch),
+            Made::Sealed(first) => parity.add_sealed(first, &is_sound, watch),
+        };
+        drop(parity);
         match made {
             Ok(ControlFlow::Continue(())) => {
                 self.is_parity_due = false;

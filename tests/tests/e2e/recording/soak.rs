@@ -53,9 +53,8 @@ const DESCRIPTORS_ALLOWED: u64 = 1_024;
 /// Descriptors a recorder may have open: a few of its own, and segments it may need again, a quarter of what is allowed.
 const DESCRIPTORS: usize = 320;
 
-/// By how much more memory the last quarter of the last stretch may take than the one before. In a short run the first parity of long
-/// logs is made there: its tables, which are made once, take 9 MiB, and the blocks of a set up to 8 MiB.
-const GROWTH_KIB: u64 = 24 << 10;
+/// By how much more memory the last quarter of the last stretch may take than the one before.
+const GROWTH_KIB: u64 = 8 << 10;
 
 /// How long the sealer may need for what is left when the last change is recorded.
 const SEALING_TIMEOUT: Duration = Duration::from_secs(120);
