@@ -21,13 +21,20 @@ const RUNS_KEPT: usize = 64;
 pub(crate) struct PagesInRuns {
     pages: Arc<dyn PageSource>,
     stop: Arc<AtomicBool>,
-    runs: Mutex<RecentlyUsed<u32, Arc<[u8]>>>,
+    runs: Mutex<Runs>,
+}
+
+/// The runs that are cached, and what was read last.
+struct Runs {
+    kept: RecentlyUsed<u32, Arc<[u8]>>,
+    /// Index of the page that was read last.
+    last: Option<u32>,
 }
 
 impl PagesInRuns {
     /// The pages of `pages`, until `stop` becomes true.
     pub(crate) fn new(pages: Arc<dyn PageSource>, stop: Arc<AtomicBool>) -> Self {
-        Self { pages, stop, runs: Mutex::new(RecentlyUsed::new(RUNS_KEPT)) }
+        Self { pages, stop, runs: Mutex::new(Runs { kept: RecentlyUsed::new(RUNS_KEPT), last: None }) }
     }
 }
 
@@ -49,13 +56,17 @@ impl PageSource for PagesInRuns {
         let (index, at_once) = (page.get() - 1, u32::try_from(RUN_BYTES / page_bytes).unwrap_or(1));
         let number = index / at_once;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = match runs.get(number) {
+        // Somebody who looks rows up in an index jumps about: the neighbours would be read in vain, and evict others.
+        let last = runs.last.replace(index);
+        let is_near = last.is_some_and(|last| last.abs_diff(index) <= at_once);
+        let run = match runs.kept.get(number) {
             Some(run) => run,
+            None if !is_near => return self.pages.read_page(page, out),
             None => {
                 let mut run = vec![0; RUN_BYTES];
                 self.pages.read_pages(PageNo::FIRST.plus((number * at_once) as usize).unwrap_or(page), &mut run)?;
                 let run: Arc<[u8]> = run.into();
-                runs.insert(number, Arc::clone(&run));
+                runs.kept.insert(number, Arc::clone(&run));
                 run
             }
         };

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use uuid::Uuid;
@@ -24,6 +26,10 @@ use format::{Damage, names};
 
 /// Maximum number of open segments: a version's pages are in some dozens of them, which differ between versions.
 const FILES_MAX: usize = 2048;
+
+/// Segments that are recognised at once, when all are, and the pause after them.
+const RECOGNISED_AT_ONCE: usize = 32;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Segments may take one of this many parts of the process's limit of open files.
 const FILES_SHARE: u64 = 4;
@@ -245,7 +251,11 @@ impl Segments {
             self.directory.list()?.iter().filter_map(|name| names::parse_segment(name)).collect();
         firsts.sort_unstable();
         let mut before = None;
-        for first_seq in firsts {
+        for (number, first_seq) in firsts.into_iter().enumerate() {
+            // Whoever opens a version meanwhile comes first.
+            if number % RECOGNISED_AT_ONCE == RECOGNISED_AT_ONCE - 1 {
+                thread::sleep(PAUSE);
+            }
             let Ok(file) = SegmentFile::open(&*self.directory, self.uuid, first_seq) else { continue };
             self.recognise(&file)?;
             let (header, footer) = (file.header(), file.footer());

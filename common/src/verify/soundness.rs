@@ -20,8 +20,11 @@ use format::units::DataVersion;
 /// The result of a check without faults.
 const OK: &str = "ok";
 
-/// Page cache of SQLite for the checks, in KiB.
-const CACHE_KIB: u32 = 64 << 10;
+/// Page cache of SQLite for the checks, in KiB: an eighth of the database, within bounds. It looks up each row in each index.
+const CACHE_KIB: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 10;
+
+/// Share of the database.
+const CACHE_SHARE: u64 = 8;
 
 /// Maximum number of foreign key violations that are compared with those in the snapshot.
 const VIOLATIONS_MAX: usize = 10_000;
@@ -117,7 +120,7 @@ impl Seen {
     fn of(looked: &Looked) -> Result<Self, ReadError> {
         let in_runs = PagesInRuns::new(Arc::clone(&looked.pages), Arc::default());
         let mounted = MountedOverlay::new(OverlayPages::new(Arc::new(in_runs)));
-        let checked = mounted.connect().and_then(|connection| Self::look(&connection, looked.data_version));
+        let checked = mounted.connect().and_then(|connection| Self::look(&connection, looked));
         match (checked, mounted.take_problem()) {
             (_, Some(problem)) => Err(problem),
             (Ok(seen), None) => Ok(seen),
@@ -128,13 +131,15 @@ impl Seen {
         }
     }
 
-    fn look(connection: &Connection, data_version: DataVersion) -> rusqlite::Result<Self> {
-        connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY;"))?;
+    fn look(connection: &Connection, Looked { data_version, pages }: &Looked) -> rusqlite::Result<Self> {
+        let bytes = u64::from(pages.page_count()) * pages.page_size().bytes() as u64;
+        let cache_kib = (bytes / CACHE_SHARE / 1024).clamp(*CACHE_KIB.start(), *CACHE_KIB.end());
+        connection.execute_batch(&format!("PRAGMA cache_size = -{cache_kib}; PRAGMA temp_store = MEMORY;"))?;
         // The first problem suffices.
         let said: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         let integrity_check = match in_one_line(&said) {
             ok if ok == OK => match version_of_database(connection)? {
-                found if found == data_version => ok,
+                found if found == *data_version => ok,
                 found => format!("the database is at version {found}"),
             },
             found => found,

@@ -1,5 +1,6 @@
 //! [`Workers`]: threads for work that may take long.
 
+use std::hint::black_box;
 use std::io;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,6 +11,10 @@ pub type Job = Box<dyn FnOnce() + Send>;
 
 /// The most idle threads that are kept: the buffers of a thread for reading pages are worth more than the thread.
 const IDLE_MAX: usize = 4;
+
+/// By how much the heap of a new thread grows at once. In the GNU C library each thread has one of its own, which grows by a page or two,
+/// with a call of the kernel each time: hundreds of them for the first version that is opened.
+const HEAP_BYTES: usize = 4 << 20;
 
 /// A thread for each job that runs; a few idle ones are kept for the next.
 #[derive(Debug, Default)]
@@ -32,7 +37,12 @@ impl Workers {
             None => job,
         };
         let idle = Arc::downgrade(&self.idle);
-        thread::Builder::new().name("view".to_owned()).spawn(move || work(job, &idle)).map(drop)
+        let run = move || {
+            // Nothing is written to it, so it takes no memory.
+            drop(black_box(Vec::<u8>::with_capacity(HEAP_BYTES)));
+            work(job, &idle);
+        };
+        thread::Builder::new().name("view".to_owned()).spawn(run).map(drop)
     }
 }
 

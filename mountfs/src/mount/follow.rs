@@ -13,6 +13,9 @@ use crate::tree::fs::Fs;
 use crate::tree::shown::Shown;
 use common::with_causes;
 
+/// Time after a mount in which only what is asked for is read: the first open then has the processors for itself.
+pub(super) const SETTLES: Duration = Duration::from_millis(100);
+
 /// The poll interval while the kernel tells of no change. Polling works on every file system, also on NFS, which does not notify of
 /// changes by other machines.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,6 +49,9 @@ impl Following {
         poller.poll();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
             // Here and not before the start, because it takes a call for each segment.
+            if changes.pause(SETTLES) == Woken::Stopped {
+                return;
+            }
             poller.recognise_segments();
             while changes.wait(POLL_INTERVAL) == Woken::Look {
                 let began = Instant::now();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::Seq;
 
+use crate::mount::follow::SETTLES;
 use crate::tree::fs::Fs;
 
 /// The time without requests after which the newest version is not opened ahead any more.
@@ -32,6 +33,8 @@ impl NewestView {
         let (wake, woken) = mpsc::sync_channel(1);
         let opening = Arc::clone(&fs);
         thread::Builder::new().name("newest-view".to_owned()).spawn(move || {
+            // What is opened right after the mount comes first.
+            thread::sleep(SETTLES);
             for () in woken {
                 opening.open_newest();
             }

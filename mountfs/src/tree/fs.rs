@@ -306,7 +306,8 @@ impl Fs {
     pub(super) fn attr(&self, node: Node) -> Result<Attr, FsError> {
         let created = self.backup.manifest().created;
         match node {
-            Node::Root | Node::Versions => {
+            // The last time that is in `by-time` may be a later one, if the clock was set back: to find it takes all segments.
+            Node::Root | Node::Versions | Node::ByTime(Period::Ever) => {
                 let time = self.history().newest().map_or(created, |version| version.recorded_at);
                 let inside = if node == Node::Root { Subdirectories::Known(2) } else { Subdirectories::NotCounted };
                 Ok(directory_attr(node, inside, time, Lasts::Briefly))
@@ -315,8 +316,6 @@ impl Fs {
                 let newest = by_time::newest_in(&self.history(), period);
                 let time = match newest.map_err(|error| self.history_error(error)) {
                     Ok(Some(time)) => time,
-                    // `by-time` itself is always there, even empty.
-                    _ if period == Period::Ever => created,
                     Ok(None) => return Err(FsError::NoEntry),
                     Err(error) => return Err(error),
                 };
