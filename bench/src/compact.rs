@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("playing the trace {}", source.name);
     let rehearsal = Rehearsal::play(&source, place.path()).with_context(|| format!("trace {}", source.name))?;
     let history = place.history("compact");
-    let wanted = Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed };
+    let wanted = Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed, parity: None };
     let made = making::make(wanted, &source.name, &rehearsal, &history)?;
     settle(&history.lightning_dir())?;
     let backup = common::Backup::open(&history.url()?)?;

@@ -102,7 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let rehearsal = Rehearsal::play(&source, place.path()).with_context(|| format!("trace {}", source.name))?;
     let dir = place.history("heal");
     eprintln!("making a database of {} MB", args.database_mb);
-    let wanted = Wanted { changes: RECORDED, database_mb: args.database_mb, logs: Logs::Sealed };
+    let wanted = Wanted { changes: RECORDED, database_mb: args.database_mb, logs: Logs::Sealed, parity: None };
     let mut made = making::make(wanted, &source.name, &rehearsal, &dir)?;
     allow_heals(&dir)?;
     let database_bytes = made.database_bytes;

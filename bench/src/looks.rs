@@ -146,7 +146,8 @@ fn subject(args: &Args) -> anyhow::Result<(Place, Subject)> {
             }
             let source = record::source(None)?;
             let rehearsal = scale::rehearse(&source, &place)?;
-            let wanted = Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed };
+            let wanted =
+                Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed, parity: None };
             scale::make(&place, "large", wanted, &source, &rehearsal)?;
             place
         }

@@ -8,6 +8,7 @@
 //! * [`heal`]: a first write that waits until the whole database has been read, beside `cat` of it.
 //! * [`import`]: a file of the Python plugin made a backup, and back.
 //! * [`offsite`]: what an off-site copy costs the node, and how far behind it is.
+//! * [`parity`]: what parity costs, beside the same backup without.
 //! * [`looks`]: what changed, asked of a long history.
 //! * [`sequence`]: a recorded trace as one sequence of writes; [`node`]: a node's directory with its backup.
 //! * [`results`]: what runs came to, kept and shown side by side.
@@ -22,6 +23,7 @@ mod looks;
 mod node;
 mod offsite;
 mod opening;
+mod parity;
 mod record;
 mod results;
 mod scale;
@@ -62,6 +64,8 @@ enum Command {
     Diff(looks::Args),
     /// Time `backupfs find` over all versions of a long history
     Find(looks::Args),
+    /// Record the same with parity and without; print what it costs in bytes and processor time
+    Parity(parity::Args),
     /// Time the answers of a recorder at full load while history is dropped, beside those without that
     Compact(compact::Args),
     /// Time the answers of a recorder that ships to an off-site copy, how far behind that is, and a restore from it
@@ -80,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         Command::Import(args) => import::run(&args),
         Command::Diff(args) => looks::diff(&args),
         Command::Find(args) => looks::find(&args),
+        Command::Parity(args) => parity::run(&args),
         Command::Compact(args) => compact::run(&args),
         Command::Offsite(args) => offsite::run(&args),
         Command::Results(args) => results::run(&args),

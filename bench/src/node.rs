@@ -47,6 +47,7 @@ impl Node {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         lock.create(&node.lightning_dir())?;
         Ok(node)

@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let rehearsal = Rehearsal::play(&source, place.path()).with_context(|| format!("trace {}", source.name))?;
     let history = place.history("offsite");
     eprintln!("making a database of {} MB, and {} versions", args.database_mb, args.versions);
-    let wanted = Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed };
+    let wanted = Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed, parity: None };
     let mut made = making::make(wanted, &source.name, &rehearsal, &history)?;
     let database_bytes = made.database_bytes;
     settle(&history.lightning_dir())?;

@@ -146,7 +146,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         make(
             &place,
             "large",
-            Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed },
+            Wanted { changes: args.versions, database_mb: args.database_mb, logs: Logs::Sealed, parity: None },
             &source,
             &rehearsal,
         )?;
@@ -154,7 +154,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             make(
                 &place,
                 "small",
-                Wanted { changes: small, database_mb: args.small_database_mb, logs: Logs::Sealed },
+                Wanted { changes: small, database_mb: args.small_database_mb, logs: Logs::Sealed, parity: None },
                 &source,
                 &rehearsal,
             )?;

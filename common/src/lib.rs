@@ -35,6 +35,7 @@ pub mod python_plugin;
 pub mod recording;
 pub mod repair;
 pub mod replay;
+pub mod scrub;
 mod seal;
 mod segment;
 pub mod spool;
@@ -67,6 +68,7 @@ pub use config::offsite::{Every, EveryError, OffsiteEntry, OffsiteEntryError, Of
 pub use config::offsite_wait::{OffsiteWait, OffsiteWaitError, WaitThen};
 pub use config::on_unreachable::OnUnreachable;
 pub use config::python_lock::PythonLock;
+pub use config::scrub_interval::{ParseScrubIntervalError, ScrubInterval};
 pub use create::replace::{ReplaceError, StaleDatabase};
 pub use create::{
     CreateError, Created, CreatedSnapshot, DamagedDatabase, create_backup, create_backup_for, replace_backup,
@@ -83,7 +85,7 @@ pub use recording::record_error::RecordError;
 pub use recording::{BackupWriter, Interrupted};
 pub use replay::sqlite_reason::reason as sqlite_reason;
 pub use replay::{Forbidden, OutOfBounds, ReplayError, VirtualTable};
-pub use seal::{Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
+pub use seal::{MendedLog, Progress, SealBackupError, SealError, Sealer, SnapshotCheckError, seal_backup};
 pub use segment::version::{NewestRecorded, Origin, Readable, TimelineEntry, Version};
 pub use spool::{Drain, DrainError, DrainPlan, SpoolError, SpoolStatus, SpooledChanges};
 pub use status::fields::{DatabaseDamage, ReplayCheck, StatusFields};

@@ -7,11 +7,12 @@
 //! * [`code`]: Reed–Solomon over one stripe; [`share`]: how many parity blocks there are.
 //! * [`set_file`]: a parity file; [`mending`]: blocks of its members made again.
 //! * [`healing`]: a directory whose files mend themselves in memory when a reader finds damage.
-//! * [`sets`]: which sets there are and which are missing; [`writing`]: a set written.
+//! * [`sets`]: which sets there are and which are missing; [`writing`]: a set written; [`replacing`]: a small file replaced.
 
 pub(crate) mod code;
 pub(crate) mod healing;
 pub(crate) mod mending;
+pub(crate) mod replacing;
 pub(crate) mod set_file;
 pub(crate) mod sets;
 pub mod share;

@@ -35,7 +35,7 @@ use format::units::Seq;
 use other_copy::OtherCopy;
 pub(crate) use soundness::is_sound;
 use uuid::Uuid;
-use writing_back::{Written, write_back};
+use writing_back::{Written, expect_room, write_back};
 
 /// The reason why a backup is not repaired.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +138,23 @@ pub(crate) fn write_back_healed(backup: &Backup, watch: Watch<'_>) -> Result<Rep
     if healed.is_empty() {
         return Ok(Repaired::default());
     }
-    let repaired = repair_in(backup, None, &|file| healed.contains(&file.name()), &mut |_, _| watch())?;
+    // Before much is read: without room it would be in vain.
+    for name in &healed {
+        match backup.directory().open(name, Access::Read).and_then(|file| file.read_len()) {
+            Ok(len) => expect_room(&**backup.directory(), name, len)?,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut flow = ControlFlow::Continue(());
+    let repaired = repair_in(backup, None, &|file| healed.contains(&file.name()), &mut |_, _| {
+        flow = watch();
+        flow
+    })?;
     // Each is tried once, whatever has become of it: it is mended whenever it is read.
-    healed.iter().for_each(|name| backup.directory().forget_healed(name));
+    if flow.is_continue() {
+        healed.iter().for_each(|name| backup.directory().forget_healed(name));
+    }
     Ok(repaired)
 }
 
@@ -165,7 +179,10 @@ fn repair_in(
             }
             Err(ReadError::Storage(error)) if !is_of_the_file(&error) => return Err(error.into()),
             // It is made again below, of what is sound.
-            Ok(_) | Err(_) => repaired.parity += 1,
+            Ok(_) | Err(_) => {
+                backup.parity().forget(first);
+                repaired.parity += 1;
+            }
         }
     }
     let bytes = |set: &ParitySet| set.layout().members().iter().map(|member| member.len).sum::<u64>();
@@ -254,6 +271,7 @@ impl Repair<'_> {
             return Ok(());
         }
         if is_contradicted || set.damaged_parity().next().is_some() {
+            // It is made again when all sets were looked at.
             repaired.parity += 1;
             let first = set.layout().members().first().map(|member| member.file.name()).unwrap_or_default();
             remove_if_present(&**self.directory, &names::parity(&first))?;

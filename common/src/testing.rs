@@ -84,6 +84,7 @@ impl Node {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         Self { dir, connection, backup_lock, version: 10 }
     }

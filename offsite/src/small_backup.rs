@@ -62,6 +62,7 @@ impl SmallBackup {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         lock.create(dir.path()).unwrap();
         Self { dir, lock, version: 0 }

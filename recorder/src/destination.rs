@@ -7,13 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    BackupLock, BackupWriter, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded, Timestamp,
-    is_in_transaction,
+    Backup, BackupLock, BackupWriter, DbWrite, Interrupted, LogLimits, OnUnreachable, OpenRecordingError, Recorded,
+    Timestamp, is_in_transaction,
 };
 
 use crate::answer::{Record, Refusal};
 use crate::draining::Draining;
 use crate::hook::IncomingWrite;
+use crate::scrubbing::Scrubbing;
 use crate::sealing::Sealing;
 use crate::shared_writer::SharedWriter;
 use crate::status::{DestinationStatus, Status};
@@ -67,6 +68,8 @@ struct Open {
     writer: SharedWriter,
     /// The sealing thread; `None` while changes go to a spool.
     sealing: Option<Sealing>,
+    /// The scrubbing thread, if there is one.
+    scrubbing: Option<Scrubbing>,
     /// The draining thread; `None` while changes go to the backup.
     draining: Option<Draining>,
     /// The outcome of the last write, reported after its answer is sent.
@@ -132,6 +135,7 @@ impl Destination {
         let lock = BackupLock::read(&self.lightning_dir).map_err(|error| Failure::refused(&error))?;
         self.policy = lock.on_unreachable.clone();
         self.status.compactions().set_policy(lock.compact);
+        self.status.scrubs().set_interval(lock.scrub.unwrap_or_default(), &self.lightning_dir);
         self.url = lock.backend_url.to_string();
         self.database = Some(lock.database_path(&self.lightning_dir));
         self.watched.set_limit(&self.policy, &self.url);
@@ -220,11 +224,11 @@ impl Destination {
         Ok(())
     }
 
-    /// Closes all files, releases the lock, and stops the sealing and draining threads.
+    /// Closes all files, releases the lock, and stops the threads that work beside recording.
     fn close(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Open(Open { writer, sealing, draining, .. }) => {
-                drop((sealing, draining));
+            State::Open(Open { writer, sealing, scrubbing, draining, .. }) => {
+                drop((sealing, scrubbing, draining));
                 // The draining thread releases the writer when its current step ends.
                 let mut shared = writer;
                 loop {
@@ -268,12 +272,17 @@ fn drain_timeout(policy: &OnUnreachable) -> Duration {
 impl Open {
     fn of(writer: BackupWriter) -> Self {
         let writer = SharedWriter::new(writer);
-        Self { writer, sealing: None, draining: None, unreported: None, background: Background::Begun }
+        Self { writer, sealing: None, scrubbing: None, draining: None, unreported: None, background: Background::Begun }
     }
 
     fn begin_sealing(&mut self, status: &Arc<Status>) {
         let writer = self.writer.lock();
-        self.sealing = begin_sealing(&writer, status);
+        let backup = Arc::new(writer.backup());
+        self.sealing = begin_sealing(&writer, Arc::clone(&backup), status);
+        self.scrubbing = Scrubbing::spawn(backup, Arc::clone(status)).unwrap_or_else(|error| {
+            log::warn!("the backup is not read back: cannot start a thread ({error}). It is recorded to all the same");
+            None
+        });
     }
 }
 
@@ -296,8 +305,7 @@ impl Failure {
 }
 
 /// Logs that the backup is open, reports it to the status, and starts the sealing thread.
-fn begin_sealing(writer: &BackupWriter, status: &Arc<Status>) -> Option<Sealing> {
-    let backup = Arc::new(writer.backup());
+fn begin_sealing(writer: &BackupWriter, backup: Arc<Backup>, status: &Arc<Status>) -> Option<Sealing> {
     let newest = writer.newest();
     let url = writer.url().to_string();
     match newest {

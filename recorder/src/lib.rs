@@ -28,7 +28,10 @@
 //! | [`pending`], [`watchdog`] | the thread that refuses a write whose recording hangs, and reports long waits |
 //! | [`stalls`] | those waits in `backup-status` |
 //! | [`sealing`] | the thread that replays what is recorded and seals finished logs (`common::Sealer` does the work) |
+//! | [`wakeup`] | the signals that wake it |
 //! | [`compacting`] | history dropped by that thread: `backup-compact`, and the policy of `backup.lock` |
+//! | [`scrubbing`] | the thread that reads the backup back from its disk (`common::scrub` does the work) |
+//! | [`scrub_state`] | how far it is, beside `backup.lock` and in `backup-status` |
 //! | [`shipping`] | the process that ships to the off-site copies |
 //! | [`holding`] | answers held until those copies have the change |
 //! | [`waited_copy`] | whether an answer waits for one of them (pure) |
@@ -51,6 +54,8 @@ pub mod outgoing;
 pub mod pending;
 pub mod plugin;
 pub mod reply;
+pub mod scrub_state;
+pub mod scrubbing;
 pub mod sealing;
 pub mod shared_writer;
 pub mod shipping;
@@ -60,4 +65,5 @@ pub mod status;
 pub mod transport;
 pub mod waited_copy;
 pub mod waiting;
+pub mod wakeup;
 pub mod watchdog;

@@ -5,16 +5,20 @@
 //! for segments is no fault of the backup, and is reported as a problem of sealing.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, panic, thread};
 
 use common::KeepPolicy;
 use common::compact::{Clock, ClockWatch, CompactError, CompactOutcome, Compaction, Force, Manner};
-use common::{Backup, DatabaseDamage, LogLimits, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted};
+use common::scrub::DamagedRecord;
+use common::{
+    Backup, DatabaseDamage, LogLimits, MendedLog, SealError, Sealer, Seq, SharedLock, Timestamp, Trouble, counted,
+};
 
 use crate::status::Status;
+use crate::wakeup::{Event, Wakeup};
 use common::with_remedy;
 
 /// The pause after each round, so that a busy node costs a few rounds a second and not one for each write.
@@ -126,11 +130,13 @@ impl Worker {
             let durable = match wakeup.wait(REQUEST_INTERVAL) {
                 Event::Durable(durable) => durable,
                 Event::Timeout => {
+                    self.mend(stop);
                     self.compact(stop);
                     continue;
                 }
                 Event::Stop => return,
             };
+            self.mend(stop);
             let sealed = self.seal(durable, stop);
             let is_broken_off = self.status.compactions().is_asked();
             self.check_snapshots(stop);
@@ -155,6 +161,25 @@ impl Worker {
                     wakeup.pause(PAUSE_AFTER_FAILURE);
                 }
             }
+        }
+    }
+
+    /// Writes damaged files anew, and the damaged part of a log.
+    fn mend(&mut self, stop: &AtomicBool) {
+        let Some(sealer) = &mut self.sealer else { return };
+        let scrubs = self.status.scrubs();
+        if let Some(damaged) = scrubs.take_damaged() {
+            mend_log(sealer, &damaged, &self.status);
+        }
+        sealer.keep_up(&mut || match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        scrubs.mending_problem(sealer.upkeep_problem().map(str::to_owned));
+        let healed = self.backup.healed();
+        scrubs.still_to_mend(|name| healed.iter().any(|block| block.name == name));
+        if scrubs.take_all_sound() {
+            sealer.remove_kept();
         }
     }
 
@@ -315,72 +340,41 @@ impl Worker {
     }
 }
 
+/// Makes a damaged log whole from what the sealer has in memory.
+fn mend_log(sealer: &mut Sealer, damaged: &DamagedRecord, status: &Status) {
+    let found = &damaged.error;
+    let problem = match sealer.mend_log(damaged.seq) {
+        Ok(MendedLog::Sealed) => return,
+        Ok(MendedLog::Whole(blocks)) => {
+            log::warn!(
+                "{found}. What was recorded there was in memory, and {} written anew. Nothing is lost; check the disk of the backup",
+                match blocks {
+                    1 => "1 block is".to_owned(),
+                    blocks => format!("{} are", counted(blocks, "block")),
+                }
+            );
+            return status.scrubs().log_problem(None);
+        }
+        Ok(MendedLog::NotKept) => format!(
+            "{found}. Versions from that record on cannot be restored, and the next start of lightningd is refused: stop it when it suits \
+             you, and begin a new backup with `backupfs init --replace`"
+        ),
+        Err(error) => format!(
+            "{found}. What was recorded there is in memory, but cannot be written anew ({}). Do not stop lightningd before that is solved: \
+             it is tried again with the next look at the log",
+            with_remedy(&error)
+        ),
+    };
+    log::error!("{problem}");
+    status.problem(problem.clone());
+    status.scrubs().log_problem(Some(problem));
+}
+
 fn report_replay_problem(status: &Status, problem: &str) {
     log::error!("{problem}");
     // When the status shows the problem, the log has it, too.
     log::logger().flush();
     status.replay_problem(problem.to_owned());
-}
-
-/// Wakes the sealing thread: any number of signals is one event.
-#[derive(Debug, Default)]
-struct Wakeup {
-    state: Mutex<WakeupState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct WakeupState {
-    durable: Option<Seq>,
-    stopped: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Event {
-    Durable(Seq),
-    /// The timeout passed without a signal.
-    Timeout,
-    Stop,
-}
-
-impl Wakeup {
-    fn signal(&self, durable: Seq) {
-        if self.state().durable.replace(durable).is_none() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Signals this record, unless a newer one has been signalled already.
-    fn signal_unless_signalled(&self, durable: Seq) {
-        self.state().durable.get_or_insert(durable);
-    }
-
-    fn stop(&self) {
-        self.state().stopped = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits for a signal or a stop, for at most `timeout`. One event stands for all signals since the last one.
-    fn wait(&self, timeout: Duration) -> Event {
-        let (mut state, _) = self
-            .changed
-            .wait_timeout_while(self.state(), timeout, |state| state.durable.is_none() && !state.stopped)
-            .unwrap_or_else(PoisonError::into_inner);
-        match state.durable.take() {
-            _ if state.stopped => Event::Stop,
-            Some(durable) => Event::Durable(durable),
-            None => Event::Timeout,
-        }
-    }
-
-    /// Pauses while signals accumulate; only a stop ends it early.
-    fn pause(&self, pause: Duration) {
-        drop(self.changed.wait_timeout_while(self.state(), pause, |state| !state.stopped));
-    }
-
-    fn state(&self) -> MutexGuard<'_, WakeupState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -389,41 +383,10 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_secs(60);
-
     fn seq(number: u64) -> Seq {
         Seq::new(number).unwrap()
     }
 
-    #[test]
-    fn rings_are_coalesced_and_none_is_lost() {
-        let wakeup = Wakeup::default();
-        wakeup.signal(seq(1));
-        wakeup.signal(seq(2));
-        assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(2)));
-        assert!(wakeup.state().durable.is_none());
-        wakeup.signal(seq(3));
-        assert_eq!(wakeup.wait(TIMEOUT), Event::Durable(seq(3)), "a ring after the wait counts anew");
-        assert_eq!(wakeup.wait(Duration::ZERO), Event::Timeout);
-    }
-
-    #[test]
-    fn a_stop_ends_sleep_and_pause_at_once() {
-        let wakeup = Arc::new(Wakeup::default());
-        let sleeper = thread::spawn({
-            let wakeup = Arc::clone(&wakeup);
-            move || wakeup.wait(TIMEOUT)
-        });
-        wakeup.stop();
-        assert_eq!(sleeper.join().unwrap(), Event::Stop);
-        wakeup.signal(seq(1));
-        assert_eq!(wakeup.wait(TIMEOUT), Event::Stop, "a stop is final");
-        let before = Instant::now();
-        wakeup.pause(PAUSE_AFTER_FAILURE);
-        assert!(before.elapsed() < PAUSE);
-    }
-
-    /// Two that seal at once would give the name of a segment to what the other has only begun.
     #[test]
     fn the_backup_stays_locked_until_the_thread_has_stopped() {
         let dir = tempfile::tempdir().unwrap();
@@ -440,6 +403,7 @@ mod tests {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         }
         .create(dir.path())
         .unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use common::{
-    Backup, DataVersion, DatabaseDamage, FreeSpace, OffsiteEntry, OffsiteStatus, Progress, Recorded, ReplayCheck,
+    Backup, DataVersion, DatabaseDamage, FreeSpace, OffsiteEntry, OffsiteStatus, Progress, Recorded, ReplayCheck, Seq,
     SpooledChanges, StatusFields, Timestamp, UnsealedChanges,
 };
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::compacting::Compactions;
 use crate::destination_probe::Probes;
 use crate::holding::Holding;
 use crate::latency::{Latency, LatencyFigures};
+use crate::scrub_state::Scrubs;
 use crate::stalls::{Stall, Stalls};
 
 pub use common::NewestVersion as Newest;
@@ -28,6 +29,7 @@ pub struct Status {
     known: Mutex<Known>,
     latency: Latency,
     compactions: Compactions,
+    scrubs: Scrubs,
     /// The lightning-dir, and the off-site copies.
     offsite: OnceLock<(PathBuf, Vec<OffsiteEntry>)>,
     /// Those of them that answers wait for. They know this status, so it does not keep them.
@@ -83,6 +85,7 @@ struct Answer {
     spool: Option<Value>,
     compaction: Value,
     sealing: Value,
+    scrub: Value,
     stalls: Value,
     offsite: Vec<OffsiteStatus>,
     last_problem: Option<Value>,
@@ -126,6 +129,17 @@ impl Status {
     /// The state of compactions.
     pub fn compactions(&self) -> &Compactions {
         &self.compactions
+    }
+
+    /// Seq of the newest change that is durable in the backup; `None` when it is not known, or changes go to a spool.
+    pub fn newest_seq(&self) -> Option<Seq> {
+        let known = self.known();
+        known.newest.filter(|_| known.spool.is_none()).map(|newest| newest.seq)
+    }
+
+    /// The state of scrubbing.
+    pub fn scrubs(&self) -> &Scrubs {
+        &self.scrubs
     }
 
     /// The URL of the backup, if it is open and changes go there.
@@ -244,6 +258,7 @@ impl Status {
             spool: spool.map(Spool::to_json),
             compaction: self.compactions.to_json(),
             sealing: json!({"problem": known.sealing_problem}),
+            scrub: self.scrubs.to_json(),
             stalls: known.stalls.to_json(),
             offsite,
             last_problem: last_problem.map(|problem| json!({"text": problem.text, "at": problem.at.to_string()})),

@@ -45,6 +45,7 @@ impl RecordedTrace {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         lock.create(&home.lightning_dir()).expect("a backup.lock");
         let limits = LogLimits { statements: LOG_STATEMENTS, ..LogLimits::default() };

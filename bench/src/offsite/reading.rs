@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use format_fuzz::seeded::Seeded;
+use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use tests::mounted::{Mounted, fuse_is_here};
 
@@ -34,7 +35,25 @@ pub struct ReadingReport {
     pub newest: Asked,
     /// All of that, right after.
     pub newest_whole: Asked,
+    /// Queries of a version, one after the other, by a new mount.
+    pub queries: Vec<Query>,
 }
+
+/// A query, and what it took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Query {
+    pub sql: &'static str,
+    pub rows: u64,
+    pub asked: Asked,
+}
+
+/// What an operator asks an old version, or a program that looks for something in it.
+const QUERIES: [&str; 4] = [
+    "SELECT * FROM channels",
+    "SELECT * FROM invoices ORDER BY id DESC LIMIT 100",
+    "SELECT * FROM forwards ORDER BY rowid DESC LIMIT 1000",
+    "SELECT count(*) FROM forwards",
+];
 
 /// How long something took, and what the store was asked for.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -71,6 +90,10 @@ pub fn measure(node: &CopiedNode<'_>, samples: u8, delay: Duration) -> anyhow::R
     let database = mounted.join("latest/lightningd.sqlite3");
     let (newest, _) = asked(node, || first_4k(&database))?;
     let (newest_whole, _) = asked(node, || Ok(fs::read(&database)?.len()))?;
+    drop(mounted);
+    let (mounted, _) = mount(node)?;
+    let version = versions.get(versions.len() / 2).context("BUG: there are versions")?;
+    let queries = queries(node, &mounted.database(version))?;
     Ok(Some(ReadingReport {
         delay_s: delay.as_secs_f64(),
         first_name,
@@ -80,7 +103,30 @@ pub fn measure(node: &CopiedNode<'_>, samples: u8, delay: Duration) -> anyhow::R
         neighbours,
         newest,
         newest_whole,
+        queries,
     }))
+}
+
+/// Opening the database counts as the first query.
+fn queries(node: &CopiedNode<'_>, database: &Path) -> anyhow::Result<Vec<Query>> {
+    let mut queries = Vec::new();
+    let open = || Ok(Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
+    let (opened, connection) = asked(node, open)?;
+    for sql in QUERIES {
+        let (mut asked, rows) = asked(node, || {
+            let mut statement = connection.prepare(sql)?;
+            let (mut rows, mut count) = (statement.query([])?, 0);
+            while rows.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        })?;
+        if queries.is_empty() {
+            asked.add(&opened);
+        }
+        queries.push(Query { sql, rows, asked });
+    }
+    Ok(queries)
 }
 
 /// A mount of the copy without anything kept, and what it took until it answered.

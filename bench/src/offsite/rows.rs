@@ -149,6 +149,10 @@ fn of_reading(reading: &ReadingReport, rows: &mut Vec<Row>) {
     let newest = &reading.newest;
     rows.push(row("first 4 KiB of the newest version, cold", "≤ 2 s", newest, newest.seconds <= 2.0));
     rows.push(figure_of("all of the newest version", "", &reading.newest_whole));
+    for query in &reading.queries {
+        let figure = format!("{}, {} rows, cold", query.sql, query.rows);
+        rows.push(figure_of(&figure, "", &query.asked));
+    }
 }
 
 fn of_answers(kind: &KindReport, rows: &mut Vec<Row>) {

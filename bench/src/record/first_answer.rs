@@ -34,7 +34,7 @@ pub struct StartReport {
 pub fn measure(source: &Source, rehearsal: &Rehearsal, place: &Place, versions: u32) -> anyhow::Result<StartReport> {
     let dir = place.history("start");
     eprintln!("recording {versions} versions to start with");
-    let wanted = Wanted { changes: versions, database_mb: 0, logs: Logs::Sealed };
+    let wanted = Wanted { changes: versions, database_mb: 0, logs: Logs::Sealed, parity: None };
     let mut made = making::make(wanted, &source.name, rehearsal, &dir)?;
     let versions = made.versions();
     let (mut first_answers, mut manifests) = (Vec::new(), Vec::new());

@@ -42,7 +42,7 @@ impl Sealer {
             Self::KeepsUp => (BEGINNING, Logs::Sealed),
             Self::Busy => (BACKLOG, Logs::Left),
         };
-        Wanted { changes, database_mb: 0, logs }
+        Wanted { changes, database_mb: 0, logs, parity: None }
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use common::{
-    Backup, BackupLock, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, Timestamp, create_backup,
+    BackupLock, BackupWriter, DataVersion, DbWrite, LogLimits, OnGap, OnUnreachable, ParityShare, Timestamp,
+    create_backup,
 };
 use format_fuzz::seeded::Seeded;
 use recorder::sealing::Sealing;
@@ -50,6 +51,8 @@ pub struct Wanted {
     pub database_mb: u32,
     /// Treatment of the logs.
     pub logs: Logs,
+    /// Parity of sealed files, if not the default.
+    pub parity: Option<ParityShare>,
 }
 
 /// The treatment of the logs of a history.
@@ -87,7 +90,8 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
         on_unreachable,
         compact: None,
         offsite: Vec::new(),
-        parity: None,
+        parity: wanted.parity,
+        scrub: None,
     };
     lock.create(&dir.lightning_dir())?;
     let span = i64::try_from(u64::from(wanted.changes) * MICROS_PER_CHANGE)?;
@@ -111,7 +115,7 @@ pub fn make(wanted: Wanted, trace: &str, rehearsal: &Rehearsal, dir: &HistoryDir
     // The disk is as idle then as that of a node.
     settle(&dir.lightning_dir())?;
     let mut recording = BackupWriter::open(&dir.lightning_dir(), LogLimits::default())?;
-    let backup = Arc::new(Backup::open(recording.url())?);
+    let backup = Arc::new(recording.backup());
     let seal =
         || Sealing::spawn(backup, LogLimits::default(), None, Arc::new(Status::default()), recording.share_lock());
     let sealing = (wanted.logs == Logs::Sealed).then(seal).transpose()?;
@@ -277,7 +281,7 @@ mod tests {
         let rehearsal = Rehearsal::play(&Source::find(SHIPPED).unwrap(), place.path()).unwrap();
         let history = place.history("small");
         // More than a lap, so that the next one begins.
-        let wanted = Wanted { changes: 1600, database_mb: 3, logs: Logs::Sealed };
+        let wanted = Wanted { changes: 1600, database_mb: 3, logs: Logs::Sealed, parity: None };
         let made = make(wanted, SHIPPED, &rehearsal, &history).unwrap();
         assert!(rehearsal.laps.len() < made.changes && made.changes == 1600, "{made:?}");
         assert!((2_900_000..3_500_000).contains(&made.database_bytes_before), "{made:?}");

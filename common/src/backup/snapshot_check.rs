@@ -19,12 +19,12 @@ use crate::history::History;
 use crate::history::Start;
 use crate::live::live_database::version_of_database;
 use crate::pages::{MountedOverlay, OverlayPages, PageSource, PagesInRuns};
+use crate::parity::replacing::replace_protected;
 use crate::replay::sqlite_reason::reason;
 use crate::storage::read_error::ReadError;
-use crate::storage::{
-    Access, Directory, StorageError, StoredFile, WHOLE_FILE, read_exact_at, read_healing, replace_file,
-};
+use crate::storage::{Access, Directory, StorageError, StoredFile, WHOLE_FILE, read_exact_at, read_healing};
 use format::checked::{CHECKED_LEN_MAX, CheckedSnapshots};
+use format::parity::Protected;
 use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
 use format::{Damage, names};
@@ -189,5 +189,5 @@ pub(crate) fn write_checked(
     uuid: Uuid,
     checked: &CheckedSnapshots,
 ) -> Result<(), StorageError> {
-    replace_file(directory, names::CHECKED, &checked.encode(uuid))
+    replace_protected(directory, uuid, Protected::Checked, &checked.encode(uuid))
 }

@@ -50,6 +50,7 @@ impl Home {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         Self { dir, lock }
     }

@@ -9,7 +9,7 @@
 //! | `images` | the states that a power cut may leave |
 //! | `check`, `onward` | the invariants of these states; further recording from them |
 //! | `checked` | the images of a campaign, each checked once |
-//! | `power_cuts`, `failing_calls`, `needed_syncs` | the campaigns; and the check that they would detect a missing sync |
+//! | `power_cuts`, `repairs`, `failing_calls`, `needed_syncs` | the campaigns; and the check that they would detect a missing sync |
 
 mod check;
 mod checked;
@@ -23,4 +23,5 @@ mod onward;
 mod play;
 mod power_cuts;
 mod random;
+mod repairs;
 mod script;

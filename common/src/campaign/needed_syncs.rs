@@ -10,7 +10,7 @@ use super::play::journal_of;
 use super::random::Random;
 
 /// Syncs that a power cut does not show to be needed, and why they are made.
-const NOT_NEEDED: [(&str, &str); 19] = [
+const NOT_NEEDED: [(&str, &str); 20] = [
     (".backupfs-init.x, in which checked.tmp became checked", "without the note the snapshot is checked again"),
     (".backupfs-init.x, in which log.tmp became log", "that of the snapshot's name comes later"),
     (".backupfs-init.x, in which manifest.tmp became manifest", "the same"),
@@ -22,6 +22,10 @@ const NOT_NEEDED: [(&str, &str); 19] = [
     ("node.bkp, in which log was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which manifest.tmp became manifest", "the old manifest is as good, and written again"),
     ("node.bkp, in which nothing", "by a recorder that cannot know what the one before has left undone"),
+    (
+        "node.bkp, in which parity-manifest was removed",
+        "only if the manifest rots, too, before the next start makes it again",
+    ),
     ("node.bkp, in which parity-snapshot.tmp became parity-snapshot", "parity that is missing is made again"),
     ("node.bkp, in which segment was removed", "what is removed is not needed, and may stay"),
     ("node.bkp, in which preallocated was removed", "what is removed is not needed, and may stay"),

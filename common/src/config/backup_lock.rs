@@ -14,6 +14,7 @@ use crate::config::keep_policy::KeepPolicy;
 use crate::config::offsite::OffsiteEntry;
 use crate::config::on_unreachable::OnUnreachable;
 use crate::config::python_lock::PythonLock;
+use crate::config::scrub_interval::ScrubInterval;
 use crate::parity::share::ParityShare;
 use crate::storage::small_file::read_small_file;
 use crate::storage::unfinished::{Unfinished, Workplace};
@@ -51,6 +52,8 @@ pub struct BackupLock {
     pub offsite: Vec<OffsiteEntry>,
     /// How much parity the recorder makes for sealed files, if not the default.
     pub parity: Option<ParityShare>,
+    /// How often the recorder reads everything back, if not by default.
+    pub scrub: Option<ScrubInterval>,
 }
 
 /// The reason why there is no usable `backup.lock`.
@@ -124,6 +127,8 @@ struct Json {
     offsite: Vec<OffsiteEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scrub: Option<String>,
 }
 
 impl BackupLock {
@@ -202,9 +207,10 @@ impl BackupLock {
         }
         json.offsite.iter().try_for_each(OffsiteEntry::check).map_err(|error| bad(error.to_string()))?;
         let parity = json.parity.map(|share| share.parse().map_err(|error| bad(format!("parity: {error}"))));
+        let scrub = json.scrub.map(|text| text.parse().map_err(|error| bad(format!("scrub: {error}"))));
         let Json { database, on_gap, compact, offsite, .. } = json;
-        let parity = parity.transpose()?;
-        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite, parity })
+        let (parity, scrub) = (parity.transpose()?, scrub.transpose()?);
+        Ok(Self { backend_url, backup_uuid, database, on_gap, on_unreachable, compact, offsite, parity, scrub })
     }
 
     /// Creates the file durably.
@@ -283,6 +289,7 @@ impl BackupLock {
             compact: self.compact,
             offsite: self.offsite.clone(),
             parity: self.parity.map(|share| share.to_string()),
+            scrub: self.scrub.map(|interval| interval.to_string()),
         };
         let mut bytes = serde_json::to_vec_pretty(&json)?;
         bytes.push(b'\n');
@@ -317,6 +324,7 @@ mod tests {
             compact: Some(KeepPolicy { within: Some("90d".parse().unwrap()), ..KeepPolicy::default() }),
             offsite: vec![serde_json::from_str(r#"{"url": "sftp://nas/srv/node", "every": "segment"}"#).unwrap()],
             parity: Some("2.5%".parse().unwrap()),
+            scrub: Some("90d".parse().unwrap()),
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);
@@ -347,6 +355,7 @@ mod tests {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         lock.create(dir.path()).unwrap();
         assert_eq!(BackupLock::read(dir.path()).unwrap(), lock);

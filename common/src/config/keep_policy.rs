@@ -66,6 +66,11 @@ impl From<KeepSpan> for String {
 }
 
 impl KeepSpan {
+    /// A span of so many seconds.
+    pub(crate) const fn of_seconds(seconds: u64) -> Self {
+        Self { seconds }
+    }
+
     /// The span as a duration.
     pub fn duration(self) -> Duration {
         Duration::from_secs(self.seconds)

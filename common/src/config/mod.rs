@@ -8,3 +8,4 @@ pub(crate) mod offsite;
 pub(crate) mod offsite_wait;
 pub(crate) mod on_unreachable;
 pub(crate) mod python_lock;
+pub(crate) mod scrub_interval;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::kept::KeptLogs;
 use super::preallocated_file::{Link, check_continues, is_ahead, open_continuing};
 use super::tail::intact_record_after;
 use super::{LogEnd, RecordAddress, open_log};
@@ -40,6 +41,8 @@ pub(crate) struct LogCursor {
     /// The first log, which has its name before it has a record.
     first_log: Seq,
     checked_to_the_end: bool,
+    /// What was read, if that is kept.
+    kept: Option<KeptLogs>,
 }
 
 /// The log of the cursor.
@@ -99,7 +102,18 @@ impl LogCursor {
     /// A cursor before the record `next_seq`, which begins a log and must carry this checksum of the record before it.
     pub(crate) fn at(directory: Arc<dyn Directory>, uuid: Uuid, next_seq: Seq, previous_checksum: u32) -> Self {
         let (first_log, log) = (Seq::FIRST, None);
-        Self { directory, uuid, next_seq, previous_checksum, log, first_log, checked_to_the_end: false }
+        let (checked_to_the_end, kept) = (false, None);
+        Self { directory, uuid, next_seq, previous_checksum, log, first_log, checked_to_the_end, kept }
+    }
+
+    /// Keeps the bytes of the logs that are read from now on, as long as they are not [dropped](KeptLogs::drop_through).
+    pub(crate) fn keeping(self) -> Self {
+        Self { kept: Some(KeptLogs::default()), ..self }
+    }
+
+    /// The bytes that were kept.
+    pub(crate) fn kept(&mut self) -> Option<&mut KeptLogs> {
+        self.kept.as_mut()
     }
 
     /// Allows the next log to be without a record, as the first log of a spool.
@@ -300,6 +314,9 @@ impl LogCursor {
         let header = read_header(&*file, self.uuid)?;
         check_continues(&*file, &header, link)?;
         let (offset, unit) = (LOG_HEADER_LEN as u64, header.unit);
+        if let Some(kept) = &mut self.kept {
+            kept.begin(self.next_seq, &header);
+        }
         self.log = Some(OpenLog { file, first_seq: self.next_seq, offset, unit, name, last: None });
         Ok(true)
     }
@@ -334,6 +351,9 @@ impl LogCursor {
                         }
                         self.next_seq = self.next_seq.next();
                         self.previous_checksum = checksum;
+                        if let Some(kept) = &mut self.kept {
+                            kept.add(&buffer[start..start + len]);
+                        }
                         log.last = buffer[start..].first_chunk().map(|header| (log.offset, *header));
                         log.offset += len as u64;
                         start += len;

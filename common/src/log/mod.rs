@@ -3,6 +3,7 @@
 mod cursor;
 mod cut;
 mod db_write;
+mod kept;
 mod preallocated;
 mod preallocated_file;
 #[cfg(test)]

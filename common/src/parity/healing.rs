@@ -111,6 +111,10 @@ impl Directory for HealingDirectory {
         Some(Arc::clone(&self.inner))
     }
 
+    fn note_healed(&self, block: Healed) {
+        lock(&self.shared.healed).insert(block);
+    }
+
     fn forget_healed(&self, name: &str) {
         lock(&self.shared.healed).retain(|healed| healed.name != name);
     }
@@ -228,6 +232,10 @@ impl StoredFile for HealingFile {
 
     fn sync(&self) -> Result<(), StorageError> {
         self.file.sync()
+    }
+
+    fn forget_cached_before(&self, end: u64) {
+        self.file.forget_cached_before(end);
     }
 
     fn heal(&self, bytes: &Range<u64>) -> bool {

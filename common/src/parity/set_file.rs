@@ -53,6 +53,11 @@ impl ParitySet {
         self.file.path()
     }
 
+    /// Makes the next reads those of the disk.
+    pub(crate) fn forget_cached(&self) {
+        self.file.forget_cached();
+    }
+
     /// Header, members and checksums.
     pub(crate) fn table(&self) -> &ParityTable {
         &self.table

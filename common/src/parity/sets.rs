@@ -28,6 +28,9 @@ const SET_BLOCKS: u64 = 1024;
 /// Segments of a set at most: all are read, and open, whenever one is added.
 const SET_SEGMENTS_MAX: usize = 16;
 
+/// How often files are looked at again, after a set was found unusable meanwhile.
+const ATTEMPTS: usize = 3;
+
 /// The parity sets of a backup whose user has its lock.
 #[derive(Debug)]
 pub(crate) struct ParitySets {
@@ -44,11 +47,13 @@ pub(crate) struct ParitySets {
 }
 
 /// What came of a set that was to be written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Written,
     /// A member cannot be read, which was logged.
     Unreadable,
+    /// The set before it cannot be used any more, and with it what is known of the files in it.
+    Unusable,
     Stopped,
 }
 
@@ -72,6 +77,12 @@ impl ParitySets {
     /// Sets the share of the sets that are written from now on. [`NONE`](ParityShare::NONE) removes all at the next call.
     pub(crate) fn set_share(&mut self, share: ParityShare) {
         self.share = Some(share);
+        self.is_complete = false;
+    }
+
+    /// Forgets a set whose file was found damaged: the next call of [`complete`](Self::complete) reads it again, and removes it if it is.
+    pub(crate) fn forget(&mut self, first: Protected) {
+        self.sets.remove(&first);
         self.is_complete = false;
     }
 
@@ -99,12 +110,24 @@ impl ParitySets {
             return Ok(ControlFlow::Continue(()));
         }
         self.is_complete = false;
-        let flow = match self.measure(Protected::Segment(first))? {
+        for file in [Protected::Manifest, Protected::Checked] {
+            if let Some(members) = self.sets.get(&file).cloned()
+                && self.is_outdated(file, &members)?
+            {
+                return self.complete(is_sound, watch);
+            }
+        }
+        let outcome = match self.measure(Protected::Segment(first))? {
             Some(member) => self.add(member, watch)?,
-            None => ControlFlow::Continue(()),
+            None => Outcome::Unreadable,
         };
-        self.is_complete = flow.is_continue();
-        Ok(flow)
+        match outcome {
+            Outcome::Written | Outcome::Unreadable => self.is_complete = true,
+            // Now each file is looked at.
+            Outcome::Unusable => return self.complete(is_sound, watch),
+            Outcome::Stopped => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Makes the parity that is missing. Cheap when there is nothing to do. A file gets parity when `is_sound` says that it is sound:
@@ -121,33 +144,43 @@ impl ParitySets {
             return Ok(ControlFlow::Continue(()));
         }
         self.is_complete = false;
-        let flow = self.complete_listed(is_sound, watch)?;
-        self.is_complete = flow.is_continue();
-        Ok(flow)
+        // A set that was found unusable leaves files without parity.
+        for _ in 0..ATTEMPTS {
+            match self.complete_listed(is_sound, watch)? {
+                Outcome::Written | Outcome::Unreadable => {
+                    self.is_complete = true;
+                    return Ok(ControlFlow::Continue(()));
+                }
+                Outcome::Unusable => {}
+                Outcome::Stopped => break,
+            }
+        }
+        Ok(ControlFlow::Break(()))
     }
 
     fn complete_listed(
         &mut self,
         is_sound: &dyn Fn(Protected) -> bool,
         watch: Watch<'_>,
-    ) -> Result<ControlFlow<()>, StorageError> {
+    ) -> Result<Outcome, StorageError> {
         let listed = self.directory.list()?;
         let present: BTreeSet<Protected> = listed.iter().filter_map(|name| Protected::parse(name)).collect();
         let named: BTreeSet<Protected> = listed.iter().filter_map(|name| first_member(name)).collect();
         match self.share {
             Some(ParityShare::NONE) => {
                 self.sets.clear();
-                return self.remove_all(named).map(ControlFlow::Continue);
+                return self.remove_all(named).map(|()| Outcome::Written);
             }
-            None if named.is_empty() => return Ok(ControlFlow::Continue(())),
+            None if named.is_empty() => return Ok(Outcome::Written),
             _ => {}
         }
         self.load(named)?;
         for (first, members) in self.sets.clone() {
             let left: Vec<Member> = members.iter().filter(|member| present.contains(&member.file)).copied().collect();
             if left.len() < members.len() {
-                if self.shrink(first, left, watch)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
+                match self.shrink(first, left, watch)? {
+                    Outcome::Written | Outcome::Unreadable => {}
+                    outcome @ (Outcome::Unusable | Outcome::Stopped) => return Ok(outcome),
                 }
             } else if self.is_outdated(first, &members)? {
                 self.remove(first)?;
@@ -156,7 +189,7 @@ impl ParitySets {
         let covered: BTreeSet<Protected> = self.sets.values().flatten().map(|member| member.file).collect();
         for file in present.into_iter().filter(|file| !covered.contains(file)) {
             if watch().is_break() {
-                return Ok(ControlFlow::Break(()));
+                return Ok(Outcome::Stopped);
             }
             if self.unreadable.contains(&file) {
                 continue;
@@ -164,11 +197,14 @@ impl ParitySets {
             let Some(member) = self.measure(file)? else { continue };
             if !is_sound(file) {
                 self.note_unreadable(file);
-            } else if self.add(member, watch)?.is_break() {
-                return Ok(ControlFlow::Break(()));
+                continue;
+            }
+            match self.add(member, watch)? {
+                Outcome::Written | Outcome::Unreadable => {}
+                outcome @ (Outcome::Unusable | Outcome::Stopped) => return Ok(outcome),
             }
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(Outcome::Written)
     }
 
     /// Makes the parity of files that stay without those that are about to be removed.
@@ -187,7 +223,8 @@ impl ParitySets {
         self.load(self.directory.list()?.iter().filter_map(|name| first_member(name)).collect())?;
         for (first, members) in self.sets.clone() {
             let left: Vec<Member> = members.iter().filter(|member| !is_leaving(member.file)).copied().collect();
-            if left.len() < members.len() && self.shrink(first, left, watch)?.is_break() {
+            // What is left of an unusable set is looked at with the next call of `complete`.
+            if left.len() < members.len() && self.shrink(first, left, watch)? == Outcome::Stopped {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -229,30 +266,22 @@ impl ParitySets {
 
     /// Writes a set without the members that leave, while these are still there: they are needed to mend the others. A set that cannot
     /// be written anew stays as it is.
-    fn shrink(
-        &mut self,
-        first: Protected,
-        left: Vec<Member>,
-        watch: Watch<'_>,
-    ) -> Result<ControlFlow<()>, StorageError> {
+    fn shrink(&mut self, first: Protected, left: Vec<Member>, watch: Watch<'_>) -> Result<Outcome, StorageError> {
         let Some(now_first) = left.first().map(|member| member.file) else {
-            return self.remove(first).map(ControlFlow::Continue);
+            return self.remove(first).map(|()| Outcome::Written);
         };
-        match self.write(left.clone(), Some(first), watch)? {
-            Outcome::Written => {
-                if now_first != first {
-                    self.remove(first)?;
-                }
-                self.sets.insert(now_first, left);
+        let outcome = self.write(left.clone(), Some(first), watch)?;
+        if outcome == Outcome::Written {
+            if now_first != first {
+                self.remove(first)?;
             }
-            Outcome::Unreadable => {}
-            Outcome::Stopped => return Ok(ControlFlow::Break(())),
+            self.sets.insert(now_first, left);
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(outcome)
     }
 
     /// Adds a file to the newest set of segments, if it is one and there is room, or else to a new set.
-    fn add(&mut self, member: Member, watch: Watch<'_>) -> Result<ControlFlow<()>, StorageError> {
+    fn add(&mut self, member: Member, watch: Watch<'_>) -> Result<Outcome, StorageError> {
         let newest = self.sets.last_key_value().filter(|_| matches!(member.file, Protected::Segment(_)));
         let open = newest.filter(|(first, members)| {
             let blocks: u64 = members.iter().map(Member::blocks).sum();
@@ -264,23 +293,24 @@ impl ParitySets {
         });
         let extended = open.map(|(&first, members)| (first, [&members[..], &[member]].concat()));
         if let Some((first, members)) = extended {
-            match self.write(members.clone(), Some(first), watch)? {
-                Outcome::Written => {
-                    self.sets.insert(first, members);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                Outcome::Stopped => return Ok(ControlFlow::Break(())),
+            let outcome = self.write(members.clone(), Some(first), watch)?;
+            match outcome {
+                Outcome::Written => drop(self.sets.insert(first, members)),
                 // A set of its own, unless it is the new file that is damaged.
-                Outcome::Unreadable if self.unreadable.contains(&member.file) => return Ok(ControlFlow::Continue(())),
-                Outcome::Unreadable => {}
+                Outcome::Unreadable if !self.unreadable.contains(&member.file) => return self.add_alone(member, watch),
+                Outcome::Unreadable | Outcome::Unusable | Outcome::Stopped => {}
             }
+            return Ok(outcome);
         }
-        match self.write(vec![member], None, watch)? {
-            Outcome::Written => self.sets.insert(member.file, vec![member]),
-            Outcome::Stopped => return Ok(ControlFlow::Break(())),
-            Outcome::Unreadable => None,
-        };
-        Ok(ControlFlow::Continue(()))
+        self.add_alone(member, watch)
+    }
+
+    fn add_alone(&mut self, member: Member, watch: Watch<'_>) -> Result<Outcome, StorageError> {
+        let outcome = self.write(vec![member], None, watch)?;
+        if outcome == Outcome::Written {
+            self.sets.insert(member.file, vec![member]);
+        }
+        Ok(outcome)
     }
 
     fn write(
@@ -289,7 +319,18 @@ impl ParitySets {
         before: Option<Protected>,
         watch: Watch<'_>,
     ) -> Result<Outcome, StorageError> {
-        let before = before.and_then(|first| ParitySet::open(&*self.directory, first).ok());
+        let before = match before.map(|first| (first, ParitySet::open(&*self.directory, first))) {
+            None => None,
+            Some((_, Ok(set))) if set.table().uuid == self.uuid => Some(set),
+            Some((_, Err(ReadError::Storage(error)))) if !is_of_the_file(&error) && !error.is_not_found() => {
+                return Err(error);
+            }
+            // It says nothing about its members any more: parity of damaged bytes would keep them.
+            Some((first, _)) => {
+                self.sets.remove(&first);
+                return Ok(Outcome::Unusable);
+            }
+        };
         let share = self.share.unwrap_or_default();
         match write_set(&*self.directory, self.uuid, members, share, before.as_ref(), watch) {
             Ok(()) => Ok(Outcome::Written),

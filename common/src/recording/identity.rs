@@ -2,10 +2,10 @@
 
 use super::{BackupWriter, Goes};
 use crate::live::live_database::{LiveDatabase, LiveDatabaseError};
+use crate::parity::replacing::replace_protected;
 use crate::recording::record_error::RecordError;
-use crate::storage::replace_file;
 use format::manifest::Manifest;
-use format::names;
+use format::parity::Protected;
 use format::units::DataVersion;
 use format::units::Hex;
 use format::version_rules::Commit;
@@ -105,7 +105,7 @@ impl BackupWriter {
             None if matches!(self.goes, Goes::ToSpool(_)) => Ok(()),
             None => {
                 let learned = Manifest { node_id: Some(found), ..self.known.manifest.clone() };
-                match replace_file(&*self.directory, names::MANIFEST, &learned.encode()) {
+                match replace_protected(&*self.directory, learned.uuid, Protected::Manifest, &learned.encode()) {
                     Ok(()) => {
                         log::info!("{} is the backup of node {}", self.known.url, Hex(&found));
                         self.known.manifest = learned;

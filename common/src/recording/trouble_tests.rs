@@ -207,6 +207,7 @@ fn the_very_first_write_of_a_node_may_fail() {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         let directory = Arc::new(FaultyDirectory::new(url.path()));
         let limits = LogLimits::default();

@@ -57,7 +57,8 @@ pub(super) fn write_back(
     Ok(Written::Whole { kept_as })
 }
 
-fn expect_room(directory: &dyn Directory, name: &str, len: u64) -> Result<(), StorageError> {
+/// Checks that the disk has room for a file of this length.
+pub(super) fn expect_room(directory: &dyn Directory, name: &str, len: u64) -> Result<(), StorageError> {
     match FreeSpace::at(directory.path()) {
         Ok(free) if free.bytes < len.saturating_add(ROOM_LEFT) => {
             let (op, path) = (StorageOp::Write, directory.path().join(name));

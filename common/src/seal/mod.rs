@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod corner_tests;
 mod followed_by;
+mod log_mending;
 mod offline;
 mod read_back;
 mod snapshot_checks;
@@ -39,6 +40,7 @@ use format::record::Body;
 use format::segment::{FollowedBy, SegmentFooter};
 use format::snapshot_ref::SnapshotRef;
 use format::units::{DataVersion, Seq};
+pub use log_mending::MendedLog;
 pub use offline::{SealBackupError, seal_backup};
 pub use snapshot_checks::SnapshotCheckError;
 use snapshot_checks::SnapshotChecks;
@@ -190,7 +192,7 @@ impl Sealer {
         Ok(Self {
             backup,
             limits,
-            cursor,
+            cursor: cursor.keeping(),
             newest_segment,
             current: None,
             progress,
@@ -231,13 +233,33 @@ impl Sealer {
         result
     }
 
+    /// Writes damaged files anew that readers or a scrub have found, and makes parity that is missing. Cheap when there are none.
+    pub fn keep_up(&mut self, watch: &mut dyn FnMut() -> ControlFlow<()>) {
+        self.upkeep.go_on(&self.backup, watch);
+    }
+
+    /// Why damaged files are not written anew, or parity is not made; `None` when nothing is wrong with that.
+    pub fn upkeep_problem(&self) -> Option<&str> {
+        self.upkeep.problem()
+    }
+
+    /// Removes the damaged files that were kept beside mended ones, where these are sound: everything was read back since.
+    pub fn remove_kept(&mut self) {
+        self.upkeep.remove_kept(&self.backup);
+    }
+
     /// Checks that snapshots are sound databases: each one that the sealer has read and that was not checked before. For a large
     /// database this takes seconds; it stops at once when `stop` is set.
     ///
     /// # Errors
     /// When a snapshot is not sound; the next call continues with the next.
     pub fn check_snapshots(&mut self, stop: &Arc<AtomicBool>) -> Result<(), SnapshotCheckError> {
-        self.snapshots.check(&self.backup, stop)
+        let before = self.snapshots.known().cloned();
+        let checked = self.snapshots.check(&self.backup, stop);
+        if self.snapshots.known() != before.as_ref() {
+            self.upkeep.parity_is_due();
+        }
+        checked
     }
 
     /// Results of the snapshot checks.
@@ -365,6 +387,7 @@ impl Sealer {
             settled.and_then(|()| current.finish()).map_err(|source| does_not_replay(newest_change, source))?;
         let footer = write::write_segment(&self.backup, finished, followed_by, self.cursor.previous_checksum())?;
         self.newest_segment = Some(first_seq);
+        self.cursor.kept().into_iter().for_each(|kept| kept.drop_through(first_seq));
         self.progress.sealed_through = Some(sealed_through(&footer));
         self.progress.logs_sealed += 1;
         log::debug!("sealed {} versions to {}", footer.versions, names::segment(first_seq));

@@ -14,8 +14,9 @@ use crate::storage::causes::with_causes;
 use format::parity::Protected;
 use format::units::Seq;
 
-/// Time until something that has failed is tried again: each attempt may read and write a lot.
+/// Time until something that has failed is tried again, and the longest such time: each attempt may read and write a lot.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The state of that work.
 #[derive(Debug)]
@@ -26,9 +27,40 @@ pub(super) struct Upkeep {
     fresh: BTreeSet<Seq>,
     /// Whether the work of the start is done: the damaged files that earlier repairs have kept were looked at.
     has_begun: bool,
-    /// Nothing is tried before, after a failure.
+    parity: Attempts,
+    writing_back: Attempts,
+}
+
+/// The attempts at something that may fail: each failure is logged once, and delays the next attempt.
+#[derive(Debug)]
+struct Attempts {
+    /// Nothing is tried before.
     not_before: Option<Instant>,
+    /// Time until the attempt after the next failure.
+    pause: Duration,
     problem: Option<String>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { not_before: None, pause: AGAIN_AFTER, problem: None }
+    }
+}
+
+impl Attempts {
+    fn must_wait(&mut self) -> bool {
+        self.not_before.take_if(|until| *until <= Instant::now());
+        self.not_before.is_some()
+    }
+
+    fn failed(&mut self, problem: &str) {
+        self.not_before = Instant::now().checked_add(self.pause);
+        self.pause = (self.pause * 2).min(AGAIN_AFTER_MAX);
+        if self.problem.as_deref() != Some(problem) {
+            log::warn!("{problem}");
+            self.problem = Some(problem.to_owned());
+        }
+    }
 }
 
 /// What is to get parity.
@@ -42,7 +74,8 @@ enum Made {
 
 impl Default for Upkeep {
     fn default() -> Self {
-        Self { is_parity_due: true, fresh: BTreeSet::new(), has_begun: false, not_before: None, problem: None }
+        let [parity, writing_back] = [Attempts::default(), Attempts::default()];
+        Self { is_parity_due: true, fresh: BTreeSet::new(), has_begun: false, parity, writing_back }
     }
 }
 
@@ -68,11 +101,9 @@ impl Upkeep {
             if backup.parity().makes_any() {
                 make_tables();
             }
-            if let Err(error) = remove_kept_of_sound(backup) {
-                self.failed(&format!("{error}: {}", error.source));
-            }
+            self.remove_kept(backup);
         }
-        if self.must_wait() {
+        if self.writing_back.must_wait() || backup.healed().is_empty() {
             return;
         }
         match write_back_healed(backup, watch) {
@@ -80,13 +111,40 @@ impl Upkeep {
                 for file in &repaired.mended {
                     log::warn!("{} was damaged and is mended; check the disk of the backup", file.name);
                 }
+                let unmended = repaired.unmended.iter().map(|file| {
+                    format!(
+                        "{} is damaged at byte {} and cannot be mended by parity; `backupfs verify` says what that costs",
+                        file.name, file.offset
+                    )
+                });
+                let problem = unmended.collect::<Vec<_>>().into_iter().next();
+                if let Some(problem) = &problem {
+                    log::error!("{problem}");
+                }
+                // It is not tried again before it is read again.
+                self.writing_back = Attempts { problem, ..Attempts::default() };
             }
-            Err(error) => self.failed(&format!("damaged files are not written anew: {}", with_causes(&error))),
+            Err(error) => {
+                self.writing_back.failed(&format!("damaged files are not written anew: {}", with_causes(&error)))
+            }
+        }
+    }
+
+    /// What is wrong at the moment.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.writing_back.problem.as_deref().or(self.parity.problem.as_deref())
+    }
+
+    /// Removes damaged files that were kept, where the mended ones are sound.
+    pub(super) fn remove_kept(&mut self, backup: &Backup) {
+        if let Err(error) = remove_kept_of_sound(backup) {
+            self.writing_back
+                .failed(&format!("damaged files that were kept are not removed: {error}: {}", error.source));
         }
     }
 
     fn make_parity(&mut self, backup: &Backup, made: Made, watch: Watch<'_>) {
-        if !self.is_parity_due || self.must_wait() {
+        if !self.is_parity_due || self.parity.must_wait() {
             return;
         }
         let fresh = &self.fresh;
@@ -104,23 +162,10 @@ impl Upkeep {
             Ok(ControlFlow::Continue(())) => {
                 self.is_parity_due = false;
                 self.fresh.clear();
-                self.problem = None;
+                self.parity = Attempts::default();
             }
             Ok(ControlFlow::Break(())) => {}
-            Err(error) => self.failed(&not_written(&error)),
-        }
-    }
-
-    fn must_wait(&mut self) -> bool {
-        self.not_before.take_if(|until| *until <= Instant::now());
-        self.not_before.is_some()
-    }
-
-    fn failed(&mut self, problem: &str) {
-        self.not_before = Instant::now().checked_add(AGAIN_AFTER);
-        if self.problem.as_deref() != Some(problem) {
-            log::warn!("{problem}");
-            self.problem = Some(problem.to_owned());
+            Err(error) => self.parity.failed(&not_written(&error)),
         }
     }
 }

@@ -24,8 +24,8 @@ struct Calls {
     /// The error number of a failing call.
     errno: AtomicI32,
     keep: AtomicU64,
-    /// A range of a file that cannot be read, with the name of the file.
-    unreadable: Mutex<Option<(String, Range<u64>)>>,
+    /// Ranges of files that cannot be read, with the names of the files.
+    unreadable: Mutex<Vec<(String, Range<u64>)>>,
 }
 
 /// A failing write leaves its first half.
@@ -61,7 +61,7 @@ impl FaultyDirectory {
 
     /// Lets every read that touches these bytes of a file fail, until the file is replaced.
     pub(crate) fn make_unreadable(&self, name: &str, bytes: Range<u64>) {
-        *self.calls.unreadable.lock().unwrap() = Some((name.to_owned(), bytes));
+        self.calls.unreadable.lock().unwrap().push((name.to_owned(), bytes));
     }
 
     /// Lets the next modifying call fail; a write leaves all but its first sector, as disks may do.
@@ -127,7 +127,7 @@ impl Directory for FaultyDirectory {
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
         self.calls.check(StorageOp::Rename, &self.path().join(from))?;
-        self.calls.unreadable.lock().unwrap().take_if(|(name, _)| name == to);
+        self.calls.unreadable.lock().unwrap().retain(|(name, _)| name != to);
         self.real.rename(from, to)
     }
 
@@ -175,12 +175,12 @@ impl StoredFile for FaultyFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
-        let unreadable = self.calls.unreadable.lock().unwrap().clone();
-        if let Some((name, bytes)) = unreadable
-            && self.path().file_name().is_some_and(|own| own.to_str() == Some(&name))
-            && offset < bytes.end
-            && bytes.start < offset + buf.len() as u64
-        {
+        let is_unreadable = |(name, bytes): &(String, Range<u64>)| {
+            self.path().file_name().is_some_and(|own| own.to_str() == Some(name))
+                && offset < bytes.end
+                && bytes.start < offset + buf.len() as u64
+        };
+        if self.calls.unreadable.lock().unwrap().iter().any(is_unreadable) {
             let (op, path, source) = (StorageOp::Read, self.path().to_owned(), io::Error::from_raw_os_error(libc::EIO));
             return Err(StorageError { op, path, offset: Some(offset), source });
         }

@@ -221,6 +221,11 @@ pub trait Directory: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Adds a block to [`healed`](Self::healed) that was found damaged without being read for its contents.
+    fn note_healed(&self, block: Healed) {
+        let _ = block;
+    }
+
     /// Takes back what [`healed`](Self::healed) says of a file, which is whole on the disk now.
     fn forget_healed(&self, name: &str) {
         let _ = name;
@@ -309,6 +314,17 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the operating system refuses; what is durable is then unknown, and a second call proves nothing.
     fn sync(&self) -> Result<(), StorageError>;
+
+    /// Asks the operating system to drop what it has cached of the file, so that the next read is one of the disk. What is not written
+    /// yet stays, as does what another process has mapped.
+    fn forget_cached(&self) {
+        self.forget_cached_before(u64::MAX);
+    }
+
+    /// The same for the bytes before `end`.
+    fn forget_cached_before(&self, end: u64) {
+        let _ = end;
+    }
 
     /// Looks whether these bytes are damaged in a way that parity mends. If so, they are read as they were from now on.
     fn heal(&self, bytes: &Range<u64>) -> bool {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -172,6 +173,18 @@ impl StoredFile for RealFile {
             }
         }
         Ok(filled)
+    }
+
+    fn forget_cached_before(&self, end: u64) {
+        // Without a length all of the file is meant.
+        let len = (end != u64::MAX).then(|| NonZeroU64::new(end));
+        if len == Some(None) {
+            return;
+        }
+        // A file system that has no cache, or keeps it, reads what it has.
+        if let Err(error) = rustix::fs::fadvise(&self.file, 0, len.flatten(), rustix::fs::Advice::DontNeed) {
+            log::debug!("{}: its cache is not dropped: {error}", self.path.display());
+        }
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use super::owner::Owner;
 use super::regular_file::open_regular_file;
 
 /// Reads a small regular file, without waiting on a FIFO.
@@ -33,6 +34,10 @@ pub fn replace_small_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     make_private_directory(directory)?;
     let mut file = NamedTempFile::new_in(directory)?;
     file.write_all(bytes)?;
+    // Root may run what belongs to the node of another user.
+    if let Some(owner) = Owner::other_than_root([directory]) {
+        owner.take(file.as_file(), path);
+    }
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -49,6 +49,12 @@ impl Report {
         !self.is_clean() && self.findings.iter().all(mends)
     }
 
+    /// Whether a log that is not sealed yet is damaged. It has no parity; the newest state is still in the node's database.
+    pub fn is_of_a_log(&self) -> bool {
+        let of_a_log = |finding: &Finding| format::names::parse_log(&finding.file).is_some();
+        self.findings.iter().any(of_a_log)
+    }
+
     /// Whether the only fault is that the newest version cannot be opened.
     pub fn is_only_of_the_newest(&self) -> bool {
         let of_the_newest = |finding: &Finding| matches!(finding.wrong, Wrong::NewestUnreadable { .. });

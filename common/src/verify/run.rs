@@ -176,6 +176,9 @@ impl Verification {
         }
         for first in self.baseline.names.iter().filter_map(|name| first_member(name)) {
             match ParitySet::open(&**self.backup.directory(), first) {
+                Ok(set) if set.table().uuid != self.backup.manifest().uuid => {
+                    findings.add(&names::parity(&first.name()), None, Wrong::DamagedParity);
+                }
                 Ok(set) => {
                     for offset in set.damaged_parity() {
                         findings.add(&names::parity(&first.name()), Some(offset), Wrong::DamagedParity);

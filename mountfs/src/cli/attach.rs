@@ -82,6 +82,7 @@ pub fn run(args: &AttachArgs) -> Result<(), Failure> {
         offsite: before.as_ref().map(|before| before.offsite.clone()).unwrap_or_default(),
         on_unreachable: before.as_ref().map_or_else(OnUnreachable::default, |before| before.on_unreachable.clone()),
         parity: before.as_ref().and_then(|before| before.parity),
+        scrub: before.as_ref().and_then(|before| before.scrub),
     };
     if before.as_ref() == Some(&lock) {
         say!("{} names this backup already", BackupLock::path(node.path()).display());

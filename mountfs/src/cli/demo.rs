@@ -130,6 +130,7 @@ fn demo(recorder: &Path, end: End) -> Result<(), Failure> {
         compact: None,
         offsite: Vec::new(),
         parity: None,
+        scrub: None,
     };
     lock.create(&dirs.node())?;
     say!("   node    {}", dirs.node().display());

@@ -258,6 +258,7 @@ impl Node {
             compact: None,
             offsite: Vec::new(),
             parity: None,
+            scrub: None,
         };
         lock.create(&self.lightning_dir).with_context(|| {
             let attach = attach_command(&self.lightning_dir.display().to_string(), &args.url);

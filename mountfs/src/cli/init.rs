@@ -99,7 +99,8 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         compact: before.as_ref().and_then(|before| before.compact),
         // Those of another backup.
         offsite: Vec::new(),
-        parity: None,
+        parity: before.as_ref().and_then(|before| before.parity),
+        scrub: before.as_ref().and_then(|before| before.scrub),
         on_unreachable: before.map_or_else(OnUnreachable::default, |before| before.on_unreachable),
     };
     for copy in before_copies {

@@ -96,6 +96,7 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
     if let Some(sight) = &sight {
         behind::warn(sight);
     }
+    let is_copy = copy.is_some();
     let statements = copy.map(|copy| copy.directory.statements()).transpose()?;
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -125,6 +126,14 @@ fn run_whole(args: &VerifyArgs) -> Result<(), Failure> {
         Err(Failure::No(anyhow!(
             "nothing is damaged, but the newest version cannot be opened, and every version that can be opened is an OLD STATE. Start lightningd: \
              with its next write the recorder takes a snapshot"
+        )))
+    } else if report.is_of_a_log() && !is_copy {
+        Err(Failure::No(anyhow!(
+            "the backup is damaged; keep all its files. The lines above show what is lost. A log that is not sealed yet is damaged. If the \
+             recorder that wrote it still runs, do not stop it: it writes within the hour what it has in memory, unless `scrub` is off. If it \
+             does not run any more, the node's database replaces the newest version, and the lost ones before it stay lost: look whether \
+             the database is sound, with `sqlite3 lightningd.sqlite3 'PRAGMA quick_check'`, and begin a new backup from it with `backupfs \
+             init --replace`"
         )))
     } else {
         Err(Failure::No(anyhow!("the backup is damaged; keep all its files. The lines above show what is lost")))

@@ -7,7 +7,7 @@
 //! | [`traces`] | every recorded trace: played, played with trouble in the middle, and its statements replayed in every way |
 //! | [`trouble`] | the backup's place fails, hangs, is full or gone: refusals, waiting, the spool; the file system that fails on request |
 //! | [`reading`] | the mount, `restore`, `preflight`, `versions`, `show`, `diff`, `find`; a log damaged in the middle |
-//! | [`checking`] | `verify`, `status`, `backup-status` |
+//! | [`checking`] | `verify`, `status`, `backup-status`; files that rot, `repair` |
 //! | [`python`] | `import` and `export`: files and nodes of the Python plugin |
 //! | [`operating`] | how the command line behaves, the mount as a service, compaction |
 //! | [`offsite`] | off-site copies: shipped, read, restored, after a disaster too; directories, buckets, SFTP servers; bad input |
@@ -19,6 +19,7 @@
 //! in its own process: a program that another test starts would inherit the lock of the backup until its exec.
 
 mod checking {
+    mod rot;
     mod status;
     mod verify;
 }

@@ -74,9 +74,13 @@ fn after_the_loss_of_everything_but_the_backup_the_hints_lead_back_to_it() {
 #[test]
 fn a_backup_that_was_moved_keeps_the_settings_of_its_node() {
     let mut node = stopped_node();
-    for (key, value) in
-        [("on_gap", json!("stop")), ("on_unreachable", json!("stop")), ("compact", json!({"keep_within": "90d"}))]
-    {
+    for (key, value) in [
+        ("on_gap", json!("stop")),
+        ("on_unreachable", json!("stop")),
+        ("compact", json!({"keep_within": "90d"})),
+        ("parity", json!("5%")),
+        ("scrub", json!("90d")),
+    ] {
         node.home.set_in_backup_lock(key, value);
     }
     let moved = node.home.join("moved.bkp");

@@ -68,6 +68,8 @@ fn a_bad_backup_lock_is_refused_by_the_recorder() {
         (json!({"backend_url": url, "on_gpa": "stop"}).to_string(), "on_gpa"),
         (json!({"backend_url": url, "backup_uuid": "x"}).to_string(), "backup_uuid"),
         (json!({"backend_url": url, "on_unreachable": "pray"}).to_string(), "on_unreachable"),
+        (json!({"backend_url": url, "parity": "11%"}).to_string(), "parity"),
+        (json!({"backend_url": url, "scrub": "often"}).to_string(), "scrub"),
         (json!({"backend_url": "s3://bucket/node"}).to_string(), "file://"),
     ];
     for (text, needle) in bad {

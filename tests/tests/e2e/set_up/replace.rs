@@ -119,6 +119,8 @@ fn a_damaged_backup_is_renamed_as_it_was_and_the_node_goes_on() {
     node.lightningd.kill();
     node.home.set_in_backup_lock("on_gap", json!("stop"));
     node.home.set_in_backup_lock("on_unreachable", json!("stop"));
+    node.home.set_in_backup_lock("parity", json!("5%"));
+    node.home.set_in_backup_lock("scrub", json!("90d"));
     let journal = node.home.lightning_dir().join("lightningd.sqlite3-journal");
     assert!(journal.exists(), "lightningd died in the middle of the transaction that was refused");
     let before = files_in(&node.home.backup());
@@ -132,7 +134,8 @@ fn a_damaged_backup_is_renamed_as_it_was_and_the_node_goes_on() {
     assert_eq!(listing::with_status(&listed, listing::Status::Recorded), [9]);
     let lock: serde_json::Value = serde_json::from_slice(&fs::read(node.home.backup_lock()).unwrap()).unwrap();
     let old: serde_json::Value = serde_json::from_slice(&lock_before).unwrap();
-    assert_eq!([&lock["on_gap"], &lock["on_unreachable"]], ["stop", "stop"], "the rest of backup.lock is kept");
+    let kept = ["on_gap", "on_unreachable", "parity", "scrub"].map(|key| &lock[key]);
+    assert_eq!(kept, ["stop", "stop", "5%", "90d"], "the rest of backup.lock is kept");
     assert_eq!(lock["backend_url"], old["backend_url"]);
     assert_ne!(lock["backup_uuid"], old["backup_uuid"]);
     let copy =
