@@ -338,7 +338,12 @@ fn remove_kept_where(
     let mut removed = 0;
     for name in directory.list()? {
         let Some(file) = names::parse_damaged(&name).and_then(Protected::parse) else { continue };
-        if is_wanted(file)? {
+        let is_wanted = match is_wanted(file) {
+            // The file was sealed, or dropped.
+            Err(error) if error.is_not_found() => true,
+            is_wanted => is_wanted?,
+        };
+        if is_wanted {
             remove_if_present(directory, &name)?;
             removed += 1;
         }

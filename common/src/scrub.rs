@@ -21,7 +21,7 @@ use crate::parity::set_file::{MemberFiles, ParitySet};
 use crate::parity::sets::is_of_the_file;
 use crate::repair::is_sound;
 use crate::storage::read_error::ReadError;
-use crate::storage::{Access, Directory, Healed, StorageError};
+use crate::storage::{Access, Directory, Healed, StorageError, StorageOp};
 use format::names;
 use format::parity::{PARITY_BLOCK_LEN, Protected};
 use format::units::Seq;
@@ -284,6 +284,7 @@ impl Scrub {
     /// # Errors
     /// When the backup cannot be read, for another reason than a damaged log.
     pub fn read_logs(&self, durable: Option<Seq>) -> Result<ControlFlow<(), Option<DamagedRecord>>, ReadError> {
+        self.directory.open(names::MANIFEST, Access::Read)?;
         let first = self.read_logs_once(durable)?;
         let ControlFlow::Continue((None, Some(end))) = first else {
             return Ok(first.map_continue(|(damaged, _)| damaged));
@@ -324,7 +325,10 @@ impl Scrub {
                 let damage = format::Damage::Missing { expected: seq };
                 ReadError::damaged(&self.directory.path().join(names::log(log)), offset, damage)
             }
+            Err(error) if error.is_replaced() => return Err(error),
             Err(error @ ReadError::Damaged { .. }) => error,
+            // A sector of the log that cannot be read.
+            Err(ReadError::Storage(error)) if error.op == StorageOp::Read && is_of_the_file(&error) => error.into(),
             Err(error) => return Err(error),
         };
         // It may have been sealed meanwhile.

@@ -72,6 +72,8 @@ struct Known {
     mending_problem: Option<String>,
     /// A damaged record of a log, for the sealing thread.
     damaged: Option<DamagedRecord>,
+    /// Whether what an earlier run has found is read again at once: it may have been repaired since.
+    is_read_again: bool,
     /// Whether a pass has found nothing since the sealing thread last asked.
     is_all_sound: bool,
 }
@@ -95,6 +97,10 @@ impl Scrubs {
         let saved: Option<Saved> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let anew = || Saved { backup: backup.to_owned(), ..Saved::default() };
         known.saved = saved.filter(|saved| saved.backup == backup).unwrap_or_else(anew);
+        known.is_read_again = known.saved.file_problem.is_some();
+        if known.is_read_again {
+            known.saved.pass = None;
+        }
         known.saved.to_mend.clone()
     }
 
@@ -102,13 +108,15 @@ impl Scrubs {
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
         let mut known = self.known();
         let interval = known.interval.duration().unwrap_or(Duration::MAX);
-        let now = now.as_micros();
+        let (now, is_read_again) = (now.as_micros(), known.is_read_again);
         let since = |then: i64| Duration::from_micros(u64::try_from(now.saturating_sub(then)).unwrap_or(0));
         // What began in the future began when the clock was wrong.
         let Saved { pass, last, .. } = &mut known.saved;
         pass.iter_mut().for_each(|pass| pass.began = pass.began.min(now));
         last.iter_mut().for_each(|last| last.began = last.began.min(now));
         match (pass, last) {
+            (Some(_), _) if is_read_again => Some(Duration::ZERO),
+            (None, _) if is_read_again => None,
             (Some(pass), _) => {
                 let share = (pass.bytes as f64 / pass.of_bytes.max(1) as f64).min(1.0);
                 Some(interval.mul_f64(share).saturating_sub(since(pass.began)))
@@ -155,6 +163,7 @@ impl Scrubs {
         let mut is_well = true;
         self.change(|known| {
             let Some(Pass { began, bytes, healed, unhealable, .. }) = known.saved.pass.take() else { return };
+            known.is_read_again = false;
             is_well = unhealable == 0;
             if is_well {
                 known.saved.file_problem = None;
@@ -288,7 +297,12 @@ mod tests {
         assert_eq!(scrubs("a").resume("a"), BTreeSet::from(["segment-1".to_owned()]), "it is not written anew yet");
         again.still_to_mend(|_| false);
         assert_eq!(scrubs("a").resume("a"), BTreeSet::new());
-        assert_eq!(scrubs("a").to_json()["problem"], "bad", "a restart changes nothing");
+        let restarted = scrubs("a");
+        assert_eq!(restarted.to_json()["problem"], "bad", "a restart changes nothing");
+        assert_eq!(restarted.due_in(at(10)), None, "but everything is read again");
+        restarted.begin(at(10), 1000);
+        restarted.read(&part("manifest", 900));
+        assert_eq!(restarted.due_in(at(10)), Some(Duration::ZERO), "at once");
         assert!(!again.complete(at(60)) && !again.take_all_sound());
         let json = again.to_json();
         assert_eq!((&json["bytes"], &json["healed"], &json["unhealable"]), (&json!(2100), &json!(1), &json!(1)));

@@ -344,7 +344,8 @@ impl Worker {
 fn mend_log(sealer: &mut Sealer, damaged: &DamagedRecord, status: &Status) {
     let found = &damaged.error;
     let problem = match sealer.mend_log(damaged.seq) {
-        Ok(MendedLog::Sealed) => return,
+        // What has taken its place is reported by those who write there.
+        Ok(MendedLog::Sealed | MendedLog::Replaced) => return,
         Ok(MendedLog::Whole(blocks)) => {
             log::warn!(
                 "{found}. What was recorded there was in memory, and {} written anew. Nothing is lost; check the disk of the backup",
@@ -355,6 +356,11 @@ fn mend_log(sealer: &mut Sealer, damaged: &DamagedRecord, status: &Status) {
             );
             return status.scrubs().log_problem(None);
         }
+        Ok(MendedLog::AwaitsSealing) => format!(
+            "{found}. What was recorded there is in memory, and is sealed when this log is full and two more changes have followed: do not stop \
+             lightningd before `sealed_through_seq` in backup-status is {} or more. Then nothing is lost. Check the disk of the backup",
+            damaged.seq
+        ),
         Ok(MendedLog::NotKept) => format!(
             "{found}. Versions from that record on cannot be restored, and the next start of lightningd is refused: stop it when it suits \
              you, and begin a new backup with `backupfs init --replace`"

@@ -189,5 +189,5 @@ pub(crate) fn write_checked(
     uuid: Uuid,
     checked: &CheckedSnapshots,
 ) -> Result<(), StorageError> {
-    replace_protected(directory, uuid, Protected::Checked, &checked.encode(uuid))
+    replace_protected(directory, Protected::Checked, &checked.encode(uuid))
 }

@@ -21,6 +21,8 @@ pub(crate) struct KeptLogs {
     logs: BTreeMap<Seq, Vec<u8>>,
     /// The one that records are added to; `None` when it has become too long.
     newest: Option<Seq>,
+    /// What an earlier cursor has kept of logs that are read again.
+    before: BTreeMap<Seq, Vec<u8>>,
 }
 
 impl KeptLogs {
@@ -46,20 +48,32 @@ impl KeptLogs {
     /// Drops the logs up to this one.
     pub(crate) fn drop_through(&mut self, first: Seq) {
         self.logs.retain(|kept, _| *kept > first);
+        self.before.retain(|kept, _| *kept > first);
     }
 
-    /// The log that this record would be in, with its first seq, from its header on; `None` when none was kept, or what was kept is not
-    /// intact.
+    /// Takes over what a cursor has kept that reads the same logs no more.
+    pub(crate) fn take_over(&mut self, earlier: Self) {
+        self.before = earlier.before;
+        self.before.extend(earlier.logs);
+    }
+
+    /// The log that this record is in, with its first seq, from its header on; `None` when it was not kept, or not intact.
     pub(crate) fn log_of(&self, uuid: Uuid, seq: Seq) -> Option<(Seq, &[u8])> {
-        let (&first, bytes) = self.logs.range(..=seq).next_back()?;
-        is_intact(uuid, first, bytes).then_some((first, bytes))
+        let has_it = |logs: &BTreeMap<Seq, Vec<u8>>| {
+            let (&first, bytes) = logs.range(..=seq).next_back()?;
+            intact_through(uuid, first, bytes).filter(|end| seq < *end).map(|_| first)
+        };
+        let of = |logs| has_it(logs).map(|first| (first, &logs[&first][..]));
+        of(&self.logs).or_else(|| of(&self.before))
     }
 }
 
-/// Whether these are a header and the records behind it, each of which names the one before.
-fn is_intact(uuid: Uuid, first: Seq, bytes: &[u8]) -> bool {
-    let header = bytes.first_chunk().and_then(|header| LogHeader::decode(header).ok());
-    let Some(header) = header.filter(|header| header.uuid == uuid && header.first_seq == first) else { return false };
+/// The seq behind the last record, if these are a header and the records behind it, each of which names the one before.
+fn intact_through(uuid: Uuid, first: Seq, bytes: &[u8]) -> Option<Seq> {
+    let header = LogHeader::decode(bytes.first_chunk()?).ok()?;
+    if header.uuid != uuid || header.first_seq != first {
+        return None;
+    }
     let (mut rest, mut seq, mut previous_checksum) = (&bytes[LOG_HEADER_LEN..], first, header.previous_checksum);
     while !rest.is_empty() {
         match parse(uuid, rest) {
@@ -68,8 +82,8 @@ fn is_intact(uuid: Uuid, first: Seq, bytes: &[u8]) -> bool {
             {
                 (seq, previous_checksum, rest) = (seq.next(), checksum, &rest[len..]);
             }
-            _ => return false,
+            _ => return None,
         }
     }
-    true
+    Some(seq)
 }

@@ -243,6 +243,8 @@ impl ParitySets {
                     self.sets.insert(first, set.layout().members().to_vec());
                 }
                 Ok(set) => self.remove_unusable(first, &format!("{} is of another backup", set.path().display()))?,
+                // It was removed with the file that was replaced.
+                Err(ReadError::Storage(error)) if error.is_not_found() => {}
                 Err(ReadError::Storage(error)) if !is_of_the_file(&error) => return Err(error),
                 Err(error) => self.remove_unusable(first, &error.to_string())?,
             }

@@ -105,7 +105,7 @@ impl BackupWriter {
             None if matches!(self.goes, Goes::ToSpool(_)) => Ok(()),
             None => {
                 let learned = Manifest { node_id: Some(found), ..self.known.manifest.clone() };
-                match replace_protected(&*self.directory, learned.uuid, Protected::Manifest, &learned.encode()) {
+                match replace_protected(&*self.directory, Protected::Manifest, &learned.encode()) {
                     Ok(()) => {
                         log::info!("{} is the backup of node {}", self.known.url, Hex(&found));
                         self.known.manifest = learned;

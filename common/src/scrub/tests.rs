@@ -300,6 +300,39 @@ fn a_record_that_rots_in_the_newest_log_is_written_anew_from_memory() {
     assert_eq!(sealer.mend_log(damaged.seq).unwrap(), MendedLog::NotKept);
 }
 
+/// A sector of it that cannot be read is not written: that might fail for the recorder, too. It is sealed from memory.
+#[test]
+fn a_log_that_cannot_be_read_is_reported_and_another_backup_is_not_written_to() {
+    let mut node = Node::new("");
+    let mut recording = node.record_within(LogLimits::default());
+    write(&mut node, &mut recording, 30);
+    let newest = recording.newest().unwrap().seq;
+    let faulty = FaultyDirectory::new(node.backup_path());
+    let log = log_of(&node);
+    let name = log.file_name().unwrap().to_str().unwrap().to_owned();
+    let directory: Arc<dyn Directory> = Arc::new(faulty);
+    let backup = Arc::new(Backup::open(Source::new("it".to_owned(), Arc::clone(&directory))).unwrap());
+    let mut sealer = Sealer::new(Arc::clone(&backup), LogLimits::default()).unwrap();
+    sealer.advance(newest, &mut |_| go_on()).unwrap();
+    let unreadable = FaultyDirectory::new(node.backup_path());
+    unreadable.make_unreadable(&name, 4096..8192);
+    let other = Arc::new(Backup::open(Source::new("it".to_owned(), Arc::new(unreadable))).unwrap());
+    let ControlFlow::Continue(Some(damaged)) = scrub_of(other).read_logs(Some(newest)).unwrap() else {
+        panic!("it is not found")
+    };
+    assert!(matches!(damaged.error, ReadError::Storage(_)), "{}", damaged.error);
+    // Another backup in its place.
+    let sound = fs::read(node.backup_path().join(names::MANIFEST)).unwrap();
+    let foreign = Node::new("");
+    fs::copy(foreign.backup_path().join(names::MANIFEST), node.backup_path().join(names::MANIFEST)).unwrap();
+    rot(&log, 300);
+    let before = fs::read(&log).unwrap();
+    assert_eq!(sealer.mend_log(damaged.seq).unwrap(), MendedLog::Replaced);
+    assert!(fs::read(&log).unwrap() == before);
+    fs::write(node.backup_path().join(names::MANIFEST), sound).unwrap();
+    assert_eq!(sealer.mend_log(damaged.seq).unwrap(), MendedLog::Whole(1));
+}
+
 #[test]
 fn a_log_that_was_sealed_meanwhile_is_not_damaged() {
     let mut node = sample();

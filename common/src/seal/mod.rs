@@ -273,7 +273,12 @@ impl Sealer {
         let sealed_through = begun.progress.sealed_through;
         let snapshots = std::mem::take(&mut self.snapshots);
         let upkeep = std::mem::take(&mut self.upkeep);
+        let kept = self.cursor.kept().map(std::mem::take).unwrap_or_default();
         *self = Self { progress: Progress { sealed_through, ..self.progress }, snapshots, upkeep, ..begun };
+        // What has rotted since it was read is in there only.
+        if let Some(now) = self.cursor.kept() {
+            now.take_over(kept);
+        }
         Ok(())
     }
 
@@ -451,6 +456,7 @@ fn remove_sealed_log(backup: &Backup, footer: &SegmentFooter, first: Seq) -> Res
     if footer.snapshot.is_none_or(|full| full.seq != first) {
         remove_if_present(directory, &names::snapshot(first))?;
         remove_if_present(directory, &names::parity(&names::snapshot(first)))?;
+        remove_if_present(directory, &names::damaged(&names::snapshot(first)))?;
     }
     Ok(())
 }

@@ -138,8 +138,7 @@ impl Upkeep {
     /// Removes damaged files that were kept, where the mended ones are sound.
     pub(super) fn remove_kept(&mut self, backup: &Backup) {
         if let Err(error) = remove_kept_of_sound(backup) {
-            self.writing_back
-                .failed(&format!("damaged files that were kept are not removed: {error}: {}", error.source));
+            log::warn!("damaged files that were kept are not removed: {error}: {}", error.source);
         }
     }
 

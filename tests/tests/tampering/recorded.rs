@@ -12,7 +12,8 @@ use std::time::Duration;
 use common::KeepPolicy;
 use common::compact::{Clock, CompactBackupError, CompactOutcome, compact_backup};
 use common::{
-    Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, Sealer, SpoolStatus, Timestamp, Views,
+    Backup, BackupLock, BackupUrl, BackupWriter, DataVersion, DbWrite, LogLimits, ParityShare, Sealer, SpoolStatus,
+    Timestamp, Views,
 };
 use mountfs::demo::pretend_lightningd::Commit;
 use rusqlite::Connection;
@@ -154,6 +155,8 @@ impl Making {
 
     fn seal(&mut self) {
         let opened = Arc::new(Backup::open(&url(&self.node.home.backup())).expect("a backup"));
+        // As a recorder does.
+        opened.set_parity_share(ParityShare::default());
         let newest = self.recording().newest().expect("a version").seq;
         let mut sealer = Sealer::new(opened, LIMITS).expect("a sealer");
         sealer.advance(newest, &mut |_| ControlFlow::Continue(())).expect("all of it replays");
