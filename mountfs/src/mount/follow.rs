@@ -48,10 +48,14 @@ impl Following {
             Poller { source: source.clone(), follower, fs, shown, newest, problem: None, read_anew: None, freed };
         poller.poll();
         let thread = std::thread::Builder::new().name("follow".to_owned()).spawn(move || {
-            // Here and not before the start, because it takes a call for each segment.
-            if changes.pause(SETTLES) == Woken::Stopped {
-                return;
+            let started = Instant::now();
+            while let Some(left) = SETTLES.checked_sub(started.elapsed()) {
+                if changes.wait(left) == Woken::Stopped {
+                    return;
+                }
+                poller.poll();
             }
+            // Here and not before the start, because it takes a call for each segment.
             poller.recognise_segments();
             while changes.wait(POLL_INTERVAL) == Woken::Look {
                 let began = Instant::now();
