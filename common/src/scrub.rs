@@ -1,6 +1,6 @@
 //! Scrub: all that a backup has is read back from its disk, a part at a time, so that rot is found while parity still mends it.
 //!
-//! Nothing is written here: what is found is noted, and whoever has the lock writes it anew (`seal/upkeep.rs`). A part is a parity set,
+//! Nothing is written here: damage is noted, and the sealing thread, which has the lock, writes the file anew (`seal/upkeep.rs`). A part is a parity set,
 //! of which each block is compared with its checksum, or a file without parity, which is checked as `verify` checks it. The cache of the
 //! operating system is asked to forget a file before it is read: what is there proves nothing about the disk.
 //!

@@ -248,7 +248,7 @@ fn processor_time() -> Duration {
 /// When the disk serves the reads of a thread.
 #[derive(Debug, Clone, Copy)]
 enum IoPriority {
-    /// When nobody else wants anything.
+    /// After the reads and writes of all others.
     Idle,
     /// As its nice value says.
     OfNiceness,

@@ -54,7 +54,12 @@ impl KeptLogs {
     /// Takes over what a cursor has kept that reads the same logs no more.
     pub(crate) fn take_over(&mut self, earlier: Self) {
         self.before = earlier.before;
-        self.before.extend(earlier.logs);
+        for (first, bytes) in earlier.logs {
+            // Each reading ends where the damage begins: the longest counts.
+            if self.before.get(&first).is_none_or(|before| before.len() < bytes.len()) {
+                self.before.insert(first, bytes);
+            }
+        }
     }
 
     /// The log that this record is in, with its first seq, from its header on; `None` when it was not kept, or not intact.
@@ -86,4 +91,60 @@ fn intact_through(uuid: Uuid, first: Seq, bytes: &[u8]) -> Option<Seq> {
         }
     }
     Some(seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use format::record::{RecordHeader, encode_gap, first_link};
+    use format::units::{DataVersion, Timestamp};
+
+    use super::*;
+
+    const BACKUP: Uuid = Uuid::from_u128(18);
+
+    fn seq(number: u64) -> Seq {
+        Seq::new(number).unwrap()
+    }
+
+    /// A log of so many records, kept by a cursor.
+    fn kept(records: u64) -> KeptLogs {
+        let (mut kept, mut previous_checksum) = (KeptLogs::default(), first_link(BACKUP));
+        let created = Timestamp::from_micros(0).unwrap();
+        kept.begin(seq(1), &LogHeader { uuid: BACKUP, first_seq: seq(1), previous_checksum, created, unit: 4096 });
+        for number in 1..=records {
+            let header =
+                RecordHeader { seq: seq(number), data_version: DataVersion::new(7), time: created, previous_checksum };
+            let mut bytes = Vec::new();
+            previous_checksum = encode_gap(BACKUP, &header, &mut bytes);
+            kept.add(&bytes);
+        }
+        kept
+    }
+
+    #[test]
+    fn what_was_kept_outlives_the_cursor_that_read_it() {
+        let whole = kept(3).log_of(BACKUP, seq(3)).unwrap().1.to_vec();
+        // The next cursor has met damage at the third record.
+        let mut again = kept(2);
+        assert_eq!(again.log_of(BACKUP, seq(3)), None);
+        again.take_over(kept(3));
+        assert_eq!(again.log_of(BACKUP, seq(3)), Some((seq(1), &whole[..])));
+        let mut third = kept(0);
+        third.take_over(again);
+        assert_eq!(third.log_of(BACKUP, seq(3)).map(|(first, _)| first), Some(seq(1)));
+        third.drop_through(seq(1));
+        assert_eq!(third.log_of(BACKUP, seq(2)), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_that_is_not_intact_or_too_long() {
+        assert_eq!(kept(3).log_of(BACKUP, seq(4)), None, "it has no such record");
+        assert_eq!(kept(3).log_of(Uuid::nil(), seq(2)), None, "another backup");
+        let mut rotten = kept(3);
+        rotten.logs.get_mut(&seq(1)).unwrap()[LOG_HEADER_LEN + 9] ^= 1;
+        assert_eq!(rotten.log_of(BACKUP, seq(1)), None);
+        let mut long = kept(3);
+        long.add(&vec![0; KEPT_BYTES_MAX]);
+        assert!(long.logs.is_empty() && long.newest.is_none());
+    }
 }

@@ -1,4 +1,4 @@
-//! [`PacedDirectory`]: a directory whose reads are paced by somebody who can also stop them.
+//! [`PacedDirectory`]: a directory whose reads wait for a watch, which can also stop them.
 
 use std::fmt;
 use std::io;

@@ -41,7 +41,7 @@ fn names(backup: &Path, prefix: &str) -> Vec<String> {
     names
 }
 
-/// Changes bytes in place, as rot does: whoever has the file open sees it.
+/// Changes bytes in place, as rot does: a process that has the file open reads the new bytes.
 fn rot(path: &Path, offset: u64, len: usize) {
     let file = fs::File::options().read(true).write(true).open(path).expect("a file to damage");
     let mut bytes = vec![0; len];
